@@ -1,0 +1,1 @@
+"""Metrics, drift and reports of fp32 against int8."""

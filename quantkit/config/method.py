@@ -1,0 +1,80 @@
+"""Calibration methods as data; `quantkit.stats.solve` turns statistics into a range by one of them."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from quantkit.errors import UsageError
+
+
+@dataclass(frozen=True, kw_only=True)
+class MinMax:
+    """The observed minimum and maximum."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Percentile:
+    """Cut off the rarest values.
+
+    Attributes:
+        fraction: share of the values that the range keeps, in (0.5, 1].
+        of: ``magnitude`` cuts the largest ``|x|``, ``value`` cuts half of the rest at either end; ``auto`` takes
+            magnitude for a symmetric scheme and value for an affine one.
+    """
+
+    fraction: float = 0.99999
+    of: Literal["auto", "magnitude", "value"] = "auto"
+
+    def __post_init__(self) -> None:
+        if not 0.5 < self.fraction <= 1.0:
+            raise UsageError(
+                f"the percentile fraction must lie in (0.5, 1], not {self.fraction}",
+                fix="99.999 percent is written 0.99999",
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Kl:
+    """Least Kullback-Leibler divergence between the histogram and its quantized self.
+
+    Attributes:
+        definition: ``tensorrt`` (2048 bins of ``|x|``, 128 levels), ``relay`` (8001 bins on [-T, T], 255 levels, what
+            the VACC compiler descends from), ``ort`` (onnxruntime's search with 2048 bins and 255 levels); ``auto``
+            takes the target's own.
+    """
+
+    definition: Literal["auto", "tensorrt", "relay", "ort"] = "auto"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mse:
+    """Least expected squared error of the quantizer over the histogram."""
+
+
+Method = MinMax | Percentile | Kl | Mse
+
+METHODS: dict[str, type[MinMax] | type[Percentile] | type[Kl] | type[Mse]] = {
+    "minmax": MinMax,
+    "percentile": Percentile,
+    "kl": Kl,
+    "mse": Mse,
+}
+
+
+def method_name(method: Method) -> str:
+    """Return the name a method has on the command line."""
+    return next(name for name, kind in METHODS.items() if isinstance(method, kind))
+
+
+def parse_method(name: str, *, fraction: float | None = None) -> Method:
+    """Return the method of a command-line name.
+
+    Raises:
+        UsageError: no such method, or a fraction for a method that has none.
+    """
+    if name not in METHODS:
+        raise UsageError(f"there is no method {name!r}", where="--method", fix=f"choose one of {', '.join(METHODS)}")
+    if fraction is None:
+        return METHODS[name]()
+    if name != "percentile":
+        raise UsageError(f"the method {name} takes no fraction", where="--fraction", fix="use --method percentile")
+    return Percentile(fraction=fraction)

@@ -1,0 +1,167 @@
+"""Preprocessing as data: an ordered list of operations, the same for calibration, evaluation and the vendor's files.
+
+Nothing here touches an image; `quantkit.data.preprocess` executes a pipeline.
+"""
+
+from typing import Annotated, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, field_validator, model_validator
+
+Interpolation = Literal["nearest", "bilinear", "bicubic", "lanczos", "box", "hamming"]
+
+
+class _Op(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Decode(_Op):
+    """Decode a file to 8-bit pixels.
+
+    Attributes:
+        mode: colour mode of the result: three channels, or one.
+        exif: turn the picture as its EXIF orientation says; torchvision and the card do not.
+    """
+
+    op: Literal["decode"] = "decode"
+    mode: Literal["RGB", "BGR", "L"] = "RGB"
+    exif: bool = False
+
+
+class Resize(_Op):
+    """Resize; one number keeps the aspect and sets the shorter side, ``[height, width]`` squashes.
+
+    Attributes:
+        size: shorter side in pixels, or ``(height, width)``.
+        interpolation: the filter, pillow's and torchvision's names.
+        antialias: widen the filter when shrinking, as pillow does; without it the filter samples at its own
+            width as OpenCV and the card do (bilinear and nearest only).
+    """
+
+    op: Literal["resize"] = "resize"
+    size: PositiveInt | tuple[PositiveInt, PositiveInt]
+    interpolation: Interpolation = "bilinear"
+    antialias: bool = True
+
+
+class CenterCrop(_Op):
+    """Cut ``(height, width)`` from the middle; a smaller picture is padded with zeros first, as torchvision does."""
+
+    op: Literal["center_crop"] = "center_crop"
+    size: tuple[PositiveInt, PositiveInt]
+
+    @field_validator("size", mode="before")
+    @classmethod
+    def _square(cls, value: object) -> object:
+        return (value, value) if isinstance(value, int) else value
+
+
+class Pad(_Op):
+    """Pad to a square with a constant, the picture in the middle (the vendor's ``pad_to_square``)."""
+
+    op: Literal["pad"] = "pad"
+    value: Annotated[int, Field(ge=0, le=255)] = 0
+
+
+class ToTensor(_Op):
+    """Turn ``[H, W, C]`` uint8 into ``[C, H, W]`` float32.
+
+    Attributes:
+        divisor: what each value is divided by: 255 as torchvision does, 1 to keep 0..255.
+    """
+
+    op: Literal["to_tensor"] = "to_tensor"
+    divisor: Annotated[float, Field(gt=0)] = 255.0
+
+
+class Normalize(_Op):
+    """``(x - mean[c]) / std[c]`` for each channel, in float32."""
+
+    op: Literal["normalize"] = "normalize"
+    mean: tuple[float, ...]
+    std: tuple[Annotated[float, Field(gt=0)], ...]
+
+    @model_validator(mode="after")
+    def _same_length(self) -> Self:
+        if len(self.mean) != len(self.std):
+            raise ValueError(f"mean has {len(self.mean)} values and std {len(self.std)}; give one of each per channel")
+        return self
+
+
+PipelineOp = Annotated[Decode | Resize | CenterCrop | Pad | ToTensor | Normalize, Field(discriminator="op")]
+
+
+class Pipeline(BaseModel):
+    """From a file to the ``[C, H, W]`` float32 the model reads.
+
+    The order is fixed where it must be: decode first, then any number of resize, crop and pad, then to_tensor, then
+    at most one normalize.
+
+    Attributes:
+        ops: the operations in order.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    ops: tuple[PipelineOp, ...]
+
+    @model_validator(mode="after")
+    def _in_order(self) -> Self:
+        rank = {"decode": 0, "resize": 1, "center_crop": 1, "pad": 1, "to_tensor": 2, "normalize": 3}
+        ranks = [rank[op.op] for op in self.ops]
+        if ranks != sorted(ranks) or ranks.count(0) != 1 or ranks.count(2) != 1 or ranks.count(3) > 1:
+            raise ValueError(
+                "ops must be: decode; then resize, center_crop or pad; then to_tensor; then at most one normalize"
+            )
+        return self
+
+    @property
+    def channels(self) -> int:
+        """Number of colour channels of the result."""
+        decode = self.ops[0]
+        assert isinstance(decode, Decode)
+        return 1 if decode.mode == "L" else 3
+
+    @property
+    def output_size(self) -> tuple[int, int] | None:
+        """``(height, width)`` of the result where the ops fix it, else None (every image keeps its own)."""
+        size: tuple[int, int] | None = None
+        for op in self.ops:
+            match op:
+                case Resize(size=(height, width)):
+                    size = (height, width)
+                case Resize(size=int(side)):
+                    # Keeping the aspect fixes both sides only of what is already square.
+                    size = (side, side) if size is not None and size[0] == size[1] else None
+                case CenterCrop(size=crop):
+                    size = crop
+                case Pad() if size is not None:
+                    size = (max(size), max(size))
+                case _:
+                    pass
+        return size
+
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+def imagenet_pipeline(resize: int = 256, crop: int = 224, interpolation: Interpolation = "bilinear") -> Pipeline:
+    """Torchvision's evaluation transform: ``Resize(resize) CenterCrop(crop) ToTensor Normalize``."""
+    return Pipeline(
+        ops=(
+            Decode(),
+            Resize(size=resize, interpolation=interpolation),
+            CenterCrop(size=(crop, crop)),
+            ToTensor(),
+            Normalize(mean=IMAGENET_MEAN, std=IMAGENET_STD),
+        )
+    )
+
+
+PRESETS: dict[str, Pipeline] = {
+    "imagenet": imagenet_pipeline(),
+    "cifar10": Pipeline(
+        ops=(Decode(), Resize(size=(32, 32)), ToTensor(), Normalize(mean=IMAGENET_MEAN, std=IMAGENET_STD))
+    ),
+    "digits": Pipeline(ops=(Decode(mode="L"), Resize(size=(8, 8)), ToTensor(), Normalize(mean=(0.5,), std=(0.5,)))),
+}

@@ -1,0 +1,1 @@
+"""Images, preprocessing, calibration sets, ImageNet layouts and labels."""

@@ -1,0 +1,1 @@
+"""The whole chain on what ships in the package."""

@@ -1,0 +1,118 @@
+"""Every error quantkit raises on purpose, and the exit code each one ends the command with.
+
+    QuantkitError                 1   base; never raised itself
+    ├── UsageError                2   an option or a combination of options that cannot be honoured
+    ├── ConfigError               3   quantkit.yaml, a preset or a pipeline is not valid
+    ├── ImageError                4   an image that cannot be decoded or does not fit the model
+    ├── LabelError                5   labels missing, malformed or not matching images or model
+    ├── CalibrationSetError       6   a set or image folder that is empty, damaged or does not match
+    ├── ModelError                7   an ONNX file that cannot be read, run or quantized
+    ├── StatisticsError           8   a statistics file that is damaged
+    │   └── ProvenanceError       9   a file that was made from other inputs than the ones given
+    ├── VendorFileError          10   a vamc YAML, vdsp_params, npz or result file of the vendor's tools
+    ├── CheckpointError          11   a torch checkpoint that does not fit the network
+    ├── OutputError              12   a folder or file that cannot be written
+    ├── NumericError             13   NaN or infinity where a number is needed
+    └── GateError                20   a --fail-if condition or an accuracy budget was not met
+
+Exit code 130 is an interruption by the user, 70 an error that quantkit did not foresee.
+"""
+
+from typing import ClassVar
+
+
+class QuantkitError(Exception):
+    """Base of all expected errors: says what is wrong, where, and what to do.
+
+    Args:
+        what: the fault, in one sentence without a final full stop.
+        where: the file, tensor, line or option concerned.
+        fix: what the user can do about it.
+    """
+
+    exit_code: ClassVar[int] = 1
+
+    def __init__(self, what: str, *, where: object | None = None, fix: str | None = None) -> None:
+        self.what = what
+        self.where = None if where is None else str(where)
+        self.fix = fix
+        text = what if self.where is None else f"{self.where}: {what}"
+        super().__init__(text if fix is None else f"{text}; {fix}")
+
+
+class UsageError(QuantkitError):
+    """An option, or a combination of options, that cannot be honoured."""
+
+    exit_code = 2
+
+
+class ConfigError(QuantkitError):
+    """A configuration file, preset or preprocessing pipeline that is not valid."""
+
+    exit_code = 3
+
+
+class ImageError(QuantkitError):
+    """An image that cannot be decoded, or that does not fit the model."""
+
+    exit_code = 4
+
+
+class LabelError(QuantkitError):
+    """Labels that are missing, malformed, or do not match the images or the model."""
+
+    exit_code = 5
+
+
+class CalibrationSetError(QuantkitError):
+    """A calibration set or image folder that is empty, damaged or does not match its manifest."""
+
+    exit_code = 6
+
+
+class ModelError(QuantkitError):
+    """A model that cannot be read, run or quantized."""
+
+    exit_code = 7
+
+
+class StatisticsError(QuantkitError):
+    """A statistics file that is damaged or incomplete."""
+
+    exit_code = 8
+
+
+class ProvenanceError(StatisticsError):
+    """A file that was made from other inputs than the ones it is used with."""
+
+    exit_code = 9
+
+
+class VendorFileError(QuantkitError):
+    """A file of the vendor's tools that cannot be read, or that contradicts another."""
+
+    exit_code = 10
+
+
+class CheckpointError(QuantkitError):
+    """A torch checkpoint that cannot be loaded, or does not fit the network."""
+
+    exit_code = 11
+
+
+class OutputError(QuantkitError):
+    """A file or folder that cannot be written."""
+
+    exit_code = 12
+
+
+class NumericError(QuantkitError):
+    """NaN or infinity where a number is needed."""
+
+    exit_code = 13
+
+
+class GateError(QuantkitError):
+    """A condition the user set on the result was not met."""
+
+    exit_code = 20

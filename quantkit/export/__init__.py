@@ -1,0 +1,1 @@
+"""Networks in torch, and their way to ONNX."""

@@ -1,0 +1,1 @@
+"""ONNX models read, prepared, planned and written with QDQ."""

@@ -1,0 +1,1 @@
+"""Sessions: tapping tensors during a pass, and evaluating models."""

@@ -1,0 +1,1 @@
+"""The steps of the command line as functions of the same words."""

@@ -1,0 +1,139 @@
+"""What will run the model, as data: which integers, which symmetry, which rounding, which operators.
+
+A target is a value, not a class to inherit from. `docs/numerics.md` states the arithmetic of each in full.
+"""
+
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+import numpy as np
+
+from quantkit.errors import UsageError
+from quantkit.numerics import FloatArray, QParams, Range, affine_qparams, symmetric_qparams
+
+
+@dataclass(frozen=True, kw_only=True)
+class ActivationScheme:
+    """How activations become integers, one scale per tensor.
+
+    Attributes:
+        dtype: integer type stored.
+        symmetric: zero point 0 and ``scale = threshold / divisor``; else affine over [qmin, qmax].
+        divisor: of the symmetric scale.
+        qmin: least integer used.
+        qmax: greatest integer used.
+    """
+
+    dtype: Literal["uint8", "int8"]
+    symmetric: bool
+    qmin: int
+    qmax: int
+    divisor: float = 127.0
+
+    def qparams(self, range_: Range) -> QParams:
+        """Return the parameters for a range of reals."""
+        if self.symmetric:
+            return symmetric_qparams(
+                range_.threshold, divisor=self.divisor, qmin=self.qmin, qmax=self.qmax, dtype=self.dtype
+            )
+        return affine_qparams(range_, qmin=self.qmin, qmax=self.qmax, dtype=self.dtype)
+
+
+@dataclass(frozen=True, kw_only=True)
+class WeightScheme:
+    """How weights become int8, symmetric.
+
+    Attributes:
+        per_channel: one scale per output channel; else one per tensor.
+        qmax: greatest magnitude used: 127, or 63 for CPUs whose int8 products saturate in 16 bits.
+        divisor: of the scale.
+        power_of_two: round each threshold up to a power of two.
+    """
+
+    per_channel: bool = True
+    qmax: int = 127
+    divisor: float = 127.0
+    power_of_two: bool = False
+
+    def qparams(self, threshold: FloatArray | float, axis: int | None) -> QParams:
+        """Return the parameters for ``max |w|``, a scalar or (with an axis) one per channel."""
+        return symmetric_qparams(
+            threshold,
+            divisor=self.divisor,
+            qmin=-self.qmax,
+            qmax=self.qmax,
+            dtype=np.int8,
+            axis=axis,
+            power_of_two=self.power_of_two,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Target:
+    """One runtime or compiler that a model is quantized for.
+
+    Attributes:
+        name: as on the command line.
+        activations: scheme of the activations.
+        weights: scheme of the weights.
+        integer_sums: element-wise additions take requantized integers; otherwise they stay wide and only what a conv or
+            gemm reads is quantized (Relay, and so VACC).
+        kl_definition: the KL the target's own tools use.
+        quantize_gemm: fully connected layers become int8 too.
+    """
+
+    name: str
+    activations: ActivationScheme
+    weights: WeightScheme = field(default_factory=WeightScheme)
+    integer_sums: bool = True
+    kl_definition: Literal["tensorrt", "relay", "ort"] = "ort"
+    quantize_gemm: bool = True
+
+    def with_options(
+        self,
+        *,
+        per_channel: bool | None = None,
+        activation_type: Literal["uint8", "int8"] | None = None,
+        weight_bits: int | None = None,
+        power_of_two: bool | None = None,
+    ) -> "Target":
+        """Return this target with some of its choices changed; None leaves a choice as it is."""
+        weights = self.weights
+        if per_channel is not None:
+            weights = replace(weights, per_channel=per_channel)
+        if weight_bits == 7:
+            weights = replace(weights, qmax=63, divisor=weights.divisor / 127.0 * 63.0)
+        if power_of_two is not None:
+            weights = replace(weights, power_of_two=power_of_two)
+        activations = self.activations
+        if activation_type is not None and activation_type != activations.dtype:
+            activations = SYMMETRIC_INT8 if activation_type == "int8" else AFFINE_UINT8
+        return replace(self, weights=weights, activations=activations)
+
+
+AFFINE_UINT8 = ActivationScheme(dtype="uint8", symmetric=False, qmin=0, qmax=255)
+SYMMETRIC_INT8 = ActivationScheme(dtype="int8", symmetric=True, qmin=-127, qmax=127)
+RELAY_INT8 = ActivationScheme(dtype="int8", symmetric=True, qmin=-127, qmax=127, divisor=128.0)
+
+ORT = Target(name="ort", activations=AFFINE_UINT8)
+TENSORRT = Target(name="tensorrt", activations=SYMMETRIC_INT8, kl_definition="tensorrt")
+VACC = Target(
+    name="vacc",
+    activations=RELAY_INT8,
+    weights=WeightScheme(divisor=128.0),
+    integer_sums=False,
+    kl_definition="relay",
+)
+
+TARGETS: dict[str, Target] = {target.name: target for target in (ORT, TENSORRT, VACC)}
+
+
+def parse_target(name: str) -> Target:
+    """Return the target of a command-line name.
+
+    Raises:
+        UsageError: no such target.
+    """
+    if name not in TARGETS:
+        raise UsageError(f"there is no target {name!r}", where="--target", fix=f"choose one of {', '.join(TARGETS)}")
+    return TARGETS[name]

@@ -1,0 +1,1 @@
+"""Sensitivity, equalization, bias correction, rounding, search."""

@@ -1,0 +1,1 @@
+"""The vendor's files: vamc YAML dialects, vdsp_params, vamp data."""
