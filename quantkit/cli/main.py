@@ -1,0 +1,84 @@
+"""Entry point: run the command, turn an expected error into one line and its exit code."""
+
+import importlib
+import os
+import sys
+import traceback
+from typing import Annotated
+
+import click
+import typer
+from rich.console import Console
+
+from quantkit import __version__
+from quantkit.cli.app import app
+from quantkit.errors import QuantkitError
+
+# Each module adds its commands to the app when it is imported; the order here is the order in --help.
+COMMAND_MODULES: tuple[str, ...] = ()
+
+INTERRUPTED = 130
+UNFORESEEN = 70
+
+_errors = Console(stderr=True, soft_wrap=True, highlight=False)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"quantkit {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version and stop.", is_eager=True, callback=_print_version)
+    ] = False,
+) -> None:
+    del version
+    if debug:
+        os.environ["QUANTKIT_DEBUG"] = "1"
+
+
+def main() -> None:
+    """Run the command line and exit with the code of what happened."""
+    # --debug is welcome anywhere on the line, since it is added after a command has failed.
+    arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
+    if len(arguments) < len(sys.argv) - 1:
+        os.environ["QUANTKIT_DEBUG"] = "1"
+    for module in COMMAND_MODULES:
+        importlib.import_module(module)
+    sys.exit(_run(arguments))
+
+
+def _run(arguments: list[str]) -> int:
+    try:
+        result = typer.main.get_command(app).main(args=arguments, prog_name="quantkit", standalone_mode=False)
+        return result if isinstance(result, int) else 0
+    except QuantkitError as error:
+        return _report(str(error), error.exit_code)
+    except click.UsageError as error:
+        command = error.ctx.command_path if error.ctx is not None else "quantkit"
+        return _report(f"{error.format_message()} See {command} --help.", 2)
+    except click.ClickException as error:
+        return _report(error.format_message(), error.exit_code)
+    except (KeyboardInterrupt, click.Abort):
+        return _report("interrupted; the same command goes on from where it stopped", INTERRUPTED)
+    except BrokenPipeError:
+        # The reader of our output went away, as `head` does.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except Exception as error:  # the last door: whatever was not foreseen still ends in one line
+        return _report(f"unforeseen {type(error).__name__}: {error}; run again with --debug and report it", UNFORESEEN)
+
+
+def _report(message: str, code: int) -> int:
+    if os.environ.get("QUANTKIT_DEBUG"):
+        traceback.print_exc()
+    _errors.print("error: " + " ".join(message.split()), style="red", markup=False)
+    return code
+
+
+if __name__ == "__main__":
+    main()

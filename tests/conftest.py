@@ -1,0 +1,25 @@
+"""Fixtures for all tests: the models and photographs kept beside the checkout, where they are present."""
+
+from pathlib import Path
+
+import pytest
+
+SHARED = Path(__file__).resolve().parents[2] / "shared"
+
+
+@pytest.fixture(scope="session")
+def shared_assets() -> Path:
+    """Folder of real models and photographs, or a skip."""
+    folder = SHARED / "assets"
+    if not folder.is_dir():
+        pytest.skip("needs ../shared/assets: real models and photographs, kept beside the checkout")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def shared_vacc() -> Path:
+    """Folder of the vendor's public files, or a skip."""
+    folder = SHARED / "vacc"
+    if not folder.is_dir():
+        pytest.skip("needs ../shared/vacc: the vendor's public build files, kept beside the checkout")
+    return folder
