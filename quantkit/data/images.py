@@ -1,0 +1,185 @@
+"""From an image file to 8-bit pixels: the one place where images are met.
+
+A file is read whole and decoded from memory, so that odd file names cannot matter and a file is decoded or refused,
+never half of it. Every mode of pillow has a stated result; what differs from a plain colour picture is noted.
+"""
+
+import io
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from quantkit.config.pipeline import Decode
+from quantkit.errors import ImageError
+from quantkit.files import reason
+
+IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"})
+
+# Pillow's own threshold of suspicion, as a number of ours: another program may have changed pillow's.
+MAX_PIXELS = 89_478_485
+
+Note = Literal["greyscale", "palette", "CMYK", "alpha dropped", "16-bit scaled", "first frame", "EXIF rotation ignored"]
+
+_EXIF_ORIENTATION = 0x0112
+
+# What the first bytes of a file that is no image mostly are.
+_KNOWN_STARTS = (
+    (b"<!doctype html", "an HTML page, so a failed download"),
+    (b"<html", "an HTML page, so a failed download"),
+    (b"<?xml", "an XML page, so a failed download"),
+    (b"<svg", "an SVG drawing"),
+    (b"version https://git-lfs", "a Git LFS pointer, so the picture itself was never fetched"),
+    (b"{", "JSON, so a failed download"),
+    (b"pk\x03\x04", "a zip archive"),
+    (b"\x93numpy", "a numpy array"),
+    (b"%pdf", "a PDF"),
+    (b"\x1f\x8b", "gzip data"),
+)
+
+
+@dataclass(frozen=True)
+class DecodedImage:
+    """The pixels of an image.
+
+    Attributes:
+        pixels: uint8 ``[H, W, C]``, channels in the order the `Decode` asked for.
+        notes: what was done to it that a plain 8-bit colour picture does not need.
+    """
+
+    pixels: NDArray[np.uint8]
+    notes: tuple[Note, ...]
+
+
+def decode_image(path: Path, decode: Decode) -> DecodedImage:
+    """Decode an image file fully.
+
+    Modes are converted as torchvision's usual loader, ``Image.open(file).convert("RGB")``, does it: greyscale is
+    repeated in three channels, palette and CMYK are converted, an alpha channel is dropped and the colours under it
+    show (they are not composited on a background). One mode differs on purpose: 16-bit greyscale, which pillow would
+    clip to white, is scaled by 1/257. (16-bit colour arrives from pillow as the high byte of each value.) Of an
+    animation the first frame is taken. The EXIF orientation is applied only where ``decode.exif`` says so.
+
+    Args:
+        path: the file.
+        decode: channels wanted and whether EXIF turns the picture.
+
+    Raises:
+        ImageError: the file cannot be read, is no image, is damaged or truncated, is larger than `MAX_PIXELS`, or has
+            pixels of no stated range (floating point).
+    """
+    image = open_image(read_bytes(path), path)
+    found = notes(image, decode)
+    pixels = np.asarray(to_mode(image, decode, path))
+    if decode.mode == "BGR":
+        pixels = pixels[:, :, ::-1]
+    return DecodedImage(np.ascontiguousarray(pixels.reshape(*pixels.shape[:2], -1)), found)
+
+
+def read_bytes(path: Path) -> bytes:
+    """Return the bytes of an image file.
+
+    Raises:
+        ImageError: the file is missing, unreadable or empty.
+    """
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise ImageError(f"cannot read the image ({reason(error)})", where=path) from error
+    except ValueError as error:
+        raise ImageError(f"not a usable file name ({error})", where=repr(str(path))) from error
+    if not data:
+        raise ImageError("the image file is empty", where=path, fix="fetch it again, or remove it")
+    return data
+
+
+def open_image(data: bytes, where: Path) -> Image.Image:
+    """Decode the bytes of an image file, all of them, in the file's own mode.
+
+    Args:
+        data: content of the file.
+        where: the file's name, for messages.
+
+    Raises:
+        ImageError: see `decode_image`.
+    """
+    try:
+        image = Image.open(io.BytesIO(data))
+        if image.width * image.height > MAX_PIXELS:
+            raise Image.DecompressionBombError(f"Image size ({image.width * image.height} pixels)")
+        image.load()
+    except UnidentifiedImageError as error:
+        raise ImageError(f"not an image: {_describe_start(data)}", where=where, fix="fetch it again") from error
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise ImageError(
+            f"the picture has more than {MAX_PIXELS} pixels", where=where, fix="shrink it, or remove it"
+        ) from error
+    except Exception as error:  # pillow's readers raise whatever a damaged file leads them to
+        raise ImageError(f"the image is damaged ({_one_line(error)})", where=where, fix="fetch it again") from error
+    return image
+
+
+def to_mode(image: Image.Image, decode: Decode, where: Path) -> Image.Image:
+    """Convert a decoded image to pillow's ``RGB`` (also where BGR is wanted) or ``L``.
+
+    Raises:
+        ImageError: the image's mode has no stated conversion.
+    """
+    if decode.exif:
+        image = ImageOps.exif_transpose(image)
+    mode = "L" if decode.mode == "L" else "RGB"
+    if image.mode == mode:
+        return image
+    if image.mode == "F":
+        raise ImageError("floating-point pixels have no stated range", where=where, fix="save it with 8 bits a channel")
+    if image.mode.startswith("I"):
+        image = _scale_16_bit(image, where)
+    # Only RGBA output would use it, and pillow warns of every palette that carries one.
+    image.info.pop("transparency", None)
+    try:
+        return image.convert(mode)
+    except ValueError as error:
+        raise ImageError(f"pixels of mode {image.mode} have no conversion to {mode}", where=where) from error
+
+
+def notes(image: Image.Image, decode: Decode) -> tuple[Note, ...]:
+    """Return what is special about a decoded image, given how it will be converted."""
+    found: list[Note] = []
+    if image.mode in ("1", "L", "LA", "La") and decode.mode != "L":
+        found.append("greyscale")
+    if image.mode in ("P", "PA"):
+        found.append("palette")
+    if image.mode == "CMYK":
+        found.append("CMYK")
+    if image.mode in ("RGBA", "RGBa", "LA", "La", "PA") or "transparency" in image.info:
+        found.append("alpha dropped")
+    if image.mode.startswith("I"):
+        found.append("16-bit scaled")
+    if getattr(image, "is_animated", False):
+        found.append("first frame")
+    if not decode.exif and "exif" in image.info and image.getexif().get(_EXIF_ORIENTATION, 1) != 1:
+        found.append("EXIF rotation ignored")
+    return tuple(found)
+
+
+def _scale_16_bit(image: Image.Image, where: Path) -> Image.Image:
+    """Scale 0..65535 to 0..255, rounded to nearest: 65535 / 257 = 255, so white stays white."""
+    values = np.asarray(image).astype(np.int64)
+    if values.min() < 0 or values.max() > 65535:
+        raise ImageError("32-bit pixels have no stated range", where=where, fix="save it with 8 bits a channel")
+    return Image.fromarray(((values + 128) // 257).astype(np.uint8))
+
+
+def _describe_start(data: bytes) -> str:
+    start = data[:64].lstrip(b"\xef\xbb\xbf \t\r\n").lower()
+    for prefix, meaning in _KNOWN_STARTS:
+        if start.startswith(prefix):
+            return f"it starts like {meaning}"
+    return f"it starts with {data[:12]!r}"
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split()) or type(error).__name__

@@ -1,0 +1,231 @@
+"""Execute a preprocessing pipeline: from an image file to the float32 ``[C, H, W]`` that a model reads.
+
+With pillow's antialiased resize the result equals torchvision's ``Resize CenterCrop ToTensor Normalize`` on PIL images
+bit for bit; the rounding rules below are theirs and are kept on purpose, odd as some of them look.
+"""
+
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+
+from quantkit.config.pipeline import CenterCrop, Decode, Normalize, Pad, Pipeline, Resize, ToTensor
+from quantkit.data.images import MAX_PIXELS, open_image, read_bytes, to_mode
+from quantkit.data.resize import resize_bilinear, resize_nearest
+from quantkit.errors import ConfigError, ImageError
+
+_FILTERS = {
+    "nearest": Image.Resampling.NEAREST,
+    "bilinear": Image.Resampling.BILINEAR,
+    "bicubic": Image.Resampling.BICUBIC,
+    "lanczos": Image.Resampling.LANCZOS,
+    "box": Image.Resampling.BOX,
+    "hamming": Image.Resampling.HAMMING,
+}
+
+
+def preprocess(path: Path, pipeline: Pipeline, out: NDArray[np.float32] | None = None) -> NDArray[np.float32]:
+    """Read one image and run the pipeline over it.
+
+    Args:
+        path: the image file.
+        pipeline: the operations.
+        out: where to write the result, C-contiguous float32 ``[C, H, W]``; made when absent.
+
+    Returns:
+        ``out``, or a new float32 array ``[C, H, W]``.
+
+    Raises:
+        ImageError: the image cannot be decoded, or its result has another size than ``out``.
+        ConfigError: the pipeline cannot be executed (see `check_pipeline`).
+    """
+    decode = pipeline.ops[0]
+    assert isinstance(decode, Decode)
+    image = to_mode(open_image(read_bytes(path), path), decode, path)
+    try:
+        pixels = transform(image, pipeline)
+    except ImageError as error:
+        raise ImageError(error.what, where=path, fix=error.fix) from error
+    if out is None:
+        out = np.empty((pipeline.channels, *pixels.shape[:2]), np.float32)
+    elif out.shape[1:] != pixels.shape[:2]:
+        found, wanted = (f"{height} x {width}" for height, width in (pixels.shape[:2], out.shape[1:]))
+        raise ImageError(
+            f"the picture is {found} (height x width) after preprocessing where {wanted} is needed",
+            where=path,
+            fix="add a resize or center_crop to the pipeline",
+        )
+    normalize(pixels, pipeline, out)
+    return out
+
+
+def transform(image: Image.Image, pipeline: Pipeline) -> NDArray[np.uint8]:
+    """Run the geometric operations of a pipeline.
+
+    Args:
+        image: a pillow image of mode ``RGB`` or ``L``.
+        pipeline: the operations.
+
+    Returns:
+        uint8 ``[H, W]`` or ``[H, W, 3]``, channels in RGB order whatever the pipeline decodes to.
+
+    Raises:
+        ImageError: keeping the aspect of a very long picture would make it larger than `MAX_PIXELS`.
+    """
+    for op in pipeline.ops:
+        match op:
+            case Resize():
+                image = _resize(image, op)
+            case CenterCrop():
+                image = _center_crop(image, *op.size)
+            case Pad():
+                image = _pad_to_square(image, op.value)
+            case _:
+                pass
+    return np.asarray(image)
+
+
+def normalize(pixels: NDArray[np.uint8], pipeline: Pipeline, out: NDArray[np.float32]) -> None:
+    """Write ``(pixels / divisor - mean) / std`` per channel, each step rounded to float32 as torchvision does.
+
+    There are only 256 values a channel can have, so the arithmetic is done once, in a table.
+
+    Args:
+        pixels: uint8 ``[H, W]`` or ``[H, W, 3]`` in RGB order.
+        pipeline: the operations.
+        out: float32 ``[C, H, W]``.
+
+    Raises:
+        ConfigError: see `check_pipeline`.
+    """
+    tables = value_tables(pipeline)
+    planes = pixels[np.newaxis] if pixels.ndim == 2 else np.moveaxis(pixels, 2, 0)
+    if _is_bgr(pipeline):
+        planes = planes[::-1]
+    for table, plane, target in zip(tables, planes, out, strict=True):
+        # Indices are uint8 and the table has 256 entries; "clip" only spares numpy a check and a copy.
+        table.take(plane, out=target, mode="clip")
+
+
+@lru_cache(maxsize=64)
+def value_tables(pipeline: Pipeline) -> NDArray[np.float32]:
+    """Return float32 ``[C, 256]``: what each 8-bit value of each channel becomes.
+
+    Raises:
+        ConfigError: see `check_pipeline`.
+    """
+    values = np.tile(np.arange(256, dtype=np.float32), (pipeline.channels, 1))
+    for op in pipeline.ops:
+        match op:
+            case ToTensor():
+                values /= np.float32(op.divisor)
+            case Normalize():
+                _check_channels(op, pipeline)
+                values -= np.array(op.mean, np.float32)[:, np.newaxis]
+                values /= np.array(op.std, np.float32)[:, np.newaxis]
+            case _:
+                pass
+    values.flags.writeable = False
+    return values
+
+
+def check_pipeline(pipeline: Pipeline, channels: int | None, height: int | None, width: int | None) -> None:
+    """Check that a pipeline can be executed and yields what a model reads.
+
+    Args:
+        pipeline: the operations.
+        channels: channels of the model's input, None where it takes any.
+        height: height of the model's input in pixels, None where it takes any.
+        width: width of the model's input in pixels, None where it takes any.
+
+    Raises:
+        ConfigError: an operation that cannot be executed, or a result of other channels or size than the model's
+            input. A pipeline that does not fix the size is checked image by image instead.
+    """
+    for op in pipeline.ops:
+        match op:
+            case Normalize():
+                _check_channels(op, pipeline)
+            case Resize(antialias=False) if op.interpolation not in ("bilinear", "nearest"):
+                raise ConfigError(
+                    f"{op.interpolation} without antialias is not available",
+                    where="resize",
+                    fix="use bilinear or nearest, or antialias: true",
+                )
+            case _:
+                pass
+    if channels is not None and channels != pipeline.channels:
+        raise ConfigError(
+            f"the model reads {channels} channels and the pipeline gives {pipeline.channels}",
+            where="pipeline",
+            fix="set the mode of decode: L for one channel, RGB or BGR for three",
+        )
+    if pipeline.output_size is None:
+        return
+    for name, wanted, given in zip(("height", "width"), (height, width), pipeline.output_size, strict=True):
+        if wanted is not None and wanted != given:
+            raise ConfigError(
+                f"the model reads {name} {wanted} and the pipeline gives {given}",
+                where="pipeline",
+                fix=f"set its last resize or center_crop to {wanted}",
+            )
+
+
+def _check_channels(op: Normalize, pipeline: Pipeline) -> None:
+    if len(op.mean) != pipeline.channels:
+        raise ConfigError(
+            f"mean and std have {len(op.mean)} values for {pipeline.channels} channels",
+            where="normalize",
+            fix="give one value a channel",
+        )
+
+
+def _is_bgr(pipeline: Pipeline) -> bool:
+    decode = pipeline.ops[0]
+    return isinstance(decode, Decode) and decode.mode == "BGR"
+
+
+def _resize(image: Image.Image, op: Resize) -> Image.Image:
+    height, width = _target_size(image, op)
+    if (width, height) == image.size:
+        return image
+    if height * width > MAX_PIXELS:
+        raise ImageError(
+            f"a picture of {image.width} x {image.height} would be resized to {width} x {height}",
+            fix="remove it, or resize to [height, width]",
+        )
+    if op.antialias:
+        return image.resize((width, height), _FILTERS[op.interpolation])
+    sample = resize_bilinear if op.interpolation == "bilinear" else resize_nearest
+    return Image.fromarray(sample(np.asarray(image), height, width))
+
+
+def _target_size(image: Image.Image, op: Resize) -> tuple[int, int]:
+    """Return ``(height, width)``; the longer side is truncated, not rounded, as torchvision does."""
+    if not isinstance(op.size, int):
+        return op.size
+    width, height = image.size
+    if width <= height:
+        return int(op.size * height / width), op.size
+    return op.size, int(op.size * width / height)
+
+
+def _center_crop(image: Image.Image, height: int, width: int) -> Image.Image:
+    """Crop; the offset is rounded half to even, and padding puts the odd pixel right and below, as torchvision does."""
+    if width > image.width or height > image.height:
+        missing_x, missing_y = max(width - image.width, 0), max(height - image.height, 0)
+        border = (missing_x // 2, missing_y // 2, (missing_x + 1) // 2, (missing_y + 1) // 2)
+        image = ImageOps.expand(image, border, fill=0)
+    if (width, height) == image.size:
+        return image
+    top, left = round((image.height - height) / 2), round((image.width - width) / 2)
+    return image.crop((left, top, left + width, top + height))
+
+
+def _pad_to_square(image: Image.Image, value: int) -> Image.Image:
+    side = max(image.size)
+    left, top = (side - image.width) // 2, (side - image.height) // 2
+    border = (left, top, side - image.width - left, side - image.height - top)
+    return ImageOps.expand(image, border, fill=value if image.mode == "L" else (value, value, value))
