@@ -26,22 +26,23 @@ def resize_bilinear(pixels: NDArray[np.uint8], height: int, width: int) -> NDArr
     Returns:
         uint8 ``[height, width]`` or ``[height, width, C]``.
     """
-    rows, row_weights = _taps(pixels.shape[0], height)
-    columns, column_weights = _taps(pixels.shape[1], width)
-    # Rows first would be cheaper to gather, but the fixed-point rounding is defined columns first.
+    rows, row_fraction = _taps(pixels.shape[0], height)
+    columns, column_fraction = _taps(pixels.shape[1], width)
+    # OpenCV drops the weight beyond the left and right edge; above and below it mixes the edge row with itself.
+    column_fraction[columns[0] == columns[1]] = 0
+    row_weights, column_weights = _weights(row_fraction), _weights(column_fraction)
+    channels = pixels[0, 0].size
+    column_weights = column_weights.repeat(channels, axis=1)  # one row of values, so that inner loops are long
     used = np.unique(rows)
-    weights = column_weights.reshape(2, width, *[1] * (pixels.ndim - 2))
     lines = pixels[used]
-    mixed = lines[:, columns[0]] * weights[0]
-    mixed += lines[:, columns[1]] * weights[1]
+    mixed = lines.take(columns[0], axis=1).reshape(len(used), -1) * column_weights[0]
+    mixed += lines.take(columns[1], axis=1).reshape(len(used), -1) * column_weights[1]
     mixed >>= 4
-    upper, lower = np.searchsorted(used, rows)
-    weights = row_weights.reshape(2, height, *[1] * (pixels.ndim - 1))
-    result: NDArray[np.int32] = (mixed[upper] * weights[0]) >> 16
-    result += (mixed[lower] * weights[1]) >> 16
+    result: NDArray[np.int32] = _vertical(mixed, np.searchsorted(used, rows[0]), row_weights[0])
+    result += _vertical(mixed, np.searchsorted(used, rows[1]), row_weights[1])
     result += 2
     result >>= 2
-    return result.astype(np.uint8)
+    return result.astype(np.uint8).reshape(height, width, *pixels.shape[2:])
 
 
 def resize_nearest(pixels: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uint8]:
@@ -55,20 +56,37 @@ def resize_nearest(pixels: NDArray[np.uint8], height: int, width: int) -> NDArra
     Returns:
         uint8 ``[height, width]`` or ``[height, width, C]``.
     """
-    rows = np.arange(height) * pixels.shape[0] // height
-    columns = np.arange(width) * pixels.shape[1] // width
+    rows, columns = _nearest(pixels.shape[0], height), _nearest(pixels.shape[1], width)
     nearest: NDArray[np.uint8] = pixels[rows[:, np.newaxis], columns]
     return nearest
 
 
-def _taps(source: int, target: int) -> tuple[NDArray[np.intp], NDArray[np.int32]]:
-    """Return the two source indices of each target position, ``[2, target]``, and their fixed-point weights."""
-    position = (np.arange(target) + 0.5) * (source / target) - 0.5
+def _vertical(mixed: NDArray[np.int32], rows: NDArray[np.intp], weights: NDArray[np.int32]) -> NDArray[np.int32]:
+    part = mixed.take(rows, axis=0)
+    part *= weights[:, np.newaxis]
+    part >>= 16
+    return part
+
+
+def _taps(source: int, target: int) -> tuple[NDArray[np.intp], NDArray[np.float32]]:
+    """Return the two source indices of each target position, ``[2, target]``, and the second one's share."""
+    position = ((np.arange(target) + 0.5) * _scale(source, target) - 0.5).astype(np.float32)
     first = np.floor(position).astype(np.intp)
-    fraction = (position - first).astype(np.float32)
-    fraction[first < 0] = 0
-    fraction[first >= source - 1] = 0
-    first = first.clip(0, source - 1)
-    scale = 1 << _WEIGHT_BITS
-    weights = np.stack([np.rint((1 - fraction) * scale), np.rint(fraction * scale)]).astype(np.int32)
-    return np.stack([first, np.minimum(first + 1, source - 1)]), weights
+    return np.stack([first, first + 1]).clip(0, source - 1), position - first.astype(np.float32)
+
+
+def _weights(fraction: NDArray[np.float32]) -> NDArray[np.int32]:
+    """Return both taps' weights in fixed point, ``[2, target]``."""
+    shares = np.stack([1 - fraction, fraction])
+    weights: NDArray[np.int32] = np.rint(shares * (1 << _WEIGHT_BITS)).astype(np.int32)
+    return weights
+
+
+def _nearest(source: int, target: int) -> NDArray[np.intp]:
+    index: NDArray[np.intp] = np.floor(np.arange(target) * _scale(source, target)).astype(np.intp)
+    return index.clip(0, source - 1)
+
+
+def _scale(source: int, target: int) -> float:
+    # The reciprocal of a quotient, as OpenCV forms it; the last bit decides which pixel a half falls to.
+    return 1 / (target / source)
