@@ -1,0 +1,276 @@
+"""Label files: which class each image belongs to, by name and never by position.
+
+Accepted forms, one image a line: ``name label`` or ``label name`` separated by white space, a tab or a comma, with or
+without a header line. A label is a class index, a WordNet id of ImageNet-1k, or a class name where names are given.
+"""
+
+import csv
+import re
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import NoReturn
+
+import numpy as np
+from numpy.typing import NDArray
+
+from quantkit.data.classes import WNID, imagenet_index
+from quantkit.data.images import IMAGE_SUFFIXES
+from quantkit.data.textfile import read_lines
+from quantkit.errors import LabelError
+
+_NAME_HEADERS = frozenset({"image", "images", "img", "imageid", "file", "filename", "path", "filepath", "name", "id"})
+_LABEL_HEADERS = frozenset(
+    {"label", "labels", "class", "classid", "classindex", "classname", "target", "wnid", "synset", "category", "y"}
+)
+# Kaggle's ImageNet solution file: a WordNet id followed by boxes.
+_BOXES_HEADER = "predictionstring"
+_NUMBER = re.compile(r"[+-]?\d+(\.\d*)?")
+_FORMS = "write one image a line: name, then its class index"
+
+
+@dataclass(frozen=True)
+class LabelLine:
+    """One line of a label file: an image's name, its class index, and the line's number from 1."""
+
+    name: str
+    label: int
+    number: int
+
+
+@dataclass(frozen=True)
+class Pairing:
+    """Labels matched with images.
+
+    Attributes:
+        labels: int64 ``[N]``, the class index of each image; -1 for an image without one.
+        unlabelled: images that no line names, in the order of the images.
+        unmatched: lines that name no image.
+        repeated: how many lines say again what an earlier one said.
+    """
+
+    labels: NDArray[np.int64]
+    unlabelled: tuple[str, ...]
+    unmatched: tuple[LabelLine, ...]
+    repeated: int
+
+
+def read_label_file(path: Path, class_names: Sequence[str] | None = None) -> tuple[LabelLine, ...]:
+    """Read a label file.
+
+    Args:
+        path: the file, UTF-8 text; blank lines and lines that begin with ``#`` are skipped.
+        class_names: names in class-index order, for files whose labels are names.
+
+    Raises:
+        LabelError: the file cannot be read or holds no labels; a line has no label, or one that is negative, not a
+            whole number, or no known class. The message names the line.
+    """
+    numbered = [(number, line.strip()) for number, line in enumerate(read_lines(path), start=1)]
+    numbered = [(number, line) for number, line in numbered if line and not line.startswith("#")]
+    if not numbered:
+        raise LabelError("the label file is empty", where=path, fix=_FORMS)
+    index_by_name = _index_by_name(class_names or ())
+    layout = _Layout.of(numbered[0][1], index_by_name)
+    if layout is None:
+        _refuse_layout(path, numbered)
+    rows = numbered[1:] if layout.header else numbered
+    return tuple(_parse(path, number, line, layout, index_by_name) for number, line in rows)
+
+
+def pair_labels(path: Path, lines: Sequence[LabelLine], images: Sequence[str]) -> Pairing:
+    """Match the lines of a label file with images by name.
+
+    A line names an image by its path below the image folder, by any longer or shorter path that ends alike, by its bare
+    file name where that is unique, or by its file name without suffix.
+
+    Args:
+        path: the label file, for messages.
+        lines: its lines.
+        images: paths of the images below their folder, with forward slashes.
+
+    Raises:
+        LabelError: two lines give one image different labels, a name fits several images, or no line fits any image.
+    """
+    finder = _ImageFinder(images, lines)
+    labels = np.full(len(images), -1, np.int64)
+    first: dict[int, LabelLine] = {}
+    unmatched: list[LabelLine] = []
+    for line in lines:
+        position = finder.find(path, line)
+        if position is None:
+            unmatched.append(line)
+            continue
+        earlier = first.setdefault(position, line)
+        if earlier.label != line.label:
+            raise LabelError(
+                f"{line.name} has label {line.label}, and {earlier.label} on line {earlier.number}",
+                where=f"{path}:{line.number}",
+                fix="keep one of the two lines",
+            )
+        labels[position] = line.label
+    if not first:
+        raise LabelError(
+            f"none of its {len(lines)} names fits any of the {len(images)} images; it names {lines[0].name}, and there "
+            f"is {images[0]}",
+            where=path,
+            fix="give the label file of these images",
+        )
+    unlabelled = tuple(image for image, label in zip(images, labels, strict=True) if label < 0)
+    return Pairing(labels, unlabelled, tuple(unmatched), len(lines) - len(unmatched) - len(first))
+
+
+def check_labels_fit(labels: NDArray[np.int64], outputs: int, where: object) -> None:
+    """Check that every label is an output of the model.
+
+    Raises:
+        LabelError: a label is not below the number of outputs; says so where the labels seem to count from 1.
+    """
+    if not labels.size or labels.max() < outputs:
+        return
+    count = int((labels >= outputs).sum())
+    hint = "give the labels of this model's classes"
+    if labels.min() >= 1 and labels.max() == outputs:
+        hint = "these labels seem to count from 1; subtract 1 from each"
+    raise LabelError(
+        f"{count} of {labels.size} labels are no class of a model with {outputs} outputs (largest: {labels.max()})",
+        where=where,
+        fix=hint,
+    )
+
+
+@dataclass(frozen=True)
+class _Layout:
+    """How the lines of one file are to be read, decided from its first."""
+
+    separator: str | None  # None: white space
+    header: bool
+    name_column: int
+    label_column: int
+    boxes: bool = False
+
+    @classmethod
+    def of(cls, line: str, index_by_name: dict[str, int]) -> "_Layout | None":
+        for separator in ("\t", ",", None):
+            fields = _split(line, separator)
+            if len(fields) < 2:
+                continue
+            headers = [re.sub(r"[\s_-]", "", field).lower() for field in fields]
+            names = [column for column, header in enumerate(headers) if header in _NAME_HEADERS]
+            labels = [column for column, header in enumerate(headers) if header in {*_LABEL_HEADERS, _BOXES_HEADER}]
+            if names and labels:
+                return cls(separator, True, names[0], labels[0], headers[labels[0]] == _BOXES_HEADER)
+            if _is_label(fields[-1], index_by_name):
+                return cls(separator, False, 0, -1)
+            if _is_label(fields[0], index_by_name):
+                return cls(separator, False, 1, 0)
+        return None
+
+    def fields(self, line: str) -> tuple[str, str] | None:
+        """Return name and label of a line, or None where one is missing."""
+        if self.separator is None and not self.header:
+            # A file name may hold spaces, a label does not.
+            parts = line.split(None, 1) if self.label_column == 0 else line.rsplit(None, 1)
+        else:
+            parts = _split(line, self.separator)
+        if len(parts) <= max(self.name_column, self.label_column, 1):
+            return None
+        name, label = parts[self.name_column].strip(), parts[self.label_column].strip()
+        if self.boxes:
+            label = label.partition(" ")[0]
+        return (name, label) if name else None
+
+
+class _ImageFinder:
+    """Finds the image that a line of a label file names."""
+
+    def __init__(self, images: Sequence[str], lines: Sequence[LabelLine]) -> None:
+        self._images = images
+        self._by_path = {image: position for position, image in enumerate(images)}
+        self._by_name: dict[str, list[int]] = defaultdict(list)
+        self._by_stem: dict[str, list[int]] = defaultdict(list)
+        for position, image in enumerate(images):
+            name = PurePosixPath(image)
+            self._by_name[name.name].append(position)
+            self._by_stem[name.stem].append(position)
+        self._lines_by_name = Counter(_file_name(line.name) for line in lines)
+
+    def find(self, path: Path, line: LabelLine) -> int | None:
+        name = line.name.replace("\\", "/").removeprefix("./")
+        if name in self._by_path:
+            return self._by_path[name]
+        file_name = _file_name(name)
+        candidates = self._by_name.get(file_name, [])
+        if not candidates and PurePosixPath(file_name).suffix.lower() not in IMAGE_SUFFIXES:
+            candidates = self._by_stem.get(file_name, [])
+        alike = [position for position in candidates if _end_alike(name, self._images[position])]
+        if not alike and len(candidates) == 1 and self._lines_by_name[file_name] == 1:
+            alike = candidates
+        if len(alike) > 1:
+            both = " and ".join(self._images[position] for position in alike[:2])
+            raise LabelError(
+                f"{line.name} fits {len(alike)} images, among them {both}",
+                where=f"{path}:{line.number}",
+                fix="name the images by their path below the image folder",
+            )
+        return alike[0] if alike else None
+
+
+def _split(line: str, separator: str | None) -> list[str]:
+    if separator is None:
+        return line.split()
+    return [field.strip() for field in next(csv.reader([line], delimiter=separator))]
+
+
+def _parse(path: Path, number: int, line: str, layout: _Layout, index_by_name: dict[str, int]) -> LabelLine:
+    where = f"{path}:{number}"
+    fields = layout.fields(line)
+    if fields is None:
+        raise LabelError(f"a line without a name or without a label: {line!r}", where=where, fix=_FORMS)
+    name, text = fields
+    if text in index_by_name:
+        return LabelLine(name, index_by_name[text], number)
+    if re.fullmatch(r"\+?\d+", text) and text.isascii():
+        return LabelLine(name, int(text), number)
+    if WNID.fullmatch(text):
+        raise LabelError(f"{text} is no class of ImageNet-1k", where=where, fix="give the class index instead")
+    if _NUMBER.fullmatch(text):
+        raise LabelError(f"label {text} is not a whole number from 0 up", where=where, fix="give the class index")
+    raise LabelError(
+        f"label {text!r} is neither a class index nor a known class", where=where, fix="check it, or give a names file"
+    )
+
+
+def _refuse_layout(path: Path, numbered: Sequence[tuple[int, str]]) -> NoReturn:
+    number, line = numbered[0]
+    if all(_NUMBER.fullmatch(line) for _, line in numbered):
+        raise LabelError(
+            f"holds {len(numbered)} labels and no image names, and labels are never paired by position",
+            where=path,
+            fix="if it is the ground truth of the ImageNet devkit, use quantkit imagenet prepare",
+        )
+    raise LabelError(f"neither a header nor a line with a label: {line!r}", where=f"{path}:{number}", fix=_FORMS)
+
+
+def _index_by_name(class_names: Sequence[str]) -> dict[str, int]:
+    """Map every word that stands for one class only to its index; words beat nothing numeric."""
+    counts = Counter(class_names)
+    names = {name: index for index, name in enumerate(class_names) if counts[name] == 1 and not _NUMBER.fullmatch(name)}
+    return {**imagenet_index(), **names}
+
+
+def _is_label(text: str, index_by_name: dict[str, int]) -> bool:
+    return bool(_NUMBER.fullmatch(text)) or WNID.fullmatch(text) is not None or text in index_by_name
+
+
+def _file_name(name: str) -> str:
+    return name.replace("\\", "/").rpartition("/")[2]
+
+
+def _end_alike(name: str, image: str) -> bool:
+    """Whether one path is the end of the other, suffixes of files left aside where the name has none."""
+    if PurePosixPath(name).suffix.lower() not in IMAGE_SUFFIXES:
+        image = str(PurePosixPath(image).with_suffix(""))
+    longer, shorter = (name, image) if len(name) > len(image) else (image, name)
+    return longer == shorter or longer.endswith("/" + shorter)

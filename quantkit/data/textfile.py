@@ -1,0 +1,23 @@
+"""Read small text files that people edit: UTF-8, with or without a byte order mark, any line ends."""
+
+from pathlib import Path
+
+from quantkit.errors import LabelError
+from quantkit.files import reason
+
+
+def read_lines(path: Path) -> list[str]:
+    """Return the lines of a text file of labels or names, without their ends.
+
+    Raises:
+        LabelError: the file cannot be read, or is not UTF-8 text.
+    """
+    try:
+        text = path.read_bytes().decode("utf-8-sig")
+    except OSError as error:
+        raise LabelError(f"cannot read the file ({reason(error)})", where=path) from error
+    except UnicodeDecodeError as error:
+        raise LabelError(f"not UTF-8 text (byte {error.start})", where=path, fix="save it as UTF-8") from error
+    if "\0" in text:
+        raise LabelError("not a text file (it holds zero bytes)", where=path)
+    return text.replace("\r\n", "\n").replace("\r", "\n").removesuffix("\n").split("\n")
