@@ -1,0 +1,287 @@
+"""What classifiers said of a set of images, reduced batch by batch to what every measure here needs.
+
+Ties: of equal scores the class with the lowest index ranks first, as ``numpy.argmax`` does; how many images that
+decided is kept, because an int8 output layer ties often and a constant one always.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields
+from enum import StrEnum
+from typing import Self
+
+import numpy as np
+import numpy.typing as npt
+
+from quantkit.errors import LabelError, ModelError, NumericError
+from quantkit.numerics import FloatArray
+
+TOP = 5
+# Sums of softmax rows stray from 1 by float32 rounding over the classes; a row of logits never sums to 1 by chance
+# in every row with no negative entry.
+PROBABILITY_SUM_TOLERANCE = 1e-3
+# A probability that an integer output rounded to 0 was not 0; its logarithm is taken of this instead.
+PROBABILITY_FLOOR = float(np.finfo(np.float32).eps)
+
+_MIXED_LABELS = "some batches have labels and others have none"
+
+
+class Scores(StrEnum):
+    """What a model's output is: scores before the softmax, or the probabilities after it."""
+
+    LOGITS = "logits"
+    PROBABILITIES = "probabilities"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Predictions:
+    """A model's answers to N images, in about 70 bytes an image whatever the number of classes.
+
+    Attributes:
+        names: name of each image, unique, ``[N]``.
+        classes: number of classes the model tells apart.
+        top: int64 ``[N, min(5, classes)]``, classes by falling score; of equal scores the lowest index first.
+        confidence: float64 ``[N]``, softmax probability of the first class in ``top``.
+        margin: float64 ``[N]``, in nats: ``log p(first) - log p(second)``, the difference of the two logits.
+        tied: bool ``[N]``, the first place was shared.
+        constant: bool ``[N]``, all classes had the same score.
+        labels: int64 ``[N]``, the true class, or None where it is not known.
+    """
+
+    names: tuple[str, ...]
+    classes: int
+    top: npt.NDArray[np.int64]
+    confidence: npt.NDArray[np.float64]
+    margin: npt.NDArray[np.float64]
+    tied: npt.NDArray[np.bool_]
+    constant: npt.NDArray[np.bool_]
+    labels: npt.NDArray[np.int64] | None = None
+
+    @classmethod
+    def from_scores(
+        cls,
+        scores: FloatArray,
+        names: Sequence[str],
+        labels: npt.ArrayLike | None = None,
+        *,
+        kind: Scores = Scores.LOGITS,
+    ) -> Self:
+        """Reduce one batch of outputs.
+
+        Args:
+            scores: float ``[N, classes]``, at least two classes.
+            names: name of each image, ``[N]``.
+            labels: true class of each image, ``[N]``, or None.
+            kind: what the scores are.
+
+        Raises:
+            ModelError: the scores are not ``[N, classes]`` for the N names.
+            NumericError: a score is NaN or infinite; the image is named.
+            LabelError: a label is no class of the model, or their number is not N.
+        """
+        _check_scores(scores, names)
+        top = _top_classes(scores)
+        log_p = log_probabilities(scores, kind)
+        rows = np.arange(len(names))
+        first, second = scores[rows, top[:, 0]], scores[rows, top[:, 1]]
+        return cls(
+            names=tuple(names),
+            classes=scores.shape[1],
+            top=top,
+            confidence=np.exp(log_p[rows, top[:, 0]]),
+            margin=log_p[rows, top[:, 0]] - log_p[rows, top[:, 1]],
+            tied=first == second,
+            constant=scores.min(axis=1) == scores.max(axis=1),
+            labels=None if labels is None else _checked_labels(labels, names, scores.shape[1]),
+        )
+
+    @classmethod
+    def concatenate(cls, parts: Sequence[Self]) -> Self:
+        """Join batches in order.
+
+        Raises:
+            ModelError: no batch, or batches of different numbers of classes.
+            LabelError: some batches have labels and others have none.
+        """
+        if not parts:
+            raise ModelError("there are no predictions: no image was given")
+        if len({part.classes for part in parts}) > 1:
+            raise ModelError("the number of classes differs from batch to batch")
+        labels = [part.labels for part in parts if part.labels is not None]
+        if labels and len(labels) < len(parts):
+            raise LabelError(_MIXED_LABELS)
+        arrays = {
+            key: np.concatenate([getattr(part, key) for part in parts])
+            for key in ("top", "confidence", "margin", "tied", "constant")
+        }
+        return cls(
+            names=tuple(name for part in parts for name in part.names),
+            classes=parts[0].classes,
+            labels=np.concatenate(labels) if labels else None,
+            **arrays,
+        )
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    @property
+    def top1(self) -> npt.NDArray[np.int64]:
+        """The predicted class of each image, int64 ``[N]``."""
+        return self.top[:, 0]
+
+    def correct(self, k: int = 1) -> npt.NDArray[np.bool_]:
+        """Return for each image whether its label is among the first ``k`` classes, bool ``[N]``.
+
+        Raises:
+            LabelError: the true classes are not known.
+        """
+        if self.labels is None:
+            raise LabelError("accuracy needs the true class of every image", fix="give the labels")
+        hits: npt.NDArray[np.bool_] = (self.top[:, :k] == self.labels[:, None]).any(axis=1)
+        return hits
+
+    def ordered_like(self, names: Sequence[str]) -> Self:
+        """Return the same answers in the order of other predictions' names: pairs are made by name, never by position.
+
+        Raises:
+            LabelError: the two sets of images are not the same.
+        """
+        if self.names == tuple(names):
+            return self
+        place = {name: index for index, name in enumerate(self.names)}
+        missing = [name for name in names if name not in place]
+        if missing or len(names) != len(self.names) or len(set(names)) != len(names):
+            example = f", for example {missing[0]!r}" if missing else ""
+            raise LabelError(
+                f"the models answered for different images: {len(missing)} of {len(names)} have no answer{example}",
+                fix="compare models on one set of images",
+            )
+        order = np.asarray([place[name] for name in names])
+        taken = {
+            item.name: getattr(self, item.name)[order]
+            for item in fields(self)
+            if isinstance(getattr(self, item.name), np.ndarray)
+        }
+        return type(self)(names=tuple(names), classes=self.classes, **taken)
+
+
+@dataclass
+class Collector:
+    """Gathers the answers of several models that are run in step over the same batches.
+
+    The first model is the reference that the divergence of the others is measured from. One batch of outputs lives
+    at a time.
+    """
+
+    models: int
+    kind: Scores | None = None
+    _parts: list[list[Predictions]] = field(init=False)
+    _divergence: list[list[npt.NDArray[np.float64]]] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._parts = [[] for _ in range(self.models)]
+        self._divergence = [[] for _ in range(self.models)]
+
+    def update(self, scores: Sequence[FloatArray], names: Sequence[str], labels: npt.ArrayLike | None = None) -> None:
+        """Add one batch: the scores of every model, in the order of the models, for the same images.
+
+        Raises:
+            ModelError: shapes do not fit each other.
+            NumericError: a score is NaN or infinite.
+            LabelError: labels do not fit.
+        """
+        if len(scores) != self.models:
+            raise ValueError(f"{self.models} models take {self.models} arrays of scores, not {len(scores)}")
+        if self.kind is None:
+            self.kind = kind_of_scores(scores[0])
+        reference = scores[0]
+        for index, model_scores in enumerate(scores):
+            if model_scores.shape != reference.shape:
+                raise ModelError(
+                    f"model {index + 1} gives scores of shape {list(model_scores.shape)} "
+                    f"and the first model {list(reference.shape)}",
+                    fix="compare models that tell the same classes apart",
+                )
+            self._parts[index].append(Predictions.from_scores(model_scores, names, labels, kind=self.kind))
+            if index:
+                self._divergence[index].append(kl_divergence(reference, model_scores, kind=self.kind))
+
+    def predictions(self, model: int) -> Predictions:
+        """Return all answers of a model so far."""
+        return Predictions.concatenate(self._parts[model])
+
+    def divergence(self, model: int) -> npt.NDArray[np.float64] | None:
+        """Return the KL divergence of each image in nats, ``[N]``; None for the reference itself."""
+        return np.concatenate(self._divergence[model]) if self._divergence[model] else None
+
+
+def kind_of_scores(scores: FloatArray) -> Scores:
+    """Tell from a float model's output, ``[N, classes]``, whether it ends in a softmax.
+
+    Every row is then free of negative entries and sums to 1.
+    """
+    whole = np.asarray(scores, np.float64)
+    sums_to_one = np.abs(whole.sum(axis=1) - 1.0) <= PROBABILITY_SUM_TOLERANCE
+    return Scores.PROBABILITIES if bool((whole >= 0.0).all() and sums_to_one.all()) else Scores.LOGITS
+
+
+def log_probabilities(scores: FloatArray, kind: Scores = Scores.LOGITS) -> npt.NDArray[np.float64]:
+    """Return ``log softmax`` of each row in float64, ``[N, classes]``.
+
+    Logits: ``x - max x - log sum exp(x - max x)``. Probabilities are floored at `PROBABILITY_FLOOR` and divided by
+    their sum, which an integer output does not keep at 1.
+    """
+    wide = np.asarray(scores, np.float64)
+    if kind is Scores.PROBABILITIES:
+        wide = np.log(np.maximum(wide, PROBABILITY_FLOOR))
+    shifted = wide - wide.max(axis=1, keepdims=True)
+    normalised: npt.NDArray[np.float64] = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
+    return normalised
+
+
+def kl_divergence(
+    reference: FloatArray, scores: FloatArray, *, kind: Scores = Scores.LOGITS
+) -> npt.NDArray[np.float64]:
+    """Return ``KL(reference || scores) = sum p (log p - log q)`` of each row in nats, float64 ``[N]``, at least 0."""
+    log_p, log_q = log_probabilities(reference, kind), log_probabilities(scores, kind)
+    divergence: npt.NDArray[np.float64] = (np.exp(log_p) * (log_p - log_q)).sum(axis=1)
+    return np.maximum(divergence, 0.0)
+
+
+def _top_classes(scores: FloatArray) -> npt.NDArray[np.int64]:
+    """The best classes of each row by repeated argmax, which takes the lowest index of equals."""
+    left = scores.copy()
+    rows = np.arange(left.shape[0])
+    top = np.empty((left.shape[0], min(TOP, left.shape[1])), np.int64)
+    for place in range(top.shape[1]):
+        top[:, place] = left.argmax(axis=1)
+        left[rows, top[:, place]] = -np.inf
+    return top
+
+
+def _check_scores(scores: FloatArray, names: Sequence[str]) -> None:
+    if scores.ndim != 2 or scores.shape[0] != len(names) or scores.shape[1] < 2:
+        raise ModelError(
+            f"a classifier gives [images, classes]; this output is {list(scores.shape)} for {len(names)} images"
+        )
+    finite = np.isfinite(scores).all(axis=1)
+    if not finite.all():
+        raise NumericError(
+            "the model's output holds NaN or infinity",
+            where=names[int(np.argmin(finite))],
+            fix="look at this image and at the model's ranges",
+        )
+
+
+def _checked_labels(labels: npt.ArrayLike, names: Sequence[str], classes: int) -> npt.NDArray[np.int64]:
+    checked = np.asarray(labels, np.int64)
+    if checked.shape != (len(names),):
+        raise LabelError(f"there are {checked.size} labels for {len(names)} images")
+    wrong = (checked < 0) | (checked >= classes)
+    if wrong.any():
+        index = int(np.argmax(wrong))
+        raise LabelError(
+            f"the label {checked[index]} is no class of the model, which has {classes} (0 to {classes - 1})",
+            where=names[index],
+            fix="labels count from 0; a model with a background class needs them shifted by one",
+        )
+    return checked
