@@ -1,0 +1,57 @@
+"""The fixed bins of the histogram: a float32's leading bits are its bin.
+
+A float32 is already a logarithm. Its top bits are sign, exponent and leading mantissa, so ``bits >> SHIFT`` is a bin
+number that needs no range to be known first; the bins never move, and two histograms merge by adding counts.
+Within a sign the bins ascend with the magnitude, and an exponent's bins are equally wide.
+"""
+
+import numpy as np
+import numpy.typing as npt
+
+# Relative width of a bin at most 2 ** -MANTISSA_BITS. Measured: ten bits cost a tenth more than nine on a
+# ResNet-50-like pass, twelve more than half again; nine move a KL threshold by more than its own linear bin.
+MANTISSA_BITS = 10
+SHIFT = 23 - MANTISSA_BITS
+BINS = 1 << (32 - SHIFT)
+SIGN_BIN = BINS // 2
+# First bin whose values are infinite or NaN; such values are counted beside the histogram, never in it.
+NON_FINITE_BIN = 0x7F800000 >> SHIFT
+
+FloatVector = npt.NDArray[np.float64]
+
+
+def bin_of(x: npt.NDArray[np.float32]) -> npt.NDArray[np.uint32]:
+    """Return the bin number of each value; both zeros are in bin 0.
+
+    >>> [int(b) - (127 << MANTISSA_BITS) for b in bin_of(np.array([1.0, 1.5, 2.0], np.float32))]
+    [0, 512, 1024]
+    """
+    bits = np.ascontiguousarray(x, np.float32).view(np.uint32)
+    return np.where(bits << np.uint32(1) == 0, np.uint32(0), bits >> np.uint32(SHIFT))
+
+
+def magnitude_edges(bins: npt.NDArray[np.integer]) -> tuple[FloatVector, FloatVector]:
+    """Return the least magnitude of each bin and the least of the bin above it, float64, whatever its sign.
+
+    The upper edge of the last finite bin is the power of two beyond the greatest float32.
+    """
+    magnitude = np.asarray(bins, np.int64) % SIGN_BIN
+    return _value(magnitude), _value(magnitude + 1)
+
+
+def signed_edges(bins: npt.NDArray[np.integer]) -> tuple[FloatVector, FloatVector]:
+    """Return the lower and upper edge of each bin as signed values, float64."""
+    inner, outer = magnitude_edges(bins)
+    negative = np.asarray(bins, np.int64) >= SIGN_BIN
+    return np.where(negative, -outer, inner), np.where(negative, -inner, outer)
+
+
+def _value(magnitude_bin: npt.NDArray[np.int64]) -> FloatVector:
+    """Return the least magnitude of a bin; exact also one bin beyond the finite ones."""
+    exponent = magnitude_bin >> MANTISSA_BITS
+    mantissa = (magnitude_bin & ((1 << MANTISSA_BITS) - 1)) / (1 << MANTISSA_BITS)
+    # Exponent 0 holds zero and the denormals, which have no leading one.
+    value: FloatVector = np.where(
+        exponent == 0, np.ldexp(mantissa, -126), np.ldexp(1.0 + mantissa, np.maximum(exponent, 1) - 127)
+    )
+    return value

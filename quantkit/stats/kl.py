@@ -1,0 +1,243 @@
+"""Thresholds of least Kullback-Leibler divergence, by three definitions in use.
+
+Each tries every threshold at a bin edge, merges the bins below it into as many levels as int8 has, spreads each level
+over its occupied bins again, and compares that with the clipped histogram. Written out, a candidate costs as many
+logarithms as it has bins. Since a level's bins all hold the same value after spreading, sums of ``h``, of ``h log h``
+and of the number of occupied bins are enough, and a candidate costs one logarithm a level.
+"""
+
+import math
+
+import numba
+import numpy as np
+import numpy.typing as npt
+
+from quantkit.stats.linear import linear_magnitudes, linear_symmetric
+from quantkit.stats.tensor import TensorStatistics
+
+CountVector = npt.NDArray[np.int64]
+FloatVector = npt.NDArray[np.float64]
+
+TENSORRT_BINS, TENSORRT_LEVELS = 2048, 128
+RELAY_BINS, RELAY_LEVELS = 8001, 255
+# onnxruntime's own default of 128 bins leaves one candidate; an odd number has a bin centred on zero.
+ORT_BINS, ORT_LEVELS = 2049, 255
+
+# MXNet's smoothing, which Relay and onnxruntime took over: this much goes to each empty bin.
+_EPSILON = 1e-4
+# Up to this much taken from a bin of at least 1, the second-order expansion of (h - e) log(h - e) is good to 1e-6.
+_EXPANSION_LIMIT = 0.01
+
+
+def tensorrt_threshold(statistics: TensorStatistics) -> float:
+    """Return the threshold of TensorRT's calibrator: 2048 bins of ``|x|``, 128 levels, no smoothing.
+
+    Definition: S. Migacz, "8-bit Inference with TensorRT", GTC 2017. Where the number of bins is no multiple of 128,
+    level j starts at bin ``j * i // 128``.
+    """
+    histogram = linear_magnitudes(statistics, TENSORRT_BINS)
+    divergence = tensorrt_divergences(histogram)
+    best = int(np.argmin(divergence)) + TENSORRT_LEVELS
+    width = statistics.range.threshold / TENSORRT_BINS
+    return min((best + 0.5) * width, statistics.range.threshold)
+
+
+def relay_threshold(statistics: TensorStatistics) -> float:
+    """Return the threshold of Relay's ``kl_divergence`` (Apache TVM, `MinimizeKL`): 8001 bins on [-T, T], 255 levels.
+
+    This is the definition the VACC compiler descends from.
+    """
+    return _symmetric_threshold(statistics, RELAY_BINS, RELAY_LEVELS, True)
+
+
+def ort_threshold(statistics: TensorStatistics) -> float:
+    """Return the threshold of onnxruntime's entropy calibrator given enough bins to choose from: 2049, 255 levels."""
+    return _symmetric_threshold(statistics, ORT_BINS, ORT_LEVELS, False)
+
+
+def _symmetric_threshold(statistics: TensorStatistics, bins: int, levels: int, relay: bool) -> float:
+    histogram = linear_symmetric(statistics, bins)
+    best = int(np.argmin(symmetric_divergences(histogram, levels, relay))) + levels // 2
+    threshold = statistics.range.threshold
+    upper_edge = min(bins // 2 + best + 1, bins)
+    return threshold * (2.0 * upper_edge / bins - 1.0)
+
+
+def tensorrt_divergences(histogram: CountVector) -> FloatVector:
+    """Return KL(P || Q) of every candidate of 128 to all bins of ``|x|``.
+
+    P is the first i bins with the rest added to the last of them; Q is the first i bins merged into 128 levels, each
+    spread evenly over its occupied bins. Infinite where P has values that Q has not.
+    """
+    divergences: FloatVector = _tensorrt_divergences(*_sums(histogram), histogram)
+    return divergences
+
+
+def symmetric_divergences(histogram: CountVector, levels: int, relay: bool) -> FloatVector:
+    """Return KL(P || Q) of every candidate window of ``levels`` to all bins around the middle one.
+
+    P is the window with the values beyond it added to its ends; Q its bins merged into ``levels`` levels and spread
+    again; both smoothed by MXNet's rule. Two codes that both follow this text differ in details, kept as they are:
+    Relay leaves the window's first bin out of Q and widens the last level to the window's end; onnxruntime spreads
+    over empty bins too, rounds Q down to whole numbers, and leaves Q empty behind the last whole level.
+
+    Args:
+        histogram: int64 ``[bins]``, bins odd.
+        levels: number of quantized levels, odd.
+        relay: Relay's details, else onnxruntime's.
+    """
+    divergences: FloatVector = _symmetric_divergences(*_sums(histogram), histogram, levels, relay)
+    return divergences
+
+
+def _sums(histogram: CountVector) -> tuple[FloatVector, FloatVector, FloatVector, FloatVector, FloatVector]:
+    """Return prefix sums (a leading 0) of h, occupied, h log h, log h and 1 / h over the bins."""
+    h = histogram.astype(np.float64)
+    occupied = h > 0
+    safe = np.where(occupied, h, 1.0)
+    log = np.log(safe)
+    terms = (h, occupied.astype(np.float64), h * log, log, np.where(occupied, 1.0 / safe, 0.0))
+    mass, full, h_log_h, log_h, inverse = (np.concatenate([[0.0], np.cumsum(term)]) for term in terms)
+    return mass, full, h_log_h, log_h, inverse
+
+
+@numba.njit(nogil=True, cache=True)
+def _tensorrt_divergences(
+    mass: FloatVector,
+    full: FloatVector,
+    h_log_h: FloatVector,
+    log_h: FloatVector,
+    inverse: FloatVector,
+    histogram: CountVector,
+) -> FloatVector:
+    bins, levels = histogram.size, TENSORRT_LEVELS
+    total = mass[bins]
+    result = np.full(bins - levels + 1, np.inf)
+    for i in range(levels, bins + 1):
+        last, outliers = float(histogram[i - 1]), total - mass[i]
+        if mass[i] == 0.0 or (outliers > 0.0 and last == 0.0):
+            continue
+        p_log_p = h_log_h[i]
+        if outliers > 0.0:
+            p_log_p += (last + outliers) * math.log(last + outliers) - last * math.log(last)
+        p_log_q, spread = 0.0, 1.0
+        for level in range(levels):
+            start, stop = level * i // levels, (level + 1) * i // levels
+            occupied = full[stop] - full[start]
+            if occupied > 0.0:
+                spread = (mass[stop] - mass[start]) / occupied
+                p_log_q += (mass[stop] - mass[start]) * math.log(spread)
+        if outliers > 0.0:
+            p_log_q += outliers * math.log(spread)  # the last bin is occupied, so it is in the last level spread
+        result[i - levels] = (p_log_p - p_log_q) / total - math.log(total) + math.log(mass[i])
+    return result
+
+
+@numba.njit(nogil=True, cache=True)
+def _sum_p_log_p(e: float, start: int, stop: int, sums: tuple, histogram: CountVector) -> float:  # type: ignore[type-arg]
+    """Return the sum of (h - e) log(h - e) over the occupied bins in [start, stop)."""
+    full, h_log_h, log_h, inverse = sums
+    if e <= _EXPANSION_LIMIT:
+        first = (log_h[stop] - log_h[start]) + (full[stop] - full[start])
+        return float((h_log_h[stop] - h_log_h[start]) - e * first + 0.5 * e * e * (inverse[stop] - inverse[start]))
+    total = 0.0
+    for k in range(start, stop):
+        if histogram[k] > 0:
+            total += (histogram[k] - e) * math.log(histogram[k] - e)
+    return total
+
+
+@numba.njit(nogil=True, cache=True)
+def _symmetric_divergences(
+    mass: FloatVector,
+    full: FloatVector,
+    h_log_h: FloatVector,
+    log_h: FloatVector,
+    inverse: FloatVector,
+    histogram: CountVector,
+    levels: int,
+    relay: bool,
+) -> FloatVector:
+    bins = histogram.size
+    middle, half = bins // 2, levels // 2
+    total = mass[bins]
+    sums = (full, h_log_h, log_h, inverse)
+    q_of = np.empty(levels)
+    result = np.full(middle - half + 1, np.inf)
+    for i in range(half, middle + 1):
+        start, stop = middle - i, min(middle + i + 1, bins)
+        n = stop - start
+        merged = n // levels
+        first = mass[start + 1]  # all at or below the window's first bin
+        last = total - mass[stop - 1]
+        inside = full[stop - 1] - full[start + 1]
+        p_full = inside + (first > 0) + (last > 0)
+        # Q: one value a level; where it is zero the smoothing puts epsilon.
+        q_total, q_full = 0.0, 0.0
+        for level in range(levels):
+            a = start + level * merged
+            b = a + merged
+            if relay:
+                if level == levels - 1:
+                    b = stop
+                lo = max(a, start + 1)  # Relay's window holds nothing in its first bin
+                content, occupied = mass[b] - mass[lo], full[b] - full[lo]
+                value = content / occupied if occupied > 0 else 0.0
+                bins_of_level = occupied
+                if level == 0 and first > 0 and value > 0:
+                    bins_of_level += 1
+                if level == levels - 1 and last > 0 and histogram[stop - 1] == 0 and value > 0:
+                    bins_of_level += 1
+            else:
+                content = mass[b] - mass[a]
+                if level == levels - 1:
+                    content = mass[stop] - mass[a]
+                occupied = full[b] - full[a]
+                if level == 0 and first > 0 and histogram[start] == 0:
+                    occupied += 1
+                if b == stop and last > 0 and histogram[stop - 1] == 0:
+                    occupied += 1
+                value = float(math.floor(content / occupied)) if occupied > 0 else 0.0
+                bins_of_level = float(merged) if value > 0 else 0.0
+            q_of[level] = value
+            q_total += value * bins_of_level
+            q_full += bins_of_level if value > 0 else 0.0
+        if q_full == 0.0:
+            continue
+        e_p = _EPSILON * (n - p_full) / p_full
+        e_q = _EPSILON * (n - q_full) / q_full
+        if e_p >= 1.0 or e_q >= 1.0:
+            continue
+        p_log_p = _sum_p_log_p(e_p, start + 1, stop - 1, sums, histogram)
+        if first > 0:
+            p_log_p += (first - e_p) * math.log(first - e_p)
+        if last > 0:
+            p_log_p += (last - e_p) * math.log(last - e_p)
+        p_log_q, empty_terms = 0.0, 0.0
+        for level in range(levels + 1):
+            a = start + level * merged
+            b = a + merged
+            if relay and level == levels - 1:
+                b = stop
+            if level == levels:  # what onnxruntime leaves behind the last level
+                if relay or a >= stop:
+                    break
+                b = stop
+            log_q = math.log(_EPSILON)
+            value = 0.0
+            if level < levels and q_of[level] - e_q > 0.0:
+                value = q_of[level]
+                log_q = math.log(value - e_q)
+            lo, hi = max(a, start + 1), min(b, stop - 1)
+            content, occupied = mass[hi] - mass[lo], full[hi] - full[lo]
+            if hi < lo:
+                content, occupied = 0.0, 0.0
+            if a == start and first > 0:
+                content, occupied = content + first, occupied + 1
+            if b == stop and last > 0:
+                content, occupied = content + last, occupied + 1
+            p_log_q += (content - e_p * occupied) * log_q
+            if value > 0.0 and not relay:  # empty bins of P where Q is not empty
+                empty_terms += (b - a - occupied) * _EPSILON * (math.log(_EPSILON) - log_q)
+        result[i - half] = (p_log_p - p_log_q + empty_terms) / total - math.log(total) + math.log(q_total)
+    return result

@@ -1,0 +1,46 @@
+"""From the histogram's logarithmic bins to the equal bins that the KL definitions are written in."""
+
+import numpy as np
+import numpy.typing as npt
+
+from quantkit.stats.bins import magnitude_edges, signed_edges
+from quantkit.stats.tensor import TensorStatistics
+
+CountVector = npt.NDArray[np.int64]
+FloatVector = npt.NDArray[np.float64]
+
+
+def linear_magnitudes(statistics: TensorStatistics, bins: int) -> CountVector:
+    """Return the histogram of ``|x|`` in ``bins`` equal bins on [0, max |x|], int64, summing to their number."""
+    occupied, counts = statistics.magnitudes()
+    lower, upper = magnitude_edges(occupied)
+    threshold = statistics.range.threshold
+    edges = np.linspace(0.0, threshold, bins + 1)
+    return _spread(lower, np.minimum(upper, threshold), counts, edges)
+
+
+def linear_symmetric(statistics: TensorStatistics, bins: int) -> CountVector:
+    """Return the histogram of ``x`` in ``bins`` equal bins on [-T, T], T = max |x|, int64, summing to their number."""
+    occupied, counts = statistics.ascending()
+    lower, upper = signed_edges(occupied)
+    threshold = statistics.range.threshold
+    edges = np.linspace(-threshold, threshold, bins + 1)
+    return _spread(np.maximum(lower, statistics.lo), np.minimum(upper, statistics.hi), counts, edges)
+
+
+def _spread(lower: FloatVector, upper: FloatVector, counts: CountVector, edges: FloatVector) -> CountVector:
+    """Count values below each edge, those of a bin taken as evenly spread in it, rounded to whole values.
+
+    Whole values matter: the definitions ask which bins are empty, and half a value in each of two bins is not what a
+    histogram of the raw values would hold.
+    """
+    ends = np.cumsum(counts)
+    knots = np.empty(2 * lower.size)
+    knots[0::2], knots[1::2] = lower, np.maximum(upper, lower)
+    heights = np.empty(2 * lower.size)
+    heights[0::2], heights[1::2] = ends - counts, ends
+    below = np.interp(edges, knots, heights, left=0.0, right=float(ends[-1]))
+    below[-1] = ends[-1]
+    whole: CountVector = np.diff(np.rint(below), prepend=0.0).astype(np.int64)[1:]
+    whole[0] += np.int64(np.rint(below[0]))
+    return whole

@@ -1,0 +1,67 @@
+"""From statistics to a range, by any method: pure functions, no image and no model."""
+
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from typing import assert_never
+
+from quantkit.config.method import Kl, Method, MinMax, Mse, Percentile
+from quantkit.numerics import Range
+from quantkit.stats.kl import ort_threshold, relay_threshold, tensorrt_threshold
+from quantkit.stats.mse import affine_mse_range, symmetric_mse_threshold
+from quantkit.stats.percentile import magnitude_percentile, two_sided_percentile
+from quantkit.stats.tensor import TensorStatistics
+from quantkit.targets import ActivationScheme, Target
+
+
+def solve(statistics: TensorStatistics, method: Method, target: Target) -> Range:
+    """Return the range of one tensor: within the observed one, containing zero.
+
+    An empty tensor and one that is always zero give [0, 0]; a constant gives the range from zero to it.
+    """
+    if statistics.count == 0 or statistics.constant:
+        return statistics.range
+    scheme = target.activations
+    match method:
+        case MinMax():
+            return statistics.range
+        case Percentile(fraction=fraction, of=of):
+            if of == "magnitude" or (of == "auto" and scheme.symmetric):
+                return _clip(statistics, magnitude_percentile(statistics, fraction))
+            return two_sided_percentile(statistics, fraction)
+        case Kl(definition=definition):
+            return _clip(statistics, _kl(statistics, target.kl_definition if definition == "auto" else definition))
+        case Mse():
+            return _mse(statistics, scheme)
+        case _:
+            assert_never(method)
+
+
+def solve_all(
+    statistics: Mapping[str, TensorStatistics], method: Method, target: Target, *, threads: int = 2
+) -> dict[str, Range]:
+    """Return the range of every tensor, in the order of ``statistics``."""
+    with ThreadPoolExecutor(threads) as pool:
+        ranges = pool.map(lambda one: solve(one, method, target), statistics.values())
+        return dict(zip(statistics, ranges, strict=True))
+
+
+def _kl(statistics: TensorStatistics, definition: str) -> float:
+    match definition:
+        case "tensorrt":
+            return tensorrt_threshold(statistics)
+        case "relay":
+            return relay_threshold(statistics)
+        case _:
+            return ort_threshold(statistics)
+
+
+def _mse(statistics: TensorStatistics, scheme: ActivationScheme) -> Range:
+    if scheme.symmetric:
+        return _clip(statistics, symmetric_mse_threshold(statistics, divisor=scheme.divisor, qmax=scheme.qmax))
+    return affine_mse_range(statistics, steps=scheme.qmax - scheme.qmin)
+
+
+def _clip(statistics: TensorStatistics, threshold: float) -> Range:
+    """Return [-threshold, threshold] cut to the observed range."""
+    observed = statistics.range
+    return Range(max(-threshold, observed.lo), min(threshold, observed.hi))
