@@ -3,7 +3,7 @@
 import os
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import NoReturn
 
@@ -28,6 +28,7 @@ class ImageFolder:
         names: paths of the images below the folder, with forward slashes, sorted.
         labels: int64 ``[N]`` class indices, or None where the images have no labels.
         class_names: name of each class that has one, by class index.
+        classes: how many classes there are, present or not; None where that is not known.
         source: where the labels came from, in words.
         warnings: what was odd but did not matter enough to stop.
     """
@@ -36,6 +37,7 @@ class ImageFolder:
     names: tuple[str, ...]
     labels: NDArray[np.int64] | None = None
     class_names: dict[int, str] = field(default_factory=dict)
+    classes: int | None = None
     source: str = "no labels"
     warnings: tuple[str, ...] = ()
 
@@ -104,8 +106,7 @@ def find_labelled_images(folder: Path, labels: Path | None = None, names: Path |
             where=names,
             fix="give one name a line for every class, in class-index order",
         )
-    present = sorted(set(labelled.labels.tolist()))
-    return _replace_names(labelled, {label: given_names[label] for label in present})
+    return replace(labelled, class_names=dict(enumerate(given_names)), classes=len(given_names))
 
 
 def _from_label_file(found: ImageFolder, path: Path, given_names: tuple[str, ...] | None) -> ImageFolder:
@@ -122,8 +123,7 @@ def _from_label_file(found: ImageFolder, path: Path, given_names: tuple[str, ...
     if pairing.unmatched:
         missing = _first([f"{line.name} (line {line.number})" for line in pairing.unmatched])
         warnings.append(f"{path}: {len(pairing.unmatched)} labels have no image here: {missing}")
-    labels = pairing.labels
-    return ImageFolder(found.root, found.names, labels, {}, f"label file {path.name}", tuple(warnings))
+    return replace(found, labels=pairing.labels, source=f"label file {path.name}", warnings=tuple(warnings))
 
 
 def _from_names(found: ImageFolder, given_names: tuple[str, ...]) -> ImageFolder:
@@ -141,10 +141,9 @@ def _from_names(found: ImageFolder, given_names: tuple[str, ...]) -> ImageFolder
 
 
 def _from_wnids(found: ImageFolder, wnids: list[str], source: str) -> ImageFolder:
-    index, words = imagenet_index(), imagenet_classes()
-    labels = np.array([index[wnid] for wnid in wnids], np.int64)
-    class_names = {index[wnid]: words[wnid] for wnid in sorted(set(wnids))}
-    return ImageFolder(found.root, found.names, labels, class_names, source)
+    labels = np.array([imagenet_index()[wnid] for wnid in wnids], np.int64)
+    class_names = dict(enumerate(imagenet_classes().values()))
+    return replace(found, labels=labels, class_names=class_names, classes=len(class_names), source=source)
 
 
 def _from_class_folders(found: ImageFolder, tops: list[str], given_names: tuple[str, ...]) -> ImageFolder:
@@ -159,7 +158,8 @@ def _from_class_folders(found: ImageFolder, tops: list[str], given_names: tuple[
     index = {name: given_names.index(name) if in_file else position for position, name in enumerate(classes)}
     labels = np.array([index[top] for top in tops], np.int64)
     source = f"{len(classes)} class folders" + (", numbered by the file of class names" if in_file else "")
-    return ImageFolder(found.root, found.names, labels, {index[name]: name for name in classes}, source)
+    class_names = {position: name for name, position in index.items()}
+    return replace(found, labels=labels, class_names=class_names, classes=len(classes), source=source)
 
 
 def _refuse_unlabelled(found: ImageFolder, tops: list[str | None]) -> NoReturn:
@@ -177,10 +177,6 @@ def _refuse_unlabelled(found: ImageFolder, tops: list[str | None]) -> NoReturn:
         where=found.root,
         fix=f"give a label file with --labels{there}",
     )
-
-
-def _replace_names(images: ImageFolder, class_names: dict[int, str]) -> ImageFolder:
-    return ImageFolder(images.root, images.names, images.labels, class_names, images.source, images.warnings)
 
 
 def _first(names: list[str] | tuple[str, ...], count: int = 5) -> str:

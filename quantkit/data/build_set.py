@@ -1,0 +1,166 @@
+"""Build a calibration set: choose by class, look at what was chosen, replace what cannot be used."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from quantkit.data.calibration_set import CalibrationImage, CalibrationSet, LeftOut, Progress, examine
+from quantkit.data.folder import ImageFolder, find_images, find_labelled_images
+from quantkit.data.parallel import map_in_order
+from quantkit.data.selection import NO_LABEL, balanced_quotas, classes_in_lot_order, queues_by_class
+from quantkit.errors import CalibrationSetError, UsageError
+
+
+def build_calibration_set(
+    images: Path,
+    labels: Path | None = None,
+    *,
+    names: Path | None = None,
+    count: int = 1000,
+    seed: int = 0,
+    unlabelled: bool = False,
+    workers: int | None = None,
+    progress: Progress | None = None,
+) -> CalibrationSet:
+    """Choose ``count`` images, as many of each class as the data allows, and check that each can be decoded.
+
+    An image that cannot be decoded, or whose bytes are those of one already taken, is left out, named, and replaced by
+    the next of its class. The same images, labels and seed give the same set.
+
+    Args:
+        images: folder of images.
+        labels: label file; absent, the labels come from the names of folders or files (see `find_labelled_images`).
+        names: file of class names, one a line in class-index order.
+        count: how many images to take.
+        seed: another seed draws other images.
+        unlabelled: do not look for labels; draw from all images alike.
+        workers: number of threads that decode.
+        progress: called with the number of images accepted and ``count``.
+
+    Raises:
+        CalibrationSetError: there is no such folder, it holds no images, or fewer usable ones than asked for.
+        LabelError: labels are missing or malformed.
+        UsageError: a count below one.
+    """
+    found = find_images(images) if unlabelled else find_labelled_images(images, labels, names)
+    return choose_images(found, count=count, seed=seed, workers=workers, progress=progress)
+
+
+def choose_images(
+    found: ImageFolder, *, count: int, seed: int = 0, workers: int | None = None, progress: Progress | None = None
+) -> CalibrationSet:
+    """Choose from images already found; see `build_calibration_set`."""
+    if count < 1:
+        raise UsageError(f"cannot choose {count} images", where="--count", fix="give a number from 1 up")
+    chooser = _Chooser(found, count, seed)
+    while batch := chooser.wanted():
+        paths = [found.root / found.names[position] for position in batch]
+        for position, (sha256, fault) in zip(batch, map_in_order(examine, paths, workers), strict=True):
+            chooser.judge(position, sha256, fault)
+            if progress is not None:
+                progress(min(chooser.accepted, count), count)
+    return chooser.result()
+
+
+class _Chooser:
+    """Walks the queues of the classes; what is refused frees its place for the next."""
+
+    def __init__(self, found: ImageFolder, count: int, seed: int) -> None:
+        self._found = found
+        self._count = count
+        self._seed = seed
+        self._labels = [NO_LABEL] * len(found.names) if found.labels is None else found.labels.tolist()
+        self._queues = queues_by_class(found.names, self._labels, seed)
+        self._usable = {label: len(queue) for label, queue in self._queues.items()}
+        self._looked_at = dict.fromkeys(self._queues, 0)
+        self._taken: dict[int, list[tuple[int, str]]] = {label: [] for label in self._queues}
+        self._name_by_digest: dict[str, str] = {}
+        self._left_out: list[LeftOut] = []
+
+    @property
+    def accepted(self) -> int:
+        return len(self._name_by_digest)
+
+    def wanted(self) -> list[int]:
+        """Return the positions to examine next: as many of each class as its quota still lacks."""
+        batch: list[int] = []
+        for label, quota in balanced_quotas(self._usable, self._count, self._seed).items():
+            start = self._looked_at[label]
+            stop = start + quota - len(self._taken[label])
+            batch.extend(self._queues[label][start:stop])
+            self._looked_at[label] = max(start, stop)
+        return batch
+
+    def judge(self, position: int, sha256: str, fault: str) -> None:
+        """Take an image, or leave it out."""
+        label, name = self._labels[position], self._found.names[position]
+        if not fault and sha256 in self._name_by_digest:
+            fault = f"the same bytes as {self._name_by_digest[sha256]}"
+        if fault:
+            self._usable[label] -= 1
+            self._left_out.append(LeftOut(name, fault))
+            return
+        self._name_by_digest[sha256] = name
+        self._taken[label].append((position, sha256))
+
+    def result(self) -> CalibrationSet:
+        usable = sum(self._usable.values())
+        if usable < self._count:
+            raise CalibrationSetError(
+                f"{usable} usable images where {self._count} are asked for"
+                + (
+                    f" ({len(self._left_out)} left out, the first: {_sentence(self._left_out[0])})"
+                    if self._left_out
+                    else ""
+                ),
+                where=self._found.root,
+                fix=f"ask for {usable} or fewer" if usable else "give a folder of images that can be decoded",
+            )
+        quotas = balanced_quotas(self._usable, self._count, self._seed)
+        taken = {label: images[: quotas[label]] for label, images in self._taken.items()}
+        images = tuple(self._image(position, sha256) for position, sha256 in _interleaved(taken, self._seed))
+        chosen = CalibrationSet(self._found.root, images, self._seed, self._found.source, tuple(self._left_out))
+        return replace(chosen, remarks=(*self._found.warnings, *_remarks(chosen, self._found)))
+
+    def _image(self, position: int, sha256: str) -> CalibrationImage:
+        label = self._labels[position]
+        if label == NO_LABEL:
+            return CalibrationImage(self._found.names[position], sha256)
+        class_name = self._found.class_names.get(label, "")
+        return CalibrationImage(self._found.names[position], sha256, label, class_name)
+
+
+def _interleaved(taken: dict[int, list[tuple[int, str]]], seed: int) -> list[tuple[int, str]]:
+    """Return the images class by class in turn, so that every beginning of the list is balanced too."""
+    order = classes_in_lot_order(list(taken), seed)
+    longest = max(len(images) for images in taken.values())
+    return [taken[label][turn] for turn in range(longest) for label in order if turn < len(taken[label])]
+
+
+def _remarks(chosen: CalibrationSet, found: ImageFolder) -> list[str]:
+    """Say which classes the set lacks, and how unequal it is where the data did not allow better."""
+    if found.labels is None:
+        return []
+    remarks = []
+    present = set(found.labels.tolist())
+    absent = sorted(set(range(found.classes or 0)) - present)
+    if absent:
+        remarks.append(f"{len(absent)} of {found.classes} classes have no image: {_list(absent, found)}")
+    lacking = sorted(present - set(chosen.per_class))
+    if lacking:
+        remarks.append(f"{len(lacking)} of {len(present)} classes are not in the set: {_list(lacking, found)}")
+    counts = chosen.per_class.values()
+    if max(counts) - min(counts) > 1:
+        remarks.append(f"the classes have {min(counts)} to {max(counts)} images, for want of usable ones")
+    return remarks
+
+
+def _list(labels: Sequence[int], found: ImageFolder, count: int = 5) -> str:
+    shown = ", ".join(
+        f"{label} {found.class_names.get(label, '').partition(',')[0]}".strip() for label in labels[:count]
+    )
+    return shown + (", ..." if len(labels) > count else "")
+
+
+def _sentence(item: LeftOut) -> str:
+    return f"{item.name}: {item.why}"

@@ -1,0 +1,305 @@
+"""A calibration set: which images, with the digests and labels that make it the same set wherever they lie."""
+
+import csv
+import hashlib
+import io
+import json
+import os
+import re
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from quantkit import __version__
+from quantkit.config.pipeline import Decode
+from quantkit.data.images import open_image, read_bytes, to_mode
+from quantkit.data.parallel import map_in_order
+from quantkit.errors import CalibrationSetError, ImageError
+from quantkit.files import reason, write_bytes
+
+Progress = Callable[[int, int], None]
+
+FORMAT = 1
+_TITLE = "quantkit calibration set"
+_COLUMNS = ("path", "sha256", "label", "class_name")
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+
+
+@dataclass(frozen=True)
+class CalibrationImage:
+    """One image of a set.
+
+    Attributes:
+        name: path below the set's image folder, with forward slashes.
+        sha256: hex digest of the file's bytes; empty in a set that was chosen from labels alone.
+        label: class index, or None.
+        class_name: name of the class, or empty.
+    """
+
+    name: str
+    sha256: str
+    label: int | None = None
+    class_name: str = ""
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """An image that was not taken, and why."""
+
+    name: str
+    why: str
+
+
+@dataclass(frozen=True)
+class CalibrationSet:
+    """A chosen, checked list of images.
+
+    The images stand in an order whose every beginning is balanced over the classes too, so the first hundred of a set
+    of a thousand are a fair smaller set.
+
+    Attributes:
+        root: folder that the images' names are below.
+        images: the images.
+        seed: what drew them.
+        source: where the labels came from, in words.
+        left_out: images that were passed over because they cannot be used, with the reason.
+        remarks: what a user should know of the set, such as classes that have no image.
+    """
+
+    root: Path
+    images: tuple[CalibrationImage, ...]
+    seed: int = 0
+    source: str = "no labels"
+    left_out: tuple[LeftOut, ...] = ()
+    remarks: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    @property
+    def paths(self) -> list[Path]:
+        """Full paths of the images, in the set's order."""
+        return [self.root / image.name for image in self.images]
+
+    @property
+    def labels(self) -> NDArray[np.int64] | None:
+        """int64 ``[N]`` class indices, or None where the set has none."""
+        labels = [image.label for image in self.images if image.label is not None]
+        return np.array(labels, np.int64) if len(labels) == len(self.images) else None
+
+    @property
+    def per_class(self) -> dict[int, int]:
+        """How many images each class has in the set, by class index; empty for a set without labels."""
+        counts = Counter(image.label for image in self.images if image.label is not None)
+        return dict(sorted(counts.items()))
+
+    @property
+    def is_rebuilt(self) -> bool:
+        """Whether the images themselves were seen, not their names and labels alone."""
+        return all(image.sha256 for image in self.images)
+
+    @property
+    def digest(self) -> str:
+        """Hex SHA-256 of the images' digests and labels, sorted: the set's content, wherever and in whatever order.
+
+        Raises:
+            CalibrationSetError: the set was chosen from labels alone, so there is no content yet.
+        """
+        if not self.is_rebuilt:
+            raise CalibrationSetError(
+                "the set was chosen from labels alone and has no digests", fix="run quantkit calib-set rebuild"
+            )
+        lines = sorted(f"{image.sha256} {'-' if image.label is None else image.label}\n" for image in self.images)
+        return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+    def save(self, path: Path) -> None:
+        """Write the manifest: comment lines about the set, then one CSV row an image.
+
+        The image folder is recorded relative to the manifest, unless the two have nothing but the root of the file
+        system in common.
+
+        Raises:
+            OutputError: the file cannot be written.
+            CalibrationSetError: the image folder's name holds a line break.
+        """
+        root = _relative_root(self.root, path.parent)
+        if root != _one_line(root):
+            raise CalibrationSetError("the folder's name holds a line break", where=repr(root), fix="rename the folder")
+        facts = [
+            ("format", str(FORMAT)),
+            ("written by", f"quantkit {__version__}"),
+            ("images", root),
+            ("labels", self.source),
+            ("seed", str(self.seed)),
+            ("count", str(len(self.images))),
+            ("classes", str(len(self.per_class))),
+            *([("digest", self.digest)] if self.is_rebuilt else []),
+            *(("left out", f"{json.dumps(item.name, ensure_ascii=False)} {item.why}") for item in self.left_out),
+            *(("remark", remark) for remark in self.remarks),
+        ]
+        text = io.StringIO()
+        text.write(f"# {_TITLE}\n")
+        text.writelines(f"# {key}: {_one_line(value)}\n" for key, value in facts)
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(_COLUMNS)
+        for image in self.images:
+            writer.writerow((image.name, image.sha256, "" if image.label is None else image.label, image.class_name))
+        write_bytes(path, text.getvalue().encode(errors="surrogateescape"))
+
+    @classmethod
+    def load(cls, path: Path, images: Path | None = None) -> Self:
+        """Read a manifest.
+
+        Args:
+            path: the manifest.
+            images: the image folder, where it is not the one recorded.
+
+        Raises:
+            CalibrationSetError: the file cannot be read, is no manifest, or is damaged; names the line. That the images
+                are there and unchanged is for `verify` to say.
+        """
+        facts, rows = _read_manifest(path)
+        recorded = Path(facts.get("images", ["."])[0])
+        loaded = cls(
+            root=images or Path(os.path.normpath(path.parent / recorded)),
+            images=rows,
+            seed=_whole_number(path, facts, "seed"),
+            source=facts.get("labels", ["no labels"])[0],
+            left_out=tuple(_parse_left_out(path, line) for line in facts.get("left out", [])),
+            remarks=tuple(facts.get("remark", [])),
+        )
+        if "count" in facts and _whole_number(path, facts, "count") != len(rows):
+            raise CalibrationSetError(
+                f"it holds {len(rows)} images and says {facts['count'][0]}", where=path, fix="build the set again"
+            )
+        if "digest" in facts and (not loaded.is_rebuilt or facts["digest"][0] != loaded.digest):
+            raise CalibrationSetError(
+                "its rows were changed since it was written",
+                where=path,
+                fix="build the set again, or delete its digest line if the change is meant",
+            )
+        return loaded
+
+    def verify(self, workers: int | None = None, progress: Progress | None = None) -> tuple[LeftOut, ...]:
+        """Return the images that are missing, changed or not decodable, with the reason; empty when all is well.
+
+        Args:
+            workers: number of threads.
+            progress: called with the number of images done and their total.
+        """
+        problems = []
+        for done, (image, (sha256, fault)) in enumerate(
+            zip(self.images, map_in_order(examine, self.paths, workers), strict=True), start=1
+        ):
+            if not fault and image.sha256 and sha256 != image.sha256:
+                fault = "the file is not the one of the set (other digest)"
+            if fault:
+                problems.append(LeftOut(image.name, fault))
+            if progress is not None:
+                progress(done, len(self.images))
+        return tuple(problems)
+
+
+def examine(path: Path) -> tuple[str, str]:
+    """Return the hex SHA-256 of an image file and what is wrong with it, empty when it decodes."""
+    sha256 = ""
+    try:
+        data = read_bytes(path)
+        sha256 = hashlib.sha256(data).hexdigest()
+        to_mode(open_image(data, path), Decode(), path)
+    except ImageError as error:
+        return sha256, error.what
+    return sha256, ""
+
+
+def _relative_root(root: Path, folder: Path) -> str:
+    root, folder = root.resolve(), folder.resolve()
+    shared = Path(os.path.commonpath([root, folder])) if root.drive == folder.drive else Path(root.anchor)
+    if shared == Path(root.anchor):
+        return root.as_posix()
+    return PurePosixPath(os.path.relpath(root, folder)).as_posix()
+
+
+def _read_manifest(path: Path) -> tuple[dict[str, list[str]], tuple[CalibrationImage, ...]]:
+    try:
+        text = path.read_bytes().decode("utf-8-sig", errors="surrogateescape")
+    except OSError as error:
+        raise CalibrationSetError(f"cannot read the calibration set ({reason(error)})", where=path) from error
+    lines = io.StringIO(text, newline="").readlines()
+    head = 0
+    facts: dict[str, list[str]] = {}
+    while head < len(lines) and lines[head].startswith("#"):
+        key, _, value = lines[head].lstrip("# ").rstrip("\r\n").partition(": ")
+        facts.setdefault(key, []).append(value)
+        head += 1
+    if _TITLE not in facts:
+        raise CalibrationSetError(
+            "not a calibration set of quantkit", where=path, fix="write one with quantkit calib-set build"
+        )
+    if _whole_number(path, facts, "format") != FORMAT:
+        raise CalibrationSetError(
+            f"format {facts['format'][0]} is not known to quantkit {__version__}", where=path, fix="update quantkit"
+        )
+    reader = csv.reader(io.StringIO("".join(lines[head:]), newline=""), strict=True)
+    try:
+        rows = [(head + reader.line_num, row) for row in reader if row]
+    except csv.Error as error:
+        raise CalibrationSetError(f"not readable as CSV ({error})", where=f"{path}:{head + reader.line_num}") from error
+    if not rows or tuple(rows[0][1]) != _COLUMNS:
+        raise CalibrationSetError(f"the columns are not {','.join(_COLUMNS)}", where=f"{path}:{head + 1}")
+    if len(rows) == 1:
+        raise CalibrationSetError("the calibration set is empty", where=path, fix="build it again")
+    images = tuple(_parse_row(path, number, row) for number, row in rows[1:])
+    _refuse_contradictions(path, images)
+    return facts, images
+
+
+def _parse_row(path: Path, number: int, row: Sequence[str]) -> CalibrationImage:
+    where = f"{path}:{number}"
+    if len(row) != len(_COLUMNS):
+        raise CalibrationSetError(f"{len(row)} columns where {len(_COLUMNS)} belong", where=where)
+    name, sha256, label, class_name = row
+    if not name or PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
+        raise CalibrationSetError(f"{name!r} is no path below the image folder", where=where)
+    if sha256 and not _SHA256.fullmatch(sha256):
+        raise CalibrationSetError(f"{sha256!r} is no SHA-256", where=where)
+    if label and not re.fullmatch(r"[0-9]+", label):
+        raise CalibrationSetError(f"label {label!r} is no class index", where=where)
+    return CalibrationImage(name, sha256, int(label) if label else None, class_name)
+
+
+def _refuse_contradictions(path: Path, images: Sequence[CalibrationImage]) -> None:
+    [(name, times)] = Counter(image.name for image in images).most_common(1)
+    if times > 1:
+        raise CalibrationSetError(f"{name} is in the set {times} times", where=path, fix="keep one of its rows")
+    unlabelled = [image.name for image in images if image.label is None]
+    if 0 < len(unlabelled) < len(images):
+        raise CalibrationSetError(
+            f"{len(unlabelled)} of {len(images)} images have no label, the first {unlabelled[0]}",
+            where=path,
+            fix="label all of them or none",
+        )
+
+
+def _parse_left_out(path: Path, line: str) -> LeftOut:
+    try:
+        name, end = json.JSONDecoder().raw_decode(line)
+    except json.JSONDecodeError as error:
+        raise CalibrationSetError(f"a line '# left out:' without a quoted name: {line!r}", where=path) from error
+    return LeftOut(str(name), line[end:].strip())
+
+
+def _one_line(text: str) -> str:
+    return re.sub(r"[\r\n]+", " ", text)
+
+
+def _whole_number(path: Path, facts: dict[str, list[str]], key: str) -> int:
+    text = facts.get(key, ["0" if key == "seed" else ""])[0]
+    if not re.fullmatch(r"-?[0-9]+", text):
+        raise CalibrationSetError(f"the line '# {key}:' holds no whole number", where=path)
+    return int(text)

@@ -1,0 +1,81 @@
+"""Lay the images of a calibration set flat into one folder, as the vendor's ``dataset.path`` wants them."""
+
+import os
+import shutil
+from pathlib import Path, PurePosixPath
+
+from quantkit.data.calibration_set import CalibrationImage, CalibrationSet, Progress
+from quantkit.errors import CalibrationSetError, OutputError
+from quantkit.files import TEMPORARY_SUFFIX, make_folder, reason, replacing, sha256_file
+
+
+def materialize(chosen: CalibrationSet, folder: Path, *, link: bool = True, progress: Progress | None = None) -> None:
+    """Copy or link every image of a set into a folder, under names that sort in the set's order.
+
+    Sorted by name, the beginning of the folder is as balanced over the classes as the beginning of the set. Each file
+    appears whole or not at all, and an interrupted run goes on where it stopped: what is there with the right digest
+    stays.
+
+    Args:
+        chosen: the set.
+        folder: where to; made when absent. It may hold nothing but files of this set.
+        link: make hard links where the file system allows, which cost no space and, unlike symbolic links, can be read
+            inside a container. Copies otherwise.
+        progress: called with the number of images done and their total.
+
+    Raises:
+        CalibrationSetError: an image is missing or is not the one of the set.
+        OutputError: the folder holds other files, or cannot be written.
+    """
+    make_folder(folder)
+    names = materialized_names(chosen)
+    _refuse_strangers(folder, set(names))
+    for done, (image, name) in enumerate(zip(chosen.images, names, strict=True), start=1):
+        _place(chosen.root / image.name, image, folder / name, link)
+        if progress is not None:
+            progress(done, len(names))
+
+
+def materialized_names(chosen: CalibrationSet) -> list[str]:
+    """Return the file name each image has once materialized: its place in the set, then its own name."""
+    digits = len(str(max(len(chosen) - 1, 0)))
+    return [f"{place:0{digits}d}_{PurePosixPath(image.name).name}" for place, image in enumerate(chosen.images)]
+
+
+def _refuse_strangers(folder: Path, names: set[str]) -> None:
+    for entry in sorted(folder.iterdir()):
+        if entry.name.endswith(TEMPORARY_SUFFIX):
+            entry.unlink(missing_ok=True)  # of a run that was killed
+        elif entry.name not in names:
+            raise OutputError(
+                f"the folder holds {entry.name}, which is no file of this set", where=folder, fix="give an empty folder"
+            )
+
+
+def _place(source: Path, image: CalibrationImage, target: Path, link: bool) -> None:
+    try:
+        digest = sha256_file(source)
+    except OSError as error:
+        raise CalibrationSetError(
+            f"cannot read the image ({reason(error)})", where=source, fix="say where the images lie with --images"
+        ) from error
+    if image.sha256 and digest != image.sha256:
+        raise CalibrationSetError(
+            "the file is not the one of the set (other digest)", where=source, fix="build the set again"
+        )
+    if target.is_file() and sha256_file(target) == digest:
+        return
+    if link and _linked(source, target):
+        return
+    with replacing(target) as temporary:
+        shutil.copyfile(source, temporary)
+
+
+def _linked(source: Path, target: Path) -> bool:
+    """Make a hard link of the file itself; False where the file system will not."""
+    try:
+        target.unlink(missing_ok=True)
+        os.link(source.resolve(), target)
+    except OSError:
+        return False
+    return True

@@ -1,0 +1,52 @@
+"""Do many small jobs on threads, a bounded number ahead, results in order.
+
+Threads suffice for images: pillow decodes and resizes, and numpy converts, without holding the interpreter's lock.
+"""
+
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TypeVar
+
+Job = TypeVar("Job")
+Result = TypeVar("Result")
+
+
+def available_cpus() -> int:
+    """Return how many processors this process may use, at least one."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def map_in_order(
+    function: Callable[[Job], Result], jobs: Iterable[Job], workers: int | None = None, ahead: int | None = None
+) -> Iterator[Result]:
+    """Yield ``function(job)`` for each job in order, worked on by threads.
+
+    At most ``ahead`` results wait for the consumer. When the consumer stops early, or a job raises, jobs not begun are
+    dropped and the threads end before this returns.
+
+    Args:
+        function: what to do; called from several threads.
+        jobs: taken lazily.
+        workers: number of threads; as many as there are processors when absent.
+        ahead: how many jobs may be begun before their results are taken; a few per thread when absent.
+
+    Raises:
+        Exception: whatever ``function`` raised, when its turn comes.
+    """
+    workers = workers or available_cpus()
+    ahead = ahead or 4 * workers
+    pool = ThreadPoolExecutor(workers, thread_name_prefix="quantkit-image")
+    pending: deque[Future[Result]] = deque()
+    try:
+        for job in jobs:
+            pending.append(pool.submit(function, job))
+            if len(pending) >= ahead:
+                yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
