@@ -24,28 +24,26 @@ def label_problem(predictions: Predictions) -> str | None:
     """
     accuracy = float(predictions.correct().mean())
     assert predictions.labels is not None  # correct() has refused predictions without
-    for shift in (1, -1):
-        shifted = float((predictions.top1 == predictions.labels + shift).mean())
-        if shifted >= accuracy + FAR_BETTER:
-            return (
-                f"the labels seem off by one: top-1 is {100 * accuracy:.1f} % as given and {100 * shifted:.1f} % with "
-                f"{shift:+d} on every label"
-            )
-    reordered = _accuracy_in_another_order(predictions)
-    if reordered is not None and reordered >= accuracy + FAR_BETTER:
-        return (
-            f"the labels seem to number the classes in another order: top-1 is {100 * accuracy:.1f} % as given and "
-            f"{100 * reordered:.1f} % after the classes are renamed"
-        )
-    return None
+    readings = [
+        (float((predictions.top1 == predictions.labels + shift).mean()), "count from another number", shift_fix)
+        for shift, shift_fix in ((1, "+1 on every label"), (-1, "-1 on every label"))
+    ]
+    readings.append((_accuracy_in_another_order(predictions), "number the classes in another order", "classes renamed"))
+    best, fault, remedy = max(readings, key=lambda reading: reading[0])
+    if best < accuracy + FAR_BETTER:
+        return None
+    return f"the labels seem to {fault}: top-1 is {100 * accuracy:.1f} % as given and {100 * best:.1f} % with {remedy}"
 
 
-def _accuracy_in_another_order(predictions: Predictions) -> float | None:
-    """Match labels with predicted classes, one to one, on half of each class; accuracy of that on the other half."""
+def _accuracy_in_another_order(predictions: Predictions) -> float:
+    """Match labels with predicted classes, one to one, on half of each class; accuracy of that on the other half.
+
+    0 with too few images of a class to tell.
+    """
     labels = predictions.labels
     assert labels is not None
     if len(predictions) < IMAGES_PER_CLASS * np.unique(labels).size:
-        return None
+        return 0.0
     by_class = np.argsort(labels, kind="stable")
     learn, judge = by_class[::2], by_class[1::2]
     votes = np.zeros((predictions.classes, predictions.classes), np.int64)

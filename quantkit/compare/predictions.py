@@ -249,7 +249,7 @@ def kl_divergence(
 
 def _top_classes(scores: FloatArray) -> npt.NDArray[np.int64]:
     """The best classes of each row by repeated argmax, which takes the lowest index of equals."""
-    left = scores.copy()
+    left = scores.astype(np.float64)
     rows = np.arange(left.shape[0])
     top = np.empty((left.shape[0], min(TOP, left.shape[1])), np.int64)
     for place in range(top.shape[1]):
