@@ -1,0 +1,122 @@
+"""Export a torch network: translate, check against torch, write."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from quantkit import files
+from quantkit.errors import ModelError
+from quantkit.export.parity import Parity, check_parity
+from quantkit.export.translate import Exporter, first_line, translate
+from quantkit.graph.model import save_model
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What an export wrote, and how it was checked.
+
+    Attributes:
+        path: the ONNX file.
+        exporter: ``dynamo`` or ``torchscript``.
+        fallback_reason: why it was not the dynamo exporter, None where it was.
+        opset: version of the ONNX operator set.
+        input_size: ``(C, H, W)``.
+        classes: length of the output.
+        parameters: number of them in the network.
+        parity: the comparison with torch.
+    """
+
+    path: Path
+    exporter: str
+    fallback_reason: str | None
+    opset: int
+    input_size: tuple[int, int, int]
+    classes: int
+    parameters: int
+    parity: Parity
+
+
+def export_network(
+    network: nn.Module,
+    out: Path,
+    *,
+    input_size: tuple[int, int, int],
+    input_name: str = "input",
+    output_name: str = "logits",
+    opset: int = 18,
+    exporter: Exporter = "auto",
+    images: Iterable[NDArray[np.float32]] = (),
+    tolerance: float = 1e-4,
+    metadata: dict[str, str] | None = None,
+) -> Exported:
+    """Write a torch classifier as ONNX with a dynamic batch, once it has been shown to compute the same.
+
+    Args:
+        network: maps float32 ``[N, C, H, W]`` to logits ``[N, classes]``; it is put into evaluation mode.
+        out: the file to write.
+        input_size: ``(C, H, W)``.
+        input_name: name of the model's input.
+        output_name: name of the model's output.
+        opset: version of the ONNX operator set.
+        exporter: ``auto``, ``dynamo`` or ``torchscript``; see `quantkit.export.translate.translate`.
+        images: preprocessed real images to compare the logits on, beside random input.
+        tolerance: see `quantkit.export.parity.check_parity`.
+        metadata: written into the file as ``metadata_props``.
+
+    Raises:
+        ModelError: the network does not take such input, does not return logits, cannot be translated, or computes
+            something else once translated.
+        OutputError: the file cannot be written.
+    """
+    files.make_folder(out.parent)
+    network.eval()
+    example = torch.randn((2, *input_size), generator=torch.Generator().manual_seed(0))
+    classes = _count_classes(network, example)
+    translation = translate(
+        network, example, input_name=input_name, output_name=output_name, opset=opset, exporter=exporter
+    )
+    model = translation.model
+    model.graph.name = type(network).__name__
+    model.metadata_props.update(metadata or {})
+    with TemporaryDirectory() as folder:
+        unchecked = Path(folder) / "model.onnx"
+        save_model(model, unchecked)
+        parity = check_parity(network, unchecked, input_size, images=images, tolerance=tolerance)
+    save_model(model, out)
+    return Exported(
+        path=out,
+        exporter=translation.exporter,
+        fallback_reason=translation.fallback_reason,
+        opset=opset,
+        input_size=input_size,
+        classes=classes,
+        parameters=sum(parameter.numel() for parameter in network.parameters()),
+        parity=parity,
+    )
+
+
+def _count_classes(network: nn.Module, example: Tensor) -> int:
+    """Run the network once, so that what is wrong with it shows before an exporter wraps the error in its own."""
+    size = "x".join(str(side) for side in example.shape[1:])
+    try:
+        with torch.inference_mode():
+            logits = network(example)
+    except Exception as error:  # the network's own code
+        raise ModelError(
+            f"the network does not run on input of size {size} ({first_line(error)})", fix="give its --input-size CxHxW"
+        ) from error
+    if not isinstance(logits, Tensor) or logits.ndim != 2 or len(logits) != len(example):
+        found = f"shape {tuple(logits.shape)}" if isinstance(logits, Tensor) else type(logits).__name__
+        raise ModelError(
+            f"the network returns {found} where logits of shape [N, classes] are needed",
+            fix="wrap it in a module whose forward returns the logits alone",
+        )
+    if not torch.isfinite(logits).all():
+        raise ModelError("the network returns NaN or infinity on random input", fix="check its weights")
+    return int(logits.shape[1])
