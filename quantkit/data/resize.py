@@ -15,8 +15,8 @@ def resize_bilinear(pixels: NDArray[np.uint8], height: int, width: int) -> NDArr
     """Resize by bilinear sampling at half-pixel centres, ``source = (target + 0.5) * scale - 0.5``.
 
     Weights and rounding are those of OpenCV's ``INTER_LINEAR`` for 8-bit pictures: fixed point of 11 bits, one
-    intermediate shift of 4 bits before the vertical pass. (OpenCV averages 2 x 2 pixels where both sides shrink
-    by exactly two; at half-pixel centres that is the same sampling, and the result differs by rounding only.)
+    intermediate shift of 4 bits before the vertical pass. Where both sides shrink by exactly two this comes to the
+    rounded mean of 2 x 2 pixels, OpenCV's special case.
 
     Args:
         pixels: uint8 ``[H, W]`` or ``[H, W, C]``.
