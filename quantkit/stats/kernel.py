@@ -64,6 +64,30 @@ def _count_bins(bits: Bits, counts: Counts) -> tuple[np.int32, np.int32, np.uint
     return signed_max, signed_min, unsigned_max
 
 
+@numba.njit(nogil=True, cache=True)
+def move_counts(recent: Counts, counts: npt.NDArray[np.int64], start: int, stop: int) -> None:
+    """Add the uint32 counters of the bins in [start, stop) to the int64 ones and set them to zero."""
+    for i in range(start, stop):
+        if recent[i] != 0:
+            counts[i] += recent[i]
+            recent[i] = 0
+
+
+@numba.njit(nogil=True, cache=True)
+def occupied_bins(counts: npt.NDArray[np.int64], start: int, stop: int) -> npt.NDArray[np.uint32]:
+    """Return the bins in [start, stop) that hold something, ascending."""
+    found = 0
+    for i in range(start, stop):
+        found += counts[i] != 0
+    bins = np.empty(found, np.uint32)
+    found = 0
+    for i in range(start, stop):
+        if counts[i] != 0:
+            bins[found] = i
+            found += 1
+    return bins
+
+
 def count_bins(bits: Bits, counts: Counts) -> Extremes:
     """Add the bins of a tensor to ``counts`` and return the extremes of its bit patterns.
 

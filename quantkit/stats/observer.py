@@ -6,8 +6,17 @@ from collections.abc import Callable
 import numpy as np
 import numpy.typing as npt
 
-from quantkit.stats.bins import BINS, NON_FINITE_BIN, SHIFT, SIGN_BIN
-from quantkit.stats.kernel import SLOTS, Bits, Counts, Extremes, count_bins, count_bins_numpy
+from quantkit.stats.bins import BINS, SHIFT, SIGN_BIN, bin_of
+from quantkit.stats.kernel import (
+    SLOTS,
+    Bits,
+    Counts,
+    Extremes,
+    count_bins,
+    count_bins_numpy,
+    move_counts,
+    occupied_bins,
+)
 from quantkit.stats.tensor import TensorStatistics
 
 # Below the capacity of the uint32 counters by more than any one tensor adds.
@@ -20,85 +29,119 @@ _NEGATIVE_INFINITY = 0xFF800000
 class Observer:
     """Counts the values of one tensor; memory is fixed, whatever it is shown.
 
-    One thread at a time may show it values; several observers of one tensor merge exactly.
+    One thread at a time may show it values. Observers of one tensor add up exactly (`absorb`), in any order.
     """
 
     def __init__(self, kernel: Callable[[Bits, Counts], Extremes] | None = None) -> None:
         self._kernel = kernel or default_kernel()
-        self._counts = np.zeros(SLOTS, np.uint32)
-        self._pending = 0
-        self._lo = np.inf
-        self._hi = -np.inf
-        self._drained = TensorStatistics.empty()
+        # The kernel counts in uint32; both arrays cost memory only where a bin was ever occupied.
+        self._recent = np.zeros(SLOTS, np.uint32)
+        self._recent_count = 0
+        self._counts = np.zeros(BINS, np.int64)
+        self._drained = False
+        self._zeros = 0
+        self._lo, self._hi = np.inf, -np.inf
+        self._nan = self._positive_infinities = self._negative_infinities = 0
 
     def observe(self, x: npt.NDArray[np.floating]) -> int:
         """Count all values of ``x``, any shape, converted to float32; return how many were NaN or infinite."""
         values = np.ascontiguousarray(x, np.float32).reshape(-1)
         if values.size == 0:
             return 0
-        if values.size + self._pending >= _DRAIN_AT:
-            self._drain()
-        extremes = self._kernel(values.view(np.uint32), self._counts)
-        self._pending += values.size
+        if values.size + self._recent_count >= _DRAIN_AT:
+            self._drain_into(self)
+        extremes = self._kernel(values.view(np.uint32), self._recent)
+        self._recent_count += values.size
         if extremes.signed_max >= _POSITIVE_INFINITY or extremes.unsigned_max >= _NEGATIVE_INFINITY:
             return self._set_aside_non_finite(values)
         self._widen(*_as_numbers(extremes))
         return 0
 
+    def absorb(self, other: "Observer") -> None:
+        """Take over what another observer of the same tensor was shown; the other one is empty afterwards."""
+        if other._drained:
+            self.add(other.statistics())
+        else:
+            other._drain_into(self)
+            self._add_non_finite(other._nan, other._positive_infinities, other._negative_infinities)
+        other._forget()
+
+    def add(self, statistics: TensorStatistics) -> None:
+        """Add what was counted elsewhere."""
+        self._counts[statistics.bins] += statistics.counts
+        self._zeros += statistics.zeros
+        if statistics.count:
+            self._widen(statistics.lo, statistics.hi)
+        self._drained = True
+        self._add_non_finite(statistics.nan, statistics.positive_infinities, statistics.negative_infinities)
+
     def statistics(self) -> TensorStatistics:
         """Return the statistics of everything shown so far."""
-        self._drain()
-        return self._drained
+        self._drain_into(self)
+        bins = np.concatenate([occupied_bins(self._counts, start, stop) for start, stop in self._spans()])
+        counts = self._counts[bins]
+        empty = bins.size == 0
+        return TensorStatistics(
+            bins,
+            counts,
+            int(counts.sum()),
+            self._zeros,
+            # A sum with 0.0 turns -0.0 into 0.0, so that equal statistics have equal bits.
+            0.0 if empty else float(self._lo) + 0.0,
+            0.0 if empty else float(self._hi) + 0.0,
+            self._nan,
+            self._positive_infinities,
+            self._negative_infinities,
+        )
 
     def _set_aside_non_finite(self, values: npt.NDArray[np.float32]) -> int:
         finite = np.isfinite(values)
         strange = values[~finite]
         # They were counted in the bins of exponent 255; take them out again.
         bins, counts = np.unique(strange.view(np.uint32) >> np.uint32(SHIFT), return_counts=True)
-        self._counts[bins] -= counts.astype(np.uint32)
-        self._pending -= strange.size
+        self._recent[bins] -= counts.astype(np.uint32)
+        self._recent_count -= strange.size
         if finite.any():
             self._widen(float(values[finite].min()), float(values[finite].max()))
-        self._drained = self._drained.merge(
-            TensorStatistics(
-                np.empty(0, np.uint32),
-                np.empty(0, np.int64),
-                0,
-                0,
-                0.0,
-                0.0,
-                nan=int(np.isnan(strange).sum()),
-                positive_infinities=int((strange == np.inf).sum()),
-                negative_infinities=int((strange == -np.inf).sum()),
-            )
+        self._add_non_finite(
+            int(np.isnan(strange).sum()), int((strange == np.inf).sum()), int((strange == -np.inf).sum())
         )
         return int(strange.size)
 
     def _widen(self, lo: float, hi: float) -> None:
         self._lo, self._hi = min(self._lo, lo), max(self._hi, hi)
 
-    def _drain(self) -> None:
-        """Move the counters into the sparse int64 statistics."""
-        if self._pending == 0:
-            return
-        zeros = int(self._counts[BINS:].sum(dtype=np.int64))
-        bins = np.flatnonzero(self._counts[:BINS])
-        counts = self._counts[bins].astype(np.int64)
-        self._counts[bins] = 0
-        self._counts[BINS:] = 0
-        if zeros and bins.size and bins[0] == 0:
-            counts[0] += zeros
-        elif zeros:
-            bins, counts = np.insert(bins, 0, 0), np.insert(counts, 0, zeros)
-        assert not bins.size or not (bins % SIGN_BIN >= NON_FINITE_BIN).any()
-        # A sum with 0.0 turns -0.0 into 0.0, so that equal statistics have equal bits.
-        self._drained = self._drained.merge(
-            TensorStatistics(
-                bins.astype(np.uint32), counts, int(counts.sum()), zeros, float(self._lo) + 0.0, float(self._hi) + 0.0
-            )
-        )
-        self._pending = 0
+    def _add_non_finite(self, nan: int, positive_infinities: int, negative_infinities: int) -> None:
+        self._nan += nan
+        self._positive_infinities += positive_infinities
+        self._negative_infinities += negative_infinities
+
+    def _forget(self) -> None:
+        if self._drained:
+            for start, stop in self._spans():
+                self._counts[start:stop] = 0
+        self._drained = False
+        self._zeros = self._nan = self._positive_infinities = self._negative_infinities = 0
         self._lo, self._hi = np.inf, -np.inf
+
+    def _drain_into(self, other: "Observer") -> None:
+        """Move the uint32 counters to the int64 ones of ``other``, which may be this observer."""
+        other._widen(self._lo, self._hi)
+        if self._recent_count == 0:
+            return
+        for start, stop in self._spans():
+            move_counts(self._recent, other._counts, start, stop)
+        zeros = int(self._recent[BINS:].sum(dtype=np.int64))
+        other._drained = True
+        other._counts[0] += zeros
+        other._zeros += zeros
+        self._recent[BINS:] = 0
+        self._recent_count = 0
+
+    def _spans(self) -> tuple[tuple[int, int], tuple[int, int]]:
+        """Return where occupied bins can lie: no further out than the extremes, on either side of zero."""
+        ends = bin_of(np.array([max(self._hi, 0.0), min(self._lo, 0.0)], np.float32))
+        return (0, int(ends[0]) + 1), (SIGN_BIN, int(ends[1]) + 1)
 
 
 def default_kernel() -> Callable[[Bits, Counts], Extremes]:

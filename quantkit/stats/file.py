@@ -1,0 +1,181 @@
+"""Statistics of a whole model, with where they come from; one safetensors file, no pickle.
+
+The file holds four vectors, the tensors of the model one after the other in them: ``gaps`` (uint16, differences of
+occupied bins), ``counts`` (uint32), and for the few that do not fit these, ``wide`` (int64 rows of position and count),
+``far`` (int64 rows of position and bin). All else is JSON in the header.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+from quantkit.errors import ProvenanceError, StatisticsError
+from quantkit.files import replacing
+from quantkit.stats.bins import MANTISSA_BITS
+from quantkit.stats.convergence import ConvergencePoint
+from quantkit.stats.tensor import TensorStatistics
+
+FORMAT = "quantkit-statistics"
+FORMAT_VERSION = 1
+
+_SCALARS = ("count", "zeros", "lo", "hi", "nan", "positive_infinities", "negative_infinities")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Provenance:
+    """What statistics were made from; files made from different inputs are never mixed.
+
+    Attributes:
+        model_sha256: digest of the fp32 model and its external data.
+        pipeline_sha256: digest of the preprocessing.
+        quantkit: version that made them.
+        onnxruntime: version that ran the model.
+    """
+
+    model_sha256: str
+    pipeline_sha256: str
+    quantkit: str
+    onnxruntime: str
+
+    def require_same(self, other: "Provenance", where: object) -> None:
+        """Refuse statistics made from another model or preprocessing.
+
+        Raises:
+            ProvenanceError: naming what differs and what to redo.
+        """
+        for name, words in (("model_sha256", "another model"), ("pipeline_sha256", "another preprocessing")):
+            mine, theirs = getattr(self, name), getattr(other, name)
+            if mine != theirs:
+                raise ProvenanceError(
+                    f"these statistics come from {words} ({theirs[:12]}, not {mine[:12]})",
+                    where=where,
+                    fix="run quantkit calibrate again",
+                )
+
+
+@dataclass(frozen=True, eq=False)
+class Statistics:
+    """Statistics of every observed tensor over a set of images.
+
+    Attributes:
+        tensors: by tensor name of the prepared model, in graph order.
+        provenance: what they were made from.
+        images: sha256 of every image seen, sorted: the set, whatever the order it was seen in.
+        convergence: how the ranges settled during the pass.
+    """
+
+    tensors: dict[str, TensorStatistics]
+    provenance: Provenance
+    images: tuple[str, ...]
+    convergence: list[ConvergencePoint] = field(default_factory=list)
+
+    def merge(self, other: "Statistics") -> "Statistics":
+        """Return the statistics of both sets of images, exactly what one pass over all of them gives.
+
+        Raises:
+            ProvenanceError: the two come from different models or preprocessing, or share images.
+            StatisticsError: they hold different tensors.
+        """
+        self.provenance.require_same(other.provenance, "the second file")
+        if shared := set(self.images) & set(other.images):
+            raise ProvenanceError(
+                f"{len(shared)} images are in both files and would count twice", fix="merge passes over disjoint shards"
+            )
+        if self.tensors.keys() != other.tensors.keys():
+            names = sorted(self.tensors.keys() ^ other.tensors.keys())
+            raise StatisticsError(f"the files hold different tensors: {', '.join(names[:5])}")
+        tensors = {name: one.merge(other.tensors[name]) for name, one in self.tensors.items()}
+        return replace(self, tensors=tensors, images=tuple(sorted((*self.images, *other.images))), convergence=[])
+
+
+def save_statistics(statistics: Statistics, path: Path, extra: Mapping[str, Any] | None = None) -> None:
+    """Write a statistics file, whole or not at all; ``extra`` is kept in the header (a pass keeps its place there)."""
+    header = {
+        "version": FORMAT_VERSION,
+        "mantissa_bits": MANTISSA_BITS,
+        "provenance": asdict(statistics.provenance),
+        "images": list(statistics.images),
+        "convergence": [asdict(point) for point in statistics.convergence],
+        "tensors": [_describe(name, one) for name, one in statistics.tensors.items()],
+        "extra": dict(extra or {}),
+    }
+    metadata = {"format": FORMAT, "header": json.dumps(header, separators=(",", ":"), allow_nan=False)}
+    with replacing(path) as temporary:
+        save_file(_pack(list(statistics.tensors.values())), temporary, metadata)
+
+
+def load_statistics(path: Path) -> tuple[Statistics, dict[str, Any]]:
+    """Read a statistics file, check every invariant, and return it with its ``extra``.
+
+    Raises:
+        StatisticsError: not a statistics file, damaged, or of a version this quantkit does not read.
+    """
+    redo = "run quantkit calibrate again"
+    try:
+        with safe_open(path, framework="numpy") as file:
+            metadata = file.metadata() or {}
+            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
+        if metadata.get("format") != FORMAT:
+            raise StatisticsError("this is not a statistics file of quantkit", where=path, fix=redo)
+        header = json.loads(metadata["header"])
+        if header["version"] != FORMAT_VERSION or header["mantissa_bits"] != MANTISSA_BITS:
+            raise StatisticsError("these statistics were written by another version of quantkit", where=path, fix=redo)
+        statistics = Statistics(
+            _unpack(header["tensors"], arrays),
+            Provenance(**header["provenance"]),
+            tuple(header["images"]),
+            [ConvergencePoint(**point) for point in header["convergence"]],
+        )
+    except FileNotFoundError:
+        raise StatisticsError("there is no statistics file", where=path, fix="run quantkit calibrate first") from None
+    except (SafetensorError, OSError, ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
+        raise StatisticsError(f"the statistics file is damaged ({error})", where=path, fix=redo) from error
+    for name, one in statistics.tensors.items():
+        if fault := one.check():
+            raise StatisticsError(f"the statistics of {name} are damaged: {fault}", where=path, fix=redo)
+    return statistics, header["extra"]
+
+
+def _describe(name: str, one: TensorStatistics) -> dict[str, Any]:
+    return {"name": name, "bins": one.bins.size, **{key: getattr(one, key) for key in _SCALARS}}
+
+
+def _pack(tensors: list[TensorStatistics]) -> dict[str, npt.NDArray[Any]]:
+    bins = np.concatenate([one.bins.astype(np.int64) for one in tensors] or [np.empty(0, np.int64)])
+    counts = np.concatenate([one.counts for one in tensors] or [np.empty(0, np.int64)])
+    starts = np.cumsum([0, *(one.bins.size for one in tensors)])[:-1]
+    gaps = np.diff(bins, prepend=0)
+    gaps[starts[starts < bins.size]] = bins[starts[starts < bins.size]]
+    far, wide = np.flatnonzero((gaps < 0) | (gaps > 0xFFFF)), np.flatnonzero(counts > 0xFFFFFFFF)
+    packed = {
+        "gaps": gaps.astype(np.uint16),
+        "counts": counts.astype(np.uint32),
+        "far": np.stack([far, gaps[far]], axis=1),
+        "wide": np.stack([wide, counts[wide]], axis=1),
+    }
+    return {name: np.ascontiguousarray(array) for name, array in packed.items()}
+
+
+def _unpack(described: list[dict[str, Any]], arrays: dict[str, npt.NDArray[Any]]) -> dict[str, TensorStatistics]:
+    gaps, counts = arrays["gaps"].astype(np.int64), arrays["counts"].astype(np.int64)
+    gaps[arrays["far"][:, 0]] = arrays["far"][:, 1]
+    counts[arrays["wide"][:, 0]] = arrays["wide"][:, 1]
+    if gaps.shape != counts.shape or gaps.size != sum(one["bins"] for one in described):
+        raise ValueError("its vectors differ in length")
+    tensors, start = {}, 0
+    for one in described:
+        part = slice(start, start + one["bins"])
+        start = part.stop
+        bins = np.cumsum(gaps[part])
+        if bins.size and not 0 <= bins.min() <= bins.max() <= 0xFFFFFFFF:
+            raise ValueError("a bin lies outside the histogram")
+        scalars = {key: one[key] for key in _SCALARS}
+        tensors[one["name"]] = TensorStatistics(bins=bins.astype(np.uint32), counts=counts[part], **scalars)
+    return tensors
