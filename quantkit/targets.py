@@ -20,7 +20,8 @@ class ActivationScheme:
         dtype: integer type stored.
         symmetric: zero point 0 and ``scale = threshold / divisor``; else affine over [qmin, qmax].
         divisor: of the symmetric scale.
-        qmin: least integer used.
+        qmin: least integer used. QuantizeLinear saturates at the least of its type; where this is greater, the written
+            graph clips before it quantizes.
         qmax: greatest integer used.
     """
 
@@ -76,8 +77,11 @@ class Target:
         name: as on the command line.
         activations: scheme of the activations.
         weights: scheme of the weights.
-        integer_sums: element-wise additions take requantized integers; otherwise they stay wide and only what a conv or
-            gemm reads is quantized (Relay, and so VACC).
+        integer_sums: element-wise additions, pools and concatenations take integers; otherwise they stay wide and only
+            what a conv or gemm reads is quantized (Relay, and so VACC).
+        integer_outputs: the kernels requantize their own results, so every result of an integer operator is quantized;
+            otherwise only what an integer operator reads is (TensorRT fuses from there).
+        integer_bias: biases are stored as int32 at the scale of the accumulators; otherwise as float32.
         kl_definition: the KL the target's own tools use.
         quantize_gemm: fully connected layers become int8 too.
     """
@@ -86,6 +90,8 @@ class Target:
     activations: ActivationScheme
     weights: WeightScheme = field(default_factory=WeightScheme)
     integer_sums: bool = True
+    integer_outputs: bool = True
+    integer_bias: bool = True
     kl_definition: Literal["tensorrt", "relay", "ort"] = "ort"
     quantize_gemm: bool = True
 
@@ -112,16 +118,23 @@ class Target:
 
 
 AFFINE_UINT8 = ActivationScheme(dtype="uint8", symmetric=False, qmin=0, qmax=255)
-SYMMETRIC_INT8 = ActivationScheme(dtype="int8", symmetric=True, qmin=-127, qmax=127)
+SYMMETRIC_INT8 = ActivationScheme(dtype="int8", symmetric=True, qmin=-128, qmax=127)
 RELAY_INT8 = ActivationScheme(dtype="int8", symmetric=True, qmin=-127, qmax=127, divisor=128.0)
 
 ORT = Target(name="ort", activations=AFFINE_UINT8)
-TENSORRT = Target(name="tensorrt", activations=SYMMETRIC_INT8, kl_definition="tensorrt")
+TENSORRT = Target(
+    name="tensorrt",
+    activations=SYMMETRIC_INT8,
+    integer_outputs=False,
+    integer_bias=False,
+    kl_definition="tensorrt",
+)
 VACC = Target(
     name="vacc",
     activations=RELAY_INT8,
     weights=WeightScheme(divisor=128.0),
     integer_sums=False,
+    integer_outputs=False,
     kl_definition="relay",
 )
 

@@ -1,0 +1,88 @@
+"""What the operators alone say about the values of a tensor, before any image is seen."""
+
+import math
+from dataclasses import dataclass
+
+import onnx_ir as ir
+
+from quantkit.graph.ops import PASS_THROUGH
+from quantkit.graph.values import array, attribute_str, is_op, operand
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """A closed interval that holds every value of a tensor; its ends may be infinite."""
+
+    lo: float = -math.inf
+    hi: float = math.inf
+
+    def contains(self, other: "Bounds") -> bool:
+        """Tell whether another interval lies within this one."""
+        return self.lo <= other.lo and other.hi <= self.hi
+
+    def hull(self, other: "Bounds") -> "Bounds":
+        """Return the smallest interval that holds both."""
+        return Bounds(min(self.lo, other.lo), max(self.hi, other.hi))
+
+
+UNBOUNDED = Bounds()
+_OF_OPERATOR = {
+    "Relu": Bounds(0.0),
+    "Sigmoid": Bounds(0.0, 1.0),
+    "HardSigmoid": Bounds(0.0, 1.0),
+    "Softmax": Bounds(0.0, 1.0),
+    "Tanh": Bounds(-1.0, 1.0),
+    "Softplus": Bounds(0.0),
+    "Abs": Bounds(0.0),
+    "Exp": Bounds(0.0),
+}
+# Their results lie between the least and the greatest input (an average counts padding as zero, which see below).
+_WITHIN_INPUT = (PASS_THROUGH - {"Resize"}) | {"GlobalAveragePool", "AveragePool"}
+_ADDS_ZEROS = frozenset({"Pad", "AveragePool"})
+
+
+def clip_bounds(node: ir.Node) -> Bounds | None:
+    """Return the limits of a Relu or Clip; None for other operators and for limits known only at run time."""
+    if is_op(node, "Relu"):
+        return Bounds(0.0)
+    if not is_op(node, "Clip"):
+        return None
+    limits = [-math.inf, math.inf]
+    for index in (1, 2):
+        value = operand(node, index)
+        if value is not None:
+            content = array(value)
+            if content is None or content.size != 1:
+                return None
+            limits[index - 1] = float(content.reshape(-1)[0])
+    return Bounds(*limits) if limits[0] <= limits[1] else None
+
+
+def value_bounds(graph: ir.Graph) -> dict[ir.Value, Bounds]:
+    """Return bounds for every value a node of the graph computes, walking it once from the inputs."""
+    known: dict[ir.Value, Bounds] = {}
+    for node in graph:
+        for value in node.outputs:
+            known[value] = _result_bounds(node, known)
+    return known
+
+
+def _result_bounds(node: ir.Node, known: dict[ir.Value, Bounds]) -> Bounds:
+    if node.domain != "":
+        return UNBOUNDED
+    inputs = [known.get(value, UNBOUNDED) for value in node.inputs if value is not None]
+    if is_op(node, "Clip"):
+        limits = clip_bounds(node) or UNBOUNDED
+        lo, hi = max(limits.lo, inputs[0].lo), min(limits.hi, inputs[0].hi)
+        return Bounds(lo, hi) if lo <= hi else limits
+    if node.op_type in _OF_OPERATOR:
+        return _OF_OPERATOR[node.op_type]
+    if node.op_type == "Concat":
+        hull = inputs[0]
+        for other in inputs[1:]:
+            hull = hull.hull(other)
+        return hull
+    nearest = is_op(node, "Resize") and attribute_str(node, "mode", "nearest") == "nearest"
+    if node.op_type in _WITHIN_INPUT or nearest:
+        return inputs[0].hull(Bounds(0.0, 0.0)) if node.op_type in _ADDS_ZEROS else inputs[0]
+    return UNBOUNDED

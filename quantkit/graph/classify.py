@@ -1,0 +1,85 @@
+"""The role of every node, and why a node cannot be integer."""
+
+import numpy as np
+import onnx_ir as ir
+
+from quantkit.graph import ops
+from quantkit.graph.bounds import clip_bounds
+from quantkit.graph.ops import Role
+from quantkit.graph.values import array, attribute_int, attribute_str, dims, is_constant, operand
+from quantkit.targets import Target
+
+
+def role_of(node: ir.Node, target: Target) -> tuple[Role, str]:
+    """Return the part a node can play for a target, and for `Role.FLOAT` the reason."""
+    if node.domain != "":
+        return Role.FLOAT, f"operator of the domain {node.domain!r}, unknown to quantkit"
+    if any(value.dtype != ir.DataType.FLOAT for value in node.outputs):
+        return Role.FLOAT, "computes no float32 values"
+    if node.op_type in ops.LAYERS:
+        return _layer_role(node, target)
+    if not target.integer_sums:
+        return Role.FLOAT, f"the target {target.name!r} keeps it wide: only what a layer reads is quantized"
+    if node.op_type in ops.SUMS:
+        return _sum_role(node)
+    if node.op_type == "Concat":
+        return Role.CONCAT, ""
+    if node.op_type in ops.UNARY:
+        return Role.UNARY, ""
+    if node.op_type in ops.ACTIVATIONS:
+        return (Role.ACTIVATION, "") if clip_bounds(node) else (Role.FLOAT, "its limits are known only at run time")
+    if node.op_type in ops.PASS_THROUGH:
+        return _pass_role(node)
+    return Role.FLOAT, ops.FLOAT_REASONS.get(node.op_type, ops.NO_INTEGER_KERNEL)
+
+
+def _layer_role(node: ir.Node, target: Target) -> tuple[Role, str]:
+    weight, bias = operand(node, 1), operand(node, 2)
+    if node.op_type == "MatMul" and not is_constant(weight):
+        if is_constant(operand(node, 0)):
+            return Role.FLOAT, "its left operand is a constant"
+        return (
+            (Role.PRODUCT, "") if target.integer_sums else (Role.FLOAT, f"{target.name} quantizes layers with weights")
+        )
+    if not is_constant(weight):
+        return Role.FLOAT, "its weights are computed, not constant"
+    if bias is not None and not is_constant(bias):
+        return Role.FLOAT, "its bias is computed, not constant"
+    if node.op_type in ops.GEMMS and not target.quantize_gemm:
+        return Role.FLOAT, f"the target {target.name!r} leaves fully connected layers in float"
+    shape = dims(weight) or ()
+    if node.op_type == "MatMul" and len(shape) != 2:
+        return Role.FLOAT, "its constant operand is not a matrix"
+    if node.op_type == "Gemm" and (attribute_int(node, "transA", 0) or not _is_vector(bias)):
+        return Role.FLOAT, "its input is transposed or its bias is no vector"
+    return Role.LAYER, ""
+
+
+def _is_vector(bias: ir.Value | None) -> bool:
+    return bias is None or len(dims(bias) or ()) == 1
+
+
+def _sum_role(node: ir.Node) -> tuple[Role, str]:
+    constants = [is_constant(value) for value in node.inputs]
+    if all(constants):
+        return Role.FLOAT, "both operands are constant"
+    return Role.SUM, ""
+
+
+def _pass_role(node: ir.Node) -> tuple[Role, str]:
+    if is_constant(operand(node, 0)):
+        return Role.FLOAT, "its input is a constant"
+    if node.op_type == "MaxPool" and len(node.outputs) > 1:
+        return Role.FLOAT, "its indices are read too"
+    if node.op_type == "Resize" and attribute_str(node, "mode", "nearest") != "nearest":
+        return Role.FLOAT, "it interpolates; " + ops.NO_INTEGER_KERNEL
+    if node.op_type == "Pad" and not _pads_zeros(node):
+        return Role.FLOAT, "it pads with another value than zero"
+    return Role.PASS, ""
+
+
+def _pads_zeros(node: ir.Node) -> bool:
+    if attribute_str(node, "mode", "constant") != "constant" or operand(node, 2) is None:
+        return True
+    filling = array(operand(node, 2))
+    return filling is not None and not np.any(filling)

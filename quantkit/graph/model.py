@@ -1,0 +1,257 @@
+"""ONNX files in and out: read and checked, written whole, named by a digest."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath, PureWindowsPath
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+from google.protobuf.message import DecodeError
+from onnx_ir.passes.common import CheckerPass
+
+from quantkit.errors import ModelError
+from quantkit.files import reason, replacing, sha256_file, sha256_json
+from quantkit.graph.values import name_of
+
+# A protobuf message ends at 2 GiB; above this the tensors go into a file beside the model.
+INLINE_LIMIT_BYTES = 1_800_000_000
+
+QUANTIZED_OPS = frozenset(
+    {
+        "QuantizeLinear",
+        "DequantizeLinear",
+        "DynamicQuantizeLinear",
+        "ConvInteger",
+        "MatMulInteger",
+        "QLinearConv",
+        "QLinearMatMul",
+        "QLinearAdd",
+        "QLinearMul",
+        "QLinearConcat",
+        "QLinearAveragePool",
+        "QLinearGlobalAveragePool",
+        "QLinearSigmoid",
+        "QLinearLeakyRelu",
+        "QLinearSoftmax",
+        "QLinearWhere",
+        "QGemm",
+        "MatMulIntegerToFloat",
+        "DynamicQuantizeMatMul",
+        "DynamicQuantizeLSTM",
+        "MatMulNBits",
+        "QAttention",
+    }
+)
+
+
+@dataclass(frozen=True)
+class ImageInput:
+    """The one input of an image classifier.
+
+    Attributes:
+        name: of the input.
+        channels: size of axis 1.
+        height: size of axis 2, None where it is dynamic.
+        width: size of axis 3, None where it is dynamic.
+        batch: size of axis 0, None where it is dynamic.
+    """
+
+    name: str
+    channels: int
+    height: int | None
+    width: int | None
+    batch: int | None
+
+
+def read_model(path: Path, *, allow_quantized: bool = False) -> ir.Model:
+    """Read and check an ONNX file; external data is mapped into memory, not loaded.
+
+    Args:
+        path: the ``.onnx`` file; its external data is looked for beside it.
+        allow_quantized: accept a model that holds quantized operators.
+
+    Raises:
+        ModelError: the file cannot be read, is truncated, holds no graph or an invalid one, its external data is
+            missing, too short or outside of its folder, it is already quantized, or a weight holds NaN.
+    """
+    if not path.is_file():
+        raise ModelError("there is no such model file", where=path)
+    try:
+        model = ir.load(path)
+    except DecodeError as error:
+        raise ModelError("is not an ONNX file, or is truncated", where=path) from error
+    except OSError as error:
+        raise ModelError(f"cannot be read ({reason(error)})", where=path) from error
+    except (ValueError, TypeError, KeyError, NotImplementedError) as error:
+        raise ModelError(f"is not a valid ONNX model ({_first_line(error)})", where=path) from error
+    if not model.opset_imports or len(model.graph) == 0:
+        raise ModelError("holds no graph", where=path, fix="is it an ONNX model?")
+    _check_external_data(model, path)
+    if not allow_quantized:
+        _refuse_quantized(model, path)
+    _check_graph(model, path)
+    _refuse_nan(model, path)
+    return model
+
+
+def save_model(model: ir.Model, path: Path) -> None:
+    """Write a model whole or not at all.
+
+    Up to `INLINE_LIMIT_BYTES` of tensors are stored in the file itself, more in ``<name of the file>.data`` beside it.
+    Both are written under temporary names first; the data file is renamed just before the model.
+
+    Raises:
+        OutputError: the file cannot be written.
+    """
+    size = sum(tensor.nbytes for _, tensor in _tensors(model))
+    with replacing(path) as temporary:
+        if size > INLINE_LIMIT_BYTES:
+            ir.save(model, temporary, external_data=data_name(path))
+        else:
+            _save_inline(model, temporary)
+    if size <= INLINE_LIMIT_BYTES:
+        path.with_name(data_name(path)).unlink(missing_ok=True)
+
+
+def data_name(path: Path) -> str:
+    """Return the name of the file that holds the tensors of a model too large for one file."""
+    return f"{path.name}.data"
+
+
+def model_digest(path: Path) -> str:
+    """Return a hex SHA-256 of the model file and of its external data.
+
+    Without external data it is the digest of the file's bytes; with it, of the digests of all files.
+
+    Raises:
+        ModelError: as `read_model` for a missing or damaged file.
+    """
+    model = read_model(path, allow_quantized=True)
+    digest = sha256_file(path)
+    locations = sorted({str(tensor.location) for _, tensor in _tensors(model) if isinstance(tensor, ir.ExternalTensor)})
+    if not locations:
+        return digest
+    return sha256_json({"model": digest, "data": {place: sha256_file(path.parent / place) for place in locations}})
+
+
+def image_input(model: ir.Model) -> ImageInput:
+    """Return the image input of a model.
+
+    Raises:
+        ModelError: the model has no image input or several, its layout is not NCHW, or it is not float32.
+    """
+    fed = [value for value in model.graph.inputs if not value.is_initializer()]
+    images = [value for value in fed if value.shape is not None and len(value.shape) == 4]
+    found = ", ".join(f"{value.name} {value.shape} {value.dtype}" for value in fed) or "no input at all"
+    if not images:
+        raise ModelError("the model has no image input [N, C, H, W]", where=found)
+    if len(fed) > 1:
+        raise ModelError("the model has several inputs, an image classifier has one", where=found)
+    value = images[0]
+    if value.dtype != ir.DataType.FLOAT:
+        raise ModelError("the image input is not float32", where=found, fix="export the model in fp32")
+    batch, channels, height, width = (size if isinstance(size, int) else None for size in value.shape or ())
+    if channels is None or (width in (1, 3, 4) and channels not in (1, 3, 4)):
+        hint = "looks like NHWC; export it as NCHW" if width in (1, 3, 4) else "export it with a fixed channel count"
+        raise ModelError("cannot tell the number of channels of the image input", where=found, fix=hint)
+    return ImageInput(name_of(value), channels, height, width, batch)
+
+
+def logits_output(model: ir.Model) -> tuple[str, int | None]:
+    """Return the name of the class scores, and their number where the model fixes it.
+
+    Raises:
+        ModelError: no output, or several outputs that could be the scores.
+    """
+    floats = [value for value in model.graph.outputs if value.dtype in (ir.DataType.FLOAT, None)]
+    scores = floats if len(floats) == 1 else [value for value in floats if value.shape is None or len(value.shape) == 2]
+    found = ", ".join(f"{value.name} {value.shape}" for value in model.graph.outputs) or "no output at all"
+    if len(scores) != 1:
+        fault = (
+            "several outputs could be the class scores" if scores else "no output looks like class scores [N, classes]"
+        )
+        raise ModelError(fault, where=found, fix="export the model with its logits as the only output")
+    shape = scores[0].shape
+    classes = shape[1] if shape is not None and len(shape) > 1 else None
+    return name_of(scores[0]), classes if isinstance(classes, int) else None
+
+
+def _tensors(model: ir.Model) -> Iterator[tuple[str, ir.TensorProtocol]]:
+    """Yield every tensor stored in the model, under the name of its value or node."""
+    for graph in model.graphs():
+        for name, value in graph.initializers.items():
+            if value.const_value is not None:
+                yield name, value.const_value
+    for node in model.graph.all_nodes():
+        for attribute in node.attributes.values():
+            if attribute.type == ir.AttributeType.TENSOR and not attribute.is_ref():
+                yield node.outputs[0].name or node.op_type, attribute.as_tensor()
+
+
+def _check_external_data(model: ir.Model, path: Path) -> None:
+    for name, tensor in _tensors(model):
+        if not isinstance(tensor, ir.ExternalTensor):
+            continue
+        location = str(tensor.location)
+        pure = (PurePosixPath(location), PureWindowsPath(location))
+        if any(place.is_absolute() or ".." in place.parts for place in pure):
+            raise ModelError(f"the data of {name!r} lies outside of the model's folder ({location})", where=path)
+        file = path.parent / location
+        if not file.is_file():
+            raise ModelError(
+                f"its external data file {location!r} is missing", where=path, fix=f"put it in {path.parent}"
+            )
+        end = (tensor.offset or 0) + (tensor.nbytes if tensor.length is None else tensor.length)
+        if file.stat().st_size < end or (tensor.length is not None and tensor.length < tensor.nbytes):
+            raise ModelError(f"is too short for the tensor {name!r}", where=file, fix="copy or export the model again")
+
+
+def _refuse_quantized(model: ir.Model, path: Path) -> None:
+    for node in model.graph.all_nodes():
+        if node.op_type in QUANTIZED_OPS:
+            label = node.name or node.outputs[0].name
+            raise ModelError(
+                f"is already quantized: node {label!r} is {node.op_type}", where=path, fix="give the fp32 model"
+            )
+
+
+def _check_graph(model: ir.Model, path: Path) -> None:
+    try:
+        CheckerPass()(model)
+    except Exception as error:
+        # The checker reports an invalid model through several C++ exception types without a common base.
+        cause = error.__cause__ or error
+        if isinstance(cause, onnx.checker.ValidationError | RuntimeError | ValueError):
+            raise ModelError(f"is not a valid ONNX model ({_first_line(cause)})", where=path) from error
+        raise
+
+
+def _refuse_nan(model: ir.Model, path: Path) -> None:
+    for name, tensor in _tensors(model):
+        if tensor.dtype in (ir.DataType.FLOAT, ir.DataType.DOUBLE, ir.DataType.FLOAT16):
+            # min() is NaN as soon as one value is, and needs no array of flags as large as the weights.
+            if tensor.size and np.isnan(tensor.numpy().min()):
+                raise ModelError(
+                    f"the weight {name!r} holds NaN", where=path, fix="repair or export the checkpoint again"
+                )
+            if isinstance(tensor, ir.ExternalTensor):
+                tensor.release()
+
+
+def _save_inline(model: ir.Model, path: Path) -> None:
+    """Write one file; tensors that were mapped from a file beside the old model are taken into it."""
+    values = [value for graph in model.graphs() for value in graph.initializers.values()]
+    mapped = [(value, value.const_value) for value in values if isinstance(value.const_value, ir.ExternalTensor)]
+    try:
+        for value, tensor in mapped:
+            value.const_value = ir.Tensor(tensor.numpy(), dtype=tensor.dtype, name=tensor.name)
+        ir.save(model, path)
+    finally:
+        for value, tensor in mapped:
+            value.const_value = tensor
+
+
+def _first_line(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0] if lines else type(error).__name__

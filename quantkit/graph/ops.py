@@ -1,0 +1,68 @@
+"""What quantkit knows about each ONNX operator: the part it plays in an integer graph, or why it stays in float.
+
+The sets are those of onnxruntime's CPU kernels (checked by `tests/graph/test_ops.py` on the graphs onnxruntime makes).
+"""
+
+from enum import Enum
+
+
+class Role(Enum):
+    """The part a node plays; what follows from it is in `quantkit.graph.plan`."""
+
+    LAYER = "layer"  # activations times constant weights
+    PRODUCT = "product"  # a matrix product of two activations
+    SUM = "sum"  # element-wise Add or Mul
+    CONCAT = "concat"
+    UNARY = "unary"  # one activation in, one out, each with its own scale
+    PASS = "pass"  # hands the integers on unchanged
+    RESCALE = "rescale"  # the same integers under another scale
+    ACTIVATION = "activation"  # ReLU or Clip: absorbed where the range makes it idle
+    FLOAT = "float"
+
+
+LAYERS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
+SUMS = frozenset({"Add", "Mul"})
+UNARY = frozenset({"AveragePool", "GlobalAveragePool", "LeakyRelu", "Sigmoid"})
+ACTIVATIONS = frozenset({"Relu", "Clip"})
+
+# Values move or are selected, none is computed: the range of the input holds for the output.
+PASS_THROUGH = frozenset(
+    {
+        "MaxPool",
+        "ReduceMax",
+        "Reshape",
+        "Flatten",
+        "Squeeze",
+        "Unsqueeze",
+        "Transpose",
+        "Slice",
+        "Split",
+        "Gather",
+        "Expand",
+        "Tile",
+        "DepthToSpace",
+        "SpaceToDepth",
+        "Pad",
+        "Resize",
+    }
+)
+
+GEMMS = frozenset({"Gemm", "MatMul"})
+
+# The layers whose kernel can hand on its accumulators as float32 instead of rounding them to 8 bits.
+FLOAT_OUTPUT = GEMMS
+
+NO_INTEGER_KERNEL = "onnxruntime's CPU provider has no integer kernel for it"
+
+FLOAT_REASONS = {
+    "LayerNormalization": "its mean and variance need more than 8 bits",
+    "InstanceNormalization": "its mean and variance need more than 8 bits",
+    "GroupNormalization": "its mean and variance need more than 8 bits",
+    "LpNormalization": "its norm needs more than 8 bits",
+    "BatchNormalization": "its input is no [N, C, ...] tensor, or its statistics are not constant",
+    "Softmax": "in integers its results would be multiples of 1/256",
+    "LogSoftmax": "in integers its results would be multiples of 1/256",
+    "If": "what runs inside a condition is not quantized",
+    "Loop": "what runs inside a loop is not quantized",
+    "Scan": "what runs inside a loop is not quantized",
+}

@@ -1,0 +1,54 @@
+"""A batch norm that no layer precedes becomes a convolution of its own.
+
+Blocks that normalize a residual sum or a concatenation (iResNet, DenseNet, ResNet v2) have no layer to fold into.
+``y = a x + b`` in each channel is a depthwise 1 x 1 convolution with weight ``a`` and bias ``b``. One weight to a
+channel is exact in int8 (it is the channel's largest), and the ReLU behind it fuses as behind any convolution.
+"""
+
+import numpy as np
+import onnx_ir as ir
+
+from quantkit.graph.passes.fold_affine import affine_of
+from quantkit.graph.values import ORIGIN, add_constant, is_op, node_name, rank
+
+
+class BatchNormToConvPass(ir.passes.InPlacePass):
+    """Replace each BatchNormalization over [N, C, ...] that is left by a depthwise Conv.
+
+    The new node keeps the name and the output of the old one and carries `ORIGIN`.
+    Left alone: inputs of unknown rank or below 3, statistics that are not constant.
+    """
+
+    def call(self, model: ir.Model) -> ir.passes.PassResult:
+        """Replace the batch norms of the model's main graph."""
+        modified = False
+        for node in list(model.graph):
+            if is_op(node, "BatchNormalization") and (rank(node.inputs[0]) or 0) >= 3:
+                modified |= _replace(model.graph, node)
+        return ir.passes.PassResult(model, modified)
+
+
+def _replace(graph: ir.Graph, node: ir.Node) -> bool:
+    affine = affine_of(node)
+    if affine is None:
+        return False
+    spatial = (rank(affine.source) or 0) - 2
+    channels = affine.scale.size
+    weight = affine.scale.astype(np.float32).reshape(channels, 1, *([1] * spatial))
+    name = node_name(node)
+    node.resize_inputs(1)
+    node.resize_outputs(1)
+    inputs = [
+        affine.source,
+        add_constant(graph, f"{name}.weight", weight),
+        add_constant(graph, f"{name}.bias", affine.shift.astype(np.float32)),
+    ]
+    node.resize_inputs(3)
+    for index, value in enumerate(inputs):
+        node.replace_input_with(index, value)
+    node.op_type = "Conv"
+    node.attributes.clear()
+    node.attributes.add(ir.AttrInt64("group", channels))
+    node.attributes.add(ir.AttrInt64s("kernel_shape", [1] * spatial))
+    node.metadata_props[ORIGIN] = "BatchNormalization"
+    return True

@@ -1,0 +1,198 @@
+"""Fold batch norms and per-channel constants into the layer before them.
+
+A batch norm at inference is affine in each channel: ``y = a x + b`` with ``a = gamma / sqrt(var + eps)`` and
+``b = beta - a mean`` (Ioffe and Szegedy 2015, arXiv:1502.03167; the ONNX operator BatchNormalization). After a layer
+``x = W z + c`` it gives ``y = (a W) z + (a c + b)``: the same layer with other weights.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import onnx_ir as ir
+
+from quantkit.errors import ModelError
+from quantkit.graph.values import (
+    add_constant,
+    array,
+    attribute_float,
+    attribute_int,
+    is_op,
+    node_name,
+    operand,
+    rank,
+    required,
+    sole_consumer,
+)
+
+Float64Array = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Affine:
+    """``y = scale * source + shift`` in each channel (axis 1).
+
+    Attributes:
+        source: the value that is scaled.
+        scale: ``[channels]`` or ``[1]``.
+        shift: the same shape.
+    """
+
+    source: ir.Value
+    scale: Float64Array
+    shift: Float64Array
+
+
+class FoldAffinePass(ir.passes.InPlacePass):
+    """Fold BatchNormalization and Mul, Div, Add, Sub by a per-channel constant into a Conv, ConvTranspose or Gemm.
+
+    Left alone: what follows a layer whose output is also read elsewhere or leaves the graph, whose weights are not
+    constant, or that is no layer; constants that vary within a channel.
+    """
+
+    def call(self, model: ir.Model) -> ir.passes.PassResult:
+        """Fold until nothing more can be folded."""
+        modified = False
+        for node in list(model.graph):
+            affine = affine_of(node)
+            layer = None if affine is None else affine.source.producer()
+            if affine is None or layer is None or sole_consumer(affine.source) is not node:
+                continue
+            if _foldable(layer) and _fold(model.graph, layer, affine):
+                _take_over(model.graph, layer, node)
+                modified = True
+        return ir.passes.PassResult(model, modified)
+
+
+def affine_of(node: ir.Node) -> Affine | None:
+    """Return what a node does to each channel, None where that is not affine with constants.
+
+    Raises:
+        ModelError: a batch norm whose variance plus epsilon is not positive.
+    """
+    if is_op(node, "BatchNormalization"):
+        return _batch_norm(node)
+    if not is_op(node, "Mul", "Div", "Add", "Sub") or len(node.inputs) != 2:
+        return None
+    left, right = required(node, 0), required(node, 1)
+    constant, source = (array(right), left)
+    if constant is None and node.op_type in ("Mul", "Add"):
+        constant, source = array(left), right
+    vector = None if constant is None else _per_channel(constant, source)
+    if vector is None:
+        return None
+    one, zero = np.ones_like(vector), np.zeros_like(vector)
+    match node.op_type:
+        case "Mul":
+            return Affine(source, vector, zero)
+        case "Div":
+            return Affine(source, 1.0 / vector, zero) if vector.all() else None
+        case "Add":
+            return Affine(source, one, vector)
+        case _:
+            return Affine(source, one, -vector)
+
+
+def _batch_norm(node: ir.Node) -> Affine | None:
+    if attribute_int(node, "training_mode", 0) or any(value.uses() for value in node.outputs[1:]):
+        return None
+    parameters = [array(operand(node, index)) for index in range(1, 5)]
+    if any(parameter is None for parameter in parameters):
+        return None
+    gamma, beta, mean, variance = (np.asarray(parameter, np.float64) for parameter in parameters)
+    spread = variance + attribute_float(node, "epsilon", 1e-5)
+    if (spread <= 0).any():
+        channel = int(np.argmax(spread <= 0))
+        raise ModelError(
+            f"the batch norm {node_name(node)!r} has variance {variance[channel]} in channel {channel}",
+            fix="export the checkpoint again: a variance cannot be negative",
+        )
+    scale = gamma / np.sqrt(spread)
+    return Affine(required(node, 0), scale, beta - scale * mean)
+
+
+def _per_channel(constant: npt.NDArray[np.generic], source: ir.Value) -> Float64Array | None:
+    """Return a broadcast constant as one number per channel of axis 1, or one for all; None if it is neither."""
+    if not np.issubdtype(constant.dtype, np.floating):
+        return None
+    if constant.size == 1 and constant.ndim <= (rank(source) or 0):
+        return constant.astype(np.float64).reshape(1)
+    dimensions = rank(source)
+    if dimensions is None or dimensions < 2 or constant.ndim > dimensions:
+        return None
+    full = (1,) * (dimensions - constant.ndim) + constant.shape
+    if full[0] != 1 or any(size != 1 for size in full[2:]):
+        return None
+    channels = None if source.shape is None else source.shape[1]
+    return constant.astype(np.float64).reshape(-1) if channels in (full[1], None) else None
+
+
+def _foldable(layer: ir.Node) -> bool:
+    if not is_op(layer, "Conv", "ConvTranspose", "Gemm") or array(operand(layer, 1)) is None:
+        return False
+    bias = operand(layer, 2)
+    if is_op(layer, "Gemm"):
+        plain = not attribute_int(layer, "transA", 0) and attribute_float(layer, "beta", 1.0) == 1.0
+        if not plain or attribute_float(layer, "alpha", 1.0) != 1.0:
+            return False
+    return bias is None or array(bias) is not None
+
+
+def _fold(graph: ir.Graph, layer: ir.Node, affine: Affine) -> bool:
+    weight = np.asarray(array(required(layer, 1)), np.float64)
+    channels = _output_channels(layer, weight)
+    if affine.scale.size not in (1, channels):
+        return False
+    scale, shift = (np.broadcast_to(vector, (channels,)) for vector in (affine.scale, affine.shift))
+    stored = array(operand(layer, 2))
+    bias = np.zeros(channels) if stored is None else np.asarray(stored, np.float64)
+    if bias.size not in (1, channels):
+        return False
+    set_constant(graph, layer, 1, _scale_outputs(layer, weight, scale), f"{node_name(layer)}.weight")
+    set_constant(
+        graph, layer, 2, np.broadcast_to(bias.reshape(-1) * scale + shift, (channels,)), f"{node_name(layer)}.bias"
+    )
+    return True
+
+
+def _output_channels(layer: ir.Node, weight: Float64Array) -> int:
+    if is_op(layer, "ConvTranspose"):
+        return int(weight.shape[1]) * attribute_int(layer, "group", 1)
+    if is_op(layer, "Gemm") and not attribute_int(layer, "transB", 0):
+        return int(weight.shape[1])
+    return int(weight.shape[0])
+
+
+def _scale_outputs(layer: ir.Node, weight: Float64Array, scale: Float64Array) -> Float64Array:
+    """Multiply the weights of each output channel; a ConvTranspose stores them as [in, out / group, ...]."""
+    if is_op(layer, "ConvTranspose"):
+        group = attribute_int(layer, "group", 1)
+        grouped = weight.reshape(group, weight.shape[0] // group, *weight.shape[1:])
+        per_group = scale.reshape(group, 1, weight.shape[1], *([1] * (weight.ndim - 2)))
+        return (grouped * per_group).reshape(weight.shape)
+    if is_op(layer, "Gemm") and not attribute_int(layer, "transB", 0):
+        return weight * scale
+    return weight * scale.reshape(-1, *([1] * (weight.ndim - 1)))
+
+
+def set_constant(graph: ir.Graph, layer: ir.Node, index: int, content: Float64Array, name: str) -> None:
+    """Replace a constant input by float32 numbers; the old initializer keeps its name where no other node reads it."""
+    old = operand(layer, index)
+    values = content.astype(np.float32)
+    if old is not None and old.is_initializer() and sole_consumer(old) is layer:
+        old.const_value = ir.Tensor(values, name=old.name)
+        old.shape = ir.Shape(values.shape)
+        return
+    if index >= len(layer.inputs):
+        layer.resize_inputs(index + 1)
+    layer.replace_input_with(index, add_constant(graph, name if old is None else f"{old.name}.{name}", values))
+
+
+def _take_over(graph: ir.Graph, layer: ir.Node, node: ir.Node) -> None:
+    """Let the layer's output take the place and the name of the folded node's output."""
+    output, result = node.outputs[0], layer.outputs[0]
+    name = output.name
+    output.name = None if output.is_graph_output() else f"{name}.folded"
+    output.replace_all_uses_with(result, replace_graph_outputs=True)
+    graph.remove(node, safe=True)
+    result.name = name

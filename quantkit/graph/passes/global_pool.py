@@ -1,0 +1,75 @@
+"""Means and maxima over all positions, under the names that integer kernels know them by."""
+
+import numpy as np
+import onnx_ir as ir
+
+from quantkit.graph.values import (
+    add_constant,
+    array,
+    attribute_int,
+    attribute_ints,
+    is_op,
+    operand,
+    rank,
+    required,
+    unused_name,
+)
+
+
+class GlobalPoolPass(ir.passes.InPlacePass):
+    """ReduceMean over exactly the spatial axes becomes GlobalAveragePool; GlobalMaxPool becomes ReduceMax.
+
+    Left alone: means over other axes or axes known only at run time, and inputs of unknown rank.
+    """
+
+    def call(self, model: ir.Model) -> ir.passes.PassResult:
+        """Rename the pools of the model's main graph."""
+        modified = False
+        for node in list(model.graph):
+            if is_op(node, "ReduceMean") and _reduces_space(node):
+                _to_average_pool(model.graph, node)
+                modified = True
+            elif is_op(node, "GlobalMaxPool") and (rank(operand(node, 0)) or 0) >= 3:
+                _to_reduce_max(model, node)
+                modified = True
+        return ir.passes.PassResult(model, modified)
+
+
+def _reduces_space(node: ir.Node) -> bool:
+    dimensions = rank(operand(node, 0)) or 0
+    axes = attribute_ints(node, "axes")
+    if axes is None:
+        given = array(operand(node, 1))
+        axes = None if given is None else tuple(int(axis) for axis in given.reshape(-1).astype(np.int64))
+    if axes is None or dimensions < 3:
+        return False
+    return sorted(axis % dimensions for axis in axes) == list(range(2, dimensions))
+
+
+def _to_average_pool(graph: ir.Graph, node: ir.Node) -> None:
+    keep = attribute_int(node, "keepdims", 1)
+    node.resize_inputs(1)
+    node.op_type = "GlobalAveragePool"
+    node.attributes.clear()
+    if keep:
+        return
+    result = node.outputs[0]
+    flat = ir.node("Flatten", [result], {"axis": 1}, name=f"{node.name}.flatten")
+    flat.outputs[0].type, flat.outputs[0].shape = result.type, result.shape
+    result.replace_all_uses_with(flat.outputs[0], replace_graph_outputs=True)
+    flat.replace_input_with(0, result)
+    name, result.shape = result.name, None
+    result.name = unused_name(graph, f"{name}.pooled")
+    flat.outputs[0].name = name
+    graph.insert_after(node, flat)
+
+
+def _to_reduce_max(model: ir.Model, node: ir.Node) -> None:
+    axes = np.arange(2, rank(required(node, 0)) or 0, dtype=np.int64)
+    node.op_type = "ReduceMax"
+    if model.opset_imports.get("", 0) >= 18:
+        node.resize_inputs(2)
+        node.replace_input_with(1, add_constant(model.graph, f"{node.name}.axes", axes))
+    else:
+        node.attributes.add(ir.AttrInt64s("axes", [int(axis) for axis in axes]))
+    node.attributes.add(ir.AttrInt64("keepdims", 1))

@@ -1,0 +1,94 @@
+"""The fp32 graph made ready: what it computes stays, how it says it becomes what integer kernels take."""
+
+from dataclasses import dataclass
+
+import onnx_ir as ir
+from onnx_ir.passes.common import (
+    IdentityEliminationPass,
+    InlinePass,
+    LiftConstantsToInitializersPass,
+    RemoveInitializersFromInputsPass,
+    RemoveUnusedNodesPass,
+    ShapeInferencePass,
+)
+
+from quantkit.errors import ModelError, QuantkitError
+from quantkit.graph.passes.batchnorm_conv import BatchNormToConvPass
+from quantkit.graph.passes.dropout import DropNoOpsPass
+from quantkit.graph.passes.fold_affine import FoldAffinePass
+from quantkit.graph.passes.gemm import PlainGemmPass
+from quantkit.graph.passes.global_pool import GlobalPoolPass
+from quantkit.graph.passes.names import NameNodesPass
+from quantkit.graph.passes.opset import UpgradeOpsetPass
+from quantkit.graph.values import ORIGIN
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A model ready to be planned and observed.
+
+    Attributes:
+        model: computes what the original computes, up to the rounding of folded weights.
+        notes: what was changed that a user may want to know, one sentence each.
+    """
+
+    model: ir.Model
+    notes: tuple[str, ...]
+
+
+def prepare(model: ir.Model) -> Prepared:
+    """Return a prepared copy of a model; the one given is left as it is.
+
+    Opsets below 13 are raised, functions inlined, constants lifted, nodes that do nothing removed, batch norms folded
+    into the layer before them or made a depthwise convolution, pools and Gemms brought to one form, shapes inferred.
+    Tensors keep their names wherever they still exist. The batch size stays as it was, dynamic or fixed.
+
+    Raises:
+        ModelError: the opset cannot be raised, or a batch norm is impossible.
+    """
+    opset = model.opset_imports.get("", 0)
+    prepared = model.clone()
+    try:
+        _passes()(prepared)
+    except ir.passes.PassError as error:
+        # onnx_ir wraps what a pass raises; a message of our own is for the user, anything else is a fault of ours.
+        cause: BaseException | None = error
+        while cause is not None and not isinstance(cause, QuantkitError):
+            cause = cause.__cause__
+        if isinstance(cause, ModelError):
+            raise cause from error
+        raise
+    return Prepared(prepared, tuple(_notes(prepared, opset)))
+
+
+def _passes() -> ir.passes.Sequential:
+    infer = ShapeInferencePass(check_type=False, strict_mode=False, data_prop=True)
+    return ir.passes.Sequential(
+        InlinePass(),
+        RemoveInitializersFromInputsPass(),
+        UpgradeOpsetPass(),
+        LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),
+        NameNodesPass(),
+        infer,
+        DropNoOpsPass(),
+        IdentityEliminationPass(),
+        PlainGemmPass(),
+        FoldAffinePass(),
+        BatchNormToConvPass(),
+        FoldAffinePass(),
+        GlobalPoolPass(),
+        RemoveUnusedNodesPass(),
+        NameNodesPass(),
+        infer,
+    )
+
+
+def _notes(prepared: ir.Model, opset: int) -> list[str]:
+    notes = []
+    raised = prepared.opset_imports.get("", 0)
+    if raised != opset:
+        notes.append(f"opset {opset} raised to {raised}, the first with quantization per channel")
+    alone = [node.name for node in prepared.graph if node.metadata_props.get(ORIGIN) == "BatchNormalization"]
+    if alone:
+        notes.append(f"{len(alone)} batch norms that no layer precedes became depthwise convolutions ({alone[0]}, ...)")
+    return notes

@@ -1,0 +1,123 @@
+"""Questions about one node or one value, and the small edits that the passes share."""
+
+import numpy as np
+import numpy.typing as npt
+import onnx_ir as ir
+
+from quantkit.errors import ModelError
+
+# Key of the note on a node that says which operator of the original model it stands for.
+ORIGIN = "quantkit.origin"
+
+
+def array(value: ir.Value | None) -> npt.NDArray[np.generic] | None:
+    """Return the constant that a value holds, as numpy; None where it is computed, absent or fed from outside."""
+    if value is None or value.is_graph_input():
+        return None
+    tensor = ir.convenience.get_const_tensor(value)
+    return None if tensor is None else np.asarray(tensor.numpy())
+
+
+def is_constant(value: ir.Value | None) -> bool:
+    """Tell whether a value is known before the model runs, without reading it."""
+    return value is not None and not value.is_graph_input() and ir.convenience.get_const_tensor(value) is not None
+
+
+def operand(node: ir.Node, index: int) -> ir.Value | None:
+    """Return an input of a node; None where it is left out."""
+    return node.inputs[index] if index < len(node.inputs) else None
+
+
+def required(node: ir.Node, index: int) -> ir.Value:
+    """Return an input that the operator cannot do without.
+
+    Raises:
+        ModelError: the input is missing.
+    """
+    value = operand(node, index)
+    if value is None:
+        raise ModelError(f"node {node.name!r} ({node.op_type}) lacks input {index}")
+    return value
+
+
+def name_of(value: ir.Value) -> str:
+    """Return the name of a value; every value of a prepared model has one."""
+    if value.name is None:
+        raise ModelError("a value of the model has no name", fix="prepare the model first")
+    return value.name
+
+
+def node_name(node: ir.Node) -> str:
+    """Return the name of a node; every node of a prepared model has one."""
+    if not node.name:
+        raise ModelError(f"a {node.op_type} node of the model has no name", fix="prepare the model first")
+    return node.name
+
+
+def attribute_int(node: ir.Node, name: str, default: int) -> int:
+    """Return an integer attribute."""
+    attribute = node.attributes.get(name)
+    return default if attribute is None else attribute.as_int()
+
+
+def attribute_float(node: ir.Node, name: str, default: float) -> float:
+    """Return a float attribute."""
+    attribute = node.attributes.get(name)
+    return default if attribute is None else attribute.as_float()
+
+
+def attribute_ints(node: ir.Node, name: str) -> tuple[int, ...] | None:
+    """Return a list of integers, or None where the attribute is not given."""
+    attribute = node.attributes.get(name)
+    return None if attribute is None else tuple(attribute.as_ints())
+
+
+def attribute_str(node: ir.Node, name: str, default: str) -> str:
+    """Return a string attribute."""
+    attribute = node.attributes.get(name)
+    return default if attribute is None else attribute.as_string()
+
+
+def is_op(node: ir.Node | None, *op_types: str) -> bool:
+    """Tell whether a node is one of these operators of the standard ONNX domain."""
+    return node is not None and node.domain == "" and node.op_type in op_types
+
+
+def rank(value: ir.Value | None) -> int | None:
+    """Return the number of dimensions, None where it is unknown."""
+    return None if value is None or value.shape is None else len(value.shape)
+
+
+def dims(value: ir.Value | None) -> tuple[int | None, ...] | None:
+    """Return the shape with None for each size that is not fixed; None where even the rank is unknown."""
+    if value is None or value.shape is None:
+        return None
+    return tuple(size if isinstance(size, int) else None for size in value.shape)
+
+
+def sole_consumer(value: ir.Value) -> ir.Node | None:
+    """Return the only node that reads a value, None where there are others or the value leaves the graph."""
+    if value.is_graph_output():
+        return None
+    uses = list(value.uses())
+    return uses[0].node if len(uses) == 1 else None
+
+
+def add_constant(graph: ir.Graph, name: str, content: npt.NDArray[np.generic]) -> ir.Value:
+    """Register a new initializer under a name that is not yet taken, and return it."""
+    free = unused_name(graph, name)
+    tensor = ir.Tensor(np.ascontiguousarray(content) if content.ndim else content, name=free)
+    value = ir.Value(name=free, shape=ir.Shape(content.shape), type=ir.TensorType(tensor.dtype), const_value=tensor)
+    graph.register_initializer(value)
+    return value
+
+
+def unused_name(graph: ir.Graph, name: str) -> str:
+    """Return ``name``, with a number behind it if the graph already uses it for a value."""
+    taken = {value.name for node in graph.all_nodes() for value in node.outputs}
+    taken |= set(graph.initializers) | {value.name for value in graph.inputs}
+    free, count = name, 1
+    while free in taken:
+        count += 1
+        free = f"{name}_{count}"
+    return free

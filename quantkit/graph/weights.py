@@ -1,0 +1,114 @@
+"""Weights and biases as integers, and the guard that keeps a bias inside of int32."""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+
+from quantkit.numerics import SMALLEST_SCALE, FloatArray, IntArray, QParams, quantize
+from quantkit.targets import WeightScheme
+
+# |bias| is kept below 2^30 steps, which leaves the accumulator as much again for the sum of products:
+# 2^30 / (255 * 127) = 33,156 products of the largest magnitude.
+BIAS_LIMIT = 2.0**30
+# Where all weights of a channel are zero its scale serves the bias alone: 2^24 steps are what float32 can tell apart.
+BIAS_STEPS_OF_DEAD_CHANNEL = 2.0**24
+
+
+@dataclass(frozen=True)
+class QuantizedWeight:
+    """One layer's weights, and the scale of its accumulators.
+
+    Attributes:
+        values: int8, the shape of the weights.
+        qparams: of the weights.
+        bias_scale: float32 ``[output channels]`` or ``[]``: real units per step of the accumulator.
+        widened: output channels (0 alone for per tensor) whose weight scale was enlarged to make the bias fit.
+    """
+
+    values: IntArray
+    qparams: QParams
+    bias_scale: npt.NDArray[np.float32]
+    widened: tuple[int, ...]
+
+
+def weight_thresholds(weight: FloatArray, axis: int | None) -> npt.NDArray[np.float64]:
+    """Return ``max |w|``, one number or (with an axis) one per channel of that axis."""
+    if axis is None:
+        return np.asarray(max(float(weight.max(initial=0.0)), -float(weight.min(initial=0.0))), np.float64)
+    others = tuple(index for index in range(weight.ndim) if index != axis)
+    magnitude = np.maximum(weight.max(axis=others, initial=0.0), -weight.min(axis=others, initial=0.0))
+    return np.asarray(magnitude, np.float64)
+
+
+def quantize_weight(
+    weight: FloatArray,
+    bias: FloatArray | None,
+    *,
+    scheme: WeightScheme,
+    axis: int,
+    groups: int,
+    input_scale: float,
+    thresholds: FloatArray | None = None,
+) -> QuantizedWeight:
+    """Quantize one layer's weights so that its bias fits the accumulator.
+
+    ``|bias| / (input_scale * weight_scale)`` must stay within `BIAS_LIMIT`; a smaller weight scale is widened to that.
+    A channel whose bias is that large has an output range of at least as much, so the steps lost lie far below one step
+    of its output.
+
+    Args:
+        weight: float32.
+        bias: float32 ``[output channels]``, or None.
+        scheme: of the target's weights.
+        axis: of the output channels.
+        groups: of a ConvTranspose: the channels of ``axis`` repeat once for each group.
+        input_scale: of the activation the layer reads.
+        thresholds: clipping magnitudes in place of ``max |w|``, one or one per channel of ``axis``.
+    """
+    channel_axis = axis if scheme.per_channel else None
+    if thresholds is None:
+        thresholds = weight_thresholds(weight, channel_axis)
+    else:
+        shape = () if channel_axis is None else (weight.shape[axis],)
+        thresholds = np.broadcast_to(np.asarray(thresholds, np.float64), shape)
+    qparams = scheme.qparams(thresholds, channel_axis)
+    magnitude = _bias_magnitude(bias, channel_axis is None, groups, qparams.scale.shape)
+    scale = _fitting_scale(qparams.scale, np.asarray(thresholds), magnitude, input_scale)
+    widened = np.flatnonzero((scale > qparams.scale) & (np.asarray(thresholds) >= SMALLEST_SCALE))
+    qparams = replace(qparams, scale=scale)
+    accumulator = (np.float64(input_scale) * scale.astype(np.float64)).astype(np.float32)
+    bias_scale = accumulator if channel_axis is None else np.tile(accumulator, groups)
+    return QuantizedWeight(quantize(weight, qparams), qparams, bias_scale, tuple(int(index) for index in widened))
+
+
+def quantize_bias(bias: FloatArray, scale: npt.NDArray[np.float32]) -> npt.NDArray[np.int32]:
+    """Return ``round(bias / scale)`` as int32, half to even; the scale comes from `quantize_weight`."""
+    steps = np.rint(bias.astype(np.float64) / scale.astype(np.float64))
+    limits = np.iinfo(np.int32)
+    return np.clip(steps, limits.min, limits.max).astype(np.int32)
+
+
+def _bias_magnitude(
+    bias: FloatArray | None, per_tensor: bool, groups: int, shape: tuple[int, ...]
+) -> npt.NDArray[np.float64]:
+    if bias is None:
+        return np.zeros(shape)
+    magnitude = np.abs(bias.astype(np.float64))
+    if per_tensor:
+        return np.asarray(magnitude.max(initial=0.0))
+    return np.asarray(magnitude.reshape(groups, -1).max(axis=0))
+
+
+def _fitting_scale(
+    scale: npt.NDArray[np.float32],
+    thresholds: npt.NDArray[np.float64],
+    bias: npt.NDArray[np.float64],
+    input_scale: float,
+) -> npt.NDArray[np.float32]:
+    dead = thresholds < SMALLEST_SCALE
+    wanted = np.where(dead & (bias > 0), bias / (input_scale * BIAS_STEPS_OF_DEAD_CHANNEL), scale)
+    least = np.maximum(bias / (input_scale * BIAS_LIMIT), SMALLEST_SCALE / min(input_scale, 1.0))
+    # One unit upwards in the last place, so that rounding to float32 does not fall short of the limit.
+    fitting = np.where(wanted < least, np.nextafter(least.astype(np.float32), np.float32(np.inf)), wanted)
+    return np.asarray(fitting, np.float32)
