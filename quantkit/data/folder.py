@@ -201,8 +201,15 @@ def _walk(folder: Path) -> Iterator[str]:
         for entry in entries:
             if entry.name.startswith("."):
                 continue
-            if entry.is_dir():
+            if _is_folder(entry):
                 folders.append((path / entry.name, f"{prefix}{entry.name}/"))
             else:
                 yield prefix + entry.name
         pending.extend(reversed(folders))
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link that leads to itself
+        return False

@@ -5,6 +5,7 @@ never half of it. Every mode of pillow has a stated result; what differs from a 
 """
 
 import io
+import stat
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -21,6 +22,7 @@ IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".
 
 # Pillow's own threshold of suspicion, as a number of ours: another program may have changed pillow's.
 MAX_PIXELS = 89_478_485
+MAX_FILE_BYTES = 1 << 30
 
 Note = Literal["greyscale", "palette", "CMYK", "alpha dropped", "16-bit scaled", "first frame", "EXIF rotation ignored"]
 
@@ -83,9 +85,14 @@ def read_bytes(path: Path) -> bytes:
     """Return the bytes of an image file.
 
     Raises:
-        ImageError: the file is missing, unreadable or empty.
+        ImageError: the file is missing, unreadable, empty, larger than `MAX_FILE_BYTES`, or a pipe or device.
     """
     try:
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode):
+            raise ImageError("not a regular file", where=path, fix="remove it")
+        if status.st_size > MAX_FILE_BYTES:
+            raise ImageError(f"the file has {status.st_size} bytes, more than any picture", where=path, fix="remove it")
         data = path.read_bytes()
     except OSError as error:
         raise ImageError(f"cannot read the image ({reason(error)})", where=path) from error

@@ -220,7 +220,10 @@ class _ImageFinder:
 def _split(line: str, separator: str | None) -> list[str]:
     if separator is None:
         return line.split()
-    return [field.strip() for field in next(csv.reader([line], delimiter=separator))]
+    try:
+        return [field.strip() for field in next(csv.reader([line], delimiter=separator))]
+    except csv.Error:  # a field beyond csv's limit: no label file has one
+        return [line]
 
 
 def _parse(path: Path, number: int, line: str, layout: _Layout, index_by_name: dict[str, int]) -> LabelLine:

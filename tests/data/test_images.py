@@ -1,4 +1,5 @@
 import io
+import os
 import struct
 import zlib
 from pathlib import Path
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from quantkit.config.pipeline import Decode
-from quantkit.data.images import MAX_PIXELS, decode_image
+from quantkit.data.images import MAX_FILE_BYTES, MAX_PIXELS, decode_image
 from quantkit.errors import ImageError
 
 
@@ -222,10 +223,23 @@ def test_a_decompression_bomb_is_refused_before_it_is_decoded(tmp_path: Path, si
 def test_missing_file_and_folder_and_unusable_name(tmp_path: Path) -> None:
     with pytest.raises(ImageError, match=r"none\.jpg: cannot read the image \(no such file or directory\)"):
         decode_image(tmp_path / "none.jpg", Decode())
-    with pytest.raises(ImageError, match=r"cannot read the image \(is a directory\)"):
+    with pytest.raises(ImageError, match="not a regular file"):
         decode_image(tmp_path, Decode())
     with pytest.raises(ImageError, match="not a usable file name"):
         decode_image(tmp_path / "nul\0.jpg", Decode())
+
+
+def test_a_pipe_is_refused_and_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.jpg")
+    with pytest.raises(ImageError, match=r"pipe\.jpg: not a regular file"):
+        decode_image(tmp_path / "pipe.jpg", Decode())
+
+
+def test_a_file_too_large_for_a_picture_is_not_read(tmp_path: Path) -> None:
+    with (tmp_path / "huge.jpg").open("wb") as file:
+        file.truncate(MAX_FILE_BYTES + 1)
+    with pytest.raises(ImageError, match=r"huge\.jpg: the file has 1073741825 bytes, more than any picture"):
+        decode_image(tmp_path / "huge.jpg", Decode())
 
 
 @pytest.mark.filterwarnings("ignore")

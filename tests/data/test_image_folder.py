@@ -1,0 +1,157 @@
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from quantkit.data.folder import find_images, find_labelled_images
+from quantkit.errors import CalibrationSetError, LabelError
+
+
+def lay(root: Path, *names: str) -> Path:
+    for name in names:
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(name.encode())
+    return root
+
+
+def labels_by_name(found) -> dict[str, int]:
+    return dict(zip(found.names, found.labels.tolist(), strict=True))
+
+
+def test_images_are_found_by_suffix_sorted_hidden_ones_passed_over(tmp_path: Path) -> None:
+    lay(tmp_path, "b.JPEG", "a/z.png", "a.jpg", "a/.hidden.jpg", "._b.JPEG", ".cache/x.jpg", "Thumbs.db", "notes.txt")
+    found = find_images(tmp_path)
+    assert found.names == ("a.jpg", "a/z.png", "b.JPEG")
+    assert found.paths == [tmp_path / "a.jpg", tmp_path / "a/z.png", tmp_path / "b.JPEG"]
+    assert found.labels is None
+
+
+def test_the_order_is_that_of_the_names_not_of_creation(tmp_path: Path) -> None:
+    names = [f"{letter}/{number}.jpg" for letter in "abc" for number in range(5)]
+    lay(tmp_path / "one", *names)
+    lay(tmp_path / "two", *reversed(names))
+    assert find_images(tmp_path / "one").names == find_images(tmp_path / "two").names
+
+
+def test_links_are_followed_but_not_in_a_circle(tmp_path: Path) -> None:
+    lay(tmp_path, "data/x.jpg", "elsewhere/y.jpg")
+    (tmp_path / "data/again").symlink_to(tmp_path / "data")
+    (tmp_path / "data/loop").symlink_to("loop")
+    (tmp_path / "data/more").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "data/broken.jpg").symlink_to(tmp_path / "gone.jpg")
+    assert find_images(tmp_path / "data").names == ("broken.jpg", "more/y.jpg", "x.jpg")
+
+
+def test_an_empty_folder_says_what_is_there_instead(tmp_path: Path) -> None:
+    lay(tmp_path, "a.npz", "b.npz", "c.txt")
+    with pytest.raises(
+        CalibrationSetError, match=r"no images found \(looked for .*\.jpg.*; there is 2 \.npz, 1 \.txt\)"
+    ):
+        find_images(tmp_path)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(CalibrationSetError, match=r"empty: no images found .*there is nothing"):
+        find_images(tmp_path / "empty")
+
+
+def test_missing_folder_and_file_in_its_place(tmp_path: Path) -> None:
+    lay(tmp_path, "a.jpg")
+    with pytest.raises(CalibrationSetError, match=r"none: there is no such folder"):
+        find_images(tmp_path / "none")
+    with pytest.raises(CalibrationSetError, match=r"a\.jpg: not a folder"):
+        find_images(tmp_path / "a.jpg")
+
+
+def test_class_folders_are_numbered_in_sorted_order(tmp_path: Path) -> None:
+    found = find_labelled_images(lay(tmp_path, "dog/1.jpg", "cat/1.jpg", "cat/deep/2.jpg"))
+    assert labels_by_name(found) == {"cat/1.jpg": 0, "cat/deep/2.jpg": 0, "dog/1.jpg": 1}
+    assert found.class_names == {0: "cat", 1: "dog"}
+    assert (found.classes, found.source) == (2, "2 class folders")
+
+
+def test_class_folders_take_their_numbers_from_a_names_file_that_names_them(tmp_path: Path) -> None:
+    lay(tmp_path / "images", "dog/1.jpg", "cat/1.jpg")
+    (tmp_path / "names.txt").write_text("truck\ndog\ncat\n")
+    found = find_labelled_images(tmp_path / "images", names=tmp_path / "names.txt")
+    assert labels_by_name(found) == {"cat/1.jpg": 2, "dog/1.jpg": 1}
+    assert found.class_names == {0: "truck", 1: "dog", 2: "cat"}
+    assert found.classes == 3
+    assert "numbered by the file of class names" in found.source
+
+
+def test_wordnet_folders_have_imagenets_indices_however_few(tmp_path: Path) -> None:
+    found = find_labelled_images(lay(tmp_path, "n15075141/1.jpg", "n01443537/1.jpg"))
+    assert labels_by_name(found) == {"n01443537/1.jpg": 1, "n15075141/1.jpg": 999}
+    assert found.class_names[999] == "toilet tissue, toilet paper, bathroom tissue"
+    assert found.classes == 1000
+
+
+def test_folders_of_other_wordnet_ids_are_plain_class_folders(tmp_path: Path) -> None:
+    found = find_labelled_images(lay(tmp_path, "n00000002/1.jpg", "n01443537/1.jpg"))
+    assert labels_by_name(found) == {"n00000002/1.jpg": 0, "n01443537/1.jpg": 1}
+
+
+def test_file_names_that_begin_with_a_wordnet_id(tmp_path: Path) -> None:
+    found = find_labelled_images(lay(tmp_path, "n01440764_tench.JPEG", "batch/n01484850_77.JPEG"))
+    assert labels_by_name(found) == {"batch/n01484850_77.JPEG": 2, "n01440764_tench.JPEG": 0}
+
+
+def test_label_file(tmp_path: Path) -> None:
+    lay(tmp_path / "images", "a.jpg", "b.jpg")
+    (tmp_path / "val_label.txt").write_text("b.jpg 7\na.jpg 3\na.jpg 3\nc.jpg 1\n")
+    found = find_labelled_images(tmp_path / "images", tmp_path / "val_label.txt")
+    assert labels_by_name(found) == {"a.jpg": 3, "b.jpg": 7}
+    assert found.source == "label file val_label.txt"
+    repeated, missing = found.warnings
+    assert "1 lines repeat an earlier one" in repeated
+    assert "1 labels have no image here: c.jpg (line 4)" in missing
+
+
+def test_images_without_a_label_are_refused(tmp_path: Path) -> None:
+    lay(tmp_path / "images", "a.jpg", "b.jpg", "c.jpg")
+    (tmp_path / "labels.txt").write_text("b.jpg 7\n")
+    with pytest.raises(LabelError, match=r"labels\.txt: 2 of 3 images have no label: a\.jpg, c\.jpg"):
+        find_labelled_images(tmp_path / "images", tmp_path / "labels.txt")
+
+
+def test_names_must_reach_as_far_as_the_labels(tmp_path: Path) -> None:
+    lay(tmp_path / "images", "a.jpg")
+    (tmp_path / "labels.txt").write_text("a.jpg 2\n")
+    (tmp_path / "names.txt").write_text("cat\ndog\n")
+    with pytest.raises(LabelError, match=r"names\.txt: it has 2 names and the labels go up to 2"):
+        find_labelled_images(tmp_path / "images", tmp_path / "labels.txt", tmp_path / "names.txt")
+
+
+def test_no_labels_at_all_points_at_a_label_file_nearby(tmp_path: Path) -> None:
+    lay(tmp_path, "a.jpg", "val_label.txt")
+    with pytest.raises(LabelError, match=r"no labels: .*--labels \(val_label\.txt lies beside the images\)"):
+        find_labelled_images(tmp_path)
+
+
+def test_images_outside_the_class_folders_are_named(tmp_path: Path) -> None:
+    with pytest.raises(LabelError, match=r"1 of 3 images lie outside the class folders: stray\.jpg"):
+        find_labelled_images(lay(tmp_path, "cat/1.jpg", "dog/1.jpg", "stray.jpg"))
+
+
+def test_a_folder_around_the_class_folders_is_not_taken_for_the_only_class(tmp_path: Path) -> None:
+    with pytest.raises(
+        LabelError, match=r"all images lie in the one folder set, .*give .*set if those are the classes"
+    ):
+        find_labelled_images(lay(tmp_path, "set/cat/1.jpg", "set/dog/1.jpg"))
+
+
+def test_an_unreadable_folder_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lay(tmp_path, "cat/1.jpg")
+
+    def refuse(path: Path):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    with pytest.raises(CalibrationSetError, match=r"cannot list the folder \(permission denied\)"):
+        find_images(tmp_path)
+
+
+def test_real_photos(shared_assets: Path) -> None:
+    found = find_labelled_images(shared_assets / "imagenet_samples")
+    np.testing.assert_array_equal(found.labels, np.arange(1000))
