@@ -125,11 +125,12 @@ class CalibrationSet:
 
         Raises:
             OutputError: the file cannot be written.
-            CalibrationSetError: the image folder's name holds a line break.
+            CalibrationSetError: the name of an image, or of their folder, holds a line break.
         """
         root = _relative_root(self.root, path.parent)
-        if root != _one_line(root):
-            raise CalibrationSetError("the folder's name holds a line break", where=repr(root), fix="rename the folder")
+        for name in (root, *(image.name for image in self.images)):
+            if name != _one_line(name):
+                raise CalibrationSetError("a name that holds a line break", where=repr(name), fix="rename it")
         facts = [
             ("format", str(FORMAT)),
             ("written by", f"quantkit {__version__}"),
@@ -148,7 +149,8 @@ class CalibrationSet:
         writer = csv.writer(text, lineterminator="\n")
         writer.writerow(_COLUMNS)
         for image in self.images:
-            writer.writerow((image.name, image.sha256, "" if image.label is None else image.label, image.class_name))
+            label = "" if image.label is None else image.label
+            writer.writerow((image.name, image.sha256, label, _one_line(image.class_name)))
         write_bytes(path, text.getvalue().encode(errors="surrogateescape"))
 
     @classmethod
@@ -231,6 +233,8 @@ def _read_manifest(path: Path) -> tuple[dict[str, list[str]], tuple[CalibrationI
     except OSError as error:
         raise CalibrationSetError(f"cannot read the calibration set ({reason(error)})", where=path) from error
     lines = io.StringIO(text, newline="").readlines()
+    if lines and not lines[-1].endswith(("\n", "\r")):
+        raise CalibrationSetError("its last line has no end, so it was cut short", where=path, fix="fetch it again")
     head = 0
     facts: dict[str, list[str]] = {}
     while head < len(lines) and lines[head].startswith("#"):

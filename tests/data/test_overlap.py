@@ -1,0 +1,42 @@
+import shutil
+from pathlib import Path
+
+import pytest
+
+from quantkit.data.build_set import build_calibration_set
+from quantkit.data.folder import find_images
+from quantkit.data.overlap import digest_of, overlap
+from quantkit.errors import ImageError
+from quantkit.files import sha256_file
+
+
+def test_shared_images_are_found_by_content_whatever_their_name(three_classes: Path, tmp_path: Path) -> None:
+    chosen = build_calibration_set(three_classes, count=6)
+    everything = find_images(three_classes)
+    positions = overlap(chosen, everything.paths)
+    assert {everything.names[position] for position in positions} == {image.name for image in chosen.images}
+    renamed = tmp_path / "renamed.png"
+    shutil.copyfile(chosen.paths[0], renamed)
+    others = [path for path in everything.paths if path not in chosen.paths]
+    assert overlap(chosen, [*others, renamed]) == [len(others)]
+
+
+def test_the_set_need_not_be_at_hand(three_classes: Path, tmp_path: Path) -> None:
+    chosen = build_calibration_set(three_classes, count=6)
+    copies = tmp_path / "copies"
+    shutil.copytree(three_classes, copies)
+    shutil.rmtree(three_classes)
+    assert len(overlap(chosen, find_images(copies).paths)) == 6
+
+
+def test_a_changed_file_is_read_again(tmp_path: Path) -> None:
+    path = tmp_path / "a.png"
+    for content in (b"first", b"second, longer"):
+        path.write_bytes(content)
+        assert digest_of(path) == sha256_file(path)
+
+
+def test_a_missing_image_is_named(three_classes: Path) -> None:
+    chosen = build_calibration_set(three_classes, count=6)
+    with pytest.raises(ImageError, match=r"none\.png: cannot read the image"):
+        overlap(chosen, [three_classes / "none.png"])

@@ -1,0 +1,46 @@
+import threading
+import time
+
+import pytest
+
+from quantkit.data.parallel import available_cpus, map_in_order
+
+
+def test_results_come_in_order_whatever_finishes_first() -> None:
+    def slow_first(job: int) -> int:
+        time.sleep(0.02 if job == 0 else 0)
+        return job * job
+
+    assert list(map_in_order(slow_first, range(20), workers=4)) == [n * n for n in range(20)]
+
+
+def test_jobs_are_taken_no_further_ahead_than_asked() -> None:
+    taken: list[int] = []
+
+    def jobs():
+        for number in range(100):
+            taken.append(number)
+            yield number
+
+    results = map_in_order(lambda job: job, jobs(), workers=2, ahead=5)
+    assert next(results) == 0
+    assert len(taken) == 5
+    results.close()
+
+
+def test_an_error_comes_in_its_turn_and_ends_the_threads() -> None:
+    def fail_at_three(job: int) -> int:
+        if job == 3:
+            raise ValueError("three")
+        return job
+
+    results = map_in_order(fail_at_three, range(50), workers=2)
+    assert [next(results) for _ in range(3)] == [0, 1, 2]
+    with pytest.raises(ValueError, match="three"):
+        next(results)
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("quantkit-image")]
+
+
+def test_there_is_always_a_processor() -> None:
+    assert available_cpus() >= 1
+    assert list(map_in_order(str, [], workers=None)) == []
