@@ -2,7 +2,7 @@
 
 import os
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import NoReturn
@@ -45,6 +45,14 @@ class ImageFolder:
     def paths(self) -> list[Path]:
         """The images' full paths, in the order of ``names``."""
         return [self.root / name for name in self.names]
+
+    def only(self, positions: Sequence[int]) -> "ImageFolder":
+        """Return the folder with the images at some positions alone."""
+        return replace(
+            self,
+            names=tuple(self.names[position] for position in positions),
+            labels=None if self.labels is None else self.labels[list(positions)],
+        )
 
 
 def find_images(folder: Path) -> ImageFolder:

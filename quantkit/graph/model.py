@@ -127,12 +127,23 @@ def model_digest(path: Path) -> str:
     Raises:
         ModelError: as `read_model` for a missing or damaged file.
     """
-    model = read_model(path, allow_quantized=True)
-    digest = sha256_file(path)
-    locations = sorted({str(tensor.location) for _, tensor in _tensors(model) if isinstance(tensor, ir.ExternalTensor)})
-    if not locations:
+    digest = sha256_file(path) if path.is_file() else ""
+    data = model_files(path)[1:]
+    if not data:
         return digest
-    return sha256_json({"model": digest, "data": {place: sha256_file(path.parent / place) for place in locations}})
+    places = {file.relative_to(path.parent).as_posix(): sha256_file(file) for file in data}
+    return sha256_json({"model": digest, "data": places})
+
+
+def model_files(path: Path) -> list[Path]:
+    """Return the model file and then the files of its external data, sorted.
+
+    Raises:
+        ModelError: as `read_model` for a missing or damaged file.
+    """
+    model = read_model(path, allow_quantized=True)
+    places = {str(tensor.location) for _, tensor in _tensors(model) if isinstance(tensor, ir.ExternalTensor)}
+    return [path, *(path.parent / place for place in sorted(places))]
 
 
 def image_input(model: ir.Model) -> ImageInput:

@@ -40,7 +40,7 @@ def open_session(
     try:
         return ort.InferenceSession(model if isinstance(model, bytes) else os.fspath(model), options, PROVIDERS)
     except Exception as error:  # onnxruntime raises classes of its own, all derived from Exception alone
-        raise ModelError(f"onnxruntime cannot load it ({_first_line(error)})", where=where) from error
+        raise ModelError(f"onnxruntime cannot load it ({first_line(error)})", where=where) from error
 
 
 def default_threads() -> int:
@@ -48,5 +48,6 @@ def default_threads() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
+    """Return the first line of an error's own words, shortened."""
     return str(error).strip().splitlines()[0][:300] if str(error).strip() else type(error).__name__

@@ -1,0 +1,116 @@
+"""The project file, ``quantkit.yaml``: what a folder's commands need, so that they need nothing more."""
+
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from quantkit.config.pipeline import PRESETS, Pipeline
+from quantkit.config.text import parse_yaml, validation_error
+from quantkit.errors import ConfigError
+
+PROJECT_FILE = "quantkit.yaml"
+
+
+class Project(BaseModel):
+    """All keys of ``quantkit.yaml``; paths are relative to its folder.
+
+    Attributes:
+        version: of this format.
+        model: fp32 ONNX file.
+        preset: name of a preset, or a YAML file with ``ops``.
+        ops: the preprocessing itself, in place of a preset.
+        set: calibration set manifest.
+        images: folder of evaluation images; without it, the rest of the folder that the set was drawn from.
+        labels: label file of the evaluation images.
+        names: class names, one a line.
+        method: minmax, percentile, kl or mse.
+        fraction: of the percentile.
+        target: ort, tensorrt or vacc.
+        per_channel: one weight scale per output channel.
+        skip: layers left in floating point: names, globs, ``re:`` patterns, or ``conv:`` indices.
+        run: run folder.
+        dialect: of the vamc YAML.
+        calibration_folder: where the calibration images lie for the vendor's compiler.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    version: Literal[1] = 1
+    model: Path | None = None
+    preset: str | None = None
+    ops: tuple[dict[str, Any], ...] | None = None
+    set: Path | None = None
+    images: Path | None = None
+    labels: Path | None = None
+    names: Path | None = None
+    method: Literal["minmax", "percentile", "kl", "mse"] | None = None
+    fraction: Annotated[float, Field(gt=0.5, le=1.0)] | None = None
+    target: Literal["ort", "tensorrt", "vacc"] | None = None
+    per_channel: bool | None = None
+    skip: tuple[str, ...] = ()
+    run: Path | None = None
+    dialect: Literal["build", "compile"] | None = None
+    calibration_folder: Path | None = None
+
+    @model_validator(mode="after")
+    def _one_preprocessing(self) -> Self:
+        if self.preset is not None and self.ops is not None:
+            raise ValueError("give preset or ops, not both")
+        return self
+
+    def under(self, folder: Path) -> "Project":
+        """Return the project with its paths taken from a folder."""
+        fields = ("model", "set", "images", "labels", "names", "run", "calibration_folder")
+        moved = {name: folder / path for name in fields if (path := getattr(self, name)) is not None}
+        return self.model_copy(update=moved)
+
+
+def parse_project(text: str, where: object) -> Project:
+    """Return the project that a YAML text describes.
+
+    Raises:
+        ConfigError: not YAML, an unknown key (the nearest known one is named), or a value of the wrong kind.
+    """
+    values = parse_yaml(text, where)
+    try:
+        return Project(**values)
+    except ValidationError as error:
+        raise validation_error(error, list(Project.model_fields), where) from error
+
+
+def parse_pipeline(text: str, where: object) -> Pipeline:
+    """Return the pipeline of a YAML text with the key ``ops``.
+
+    Raises:
+        ConfigError: not YAML, or not a valid list of operations.
+    """
+    values = parse_yaml(text, where)
+    if set(values) != {"ops"}:
+        raise ConfigError("a preprocessing file holds the one key ops", where=where)
+    return pipeline_of_ops(values["ops"], where)
+
+
+def pipeline_of_ops(ops: Any, where: object) -> Pipeline:
+    """Return the pipeline of a list of operations as plain data.
+
+    Raises:
+        ConfigError: an operation that does not exist, a wrong value, or a wrong order.
+    """
+    try:
+        return Pipeline(ops=ops)
+    except ValidationError as error:
+        raise validation_error(error, ["op", "size", "mean", "std", "mode", "interpolation"], where) from error
+
+
+def preset_pipeline(name: str) -> Pipeline:
+    """Return a preset by name.
+
+    Raises:
+        ConfigError: there is no such preset.
+    """
+    if name not in PRESETS:
+        raise ConfigError(
+            f"there is no preset {name!r}", where="--preset", fix=f"choose one of {', '.join(PRESETS)}, or a YAML file"
+        )
+    return PRESETS[name]

@@ -1,0 +1,50 @@
+"""YAML text into plain data: no tags, no anchors, no repeated keys, and faults with their line."""
+
+from typing import Any
+
+from pydantic import ValidationError
+from ruamel.yaml import YAML
+from ruamel.yaml.error import MarkedYAMLError, YAMLError
+from ruamel.yaml.events import AliasEvent
+
+from quantkit.config.nearest import nearest
+from quantkit.errors import ConfigError
+
+
+def parse_yaml(text: str, where: object) -> dict[str, Any]:
+    """Return the mapping that a YAML text holds.
+
+    Raises:
+        ConfigError: not YAML, not a mapping, or with aliases, tags or repeated keys; names the line.
+    """
+    yaml = YAML(typ="safe", pure=True)
+    try:
+        for event in yaml.parse(text):
+            if isinstance(event, AliasEvent):
+                line = event.start_mark.line + 1
+                raise ConfigError(f"line {line}: aliases (*{event.anchor}) are not allowed", where=where)
+        value = yaml.load(text)
+    except MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        line = "" if mark is None else f"line {mark.line + 1}: "
+        problem = " ".join(str(error.problem or error.context).split())
+        raise ConfigError(f"{line}{problem}", where=where) from error
+    except (YAMLError, ValueError) as error:
+        raise ConfigError(f"not YAML ({' '.join(str(error).split())[:200]})", where=where) from error
+    if not isinstance(value, dict):
+        raise ConfigError("should hold keys with values, one a line", where=where, fix="see quantkit init")
+    return value
+
+
+def validation_error(error: ValidationError, known: list[str], where: object) -> ConfigError:
+    """Return the first fault of a validation as one sentence, with the nearest known key for an unknown one."""
+    first = error.errors()[0]
+    key = ".".join(str(part) for part in first["loc"])
+    if first["type"] == "extra_forbidden":
+        guess = nearest(str(first["loc"][-1]), known)
+        return ConfigError(
+            f"there is no key {key!r}", where=where, fix=None if guess is None else f"did you mean {guess}?"
+        )
+    message = first["msg"].removeprefix("Value error, ")
+    more = f" (and {error.error_count() - 1} more faults)" if error.error_count() > 1 else ""
+    return ConfigError(f"{key}: {message}{more}" if key else f"{message}{more}", where=where)

@@ -1,0 +1,297 @@
+"""``quantkit calibrate``: one pass over the calibration set, then ranges, int8 model and vendor file."""
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import onnxruntime
+
+from quantkit import __version__
+from quantkit.config.method import Method, MinMax, Percentile, method_name
+from quantkit.config.pipeline import Pipeline
+from quantkit.data.calibration_set import CalibrationSet
+from quantkit.data.overlap import digest_of
+from quantkit.data.parallel import map_in_order
+from quantkit.data.preprocess import check_pipeline
+from quantkit.errors import CalibrationSetError, StatisticsError
+from quantkit.files import sha256_json
+from quantkit.graph.model import ImageInput, image_input, logits_output, model_digest, read_model
+from quantkit.graph.plan import plan
+from quantkit.graph.prepare import Prepared, prepare
+from quantkit.numerics import Range
+from quantkit.run.folder import ModelRecord, RunFolder, RunRecord, SetRecord
+from quantkit.run.observe import Chunk, observe
+from quantkit.run.session import default_threads
+from quantkit.run.tap import TappedSession
+from quantkit.stats.convergence import ConvergencePoint, movement
+from quantkit.stats.file import Provenance, Statistics, load_statistics, save_statistics
+from quantkit.stats.solve import solve_all
+from quantkit.stats.tensor import TensorStatistics
+from quantkit.steps.progress import Silent, Watcher
+from quantkit.steps.quantize import Quantized, QuantizeOptions, quantize_prepared
+from quantkit.targets import ORT, TARGETS, Target
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """What `calibrate` did.
+
+    Attributes:
+        run: the run folder.
+        quantized: the int8 model and its ranges.
+        statistics: of every observed tensor.
+        elapsed_s: seconds the pass took, 0 where the statistics were there already.
+        reused: the statistics were there already, made from the same model, set and pipeline.
+    """
+
+    run: Path
+    quantized: Quantized
+    statistics: Statistics
+    elapsed_s: float
+    reused: bool
+
+
+@dataclass(frozen=True)
+class _Subject:
+    """The model of a pass, read and prepared."""
+
+    path: Path
+    digest: str
+    input: ImageInput
+    output: str
+    classes: int | None
+    prepared: Prepared
+    observed: tuple[str, ...]
+
+
+def calibrate(
+    model: Path,
+    calibration_set: Path | CalibrationSet,
+    pipeline: Pipeline,
+    *,
+    run: Path,
+    method: Method | None = None,
+    target: Target = ORT,
+    options: QuantizeOptions | None = None,
+    until_stable: float | None = None,
+    fresh: bool = False,
+    threads: int | None = None,
+    watcher: Watcher | None = None,
+) -> Calibration:
+    """Run the model once over the set, and write statistics, ranges, ``int8.onnx`` and provenance to the run folder.
+
+    Statistics that were made before from the same model, set and pipeline are used again; an interrupted pass goes on
+    from where it was. Either way the files are the same bits as those of one uninterrupted pass.
+
+    Args:
+        model: fp32 ONNX classifier.
+        calibration_set: manifest, or the set itself.
+        pipeline: preprocessing.
+        run: run folder; made when absent.
+        method: how ranges are set.
+        target: what will run the int8 model.
+        options: choices of the quantization.
+        until_stable: stop when no range moved by more than this share of its width from one convergence point to the
+            next, 0.005 for half a percent.
+        fresh: observe again even where statistics are there.
+        threads: workers; as many as there are processors when absent.
+        watcher: told of progress.
+
+    Raises:
+        ModelError: the model cannot be read, run or quantized.
+        ConfigError: the pipeline does not fit the model.
+        CalibrationSetError: the set is damaged, or its images are missing or changed.
+        ImageError: an image cannot be decoded.
+        NumericError: a tensor became NaN or infinite; tensor and image are named.
+        OutputError: the run folder cannot be written.
+    """
+    method = method or Percentile()
+    subject = _read_subject(model)
+    check_pipeline(pipeline, subject.input.channels, subject.input.height, subject.input.width)
+    chosen, manifest = _read_set(calibration_set)
+    folder = RunFolder(run)
+    with folder.locked():
+        observer = _Pass(subject, chosen, pipeline, folder, method, target, threads, watcher or Silent())
+        statistics = None if fresh else observer.finished(until_stable)
+        reused, elapsed_s = statistics is not None, 0.0
+        if statistics is None:
+            start_s = time.monotonic()
+            statistics = observer.run(until_stable, fresh)
+            elapsed_s = time.monotonic() - start_s
+        previous = folder.read().quantized if reused and (folder.path / "run.json").is_file() else {}
+        folder.write(
+            _record(subject, chosen, manifest, pipeline, len(statistics.images)).model_copy(
+                update={"quantized": previous}
+            )
+        )
+        quantized = quantize_prepared(
+            folder, subject.prepared, statistics, method, target, options or QuantizeOptions()
+        )
+    return Calibration(run, quantized, statistics, elapsed_s, reused)
+
+
+def _read_subject(path: Path) -> _Subject:
+    model = read_model(path)
+    output, classes = logits_output(model)
+    prepared = prepare(model)
+    return _Subject(path, model_digest(path), image_input(model), output, classes, prepared, observed_tensors(prepared))
+
+
+def observed_tensors(prepared: Prepared) -> tuple[str, ...]:
+    """Return the tensors whose ranges any target needs, in graph order, so that one pass serves them all."""
+    wanted = {name for target in TARGETS.values() for name in plan(prepared.model, target).observed}
+    inputs = [str(value.name) for value in prepared.model.graph.inputs]
+    results = [str(value.name) for node in prepared.model.graph for value in node.outputs]
+    return tuple(name for name in [*inputs, *results] if name in wanted)
+
+
+def _read_set(given: Path | CalibrationSet) -> tuple[CalibrationSet, str]:
+    if isinstance(given, CalibrationSet):
+        chosen, manifest = given, ""
+    else:
+        chosen, manifest = CalibrationSet.load(given), str(given.resolve())
+    if not chosen.images:
+        raise CalibrationSetError("the set holds no images", where=manifest or chosen.root)
+    if not chosen.is_rebuilt:
+        raise CalibrationSetError(
+            "the set was chosen from labels alone", where=manifest, fix="run quantkit calib-set rebuild first"
+        )
+    missing = [path for path in chosen.paths if not path.is_file()]
+    if missing:
+        raise CalibrationSetError(
+            f"{len(missing)} of {len(chosen)} images of the set are missing, {missing[0].name} first",
+            where=chosen.root,
+            fix="put them back, or build the set again",
+        )
+    for image, digest in zip(chosen.images, map_in_order(digest_of, chosen.paths), strict=True):
+        if digest != image.sha256:
+            raise CalibrationSetError(
+                "the image is not the one the set was built with",
+                where=chosen.root / image.name,
+                fix="build the set again",
+            )
+    return chosen, manifest
+
+
+def _record(
+    subject: _Subject, chosen: CalibrationSet, manifest: str, pipeline: Pipeline, images_used: int
+) -> RunRecord:
+    image = subject.input
+    return RunRecord(
+        quantkit=__version__,
+        model=ModelRecord(
+            path=str(subject.path.resolve()),
+            sha256=subject.digest,
+            input=image.name,
+            shape=(image.batch, image.channels, image.height, image.width),
+            output=subject.output,
+            classes=subject.classes,
+        ),
+        set=SetRecord(path=manifest, digest=chosen.digest, images=len(chosen), images_used=images_used),
+        pipeline=pipeline,
+    )
+
+
+class _Pass:
+    """One pass over a set: where it stands, what it leaves."""
+
+    def __init__(
+        self,
+        subject: _Subject,
+        chosen: CalibrationSet,
+        pipeline: Pipeline,
+        folder: RunFolder,
+        method: Method,
+        target: Target,
+        threads: int | None,
+        watcher: Watcher,
+    ) -> None:
+        self._subject, self._chosen, self._pipeline, self._folder = subject, chosen, pipeline, folder
+        self._target, self._watcher = target, watcher
+        self._threads = threads or default_threads()
+        # Convergence is watched for the method in use, and for the two that cost nothing to solve.
+        self._methods: dict[str, Method] = {"minmax": MinMax(), "percentile": Percentile(), method_name(method): method}
+        self._wanted = method_name(method)
+        self._ranges: dict[str, dict[str, Range]] = {}
+        self._points: list[ConvergencePoint] = []
+        self._provenance = Provenance(
+            model_sha256=subject.digest,
+            pipeline_sha256=sha256_json(pipeline.model_dump(mode="json")),
+            quantkit=__version__,
+            onnxruntime=onnxruntime.__version__,
+        )
+
+    def finished(self, until_stable: float | None) -> Statistics | None:
+        """Return the statistics of the run folder where they are those this pass would make, else None."""
+        loaded = self._load(self._folder.statistics)
+        if loaded is None or loaded.tensors.keys() != set(self._subject.observed):
+            return None
+        whole = len(loaded.images) == len(self._chosen)
+        return loaded if whole or until_stable is not None else None
+
+    def run(self, until_stable: float | None, fresh: bool) -> Statistics:
+        """Observe all images, or until the ranges stand still."""
+        partial = None if fresh else self._load(self._folder.partial)
+        before = partial.tensors if partial is not None else None
+        done = len(partial.images) if partial is not None else 0
+        if partial is not None:
+            self._points = list(partial.convergence)
+            self._ranges = self._solve(partial.tensors)
+            self._watcher.resumed(done)
+        session = TappedSession(self._subject.prepared.model, self._subject.observed)
+        chunks = observe(
+            session,
+            self._subject.observed,
+            self._chosen.paths,
+            self._pipeline,
+            batch=self._subject.input.batch or 1,
+            threads=self._threads,
+            before=before,
+            done=done,
+            progress=lambda count: self._watcher.images(count, len(self._chosen)),
+        )
+        statistics = partial
+        for chunk in chunks:
+            statistics = self._take(chunk)
+            if self._is_stable(chunk, until_stable):
+                break
+            if chunk.images < len(self._chosen):
+                save_statistics(statistics, self._folder.partial)
+        assert statistics is not None
+        save_statistics(statistics, self._folder.statistics)
+        self._folder.partial.unlink(missing_ok=True)
+        return statistics
+
+    def _take(self, chunk: Chunk) -> Statistics:
+        tensors = chunk.statistics()
+        if chunk.at_convergence_point:
+            ranges = self._solve(tensors)
+            if self._ranges:
+                moved = {name: movement(self._ranges[name], ranges[name]) for name in ranges}
+                point = ConvergencePoint(
+                    chunk.images,
+                    {name: share for name, (share, _) in moved.items()},
+                    {name: tensor for name, (_, tensor) in moved.items()},
+                )
+                self._points.append(point)
+                self._watcher.converged(point)
+            self._ranges = ranges
+        images = tuple(sorted(image.sha256 for image in self._chosen.images[: chunk.images]))
+        return Statistics(tensors, self._provenance, images, list(self._points))
+
+    def _solve(self, tensors: dict[str, TensorStatistics]) -> dict[str, dict[str, Range]]:
+        return {name: solve_all(tensors, method, self._target) for name, method in self._methods.items()}
+
+    def _is_stable(self, chunk: Chunk, until_stable: float | None) -> bool:
+        if until_stable is None or not chunk.at_convergence_point or not self._points:
+            return False
+        return self._points[-1].images == chunk.images and self._points[-1].movement[self._wanted] <= until_stable
+
+    def _load(self, path: Path) -> Statistics | None:
+        """Return the statistics of a file where they are a beginning of this very pass, else None."""
+        try:
+            loaded, _ = load_statistics(path)
+        except StatisticsError:
+            return None
+        beginning = sorted(image.sha256 for image in self._chosen.images[: len(loaded.images)])
+        return loaded if loaded.provenance == self._provenance and list(loaded.images) == beginning else None

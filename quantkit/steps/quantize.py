@@ -1,0 +1,184 @@
+"""``quantkit quantize``: from the statistics of a run to an int8 model, by any method, without an image."""
+
+import csv
+import io
+import os
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from quantkit.config.method import Method, Percentile, method_name
+from quantkit.errors import ProvenanceError, UsageError
+from quantkit.files import write_text
+from quantkit.graph.model import model_digest, read_model, save_model
+from quantkit.graph.plan import Decision, Plan, PlanOptions, plan
+from quantkit.graph.prepare import Prepared, prepare
+from quantkit.graph.qdq import notes_of, write_qdq
+from quantkit.numerics import Range
+from quantkit.run.folder import FP32, INT8, RANGES, QuantizedRecord, RunFolder
+from quantkit.run.session import open_session
+from quantkit.stats.file import Statistics, load_statistics
+from quantkit.stats.solve import solve_all
+from quantkit.targets import ORT, Target
+
+CONV_PREFIX = "conv:"
+
+
+@dataclass(frozen=True, kw_only=True)
+class QuantizeOptions:
+    """Choices of a quantization beyond method and target; None leaves the target's own.
+
+    Attributes:
+        per_channel: one weight scale per output channel, or one per tensor.
+        activation_type: uint8 (affine) or int8 (symmetric).
+        weight_bits: 8, or 7 for processors whose int8 products saturate in 16 bits.
+        power_of_two: weight thresholds rounded up to powers of two.
+        skip: layers left in floating point: node names, globs, ``re:`` patterns, or ``conv:`` and an index.
+    """
+
+    per_channel: bool | None = None
+    activation_type: str | None = None
+    weight_bits: int | None = None
+    power_of_two: bool | None = None
+    skip: tuple[str, ...] = ()
+
+    def plan_options(self) -> PlanOptions:
+        """Return what the plan leaves in float."""
+        indices = [item.removeprefix(CONV_PREFIX) for item in self.skip if item.startswith(CONV_PREFIX)]
+        if wrong := [index for index in indices if not index.isdecimal()]:
+            raise UsageError(f"{wrong[0]!r} is not an index", where="--skip", fix="count from 0, as conv:3")
+        return PlanOptions(
+            skip=tuple(item for item in self.skip if not item.startswith(CONV_PREFIX)),
+            skip_convs=tuple(int(index) for index in indices),
+        )
+
+    def target(self, target: Target) -> Target:
+        """Return the target with these choices."""
+        return target.with_options(
+            per_channel=self.per_channel,
+            activation_type=self.activation_type,  # type: ignore[arg-type]
+            weight_bits=self.weight_bits,
+            power_of_two=self.power_of_two,
+        )
+
+
+@dataclass(frozen=True)
+class Quantized:
+    """An int8 model that was written.
+
+    Attributes:
+        name: its name in the run, as `compare` takes it.
+        path: its file.
+        ranges: of the observed tensors.
+        plan: what was quantized how.
+        notes: what the user may want to know of it.
+    """
+
+    name: str
+    path: Path
+    ranges: dict[str, Range]
+    plan: Plan
+    notes: tuple[str, ...]
+
+    def explain(self) -> list[Decision]:
+        """Return every operator and tensor with what became of it, and why."""
+        return self.plan.explain()
+
+
+def quantize(
+    run: Path,
+    *,
+    method: Method | None = None,
+    target: Target = ORT,
+    options: QuantizeOptions | None = None,
+    out: Path | None = None,
+) -> Quantized:
+    """Solve the ranges anew from a run's statistics and write an int8 model.
+
+    Args:
+        run: run folder of `calibrate`.
+        method: how ranges are set.
+        target: what will run the model.
+        options: further choices.
+        out: where to write; in the run folder when absent: ``int8.onnx`` for onnxruntime, else ``int8-TARGET.onnx``.
+
+    Raises:
+        UsageError: this is no run folder, or an option cannot be honoured.
+        ProvenanceError: the fp32 model has changed since the calibration.
+        StatisticsError: the statistics are damaged.
+        ModelError: the model cannot be quantized.
+    """
+    folder = RunFolder(run)
+    record = folder.read()
+    prepared = prepare(read_model(folder.fp32(record)))
+    statistics, _ = load_statistics(folder.statistics)
+    if statistics.provenance.model_sha256 != record.model.sha256:
+        raise ProvenanceError(
+            "the statistics are of another model than the run",
+            where=folder.statistics,
+            fix="run quantkit calibrate again",
+        )
+    with folder.locked():
+        return quantize_prepared(
+            folder, prepared, statistics, method or Percentile(), target, options or QuantizeOptions(), out
+        )
+
+
+def quantize_prepared(
+    folder: RunFolder,
+    prepared: Prepared,
+    statistics: Statistics,
+    method: Method,
+    target: Target,
+    options: QuantizeOptions,
+    out: Path | None = None,
+) -> Quantized:
+    """Write the int8 model of a prepared model, its ranges table, and its entry in ``run.json``."""
+    chosen = options.target(target)
+    made = plan(prepared.model, chosen, options.plan_options())
+    needed = {name: statistics.tensors[name] for name in made.observed if name in statistics.tensors}
+    ranges = solve_all(needed, method, chosen)
+    int8 = write_qdq(prepared.model, made, ranges)
+    name = (INT8 if target.name == ORT.name else f"{INT8}-{target.name}") if out is None else out.stem
+    path = folder.path / f"{name}.onnx" if out is None else out
+    if name == FP32:
+        raise UsageError(f"{FP32} is the name of the original model", where="--out", fix="choose another file name")
+    save_model(int8, path)
+    open_session(path)  # a model that onnxruntime cannot load is not a result
+    write_text(
+        folder.path / (RANGES if out is None and name == INT8 else f"{name}.{RANGES}"),
+        ranges_csv(ranges, made, statistics),
+    )
+    _enter(folder, name, path, method, target, options)
+    return Quantized(name, path, ranges, made, (*prepared.notes, *notes_of(int8)))
+
+
+def _enter(folder: RunFolder, name: str, path: Path, method: Method, target: Target, options: QuantizeOptions) -> None:
+    record = folder.read()
+    inside = path.resolve().parent == folder.path.resolve()
+    entry = QuantizedRecord(
+        file=path.name if inside else os.fspath(path.resolve()),
+        sha256=model_digest(path),
+        target=target.name,
+        method=method_name(method),
+        options=_options_json(method, options),
+    )
+    folder.write(record.model_copy(update={"quantized": record.quantized | {name: entry}}))
+
+
+def _options_json(method: Method, options: QuantizeOptions) -> dict[str, Any]:
+    chosen = {key: value for key, value in asdict(options).items() if value not in (None, ())}
+    return {**asdict(method), **chosen}
+
+
+def ranges_csv(ranges: dict[str, Range], made: Plan, statistics: Statistics) -> str:
+    """Return the ranges as CSV: one row a tensor, with what was observed and the integers' scale and zero point."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["tensor", "lo", "hi", "scale", "zero_point", "observed_min", "observed_max", "values", "zeros"])
+    for name, range_ in ranges.items():
+        one, qparams = statistics.tensors[name], made.target.activations.qparams(range_)
+        numbers = [range_.lo, range_.hi, float(qparams.scale)]
+        row = [name, *(f"{number:.9g}" for number in numbers), int(qparams.zero_point)]
+        writer.writerow([*row, f"{one.lo:.9g}", f"{one.hi:.9g}", one.count, one.zeros])
+    return text.getvalue()
