@@ -1,0 +1,239 @@
+"""One vendor YAML file: its text, its plain data, the line of each value, and edits that disturb nothing else."""
+
+import codecs
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+from ruamel.yaml.comments import CommentedMap, CommentedSeq
+from ruamel.yaml.nodes import CollectionNode, MappingNode, Node
+from ruamel.yaml.scalarbool import ScalarBoolean
+
+from quantkit.errors import VendorFileError
+from quantkit.files import reason, write_bytes
+from quantkit.vacc.yaml_nodes import KeyPath, YamlError, line_of_each_value, node_at, parse
+from quantkit.vacc.yaml_text import emit, flow_text, is_mapping, styled, writer
+
+_BYTE_ORDER_MARKS = ((codecs.BOM_UTF8, "utf-8-sig"), (codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16"))
+
+
+@dataclass(frozen=True)
+class Document:
+    """A parsed YAML file. Editing returns a new document; nothing is written before `save`.
+
+    Attributes:
+        text: the file's text, with newline line ends.
+        where: name of the file, for messages.
+        data: plain Python values: dict, list, str, int, float, bool, None. Keys are text.
+        lines: line of each key and item by its path, counted from 1.
+        encoding: how the bytes were read.
+        crlf: the file's lines end in carriage return and newline.
+    """
+
+    text: str
+    where: str
+    data: Any
+    lines: Mapping[KeyPath, int]
+    encoding: str = "utf-8"
+    crlf: bool = False
+
+    @classmethod
+    def parse(cls, text: str, where: object = "YAML", *, encoding: str = "utf-8", crlf: bool = False) -> "Document":
+        """Parse YAML text.
+
+        Raises:
+            YamlError: the text is no YAML, or holds something that is refused (`yaml_nodes`).
+        """
+        try:
+            loaded, root = parse(text)
+            data = plain(loaded)
+        except YamlError as error:
+            raise error.at(where) from error
+        except RecursionError as error:
+            raise YamlError("the file is nested too deeply", where=where) from error
+        return cls(text, str(where), data, line_of_each_value(root), encoding, crlf)
+
+    @classmethod
+    def load(cls, path: Path) -> "Document":
+        """Read a file: UTF-8, UTF-16 with a mark, else GB 18030 (where Chinese comments come from), else Latin-1.
+
+        Raises:
+            YamlError: the file cannot be read or is no YAML.
+        """
+        try:
+            content = path.read_bytes()
+        except (OSError, ValueError) as error:
+            words = reason(error) if isinstance(error, OSError) else str(error)
+            raise YamlError(f"cannot read the file ({words})", where=path) from error
+        text, encoding = _decode(content)
+        crlf = "\r\n" in text
+        return cls.parse(text.replace("\r\n", "\n"), path, encoding=encoding, crlf=crlf)
+
+    def line_of(self, path: KeyPath) -> int | None:
+        """Return the line of a value, or of the nearest value around it."""
+        while path and path not in self.lines:
+            path = path[:-1]
+        return self.lines.get(path)
+
+    def get(self, path: str | KeyPath) -> Any:
+        """Return a value by its dotted path, or None where there is none."""
+        value = self.data
+        for step in self._steps(path):
+            if isinstance(value, dict):
+                value = value.get(step)
+            elif isinstance(value, list) and isinstance(step, int) and 0 <= step < len(value):
+                value = value[step]
+            else:
+                return None
+        return value
+
+    def set(self, path: str | KeyPath, value: Any) -> "Document":
+        """Return the document with one value changed or added; all other text stays as it is.
+
+        Where a plain value or a ``[list]`` stands already, only its characters are replaced; a new key becomes a new
+        line at the end of its section. Where neither is possible the text is written anew by ruamel.yaml, which keeps
+        comments, quotes, order and unknown keys. Sections on the way that do not exist are made.
+
+        Args:
+            path: ``"backend.quantize.calibrate_mode"``, or the steps as a tuple where a key itself holds a dot.
+            value: dict, list, str, int, float, bool or None.
+
+        Raises:
+            VendorFileError: the path leads through a value that is no section.
+        """
+        steps = self._steps(path)
+        loaded, root = parse(self.text)
+        loaded = CommentedMap() if loaded is None else loaded
+        _assign(loaded, steps, value, self.where)
+        wanted = plain(loaded)
+        for edited in (_replaced(self.text, root, steps, value), _inserted(self.text, root, steps, value)):
+            if edited is not None and _means(edited, wanted):
+                return self._with_text(edited)
+        return self._with_text(_dump_like(loaded, self.text))
+
+    def save(self, path: Path) -> None:
+        """Write the text as UTF-8 with the line ends the file had.
+
+        Raises:
+            OutputError: the file cannot be written.
+        """
+        text = self.text.replace("\n", "\r\n") if self.crlf else self.text
+        write_bytes(path, text.encode())
+
+    def _with_text(self, text: str) -> "Document":
+        return Document.parse(text, self.where, encoding=self.encoding, crlf=self.crlf)
+
+    def _steps(self, path: str | KeyPath) -> KeyPath:
+        """Split a dotted path; where a key itself holds dots, the longest key that exists is taken."""
+        if not isinstance(path, str):
+            return path
+        parts, value = path.split("."), self.data
+        steps: list[str | int] = []
+        while parts:
+            if isinstance(value, list) and parts[0].isdecimal():
+                index = int(parts.pop(0))
+                value = value[index] if index < len(value) else None
+                steps.append(index)
+                continue
+            section = value if isinstance(value, dict) else {}
+            taken = next((n for n in range(len(parts), 0, -1) if ".".join(parts[:n]) in section), 1)
+            key = ".".join(parts[:taken])
+            del parts[:taken]
+            value = section.get(key)
+            steps.append(key)
+        return tuple(steps)
+
+
+def plain(value: Any) -> Any:
+    """Return round-trip data as plain Python values; keys and dates become text."""
+    if isinstance(value, Mapping):
+        return {"null" if key is None else str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    if isinstance(value, bool | ScalarBoolean):
+        return bool(value)
+    for kind in (int, float, str):
+        if isinstance(value, kind):
+            return kind(value)
+    return None if value is None else value.isoformat() if isinstance(value, date) else str(value)
+
+
+def _decode(content: bytes) -> tuple[str, str]:
+    for mark, encoding in _BYTE_ORDER_MARKS:
+        if content.startswith(mark):
+            return content.decode(encoding, errors="replace"), encoding
+    for encoding in ("utf-8", "gb18030"):
+        try:
+            return content.decode(encoding), encoding
+        except UnicodeDecodeError:
+            continue
+    return content.decode("latin-1"), "latin-1"
+
+
+def _assign(loaded: Any, steps: KeyPath, value: Any, where: str) -> None:
+    holder = loaded
+    for step in steps[:-1]:
+        if isinstance(holder, CommentedMap):
+            if holder.get(step) is None:
+                holder[step] = CommentedMap()
+            holder = holder[step]
+        elif isinstance(holder, CommentedSeq) and isinstance(step, int) and step < len(holder):
+            holder = holder[step]
+        else:
+            holder = None
+    last = steps[-1] if steps else None
+    if isinstance(holder, CommentedMap) or (
+        isinstance(holder, CommentedSeq) and isinstance(last, int) and last < len(holder)
+    ):
+        holder[last] = styled(value)
+        return
+    dotted = ".".join(map(str, steps))
+    raise VendorFileError(f"there is no place for `{dotted}`", where=where, fix="name a key of a section")
+
+
+def _replaced(text: str, root: Node | None, steps: KeyPath, value: Any) -> str | None:
+    """Replace the characters of one plain value or ``[list]``; None where that is not possible."""
+    node = node_at(root, steps)
+    if node is None or isinstance(value, Mapping) or (isinstance(value, list) and any(map(is_mapping, value))):
+        return None
+    block = not node.flow_style if isinstance(node, CollectionNode) else getattr(node, "style", None) in ("|", ">")
+    start, end = node.start_mark.index, node.end_mark.index
+    return text[:start] + flow_text(value) + text[end:] if start < end and not block else None
+
+
+def _inserted(text: str, root: Node | None, steps: KeyPath, value: Any) -> str | None:
+    """Add a key in a line of its own at the end of its section; None where that is not possible."""
+    depth = next(n for n in range(len(steps), -1, -1) if node_at(root, steps[:n]) is not None or n == 0)
+    section = node_at(root, steps[:depth])
+    if depth == len(steps) or not isinstance(section, MappingNode) or section.flow_style or not section.value:
+        return None
+    for step in reversed(steps[depth:]):
+        value = {step: value}
+    last = section.value[-1][1]
+    while isinstance(last, CollectionNode) and not last.flow_style and last.value:
+        last = last.value[-1][1] if isinstance(last, MappingNode) else last.value[-1]
+    rows = text.split("\n")
+    after = last.end_mark.line + 1
+    margin = " " * section.value[0][0].start_mark.column
+    new = emit(writer(mapping=2, sequence=4, offset=2), styled(value)).splitlines()
+    return "\n".join([*rows[:after], *(margin + row for row in new), *(rows[after:] or [""])])
+
+
+def _means(text: str, wanted: Any) -> bool:
+    try:
+        return bool(plain(parse(text)[0]) == wanted)
+    except YamlError:
+        return False
+
+
+def _dump_like(loaded: Any, text: str) -> str:
+    """Write round-trip data with the indentation of the text it came from."""
+    mapping = next((len(m[1]) for m in re.finditer(r"(?m)^( +)\w", text)), 2)
+    offset = 0
+    for key, dash in re.findall(r"(?m)^( *)[^\s#-][^#\n]*:[ ]*\n(?:[ ]*(?:#.*)?\n)*( *)- ", text):
+        offset = max(0, len(dash) - len(key))
+        break
+    return emit(writer(mapping=mapping, sequence=offset + 2, offset=offset), loaded)

@@ -1,0 +1,78 @@
+"""What a check finds, and which known word a misspelt one was meant to be."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal
+
+# From here on (0 to 1) an unknown word is like enough to a known one to name it.
+ALIKE = 0.75
+
+Severity = Literal["error", "warning", "note"]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing found in a file.
+
+    Attributes:
+        severity: ``error``: the build fails or does something else than the file says; ``warning``: look at it;
+            ``note``: what was not checked, and why.
+        line: counted from 1, where there is one.
+        key: dotted path of the value concerned, empty for the whole file.
+        message: what is wrong, in one sentence.
+        fix: what to do about it.
+    """
+
+    severity: Severity
+    line: int | None
+    key: str
+    message: str
+    fix: str | None = None
+
+    def __str__(self) -> str:
+        text = f"{self.severity}: {self.message}"
+        return text if self.fix is None else f"{text}; {self.fix}"
+
+
+def misspelt(word: str, known: Iterable[str]) -> str | None:
+    """Return the known word that ``word`` is a slip of the pen of, or None.
+
+    A slip is one edit (two from eight letters on) of a letter: inserted, left out, exchanged, or swapped with its
+    neighbour. Words that differ only in their digits (int4, int8) are different words.
+    """
+    best: tuple[int, str] | None = None
+    plain = _plain(word)
+    for candidate in known:
+        other = _plain(candidate)
+        limit = 0 if min(len(plain), len(other)) < 4 else 1 if len(other) < 8 else 2
+        if candidate == word or (plain != other and _letters(plain) == _letters(other)):
+            continue
+        distance = edit_distance(plain, other)
+        if distance <= limit and (best is None or distance < best[0]):
+            best = (distance, candidate)
+    return None if best is None else best[1]
+
+
+def edit_distance(a: str, b: str) -> int:
+    """Return the number of edits between two words.
+
+    Optimal string alignment: insertions, deletions, substitutions and swaps of neighbours, each letter edited once
+    (Damerau, Communications of the ACM 7:171-176, 1964).
+    """
+    before: list[int] = []
+    row = list(range(len(b) + 1))
+    for i, left in enumerate(a, 1):
+        before, last, row = row, before, [i] + [0] * len(b)
+        for j, right in enumerate(b, 1):
+            row[j] = min(before[j] + 1, row[j - 1] + 1, before[j - 1] + (left != right))
+            if i > 1 and j > 1 and left == b[j - 2] and right == a[i - 2]:
+                row[j] = min(row[j], last[j - 2] + 1)
+    return row[-1]
+
+
+def _plain(word: str) -> str:
+    return word.lower().replace("-", "_").strip()
+
+
+def _letters(word: str) -> str:
+    return "".join(letter for letter in word if not letter.isdigit())

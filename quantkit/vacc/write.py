@@ -1,0 +1,187 @@
+"""Write a build file for a model, its preprocessing and its calibration images."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, assert_never
+
+from quantkit.config.method import Kl, Method, MinMax, Mse, Percentile
+from quantkit.config.pipeline import Pipeline
+from quantkit.errors import CalibrationSetError
+from quantkit.files import reason
+from quantkit.vacc.convert import framework_of, render
+from quantkit.vacc.dialects import Dialect
+from quantkit.vacc.ops import ops_from_pipeline
+from quantkit.vacc.spec import BuildSpec, Calibration, CalibrationData, Head, Source, Workspace
+from quantkit.vacc.yaml_nodes import KeyPath
+from quantkit.vacc.yaml_text import dump
+
+WeightScale = Literal["max", "power2"]
+TENSORS = "npz"
+
+_METHOD_KEY: dict[Dialect, KeyPath] = {
+    "build": ("engine", "calibration", "quant_mode"),
+    "compile": ("backend", "quantize", "calibrate_mode"),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class CalibrationFolder:
+    """The files that the vendor's compiler finds ranges on.
+
+    Attributes:
+        path: the folder, as it is to stand in the build file.
+        suffix: of the files, without a dot; ``npz`` for tensors that are preprocessed already.
+        count: how many are taken.
+    """
+
+    path: str
+    suffix: str
+    count: int
+
+
+@dataclass(frozen=True)
+class BuildFile:
+    """A written build file.
+
+    Attributes:
+        text: the YAML.
+        spec: what it says.
+        notes: where it says less, or something else, than was asked for; they stand in the text as comments too.
+    """
+
+    text: str
+    spec: BuildSpec
+    notes: tuple[str, ...]
+
+
+def write_build_file(
+    *,
+    name: str,
+    checkpoint: str,
+    input_name: str,
+    input_shape: Sequence[int],
+    pipeline: Pipeline,
+    method: Method,
+    data: CalibrationFolder,
+    dialect: Dialect,
+    per_channel: bool = True,
+    weight_scale: WeightScale | None = None,
+    skip_conv_layers: Sequence[int] = (),
+    softmax: bool = False,
+    workspace: str = "./deploy_weights/",
+) -> BuildFile:
+    """Return the build file of an int8 image model.
+
+    Args:
+        name: of the compiled model.
+        checkpoint: path of the source model, as it is to stand in the file.
+        input_name: the model's image input.
+        input_shape: ``[1, C, H, W]``.
+        pipeline: the preprocessing; not written where the calibration data are ready tensors.
+        method: how ranges are found.
+        data: what they are found on.
+        dialect: of which of the vendor's tools.
+        per_channel: weights have one scale per output channel.
+        weight_scale: how weight scales are chosen; None leaves it to the compiler.
+        skip_conv_layers: convolutions to leave in floating point, by index in graph order.
+        softmax: append a softmax to the graph.
+        workspace: where the compiled model goes.
+    """
+    notes: tuple[str, ...] = ()
+    ops: list[dict[str, Any]] | None = None
+    if data.suffix.lower() != TENSORS:
+        written = ops_from_pipeline(pipeline)
+        ops, notes = list(written.ops), written.notes
+    spec = BuildSpec(
+        name=name,
+        source=Source(
+            checkpoint=checkpoint,
+            framework=framework_of(checkpoint) if dialect == "compile" else None,
+            dtype="fp32" if dialect == "compile" else None,
+            inputs={input_name: list(input_shape)},
+        ),
+        backend="vacc",
+        precision="int8",
+        calibration=Calibration(
+            method=vendor_method(method),
+            fraction=method.fraction if isinstance(method, Percentile) else None,
+            per_channel=per_channel,
+            weight_scale=weight_scale,
+            skip_conv_layers=sorted(set(skip_conv_layers)) or None,
+        ),
+        head=Head(type="softmax") if softmax else None,
+        data=CalibrationData(path=data.path, suffix=data.suffix, count=data.count, ops=ops),
+        workspace=Workspace(path=workspace),
+    )
+    rendering = render(spec, dialect)
+    notes += rendering.notes
+    if dialect == "build" and isinstance(method, Mse):
+        notes += ("quant_mode: mse is known of the compile dialect only",)
+    header = "".join(f"# {line}\n" for line in (f"For `vamc {dialect}`, written by quantkit.", *notes))
+    return BuildFile(header + "\n" + dump(rendering.data, _comments(spec, dialect)), spec, notes)
+
+
+def vendor_method(method: Method) -> str:
+    """Return the vendor's name of a calibration method."""
+    match method:
+        case MinMax():
+            return "max"
+        case Percentile():
+            return "percentile"
+        case Kl():
+            return "kl_divergence"
+        case Mse():
+            return "mse"
+        case _:
+            assert_never(method)
+
+
+def calibration_folder(folder: Path, *, suffix: str | None = None, count: int | None = None) -> CalibrationFolder:
+    """Look into a folder of calibration files for their suffix and number.
+
+    Args:
+        folder: the folder; files in folders below it count too.
+        suffix: take these only; else all files must have the same.
+        count: take so many; else all.
+
+    Raises:
+        CalibrationSetError: no such folder, no such file, several suffixes, or fewer files than ``count``.
+    """
+    try:
+        names = [path.name for path in folder.rglob("*") if path.is_file() and not path.name.startswith(".")]
+    except OSError as error:
+        raise CalibrationSetError(f"cannot list the folder ({reason(error)})", where=folder) from error
+    if not folder.is_dir():
+        raise CalibrationSetError("no such folder", where=folder, fix="give the folder of calibration images")
+    suffixes = sorted({Path(name).suffix.removeprefix(".") for name in names})
+    if suffix is None:
+        if len(suffixes) != 1 or not suffixes[0]:
+            there = ", ".join(suffixes) or "no files"
+            raise CalibrationSetError(
+                f"the calibration files must have one suffix (there: {there})",
+                where=folder,
+                fix="give --suffix, or `quantkit calib-set` with --materialize",
+            )
+        suffix = suffixes[0]
+    matching = sum(name.endswith(f".{suffix}") for name in names)
+    if matching < (count or 1):
+        raise CalibrationSetError(
+            f"{count or 1} files that end in .{suffix} are wanted and the folder holds {matching}",
+            where=folder,
+            fix="give a smaller --count, or another folder",
+        )
+    return CalibrationFolder(path=str(folder), suffix=suffix, count=count or matching)
+
+
+def _comments(spec: BuildSpec, dialect: Dialect) -> dict[KeyPath, str]:
+    """Return what is to stand behind some of the values."""
+    calibration = _METHOD_KEY[dialect][:-1]
+    comments: dict[KeyPath, str] = {_METHOD_KEY[dialect]: "how ranges of activations are found"}
+    if spec.calibration is not None and spec.calibration.fraction is not None:
+        comments[*calibration, "calibrate_range"] = "share of the values kept"
+    if spec.calibration is not None and spec.calibration.skip_conv_layers:
+        comments[*calibration, "skip_conv_layers"] = "left in floating point, counted from 0 in graph order"
+    if spec.data is not None and spec.data.ops is None:
+        comments["dataset", "sampler", "suffix"] = "tensors, preprocessed already"
+    return comments

@@ -1,0 +1,178 @@
+"""Parse YAML text that comes from anywhere: nothing is constructed, nothing explodes, every value knows its line.
+
+YAML 1.2 (https://yaml.org/spec/1.2.2/) by ruamel.yaml, with these refusals: tags that ask for objects, aliases that
+contain themselves or multiply, a key that stands twice, a key that is no plain word, several documents, and files far
+larger than any build file.
+"""
+
+import warnings
+from collections.abc import Iterator
+from typing import Any
+
+from ruamel.yaml import YAML
+from ruamel.yaml.error import MarkedYAMLError, YAMLError, YAMLWarning
+from ruamel.yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
+
+from quantkit.errors import VendorFileError
+
+MAX_CHARACTERS = 1 << 19
+# Values after aliases are written out; the largest build file of the public zoo has about 200.
+MAX_VALUES = 50_000
+
+_CORE = "tag:yaml.org,2002:"
+_PLAIN_TAGS = frozenset(
+    _CORE + name for name in ("str", "int", "float", "bool", "null", "map", "seq", "timestamp", "merge", "value")
+)
+
+KeyPath = tuple[str | int, ...]
+
+
+class YamlError(VendorFileError):
+    """YAML text that is refused.
+
+    Args:
+        what: the fault.
+        line: line of it, counted from 1, where it is known.
+        fix: what to do.
+    """
+
+    def __init__(self, what: str, *, line: int | None = None, fix: str | None = None, where: object = None) -> None:
+        self.line = line
+        place = where if line is None else f"line {line}" if where is None else f"{where}, line {line}"
+        super().__init__(what, where=place, fix=fix)
+
+    def at(self, file: object) -> "YamlError":
+        """Return the same error with the name of the file."""
+        return YamlError(self.what, line=self.line, fix=self.fix, where=file)
+
+
+def round_trip_yaml() -> YAML:
+    """Return a parser and emitter that keeps comments, quotes and the order of keys."""
+    yaml = YAML(typ="rt", pure=True)
+    yaml.preserve_quotes = True
+    yaml.width = MAX_CHARACTERS
+    return yaml
+
+
+def parse(text: str) -> tuple[Any, Node | None]:
+    """Parse a YAML document.
+
+    Returns:
+        The round-trip data (None for an empty document) and the root of its node tree.
+
+    Raises:
+        YamlError: the text is no YAML, or holds something that is refused.
+    """
+    if len(text) > MAX_CHARACTERS:
+        raise YamlError(f"the file has {len(text)} characters, far more than a build file")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", YAMLWarning)
+            root = round_trip_yaml().compose(text)
+            if root is not None:
+                _refuse_what_is_unsafe(root)
+            return round_trip_yaml().load(text), root
+    except YamlError:
+        raise
+    except MarkedYAMLError as error:
+        raise _from_ruamel(error, text) from error
+    except YAMLError as error:
+        raise YamlError(f"not YAML ({_one_line(error)})") from error
+    except RecursionError as error:
+        raise YamlError("the file is nested too deeply") from error
+    except Exception as error:  # the parser raises whatever damaged text leads it to
+        raise YamlError(f"not YAML ({type(error).__name__}: {_one_line(error)})") from error
+
+
+def line_of_each_value(root: Node | None) -> dict[KeyPath, int]:
+    """Return the line, counted from 1, of every key and every item, by its path."""
+    lines: dict[KeyPath, int] = {}
+
+    def visit(node: Node, path: KeyPath) -> None:
+        for step, place, child in _entries(node):
+            lines[*path, step] = place.start_mark.line + 1
+            visit(child, (*path, step))
+
+    if root is not None:
+        visit(root, ())
+    return lines
+
+
+def node_at(root: Node | None, path: KeyPath) -> Node | None:
+    """Return the node of a value, or None where there is none (or it came in by a merge key)."""
+    node = root
+    for wanted in path:
+        node = None if node is None else next((c for step, _, c in _entries(node) if step == wanted), None)
+    return node
+
+
+def _entries(node: Node) -> Iterator[tuple[str | int, Node, Node]]:
+    """Yield the key or index, the node that stands for its place, and the value of each entry."""
+    if isinstance(node, MappingNode):
+        for key, value in node.value:
+            yield str(key.value), key, value
+    elif isinstance(node, SequenceNode):
+        for index, item in enumerate(node.value):
+            yield index, item, item
+
+
+def _refuse_what_is_unsafe(root: Node) -> None:
+    sizes: dict[int, int] = {}
+    open_nodes: set[int] = set()
+
+    def size(node: Node) -> int:
+        known = sizes.get(id(node))
+        if known is not None:
+            return known
+        line = node.start_mark.line + 1
+        if id(node) in open_nodes:
+            raise YamlError("an alias refers to a value that contains it", line=line, fix="write the value out")
+        if str(node.tag) not in _PLAIN_TAGS:
+            raise YamlError(f"the tag {node.tag} is refused: a build file holds plain values", line=line)
+        open_nodes.add(id(node))
+        if isinstance(node, MappingNode):
+            _refuse_bad_keys(node)
+        total = 1 + sum(size(child) for _, _, child in _entries(node))
+        open_nodes.discard(id(node))
+        if total > MAX_VALUES:
+            raise YamlError(f"the aliases here stand for more than {MAX_VALUES} values", line=line)
+        sizes[id(node)] = total
+        return total
+
+    size(root)
+
+
+def _refuse_bad_keys(node: MappingNode) -> None:
+    lines: dict[str, int] = {}
+    for key, _ in node.value:
+        line = key.start_mark.line + 1
+        if not isinstance(key, ScalarNode):
+            raise YamlError("a key must be a plain word", line=line, fix="quote a text that begins with { or [")
+        if str(key.tag) not in _PLAIN_TAGS:
+            raise YamlError(f"the tag {key.tag} is refused: a build file holds plain values", line=line)
+        if key.tag == _CORE + "merge":
+            continue
+        if key.value in lines:
+            raise YamlError(
+                f"the key `{key.value}` stands twice, in lines {lines[key.value]} and {line}",
+                line=line,
+                fix="keep one: readers differ in which of them wins",
+            )
+        lines[key.value] = line
+
+
+def _from_ruamel(error: MarkedYAMLError, text: str) -> YamlError:
+    mark = error.problem_mark or error.context_mark
+    line = None if mark is None else mark.line + 1
+    rows = text.splitlines()
+    # A file cut short is marked one line past its end.
+    if line is not None and line > len(rows) > 0:
+        line = len(rows)
+    problem = " ".join(str(error.problem or error.context or "no YAML").split())
+    if line is not None and line <= len(rows) and "\t" in rows[line - 1]:
+        return YamlError(f"a tab where YAML wants spaces ({problem})", line=line, fix="indent with spaces")
+    return YamlError(f"not YAML ({problem})", line=line)
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:200]
