@@ -7,7 +7,7 @@ from pathlib import Path
 from quantkit.data.calibration_set import CalibrationImage, CalibrationSet, LeftOut, Progress, examine
 from quantkit.data.folder import ImageFolder, find_images, find_labelled_images
 from quantkit.data.parallel import map_in_order
-from quantkit.data.selection import NO_LABEL, balanced_quotas, classes_in_lot_order, queues_by_class
+from quantkit.data.selection import NO_LABEL, balanced_quotas, interleaved, queues_by_class
 from quantkit.errors import CalibrationSetError, UsageError
 
 
@@ -118,7 +118,7 @@ class _Chooser:
             )
         quotas = balanced_quotas(self._usable, self._count, self._seed)
         taken = {label: images[: quotas[label]] for label, images in self._taken.items()}
-        images = tuple(self._image(position, sha256) for position, sha256 in _interleaved(taken, self._seed))
+        images = tuple(self._image(position, sha256) for position, sha256 in interleaved(taken, self._seed))
         chosen = CalibrationSet(self._found.root, images, self._seed, self._found.source, tuple(self._left_out))
         return replace(chosen, remarks=(*self._found.warnings, *_remarks(chosen, self._found)))
 
@@ -128,13 +128,6 @@ class _Chooser:
             return CalibrationImage(self._found.names[position], sha256)
         class_name = self._found.class_names.get(label, "")
         return CalibrationImage(self._found.names[position], sha256, label, class_name)
-
-
-def _interleaved(taken: dict[int, list[tuple[int, str]]], seed: int) -> list[tuple[int, str]]:
-    """Return the images class by class in turn, so that every beginning of the list is balanced too."""
-    order = classes_in_lot_order(list(taken), seed)
-    longest = max(len(images) for images in taken.values())
-    return [taken[label][turn] for turn in range(longest) for label in order if turn < len(taken[label])]
 
 
 def _remarks(chosen: CalibrationSet, found: ImageFolder) -> list[str]:

@@ -134,7 +134,7 @@ class CalibrationSet:
         facts = [
             ("format", str(FORMAT)),
             ("written by", f"quantkit {__version__}"),
-            ("images", root),
+            *([("images", root)] if self.is_rebuilt else []),
             ("labels", self.source),
             ("seed", str(self.seed)),
             ("count", str(len(self.images))),

@@ -14,9 +14,13 @@ WNID = re.compile(r"n\d{8}")
 @cache
 def imagenet_classes() -> dict[str, str]:
     """Return the WordNet ids of ImageNet-1k in class-index order (sorted), each with its words."""
-    text = (resources.files("quantkit.data") / "imagenet_classes.txt").read_text(encoding="utf-8")
-    lines = (line for line in text.splitlines() if not line.startswith("#"))
-    return dict(line.split(" ", 1) for line in lines)
+    return {wnid: words for wnid, _, words in _imagenet_table()}
+
+
+@cache
+def ilsvrc_order() -> tuple[str, ...]:
+    """Return the WordNet ids of ImageNet-1k in the order of the ILSVRC 2012 devkit, whose ids count from 1."""
+    return tuple(wnid for wnid, _, _ in sorted(_imagenet_table(), key=lambda row: row[1]))
 
 
 @cache
@@ -48,3 +52,9 @@ def read_class_names(path: Path) -> tuple[str, ...]:
     if "" in lines:
         raise LabelError("an empty line among the class names", where=f"{path}:{lines.index('') + 1}", fix="remove it")
     return tuple(lines)
+
+
+def _imagenet_table() -> list[tuple[str, int, str]]:
+    text = (resources.files("quantkit.data") / "imagenet_classes.txt").read_text(encoding="utf-8")
+    rows = (line.split(" ", 2) for line in text.splitlines() if not line.startswith("#"))
+    return [(wnid, int(ilsvrc_id), words) for wnid, ilsvrc_id, words in rows]

@@ -8,6 +8,9 @@ be chosen from labels alone and found again in any copy of the data.
 import bisect
 import hashlib
 from collections.abc import Mapping, Sequence
+from typing import TypeVar
+
+Image = TypeVar("Image")
 
 # Stands for the class of images that have no label.
 NO_LABEL = -1
@@ -47,6 +50,13 @@ def balanced_quotas(available: Mapping[int, int], count: int, seed: int) -> dict
     for label in classes_in_lot_order([label for label, n in available.items() if n > level], seed)[:rest]:
         quotas[label] += 1
     return quotas
+
+
+def interleaved(taken: Mapping[int, Sequence[Image]], seed: int) -> list[Image]:
+    """Return what was taken class by class in turn, so that every beginning of the list is balanced too."""
+    order = classes_in_lot_order(list(taken), seed)
+    longest = max((len(images) for images in taken.values()), default=0)
+    return [taken[label][turn] for turn in range(longest) for label in order if turn < len(taken[label])]
 
 
 def classes_in_lot_order(labels: Sequence[int], seed: int) -> list[int]:

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from quantkit.data.classes import imagenet_classes, imagenet_index, leading_wnid, read_class_names
+from quantkit.data.classes import ilsvrc_order, imagenet_classes, imagenet_index, leading_wnid, read_class_names
 from quantkit.data.labels import check_labels_fit, pair_labels, read_label_file
 from quantkit.errors import LabelError
 
@@ -22,6 +22,14 @@ def test_imagenet_has_a_thousand_sorted_classes() -> None:
     assert wnids == sorted(wnids)
     assert imagenet_classes()["n01440764"] == "tench, Tinca tinca"
     assert (imagenet_index()["n01440764"], imagenet_index()["n15075141"]) == (0, 999)
+
+
+def test_the_devkits_order_fits_its_published_ground_truth() -> None:
+    """The ids of the first ten validation images, and the class indices that they are known to mean."""
+    ilsvrc_ids = [490, 361, 171, 822, 297, 482, 13, 704, 599, 164]
+    class_indices = [imagenet_index()[ilsvrc_order()[ilsvrc_id - 1]] for ilsvrc_id in ilsvrc_ids]
+    assert class_indices == [65, 970, 230, 809, 516, 57, 334, 415, 674, 332]
+    assert sorted(ilsvrc_order()) == list(imagenet_classes())
 
 
 @pytest.mark.parametrize(

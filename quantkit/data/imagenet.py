@@ -1,0 +1,266 @@
+"""The layouts ImageNet's validation set comes in: flat with labels beside it, or sorted into class folders."""
+
+import os
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from quantkit.config.pipeline import Decode
+from quantkit.data.calibration_set import LeftOut, Progress
+from quantkit.data.classes import imagenet_classes, imagenet_index
+from quantkit.data.devkit import CLASSES, GROUND_TRUTH, VALIDATION_IMAGES, read_imagenet_labels
+from quantkit.data.folder import find_images
+from quantkit.data.images import Note, notes, open_image, read_bytes, to_mode
+from quantkit.data.labels import LabelLine
+from quantkit.data.parallel import map_in_order
+from quantkit.errors import ImageError, LabelError, OutputError, UsageError
+from quantkit.files import make_folder, reason, sha256_file
+
+# Where the labels of a flat folder usually lie, from the folder itself or the one around it.
+_USUAL_LABEL_FILES = (
+    "val_label.txt",
+    "val.txt",
+    GROUND_TRUTH,
+    f"ILSVRC2012_devkit_t12/data/{GROUND_TRUTH}",
+    "LOC_val_solution.csv",
+)
+_SHOWN = 5
+
+
+@dataclass(frozen=True)
+class ImagenetReport:
+    """What a folder of ImageNet holds.
+
+    Attributes:
+        images: number of images.
+        source: where the labels came from, in words.
+        per_class: number of images of each class present, by WordNet id, sorted.
+        corrupt: images that cannot be decoded, with the reason.
+        notes: names of the images that are no plain colour pictures, by what they are.
+    """
+
+    images: int
+    source: str
+    per_class: dict[str, int]
+    corrupt: tuple[LeftOut, ...]
+    notes: dict[Note, tuple[str, ...]]
+
+    @property
+    def missing(self) -> tuple[str, ...]:
+        """WordNet ids of the classes without an image."""
+        return tuple(wnid for wnid in imagenet_classes() if wnid not in self.per_class)
+
+    @property
+    def is_whole_validation_set(self) -> bool:
+        """Whether it has fifty decodable images of each of the thousand classes."""
+        each = VALIDATION_IMAGES // CLASSES
+        return not self.corrupt and not self.missing and set(self.per_class.values()) == {each}
+
+
+def check_imagenet(
+    folder: Path, labels: Path | None = None, *, workers: int | None = None, progress: Progress | None = None
+) -> ImagenetReport:
+    """Count a folder of ImageNet by class and decode every image.
+
+    Args:
+        folder: images in class folders named by WordNet ids, or flat.
+        labels: label file or the devkit's ground truth; where absent and needed, looked for in and around the folder.
+        workers: number of threads that decode.
+        progress: called with the number of images done and their total.
+
+    Raises:
+        CalibrationSetError: there is no such folder, or no image in it.
+        LabelError: labels are missing, malformed or contradict the folders.
+    """
+    names = find_images(folder).names
+    wnids, source = _wnids(folder, names, labels)
+    corrupt: list[LeftOut] = []
+    special: dict[Note, list[str]] = defaultdict(list)
+    looked_at = map_in_order(_look, [folder / name for name in names], workers)
+    for done, (name, (found, fault)) in enumerate(zip(names, looked_at, strict=True), start=1):
+        if fault:
+            corrupt.append(LeftOut(name, fault))
+        for note in found:
+            special[note].append(name)
+        if progress is not None:
+            progress(done, len(names))
+    return ImagenetReport(
+        images=len(names),
+        source=source,
+        per_class=dict(sorted(Counter(wnids).items())),
+        corrupt=tuple(corrupt),
+        notes={note: tuple(named) for note, named in special.items()},
+    )
+
+
+def prepare_imagenet(
+    folder: Path, to: Path | None = None, labels: Path | None = None, *, progress: Progress | None = None
+) -> Counter[str]:
+    """Sort a flat validation set into class folders named by WordNet ids, as valprep.sh does.
+
+    Everything is checked before the first file is touched. Each image is linked at its new place before it is taken
+    from the old one, an existing file is never overwritten, and a run that was killed goes on where it stopped.
+
+    Args:
+        folder: the flat images, or what an earlier run left of them.
+        to: where the class folders go, with links to the images, which stay; absent, the images themselves are moved
+            into class folders within ``folder``.
+        labels: label file or the devkit's ground truth; where absent, looked for in and around the folder.
+        progress: called with the number of images done and their total.
+
+    Returns:
+        How many images were "placed" now and how many were "already there".
+
+    Raises:
+        CalibrationSetError: there is no such folder, or no image in it.
+        LabelError: labels are missing, malformed or contradict class folders that exist; nothing was touched.
+        OutputError: a class folder cannot be written, or holds another file of the same name.
+        UsageError: ``to`` is ``folder``.
+    """
+    names = find_images(folder).names
+    if to is not None and to.resolve() == folder.resolve():
+        raise UsageError("the links cannot go into the folder of the images", where=to, fix="give another, or move")
+    wnids, _ = _wnids(folder, names, labels)
+    done: Counter[str] = Counter()
+    for name, wnid in zip(names, wnids, strict=True):
+        placed = _place(folder, name, (to or folder) / wnid / PurePosixPath(name).name, moving=to is None)
+        done["placed" if placed else "already there"] += 1
+        if progress is not None:
+            progress(done.total(), len(names))
+    return done
+
+
+def _place(folder: Path, name: str, target: Path, *, moving: bool) -> bool:
+    """Put an image at its place; False where it was there before."""
+    source = folder / name
+    if moving and _class_folder(name) is not None:
+        return False
+    there = target.exists()
+    make_folder(target.parent)
+    try:
+        (_move if moving else _link)(source, target)
+    except FileExistsError as error:
+        raise OutputError(
+            f"there is another file of that name; {source} stays where it is", where=target, fix="compare the two"
+        ) from error
+    except OSError as error:
+        raise OutputError(f"cannot place {source} ({reason(error)})", where=target) from error
+    return not there
+
+
+def _wnids(folder: Path, names: Sequence[str], labels: Path | None) -> tuple[list[str], str]:
+    """Return the WordNet id of each image and where they came from; folders and labels must not contradict."""
+    from_folders = [_class_folder(name) for name in names]
+    if labels is None and all(from_folders):
+        return [wnid for wnid in from_folders if wnid is not None], "class folders"
+    path = labels or _usual_label_file(folder)
+    wnid_by_name = _wnid_by_name(path)
+    wnids: list[str] = []
+    without: list[str] = []
+    for name, in_folder in zip(names, from_folders, strict=True):
+        file = PurePosixPath(name)
+        wnid = wnid_by_name.get(file.name) or wnid_by_name.get(file.stem) or in_folder
+        if wnid is None:
+            without.append(name)
+        elif in_folder not in (None, wnid):
+            raise LabelError(
+                f"{name} lies in the folder of {in_folder} and has label {wnid}", where=path, fix="check the label file"
+            )
+        else:
+            wnids.append(wnid)
+    if without:
+        shown = ", ".join(without[:_SHOWN]) + (", ..." if len(without) > _SHOWN else "")
+        raise LabelError(f"{len(without)} of {len(names)} images have no label: {shown}", where=path)
+    return wnids, f"label file {path.name}"
+
+
+def _class_folder(name: str) -> str | None:
+    """Return the WordNet id of the class folder an image lies in."""
+    return next((part for part in PurePosixPath(name).parts[:-1] if part in imagenet_index()), None)
+
+
+def _wnid_by_name(path: Path) -> dict[str, str]:
+    wnids = list(imagenet_classes())
+    found: dict[str, LabelLine] = {}
+    for line in read_imagenet_labels(path):
+        name = line.name.replace("\\", "/").rpartition("/")[2]
+        earlier = found.setdefault(name, line)
+        if earlier.label != line.label:
+            raise LabelError(
+                f"{name} has label {line.label}, and {earlier.label} on line {earlier.number}",
+                where=f"{path}:{line.number}",
+                fix="keep one of the two lines",
+            )
+    return {name: wnids[line.label] for name, line in found.items()}
+
+
+def _usual_label_file(folder: Path) -> Path:
+    around = folder.resolve().parent
+    for candidate in _candidates(folder, around):
+        if candidate.is_file():
+            return candidate
+    raise LabelError(
+        "the images are in no class folders and no label file lies beside them "
+        f"(looked for {', '.join(_USUAL_LABEL_FILES)} in it and in {around})",
+        where=folder,
+        fix="give one with --labels",
+    )
+
+
+def _candidates(*folders: Path) -> Iterator[Path]:
+    for folder in folders:
+        for name in _USUAL_LABEL_FILES:
+            yield folder / name
+
+
+def _look(path: Path) -> tuple[tuple[Note, ...], str]:
+    """Return what is special about an image and what is wrong with it, empty when it decodes."""
+    decode = Decode()
+    try:
+        image = open_image(read_bytes(path), path)
+        found = notes(image, decode)
+        to_mode(image, decode, path)
+    except ImageError as error:
+        return (), error.what
+    return found, ""
+
+
+def _link(source: Path, target: Path) -> None:
+    """Give an image a second name: a hard link where the file system can, else a symbolic one."""
+    try:
+        os.link(source.resolve(), target)
+    except FileExistsError:
+        if not _same_content(source, target):
+            raise
+    except OSError:
+        target.symlink_to(source.resolve())
+
+
+def _move(source: Path, target: Path) -> None:
+    """Give an image its new name, and only then take the old one away; nothing is ever overwritten."""
+    try:
+        if source.is_symlink():
+            target.symlink_to(source.resolve())
+        else:
+            os.link(source, target)
+    except FileExistsError:
+        if not _can_replace(source, target):
+            raise
+    except OSError:  # no links on this file system
+        if target.exists():
+            raise FileExistsError from None
+        source.rename(target)
+        return
+    source.unlink()
+
+
+def _can_replace(source: Path, target: Path) -> bool:
+    """Whether the content of the source stays in the target when the source goes, as a killed run may have left them."""
+    if target.is_symlink():
+        return source.is_symlink() and target.readlink() == source.resolve()
+    return _same_content(source, target)
+
+
+def _same_content(source: Path, target: Path) -> bool:
+    return target.is_file() and (target.samefile(source) or sha256_file(target) == sha256_file(source))

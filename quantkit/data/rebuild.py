@@ -1,0 +1,143 @@
+"""Choose a calibration set from labels alone, and find a set's images again in another copy of the data.
+
+A published manifest names images and digests but holds no images. Whoever has the same data set, in whatever folders,
+rebuilds the very same set from it.
+"""
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path, PurePosixPath
+
+from quantkit.data.calibration_set import CalibrationImage, CalibrationSet, Progress, examine
+from quantkit.data.folder import find_images
+from quantkit.data.images import IMAGE_SUFFIXES
+from quantkit.data.labels import LabelLine
+from quantkit.data.parallel import map_in_order
+from quantkit.data.selection import balanced_quotas, interleaved, queues_by_class
+from quantkit.errors import CalibrationSetError, LabelError, UsageError
+
+_SHOWN = 5
+
+
+def plan_calibration_set(
+    lines: Sequence[LabelLine], class_names: dict[int, str], *, count: int, seed: int = 0, source: str = "label file"
+) -> CalibrationSet:
+    """Choose a set from labels alone, no image at hand.
+
+    The choice is the one `build_calibration_set` makes of the same images, as long as it finds none of them unusable.
+
+    Args:
+        lines: name and class index of each image.
+        class_names: names of the classes, where known.
+        count: how many images to choose.
+        seed: another seed chooses other images.
+        source: where the labels came from, in words.
+
+    Returns:
+        A set without digests; `rebuild_calibration_set` finds its images.
+
+    Raises:
+        LabelError: one image has two labels.
+        CalibrationSetError: fewer images than asked for.
+        UsageError: a count below one.
+    """
+    if count < 1:
+        raise UsageError(f"cannot choose {count} images", where="--count", fix="give a number from 1 up")
+    label_by_name: dict[str, LabelLine] = {}
+    for line in lines:
+        earlier = label_by_name.setdefault(line.name, line)
+        if earlier.label != line.label:
+            raise LabelError(
+                f"{line.name} has label {line.label} on line {line.number}, {earlier.label} on line {earlier.number}",
+                fix="keep one of the two lines",
+            )
+    if len(label_by_name) < count:
+        raise CalibrationSetError(
+            f"{len(label_by_name)} labelled images where {count} are asked for",
+            fix=f"ask for {len(label_by_name)} or fewer",
+        )
+    names = sorted(label_by_name)
+    queues = queues_by_class(names, [label_by_name[name].label for name in names], seed)
+    quotas = balanced_quotas({label: len(queue) for label, queue in queues.items()}, count, seed)
+    taken = {label: [names[position] for position in queue[: quotas[label]]] for label, queue in queues.items()}
+    images = tuple(
+        CalibrationImage(name, "", label_by_name[name].label, class_names.get(label_by_name[name].label, ""))
+        for name in interleaved(taken, seed)
+    )
+    return CalibrationSet(Path(), images, seed, source)
+
+
+def rebuild_calibration_set(
+    planned: CalibrationSet, folder: Path, *, workers: int | None = None, progress: Progress | None = None
+) -> CalibrationSet:
+    """Find the images of a set in another folder, by file name and, where the set has them, by digest.
+
+    Args:
+        planned: the set, with digests or chosen from labels alone.
+        folder: where a copy of the data lies, flat or in any folders.
+        workers: number of threads that decode.
+        progress: called with the number of images done and their total.
+
+    Returns:
+        The same set with the paths of this copy, and the digests that were seen.
+
+    Raises:
+        CalibrationSetError: an image is not there, is another than the set's, or cannot be decoded. None is replaced:
+            that would be another set.
+    """
+    finder = _CopyFinder(find_images(folder).names)
+    candidates = [finder.candidates(image.name) for image in planned.images]
+    names = [name for names in candidates for name in names]
+    examined = map_in_order(examine, [folder / name for name in names], workers)
+    sha256_by_name, fault_by_name = {}, {}
+    for done, (name, (sha256, fault)) in enumerate(zip(names, examined, strict=True), start=1):
+        sha256_by_name[name], fault_by_name[name] = sha256, fault
+        if progress is not None:
+            progress(done, len(names))
+    found, problems = [], []
+    for image, choices in zip(planned.images, candidates, strict=True):
+        right = [name for name in choices if image.sha256 in ("", sha256_by_name[name])]
+        fault = _fault(choices, right, fault_by_name)
+        if fault:
+            problems.append(f"{image.name} ({fault})")
+        else:
+            found.append(replace(image, name=right[0], sha256=sha256_by_name[right[0]]))
+    if problems:
+        shown = ", ".join(problems[:_SHOWN]) + (", ..." if len(problems) > _SHOWN else "")
+        raise CalibrationSetError(
+            f"{len(problems)} of {len(planned)} images of the set cannot be used: {shown}",
+            where=folder,
+            fix="give a whole copy of the data the set was made from",
+        )
+    return replace(planned, root=folder, images=tuple(found))
+
+
+def _fault(choices: Sequence[str], right: Sequence[str], fault_by_name: dict[str, str]) -> str:
+    if not choices:
+        return "not there"
+    if not right:
+        return "another file of that name"
+    if len(right) > 1 and len(choices) > 1:
+        return f"{len(right)} files of that name"
+    return fault_by_name[right[0]]
+
+
+class _CopyFinder:
+    """Files of a folder by their names."""
+
+    def __init__(self, names: Sequence[str]) -> None:
+        self._by_name: dict[str, list[str]] = defaultdict(list)
+        self._by_stem: dict[str, list[str]] = defaultdict(list)
+        for name in names:
+            self._by_name[PurePosixPath(name).name].append(name)
+            self._by_stem[PurePosixPath(name).stem].append(name)
+
+    def candidates(self, name: str) -> list[str]:
+        """Return the files that may be the image of that name; the one whose whole path fits, if there is one."""
+        path = PurePosixPath(name)
+        found = self._by_name.get(path.name, [])
+        if not found and path.suffix.lower() not in IMAGE_SUFFIXES:
+            found = self._by_stem.get(path.name, [])
+        alike = [other for other in found if other == name or other.endswith("/" + name) or name.endswith("/" + other)]
+        return alike if len(alike) == 1 else found

@@ -1,0 +1,119 @@
+import shutil
+from pathlib import Path
+
+import pytest
+
+from quantkit.data.build_set import build_calibration_set
+from quantkit.data.calibration_set import CalibrationSet
+from quantkit.data.labels import LabelLine, read_label_file
+from quantkit.data.rebuild import plan_calibration_set, rebuild_calibration_set
+from quantkit.errors import CalibrationSetError, LabelError, UsageError
+
+NAMES = {0: "cat", 1: "dog", 2: "emu"}
+
+
+@pytest.fixture
+def flat(tmp_path: Path, make_images) -> Path:
+    """Thirty pictures in one folder, as a validation set is shipped."""
+    return make_images(tmp_path / "flat", *(f"val_{number:02d}.png" for number in range(30)))
+
+
+@pytest.fixture
+def labels(tmp_path: Path, flat: Path) -> Path:
+    path = tmp_path / "val_label.txt"
+    path.write_text("".join(f"val_{number:02d}.png {number % 3}\n" for number in range(30)))
+    return path
+
+
+@pytest.fixture
+def planned(labels: Path) -> CalibrationSet:
+    return plan_calibration_set(read_label_file(labels), NAMES, count=9, seed=4)
+
+
+def sort_into_folders(flat: Path, to: Path) -> Path:
+    for path in flat.iterdir():
+        target = to / "val" / NAMES[int(path.stem[-2:]) % 3] / path.name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(path, target)
+    return to
+
+
+def test_the_choice_from_labels_alone_is_the_choice_from_the_images(
+    planned: CalibrationSet, labels: Path, flat: Path
+) -> None:
+    built = build_calibration_set(flat, labels, count=9, seed=4)
+    assert [image.name for image in planned.images] == [image.name for image in built.images]
+    assert rebuild_calibration_set(planned, flat).digest == built.digest
+
+
+def test_any_layout_of_the_copy_gives_the_same_set(planned: CalibrationSet, flat: Path, tmp_path: Path) -> None:
+    tree = sort_into_folders(flat, tmp_path / "tree")
+    from_flat, from_tree = (rebuild_calibration_set(planned, folder) for folder in (flat, tree))
+    assert from_tree.digest == from_flat.digest
+    assert from_tree.verify() == ()
+    assert rebuild_calibration_set(from_flat, tree) == from_tree
+
+
+def test_a_plan_is_saved_and_loaded_without_a_folder(planned: CalibrationSet, tmp_path: Path) -> None:
+    path = tmp_path / "plan.csv"
+    planned.save(path)
+    assert "# images:" not in path.read_text()
+    assert "# digest:" not in path.read_text()
+    assert CalibrationSet.load(path).images == planned.images
+    assert not CalibrationSet.load(path).is_rebuilt
+
+
+def test_names_without_suffix_and_with_folders_are_found(flat: Path, tmp_path: Path) -> None:
+    tree = sort_into_folders(flat, tmp_path / "tree")
+    lines = [LabelLine("val_00", 0, 1), LabelLine("dog/val_01.png", 1, 2), LabelLine("x/y/val_02.png", 2, 3)]
+    found = rebuild_calibration_set(plan_calibration_set(lines, {}, count=3), tree)
+    assert {image.name for image in found.images} == {"val/cat/val_00.png", "val/dog/val_01.png", "val/emu/val_02.png"}
+
+
+def test_digests_decide_between_files_of_one_name(three_classes: Path, tmp_path: Path) -> None:
+    built = build_calibration_set(three_classes, count=12)
+    renamed = tmp_path / "renamed"
+    shutil.copytree(three_classes / "cat", renamed / "a")
+    shutil.copytree(three_classes / "dog", renamed / "b")
+    shutil.copytree(three_classes / "emu", renamed / "c")
+    assert rebuild_calibration_set(built, renamed).digest == built.digest
+
+
+def test_what_is_missing_other_or_broken_is_named(planned: CalibrationSet, flat: Path) -> None:
+    built = rebuild_calibration_set(planned, flat)
+    gone, other, broken = (image.name for image in built.images[:3])
+    (flat / gone).unlink()
+    shutil.copyfile(flat / built.images[5].name, flat / other)
+    with pytest.raises(
+        CalibrationSetError, match=rf"2 of 9 images .*{gone} \(not there\), {other} \(another file of that name\)"
+    ):
+        rebuild_calibration_set(built, flat)
+    (flat / broken).write_bytes(b"")
+    with pytest.raises(CalibrationSetError, match=rf"{broken} \(the image file is empty\)"):
+        rebuild_calibration_set(planned, flat)
+
+
+def test_an_ambiguous_name_without_digest_is_refused(planned: CalibrationSet, flat: Path) -> None:
+    name = planned.images[0].name
+    for folder in "a", "b":
+        (flat / folder).mkdir()
+        shutil.copyfile(flat / name, flat / folder / name)
+    (flat / name).unlink()
+    with pytest.raises(CalibrationSetError, match=rf"{name} \(2 files of that name\)"):
+        rebuild_calibration_set(planned, flat)
+
+
+def test_progress_reaches_the_end(planned: CalibrationSet, flat: Path) -> None:
+    seen: list[tuple[int, int]] = []
+    rebuild_calibration_set(planned, flat, progress=lambda *at: seen.append(at))
+    assert seen[-1] == (9, 9)
+
+
+def test_bad_plans(labels: Path) -> None:
+    lines = read_label_file(labels)
+    with pytest.raises(CalibrationSetError, match="30 labelled images where 31 are asked for; ask for 30 or fewer"):
+        plan_calibration_set(lines, {}, count=31)
+    with pytest.raises(UsageError, match="cannot choose 0 images"):
+        plan_calibration_set(lines, {}, count=0)
+    with pytest.raises(LabelError, match=r"val_00\.png has label 2 on line 99, 0 on line 1"):
+        plan_calibration_set([*lines, LabelLine("val_00.png", 2, 99)], {}, count=3)
