@@ -6,17 +6,22 @@ import sys
 import traceback
 from typing import Annotated
 
-import click
 import typer
 from rich.console import Console
+from typer.exceptions import TyperException
 
 from quantkit import __version__
 from quantkit.cli.app import app
 from quantkit.errors import QuantkitError
 
 # Each module adds its commands to the app when it is imported; the order here is the order in --help.
-COMMAND_MODULES: tuple[str, ...] = ()
+COMMAND_MODULES: tuple[str, ...] = (
+    "quantkit.cli.calibrate",
+    "quantkit.cli.quantize",
+    "quantkit.cli.compare",
+)
 
+USAGE = 2
 INTERRUPTED = 130
 UNFORESEEN = 70
 
@@ -58,12 +63,13 @@ def _run(arguments: list[str]) -> int:
         return result if isinstance(result, int) else 0
     except QuantkitError as error:
         return _report(str(error), error.exit_code)
-    except click.UsageError as error:
-        command = error.ctx.command_path if error.ctx is not None else "quantkit"
-        return _report(f"{error.format_message()} See {command} --help.", 2)
-    except click.ClickException as error:
-        return _report(error.format_message(), error.exit_code)
-    except (KeyboardInterrupt, click.Abort):
+    except TyperException as error:
+        if not error.format_message():  # a group without a command has printed its help
+            return USAGE
+        context = getattr(error, "ctx", None)
+        command = context.command_path if context is not None else "quantkit"
+        return _report(f"{error.format_message()} See {command} --help.", USAGE)
+    except (KeyboardInterrupt, typer.Abort):
         return _report("interrupted; the same command goes on from where it stopped", INTERRUPTED)
     except BrokenPipeError:
         # The reader of our output went away, as `head` does.

@@ -42,6 +42,7 @@ class Calibration:
         statistics: of every observed tensor.
         elapsed_s: seconds the pass took, 0 where the statistics were there already.
         reused: the statistics were there already, made from the same model, set and pipeline.
+        files: what was written, or stands as it was.
     """
 
     run: Path
@@ -49,6 +50,7 @@ class Calibration:
     statistics: Statistics
     elapsed_s: float
     reused: bool
+    files: tuple[Path, ...]
 
 
 @dataclass(frozen=True)
@@ -127,7 +129,8 @@ def calibrate(
         quantized = quantize_prepared(
             folder, subject.prepared, statistics, method, target, options or QuantizeOptions()
         )
-    return Calibration(run, quantized, statistics, elapsed_s, reused)
+    files = (folder.statistics, quantized.path, quantized.table)
+    return Calibration(run, quantized, statistics, elapsed_s, reused, files)
 
 
 def _read_subject(path: Path) -> _Subject:

@@ -69,6 +69,7 @@ class Quantized:
     Attributes:
         name: its name in the run, as `compare` takes it.
         path: its file.
+        table: CSV of its ranges.
         ranges: of the observed tensors.
         plan: what was quantized how.
         notes: what the user may want to know of it.
@@ -76,6 +77,7 @@ class Quantized:
 
     name: str
     path: Path
+    table: Path
     ranges: dict[str, Range]
     plan: Plan
     notes: tuple[str, ...]
@@ -145,12 +147,10 @@ def quantize_prepared(
         raise UsageError(f"{FP32} is the name of the original model", where="--out", fix="choose another file name")
     save_model(int8, path)
     open_session(path)  # a model that onnxruntime cannot load is not a result
-    write_text(
-        folder.path / (RANGES if out is None and name == INT8 else f"{name}.{RANGES}"),
-        ranges_csv(ranges, made, statistics),
-    )
+    table = folder.path / (RANGES if name == INT8 else f"{name}.{RANGES}")
+    write_text(table, ranges_csv(ranges, made, statistics))
     _enter(folder, name, path, method, target, options)
-    return Quantized(name, path, ranges, made, (*prepared.notes, *notes_of(int8)))
+    return Quantized(name, path, table, ranges, made, (*prepared.notes, *notes_of(int8)))
 
 
 def _enter(folder: RunFolder, name: str, path: Path, method: Method, target: Target, options: QuantizeOptions) -> None:

@@ -1,0 +1,124 @@
+"""``quantkit calibrate``."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from quantkit.cli.app import app
+from quantkit.cli.show import Bar, console, parse_share, progress_bar
+
+if TYPE_CHECKING:
+    from quantkit.stats.convergence import ConvergencePoint
+    from quantkit.steps.calibrate import Calibration
+
+_RANGES_SHOWN = 8
+
+
+@app.command()
+def calibrate(
+    model: Annotated[Path | None, typer.Option(help="fp32 ONNX classifier.")] = None,
+    set_: Annotated[Path | None, typer.Option("--set", help="Calibration set, from quantkit calib-set build.")] = None,
+    images: Annotated[Path | None, typer.Option(help="In place of --set: folder to draw a balanced set from.")] = None,
+    labels: Annotated[Path | None, typer.Option(help="Label file of --images.")] = None,
+    count: Annotated[int, typer.Option(help="Images to draw from --images.")] = 1000,
+    seed: Annotated[int, typer.Option(help="Seed of the draw.")] = 0,
+    preset: Annotated[
+        str | None, typer.Option(help="Preprocessing: imagenet, cifar10, digits, or a YAML file with ops.")
+    ] = None,
+    method: Annotated[str | None, typer.Option(help="minmax, percentile, kl or mse.")] = None,
+    fraction: Annotated[float | None, typer.Option(help="Share of the values a percentile range keeps.")] = None,
+    target: Annotated[str | None, typer.Option(help="ort, tensorrt or vacc.")] = None,
+    per_channel: Annotated[
+        bool | None, typer.Option("--per-channel/--per-tensor", help="Weight scales, one per channel or per tensor.")
+    ] = None,
+    skip: Annotated[list[str] | None, typer.Option(help="Leave in float: node name, glob, re:..., conv:INDEX.")] = None,
+    run: Annotated[Path | None, typer.Option(help="Run folder; runs/<model name> by default.")] = None,
+    until_stable: Annotated[
+        str | None, typer.Option(help="Stop when no range moves by more than this, e.g. 0.5%.")
+    ] = None,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Observe again even where the statistics are there.")] = False,
+    threads: Annotated[int | None, typer.Option(help="Workers; all processors by default.")] = None,
+) -> None:
+    """Run the model once over a calibration set; write statistics, ranges and the int8 model."""
+    from quantkit.steps.calibrate import calibrate as step
+    from quantkit.steps.settings import calibration_settings
+
+    settings = calibration_settings(
+        folder=Path(),
+        model=model,
+        set_=set_,
+        images=images,
+        labels=labels,
+        count=count,
+        seed=seed,
+        preset=preset,
+        method=method,
+        fraction=fraction,
+        target=target,
+        per_channel=per_channel,
+        skip=tuple(skip or ()),
+        run=run,
+    )
+    with progress_bar("calibrating") as bar:
+        done = step(
+            settings.model,
+            settings.calibration_set(bar),
+            settings.pipeline,
+            run=settings.run,
+            method=settings.method,
+            target=settings.target,
+            options=settings.options,
+            until_stable=parse_share(until_stable, "--until-stable"),
+            fresh=fresh,
+            threads=threads,
+            watcher=_Watcher(bar),
+        )
+    _print(done)
+
+
+class _Watcher:
+    """Draws the pass and how much its ranges still move."""
+
+    def __init__(self, bar: Bar) -> None:
+        self._bar = bar
+
+    def resumed(self, images: int) -> None:
+        console.print(f"going on after {images} images of an interrupted pass")
+
+    def images(self, done: int, total: int) -> None:
+        self._bar(done, total)
+
+    def converged(self, point: "ConvergencePoint") -> None:
+        moved = "  ".join(f"{name} {share:.2%}" for name, share in point.movement.items())
+        self._bar.say(f"ranges moved: {moved}")
+
+
+def _print(done: "Calibration") -> None:
+    from rich.table import Table
+
+    statistics, quantized = done.statistics, done.quantized
+    images = len(statistics.images)
+    if done.reused:
+        console.print(f"{len(statistics.tensors)} tensors over {images} images: statistics were there, nothing was run")
+    else:
+        rate = images / done.elapsed_s
+        console.print(
+            f"{len(statistics.tensors)} tensors over {images} images in {done.elapsed_s:.1f} s ({rate:.1f} images/s)"
+        )
+    table = Table(box=None, pad_edge=False)
+    for heading in ("tensor", "lo", "hi", "observed"):
+        table.add_column(heading, justify="left" if heading == "tensor" else "right", no_wrap=True)
+    for name, range_ in list(quantized.ranges.items())[:_RANGES_SHOWN]:
+        one = statistics.tensors[name]
+        table.add_row(name[-32:], f"{range_.lo:.4g}", f"{range_.hi:.4g}", f"{one.lo:.4g} .. {one.hi:.4g}")
+    console.print(table)
+    if len(quantized.ranges) > _RANGES_SHOWN:
+        console.print(f"... and {len(quantized.ranges) - _RANGES_SHOWN} more")
+    if statistics.convergence:
+        last = statistics.convergence[-1]
+        moved = ", ".join(f"{name} {share:.2%} ({last.tensor[name]})" for name, share in last.movement.items())
+        console.print(f"ranges that moved most up to image {last.images}: {moved}", soft_wrap=True)
+    for note in quantized.notes:
+        console.print(f"note: {note}", soft_wrap=True)
+    console.print(f"wrote {', '.join(path.name for path in done.files)} in {done.run}", soft_wrap=True)

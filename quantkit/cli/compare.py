@@ -1,0 +1,71 @@
+"""``quantkit compare``."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from quantkit.cli.app import app
+from quantkit.cli.show import console, progress_bar
+
+
+@app.command()
+def compare(
+    models: Annotated[list[str], typer.Argument(help="Names in the run (fp32, int8, ...) or ONNX files; fp32 first.")],
+    run: Annotated[Path | None, typer.Option(help="Run folder of quantkit calibrate.")] = None,
+    images: Annotated[Path | None, typer.Option(help="Folder of evaluation images.")] = None,
+    labels: Annotated[Path | None, typer.Option(help="Label file of --images.")] = None,
+    names: Annotated[Path | None, typer.Option(help="Class names, one a line.")] = None,
+    exclude: Annotated[Path | None, typer.Option(help="Calibration set whose images are left out.")] = None,
+    preset: Annotated[str | None, typer.Option(help="Preprocessing; the run's by default.")] = None,
+    limit: Annotated[int | None, typer.Option(help="Evaluate at most so many images.")] = None,
+    drift_images: Annotated[int, typer.Option(help="Images that drift is measured on; 0 for none.")] = 32,
+    threads: Annotated[int | None, typer.Option(help="Workers; all processors by default.")] = None,
+    json: Annotated[Path | None, typer.Option(help="Write the comparison as JSON.")] = None,
+    csv: Annotated[Path | None, typer.Option(help="Write the table as CSV.")] = None,
+    markdown: Annotated[Path | None, typer.Option(help="Write the tables as Markdown.")] = None,
+    fail_if: Annotated[str | None, typer.Option(help='End with code 20 if this holds, e.g. "top1_drop > 0.5".')] = None,
+    confident: Annotated[
+        bool, typer.Option("--confident", help="Judge --fail-if by the bound of the 95 % interval.")
+    ] = False,
+) -> None:
+    """Compare models on the same images: accuracy, its difference with a 95 % interval, agreement, drift."""
+    from quantkit.compare.gate import parse_gate
+    from quantkit.compare.render import accuracy_table, csv_text, drift_table, notes
+    from quantkit.compare.render import markdown as markdown_text
+    from quantkit.files import write_json, write_text
+    from quantkit.steps.compare import compare as step
+    from quantkit.steps.settings import comparison_settings
+
+    gate = None if fail_if is None else parse_gate(fail_if, confident=confident)
+    settings = comparison_settings(
+        folder=Path(), models=models, run=run, images=images, labels=labels, names=names, preset=preset
+    )
+    with progress_bar("comparing") as bar:
+        result = step(
+            models,
+            run=settings.run,
+            images=settings.images,
+            labels=settings.labels,
+            names=settings.names,
+            exclude=exclude,
+            pipeline=settings.pipeline,
+            limit=limit,
+            drift_images=drift_images,
+            threads=threads,
+            progress=bar,
+        )
+    console.print(accuracy_table(result))
+    for candidate in result.candidates:
+        if candidate.tensors:
+            console.print(drift_table(candidate))
+    for note in notes(result):
+        console.print(note, soft_wrap=True, markup=False)
+    if json is not None:
+        write_json(json, result.to_json())
+    if csv is not None:
+        write_text(csv, csv_text(result))
+    if markdown is not None:
+        write_text(markdown, markdown_text(result))
+    if gate is not None:
+        gate.check(result)

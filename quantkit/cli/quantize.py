@@ -1,0 +1,57 @@
+"""``quantkit quantize``."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from quantkit.cli.app import app
+from quantkit.cli.show import console
+
+
+@app.command()
+def quantize(
+    run: Annotated[Path | None, typer.Option(help="Run folder of quantkit calibrate.")] = None,
+    method: Annotated[str | None, typer.Option(help="minmax, percentile, kl or mse.")] = None,
+    fraction: Annotated[float | None, typer.Option(help="Share of the values a percentile range keeps.")] = None,
+    target: Annotated[str | None, typer.Option(help="ort, tensorrt or vacc.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Where to write; int8.onnx in the run folder by default.")] = None,
+    per_channel: Annotated[
+        bool | None, typer.Option("--per-channel/--per-tensor", help="Weight scales, one per channel or per tensor.")
+    ] = None,
+    activations: Annotated[str | None, typer.Option(help="uint8 (affine) or int8 (symmetric).")] = None,
+    weight_bits: Annotated[int | None, typer.Option(help="8, or 7 for processors without VNNI.")] = None,
+    power_of_two: Annotated[bool | None, typer.Option(help="Weight thresholds as powers of two.")] = None,
+    skip: Annotated[list[str] | None, typer.Option(help="Leave in float: node name, glob, re:..., conv:INDEX.")] = None,
+    explain: Annotated[bool, typer.Option("--explain", help="List every operator: how, or why not.")] = False,
+) -> None:
+    """Solve the ranges by another method, from the statistics, and write the int8 model; no image is touched."""
+    from quantkit.steps.project import find_run, load_project
+    from quantkit.steps.quantize import QuantizeOptions
+    from quantkit.steps.quantize import quantize as step
+    from quantkit.steps.settings import method_of
+    from quantkit.targets import parse_target
+
+    project = load_project(Path())
+    options = QuantizeOptions(
+        per_channel=project.per_channel if per_channel is None else per_channel,
+        activation_type=activations,
+        weight_bits=weight_bits,
+        power_of_two=power_of_two,
+        skip=tuple(skip or project.skip),
+    )
+    done = step(
+        find_run(run, project, Path()),
+        method=method_of(method, fraction, project),
+        target=parse_target(target or project.target or "ort"),
+        options=options,
+        out=out,
+    )
+    if explain:
+        for row in done.explain():
+            console.print(f"{row.kind:8}  {row.op_type:18}  {row.how:9}  {row.name}", soft_wrap=True, markup=False)
+            if row.why:
+                console.print(f"{'':10}{row.why}", soft_wrap=True, markup=False, style="dim")
+    for note in done.notes:
+        console.print(f"note: {note}", soft_wrap=True, markup=False)
+    console.print(f"wrote {done.path} ({done.name})", soft_wrap=True, markup=False)

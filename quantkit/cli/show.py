@@ -1,0 +1,79 @@
+"""What several commands print alike: progress with rate and time left, and percentages."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.text import Text
+
+from quantkit.errors import UsageError
+
+console = Console(highlight=False)
+_errors = Console(stderr=True, highlight=False)
+
+
+class _Rate(ProgressColumn):
+    """Finished items a second."""
+
+    def render(self, task: Task) -> Text:
+        speed = task.finished_speed or task.speed
+        return Text("" if speed is None else f"{speed:.1f}/s", style="progress.data.speed")
+
+
+@contextmanager
+def progress_bar(what: str) -> Iterator["Bar"]:
+    """Draw a bar on standard error while the block runs."""
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        _Rate(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=_errors, transient=True) as progress:
+        yield Bar(progress, what)
+
+
+class Bar:
+    """One line of progress."""
+
+    def __init__(self, progress: Progress, what: str) -> None:
+        self._progress = progress
+        self._what = what
+        self._task = progress.add_task(what, total=None)
+
+    def __call__(self, done: int, total: int) -> None:
+        """Show that ``done`` of ``total`` are finished."""
+        self._progress.update(self._task, completed=done, total=total)
+
+    def say(self, note: str) -> None:
+        """Show a short note behind the name of what is done."""
+        self._progress.update(self._task, description=f"{self._what} [dim]{note}[/]")
+
+
+def parse_share(text: str | None, option: str) -> float | None:
+    """Return a share from ``0.5%`` or ``0.005``.
+
+    Raises:
+        UsageError: it is neither, or lies outside 0 to 100 percent.
+    """
+    if text is None:
+        return None
+    try:
+        share = float(text.removesuffix("%")) / (100.0 if text.endswith("%") else 1.0)
+    except ValueError:
+        raise UsageError(f"{text!r} is no percentage", where=option, fix="write it as 0.5%") from None
+    if not 0.0 <= share < 1.0:
+        raise UsageError(f"{text} is not between 0% and 100%", where=option, fix="write half a percent as 0.5%")
+    return share
