@@ -256,7 +256,7 @@ def _move(source: Path, target: Path) -> None:
 
 
 def _can_replace(source: Path, target: Path) -> bool:
-    """Whether the content of the source stays in the target when the source goes, as a killed run may have left them."""
+    """Whether the content stays when the source goes, because the target holds it, as a killed run may leave them."""
     if target.is_symlink():
         return source.is_symlink() and target.readlink() == source.resolve()
     return _same_content(source, target)

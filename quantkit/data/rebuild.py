@@ -9,15 +9,42 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
+import numpy as np
+
 from quantkit.data.calibration_set import CalibrationImage, CalibrationSet, Progress, examine
+from quantkit.data.classes import imagenet_classes, read_class_names
+from quantkit.data.devkit import CLASSES, GROUND_TRUTH, read_imagenet_labels
 from quantkit.data.folder import find_images
 from quantkit.data.images import IMAGE_SUFFIXES
-from quantkit.data.labels import LabelLine
+from quantkit.data.labels import LabelLine, check_labels_fit, read_label_file
 from quantkit.data.parallel import map_in_order
 from quantkit.data.selection import balanced_quotas, interleaved, queues_by_class
 from quantkit.errors import CalibrationSetError, LabelError, UsageError
 
 _SHOWN = 5
+
+
+def plan_from_file(labels: Path, names: Path | None = None, *, count: int, seed: int = 0) -> CalibrationSet:
+    """Choose a set from a label file alone; see `plan_calibration_set`.
+
+    Args:
+        labels: label file, or the ground truth of the ImageNet devkit.
+        names: file of class names, one a line in class-index order; those of ImageNet-1k for its own label files.
+        count: how many images to choose.
+        seed: another seed chooses other images.
+
+    Raises:
+        LabelError: a file is malformed, or one image has two labels.
+        CalibrationSetError: fewer images than asked for.
+        UsageError: a count below one.
+    """
+    class_names = read_class_names(names) if names is not None else None
+    lines = read_imagenet_labels(labels) if labels.name == GROUND_TRUTH else read_label_file(labels, class_names)
+    if class_names is None and all(PurePosixPath(line.name).name.startswith("ILSVRC2012_val_") for line in lines):
+        check_labels_fit(np.array([line.label for line in lines], np.int64), CLASSES, labels)
+        class_names = tuple(imagenet_classes().values())
+    name_by_label = dict(enumerate(class_names or ()))
+    return plan_calibration_set(lines, name_by_label, count=count, seed=seed, source=f"label file {labels.name}")
 
 
 def plan_calibration_set(

@@ -1,0 +1,165 @@
+"""``quantkit calib-set``: build, check, lay out and rebuild calibration sets."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from quantkit.cli.app import sub_app
+from quantkit.cli.show import console, progress_bar
+from quantkit.errors import CalibrationSetError, UsageError
+
+if TYPE_CHECKING:
+    from quantkit.data.calibration_set import CalibrationSet, LeftOut
+
+app = sub_app("calib-set", "Build a class-balanced, checked, reproducible calibration set.")
+
+_SHOWN = 20
+
+SetFile = Annotated[Path, typer.Argument(metavar="SET.csv", help="A calibration set.")]
+Images = Annotated[Path | None, typer.Option(help="Where the images lie, if not where the set says.")]
+Workers = Annotated[int | None, typer.Option(min=1, help="Threads that decode; all processors by default.")]
+
+
+@app.command()
+def build(
+    out: Annotated[Path, typer.Option(help="The set to write, a CSV file.")],
+    images: Annotated[
+        Path | None, typer.Option(help="Folder of images; without it the set is chosen from --labels alone.")
+    ] = None,
+    labels: Annotated[
+        Path | None, typer.Option(help="Label file, one 'name label' a line; else folder or file names tell.")
+    ] = None,
+    names: Annotated[Path | None, typer.Option(help="Class names, one a line in class-index order.")] = None,
+    count: Annotated[int, typer.Option(help="How many images to take.")] = 1000,
+    seed: Annotated[int, typer.Option(help="Another seed draws other images.")] = 0,
+    unlabelled: Annotated[
+        bool, typer.Option("--unlabelled", help="Draw from all images alike, look for no labels.")
+    ] = False,
+    materialize: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Also lay the images flat into this folder.")
+    ] = None,
+    link: Annotated[bool, typer.Option("--link/--copy", help="Lay out hard links where possible, or copies.")] = True,
+    workers: Workers = None,
+) -> None:
+    """Choose images, as many of each class as the data allows; decode each; write the set."""
+    if unlabelled and (labels is not None or names is not None):
+        raise UsageError("labels are given and not to be used", where="--unlabelled", fix="leave one of them out")
+    if images is None:
+        chosen = _planned(labels, names, count, seed)
+        if materialize is not None:
+            raise UsageError("there are no images to lay out", where="--materialize", fix="give --images")
+    else:
+        from quantkit.data.build_set import build_calibration_set
+
+        with progress_bar("decoding") as bar:
+            chosen = build_calibration_set(
+                images,
+                labels,
+                names=names,
+                count=count,
+                seed=seed,
+                unlabelled=unlabelled,
+                workers=workers,
+                progress=bar,
+            )
+    chosen.save(out)
+    _print_summary(chosen)
+    console.print(f"wrote {out}", soft_wrap=True, markup=False)
+    if materialize is not None:
+        _materialize(chosen, materialize, link)
+
+
+@app.command()
+def check(set_: SetFile, images: Images = None, workers: Workers = None) -> None:
+    """Read a set, decode every image of it and compare its digest."""
+    chosen = _load(set_, images)
+    with progress_bar("checking") as bar:
+        problems = chosen.verify(workers, bar)
+    _print_summary(chosen)
+    if problems:
+        _print_left_out("faulty", problems)
+        raise CalibrationSetError(
+            f"{len(problems)} of {len(chosen)} images are missing, changed or damaged",
+            where=set_,
+            fix="bring them back, or say where the images lie with --images",
+        )
+    console.print(f"all {len(chosen)} images are there, unchanged and decodable")
+
+
+@app.command("materialize")
+def materialize_command(
+    set_: SetFile,
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Where to; made when absent.")],
+    images: Images = None,
+    link: Annotated[bool, typer.Option("--link/--copy", help="Hard links where possible, or copies.")] = True,
+) -> None:
+    """Lay the images of a set flat into one folder, as the vendor's dataset.path wants them."""
+    _materialize(_load(set_, images), folder, link)
+
+
+@app.command()
+def rebuild(
+    set_: SetFile,
+    images: Annotated[Path, typer.Option(help="A copy of the data, flat or in any folders.")],
+    out: Annotated[Path, typer.Option(help="The set to write, a CSV file.")],
+    workers: Workers = None,
+) -> None:
+    """Find the images of a set in another copy of the data, by file name and digest."""
+    from quantkit.data.calibration_set import CalibrationSet
+    from quantkit.data.rebuild import rebuild_calibration_set
+
+    with progress_bar("decoding") as bar:
+        chosen = rebuild_calibration_set(CalibrationSet.load(set_), images, workers=workers, progress=bar)
+    chosen.save(out)
+    _print_summary(chosen)
+    console.print(f"wrote {out}", soft_wrap=True, markup=False)
+
+
+def _planned(labels: Path | None, names: Path | None, count: int, seed: int) -> "CalibrationSet":
+    if labels is None:
+        raise UsageError("neither images nor labels are given", where="calib-set build", fix="give --images DIR")
+    from quantkit.data.rebuild import plan_from_file
+
+    return plan_from_file(labels, names, count=count, seed=seed)
+
+
+def _load(set_: Path, images: Path | None) -> "CalibrationSet":
+    from quantkit.data.calibration_set import CalibrationSet
+
+    chosen = CalibrationSet.load(set_, images)
+    if not chosen.is_rebuilt:
+        raise CalibrationSetError(
+            "the set was chosen from labels alone and knows no images yet",
+            where=set_,
+            fix="run quantkit calib-set rebuild",
+        )
+    return chosen
+
+
+def _materialize(chosen: "CalibrationSet", folder: Path, link: bool) -> None:
+    from quantkit.data.materialize import materialize
+
+    with progress_bar("laying out") as bar:
+        materialize(chosen, folder, link=link, progress=bar)
+    console.print(f"{len(chosen)} images lie in {folder}", soft_wrap=True, markup=False)
+
+
+def _print_summary(chosen: "CalibrationSet") -> None:
+    counts = chosen.per_class.values()
+    classes = f"{len(counts)} classes, {min(counts)} to {max(counts)} images each" if counts else "no labels"
+    if counts and min(counts) == max(counts):
+        classes = f"{len(counts)} classes, {min(counts)} each"
+    lines = [f"{len(chosen)} images: {classes}; labels: {chosen.source}; seed {chosen.seed}"]
+    lines.append(f"digest {chosen.digest}" if chosen.is_rebuilt else "no digests yet: chosen from labels alone")
+    lines.extend(f"note: {remark}" for remark in chosen.remarks)
+    for line in lines:
+        console.print(line, soft_wrap=True, markup=False)
+    _print_left_out("left out", chosen.left_out)
+
+
+def _print_left_out(what: str, items: "tuple[LeftOut, ...]") -> None:
+    for item in items[:_SHOWN]:
+        console.print(f"{what}: {item.name}: {item.why}", soft_wrap=True, markup=False)
+    if len(items) > _SHOWN:
+        console.print(f"... and {len(items) - _SHOWN} more")

@@ -1,0 +1,89 @@
+"""``quantkit imagenet``: check a copy of ImageNet, sort its validation set into class folders."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from quantkit.cli.app import sub_app
+from quantkit.cli.show import console, progress_bar
+from quantkit.errors import ImageError, UsageError
+
+if TYPE_CHECKING:
+    from quantkit.data.imagenet import ImagenetReport
+
+app = sub_app("imagenet", "Check a copy of ImageNet and sort its validation set into class folders.")
+
+_SHOWN = 10
+
+Folder = Annotated[Path, typer.Argument(metavar="DIR", help="The images, flat or in class folders.")]
+Labels = Annotated[
+    Path | None,
+    typer.Option(help="val_label.txt or the devkit's ground truth; looked for in and around DIR by default."),
+]
+
+
+@app.command()
+def check(
+    folder: Folder,
+    labels: Labels = None,
+    workers: Annotated[int | None, typer.Option(min=1, help="Threads; all processors by default.")] = None,
+) -> None:
+    """Count the images of each class, decode every one, name what is corrupt, greyscale or CMYK."""
+    from quantkit.data.imagenet import check_imagenet
+
+    with progress_bar("decoding") as bar:
+        report = check_imagenet(folder, labels, workers=workers, progress=bar)
+    _print(report)
+    if report.corrupt:
+        raise ImageError(
+            f"{len(report.corrupt)} of {report.images} images cannot be decoded, the first {report.corrupt[0].name}",
+            where=folder,
+            fix="fetch them again",
+        )
+
+
+@app.command()
+def prepare(
+    folder: Folder,
+    out: Annotated[Path | None, typer.Option(help="Make class folders here, of links; DIR stays as it is.")] = None,
+    move: Annotated[bool, typer.Option("--move", help="Move the images into class folders within DIR.")] = False,
+    labels: Labels = None,
+) -> None:
+    """Sort a flat validation set into class folders, by links or moves; goes on where it was interrupted."""
+    from quantkit.data.imagenet import prepare_imagenet
+
+    if (out is None) != move:
+        raise UsageError(
+            "say where the class folders go", where="imagenet prepare", fix="give either --out DIR or --move"
+        )
+    with progress_bar("sorting") as bar:
+        done = prepare_imagenet(folder, out, labels, progress=bar)
+    console.print(
+        f"{done['placed']} images placed, {done['already there']} were there, in {out or folder}",
+        soft_wrap=True,
+        markup=False,
+    )
+
+
+def _print(report: "ImagenetReport") -> None:
+    from quantkit.data.classes import imagenet_classes
+
+    words = imagenet_classes()
+    counts = report.per_class.values()
+    span = f"{min(counts)} to {max(counts)} images each"
+    lines = [f"{report.images} images, {len(report.per_class)} of 1000 classes, {span}; labels: {report.source}"]
+    if report.is_whole_validation_set:
+        lines.append("this is the whole validation set: 50 images of each class")
+    if report.missing and len(report.missing) < len(words):
+        lines.append("no image of " + _some([f"{wnid} {words[wnid].partition(',')[0]}" for wnid in report.missing]))
+    lines.extend(f"{note}: {len(names)}: {_some(names)}" for note, names in sorted(report.notes.items()))
+    lines.extend(f"corrupt: {item.name}: {item.why}" for item in report.corrupt[:_SHOWN])
+    if len(report.corrupt) > _SHOWN:
+        lines.append(f"... and {len(report.corrupt) - _SHOWN} more")
+    for line in lines:
+        console.print(line, soft_wrap=True, markup=False)
+
+
+def _some(names: "list[str] | tuple[str, ...]") -> str:
+    return ", ".join(names[:_SHOWN]) + (f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else "")
