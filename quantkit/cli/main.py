@@ -4,6 +4,7 @@ import importlib
 import os
 import sys
 import traceback
+import warnings
 from typing import Annotated
 
 import typer
@@ -16,6 +17,8 @@ from quantkit.errors import QuantkitError
 
 # Each module adds its commands to the app when it is imported; the order here is the order in --help.
 COMMAND_MODULES: tuple[str, ...] = (
+    "quantkit.cli.calib_set",
+    "quantkit.cli.imagenet",
     "quantkit.cli.calibrate",
     "quantkit.cli.quantize",
     "quantkit.cli.compare",
@@ -52,6 +55,8 @@ def main() -> None:
     arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
     if len(arguments) < len(sys.argv) - 1:
         os.environ["QUANTKIT_DEBUG"] = "1"
+    # What pillow remarks about odd files is said in our own words, with the file's name.
+    warnings.filterwarnings("ignore", module=r"PIL\.")
     for module in COMMAND_MODULES:
         importlib.import_module(module)
     sys.exit(_run(arguments))
