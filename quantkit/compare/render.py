@@ -65,19 +65,19 @@ def drift_table(model: ModelResult, tensors: Sequence[TensorDrift] | None = None
             decibels(tensor.sqnr_db),
             decibels(tensor.worst_channel_sqnr_db),
             ABSENT if tensor.max_err_steps is None else f"{tensor.max_err_steps:.1f}",
-            _share(tensor.clipped),
-            _share(tensor.range_used, digits=0),
+            share(tensor.clipped),
+            share(tensor.range_used, digits=0),
         )
     return table
 
 
 def notes(comparison: Comparison) -> list[str]:
-    """Return what has to be said under the table: what the images can show, and what makes the figures doubtful."""
-    said = [
-        f"{model.name}: {model.versus.visibility}"
-        for model in comparison.candidates
-        if model.versus is not None and model.versus.visibility is not None
-    ]
+    """Return what has to be said under the table: losses too small to be seen here, and doubts about the figures."""
+    said = []
+    for model in comparison.candidates:
+        versus = model.versus
+        if versus is not None and versus.top1 is not None and 0.0 in versus.top1.ci95:
+            said.append(f"{model.name}: {versus.visibility}")
     return [*said, *comparison.warnings]
 
 
@@ -99,7 +99,7 @@ def markdown(comparison: Comparison) -> str:
                         decibels(tensor.worst_channel_sqnr_db),
                         ABSENT if tensor.max_err_steps is None else f"{tensor.max_err_steps:.1f}",
                         f"{tensor.cosine:.5f}",
-                        _share(tensor.clipped),
+                        share(tensor.clipped),
                     )
                     for tensor in model.worst_tensors
                 ),
@@ -162,6 +162,11 @@ def decibels(value: float) -> str:
     return f"{value:.1f}".replace("-", MINUS)
 
 
+def share(value: float | None, digits: int = 2) -> str:
+    """Format a fraction as percent."""
+    return ABSENT if value is None else f"{100 * value:.{digits}f} %"
+
+
 def shortened(name: str, width: int) -> str:
     """Cut a tensor's name in its middle: both ends tell tensors apart."""
     if len(name) <= width:
@@ -217,10 +222,6 @@ def _signed(value: float) -> str:
 
 def _percent(value: float | None) -> str:
     return ABSENT if value is None else f"{value:.2f}"
-
-
-def _share(value: float | None, digits: int = 2) -> str:
-    return ABSENT if value is None else f"{100 * value:.{digits}f} %"
 
 
 def _delta_numbers(delta: Delta | None) -> tuple[float | None, float | None, float | None]:

@@ -83,8 +83,9 @@ def test_square_brackets_in_a_name_are_not_markup():
 
 
 def test_notes_say_what_the_images_can_show():
-    said = render.notes(comparison())
+    said = render.notes(comparison(flipped=3))
     assert said[0].startswith("int8: on 300 images a loss below")
+    assert render.notes(comparison(flipped=200)) == []  # a loss in plain sight needs no such words
 
 
 def test_markdown_escapes_names_and_keeps_its_columns():
