@@ -17,11 +17,14 @@ from quantkit.errors import QuantkitError
 
 # Each module adds its commands to the app when it is imported; the order here is the order in --help.
 COMMAND_MODULES: tuple[str, ...] = (
+    "quantkit.cli.demo",
     "quantkit.cli.calib_set",
-    "quantkit.cli.imagenet",
     "quantkit.cli.calibrate",
     "quantkit.cli.quantize",
     "quantkit.cli.compare",
+    "quantkit.cli.stats",
+    "quantkit.cli.imagenet",
+    "quantkit.cli.export",
 )
 
 USAGE = 2

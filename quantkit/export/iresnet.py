@@ -185,3 +185,20 @@ iresgroup152 = partial(IResNet, grouped_convs, (3, 8, 36, 3), groups=_GROUPS_OF_
 iresgroupfix50 = partial(IResNet, grouped_convs, (3, 4, 6, 3), groups=_64_GROUPS)
 iresgroupfix101 = partial(IResNet, grouped_convs, (3, 4, 23, 3), groups=_64_GROUPS)
 iresgroupfix152 = partial(IResNet, grouped_convs, (3, 8, 36, 3), groups=_64_GROUPS)
+
+IRESNETS: dict[str, Callable[..., IResNet]] = {
+    "iresnet18": iresnet18,
+    "iresnet34": iresnet34,
+    "iresnet50": iresnet50,
+    "iresnet101": iresnet101,
+    "iresnet152": iresnet152,
+    "iresnet200": iresnet200,
+    "iresnet302": iresnet302,
+    "iresnet404": iresnet404,
+    "iresgroup50": iresgroup50,
+    "iresgroup101": iresgroup101,
+    "iresgroup152": iresgroup152,
+    "iresgroupfix50": iresgroupfix50,
+    "iresgroupfix101": iresgroupfix101,
+    "iresgroupfix152": iresgroupfix152,
+}

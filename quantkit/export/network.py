@@ -6,15 +6,19 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import numpy as np
+import onnx
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from quantkit import files
-from quantkit.errors import ModelError
+from quantkit.errors import ModelError, UsageError
 from quantkit.export.parity import Parity, check_parity
 from quantkit.export.translate import Exporter, first_line, translate
 from quantkit.graph.model import save_model
+
+# The oldest that torch's exporters write.
+OLDEST_OPSET = 9
 
 
 @dataclass(frozen=True)
@@ -70,10 +74,14 @@ def export_network(
         metadata: written into the file as ``metadata_props``.
 
     Raises:
+        UsageError: there is no such opset.
         ModelError: the network does not take such input, does not return logits, cannot be translated, or computes
             something else once translated.
         OutputError: the file cannot be written.
     """
+    newest = onnx.defs.onnx_opset_version()
+    if not OLDEST_OPSET <= opset <= newest:
+        raise UsageError(f"there is no opset {opset} to export to", where="--opset", fix=f"{OLDEST_OPSET} to {newest}")
     files.make_folder(out.parent)
     network.eval()
     example = torch.randn((2, *input_size), generator=torch.Generator().manual_seed(0))

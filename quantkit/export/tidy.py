@@ -4,6 +4,7 @@ Batch norms are left as they are: the file holds the network as it was trained.
 """
 
 from collections import Counter
+from collections.abc import Collection
 from typing import Any
 
 import numpy as np
@@ -12,9 +13,8 @@ from numpy.typing import NDArray
 from onnx_ir.passes import common
 from onnxscript import optimizer
 
-# Larger constants than these are not computed ahead: an attention mask is worth folding, a broadcast image is not.
-_FOLDED_INPUT_BYTES = 1 << 28
-_FOLDED_OUTPUT_BYTES = 1 << 28
+# Constants of more elements are not computed ahead: a transposed weight is worth it, a broadcast of gigabytes is not.
+_FOLDED_ELEMENTS = 1 << 27
 
 # Constants of up to as many elements are compared in the search for equal nodes.
 _COMPARED_ELEMENTS = 1 << 16
@@ -23,8 +23,13 @@ _COMPARED_ELEMENTS = 1 << 16
 _SCOPES = "pkg.torch.onnx.name_scopes"
 
 
-def tidy(model: ir.Model) -> None:
-    """Fold constants, write pooling and flattening plainly, and name nodes after their modules; in place."""
+def tidy(model: ir.Model, parameters: Collection[str]) -> None:
+    """Fold constants, write pooling and flattening plainly, and name nodes after their modules; in place.
+
+    Args:
+        model: as an exporter made it.
+        parameters: names of the network's parameters and buffers, which stay as they are.
+    """
     common.InlinePass()(model)
     _fold_constants(model)
     _plain_reshapes(model.graph)
@@ -39,21 +44,21 @@ def tidy(model: ir.Model) -> None:
     ):
         step(model)
     _name_after_modules(model.graph)
+    _name_after_readers(model.graph, parameters)
     # Stack traces name the folders of the machine that exported.
     common.ClearMetadataAndDocStringPass()(model)
     _clear_value_metadata(model.graph)
 
 
 def _fold_constants(model: ir.Model) -> None:
-    modified = True
-    while modified:
-        result = optimizer.fold_constants(
-            model,
-            onnx_shape_inference=True,
-            input_size_limit=_FOLDED_INPUT_BYTES,
-            output_size_limit=_FOLDED_OUTPUT_BYTES,
+    """Compute what is constant, in rounds: shapes that one round finds let the next one fold what depends on them."""
+    before = 0
+    while before != len(model.graph):
+        before = len(model.graph)
+        common.ShapeInferencePass(data_prop=True)(model)
+        optimizer.fold_constants(
+            model, onnx_shape_inference=True, output_size_limit=_FOLDED_ELEMENTS, should_fold=lambda _: True
         )
-        modified = bool(result.modified)
         optimizer.remove_unused_nodes(model)
 
 
@@ -126,14 +131,22 @@ def _name_after_modules(graph: ir.Graph) -> None:
         scopes = node.metadata_props.get(_SCOPES)
         if scopes is None:
             continue
-        # "['', 'layer1', 'layer1.0', 'conv2d_1']": the last but one is the innermost module.
-        module = [scope.strip(" '\"") for scope in scopes.strip("[]").split(",")][-2:-1]
-        base = f"{module[0]}/{node.op_type}" if module and module[0] else node.op_type
+        # "['', 'layer1', 'layer1.0', 'conv2d_1']": the last but one is the innermost module, '' the network itself.
+        module = [scope.strip(" '\"") for scope in scopes.strip("[]").split(",")][-2]
+        base = f"{module}/{node.op_type}" if module and not module.startswith("_") else node.op_type
         node.name = base if seen[base] == 0 else f"{base}_{seen[base]}"
         seen[base] += 1
         for index, output in enumerate(node.outputs):
             if output not in outputs:
                 output.name = f"{node.name}_output_{index}"
+
+
+def _name_after_readers(graph: ir.Graph, parameters: Collection[str]) -> None:
+    """Name each constant that is no parameter after the first node that reads it."""
+    for value in list(graph.initializers.values()):
+        if value.name not in parameters and value.uses():
+            node, index = min(value.uses(), key=lambda use: (use.node.name or "", use.idx))
+            value.name = f"{node.name}_input_{index}"
 
 
 def _clear_value_metadata(graph: ir.Graph) -> None:

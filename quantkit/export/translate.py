@@ -3,6 +3,8 @@
 import contextlib
 import io
 import logging
+import os
+import sys
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,15 +13,16 @@ from typing import Literal, NamedTuple
 
 import onnx_ir as ir
 import torch
+from onnx import version_converter
 from torch import Tensor, nn
 
-from quantkit.errors import ModelError, UsageError
+from quantkit.errors import ModelError
 from quantkit.export.tidy import tidy
 
 Exporter = Literal["auto", "dynamo", "torchscript"]
 
-# The dynamo exporter has its operators for this opset; what it converts down from there often does not succeed.
-OLDEST_DYNAMO_OPSET = 18
+# The dynamo exporter has its operators for this opset and later; an older one is reached by converting down.
+_OLDEST_DYNAMO_OPSET = 18
 
 
 class Translation(NamedTuple):
@@ -28,7 +31,7 @@ class Translation(NamedTuple):
     Attributes:
         model: the graph, with tensors in memory.
         exporter: ``dynamo`` or ``torchscript``.
-        fallback_reason: why it was not the dynamo exporter although that was tried or could have been.
+        fallback_reason: what the dynamo exporter said, where it was tried first and failed.
     """
 
     model: ir.Model
@@ -50,31 +53,23 @@ def translate(
         exporter: ``auto`` tries dynamo, then torchscript.
 
     Raises:
-        UsageError: the dynamo exporter is asked for an opset that it does not write.
         ModelError: no exporter can translate the network, with what the last one said.
     """
     names = (input_name, output_name)
-    if exporter == "dynamo" and opset < OLDEST_DYNAMO_OPSET:
-        raise UsageError(
-            f"the dynamo exporter writes opset {OLDEST_DYNAMO_OPSET} and later, not {opset}",
-            where="--opset",
-            fix="leave --exporter out, or raise the opset",
-        )
-    reason = f"opset {opset} is older than {OLDEST_DYNAMO_OPSET}"
-    if exporter == "torchscript":
-        reason = "asked for"
-    elif opset >= OLDEST_DYNAMO_OPSET:
+    reason = None
+    if exporter != "torchscript":
         # The exporters compile whatever code a network is made of: anything may come out of them.
         try:
             return Translation(_by_dynamo(network, example, names, opset), "dynamo", None)
         except Exception as error:
+            reason = first_line(error)
             if exporter == "dynamo":
-                raise _untranslatable(error, "dynamo") from error
-            reason = f"the dynamo exporter failed: {first_line(error)}"
+                raise _untranslatable(f"dynamo: {reason}") from error
     try:
         return Translation(_by_torchscript(network, example, names, opset), "torchscript", reason)
     except Exception as error:
-        raise _untranslatable(error, "torchscript") from error
+        said = [f"dynamo: {reason}"] if reason else []
+        raise _untranslatable(*said, f"torchscript: {first_line(error)}") from error
 
 
 def first_line(error: BaseException) -> str:
@@ -84,24 +79,27 @@ def first_line(error: BaseException) -> str:
 
 
 def _by_dynamo(network: nn.Module, example: Tensor, names: tuple[str, str], opset: int) -> ir.Model:
-    with _quiet():
+    with _quiet(), _contiguous_pooling(network):
         program = torch.onnx.export(
             network,
             (example,),
             input_names=[names[0]],
             output_names=[names[1]],
             dynamic_shapes=({0: "batch"},),
-            opset_version=opset,
+            opset_version=max(opset, _OLDEST_DYNAMO_OPSET),
             dynamo=True,
             optimize=False,  # it would fold the batch norms
             verbose=False,
         )
-        tidy(program.model)
-    return _checked(program.model, opset)
+        model = program.model
+        tidy(model, network.state_dict().keys())
+        if opset < _OLDEST_DYNAMO_OPSET:
+            model = ir.from_proto(version_converter.convert_version(ir.to_proto(model), opset))
+    return _checked(model, opset)
 
 
 def _by_torchscript(network: nn.Module, example: Tensor, names: tuple[str, str], opset: int) -> ir.Model:
-    with _quiet(), TemporaryDirectory() as folder:
+    with _quiet(), _no_native_output(), TemporaryDirectory() as folder:
         path = Path(folder) / "model.onnx"
         torch.onnx.export(
             network,
@@ -112,11 +110,12 @@ def _by_torchscript(network: nn.Module, example: Tensor, names: tuple[str, str],
             dynamic_axes={names[0]: {0: "batch"}, names[1]: {0: "batch"}},
             opset_version=opset,
             dynamo=False,
+            verbose=False,
             training=torch.onnx.TrainingMode.PRESERVE,  # as evaluation mode, which it is in, but batch norms stay
         )
         model = ir.load(path)
         ir.external_data.load_to_model(model)
-        tidy(model)
+        tidy(model, network.state_dict().keys())
     return _checked(model, opset)
 
 
@@ -131,11 +130,26 @@ def _checked(model: ir.Model, opset: int) -> ir.Model:
     return model
 
 
-def _untranslatable(error: Exception, exporter: str) -> ModelError:
+def _untranslatable(*said: str) -> ModelError:
     return ModelError(
-        f"torch's {exporter} exporter cannot translate the network: {first_line(error)}",
+        f"torch cannot export the network ({'; '.join(said)})",
         fix="a network whose Python code branches on values must be rewritten for export",
     )
+
+
+@contextlib.contextmanager
+def _contiguous_pooling(network: nn.Module) -> Iterator[None]:
+    """Make pooling read contiguous input: for other strides torch writes a pooling as a gather by computed indices."""
+    handles = [
+        module.register_forward_pre_hook(lambda _, inputs: (inputs[0].contiguous(),))
+        for module in network.modules()
+        if isinstance(module, nn.AdaptiveAvgPool2d)
+    ]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 @contextlib.contextmanager
@@ -152,3 +166,21 @@ def _quiet() -> Iterator[None]:
     finally:
         for logger, level in zip(loggers, levels, strict=True):
             logger.setLevel(level)
+
+
+@contextlib.contextmanager
+def _no_native_output() -> Iterator[None]:
+    """Drop what native code writes to standard output: the tracing exporter prints the whole graph when it fails."""
+    sys.stdout.flush()
+    try:
+        saved = os.dup(1)
+    except OSError:  # there is no standard output
+        yield
+        return
+    try:
+        with Path(os.devnull).open("wb") as nowhere:
+            os.dup2(nowhere.fileno(), 1)
+            yield
+    finally:
+        os.dup2(saved, 1)
+        os.close(saved)

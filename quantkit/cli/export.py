@@ -1,0 +1,123 @@
+"""``quantkit export``."""
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
+
+import typer
+
+from quantkit.cli.app import app
+from quantkit.cli.show import console
+from quantkit.errors import UsageError
+
+if TYPE_CHECKING:
+    from quantkit.export.network import Exported
+
+_EXPORTERS = ("auto", "dynamo", "torchscript")
+
+
+@app.command()
+def export(
+    network: Annotated[
+        str, typer.Argument(help="An iResNet (iresnet50), a torchvision classifier (resnet50), or module:factory.")
+    ],
+    checkpoint: Annotated[Path | None, typer.Option(help=".pth or .safetensors file with a state dict.")] = None,
+    weights: Annotated[
+        str | None, typer.Option(help="Published torchvision weights: DEFAULT, or a member of the weights enum.")
+    ] = None,
+    random_weights: Annotated[
+        bool, typer.Option("--random-weights", help="Random weights: for structure and speed, never for accuracy.")
+    ] = False,
+    seed: Annotated[int, typer.Option(help="Seed of --random-weights.")] = 0,
+    out: Annotated[Path | None, typer.Option(help="Where to write; NETWORK.onnx by default.")] = None,
+    num_classes: Annotated[int | None, typer.Option(min=1, help="Classes of the network's output.")] = None,
+    arg: Annotated[
+        list[str] | None, typer.Option(help="Argument of the network's factory, KEY=VALUE; VALUE is JSON or a word.")
+    ] = None,
+    input_size: Annotated[str | None, typer.Option(help="224, HxW or CxHxW.")] = None,
+    input_name: Annotated[str, typer.Option(help="Name of the model's input.")] = "input",
+    output_name: Annotated[str, typer.Option(help="Name of the model's output.")] = "logits",
+    opset: Annotated[int, typer.Option(help="Version of the ONNX operator set.")] = 18,
+    exporter: Annotated[str, typer.Option(help="dynamo, torchscript, or auto: the first that succeeds.")] = "auto",
+    images: Annotated[Path | None, typer.Option(help="Folder of images to compare the logits on as well.")] = None,
+    count: Annotated[int, typer.Option(min=1, help="How many of them.")] = 16,
+    preset: Annotated[
+        str | None, typer.Option(help="Preprocessing of --images: imagenet, cifar10, digits, or a YAML file with ops.")
+    ] = None,
+    tolerance: Annotated[
+        float, typer.Option(min=0.0, help="Refuse an error above this, times the largest logit if that is above 1.")
+    ] = 1e-4,
+) -> None:
+    """Write a torch classifier as ONNX, checked against torch; needs the extra ``torch``."""
+    from quantkit.config.project import Project
+    from quantkit.data.folder import find_images
+    from quantkit.steps.project import choose_pipeline
+
+    if exporter not in _EXPORTERS:
+        raise UsageError(f"there is no exporter {exporter!r}", where="--exporter", fix=", ".join(_EXPORTERS))
+    arguments = dict(_parse_argument(text) for text in arg or ())
+    size = None if input_size is None else _parse_size(input_size)
+    paths = () if images is None else tuple(find_images(images).paths[:count])
+    pipeline = None if preset is None else choose_pipeline(preset, Project())
+    try:
+        from quantkit.export.model import export_model
+    except ModuleNotFoundError as error:
+        raise UsageError(f"export needs {error.name}", fix="pip install 'quantkit[torch]'") from error
+    if ":" in network:
+        # As python itself does for a script: the user's module lies in the folder at hand.
+        sys.path.insert(0, str(Path.cwd()))
+    done = export_model(
+        network,
+        out or Path(f"{network.rpartition(':')[2]}.onnx"),
+        checkpoint=checkpoint,
+        weights=weights,
+        random_seed=seed if random_weights else None,
+        num_classes=num_classes,
+        arguments=arguments,
+        input_size=size,
+        input_name=input_name,
+        output_name=output_name,
+        opset=opset,
+        exporter=cast(Literal["auto", "dynamo", "torchscript"], exporter),
+        images=paths,
+        pipeline=pipeline,
+        tolerance=tolerance,
+    )
+    _print(network, done, input_name, output_name)
+
+
+def _parse_argument(text: str) -> tuple[str, Any]:
+    key, equals, value = text.partition("=")
+    if not equals or not key.isidentifier():
+        raise UsageError(f"{text!r} is not KEY=VALUE", where="--arg")
+    try:
+        return key, json.loads(value)
+    except ValueError:
+        return key, value
+
+
+def _parse_size(text: str) -> tuple[int, int, int]:
+    sides = text.lower().split("x")
+    if len(sides) > 3 or not all(side.isdecimal() and int(side) > 0 for side in sides):
+        raise UsageError(f"{text!r} is no input size", where="--input-size", fix="write 224, 224x224 or 3x224x224")
+    height, width = int(sides[-2 if len(sides) > 1 else -1]), int(sides[-1])
+    return (int(sides[0]) if len(sides) == 3 else 3), height, width
+
+
+def _print(network: str, done: "Exported", input_name: str, output_name: str) -> None:
+    shape = ", ".join(str(side) for side in done.input_size)
+    millions = f"{done.parameters / 1e6:.3f} M parameters"
+    ends = f"{input_name} [N, {shape}], {output_name} [N, {done.classes}]"
+    lines = [f"{network}: {millions}, {ends}, opset {done.opset}, {done.exporter} exporter"]
+    if done.fallback_reason is not None:
+        lines.append(f"note: the dynamo exporter failed, so the older one was used ({done.fallback_reason})")
+    parity = done.parity
+    on_images = "" if parity.image_error is None else f", {parity.image_error:.2g} on {parity.images} images"
+    lines.append(
+        f"max abs error against torch: {parity.random_error:.2g} on random input{on_images} "
+        f"(logits up to {parity.largest_logit:.3g})"
+    )
+    lines.append(f"wrote {done.path} ({done.path.stat().st_size / 1e6:.1f} MB)")
+    for line in lines:
+        console.print(line, soft_wrap=True, markup=False)

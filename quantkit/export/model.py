@@ -1,0 +1,123 @@
+"""``quantkit export``: from a network's name and its weights to a checked ONNX file."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from quantkit.config.pipeline import Pipeline, imagenet_pipeline
+from quantkit.data.preprocess import check_pipeline, preprocess
+from quantkit.errors import UsageError
+from quantkit.export.build import (
+    ImageSize,
+    arguments_for_checkpoint,
+    build_network,
+    build_pretrained,
+    input_size_of,
+)
+from quantkit.export.checkpoint import load_weights, read_state_dict
+from quantkit.export.network import Exported, export_network
+from quantkit.export.random_weights import give_random_weights
+from quantkit.export.translate import Exporter
+from quantkit.files import sha256_file
+
+
+def export_model(
+    name: str,
+    out: Path,
+    *,
+    checkpoint: Path | None = None,
+    weights: str | None = None,
+    random_seed: int | None = None,
+    num_classes: int | None = None,
+    arguments: Mapping[str, Any] | None = None,
+    input_size: ImageSize | None = None,
+    input_name: str = "input",
+    output_name: str = "logits",
+    opset: int = 18,
+    exporter: Exporter = "auto",
+    images: Sequence[Path] = (),
+    pipeline: Pipeline | None = None,
+    tolerance: float = 1e-4,
+) -> Exported:
+    """Build a network, give it weights, and write it as ONNX with a dynamic batch once it is shown to compute the same.
+
+    The weights come from exactly one of ``checkpoint``, ``weights`` and ``random_seed``.
+
+    Args:
+        name: an iResNet (``iresnet50``), a torchvision classifier (``resnet50``), or ``module:factory``.
+        out: the file to write.
+        checkpoint: a ``.pth`` or ``.safetensors`` file that holds a state dict.
+        weights: published weights of a torchvision classifier: a member of its weights enum, or ``DEFAULT``.
+        random_seed: of random weights; see `quantkit.export.random_weights.give_random_weights`.
+        num_classes: handed to the factory.
+        arguments: further keyword arguments of the factory.
+        input_size: ``(C, H, W)``; what the network is usually run at when not given.
+        input_name: name of the model's input.
+        output_name: name of the model's output.
+        opset: version of the ONNX operator set.
+        exporter: ``auto``, ``dynamo`` or ``torchscript``.
+        images: real images to compare the logits on, beside random input.
+        pipeline: how they are preprocessed; by default as the published weights ask for, else as for ImageNet.
+        tolerance: see `quantkit.export.parity.check_parity`.
+
+    Raises:
+        UsageError: no such network, weights or opset, or not exactly one source of weights.
+        CheckpointError: the checkpoint cannot be read or does not fit the network.
+        ModelError: the network fails, cannot be translated, or computes something else once translated.
+        ConfigError: the pipeline's result does not fit the input.
+        ImageError: an image cannot be decoded.
+        OutputError: the file cannot be written.
+    """
+    if [checkpoint, weights, random_seed].count(None) != 2:
+        raise UsageError(
+            "give one source of weights",
+            fix="--checkpoint FILE, --weights NAME, or --random-weights for structure alone",
+        )
+    size = input_size or input_size_of(name)
+    keywords = dict(arguments or {}) | ({} if num_classes is None else {"num_classes": num_classes})
+    if checkpoint is not None:
+        network = _from_checkpoint(name, checkpoint, keywords)
+        origin = f"sha256:{sha256_file(checkpoint)}"
+    elif weights is not None:
+        network, own_pipeline = build_pretrained(name, weights, keywords)
+        pipeline = pipeline or own_pipeline
+        origin = weights
+    else:
+        assert random_seed is not None
+        torch.manual_seed(random_seed)
+        network = build_network(name, keywords)
+        give_random_weights(network, size, random_seed)
+        origin = f"random, seed {random_seed}"
+    return export_network(
+        network,
+        out,
+        input_size=size,
+        input_name=input_name,
+        output_name=output_name,
+        opset=opset,
+        exporter=exporter,
+        images=_preprocessed(images, pipeline, size),
+        tolerance=tolerance,
+        metadata={"quantkit.network": name, "quantkit.weights": origin},
+    )
+
+
+def _from_checkpoint(name: str, path: Path, keywords: Mapping[str, Any]) -> nn.Module:
+    state = read_state_dict(path)
+    network = build_network(name, arguments_for_checkpoint(name, state) | dict(keywords))
+    load_weights(network, state, where=path, network_name=name)
+    return network
+
+
+def _preprocessed(images: Sequence[Path], pipeline: Pipeline | None, size: ImageSize) -> Iterable[NDArray[np.float32]]:
+    if not images:
+        return ()
+    side = size[1]
+    chosen = pipeline or imagenet_pipeline(resize=round(side * 256 / 224), crop=side)
+    check_pipeline(chosen, *size)
+    return (preprocess(path, chosen) for path in images)
