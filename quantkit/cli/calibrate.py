@@ -34,6 +34,10 @@ def calibrate(
     ] = None,
     skip: Annotated[list[str] | None, typer.Option(help="Leave in float: node name, glob, re:..., conv:INDEX.")] = None,
     run: Annotated[Path | None, typer.Option(help="Run folder; runs/<model name> by default.")] = None,
+    dialect: Annotated[str | None, typer.Option(help="Of vamc.yaml: build or compile.")] = None,
+    calibration_folder: Annotated[
+        Path | None, typer.Option(help="Where the card's compiler will find the calibration images.")
+    ] = None,
     until_stable: Annotated[
         str | None, typer.Option(help="Stop when no range moves by more than this, e.g. 0.5%.")
     ] = None,
@@ -42,7 +46,7 @@ def calibrate(
 ) -> None:
     """Run the model once over a calibration set; write statistics, ranges and the int8 model."""
     from quantkit.steps.calibrate import calibrate as step
-    from quantkit.steps.settings import calibration_settings
+    from quantkit.steps.settings import calibration_settings, parse_dialect
 
     settings = calibration_settings(
         folder=Path(),
@@ -59,6 +63,8 @@ def calibrate(
         per_channel=per_channel,
         skip=tuple(skip or ()),
         run=run,
+        dialect=parse_dialect(dialect),
+        calibration_folder=calibration_folder,
     )
     with progress_bar("calibrating") as bar:
         done = step(
@@ -69,6 +75,7 @@ def calibrate(
             method=settings.method,
             target=settings.target,
             options=settings.options,
+            vamc=settings.vamc,
             until_stable=parse_share(until_stable, "--until-stable"),
             fresh=fresh,
             threads=threads,
@@ -119,6 +126,6 @@ def _print(done: "Calibration") -> None:
         last = statistics.convergence[-1]
         moved = ", ".join(f"{name} {share:.2%} ({last.tensor[name]})" for name, share in last.movement.items())
         console.print(f"ranges that moved most up to image {last.images}: {moved}", soft_wrap=True)
-    for note in quantized.notes:
+    for note in done.notes:
         console.print(f"note: {note}", soft_wrap=True)
     console.print(f"wrote {', '.join(path.name for path in done.files)} in {done.run}", soft_wrap=True)

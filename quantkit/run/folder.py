@@ -143,7 +143,7 @@ class RunFolder:
         """
         self.create()
         try:
-            descriptor = os.open(self.path / ".lock", os.O_CREAT | os.O_RDWR)
+            descriptor = os.open(self.path / ".lock", os.O_CREAT | os.O_RDWR, 0o644)
         except OSError as error:
             raise OutputError(f"the run folder cannot be written ({reason(error)})", where=self.path) from error
         try:

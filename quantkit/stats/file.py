@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
+from safetensors.numpy import save
 
 from quantkit.errors import ProvenanceError, StatisticsError
-from quantkit.files import replacing
+from quantkit.files import write_bytes
 from quantkit.stats.bins import MANTISSA_BITS
 from quantkit.stats.convergence import ConvergencePoint
 from quantkit.stats.tensor import TensorStatistics
@@ -107,8 +107,7 @@ def save_statistics(statistics: Statistics, path: Path, extra: Mapping[str, Any]
         "extra": dict(extra or {}),
     }
     metadata = {"format": FORMAT, "header": json.dumps(header, separators=(",", ":"), allow_nan=False)}
-    with replacing(path) as temporary:
-        save_file(_pack(list(statistics.tensors.values())), temporary, metadata)
+    write_bytes(path, save(_pack(list(statistics.tensors.values())), metadata))
 
 
 def load_statistics(path: Path) -> tuple[Statistics, dict[str, Any]]:

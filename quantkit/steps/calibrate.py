@@ -29,6 +29,7 @@ from quantkit.stats.solve import solve_all
 from quantkit.stats.tensor import TensorStatistics
 from quantkit.steps.progress import Silent, Watcher
 from quantkit.steps.quantize import Quantized, QuantizeOptions, quantize_prepared
+from quantkit.steps.vamc import VamcOptions, write_vamc
 from quantkit.targets import ORT, TARGETS, Target
 
 
@@ -43,6 +44,7 @@ class Calibration:
         elapsed_s: seconds the pass took, 0 where the statistics were there already.
         reused: the statistics were there already, made from the same model, set and pipeline.
         files: what was written, or stands as it was.
+        notes: what the user may want to know.
     """
 
     run: Path
@@ -51,6 +53,7 @@ class Calibration:
     elapsed_s: float
     reused: bool
     files: tuple[Path, ...]
+    notes: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -75,6 +78,7 @@ def calibrate(
     method: Method | None = None,
     target: Target = ORT,
     options: QuantizeOptions | None = None,
+    vamc: VamcOptions | None = None,
     until_stable: float | None = None,
     fresh: bool = False,
     threads: int | None = None,
@@ -93,6 +97,7 @@ def calibrate(
         method: how ranges are set.
         target: what will run the int8 model.
         options: choices of the quantization.
+        vamc: choices of the vendor's build file.
         until_stable: stop when no range moved by more than this share of its width from one convergence point to the
             next, 0.005 for half a percent.
         fresh: observe again even where statistics are there.
@@ -129,8 +134,11 @@ def calibrate(
         quantized = quantize_prepared(
             folder, subject.prepared, statistics, method, target, options or QuantizeOptions()
         )
-    files = (folder.statistics, quantized.path, quantized.table)
-    return Calibration(run, quantized, statistics, elapsed_s, reused, files)
+        suffixes = frozenset(path.suffix.removeprefix(".") for path in chosen.paths)
+        vamc_path, build = write_vamc(folder, folder.read(), method, quantized.plan, suffixes, vamc or VamcOptions())
+    files = (folder.statistics, quantized.path, quantized.table, vamc_path)
+    notes = (*quantized.notes, *(f"{vamc_path.name}: {note}" for note in build.notes))
+    return Calibration(run, quantized, statistics, elapsed_s, reused, files, notes)
 
 
 def _read_subject(path: Path) -> _Subject:

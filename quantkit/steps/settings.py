@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from quantkit.config.method import Method, parse_method
 from quantkit.config.pipeline import Pipeline
@@ -14,6 +15,7 @@ from quantkit.run.folder import RunFolder
 from quantkit.steps.progress import Count
 from quantkit.steps.project import choose_pipeline, find_run, load_project, run_of_model
 from quantkit.steps.quantize import QuantizeOptions
+from quantkit.steps.vamc import VamcOptions
 from quantkit.targets import Target, parse_target
 
 DRAWN_SET = "set.csv"
@@ -36,6 +38,7 @@ class CalibrationSettings:
         method: how ranges are set.
         target: what will run the model.
         options: further choices.
+        vamc: choices of the vendor's build file.
     """
 
     model: Path
@@ -50,6 +53,7 @@ class CalibrationSettings:
     method: Method
     target: Target
     options: QuantizeOptions
+    vamc: VamcOptions
 
     def calibration_set(self, progress: Count | None = None) -> Path:
         """Return the manifest; draws the set into the run folder where only images were given."""
@@ -83,6 +87,8 @@ def calibration_settings(
     per_channel: bool | None,
     skip: tuple[str, ...],
     run: Path | None,
+    dialect: Literal["build", "compile"] | None,
+    calibration_folder: Path | None,
 ) -> CalibrationSettings:
     """Return the settings of a calibration: the options first, then the folder's ``quantkit.yaml``.
 
@@ -118,7 +124,24 @@ def calibration_settings(
         options=QuantizeOptions(
             per_channel=project.per_channel if per_channel is None else per_channel, skip=skip or project.skip
         ),
+        vamc=VamcOptions(
+            dialect=dialect or project.dialect or "compile",
+            calibration_folder=calibration_folder or project.calibration_folder,
+        ),
     )
+
+
+def parse_dialect(name: str | None) -> Literal["build", "compile"] | None:
+    """Return the dialect of a command-line name.
+
+    Raises:
+        UsageError: no such dialect.
+    """
+    match name:
+        case None | "build" | "compile":
+            return name
+        case _:
+            raise UsageError(f"there is no dialect {name!r}", where="--dialect", fix="choose build or compile")
 
 
 def method_of(method: str | None, fraction: float | None, project: Project) -> Method:

@@ -1,0 +1,45 @@
+# Needs python3 >= 3.11, make and pip; everything else is installed into .venv.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+.PHONY: setup demo test test-torch lint bench fuzz clean
+
+# Two stamps: what users need is enough for the demo, and installs faster.
+$(VENV)/.installed: pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "quantkit needs python3 >= 3.11; set PYTHON=..." >&2; exit 1; }
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable .
+	touch $@
+
+$(VENV)/.installed-dev: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	touch $@
+
+setup: $(VENV)/.installed-dev
+
+demo: $(VENV)/.installed
+	$(BIN)/quantkit demo --out quantkit-demo
+
+test: $(VENV)/.installed-dev
+	$(BIN)/python -m pytest
+
+# The export tests, with torch and torchvision (some GB) in an environment of their own.
+test-torch:
+	test -x .venv-torch/bin/python || $(PYTHON) -m venv .venv-torch
+	.venv-torch/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[torch,dev]'
+	.venv-torch/bin/python -m pytest -m torch
+
+lint: $(VENV)/.installed-dev
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: $(VENV)/.installed-dev
+	$(BIN)/python benchmarks/calibration.py
+	$(BIN)/python benchmarks/int8_graph.py
+	$(BIN)/python benchmarks/accuracy.py
+
+clean:
+	rm -rf $(VENV) .venv-torch quantkit-demo build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -1,0 +1,27 @@
+"""``quantkit demo``."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from quantkit.cli.app import app
+from quantkit.cli.show import console
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option(help="Folder to work in.")] = Path("quantkit-demo"),
+) -> None:
+    """Run the whole chain on the digits and the small network that ship with quantkit."""
+    from quantkit.compare.render import accuracy_table, notes
+    from quantkit.demo.chain import run_demo
+
+    with console.status("") as status:
+        done = run_demo(out, lambda text: status.update(text))
+    console.print(accuracy_table(done.comparison))
+    for note in notes(done.comparison):
+        console.print(note, soft_wrap=True, markup=False, style="dim")
+    console.print(f"\nimages, calibration set and quantkit.yaml: {done.folder}", soft_wrap=True, markup=False)
+    console.print(f"statistics, int8 models, ranges and vamc.yaml: {done.run}", soft_wrap=True, markup=False)
+    console.print(f"go on:  cd {done.folder} && quantkit compare fp32 int8", soft_wrap=True, markup=False)

@@ -1,0 +1,88 @@
+"""``quantkit stats``: what a statistics file holds, two merged, two compared."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from quantkit.cli.app import sub_app
+from quantkit.cli.show import console
+
+stats = sub_app("stats", "Statistics files: what they hold, merged, and compared.")
+
+_File = Annotated[Path, typer.Argument(help="statistics.safetensors of a run.")]
+
+
+@stats.command()
+def show(file: _File) -> None:
+    """List every tensor: how many values, their extremes, zeros, and where the statistics come from."""
+    from rich.table import Table
+
+    from quantkit.stats.convergence import images_enough
+    from quantkit.stats.file import load_statistics
+
+    statistics, _ = load_statistics(file)
+    table = Table(box=None, pad_edge=False)
+    for heading in ("tensor", "values", "min", "max", "zeros", "bins"):
+        table.add_column(heading, justify="left" if heading == "tensor" else "right", no_wrap=True)
+    for name, one in statistics.tensors.items():
+        zeros = f"{one.zeros / one.count:.1%}" if one.count else "–"
+        table.add_row(name[-32:], f"{one.count:,}", f"{one.lo:.4g}", f"{one.hi:.4g}", zeros, f"{one.bins.size:,}")
+    console.print(table)
+    made = statistics.provenance
+    console.print(f"{len(statistics.tensors)} tensors over {len(statistics.images)} images")
+    console.print(f"model {made.model_sha256[:16]}, preprocessing {made.pipeline_sha256[:16]}")
+    console.print(f"by quantkit {made.quantkit} on onnxruntime {made.onnxruntime}")
+    for method in statistics.convergence[-1].movement if statistics.convergence else ():
+        enough = images_enough(statistics.convergence, method, 0.005)
+        what = "still moving" if enough is None else f"stable from image {enough} on"
+        console.print(f"{method}: {what} (within 0.5 % of a range's width)")
+
+
+@stats.command()
+def merge(
+    files: Annotated[list[Path], typer.Argument(help="Statistics of disjoint shards of one calibration set.")],
+    out: Annotated[Path, typer.Option(help="Where to write.")],
+) -> None:
+    """Add statistics of shards: the result is what one pass over all their images gives, bit for bit."""
+    from quantkit.errors import UsageError
+    from quantkit.stats.file import load_statistics, save_statistics
+
+    if len(files) < 2:
+        raise UsageError("merging takes at least two files")
+    merged, _ = load_statistics(files[0])
+    for file in files[1:]:
+        merged = merged.merge(load_statistics(file)[0])
+    save_statistics(merged, out)
+    console.print(f"wrote {out}: {len(merged.tensors)} tensors over {len(merged.images)} images", soft_wrap=True)
+
+
+@stats.command()
+def diff(one: _File, other: _File) -> None:
+    """Say in what two files differ: provenance, images, and the extremes of every tensor that differs."""
+    from rich.table import Table
+
+    from quantkit.stats.file import load_statistics
+
+    first, second = load_statistics(one)[0], load_statistics(other)[0]
+    same = True
+    for name, mine in first.provenance.__dict__.items():
+        theirs = getattr(second.provenance, name)
+        if mine != theirs:
+            same = False
+            console.print(f"{name}: {mine} and {theirs}", soft_wrap=True)
+    shared = len(set(first.images) & set(second.images))
+    console.print(f"images: {len(first.images)} and {len(second.images)}, {shared} in both")
+    table = Table(box=None, pad_edge=False)
+    for heading in ("tensor", "min, max", "of the other"):
+        table.add_column(heading, no_wrap=True)
+    for name in dict.fromkeys([*first.tensors, *second.tensors]):
+        mine_one, their_one = first.tensors.get(name), second.tensors.get(name)
+        if mine_one is not None and their_one is not None and mine_one.identical(their_one):
+            continue
+        same = False
+        cells = ("–" if t is None else f"{t.lo:.5g} {t.hi:.5g}" for t in (mine_one, their_one))
+        table.add_row(name[-32:], *cells)
+    if table.row_count:
+        console.print(table)
+    console.print("the statistics are the same" if same else f"{table.row_count} tensors differ")

@@ -1,0 +1,77 @@
+"""The whole chain on what ships in the package: digits, a small network, every method, one table."""
+
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.resources import as_file
+from importlib.resources import files as package_files
+from pathlib import Path
+
+from quantkit.compare.result import Comparison
+from quantkit.config.method import METHODS, parse_method
+from quantkit.config.pipeline import PRESETS
+from quantkit.config.project import PROJECT_FILE
+from quantkit.data.build_set import build_calibration_set
+from quantkit.demo.digits import MODEL, unpack_digits
+from quantkit.files import make_folder, replacing, write_text
+from quantkit.run.folder import FP32
+from quantkit.steps.calibrate import calibrate
+from quantkit.steps.compare import compare
+from quantkit.steps.quantize import quantize
+
+PRESET = "digits"
+
+_PROJECT = f"""\
+# What quantkit takes from this folder when it is not told otherwise.
+model: {MODEL}
+preset: {PRESET}
+set: calibration.csv
+images: images/test
+run: run
+"""
+
+
+@dataclass(frozen=True)
+class Demo:
+    """What the demo made.
+
+    Attributes:
+        folder: where everything lies.
+        run: the run folder in it.
+        comparison: fp32 against one int8 model a method.
+    """
+
+    folder: Path
+    run: Path
+    comparison: Comparison
+
+
+def run_demo(folder: Path, say: Callable[[str], None] | None = None) -> Demo:
+    """Unpack the digits and their network, calibrate once, quantize by every method, compare.
+
+    Args:
+        folder: where to; made when absent.
+        say: told what begins, one short sentence each.
+
+    Raises:
+        OutputError: the folder cannot be written, or holds something else under the names the demo uses.
+    """
+    say = say or (lambda _: None)
+    make_folder(folder)
+    say("unpacking 897 handwritten digits and a miniature iResNet")
+    images = unpack_digits(folder / "images")
+    model = folder / MODEL
+    with as_file(package_files("quantkit.demo") / MODEL) as shipped, replacing(model) as temporary:
+        shutil.copyfile(shipped, temporary)
+    write_text(folder / PROJECT_FILE, _PROJECT)
+    say("building a class-balanced calibration set of 200 images")
+    build_calibration_set(images / "calibration", count=200).save(folder / "calibration.csv")
+    say("calibrating: one pass over them, for every method")
+    run = folder / "run"
+    calibrate(model, folder / "calibration.csv", PRESETS[PRESET], run=run)
+    for name in METHODS:
+        say(f"quantizing by {name}, from the statistics of that pass")
+        quantize(run, method=parse_method(name), out=run / f"{name}.onnx")
+    say("comparing all of them with fp32 on 697 other images")
+    comparison = compare([FP32, *METHODS], run=run, images=images / "test", drift_images=0)
+    return Demo(folder, run, comparison)
