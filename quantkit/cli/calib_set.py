@@ -8,6 +8,7 @@ import typer
 from quantkit.cli.app import sub_app
 from quantkit.cli.show import console, progress_bar
 from quantkit.errors import CalibrationSetError, UsageError
+from quantkit.files import make_folder
 
 if TYPE_CHECKING:
     from quantkit.data.calibration_set import CalibrationSet, LeftOut
@@ -45,6 +46,7 @@ def build(
     """Choose images, as many of each class as the data allows; decode each; write the set."""
     if unlabelled and (labels is not None or names is not None):
         raise UsageError("labels are given and not to be used", where="--unlabelled", fix="leave one of them out")
+    make_folder(out.parent)  # refused now rather than after the work
     if images is None:
         chosen = _planned(labels, names, count, seed)
         if materialize is not None:

@@ -1,5 +1,6 @@
 """Labels of ImageNet's validation set, the ILSVRC 2012 devkit's ground truth among them."""
 
+import io
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -49,10 +50,12 @@ def read_meta(path: Path) -> tuple[str, ...]:
     from scipy.io import loadmat
 
     try:
-        synsets: Any = loadmat(path, squeeze_me=True)["synsets"]
-        wnid_by_id = {int(row["ILSVRC2012_ID"]): str(row["WNID"]) for row in synsets.ravel()}
+        content: Any = io.BytesIO(path.read_bytes())
     except OSError as error:
         raise LabelError(f"cannot read the file ({reason(error)})", where=path) from error
+    try:
+        synsets: Any = loadmat(content, squeeze_me=True)["synsets"]
+        wnid_by_id = {int(row["ILSVRC2012_ID"]): str(row["WNID"]) for row in synsets.ravel()}
     except Exception as error:  # scipy raises whatever a damaged file leads it to
         raise LabelError("not the meta.mat of the ILSVRC 2012 devkit", where=path, fix="fetch it again") from error
     order = tuple(wnid_by_id.get(number, "") for number in range(1, CLASSES + 1))

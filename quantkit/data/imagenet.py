@@ -228,11 +228,14 @@ def _look(path: Path) -> tuple[tuple[Note, ...], str]:
 
 def _link(source: Path, target: Path) -> None:
     """Give an image a second name: a hard link where the file system can, else a symbolic one."""
+    if os.path.lexists(target):
+        if not _same_content(source, target):
+            raise FileExistsError
+        return
     try:
         os.link(source.resolve(), target)
     except FileExistsError:
-        if not _same_content(source, target):
-            raise
+        raise
     except OSError:
         target.symlink_to(source.resolve())
 
@@ -248,7 +251,7 @@ def _move(source: Path, target: Path) -> None:
         if not _can_replace(source, target):
             raise
     except OSError:  # no links on this file system
-        if target.exists():
+        if os.path.lexists(target):
             raise FileExistsError from None
         source.rename(target)
         return

@@ -1,0 +1,343 @@
+import os
+import random
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from scipy.io import savemat
+
+from quantkit.data.classes import ilsvrc_order, imagenet_classes, imagenet_index
+from quantkit.data.devkit import GROUND_TRUTH, read_ground_truth, read_imagenet_labels, read_meta
+from quantkit.data.imagenet import check_imagenet, prepare_imagenet
+from quantkit.errors import CalibrationSetError, LabelError, OutputError, UsageError
+
+WNIDS = list(imagenet_classes())
+
+
+def val_name(number: int) -> str:
+    return f"ILSVRC2012_val_{number:08d}.JPEG"
+
+
+def label_of(number: int) -> int:
+    return number * 37 % 9 * 100
+
+
+@pytest.fixture
+def flat(tmp_path: Path) -> Path:
+    """Forty files named like validation images, each with content of its own, and val_label.txt beside them."""
+    folder = tmp_path / "val"
+    folder.mkdir()
+    for number in range(1, 41):
+        (folder / val_name(number)).write_bytes(f"image {number}".encode())
+    labels = "".join(f"{val_name(number)} {label_of(number)}\n" for number in range(1, 41))
+    (tmp_path / "val_label.txt").write_text(labels)
+    return folder
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*.JPEG"))}
+
+
+SORTED = {f"{WNIDS[label_of(number)]}/{val_name(number)}": f"image {number}".encode() for number in range(1, 41)}
+
+
+def test_move_sorts_in_place(flat: Path) -> None:
+    seen: list[tuple[int, int]] = []
+    done = prepare_imagenet(flat, progress=lambda *at: seen.append(at))
+    assert contents(flat) == SORTED
+    assert done == Counter({"placed": 40})
+    assert seen[-1] == (40, 40)
+    assert prepare_imagenet(flat) == Counter({"already there": 40})
+
+
+def test_links_leave_the_images_where_they_are(flat: Path, tmp_path: Path) -> None:
+    assert prepare_imagenet(flat, tmp_path / "sorted") == Counter({"placed": 40})
+    assert contents(tmp_path / "sorted") == SORTED
+    assert len(contents(flat)) == 40
+    assert prepare_imagenet(flat, tmp_path / "sorted") == Counter({"already there": 40})
+
+
+@pytest.mark.parametrize("moving", [True, False])
+def test_a_file_system_without_hard_links(
+    flat: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moving: bool
+) -> None:
+    def refuse(source: Path, target: Path) -> None:
+        raise OSError(95, "Operation not supported")
+
+    monkeypatch.setattr(os, "link", refuse)
+    to = None if moving else tmp_path / "sorted"
+    prepare_imagenet(flat, to)
+    assert contents(to or flat) == SORTED
+    assert prepare_imagenet(flat, to) == Counter({"already there": 40})
+
+
+def test_another_file_at_the_place_is_never_overwritten(
+    flat: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mine = flat / WNIDS[label_of(1)] / val_name(1)
+    mine.parent.mkdir()
+    mine.write_bytes(b"mine")
+    for to in (None, flat / "out"):
+        with pytest.raises(
+            OutputError, match=rf"there is another file of that name; .*{val_name(1)} stays where it is"
+        ):
+            place_over(mine, to, flat)
+    assert mine.read_bytes() == b"mine"
+    assert (flat / val_name(1)).read_bytes() == b"image 1"
+
+    def refuse(source: Path, target: Path) -> None:
+        raise OSError(95, "Operation not supported")
+
+    monkeypatch.setattr(os, "link", refuse)
+    with pytest.raises(OutputError, match="there is another file of that name"):
+        prepare_imagenet(flat)
+    assert mine.read_bytes() == b"mine"
+    assert (flat / val_name(1)).read_bytes() == b"image 1"
+
+
+def place_over(mine: Path, to: Path | None, flat: Path) -> None:
+    if to is not None:
+        target = to / mine.relative_to(flat)
+        target.parent.mkdir(parents=True)
+        target.write_bytes(b"mine")
+        (to / ".nothing").touch()
+        flat = flat.rename(flat.with_name("elsewhere"))
+        try:
+            prepare_imagenet(flat, flat / "out")
+        finally:
+            flat.rename(flat.with_name("val"))
+    prepare_imagenet(flat)
+
+
+def test_a_link_to_the_image_itself_is_not_taken_for_its_second_name(flat: Path) -> None:
+    """Removing the image would leave a link to nothing."""
+    link = flat / WNIDS[label_of(1)] / val_name(1)
+    link.parent.mkdir()
+    link.symlink_to(flat / val_name(1))
+    with pytest.raises(OutputError, match="stays where it is"):
+        prepare_imagenet(flat)
+    assert link.read_bytes() == b"image 1"
+
+
+def test_images_that_are_links_are_moved_as_links(flat: Path, tmp_path: Path) -> None:
+    store = tmp_path / "store"
+    flat.rename(store)
+    flat.mkdir()
+    for path in store.iterdir():
+        (flat / path.name).symlink_to(os.path.relpath(path, flat))
+    prepare_imagenet(flat)
+    assert contents(flat) == SORTED
+    assert len(list(store.iterdir())) == 40
+
+
+def test_the_same_content_left_twice_is_no_conflict(flat: Path) -> None:
+    copy = flat / WNIDS[label_of(1)] / val_name(1)
+    copy.parent.mkdir()
+    copy.write_bytes(b"image 1")
+    prepare_imagenet(flat)
+    assert contents(flat) == SORTED
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda text: text.replace(f"{val_name(7)} ", "other.JPEG "), rf"1 of 40 images have no label: {val_name(7)}"),
+        (lambda text: text + f"{val_name(7)} 3\n", rf"val_label\.txt:41: {val_name(7)} has label 3, and \d+ on line 7"),
+        (
+            lambda text: text.replace(f"{val_name(7)} ", f"{val_name(7)} 1"),
+            "1 of 40 labels are no class of a model with",
+        ),
+    ],
+)
+def test_bad_labels_are_met_before_anything_moves(flat: Path, tmp_path: Path, change, message: str) -> None:
+    labels = tmp_path / "val_label.txt"
+    labels.write_text(change(labels.read_text()))
+    with pytest.raises(LabelError, match=message):
+        prepare_imagenet(flat)
+    assert all("/" not in name for name in contents(flat))
+
+
+def test_labels_that_contradict_the_folders_are_met_before_anything_moves(flat: Path, tmp_path: Path) -> None:
+    prepare_imagenet(flat)
+    (flat / WNIDS[label_of(5)] / val_name(5)).rename(flat / val_name(5))
+    labels = tmp_path / "val_label.txt"
+    labels.write_text("".join(f"{val_name(number)} {label_of(number) + 1}\n" for number in range(1, 41)))
+    with pytest.raises(LabelError, match=r"lies in the folder of n\d+ and has label n\d+; check the label file"):
+        prepare_imagenet(flat, labels=labels)
+    assert (flat / val_name(5)).exists()
+
+
+def test_no_label_file_says_where_it_was_looked_for(flat: Path, tmp_path: Path) -> None:
+    (tmp_path / "val_label.txt").unlink()
+    with pytest.raises(LabelError, match=r"no label file lies beside them \(looked for val_label\.txt, .*--labels"):
+        prepare_imagenet(flat)
+
+
+def test_links_cannot_go_into_the_folder_itself(flat: Path) -> None:
+    with pytest.raises(UsageError, match="the links cannot go into the folder of the images"):
+        prepare_imagenet(flat, flat)
+
+
+def test_a_place_that_cannot_be_written(flat: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(OutputError, match="cannot create the folder"):
+        prepare_imagenet(flat, tmp_path / "file")
+    with pytest.raises(CalibrationSetError, match="there is no such folder"):
+        prepare_imagenet(tmp_path / "none")
+
+
+# Runs prepare in a child again and again; each child kills itself right before its nth change to the file system, the
+# last one is left to finish. Prints how many children were killed.
+KILLING = """
+import os, signal, sys
+from pathlib import Path
+from quantkit.data.imagenet import prepare_imagenet
+
+folder, to, points = Path(sys.argv[1]), sys.argv[2], [int(n) for n in sys.argv[3].split(",")]
+CHANGES = {"os.link", "os.remove", "os.rename", "os.symlink"}
+
+def run(point):
+    changes = 0
+    def count(event, arguments):
+        nonlocal changes
+        if event in CHANGES:
+            changes += 1
+            if changes == point:
+                os.kill(os.getpid(), signal.SIGKILL)
+    sys.addaudithook(count)
+    prepare_imagenet(folder, Path(to) if to else None)
+    os._exit(0)
+
+killed = 0
+for point in [*points, 0]:
+    child = os.fork()
+    if child == 0:
+        run(point)
+    killed += os.waitpid(child, 0)[1] == signal.SIGKILL
+print(killed)
+"""
+
+
+@pytest.mark.parametrize("moving", [True, False])
+@pytest.mark.parametrize("seed", range(3))
+def test_killed_at_random_points_nothing_is_lost(flat: Path, tmp_path: Path, moving: bool, seed: int) -> None:
+    to = "" if moving else str(tmp_path / "sorted")
+    points = ",".join(str(random.Random(seed).randint(1, 6)) for _ in range(12))
+    command = [sys.executable, "-c", KILLING, str(flat), to, points]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert int(done.stdout) >= 8
+    assert contents(Path(to) if to else flat) == SORTED
+    assert len(contents(flat)) == 40
+
+
+def test_killed_at_every_single_change_nothing_is_lost(flat: Path) -> None:
+    """One child dies between link and removal of an image, the next after the removal, and so on for forty images."""
+    command = [sys.executable, "-c", KILLING, str(flat), "", ",".join("23" * 45)]
+    assert int(subprocess.run(command, capture_output=True, text=True, check=True).stdout) == 79
+    assert contents(flat) == SORTED
+
+
+@pytest.fixture
+def devkit(tmp_path: Path) -> Path:
+    """A ground truth of 50,000 ids and a meta.mat laid out like the devkit's."""
+    folder = tmp_path / "ILSVRC2012_devkit_t12/data"
+    folder.mkdir(parents=True)
+    (folder / GROUND_TRUTH).write_text("".join(f"{number * 7 % 1000 + 1}\n" for number in range(50_000)))
+    write_meta(folder / "meta.mat", ilsvrc_order())
+    return folder
+
+
+def write_meta(path: Path, order: tuple[str, ...]) -> None:
+    """The thousand classes, then inner nodes of the tree, which have ids too."""
+    kinds = [("ILSVRC2012_ID", object), ("WNID", object), ("words", object), ("num_children", object)]
+    rows = [(number, wnid, "words", 0) for number, wnid in enumerate((*order, "n00001740", "n00001930"), start=1)]
+    savemat(path, {"synsets": np.array(rows, kinds).reshape(-1, 1)})
+
+
+def test_meta_gives_the_devkits_order(devkit: Path) -> None:
+    assert read_meta(devkit / "meta.mat") == ilsvrc_order()
+
+
+@pytest.mark.parametrize("with_meta", [True, False])
+def test_ground_truth_is_mapped_to_class_indices(devkit: Path, with_meta: bool) -> None:
+    lines = read_ground_truth(devkit / GROUND_TRUTH, devkit / "meta.mat" if with_meta else None)
+    assert len(lines) == 50_000
+    assert (lines[0].name, lines[-1].name) == (val_name(1), val_name(50_000))
+    for line in lines[:50]:
+        ilsvrc_id = (line.number - 1) * 7 % 1000 + 1
+        assert line.label == imagenet_index()[ilsvrc_order()[ilsvrc_id - 1]]
+
+
+def test_a_flat_folder_finds_the_devkit_beside_it(devkit: Path, tmp_path: Path) -> None:
+    flat = tmp_path / "val"
+    flat.mkdir()
+    for number in (1, 2, 50_000):
+        (flat / val_name(number)).write_bytes(b"image")
+    prepare_imagenet(flat)
+    assert set(contents(flat)) == {
+        f"{ilsvrc_order()[0]}/{val_name(1)}",
+        f"{ilsvrc_order()[7]}/{val_name(2)}",
+        f"{ilsvrc_order()[993]}/{val_name(50_000)}",
+    }
+
+
+def test_bad_devkit_files(devkit: Path, tmp_path: Path) -> None:
+    truth, meta = devkit / GROUND_TRUTH, devkit / "meta.mat"
+    lines = truth.read_text().splitlines()
+    for text in ("0", "1001", "x", "-3", "", "3.0"):
+        truth.write_text("\n".join([*lines[:9], text, *lines[10:]]) + "\n")
+        with pytest.raises(LabelError, match=rf"{GROUND_TRUTH}:10: '{text}' is no ILSVRC id of 1 to 1000"):
+            read_ground_truth(truth)
+    truth.write_text("\n".join(lines[:-1]) + "\n")
+    with pytest.raises(LabelError, match="49999 lines where 50000 belong"):
+        read_ground_truth(truth)
+    write_meta(meta, ilsvrc_order()[1:])
+    with pytest.raises(LabelError, match=r"meta\.mat: its ids 1 to 1000 are not the classes of ILSVRC 2012"):
+        read_imagenet_labels(truth)
+    for content in (b"", b"MATLAB 5.0 MAT-file", meta.read_bytes()[:5000]):
+        meta.write_bytes(content)
+        with pytest.raises(LabelError, match=r"meta\.mat: not the meta\.mat of the ILSVRC 2012 devkit"):
+            read_meta(meta)
+    with pytest.raises(LabelError, match=r"none\.mat: cannot read the file"):
+        read_meta(tmp_path / "none.mat")
+
+
+def test_labels_from_1_to_1000_are_told_to_count_from_1(tmp_path: Path) -> None:
+    (tmp_path / "val.txt").write_text("".join(f"{val_name(number)} {number}\n" for number in range(1, 1001)))
+    with pytest.raises(LabelError, match="these labels seem to count from 1"):
+        read_imagenet_labels(tmp_path / "val.txt")
+
+
+def test_check_counts_and_names(tmp_path: Path, make_images) -> None:
+    folder = make_images(tmp_path / "val", "n01440764/a.png", "n01440764/b.png", "n01443537/c.png")
+    Image.new("L", (8, 8)).save(folder / "n01443537/grey.png")
+    Image.new("CMYK", (8, 8)).save(folder / "n01443537/ink.jpg")
+    (folder / "n01443537/cut.jpg").write_bytes(b"\xff\xd8\xff\xe0")
+    seen: list[tuple[int, int]] = []
+    report = check_imagenet(folder, progress=lambda *at: seen.append(at))
+    assert (report.images, report.source) == (6, "class folders")
+    assert report.per_class == {"n01440764": 2, "n01443537": 4}
+    assert [item.name for item in report.corrupt] == ["n01443537/cut.jpg"]
+    assert report.notes == {"greyscale": ("n01443537/grey.png",), "CMYK": ("n01443537/ink.jpg",)}
+    assert len(report.missing) == 998
+    assert not report.is_whole_validation_set
+    assert seen[-1] == (6, 6)
+
+
+def test_check_needs_labels(tmp_path: Path, make_images) -> None:
+    with pytest.raises(LabelError, match="in no class folders and no label file lies beside them"):
+        check_imagenet(make_images(tmp_path / "flat", "a.png"))
+
+
+def test_check_real_photos(shared_assets: Path, tmp_path: Path) -> None:
+    for photo in sorted((shared_assets / "imagenet_samples").iterdir())[::5]:
+        target = tmp_path / photo.name[:9] / photo.name
+        target.parent.mkdir()
+        target.symlink_to(photo)
+    report = check_imagenet(tmp_path)
+    assert (report.images, len(report.per_class), report.corrupt) == (200, 200, ())
+    assert len(report.notes["greyscale"]) > 0
