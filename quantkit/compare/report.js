@@ -24,7 +24,12 @@ const charts = {
 
 function draw(name) {
   const host = place(`${name}-chart`);
-  if (host) charts[name](host, figures);
+  if (!host) return;
+  try {
+    charts[name](host, figures);
+  } catch (error) {
+    reportError(error); // and go on with the other charts
+  }
 }
 
 function wireDrift(host, { target, at }) {

@@ -1,6 +1,6 @@
 """One HTML file that shows a comparison: it opens without a network, and nothing in it came from one.
 
-The charts are drawn by a script of our own, some 20 kB; a plotting library would add several MB to every report and
+The charts are drawn by a script of our own, some 30 kB; a plotting library would add several MB to every report and
 draw pictures that a keyboard or a screen reader cannot enter. The page forbids itself, by content security policy, to
 load anything and to run any script but this one.
 """

@@ -149,6 +149,11 @@ class ReportData:
         """The candidate that the report is about."""
         return next(model for model in self.comparison.candidates if model.name == self.subject)
 
+    @property
+    def network(self) -> tuple[ReportTensor, ...]:
+        """The tensors in order; where none were given, those whose drift was measured."""
+        return self.tensors or tuple(ReportTensor(name=t.name, op_type=t.op_type) for t in self.model.tensors)
+
     def class_name(self, label: int) -> str:
         """Return the name of a class, or its number."""
         return self.class_names[label] if label < len(self.class_names) else f"class {label}"

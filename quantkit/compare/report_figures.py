@@ -29,7 +29,7 @@ def report_figures(data: ReportData) -> dict[str, Any]:
         "deltas": _deltas(data),
         "tradeoff": tradeoff(data),
         "series": [data.comparison.candidates[index].name for index in shown],
-        "tensors": [_tensor(data, tensor, [drifts[index] for index in shown]) for tensor in data.tensors],
+        "tensors": [_tensor(data, tensor, [drifts[index] for index in shown]) for tensor in data.network],
         "classes": _classes(data),
         "margins": _margins(data),
         "convergence": _convergence(data),

@@ -106,8 +106,12 @@ def fake_report(*, labelled=True, candidates=3, hostile=""):
                  for t, fall in zip(network, falls, strict=True)]  # fmt: skip
         models.append(
             EvaluatedModel(
-                name=name + hostile, predictions=collector.predictions(index), bytes=size, latency_ms=latency,
-                kl=collector.divergence(index), tensors=tuple(drift) if index else (),
+                name=name + hostile,
+                predictions=collector.predictions(index),
+                bytes=size,
+                latency_ms=latency,
+                kl=collector.divergence(index),
+                tensors=tuple(drift) if index else (),
             )
         )
     tensors = []
@@ -116,8 +120,13 @@ def fake_report(*, labelled=True, candidates=3, hostile=""):
         last = name.startswith("/fc")
         tensors.append(
             ReportTensor(
-                name=name, op_type=op_type, layer=layer + hostile, inputs=inputs, statistics=statistics,
-                ranges=fake_ranges(statistics), local=fake_drift(rng, name, op_type, float(rng.normal(42, 3))),
+                name=name,
+                op_type=op_type,
+                layer=layer + hostile,
+                inputs=inputs,
+                statistics=statistics,
+                ranges=fake_ranges(statistics),
+                local=fake_drift(rng, name, op_type, float(rng.normal(42, 3))),
                 reason="the graph's output: its scores stay in float" + hostile if last else "",
             )
         )
@@ -149,3 +158,16 @@ def fake_report(*, labelled=True, candidates=3, hostile=""):
 @pytest.fixture(scope="session")
 def report_data():
     return fake_report()
+
+
+HOSTILE = "</script><script>document.title='owned'</script>\"'><img src=x onerror=alert(1)>"
+
+
+@pytest.fixture(scope="session")
+def other_reports():
+    """A single candidate, no labels, and names that try to become markup."""
+    return {
+        "pair": fake_report(candidates=1),
+        "unlabelled": fake_report(labelled=False),
+        "hostile": fake_report(hostile=HOSTILE),
+    }
