@@ -44,10 +44,15 @@ def make_folder(path: Path) -> Path:
 
 
 @contextlib.contextmanager
-def replacing(path: Path) -> Iterator[Path]:
+def replacing(path: Path, *, durable: bool = True) -> Iterator[Path]:
     """Give a temporary path beside ``path``; on success sync it to disk and rename it over ``path``.
 
     On any failure the temporary file is removed and what stood at ``path`` is untouched.
+
+    Args:
+        path: the file to write.
+        durable: wait until the disk has it. Without, the file still appears whole or not at all while the machine
+            runs, which suffices for many small files that can be made again.
 
     Raises:
         OutputError: the file cannot be written, with the reason the system gave.
@@ -56,10 +61,12 @@ def replacing(path: Path) -> Iterator[Path]:
     temporary = path.parent / f".{path.name}.{secrets.token_hex(4)}{TEMPORARY_SUFFIX}"
     try:
         yield temporary
-        with temporary.open("rb+") as file:
-            os.fsync(file.fileno())
+        if durable:
+            with temporary.open("rb+") as file:
+                os.fsync(file.fileno())
         temporary.replace(path)
-        _sync_folder(path.parent)
+        if durable:
+            _sync_folder(path.parent)
     except OSError as error:
         if isinstance(error, FileNotFoundError | IsADirectoryError) and error.filename not in (
             None,

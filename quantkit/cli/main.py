@@ -22,6 +22,8 @@ COMMAND_MODULES: tuple[str, ...] = (
     "quantkit.cli.calibrate",
     "quantkit.cli.quantize",
     "quantkit.cli.compare",
+    "quantkit.cli.vamc",
+    "quantkit.cli.vamp",
     "quantkit.cli.stats",
     "quantkit.cli.imagenet",
     "quantkit.cli.export",

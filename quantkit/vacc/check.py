@@ -1,11 +1,11 @@
 """Check vendor build files before the vendor's compiler does: every finding with its line and its mend."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from quantkit.errors import ModelError, VendorFileError
+from quantkit.errors import ModelError, UsageError, VendorFileError
 from quantkit.vacc.check_files import CHECKPOINT, INPUTS, check_data, check_model, classes_of, found
 from quantkit.vacc.check_keys import check_keys
 from quantkit.vacc.check_ops import check_ops
@@ -71,6 +71,24 @@ def check_file(path: Path, *, facts: OnnxFacts | None = None, vdsp: VdspParams |
     except YamlError as error:
         return FileReport(str(path), None, (Finding("error", error.line, "", error.what, error.fix),))
     return FileReport(str(path), dialect, check_document(document, dialect, facts=facts, vdsp=vdsp))
+
+
+def build_files(paths: Sequence[Path]) -> list[Path]:
+    """Return the files themselves, and for a folder every ``.yaml`` and ``.yml`` file below it, sorted.
+
+    Raises:
+        UsageError: a folder holds no YAML file.
+    """
+    files: list[Path] = []
+    for path in paths:
+        if not path.is_dir():
+            files.append(path)
+            continue
+        below = sorted(file for suffix in ("*.yaml", "*.yml") for file in path.rglob(suffix) if file.is_file())
+        if not below:
+            raise UsageError("there is no YAML file below this folder", where=path, fix="name the build files")
+        files += below
+    return files
 
 
 def check_document(

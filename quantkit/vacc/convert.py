@@ -1,10 +1,14 @@
 """From either dialect to a `BuildSpec`, from there to either dialect, and what is lost on the way."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any
 
+from pydantic import ValidationError
+
 from quantkit.vacc.dialects import (
+    MODELS,
     BuildCalibration,
     BuildCommon,
     BuildDataset,
@@ -20,11 +24,13 @@ from quantkit.vacc.dialects import (
     Frontend,
     QuantizeOptions,
     dialect_of,
+    dotted,
+    fault_text,
     read_build,
     read_compile,
 )
 from quantkit.vacc.document import Document
-from quantkit.vacc.fields import Section
+from quantkit.vacc.fields import CHECK, READABLE, Section
 from quantkit.vacc.spec import BuildSpec, Calibration, CalibrationData, Head, Source, Workspace
 from quantkit.vacc.yaml_text import dump
 
@@ -79,7 +85,18 @@ def convert(document: Document, to: Dialect) -> Rendering:
     Raises:
         VendorFileError: the file is of neither dialect, or a value cannot be read.
     """
-    return render(read_spec(document), to)
+    rendering = render(read_spec(document), to)
+    return Rendering(rendering.data, (*_readings(document), *rendering.notes))
+
+
+def _readings(document: Document) -> Iterator[str]:
+    """Yield each value that was read though it is written otherwise than the dialect has it."""
+    try:
+        MODELS[dialect_of(document)].model_validate(document.data, context=CHECK)
+    except ValidationError as error:
+        for fault in error.errors(include_url=False):
+            if fault["type"] == READABLE:
+                yield f"{dotted(fault['loc'])} {fault_text(fault)}; read so"
 
 
 def _from_build(file: BuildDialect) -> BuildSpec:

@@ -161,6 +161,31 @@ def recognise(params: VdspParams) -> VdspReading:
     return VdspReading(Pipeline(ops=(*start, normalize)), Pipeline(ops=(*start, nominal)), tuple(notes))
 
 
+def describe(reading: VdspReading) -> str:
+    """Return a reading in words."""
+    if reading.nominal is None:
+        return "no pipeline of ours does the same"
+    return ", ".join(filter(None, (_in_words(op) for op in reading.nominal.ops)))
+
+
+def _in_words(op: PipelineOp) -> str:
+    match op:
+        case Decode(mode=mode):
+            return mode
+        case Resize(size=size, antialias=antialias):
+            sides = f"{size[0]} x {size[1]}" if isinstance(size, tuple) else f"shorter side {size}"
+            return f"resize {sides} ({'pillow' if antialias else 'OpenCV'} bilinear)"
+        case CenterCrop(size=size):
+            return f"crop {size[0]} x {size[1]}"
+        case ToTensor(divisor=divisor):
+            return "" if divisor == 1.0 else f"/ {divisor:g}"
+        case Normalize(mean=mean, std=std):
+            known = {IMAGENET_MEAN: " (ImageNet)", _KNOWN_STATISTICS[2]: " (ImageNet x 255)"}.get(mean, "")
+            return f"mean {list(mean)}, std {list(std)}{known}"
+        case _:
+            return op.op
+
+
 def vdsp_from_pipeline(pipeline: Pipeline) -> VdspWriting:
     """Return the card's fused operation for a pipeline.
 

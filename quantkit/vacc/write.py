@@ -1,5 +1,6 @@
 """Write a build file for a model, its preprocessing and its calibration images."""
 
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,8 +8,10 @@ from typing import Any, Literal, assert_never
 
 from quantkit.config.method import Kl, Method, MinMax, Mse, Percentile
 from quantkit.config.pipeline import Pipeline
-from quantkit.errors import CalibrationSetError
+from quantkit.data.preprocess import check_pipeline
+from quantkit.errors import CalibrationSetError, ConfigError
 from quantkit.files import reason
+from quantkit.graph.model import image_input, read_model
 from quantkit.vacc.convert import framework_of, render
 from quantkit.vacc.dialects import Dialect
 from quantkit.vacc.ops import ops_from_pipeline
@@ -18,6 +21,7 @@ from quantkit.vacc.yaml_text import dump
 
 WeightScale = Literal["max", "power2"]
 TENSORS = "npz"
+_COMMENT_WIDTH = 100
 
 _METHOD_KEY: dict[Dialect, KeyPath] = {
     "build": ("engine", "calibration", "quant_mode"),
@@ -118,8 +122,32 @@ def write_build_file(
     notes += rendering.notes
     if dialect == "build" and isinstance(method, Mse):
         notes += ("quant_mode: mse is known of the compile dialect only",)
-    header = "".join(f"# {line}\n" for line in (f"For `vamc {dialect}`, written by quantkit.", *notes))
-    return BuildFile(header + "\n" + dump(rendering.data, _comments(spec, dialect)), spec, notes)
+    remarks = (f"For `vamc {dialect}`, written by quantkit.", *notes)
+    header = [f"# {row}" for remark in remarks for row in textwrap.wrap(remark, _COMMENT_WIDTH)]
+    text = "\n".join([*header, "", dump(rendering.data, _comments(spec, dialect))])
+    return BuildFile(text, spec, notes)
+
+
+def read_image_input(model: Path, pipeline: Pipeline) -> tuple[str, tuple[int, int, int, int]]:
+    """Return the name and the shape ``[1, C, H, W]`` of a model's image input, as a build file gives them.
+
+    Sides that the model leaves free are those of the pipeline's result.
+
+    Raises:
+        ModelError: the model cannot be read or has no image input.
+        ConfigError: the pipeline does not give what the model reads, or neither fixes the size.
+    """
+    image = image_input(read_model(model))
+    check_pipeline(pipeline, image.channels, image.height, image.width)
+    height, width = pipeline.output_size or (None, None)
+    height, width = image.height or height, image.width or width
+    if height is None or width is None:
+        raise ConfigError(
+            "neither the model nor the pipeline fixes the size of the input",
+            where=model,
+            fix="add a center_crop to the pipeline",
+        )
+    return image.name, (1, image.channels, height, width)
 
 
 def vendor_method(method: Method) -> str:

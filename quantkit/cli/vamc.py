@@ -1,0 +1,209 @@
+"""``quantkit vamc``: the build files of the vendor's compiler."""
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from quantkit.cli.app import sub_app
+from quantkit.cli.show import console, progress_bar
+from quantkit.errors import UsageError, VendorFileError
+
+if TYPE_CHECKING:
+    from quantkit.config.pipeline import Pipeline
+    from quantkit.vacc.check import FileReport
+    from quantkit.vacc.dialects import Dialect
+    from quantkit.vacc.write import WeightScale
+
+vamc = sub_app("vamc", "Write, check and convert build files of the VACC compiler.")
+
+_STYLES = {"error": "red", "warning": "yellow", "note": "dim"}
+
+
+@vamc.command()
+def check(
+    files: Annotated[list[Path], typer.Argument(help="Build files of either dialect, or folders of them.")],
+    model: Annotated[Path | None, typer.Option(help="ONNX model to check against, not the file's checkpoint.")] = None,
+    vdsp: Annotated[Path | None, typer.Option(help="vdsp_params.json that goes with the file.")] = None,
+    json_: Annotated[bool, typer.Option("--json", help="Print everything as JSON.")] = False,
+    notes: Annotated[bool, typer.Option("--notes", help="Print what was not checked, too.")] = False,
+) -> None:
+    """Check build files: every fault with its line and its mend. Ends with exit code 10 where there is an error."""
+    from quantkit.vacc.check import build_files, check_file
+    from quantkit.vacc.onnx_facts import read_facts
+    from quantkit.vacc.vdsp import load_vdsp
+
+    facts = None if model is None else read_facts(model)
+    params = None if vdsp is None else load_vdsp(vdsp)
+    reports = [check_file(path, facts=facts, vdsp=params) for path in build_files(files)]
+    wrong = sum(report.count("error") > 0 for report in reports)
+    if json_:
+        json.dump({"files": [report.as_json() for report in reports], "errors": wrong}, sys.stdout, indent=2)
+        sys.stdout.write("\n")
+    else:
+        _print_reports(reports, notes=notes)
+    if wrong:
+        raise VendorFileError(f"{wrong} of {len(reports)} build files have errors")
+
+
+@vamc.command()
+def convert(
+    file: Annotated[Path, typer.Argument(help="Build file of either dialect.")],
+    to: Annotated[str, typer.Option(help="The dialect to write: build or compile.")],
+    out: Annotated[Path | None, typer.Option(help="Where to; the screen by default.")] = None,
+) -> None:
+    """Write a build file in the other dialect, and say what could not be said."""
+    from quantkit.vacc.convert import convert as converted
+    from quantkit.vacc.document import Document
+
+    result = converted(Document.load(file), _dialect(to, "--to"))
+    _put(result.text, out)
+    for note in result.notes:
+        typer.echo(f"note: {note}", err=True)
+
+
+@vamc.command()
+def write(
+    model: Annotated[Path, typer.Option(help="fp32 ONNX model.")],
+    calib_dir: Annotated[Path, typer.Option(help="Folder of calibration images, or of npz tensors.")],
+    preset: Annotated[str | None, typer.Option(help="imagenet, cifar10, digits, or a YAML file with ops.")] = None,
+    dialect: Annotated[str, typer.Option(help="build or compile.")] = "compile",
+    method: Annotated[str, typer.Option(help="minmax, percentile, kl or mse.")] = "percentile",
+    fraction: Annotated[float | None, typer.Option(help="Share of the values a percentile range keeps.")] = None,
+    per_channel: Annotated[
+        bool, typer.Option("--per-channel/--per-tensor", help="Weight scales, one per channel or per tensor.")
+    ] = True,
+    weight_scale: Annotated[str | None, typer.Option(help="max or power2; the compiler's own by default.")] = None,
+    skip_conv: Annotated[list[int] | None, typer.Option(help="Leave this convolution in float, by index.")] = None,
+    suffix: Annotated[str | None, typer.Option(help="Of the calibration files; looked up by default.")] = None,
+    count: Annotated[int | None, typer.Option(help="Calibration files to take; all by default.")] = None,
+    softmax: Annotated[bool, typer.Option("--softmax", help="Append a softmax.")] = False,
+    name: Annotated[str | None, typer.Option(help="Of the compiled model; the model's file name by default.")] = None,
+    workspace: Annotated[str, typer.Option(help="Where the compiled model goes.")] = "./deploy_weights/",
+    vdsp: Annotated[Path | None, typer.Option(help="Write the card's preprocessing, vdsp_params.json, here.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Where to; the screen by default.")] = None,
+) -> None:
+    """Write the build file of a model. With both --suffix and --count the folder need not be here."""
+    from quantkit.config.method import parse_method
+    from quantkit.files import write_text
+    from quantkit.vacc.vdsp import vdsp_from_pipeline
+    from quantkit.vacc.write import CalibrationFolder, calibration_folder, read_image_input, write_build_file
+
+    pipeline = _pipeline(preset)
+    input_name, shape = read_image_input(model, pipeline)
+    if suffix is not None and count is not None:
+        data = CalibrationFolder(path=str(calib_dir), suffix=suffix, count=count)
+    else:
+        data = calibration_folder(calib_dir, suffix=suffix, count=count)
+    build = write_build_file(
+        name=name or model.stem,
+        checkpoint=str(model),
+        input_name=input_name,
+        input_shape=shape,
+        pipeline=pipeline,
+        method=parse_method(method, fraction=fraction),
+        data=data,
+        dialect=_dialect(dialect, "--dialect"),
+        per_channel=per_channel,
+        weight_scale=_weight_scale(weight_scale),
+        skip_conv_layers=skip_conv or (),
+        softmax=softmax,
+        workspace=workspace,
+    )
+    notes = build.notes
+    if vdsp is not None:
+        card = vdsp_from_pipeline(pipeline)
+        write_text(vdsp, card.params.text())
+        notes += card.notes
+    _put(build.text, out)
+    for note in notes:
+        typer.echo(f"note: {note}", err=True)
+
+
+@vamc.command()
+def tensors(
+    images: Annotated[Path, typer.Argument(help="Calibration set (.csv), or a folder of images.")],
+    model: Annotated[Path, typer.Option(help="fp32 ONNX model that reads them.")],
+    out: Annotated[Path, typer.Option(help="Folder to write; the build file's --calib-dir.")],
+    preset: Annotated[str | None, typer.Option(help="imagenet, cifar10, digits, or a YAML file with ops.")] = None,
+) -> None:
+    """Write calibration images as npz tensors, preprocessed as quantkit does it."""
+    from quantkit.data.calibration_set import CalibrationSet
+    from quantkit.data.folder import find_images
+    from quantkit.vacc.calibration_tensors import write_calibration_tensors
+    from quantkit.vacc.write import read_image_input
+
+    pipeline = _pipeline(preset)
+    input_name, _ = read_image_input(model, pipeline)
+    chosen = CalibrationSet.load(images) if images.suffix == ".csv" else find_images(images)
+    with progress_bar("preprocessing") as bar:
+        written = write_calibration_tensors(chosen.paths, pipeline, out, input_name=input_name, progress=bar)
+    console.print(f"wrote {written.count} tensors to {out} (suffix: {written.suffix})", soft_wrap=True, markup=False)
+
+
+@vamc.command("vdsp")
+def show_vdsp(files: Annotated[list[Path], typer.Argument(help="vdsp_params.json files.")]) -> None:
+    """Say what preprocessing the card's files are."""
+    from quantkit.vacc.vdsp import describe, load_vdsp, recognise
+
+    for file in files:
+        reading = recognise(load_vdsp(file))
+        console.print(f"{file}: {describe(reading)}", soft_wrap=True, markup=False)
+        for note in reading.notes:
+            console.print(f"    note: {note}", soft_wrap=True, markup=False, style="dim")
+
+
+def _print_reports(reports: "list[FileReport]", *, notes: bool) -> None:
+    for report in reports:
+        for finding in report.findings:
+            if finding.severity == "note" and not notes:
+                continue
+            place = report.path if finding.line is None else f"{report.path}:{finding.line}"
+            console.print(f"{place}: {finding}", soft_wrap=True, markup=False, style=_STYLES[finding.severity])
+    wrong = sum(report.count("error") > 0 for report in reports)
+    doubtful = sum(report.count("error") == 0 < report.count("warning") for report in reports)
+    unchecked = sum(report.count("note") > 0 for report in reports)
+    console.print(
+        f"{len(reports)} checked: {wrong} with errors, {doubtful} with warnings only, "
+        f"{len(reports) - wrong - doubtful} clean"
+        + (f"; {unchecked} could not be checked in full (--notes says why)" if unchecked and not notes else ""),
+        soft_wrap=True,
+        markup=False,
+    )
+
+
+def _pipeline(preset: str | None) -> "Pipeline":
+    from quantkit.steps.project import choose_pipeline, load_project
+
+    pipeline = choose_pipeline(preset, load_project(Path()))
+    if pipeline is None:
+        raise UsageError("the preprocessing is not known", where="--preset", fix="give a preset or a YAML file")
+    return pipeline
+
+
+def _dialect(name: str, option: str) -> "Dialect":
+    match name:
+        case "build" | "compile":
+            return name
+        case _:
+            raise UsageError(f"there is no dialect {name!r}", where=option, fix="choose build or compile")
+
+
+def _weight_scale(name: str | None) -> "WeightScale | None":
+    match name:
+        case None | "max" | "power2":
+            return name
+        case _:
+            raise UsageError(f"there is no weight scale {name!r}", where="--weight-scale", fix="choose max or power2")
+
+
+def _put(text: str, out: Path | None) -> None:
+    if out is None:
+        sys.stdout.write(text)
+    else:
+        from quantkit.files import write_text
+
+        write_text(out, text)
+        console.print(f"wrote {out}", soft_wrap=True, markup=False)

@@ -1,0 +1,116 @@
+"""``quantkit vamp``: data for the vendor's runner, and what it answered."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from quantkit.cli.app import sub_app
+from quantkit.cli.show import console, progress_bar
+from quantkit.errors import ImageError, UsageError
+
+vamp = sub_app("vamp", "Inputs for the VACC card's runner, and accuracy from its results.")
+
+
+@vamp.command()
+def inputs(
+    images: Annotated[Path, typer.Option(help="Folder of evaluation images.")],
+    out: Annotated[Path, typer.Option(help="Folder to write: CLASS/NAME.npz, and the datalist.")],
+    labels: Annotated[Path | None, typer.Option(help="Label file, where folders and names do not tell.")] = None,
+    names: Annotated[Path | None, typer.Option(help="Class names, one a line in class-index order.")] = None,
+    datalist: Annotated[Path | None, typer.Option(help="The list; npz_datalist.txt in --out by default.")] = None,
+    skip_broken: Annotated[bool, typer.Option("--skip-broken", help="Go on without undecodable images.")] = False,
+    threads: Annotated[int | None, typer.Option(help="Workers; all processors by default.")] = None,
+) -> None:
+    """Write every image un-resized as npz, and the datalist. Interrupted, the same command goes on."""
+    from quantkit.data.folder import find_labelled_images
+    from quantkit.vacc.inputs import DATALIST, plan_inputs, write_datalist, write_inputs
+
+    found = find_labelled_images(images, labels, names)
+    with progress_bar("writing inputs") as bar:
+        report = write_inputs(plan_inputs(found, out), workers=threads, progress=bar)
+    if report.broken and not skip_broken:
+        shown = "; ".join(str(fault) for fault in report.broken[:5]) + ("; ..." if len(report.broken) > 5 else "")
+        raise ImageError(
+            f"{len(report.broken)} of {len(found.names)} images cannot be decoded: {shown}",
+            fix="replace them, or --skip-broken",
+        )
+    path = datalist or out / DATALIST
+    write_datalist(path, report.files)
+    kept = len(report.files) - report.written
+    console.print(f"wrote {report.written} files ({kept} were there); {path} lists {len(report.files)}", soft_wrap=True)
+    for fault in report.broken:
+        typer.echo(f"left out: {fault}", err=True)
+
+
+@vamp.command()
+def command(
+    build: Annotated[Path | None, typer.Argument(help="Build file of the model.")] = None,
+    vdsp: Annotated[Path, typer.Option(help="vdsp_params.json of the model.")] = Path("vdsp_params.json"),
+    model: Annotated[str | None, typer.Option(help="Compiled model, DIR/mod; told from the build file else.")] = None,
+    datalist: Annotated[Path, typer.Option(help="List of inputs.")] = Path("npz_datalist.txt"),
+    results: Annotated[Path, typer.Option(help="Folder for the results.")] = Path("npz_output"),
+    instances: Annotated[int, typer.Option("-i", "--instances", help="Model instances on the card.")] = 8,
+    processes: Annotated[int, typer.Option("-p", "--processes", help="Processes that feed them.")] = 1,
+    batch: Annotated[int, typer.Option("-b", "--batch", help="Images in a batch.")] = 22,
+) -> None:
+    """Print the command lines that measure speed and accuracy on the card."""
+    from quantkit.vacc.command import VampRun, compiled_model, picture_size
+    from quantkit.vacc.convert import read_spec
+    from quantkit.vacc.dialects import dialect_of
+    from quantkit.vacc.document import Document
+
+    document = None if build is None else Document.load(build)
+    spec = None if document is None else read_spec(document)
+    if model is None:
+        if spec is None or document is None:
+            raise UsageError("which compiled model?", where="--model", fix="give --model DIR/mod, or the build file")
+        model = compiled_model(spec, dialect_of(document))
+    run = VampRun(
+        model=model,
+        vdsp=str(vdsp),
+        size=None if spec is None else picture_size(spec),
+        instances=instances,
+        processes=processes,
+        batch=batch,
+    )
+    typer.echo(f"# performance\n{run.performance()}")
+    typer.echo(f"# accuracy\n{run.accuracy(str(datalist), str(results))}")
+
+
+@vamp.command("eval")
+def evaluate(
+    labels: Annotated[
+        Path | None, typer.Option(help="imagenet.txt (class names, one a line), or IMAGE INDEX lines.")
+    ] = None,
+    results: Annotated[Path | None, typer.Option(help="Folder of vamp --path_output.")] = None,
+    datalist: Annotated[Path | None, typer.Option(help="List that run was given.")] = None,
+    text: Annotated[Path | None, typer.Option(help="In place of --results: a text file of the vendor's.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Write the answers as the vendor's text file.")] = None,
+    skip_damaged: Annotated[bool, typer.Option("--skip-damaged", help="Judge without unreadable results.")] = False,
+) -> None:
+    """Print top-1 and top-5 of the card's results, and write them as text."""
+    from quantkit.vacc.evaluate import evaluate as judge
+    from quantkit.vacc.evaluate import is_relay_text, read_rates, read_relay_text
+    from quantkit.vacc.results import pair_outputs, read_classes
+
+    if text is not None and not is_relay_text(text):
+        top1, top5 = read_rates(text)
+        typer.echo(f"top-1 {top1:.3f} %  top-5 {top5:.3f} %, as printed")
+        return
+    if labels is None:
+        raise UsageError("the classes are not known", where="--labels", fix="give imagenet.txt")
+    if text is not None:
+        accuracy = read_relay_text(text, labels)
+    elif results is None or datalist is None:
+        raise UsageError("which results?", where="--results", fix="give --results and --datalist, or --text")
+    else:
+        outputs = pair_outputs(results, datalist)
+        with progress_bar("reading results") as bar:
+            accuracy = judge(outputs, read_classes(labels, outputs), out, skip_damaged=skip_damaged, progress=bar)
+    typer.echo(accuracy.line())
+    console.print(f"top-1 {accuracy.top1} and top-5 {accuracy.top5} of {accuracy.images} images right", soft_wrap=True)
+    for fault in accuracy.faults:
+        typer.echo(f"left out: {fault}", err=True)
+    if out is not None and text is None:
+        console.print(f"wrote {out}", soft_wrap=True, markup=False)

@@ -1,0 +1,73 @@
+"""The vendor's tensor files: ``.npz`` archives that are the same bits every time, and are read without pickle."""
+
+import zipfile
+import zlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from quantkit.errors import VendorFileError
+from quantkit.files import reason, replacing
+
+# A zip archive holds a date for each member; the earliest it can say keeps the bits the same.
+_NO_DATE = (1980, 1, 1, 0, 0, 0)
+# Class scores and pictures are far smaller; a damaged header can ask for anything.
+MAX_BYTES = 1 << 30
+
+
+def write_npz(path: Path, arrays: Mapping[str, NDArray[Any]], *, durable: bool = True) -> None:
+    """Write arrays as ``numpy.savez`` does, uncompressed, whole or not at all, and always the same bits.
+
+    Args:
+        path: the file.
+        arrays: by key, of any shape; no objects.
+        durable: see `quantkit.files.replacing`.
+
+    Raises:
+        OutputError: the file cannot be written.
+    """
+    with replacing(path, durable=durable) as temporary, zipfile.ZipFile(temporary, "w") as archive:
+        for key, array in arrays.items():
+            entry = zipfile.ZipInfo(f"{key}.npy", _NO_DATE)
+            with archive.open(entry, "w", force_zip64=True) as member:
+                np.lib.format.write_array(member, np.ascontiguousarray(array), allow_pickle=False)
+
+
+def read_npz(path: Path, key: str) -> NDArray[Any]:
+    """Read one array of an ``.npz`` file.
+
+    Raises:
+        VendorFileError: the file is missing, damaged, lacks the key, or holds objects.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = archive.namelist()
+            if f"{key}.npy" not in names:
+                keys = ", ".join(name.removesuffix(".npy") for name in names) or "nothing"
+                raise VendorFileError(f"there is no `{key}` in it (there: {keys})", where=path)
+            if archive.getinfo(f"{key}.npy").file_size > MAX_BYTES:
+                raise VendorFileError(f"`{key}` is larger than {MAX_BYTES} bytes", where=path)
+            with archive.open(f"{key}.npy") as member:
+                array: NDArray[Any] = np.lib.format.read_array(member, allow_pickle=False)
+                return array
+    except OSError as error:
+        raise VendorFileError(f"cannot read the file ({reason(error)})", where=path) from error
+    except (zipfile.BadZipFile, zlib.error, ValueError, EOFError, NotImplementedError, RuntimeError) as error:
+        raise VendorFileError(f"a damaged npz file ({' '.join(str(error).split())})", where=path) from error
+
+
+def npz_shape(path: Path, key: str) -> tuple[int, ...] | None:
+    """Return the shape of one array of an ``.npz`` file without reading it; None where there is no whole such file."""
+    try:
+        with zipfile.ZipFile(path) as archive, archive.open(f"{key}.npy") as member:
+            version = np.lib.format.read_magic(member)
+            read_header = (
+                np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+            )
+            shape, _, _ = read_header(member)
+            return tuple(shape)
+    except (OSError, KeyError, zipfile.BadZipFile, ValueError, EOFError, NotImplementedError, RuntimeError):
+        return None
