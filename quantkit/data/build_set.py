@@ -1,10 +1,12 @@
 """Build a calibration set: choose by class, look at what was chosen, replace what cannot be used."""
 
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from quantkit.data.calibration_set import CalibrationImage, CalibrationSet, LeftOut, Progress, examine
+from quantkit.data.calibration_set import CalibrationImage, CalibrationSet, LeftOut, Progress
+from quantkit.data.examine import Examined, examine, lookalikes
 from quantkit.data.folder import ImageFolder, find_images, find_labelled_images
 from quantkit.data.parallel import map_in_order
 from quantkit.data.selection import NO_LABEL, balanced_quotas, interleaved, queues_by_class
@@ -55,11 +57,15 @@ def choose_images(
     chooser = _Chooser(found, count, seed)
     while batch := chooser.wanted():
         paths = [found.root / found.names[position] for position in batch]
-        for position, (sha256, fault) in zip(batch, map_in_order(examine, paths, workers), strict=True):
-            chooser.judge(position, sha256, fault)
+        for position, examined in zip(batch, map_in_order(examine, paths, workers), strict=True):
+            chooser.judge(position, examined)
             if progress is not None:
                 progress(min(chooser.accepted, count), count)
     return chooser.result()
+
+
+# Position of an image in its folder, and what a look at it showed.
+_Taken = tuple[int, Examined]
 
 
 class _Chooser:
@@ -73,7 +79,7 @@ class _Chooser:
         self._queues = queues_by_class(found.names, self._labels, seed)
         self._usable = {label: len(queue) for label, queue in self._queues.items()}
         self._looked_at = dict.fromkeys(self._queues, 0)
-        self._taken: dict[int, list[tuple[int, str]]] = {label: [] for label in self._queues}
+        self._taken: dict[int, list[_Taken]] = {label: [] for label in self._queues}
         self._name_by_digest: dict[str, str] = {}
         self._left_out: list[LeftOut] = []
 
@@ -91,17 +97,18 @@ class _Chooser:
             self._looked_at[label] = max(start, stop)
         return batch
 
-    def judge(self, position: int, sha256: str, fault: str) -> None:
+    def judge(self, position: int, examined: Examined) -> None:
         """Take an image, or leave it out."""
         label, name = self._labels[position], self._found.names[position]
-        if not fault and sha256 in self._name_by_digest:
-            fault = f"the same bytes as {self._name_by_digest[sha256]}"
+        fault = examined.fault
+        if not fault and examined.sha256 in self._name_by_digest:
+            fault = f"the same bytes as {self._name_by_digest[examined.sha256]}"
         if fault:
             self._usable[label] -= 1
             self._left_out.append(LeftOut(name, fault))
             return
-        self._name_by_digest[sha256] = name
-        self._taken[label].append((position, sha256))
+        self._name_by_digest[examined.sha256] = name
+        self._taken[label].append((position, examined))
 
     def result(self) -> CalibrationSet:
         usable = sum(self._usable.values())
@@ -117,10 +124,11 @@ class _Chooser:
                 fix=f"ask for {usable} or fewer" if usable else "give a folder of images that can be decoded",
             )
         quotas = balanced_quotas(self._usable, self._count, self._seed)
-        taken = {label: images[: quotas[label]] for label, images in self._taken.items()}
-        images = tuple(self._image(position, sha256) for position, sha256 in interleaved(taken, self._seed))
+        taken = interleaved({label: images[: quotas[label]] for label, images in self._taken.items()}, self._seed)
+        images = tuple(self._image(position, examined.sha256) for position, examined in taken)
         chosen = CalibrationSet(self._found.root, images, self._seed, self._found.source, tuple(self._left_out))
-        return replace(chosen, remarks=(*self._found.warnings, *_remarks(chosen, self._found)))
+        looks = _remarks_on_images([image.name for image in images], [examined for _, examined in taken])
+        return replace(chosen, remarks=(*self._found.warnings, *_remarks_on_classes(chosen, self._found), *looks))
 
     def _image(self, position: int, sha256: str) -> CalibrationImage:
         label = self._labels[position]
@@ -130,7 +138,7 @@ class _Chooser:
         return CalibrationImage(self._found.names[position], sha256, label, class_name)
 
 
-def _remarks(chosen: CalibrationSet, found: ImageFolder) -> list[str]:
+def _remarks_on_classes(chosen: CalibrationSet, found: ImageFolder) -> list[str]:
     """Say which classes the set lacks, and how unequal it is where the data did not allow better."""
     if found.labels is None:
         return []
@@ -145,6 +153,22 @@ def _remarks(chosen: CalibrationSet, found: ImageFolder) -> list[str]:
     counts = chosen.per_class.values()
     if max(counts) - min(counts) > 1:
         remarks.append(f"the classes have {min(counts)} to {max(counts)} images, for want of usable ones")
+    return remarks
+
+
+def _remarks_on_images(names: Sequence[str], examined: Sequence[Examined]) -> list[str]:
+    """Say which images are no plain colour pictures, or look like another."""
+    special: dict[str, list[str]] = defaultdict(list)
+    for name, one in zip(names, examined, strict=True):
+        for note in one.notes:
+            special[note].append(name)
+        if one.one_colour:
+            special["all of one colour"].append(name)
+    remarks = [f"{note}: {len(those)} images, the first {those[0]}" for note, those in sorted(special.items())]
+    pairs = lookalikes([one.look for one in examined])
+    if pairs:
+        first, second = pairs[0]
+        remarks.append(f"{len(pairs)} pairs of images look alike, the first {names[first]} and {names[second]}")
     return remarks
 
 

@@ -16,10 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quantkit import __version__
-from quantkit.config.pipeline import Decode
-from quantkit.data.images import open_image, read_bytes, to_mode
+from quantkit.data.examine import examine
 from quantkit.data.parallel import map_in_order
-from quantkit.errors import CalibrationSetError, ImageError
+from quantkit.errors import CalibrationSetError
 from quantkit.files import reason, write_bytes
 
 Progress = Callable[[int, int], None]
@@ -195,28 +194,16 @@ class CalibrationSet:
             progress: called with the number of images done and their total.
         """
         problems = []
-        for done, (image, (sha256, fault)) in enumerate(
-            zip(self.images, map_in_order(examine, self.paths, workers), strict=True), start=1
-        ):
-            if not fault and image.sha256 and sha256 != image.sha256:
+        examined = map_in_order(examine, self.paths, workers)
+        for done, (image, found) in enumerate(zip(self.images, examined, strict=True), start=1):
+            fault = found.fault
+            if not fault and image.sha256 and found.sha256 != image.sha256:
                 fault = "the file is not the one of the set (other digest)"
             if fault:
                 problems.append(LeftOut(image.name, fault))
             if progress is not None:
                 progress(done, len(self.images))
         return tuple(problems)
-
-
-def examine(path: Path) -> tuple[str, str]:
-    """Return the hex SHA-256 of an image file and what is wrong with it, empty when it decodes."""
-    sha256 = ""
-    try:
-        data = read_bytes(path)
-        sha256 = hashlib.sha256(data).hexdigest()
-        to_mode(open_image(data, path), Decode(), path)
-    except ImageError as error:
-        return sha256, error.what
-    return sha256, ""
 
 
 def _relative_root(root: Path, folder: Path) -> str:

@@ -6,15 +6,15 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from quantkit.config.pipeline import Decode
 from quantkit.data.calibration_set import LeftOut, Progress
 from quantkit.data.classes import imagenet_classes, imagenet_index
 from quantkit.data.devkit import CLASSES, GROUND_TRUTH, VALIDATION_IMAGES, read_imagenet_labels
+from quantkit.data.examine import examine
 from quantkit.data.folder import find_images
-from quantkit.data.images import Note, notes, open_image, read_bytes, to_mode
+from quantkit.data.images import Note
 from quantkit.data.labels import LabelLine
 from quantkit.data.parallel import map_in_order
-from quantkit.errors import ImageError, LabelError, OutputError, UsageError
+from quantkit.errors import LabelError, OutputError, UsageError
 from quantkit.files import make_folder, reason, sha256_file
 
 # Where the labels of a flat folder usually lie, from the folder itself or the one around it.
@@ -77,11 +77,11 @@ def check_imagenet(
     wnids, source = _wnids(folder, names, labels)
     corrupt: list[LeftOut] = []
     special: dict[Note, list[str]] = defaultdict(list)
-    looked_at = map_in_order(_look, [folder / name for name in names], workers)
-    for done, (name, (found, fault)) in enumerate(zip(names, looked_at, strict=True), start=1):
-        if fault:
-            corrupt.append(LeftOut(name, fault))
-        for note in found:
+    examined = map_in_order(examine, [folder / name for name in names], workers)
+    for done, (name, found) in enumerate(zip(names, examined, strict=True), start=1):
+        if found.fault:
+            corrupt.append(LeftOut(name, found.fault))
+        for note in found.notes:
             special[note].append(name)
         if progress is not None:
             progress(done, len(names))
@@ -212,18 +212,6 @@ def _candidates(*folders: Path) -> Iterator[Path]:
     for folder in folders:
         for name in _USUAL_LABEL_FILES:
             yield folder / name
-
-
-def _look(path: Path) -> tuple[tuple[Note, ...], str]:
-    """Return what is special about an image and what is wrong with it, empty when it decodes."""
-    decode = Decode()
-    try:
-        image = open_image(read_bytes(path), path)
-        found = notes(image, decode)
-        to_mode(image, decode, path)
-    except ImageError as error:
-        return (), error.what
-    return found, ""
 
 
 def _link(source: Path, target: Path) -> None:

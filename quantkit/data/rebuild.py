@@ -11,9 +11,10 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
-from quantkit.data.calibration_set import CalibrationImage, CalibrationSet, Progress, examine
+from quantkit.data.calibration_set import CalibrationImage, CalibrationSet, Progress
 from quantkit.data.classes import imagenet_classes, read_class_names
 from quantkit.data.devkit import CLASSES, GROUND_TRUTH, read_imagenet_labels
+from quantkit.data.examine import Examined, examine
 from quantkit.data.folder import find_images
 from quantkit.data.images import IMAGE_SUFFIXES
 from quantkit.data.labels import LabelLine, check_labels_fit, read_label_file
@@ -117,19 +118,19 @@ def rebuild_calibration_set(
     candidates = [finder.candidates(image.name) for image in planned.images]
     names = [name for names in candidates for name in names]
     examined = map_in_order(examine, [folder / name for name in names], workers)
-    sha256_by_name, fault_by_name = {}, {}
-    for done, (name, (sha256, fault)) in enumerate(zip(names, examined, strict=True), start=1):
-        sha256_by_name[name], fault_by_name[name] = sha256, fault
+    seen: dict[str, Examined] = {}
+    for done, (name, one) in enumerate(zip(names, examined, strict=True), start=1):
+        seen[name] = one
         if progress is not None:
             progress(done, len(names))
     found, problems = [], []
     for image, choices in zip(planned.images, candidates, strict=True):
-        right = [name for name in choices if image.sha256 in ("", sha256_by_name[name])]
-        fault = _fault(choices, right, fault_by_name)
+        right = [name for name in choices if image.sha256 in ("", seen[name].sha256)]
+        fault = _fault(choices, right) or seen[right[0]].fault
         if fault:
             problems.append(f"{image.name} ({fault})")
         else:
-            found.append(replace(image, name=right[0], sha256=sha256_by_name[right[0]]))
+            found.append(replace(image, name=right[0], sha256=seen[right[0]].sha256))
     if problems:
         shown = ", ".join(problems[:_SHOWN]) + (", ..." if len(problems) > _SHOWN else "")
         raise CalibrationSetError(
@@ -140,14 +141,14 @@ def rebuild_calibration_set(
     return replace(planned, root=folder, images=tuple(found))
 
 
-def _fault(choices: Sequence[str], right: Sequence[str], fault_by_name: dict[str, str]) -> str:
+def _fault(choices: Sequence[str], right: Sequence[str]) -> str:
     if not choices:
         return "not there"
     if not right:
         return "another file of that name"
     if len(right) > 1 and len(choices) > 1:
         return f"{len(right)} files of that name"
-    return fault_by_name[right[0]]
+    return ""
 
 
 class _CopyFinder:
