@@ -5,15 +5,17 @@ Accumulators hold sums for each channel and nothing else: memory does not grow w
 """
 
 import math
-from dataclasses import dataclass, field
+from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from quantkit.compare.drift_kernel import COLUMNS, Grid, ImageTerms, image_terms
 from quantkit.compare.exact import ExactSum
 from quantkit.errors import ModelError, NumericError, ProvenanceError
-from quantkit.numerics import FloatArray, QParams, quantize
+from quantkit.numerics import FloatArray, QParams
 
 Float64Array = npt.NDArray[np.float64]
 Int64Array = npt.NDArray[np.int64]
@@ -87,35 +89,10 @@ class TensorDrift:
         }
 
 
-@dataclass
-class _ChannelSums:
-    """Exact sums over the elements of each channel: x^2, y^2, x y, e^2 and e."""
-
-    channels: int
-    xx: ExactSum = field(init=False)
-    yy: ExactSum = field(init=False)
-    xy: ExactSum = field(init=False)
-    ee: ExactSum = field(init=False)
-    e: ExactSum = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.xx, self.yy, self.xy, self.ee, self.e = (ExactSum(self.channels) for _ in range(5))
-
-    def add_image(self, x: Float64Array, y: Float64Array, e: Float64Array) -> None:
-        """Add one image, ``[channels, elements]`` each."""
-        self.xx.add(_dot(x, x))
-        self.yy.add(_dot(y, y))
-        self.xy.add(_dot(x, y))
-        self.ee.add(_dot(e, e))
-        self.e.add(e.sum(axis=1)[None])
-
-    def merge(self, other: "_ChannelSums") -> None:
-        for name in ("xx", "yy", "xy", "ee", "e"):
-            getattr(self, name).merge(getattr(other, name))
-
-
 class DriftAccumulator:
-    """Compares one tensor of two models over any number of batches.
+    """Compares one tensor of two models over any number of images.
+
+    `measure` does the work and may be called by several threads at once; `add` takes its result in, by one thread.
 
     Args:
         name: ONNX name of the tensor.
@@ -130,14 +107,14 @@ class DriftAccumulator:
         self.name = name
         self.op_type = op_type
         self.axis = axis
-        self._qparams = qparams
-        self._sums: _ChannelSums | None = None
+        self._grid = None if qparams is None else _grid(qparams)
+        self._sums: ExactSum | None = None
+        self._channels = 0
         self._elements = 0
         self._clipped = 0
         self._max_err = 0.0
         self._x_ends, self._y_ends = _NO_ENDS, _NO_ENDS
-        levels = 0 if qparams is None else qparams.qmax - qparams.qmin + 1
-        self._levels: Int64Array = np.zeros(levels, np.int64)
+        self._levels: Int64Array = np.zeros(0 if self._grid is None else self._grid.levels, np.int64)
 
     def update(self, reference: FloatArray, candidate: FloatArray) -> None:
         """Add one batch of the tensor from both models, images along axis 0, dequantized to real units.
@@ -146,14 +123,47 @@ class DriftAccumulator:
             ModelError: the two have different shapes, or other channels than earlier batches.
             NumericError: a value is NaN or infinite.
         """
+        self.add(self.measure(reference, candidate))
+
+    def measure(self, reference: FloatArray, candidate: FloatArray) -> list[ImageTerms]:
+        """Return what a batch would add, image by image, without adding it. Values are compared as float32.
+
+        Raises:
+            ModelError: the two have different shapes.
+            NumericError: a value is NaN or infinite.
+        """
         if reference.shape != candidate.shape or reference.ndim == 0:
             raise ModelError(
                 f"the models give shapes {list(reference.shape)} and {list(candidate.shape)}", where=self.name
             )
         if reference.size == 0:
-            return
-        for x, y in zip(reference, candidate, strict=True):
-            self._add_image(self._by_channel(x), self._by_channel(y))
+            return []
+        terms = [
+            image_terms(self._by_channel(x), self._by_channel(y), self._grid)
+            for x, y in zip(reference, candidate, strict=True)
+        ]
+        if not all(np.isfinite(image.sums).all() for image in terms):
+            raise NumericError("the tensor holds NaN or infinity", where=self.name)
+        return terms
+
+    def add(self, terms: Iterable[ImageTerms]) -> None:
+        """Take in what `measure` of an accumulator of the same tensor returned; the order does not matter.
+
+        Raises:
+            ModelError: the tensor had another number of channels before.
+        """
+        for image in terms:
+            channels = image.sums.shape[0]
+            if self._sums is None:
+                self._sums, self._channels = ExactSum(image.sums.size), channels
+            if channels != self._channels:
+                raise ModelError(f"the tensor had {self._channels} channels and now has {channels}", where=self.name)
+            self._sums.add(image.sums.reshape(1, -1))
+            self._elements += image.elements
+            self._clipped += image.clipped
+            self._levels += image.levels
+            self._max_err = max(self._max_err, image.max_err)
+            self._x_ends, self._y_ends = _wider(self._x_ends, image.x_ends), _wider(self._y_ends, image.y_ends)
 
     def merge(self, other: "DriftAccumulator") -> None:
         """Add what another accumulator of the same tensor has seen.
@@ -161,18 +171,18 @@ class DriftAccumulator:
         Raises:
             ProvenanceError: it compared another tensor, or one with other parameters.
         """
-        if (self.name, self.axis, repr(self._qparams)) != (other.name, other.axis, repr(other._qparams)):
+        if (self.name, self.axis, self._grid) != (other.name, other.axis, other._grid):
             raise ProvenanceError("drift of another tensor or of other ranges cannot be added", where=self.name)
         if other._sums is None:
             return
         if self._sums is None:
-            self._sums = _ChannelSums(other._sums.channels)
-        if self._sums.channels != other._sums.channels:
+            self._sums, self._channels = ExactSum(other._channels * len(COLUMNS)), other._channels
+        if self._channels != other._channels:
             raise ProvenanceError("drift over other channels cannot be added", where=self.name)
         self._sums.merge(other._sums)
         self._elements += other._elements
         self._clipped += other._clipped
-        self._levels = self._levels + other._levels
+        self._levels += other._levels
         self._max_err = max(self._max_err, other._max_err)
         self._x_ends = _wider(self._x_ends, other._x_ends)
         self._y_ends = _wider(self._y_ends, other._y_ends)
@@ -185,59 +195,38 @@ class DriftAccumulator:
         """
         if self._sums is None:
             raise ModelError("no values to compare", where=self.name)
-        sums = self._sums
-        channel_sqnr = _sqnr_db(sums.xx.value(), sums.ee.value())
+        sums = dict(zip(COLUMNS, self._sums.value().reshape(self._channels, -1).T, strict=True))
+        # Over the channels: few, rounded once each, and added in one order.
+        totals = {column: math.fsum(values) for column, values in sums.items()}
+        channel_sqnr = _sqnr_db(sums["xx"], sums["ee"])
         worst = int(np.argmin(channel_sqnr))
-        scale = None if self._qparams is None else float(self._qparams.scale)
+        scale = None if self._grid is None else self._grid.scale
         used = np.flatnonzero(self._levels)
         return TensorDrift(
             name=self.name,
             op_type=self.op_type,
             elements=self._elements,
-            sqnr_db=float(_sqnr_db(np.asarray(sums.xx.total()), np.asarray(sums.ee.total()))),
-            worst_channel=worst if sums.channels > 1 else None,
+            sqnr_db=float(_sqnr_db(np.asarray(totals["xx"]), np.asarray(totals["ee"]))),
+            worst_channel=worst if self._channels > 1 else None,
             worst_channel_sqnr_db=float(channel_sqnr[worst]),
             max_err=self._max_err,
             max_err_steps=None if scale is None else self._max_err / scale,
-            cosine=_cosine(sums.xy.total(), sums.xx.total(), sums.yy.total()),
+            cosine=_cosine(totals["xy"], totals["xx"], totals["yy"]),
             clipped=None if scale is None else self._clipped / self._elements,
             range_used=None if scale is None else float(used[-1] - used[0] + 1) / self._levels.size,
             levels_used=None if scale is None else used.size,
             collapsed=self._x_ends[0] < self._x_ends[1] and self._y_ends[0] == self._y_ends[1],
             channel_sqnr_db=channel_sqnr,
-            channel_bias=sums.e.value() * (sums.channels / self._elements),
+            channel_bias=sums["e"] * (self._channels / self._elements),
             scale=scale,
         )
 
-    def _by_channel(self, image: FloatArray) -> Float64Array:
-        """One image as float64 ``[channels, elements]``; its channel axis is one less than the tensor's."""
+    def _by_channel(self, image: FloatArray) -> npt.NDArray[np.float32]:
+        """One image as float32 ``[channels, elements]``; its channel axis is one less than the tensor's."""
         if image.ndim < self.axis or self.axis == 0:
-            return np.asarray(image, np.float64).reshape(1, -1)
+            return np.ascontiguousarray(image, np.float32).reshape(1, -1)
         channels = image.shape[self.axis - 1]
-        return np.ascontiguousarray(np.moveaxis(image, self.axis - 1, 0), np.float64).reshape(channels, -1)
-
-    def _add_image(self, x: Float64Array, y: Float64Array) -> None:
-        if self._sums is None:
-            self._sums = _ChannelSums(x.shape[0])
-        if x.shape[0] != self._sums.channels:
-            raise ModelError(f"the tensor had {self._sums.channels} channels and now has {x.shape[0]}", where=self.name)
-        x_ends, y_ends = (float(x.min()), float(x.max())), (float(y.min()), float(y.max()))
-        if not np.isfinite([x_ends, y_ends]).all():
-            raise NumericError("the tensor holds NaN or infinity", where=self.name)
-        e = y - x
-        self._sums.add_image(x, y, e)
-        self._elements += x.size
-        self._max_err = max(self._max_err, float(e.max()), -float(e.min()))
-        self._x_ends, self._y_ends = _wider(self._x_ends, x_ends), _wider(self._y_ends, y_ends)
-        if self._qparams is not None:
-            self._count_integers(x, y, self._qparams)
-
-    def _count_integers(self, x: Float64Array, y: Float64Array, qparams: QParams) -> None:
-        scale, zero = float(qparams.scale), int(qparams.zero_point)
-        lo, hi = scale * (qparams.qmin - zero - 0.5), scale * (qparams.qmax - zero + 0.5)
-        self._clipped += int(np.count_nonzero(x < lo) + np.count_nonzero(x > hi))
-        levels = quantize(y, qparams).astype(np.int64).ravel() - qparams.qmin
-        self._levels += np.bincount(levels, minlength=self._levels.size)
+        return np.ascontiguousarray(np.moveaxis(image, self.axis - 1, 0), np.float32).reshape(channels, -1)
 
 
 _NO_ENDS = (math.inf, -math.inf)
@@ -247,10 +236,8 @@ def _wider(a: tuple[float, float], b: tuple[float, float]) -> tuple[float, float
     return min(a[0], b[0]), max(a[1], b[1])
 
 
-def _dot(a: Float64Array, b: Float64Array) -> Float64Array:
-    """Inner products of rows, ``[1, channels]``."""
-    products: Float64Array = np.einsum("ce,ce->c", a, b)
-    return products[None]
+def _grid(qparams: QParams) -> Grid:
+    return Grid(float(qparams.scale), int(qparams.zero_point), qparams.qmin, qparams.qmax)
 
 
 def _sqnr_db(signal: Float64Array, noise: Float64Array) -> Float64Array:

@@ -48,12 +48,6 @@ class ExactSum:
             totals = [total + (count << shift) for total, count in zip(totals, counts.tolist(), strict=True)]
         return np.asarray([_scaled(total, _LIMB_BITS * lowest) for total in totals])
 
-    def total(self) -> float:
-        """Return the sum over all columns as one exact sum."""
-        lowest = min(self._limbs, default=0)
-        whole = sum(sum(counts.tolist()) << (_LIMB_BITS * (limb - lowest)) for limb, counts in self._limbs.items())
-        return _scaled(whole, _LIMB_BITS * lowest)
-
 
 def _scaled(integer: int, exponent: int) -> float:
     """Return ``integer * 2^exponent`` rounded once."""

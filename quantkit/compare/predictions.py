@@ -5,7 +5,7 @@ decided is kept, because an int8 output layer ties often and a constant one alwa
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, fields
 from enum import StrEnum
 from typing import Self
 
@@ -22,6 +22,8 @@ PROBABILITY_SUM_TOLERANCE = 1e-3
 # A probability that an integer output rounded to 0 was not 0; its logarithm is taken of this instead.
 PROBABILITY_FLOOR = float(np.finfo(np.float32).eps)
 
+# Images whose full scores are kept until they are reduced together.
+_BLOCK = 256
 _MIXED_LABELS = "some batches have labels and others have none"
 
 
@@ -165,21 +167,31 @@ class Predictions:
 
 
 @dataclass
-class Collector:
-    """Gathers the answers of several models that are run in step over the same batches.
+class _Batch:
+    """Images that wait to be reduced: scores of every model, names and labels."""
 
-    The first model is the reference that the divergence of the others is measured from. One batch of outputs lives
-    at a time.
+    scores: list[FloatArray]
+    names: Sequence[str]
+    labels: npt.ArrayLike | None
+
+
+class Collector:
+    """Gathers the answers of several models that are run in step over the same batches, of any size.
+
+    The first model is the reference that the divergence of the others is measured from. Full scores are kept of at most
+    a few hundred images at a time.
+
+    Args:
+        models: how many models there are.
+        kind: what their scores are; told from the reference's first scores when absent.
     """
 
-    models: int
-    kind: Scores | None = None
-    _parts: list[list[Predictions]] = field(init=False)
-    _divergence: list[list[npt.NDArray[np.float64]]] = field(init=False)
-
-    def __post_init__(self) -> None:
-        self._parts = [[] for _ in range(self.models)]
-        self._divergence = [[] for _ in range(self.models)]
+    def __init__(self, models: int, *, kind: Scores | None = None) -> None:
+        self.models = models
+        self.kind = kind
+        self._waiting: list[_Batch] = []
+        self._parts: list[list[Predictions]] = [[] for _ in range(models)]
+        self._divergence: list[list[npt.NDArray[np.float64]]] = [[] for _ in range(models)]
 
     def update(self, scores: Sequence[FloatArray], names: Sequence[str], labels: npt.ArrayLike | None = None) -> None:
         """Add one batch: the scores of every model, in the order of the models, for the same images.
@@ -187,31 +199,49 @@ class Collector:
         Raises:
             ModelError: shapes do not fit each other.
             NumericError: a score is NaN or infinite.
-            LabelError: labels do not fit.
+            LabelError: labels do not fit, or some batches have them and others have none.
         """
         if len(scores) != self.models:
             raise ValueError(f"{self.models} models take {self.models} arrays of scores, not {len(scores)}")
-        if self.kind is None:
-            self.kind = kind_of_scores(scores[0])
-        reference = scores[0]
         for index, model_scores in enumerate(scores):
-            if model_scores.shape != reference.shape:
+            if model_scores.shape != scores[0].shape:
                 raise ModelError(
                     f"model {index + 1} gives scores of shape {list(model_scores.shape)} "
-                    f"and the first model {list(reference.shape)}",
+                    f"and the first model {list(scores[0].shape)}",
                     fix="compare models that tell the same classes apart",
                 )
-            self._parts[index].append(Predictions.from_scores(model_scores, names, labels, kind=self.kind))
-            if index:
-                self._divergence[index].append(kl_divergence(reference, model_scores, kind=self.kind))
+            _check_scores(model_scores, names)
+        if self._waiting and (self._waiting[0].labels is None) != (labels is None):
+            raise LabelError(_MIXED_LABELS)
+        self._waiting.append(_Batch([np.array(model_scores) for model_scores in scores], names, labels))
+        if sum(len(batch.names) for batch in self._waiting) >= _BLOCK:
+            self._reduce()
 
     def predictions(self, model: int) -> Predictions:
         """Return all answers of a model so far."""
+        self._reduce()
         return Predictions.concatenate(self._parts[model])
 
     def divergence(self, model: int) -> npt.NDArray[np.float64] | None:
         """Return the KL divergence of each image in nats, ``[N]``; None for the reference itself."""
+        self._reduce()
         return np.concatenate(self._divergence[model]) if self._divergence[model] else None
+
+    def _reduce(self) -> None:
+        """Reduce the waiting images together: a call for each image would cost more than its arithmetic."""
+        batches, self._waiting = self._waiting, []
+        if not batches:
+            return
+        names = [name for batch in batches for name in batch.names]
+        labels = None if batches[0].labels is None else np.concatenate([np.asarray(b.labels) for b in batches])
+        reference = np.concatenate([batch.scores[0] for batch in batches])
+        if self.kind is None:
+            self.kind = kind_of_scores(reference)
+        for model in range(self.models):
+            scores = np.concatenate([batch.scores[model] for batch in batches])
+            self._parts[model].append(Predictions.from_scores(scores, names, labels, kind=self.kind))
+            if model:
+                self._divergence[model].append(kl_divergence(reference, scores, kind=self.kind))
 
 
 def kind_of_scores(scores: FloatArray) -> Scores:

@@ -149,15 +149,36 @@ def test_answers_are_paired_by_name():
         turned.ordered_like(["0.jpg", "1.jpg"])
 
 
-def test_the_collector_runs_models_in_step():
+@pytest.mark.parametrize("batch", [1, 7, 300, 600])
+def test_the_collector_gives_the_same_for_any_batches(batch):
     rng = np.random.default_rng(0)
-    scores = [rng.normal(size=(9, 5)) for _ in range(2)]
-    collector = Collector(2)
-    for start in (0, 4, 8):
-        collector.update([s[start : start + 4] for s in scores], names(9)[start : start + 4])
-    assert np.array_equal(collector.predictions(1).top, Predictions.from_scores(scores[1], names(9)).top)
+    scores = [rng.normal(size=(600, 5)) for _ in range(2)]
+    labels = rng.integers(0, 5, 600)
+    collector, buffer = Collector(2), [np.empty((batch, 5)) for _ in range(2)]
+    for start in range(0, 600, batch):
+        piece = slice(start, start + batch)
+        for held, whole in zip(buffer, scores, strict=True):
+            held[: len(whole[piece])] = whole[piece]  # a caller may use its arrays again
+        count = len(labels[piece])
+        collector.update([held[:count] for held in buffer], names(600)[piece], labels[piece])
+    for model in range(2):
+        whole = Predictions.from_scores(scores[model], names(600), labels)
+        for key in ("top", "confidence", "margin", "tied", "constant", "labels"):
+            assert np.array_equal(getattr(collector.predictions(model), key), getattr(whole, key))
     assert collector.divergence(0) is None
     np.testing.assert_array_equal(collector.divergence(1), kl_divergence(*scores))
+
+
+def test_the_collector_notices_a_softmax_and_stops_at_the_first_bad_image():
+    scores = special.softmax(np.random.default_rng(0).normal(size=(3, 5)), axis=1)
+    collector = Collector(2)
+    collector.update([scores, scores], names(3))
+    assert collector.predictions(0).confidence == pytest.approx(scores.max(axis=1), rel=1e-5)
+    with pytest.raises(NumericError, match=r"8\.jpg: the model's output holds NaN"):
+        collector.update([scores[:1], np.full((1, 5), np.nan)], ["8.jpg"])
+    collector.update([scores[:1], scores[:1]], ["9.jpg"], [0])
+    with pytest.raises(LabelError, match="some batches have labels"):
+        collector.update([scores[:1], scores[:1]], ["10.jpg"])
 
 
 def test_models_of_other_classes_do_not_run_in_step():
