@@ -88,8 +88,9 @@ def write(
     """Write the build file of a model. With both --suffix and --count the folder need not be here."""
     from quantkit.config.method import parse_method
     from quantkit.files import write_text
+    from quantkit.vacc.calibration_folder import CalibrationFolder, calibration_folder
     from quantkit.vacc.vdsp import vdsp_from_pipeline
-    from quantkit.vacc.write import CalibrationFolder, calibration_folder, read_image_input, write_build_file
+    from quantkit.vacc.write import read_image_input, write_build_file
 
     pipeline = _pipeline(preset)
     input_name, shape = read_image_input(model, pipeline)

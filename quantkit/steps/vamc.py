@@ -9,7 +9,8 @@ from quantkit.errors import ConfigError
 from quantkit.files import write_text
 from quantkit.graph.plan import Plan
 from quantkit.run.folder import VAMC, RunFolder, RunRecord
-from quantkit.vacc.write import BuildFile, CalibrationFolder, write_build_file
+from quantkit.vacc.calibration_folder import CalibrationFolder
+from quantkit.vacc.write import BuildFile, write_build_file
 
 MATERIALIZED = "calibration"
 

@@ -13,8 +13,9 @@ from quantkit.data.parallel import map_in_order
 from quantkit.data.preprocess import preprocess
 from quantkit.errors import CalibrationSetError
 from quantkit.files import TEMPORARY_SUFFIX, make_folder
+from quantkit.vacc.calibration_folder import CalibrationFolder
 from quantkit.vacc.tensors import write_npz
-from quantkit.vacc.write import TENSORS, CalibrationFolder
+from quantkit.vacc.write import TENSORS
 
 
 def write_calibration_tensors(

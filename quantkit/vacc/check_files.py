@@ -1,11 +1,11 @@
 """Check a build file against the model and the calibration folder it names, where they can be read."""
 
 from collections.abc import Iterator
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from quantkit.config.nearest import nearest
+from quantkit.vacc.calibration_folder import file_names
 from quantkit.vacc.dialects import Dialect
 from quantkit.vacc.document import Document
 from quantkit.vacc.findings import ALIKE, Finding
@@ -14,8 +14,6 @@ from quantkit.vacc.spec import BuildSpec, CalibrationData
 from quantkit.vacc.yaml_nodes import KeyPath
 
 IMAGENET_CLASSES = 1000
-# A build file may name any folder, the root of a disk among them; no calibration set is this large.
-MAX_LISTED = 200_000
 
 INPUTS: dict[Dialect, tuple[str, ...]] = {"build": ("model", "inputs"), "compile": ("frontend", "shape")}
 CHECKPOINT: dict[Dialect, tuple[str, ...]] = {"build": ("model", "checkpoint"), "compile": ("frontend", "checkpoint")}
@@ -100,8 +98,7 @@ def _check_folder(document: Document, data: CalibrationData, folder: Path) -> It
         return
     suffixes = [data.suffix] if isinstance(data.suffix, str) else data.suffix or []
     endings = tuple("." + suffix.lstrip(".") for suffix in suffixes)
-    listed = islice(folder.rglob("*"), MAX_LISTED)
-    names = [path.name for path in listed if path.is_file() and not path.name.startswith(".")]
+    names = file_names(folder)
     matching = [name for name in names if not endings or name.endswith(endings)]
     if not matching:
         there = ", ".join(sorted({Path(name).suffix.lstrip(".") or "none" for name in names})) or "no files"

@@ -13,7 +13,7 @@ from quantkit.vacc.document import Document
 from quantkit.vacc.findings import Finding, Severity
 from quantkit.vacc.ops import pipeline_from_ops
 from quantkit.vacc.spec import BuildSpec
-from quantkit.vacc.vdsp import VdspParams, half, recognise
+from quantkit.vacc.vdsp import VdspParams, in_half, recognise
 
 _LIST: dict[Dialect, str] = {"build": "transform_ops", "compile": "process_ops"}
 
@@ -88,7 +88,7 @@ def _scaling(pipeline: Pipeline) -> tuple[float, tuple[float, ...], tuple[float,
 
 def _alike(file: tuple[float, ...], card: tuple[float, ...]) -> bool:
     """Tell whether numbers agree in half precision, in which the card holds them."""
-    return [half(value) for value in file] == [half(value) for value in card]
+    return in_half(file) == in_half(card)
 
 
 def _size(op: Resize) -> str:

@@ -6,6 +6,8 @@ Inferred, since nothing states it: ``BILINEAR_CV`` samples as OpenCV does (no an
 """
 
 import json
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -232,26 +234,19 @@ def vdsp_from_pipeline(pipeline: Pipeline) -> VdspWriting:
     return VdspWriting(VdspParams.from_data({"OpType": op_type, "OpConfig": config}), tuple(notes))
 
 
-def half(value: float) -> float:
-    """Return the nearest IEEE half-precision number, which is what the card holds.
-
-    Raises:
-        VendorFileError: the number is too large for half precision.
-    """
+def in_half(values: Sequence[float]) -> list[float]:
+    """Return the nearest IEEE half-precision numbers, which is what the card holds; infinite where too large."""
     with np.errstate(over="ignore"):
-        rounded = float(np.float16(value))
-    if not np.isfinite(rounded):
-        raise VendorFileError(f"{value:g} is too large for half precision", fix="scale mean and std")
-    return rounded
+        return [float(value) for value in np.asarray(values, np.float16)]
 
 
 def before_rounding(values: tuple[float, ...]) -> tuple[float, ...]:
     """Return the numbers that were rounded to half precision: known statistics, else the shortest that round alike."""
-    halves = [half(value) for value in values]
+    halves = in_half(values)
     if halves != list(values):
         return values
     for known in _KNOWN_STATISTICS:
-        if [half(value) for value in known] == halves:
+        if in_half(known) == halves:
             return known
     return tuple(float(str(np.float16(value))) for value in values)
 
@@ -329,10 +324,12 @@ def _normalization_keys(pipeline: Pipeline) -> dict[str, Any]:
     if divisor not in (1.0, 255.0):
         mean, std = tuple(m * divisor for m in mean), tuple(s * divisor for s in std)
     kind = "DIV255_MINUSMEAN_DIVSTD" if divisor == 255.0 else "MINUSMEAN_DIVSTD"
-    halves = [half(value) for value in std]
-    if not all(halves):
-        raise VendorFileError("a std of 0 in half precision", where="normalize", fix="scale mean and std")
-    return {"Mean": [half(value) for value in mean], "Std": halves, "NormaType": kind}
+    means, stds = in_half(mean), in_half(std)
+    if not all(math.isfinite(value) for value in (*means, *stds)) or 0.0 in stds:
+        raise VendorFileError(
+            f"mean {list(mean)} and std {list(std)} do not fit into half precision", where="normalize", fix="scale them"
+        )
+    return {"Mean": means, "Std": stds, "NormaType": kind}
 
 
 def _color_code(pipeline: Pipeline) -> str:

@@ -9,9 +9,9 @@ from typing import Any, Literal, assert_never
 from quantkit.config.method import Kl, Method, MinMax, Mse, Percentile
 from quantkit.config.pipeline import Pipeline
 from quantkit.data.preprocess import check_pipeline
-from quantkit.errors import CalibrationSetError, ConfigError
-from quantkit.files import reason
+from quantkit.errors import ConfigError
 from quantkit.graph.model import image_input, read_model
+from quantkit.vacc.calibration_folder import CalibrationFolder
 from quantkit.vacc.convert import framework_of, render
 from quantkit.vacc.dialects import Dialect
 from quantkit.vacc.ops import ops_from_pipeline
@@ -27,21 +27,6 @@ _METHOD_KEY: dict[Dialect, KeyPath] = {
     "build": ("engine", "calibration", "quant_mode"),
     "compile": ("backend", "quantize", "calibrate_mode"),
 }
-
-
-@dataclass(frozen=True, kw_only=True)
-class CalibrationFolder:
-    """The files that the vendor's compiler finds ranges on.
-
-    Attributes:
-        path: the folder, as it is to stand in the build file.
-        suffix: of the files, without a dot; ``npz`` for tensors that are preprocessed already.
-        count: how many are taken.
-    """
-
-    path: str
-    suffix: str
-    count: int
 
 
 @dataclass(frozen=True)
@@ -163,43 +148,6 @@ def vendor_method(method: Method) -> str:
             return "mse"
         case _:
             assert_never(method)
-
-
-def calibration_folder(folder: Path, *, suffix: str | None = None, count: int | None = None) -> CalibrationFolder:
-    """Look into a folder of calibration files for their suffix and number.
-
-    Args:
-        folder: the folder; files in folders below it count too.
-        suffix: take these only; else all files must have the same.
-        count: take so many; else all.
-
-    Raises:
-        CalibrationSetError: no such folder, no such file, several suffixes, or fewer files than ``count``.
-    """
-    try:
-        names = [path.name for path in folder.rglob("*") if path.is_file() and not path.name.startswith(".")]
-    except OSError as error:
-        raise CalibrationSetError(f"cannot list the folder ({reason(error)})", where=folder) from error
-    if not folder.is_dir():
-        raise CalibrationSetError("no such folder", where=folder, fix="give the folder of calibration images")
-    suffixes = sorted({Path(name).suffix.removeprefix(".") for name in names})
-    if suffix is None:
-        if len(suffixes) != 1 or not suffixes[0]:
-            there = ", ".join(suffixes) or "no files"
-            raise CalibrationSetError(
-                f"the calibration files must have one suffix (there: {there})",
-                where=folder,
-                fix="give --suffix, or `quantkit calib-set` with --materialize",
-            )
-        suffix = suffixes[0]
-    matching = sum(name.endswith(f".{suffix}") for name in names)
-    if matching < (count or 1):
-        raise CalibrationSetError(
-            f"{count or 1} files that end in .{suffix} are wanted and the folder holds {matching}",
-            where=folder,
-            fix="give a smaller --count, or another folder",
-        )
-    return CalibrationFolder(path=str(folder), suffix=suffix, count=count or matching)
 
 
 def _comments(spec: BuildSpec, dialect: Dialect) -> dict[KeyPath, str]:
