@@ -1,12 +1,13 @@
 """The role of every node, and why a node cannot be integer."""
 
 import numpy as np
+import numpy.typing as npt
 import onnx_ir as ir
 
 from quantkit.graph import ops
 from quantkit.graph.bounds import clip_bounds
 from quantkit.graph.ops import Role
-from quantkit.graph.values import array, attribute_int, attribute_str, dims, is_constant, operand
+from quantkit.graph.values import array, attribute_float, attribute_int, attribute_str, dims, is_constant, operand
 from quantkit.targets import Target
 
 
@@ -21,15 +22,15 @@ def role_of(node: ir.Node, target: Target) -> tuple[Role, str]:
     if not target.integer_sums:
         return Role.FLOAT, f"the target {target.name!r} keeps it wide: only what a layer reads is quantized"
     if node.op_type in ops.SUMS:
-        return _sum_role(node)
+        return _sum_role(node, target)
     if node.op_type == "Concat":
         return Role.CONCAT, ""
-    if node.op_type in ops.UNARY:
-        return Role.UNARY, ""
+    if node.op_type in ops.UNARY | ops.SATURATING:
+        return _unary_role(node, target)
     if node.op_type in ops.ACTIVATIONS:
         return (Role.ACTIVATION, "") if clip_bounds(node) else (Role.FLOAT, "its limits are known only at run time")
     if node.op_type in ops.PASS_THROUGH:
-        return _pass_role(node)
+        return _pass_role(node, target)
     return Role.FLOAT, ops.FLOAT_REASONS.get(node.op_type, ops.NO_INTEGER_KERNEL)
 
 
@@ -59,14 +60,30 @@ def _is_vector(bias: ir.Value | None) -> bool:
     return bias is None or len(dims(bias) or ()) == 1
 
 
-def _sum_role(node: ir.Node) -> tuple[Role, str]:
-    constants = [is_constant(value) for value in node.inputs]
-    if all(constants):
+def _sum_role(node: ir.Node, target: Target) -> tuple[Role, str]:
+    constants = [array(value) for value in node.inputs]
+    if all(constant is not None for constant in constants):
         return Role.FLOAT, "both operands are constant"
+    if node.op_type == "Mul" and any(_is_positive_scalar(constant) for constant in constants):
+        return (Role.RESCALE, "") if target.integer_outputs else (Role.FLOAT, f"{target.name} fuses it")
     return Role.SUM, ""
 
 
-def _pass_role(node: ir.Node) -> tuple[Role, str]:
+def _is_positive_scalar(constant: npt.NDArray[np.generic] | None) -> bool:
+    return constant is not None and constant.size == 1 and float(constant.reshape(-1)[0]) > 0.0
+
+
+def _unary_role(node: ir.Node, target: Target) -> tuple[Role, str]:
+    if not target.integer_outputs and node.op_type not in ops.UNARY_WITHOUT_TABLE:
+        return Role.FLOAT, f"{target.name} computes it in float"
+    if node.op_type in ops.SATURATING and target.activations.symmetric:
+        return Role.FLOAT, "symmetric integers do not saturate at its limits"
+    if node.op_type == "HardSigmoid" and attribute_float(node, "alpha", 0.2) <= 0.0:
+        return Role.FLOAT, "it falls where its input rises"
+    return Role.UNARY, ""
+
+
+def _pass_role(node: ir.Node, target: Target) -> tuple[Role, str]:
     if is_constant(operand(node, 0)):
         return Role.FLOAT, "its input is a constant"
     if node.op_type == "MaxPool" and len(node.outputs) > 1:
@@ -75,6 +92,8 @@ def _pass_role(node: ir.Node) -> tuple[Role, str]:
         return Role.FLOAT, "it interpolates; " + ops.NO_INTEGER_KERNEL
     if node.op_type == "Pad" and not _pads_zeros(node):
         return Role.FLOAT, "it pads with another value than zero"
+    if node.op_type == "SpaceToDepth" and not target.integer_outputs:
+        return Role.FLOAT, f"{target.name} computes it in float"
     return Role.PASS, ""
 
 

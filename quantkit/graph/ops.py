@@ -23,7 +23,15 @@ class Role(Enum):
 LAYERS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
 SUMS = frozenset({"Add", "Mul"})
 UNARY = frozenset({"AveragePool", "GlobalAveragePool", "LeakyRelu", "Sigmoid"})
+# Of these TensorRT computes in int8 (https://docs.nvidia.com/deeplearning/tensorrt, "Explicit Quantization").
+UNARY_WITHOUT_TABLE = frozenset({"AveragePool", "GlobalAveragePool"})
+# Sums with a constant whose result saturates at both ends: exact on affine uint8, impossible on symmetric integers.
+SATURATING = frozenset({"HardSigmoid"})
 ACTIVATIONS = frozenset({"Relu", "Clip"})
+
+# onnxruntime fuses only MaxPool and friends between DequantizeLinear and QuantizeLinear; these it computes on integers
+# just as well, if they are written that way.
+WRITTEN_ON_INTEGERS = frozenset({"Pad", "SpaceToDepth", "Split"})
 
 # Values move or are selected, none is computed: the range of the input holds for the output.
 PASS_THROUGH = frozenset(

@@ -19,6 +19,8 @@ from quantkit.graph.values import is_constant, node_name, sole_consumer
 from quantkit.targets import Target
 
 STRONG = (Role.LAYER, Role.PRODUCT)
+# Roles whose output holds no other values than their input, moved or scaled.
+MOVING = (Role.PASS, Role.CONCAT, Role.RESCALE)
 NOT_WANTED = "nothing behind it reads integers: rounding its result would only add error"
 NOT_AVAILABLE = "what it reads is computed in float"
 
@@ -92,7 +94,9 @@ class Placement:
 def activations(node: ir.Node, role: Role) -> list[ir.Value]:
     """Return the inputs of a node that carry activations: not weights, biases, shapes or indices."""
     match role:
-        case Role.LAYER | Role.PASS | Role.UNARY | Role.ACTIVATION | Role.RESCALE:
+        case Role.RESCALE:
+            return [value for value in node.inputs if value is not None and not is_constant(value)]
+        case Role.LAYER | Role.PASS | Role.UNARY | Role.ACTIVATION:
             count = 1
         case Role.PRODUCT | Role.SUM:
             count = 2
@@ -115,6 +119,9 @@ def place(graph: ir.Graph, target: Target, skipped: dict[str, str]) -> Placement
         if reason:
             reasons[node] = reason
     attached = _attach_activations(graph, roles)
+    for node, role in roles.items():
+        if role is Role.ACTIVATION and node not in attached and not _saturates(node, target):
+            roles[node], reasons[node] = Role.FLOAT, "no range of symmetric integers makes it idle"
     integer = _settle(roles, attached, reasons)
     kept = {node: head for node, head in attached.items() if head in integer}
     return Placement(graph, target, roles, reasons, integer, kept, value_bounds(graph))
@@ -132,13 +139,19 @@ def _attach_activations(graph: ir.Graph, roles: dict[ir.Node, Role]) -> dict[ir.
             continue
         head = attached.get(producer, producer)
         limits = clip_bounds(node)
-        if (
-            roles.get(head) in (*STRONG, Role.SUM, Role.UNARY)
-            and limits is not None
-            and limits.contains(Bounds(0.0, 0.0))
-        ):
+        computes = roles[head] in (*STRONG, Role.SUM) or (
+            roles[head] is Role.UNARY and head.op_type in ops.UNARY_WITHOUT_TABLE
+        )
+        if computes and limits is not None and limits.contains(Bounds(0.0, 0.0)):
             attached[node] = head
     return attached
+
+
+def _saturates(node: ir.Node, target: Target) -> bool:
+    """Tell whether the quantizer of its result can do what a Relu or Clip does."""
+    limits = clip_bounds(node)
+    affine = target.integer_outputs and not target.activations.symmetric
+    return affine and limits is not None and limits.contains(Bounds(0.0, 0.0))
 
 
 def _settle(
@@ -162,9 +175,10 @@ def _settle(
 
 
 def _fault(node: ir.Node, roles: dict[ir.Node, Role], integer: set[ir.Node], attached: dict[ir.Node, ir.Node]) -> str:
+    # Moving 8-bit integers is cheaper than moving floats: what is only moved may as well be rounded before.
     if roles[node] not in (Role.PASS, Role.CONCAT):
-        makers = (_producer(value) for value in activations(node, roles[node]) if not is_constant(value))
-        if not any(maker in integer or attached.get(maker) in integer for maker in makers if maker is not None):
+        makers = [value.producer() for value in activations(node, roles[node]) if not is_constant(value)]
+        if not all(maker is not None and attached.get(maker, maker) in integer for maker in makers):
             return NOT_AVAILABLE
     return "" if _wanted(node, integer, attached) else NOT_WANTED
 

@@ -13,7 +13,7 @@ from quantkit.graph.bounds import clip_bounds
 from quantkit.graph.ops import Role
 from quantkit.graph.placement import Placement, place
 from quantkit.graph.selection import conv2d_nodes, skipped_nodes
-from quantkit.graph.sharing import RangeGroup, range_groups
+from quantkit.graph.sharing import RangeGroup, Sharing
 from quantkit.graph.values import attribute_int, name_of, node_name, operand, required
 from quantkit.targets import Target
 
@@ -82,18 +82,23 @@ class Plan:
     Attributes:
         target: what will run the model.
         layers: the layers that become integer, in graph order.
-        groups: the quantized tensors, by shared range, in graph order.
         absorbed: activation functions that the integer range makes idle, with the node that takes them over.
         conv_index: index of each 2-D convolution of the original model, by node name.
         placement: roles and reasons, node by node.
+        sharing: which tensors share a scale.
     """
 
     target: Target
     layers: tuple[Layer, ...]
-    groups: tuple[RangeGroup, ...]
     absorbed: Mapping[str, str]
     conv_index: Mapping[str, int]
     placement: Placement = field(repr=False)
+    sharing: Sharing = field(repr=False)
+
+    @property
+    def groups(self) -> tuple[RangeGroup, ...]:
+        """The quantized tensors, by shared scale, in graph order."""
+        return self.sharing.groups
 
     @cached_property
     def observed(self) -> tuple[str, ...]:
@@ -160,9 +165,9 @@ def plan(prepared_model: ir.Model, target: Target, options: PlanOptions | None =
     if not layers and not any(placement.roles[node] is Role.PRODUCT for node in placement.integer):
         found = ", ".join(sorted({node.op_type for node in graph})) or "nothing"
         raise ModelError("no operator is left to quantize", where=found, fix="skip fewer nodes, or is it a classifier?")
-    groups = range_groups(placement)
+    sharing = Sharing(placement)
     indices = {name: index for index, name in enumerate(conv2d_nodes(graph))}
-    return Plan(target, layers, groups, _absorbed(placement, groups), indices, placement)
+    return Plan(target, layers, _absorbed(placement, sharing.groups), indices, placement, sharing)
 
 
 def _layer(node: ir.Node) -> Layer:
@@ -206,6 +211,12 @@ def _integer_row(node: ir.Node, role: Role) -> tuple[str, str]:
     match role:
         case Role.PASS:
             return "passed on", "hands the integers on unchanged"
+        case Role.RESCALE:
+            return "int8", "the same integers at another scale"
+        case Role.ACTIVATION:
+            return "int8", "a sum with zero, whose range saturates it"
+        case Role.UNARY if node.op_type in ops.SATURATING:
+            return "int8", "a sum with a constant, whose range saturates it"
         case Role.LAYER if node.op_type == "ConvTranspose":
             return "int8", "weights and activations are int8; " + ops.NO_INTEGER_KERNEL
         case _:

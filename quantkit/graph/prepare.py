@@ -13,13 +13,19 @@ from onnx_ir.passes.common import (
 )
 
 from quantkit.errors import ModelError, QuantkitError
+from quantkit.graph.passes.arithmetic import PlainArithmeticPass
 from quantkit.graph.passes.batchnorm_conv import BatchNormToConvPass
 from quantkit.graph.passes.dropout import DropNoOpsPass
 from quantkit.graph.passes.fold_affine import FoldAffinePass
+from quantkit.graph.passes.fold_constants import FoldConstantsPass
+from quantkit.graph.passes.fold_pad import FoldPadPass
+from quantkit.graph.passes.gelu import GeluOrderPass
 from quantkit.graph.passes.gemm import PlainGemmPass
 from quantkit.graph.passes.global_pool import GlobalPoolPass
+from quantkit.graph.passes.linear import LinearToGemmPass
 from quantkit.graph.passes.names import NameNodesPass
 from quantkit.graph.passes.opset import UpgradeOpsetPass
+from quantkit.graph.passes.shapes import ConstantShapesPass
 from quantkit.graph.values import ORIGIN
 
 
@@ -39,8 +45,9 @@ class Prepared:
 def prepare(model: ir.Model) -> Prepared:
     """Return a prepared copy of a model; the one given is left as it is.
 
-    Opsets below 13 are raised, functions inlined, constants lifted, nodes that do nothing removed, batch norms folded
-    into the layer before them or made a depthwise convolution, pools and Gemms brought to one form, shapes inferred.
+    Opsets below 13 are raised, functions inlined, constants lifted and folded, nodes that do nothing removed, batch
+    norms folded into the layer before them or made a depthwise convolution, linear layers, pools and arithmetic spelt
+    with the operators that integer kernels know, shapes inferred.
     Tensors keep their names wherever they still exist. The batch size stays as it was, dynamic or fixed.
 
     Raises:
@@ -70,8 +77,15 @@ def _passes() -> ir.passes.Sequential:
         LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),
         NameNodesPass(),
         infer,
+        FoldConstantsPass(),
+        ConstantShapesPass(),
+        infer,
         DropNoOpsPass(),
         IdentityEliminationPass(),
+        GeluOrderPass(),
+        PlainArithmeticPass(),
+        FoldPadPass(),
+        LinearToGemmPass(),
         PlainGemmPass(),
         FoldAffinePass(),
         BatchNormToConvPass(),

@@ -1,119 +1,207 @@
-"""Which tensors share one range, and whose values that range must hold."""
+"""Which tensors share one scale, and from which observed ranges that scale follows."""
 
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import onnx_ir as ir
 
-from quantkit.graph.bounds import Bounds
+from quantkit.graph.bounds import Bounds, clip_bounds
 from quantkit.graph.ops import Role
-from quantkit.graph.placement import Placement, activations
-from quantkit.graph.values import is_constant, name_of
+from quantkit.graph.placement import MOVING, Placement, activations
+from quantkit.graph.values import array, attribute_float, is_constant, name_of
+from quantkit.numerics import Range
 
 
 @dataclass(frozen=True)
 class RangeGroup:
-    """Tensors quantized with one scale and zero point.
+    """Tensors quantized with one zero point, and with one scale times the gain of each.
 
     Attributes:
         tensors: the members, in graph order.
-        observed: the tensors whose ranges are united to give the group's; some may belong to other groups.
-        bounds: what the operators alone say about all members.
+        gains: for each member, its scale over the group's: 1 but behind a multiplication by a constant.
+        observed: the tensors whose ranges give the group's.
+        bounds: what the operators alone say about the members whose gain is 1.
     """
 
     tensors: tuple[str, ...]
+    gains: tuple[float, ...]
     observed: tuple[str, ...]
     bounds: Bounds
 
 
-def range_groups(placement: Placement) -> tuple[RangeGroup, ...]:
-    """Group the quantized tensors.
+class Sharing:
+    """The groups of one placement, and the range of each for given observations.
 
-    What passes through unchanged keeps the range of its source. A concatenation shares the range of its output with
+    What passes through unchanged keeps the scale of its source. A concatenation shares the scale of its output with
     each input that nothing but concatenations read and that has the same bounds; its kernel requantizes the others.
-    The range of a concatenation is the union of its inputs' ranges, so it is never observed itself.
+    Observed is only what is computed: the range of a concatenation is the union of its inputs' ranges, and the range of
+    a monotone function the function of its input's ends.
     """
-    groups = _Groups(_in_graph_order(placement))
+
+    def __init__(self, placement: Placement) -> None:
+        self._placement = placement
+        self._gain = _gains(placement)
+        ordered = [*placement.graph.inputs, *(value for node in placement.graph for value in node.outputs)]
+        self._sets = _DisjointSets([value for value in ordered if value in placement.quantized])
+        for source, result in self._moves():
+            self._sets.unite(source, result)
+        for source, result in self._concat_ties():
+            self._sets.unite(source, result)
+        self._members = self._sets.members()
+        self.groups = tuple(self._describe(members) for members in self._members)
+
+    def ranges(self, observed: Mapping[str, Range]) -> dict[str, Range]:
+        """Return the range of every group by its first tensor, in units of a member whose gain is 1.
+
+        Args:
+            observed: a range for each name in the ``observed`` of every group.
+        """
+        result = {}
+        for group, members in zip(self.groups, self._members, strict=True):
+            parts = [self._range_of(member, observed) for member in members if self._gain[member] == 1.0]
+            lo, hi = min(part.lo for part in parts), max(part.hi for part in parts)
+            result[group.tensors[0]] = _within(Range.around(lo, hi), group.bounds)
+        return result
+
+    def _moves(self) -> list[tuple[ir.Value, ir.Value]]:
+        moves = []
+        for node in self._placement.graph:
+            role = self._placement.roles[node]
+            if node in self._placement.integer and role in (Role.PASS, Role.RESCALE):
+                source = activations(node, role)[0]
+                moves += [(source, value) for value in node.outputs if value in self._placement.quantized]
+        return moves
+
+    def _concat_ties(self) -> list[tuple[ir.Value, ir.Value]]:
+        ties = []
+        placement = self._placement
+        for node in placement.graph:
+            if node not in placement.integer or placement.roles[node] is not Role.CONCAT:
+                continue
+            output = placement.result(node)
+            for value in activations(node, Role.CONCAT) if output in placement.quantized else ():
+                if is_constant(value) or self._gain[value] != 1.0:
+                    continue
+                same_bounds = placement.bounds_of(value) == placement.bounds_of(output)
+                if same_bounds and self._only_concatenated(self._sets.of(value)):
+                    ties.append((value, output))
+        return ties
+
+    def _only_concatenated(self, members: list[ir.Value]) -> bool:
+        readers = {use.node for member in members for use in member.uses()}
+        moved = (Role.PASS, Role.CONCAT)
+        return all(node in self._placement.integer and self._placement.roles[node] in moved for node in readers)
+
+    def _describe(self, members: list[ir.Value]) -> RangeGroup:
+        plain = [member for member in members if self._gain[member] == 1.0]
+        bounds = self._placement.bounds_of(plain[0])
+        observed: dict[str, None] = {}
+        for member in plain:
+            bounds = bounds.hull(self._placement.bounds_of(member))
+            observed |= dict.fromkeys(self._observed(member))
+        gains = tuple(self._gain[member] for member in members)
+        return RangeGroup(tuple(name_of(member) for member in members), gains, tuple(observed), bounds)
+
+    def _observed(self, value: ir.Value) -> list[str]:
+        """Return the tensors that must be observed to know the range of one."""
+        sources = self._sources(value)
+        return [name_of(value)] if sources is None else [name for source in sources for name in self._observed(source)]
+
+    def _range_of(self, value: ir.Value, observed: Mapping[str, Range]) -> Range:
+        sources = self._sources(value)
+        if sources is None:
+            return observed[name_of(value)]
+        node = value.producer()
+        parts = [self._range_of(source, observed) for source in sources] + _constant_parts(node, self._placement)
+        union = Range(min(part.lo for part in parts), max(part.hi for part in parts))
+        return union if node is None else _through(node, self._placement.roles[node], union)
+
+    def _sources(self, value: ir.Value) -> list[ir.Value] | None:
+        """Return the values whose ranges give this one's, None where it must be observed itself."""
+        node = value.producer()
+        if node is None or node not in self._placement.integer:
+            return None
+        role = self._placement.roles[node]
+        if role in MOVING:
+            return [source for source in activations(node, role) if not is_constant(source)]
+        follows = role is Role.ACTIVATION or (role is Role.UNARY and node.op_type in _MONOTONE)
+        return activations(node, role) if follows else None
+
+
+def factor_of(node: ir.Node) -> float:
+    """Return the constant that a `Role.RESCALE` node multiplies by."""
+    constant = next(content for content in map(array, node.inputs) if content is not None)
+    return float(constant.reshape(-1)[0])
+
+
+def _constant_parts(node: ir.Node | None, placement: Placement) -> list[Range]:
+    """Return the ranges of the constants that a concatenation takes in."""
+    if node is None or placement.roles[node] is not Role.CONCAT:
+        return []
+    contents = [array(value) for value in node.inputs]
+    return [Range.around(float(content.min()), float(content.max())) for content in contents if content is not None]
+
+
+def _gains(placement: Placement) -> dict[ir.Value, float]:
+    gains = dict.fromkeys(placement.graph.inputs, 1.0)
     for node in placement.graph:
-        if node in placement.integer and placement.roles[node] is Role.PASS:
-            for value in node.outputs:
-                if value in placement.quantized:
-                    groups.unite(activations(node, Role.PASS)[0], value)
-    for value, output in _concat_ties(placement, groups):
-        groups.unite(value, output)
-    return tuple(_describe(members, placement) for members in groups.members())
+        role = placement.roles[node]
+        moved = node in placement.integer and role in (Role.PASS, Role.RESCALE)
+        gain = gains.get(activations(node, role)[0], 1.0) if moved else 1.0
+        if moved and role is Role.RESCALE:
+            gain *= factor_of(node)
+        gains |= dict.fromkeys(node.outputs, gain)
+    return gains
 
 
-def _in_graph_order(placement: Placement) -> list[ir.Value]:
-    ordered = [*placement.graph.inputs, *(value for node in placement.graph for value in node.outputs)]
-    return [value for value in ordered if value in placement.quantized]
+def _sigmoid(x: float) -> float:
+    return 1.0 / (1.0 + math.exp(-x)) if x > -700.0 else 0.0
 
 
-def _concat_ties(placement: Placement, groups: "_Groups") -> list[tuple[ir.Value, ir.Value]]:
-    ties = []
-    for node in placement.graph:
-        if node not in placement.integer or placement.roles[node] is not Role.CONCAT:
-            continue
-        output = placement.result(node)
-        for value in activations(node, Role.CONCAT) if output in placement.quantized else ():
-            same_bounds = placement.bounds_of(value) == placement.bounds_of(output)
-            if not is_constant(value) and same_bounds and _only_concatenated(groups.of(value), placement):
-                ties.append((value, output))
-    return ties
+_MONOTONE = frozenset({"Sigmoid", "HardSigmoid", "LeakyRelu"})
 
 
-def _only_concatenated(members: list[ir.Value], placement: Placement) -> bool:
-    moved = (Role.PASS, Role.CONCAT)
-    return all(
-        use.node in placement.integer and placement.roles[use.node] in moved
-        for member in members
-        for use in member.uses()
-    )
+def _through(node: ir.Node, role: Role, range_: Range) -> Range:
+    """Return the range of a node's result for the range of its input."""
+    if role is Role.RESCALE:
+        return Range(range_.lo * factor_of(node), range_.hi * factor_of(node))
+    if role is Role.ACTIVATION:
+        return _within(range_, clip_bounds(node) or Bounds())
+    if node.op_type == "Sigmoid":
+        return Range.around(_sigmoid(range_.lo), _sigmoid(range_.hi))
+    if node.op_type == "HardSigmoid":
+        alpha, beta = attribute_float(node, "alpha", 0.2), attribute_float(node, "beta", 0.5)
+        ends = (min(max(alpha * end + beta, 0.0), 1.0) for end in (range_.lo, range_.hi))
+        return Range.around(*ends)
+    if node.op_type == "LeakyRelu":
+        slope = attribute_float(node, "alpha", 0.01)
+        return Range(min(range_.lo * slope, 0.0), max(range_.lo * slope, range_.hi))
+    return range_
 
 
-def _describe(members: list[ir.Value], placement: Placement) -> RangeGroup:
-    bounds = placement.bounds_of(members[0])
-    observed: dict[str, None] = {}
-    for member in members:
-        bounds = bounds.hull(placement.bounds_of(member))
-        observed |= dict.fromkeys(name_of(source) for source in _sources(member, placement))
-    return RangeGroup(tuple(name_of(member) for member in members), tuple(observed), bounds)
+def _within(range_: Range, bounds: Bounds) -> Range:
+    return Range.around(max(range_.lo, min(bounds.lo, 0.0)), min(range_.hi, max(bounds.hi, 0.0)))
 
 
-def _sources(value: ir.Value, placement: Placement) -> list[ir.Value]:
-    """Return the values that were computed to make up this one, through everything that only moves values."""
-    found: dict[ir.Value, None] = {}
-    pending = [value]
-    while pending:
-        current = pending.pop()
-        node = current.producer()
-        role = placement.roles[node] if node is not None and node in placement.integer else Role.FLOAT
-        if node is None or role not in (Role.PASS, Role.CONCAT):
-            found[current] = None
-        else:
-            pending.extend(operand for operand in reversed(activations(node, role)) if not is_constant(operand))
-    return list(found)
-
-
-class _Groups:
+class _DisjointSets:
     """Disjoint sets of values, kept in the order the values were given."""
 
     def __init__(self, values: list[ir.Value]) -> None:
-        self._order = values
-        self._group = {value: {value} for value in values}
+        self._position = {value: position for position, value in enumerate(values)}
+        self._set = {value: [value] for value in values}
 
     def unite(self, first: ir.Value, second: ir.Value) -> None:
-        merged = self._group[first] | self._group[second]
+        if self._set[first] is self._set[second]:
+            return
+        merged = self._set[first] + self._set[second]
         for value in merged:
-            self._group[value] = merged
+            self._set[value] = merged
 
     def of(self, value: ir.Value) -> list[ir.Value]:
-        return [member for member in self._order if member in self._group[value]]
+        return sorted(self._set[value], key=self._position.__getitem__)
 
     def members(self) -> list[list[ir.Value]]:
-        done: set[ir.Value] = set()
-        result = []
-        for value in self._order:
-            if value not in done:
-                done |= self._group[value]
-                result.append(self.of(value))
-        return result
+        firsts = {id(members): members for members in self._set.values()}
+        ordered = [sorted(members, key=self._position.__getitem__) for members in firsts.values()]
+        return sorted(ordered, key=lambda members: self._position[members[0]])

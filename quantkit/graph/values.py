@@ -103,6 +103,16 @@ def sole_consumer(value: ir.Value) -> ir.Node | None:
     return uses[0].node if len(uses) == 1 else None
 
 
+def take_over(graph: ir.Graph, value: ir.Value, node: ir.Node) -> None:
+    """Remove a node with one output and let a value take that output's place and name."""
+    output = node.outputs[0]
+    name = output.name
+    output.name = f"{name}.replaced"
+    output.replace_all_uses_with(value, replace_graph_outputs=True)
+    graph.remove(node, safe=True)
+    value.name = name
+
+
 def add_constant(graph: ir.Graph, name: str, content: npt.NDArray[np.generic]) -> ir.Value:
     """Register a new initializer under a name that is not yet taken, and return it."""
     free = unused_name(graph, name)

@@ -23,6 +23,7 @@ from quantkit.graph.values import (
     rank,
     required,
     sole_consumer,
+    take_over,
 )
 
 Float64Array = npt.NDArray[np.float64]
@@ -59,7 +60,7 @@ class FoldAffinePass(ir.passes.InPlacePass):
             if affine is None or layer is None or sole_consumer(affine.source) is not node:
                 continue
             if _foldable(layer) and _fold(model.graph, layer, affine):
-                _take_over(model.graph, layer, node)
+                take_over(model.graph, affine.source, node)
                 modified = True
         return ir.passes.PassResult(model, modified)
 
@@ -186,13 +187,3 @@ def set_constant(graph: ir.Graph, layer: ir.Node, index: int, content: Float64Ar
     if index >= len(layer.inputs):
         layer.resize_inputs(index + 1)
     layer.replace_input_with(index, add_constant(graph, name if old is None else f"{old.name}.{name}", values))
-
-
-def _take_over(graph: ir.Graph, layer: ir.Node, node: ir.Node) -> None:
-    """Let the layer's output take the place and the name of the folded node's output."""
-    output, result = node.outputs[0], layer.outputs[0]
-    name = output.name
-    output.name = None if output.is_graph_output() else f"{name}.folded"
-    output.replace_all_uses_with(result, replace_graph_outputs=True)
-    graph.remove(node, safe=True)
-    result.name = name

@@ -1,0 +1,59 @@
+"""Operators spelt with the few that integer kernels know."""
+
+import numpy as np
+import onnx_ir as ir
+
+from quantkit.graph.values import add_constant, array, attribute_float, is_op, node_name, operand, required, unused_name
+
+
+class PlainArithmeticPass(ir.passes.InPlacePass):
+    """Spell a subtraction or division by a constant as a sum or product, and HardSwish as what it is made of.
+
+    ``x - c`` becomes ``x + (-c)``, ``x / c`` becomes ``x * (1 / c)``, ``HardSwish(x)`` becomes
+    ``x * HardSigmoid(x)`` with alpha 1/6 and beta 1/2 (its definition in ONNX).
+    Left alone: a constant on the left of ``-`` or ``/``, integers, constants with zeros in a division, and the division
+    inside of a GELU, which onnxruntime fuses as exporters write it.
+    """
+
+    def call(self, model: ir.Model) -> ir.passes.PassResult:
+        """Rewrite the nodes of the main graph."""
+        modified = False
+        for node in list(model.graph):
+            if is_op(node, "Sub", "Div"):
+                modified |= _to_sum_or_product(model.graph, node)
+            elif is_op(node, "HardSwish"):
+                _split_hard_swish(model.graph, node)
+                modified = True
+        return ir.passes.PassResult(model, modified)
+
+
+def _to_sum_or_product(graph: ir.Graph, node: ir.Node) -> bool:
+    constant = array(operand(node, 1))
+    if constant is None or constant.dtype != np.float32 or array(operand(node, 0)) is not None:
+        return False
+    number = constant.astype(np.float64)
+    if node.op_type == "Div":
+        if not number.all() or any(is_op(use.node, "Erf") for use in node.outputs[0].uses()):
+            return False
+        op_type, opposite = "Mul", 1.0 / number
+    else:
+        op_type, opposite = "Add", -number
+    node.replace_input_with(1, add_constant(graph, f"{node_name(node)}.constant", opposite.astype(np.float32)))
+    node.op_type = op_type
+    return True
+
+
+def _split_hard_swish(graph: ir.Graph, node: ir.Node) -> None:
+    source, name = required(node, 0), node_name(node)
+    gate = ir.node(
+        "HardSigmoid",
+        [source],
+        {"alpha": attribute_float(node, "alpha", 1.0 / 6.0), "beta": attribute_float(node, "beta", 0.5)},
+        name=f"{name}.gate",
+    )
+    gate.outputs[0].name = unused_name(graph, f"{node.outputs[0].name}.gate")
+    graph.insert_before(node, gate)
+    node.op_type = "Mul"
+    node.attributes.clear()
+    node.resize_inputs(2)
+    node.replace_input_with(1, gate.outputs[0])

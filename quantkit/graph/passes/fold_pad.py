@@ -1,0 +1,65 @@
+"""Zero padding that a convolution can do itself."""
+
+import numpy as np
+import onnx_ir as ir
+
+from quantkit.graph.values import array, attribute_int, attribute_ints, attribute_str, is_op, operand, rank, required
+
+
+class FoldPadPass(ir.passes.InPlacePass):
+    """Move a Pad with zeros along the spatial axes into the pads of every Conv or AveragePool behind it.
+
+    Left alone: other values and modes, cropping (negative pads), padded channels, an output that anything else reads,
+    convolutions with automatic padding, and average pools that already pad or round their size up.
+    """
+
+    def call(self, model: ir.Model) -> ir.passes.PassResult:
+        """Fold the Pads of the main graph."""
+        modified = False
+        for node in list(model.graph):
+            if is_op(node, "Pad"):
+                modified |= _fold(model.graph, node)
+        return ir.passes.PassResult(model, modified)
+
+
+def _fold(graph: ir.Graph, node: ir.Node) -> bool:
+    extra, result = _spatial_zeros(node), node.outputs[0]
+    readers = [use.node for use in result.uses()]
+    if extra is None or not readers or result.is_graph_output() or not all(_takes_pads(reader) for reader in readers):
+        return False
+    for reader in readers:
+        spatial = len(extra) // 2
+        own = attribute_ints(reader, "pads") or (0,) * (2 * spatial)
+        reader.attributes["pads"] = ir.AttrInt64s("pads", [a + b for a, b in zip(own, extra, strict=True)])
+        if reader.op_type == "AveragePool":
+            reader.attributes["count_include_pad"] = ir.AttrInt64("count_include_pad", 1)
+    result.replace_all_uses_with(required(node, 0))
+    graph.remove(node, safe=True)
+    return True
+
+
+def _spatial_zeros(node: ir.Node) -> list[int] | None:
+    """Return begins and ends of the spatial axes, None where the node pads anything else."""
+    dimensions = rank(operand(node, 0))
+    pads, filling, axes = (array(operand(node, index)) for index in (1, 2, 3))
+    if dimensions is None or pads is None or attribute_str(node, "mode", "constant") != "constant":
+        return None
+    if operand(node, 2) is not None and (filling is None or np.any(filling)):
+        return None
+    if operand(node, 3) is not None and axes is None:
+        return None
+    chosen = range(dimensions) if axes is None else [int(axis) % dimensions for axis in axes]
+    begin, end = [0] * dimensions, [0] * dimensions
+    for position, axis in enumerate(chosen):
+        begin[axis], end[axis] = int(pads[position]), int(pads[position + len(chosen)])
+    if any(begin[:2]) or any(end[:2]) or min(begin + end) < 0:
+        return None
+    return begin[2:] + end[2:]
+
+
+def _takes_pads(node: ir.Node) -> bool:
+    if attribute_str(node, "auto_pad", "NOTSET") != "NOTSET":
+        return False
+    if is_op(node, "AveragePool"):
+        return not any(attribute_ints(node, "pads") or ()) and not attribute_int(node, "ceil_mode", 0)
+    return is_op(node, "Conv")

@@ -1,0 +1,153 @@
+"""Linear layers over the last axis, written as the Gemm they are.
+
+Transformers apply ``x W + b`` to tensors of any rank; exporters write MatMul and Add. onnxruntime's integer kernel for
+a matrix product with an int32 bias is that of Gemm, and MatMul followed by a float Add would be fused back into a
+float Gemm. Between two Reshapes it is the same product over all rows.
+"""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+import onnx_ir as ir
+
+from quantkit.graph.values import (
+    add_constant,
+    array,
+    attribute_ints,
+    dims,
+    is_constant,
+    is_op,
+    node_name,
+    operand,
+    rank,
+    required,
+    sole_consumer,
+    take_over,
+    unused_name,
+)
+
+
+class LinearToGemmPass(ir.passes.InPlacePass):
+    """Turn MatMul by a constant matrix, with the per-feature constants added or multiplied behind it, into Gemm.
+
+    The constants are found behind Transposes too (the layer scale of ConvNeXt).
+    Left alone: a MatMul with nothing to fold, whose integer kernel needs no bias; operands of unknown rank; constants
+    that vary along any other axis.
+    """
+
+    def call(self, model: ir.Model) -> ir.passes.PassResult:
+        """Rewrite the linear layers of the main graph."""
+        modified = False
+        for node in list(model.graph):
+            dimensions = rank(operand(node, 0))
+            weight = operand(node, 1)
+            if not is_op(node, "MatMul") or dimensions is None or dimensions < 2 or not is_constant(weight):
+                continue
+            if rank(weight) == 2 and not is_constant(operand(node, 0)):
+                modified |= _rewrite(model.graph, node, dimensions)
+        return ir.passes.PassResult(model, modified)
+
+
+@dataclass
+class _Tail:
+    """What follows a MatMul: ``scale * (x W) + shift`` for each feature, and the nodes that said so."""
+
+    scale: npt.NDArray[np.float64]
+    shift: npt.NDArray[np.float64]
+    nodes: list[ir.Node] = field(default_factory=list)
+
+
+def _rewrite(graph: ir.Graph, node: ir.Node, dimensions: int) -> bool:
+    weight = np.asarray(array(required(node, 1)))
+    tail = _tail_of(node, weight.shape[1], dimensions)
+    if not tail.nodes:
+        return False
+    if (tail.scale != 1.0).any():
+        weight = (weight * tail.scale).astype(np.float32)
+        node.replace_input_with(1, add_constant(graph, f"{node_name(node)}.weight", weight))
+    for folded in tail.nodes:
+        source = next(value for value in folded.inputs if value is not None and not is_constant(value))
+        take_over(graph, source, folded)
+    bias = add_constant(graph, f"{node_name(node)}.bias", tail.shift.astype(np.float32))
+    node.op_type = "Gemm"
+    node.resize_inputs(3)
+    node.replace_input_with(2, bias)
+    if dimensions > 2:
+        _over_rows(graph, node, weight.shape)
+    return True
+
+
+def _tail_of(node: ir.Node, features: int, dimensions: int) -> _Tail:
+    tail = _Tail(np.ones(features), np.zeros(features))
+    value, axis = node.outputs[0], dimensions - 1
+    while (reader := sole_consumer(value)) is not None:
+        if is_op(reader, "Transpose"):
+            order = attribute_ints(reader, "perm") or tuple(reversed(range(dimensions)))
+            axis = order.index(axis)
+        elif is_op(reader, "Add", "Mul"):
+            constant = next((array(other) for other in reader.inputs if other is not value), None)
+            vector = None if constant is None else _along(constant, axis, features, dimensions)
+            if vector is None:
+                break
+            if reader.op_type == "Mul":
+                tail.scale, tail.shift = tail.scale * vector, tail.shift * vector
+            else:
+                tail.shift = tail.shift + vector
+            tail.nodes.append(reader)
+        else:
+            break
+        value = reader.outputs[0]
+    return tail
+
+
+def _along(
+    constant: npt.NDArray[np.generic], axis: int, features: int, dimensions: int
+) -> npt.NDArray[np.float64] | None:
+    """Return a broadcast constant as one number per feature, None if it varies along another axis."""
+    if constant.dtype != np.float32 or constant.ndim > dimensions:
+        return None
+    full = (1,) * (dimensions - constant.ndim) + constant.shape
+    if any(size != 1 for index, size in enumerate(full) if index != axis) or full[axis] not in (1, features):
+        return None
+    return np.broadcast_to(constant.astype(np.float64).reshape(-1), (features,))
+
+
+def _over_rows(graph: ir.Graph, node: ir.Node, weight_shape: tuple[int, ...]) -> None:
+    """Put a Gemm between a Reshape to rows and a Reshape back, which keeps the name of the result."""
+    source, result, name = required(node, 0), node.outputs[0], node_name(node)
+    final = result.name
+    to_rows = add_constant(graph, f"{name}.rows_shape", np.array([-1, weight_shape[0]], np.int64))
+    rows = ir.node("Reshape", [source, to_rows], name=f"{name}.to_rows")
+    rows.outputs[0].name = unused_name(graph, f"{name}.rows")
+    rows.outputs[0].type = ir.TensorType(ir.DataType.FLOAT)
+    node.replace_input_with(0, rows.outputs[0])
+    shape_nodes, shape = _shape_back(graph, name, source, result, weight_shape[1])
+    back = ir.node("Reshape", [result, shape], name=f"{name}.from_rows")
+    back.outputs[0].type, back.outputs[0].shape = result.type, result.shape
+    result.replace_all_uses_with(back.outputs[0], replace_graph_outputs=True)
+    back.replace_input_with(0, result)
+    result.name, result.shape = unused_name(graph, f"{final}.rows"), None
+    back.outputs[0].name = final
+    graph.insert_before(node, [rows, *shape_nodes])
+    graph.insert_after(node, back)
+
+
+def _shape_back(
+    graph: ir.Graph, name: str, source: ir.Value, result: ir.Value, features: int
+) -> tuple[list[ir.Node], ir.Value]:
+    leading = list(dims(source) or ())[:-1]
+    if leading.count(None) <= 1:
+        sizes = [-1 if size is None else size for size in leading] + [features]
+        return [], add_constant(graph, f"{name}.shape", np.array(sizes, np.int64))
+    shape = ir.node("Shape", [source], name=f"{name}.source_shape")
+    ends = [
+        add_constant(graph, f"{name}.{what}", np.array([end], np.int64)) for what, end in (("start", 0), ("end", -1))
+    ]
+    cut = ir.node("Slice", [shape.outputs[0], *ends], name=f"{name}.leading_shape")
+    last = add_constant(graph, f"{name}.features", np.array([features], np.int64))
+    joined = ir.node("Concat", [cut.outputs[0], last], {"axis": 0}, name=f"{name}.result_shape")
+    for new in (shape, cut, joined):
+        new.outputs[0].name = unused_name(graph, f"{new.name}")
+        new.outputs[0].type = ir.TensorType(ir.DataType.INT64)
+    return [shape, cut, joined], joined.outputs[0]

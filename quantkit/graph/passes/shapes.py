@@ -1,0 +1,131 @@
+"""Shapes known up to the batch size become constants, whatever chain of Shape, Gather and Concat computes them."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import onnx_ir as ir
+
+from quantkit.graph.values import add_constant, array, attribute_int, is_constant, is_op, operand, required
+
+# One entry of a shape: a number, the name of a dynamic size, or None where nothing is known.
+Size = int | str | None
+
+
+class ConstantShapesPass(ir.passes.InPlacePass):
+    """Replace shape arithmetic by constants.
+
+    1. Any integer vector of Shape, Gather, Slice, Squeeze, Unsqueeze, Concat and Cast whose entries are all fixed.
+    2. The shape of a Reshape with one entry that is not fixed: that entry becomes 0 where it repeats the size of the
+       reshaped tensor in the same place, else -1.
+
+    Left alone: everything with two unknown sizes, and a Reshape with ``allowzero``.
+    """
+
+    def call(self, model: ir.Model) -> ir.passes.PassResult:
+        """Walk the main graph once, from its inputs."""
+        known: dict[ir.Value, list[Size]] = {}
+        modified = False
+        for node in list(model.graph):
+            sizes = _sizes_of(node, known)
+            if sizes is not None:
+                known[node.outputs[0]] = sizes
+                modified |= _replace_by_constant(model.graph, node, sizes)
+            elif is_op(node, "Reshape"):
+                modified |= _fix_reshape(model.graph, node, known)
+        return ir.passes.PassResult(model, modified)
+
+
+def _read(value: ir.Value | None, known: dict[ir.Value, list[Size]]) -> list[Size] | None:
+    if value is None:
+        return None
+    if value in known:
+        return known[value]
+    content = array(value) if is_constant(value) else None
+    if content is None or content.dtype.kind != "i" or content.ndim > 1:
+        return None
+    return [int(entry) for entry in content.reshape(-1)]
+
+
+def _integers(value: ir.Value | None, known: dict[ir.Value, list[Size]]) -> list[int] | None:
+    sizes = _read(value, known)
+    return (
+        None
+        if sizes is None or any(not isinstance(size, int) for size in sizes)
+        else [int(size or 0) for size in sizes]
+    )
+
+
+def _sizes_of(node: ir.Node, known: dict[ir.Value, list[Size]]) -> list[Size] | None:
+    """Return the entries of the integer vector (or scalar) that a node computes, None for everything else."""
+    if is_op(node, "Shape"):
+        return _shape(node)
+    if is_op(node, "Squeeze", "Unsqueeze", "Identity"):
+        return _read(operand(node, 0), known)
+    if is_op(node, "Cast"):
+        integer = attribute_int(node, "to", 0) in (ir.DataType.INT64, ir.DataType.INT32)
+        return _read(operand(node, 0), known) if integer else None
+    if is_op(node, "Concat"):
+        parts = [_read(value, known) for value in node.inputs]
+        return None if any(part is None for part in parts) else [size for part in parts for size in part or []]
+    if is_op(node, "Gather"):
+        source, indices = _read(operand(node, 0), known), _integers(operand(node, 1), known)
+        if source is None or indices is None or any(not -len(source) <= index < len(source) for index in indices):
+            return None
+        return [source[index] for index in indices]
+    if is_op(node, "Slice"):
+        return _slice(node, known)
+    return None
+
+
+def _shape(node: ir.Node) -> list[Size] | None:
+    shape = required(node, 0).shape
+    if shape is None:
+        return None
+    sizes: list[Size] = [size if isinstance(size, int) else size.value for size in shape]
+    start, end = attribute_int(node, "start", 0), attribute_int(node, "end", len(sizes))
+    return sizes[start:end]
+
+
+def _slice(node: ir.Node, known: dict[ir.Value, list[Size]]) -> list[Size] | None:
+    source = _read(operand(node, 0), known)
+    starts, ends = _integers(operand(node, 1), known), _integers(operand(node, 2), known)
+    if source is None or starts is None or ends is None or len(starts) != 1 or operand(node, 4) is not None:
+        return None
+    return source[starts[0] : ends[0]]
+
+
+def _replace_by_constant(graph: ir.Graph, node: ir.Node, sizes: Sequence[Size]) -> bool:
+    result = node.outputs[0]
+    if (
+        result.is_graph_output()
+        or result.dtype != ir.DataType.INT64
+        or any(not isinstance(size, int) for size in sizes)
+    ):
+        return False
+    if result.shape is None:
+        return False
+    content = np.array(sizes, np.int64).reshape([len(sizes)] if len(result.shape) else [])
+    name = result.name
+    result.name = f"{name}.folded"
+    result.replace_all_uses_with(add_constant(graph, f"{name}", content))
+    graph.remove(node, safe=True)
+    return True
+
+
+def _fix_reshape(graph: ir.Graph, node: ir.Node, known: dict[ir.Value, list[Size]]) -> bool:
+    shape = required(node, 1)
+    sizes = _read(shape, known)
+    if sizes is None or is_constant(shape) or attribute_int(node, "allowzero", 0):
+        return False
+    unknown = [index for index, size in enumerate(sizes) if not isinstance(size, int)]
+    if len(unknown) != 1:
+        return False
+    index = unknown[0]
+    source = required(node, 0).shape
+    repeated = source is not None and index < len(source) and not isinstance(source[index], int)
+    same = repeated and source is not None and sizes[index] is not None and str(source[index]) == sizes[index]
+    if not same and -1 in sizes:
+        return False
+    fixed = [size if isinstance(size, int) else (0 if same else -1) for size in sizes]
+    node.replace_input_with(1, add_constant(graph, f"{node.name}.shape", np.array(fixed, np.int64)))
+    return True
