@@ -1,3 +1,73 @@
-"""Take a trained fp32 image classifier to int8, and know what that costs."""
+"""Take a trained fp32 image classifier to int8, and know what that costs.
+
+The steps of the command line are functions of the same names: `build_calibration_set`, `calibrate`, `quantize`,
+`compare`. Names are imported when they are first used, so importing the package costs nothing.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from quantkit.compare.result import Comparison as Comparison
+    from quantkit.config.method import Kl as Kl
+    from quantkit.config.method import MinMax as MinMax
+    from quantkit.config.method import Mse as Mse
+    from quantkit.config.method import Percentile as Percentile
+    from quantkit.config.pipeline import PRESETS as PRESETS
+    from quantkit.config.pipeline import Pipeline as Pipeline
+    from quantkit.config.pipeline import imagenet_pipeline as imagenet_pipeline
+    from quantkit.data.build_set import build_calibration_set as build_calibration_set
+    from quantkit.data.calibration_set import CalibrationSet as CalibrationSet
+    from quantkit.demo.chain import run_demo as run_demo
+    from quantkit.errors import QuantkitError as QuantkitError
+    from quantkit.stats.file import Statistics as Statistics
+    from quantkit.stats.file import load_statistics as load_statistics
+    from quantkit.stats.solve import solve_all as solve_all
+    from quantkit.steps.calibrate import calibrate as calibrate
+    from quantkit.steps.compare import compare as compare
+    from quantkit.steps.quantize import QuantizeOptions as QuantizeOptions
+    from quantkit.steps.quantize import quantize as quantize
+    from quantkit.targets import ORT as ORT
+    from quantkit.targets import TENSORRT as TENSORRT
+    from quantkit.targets import VACC as VACC
 
 __version__ = "0.1.0"
+
+_MODULE_OF = {
+    "Comparison": "quantkit.compare.result",
+    "CalibrationSet": "quantkit.data.calibration_set",
+    "Kl": "quantkit.config.method",
+    "MinMax": "quantkit.config.method",
+    "Mse": "quantkit.config.method",
+    "ORT": "quantkit.targets",
+    "PRESETS": "quantkit.config.pipeline",
+    "Percentile": "quantkit.config.method",
+    "Pipeline": "quantkit.config.pipeline",
+    "QuantizeOptions": "quantkit.steps.quantize",
+    "QuantkitError": "quantkit.errors",
+    "Statistics": "quantkit.stats.file",
+    "TENSORRT": "quantkit.targets",
+    "VACC": "quantkit.targets",
+    "build_calibration_set": "quantkit.data.build_set",
+    "calibrate": "quantkit.steps.calibrate",
+    "compare": "quantkit.steps.compare",
+    "imagenet_pipeline": "quantkit.config.pipeline",
+    "load_statistics": "quantkit.stats.file",
+    "quantize": "quantkit.steps.quantize",
+    "run_demo": "quantkit.demo.chain",
+    "solve_all": "quantkit.stats.solve",
+}
+
+__all__ = ["__version__", *_MODULE_OF]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULE_OF:
+        raise AttributeError(f"module 'quantkit' has no attribute {name!r}")
+    value = getattr(importlib.import_module(_MODULE_OF[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -82,7 +82,8 @@ class Target:
         integer_outputs: the kernels requantize their own results, so every result of an integer operator is quantized;
             otherwise only what an integer operator reads is (TensorRT fuses from there).
         integer_bias: biases are stored as int32 at the scale of the accumulators; otherwise as float32.
-        kl_definition: the KL the target's own tools use.
+        kl_definition: the KL that the method ``kl`` means: Relay's for VACC, TensorRT's for the others (onnxruntime's own
+            has a single candidate in its default setting).
         quantize_gemm: fully connected layers become int8 too.
     """
 
@@ -92,7 +93,7 @@ class Target:
     integer_sums: bool = True
     integer_outputs: bool = True
     integer_bias: bool = True
-    kl_definition: Literal["tensorrt", "relay", "ort"] = "ort"
+    kl_definition: Literal["tensorrt", "relay", "ort"] = "tensorrt"
     quantize_gemm: bool = True
 
     def with_options(
@@ -127,7 +128,6 @@ TENSORRT = Target(
     activations=SYMMETRIC_INT8,
     integer_outputs=False,
     integer_bias=False,
-    kl_definition="tensorrt",
 )
 VACC = Target(
     name="vacc",

@@ -10,9 +10,9 @@ import onnxruntime as ort
 
 from quantkit.config.pipeline import Pipeline
 from quantkit.data.parallel import map_in_order
+from quantkit.data.preprocess import preprocess
 from quantkit.errors import ModelError
 from quantkit.graph.model import ImageInput
-from quantkit.run.observe import load_batch
 from quantkit.run.session import open_session
 
 FloatArray = npt.NDArray[np.float32]
@@ -74,7 +74,7 @@ def evaluate(
     """
 
     def answer(index: int) -> Answers:
-        x = load_batch([paths[index]], pipeline, 1)
+        x = preprocess(paths[index], pipeline)[None]
         return Answers(index, [model.scores(x) for model in models])
 
     for answers in map_in_order(answer, range(len(paths)), threads):

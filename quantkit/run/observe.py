@@ -16,8 +16,6 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from quantkit.config.pipeline import Pipeline
-from quantkit.data.preprocess import preprocess
 from quantkit.errors import NumericError
 from quantkit.run.tap import TappedSession
 from quantkit.stats.convergence import next_point
@@ -26,6 +24,10 @@ from quantkit.stats.tensor import TensorStatistics
 
 # A pass stops at such intervals to be saved; an interruption loses at most this much.
 CHUNK_SECONDS = 3.0
+
+
+# Reads one image file and returns ``[C, H, W]`` float32.
+Load = Callable[[Path], npt.NDArray[np.float32]]
 
 
 @dataclass(frozen=True)
@@ -51,7 +53,7 @@ def observe(
     session: TappedSession,
     tensors: Sequence[str],
     paths: Sequence[Path],
-    pipeline: Pipeline,
+    load: Load,
     *,
     batch: int = 1,
     threads: int,
@@ -65,7 +67,7 @@ def observe(
         session: the model with its taps.
         tensors: names of the tapped tensors, in the order the statistics are to have.
         paths: the images.
-        pipeline: their preprocessing.
+        load: reads and preprocesses one image, by any thread.
         batch: the model's fixed batch size, 1 where it is dynamic; a last partial batch is filled up and the filling
             not counted.
         threads: workers.
@@ -81,7 +83,7 @@ def observe(
     for name, statistics in (before or {}).items():
         totals[name].add(statistics)
     rate = 0.0
-    workers = [_Worker(session, tensors, pipeline, batch) for _ in range(threads)]
+    workers = [_Worker(session, tensors, load, batch) for _ in range(threads)]
     with ThreadPoolExecutor(threads) as pool:
         while done < len(paths):
             end = min(_chunk_end(done, rate, threads * batch), next_point(done), len(paths))
@@ -131,14 +133,14 @@ def _run_chunk(
 class _Worker:
     """One thread's session calls and its own counters."""
 
-    def __init__(self, session: TappedSession, tensors: Sequence[str], pipeline: Pipeline, batch: int) -> None:
+    def __init__(self, session: TappedSession, tensors: Sequence[str], load: Load, batch: int) -> None:
         self.batch = batch
         self._session = session
-        self._pipeline = pipeline
+        self._load = load
         self.observers = {name: Observer() for name in tensors}
 
     def observe(self, paths: Sequence[Path]) -> None:
-        x = load_batch(paths, self._pipeline, self.batch)
+        x = load_batch(paths, self._load, self.batch)
         _, tapped = self._session.run(x)
         for name, value in tapped:
             if self.observers[name].observe(value[: len(paths)]):
@@ -155,12 +157,8 @@ class _Worker:
                 )
 
 
-def load_batch(paths: Sequence[Path], pipeline: Pipeline, batch: int) -> npt.NDArray[np.float32]:
-    """Decode and preprocess images into ``[batch, C, H, W]``, float32; the last image fills up a partial batch."""
-    first = preprocess(paths[0], pipeline)
-    x = np.empty((batch, *first.shape), np.float32)
-    x[0] = first
-    for i, path in enumerate(paths[1:], start=1):
-        preprocess(path, pipeline, x[i])
-    x[len(paths) :] = x[len(paths) - 1]
-    return x
+def load_batch(paths: Sequence[Path], load: Load, batch: int) -> npt.NDArray[np.float32]:
+    """Load images into ``[batch, C, H, W]``, float32; the last image fills up a partial batch."""
+    images = [load(path) for path in paths]
+    images.extend(images[-1:] * (batch - len(images)))
+    return np.stack(images)

@@ -106,7 +106,8 @@ def save_statistics(statistics: Statistics, path: Path, extra: Mapping[str, Any]
         "tensors": [_describe(name, one) for name, one in statistics.tensors.items()],
         "extra": dict(extra or {}),
     }
-    metadata = {"format": FORMAT, "header": json.dumps(header, separators=(",", ":"), allow_nan=False)}
+    # One key only: safetensors writes several in no fixed order.
+    metadata = {FORMAT: json.dumps(header, separators=(",", ":"), allow_nan=False)}
     write_bytes(path, save(_pack(list(statistics.tensors.values())), metadata))
 
 
@@ -121,9 +122,9 @@ def load_statistics(path: Path) -> tuple[Statistics, dict[str, Any]]:
         with safe_open(path, framework="numpy") as file:
             metadata = file.metadata() or {}
             arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
-        if metadata.get("format") != FORMAT:
+        if FORMAT not in metadata:
             raise StatisticsError("this is not a statistics file of quantkit", where=path, fix=redo)
-        header = json.loads(metadata["header"])
+        header = json.loads(metadata[FORMAT])
         if header["version"] != FORMAT_VERSION or header["mantissa_bits"] != MANTISSA_BITS:
             raise StatisticsError("these statistics were written by another version of quantkit", where=path, fix=redo)
         statistics = Statistics(

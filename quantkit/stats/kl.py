@@ -32,14 +32,17 @@ _EXPANSION_LIMIT = 0.01
 def tensorrt_threshold(statistics: TensorStatistics) -> float:
     """Return the threshold of TensorRT's calibrator: 2048 bins of ``|x|``, 128 levels, no smoothing.
 
-    Definition: S. Migacz, "8-bit Inference with TensorRT", GTC 2017. Where the number of bins is no multiple of 128,
-    level j starts at bin ``j * i // 128``.
+    Definition: S. Migacz, "8-bit Inference with TensorRT", GTC 2017, with what NVIDIA's published calibrators
+    (TensorRT Model Optimizer, ``_compute_amax_entropy``) add to it: the first bin takes the count of the second, since
+    zeros, half of what a ReLU gives, are exact under any range, and would otherwise make every candidate that merges
+    their bin with others look bad; and of equal candidates the widest is taken. Where the number of bins is no multiple
+    of 128, level j starts at bin ``j * i // 128``.
     """
     histogram = linear_magnitudes(statistics, TENSORRT_BINS)
+    histogram[0] = histogram[1]
     divergence = tensorrt_divergences(histogram)
-    best = int(np.argmin(divergence)) + TENSORRT_LEVELS
-    width = statistics.range.threshold / TENSORRT_BINS
-    return min((best + 0.5) * width, statistics.range.threshold)
+    best = TENSORRT_BINS - int(np.argmin(divergence[::-1]))
+    return statistics.range.threshold * best / TENSORRT_BINS
 
 
 def relay_threshold(statistics: TensorStatistics) -> float:

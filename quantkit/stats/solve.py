@@ -16,10 +16,16 @@ from quantkit.targets import ActivationScheme, Target
 def solve(statistics: TensorStatistics, method: Method, target: Target) -> Range:
     """Return the range of one tensor: within the observed one, containing zero.
 
-    An empty tensor and one that is always zero give [0, 0]; a constant gives the range from zero to it.
+    An empty tensor and one that is always zero give [0, 0]; a constant gives the range from zero to it. A tensor so
+    sparse that a method would cut all that is not zero keeps its observed range.
     """
     if statistics.count == 0 or statistics.constant:
         return statistics.range
+    range_ = _solve(statistics, method, target)
+    return range_ if range_.threshold > 0.0 else statistics.range
+
+
+def _solve(statistics: TensorStatistics, method: Method, target: Target) -> Range:
     scheme = target.activations
     match method:
         case MinMax():
@@ -64,4 +70,4 @@ def _mse(statistics: TensorStatistics, scheme: ActivationScheme) -> Range:
 def _clip(statistics: TensorStatistics, threshold: float) -> Range:
     """Return [-threshold, threshold] cut to the observed range."""
     observed = statistics.range
-    return Range(max(-threshold, observed.lo), min(threshold, observed.hi))
+    return Range(max(-threshold, observed.lo) + 0.0, min(threshold, observed.hi))

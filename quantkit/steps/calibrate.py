@@ -2,7 +2,9 @@
 
 import time
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import onnxruntime
 
@@ -12,7 +14,7 @@ from quantkit.config.pipeline import Pipeline
 from quantkit.data.calibration_set import CalibrationSet
 from quantkit.data.overlap import digest_of
 from quantkit.data.parallel import map_in_order
-from quantkit.data.preprocess import check_pipeline
+from quantkit.data.preprocess import check_pipeline, preprocess
 from quantkit.errors import CalibrationSetError, StatisticsError
 from quantkit.files import sha256_json
 from quantkit.graph.model import ImageInput, image_input, logits_output, model_digest, read_model
@@ -234,7 +236,7 @@ class _Pass:
 
     def finished(self, until_stable: float | None) -> Statistics | None:
         """Return the statistics of the run folder where they are those this pass would make, else None."""
-        loaded = self._load(self._folder.statistics)
+        loaded, _ = self._load(self._folder.statistics)
         if loaded is None or loaded.tensors.keys() != set(self._subject.observed):
             return None
         whole = len(loaded.images) == len(self._chosen)
@@ -242,32 +244,32 @@ class _Pass:
 
     def run(self, until_stable: float | None, fresh: bool) -> Statistics:
         """Observe all images, or until the ranges stand still."""
-        partial = None if fresh else self._load(self._folder.partial)
-        before = partial.tensors if partial is not None else None
-        done = len(partial.images) if partial is not None else 0
-        if partial is not None:
-            self._points = list(partial.convergence)
-            self._ranges = self._solve(partial.tensors)
+        begun, extra = (None, {}) if fresh else self._load(self._folder.partial)
+        before = begun.tensors if begun is not None else None
+        done = len(begun.images) if begun is not None else 0
+        if begun is not None:
+            self._points = list(begun.convergence)
+            self._ranges = _ranges_from_json(extra.get("ranges", {}))
             self._watcher.resumed(done)
         session = TappedSession(self._subject.prepared.model, self._subject.observed)
         chunks = observe(
             session,
             self._subject.observed,
             self._chosen.paths,
-            self._pipeline,
+            partial(preprocess, pipeline=self._pipeline),
             batch=self._subject.input.batch or 1,
             threads=self._threads,
             before=before,
             done=done,
             progress=lambda count: self._watcher.images(count, len(self._chosen)),
         )
-        statistics = partial
+        statistics = begun
         for chunk in chunks:
             statistics = self._take(chunk)
             if self._is_stable(chunk, until_stable):
                 break
             if chunk.images < len(self._chosen):
-                save_statistics(statistics, self._folder.partial)
+                save_statistics(statistics, self._folder.partial, {"ranges": _ranges_to_json(self._ranges)})
         assert statistics is not None
         save_statistics(statistics, self._folder.statistics)
         self._folder.partial.unlink(missing_ok=True)
@@ -298,11 +300,21 @@ class _Pass:
             return False
         return self._points[-1].images == chunk.images and self._points[-1].movement[self._wanted] <= until_stable
 
-    def _load(self, path: Path) -> Statistics | None:
-        """Return the statistics of a file where they are a beginning of this very pass, else None."""
+    def _load(self, path: Path) -> tuple[Statistics | None, dict[str, Any]]:
+        """Return the statistics of a file, and their ``extra``, where they are a beginning of this very pass."""
         try:
-            loaded, _ = load_statistics(path)
+            loaded, extra = load_statistics(path)
         except StatisticsError:
-            return None
+            return None, {}
         beginning = sorted(image.sha256 for image in self._chosen.images[: len(loaded.images)])
-        return loaded if loaded.provenance == self._provenance and list(loaded.images) == beginning else None
+        same = loaded.provenance == self._provenance and list(loaded.images) == beginning
+        return (loaded, extra) if same else (None, {})
+
+
+def _ranges_to_json(ranges: dict[str, dict[str, Range]]) -> dict[str, dict[str, list[float]]]:
+    """Return the ranges of the last convergence point, for an interrupted pass to go on from."""
+    return {method: {name: [one.lo, one.hi] for name, one in solved.items()} for method, solved in ranges.items()}
+
+
+def _ranges_from_json(value: dict[str, dict[str, list[float]]]) -> dict[str, dict[str, Range]]:
+    return {method: {name: Range(*ends) for name, ends in solved.items()} for method, solved in value.items()}

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import onnx_ir as ir
@@ -14,7 +15,7 @@ from quantkit.data.calibration_set import CalibrationSet
 from quantkit.data.folder import ImageFolder, find_labelled_images
 from quantkit.data.overlap import overlap
 from quantkit.data.parallel import map_in_order
-from quantkit.data.preprocess import check_pipeline
+from quantkit.data.preprocess import check_pipeline, preprocess
 from quantkit.errors import CalibrationSetError, LabelError, UsageError
 from quantkit.graph.model import image_input, logits_output, model_files, read_model
 from quantkit.graph.prepare import prepare
@@ -128,7 +129,7 @@ def measure_drift(
     batch = image_input(prepared).batch or 1
 
     def tensors(path: Path) -> list[dict[str, object]]:
-        x = load_batch([path], pipeline, batch)
+        x = load_batch([path], partial(preprocess, pipeline=pipeline), batch)
         return [{name: value[:1] for name, value in session.run(x)[1]} for session in sessions]
 
     for one, other in map_in_order(tensors, paths, threads):

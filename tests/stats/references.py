@@ -1,4 +1,4 @@
-"""The definitions of the methods, written out as their sources state them, on raw values or plain histograms: slow and plain."""
+"""The definitions of the methods as their sources state them, on raw values or plain histograms: slow and plain."""
 
 import numpy as np
 from scipy.stats import entropy

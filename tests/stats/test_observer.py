@@ -1,0 +1,134 @@
+"""The contract of an observer, for the compiled kernel and numpy's."""
+
+import tracemalloc
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from quantkit.stats.bins import bin_of
+from quantkit.stats.kernel import count_bins, count_bins_numpy
+from quantkit.stats.observer import Observer
+from quantkit.stats.tensor import TensorStatistics
+
+KERNELS = [pytest.param(count_bins, id="compiled"), pytest.param(count_bins_numpy, id="numpy")]
+any_float = st.floats(width=32, allow_nan=True, allow_infinity=True)
+arrays = hnp.arrays(np.float32, st.integers(0, 300), elements=any_float)
+
+
+def observed(*batches: np.ndarray, kernel: Callable = count_bins) -> TensorStatistics:
+    observer = Observer(kernel)
+    for batch in batches:
+        observer.observe(batch)
+    return observer.statistics()
+
+
+def reference(x: np.ndarray) -> TensorStatistics:
+    """The same statistics by numpy, from the definition."""
+    x = x.astype(np.float32).ravel()
+    finite = x[np.isfinite(x)]
+    bins, counts = np.unique(bin_of(finite), return_counts=True) if finite.size else (np.empty(0), np.empty(0))
+    return TensorStatistics(
+        bins.astype(np.uint32),
+        counts.astype(np.int64),
+        finite.size,
+        int((finite == 0).sum()),
+        float(finite.min()) + 0.0 if finite.size else 0.0,
+        float(finite.max()) + 0.0 if finite.size else 0.0,
+        int(np.isnan(x).sum()),
+        int((x == np.inf).sum()),
+        int((x == -np.inf).sum()),
+    )
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+@settings(max_examples=150, deadline=None)
+@given(x=arrays)
+def test_statistics_are_those_of_the_definition(kernel: Callable, x: np.ndarray) -> None:
+    statistics = observed(x, kernel=kernel)
+    assert statistics.check() is None
+    assert statistics.identical(reference(x))
+
+
+@settings(max_examples=80, deadline=None)
+@given(x=arrays, data=st.data())
+def test_any_split_in_any_order_over_any_observers_gives_the_same_bits(x: np.ndarray, data: st.DataObject) -> None:
+    cuts = sorted(data.draw(st.lists(st.integers(0, x.size), max_size=4)))
+    parts = data.draw(st.permutations(np.split(x, cuts)))
+    whole = observed(x)
+    assert observed(*parts).identical(whole)
+    total = Observer()
+    for part in parts:
+        other = Observer(data.draw(st.sampled_from([count_bins, count_bins_numpy])))
+        other.observe(part)
+        total.absorb(other)
+        assert other.statistics().identical(TensorStatistics.empty())
+    assert total.statistics().identical(whole)
+    merged = TensorStatistics.empty()
+    for part in parts:
+        merged = merged.merge(observed(part))
+    assert merged.identical(whole)
+
+
+@given(x=hnp.arrays(np.float32, 50, elements=st.floats(-(2.0**100), 2.0**100, width=32)), k=st.integers(-8, 8))
+def test_scaling_by_a_power_of_two_shifts_the_bins(x: np.ndarray, k: int) -> None:
+    x = x[np.abs(x) > 1e-30]
+    one, other = observed(x), observed(x * np.float32(2.0) ** k)
+    np.testing.assert_array_equal(one.counts, other.counts)
+    if one.count:
+        assert other.lo == one.lo * 2.0**k
+        assert other.hi == one.hi * 2.0**k
+
+
+def test_taking_up_saved_statistics_goes_on_as_if_never_interrupted() -> None:
+    x = np.random.default_rng(0).standard_normal(5000).astype(np.float32)
+    resumed = Observer()
+    resumed.add(observed(x[:2000]))
+    resumed.observe(x[2000:])
+    assert resumed.statistics().identical(observed(x))
+
+
+def test_the_input_is_left_as_it_was_and_any_shape_dtype_and_stride_is_taken() -> None:
+    x = np.random.default_rng(0).standard_normal((4, 6, 5)).astype(np.float64)
+    kept = x.copy()
+    assert observed(x[:, ::2]).identical(reference(x[:, ::2]))
+    np.testing.assert_array_equal(x, kept)
+    assert observed(x.astype(np.float16)).identical(reference(x.astype(np.float16)))
+    assert observed(np.empty((0, 3), np.float32)).identical(TensorStatistics.empty())
+
+
+def test_non_finite_values_are_counted_beside_the_histogram_and_told() -> None:
+    observer = Observer()
+    assert observer.observe(np.array([1.0, np.nan, np.inf, -np.inf, np.nan], np.float32)) == 4
+    assert observer.observe(np.array([2.0], np.float32)) == 0
+    statistics = observer.statistics()
+    assert (statistics.nan, statistics.positive_infinities, statistics.negative_infinities) == (2, 1, 1)
+    assert (statistics.count, statistics.lo, statistics.hi) == (2, 1.0, 2.0)
+
+
+def test_counters_do_not_overflow(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("quantkit.stats.observer._DRAIN_AT", 1000)
+    x = np.ones(600, np.float32)
+    assert observed(x, x, x, x).count == 2400
+
+
+def test_memory_does_not_grow_with_the_number_of_batches() -> None:
+    x = np.random.default_rng(0).standard_normal(20_000).astype(np.float32)
+    observer = Observer()
+    observer.observe(x)
+    tracemalloc.start()
+    for _ in range(200):
+        observer.observe(x)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < x.nbytes  # one batch of temporaries at most
+
+
+def test_the_environment_chooses_the_numpy_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("QUANTKIT_KERNEL", "numpy")
+    assert Observer()._kernel is count_bins_numpy
+    monkeypatch.delenv("QUANTKIT_KERNEL")
+    assert Observer()._kernel is count_bins
