@@ -167,7 +167,24 @@ def _from_class_folders(found: ImageFolder, tops: list[str], given_names: tuple[
     labels = np.array([index[top] for top in tops], np.int64)
     source = f"{len(classes)} class folders" + (", numbered by the file of class names" if in_file else "")
     class_names = {position: name for name, position in index.items()}
-    return replace(found, labels=labels, class_names=class_names, classes=len(classes), source=source)
+    remark = None if in_file else _remark_on_numbers(classes)
+    warnings = () if remark is None else (remark,)
+    return replace(
+        found, labels=labels, class_names=class_names, classes=len(classes), source=source, warnings=warnings
+    )
+
+
+def _remark_on_numbers(classes: list[str]) -> str | None:
+    """Return a warning where folders are named by numbers and those are not the class indices they get."""
+    if not all(name.isdecimal() for name in classes):
+        return None
+    for position, name in enumerate(classes):
+        if int(name) != position:
+            return (
+                "class folders named by numbers are numbered as text, as torchvision's ImageFolder does "
+                f"(folder {name} is class {position}); if the numbers are class indices, give a label file or class names"
+            )
+    return None
 
 
 def _refuse_unlabelled(found: ImageFolder, tops: list[str | None]) -> NoReturn:

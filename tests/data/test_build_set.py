@@ -146,8 +146,8 @@ def test_progress_ends_at_the_count(three_classes: Path) -> None:
 
 
 def test_real_photos(shared_assets: Path) -> None:
-    chosen = build_calibration_set(shared_assets / "imagenet_samples", count=1000)
-    assert set(chosen.per_class.values()) == {1}
+    chosen = build_calibration_set(shared_assets / "imagenet_samples", count=400)
+    assert list(chosen.per_class.values()) == [1] * 400
     assert chosen.left_out == ()
-    half = build_calibration_set(shared_assets / "imagenet_samples", count=500)
-    assert {image.sha256 for image in half.images} < {image.sha256 for image in chosen.images}
+    smaller = build_calibration_set(shared_assets / "imagenet_samples", count=100)
+    assert smaller.images == chosen.images[:100]

@@ -80,6 +80,25 @@ def test_class_folders_take_their_numbers_from_a_names_file_that_names_them(tmp_
     assert "numbered by the file of class names" in found.source
 
 
+@pytest.mark.parametrize(
+    ("names", "warning"),
+    [
+        ([str(n) for n in range(10)], None),
+        ([str(n) for n in range(11)], "folder 10 is class 2"),
+        (["0", "3", "7"], "folder 3 is class 1"),
+        ([f"{n:02d}" for n in range(12)], None),
+        (["0", "1", "x"], None),
+    ],
+)
+def test_folders_named_by_numbers_that_are_not_their_class_are_remarked(
+    tmp_path: Path, names: list[str], warning: str | None
+) -> None:
+    found = find_labelled_images(lay(tmp_path, *(f"{name}/1.jpg" for name in names)))
+    assert found.class_names == dict(enumerate(sorted(names)))
+    assert (found.warnings == ()) is (warning is None)
+    assert warning is None or warning in found.warnings[0]
+
+
 def test_wordnet_folders_have_imagenets_indices_however_few(tmp_path: Path) -> None:
     found = find_labelled_images(lay(tmp_path, "n15075141/1.jpg", "n01443537/1.jpg"))
     assert labels_by_name(found) == {"n01443537/1.jpg": 1, "n15075141/1.jpg": 999}
