@@ -34,7 +34,7 @@ class Scores(StrEnum):
     PROBABILITIES = "probabilities"
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Predictions:
     """A model's answers to N images, in about 70 bytes an image whatever the number of classes.
 

@@ -11,7 +11,6 @@ from importlib.resources import files
 from pathlib import Path
 from string import Template
 
-from quantkit import __version__
 from quantkit.compare.html import Html, element, embedded_json, fragment
 from quantkit.compare.report_data import ReportData
 from quantkit.compare.report_figures import report_figures
@@ -40,7 +39,6 @@ def report_html(data: ReportData) -> str:
         verdict=verdict_section(data),
         links=fragment(*links),
         body=fragment(*body),
-        version=fragment(__version__),
         figures=embedded_json(report_figures(data)),
         script=script,
     )

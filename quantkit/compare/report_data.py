@@ -118,8 +118,7 @@ class ReportData:
         comparison: the models, the reference first.
         subject: name of the candidate that the report is about.
         tensors: the network's tensors in order; drift is taken from the comparison by name.
-        flips: images in another class, as `flipped_images` gives them.
-        flips_total: how many there are, shown or not.
+        flips: images in another class, as `flipped_images` gives them; how many there are, the comparison knows.
         class_names: name of each class; empty where they have none.
         convergence: how the ranges moved during calibration.
         blame: the layers to blame, worst first; empty to take them from the drift (`layers_to_blame`).
@@ -131,7 +130,6 @@ class ReportData:
     subject: str
     tensors: tuple[ReportTensor, ...] = ()
     flips: tuple[FlippedImage, ...] = ()
-    flips_total: int = 0
     class_names: tuple[str, ...] = ()
     convergence: tuple[ConvergencePoint, ...] = ()
     blame: tuple[Blame, ...] = ()
@@ -151,12 +149,22 @@ class ReportData:
 
     @property
     def network(self) -> tuple[ReportTensor, ...]:
-        """The tensors in order; where none were given, those whose drift was measured."""
-        return self.tensors or tuple(ReportTensor(name=t.name, op_type=t.op_type) for t in self.model.tensors)
+        """The tensors in order, with those that only the drift knows where it has them."""
+        found, place = list(self.tensors), 0
+        names = [tensor.name for tensor in found]
+        for drift in self.model.tensors:
+            if drift.name in names:
+                place = max(place, names.index(drift.name) + 1)
+            else:
+                found.insert(place, ReportTensor(name=drift.name, op_type=drift.op_type))
+                names.insert(place, drift.name)
+                place += 1
+        return tuple(found)
 
     def class_name(self, label: int) -> str:
-        """Return the name of a class, or its number."""
-        return self.class_names[label] if label < len(self.class_names) else f"class {label}"
+        """Return the name of a class, the first of its synonyms, or else its number."""
+        name = self.class_names[label].split(",")[0].strip() if label < len(self.class_names) else ""
+        return name or f"class {label}"
 
 
 def flipped_images(

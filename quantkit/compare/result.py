@@ -37,7 +37,7 @@ LOSS_OF_INTEREST = 0.5
 PERCENT = 100.0
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class EvaluatedModel:
     """A model and what it answered: the input of `compare_models`.
 

@@ -142,7 +142,6 @@ def fake_report(*, labelled=True, candidates=3, hostile=""):
         subject=models[1].name,
         tensors=tuple(tensors),
         flips=flipped_images(reference, subject, thumbnail=fake_thumbnail, limit=60),
-        flips_total=int((reference.top1 != subject.top1).sum()),
         class_names=tuple(f"class name {index}{hostile}" for index in range(CLASSES)),
         convergence=tuple(points),
         provenance=(

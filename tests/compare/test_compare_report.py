@@ -126,7 +126,7 @@ def test_pictures_stay_within_their_room(report_data):
     [
         (-1.7, (-2.66, -0.8), "int8 loses 1.70 points of top-1 against fp32, with 95_% confidence between 0.80 and 2.66."),  # noqa: E501
         (0.9, (0.2, 1.6), "int8 gains 0.90 points of top-1 over fp32, with 95_% confidence between 0.20 and 1.60."),
-        (-0.1, (-0.5, 0.3), "int8 shows no loss of top-1 that 2,000 images could prove: −0.10 [−0.50, +0.30] points against fp32."),  # noqa: E501
+        (-0.1, (-0.5, 0.3), "int8 shows no loss of top-1 that 2,000 images could prove: −0.10 points against fp32, with 95_% confidence between −0.50 and +0.30."),  # noqa: E501
     ],
     ids=["loss", "gain", "unproven"],
 )  # fmt: skip
@@ -135,6 +135,33 @@ def test_the_verdict_says_what_the_interval_allows(report_data, value, interval,
     top1 = replace(model.versus.top1, value=value, ci95=Interval(*interval))
     model = replace(model, name="int8", versus=replace(model.versus, top1=top1))
     assert verdict(report_data.comparison, model) == said.replace("_", "\u00a0")
+
+
+def test_tensors_that_only_the_drift_knows_stand_where_it_has_them(report_data):
+    names = [tensor.name for tensor in report_data.tensors]
+    known = replace(report_data, tensors=report_data.tensors[:5] + report_data.tensors[8:20])
+    assert [tensor.name for tensor in known.network] == names
+    assert known.network[6].statistics is None
+    assert [tensor.name for tensor in replace(report_data, tensors=()).network] == names
+
+
+def test_classes_with_few_images_have_no_chart_and_a_loss_needs_proof_for_blame(report_data):
+    text = report_html(report_data)
+    assert 'id="classes-chart"' in text
+    assert "The layers to blame" in text
+    models = list(report_data.comparison.models)
+    versus = models[1].versus
+    single = tuple(replace(found, images=1) for found in versus.classes)
+    unproven = replace(versus.top1, ci95=Interval(-1.0, 1.0))
+    models[1] = replace(models[1], versus=replace(versus, classes=single, top1=unproven))
+    text = report_html(replace(report_data, comparison=replace(report_data.comparison, models=tuple(models))))
+    assert 'id="classes-chart"' not in text
+    assert "The layers that lose most precision" in text
+
+
+def test_of_a_class_the_first_synonym_is_shown(report_data):
+    named = replace(report_data, class_names=("tench, Tinca tinca", " ,odd"))
+    assert [named.class_name(label) for label in (0, 1, 2)] == ["tench", "class 1", "class 2"]
 
 
 def test_without_labels_the_verdict_is_the_agreement(other_reports):
