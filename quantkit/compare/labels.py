@@ -10,6 +10,8 @@ from quantkit.compare.predictions import Predictions
 
 # A hint is given only where another reading of the labels explains the images far better than the one given.
 FAR_BETTER = 0.30
+# And where it explains at least so many more: of three images one is soon explained by anything.
+FEWEST = 10
 IMAGES_PER_CLASS = 4
 
 
@@ -25,14 +27,19 @@ def label_problem(predictions: Predictions) -> str | None:
     accuracy = float(predictions.correct().mean())
     assert predictions.labels is not None  # correct() has refused predictions without
     readings = [
-        (float((predictions.top1 == predictions.labels + shift).mean()), "count from another number", shift_fix)
-        for shift, shift_fix in ((1, "+1 on every label"), (-1, "-1 on every label"))
+        (_shifted_accuracy(predictions, 1), "count from another number", "+1 on every label"),
+        (_shifted_accuracy(predictions, -1), "count from another number", "-1 on every label"),
+        (_accuracy_in_another_order(predictions), "number the classes in another order", "the classes renamed"),
     ]
-    readings.append((_accuracy_in_another_order(predictions), "number the classes in another order", "classes renamed"))
     best, fault, remedy = max(readings, key=lambda reading: reading[0])
-    if best < accuracy + FAR_BETTER:
+    if best - accuracy < max(FAR_BETTER, FEWEST / len(predictions)):
         return None
     return f"the labels seem to {fault}: top-1 is {100 * accuracy:.1f} % as given and {100 * best:.1f} % with {remedy}"
+
+
+def _shifted_accuracy(predictions: Predictions, shift: int) -> float:
+    assert predictions.labels is not None
+    return float((predictions.top1 == predictions.labels + shift).mean())
 
 
 def _accuracy_in_another_order(predictions: Predictions) -> float:

@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 import subprocess
+import sys
 import tempfile
 from pathlib import Path
 
@@ -12,6 +13,8 @@ NAMES = ("chromium", "chromium-browser", "google-chrome")
 OPTIONS = ("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync",
            "--disable-background-networking", "--disable-component-update", "--disable-dev-shm-usage",
            "--remote-debugging-pipe")  # fmt: skip
+# Chromium reads messages from descriptor 3 and writes them to 4.
+START = "import os, sys; a, b, *c = sys.argv[1:]; os.dup2(int(a), 3); os.dup2(int(b), 4); os.execv(c[0], c)"
 
 
 def find_chromium():
@@ -27,14 +30,10 @@ class Browser:
         ours_in, theirs_out = os.pipe()
         # Above 10, so that putting them at 3 and 4 in the child does not overwrite one of them.
         ends = [fcntl.fcntl(end, fcntl.F_DUPFD, 10) for end in (theirs_in, theirs_out)]
-
-        def place_pipes():
-            os.dup2(ends[0], 3)
-            os.dup2(ends[1], 4)
-
         self.process = subprocess.Popen(
-            [program, *OPTIONS, f"--user-data-dir={self.profile.name}", "about:blank"],
-            preexec_fn=place_pipes, close_fds=False, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+            [sys.executable, "-c", START, *map(str, ends), program, *OPTIONS, f"--user-data-dir={self.profile.name}",
+             "about:blank"],
+            pass_fds=ends, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
         )  # fmt: skip
         for end in (theirs_in, theirs_out, *ends):
             os.close(end)

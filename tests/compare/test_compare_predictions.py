@@ -213,3 +213,7 @@ def test_a_poor_or_collapsed_model_is_not_blamed_on_its_labels():
     assert label_problem(labelled(np.zeros(60, int), labels, 10)) is None
     assert label_problem(labelled(np.random.default_rng(0).integers(0, 10, 60), labels, 10)) is None
     assert label_problem(labelled(labels, labels, 10)) is None
+
+
+def test_a_handful_of_images_is_too_few_for_a_hint():
+    assert label_problem(labelled(np.asarray([1, 2, 3]), np.asarray([0, 1, 2]), 10)) is None
