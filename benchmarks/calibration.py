@@ -1,0 +1,294 @@
+"""The calibration pass against plain inference, and against onnxruntime's calibrators, in turn, in one run.
+
+    python benchmarks/calibration.py [--models resnet50,mobilenet_v2] [--peers none|ort] [--json FILE]
+
+Models are read from ``--model-dir`` (NAME.onnx), or exported there with random weights where torch is installed;
+squeezenet1_1 is the one kept beside the checkout. Photographs come from ``--images``. The ratios are medians over
+rounds in which everything is timed once, on images that are decoded beforehand; ``end_to_end`` includes decoding.
+"""
+
+import argparse
+import json
+import multiprocessing
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from quantkit.config.method import Kl, Method, MinMax, Mse, Percentile
+from quantkit.config.pipeline import PRESETS
+from quantkit.data.preprocess import preprocess
+from quantkit.graph.model import read_model
+from quantkit.graph.prepare import prepare
+from quantkit.run.observe import observe
+from quantkit.run.session import open_session
+from quantkit.run.tap import TappedSession
+from quantkit.stats.solve import solve, solve_all
+from quantkit.stats.tensor import TensorStatistics
+from quantkit.steps.calibrate import observed_tensors
+from quantkit.targets import ORT, TENSORRT, VACC
+
+SHARED = Path(__file__).resolve().parents[2] / "shared" / "assets"
+MODELS = ("resnet50", "mobilenet_v2", "squeezenet1_1", "iresnet50")
+THREADS = 2
+PIPELINE = PRESETS["imagenet"]
+SOLVED: dict[str, tuple[Method, Any]] = {
+    "minmax": (MinMax(), ORT),
+    "percentile": (Percentile(), ORT),
+    "kl_tensorrt": (Kl(), TENSORRT),
+    "kl_relay": (Kl(), VACC),
+    "kl_ort": (Kl(definition="ort"), ORT),
+    "mse_affine": (Mse(), ORT),
+    "mse_symmetric": (Mse(), VACC),
+}
+
+
+def find_model(name: str, folder: Path) -> Path | str:
+    """Return the model's file, or why there is none."""
+    if name == "squeezenet1_1":
+        path = SHARED / "squeezenet1_1.onnx"
+        return path if path.is_file() else "needs ../shared/assets"
+    path = folder / f"{name}.onnx"
+    if not path.is_file():
+        try:
+            from quantkit.export.model import export_model
+        except ImportError:
+            return f"needs {path}, or quantkit[torch] to make it"
+        folder.mkdir(parents=True, exist_ok=True)
+        export_model(name, path, random_weights=True)
+    return path
+
+
+def timed(work: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start
+
+
+def run_pass(
+    session: TappedSession, names: tuple[str, ...], paths: list[Path], load: Any
+) -> dict[str, TensorStatistics]:
+    *_, chunk = observe(session, names, paths, load, threads=THREADS)
+    return chunk.statistics()
+
+
+def time_ours(model: Path, paths: list[Path], rounds: int) -> dict[str, Any]:
+    """Time plain inference and the pass in turn, with and without decoding."""
+    load = partial(preprocess, pipeline=PIPELINE)
+    arrays = {path: load(path) for path in paths}
+    prepared = prepare(read_model(model))
+    names = observed_tensors(prepared)
+    session = TappedSession(prepared.model, names)
+    plain, single = open_session(model, threads=THREADS), open_session(model)
+    feed = plain.get_inputs()[0].name
+
+    def infer() -> None:
+        for path in paths:
+            plain.run(None, {feed: arrays[path][None]})
+
+    def infer_decoding() -> None:
+        for path in paths:
+            plain.run(None, {feed: load(path)[None]})
+
+    def infer_side_by_side() -> None:
+        from concurrent.futures import ThreadPoolExecutor
+
+        with ThreadPoolExecutor(THREADS) as pool:
+            for _ in pool.map(lambda path: single.run(None, {feed: arrays[path][None]})[0].shape, paths):
+                pass
+
+    work: dict[str, Callable[[], object]] = {
+        "plain": infer,
+        "pass": lambda: run_pass(session, names, paths, arrays.__getitem__),
+        "side_by_side": infer_side_by_side,
+        "plain_decoding": infer_decoding,
+        "pass_decoding": lambda: run_pass(session, names, paths, load),
+    }
+    for one in work.values():
+        one()
+    times = {key: [] for key in work}  # type: dict[str, list[float]]
+    for _ in range(rounds):
+        for key, one in work.items():
+            times[key].append(timed(one))
+
+    def ratio(key: str, base: str) -> float:
+        return statistics.median(a / b for a, b in zip(times[key], times[base], strict=True))
+
+    seen = run_pass(session, names, paths, arrays.__getitem__)
+    return {
+        "images": len(paths),
+        "tensors": len(names),
+        "values_per_image": sum(one.count for one in seen.values()) // len(paths),
+        "plain_ms_per_image": 1000 * statistics.median(times["plain"]) / len(paths),
+        "ratio_to_inference": ratio("pass", "plain"),
+        "ratio_to_side_by_side_inference": ratio("pass", "side_by_side"),
+        "ratio_end_to_end": ratio("pass_decoding", "plain_decoding"),
+        **time_solving(seen),
+        "sketch": sketch_error(session, names, [arrays[path] for path in paths[:8]]),
+    }
+
+
+def time_solving(seen: dict[str, TensorStatistics]) -> dict[str, Any]:
+    seconds = {}
+    for name, (method, target) in SOLVED.items():
+        solve_all(dict(list(seen.items())[:1]), method, target)  # compile
+        seconds[name] = timed(partial(solve_all, seen, method, target, threads=THREADS))
+    return {"solve_seconds": max(seconds.values()), "solve_seconds_by_method": seconds}
+
+
+def sketch_error(session: TappedSession, names: tuple[str, ...], images: list[Any]) -> dict[str, float]:
+    """Return the greatest relative error of a percentile range against all activations sorted."""
+    from quantkit.stats.observer import Observer
+
+    values: dict[str, list[Any]] = {name: [] for name in names}
+    for x in images:
+        for name, value in session.run(x[None])[1]:
+            values[name].append(value.ravel())
+    worst = 0.0
+    for name in names:
+        x = np.concatenate(values[name])
+        observer = Observer()
+        observer.observe(x)
+        exact = np.sort(np.abs(x))
+        for fraction in (0.999, 0.9999, 0.99999):
+            expected = float(exact[int(x.size * fraction)])
+            found = solve(observer.statistics(), Percentile(fraction=fraction, of="magnitude"), VACC).threshold
+            if expected > 0:
+                worst = max(worst, abs(found / expected - 1))
+    return {"percentile_worst_relative_error": worst}
+
+
+def _memory_job(model: Path, paths: list[Path], observing: bool, queue: Any) -> None:
+    import resource
+
+    prepared = prepare(read_model(model))
+    load = partial(preprocess, pipeline=PIPELINE)
+    if observing:
+        names = observed_tensors(prepared)
+        run_pass(TappedSession(prepared.model, names), names, paths, load)
+    else:
+        plain = open_session(model, threads=THREADS)
+        feed = plain.get_inputs()[0].name
+        for path in paths:
+            plain.run(None, {feed: load(path)[None]})
+    queue.put(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+
+
+def peak_memory_mb(job: Callable[..., None], *arguments: Any) -> float:
+    """Return the peak resident memory of a job in a process of its own."""
+    context = multiprocessing.get_context("spawn")
+    queue = context.Queue()
+    process = context.Process(target=job, args=(*arguments, queue))
+    process.start()
+    peak = queue.get()
+    process.join()
+    return float(peak)
+
+
+def measure_memory(model: Path, paths: list[Path], few: int, many: int) -> dict[str, Any]:
+    def cycled(count: int) -> list[Path]:
+        return [paths[i % len(paths)] for i in range(count)]
+
+    plain = peak_memory_mb(_memory_job, model, cycled(few), False)
+    with_few = peak_memory_mb(_memory_job, model, cycled(few), True)
+    with_many = peak_memory_mb(_memory_job, model, cycled(many), True)
+    return {
+        "extra_memory_mb": with_many - plain,
+        f"peak_mb_{few}_images": with_few,
+        f"peak_mb_{many}_images": with_many,
+        "memory_growth": with_many / with_few - 1,
+    }
+
+
+def _ort_job(model: Path, paths: list[Path], method: str, queue: Any) -> None:
+    import resource
+
+    from onnxruntime.quantization import CalibrationDataReader
+    from onnxruntime.quantization.calibrate import CalibrationMethod, create_calibrator
+
+    load = partial(preprocess, pipeline=PIPELINE)
+    arrays = [load(path)[None] for path in paths]
+
+    class Reader(CalibrationDataReader):  # type: ignore[misc]
+        def __init__(self) -> None:
+            self.left = iter(arrays)
+
+        def get_next(self) -> Any:
+            x = next(self.left, None)
+            return None if x is None else {feed: x}
+
+    plain = open_session(model, threads=THREADS)
+    feed = plain.get_inputs()[0].name
+    plain.run(None, {feed: arrays[0]})
+    plain_s = timed(lambda: [plain.run(None, {feed: x}) for x in arrays])
+    kind = {"minmax": CalibrationMethod.MinMax, "percentile": CalibrationMethod.Percentile}.get(
+        method, CalibrationMethod.Entropy
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        calibrator = create_calibrator(
+            str(model), None, augmented_model_path=f"{folder}/augmented.onnx", calibrate_method=kind
+        )
+
+        def calibrate() -> None:
+            calibrator.collect_data(Reader())
+            calibrator.compute_data()
+
+        peer_s = timed(calibrate)
+    queue.put((peer_s / plain_s, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024))
+
+
+def time_peers(model: Path, paths: list[Path]) -> dict[str, Any]:
+    """Time onnxruntime's calibrators, each beside plain inference in a process of its own."""
+    context = multiprocessing.get_context("spawn")
+    result = {}
+    for method in ("minmax", "percentile", "entropy"):
+        queue = context.Queue()
+        process = context.Process(target=_ort_job, args=(model, paths, method, queue))
+        process.start()
+        ratio, peak = queue.get()
+        process.join()
+        result[f"ort_{method}"] = {"ratio_to_inference": ratio, "peak_mb": peak, "images": len(paths)}
+    return result
+
+
+def main() -> None:
+    """Run the benchmark."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--models", default=",".join(MODELS))
+    parser.add_argument("--peers", choices=("none", "ort"), default="ort")
+    parser.add_argument("--model-dir", type=Path, default=Path("benchmarks/models"))
+    parser.add_argument("--images", type=Path, default=SHARED / "imagenet_samples")
+    parser.add_argument("--count", type=int, default=48)
+    parser.add_argument("--peer-count", type=int, default=16)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--memory-counts", default="100,1000")
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args()
+    paths = sorted(options.images.glob("*.JPEG"))[: options.count]
+    if not paths:
+        sys.exit(f"no photographs in {options.images}; give --images")
+    few, many = map(int, options.memory_counts.split(","))
+    models: dict[str, Any] = {}
+    for name in options.models.split(","):
+        model = find_model(name, options.model_dir)
+        if isinstance(model, str):
+            print(f"{name}: skipped, {model}")
+            continue
+        result = time_ours(model, paths, options.rounds)
+        result |= measure_memory(model, paths, few, many)
+        if options.peers == "ort":
+            result["peers"] = time_peers(model, paths[: options.peer_count])
+        models[name] = result
+        print(f"{name}: {json.dumps(result, indent=2)}")
+    if options.json:
+        options.json.write_text(json.dumps({"threads": THREADS, "models": models}, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()
