@@ -130,12 +130,7 @@ def _load(set_: Path, images: Path | None) -> "CalibrationSet":
     from quantkit.data.calibration_set import CalibrationSet
 
     chosen = CalibrationSet.load(set_, images)
-    if not chosen.is_rebuilt:
-        raise CalibrationSetError(
-            "the set was chosen from labels alone and knows no images yet",
-            where=set_,
-            fix="run quantkit calib-set rebuild",
-        )
+    chosen.require_digests(set_)
     return chosen
 
 

@@ -109,12 +109,22 @@ class CalibrationSet:
         Raises:
             CalibrationSetError: the set was chosen from labels alone, so there is no content yet.
         """
-        if not self.is_rebuilt:
-            raise CalibrationSetError(
-                "the set was chosen from labels alone and has no digests", fix="run quantkit calib-set rebuild"
-            )
+        self.require_digests()
         lines = sorted(f"{image.sha256} {'-' if image.label is None else image.label}\n" for image in self.images)
         return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+    def require_digests(self, where: Path | None = None) -> None:
+        """Check that the set has seen its images.
+
+        Raises:
+            CalibrationSetError: it was chosen from labels alone.
+        """
+        if not self.is_rebuilt:
+            raise CalibrationSetError(
+                "the set was chosen from labels alone and knows no images yet",
+                where=where,
+                fix="find them with quantkit calib-set rebuild",
+            )
 
     def save(self, path: Path) -> None:
         """Write the manifest: comment lines about the set, then one CSV row an image.
@@ -216,9 +226,16 @@ def _relative_root(root: Path, folder: Path) -> str:
 
 def _read_manifest(path: Path) -> tuple[dict[str, list[str]], tuple[CalibrationImage, ...]]:
     try:
-        text = path.read_bytes().decode("utf-8-sig", errors="surrogateescape")
+        with path.open("rb") as file:
+            start = file.read(100)
+            content = start + (file.read() if _TITLE.encode() in start else b"")
     except OSError as error:
         raise CalibrationSetError(f"cannot read the calibration set ({reason(error)})", where=path) from error
+    if _TITLE.encode() not in start:
+        raise CalibrationSetError(
+            "not a calibration set of quantkit", where=path, fix="write one with quantkit calib-set build"
+        )
+    text = content.decode("utf-8-sig", errors="surrogateescape")
     lines = io.StringIO(text, newline="").readlines()
     if lines and not lines[-1].endswith(("\n", "\r")):
         raise CalibrationSetError("its last line has no end, so it was cut short", where=path, fix="fetch it again")
@@ -228,10 +245,6 @@ def _read_manifest(path: Path) -> tuple[dict[str, list[str]], tuple[CalibrationI
         key, _, value = lines[head].lstrip("# ").rstrip("\r\n").partition(": ")
         facts.setdefault(key, []).append(value)
         head += 1
-    if _TITLE not in facts:
-        raise CalibrationSetError(
-            "not a calibration set of quantkit", where=path, fix="write one with quantkit calib-set build"
-        )
     if _whole_number(path, facts, "format") != FORMAT:
         raise CalibrationSetError(
             f"format {facts['format'][0]} is not known to quantkit {__version__}", where=path, fix="update quantkit"

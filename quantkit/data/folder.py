@@ -182,7 +182,7 @@ def _remark_on_numbers(classes: list[str]) -> str | None:
         if int(name) != position:
             return (
                 "class folders named by numbers are numbered as text, as torchvision's ImageFolder does "
-                f"(folder {name} is class {position}); if the numbers are class indices, give a label file or class names"
+                f"(folder {name} is class {position}); if the numbers are class indices, give a label file"
             )
     return None
 

@@ -116,10 +116,10 @@ def prepare_imagenet(
         CalibrationSetError: there is no such folder, or no image in it.
         LabelError: labels are missing, malformed or contradict class folders that exist; nothing was touched.
         OutputError: a class folder cannot be written, or holds another file of the same name.
-        UsageError: ``to`` is ``folder``.
+        UsageError: ``to`` is ``folder`` or lies in it.
     """
     names = find_images(folder).names
-    if to is not None and to.resolve() == folder.resolve():
+    if to is not None and to.resolve().is_relative_to(folder.resolve()):
         raise UsageError("the links cannot go into the folder of the images", where=to, fix="give another, or move")
     wnids, _ = _wnids(folder, names, labels)
     done: Counter[str] = Counter()

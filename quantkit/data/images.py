@@ -26,6 +26,9 @@ MAX_FILE_BYTES = 1 << 30
 
 Note = Literal["greyscale", "palette", "CMYK", "alpha dropped", "16-bit scaled", "first frame", "EXIF rotation ignored"]
 
+# Pillow knows many more, among them some that run other programs (EPS).
+_FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP", "TIFF", "PPM")
+
 _EXIF_ORIENTATION = 0x0112
 
 # What the first bytes of a file that is no image mostly are.
@@ -39,6 +42,7 @@ _KNOWN_STARTS = (
     (b"pk\x03\x04", "a zip archive"),
     (b"\x93numpy", "a numpy array"),
     (b"%pdf", "a PDF"),
+    (b"%!ps", "PostScript"),
     (b"\x1f\x8b", "gzip data"),
 )
 
@@ -114,7 +118,7 @@ def open_image(data: bytes, where: Path) -> Image.Image:
         ImageError: see `decode_image`.
     """
     try:
-        image = Image.open(io.BytesIO(data))
+        image = Image.open(io.BytesIO(data), formats=_FORMATS)
         if image.width * image.height > MAX_PIXELS:
             raise Image.DecompressionBombError(f"Image size ({image.width * image.height} pixels)")
         image.load()
@@ -135,11 +139,7 @@ def to_mode(image: Image.Image, decode: Decode, where: Path) -> Image.Image:
     Raises:
         ImageError: the image's mode has no stated conversion.
     """
-    if decode.exif:
-        image = ImageOps.exif_transpose(image)
     mode = "L" if decode.mode == "L" else "RGB"
-    if image.mode == mode:
-        return image
     if image.mode == "F":
         raise ImageError("floating-point pixels have no stated range", where=where, fix="save it with 8 bits a channel")
     if image.mode.startswith("I"):
@@ -147,9 +147,13 @@ def to_mode(image: Image.Image, decode: Decode, where: Path) -> Image.Image:
     # Only RGBA output would use it, and pillow warns of every palette that carries one.
     image.info.pop("transparency", None)
     try:
-        return image.convert(mode)
-    except ValueError as error:
-        raise ImageError(f"pixels of mode {image.mode} have no conversion to {mode}", where=where) from error
+        if decode.exif:
+            image = ImageOps.exif_transpose(image)
+        return image if image.mode == mode else image.convert(mode)
+    except Exception as error:  # EXIF data are as damaged as any
+        raise ImageError(
+            f"pixels of mode {image.mode} cannot be converted to {mode} ({_one_line(error)})", where=where
+        ) from error
 
 
 def notes(image: Image.Image, decode: Decode) -> tuple[Note, ...]:
@@ -165,11 +169,27 @@ def notes(image: Image.Image, decode: Decode) -> tuple[Note, ...]:
         found.append("alpha dropped")
     if image.mode.startswith("I"):
         found.append("16-bit scaled")
-    if getattr(image, "is_animated", False):
+    if _is_animated(image):
         found.append("first frame")
-    if not decode.exif and "exif" in image.info and image.getexif().get(_EXIF_ORIENTATION, 1) != 1:
+    if not decode.exif and _is_turned(image):
         found.append("EXIF rotation ignored")
     return tuple(found)
+
+
+def _is_animated(image: Image.Image) -> bool:
+    try:
+        return bool(getattr(image, "is_animated", False))
+    except Exception:  # what follows the first frame is damaged, and it is not used
+        return True
+
+
+def _is_turned(image: Image.Image) -> bool:
+    if "exif" not in image.info:
+        return False
+    try:
+        return bool(image.getexif().get(_EXIF_ORIENTATION, 1) != 1)
+    except Exception:  # damaged EXIF data turn nothing
+        return False
 
 
 def _scale_16_bit(image: Image.Image, where: Path) -> Image.Image:
@@ -185,6 +205,8 @@ def _describe_start(data: bytes) -> str:
     for prefix, meaning in _KNOWN_STARTS:
         if start.startswith(prefix):
             return f"it starts like {meaning}"
+    if data[4:8] == b"ftyp":
+        return "it starts like HEIC, AVIF or a video"
     return f"it starts with {data[:12]!r}"
 
 

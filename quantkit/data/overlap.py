@@ -24,7 +24,9 @@ def overlap(chosen: CalibrationSet, paths: Sequence[Path], workers: int | None =
 
     Raises:
         ImageError: one of ``paths`` cannot be read.
+        CalibrationSetError: the set was chosen from labels alone.
     """
+    chosen.require_digests()
     digests = {image.sha256 for image in chosen.images}
     sizes = _sizes(chosen.paths)
     candidates = [

@@ -5,6 +5,8 @@ from pathlib import Path
 from quantkit.errors import LabelError
 from quantkit.files import reason
 
+_MAX_BYTES = 1 << 28
+
 
 def read_lines(path: Path) -> list[str]:
     """Return the lines of a text file of labels or names, without their ends.
@@ -13,6 +15,8 @@ def read_lines(path: Path) -> list[str]:
         LabelError: the file cannot be read, or is not UTF-8 text.
     """
     try:
+        if path.stat().st_size > _MAX_BYTES:
+            raise LabelError("too large for a list of labels or names", where=path, fix="give the right file")
         text = path.read_bytes().decode("utf-8-sig")
     except OSError as error:
         raise LabelError(f"cannot read the file ({reason(error)})", where=path) from error

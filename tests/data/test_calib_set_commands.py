@@ -88,7 +88,10 @@ def test_build_from_labels_alone_and_rebuild(run: Run, tmp_path: Path, make_imag
     assert (code, out.splitlines()[1]) == (0, "no digests yet: chosen from labels alone")
     code, _, err = run("calib-set", "check", "plan.csv")
     assert code == 6
-    assert "chosen from labels alone and knows no images yet; run quantkit calib-set rebuild" in err
+    assert (
+        "plan.csv: the set was chosen from labels alone and knows no images yet; find them with quantkit calib-set"
+        in err
+    )
     code, out, _ = run("calib-set", "rebuild", "plan.csv", "--images", "copy", "--out", "set.csv")
     assert (code, out.splitlines()[-1]) == (0, "wrote set.csv")
     assert run("calib-set", "check", "set.csv")[0] == 0
@@ -205,3 +208,11 @@ def written(folder: Path) -> list[Path]:
     return [
         Path(root) / name for part in ("sets", "flat") for root, _, names in os.walk(folder / part) for name in names
     ]
+
+
+def test_a_file_name_that_is_no_text_is_shown_with_escapes(run: Run, tmp_path: Path, make_images) -> None:
+    make_images(tmp_path / "images", "a.png", "b.png")
+    (tmp_path / "images" / os.fsdecode(b"caf\xe9.png")).write_bytes(b"")
+    common = ("calib-set", "build", "--images", "images", "--unlabelled", "--out", "set.csv", "--seed", 1)
+    outputs = [run(*common, "--count", 2, "--seed", seed)[1] for seed in range(8)]
+    assert any("caf\\udce9.png: the image file is empty" in out for out in outputs)

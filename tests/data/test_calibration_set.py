@@ -97,7 +97,7 @@ def test_verify_names_what_is_missing_changed_or_broken(chosen: CalibrationSet) 
 def test_a_set_chosen_from_labels_alone_has_no_digest() -> None:
     planned = CalibrationSet(Path(), (CalibrationImage("a.jpg", "", 1),))
     with pytest.raises(
-        CalibrationSetError, match="chosen from labels alone and has no digests; run quantkit calib-set"
+        CalibrationSetError, match="chosen from labels alone and knows no images yet; find them with quantkit calib-set"
     ):
         _ = planned.digest
 

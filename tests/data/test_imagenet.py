@@ -81,36 +81,20 @@ def test_another_file_at_the_place_is_never_overwritten(
     mine = flat / WNIDS[label_of(1)] / val_name(1)
     mine.parent.mkdir()
     mine.write_bytes(b"mine")
-    for to in (None, flat / "out"):
-        with pytest.raises(
-            OutputError, match=rf"there is another file of that name; .*{val_name(1)} stays where it is"
-        ):
-            place_over(mine, to, flat)
-    assert mine.read_bytes() == b"mine"
-    assert (flat / val_name(1)).read_bytes() == b"image 1"
+    there = tmp_path / "sorted" / mine.relative_to(flat)
+    there.parent.mkdir(parents=True)
+    there.write_bytes(b"mine")
 
     def refuse(source: Path, target: Path) -> None:
         raise OSError(95, "Operation not supported")
 
-    monkeypatch.setattr(os, "link", refuse)
-    with pytest.raises(OutputError, match="there is another file of that name"):
-        prepare_imagenet(flat)
-    assert mine.read_bytes() == b"mine"
+    for _ in ("with hard links", "without"):
+        for to in (None, tmp_path / "sorted"):
+            with pytest.raises(OutputError, match=rf"another file of that name; .*{val_name(1)} stays where it is"):
+                prepare_imagenet(flat, to)
+        monkeypatch.setattr(os, "link", refuse)
+    assert mine.read_bytes() == there.read_bytes() == b"mine"
     assert (flat / val_name(1)).read_bytes() == b"image 1"
-
-
-def place_over(mine: Path, to: Path | None, flat: Path) -> None:
-    if to is not None:
-        target = to / mine.relative_to(flat)
-        target.parent.mkdir(parents=True)
-        target.write_bytes(b"mine")
-        (to / ".nothing").touch()
-        flat = flat.rename(flat.with_name("elsewhere"))
-        try:
-            prepare_imagenet(flat, flat / "out")
-        finally:
-            flat.rename(flat.with_name("val"))
-    prepare_imagenet(flat)
 
 
 def test_a_link_to_the_image_itself_is_not_taken_for_its_second_name(flat: Path) -> None:
@@ -178,8 +162,9 @@ def test_no_label_file_says_where_it_was_looked_for(flat: Path, tmp_path: Path) 
 
 
 def test_links_cannot_go_into_the_folder_itself(flat: Path) -> None:
-    with pytest.raises(UsageError, match="the links cannot go into the folder of the images"):
-        prepare_imagenet(flat, flat)
+    for to in (flat, flat / "sorted"):
+        with pytest.raises(UsageError, match="the links cannot go into the folder of the images"):
+            prepare_imagenet(flat, to)
 
 
 def test_a_place_that_cannot_be_written(flat: Path, tmp_path: Path) -> None:

@@ -151,6 +151,28 @@ def test_exif_rotation_is_applied_only_when_asked(tmp_path: Path) -> None:
     assert turned.notes == ()
 
 
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF data")
+@pytest.mark.parametrize(
+    "exif", [b"Exif\0\0", b"Exif\0\0MM\0*\0\0\xff\xff", b"Exif\0\0II*\0\x08\0\0\0\xff\xff", b"Exif\0\0junk"]
+)
+def test_damaged_exif_data_do_not_damage_the_picture(tmp_path: Path, photo: Image.Image, exif: bytes) -> None:
+    path = save(photo, tmp_path / "photo.jpg", exif=exif)
+    plain = save(photo, tmp_path / "plain.jpg")
+    decoded = decode_image(path, Decode())
+    assert decoded.notes == ()
+    np.testing.assert_array_equal(decoded.pixels, decode_image(plain, Decode()).pixels)
+
+
+def test_an_animation_damaged_after_its_first_frame(tmp_path: Path) -> None:
+    frames = [Image.new("RGB", (8, 8), colour) for colour in ("white", "black", "red")]
+    path = save(frames[0], tmp_path / "film.gif", save_all=True, append_images=frames[1:])
+    whole = path.read_bytes()
+    for length in range(len(whole) - 60, len(whole)):
+        path.write_bytes(whole[:length])
+        decoded = decode_image(path, Decode())
+        assert decoded.pixels.min() > 250
+
+
 def test_a_progressive_jpeg_holds_the_same_pixels_as_a_baseline_one(tmp_path: Path, photo: Image.Image) -> None:
     progressive = save(photo, tmp_path / "progressive.jpg", progressive=True)
     baseline = save(photo, tmp_path / "baseline.jpg", progressive=False)
@@ -179,6 +201,8 @@ def test_wrong_suffix_does_not_matter(tmp_path: Path, photo: Image.Image) -> Non
         (b"version https://git-lfs.github.com/spec/v1\n", "a Git LFS pointer"),
         (b"PK\x03\x04 and so on", "a zip archive"),
         (b"\x93NUMPY\x01\x00", "a numpy array"),
+        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "PostScript"),
+        (b"\x00\x00\x00\x20ftypavif\x00\x00\x00\x00", "HEIC, AVIF or a video"),
         (b"hello there, world", r"it starts with b'hello there,'"),
         (b"\xff\xd8\xff", "not an image|damaged"),
     ],
