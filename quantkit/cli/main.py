@@ -1,6 +1,7 @@
 """Entry point: run the command, turn an expected error into one line and its exit code."""
 
 import importlib
+import io
 import os
 import sys
 import traceback
@@ -60,6 +61,9 @@ def main() -> None:
     arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
     if len(arguments) < len(sys.argv) - 1:
         os.environ["QUANTKIT_DEBUG"] = "1"
+    # A file name need not be valid text; it is shown with escapes rather than not at all.
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
     # What pillow remarks about odd files is said in our own words, with the file's name.
     warnings.filterwarnings("ignore", module=r"PIL\.")
     for module in COMMAND_MODULES:
