@@ -107,9 +107,8 @@ def _parse_size(text: str) -> tuple[int, int, int]:
 
 def _print(network: str, done: "Exported", input_name: str, output_name: str) -> None:
     shape = ", ".join(str(side) for side in done.input_size)
-    millions = f"{done.parameters / 1e6:.3f} M parameters"
     ends = f"{input_name} [N, {shape}], {output_name} [N, {done.classes}]"
-    lines = [f"{network}: {millions}, {ends}, opset {done.opset}, {done.exporter} exporter"]
+    lines = [f"{network}: {done.parameters:,} parameters, {ends}, opset {done.opset}, {done.exporter} exporter"]
     if done.fallback_reason is not None:
         lines.append(f"note: the dynamo exporter failed, so the older one was used ({done.fallback_reason})")
     parity = done.parity
@@ -118,6 +117,6 @@ def _print(network: str, done: "Exported", input_name: str, output_name: str) ->
         f"max abs error against torch: {parity.random_error:.2g} on random input{on_images} "
         f"(logits up to {parity.largest_logit:.3g})"
     )
-    lines.append(f"wrote {done.path} ({done.path.stat().st_size / 1e6:.1f} MB)")
+    lines.append(f"wrote {done.path} ({done.path.stat().st_size / 1e6:.3g} MB)")
     for line in lines:
         console.print(line, soft_wrap=True, markup=False)

@@ -100,10 +100,8 @@ def _factory(name: str) -> Callable[..., Any]:
     if name in _classifiers():
         return partial(torchvision.models.get_model, name)
     near = nearest(name, (*IRESNETS, *_classifiers()))
-    raise UsageError(
-        f"there is no network {name!r}" + (f"; did you mean {near}?" if near else ""),
-        fix="give an iResNet, a torchvision classifier, or module:factory",
-    )
+    fix = f"did you mean {near}?" if near else "give an iResNet, a torchvision classifier, or module:factory"
+    raise UsageError(f"there is no network {name!r}", fix=fix)
 
 
 def _import(name: str) -> Callable[..., Any]:
@@ -118,7 +116,7 @@ def _import(name: str) -> Callable[..., Any]:
     if isinstance(found, nn.Module):
         return lambda: found
     if not callable(found):
-        raise UsageError(f"is a {type(found).__name__}, not a function that returns a network", where=name)
+        raise UsageError(f"is of type {type(found).__name__}, not a function that returns a network", where=name)
     return found  # type: ignore[no-any-return]
 
 

@@ -3,6 +3,7 @@
 import argparse
 import pickle
 import re
+import warnings
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
@@ -79,11 +80,11 @@ def load_weights(network: nn.Module, state: Mapping[str, Tensor], *, where: obje
     unexpected = [name for name in state if name not in wanted]
     misshaped = [name for name in wanted if name in state and wanted[name].shape != state[name].shape]
     faults = [
-        f"{len(names)} {kind} ({_list(names)})"
+        f"{kind} {len(names)} ({_list(names)})"
         for kind, names in (
-            ("keys are missing", missing),
-            ("are unexpected", unexpected),
-            ("have another shape", [f"{one} {_shapes(state[one], wanted[one])}" for one in misshaped]),
+            ("missing", missing),
+            ("unexpected", unexpected),
+            ("of another shape", [f"{one} {_shapes(state[one], wanted[one])}" for one in misshaped]),
         )
         if names
     ]
@@ -95,13 +96,16 @@ def load_weights(network: nn.Module, state: Mapping[str, Tensor], *, where: obje
         )
     broken = [name for name, tensor in state.items() if not torch.isfinite(tensor).all()]
     if broken:
-        raise CheckpointError(f"holds NaN or infinity in {_list(broken)}", where=where, fix="the training diverged")
+        raise CheckpointError(
+            f"holds NaN or infinity in {_list(broken)}", where=where, fix="take one from before the training diverged"
+        )
     network.load_state_dict(dict(state), strict=False)
 
 
 def _load(path: Path) -> Any:
     try:
-        with torch.serialization.safe_globals(_HARMLESS):
+        with torch.serialization.safe_globals(_HARMLESS), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
             return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         found = re.search(r"GLOBAL ([\w.]+)", str(error))

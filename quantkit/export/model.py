@@ -11,7 +11,7 @@ from torch import nn
 
 from quantkit.config.pipeline import Pipeline, imagenet_pipeline
 from quantkit.data.preprocess import check_pipeline, preprocess
-from quantkit.errors import UsageError
+from quantkit.errors import CheckpointError, UsageError
 from quantkit.export.build import (
     ImageSize,
     arguments_for_checkpoint,
@@ -20,7 +20,8 @@ from quantkit.export.build import (
     input_size_of,
 )
 from quantkit.export.checkpoint import load_weights, read_state_dict
-from quantkit.export.network import Exported, export_network
+from quantkit.export.iresnet import IRESNETS
+from quantkit.export.network import Exported, count_classes, example_input, export_network
 from quantkit.export.random_weights import give_random_weights
 from quantkit.export.translate import Exporter
 from quantkit.files import sha256_file
@@ -91,6 +92,7 @@ def export_model(
         assert random_seed is not None
         torch.manual_seed(random_seed)
         network = build_network(name, keywords)
+        count_classes(network.eval(), example_input(size))
         give_random_weights(network, size, random_seed)
         origin = f"random, seed {random_seed}"
     return export_network(
@@ -110,8 +112,20 @@ def export_model(
 def _from_checkpoint(name: str, path: Path, keywords: Mapping[str, Any]) -> nn.Module:
     state = read_state_dict(path)
     network = build_network(name, arguments_for_checkpoint(name, state) | dict(keywords))
-    load_weights(network, state, where=path, network_name=name)
+    try:
+        load_weights(network, state, where=path, network_name=name)
+    except CheckpointError as error:
+        other = _iresnet_of(len(state)) if name in IRESNETS else None
+        if other is None:
+            raise
+        raise CheckpointError(error.what, where=path, fix=f"it has as many keys as {other}") from error
     return network
+
+
+def _iresnet_of(keys: int) -> str | None:
+    """Return the iResNet of so many parameters and buffers."""
+    with torch.device("meta"):
+        return next((name for name, factory in IRESNETS.items() if len(factory().state_dict()) == keys), None)
 
 
 def _preprocessed(images: Sequence[Path], pipeline: Pipeline | None, size: ImageSize) -> Iterable[NDArray[np.float32]]:

@@ -84,8 +84,8 @@ def export_network(
         raise UsageError(f"there is no opset {opset} to export to", where="--opset", fix=f"{OLDEST_OPSET} to {newest}")
     files.make_folder(out.parent)
     network.eval()
-    example = torch.randn((2, *input_size), generator=torch.Generator().manual_seed(0))
-    classes = _count_classes(network, example)
+    example = example_input(input_size)
+    classes = count_classes(network, example)
     translation = translate(
         network, example, input_name=input_name, output_name=output_name, opset=opset, exporter=exporter
     )
@@ -95,7 +95,13 @@ def export_network(
     with TemporaryDirectory() as folder:
         unchecked = Path(folder) / "model.onnx"
         save_model(model, unchecked)
-        parity = check_parity(network, unchecked, input_size, images=images, tolerance=tolerance)
+        try:
+            parity = check_parity(network, unchecked, input_size, images=images, tolerance=tolerance)
+        except ModelError as error:
+            if translation.fallback_reason is None:
+                raise
+            what = f"{error.what} (before, the dynamo exporter failed with {translation.fallback_reason})"
+            raise ModelError(what, fix=error.fix) from error
     save_model(model, out)
     return Exported(
         path=out,
@@ -109,8 +115,17 @@ def export_network(
     )
 
 
-def _count_classes(network: nn.Module, example: Tensor) -> int:
-    """Run the network once, so that what is wrong with it shows before an exporter wraps the error in its own."""
+def example_input(input_size: tuple[int, int, int]) -> Tensor:
+    """Return random float32 ``[2, C, H, W]``, always the same."""
+    return torch.randn((2, *input_size), generator=torch.Generator().manual_seed(0))
+
+
+def count_classes(network: nn.Module, example: Tensor) -> int:
+    """Return the length of the network's output, once it is clear that the network can be run and returns logits.
+
+    Raises:
+        ModelError: the network does not take such input, or returns something else.
+    """
     size = "x".join(str(side) for side in example.shape[1:])
     try:
         with torch.inference_mode():

@@ -45,6 +45,7 @@ def tidy(model: ir.Model, parameters: Collection[str]) -> None:
         step(model)
     _name_after_modules(model.graph)
     _name_after_readers(model.graph, parameters)
+    common.NameFixPass()(model)
     # Stack traces name the folders of the machine that exported.
     common.ClearMetadataAndDocStringPass()(model)
     _clear_value_metadata(model.graph)
@@ -130,7 +131,7 @@ def _name_after_modules(graph: ir.Graph) -> None:
     for node in graph:
         scopes = node.metadata_props.get(_SCOPES)
         if scopes is None:
-            continue
+            continue  # the tracing exporter names nodes after their modules itself
         # "['', 'layer1', 'layer1.0', 'conv2d_1']": the last but one is the innermost module, '' the network itself.
         module = [scope.strip(" '\"") for scope in scopes.strip("[]").split(",")][-2]
         base = f"{module}/{node.op_type}" if module and not module.startswith("_") else node.op_type
@@ -144,9 +145,12 @@ def _name_after_modules(graph: ir.Graph) -> None:
 def _name_after_readers(graph: ir.Graph, parameters: Collection[str]) -> None:
     """Name each constant that is no parameter after the first node that reads it."""
     for value in list(graph.initializers.values()):
-        if value.name not in parameters and value.uses():
-            node, index = min(value.uses(), key=lambda use: (use.node.name or "", use.idx))
-            value.name = f"{node.name}_input_{index}"
+        if value.name in parameters or not value.uses():
+            continue
+        node, index = min(value.uses(), key=lambda use: (use.node.name or "", use.idx))
+        name = f"{node.name}_input_{index}"
+        if name not in graph.initializers:
+            value.name = name
 
 
 def _clear_value_metadata(graph: ir.Graph) -> None:

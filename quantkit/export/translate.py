@@ -62,7 +62,8 @@ def translate(
         try:
             return Translation(_by_dynamo(network, example, names, opset), "dynamo", None)
         except Exception as error:
-            reason = first_line(error)
+            # Its own errors wrap the one that says what was wrong.
+            reason = first_line(error.__cause__ or error)
             if exporter == "dynamo":
                 raise _untranslatable(f"dynamo: {reason}") from error
     try:
@@ -94,8 +95,16 @@ def _by_dynamo(network: nn.Module, example: Tensor, names: tuple[str, str], opse
         model = program.model
         tidy(model, network.state_dict().keys())
         if opset < _OLDEST_DYNAMO_OPSET:
-            model = ir.from_proto(version_converter.convert_version(ir.to_proto(model), opset))
+            model = _converted_down(model, opset)
     return _checked(model, opset)
+
+
+def _converted_down(model: ir.Model, opset: int) -> ir.Model:
+    try:
+        return ir.from_proto(version_converter.convert_version(ir.to_proto(model), opset))
+    except RuntimeError as error:
+        said = str(error).rpartition("failed: ")[2]
+        raise RuntimeError(f"opset {_OLDEST_DYNAMO_OPSET} cannot be converted to {opset}: {said}") from error
 
 
 def _by_torchscript(network: nn.Module, example: Tensor, names: tuple[str, str], opset: int) -> ir.Model:
@@ -155,17 +164,18 @@ def _contiguous_pooling(network: nn.Module) -> Iterator[None]:
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
     """Keep the exporters' progress, advice and deprecation notes off the terminal."""
-    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
-    levels = [logger.level for logger in loggers]
+    disabled = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
     try:
-        for logger in loggers:
-            logger.setLevel(logging.CRITICAL)
-        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+        with (
+            warnings.catch_warnings(),
+            contextlib.redirect_stdout(io.StringIO()),
+            contextlib.redirect_stderr(io.StringIO()),
+        ):
             warnings.simplefilter("ignore")
             yield
     finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
+        logging.disable(disabled)
 
 
 @contextlib.contextmanager
