@@ -7,7 +7,16 @@ import onnx_ir as ir
 from quantkit.graph import ops
 from quantkit.graph.bounds import clip_bounds
 from quantkit.graph.ops import Role
-from quantkit.graph.values import array, attribute_float, attribute_int, attribute_str, dims, is_constant, operand
+from quantkit.graph.values import (
+    ORIGIN,
+    array,
+    attribute_float,
+    attribute_int,
+    attribute_str,
+    dims,
+    is_constant,
+    operand,
+)
 from quantkit.targets import Target
 
 
@@ -46,6 +55,8 @@ def _layer_role(node: ir.Node, target: Target) -> tuple[Role, str]:
         return Role.FLOAT, "its weights are computed, not constant"
     if bias is not None and not is_constant(bias):
         return Role.FLOAT, "its bias is computed, not constant"
+    if ORIGIN in node.metadata_props and not target.integer_sums:
+        return Role.FLOAT, f"the target {target.name!r} keeps a batch norm that no layer precedes wide"
     if node.op_type in ops.GEMMS and not target.quantize_gemm:
         return Role.FLOAT, f"the target {target.name!r} leaves fully connected layers in float"
     shape = dims(weight) or ()

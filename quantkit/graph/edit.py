@@ -8,7 +8,7 @@ import onnx_ir as ir
 
 from quantkit.errors import ModelError
 from quantkit.graph.plan import Plan
-from quantkit.graph.values import add_constant, name_of, node_name
+from quantkit.graph.values import add_constant, forget_names, name_of, node_name
 from quantkit.numerics import QParams
 
 
@@ -29,6 +29,7 @@ class Edit:
 
     def __init__(self, model: ir.Model, plan: Plan, parameters: Mapping[str, QParams]) -> None:
         self.graph = model.graph
+        forget_names(self.graph)
         self.plan = plan
         self.parameters = parameters
         self.nodes = {node_name(node): node for node in model.graph}
@@ -59,31 +60,20 @@ class Edit:
             axis: of the channels, None for one scale.
             before: node that will read them; of an old constant, the first of its readers comes first.
         """
-        inputs = [
-            add_constant(self.graph, f"{name}.quantized", values),
-            add_constant(self.graph, f"{name}.scale", scale),
-        ]
-        if zero_point is not None:
-            inputs.append(add_constant(self.graph, f"{name}.zero_point", zero_point))
-        node = self.new_node(
-            "DequantizeLinear", inputs, name, f"{name}.dequantized", {} if axis is None else {"axis": axis}
-        )
+        parts = {"quantized": values, "scale": scale, "zero_point": zero_point}
+        inputs = [add_constant(self.graph, f"{name}.{part}", held) for part, held in parts.items() if held is not None]
+        node = self.new_node("DequantizeLinear", inputs, name, f"{name}.dequantized")
+        if axis is not None:
+            node.attributes.add(ir.AttrInt64("axis", axis))
         node.outputs[0].type, node.outputs[0].shape = ir.TensorType(ir.DataType.FLOAT), ir.Shape(values.shape)
-        readers = set() if old is None else {use.node for use in old.uses()}
-        first = next((candidate for candidate in self.graph if candidate in readers), before)
+        readers = [] if old is None else [use.node for use in old.uses()]
+        first = readers[0] if len(readers) == 1 else next((node for node in self.graph if node in readers), before)
         if first is None:
             raise ModelError(f"nothing reads the constant {name!r}")
         self.graph.insert_before(first, node)
         return node.outputs[0]
 
-    def new_node(
-        self,
-        op_type: str,
-        inputs: Sequence[ir.Value | None],
-        stem: str,
-        output: str,
-        attributes: Mapping[str, int] | None = None,
-    ) -> ir.Node:
+    def new_node(self, op_type: str, inputs: Sequence[ir.Value | None], stem: str, output: str) -> ir.Node:
         """Return a node named ``<stem>.<op_type>``, not yet in the graph; a number keeps the name apart from others."""
         name, count = f"{stem}.{op_type}", 1
         while name in self.nodes:

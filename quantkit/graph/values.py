@@ -8,6 +8,8 @@ from quantkit.errors import ModelError
 
 # Key of the note on a node that says which operator of the original model it stands for.
 ORIGIN = "quantkit.origin"
+# Where a graph keeps the names it has used, so that a new one costs no walk over all nodes.
+_NAMES = "quantkit.names"
 
 
 def array(value: ir.Value | None) -> npt.NDArray[np.generic] | None:
@@ -123,11 +125,23 @@ def add_constant(graph: ir.Graph, name: str, content: npt.NDArray[np.generic]) -
 
 
 def unused_name(graph: ir.Graph, name: str) -> str:
-    """Return ``name``, with a number behind it if the graph already uses it for a value."""
-    taken = {value.name for node in graph.all_nodes() for value in node.outputs}
-    taken |= set(graph.initializers) | {value.name for value in graph.inputs}
+    """Return ``name``, with a number behind it if the graph has used it for a value, and count it as used."""
+    if _NAMES not in graph.meta:
+        graph.meta[_NAMES] = _names_in_use(graph)
+    taken: set[str | None] = graph.meta[_NAMES]
     free, count = name, 1
     while free in taken:
         count += 1
         free = f"{name}_{count}"
+    taken.add(free)
     return free
+
+
+def forget_names(graph: ir.Graph) -> None:
+    """Let `unused_name` look at the graph again, after names were given in another way."""
+    graph.meta.pop(_NAMES, None)
+
+
+def _names_in_use(graph: ir.Graph) -> set[str | None]:
+    taken = {value.name for node in graph.all_nodes() for value in node.outputs}
+    return taken | set(graph.initializers) | {value.name for value in graph.inputs}

@@ -13,6 +13,7 @@ from quantkit.targets import WeightScheme
 BIAS_LIMIT = 2.0**30
 # Where all weights of a channel are zero its scale serves the bias alone: 2^24 steps are what float32 can tell apart.
 BIAS_STEPS_OF_DEAD_CHANNEL = 2.0**24
+BLOCK_ELEMENTS = 1 << 22
 
 
 @dataclass(frozen=True)
@@ -79,7 +80,7 @@ def quantize_weight(
     qparams = replace(qparams, scale=scale)
     accumulator = (np.float64(input_scale) * scale.astype(np.float64)).astype(np.float32)
     bias_scale = accumulator if channel_axis is None else np.tile(accumulator, groups)
-    return QuantizedWeight(quantize(weight, qparams), qparams, bias_scale, tuple(int(index) for index in widened))
+    return QuantizedWeight(_in_blocks(weight, qparams), qparams, bias_scale, tuple(int(index) for index in widened))
 
 
 def quantize_bias(bias: FloatArray, scale: npt.NDArray[np.float32]) -> npt.NDArray[np.int32]:
@@ -87,6 +88,19 @@ def quantize_bias(bias: FloatArray, scale: npt.NDArray[np.float32]) -> npt.NDArr
     steps = np.rint(bias.astype(np.float64) / scale.astype(np.float64))
     limits = np.iinfo(np.int32)
     return np.clip(steps, limits.min, limits.max).astype(np.int32)
+
+
+def _in_blocks(weight: FloatArray, qparams: QParams) -> IntArray:
+    """Quantize a few rows at a time: the intermediate float arrays stay small beside a large weight."""
+    result = np.empty(weight.shape, qparams.dtype)
+    rows = max(1, BLOCK_ELEMENTS // max(1, weight.size // max(1, len(weight))))
+    for start in range(0, len(weight), rows):
+        part = slice(start, start + rows)
+        own = qparams
+        if qparams.axis == 0:
+            own = replace(qparams, scale=qparams.scale[part], zero_point=qparams.zero_point[part])
+        result[part] = quantize(weight[part], own)
+    return result
 
 
 def _bias_magnitude(

@@ -3,6 +3,8 @@
 import onnx_ir as ir
 from onnx_ir.passes.common import NameFixPass
 
+from quantkit.graph.values import forget_names
+
 
 class NameNodesPass(ir.passes.InPlacePass):
     """Name each unnamed node after its first output, then make all names unique; good names are left alone.
@@ -18,4 +20,5 @@ class NameNodesPass(ir.passes.InPlacePass):
                 node.name = node.outputs[0].name
                 modified = True
         result = NameFixPass()(model)
+        forget_names(model.graph)
         return ir.passes.PassResult(model, modified or result.modified)
