@@ -118,9 +118,7 @@ def test_exactly_one_source_of_weights(sources: dict[str, object], tmp_path: Pat
 def test_checkpoint_of_another_iresnet_is_recognized(tmp_path: Path) -> None:
     network = build_network("iresnet18", {"num_classes": 2})
     torch.save(network.state_dict(), tmp_path / "a.pth")
-    with pytest.raises(
-        CheckpointError, match=r"missing 96 .* it has as many keys as iresnet18"
-    ):
+    with pytest.raises(CheckpointError, match=r"missing 96 .* it has as many keys as iresnet18"):
         export_model("iresnet34", tmp_path / "a.onnx", checkpoint=tmp_path / "a.pth", num_classes=2)
 
 
