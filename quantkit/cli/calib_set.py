@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from quantkit.cli.app import sub_app
-from quantkit.cli.show import console, progress_bar
+from quantkit.cli.show import console, progress_bar, spread
 from quantkit.errors import CalibrationSetError, UsageError
 from quantkit.files import make_folder
 
@@ -144,9 +144,7 @@ def _materialize(chosen: "CalibrationSet", folder: Path, link: bool) -> None:
 
 def _print_summary(chosen: "CalibrationSet") -> None:
     counts = chosen.per_class.values()
-    classes = f"{len(counts)} classes, {min(counts)} to {max(counts)} images each" if counts else "no labels"
-    if counts and min(counts) == max(counts):
-        classes = f"{len(counts)} classes, {min(counts)} each"
+    classes = f"{len(counts)} classes, {spread(counts)} each" if counts else "no labels"
     lines = [f"{len(chosen)} images: {classes}; labels: {chosen.source}; seed {chosen.seed}"]
     lines.append(f"digest {chosen.digest}" if chosen.is_rebuilt else "no digests yet: chosen from labels alone")
     lines.extend(f"note: {remark}" for remark in chosen.remarks)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from quantkit.cli.app import sub_app
-from quantkit.cli.show import console, progress_bar
+from quantkit.cli.show import console, progress_bar, spread
 from quantkit.errors import ImageError, UsageError
 
 if TYPE_CHECKING:
@@ -71,8 +71,9 @@ def _print(report: "ImagenetReport") -> None:
 
     words = imagenet_classes()
     counts = report.per_class.values()
-    span = f"{min(counts)} to {max(counts)} images each"
-    lines = [f"{report.images} images, {len(report.per_class)} of 1000 classes, {span}; labels: {report.source}"]
+    lines = [
+        f"{report.images} images, {len(counts)} of 1000 classes, {spread(counts)} each; labels: {report.source}",
+    ]
     if report.is_whole_validation_set:
         lines.append("this is the whole validation set: 50 images of each class")
     if report.missing and len(report.missing) < len(words):

@@ -1,6 +1,6 @@
 """What several commands print alike: progress with rate and time left, and percentages."""
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
@@ -60,6 +60,12 @@ class Bar:
     def say(self, note: str) -> None:
         """Show a short note behind the name of what is done."""
         self._progress.update(self._task, description=f"{self._what} [dim]{note}[/]")
+
+
+def spread(counts: Collection[int]) -> str:
+    """Return ``5`` where all counts are alike, else ``1 to 5``."""
+    least, most = min(counts), max(counts)
+    return f"{least}" if least == most else f"{least} to {most}"
 
 
 def parse_share(text: str | None, option: str) -> float | None:

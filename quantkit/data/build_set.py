@@ -164,11 +164,15 @@ def _remarks_on_images(names: Sequence[str], examined: Sequence[Examined]) -> li
             special[note].append(name)
         if one.one_colour:
             special["all of one colour"].append(name)
-    remarks = [f"{note}: {len(those)} images, the first {those[0]}" for note, those in sorted(special.items())]
+    remarks = [
+        f"{note}: {len(those)} image{'s' if len(those) > 1 else ''}, the first {those[0]}"
+        for note, those in sorted(special.items())
+    ]
     pairs = lookalikes([one.look for one in examined])
     if pairs:
         first, second = pairs[0]
-        remarks.append(f"{len(pairs)} pairs of images look alike, the first {names[first]} and {names[second]}")
+        count = "a pair" if len(pairs) == 1 else f"{len(pairs)} pairs"
+        remarks.append(f"{count} of images that look alike: {names[first]} and {names[second]}")
     return remarks
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from quantkit.data.calibration_set import LeftOut, Progress
-from quantkit.data.classes import imagenet_classes, imagenet_index
+from quantkit.data.classes import imagenet_classes, imagenet_index, leading_wnid
 from quantkit.data.devkit import CLASSES, GROUND_TRUTH, VALIDATION_IMAGES, read_imagenet_labels
 from quantkit.data.examine import examine
 from quantkit.data.folder import find_images
@@ -154,6 +154,9 @@ def _wnids(folder: Path, names: Sequence[str], labels: Path | None) -> tuple[lis
     from_folders = [_class_folder(name) for name in names]
     if labels is None and all(from_folders):
         return [wnid for wnid in from_folders if wnid is not None], "class folders"
+    from_names = [leading_wnid(PurePosixPath(name).name) for name in names]
+    if labels is None and all(from_names):
+        return [wnid for wnid in from_names if wnid is not None], "file names that begin with WordNet ids"
     path = labels or _usual_label_file(folder)
     wnid_by_name = _wnid_by_name(path)
     wnids: list[str] = []
@@ -201,7 +204,7 @@ def _usual_label_file(folder: Path) -> Path:
         if candidate.is_file():
             return candidate
     raise LabelError(
-        "the images are in no class folders and no label file lies beside them "
+        "the images are in no class folders, their names begin with no WordNet id, and no label file lies beside them "
         f"(looked for {', '.join(_USUAL_LABEL_FILES)} in it and in {around})",
         where=folder,
         fix="give one with --labels",

@@ -34,7 +34,7 @@ def test_build_check_materialize(run: Run, three_classes: Path, tmp_path: Path) 
     code, out, _ = run("calib-set", "build", "--images", "zoo", "--count", 15, "--seed", 1, "--out", "sets/zoo.csv")
     assert code == 0
     lines = out.splitlines()
-    assert lines[0] == "15 images: 3 classes, 3 to 6 images each; labels: 3 class folders; seed 1"
+    assert lines[0] == "15 images: 3 classes, 3 to 6 each; labels: 3 class folders; seed 1"
     assert lines[1] == f"digest {CalibrationSet.load(tmp_path / 'sets/zoo.csv').digest}"
     assert "note: the classes have 3 to 6 images, for want of usable ones" in lines
     assert lines[-1] == "wrote sets/zoo.csv"
@@ -109,7 +109,7 @@ def test_imagenet_prepare_and_check(run: Run, tmp_path: Path, make_images) -> No
     (tmp_path / "val/n01440764/ILSVRC2012_val_00000002.png").write_bytes(b"")
     code, out, err = run("imagenet", "check", "val")
     assert code == 4
-    assert out.splitlines()[0] == "4 images, 2 of 1000 classes, 2 to 2 images each; labels: class folders"
+    assert out.splitlines()[0] == "4 images, 2 of 1000 classes, 2 each; labels: class folders"
     assert "corrupt: n01440764/ILSVRC2012_val_00000002.png: the image file is empty" in out
     assert "1 of 4 images cannot be decoded" in err
 

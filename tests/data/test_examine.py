@@ -88,10 +88,10 @@ def test_a_set_remarks_on_images_that_are_special(tmp_path: Path) -> None:
     saved(scene(2).convert("L"), folder / "c.png")
     saved(Image.new("RGB", (40, 40), "red"), folder / "d.png")
     remarks = build_calibration_set(folder, count=4, unlabelled=True).remarks
-    assert "greyscale: 1 images, the first c.png" in remarks
-    assert "all of one colour: 1 images, the first d.png" in remarks
+    assert "greyscale: 1 image, the first c.png" in remarks
+    assert "all of one colour: 1 image, the first d.png" in remarks
     [alike] = [remark for remark in remarks if "look alike" in remark]
-    assert alike.startswith("1 pairs of images look alike, the first ")
+    assert alike.startswith("a pair of images that look alike: ")
     assert "a.png" in alike
     assert "b.jpg" in alike
 

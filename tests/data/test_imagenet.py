@@ -313,8 +313,20 @@ def test_check_counts_and_names(tmp_path: Path, make_images) -> None:
     assert seen[-1] == (6, 6)
 
 
+def test_file_names_that_begin_with_a_wordnet_id_need_no_labels(tmp_path: Path, make_images) -> None:
+    folder = make_images(tmp_path / "train", "n01440764_1.png", "n01443537_2.png")
+    report = check_imagenet(folder)
+    assert (report.source, list(report.per_class)) == (
+        "file names that begin with WordNet ids",
+        ["n01440764", "n01443537"],
+    )
+    prepare_imagenet(folder)
+    assert (folder / "n01443537/n01443537_2.png").is_file()
+    assert check_imagenet(folder).source == "class folders"
+
+
 def test_check_needs_labels(tmp_path: Path, make_images) -> None:
-    with pytest.raises(LabelError, match="in no class folders and no label file lies beside them"):
+    with pytest.raises(LabelError, match="begin with no WordNet id, and no label file lies beside them"):
         check_imagenet(make_images(tmp_path / "flat", "a.png"))
 
 
