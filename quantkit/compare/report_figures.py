@@ -72,7 +72,8 @@ def histogram(statistics: TensorStatistics, lo: float, hi: float) -> dict[str, A
     heights[0::2], heights[1::2] = ends - counts, ends
     edges = np.linspace(lo, hi, HISTOGRAM_BINS + 1)
     below = np.interp(edges, knots, heights, left=0.0, right=float(statistics.count))
-    return {"lo": lo, "hi": hi, "counts": np.rint(np.diff(below)).astype(np.int64).tolist()}
+    # Rounded before the difference is taken, so that a single value on an edge is drawn once and not lost.
+    return {"lo": lo, "hi": hi, "counts": np.diff(np.rint(below)).astype(np.int64).tolist()}
 
 
 def share_outside(statistics: TensorStatistics, range_: Range) -> float:
