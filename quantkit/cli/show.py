@@ -41,7 +41,7 @@ def progress_bar(what: str) -> Iterator["Bar"]:
         TimeElapsedColumn(),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=_errors, transient=True) as progress:
+    with Progress(*columns, console=_errors, transient=True, disable=not _errors.is_terminal) as progress:
         yield Bar(progress, what)
 
 

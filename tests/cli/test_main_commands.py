@@ -1,0 +1,149 @@
+"""The command line as a newcomer meets it: what it prints, where it ends, and with which code."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from models import tiny_model, write_images
+
+from quantkit.cli.main import main
+
+Run = Callable[..., tuple[str, str]]
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    """Run a command line in a folder, in this process, and check its exit code."""
+
+    def command(folder: Path, *arguments: str, code: int = 0) -> tuple[str, str]:
+        monkeypatch.chdir(folder)
+        monkeypatch.delenv("QUANTKIT_DEBUG", raising=False)
+        monkeypatch.setattr(sys, "argv", ["quantkit", *arguments])
+        with pytest.raises(SystemExit) as end:
+            main()
+        out, err = capsys.readouterr()
+        assert end.value.code == code, err + out
+        assert "Traceback" not in err
+        return out, err
+
+    return command
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    tiny_model(tmp_path / "tiny.onnx")
+    write_images(tmp_path / "images", per_class=8)
+    (tmp_path / "pipeline.yaml").write_text("ops:\n- op: decode\n- op: to_tensor\n")
+    (tmp_path / "quantkit.yaml").write_text("model: tiny.onnx\npreset: pipeline.yaml\nset: calib.csv\n")
+    return tmp_path
+
+
+def test_the_two_spellings_need_nothing_but_the_project_file(folder: Path, run: Run) -> None:
+    run(folder, "calib-set", "build", "--images", "images", "--count", "16", "--out", "calib.csv")
+    out, _ = run(folder, "calibrate", "--method", "percentile")
+    assert "over 16 images in" in out
+    out, _ = run(folder, "compare", "fp32", "int8", "--json", "out.json", "--csv", "o.csv", "--markdown", "o.md")
+    assert "16 images, difference to fp32 with its 95 % interval" in out
+    assert max(map(len, out.splitlines()[:4])) <= 80
+    assert json.loads((folder / "out.json").read_text())["images"] == 16
+    assert (folder / "o.csv").stat().st_size > 0
+    assert "| int8 |" in (folder / "o.md").read_text()
+    out, _ = run(folder, "quantize", "--method", "kl", "--explain")
+    assert "wrote runs/tiny/int8.onnx (int8)" in out
+    assert "operator  Conv" in out
+    out, _ = run(folder, "stats", "show", "runs/tiny/statistics.safetensors")
+    assert "tensors over 16 images" in out
+    run(folder, "stats", "diff", *["runs/tiny/statistics.safetensors"] * 2)
+
+
+def test_a_gate_ends_with_its_own_code(folder: Path, run: Run) -> None:
+    run(folder, "calib-set", "build", "--images", "images", "--count", "16", "--out", "calib.csv")
+    run(folder, "calibrate")
+    run(folder, "compare", "fp32", "int8", "--fail-if", "agreement < 0")
+    _, err = run(folder, "compare", "fp32", "int8", "--fail-if", "agreement <= 100", code=20)
+    assert err.startswith("error: ")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["calibrate", "--method", "nope"], 2, "there is no method 'nope'"),
+        (["calibrate", "--nope"], 2, "No such option"),
+        (["nope"], 2, "No such command"),
+        (["calibrate", "--model", "missing.onnx"], 7, "missing.onnx: there is no such model file"),
+        (["calibrate", "--set", "missing.csv"], 6, "missing.csv"),
+        (["calibrate", "--set", "a.csv", "--images", "images"], 2, "give --set or --images, not both"),
+        (["calibrate", "--images", "nowhere"], 6, "nowhere: there is no such folder"),
+        (["calibrate", "--images", "images", "--count", "0"], 2, "count"),
+        (["calibrate", "--images", "images", "--count", "8", "--preset", "nope"], 3, "there is no preset 'nope'"),
+        (["calibrate", "--images", "images", "--count", "8", "--preset", "imagenet"], 3, "the model reads height 8"),
+        (["calibrate", "--images", "images", "--count", "8", "--run", "tiny.onnx"], 12, "cannot create the folder"),
+        (["calibrate", "--images", "images", "--count", "8", "--target", "tpu"], 2, "there is no target 'tpu'"),
+        (["calibrate", "--images", "images", "--count", "8", "--skip", "no_such"], 2, "no_such"),
+        (["calibrate", "--until-stable", "often"], 2, "'often' is no percentage"),
+        (["calibrate", "--dialect", "klingon"], 2, "choose build or compile"),
+        (["compare", "fp32", "int8"], 2, "this is not a run folder; run quantkit calibrate first"),
+        (["compare", "fp32", "int8", "--fail-if", "fun > 1"], 2, "fun"),
+        (["quantize", "--run", "nowhere"], 2, "this is not a run folder"),
+        (["stats", "show", "tiny.onnx"], 8, "tiny.onnx: the statistics file is damaged"),
+        (["stats", "merge", "a.safetensors", "--out", "b"], 2, "at least two files"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_bad_input_is_one_line_and_a_code(
+    folder: Path, run: Run, arguments: list[str], code: int, message: str
+) -> None:
+    _, err = run(folder, *arguments, code=code)
+    [line] = [line for line in err.splitlines() if line.strip()]
+    assert line.startswith("error: ")
+    assert message in line
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("modle: tiny.onnx\n", "there is no key 'modle'; did you mean model?"),
+        ("model: [1, 2]\n", "model:"),
+        ("a: &x [1]\nb: *x\n", "line 2: aliases (*x) are not allowed"),
+        ("model: a\nmodel: b\n", "found duplicate key"),
+        ("model: !!python/object:os.system x\n", "could not determine a constructor"),
+        ("- a list\n", "should hold keys with values"),
+        ("model: 'unfinished\n", "line"),
+        ("preset: imagenet\nops: []\n", "give preset or ops, not both"),
+        ("version: 2\n", "version"),
+    ],
+)
+def test_a_project_file_that_is_wrong_says_where(folder: Path, run: Run, text: str, message: str) -> None:
+    (folder / "quantkit.yaml").write_text(text)
+    _, err = run(folder, "calibrate", code=3)
+    assert message in err
+    assert "quantkit.yaml" in err
+
+
+def test_debug_shows_the_traceback_wherever_it_stands(folder: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "quantkit.cli.main", "calibrate", "--method", "nope", "--debug"],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 2
+    assert "Traceback" in done.stderr
+
+
+def test_the_demo_prints_one_table_and_says_where_the_files_lie(tmp_path: Path, run: Run) -> None:
+    out, _ = run(tmp_path, "demo")
+    rows = [line.split()[0] for line in out.splitlines() if line[:1].isalpha()]
+    assert [row for row in rows if row in {"fp32", "minmax", "percentile", "kl", "mse"}][:5] == [
+        "fp32",
+        "minmax",
+        "percentile",
+        "kl",
+        "mse",
+    ]
+    assert (tmp_path / "quantkit-demo" / "run" / "mse.onnx").is_file()
+    out, _ = run(tmp_path / "quantkit-demo", "compare", "fp32", "int8")
+    assert "697 images" in out

@@ -1,0 +1,26 @@
+"""What the README shows is run as it stands."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+README = Path(__file__).resolve().parents[1] / "README.md"
+
+
+def test_the_python_example_runs(tmp_path: Path) -> None:
+    [example] = re.findall(r"<!-- example -->\n```python\n(.*?)```", README.read_text(), re.DOTALL)
+    done = subprocess.run([sys.executable, "-c", example], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    agreement, tensors = done.stdout.split()
+    assert float(agreement) > 95
+    assert int(tensors) > 20
+
+
+def test_the_commands_it_names_exist() -> None:
+    named = set(re.findall(r"`quantkit ([a-z-]+)`", README.read_text()))
+    listing = subprocess.run(
+        [sys.executable, "-m", "quantkit.cli.main", "--help"], capture_output=True, text=True, check=True
+    ).stdout
+    assert named
+    assert {name for name in named if name not in listing} == set()
