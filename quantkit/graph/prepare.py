@@ -15,7 +15,6 @@ from onnx_ir.passes.common import (
 from quantkit.errors import ModelError, QuantkitError
 from quantkit.graph.passes.arithmetic import PlainArithmeticPass
 from quantkit.graph.passes.batchnorm_conv import BatchNormToConvPass
-from quantkit.graph.passes.dropout import DropNoOpsPass
 from quantkit.graph.passes.fold_affine import FoldAffinePass
 from quantkit.graph.passes.fold_constants import FoldConstantsPass
 from quantkit.graph.passes.fold_pad import FoldPadPass
@@ -24,6 +23,7 @@ from quantkit.graph.passes.gemm import PlainGemmPass
 from quantkit.graph.passes.global_pool import GlobalPoolPass
 from quantkit.graph.passes.linear import LinearToGemmPass
 from quantkit.graph.passes.names import NameNodesPass
+from quantkit.graph.passes.no_ops import DropNoOpsPass
 from quantkit.graph.passes.opset import UpgradeOpsetPass
 from quantkit.graph.passes.shapes import ConstantShapesPass
 from quantkit.graph.values import ORIGIN

@@ -117,9 +117,22 @@ def take_over(graph: ir.Graph, value: ir.Value, node: ir.Node) -> None:
 
 def add_constant(graph: ir.Graph, name: str, content: npt.NDArray[np.generic]) -> ir.Value:
     """Register a new initializer under a name that is not yet taken, and return it."""
-    free = unused_name(graph, name)
-    tensor = ir.Tensor(np.ascontiguousarray(content) if content.ndim else content, name=free)
-    value = ir.Value(name=free, shape=ir.Shape(content.shape), type=ir.TensorType(tensor.dtype), const_value=tensor)
+    return _register(graph, unused_name(graph, name), content)
+
+
+def replace_by_constant(graph: ir.Graph, node: ir.Node, content: npt.NDArray[np.generic]) -> None:
+    """Remove a node with one output; a new initializer of the same name takes the output's place."""
+    old = node.outputs[0]
+    name = name_of(old)
+    old.name = f"{name}.replaced"
+    old.replace_all_uses_with(_register(graph, name, content))
+    graph.remove(node, safe=True)
+
+
+def _register(graph: ir.Graph, name: str, content: npt.NDArray[np.generic]) -> ir.Value:
+    # ascontiguousarray would make a vector of a scalar.
+    tensor = ir.Tensor(np.ascontiguousarray(content) if content.ndim else content, name=name)
+    value = ir.Value(name=name, shape=ir.Shape(content.shape), type=ir.TensorType(tensor.dtype), const_value=tensor)
     graph.register_initializer(value)
     return value
 

@@ -7,7 +7,9 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 import onnxruntime as ort
+from onnx_ir.passes.common import ShapeInferencePass
 
+from quantkit.graph.passes.names import NameNodesPass
 from quantkit.graph.plan import PlanOptions, plan
 from quantkit.graph.prepare import prepare
 from quantkit.graph.qdq import write_qdq
@@ -16,12 +18,12 @@ from quantkit.targets import ORT
 
 
 def text_model(text, **initializers):
-    """Parse a model in ONNX text form and give it initializers."""
+    """Parse a model in ONNX text form, give it initializers, and name its nodes and infer its shapes."""
     model = onnx.parser.parse_model(text)
     for name, content in initializers.items():
         model.graph.initializer.append(onnx.numpy_helper.from_array(np.asarray(content), name))
     onnx.checker.check_model(model, full_check=True)
-    return ir.from_proto(model)
+    return ir.passes.Sequential(NameNodesPass(), ShapeInferencePass())(ir.from_proto(model)).model
 
 
 def session(model, *, optimized_to=None, optimize=True):

@@ -45,7 +45,7 @@ class Affine:
 
 
 class FoldAffinePass(ir.passes.InPlacePass):
-    """Fold BatchNormalization and Mul, Div, Add, Sub by a per-channel constant into a Conv, ConvTranspose or Gemm.
+    """Fold BatchNormalization and Mul, Add by a per-channel constant into a Conv, ConvTranspose or Gemm.
 
     Left alone: what follows a layer whose output is also read elsewhere or leaves the graph, whose weights are not
     constant, or that is no layer; constants that vary within a channel.
@@ -73,25 +73,16 @@ def affine_of(node: ir.Node) -> Affine | None:
     """
     if is_op(node, "BatchNormalization"):
         return _batch_norm(node)
-    if not is_op(node, "Mul", "Div", "Add", "Sub") or len(node.inputs) != 2:
+    if not is_op(node, "Mul", "Add"):
         return None
     left, right = required(node, 0), required(node, 1)
-    constant, source = (array(right), left)
-    if constant is None and node.op_type in ("Mul", "Add"):
-        constant, source = array(left), right
+    source, constant = (left, array(right)) if array(left) is None else (right, array(left))
     vector = None if constant is None else _per_channel(constant, source)
     if vector is None:
         return None
-    one, zero = np.ones_like(vector), np.zeros_like(vector)
-    match node.op_type:
-        case "Mul":
-            return Affine(source, vector, zero)
-        case "Div":
-            return Affine(source, 1.0 / vector, zero) if vector.all() else None
-        case "Add":
-            return Affine(source, one, vector)
-        case _:
-            return Affine(source, one, -vector)
+    if node.op_type == "Mul":
+        return Affine(source, vector, np.zeros_like(vector))
+    return Affine(source, np.ones_like(vector), vector)
 
 
 def _batch_norm(node: ir.Node) -> Affine | None:

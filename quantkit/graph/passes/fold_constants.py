@@ -5,7 +5,7 @@ import onnx
 import onnx_ir as ir
 
 from quantkit.errors import ModelError
-from quantkit.graph.values import add_constant, array, is_constant, node_name
+from quantkit.graph.values import array, is_constant, node_name, replace_by_constant
 
 # Where folding would store more than this, and more than it read, the model is smaller unfolded (Tile, Expand).
 GROWTH_LIMIT_BYTES = 1 << 20
@@ -45,11 +45,7 @@ def _fold(graph: ir.Graph, node: ir.Node, opset: int) -> bool:
         return False
     if result.nbytes > max(GROWTH_LIMIT_BYTES, sum(np.asarray(operand).nbytes for operand in operands.values())):
         return False
-    old = node.outputs[0]
-    name = old.name
-    old.name = f"{name}.folded"
-    old.replace_all_uses_with(add_constant(graph, f"{name}", result))
-    graph.remove(node, safe=True)
+    replace_by_constant(graph, node, result)
     return True
 
 

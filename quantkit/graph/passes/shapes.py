@@ -5,7 +5,16 @@ from collections.abc import Sequence
 import numpy as np
 import onnx_ir as ir
 
-from quantkit.graph.values import add_constant, array, attribute_int, is_constant, is_op, operand, required
+from quantkit.graph.values import (
+    add_constant,
+    array,
+    attribute_int,
+    is_constant,
+    is_op,
+    operand,
+    replace_by_constant,
+    required,
+)
 
 # One entry of a shape: a number, the name of a dynamic size, or None where nothing is known.
 Size = int | str | None
@@ -105,10 +114,7 @@ def _replace_by_constant(graph: ir.Graph, node: ir.Node, sizes: Sequence[Size]) 
     if result.shape is None:
         return False
     content = np.array(sizes, np.int64).reshape([len(sizes)] if len(result.shape) else [])
-    name = result.name
-    result.name = f"{name}.folded"
-    result.replace_all_uses_with(add_constant(graph, f"{name}", content))
-    graph.remove(node, safe=True)
+    replace_by_constant(graph, node, content)
     return True
 
 

@@ -1,0 +1,48 @@
+"""GELU in the order that onnxruntime fuses, bit for bit the same."""
+
+import numpy as np
+import pytest
+from graph_runs import optimized_ops, run, text_model
+
+from quantkit.graph.passes.gelu import GeluOrderPass
+
+RNG = np.random.default_rng(8)
+ERF = "d = Div (x, root) e = Erf (d) t = Add (e, one)"
+ORDERS = {
+    "x (0.5 (1 + erf))": f"{ERF} h = Mul (half, t) y = Mul (x, h)",
+    "(0.5 x) (1 + erf)": f"h = Mul (x, half) {ERF} y = Mul (h, t)",
+}
+
+
+def model_of(body, **others):
+    constants = {"root": np.float32(2**0.5), "one": np.float32(1), "half": np.float32(0.5)} | others
+    return text_model(
+        f"""<ir_version: 8, opset_import: ["" : 17]>
+        g (float[N, 8] x) => (float[N, 8] y) {{ {body} }}""",
+        **constants,
+    )
+
+
+@pytest.mark.parametrize("body", ORDERS.values(), ids=ORDERS)
+def test_reordered(body, tmp_path):
+    model = model_of(body)
+    x = (RNG.normal(size=(16, 8)) * 3).astype(np.float32)
+    before = run(model, x, optimize=False)
+    result = GeluOrderPass()(model)
+    assert result.modified
+    assert result.model.graph.outputs[0].name == "y"
+    np.testing.assert_array_equal(run(result.model, x, optimize=False), before)
+    assert optimized_ops(result.model, tmp_path) == {"Gelu": 1}
+
+
+LEFT_ALONE = {
+    "in order already": f"{ERF} h = Mul (x, t) y = Mul (h, half)",
+    "half of another number": f"{ERF} h = Mul (one, t) y = Mul (x, h)",
+    "erf of something else": f"a = Abs (x) {ERF.replace('(x', '(a')} h = Mul (half, t) y = Mul (x, h)",
+    "the halved input is read elsewhere": f"h = Mul (x, half) {ERF} g0 = Mul (h, t) y = Add (g0, h)",
+}
+
+
+@pytest.mark.parametrize("body", LEFT_ALONE.values(), ids=LEFT_ALONE)
+def test_left_alone(body):
+    assert not GeluOrderPass()(model_of(body)).modified

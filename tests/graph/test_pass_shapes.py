@@ -1,0 +1,85 @@
+"""Shape arithmetic that depends on nothing but a dynamic batch size."""
+
+import numpy as np
+import pytest
+from graph_runs import run, text_model
+
+from quantkit.graph.passes.shapes import ConstantShapesPass
+
+RNG = np.random.default_rng(4)
+
+
+def model_of(body, out, dims="N, 8, 4, 4", **constants):
+    return text_model(
+        f"""<ir_version: 8, opset_import: ["" : 18]>
+        g (float[{dims}] x) => (float[{out}] y) {{ {body} }}""",
+        **{name: np.array(value, np.int64) for name, value in constants.items()},
+    )
+
+
+def reshape_constant(model):
+    (node,) = [node for node in model.graph if node.op_type == "Reshape"]
+    constant = node.inputs[1].const_value
+    return None if constant is None else constant.numpy().tolist()
+
+
+FLATTEN = """s = Shape (x) n = Gather (s, zero) u = Unsqueeze (n, axis) f = Concat <axis = 0> (u, minus)
+  y = Reshape (x, f)"""
+SHUFFLE = """s = Shape <start = 0, end = 1> (x) f = Concat <axis = 0> (s, rest) y = Reshape (x, f)"""
+SLICED = """s = Shape (x) a = Slice (s, zero1, one1) f = Concat <axis = 0> (a, minus) y = Reshape (x, f)"""
+
+
+@pytest.mark.parametrize(
+    ("body", "out", "constants", "expected"),
+    [
+        (FLATTEN, "N, M", {"zero": 0, "axis": [0], "minus": [-1]}, [0, -1]),
+        (SHUFFLE, "N, 2, 4, 4, 4", {"rest": [2, 4, 4, 4]}, [0, 2, 4, 4, 4]),
+        (SLICED, "N, M", {"zero1": [0], "one1": [1], "minus": [-1]}, [0, -1]),
+    ],
+    ids=["flatten by view(x.size(0), -1)", "channel shuffle", "leading sizes by Slice"],
+)
+@pytest.mark.parametrize("batch", [1, 3])
+def test_batch_size_is_repeated_not_read(body, out, constants, expected, batch):
+    model = model_of(body, out, **constants)
+    x = RNG.normal(size=(batch, 8, 4, 4)).astype(np.float32)
+    before = run(model, x)
+    result = ConstantShapesPass()(model)
+    assert reshape_constant(result.model) == expected
+    np.testing.assert_array_equal(run(result.model, x), before)
+
+
+def test_batch_size_in_another_place_becomes_minus_one():
+    body = "s = Shape <start = 0, end = 1> (x) f = Concat <axis = 0> (head, s) y = Reshape (x, f)"
+    model = model_of(body, "128, N", head=[128])
+    x = RNG.normal(size=(3, 8, 4, 4)).astype(np.float32)
+    before = run(model, x)
+    result = ConstantShapesPass()(model)
+    assert reshape_constant(result.model) == [128, -1]
+    np.testing.assert_array_equal(run(result.model, x), before)
+
+
+def test_sizes_that_are_all_fixed_become_constants():
+    body = "s = Shape <start = 1> (x) p = ReduceProd <keepdims = 1> (s) f = Concat <axis = 0> (p, p) y = Expand (x, s)"
+    model = model_of(body, "N, 8, 4, 4")
+    result = ConstantShapesPass()(model)
+    assert result.modified
+    assert "Shape" not in [node.op_type for node in result.model.graph]
+
+
+@pytest.mark.parametrize(
+    ("body", "dims", "out"),
+    [
+        ("s = Shape (x) y = Reshape (x, s)", "N, 8, H, W", "N, 8, H, W"),
+        ("s = Shape (x) f = Concat <axis = 0> (s) y = Reshape <allowzero = 1> (x, f)", "N, 8, 4, 4", "N, 8, 4, 4"),
+        (
+            "s = Shape <start = 0, end = 1> (x) f = Concat <axis = 0> (minus, s) y = Reshape (x, f)",
+            "N, 8, 4, 4",
+            "M, N",
+        ),
+    ],
+    ids=["two unknown sizes", "zeros allowed", "the batch size moved beside a -1"],
+)
+def test_left_alone(body, dims, out):
+    model = model_of(body, out, dims, **({"minus": [-1]} if "minus" in body else {}))
+    result = ConstantShapesPass()(model)
+    assert reshape_constant(result.model) is None
