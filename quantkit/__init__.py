@@ -8,7 +8,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from quantkit.compare.result import Comparison as Comparison
+    from quantkit.comparison.result import Comparison as Comparison
     from quantkit.config.method import Kl as Kl
     from quantkit.config.method import MinMax as MinMax
     from quantkit.config.method import Mse as Mse
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _MODULE_OF = {
-    "Comparison": "quantkit.compare.result",
+    "Comparison": "quantkit.comparison.result",
     "CalibrationSet": "quantkit.data.calibration_set",
     "Kl": "quantkit.config.method",
     "MinMax": "quantkit.config.method",

@@ -30,9 +30,9 @@ def compare(
     ] = False,
 ) -> None:
     """Compare models on the same images: accuracy, its difference with a 95 % interval, agreement, drift."""
-    from quantkit.compare.gate import parse_gate
-    from quantkit.compare.render import accuracy_table, csv_text, drift_table, notes
-    from quantkit.compare.render import markdown as markdown_text
+    from quantkit.comparison.gate import parse_gate
+    from quantkit.comparison.render import accuracy_table, csv_text, drift_table, notes
+    from quantkit.comparison.render import markdown as markdown_text
     from quantkit.files import write_json, write_text
     from quantkit.steps.compare import compare as step
     from quantkit.steps.settings import comparison_settings

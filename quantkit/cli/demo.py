@@ -14,7 +14,7 @@ def demo(
     out: Annotated[Path, typer.Option(help="Folder to work in.")] = Path("quantkit-demo"),
 ) -> None:
     """Run the whole chain on the digits and the small network that ship with quantkit."""
-    from quantkit.compare.render import accuracy_table, notes
+    from quantkit.comparison.render import accuracy_table, notes
     from quantkit.demo.chain import run_demo
 
     with console.status("") as status:

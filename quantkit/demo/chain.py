@@ -7,7 +7,7 @@ from importlib.resources import as_file
 from importlib.resources import files as package_files
 from pathlib import Path
 
-from quantkit.compare.result import Comparison
+from quantkit.comparison.result import Comparison
 from quantkit.config.method import METHODS, parse_method
 from quantkit.config.pipeline import PRESETS
 from quantkit.config.project import PROJECT_FILE

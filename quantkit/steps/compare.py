@@ -7,9 +7,9 @@ from pathlib import Path
 
 import onnx_ir as ir
 
-from quantkit.compare.drift import DriftAccumulator, TensorDrift
-from quantkit.compare.predictions import Collector
-from quantkit.compare.result import Comparison, EvaluatedModel, compare_models
+from quantkit.comparison.drift import DriftAccumulator, TensorDrift
+from quantkit.comparison.predictions import Collector
+from quantkit.comparison.result import Comparison, EvaluatedModel, compare_models
 from quantkit.config.pipeline import Pipeline
 from quantkit.data.calibration_set import CalibrationSet
 from quantkit.data.folder import ImageFolder, find_labelled_images

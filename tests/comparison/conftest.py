@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
-from quantkit.compare.drift import TensorDrift
-from quantkit.compare.predictions import Collector
-from quantkit.compare.report_data import MethodRange, ReportData, ReportTensor, flipped_images
-from quantkit.compare.result import EvaluatedModel, compare_models
+from quantkit.comparison.drift import TensorDrift
+from quantkit.comparison.predictions import Collector
+from quantkit.comparison.report_data import MethodRange, ReportData, ReportTensor, flipped_images
+from quantkit.comparison.result import EvaluatedModel, compare_models
 from quantkit.numerics import Range
 from quantkit.stats.convergence import ConvergencePoint
 from quantkit.stats.observer import Observer

@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from quantkit.compare.drift import DriftAccumulator
-from quantkit.compare.exact import ExactSum
+from quantkit.comparison.drift import DriftAccumulator
+from quantkit.comparison.exact import ExactSum
 from quantkit.errors import ModelError, NumericError, ProvenanceError
 from quantkit.numerics import Range, affine_qparams, fake_quantize, symmetric_qparams
 

@@ -4,13 +4,13 @@ import base64
 from collections.abc import Sequence
 from pathlib import PurePath
 
-from quantkit.compare.classes import SIGNIFICANCE, ClassDelta
-from quantkit.compare.drift import TensorDrift
-from quantkit.compare.html import Html, element, fragment, void
-from quantkit.compare.render import ABSENT, decibels, notes, p_value, points, share, size
-from quantkit.compare.report_data import FLIP_KINDS, Answer, Blame, FlippedImage, ReportData, layers_to_blame
-from quantkit.compare.report_figures import tradeoff
-from quantkit.compare.result import Comparison, ModelResult
+from quantkit.comparison.classes import SIGNIFICANCE, ClassDelta
+from quantkit.comparison.drift import TensorDrift
+from quantkit.comparison.html import Html, element, fragment, void
+from quantkit.comparison.render import ABSENT, decibels, notes, p_value, points, share, size
+from quantkit.comparison.report_data import FLIP_KINDS, Answer, Blame, FlippedImage, ReportData, layers_to_blame
+from quantkit.comparison.report_figures import tradeoff
+from quantkit.comparison.result import Comparison, ModelResult
 
 _CLASSES_SHOWN = 12
 # With fewer images a class, its accuracy jumps by whole tens of points and a chart of it would only alarm.

@@ -4,7 +4,7 @@ Everything rests on the images that only one of the two gets right. With ``lost`
 and ``gained`` right in the candidate alone, of n images, the difference of the accuracies is ``(gained - lost) / n``;
 images that both get right or both get wrong say nothing about its sign.
 
-Shares are fractions of 1 here; `quantkit.compare.result` turns them into percent.
+Shares are fractions of 1 here; `quantkit.comparison.result` turns them into percent.
 """
 
 import math

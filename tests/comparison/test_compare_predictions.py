@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from scipy import special, stats
 
-from quantkit.compare.labels import label_problem
-from quantkit.compare.predictions import (
+from quantkit.comparison.labels import label_problem
+from quantkit.comparison.predictions import (
     Collector,
     Predictions,
     Scores,

@@ -6,9 +6,9 @@ from typing import Literal, get_args
 
 import numpy as np
 
-from quantkit.compare.drift import TensorDrift
-from quantkit.compare.predictions import Predictions
-from quantkit.compare.result import Comparison, ModelResult
+from quantkit.comparison.drift import TensorDrift
+from quantkit.comparison.predictions import Predictions
+from quantkit.comparison.result import Comparison, ModelResult
 from quantkit.errors import UsageError
 from quantkit.numerics import Range
 from quantkit.stats.convergence import ConvergencePoint

@@ -13,13 +13,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from quantkit.compare.html import Html, element, embedded_json, fragment, void
-from quantkit.compare.paired import Interval
-from quantkit.compare.predictions import Predictions
-from quantkit.compare.report import report_html, write_report
-from quantkit.compare.report_data import Blame, ReportTensor, flipped_images, layers_to_blame
-from quantkit.compare.report_figures import HISTOGRAM_BINS, histogram, report_figures, share_outside, tradeoff
-from quantkit.compare.report_sections import verdict
+from quantkit.comparison.html import Html, element, embedded_json, fragment, void
+from quantkit.comparison.paired import Interval
+from quantkit.comparison.predictions import Predictions
+from quantkit.comparison.report import report_html, write_report
+from quantkit.comparison.report_data import Blame, ReportTensor, flipped_images, layers_to_blame
+from quantkit.comparison.report_figures import HISTOGRAM_BINS, histogram, report_figures, share_outside, tradeoff
+from quantkit.comparison.report_sections import verdict
 from quantkit.errors import OutputError, UsageError
 from quantkit.numerics import Range
 from quantkit.stats.observer import Observer
@@ -273,7 +273,7 @@ def luminance(colour):
 @pytest.mark.parametrize("scheme", [0, 1, 2], ids=["light", "dark", "print"])
 def test_text_and_series_stand_out_from_the_ground(scheme):
     """WCAG 2.2: 4.5 for text, and the series' colours are used for text too."""
-    style = (files("quantkit.compare") / "report.css").read_text()
+    style = (files("quantkit.comparison") / "report.css").read_text()
     block = re.findall(r":root \{(.*?)\}", style, re.DOTALL)[scheme]
     colours = dict(re.findall(r"--(\w+): (#[0-9a-f]{6})", block))
     for name in ("ink", "muted", "accent", *(f"s{i}" for i in range(6))):

@@ -5,8 +5,8 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from quantkit.compare.paired import Interval
-from quantkit.compare.result import Comparison, ModelResult
+from quantkit.comparison.paired import Interval
+from quantkit.comparison.result import Comparison, ModelResult
 from quantkit.errors import GateError, UsageError
 
 _OPERATORS: dict[str, Callable[[float, float], bool]] = {

@@ -5,7 +5,7 @@ import io
 import numpy as np
 from PIL import Image
 
-from quantkit.compare.thumbnail import SIDE, thumbnail
+from quantkit.comparison.thumbnail import SIDE, thumbnail
 
 
 def test_a_thumbnail_is_the_middle_of_the_picture(tmp_path):

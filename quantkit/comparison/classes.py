@@ -5,8 +5,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import stats
 
-from quantkit.compare.paired import PairedOutcomes, mcnemar_exact
-from quantkit.compare.predictions import Predictions
+from quantkit.comparison.paired import PairedOutcomes, mcnemar_exact
+from quantkit.comparison.predictions import Predictions
 from quantkit.errors import LabelError
 
 SIGNIFICANCE = 0.05

@@ -4,8 +4,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from quantkit.compare.paired import Interval, wilson_interval
-from quantkit.compare.predictions import Predictions
+from quantkit.comparison.paired import Interval, wilson_interval
+from quantkit.comparison.predictions import Predictions
 
 ECE_BINS = 15
 MARGIN_BINS = 10

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from quantkit.compare.paired import (
+from quantkit.comparison.paired import (
     Interval,
     PairedOutcomes,
     bootstrap_interval,

@@ -5,9 +5,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from quantkit.compare.gate import FIGURES, Term, parse_gate
-from quantkit.compare.predictions import Predictions
-from quantkit.compare.result import EvaluatedModel, compare_models
+from quantkit.comparison.gate import FIGURES, Term, parse_gate
+from quantkit.comparison.predictions import Predictions
+from quantkit.comparison.result import EvaluatedModel, compare_models
 from quantkit.errors import GateError, UsageError
 
 

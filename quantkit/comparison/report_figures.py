@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from quantkit.compare.drift import TensorDrift
-from quantkit.compare.render import ABSENT, MINUS, decibels, points, share
-from quantkit.compare.report_data import ReportData, ReportTensor
+from quantkit.comparison.drift import TensorDrift
+from quantkit.comparison.render import ABSENT, MINUS, decibels, points, share
+from quantkit.comparison.report_data import ReportData, ReportTensor
 from quantkit.numerics import Range
 from quantkit.stats.bins import signed_edges
 from quantkit.stats.tensor import TensorStatistics

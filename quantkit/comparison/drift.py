@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from quantkit.compare.drift_kernel import COLUMNS, Grid, ImageTerms, image_terms
-from quantkit.compare.exact import ExactSum
+from quantkit.comparison.drift_kernel import COLUMNS, Grid, ImageTerms, image_terms
+from quantkit.comparison.exact import ExactSum
 from quantkit.errors import ModelError, NumericError, ProvenanceError
 from quantkit.numerics import FloatArray, QParams
 

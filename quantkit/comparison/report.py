@@ -11,10 +11,10 @@ from importlib.resources import files
 from pathlib import Path
 from string import Template
 
-from quantkit.compare.html import Html, element, embedded_json, fragment
-from quantkit.compare.report_data import ReportData
-from quantkit.compare.report_figures import report_figures
-from quantkit.compare.report_sections import sections, verdict_section
+from quantkit.comparison.html import Html, element, embedded_json, fragment
+from quantkit.comparison.report_data import ReportData
+from quantkit.comparison.report_figures import report_figures
+from quantkit.comparison.report_sections import sections, verdict_section
 from quantkit.files import write_text
 
 _SCRIPTS = ("report_axes.js", "report_charts.js", "report.js")
@@ -63,4 +63,4 @@ def _digest(text: str) -> str:
 
 
 def _resource(name: str) -> str:
-    return (files("quantkit.compare") / name).read_text(encoding="utf-8")
+    return (files("quantkit.comparison") / name).read_text(encoding="utf-8")

@@ -6,7 +6,7 @@ Asked before any loss is put on int8: an off-by-one label file or an alphabetica
 import numpy as np
 from scipy import optimize
 
-from quantkit.compare.predictions import Predictions
+from quantkit.comparison.predictions import Predictions
 
 # A hint is given only where another reading of the labels explains the images far better than the one given.
 FAR_BETTER = 0.30

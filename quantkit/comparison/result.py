@@ -11,11 +11,11 @@ from typing import Any
 
 import numpy as np
 
-from quantkit.compare.classes import ClassDelta, class_deltas
-from quantkit.compare.confidence import MarginBin, expected_calibration_error, flips_by_margin
-from quantkit.compare.drift import TensorDrift
-from quantkit.compare.labels import label_problem
-from quantkit.compare.paired import (
+from quantkit.comparison.classes import ClassDelta, class_deltas
+from quantkit.comparison.confidence import MarginBin, expected_calibration_error, flips_by_margin
+from quantkit.comparison.drift import TensorDrift
+from quantkit.comparison.labels import label_problem
+from quantkit.comparison.paired import (
     CONFIDENCE,
     Interval,
     PairedOutcomes,
@@ -27,7 +27,7 @@ from quantkit.compare.paired import (
     smallest_visible_loss,
     wilson_interval,
 )
-from quantkit.compare.predictions import Predictions
+from quantkit.comparison.predictions import Predictions
 from quantkit.errors import LabelError, ModelError, UsageError
 
 JSON_SCHEMA = 1

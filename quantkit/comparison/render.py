@@ -12,9 +12,9 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from quantkit.compare.drift import TensorDrift
-from quantkit.compare.paired import Interval
-from quantkit.compare.result import Comparison, Delta, ModelResult
+from quantkit.comparison.drift import TensorDrift
+from quantkit.comparison.paired import Interval
+from quantkit.comparison.result import Comparison, Delta, ModelResult
 
 ABSENT = "–"
 MINUS = "−"

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from quantkit.compare import render
-from quantkit.compare.drift import DriftAccumulator
-from quantkit.compare.paired import Interval
-from quantkit.compare.predictions import Predictions
-from quantkit.compare.result import EvaluatedModel, compare_models
+from quantkit.comparison import render
+from quantkit.comparison.drift import DriftAccumulator
+from quantkit.comparison.paired import Interval
+from quantkit.comparison.predictions import Predictions
+from quantkit.comparison.result import EvaluatedModel, compare_models
 from quantkit.numerics import Range, affine_qparams, fake_quantize
 
 LONG = "/features/features.12/expand3x3_activation/Relu_output_0_QuantizeLinear_Input"

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from quantkit.compare.report import write_report
+from quantkit.comparison.report import write_report
 
 _spec = importlib.util.spec_from_file_location("chromium_page", Path(__file__).with_name("chromium_page.py"))
 chromium_page = importlib.util.module_from_spec(_spec)

@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from quantkit.compare.classes import class_deltas
-from quantkit.compare.confidence import expected_calibration_error, flips_by_margin
-from quantkit.compare.paired import PairedOutcomes, score_interval
-from quantkit.compare.predictions import Predictions
-from quantkit.compare.result import EvaluatedModel, compare_models, visibility
+from quantkit.comparison.classes import class_deltas
+from quantkit.comparison.confidence import expected_calibration_error, flips_by_margin
+from quantkit.comparison.paired import PairedOutcomes, score_interval
+from quantkit.comparison.predictions import Predictions
+from quantkit.comparison.result import EvaluatedModel, compare_models, visibility
 from quantkit.errors import LabelError, ModelError, UsageError
 
 IMAGES, CLASSES = 400, 10
