@@ -145,7 +145,7 @@ def _check_presence(
     document: Document, dialect: Dialect, spec: BuildSpec, findings: list[Finding]
 ) -> Iterator[Finding]:
     """Yield what is missing, unless another finding already explains why."""
-    wrong_keys = " ".join(f"{finding.key} {finding.fix}" for finding in findings if finding.severity == "error")
+    wrong_keys = " ".join(f"{finding.key} {finding.fix}" for finding in findings)
     source, calibration = CHECKPOINT[dialect][0], "calibrate_mode" if dialect == "compile" else "quant_mode"
     name = "name" if dialect == "compile" else "model.name"
     if spec.source is None or (spec.source.checkpoint is None and "checkpoint" not in wrong_keys):

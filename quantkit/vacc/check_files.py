@@ -17,6 +17,10 @@ IMAGENET_CLASSES = 1000
 
 INPUTS: dict[Dialect, tuple[str, ...]] = {"build": ("model", "inputs"), "compile": ("frontend", "shape")}
 CHECKPOINT: dict[Dialect, tuple[str, ...]] = {"build": ("model", "checkpoint"), "compile": ("frontend", "checkpoint")}
+HEAD: dict[Dialect, tuple[str, ...]] = {
+    "build": ("engine", "add_extra_ops_to_graph", "type"),
+    "compile": ("graph", "extra_ops", "type"),
+}
 SKIPPED: dict[Dialect, tuple[str, ...]] = {
     "build": ("engine", "calibration", "skip_conv_layers"),
     "compile": ("backend", "quantize", "skip_conv_layers"),
@@ -53,6 +57,12 @@ def check_model(document: Document, dialect: Dialect, spec: BuildSpec, facts: On
     for name in facts.inputs if inputs else ():
         if name not in inputs:
             yield _error(document, INPUTS[dialect], f"the model's input `{name}` has no shape", f"add `{name}: [...]`")
+    if facts.ends_in_softmax and spec.head is not None and spec.head.type == "softmax":
+        line = document.line_of(HEAD[dialect])
+        fault = "a softmax is appended to a model that ends in one"
+        yield Finding(
+            "warning", line, ".".join(HEAD[dialect]), fault, "write `type: null`: the scores would be squeezed"
+        )
     skipped = spec.calibration.skip_conv_layers if spec.calibration else None
     for place, index in enumerate(skipped or ()):
         if index >= facts.convolutions:

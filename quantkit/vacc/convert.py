@@ -105,7 +105,12 @@ def _from_build(file: BuildDialect) -> BuildSpec:
     calibration = engine.calibration
     return BuildSpec(
         name=model.name,
-        source=_source(model, framework=None, inputs=model.inputs, taken=("name", "checkpoint", "inputs")),
+        source=_source(
+            model,
+            framework=framework_of(model.checkpoint),
+            inputs=model.inputs,
+            taken=("name", "checkpoint", "inputs"),
+        ),
         backend=engine.type,
         precision=None if common.do_quantization is None else "int8" if common.do_quantization else "fp16",
         calibration=calibration and _calibration(calibration, calibration.quant_mode, calibration.per_channel),
@@ -258,7 +263,7 @@ def _to_compile(spec: BuildSpec) -> Rendering:
         notes.append(f"backend.type: {backend} is kept from engine.type; no known compile file has it")
     frontend = {
         "checkpoint": source.checkpoint,
-        "type": source.framework or framework_of(source.checkpoint),
+        "type": source.framework,
         "dtype": source.dtype,
         "shape": source.inputs,
     }
@@ -287,7 +292,7 @@ def _to_compile(spec: BuildSpec) -> Rendering:
 
 
 def framework_of(checkpoint: str | list[str] | None) -> str | None:
-    """Tell the framework of a model by the suffix of its file, or None."""
+    """Tell the framework of a model by the suffix of its file, as the build dialect does, or None."""
     names = [checkpoint] if isinstance(checkpoint, str) else checkpoint or []
     suffixes = [PurePosixPath(name).suffix.lower() for name in names]
     return next((FRAMEWORKS[suffix] for suffix in suffixes if suffix in FRAMEWORKS), None)

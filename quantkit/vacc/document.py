@@ -1,14 +1,15 @@
 """One vendor YAML file: its text, its plain data, the line of each value, and edits that disturb nothing else."""
 
 import codecs
+import copy
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import date
 from pathlib import Path
 from typing import Any
 
-from ruamel.yaml.comments import CommentedMap, CommentedSeq
+from ruamel.yaml.comments import CommentedMap
 from ruamel.yaml.nodes import CollectionNode, MappingNode, Node
 from ruamel.yaml.scalarbool import ScalarBoolean
 
@@ -31,6 +32,7 @@ class Document:
         lines: line of each key and item by its path, counted from 1.
         encoding: how the bytes were read.
         crlf: the file's lines end in carriage return and newline.
+        root: the nodes of the text, which know where each value stands.
     """
 
     text: str
@@ -39,6 +41,7 @@ class Document:
     lines: Mapping[KeyPath, int]
     encoding: str = "utf-8"
     crlf: bool = False
+    root: Node | None = field(default=None, repr=False, compare=False)
 
     @classmethod
     def parse(cls, text: str, where: object = "YAML", *, encoding: str = "utf-8", crlf: bool = False) -> "Document":
@@ -54,7 +57,7 @@ class Document:
             raise error.at(where) from error
         except RecursionError as error:
             raise YamlError("the file is nested too deeply", where=where) from error
-        return cls(text, str(where), data, line_of_each_value(root), encoding, crlf)
+        return cls(text, str(where), data, line_of_each_value(root), encoding, crlf, root)
 
     @classmethod
     def load(cls, path: Path) -> "Document":
@@ -105,14 +108,16 @@ class Document:
             VendorFileError: the path leads through a value that is no section.
         """
         steps = self._steps(path)
-        loaded, root = parse(self.text)
+        wanted = {} if self.data is None else copy.deepcopy(self.data)
+        _assign(wanted, steps, value, self.where)
+        for edited in (_replaced(self.text, self.root, steps, value), _inserted(self.text, self.root, steps, value)):
+            after = None if edited is None else self._with_text(edited)
+            if after is not None and after.data == wanted:
+                return after
+        loaded, _ = parse(self.text)
         loaded = CommentedMap() if loaded is None else loaded
-        _assign(loaded, steps, value, self.where)
-        wanted = plain(loaded)
-        for edited in (_replaced(self.text, root, steps, value), _inserted(self.text, root, steps, value)):
-            if edited is not None and _means(edited, wanted):
-                return self._with_text(edited)
-        return self._with_text(_dump_like(loaded, self.text))
+        _assign(loaded, steps, styled(value), self.where)
+        return Document.parse(_dump_like(loaded, self.text), self.where, encoding=self.encoding, crlf=self.crlf)
 
     def save(self, path: Path) -> None:
         """Write the text as UTF-8 with the line ends the file had.
@@ -123,8 +128,11 @@ class Document:
         text = self.text.replace("\n", "\r\n") if self.crlf else self.text
         write_bytes(path, text.encode())
 
-    def _with_text(self, text: str) -> "Document":
-        return Document.parse(text, self.where, encoding=self.encoding, crlf=self.crlf)
+    def _with_text(self, text: str) -> "Document | None":
+        try:
+            return Document.parse(text, self.where, encoding=self.encoding, crlf=self.crlf)
+        except YamlError:
+            return None
 
     def _steps(self, path: str | KeyPath) -> KeyPath:
         """Split a dotted path; where a key itself holds dots, the longest key that exists is taken."""
@@ -173,22 +181,24 @@ def _decode(content: bytes) -> tuple[str, str]:
     return content.decode("latin-1"), "latin-1"
 
 
-def _assign(loaded: Any, steps: KeyPath, value: Any, where: str) -> None:
-    holder = loaded
+def _assign(data: Any, steps: KeyPath, value: Any, where: str) -> None:
+    """Set a value in plain or round-trip data; sections on the way are made."""
+    holder = data
     for step in steps[:-1]:
-        if isinstance(holder, CommentedMap):
+        if isinstance(holder, dict):
             if holder.get(step) is None:
-                holder[step] = CommentedMap()
+                holder[step] = type(data)()
             holder = holder[step]
-        elif isinstance(holder, CommentedSeq) and isinstance(step, int) and step < len(holder):
+        elif isinstance(holder, list) and isinstance(step, int) and step < len(holder):
             holder = holder[step]
         else:
             holder = None
-    last = steps[-1] if steps else None
-    if isinstance(holder, CommentedMap) or (
-        isinstance(holder, CommentedSeq) and isinstance(last, int) and last < len(holder)
-    ):
-        holder[last] = styled(value)
+    last = steps[-1] if steps else ""
+    if isinstance(holder, dict) and steps:
+        holder[last] = value
+        return
+    if isinstance(holder, list) and isinstance(last, int) and last < len(holder):
+        holder[last] = value
         return
     dotted = ".".join(map(str, steps))
     raise VendorFileError(f"there is no place for `{dotted}`", where=where, fix="name a key of a section")
@@ -220,13 +230,6 @@ def _inserted(text: str, root: Node | None, steps: KeyPath, value: Any) -> str |
     margin = " " * section.value[0][0].start_mark.column
     new = emit(writer(mapping=2, sequence=4, offset=2), styled(value)).splitlines()
     return "\n".join([*rows[:after], *(margin + row for row in new), *(rows[after:] or [""])])
-
-
-def _means(text: str, wanted: Any) -> bool:
-    try:
-        return bool(plain(parse(text)[0]) == wanted)
-    except YamlError:
-        return False
 
 
 def _dump_like(loaded: Any, text: str) -> str:

@@ -113,21 +113,27 @@ def _fraction(value: Any, check: bool) -> Any:
 
 
 def _items(value: Any, check: bool, item: Callable[[Any, bool], Any], kind: str) -> Any:
+    """Read a list; one value, or a text with commas, can mean a list of its own only."""
     if value is None:
         return None
     if isinstance(value, list):
-        return [_item(entry, check, item, kind) for entry in value]
+        return [_item(entry, check, item, kind, value) for entry in value]
     if isinstance(value, str):
         parts = [part for part in value.strip("[]() ").replace(",", " ").split() if part]
     else:
         parts = [value]
-    return _readable([_item(part, False, item, kind) for part in parts], value, check)
+    return _readable([_item(part, False, item, kind, value) for part in parts], value, check)
 
 
-def _item(value: Any, check: bool, item: Callable[[Any, bool], Any], kind: str) -> Any:
-    read = item(value, check)
+def _item(entry: Any, check: bool, item: Callable[[Any, bool], Any], kind: str, whole: Any) -> Any:
+    try:
+        read = item(entry, check)
+    except PydanticCustomError as error:
+        if error.type == READABLE:
+            raise
+        read = None
     if read is None:
-        raise _wrong(kind, value)
+        raise _wrong(kind, whole)
     return read
 
 

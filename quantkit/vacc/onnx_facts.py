@@ -45,18 +45,18 @@ def read_facts(path: Path) -> OnnxFacts:
     """
     try:
         graph = ir.load(path).graph
-        outputs = list(graph.outputs)
-        producers = [value.producer() for value in outputs]
-        facts = OnnxFacts(
-            inputs={str(value.name): dims(value) for value in graph.inputs if not value.is_initializer()},
-            outputs={str(value.name): dims(value) for value in outputs},
-            convolutions=len(conv2d_nodes(graph)),
-            ends_in_softmax=any(node is not None and node.op_type == "Softmax" for node in producers),
-        )
     except OSError as error:
         raise ModelError(f"cannot read the model ({reason(error)})", where=path) from error
     except Exception as error:  # protobuf and its readers raise whatever damaged bytes lead them to
         raise ModelError("not an ONNX model, or a damaged one", where=path, fix="export it again") from error
-    if not facts.outputs:
+    if not graph.outputs:
         raise ModelError("the model has no outputs", where=path, fix="is it an ONNX model?")
-    return facts
+    for index, node in enumerate(graph):
+        node.name = node.name or f"node_{index}"  # convolutions are listed by name, which ONNX does not ask for
+    producers = [value.producer() for value in graph.outputs]
+    return OnnxFacts(
+        inputs={str(value.name): dims(value) for value in graph.inputs if not value.is_initializer()},
+        outputs={str(value.name): dims(value) for value in graph.outputs},
+        convolutions=len(conv2d_nodes(graph)),
+        ends_in_softmax=any(node is not None and node.op_type == "Softmax" for node in producers),
+    )

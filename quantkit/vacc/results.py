@@ -12,7 +12,7 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 from numpy.typing import NDArray
 
-from quantkit.data.classes import imagenet_index, read_class_names
+from quantkit.data.classes import WNID, imagenet_index, read_class_names
 from quantkit.data.textfile import read_lines
 from quantkit.errors import LabelError, VendorFileError
 from quantkit.files import reason
@@ -146,7 +146,7 @@ def true_labels(outputs: Sequence[CardOutput], classes: Classes) -> NDArray[np.i
     """Return the true class of each answer.
 
     From the label file where there is one; else from the folder each line of the datalist lies in: a class name, a
-    WordNet id of ImageNet-1k, a class index, or (as many folders as classes) its place among the sorted folders.
+    WordNet id of ImageNet-1k, a class index, or (as many WordNet ids as classes) its place among the sorted ones.
 
     Raises:
         LabelError: an image has no label, or the folders are no classes.
@@ -267,7 +267,7 @@ def _index_of_folders(folders: Sequence[str], names: Sequence[str]) -> dict[str,
         return {folder: imagenet_index()[folder] for folder in folders}
     if all(folder.isdecimal() and int(folder) < len(names) for folder in folders):
         return {folder: int(folder) for folder in folders}
-    if len(folders) == len(names):
+    if len(folders) == len(names) and all(WNID.fullmatch(folder) for folder in folders):
         return {folder: place for place, folder in enumerate(folders)}
     known = next((f for f in folders if f not in imagenet_index() and f not in names), folders[0])
     raise LabelError(

@@ -86,8 +86,8 @@ def write_build_file(
         name=name,
         source=Source(
             checkpoint=checkpoint,
-            framework=framework_of(checkpoint) if dialect == "compile" else None,
-            dtype="fp32" if dialect == "compile" else None,
+            framework=framework_of(checkpoint),
+            dtype="fp32",
             inputs={input_name: list(input_shape)},
         ),
         backend="vacc",

@@ -68,10 +68,13 @@ def parse(text: str) -> tuple[Any, Node | None]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", YAMLWarning)
-            root = round_trip_yaml().compose(text)
-            if root is not None:
-                _refuse_what_is_unsafe(root)
-            return round_trip_yaml().load(text), root
+            # As YAML.load does it, with a look at the nodes before anything is made of them.
+            constructor, _ = round_trip_yaml().get_constructor_parser(text)
+            root = constructor.composer.get_single_node()
+            if root is None:
+                return None, None
+            _refuse_what_is_unsafe(root)
+            return constructor.construct_document(root), root
     except YamlError:
         raise
     except MarkedYAMLError as error:
@@ -135,7 +138,7 @@ def _refuse_what_is_unsafe(root: Node) -> None:
         total = 1 + sum(size(child) for _, _, child in _entries(node))
         open_nodes.discard(id(node))
         if total > MAX_VALUES:
-            raise YamlError(f"the aliases here stand for more than {MAX_VALUES} values", line=line)
+            raise YamlError(f"more than {MAX_VALUES} values, with aliases written out", line=line)
         sizes[id(node)] = total
         return total
 

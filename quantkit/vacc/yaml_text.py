@@ -46,7 +46,7 @@ def _represent_float(representer: RoundTripRepresenter, value: float) -> ScalarN
 
 
 def _represent_str(representer: RoundTripRepresenter, value: str) -> ScalarNode:
-    style = "'" if _NOT_TEXT_IN_YAML_1_1.fullmatch(value) else None
+    style = "'" if _NOT_TEXT_IN_YAML_1_1.fullmatch(value) else None if value.isprintable() else '"'
     return representer.represent_scalar("tag:yaml.org,2002:str", value, style=style)
 
 
@@ -81,9 +81,9 @@ def is_mapping(value: Any) -> bool:
 
 def flow_text(value: Any) -> str:
     """Return a value as it stands within a line."""
-    flow = CommentedSeq([styled(value)])
-    flow.fa.set_flow_style()
-    return emit(writer(), flow).strip()[1:-1]
+    line = CommentedMap(k=styled(value))
+    line.fa.set_flow_style()
+    return emit(writer(), line).strip().removeprefix("{k:").removesuffix("}").strip()
 
 
 def writer(**indent: int) -> YAML:

@@ -1,0 +1,182 @@
+"""The commands vamc and vamp, through the entry point: what they print and how they end."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from models import tiny_model
+from vacc_files import BUILD, COMPILE
+
+Run = Callable[..., tuple[int, str, str]]
+
+PIPELINE = "ops:\n- {op: decode}\n- {op: resize, size: [8, 8]}\n- {op: to_tensor}\n"
+
+
+def test_check_prints_lines_a_summary_and_an_exit_code(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "good.yaml").write_text(BUILD)
+    (tmp_path / "bad.yaml").write_text(COMPILE.replace("calibrate_mode", "alibrate_mode"))
+    code, out, err = run("vamc", "check", "good.yaml", "bad.yaml")
+    assert code == 10
+    assert out.splitlines() == [
+        "bad.yaml:15: error: `alibrate_mode` is not known: misspelt `calibrate_mode`; write `calibrate_mode`",
+        "bad.yaml:18: warning: `backend.quantize.house_option` is not known",
+        "2 checked: 1 with errors, 0 with warnings only, 1 clean; 2 could not be checked in full (--notes says why)",
+    ]
+    assert err == "error: 1 of 2 build files have errors"
+    code, out, _ = run("vamc", "check", "good.yaml", "--notes")
+    assert (code, out.splitlines()[0]) == (
+        0, "good.yaml:5: note: not checked against the model: small.onnx is not here; give --model"
+    )  # fmt: skip
+
+
+def test_check_as_json(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "sub" / "bad.yml").write_text(COMPILE.replace("  path: ./d", "  work_dir: ./d"))
+    code, out, _ = run("vamc", "check", "sub", "--json")
+    report = json.loads(out)
+    assert (code, report["errors"]) == (10, 1)
+    (file,) = report["files"]
+    assert (file["path"], file["dialect"]) == ("sub/bad.yml", "compile")
+    assert {
+        "severity": "error",
+        "line": 44,
+        "key": "workspace.work_dir",
+        "message": "`work_dir` is a key of the build dialect and means nothing here",
+        "fix": "the compile dialect says `path`",
+    } in file["findings"]
+
+
+def test_check_against_a_model_and_the_cards_preprocessing(run: Run, tmp_path: Path) -> None:
+    tiny_model(tmp_path / "tiny.onnx")
+    (tmp_path / "pipeline.yaml").write_text(PIPELINE)
+    (tmp_path / "calib").mkdir()
+    (tmp_path / "calib" / "a.png").touch()
+    arguments = ("--model", "tiny.onnx", "--preset", "pipeline.yaml", "--calib-dir", "calib")
+    code, out, _ = run("vamc", "write", *arguments, "--out", "vamc.yaml", "--vdsp", "vdsp.json", "--skip-conv", 1)
+    assert (code, out) == (0, "wrote vamc.yaml\n")
+    assert run("vamc", "check", "vamc.yaml", "--vdsp", "vdsp.json")[0] == 0
+    assert run("vamc", "vdsp", "vdsp.json")[1] == "vdsp.json: RGB, resize 8 x 8 (pillow bilinear), / 255\n"
+    text = (tmp_path / "vamc.yaml").read_text()
+    (tmp_path / "vamc.yaml").write_text(text.replace("[1]", "[2]").replace("size: [8, 8]", "size: [9, 9]"))
+    code, out, _ = run("vamc", "check", "vamc.yaml", "--model", "tiny.onnx", "--vdsp", "vdsp.json")
+    assert code == 10
+    for message in ("no convolution 2", "preprocessing gives [9, 9]", "resizes to [9, 9], the card to [8, 8]"):
+        assert message in out
+    code, _, err = run("vamc", "check", "vamc.yaml", "--model", "gone.onnx")
+    assert (code, "gone.onnx: cannot read the model" in err) == (7, True)
+
+
+def test_convert_to_the_screen_and_to_a_file(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "b.yaml").write_text(BUILD)
+    code, out, err = run("vamc", "convert", "b.yaml", "--to", "compile")
+    assert (code, err) == (0, "")
+    assert out.startswith("name: small\n")
+    code, out, _ = run("vamc", "convert", "b.yaml", "--to", "compile", "--out", "c.yaml")
+    assert (code, out) == (0, "wrote c.yaml\n")
+    code, out, err = run("vamc", "convert", "c.yaml", "--to", "build")
+    assert code == 0
+    assert "quant_mode: percentile" in out
+    assert run("vamc", "convert", "b.yaml", "--to", "magic")[::2] == (
+        2, "error: --to: there is no dialect 'magic'; choose build or compile"
+    )  # fmt: skip
+
+
+def test_write_needs_no_folder_with_suffix_and_count(run: Run, tmp_path: Path) -> None:
+    tiny_model(tmp_path / "tiny.onnx")
+    (tmp_path / "pipeline.yaml").write_text(PIPELINE)
+    base = ("vamc", "write", "--model", "tiny.onnx", "--preset", "pipeline.yaml", "--calib-dir", "/far/away")
+    code, out, _ = run(*base, "--suffix", "JPEG", "--count", 7, "--dialect", "build", "--method", "kl", "--per-tensor")
+    assert code == 0
+    for line in ("path: /far/away", "get_data_num: 7", "quant_mode: kl_divergence", "per_channel: false"):
+        assert line in out
+    assert run(*base)[0] == 6
+    assert run(*base, "--suffix", "a", "--count", 1, "--weight-scale", "big")[0] == 2
+    assert run(*base, "--suffix", "a", "--count", 1, "--fraction", 0.9, "--method", "kl")[0] == 2
+    assert run("vamc", "write", "--model", "tiny.onnx", "--calib-dir", "x")[::2] == (
+        2, "error: --preset: the preprocessing is not known; give a preset or a YAML file"
+    )  # fmt: skip
+
+
+def test_tensors_then_a_build_file_of_them(run: Run, tmp_path: Path, photos: Path) -> None:
+    tiny_model(tmp_path / "tiny.onnx")
+    (tmp_path / "pipeline.yaml").write_text(PIPELINE)
+    common = ("--model", "tiny.onnx", "--preset", "pipeline.yaml")
+    code, out, _ = run("vamc", "tensors", photos, *common, "--out", "tensors")
+    assert (code, out) == (0, "wrote 6 tensors to tensors (suffix: npz)\n")
+    code, out, _ = run("vamc", "write", *common, "--calib-dir", "tensors")
+    assert code == 0
+    assert "suffix: npz" in out
+    assert "process_ops" not in out
+
+
+def test_inputs_command_eval(run: Run, tmp_path: Path, photos: Path) -> None:
+    code, out, _ = run("vamp", "inputs", "--images", photos, "--out", "npz")
+    assert (code, out) == (0, "wrote 6 files (0 were there); npz/npz_datalist.txt lists 6\n")
+    (tmp_path / "out").mkdir()
+    for index in range(6):
+        np.savez(tmp_path / "out" / f"output_{index}.npz", output_0=np.eye(2, dtype=np.float32)[[index // 4]])
+    (tmp_path / "names.txt").write_text("cat\ndog\n")
+    arguments = ("--results", "out", "--datalist", "npz/npz_datalist.txt", "--labels", "names.txt")
+    code, out, _ = run("vamp", "eval", *arguments, "--out", "relay.txt")
+    assert (code, out.splitlines()) == (
+        0,
+        [
+            "[VACC]:  top1_rate: 83.333 top5_rate: 100.0",
+            "top-1 5 and top-5 6 of 6 images right",
+            "wrote relay.txt",
+        ],
+    )
+    code, out, _ = run("vamp", "eval", "--text", "relay.txt", "--labels", "names.txt")
+    assert (code, out.splitlines()[0]) == (0, "[VACC]:  top1_rate: 83.333 top5_rate: 100.0")
+    (tmp_path / "log.txt").write_text("[VACC]:  top1_rate: 75.856 top5_rate: 92.892\n")
+    assert run("vamp", "eval", "--text", "log.txt")[1] == "top-1 75.856 %  top-5 92.892 %, as printed\n"
+    (tmp_path / "out" / "output_2.npz").write_bytes(b"")
+    code, _, err = run("vamp", "eval", *arguments)
+    assert (code, "1 of 6 results cannot be read: out/output_2.npz" in err) == (10, True)
+    code, out, err = run("vamp", "eval", *arguments, "--skip-damaged")
+    assert (code, "of 5 images right" in out, "left out: out/output_2.npz" in err) == (0, True, True)
+    (tmp_path / "out" / "output_2.npz").unlink()
+    assert "missing: number 2" in run("vamp", "eval", *arguments)[2]
+    assert run("vamp", "eval", "--results", "out", "--labels", "names.txt")[0] == 2
+    assert run("vamp", "eval", "--results", "out")[0] == 2
+
+
+def test_inputs_names_what_is_broken(run: Run, photos: Path) -> None:
+    broken = next(photos.rglob("*.png"))
+    broken.write_bytes(b"<html>")
+    code, _, err = run("vamp", "inputs", "--images", photos, "--out", "npz")
+    assert (code, "1 of 6 images cannot be decoded" in err, broken.name in err) == (4, True, True)
+    code, out, err = run("vamp", "inputs", "--images", photos, "--out", "npz", "--skip-broken")
+    assert (code, "npz_datalist.txt lists 5" in out, "left out:" in err) == (0, True, True)
+    shutil.rmtree(photos)
+    assert run("vamp", "inputs", "--images", photos, "--out", "npz")[0] == 6
+
+
+def test_command_prints_two_lines_to_copy(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "c.yaml").write_text(COMPILE)
+    code, out, _ = run("vamp", "command", "c.yaml", "--vdsp", "p.json", "-b", 4)
+    line = "vamp -m deploy_weights/small_int8/mod --vdsp_params p.json -i 8 -p 1 -b 4 -s '[3,224,224]'"
+    assert (code, out.splitlines()) == (
+        0,
+        [
+            "# performance",
+            line,
+            "# accuracy",
+            line + " --datalist npz_datalist.txt --path_output npz_output",
+        ],
+    )
+    assert run("vamp", "command", "--model", "m/mod")[0] == 0
+    assert run("vamp", "command")[::2] == (
+        2, "error: --model: which compiled model?; give --model DIR/mod, or the build file"
+    )  # fmt: skip
+    assert run("vamp", "command", "gone.yaml")[0] == 10
+
+
+@pytest.mark.shared
+def test_the_shared_files_through_the_command(run: Run, shared_vacc: Path) -> None:
+    code, out, _ = run("vamc", "check", shared_vacc / "configs", "--json")
+    report = json.loads(out)
+    assert (code, report["errors"], len(report["files"])) == (10, 2, 200)
