@@ -96,8 +96,8 @@ def _unlike_ranges(plan: Plan, parameters: Mapping[str, QParams]) -> list[str]:
             continue
         names = [name_of(value) for value in activations(node, placement.roles[node])]
         reach = {name: _reach(parameters[name]) for name in names if name in parameters}
-        small, large = min(reach, key=reach.__getitem__), max(reach, key=reach.__getitem__)
-        if reach[large] > UNLIKE_RANGES * reach[small]:
+        small, large = (choose(reach, key=reach.__getitem__, default="") for choose in (min, max))
+        if small != large and reach[large] > UNLIKE_RANGES * reach[small]:
             levels = 255 * reach[small] / reach[large]
             notes.append(
                 f"{node_name(node)}: {small!r} reaches {reach[small]:.3g} and {large!r} {reach[large]:.3g}; "
