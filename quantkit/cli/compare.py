@@ -11,7 +11,7 @@ from quantkit.cli.show import console, progress_bar
 
 @app.command()
 def compare(
-    models: Annotated[list[str], typer.Argument(help="Names in the run (fp32, int8, ...) or ONNX files; fp32 first.")],
+    models: Annotated[list[str], typer.Argument(help="fp32 first: names in the run, ONNX files, or card=DIR.")],
     run: Annotated[Path | None, typer.Option(help="Run folder of quantkit calibrate.")] = None,
     images: Annotated[Path | None, typer.Option(help="Folder of evaluation images.")] = None,
     labels: Annotated[Path | None, typer.Option(help="Label file of --images.")] = None,
@@ -20,10 +20,13 @@ def compare(
     preset: Annotated[str | None, typer.Option(help="Preprocessing; the run's by default.")] = None,
     limit: Annotated[int | None, typer.Option(help="Evaluate at most so many images.")] = None,
     drift_images: Annotated[int, typer.Option(help="Images that drift is measured on; 0 for none.")] = 32,
+    latency: Annotated[bool, typer.Option("--latency", help="Time the models too, in turn, one thread.")] = False,
+    datalist: Annotated[Path | None, typer.Option(help="List that the results of a card (NAME=DIR) belong to.")] = None,
     threads: Annotated[int | None, typer.Option(help="Workers; all processors by default.")] = None,
     json: Annotated[Path | None, typer.Option(help="Write the comparison as JSON.")] = None,
     csv: Annotated[Path | None, typer.Option(help="Write the table as CSV.")] = None,
     markdown: Annotated[Path | None, typer.Option(help="Write the tables as Markdown.")] = None,
+    html: Annotated[Path | None, typer.Option(help="Write a report: one HTML file that needs no network.")] = None,
     fail_if: Annotated[str | None, typer.Option(help='End with code 20 if this holds, e.g. "top1_drop > 0.5".')] = None,
     confident: Annotated[
         bool, typer.Option("--confident", help="Judge --fail-if by the bound of the 95 % interval.")
@@ -34,7 +37,8 @@ def compare(
     from quantkit.comparison.render import accuracy_table, csv_text, drift_table, notes
     from quantkit.comparison.render import markdown as markdown_text
     from quantkit.files import write_json, write_text
-    from quantkit.steps.compare import compare as step
+    from quantkit.steps.compare import evaluate_models
+    from quantkit.steps.report import report
     from quantkit.steps.settings import comparison_settings
 
     gate = None if fail_if is None else parse_gate(fail_if, confident=confident)
@@ -42,7 +46,7 @@ def compare(
         folder=Path(), models=models, run=run, images=images, labels=labels, names=names, preset=preset
     )
     with progress_bar("comparing") as bar:
-        result = step(
+        evaluation = evaluate_models(
             models,
             run=settings.run,
             images=settings.images,
@@ -52,9 +56,12 @@ def compare(
             pipeline=settings.pipeline,
             limit=limit,
             drift_images=drift_images,
+            latency=latency,
+            datalist=datalist,
             threads=threads,
             progress=bar,
         )
+    result = evaluation.comparison
     console.print(accuracy_table(result))
     for candidate in result.candidates:
         if candidate.tensors:
@@ -67,5 +74,7 @@ def compare(
         write_text(csv, csv_text(result))
     if markdown is not None:
         write_text(markdown, markdown_text(result))
+    if html is not None:
+        report(evaluation, html)
     if gate is not None:
         gate.check(result)

@@ -1,5 +1,6 @@
 """Models side by side over images: each image is decoded once and answered by every model."""
 
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -81,3 +82,18 @@ def evaluate(
         if progress is not None:
             progress(answers.index + 1)
         yield answers
+
+
+def time_in_turn(models: Sequence[Classifier], x: FloatArray, rounds: int = 25) -> list[float]:
+    """Return the median time of one image for each model, in milliseconds, one thread.
+
+    The models take turns, so that a machine that speeds up or slows down does so for all of them.
+    """
+    times = np.zeros((rounds + 1, len(models)))
+    for turn in times:
+        for index, model in enumerate(models):
+            start_s = time.perf_counter()
+            model.scores(x)
+            turn[index] = time.perf_counter() - start_s
+    medians: list[float] = np.median(times[1:] * 1000.0, axis=0).tolist()
+    return medians
