@@ -9,6 +9,7 @@ import typer
 
 from quantkit.cli.app import app
 from quantkit.cli.show import console
+from quantkit.config.pipeline import PRESETS
 from quantkit.errors import UsageError
 
 if TYPE_CHECKING:
@@ -117,6 +118,10 @@ def _print(network: str, done: "Exported", input_name: str, output_name: str) ->
         f"max abs error against torch: {parity.random_error:.2g} on random input{on_images} "
         f"(logits up to {parity.largest_logit:.3g})"
     )
-    lines.append(f"wrote {done.path} ({done.path.stat().st_size / 1e6:.3g} MB)")
+    if done.pipeline is not None and done.pipeline != PRESETS["imagenet"]:
+        ops = [{"op": op.op, **op.model_dump(mode="json", exclude_defaults=True)} for op in done.pipeline.ops]
+        lines.append("these weights want other preprocessing than the preset imagenet; for quantkit.yaml:")
+        lines.append(f"ops: {json.dumps(ops)}")
+    lines.append(f"wrote {done.path} ({done.size_bytes / 1e6:.3g} MB)")
     for line in lines:
         console.print(line, soft_wrap=True, markup=False)

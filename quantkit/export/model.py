@@ -1,6 +1,7 @@
 """``quantkit export``: from a network's name and its weights to a checked ONNX file."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -80,13 +81,13 @@ def export_model(
             fix="--checkpoint FILE, --weights NAME, or --random-weights for structure alone",
         )
     size = input_size or input_size_of(name)
+    own_pipeline = None
     keywords = dict(arguments or {}) | ({} if num_classes is None else {"num_classes": num_classes})
     if checkpoint is not None:
         network = _from_checkpoint(name, checkpoint, keywords)
         origin = f"sha256:{sha256_file(checkpoint)}"
     elif weights is not None:
         network, own_pipeline = build_pretrained(name, weights, keywords)
-        pipeline = pipeline or own_pipeline
         origin = weights
     else:
         assert random_seed is not None
@@ -95,7 +96,7 @@ def export_model(
         count_classes(network.eval(), example_input(size))
         give_random_weights(network, size, random_seed)
         origin = f"random, seed {random_seed}"
-    return export_network(
+    done = export_network(
         network,
         out,
         input_size=size,
@@ -103,10 +104,11 @@ def export_model(
         output_name=output_name,
         opset=opset,
         exporter=exporter,
-        images=_preprocessed(images, pipeline, size),
+        images=_preprocessed(images, pipeline or own_pipeline, size),
         tolerance=tolerance,
         metadata={"quantkit.network": name, "quantkit.weights": origin},
     )
+    return replace(done, pipeline=own_pipeline)
 
 
 def _from_checkpoint(name: str, path: Path, keywords: Mapping[str, Any]) -> nn.Module:

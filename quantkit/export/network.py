@@ -12,10 +12,11 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from quantkit import files
+from quantkit.config.pipeline import Pipeline
 from quantkit.errors import ModelError, UsageError
 from quantkit.export.parity import Parity, check_parity
 from quantkit.export.translate import Exporter, first_line, translate
-from quantkit.graph.model import save_model
+from quantkit.graph.model import data_name, save_model
 
 # The oldest that torch's exporters write.
 OLDEST_OPSET = 9
@@ -34,6 +35,8 @@ class Exported:
         classes: length of the output.
         parameters: number of them in the network.
         parity: the comparison with torch.
+        size_bytes: of the file, with that of its tensors where they lie beside it.
+        pipeline: the preprocessing that published weights were made for, None for other weights.
     """
 
     path: Path
@@ -44,6 +47,8 @@ class Exported:
     classes: int
     parameters: int
     parity: Parity
+    size_bytes: int
+    pipeline: Pipeline | None = None
 
 
 def export_network(
@@ -112,6 +117,7 @@ def export_network(
         classes=classes,
         parameters=sum(parameter.numel() for parameter in network.parameters()),
         parity=parity,
+        size_bytes=sum(path.stat().st_size for path in (out, out.with_name(data_name(out))) if path.exists()),
     )
 
 

@@ -7,6 +7,8 @@ import onnx
 import pytest
 
 from quantkit.cli import main as entry
+from quantkit.config.pipeline import imagenet_pipeline
+from quantkit.config.project import parse_project, pipeline_of_ops
 
 
 def quantkit(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
@@ -80,3 +82,24 @@ def test_network_in_the_folder_at_hand(
     assert said[1].startswith("max abs error against torch: ")
     assert said[2].startswith("wrote net.onnx (")
     assert onnx.load("net.onnx").graph.input[0].name == "image"
+
+
+@pytest.mark.torch
+@pytest.mark.parametrize("name", ["squeezenet1_1", "mnasnet0_75"])
+def test_published_weights_tell_their_preprocessing(
+    name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    torch = pytest.importorskip("torch", reason="needs quantkit[torch]")
+    models = pytest.importorskip("torchvision", reason="needs quantkit[torch]").models
+    weights = models.get_model_weights(name).DEFAULT
+    # As if torch had downloaded them before.
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+    (tmp_path / "checkpoints").mkdir()
+    torch.save(models.get_model(name, weights=None).state_dict(), tmp_path / "checkpoints" / Path(weights.url).name)
+    assert quantkit(monkeypatch, "export", name, "--weights", "DEFAULT", "--input-size", "64") == 0
+    ops = [line for line in capsys.readouterr().out.splitlines() if line.startswith("ops: ")]
+    if name == "squeezenet1_1":
+        assert ops == []  # the preset imagenet is right
+        return
+    project = parse_project(ops[0], "quantkit.yaml")
+    assert pipeline_of_ops(project.ops, "quantkit.yaml") == imagenet_pipeline(resize=232)

@@ -74,6 +74,7 @@ def test_computes_what_torch_computes(name: str, size: int, tmp_path: Path) -> N
     assert np.abs(run(done.path, batch) - expected).max() < 1e-4
     assert np.abs(expected).max() > 0.01  # the activations are alive
     assert done.exporter == "dynamo"
+    assert done.size_bytes == done.path.stat().st_size
     assert not {"Shape", "ReduceMean", "Identity", "Constant"} & set(operators(done.path))
 
 
