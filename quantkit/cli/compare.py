@@ -62,12 +62,7 @@ def compare(
             progress=bar,
         )
     result = evaluation.comparison
-    console.print(accuracy_table(result))
-    for candidate in result.candidates:
-        if candidate.tensors:
-            console.print(drift_table(candidate))
-    for note in notes(result):
-        console.print(note, soft_wrap=True, markup=False)
+    # Files first: a reader of the screen that goes away, as head does, must not cost them.
     if json is not None:
         write_json(json, result.to_json())
     if csv is not None:
@@ -76,5 +71,11 @@ def compare(
         write_text(markdown, markdown_text(result))
     if html is not None:
         report(evaluation, html)
+    console.print(accuracy_table(result))
+    for candidate in result.candidates:
+        if candidate.tensors:
+            console.print(drift_table(candidate))
+    for note in notes(result):
+        console.print(note, soft_wrap=True, markup=False)
     if gate is not None:
         gate.check(result)
