@@ -106,7 +106,7 @@ def _check_folder(document: Document, data: CalibrationData, folder: Path) -> It
     if not folder.is_dir():
         yield Finding("error", line, "dataset.path", f"{folder} is no folder", "name the folder of images")
         return
-    suffixes = [data.suffix] if isinstance(data.suffix, str) else data.suffix or []
+    suffixes = [data.suffix] if isinstance(data.suffix, str) else list(data.suffix or ())
     endings = tuple("." + suffix.lstrip(".") for suffix in suffixes)
     names = file_names(folder)
     matching = [name for name in names if not endings or name.endswith(endings)]

@@ -17,7 +17,7 @@ from quantkit.vacc.yaml_nodes import KeyPath
 _FOREIGN: dict[Dialect, dict[str, dict[str, str]]] = {
     "compile": {
         "": {"engine": "backend", "model": "frontend"},
-        "frontend": {"inputs": "shape", "name": "the top-level name"},
+        "frontend": {"inputs": "shape"},
         "backend": {
             "calibration": "quantize",
             "common": "compile",
@@ -74,6 +74,7 @@ _NULL_IS_SAID = ("graph.extra_ops.type", "engine.add_extra_ops_to_graph.type")
 
 def check_keys(document: Document, dialect: Dialect) -> Iterator[Finding]:
     """Yield what is wrong with keys, types and values, in no order."""
+    yield from _check_repeated(document)
     yield from _check_types(document, MODELS[dialect])
     yield from _check_section(document, dialect, MODELS[dialect], document.data, ())
 
@@ -85,6 +86,18 @@ def check_fields(document: Document, model: type[Section], data: Any, path: KeyP
     for key in data:
         if key not in known:
             yield _unknown_key(document, (*path, key), known, data)
+
+
+def _check_repeated(document: Document) -> Iterator[Finding]:
+    for repeated in document.repeated:
+        lines = " and ".join(map(str, repeated.lines))
+        yield Finding(
+            "warning" if repeated.alike else "error",
+            repeated.lines[-1],
+            dotted(repeated.path),
+            f"`{dotted(repeated.path)}` stands more than once, in lines {lines}",
+            "keep one" if repeated.alike else "keep one: readers differ in which of them wins",
+        )
 
 
 def _check_types(document: Document, model: type[Section], data: Any = None, path: KeyPath = ()) -> Iterator[Finding]:
@@ -205,13 +218,15 @@ def _check_value(document: Document, path: KeyPath, value: Any) -> Iterator[Find
     if key not in _VALUES or not isinstance(value, str) or value in _VALUES[key][0]:
         return
     known, closed = _VALUES[key]
-    meant = misspelt(value, known) or (_OTHER_WORDS.get(value.lower()) if closed else None)
+    word = value.strip().lower()
+    meant = word if word in known else misspelt(value, known) or (_OTHER_WORDS.get(word) if closed else None)
     meant = meant if meant in known else None
-    words = ", ".join(known)
+    # Whether the tools mind capitals is not known.
+    wrong = word not in known and (meant is not None or closed)
     yield Finding(
-        "error" if meant or closed else "warning",
+        "error" if wrong else "warning",
         document.line_of(path),
         key,
-        f"`{key}: {value}` is no value known of the tools ({words})",
+        f"`{key}: {value}` is no value known of the tools ({', '.join(known)})",
         None if meant is None else f"write `{meant}`",
     )

@@ -31,7 +31,7 @@ from quantkit.vacc.dialects import (
 )
 from quantkit.vacc.document import Document
 from quantkit.vacc.fields import CHECK, READABLE, Section
-from quantkit.vacc.spec import BuildSpec, Calibration, CalibrationData, Head, Source, Workspace
+from quantkit.vacc.spec import BuildSpec, Calibration, CalibrationData, Head, Source, Texts, Workspace
 from quantkit.vacc.yaml_text import dump
 
 FRAMEWORKS = {
@@ -90,7 +90,9 @@ def convert(document: Document, to: Dialect) -> Rendering:
 
 
 def _readings(document: Document) -> Iterator[str]:
-    """Yield each value that was read though it is written otherwise than the dialect has it."""
+    """Yield each value that was read though it is written otherwise than the dialect has it, or twice."""
+    for repeated in document.repeated:
+        yield f"{dotted(repeated.path)} stands more than once; the value in line {repeated.lines[-1]} is taken"
     try:
         MODELS[dialect_of(document)].model_validate(document.data, context=CHECK)
     except ValidationError as error:
@@ -291,9 +293,13 @@ def _to_compile(spec: BuildSpec) -> Rendering:
     return Rendering(data, (*notes, *unknown_keys(data, CompileDialect)))
 
 
-def framework_of(checkpoint: str | list[str] | None) -> str | None:
+def framework_of(checkpoint: Texts) -> str | None:
     """Tell the framework of a model by the suffix of its file, as the build dialect does, or None."""
-    names = [checkpoint] if isinstance(checkpoint, str) else checkpoint or []
+    names = (
+        [checkpoint]
+        if isinstance(checkpoint, str)
+        else list(checkpoint.values() if isinstance(checkpoint, dict) else checkpoint or ())
+    )
     suffixes = [PurePosixPath(name).suffix.lower() for name in names]
     return next((FRAMEWORKS[suffix] for suffix in suffixes if suffix in FRAMEWORKS), None)
 

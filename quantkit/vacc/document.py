@@ -15,7 +15,7 @@ from ruamel.yaml.scalarbool import ScalarBoolean
 
 from quantkit.errors import VendorFileError
 from quantkit.files import reason, write_bytes
-from quantkit.vacc.yaml_nodes import KeyPath, YamlError, line_of_each_value, node_at, parse
+from quantkit.vacc.yaml_nodes import KeyPath, RepeatedKey, YamlError, line_of_each_value, node_at, parse
 from quantkit.vacc.yaml_text import emit, flow_text, is_mapping, styled, writer
 
 _BYTE_ORDER_MARKS = ((codecs.BOM_UTF8, "utf-8-sig"), (codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16"))
@@ -32,6 +32,7 @@ class Document:
         lines: line of each key and item by its path, counted from 1.
         encoding: how the bytes were read.
         crlf: the file's lines end in carriage return and newline.
+        repeated: keys that stand more than once in their section; their last value is in ``data``.
         root: the nodes of the text, which know where each value stands.
     """
 
@@ -41,6 +42,7 @@ class Document:
     lines: Mapping[KeyPath, int]
     encoding: str = "utf-8"
     crlf: bool = False
+    repeated: tuple[RepeatedKey, ...] = ()
     root: Node | None = field(default=None, repr=False, compare=False)
 
     @classmethod
@@ -51,13 +53,15 @@ class Document:
             YamlError: the text is no YAML, or holds something that is refused (`yaml_nodes`).
         """
         try:
-            loaded, root = parse(text)
-            data = plain(loaded)
+            parsed = parse(text)
+            data = plain(parsed.data)
         except YamlError as error:
             raise error.at(where) from error
         except RecursionError as error:
             raise YamlError("the file is nested too deeply", where=where) from error
-        return cls(text, str(where), data, line_of_each_value(root), encoding, crlf, root)
+        return cls(
+            text, str(where), data, line_of_each_value(parsed.root), encoding, crlf, parsed.repeated, parsed.root
+        )
 
     @classmethod
     def load(cls, path: Path) -> "Document":
@@ -114,7 +118,7 @@ class Document:
             after = None if edited is None else self._with_text(edited)
             if after is not None and after.data == wanted:
                 return after
-        loaded, _ = parse(self.text)
+        loaded = parse(self.text).data
         loaded = CommentedMap() if loaded is None else loaded
         _assign(loaded, steps, styled(value), self.where)
         return Document.parse(_dump_like(loaded, self.text), self.where, encoding=self.encoding, crlf=self.crlf)

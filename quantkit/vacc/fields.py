@@ -53,7 +53,9 @@ def _text(value: Any, check: bool) -> Any:
 
 
 def _texts(value: Any, check: bool) -> Any:
-    if isinstance(value, list) and all(isinstance(item, str) for item in value):
+    """One text, or several by place or by name: a model of two files, folders of two inputs."""
+    several = value.values() if isinstance(value, dict) else value if isinstance(value, list) else None
+    if several is not None and all(isinstance(item, str) for item in several):
         return value
     return _text(value, check)
 
@@ -202,7 +204,7 @@ def _reader(read: Callable[[Any, bool], Any]) -> BeforeValidator:
 
 
 Text = Annotated[str | None, _reader(_text)]
-Texts = Annotated[str | list[str] | None, _reader(_texts)]
+Texts = Annotated[str | list[str] | dict[str, str] | None, _reader(_texts)]
 Flag = Annotated[bool | None, _reader(_flag)]
 QuantizationFlag = Annotated[bool | None, _reader(_quantization_flag)]
 Whole = Annotated[int | None, _reader(_whole)]

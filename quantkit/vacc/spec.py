@@ -4,6 +4,9 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
+# One text, or several by place or by name.
+Texts = str | list[str] | dict[str, str] | None
+
 
 class _Part(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -20,7 +23,7 @@ class Source(_Part):
         options: other keys of the section.
     """
 
-    checkpoint: str | list[str] | None = None
+    checkpoint: Texts = None
     framework: str | None = None
     dtype: Any = None
     inputs: dict[str, list[Any]] | None = None
@@ -73,8 +76,8 @@ class CalibrationData(_Part):
         options: other keys of the section.
     """
 
-    path: str | list[str] | None = None
-    suffix: str | list[str] | None = None
+    path: Texts = None
+    suffix: Texts = None
     count: int | None = None
     ops: list[dict[str, Any]] | None = None
     sampler_options: dict[str, Any] = Field(default_factory=dict)

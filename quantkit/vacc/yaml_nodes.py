@@ -1,12 +1,13 @@
 """Parse YAML text that comes from anywhere: nothing is constructed, nothing explodes, every value knows its line.
 
 YAML 1.2 (https://yaml.org/spec/1.2.2/) by ruamel.yaml, with these refusals: tags that ask for objects, aliases that
-contain themselves or multiply, a key that stands twice, a key that is no plain word, several documents, and files far
-larger than any build file.
+contain themselves or multiply, a key that is no plain word, several documents, and files far larger than any build
+file. Of a key that stands twice the last value is taken, as the vendor's Python tools do, and both lines are kept.
 """
 
 import warnings
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 from ruamel.yaml import YAML
@@ -54,11 +55,38 @@ def round_trip_yaml() -> YAML:
     return yaml
 
 
-def parse(text: str) -> tuple[Any, Node | None]:
-    """Parse a YAML document.
+@dataclass(frozen=True)
+class RepeatedKey:
+    """A key that stands more than once in one section.
 
-    Returns:
-        The round-trip data (None for an empty document) and the root of its node tree.
+    Attributes:
+        path: path of the key.
+        lines: of each time it stands, counted from 1.
+        alike: all values are written alike.
+    """
+
+    path: KeyPath
+    lines: tuple[int, ...]
+    alike: bool
+
+
+@dataclass(frozen=True)
+class Parsed:
+    """A parsed YAML document.
+
+    Attributes:
+        data: round-trip data; None for an empty document.
+        root: its nodes, which know where each value stands.
+        repeated: keys that stand more than once, by their lines.
+    """
+
+    data: Any
+    root: Node | None
+    repeated: tuple[RepeatedKey, ...]
+
+
+def parse(text: str) -> Parsed:
+    """Parse a YAML document.
 
     Raises:
         YamlError: the text is no YAML, or holds something that is refused.
@@ -72,9 +100,10 @@ def parse(text: str) -> tuple[Any, Node | None]:
             constructor, _ = round_trip_yaml().get_constructor_parser(text)
             root = constructor.composer.get_single_node()
             if root is None:
-                return None, None
+                return Parsed(None, None, ())
             _refuse_what_is_unsafe(root)
-            return constructor.construct_document(root), root
+            repeated = _take_last_of_repeated(root, text)
+            return Parsed(constructor.construct_document(root), root, repeated)
     except YamlError:
         raise
     except MarkedYAMLError as error:
@@ -146,22 +175,32 @@ def _refuse_what_is_unsafe(root: Node) -> None:
 
 
 def _refuse_bad_keys(node: MappingNode) -> None:
-    lines: dict[str, int] = {}
     for key, _ in node.value:
         line = key.start_mark.line + 1
         if not isinstance(key, ScalarNode):
             raise YamlError("a key must be a plain word", line=line, fix="quote a text that begins with { or [")
         if str(key.tag) not in _PLAIN_TAGS:
             raise YamlError(f"the tag {key.tag} is refused: a build file holds plain values", line=line)
-        if key.tag == _CORE + "merge":
-            continue
-        if key.value in lines:
-            raise YamlError(
-                f"the key `{key.value}` stands twice, in lines {lines[key.value]} and {line}",
-                line=line,
-                fix="keep one: readers differ in which of them wins",
-            )
-        lines[key.value] = line
+
+
+def _take_last_of_repeated(root: Node, text: str) -> tuple[RepeatedKey, ...]:
+    """Leave of each key that stands more than once the last; return those keys by their lines."""
+    found: list[RepeatedKey] = []
+
+    def visit(node: Node, path: KeyPath) -> None:
+        places: dict[str | int, list[tuple[Node, Node]]] = {}
+        for step, place, child in _entries(node):
+            places.setdefault(step, []).append((place, child))
+        for step, several in places.items():
+            if len(several) > 1 and step != "<<":
+                written = {text[child.start_mark.index : child.end_mark.index].strip() for _, child in several}
+                lines = tuple(place.start_mark.line + 1 for place, _ in several)
+                found.append(RepeatedKey((*path, step), lines, len(written) == 1))
+                node.value = [entry for entry in node.value if entry not in several[:-1]]
+            visit(several[-1][1], (*path, step))
+
+    visit(root, ())
+    return tuple(sorted(found, key=lambda repeated: repeated.lines))
 
 
 def _from_ruamel(error: MarkedYAMLError, text: str) -> YamlError:

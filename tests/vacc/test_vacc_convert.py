@@ -152,6 +152,7 @@ def test_files_that_are_no_build_files(text: str, message: str) -> None:
         ("a.torchscript.pt", "pytorch"),
         ("A.H5", "keras"),
         (["net.cfg", "net.weights"], "darknet"),
+        ({"config": "net.cfg", "weights": "net.weights"}, "darknet"),
         ("meta-llama/Llama-2-7b-hf", None),
         (None, None),
     ],

@@ -23,8 +23,6 @@ from quantkit.vacc.yaml_text import dump, float_text
         ("a: !house 3", "line 1: the tag !house is refused"),
         ("a: !!binary aGk=", "line 1: the tag .*binary is refused"),
         ("? !house a\n: b", "line 1: the tag !house is refused"),
-        ("a: 1\nb: 2\na: 3", "line 3: the key `a` stands twice, in lines 1 and 3; keep one"),
-        ("a: {b: 1, 'b': 2}", "line 1: the key `b` stands twice"),
         ("x:\n  y: &a [*a]", "line 2: an alias refers to a value that contains it"),
         ("{{name}}: 2", "line 1: a key must be a plain word; quote"),
         ("a:\n\tb: 1", "line 2: a tab where YAML wants spaces"),
@@ -53,6 +51,17 @@ def test_harmless_aliases_and_merges_are_read() -> None:
     document = Document.parse("base: &b {size: [2, 3], k: 1}\nother: {<<: *b, k: 2}\nlist: [*b]")
     assert document.data["other"] == {"k": 2, "size": [2, 3]}
     assert document.data["list"] == [{"size": [2, 3], "k": 1}]
+
+
+def test_of_a_repeated_key_the_last_value_is_taken() -> None:
+    document = Document.parse("a: 1\nb: {c: [2], 'c': [2]}\na: 3\n")
+    assert document.data == {"a": 3, "b": {"c": [2]}}
+    assert [(key.path, key.lines, key.alike) for key in document.repeated] == [
+        (("a",), (1, 3), False),
+        (("b", "c"), (2, 2), True),
+    ]
+    assert document.line_of(("a",)) == 3
+    assert document.set("a", 4).text == "a: 1\nb: {c: [2], 'c': [2]}\na: 4\n"
 
 
 def test_data_are_plain_values() -> None:
