@@ -103,8 +103,6 @@ def to_input(images: NDArray[np.uint8]) -> Tensor:
 def train(digits: Digits, epochs: int = EPOCHS) -> nn.Module:
     """Train the network: SGD with momentum, one cycle of the learning rate, shifts by one pixel."""
     torch.manual_seed(SEED)
-    torch.set_num_threads(1)
-    torch.use_deterministic_algorithms(True)
     network = mini_iresnet()
     images, labels = to_input(digits.images[digits.train]), torch.from_numpy(digits.labels[digits.train])
     steps = epochs * (len(images) // BATCH)
@@ -140,6 +138,9 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--digits", action="store_true", help="write digits.npz anew first (needs scikit-learn)")
     parser.add_argument("--out", type=Path, default=DEMO, help="folder of digits.npz and of what is written")
     options = parser.parse_args(arguments)
+    # Sums in one order, whatever the number of processors.
+    torch.set_num_threads(1)
+    torch.use_deterministic_algorithms(True)
     data = options.out / "digits.npz"
     if options.digits:
         write_digits(data)
