@@ -1,19 +1,20 @@
 """Check vendor build files before the vendor's compiler does: every finding with its line and its mend."""
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from quantkit.errors import ModelError, UsageError, VendorFileError
-from quantkit.vacc.check_files import CHECKPOINT, INPUTS, check_data, check_model, classes_of, found
+from quantkit.vacc.check_files import CHECKPOINT, INPUTS, check_data, check_model, classes_of, locate
 from quantkit.vacc.check_keys import check_keys
 from quantkit.vacc.check_ops import check_ops
 from quantkit.vacc.check_vdsp import check_vdsp
 from quantkit.vacc.convert import read_spec
 from quantkit.vacc.dialects import Dialect, dialect_of
 from quantkit.vacc.document import Document
-from quantkit.vacc.findings import Finding
+from quantkit.vacc.findings import Finding, Severity
 from quantkit.vacc.onnx_facts import OnnxFacts, read_facts
 from quantkit.vacc.spec import BuildSpec
 from quantkit.vacc.vdsp import VdspParams
@@ -24,6 +25,12 @@ _RANK = {"error": 0, "warning": 1, "note": 2}
 OPS_LIST: dict[Dialect, tuple[str, ...]] = {
     "build": ("dataset", "transform_ops"),
     "compile": ("dataset", "process_ops"),
+}
+
+# The section of the source model, the name of the build, and the calibration method.
+_NAMES: dict[Dialect, tuple[str, str, str]] = {
+    "build": ("model", "model.name", "engine.calibration.quant_mode"),
+    "compile": ("frontend", "name", "backend.quantize.calibrate_mode"),
 }
 
 
@@ -145,24 +152,24 @@ def _check_presence(
     document: Document, dialect: Dialect, spec: BuildSpec, findings: list[Finding]
 ) -> Iterator[Finding]:
     """Yield what is missing, unless another finding already explains why."""
-    wrong_keys = " ".join(f"{finding.key} {finding.fix}" for finding in findings)
-    source, calibration = CHECKPOINT[dialect][0], "calibrate_mode" if dialect == "compile" else "quant_mode"
-    name = "name" if dialect == "compile" else "model.name"
-    if spec.source is None or (spec.source.checkpoint is None and "checkpoint" not in wrong_keys):
+    explained = {word for finding in findings for word in re.findall(r"\w+", f"{finding.key} {finding.fix}")}
+    source, name, method = _NAMES[dialect]
+    if spec.source is None or (spec.source.checkpoint is None and "checkpoint" not in explained):
         yield _missing("error", document, (source,), ".".join(CHECKPOINT[dialect]), "name the model to build")
-    if spec.source is None or (spec.source.inputs is None and INPUTS[dialect][1] not in wrong_keys):
+    if spec.source is None or (spec.source.inputs is None and INPUTS[dialect][1] not in explained):
         yield _missing("warning", document, (source,), ".".join(INPUTS[dialect]), "give the shape of each input")
-    if spec.name is None and name not in wrong_keys:
+    if spec.name is None and "name" not in explained:
         yield _missing("warning", document, (), name, "name the compiled model")
     if spec.precision == "int8" and not _quantized_elsewhere(spec):
-        if spec.data is None:
+        if spec.data is None and "dataset" not in explained:
             yield _missing("warning", document, (), "dataset", "int8 ranges are found on calibration images")
-        elif spec.data.count is None and "get_data_num" not in wrong_keys:
+        if spec.data is not None and spec.data.count is None and "get_data_num" not in explained:
             fix = "say how many images to take; else the compiler decides"
             yield _missing("warning", document, ("dataset",), "dataset.sampler.get_data_num", fix)
-        if (spec.calibration is None or spec.calibration.method is None) and calibration not in wrong_keys:
+        unsaid = spec.calibration is None or spec.calibration.method is None
+        if unsaid and method.rpartition(".")[2] not in explained:
             fix = "name the method; else the compiler decides"
-            yield _missing("warning", document, (CALIBRATION_SECTION[dialect],), calibration, fix)
+            yield _missing("warning", document, tuple(method.split(".")), method, fix)
     if spec.name is not None and spec.precision in ("int8", "fp16"):
         other = "fp16" if spec.precision == "int8" else "int8"
         if other in spec.name.lower() and spec.precision not in spec.name.lower():
@@ -175,16 +182,13 @@ def _check_presence(
             )
 
 
-CALIBRATION_SECTION: dict[Dialect, str] = {"build": "engine", "compile": "backend"}
-
-
 def _quantized_elsewhere(spec: BuildSpec) -> bool:
     """Language models bring their own int8 weights, and calibrate nothing."""
     source = spec.source
     return source is not None and (source.framework == "huggingface" or "quantize" in source.options)
 
 
-def _missing(severity: Any, document: Document, near: KeyPath, key: str, fix: str) -> Finding:
+def _missing(severity: Severity, document: Document, near: KeyPath, key: str, fix: str) -> Finding:
     return Finding(severity, document.line_of(near), key, f"`{key}` is not given", fix)
 
 
@@ -195,7 +199,7 @@ def _facts_of_checkpoint(
     named = spec.source.checkpoint if spec.source else None
     if not isinstance(named, str):
         return None
-    path, line, key = found(named, document), document.line_of(CHECKPOINT[dialect]), ".".join(CHECKPOINT[dialect])
+    path, line, key = locate(named, document), document.line_of(CHECKPOINT[dialect]), ".".join(CHECKPOINT[dialect])
     if path is None or path.suffix.lower() != ".onnx":
         why = "is not here" if path is None else "is no ONNX file"
         findings.append(Finding("note", line, key, f"not checked against the model: {named} {why}", "give --model"))

@@ -27,7 +27,7 @@ SKIPPED: dict[Dialect, tuple[str, ...]] = {
 }
 
 
-def found(named: str, document: Document) -> Path | None:
+def locate(named: str, document: Document) -> Path | None:
     """Return the file or folder a build file names: as it stands, or beside the build file; None if neither is."""
     for candidate in (Path(named), Path(document.where).parent / named) if named.strip() else ():
         try:
@@ -60,9 +60,7 @@ def check_model(document: Document, dialect: Dialect, spec: BuildSpec, facts: On
     if facts.ends_in_softmax and spec.head is not None and spec.head.type == "softmax":
         line = document.line_of(HEAD[dialect])
         fault = "a softmax is appended to a model that ends in one"
-        yield Finding(
-            "warning", line, ".".join(HEAD[dialect]), fault, "write `type: null`: the scores would be squeezed"
-        )
+        yield Finding("warning", line, ".".join(HEAD[dialect]), fault, "write `type: null`")
     skipped = spec.calibration.skip_conv_layers if spec.calibration else None
     for place, index in enumerate(skipped or ()):
         if index >= facts.convolutions:
@@ -87,7 +85,7 @@ def check_data(document: Document, spec: BuildSpec, classes: int | None) -> Iter
             f"{data.count} images for {classes} classes: at least {classes - data.count} of them are never seen",
             f"take {classes} images, one of each class, chosen by `quantkit calib-set`",
         )
-    folder = found(data.path, document) if isinstance(data.path, str) else None
+    folder = locate(data.path, document) if isinstance(data.path, str) else None
     if folder is not None:
         yield from _check_folder(document, data, folder)
 
@@ -110,8 +108,10 @@ def _check_folder(document: Document, data: CalibrationData, folder: Path) -> It
     endings = tuple("." + suffix.lstrip(".") for suffix in suffixes)
     names = file_names(folder)
     matching = [name for name in names if not endings or name.endswith(endings)]
-    if not matching:
-        there = ", ".join(sorted({Path(name).suffix.lstrip(".") or "none" for name in names})) or "no files"
+    if not names:
+        yield Finding("error", line, "dataset.path", f"{folder} holds no files", "name the folder of images")
+    elif not matching:
+        there = ", ".join(sorted({Path(name).suffix.lstrip(".") or "none" for name in names}))
         yield Finding(
             "error",
             document.line_of(("dataset", "sampler", "suffix")),

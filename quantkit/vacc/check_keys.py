@@ -66,7 +66,6 @@ _VALUES: dict[str, tuple[tuple[str, ...], bool]] = {
     "backend.quantize.weight_scale": (("max", "power2"), True),
     "engine.type": (("vacc", "debug"), False),
     "engine.calibration.quant_mode": (("percentile", "kl_divergence", "max", "mse"), True),
-    "engine.calibration.weight_scale": (("max", "power2"), True),
 }
 _OTHER_WORDS = {"kl": "kl_divergence", "entropy": "kl_divergence", "minmax": "max", "min_max": "max"}
 _NULL_IS_SAID = ("graph.extra_ops.type", "engine.add_extra_ops_to_graph.type")
@@ -149,7 +148,7 @@ def _foreign_or_unknown(
     other: Dialect = "build" if dialect == "compile" else "compile"
     own = _FOREIGN[dialect].get(section, {}).get(key)
     line = document.line_of(path)
-    if own is not None and not section and isinstance(data[key], str):
+    if own is not None and path in (("model",), ("name",)) and isinstance(data[key], str):
         # Only the name is lost: what is built stays the same.
         named = "name" if dialect == "compile" else "model.name"
         return Finding(

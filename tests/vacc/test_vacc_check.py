@@ -157,7 +157,13 @@ CASES: list[tuple[str, Sequence[Change], str, str, str | None]] = [
     # What is not there.
     (COMPILE, [("  checkpoint: small.onnx   # the model\n", "")], "error", "`frontend.checkpoint` is not given", None),
     (COMPILE, [("    get_data_num: 1000\n", "")], "warning", "`dataset.sampler.get_data_num` is not given", None),
-    (COMPILE, [("    calibrate_mode: percentile\n", "")], "warning", "`calibrate_mode` is not given", None),
+    (
+        COMPILE,
+        [("    calibrate_mode: percentile\n", "")],
+        "warning",
+        "`backend.quantize.calibrate_mode` is not given",
+        None,
+    ),
     (
         COMPILE,
         [("  path: photos", "  path: ILSVRC2012"), ("1000", "50")],
@@ -260,7 +266,7 @@ def test_the_checkpoint_is_read_where_it_is_there(tmp_path: Path) -> None:
         ([f"sub/{i}.JPEG" for i in range(1000)], None),
         ([f"{i}.JPEG" for i in range(999)], "1000 images are wanted and"),
         ([f"{i}.jpeg" for i in range(1000)], "ends in .JPEG (there: jpeg)"),
-        ([], "ends in .JPEG (there: no files)"),
+        ([], "holds no files"),
     ],
 )
 def test_the_calibration_folder(tmp_path: Path, names: list[str], message: str | None) -> None:

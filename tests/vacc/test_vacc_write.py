@@ -15,6 +15,7 @@ from quantkit.vacc.calibration_tensors import write_calibration_tensors
 from quantkit.vacc.check import check_document, check_file
 from quantkit.vacc.convert import read_spec
 from quantkit.vacc.document import Document
+from quantkit.vacc.onnx_facts import read_facts
 from quantkit.vacc.ops import ops_from_pipeline
 from quantkit.vacc.vdsp import load_vdsp, vdsp_from_pipeline
 from quantkit.vacc.write import BuildFile, read_image_input, write_build_file
@@ -152,19 +153,35 @@ def test_calibration_tensors_are_our_own_preprocessing(tmp_path: Path, photos: P
 def test_shipped_build_files_are_what_is_written_today(layers: int, dialect: Any) -> None:
     """Renewed by ``quantkit vamc write --preset imagenet --calib-dir calibration --suffix JPEG --count 1000``."""
     path = CONFIGS / f"iresnet{layers}-{dialect}.yaml"
-    build = written(
-        name=f"iresnet{layers}",
-        checkpoint=f"weights/iresnet{layers}.onnx",
-        method=Percentile(),
-        softmax=True,
-        dialect=dialect,
-    )
+    name = f"iresnet{layers}"
+    build = written(name=name, checkpoint=f"weights/{name}.onnx", method=Percentile(), softmax=True, dialect=dialect)
     assert path.read_text(encoding="utf-8") == build.text
     findings = check_file(path, vdsp=load_vdsp(CONFIGS / "imagenet-vdsp_params.json")).findings
     assert [finding for finding in findings if finding.severity != "note"] == []
 
 
+@pytest.mark.parametrize("dialect", ["build", "compile"])
+def test_shipped_build_files_of_the_demo_fit_its_model(dialect: Any) -> None:
+    """Renewed by ``quantkit vamc write --preset digits --calib-dir calibration --suffix png --count 100``."""
+    path = CONFIGS / f"mini_iresnet-{dialect}.yaml"
+    model = Path("quantkit/demo/mini_iresnet.onnx")
+    root = CONFIGS.parents[1]
+    input_name, shape = read_image_input(root / model, PRESETS["digits"])
+    build = written(
+        name="mini_iresnet",
+        checkpoint=model.as_posix(),
+        input_name=input_name,
+        input_shape=shape,
+        pipeline=PRESETS["digits"],
+        method=Percentile(),
+        data=CalibrationFolder(path="calibration", suffix="png", count=100),
+        dialect=dialect,
+    )
+    assert path.read_text(encoding="utf-8") == build.text
+    assert check_file(path, facts=read_facts(root / model)).findings == ()
+
+
 def test_the_shipped_card_preprocessing_is_the_presets() -> None:
     path = CONFIGS / "imagenet-vdsp_params.json"
     assert load_vdsp(path) == vdsp_from_pipeline(PRESETS["imagenet"]).params
-    assert len(list(CONFIGS.iterdir())) == 9
+    assert len(list(CONFIGS.iterdir())) == 11
