@@ -46,6 +46,8 @@ def run(model, x, *, optimize=True):
 
 def tensors_of(model, names, x):
     """Return the values of named tensors of a model for one input."""
+    if not names:
+        return {}
     proto = ir.to_proto(model)
     present = {output.name for output in proto.graph.output}
     proto.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names if name not in present)
