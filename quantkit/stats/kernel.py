@@ -65,23 +65,23 @@ def _count_bins(bits: Bits, counts: Counts) -> tuple[np.int32, np.int32, np.uint
 
 
 @numba.njit(nogil=True, cache=True)
-def move_counts(recent: Counts, counts: npt.NDArray[np.int64], start: int, stop: int) -> None:
-    """Add the uint32 counters of the bins in [start, stop) to the int64 ones and set them to zero."""
-    for i in range(start, stop):
+def move_counts(recent: Counts, counts: npt.NDArray[np.int64], stop: int) -> None:
+    """Add the uint32 counters of the first ``stop`` bins to the int64 ones and set them to zero."""
+    for i in range(stop):
         if recent[i] != 0:
             counts[i] += recent[i]
             recent[i] = 0
 
 
 @numba.njit(nogil=True, cache=True)
-def occupied_bins(counts: npt.NDArray[np.int64], start: int, stop: int) -> npt.NDArray[np.uint32]:
-    """Return the bins in [start, stop) that hold something, ascending."""
+def occupied_bins(counts: npt.NDArray[np.int64], stop: int) -> npt.NDArray[np.uint32]:
+    """Return those of the first ``stop`` bins that hold something, ascending."""
     found = 0
-    for i in range(start, stop):
+    for i in range(stop):
         found += counts[i] != 0
     bins = np.empty(found, np.uint32)
     found = 0
-    for i in range(start, stop):
+    for i in range(stop):
         if counts[i] != 0:
             bins[found] = i
             found += 1

@@ -34,10 +34,11 @@ class Observer:
 
     def __init__(self, kernel: Callable[[Bits, Counts], Extremes] | None = None) -> None:
         self._kernel = kernel or default_kernel()
-        # The kernel counts in uint32; both arrays cost memory only where a bin was ever occupied.
+        # The kernel counts in uint32. Arrays of zeros cost memory only where a bin was ever occupied, as long as none
+        # reaches 4 MiB: such ones numpy asks the system to back with 2 MiB pages. So the two signs have one each.
         self._recent = np.zeros(SLOTS, np.uint32)
         self._recent_count = 0
-        self._counts = np.zeros(BINS, np.int64)
+        self._counts = (np.zeros(SIGN_BIN, np.int64), np.zeros(SIGN_BIN, np.int64))
         self._drained = False
         self._zeros = 0
         self._lo, self._hi = np.inf, -np.inf
@@ -68,7 +69,9 @@ class Observer:
 
     def add(self, statistics: TensorStatistics) -> None:
         """Add what was counted elsewhere."""
-        self._counts[statistics.bins] += statistics.counts
+        split = int(np.searchsorted(statistics.bins, SIGN_BIN))
+        self._counts[0][statistics.bins[:split]] += statistics.counts[:split]
+        self._counts[1][statistics.bins[split:] - np.uint32(SIGN_BIN)] += statistics.counts[split:]
         self._zeros += statistics.zeros
         if statistics.count:
             self._widen(statistics.lo, statistics.hi)
@@ -78,8 +81,9 @@ class Observer:
     def statistics(self) -> TensorStatistics:
         """Return the statistics of everything shown so far."""
         self._drain_into(self)
-        bins = np.concatenate([occupied_bins(self._counts, start, stop) for start, stop in self._spans()])
-        counts = self._counts[bins]
+        magnitudes = [occupied_bins(half, stop) for half, stop in zip(self._counts, self._stops(), strict=True)]
+        bins = np.concatenate([magnitudes[0], magnitudes[1] + np.uint32(SIGN_BIN)])
+        counts = np.concatenate([half[occupied] for half, occupied in zip(self._counts, magnitudes, strict=True)])
         empty = bins.size == 0
         return TensorStatistics(
             bins,
@@ -118,8 +122,8 @@ class Observer:
 
     def _forget(self) -> None:
         if self._drained:
-            for start, stop in self._spans():
-                self._counts[start:stop] = 0
+            for half, stop in zip(self._counts, self._stops(), strict=True):
+                half[:stop] = 0
         self._drained = False
         self._zeros = self._nan = self._positive_infinities = self._negative_infinities = 0
         self._lo, self._hi = np.inf, -np.inf
@@ -129,19 +133,20 @@ class Observer:
         other._widen(self._lo, self._hi)
         if self._recent_count == 0:
             return
-        for start, stop in self._spans():
-            move_counts(self._recent, other._counts, start, stop)
+        signs = (self._recent[:SIGN_BIN], self._recent[SIGN_BIN:BINS])
+        for recent, half, stop in zip(signs, other._counts, self._stops(), strict=True):
+            move_counts(recent, half, stop)
         zeros = int(self._recent[BINS:].sum(dtype=np.int64))
         other._drained = True
-        other._counts[0] += zeros
+        other._counts[0][0] += zeros
         other._zeros += zeros
         self._recent[BINS:] = 0
         self._recent_count = 0
 
-    def _spans(self) -> tuple[tuple[int, int], tuple[int, int]]:
-        """Return where occupied bins can lie: no further out than the extremes, on either side of zero."""
-        ends = bin_of(np.array([max(self._hi, 0.0), min(self._lo, 0.0)], np.float32))
-        return (0, int(ends[0]) + 1), (SIGN_BIN, int(ends[1]) + 1)
+    def _stops(self) -> tuple[int, int]:
+        """Return behind which magnitude bin nothing can be occupied, for positive and for negative values."""
+        ends = bin_of(np.array([max(self._hi, 0.0), max(-self._lo, 0.0)], np.float32))
+        return int(ends[0]) + 1, int(ends[1]) + 1
 
 
 def default_kernel() -> Callable[[Bits, Counts], Extremes]:
