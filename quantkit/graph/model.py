@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
 import numpy as np
+import numpy.typing as npt
 import onnx
 import onnx_ir as ir
 from google.protobuf.message import DecodeError
@@ -16,6 +17,8 @@ from quantkit.graph.values import name_of
 
 # A protobuf message ends at 2 GiB; above this the tensors go into a file beside the model.
 INLINE_LIMIT_BYTES = 1_800_000_000
+# External tensors up to this size are read at once, larger ones mapped.
+MAPPED_FROM_BYTES = 1024
 
 QUANTIZED_OPS = frozenset(
     {
@@ -75,19 +78,8 @@ def read_model(path: Path, *, allow_quantized: bool = False) -> ir.Model:
         ModelError: the file cannot be read, is truncated, holds no graph or an invalid one, its external data is
             missing, too short or outside of its folder, it is already quantized, or a weight holds NaN.
     """
-    if not path.is_file():
-        raise ModelError("there is no such model file", where=path)
-    try:
-        model = ir.load(path)
-    except DecodeError as error:
-        raise ModelError("is not an ONNX file, or is truncated", where=path) from error
-    except OSError as error:
-        raise ModelError(f"cannot be read ({reason(error)})", where=path) from error
-    except (ValueError, TypeError, KeyError, NotImplementedError) as error:
-        raise ModelError(f"is not a valid ONNX model ({_first_line(error)})", where=path) from error
-    if not model.opset_imports or len(model.graph) == 0:
-        raise ModelError("holds no graph", where=path, fix="is it an ONNX model?")
-    _check_external_data(model, path)
+    model = _load(path)
+    _take_in_small_tensors(model, path)
     if not allow_quantized:
         _refuse_quantized(model, path)
     _check_graph(model, path)
@@ -125,10 +117,10 @@ def model_digest(path: Path) -> str:
     Without external data it is the digest of the file's bytes; with it, of the digests of all files.
 
     Raises:
-        ModelError: as `read_model` for a missing or damaged file.
+        ModelError: the file or its external data is missing or damaged.
     """
-    digest = sha256_file(path) if path.is_file() else ""
     data = model_files(path)[1:]
+    digest = sha256_file(path)
     if not data:
         return digest
     places = {file.relative_to(path.parent).as_posix(): sha256_file(file) for file in data}
@@ -139,9 +131,9 @@ def model_files(path: Path) -> list[Path]:
     """Return the model file and then the files of its external data, sorted.
 
     Raises:
-        ModelError: as `read_model` for a missing or damaged file.
+        ModelError: the file or its external data is missing or damaged.
     """
-    model = read_model(path, allow_quantized=True)
+    model = _load(path)
     places = {str(tensor.location) for _, tensor in _tensors(model) if isinstance(tensor, ir.ExternalTensor)}
     return [path, *(path.parent / place for place in sorted(places))]
 
@@ -186,6 +178,42 @@ def logits_output(model: ir.Model) -> tuple[str, int | None]:
     shape = scores[0].shape
     classes = shape[1] if shape is not None and len(shape) > 1 else None
     return name_of(scores[0]), classes if isinstance(classes, int) else None
+
+
+def _load(path: Path) -> ir.Model:
+    """Parse a model file and look for its external data, without reading the weights."""
+    if not path.is_file():
+        raise ModelError("there is no such model file", where=path)
+    try:
+        model = ir.load(path, format="protobuf")
+    except DecodeError as error:
+        raise ModelError("is not an ONNX file, or is truncated", where=path) from error
+    except OSError as error:
+        raise ModelError(f"cannot be read ({reason(error)})", where=path) from error
+    except (ValueError, TypeError, KeyError, NotImplementedError) as error:
+        raise ModelError(f"is not a valid ONNX model ({_first_line(error)})", where=path) from error
+    if not model.opset_imports or len(model.graph) == 0:
+        raise ModelError("holds no graph", where=path, fix="is it an ONNX model?")
+    _check_external_data(model, path)
+    return model
+
+
+def _take_in_small_tensors(model: ir.Model, path: Path) -> None:
+    """Read the small ones of the external tensors: shapes and axes, which checks and shape inference look into."""
+    for graph in model.graphs():
+        for value in graph.initializers.values():
+            tensor = value.const_value
+            if isinstance(tensor, ir.ExternalTensor) and tensor.nbytes <= MAPPED_FROM_BYTES:
+                value.const_value = ir.Tensor(_read(tensor, path).copy(), dtype=tensor.dtype, name=tensor.name)
+                tensor.release()
+
+
+def _read(tensor: ir.TensorProtocol, path: Path) -> npt.NDArray[np.generic]:
+    try:
+        return np.asarray(tensor.numpy())
+    except (ValueError, OSError) as error:
+        # onnx_ir refuses links that lead out of the folder, and files that have a second name elsewhere.
+        raise ModelError(f"the data of {tensor.name!r} cannot be read ({_first_line(error)})", where=path) from error
 
 
 def _tensors(model: ir.Model) -> Iterator[tuple[str, ir.TensorProtocol]]:
@@ -242,7 +270,7 @@ def _refuse_nan(model: ir.Model, path: Path) -> None:
     for name, tensor in _tensors(model):
         if tensor.dtype in (ir.DataType.FLOAT, ir.DataType.DOUBLE, ir.DataType.FLOAT16):
             # min() is NaN as soon as one value is, and needs no array of flags as large as the weights.
-            if tensor.size and np.isnan(tensor.numpy().min()):
+            if tensor.size and np.isnan(_read(tensor, path).astype(np.float32, copy=False).min()):
                 raise ModelError(
                     f"the weight {name!r} holds NaN", where=path, fix="repair or export the checkpoint again"
                 )

@@ -1,0 +1,265 @@
+"""Models in and out of files: damage named, external data mapped, nothing half-written."""
+
+import os
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import pytest
+from graph_runs import run, text_model
+from onnx import TensorProto, helper, numpy_helper
+
+from quantkit.errors import ModelError, OutputError
+from quantkit.files import sha256_file
+from quantkit.graph import model as files
+from quantkit.graph.model import image_input, logits_output, model_digest, read_model, save_model
+
+RNG = np.random.default_rng(13)
+
+
+def tiny(**weights):
+    values = {"w": RNG.normal(size=(4, 3, 3, 3)).astype(np.float32)} | weights
+    return text_model(
+        """<ir_version: 8, opset_import: ["" : 17]>
+        g (float[N, 3, 8, 8] image) => (float[N, 4] logits) {
+          c = Conv (image, w)
+          p = GlobalAveragePool (c)
+          logits = Flatten (p)
+        }""",
+        **values,
+    )
+
+
+def save_external(model, folder, name="weights.bin"):
+    path = folder / "model.onnx"
+    ir.save(model, path, external_data=name, size_threshold_bytes=0)
+    return path
+
+
+X = RNG.normal(size=(2, 3, 8, 8)).astype(np.float32)
+
+
+def test_round_trip_of_one_file(tmp_path):
+    model = tiny()
+    model.metadata_props["classes"] = "4"
+    save_model(model, tmp_path / "m.onnx")
+    again = read_model(tmp_path / "m.onnx")
+    assert again.metadata_props == {"classes": "4"}
+    np.testing.assert_array_equal(run(again, X), run(model, X))
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["m.onnx"]
+
+
+def test_external_data_is_mapped_not_loaded(tmp_path):
+    path = save_external(tiny(w=RNG.normal(size=(4, 3, 5, 5)).astype(np.float32)), tmp_path)
+    model = read_model(path)
+    assert isinstance(model.graph.initializers["w"].const_value, ir.ExternalTensor)
+    save_model(model, tmp_path / "one.onnx")
+    np.testing.assert_array_equal(
+        run(tmp_path / "one.onnx", X), run(tiny(w=model.graph.initializers["w"].const_value.numpy()), X)
+    )
+    assert not (tmp_path / "one.onnx.data").exists()
+
+
+def test_small_external_tensors_are_read(tmp_path):
+    """Shapes and axes must be known to the checker and to shape inference."""
+    model = read_model(save_external(tiny(), tmp_path))
+    assert isinstance(model.graph.initializers["w"].const_value, ir.Tensor)
+    (tmp_path / "weights.bin").unlink()
+    assert run(model, X).shape == (2, 4)
+
+
+def test_external_data_behind_a_link_is_refused(tmp_path):
+    path = save_external(tiny(), tmp_path)
+    elsewhere = tmp_path.parent / f"{tmp_path.name}-weights.bin"
+    (tmp_path / "weights.bin").rename(elsewhere)
+    (tmp_path / "weights.bin").symlink_to(elsewhere)
+    with pytest.raises(ModelError, match=r"the data of 'w' cannot be read \(.*symlink"):
+        read_model(path)
+
+
+def test_beyond_the_limit_tensors_go_beside_the_model(tmp_path, monkeypatch):
+    monkeypatch.setattr(files, "INLINE_LIMIT_BYTES", 100)
+    model = tiny()
+    save_model(model, tmp_path / "m.onnx")
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["m.onnx", "m.onnx.data"]
+    np.testing.assert_array_equal(run(tmp_path / "m.onnx", X), run(model, X))
+    save_model(read_model(tmp_path / "m.onnx"), tmp_path / "m.onnx")
+    np.testing.assert_array_equal(run(tmp_path / "m.onnx", X), run(model, X))
+
+
+def test_a_smaller_model_takes_the_old_data_file_away(tmp_path, monkeypatch):
+    monkeypatch.setattr(files, "INLINE_LIMIT_BYTES", 100)
+    save_model(tiny(), tmp_path / "m.onnx")
+    monkeypatch.undo()
+    save_model(tiny(), tmp_path / "m.onnx")
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["m.onnx"]
+
+
+def test_a_failed_write_leaves_what_was_there(tmp_path, monkeypatch):
+    save_model(tiny(), tmp_path / "m.onnx")
+    before = (tmp_path / "m.onnx").read_bytes()
+
+    def full(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(files.ir, "save", full)
+    with pytest.raises(OutputError, match="no space left on device"):
+        save_model(tiny(), tmp_path / "m.onnx")
+    assert (tmp_path / "m.onnx").read_bytes() == before
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["m.onnx"]
+
+
+def test_digest_is_that_of_the_file_and_of_its_external_data(tmp_path):
+    save_model(tiny(), tmp_path / "m.onnx")
+    assert model_digest(tmp_path / "m.onnx") == sha256_file(tmp_path / "m.onnx")
+    path = save_external(tiny(), tmp_path)
+    first = model_digest(path)
+    data = bytearray((tmp_path / "weights.bin").read_bytes())
+    data[7] ^= 1
+    (tmp_path / "weights.bin").write_bytes(data)
+    assert model_digest(path) != first
+
+
+def test_missing_file(tmp_path):
+    with pytest.raises(ModelError, match=r"absent\.onnx: there is no such model file"):
+        read_model(tmp_path / "absent.onnx")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "holds no graph"),
+        (b"<html><body>404</body></html>", "is not an ONNX file, or is truncated"),
+        (b"\x00" * 64, "is not an ONNX file, or is truncated"),
+    ],
+    ids=["empty", "a web page", "zeros"],
+)
+def test_what_is_no_model(tmp_path, content, message):
+    (tmp_path / "m.onnx").write_bytes(content)
+    with pytest.raises(ModelError, match=message):
+        read_model(tmp_path / "m.onnx")
+
+
+@pytest.mark.parametrize("share", [0.2, 0.5, 0.9, 0.99])
+def test_truncated(tmp_path, share):
+    save_model(tiny(), tmp_path / "m.onnx")
+    content = (tmp_path / "m.onnx").read_bytes()
+    (tmp_path / "m.onnx").write_bytes(content[: int(len(content) * share)])
+    with pytest.raises(ModelError, match=r"m\.onnx: "):
+        read_model(tmp_path / "m.onnx")
+
+
+def test_missing_external_data_is_named(tmp_path):
+    path = save_external(tiny(), tmp_path)
+    (tmp_path / "weights.bin").unlink()
+    with pytest.raises(ModelError, match=r"its external data file 'weights\.bin' is missing; put it in"):
+        read_model(path)
+
+
+def test_short_external_data_is_named(tmp_path):
+    path = save_external(tiny(), tmp_path)
+    os.truncate(tmp_path / "weights.bin", 100)
+    with pytest.raises(ModelError, match=r"weights\.bin: is too short for the tensor 'w'"):
+        read_model(path)
+
+
+@pytest.mark.parametrize("place", ["../weights.bin", "/etc/passwd", "sub/../../weights.bin", "C:\\weights.bin"])
+def test_external_data_outside_of_the_folder_is_refused(tmp_path, place):
+    proto = onnx.load(save_external(tiny(), tmp_path), load_external_data=False)
+    for entry in proto.graph.initializer[0].external_data:
+        if entry.key == "location":
+            entry.value = place
+    (tmp_path / "model.onnx").write_bytes(proto.SerializeToString())
+    with pytest.raises(ModelError, match="lies outside of the model's folder"):
+        read_model(tmp_path / "model.onnx")
+
+
+@pytest.mark.parametrize("position", [0, -1])
+def test_nan_in_a_weight_is_refused_by_name(tmp_path, position):
+    weight = np.ones((4, 3, 3, 3), np.float32)
+    weight.reshape(-1)[position] = np.nan
+    save_model(tiny(w=weight), tmp_path / "m.onnx")
+    with pytest.raises(ModelError, match="the weight 'w' holds NaN"):
+        read_model(tmp_path / "m.onnx")
+
+
+def test_nan_in_a_constant_node_is_refused_too(tmp_path):
+    model = tiny()
+    proto = ir.to_proto(model)
+    nan = numpy_helper.from_array(np.float32("nan"), "value")
+    proto.graph.node.insert(0, helper.make_node("Constant", [], ["k"], value=nan))
+    (tmp_path / "m.onnx").write_bytes(proto.SerializeToString())
+    with pytest.raises(ModelError, match="the weight 'k' holds NaN"):
+        read_model(tmp_path / "m.onnx")
+
+
+@pytest.mark.parametrize("op_type", ["QuantizeLinear", "QLinearConv", "DynamicQuantizeLinear"])
+def test_an_int8_model_is_refused_by_the_name_of_its_node(tmp_path, op_type):
+    proto = ir.to_proto(tiny())
+    proto.graph.node.add(op_type=op_type, name="the_node", input=["image"], output=["q"])
+    (tmp_path / "m.onnx").write_bytes(proto.SerializeToString())
+    with pytest.raises(ModelError, match=f"is already quantized: node 'the_node' is {op_type}; give the fp32 model"):
+        read_model(tmp_path / "m.onnx")
+
+
+def test_an_int8_model_is_read_where_it_is_expected(tmp_path):
+    from graph_runs import quantize
+
+    int8, _, _ = quantize(tiny(), X)
+    save_model(int8, tmp_path / "int8.onnx")
+    assert len(read_model(tmp_path / "int8.onnx", allow_quantized=True).graph) == len(int8.graph)
+
+
+def test_an_invalid_graph_is_refused_in_one_line(tmp_path):
+    proto = ir.to_proto(tiny())
+    proto.graph.node[0].input[1] = "nowhere"
+    (tmp_path / "m.onnx").write_bytes(proto.SerializeToString())
+    with pytest.raises(ModelError, match="is not a valid ONNX model") as caught:
+        read_model(tmp_path / "m.onnx")
+    assert "\n" not in str(caught.value)
+
+
+def graph_of(inputs, outputs):
+    infos = [
+        [helper.make_tensor_value_info(name, kind, shape) for name, kind, shape in group] for group in (inputs, outputs)
+    ]
+    return ir.from_proto(helper.make_model(helper.make_graph([], "g", *infos), ir_version=8))
+
+
+FLOAT, HALF, INT = TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.INT64
+SCORES = [("y", FLOAT, ["N", 10])]
+
+
+def test_image_input():
+    found = image_input(graph_of([("image", FLOAT, ["N", 3, 224, 192])], SCORES))
+    assert (found.name, found.channels, found.height, found.width, found.batch) == ("image", 3, 224, 192, None)
+    fixed = image_input(graph_of([("image", FLOAT, [1, 1, "H", "W"])], SCORES))
+    assert (fixed.channels, fixed.height, fixed.width, fixed.batch) == (1, None, None, 1)
+
+
+@pytest.mark.parametrize(
+    ("inputs", "message"),
+    [
+        ([], "has no image input.*no input at all|no input at all"),
+        ([("tokens", INT, ["N", 128])], "has no image input"),
+        ([("a", FLOAT, [1, 3, 8, 8]), ("b", FLOAT, [1, 3, 8, 8])], "has several inputs"),
+        ([("image", FLOAT, ["N", 224, 224, 3])], "looks like NHWC"),
+        ([("image", FLOAT, ["N", "C", 8, 8])], "export it with a fixed channel count"),
+        ([("image", HALF, ["N", 3, 8, 8])], "is not float32.*export the model in fp32"),
+    ],
+)
+def test_inputs_that_are_no_image(inputs, message):
+    with pytest.raises(ModelError, match=message):
+        image_input(graph_of(inputs, SCORES))
+
+
+def test_class_scores():
+    image = [("image", FLOAT, [1, 3, 8, 8])]
+    assert logits_output(graph_of(image, SCORES)) == ("y", 10)
+    assert logits_output(graph_of(image, [("y", FLOAT, ["N", "C"])])) == ("y", None)
+    maps = ("maps", FLOAT, ["N", 8, 7, 7])
+    assert logits_output(graph_of(image, [maps, ("y", FLOAT, ["N", 10])])) == ("y", 10)
+    with pytest.raises(ModelError, match="several outputs could be the class scores"):
+        logits_output(graph_of(image, [("y", FLOAT, ["N", 10]), ("aux", FLOAT, ["N", 10])]))
+    with pytest.raises(ModelError, match="no output looks like class scores"):
+        logits_output(graph_of(image, [maps, ("more", FLOAT, ["N", 8, 7, 7])]))
