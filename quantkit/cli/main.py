@@ -19,9 +19,11 @@ from quantkit.errors import QuantkitError
 # Each module adds its commands to the app when it is imported; the order here is the order in --help.
 COMMAND_MODULES: tuple[str, ...] = (
     "quantkit.cli.demo",
+    "quantkit.cli.init",
     "quantkit.cli.calib_set",
     "quantkit.cli.calibrate",
     "quantkit.cli.quantize",
+    "quantkit.cli.evaluate",
     "quantkit.cli.compare",
     "quantkit.cli.vamc",
     "quantkit.cli.vamp",

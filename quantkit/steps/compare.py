@@ -1,6 +1,8 @@
 """``quantkit compare``: what int8 costs against fp32, on the same images, and where the difference arises."""
 
-from collections.abc import Sequence
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,8 +16,10 @@ from quantkit.data.calibration_set import CalibrationSet
 from quantkit.data.folder import ImageFolder
 from quantkit.data.preprocess import check_pipeline, preprocess
 from quantkit.errors import LabelError, UsageError
-from quantkit.graph.model import image_input, logits_output, model_files, read_model
-from quantkit.run.evaluate import Classifier, evaluate, time_in_turn
+from quantkit.graph.model import image_input, logits_output, model_digest, model_files, read_model
+from quantkit.run.answers import FOLDER as KEPT_ANSWERS
+from quantkit.run.answers import answer_all, keep_scores, scores_key
+from quantkit.run.evaluate import Answers, Classifier, evaluate, time_in_turn
 from quantkit.run.folder import RunFolder, RunRecord
 from quantkit.run.session import default_threads
 from quantkit.steps.card import CardAnswers, parse_card
@@ -126,7 +130,8 @@ def evaluate_models(
     _check_fit(subjects, pipeline, found)
     onnx = [subject for subject in subjects if isinstance(subject, Subject)]
     classifiers = [Classifier(subject.path, image_input(subject.model)) for subject in onnx]
-    collector = _collect(subjects, classifiers, found, pipeline, threads, progress)
+    with _answers(onnx, classifiers, found, pipeline, threads, run) as answers_to_images:
+        collector = _collect(subjects, answers_to_images, found, progress)
     times = time_in_turn(classifiers, preprocess(found.paths[0], pipeline)[None]) if latency else None
     every = max(1, len(found.names) // drift_images) if drift_images else 1
     sample = found.paths[::every][:drift_images]
@@ -149,18 +154,31 @@ def evaluate_models(
 _Candidate = Subject | tuple[str, CardAnswers]
 
 
-def _collect(
-    subjects: Sequence[_Candidate],
+@contextmanager
+def _answers(
+    subjects: Sequence[Subject],
     classifiers: Sequence[Classifier],
     found: ImageFolder,
     pipeline: Pipeline,
     threads: int,
-    progress: Count | None,
+    run: Path | None,
+) -> Iterator[Iterator[Answers]]:
+    """Give what every ONNX model says to every image; in a run of ours, no model is asked twice about the same."""
+    if run is None or not os.access(run, os.W_OK):
+        yield evaluate(classifiers, found.paths, pipeline, threads=threads)
+        return
+    keys = [scores_key(model_digest(subject.path), found, pipeline) for subject in subjects]
+    with keep_scores(run / KEPT_ANSWERS, keys, len(found.names)) as kept:
+        yield answer_all(classifiers, kept, found.paths, pipeline, threads=threads)
+
+
+def _collect(
+    subjects: Sequence[_Candidate], answers_to_images: Iterator[Answers], found: ImageFolder, progress: Count | None
 ) -> Collector:
-    """Ask every model about every image."""
+    """Gather what every model, and every card, said to every image."""
     assert found.labels is not None
     collector = Collector(len(subjects))
-    for answers in evaluate(classifiers, found.paths, pipeline, threads=threads):
+    for answers in answers_to_images:
         name, scores = found.names[answers.index], iter(answers.scores)
         every = [next(scores) if isinstance(one, Subject) else one[1].scores(name) for one in subjects]
         collector.update(every, [name], [found.labels[answers.index]])

@@ -11,6 +11,7 @@ from quantkit.config.project import PROJECT_FILE, Project
 from quantkit.data.build_set import build_calibration_set
 from quantkit.data.calibration_set import CalibrationSet
 from quantkit.errors import UsageError
+from quantkit.run.answers import FOLDER as KEPT_ANSWERS
 from quantkit.run.folder import RunFolder
 from quantkit.steps.progress import Count
 from quantkit.steps.project import choose_pipeline, find_run, load_project, run_of_model
@@ -201,4 +202,65 @@ def comparison_settings(
         labels=project.labels if own_images and labels is None else labels,
         names=names or project.names,
         pipeline=pipeline,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationSettings:
+    """The arguments of `quantkit.steps.evaluate.evaluate` that a project file can give.
+
+    Attributes:
+        run: run folder, None where a file is evaluated with a pipeline of its own.
+        images: images.
+        labels: their label file.
+        names: class names.
+        pipeline: preprocessing, None for the run's own.
+        keep: folder for the scores.
+    """
+
+    run: Path | None
+    images: Path | None
+    labels: Path | None
+    names: Path | None
+    pipeline: Pipeline | None
+    keep: Path
+
+
+def evaluation_settings(
+    *,
+    folder: Path,
+    model: str,
+    run: Path | None,
+    images: Path | None,
+    labels: Path | None,
+    names: Path | None,
+    preset: str | None,
+    out: Path | None,
+) -> EvaluationSettings:
+    """Return the settings of an evaluation: the options first, then the folder's ``quantkit.yaml``.
+
+    Scores are kept in the run; without one, beside ``out``, or in the folder that the model's run would have.
+
+    Raises:
+        UsageError: a run is named by nothing, or a file is given and nothing says how images are preprocessed.
+        ConfigError: the project file or the preset is not valid.
+    """
+    project = load_project(folder)
+    is_file = model.endswith(".onnx")
+    pipeline = choose_pipeline(preset, project) if preset is not None or (run is None and is_file) else None
+    if run is None and not is_file:
+        run = find_run(None, project, folder)
+    if run is None and pipeline is None:
+        raise UsageError(
+            "nothing says how images are preprocessed", fix=f"give --preset, --run, or a preset in {PROJECT_FILE}"
+        )
+    without_run = run_of_model(Path(model), folder) if out is None else out.parent
+    own_images = images is None
+    return EvaluationSettings(
+        run=run,
+        images=project.images if own_images else images,
+        labels=project.labels if own_images and labels is None else labels,
+        names=names or project.names,
+        pipeline=pipeline,
+        keep=(run or without_run) / KEPT_ANSWERS,
     )

@@ -1,0 +1,114 @@
+"""``quantkit eval``."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from quantkit.cli.app import app
+from quantkit.cli.show import console, progress_bar
+from quantkit.errors import UsageError
+
+if TYPE_CHECKING:
+    from quantkit.comparison.predictions import Predictions
+    from quantkit.comparison.predictions_file import Origin
+
+
+@app.command("eval")
+def evaluate(
+    models: Annotated[
+        list[str], typer.Argument(metavar="MODEL", help="ONNX file, or name in the run; files to --merge.")
+    ],
+    run: Annotated[Path | None, typer.Option(help="Run folder of quantkit calibrate.")] = None,
+    images: Annotated[Path | None, typer.Option(help="Folder of images.")] = None,
+    labels: Annotated[Path | None, typer.Option(help="Label file of --images.")] = None,
+    names: Annotated[Path | None, typer.Option(help="Class names, one a line.")] = None,
+    exclude: Annotated[Path | None, typer.Option(help="Calibration set whose images are left out.")] = None,
+    preset: Annotated[str | None, typer.Option(help="Preprocessing; the run's by default.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Evaluate at most so many images.")] = None,
+    shard: Annotated[str | None, typer.Option(metavar="I/N", help="Evaluate the I-th of N parts alone.")] = None,
+    merge: Annotated[
+        bool, typer.Option("--merge", help="Join the predictions of shards instead: --merge A.npz B.npz --out C.npz.")
+    ] = False,
+    out: Annotated[Path | None, typer.Option(help="Write the predictions, an npz file.")] = None,
+    json: Annotated[Path | None, typer.Option(help="Write the accuracy as JSON.")] = None,
+    threads: Annotated[int | None, typer.Option(min=1, help="Workers; all processors by default.")] = None,
+) -> None:
+    """Print a model's top-1 and top-5. Interrupted, the same command goes on; repeated, nothing is run."""
+    if merge:
+        _merge([Path(path) for path in models], out, json)
+        return
+    if len(models) > 1:
+        raise UsageError(f"{len(models)} models were given", fix="evaluate one at a time, or use quantkit compare")
+    from quantkit.steps.evaluate import evaluate as step
+    from quantkit.steps.evaluate import parse_shard
+    from quantkit.steps.settings import evaluation_settings
+
+    settings = evaluation_settings(
+        folder=Path(), model=models[0], run=run, images=images, labels=labels, names=names, preset=preset, out=out
+    )
+    with progress_bar("evaluating") as bar:
+        done = step(
+            models[0],
+            run=settings.run,
+            images=settings.images,
+            labels=settings.labels,
+            names=settings.names,
+            exclude=exclude,
+            pipeline=settings.pipeline,
+            limit=limit,
+            shard=None if shard is None else parse_shard(shard),
+            keep=settings.keep,
+            threads=threads,
+            progress=bar,
+        )
+    fresh = len(done.predictions) - done.kept
+    if fresh:
+        before = f" ({done.kept} were there)" if done.kept else ""
+        rate = fresh / max(done.elapsed_s, 1e-9)
+        console.print(f"{fresh} images in {done.elapsed_s:.1f} s, {rate:.1f} images/s{before}")
+    else:
+        console.print("all answers were there, nothing was run")
+    _finish(done.predictions, done.origin, done.warnings, out, json)
+
+
+def _merge(paths: list[Path], out: Path | None, json: Path | None) -> None:
+    from quantkit.comparison.predictions_file import merge_predictions
+    from quantkit.steps.evaluate import doubt_about
+
+    if out is None:
+        raise UsageError("nothing says where to write the merged predictions", where="--merge", fix="give --out")
+    predictions, origin = merge_predictions(paths)
+    doubt = doubt_about(predictions) if predictions.labels is not None else None
+    if origin.shards:
+        here = ", ".join(f"{i}/{n}" for i, n in origin.shards)
+        console.print(f"note: these are the shards {here} alone")
+    _finish(predictions, origin, () if doubt is None else (doubt,), out, json)
+
+
+def _finish(
+    predictions: "Predictions", origin: "Origin", warnings: tuple[str, ...], out: Path | None, json: Path | None
+) -> None:
+    from dataclasses import asdict
+
+    from quantkit.comparison.predictions_file import save_predictions
+    from quantkit.files import write_json
+    from quantkit.steps.evaluate import accuracy_of
+
+    accuracy = accuracy_of(predictions)
+    for name, value, interval in (
+        ("top-1", accuracy.top1, accuracy.top1_ci95),
+        ("top-5", accuracy.top5, accuracy.top5_ci95),
+    ):
+        bounds = f"[{interval.lo:.2f}, {interval.hi:.2f}]"
+        console.print(f"{name} {value:.2f} %  {bounds}", markup=False)
+    console.print(f"over {accuracy.images} images; intervals of 95 %")
+    if accuracy.tied:
+        console.print(f"{accuracy.tied} images with a shared first place, {accuracy.constant} with all scores alike")
+    for warning in warnings:
+        console.print(f"warning: {warning}", soft_wrap=True, markup=False, style="yellow")
+    if out is not None:
+        save_predictions(out, predictions, origin)
+        console.print(f"wrote {out}", soft_wrap=True, markup=False)
+    if json is not None:
+        write_json(json, {**accuracy.to_json(), "classes": predictions.classes, "origin": asdict(origin)})
