@@ -84,7 +84,7 @@ def time_ours(model: Path, paths: list[Path], rounds: int) -> dict[str, Any]:
     load = partial(preprocess, pipeline=PIPELINE)
     arrays = {path: load(path) for path in paths}
     prepared = prepare(read_model(model))
-    names = observed_tensors(prepared)
+    names = observed_tensors(prepared).tapped
     session = TappedSession(prepared.model, names)
     plain, single = open_session(model, threads=THREADS), open_session(model)
     feed = plain.get_inputs()[0].name
@@ -175,7 +175,7 @@ def _memory_job(model: Path, paths: list[Path], observing: bool, queue: Any) -> 
     prepared = prepare(read_model(model))
     load = partial(preprocess, pipeline=PIPELINE)
     if observing:
-        names = observed_tensors(prepared)
+        names = observed_tensors(prepared).tapped
         run_pass(TappedSession(prepared.model, names), names, paths, load)
     else:
         plain = open_session(model, threads=THREADS)

@@ -82,8 +82,8 @@ class Target:
         integer_outputs: the kernels requantize their own results, so every result of an integer operator is quantized;
             otherwise only what an integer operator reads is (TensorRT fuses from there).
         integer_bias: biases are stored as int32 at the scale of the accumulators; otherwise as float32.
-        kl_definition: the KL that the method ``kl`` means: Relay's for VACC, TensorRT's for the others (onnxruntime's own
-            has a single candidate in its default setting).
+        kl_definition: the KL that the method ``kl`` means: Relay's for VACC, TensorRT's for the others (onnxruntime's
+            own has a single candidate in its default setting).
         quantize_gemm: fully connected layers become int8 too.
     """
 

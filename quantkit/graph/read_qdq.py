@@ -3,8 +3,14 @@
 import numpy as np
 import onnx_ir as ir
 
-from quantkit.graph.values import array, is_constant, name_of
+from quantkit.graph.values import array, is_constant, is_op, name_of, operand, required
 from quantkit.numerics import QParams
+
+# What `quantkit.graph.qdq.write_qdq` puts behind a tensor's name: for the float value where the name itself is that of
+# the rounded one, for the rounded value where it is not, and for the value kept within the integers a scheme uses.
+FLOAT = ".float"
+DEQUANTIZED = ".dequantized"
+CLIPPED = ".clipped"
 
 
 def activation_qparams(model: ir.Model) -> dict[str, QParams]:
@@ -15,22 +21,34 @@ def activation_qparams(model: ir.Model) -> dict[str, QParams]:
     """
     found: dict[str, QParams] = {}
     for node in model.graph:
-        if node.op_type != "QuantizeLinear" or len(node.inputs) < 3:
+        if node.op_type != "QuantizeLinear" or is_constant(operand(node, 0)):
             continue
-        value, scale, zero = node.inputs[0], node.inputs[1], node.inputs[2]
-        if value is None or scale is None or zero is None or is_constant(value):
+        qparams = node_qparams(node)
+        if qparams is None:
             continue
-        scales, zeros = array(scale), array(zero)
-        if scales is None or zeros is None or scales.size != 1:
-            continue
-        qparams = _qparams(scales, zeros)
-        found[name_of(value)] = qparams
+        found[name_of(rounded_value(node))] = qparams
         for use in node.outputs[0].uses():
             if use.node.op_type == "DequantizeLinear":
-                found[name_of(use.node.outputs[0])] = qparams
+                found[name_of(use.node.outputs[0])] = node_qparams(use.node) or qparams
     return found
 
 
-def _qparams(scale: np.ndarray, zero: np.ndarray) -> QParams:
+def node_qparams(node: ir.Node) -> QParams | None:
+    """Return the parameters of a QuantizeLinear or DequantizeLinear, None where it has not one constant scale."""
+    scale, zero = array(operand(node, 1)), array(operand(node, 2))
+    if scale is None or zero is None or scale.size != 1:
+        return None
     limits = np.iinfo(zero.dtype)
     return QParams(scale.reshape(()).astype(np.float32), zero.reshape(()), int(limits.min), int(limits.max), zero.dtype)
+
+
+def rounded_value(quantizer: ir.Node) -> ir.Value:
+    """Return the value that a QuantizeLinear rounds, before the Clip that belongs to the quantizer."""
+    value = required(quantizer, 0)
+    clip = value.producer()
+    return required(clip, 0) if clip is not None and clips_for_quantizer(clip) else value
+
+
+def clips_for_quantizer(node: ir.Node) -> bool:
+    """Tell whether a node is the Clip that keeps a value within the integers that a scheme uses."""
+    return is_op(node, "Clip") and name_of(node.outputs[0]).endswith(CLIPPED)

@@ -81,6 +81,20 @@ class TensorStatistics:
             self.negative_infinities + other.negative_infinities,
         )
 
+    def rectified(self) -> "TensorStatistics":
+        """Return the statistics of ``max(x, 0)``: exactly what observing it gives, where all values are finite."""
+        split = int(np.searchsorted(self.bins, SIGN_BIN))
+        negative = int(self.counts[split:].sum())
+        if not negative:
+            return self
+        bins, counts = self.bins[:split], self.counts[:split]
+        if bins.size and bins[0] == 0:
+            counts = np.concatenate([counts[:1] + negative, counts[1:]])
+        else:
+            bins = np.concatenate([np.zeros(1, np.uint32), bins])
+            counts = np.concatenate([np.array([negative], np.int64), counts])
+        return TensorStatistics(bins, counts, self.count, self.zeros + negative, max(self.lo, 0.0), max(self.hi, 0.0))
+
     def magnitudes(self) -> tuple[npt.NDArray[np.int64], CountVector]:
         """Return the histogram of ``|x|``: ascending magnitude bins (int64) and their counts."""
         negative = int(np.searchsorted(self.bins, SIGN_BIN))

@@ -2,7 +2,7 @@
 
 import time
 from dataclasses import dataclass
-from functools import partial
+from functools import partial, reduce
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from quantkit.files import sha256_json
 from quantkit.graph.model import ImageInput, image_input, logits_output, model_digest, read_model
 from quantkit.graph.plan import plan
 from quantkit.graph.prepare import Prepared, prepare
+from quantkit.graph.taps import Taps, taps
 from quantkit.numerics import Range
 from quantkit.run.folder import ModelRecord, RunFolder, RunRecord, SetRecord
 from quantkit.run.observe import Chunk, observe
@@ -68,7 +69,7 @@ class _Subject:
     output: str
     classes: int | None
     prepared: Prepared
-    observed: tuple[str, ...]
+    observed: Taps
 
 
 def calibrate(
@@ -150,12 +151,21 @@ def _read_subject(path: Path) -> _Subject:
     return _Subject(path, model_digest(path), image_input(model), output, classes, prepared, observed_tensors(prepared))
 
 
-def observed_tensors(prepared: Prepared) -> tuple[str, ...]:
-    """Return the tensors whose ranges any target needs, in graph order, so that one pass serves them all."""
+def observed_tensors(prepared: Prepared) -> Taps:
+    """Return the tensors whose ranges any target needs, so that one pass serves them all."""
     wanted = {name for target in TARGETS.values() for name in plan(prepared.model, target).observed}
-    inputs = [str(value.name) for value in prepared.model.graph.inputs]
-    results = [str(value.name) for node in prepared.model.graph for value in node.outputs]
-    return tuple(name for name in [*inputs, *results] if name in wanted)
+    return taps(prepared.model, wanted)
+
+
+def complete(tensors: dict[str, TensorStatistics], wanted: Taps) -> dict[str, TensorStatistics]:
+    """Return the statistics of all wanted tensors from those of the tapped ones, in graph order."""
+    found = dict(tensors)
+    for name in wanted.wanted:
+        if name in wanted.merged:
+            found[name] = reduce(TensorStatistics.merge, (found[source] for source in wanted.merged[name]))
+        elif name in wanted.rectified:
+            found[name] = found[wanted.rectified[name]].rectified()
+    return {name: found[name] for name in wanted.wanted}
 
 
 def _read_set(given: Path | CalibrationSet) -> tuple[CalibrationSet, str]:
@@ -237,7 +247,7 @@ class _Pass:
     def finished(self, until_stable: float | None) -> Statistics | None:
         """Return the statistics of the run folder where they are those this pass would make, else None."""
         loaded, _ = self._load(self._folder.statistics)
-        if loaded is None or loaded.tensors.keys() != set(self._subject.observed):
+        if loaded is None or loaded.tensors.keys() != set(self._subject.observed.wanted):
             return None
         whole = len(loaded.images) == len(self._chosen)
         return loaded if whole or until_stable is not None else None
@@ -245,16 +255,17 @@ class _Pass:
     def run(self, until_stable: float | None, fresh: bool) -> Statistics:
         """Observe all images, or until the ranges stand still."""
         begun, extra = (None, {}) if fresh else self._load(self._folder.partial)
-        before = begun.tensors if begun is not None else None
+        tapped = self._subject.observed.tapped
+        before = {name: begun.tensors[name] for name in tapped} if begun is not None else None
         done = len(begun.images) if begun is not None else 0
         if begun is not None:
             self._points = list(begun.convergence)
             self._ranges = _ranges_from_json(extra.get("ranges", {}))
             self._watcher.resumed(done)
-        session = TappedSession(self._subject.prepared.model, self._subject.observed)
+        session = TappedSession(self._subject.prepared.model, tapped)
         chunks = observe(
             session,
-            self._subject.observed,
+            tapped,
             self._chosen.paths,
             partial(preprocess, pipeline=self._pipeline),
             batch=self._subject.input.batch or 1,
@@ -276,7 +287,7 @@ class _Pass:
         return statistics
 
     def _take(self, chunk: Chunk) -> Statistics:
-        tensors = chunk.statistics()
+        tensors = complete(chunk.statistics(), self._subject.observed)
         if chunk.at_convergence_point:
             ranges = self._solve(tensors)
             if self._ranges:

@@ -83,6 +83,13 @@ def test_scaling_by_a_power_of_two_shifts_the_bins(x: np.ndarray, k: int) -> Non
         assert other.hi == one.hi * 2.0**k
 
 
+@given(
+    x=hnp.arrays(np.float32, st.integers(0, 60), elements=st.floats(width=32, allow_nan=False, allow_infinity=False))
+)
+def test_rectified_statistics_are_those_of_the_relu(x: np.ndarray) -> None:
+    assert observed(x).rectified().identical(observed(np.maximum(x, 0)))
+
+
 def test_taking_up_saved_statistics_goes_on_as_if_never_interrupted() -> None:
     x = np.random.default_rng(0).standard_normal(5000).astype(np.float32)
     resumed = Observer()

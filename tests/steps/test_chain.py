@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnx_ir as ir
 import pytest
 from models import tiny_model, write_images
 
@@ -28,9 +29,13 @@ from quantkit.errors import (
     StatisticsError,
     UsageError,
 )
+from quantkit.graph.prepare import prepare
+from quantkit.graph.taps import taps
 from quantkit.run.folder import RunFolder
+from quantkit.run.tap import TappedSession
 from quantkit.stats.file import load_statistics, save_statistics
-from quantkit.steps.calibrate import calibrate
+from quantkit.stats.observer import Observer
+from quantkit.steps.calibrate import calibrate, complete
 from quantkit.steps.compare import compare
 from quantkit.steps.quantize import QuantizeOptions, quantize
 from quantkit.targets import TENSORRT, VACC
@@ -233,6 +238,37 @@ def test_statistics_merge_to_what_one_pass_gives(place: Place) -> None:
     assert all(merged.tensors[name].identical(one) for name, one in whole.tensors.items())
     with pytest.raises(ProvenanceError, match="5 images are in both files"):
         merged.merge(parts[0])
+
+
+def test_what_follows_from_other_tensors_is_what_observing_it_gives(tmp_path: Path) -> None:
+    text = """<ir_version: 8, opset_import: ["": 17]>
+    two (float[N, 3, 8, 8] input) => (float[N, 4] logits) {
+        a = Conv <pads = [1, 1, 1, 1]> (input, w1)
+        b = Conv <pads = [1, 1, 1, 1]> (input, w2)
+        ar = Relu(a)
+        c = Concat <axis = 1> (ar, b)
+        d = Conv(c, w3)
+        g = GlobalAveragePool(d)
+        logits = Flatten(g)
+    }"""
+    model = onnx.parser.parse_model(text)
+    rng = np.random.default_rng(0)
+    for name, shape in {"w1": (8, 3, 3, 3), "w2": (8, 3, 3, 3), "w3": (4, 16, 1, 1)}.items():
+        model.graph.initializer.append(
+            onnx.numpy_helper.from_array(rng.standard_normal(shape).astype(np.float32), name)
+        )
+    prepared = prepare(ir.from_proto(model))
+    wanted = taps(prepared.model, ["input", "a", "ar", "b", "c", "d"])
+    assert wanted.tapped == ("input", "a", "b", "d")
+    session = TappedSession(prepared.model, wanted.wanted)
+    x = rng.standard_normal((1, 3, 8, 8)).astype(np.float32)
+    observers = {name: Observer() for name in wanted.wanted}
+    for name, value in session.run(x)[1]:
+        observers[name].observe(value)
+    all_of_them = {name: observer.statistics() for name, observer in observers.items()}
+    derived = complete({name: all_of_them[name] for name in wanted.tapped}, wanted)
+    assert list(derived) == ["input", "a", "b", "ar", "c", "d"]
+    assert all(derived[name].identical(one) for name, one in all_of_them.items())
 
 
 def test_statistics_of_another_model_are_refused(place: Place) -> None:
