@@ -34,12 +34,14 @@ def activation_qparams(model: ir.Model) -> dict[str, QParams]:
 
 
 def node_qparams(node: ir.Node) -> QParams | None:
-    """Return the parameters of a QuantizeLinear or DequantizeLinear, None where it has not one constant scale."""
+    """Return the parameters of a QuantizeLinear or DequantizeLinear, None without one constant scale and integer zero point."""
     scale, zero = array(operand(node, 1)), array(operand(node, 2))
-    if scale is None or zero is None or scale.size != 1:
+    if scale is None or zero is None or scale.size != 1 or zero.dtype.kind not in "iu":
         return None
-    limits = np.iinfo(zero.dtype)
-    return QParams(scale.reshape(()).astype(np.float32), zero.reshape(()), int(limits.min), int(limits.max), zero.dtype)
+    kind: np.dtype[np.integer] = np.dtype(zero.dtype.name)
+    limits = np.iinfo(kind)
+    scalar = zero.reshape(()).astype(kind)
+    return QParams(scale.reshape(()).astype(np.float32), scalar, int(limits.min), int(limits.max), kind)
 
 
 def rounded_value(quantizer: ir.Node) -> ir.Value:
