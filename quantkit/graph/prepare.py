@@ -4,7 +4,6 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 from onnx_ir.passes.common import (
-    IdentityEliminationPass,
     InlinePass,
     LiftConstantsToInitializersPass,
     RemoveInitializersFromInputsPass,
@@ -23,7 +22,7 @@ from quantkit.graph.passes.gemm import PlainGemmPass
 from quantkit.graph.passes.global_pool import GlobalPoolPass
 from quantkit.graph.passes.linear import LinearToGemmPass
 from quantkit.graph.passes.names import NameNodesPass
-from quantkit.graph.passes.no_ops import DropNoOpsPass
+from quantkit.graph.passes.no_ops import RemoveNoOpsPass
 from quantkit.graph.passes.opset import UpgradeOpsetPass
 from quantkit.graph.passes.shapes import ConstantShapesPass
 from quantkit.graph.values import ORIGIN
@@ -80,8 +79,7 @@ def _passes() -> ir.passes.Sequential:
         FoldConstantsPass(),
         ConstantShapesPass(),
         infer,
-        DropNoOpsPass(),
-        IdentityEliminationPass(),
+        RemoveNoOpsPass(),
         GeluOrderPass(),
         PlainArithmeticPass(),
         FoldPadPass(),

@@ -65,9 +65,9 @@ def activation_parameters(plan: Plan, ranges: Mapping[str, Range]) -> dict[str, 
     """Return scale and zero point of every quantized tensor of a plan.
 
     Raises:
-        ModelError: a tensor of ``plan.observed`` has no range.
+        ModelError: a tensor of ``plan.observed`` has no range, and none follows from the tensors before it.
     """
-    missing = [name for name in plan.observed if name not in ranges]
+    missing = plan.sharing.missing(ranges)
     if missing:
         shown = ", ".join(missing[:5]) + (f" and {len(missing) - 5} more" if len(missing) > 5 else "")
         raise ModelError(f"{len(missing)} tensors have no range", where=shown, fix="calibrate this model again")

@@ -1,16 +1,19 @@
 """Which tensors share one scale, and from which observed ranges that scale follows."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 import onnx_ir as ir
 
+from quantkit.errors import ModelError
 from quantkit.graph.bounds import Bounds, clip_bounds
+from quantkit.graph.classify import role_of
 from quantkit.graph.ops import Role
 from quantkit.graph.placement import MOVING, Placement, activations
 from quantkit.graph.values import array, attribute_float, is_constant, name_of
 from quantkit.numerics import Range
+from quantkit.targets import ORT
 
 
 @dataclass(frozen=True)
@@ -108,25 +111,41 @@ class Sharing:
         sources = self._sources(value)
         return [name_of(value)] if sources is None else [name for source in sources for name in self._observed(source)]
 
+    def missing(self, available: Collection[str]) -> tuple[str, ...]:
+        """Return the tensors whose range is not ``available`` and does not follow from tensors before them."""
+        names = dict.fromkeys(name for group in self.groups for name in group.observed if name not in available)
+        values = {name_of(value): value for value in self._gain}
+        return tuple(name for name in names if not self._follows(values[name], available))
+
+    def _follows(self, value: ir.Value, available: Collection[str]) -> bool:
+        if name_of(value) in available:
+            return True
+        sources = _natural_sources(value)
+        return sources is not None and all(self._follows(source, available) for source in sources)
+
     def _range_of(self, value: ir.Value, observed: Mapping[str, Range]) -> Range:
         sources = self._sources(value)
-        if sources is None:
+        if sources is None and name_of(value) in observed:
             return observed[name_of(value)]
-        node = value.producer()
-        parts = [self._range_of(source, observed) for source in sources] + _constant_parts(node, self._placement)
-        union = Range(min(part.lo for part in parts), max(part.hi for part in parts))
-        return union if node is None else _through(node, self._placement.roles[node], union)
+        node, sources = value.producer(), sources or _natural_sources(value)
+        if node is None or sources is None:
+            raise ModelError(f"the tensor {name_of(value)!r} has no range", fix="calibrate this model again")
+        parts = [self._range_of(source, observed) for source in sources] + _constant_parts(node)
+        return _through(node, Range(min(part.lo for part in parts), max(part.hi for part in parts)))
 
     def _sources(self, value: ir.Value) -> list[ir.Value] | None:
         """Return the values whose ranges give this one's, None where it must be observed itself."""
         node = value.producer()
-        if node is None or node not in self._placement.integer:
-            return None
-        role = self._placement.roles[node]
-        if role in MOVING:
-            return [source for source in activations(node, role) if not is_constant(source)]
-        follows = role is Role.ACTIVATION or (role is Role.UNARY and node.op_type in _MONOTONE)
-        return activations(node, role) if follows else None
+        return _natural_sources(value) if node is not None and node in self._placement.integer else None
+
+
+def _natural_sources(value: ir.Value) -> list[ir.Value] | None:
+    """Return the values that determine the range of one, wherever its node computes; None for real computations."""
+    node = value.producer()
+    role = Role.FLOAT if node is None else role_of(node, ORT)[0]
+    if node is None or not (role in (*MOVING, Role.ACTIVATION) or (role is Role.UNARY and node.op_type in _MONOTONE)):
+        return None
+    return [source for source in activations(node, role) if not is_constant(source)]
 
 
 def factor_of(node: ir.Node) -> float:
@@ -135,11 +154,9 @@ def factor_of(node: ir.Node) -> float:
     return float(constant.reshape(-1)[0])
 
 
-def _constant_parts(node: ir.Node | None, placement: Placement) -> list[Range]:
+def _constant_parts(node: ir.Node) -> list[Range]:
     """Return the ranges of the constants that a concatenation takes in."""
-    if node is None or placement.roles[node] is not Role.CONCAT:
-        return []
-    contents = [array(value) for value in node.inputs]
+    contents = [array(value) for value in node.inputs] if node.op_type == "Concat" else []
     return [Range.around(float(content.min()), float(content.max())) for content in contents if content is not None]
 
 
@@ -162,12 +179,12 @@ def _sigmoid(x: float) -> float:
 _MONOTONE = frozenset({"Sigmoid", "HardSigmoid", "LeakyRelu"})
 
 
-def _through(node: ir.Node, role: Role, range_: Range) -> Range:
+def _through(node: ir.Node, range_: Range) -> Range:
     """Return the range of a node's result for the range of its input."""
-    if role is Role.RESCALE:
+    if node.op_type == "Mul":
         return Range(range_.lo * factor_of(node), range_.hi * factor_of(node))
-    if role is Role.ACTIVATION:
-        return _within(range_, clip_bounds(node) or Bounds())
+    if (limits := clip_bounds(node)) is not None:
+        return _within(range_, limits)
     if node.op_type == "Sigmoid":
         return Range.around(_sigmoid(range_.lo), _sigmoid(range_.hi))
     if node.op_type == "HardSigmoid":

@@ -2,48 +2,61 @@
 
 import numpy as np
 import pytest
-from graph_runs import text_model
+from graph_runs import run, text_model
 
-from quantkit.graph.passes.no_ops import DropNoOpsPass
+from quantkit.graph.passes.no_ops import RemoveNoOpsPass
+
+X = np.random.default_rng(0).normal(size=(2, 4)).astype(np.float32)
 
 
-def ops_after(body, **constants):
-    model = text_model(
+def model_of(body, **constants):
+    return text_model(
         f"""<ir_version: 8, opset_import: ["" : 17]>
         g (float[N, 4] x) => (float[N, M] y) {{ {body} }}""",
         **constants,
     )
-    return [node.op_type for node in DropNoOpsPass()(model).model.graph]
 
 
 ZEROS = {"pads": np.zeros(4, np.int64)}
+RATIO = {"ratio": np.float32(0.5)}
+NO_OPS = {
+    "identity": ("r = Relu (x) i = Identity (r) y = Neg (i)", {}, ["Relu", "Neg"]),
+    "at the output": ("r = Relu (x) y = Identity (r)", {}, ["Relu"]),
+    "at the input": ("i = Identity (x) y = Neg (i)", {}, ["Neg"]),
+    "dropout": ("r = Relu (x) y = Dropout (r)", {}, ["Relu"]),
+    "dropout with ratio": ("r = Relu (x) y = Dropout (r, ratio)", RATIO, ["Relu"]),
+    "dropout not training": ("r = Relu (x) y = Dropout (r, ratio, off)", RATIO | {"off": np.array(False)}, ["Relu"]),
+    "unread mask": ("r = Relu (x) y, mask = Dropout (r)", {}, ["Relu"]),
+    "no padding": ("p = Pad (x, pads) y = Relu (p)", ZEROS, ["Relu"]),
+    "cast to itself": ("r = Cast <to = 1> (x) y = Relu (r)", {}, ["Relu"]),
+}
 
 
-@pytest.mark.parametrize(
-    ("body", "constants"),
-    [
-        ("y = Dropout (x)", {}),
-        ("y = Dropout (x, ratio)", {"ratio": np.float32(0.5)}),
-        ("y = Dropout (x, ratio, off)", {"ratio": np.float32(0.5), "off": np.array(False)}),
-        ("y, mask = Dropout (x)", {}),
-        ("y = Pad (x, pads)", ZEROS),
-        ("y = Cast <to = 1> (x)", {}),
-    ],
-    ids=["dropout", "with ratio", "not training", "unread mask", "no padding", "cast to itself"],
-)
-def test_becomes_identity(body, constants):
-    assert ops_after(body, **constants) == ["Identity"]
+@pytest.mark.parametrize(("body", "constants", "ops"), NO_OPS.values(), ids=NO_OPS)
+def test_removed(body, constants, ops):
+    model = model_of(body, **constants)
+    before = run(model, X)
+    result = RemoveNoOpsPass()(model)
+    assert result.modified
+    assert [node.op_type for node in result.model.graph] == ops
+    assert result.model.graph.outputs[0].name == "y"
+    np.testing.assert_array_equal(run(result.model, X), before)
 
 
-@pytest.mark.parametrize(
-    ("body", "constants"),
-    [
-        ("y = Dropout (x, ratio, on)", {"ratio": np.float32(0.5), "on": np.array(True)}),
-        ("d, mask = Dropout (x) f = Cast <to = 1> (mask) y = Add (d, f)", {}),
-        ("y = Pad (x, pads)", {"pads": np.array([0, 1, 0, 0], np.int64)}),
-        ("i = Cast <to = 7> (x) y = Cast <to = 1> (i)", {}),
-    ],
-    ids=["training", "mask is read", "padding", "cast to another type and back"],
-)
+LEFT_ALONE = {
+    "training": ("y = Dropout (x, ratio, on)", RATIO | {"on": np.array(True)}),
+    "mask is read": ("d, mask = Dropout (x) f = Cast <to = 1> (mask) y = Add (d, f)", {}),
+    "padding": ("y = Pad (x, pads)", {"pads": np.array([0, 1, 0, 0], np.int64)}),
+    "cast to another type and back": ("i = Cast <to = 7> (x) y = Cast <to = 1> (i)", {}),
+    "the whole model": ("y = Identity (x)", {}),
+    "inside of a condition": (
+        """y = If (yes) <then_branch = a () => (float[N, 4] t) { t = Identity (x) },
+                         else_branch = b () => (float[N, 4] e) { e = Neg (x) }>""",
+        {"yes": np.array(True)},
+    ),
+}
+
+
+@pytest.mark.parametrize(("body", "constants"), LEFT_ALONE.values(), ids=LEFT_ALONE)
 def test_left_alone(body, constants):
-    assert "Identity" not in ops_after(body, **constants)
+    assert not RemoveNoOpsPass()(model_of(body, **constants)).modified

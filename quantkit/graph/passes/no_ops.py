@@ -2,27 +2,29 @@
 
 import onnx_ir as ir
 
-from quantkit.graph.values import array, attribute_int, is_op, operand
+from quantkit.graph.values import array, attribute_int, is_op, operand, required, take_over
 
 
-class DropNoOpsPass(ir.passes.InPlacePass):
-    """Turn Dropout outside of training, a Pad of nothing and a Cast to the same type into Identity.
+class RemoveNoOpsPass(ir.passes.InPlacePass):
+    """Remove Identity, Dropout outside of training, a Pad of nothing and a Cast to the same type.
 
-    Left alone: a Dropout whose mask is read or whose training mode is on or not constant.
-    `IdentityEliminationPass` of onnx_ir takes the Identity nodes away.
+    Left alone: a Dropout whose mask is read or whose training mode is on or not constant; nodes inside of conditions and
+    loops, whose graphs must not hand out a value of the graph around them; and what stands between an input, a constant
+    or another output of the graph and one of its outputs.
     """
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
-        """Replace the nodes that do nothing."""
+        """Remove such nodes from the main graph."""
         modified = False
-        for node in list(model.graph.all_nodes()):
+        for node in list(model.graph):
             if _does_nothing(node):
-                _become_identity(node)
-                modified = True
+                modified |= _remove(model.graph, node)
         return ir.passes.PassResult(model, modified)
 
 
 def _does_nothing(node: ir.Node) -> bool:
+    if is_op(node, "Identity"):
+        return True
     if is_op(node, "Dropout"):
         mask_read = len(node.outputs) > 1 and (bool(node.outputs[1].uses()) or node.outputs[1].is_graph_output())
         mode = operand(node, 2)
@@ -37,8 +39,15 @@ def _does_nothing(node: ir.Node) -> bool:
     return False
 
 
-def _become_identity(node: ir.Node) -> None:
-    node.op_type = "Identity"
-    node.attributes.clear()
-    node.resize_inputs(1)
-    node.resize_outputs(1)
+def _remove(graph: ir.Graph, node: ir.Node) -> bool:
+    source, result = required(node, 0), node.outputs[0]
+    if not result.is_graph_output():
+        if source.shape is None:
+            source.shape = result.shape
+        result.replace_all_uses_with(source)
+        graph.remove(node, safe=True)
+        return True
+    if source.is_graph_input() or source.is_initializer() or source.is_graph_output() or source.producer() is None:
+        return False
+    take_over(graph, source, node)
+    return True
