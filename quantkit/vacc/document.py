@@ -2,21 +2,19 @@
 
 import codecs
 import copy
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import date
 from pathlib import Path
 from typing import Any
 
-from ruamel.yaml.comments import CommentedMap
-from ruamel.yaml.nodes import CollectionNode, MappingNode, Node
+from ruamel.yaml.nodes import Node
 from ruamel.yaml.scalarbool import ScalarBoolean
 
-from quantkit.errors import VendorFileError
 from quantkit.files import reason, write_bytes
-from quantkit.vacc.yaml_nodes import KeyPath, RepeatedKey, YamlError, line_of_each_value, node_at, parse
-from quantkit.vacc.yaml_text import emit, flow_text, is_mapping, styled, writer
+from quantkit.vacc.yaml_edit import assign, edits
+from quantkit.vacc.yaml_nodes import KeyPath, RepeatedKey, YamlError, line_of_each_value, parse
+from quantkit.vacc.yaml_text import dump
 
 _BYTE_ORDER_MARKS = ((codecs.BOM_UTF8, "utf-8-sig"), (codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16"))
 
@@ -100,9 +98,8 @@ class Document:
     def set(self, path: str | KeyPath, value: Any) -> "Document":
         """Return the document with one value changed or added; all other text stays as it is.
 
-        Where a plain value or a ``[list]`` stands already, only its characters are replaced; a new key becomes a new
-        line at the end of its section. Where neither is possible the text is written anew by ruamel.yaml, which keeps
-        comments, quotes, order and unknown keys. Sections on the way that do not exist are made.
+        Of the ways to edit the text (see `yaml_edit`) the least that has the wanted meaning is taken. Sections on the
+        way that do not exist are made.
 
         Args:
             path: ``"backend.quantize.calibrate_mode"``, or the steps as a tuple where a key itself holds a dot.
@@ -113,15 +110,12 @@ class Document:
         """
         steps = self._steps(path)
         wanted = {} if self.data is None else copy.deepcopy(self.data)
-        _assign(wanted, steps, value, self.where)
-        for edited in (_replaced(self.text, self.root, steps, value), _inserted(self.text, self.root, steps, value)):
-            after = None if edited is None else self._with_text(edited)
+        assign(wanted, steps, value, self.where)
+        for text in edits(self.text, self.root, steps, value):
+            after = self._with_text(text)
             if after is not None and after.data == wanted:
                 return after
-        loaded = parse(self.text).data
-        loaded = CommentedMap() if loaded is None else loaded
-        _assign(loaded, steps, styled(value), self.where)
-        return Document.parse(_dump_like(loaded, self.text), self.where, encoding=self.encoding, crlf=self.crlf)
+        return Document.parse(dump(wanted), self.where, encoding=self.encoding, crlf=self.crlf)
 
     def save(self, path: Path) -> None:
         """Write the text as UTF-8 with the line ends the file had.
@@ -183,64 +177,3 @@ def _decode(content: bytes) -> tuple[str, str]:
         except UnicodeDecodeError:
             continue
     return content.decode("latin-1"), "latin-1"
-
-
-def _assign(data: Any, steps: KeyPath, value: Any, where: str) -> None:
-    """Set a value in plain or round-trip data; sections on the way are made."""
-    holder = data
-    for step in steps[:-1]:
-        if isinstance(holder, dict):
-            if holder.get(step) is None:
-                holder[step] = type(data)()
-            holder = holder[step]
-        elif isinstance(holder, list) and isinstance(step, int) and step < len(holder):
-            holder = holder[step]
-        else:
-            holder = None
-    last = steps[-1] if steps else ""
-    if isinstance(holder, dict) and steps:
-        holder[last] = value
-        return
-    if isinstance(holder, list) and isinstance(last, int) and last < len(holder):
-        holder[last] = value
-        return
-    dotted = ".".join(map(str, steps))
-    raise VendorFileError(f"there is no place for `{dotted}`", where=where, fix="name a key of a section")
-
-
-def _replaced(text: str, root: Node | None, steps: KeyPath, value: Any) -> str | None:
-    """Replace the characters of one plain value or ``[list]``; None where that is not possible."""
-    node = node_at(root, steps)
-    if node is None or isinstance(value, Mapping) or (isinstance(value, list) and any(map(is_mapping, value))):
-        return None
-    block = not node.flow_style if isinstance(node, CollectionNode) else getattr(node, "style", None) in ("|", ">")
-    start, end = node.start_mark.index, node.end_mark.index
-    return text[:start] + flow_text(value) + text[end:] if start < end and not block else None
-
-
-def _inserted(text: str, root: Node | None, steps: KeyPath, value: Any) -> str | None:
-    """Add a key in a line of its own at the end of its section; None where that is not possible."""
-    depth = next(n for n in range(len(steps), -1, -1) if node_at(root, steps[:n]) is not None or n == 0)
-    section = node_at(root, steps[:depth])
-    if depth == len(steps) or not isinstance(section, MappingNode) or section.flow_style or not section.value:
-        return None
-    for step in reversed(steps[depth:]):
-        value = {step: value}
-    last = section.value[-1][1]
-    while isinstance(last, CollectionNode) and not last.flow_style and last.value:
-        last = last.value[-1][1] if isinstance(last, MappingNode) else last.value[-1]
-    rows = text.split("\n")
-    after = last.end_mark.line + 1
-    margin = " " * section.value[0][0].start_mark.column
-    new = emit(writer(mapping=2, sequence=4, offset=2), styled(value)).splitlines()
-    return "\n".join([*rows[:after], *(margin + row for row in new), *(rows[after:] or [""])])
-
-
-def _dump_like(loaded: Any, text: str) -> str:
-    """Write round-trip data with the indentation of the text it came from."""
-    mapping = next((len(m[1]) for m in re.finditer(r"(?m)^( +)\w", text)), 2)
-    offset = 0
-    for key, dash in re.findall(r"(?m)^( *)[^\s#-][^#\n]*:[ ]*\n(?:[ ]*(?:#.*)?\n)*( *)- ", text):
-        offset = max(0, len(dash) - len(key))
-        break
-    return emit(writer(mapping=mapping, sequence=offset + 2, offset=offset), loaded)

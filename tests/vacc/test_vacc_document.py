@@ -127,9 +127,19 @@ def test_a_new_key_is_one_new_line_at_the_end_of_its_section() -> None:
     assert edited.text == COMPILE.replace(old, old + "  compile:\n    cluster_mode: 0\n")
 
 
-def test_a_block_list_is_replaced_and_comments_stay() -> None:
+def test_a_block_is_replaced_by_its_lines() -> None:
     edited = Document.parse(COMPILE).set("dataset.process_ops.2.crop_size", [192, 192])
-    assert edited.get("dataset.process_ops.2.crop_size") == [192, 192]
+    assert edited.text == COMPILE.replace("crop_size:\n    - 224\n    - 224", "crop_size: [192, 192]")
+    edited = Document.parse(COMPILE).set("dataset.process_ops", [{"type": "ToTensor"}])
+    before, _, after = COMPILE.partition("  process_ops:")
+    assert edited.text == before + "  process_ops:\n    - type: ToTensor\n" + after[after.index("\nworkspace") :]
+    edited = Document.parse("a:\n  - b: 1\n    c: |\n      text\n# end\n").set("a.0.c", {"d": [1]})
+    assert edited.text == "a:\n  - b: 1\n    c:\n      d: [1]\n# end\n"
+
+
+def test_comments_and_order_stay_where_the_text_is_written_anew() -> None:
+    edited = Document.parse(COMPILE).set("dataset.process_ops.2", {"type": "ToTensor"})
+    assert edited.get("dataset.process_ops.2") == {"type": "ToTensor"}
     for comment in ("# ours", "# the model", "# our own key"):
         assert comment in edited.text
     assert list(edited.data) == ["name", "frontend", "backend", "graph", "dataset", "workspace"]
