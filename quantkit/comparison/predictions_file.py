@@ -66,7 +66,7 @@ def load_predictions(path: Path) -> tuple[Predictions, Origin]:
         StatisticsError: there is no such file, or it is damaged, or holds something else.
     """
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
             said = json.loads(str(file["origin"]))
             names = tuple(str(name) for name in file["names"])
             arrays = {name: file[name] for name in _ARRAYS if name in file.files}
