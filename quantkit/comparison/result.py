@@ -48,6 +48,7 @@ class EvaluatedModel:
         kl: float64 ``[N]``, divergence of each image from the reference in nats, where full outputs were at hand.
         latency_ms: time of one image, where it was measured.
         tensors: drift of its tensors against the reference, in the order of the network; empty where not measured.
+        layers: drift of each integer layer alone, fed what the reference computes; empty where not measured.
     """
 
     name: str
@@ -56,6 +57,7 @@ class EvaluatedModel:
     kl: np.ndarray[tuple[int], np.dtype[np.float64]] | None = None
     latency_ms: float | None = None
     tensors: tuple[TensorDrift, ...] = ()
+    layers: tuple[TensorDrift, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,6 +126,7 @@ class ModelResult:
         constant: number of images for which all classes had the same score.
         latency_ms: time of one image, None where it was not measured.
         tensors: drift of every measured tensor in the order of the network.
+        layers: drift of each integer layer alone, by the tensor it gives, in the order of the network.
         versus: the comparison with the reference; None for the reference.
     """
 
@@ -137,11 +140,17 @@ class ModelResult:
     latency_ms: float | None
     tensors: tuple[TensorDrift, ...]
     versus: Versus | None
+    layers: tuple[TensorDrift, ...] = ()
 
     @property
     def worst_tensors(self) -> tuple[TensorDrift, ...]:
         """The tensors with the lowest SQNR, worst first."""
         return tuple(sorted(self.tensors, key=lambda tensor: tensor.sqnr_db)[:WORST_TENSORS])
+
+    @property
+    def worst_layers(self) -> tuple[TensorDrift, ...]:
+        """The layers that lose most by themselves, worst first: those to blame for the drift behind them."""
+        return tuple(sorted(self.layers, key=lambda layer: layer.sqnr_db)[:WORST_TENSORS])
 
     def to_json(self) -> dict[str, Any]:
         """Return plain values; a figure that was not measured is null, an infinite one too."""
@@ -157,7 +166,8 @@ class ModelResult:
         }
         if self.versus is None:
             return own
-        return own | _versus_json(self.versus) | {"worst_tensors": [t.to_json() for t in self.worst_tensors]}
+        drift = {"worst_tensors": self.worst_tensors, "worst_layers": self.worst_layers}
+        return own | _versus_json(self.versus) | {key: [one.to_json() for one in worst] for key, worst in drift.items()}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -265,6 +275,7 @@ def _model_result(
         constant=int(predictions.constant.sum()),
         latency_ms=model.latency_ms,
         tensors=model.tensors,
+        layers=model.layers,
         versus=None if reference is None else _versus(model, predictions, reference, seed),
     )
 

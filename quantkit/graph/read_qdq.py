@@ -34,7 +34,7 @@ def activation_qparams(model: ir.Model) -> dict[str, QParams]:
 
 
 def node_qparams(node: ir.Node) -> QParams | None:
-    """Return the parameters of a QuantizeLinear or DequantizeLinear, None without one constant scale and integer zero point."""
+    """Return the parameters of a QuantizeLinear or DequantizeLinear, None without one scale and integer zero point."""
     scale, zero = array(operand(node, 1)), array(operand(node, 2))
     if scale is None or zero is None or scale.size != 1 or zero.dtype.kind not in "iu":
         return None

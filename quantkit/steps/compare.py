@@ -9,6 +9,7 @@ from typing import Any
 
 import onnx_ir as ir
 
+from quantkit.comparison.drift import TensorDrift
 from quantkit.comparison.predictions import Collector
 from quantkit.comparison.result import Comparison, EvaluatedModel, compare_models
 from quantkit.config.pipeline import Pipeline
@@ -23,7 +24,7 @@ from quantkit.run.evaluate import Answers, Classifier, evaluate, time_in_turn
 from quantkit.run.folder import RunFolder, RunRecord
 from quantkit.run.session import default_threads
 from quantkit.steps.card import CardAnswers, parse_card
-from quantkit.steps.drift import measure_drift
+from quantkit.steps.drift import measure_drift, measure_local_drift
 from quantkit.steps.evaluation_images import evaluation_images, limited
 from quantkit.steps.progress import Count
 
@@ -135,6 +136,7 @@ def evaluate_models(
     times = time_in_turn(classifiers, preprocess(found.paths[0], pipeline)[None]) if latency else None
     every = max(1, len(found.names) // drift_images) if drift_images else 1
     sample = found.paths[::every][:drift_images]
+    drifts = [_drift(reference, subject, sample, pipeline, threads) for subject in subjects]
     answers = tuple(
         EvaluatedModel(
             name=_name(subject),
@@ -142,16 +144,28 @@ def evaluate_models(
             bytes=_size(subject),
             kl=collector.divergence(index),
             latency_ms=times[onnx.index(subject)] if times and isinstance(subject, Subject) else None,
-            tensors=measure_drift(reference.model, subject.model, sample, pipeline, threads)
-            if index and isinstance(subject, Subject)
-            else (),
+            tensors=tensors,
+            layers=layers,
         )
-        for index, subject in enumerate(subjects)
+        for index, (subject, (tensors, layers)) in enumerate(zip(subjects, drifts, strict=True))
     )
     return Evaluation(compare_models(answers, warnings=warnings), reference, answers, found, run)
 
 
 _Candidate = Subject | tuple[str, CardAnswers]
+
+
+def _drift(
+    reference: Subject, subject: _Candidate, sample: Sequence[Path], pipeline: Pipeline, threads: int
+) -> tuple[tuple[TensorDrift, ...], tuple[TensorDrift, ...]]:
+    """Measure the drift of a candidate's tensors, end to end and of each layer alone; a card shows neither."""
+    if subject is reference or not isinstance(subject, Subject):
+        return (), ()
+    end_to_end, local = (
+        measure(reference.model, subject.model, sample, pipeline, threads)
+        for measure in (measure_drift, measure_local_drift)
+    )
+    return end_to_end, local
 
 
 @contextmanager

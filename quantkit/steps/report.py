@@ -7,6 +7,7 @@ import onnx_ir as ir
 
 from quantkit.comparison.report import write_report
 from quantkit.comparison.report_data import MethodRange, ReportData, ReportTensor, flipped_images
+from quantkit.comparison.result import EvaluatedModel
 from quantkit.comparison.thumbnail import thumbnail
 from quantkit.config.method import METHODS, parse_method
 from quantkit.graph.prepare import prepare
@@ -41,7 +42,7 @@ def report(evaluation: Evaluation, path: Path, *, subject: str | None = None) ->
         title=evaluation.reference.path.stem,
         comparison=evaluation.comparison,
         subject=subject,
-        tensors=tuple(_tensors(evaluation.reference.model, statistics, record, subject)) if statistics else (),
+        tensors=tuple(_tensors(evaluation.reference.model, statistics, record, candidate)) if statistics else (),
         flips=flipped_images(
             evaluation.answers[0].predictions,
             candidate.predictions,
@@ -54,20 +55,29 @@ def report(evaluation: Evaluation, path: Path, *, subject: str | None = None) ->
     write_report(data, path)
 
 
-def _tensors(model: ir.Model, statistics: Statistics, record: RunRecord | None, subject: str) -> Iterator[ReportTensor]:
-    """Yield every observed tensor in the order of the network, with the range that each method would choose."""
-    made = record.quantized.get(subject) if record is not None else None
+def _tensors(
+    model: ir.Model, statistics: Statistics, record: RunRecord | None, candidate: EvaluatedModel
+) -> Iterator[ReportTensor]:
+    """Yield every observed tensor and every layer's result, in the order of the network.
+
+    With the range that each method would choose, and what the layer loses by itself.
+    """
+    made = record.quantized.get(candidate.name) if record is not None else None
     target = TARGETS[made.target] if made is not None else ORT
     solved = {name: solve_all(statistics.tensors, parse_method(name), target) for name in METHODS}
     producers = {str(value.name): node for node in prepare(model).model.graph for value in node.outputs}
-    for name, one in statistics.tensors.items():
-        node = producers.get(name)
+    local = {drift.name: drift for drift in candidate.layers}
+    names = dict.fromkeys([*statistics.tensors, *local])
+    inputs, results = [name for name in names if name not in producers], [name for name in producers if name in names]
+    for name in [*inputs, *results]:
+        node, one = producers.get(name), statistics.tensors.get(name)
         yield ReportTensor(
             name=name,
             op_type="" if node is None else node.op_type,
             layer="" if node is None else str(node.name),
             inputs=() if node is None else _observed_sources(node, statistics),
             statistics=one,
+            local=local.get(name),
             ranges=tuple(
                 MethodRange(
                     method=method,
@@ -76,6 +86,7 @@ def _tensors(model: ir.Model, statistics: Statistics, record: RunRecord | None, 
                     used=made is not None and made.method == method,
                 )
                 for method, ranges in solved.items()
+                if name in ranges
             ),
         )
 
