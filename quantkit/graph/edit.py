@@ -8,7 +8,7 @@ import onnx_ir as ir
 
 from quantkit.errors import ModelError
 from quantkit.graph.plan import Plan
-from quantkit.graph.values import add_constant, forget_names, name_of, node_name
+from quantkit.graph.values import add_constant, forget_names, name_of, node_name, unused_name
 from quantkit.numerics import QParams
 
 
@@ -62,7 +62,7 @@ class Edit:
         """
         parts = {"quantized": values, "scale": scale, "zero_point": zero_point}
         inputs = [add_constant(self.graph, f"{name}.{part}", held) for part, held in parts.items() if held is not None]
-        node = self.new_node("DequantizeLinear", inputs, name, f"{name}.dequantized")
+        node = self.new_node("DequantizeLinear", inputs, name, unused_name(self.graph, f"{name}.dequantized"))
         if axis is not None:
             node.attributes.add(ir.AttrInt64("axis", axis))
         node.outputs[0].type, node.outputs[0].shape = ir.TensorType(ir.DataType.FLOAT), ir.Shape(values.shape)
