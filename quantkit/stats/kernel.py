@@ -43,7 +43,12 @@ class Extremes(NamedTuple):
 
 
 @numba.njit(nogil=True, cache=True)
-def _count_bins(bits: Bits, counts: Counts) -> tuple[np.int32, np.int32, np.uint32]:
+def _count_bins(bits: Bits, counts: Counts, shift: np.uint32) -> tuple[np.int32, np.int32, np.uint32]:
+    # The number of bins comes in with the arguments: compiled code is kept between runs, and a constant of another
+    # module that changed since would have it write behind the end of ``counts``.
+    bins = counts.size - ZERO_SLOTS
+    if (0xFFFFFFFF >> shift) + 1 != bins:
+        raise ValueError("counts does not have one place for every bin")
     signed_max, signed_min, unsigned_max = np.int32(-0x80000000), np.int32(0x7FFFFFFF), np.uint32(0)
     for start in range(0, bits.size, _BLOCK):
         block = bits[start : min(start + _BLOCK, bits.size)]
@@ -56,10 +61,10 @@ def _count_bins(bits: Bits, counts: Counts) -> tuple[np.int32, np.int32, np.uint
         for i in range(0, whole, ZERO_SLOTS):
             for slot in range(ZERO_SLOTS):
                 pattern = block[i + slot]
-                index = np.uint32(BINS + slot) if pattern & _MAGNITUDE == 0 else pattern >> _SHIFT
+                index = np.uint32(bins + slot) if pattern & _MAGNITUDE == 0 else pattern >> shift
                 counts[index] += _ONE
         for i in range(whole, block.size):
-            index = np.uint32(BINS) if block[i] & _MAGNITUDE == 0 else block[i] >> _SHIFT
+            index = np.uint32(bins) if block[i] & _MAGNITUDE == 0 else block[i] >> shift
             counts[index] += _ONE
     return signed_max, signed_min, unsigned_max
 
@@ -95,7 +100,7 @@ def count_bins(bits: Bits, counts: Counts) -> Extremes:
         bits: uint32 ``[n]``, contiguous, n > 0: float32 values viewed as integers.
         counts: uint32 ``[SLOTS]``; changed in place. Zeros are counted in the slots behind the last bin.
     """
-    return Extremes(*map(int, _count_bins(bits, counts)))
+    return Extremes(*map(int, _count_bins(bits, counts, _SHIFT)))
 
 
 def count_bins_numpy(bits: Bits, counts: Counts) -> Extremes:

@@ -294,7 +294,7 @@ def test_statistics_round_trip_through_a_file_with_wide_counts_and_gaps(tmp_path
     statistics, _ = load_statistics(place.calibrate() / "statistics.safetensors")
     name, one = next(iter(statistics.tensors.items()))
     wide = type(one)(
-        np.array([3, 200_000, 400_000], np.uint32), np.array([1, 2**40, 5], np.int64), 2**40 + 6, 0, -3.0, 7.0, nan=2
+        np.array([3, 100_000, 250_000], np.uint32), np.array([1, 2**40, 5], np.int64), 2**40 + 6, 0, -3.0, 7.0, nan=2
     )
     statistics.tensors[name] = wide
     save_statistics(statistics, tmp_path / "s.safetensors", {"place": 3})
