@@ -1,5 +1,6 @@
 """``quantkit calibrate``."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -33,6 +34,9 @@ def calibrate(
         bool | None, typer.Option("--per-channel/--per-tensor", help="Weight scales, one per channel or per tensor.")
     ] = None,
     skip: Annotated[list[str] | None, typer.Option(help="Leave in float: node name, glob, re:..., conv:INDEX.")] = None,
+    bias_correction: Annotated[
+        bool, typer.Option("--bias-correction/--no-bias-correction", help="Move biases where that is seen to help.")
+    ] = True,
     run: Annotated[Path | None, typer.Option(help="Run folder; runs/<model name> by default.")] = None,
     dialect: Annotated[str | None, typer.Option(help="Of vamc.yaml: build or compile.")] = None,
     calibration_folder: Annotated[
@@ -74,7 +78,7 @@ def calibrate(
             run=settings.run,
             method=settings.method,
             target=settings.target,
-            options=settings.options,
+            options=replace(settings.options, bias_correction=bias_correction),
             vamc=settings.vamc,
             until_stable=parse_share(until_stable, "--until-stable"),
             fresh=fresh,
@@ -99,6 +103,10 @@ class _Watcher:
     def converged(self, point: "ConvergencePoint") -> None:
         moved = "  ".join(f"{name} {share:.2%}" for name, share in point.movement.items())
         self._bar.say(f"ranges moved: {moved}")
+
+    def layers(self, done: int, total: int) -> None:
+        self._bar.say("biases, layer by layer")
+        self._bar(done, total)
 
 
 def _print(done: "Calibration") -> None:

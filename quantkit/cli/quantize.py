@@ -23,9 +23,12 @@ def quantize(
     weight_bits: Annotated[int | None, typer.Option(help="8, or 7 for processors without VNNI.")] = None,
     power_of_two: Annotated[bool | None, typer.Option(help="Weight thresholds as powers of two.")] = None,
     skip: Annotated[list[str] | None, typer.Option(help="Leave in float: node name, glob, re:..., conv:INDEX.")] = None,
+    bias_correction: Annotated[
+        bool, typer.Option("--bias-correction/--no-bias-correction", help="Move biases where that is seen to help.")
+    ] = True,
     explain: Annotated[bool, typer.Option("--explain", help="List every operator: how, or why not.")] = False,
 ) -> None:
-    """Solve the ranges by another method, from the statistics, and write the int8 model; no image is touched."""
+    """Solve the ranges by another method, from the statistics, and write the int8 model; nothing is observed again."""
     from quantkit.steps.project import find_run, load_project
     from quantkit.steps.quantize import QuantizeOptions
     from quantkit.steps.quantize import quantize as step
@@ -39,6 +42,7 @@ def quantize(
         weight_bits=weight_bits,
         power_of_two=power_of_two,
         skip=tuple(skip or project.skip),
+        bias_correction=bias_correction,
     )
     done = step(
         find_run(run, project, Path()),

@@ -17,7 +17,7 @@ from quantkit.errors import ModelError
 from quantkit.graph.values import name_of
 from quantkit.run.session import first_line, open_session
 
-Array = npt.NDArray[np.generic]
+Array = npt.NDArray[np.floating | np.integer]
 
 
 class SegmentedRun:
@@ -40,10 +40,10 @@ class SegmentedRun:
         self._done: set[ir.Node] = set()
         self._live: dict[str, list[Array]] = {name_of(model.graph.inputs[0]): list(images)}
 
-    def stored(self, tensor: str) -> str:
-        """Return the name under which a tensor of the float model is computed here: its integers, where it has any."""
-        integers = f"{tensor}.quantized"
-        return integers if integers in self._values else tensor
+    @property
+    def kept(self) -> tuple[str, ...]:
+        """The tensors that are in memory at the present cut."""
+        return tuple(self._live)
 
     def run(self, tensors: Sequence[str]) -> Iterator[tuple[Array, ...]]:
         """Yield these tensors image by image, computed from the cut; the cut stays where it is.

@@ -30,6 +30,7 @@ from quantkit.stats.convergence import ConvergencePoint, movement
 from quantkit.stats.file import Provenance, Statistics, load_statistics, save_statistics
 from quantkit.stats.solve import solve_all
 from quantkit.stats.tensor import TensorStatistics
+from quantkit.steps.correction import Images
 from quantkit.steps.progress import Silent, Watcher
 from quantkit.steps.quantize import Quantized, QuantizeOptions, quantize_prepared
 from quantkit.steps.vamc import VamcOptions, write_vamc
@@ -115,13 +116,13 @@ def calibrate(
         NumericError: a tensor became NaN or infinite; tensor and image are named.
         OutputError: the run folder cannot be written.
     """
-    method = method or Percentile()
+    method, watcher = method or Percentile(), watcher or Silent()
     subject = _read_subject(model)
     check_pipeline(pipeline, subject.input.channels, subject.input.height, subject.input.width)
     chosen, manifest = _read_set(calibration_set)
     folder = RunFolder(run)
     with folder.locked():
-        observer = _Pass(subject, chosen, pipeline, folder, method, target, threads, watcher or Silent())
+        observer = _Pass(subject, chosen, pipeline, folder, method, target, threads, watcher)
         statistics = None if fresh else observer.finished(until_stable)
         reused, elapsed_s = statistics is not None, 0.0
         if statistics is None:
@@ -135,7 +136,13 @@ def calibrate(
             )
         )
         quantized = quantize_prepared(
-            folder, subject.prepared, statistics, method, target, options or QuantizeOptions()
+            folder,
+            subject.prepared,
+            statistics,
+            method,
+            target,
+            options or QuantizeOptions(),
+            images=Images(chosen, pipeline, threads, watcher.layers),
         )
         suffixes = frozenset(path.suffix.removeprefix(".") for path in chosen.paths)
         vamc_path, build = write_vamc(folder, folder.read(), method, quantized.plan, suffixes, vamc or VamcOptions())

@@ -21,6 +21,9 @@ class Watcher(Protocol):
     def converged(self, point: ConvergencePoint) -> None:
         """The ranges were compared with those of the point before."""
 
+    def layers(self, done: int, total: int) -> None:
+        """The biases of so many layers have been corrected."""
+
 
 class Silent:
     """A watcher that ignores everything."""
@@ -32,4 +35,7 @@ class Silent:
         """Ignore it."""
 
     def converged(self, point: ConvergencePoint) -> None:
+        """Ignore it."""
+
+    def layers(self, done: int, total: int) -> None:
         """Ignore it."""

@@ -1,4 +1,4 @@
-"""``quantkit quantize``: from the statistics of a run to an int8 model, by any method, without an image."""
+"""``quantkit quantize``: from the statistics of a run to an int8 model, by any method, without another pass."""
 
 import csv
 import io
@@ -19,6 +19,7 @@ from quantkit.run.folder import FP32, INT8, RANGES, QuantizedRecord, RunFolder
 from quantkit.run.session import open_session
 from quantkit.stats.file import Statistics, load_statistics
 from quantkit.stats.solve import solve_all
+from quantkit.steps.correction import Correction, Images, correction, images_of
 from quantkit.targets import ORT, Target
 
 CONV_PREFIX = "conv:"
@@ -34,6 +35,7 @@ class QuantizeOptions:
         weight_bits: 8, or 7 for processors whose int8 products saturate in 16 bits.
         power_of_two: weight thresholds rounded up to powers of two.
         skip: layers left in floating point: node names, globs, ``re:`` patterns, or ``conv:`` and an index.
+        bias_correction: move the biases where that brings the scores nearer to those of fp32.
     """
 
     per_channel: bool | None = None
@@ -41,6 +43,7 @@ class QuantizeOptions:
     weight_bits: int | None = None
     power_of_two: bool | None = None
     skip: tuple[str, ...] = ()
+    bias_correction: bool = True
 
     def plan_options(self) -> PlanOptions:
         """Return what the plan leaves in float."""
@@ -122,7 +125,14 @@ def quantize(
         )
     with folder.locked():
         return quantize_prepared(
-            folder, prepared, statistics, method or Percentile(), target, options or QuantizeOptions(), out
+            folder,
+            prepared,
+            statistics,
+            method or Percentile(),
+            target,
+            options or QuantizeOptions(),
+            out=out,
+            images=images_of(record),
         )
 
 
@@ -133,24 +143,32 @@ def quantize_prepared(
     method: Method,
     target: Target,
     options: QuantizeOptions,
+    *,
     out: Path | None = None,
+    images: Images | None = None,
 ) -> Quantized:
-    """Write the int8 model of a prepared model, its ranges table, and its entry in ``run.json``."""
-    chosen = options.target(target)
-    made = plan(prepared.model, chosen, options.plan_options())
+    """Write the int8 model of a prepared model, its ranges table, and its entry in ``run.json``.
+
+    The biases are corrected on the images, or as they were before where nothing has changed.
+    """
+    chosen, left_out = options.target(target), options.plan_options()
+    made = plan(prepared.model, chosen, left_out)
     needed = {name: statistics.tensors[name] for name in made.observed if name in statistics.tensors}
     ranges = solve_all(needed, method, chosen)
-    int8 = write_qdq(prepared.model, made, ranges)
     name = (INT8 if target.name == ORT.name else f"{INT8}-{target.name}") if out is None else out.stem
     path = folder.path / f"{name}.onnx" if out is None else out
     if name == FP32:
         raise UsageError(f"{FP32} is the name of the original model", where="--out", fix="choose another file name")
+    corrected = Correction({}, ())
+    if options.bias_correction:
+        corrected = correction(folder, name, prepared, made, left_out, ranges, images)
+    int8 = write_qdq(prepared.model, made, ranges, bias_shift=corrected.shifts)
     save_model(int8, path)
     open_session(path)  # a model that onnxruntime cannot load is not a result
     table = folder.path / (RANGES if name == INT8 else f"{name}.{RANGES}")
     write_text(table, ranges_csv(ranges, made, statistics))
     _enter(folder, name, path, method, target, options)
-    return Quantized(name, path, table, ranges, made, (*prepared.notes, *notes_of(int8)))
+    return Quantized(name, path, table, ranges, made, (*prepared.notes, *notes_of(int8), *corrected.notes))
 
 
 def _enter(folder: RunFolder, name: str, path: Path, method: Method, target: Target, options: QuantizeOptions) -> None:

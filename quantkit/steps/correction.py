@@ -1,0 +1,155 @@
+"""Bias correction within a run: estimated where the images are at hand, kept in the run folder, used again."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
+
+from quantkit.config.pipeline import Pipeline
+from quantkit.data.calibration_set import CalibrationSet
+from quantkit.data.overlap import digest_of
+from quantkit.data.parallel import map_in_order
+from quantkit.data.preprocess import preprocess
+from quantkit.errors import CalibrationSetError
+from quantkit.files import sha256_json, write_bytes
+from quantkit.graph.model import image_input
+from quantkit.graph.plan import Plan, PlanOptions
+from quantkit.graph.prepare import Prepared
+from quantkit.numerics import Range
+from quantkit.run.folder import RunFolder, RunRecord
+from quantkit.run.observe import load_batch
+from quantkit.run.session import default_threads
+from quantkit.steps.progress import Count
+from quantkit.tune.bias import BiasCorrection, correct_bias
+
+FORMAT = "quantkit-bias-shift"
+SUFFIX = ".bias.safetensors"
+# The shifts stand after a few dozen images; every one of them is in memory with what a layer makes of it.
+IMAGES = 64
+
+
+@dataclass(frozen=True)
+class Correction:
+    """What `correction` found.
+
+    Attributes:
+        shifts: to hand to `quantkit.graph.qdq.write_qdq`.
+        notes: what it did, or why nothing was done.
+    """
+
+    shifts: dict[str, npt.NDArray[np.float32]]
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Images:
+    """The calibration images a correction may look at.
+
+    Attributes:
+        chosen: the set.
+        pipeline: its preprocessing.
+        threads: images run side by side; as many as there are processors when absent.
+        progress: told of the layers done.
+    """
+
+    chosen: CalibrationSet
+    pipeline: Pipeline
+    threads: int | None = None
+    progress: Count | None = None
+
+
+def images_of(record: RunRecord) -> Images | None:
+    """Return the images of a run's set, None where the set or one of the images needed is gone or changed."""
+    if not record.set.path:
+        return None
+    try:
+        chosen = CalibrationSet.load(Path(record.set.path))
+    except CalibrationSetError:
+        return None
+    needed = list(zip(chosen.images, chosen.paths, strict=True))[:IMAGES]
+    if chosen.digest != record.set.digest or not all(path.is_file() for _, path in needed):
+        return None
+    digests = map_in_order(digest_of, (path for _, path in needed))
+    same = all(image.sha256 == digest for (image, _), digest in zip(needed, digests, strict=True))
+    return Images(chosen, record.pipeline) if same else None
+
+
+def correction(
+    folder: RunFolder,
+    name: str,
+    prepared: Prepared,
+    plan: Plan,
+    options: PlanOptions,
+    ranges: Mapping[str, Range],
+    images: Images | None,
+) -> Correction:
+    """Return the correction of one quantization: the one kept under its name where it applies, else a new one.
+
+    Args:
+        folder: of the run, whose ``run.json`` is written.
+        name: of the quantized model in the run.
+        prepared: the fp32 model.
+        plan: made for it.
+        options: what the plan leaves in float.
+        ranges: of the observed tensors.
+        images: None where they are not at hand.
+
+    Raises:
+        ImageError: an image cannot be decoded.
+        ModelError: the model cannot be run.
+        OutputError: the run folder cannot be written.
+    """
+    path = folder.path / f"{name}{SUFFIX}"
+    key = _key(folder.read(), plan, options, ranges)
+    found = _load(path, key)
+    if found is None and images is not None:
+        batch = image_input(prepared.model).batch or 1
+        load = partial(preprocess, pipeline=images.pipeline)
+        inputs = [load_batch([file], load, batch) for file in images.chosen.paths[:IMAGES]]
+        threads = images.threads or default_threads()
+        found = correct_bias(prepared.model, plan, ranges, inputs, threads=threads, progress=images.progress)
+        _save(path, key, found)
+    if found is None:
+        return Correction({}, ("biases are not corrected: the calibration images are not at hand",))
+    change = f"SQNR of the scores {found.before_db:.1f} -> {found.after_db:.1f} dB on images held back"
+    did = "biases corrected" if found.kept else "bias correction did not help and was left out"
+    return Correction(found.shifts, (f"{did}: {change}",))
+
+
+def _key(record: RunRecord, plan: Plan, options: PlanOptions, ranges: Mapping[str, Range]) -> str:
+    """Return a digest of all that the shifts depend on."""
+    return sha256_json(
+        {
+            "model": record.model.sha256,
+            "set": record.set.digest,
+            "pipeline": record.pipeline.model_dump(mode="json"),
+            "target": asdict(plan.target),
+            "skipped": asdict(options),
+            "ranges": {tensor: [range_.lo, range_.hi] for tensor, range_ in ranges.items()},
+        }
+    )
+
+
+def _save(path: Path, key: str, found: BiasCorrection) -> None:
+    about = {"key": key, "before_db": found.before_db, "after_db": found.after_db}
+    # One entry: safetensors writes several in an order that changes from run to run.
+    write_bytes(path, save(found.shifts, metadata={FORMAT: json.dumps(about)}))
+
+
+def _load(path: Path, key: str) -> BiasCorrection | None:
+    """Return the correction of a file where it was made for this very quantization, else None."""
+    try:
+        with safe_open(path, framework="numpy") as file:
+            about = json.loads((file.metadata() or {})[FORMAT])
+            if about["key"] != key:
+                return None
+            shifts = {tensor: file.get_tensor(tensor) for tensor in file.keys()}  # noqa: SIM118
+            return BiasCorrection(shifts, about["before_db"], about["after_db"])
+    except (OSError, SafetensorError, ValueError, KeyError):
+        return None

@@ -1,0 +1,141 @@
+"""Bias correction: move each layer's bias so that, in int8, its mean result is that of the fp32 model.
+
+Rounding weights and activations shifts the mean of every channel a little; a ReLU turns even unbiased noise into a
+shift, and over fifty layers the shifts add up (Nagel et al., Data-Free Quantization Through Weight Equalization and
+Bias Correction, ICCV 2019, section 4.2, which also corrects from data, one layer after the other). The mean is compared
+where the next layer reads it, behind the activation function, on the integers themselves, with all layers before
+already corrected:
+
+    shift[c] = (mean(fp32[c]) - mean(int8[c])) / share[c]
+
+share being the part of channel c that the activation function lets through. Correcting all layers at once would count
+each shift again in every layer behind it, and diverges.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import onnx_ir as ir
+
+from quantkit.graph.plan import Plan
+from quantkit.graph.qdq import activation_parameters, write_qdq
+from quantkit.graph.values import node_name
+from quantkit.numerics import Range
+from quantkit.run.scores import score_sqnr_db, scores_of
+from quantkit.run.segments import SegmentedRun
+from quantkit.tune.layers import BiasedLayer, Vector, biased_layers, by_channel, no_shifts, set_bias, stored_names
+
+FloatArray = npt.NDArray[np.float32]
+
+# Of this many images one is held back to judge the correction by; the others it is estimated on.
+HELD_BACK = 4
+# A channel that the activation function closes for more than this has too few values to learn a shift from.
+LEAST_SHARE = 0.05
+
+
+@dataclass(frozen=True)
+class BiasCorrection:
+    """Shifts of the biases, and what they were measured to do.
+
+    Attributes:
+        shifts: float32 ``[output channels]`` to add to each bias, by the layer's output tensor; empty unless kept.
+        before_db: SQNR of the scores on the images held back, uncorrected.
+        after_db: the same, corrected.
+        kept: whether the correction helped there.
+    """
+
+    shifts: dict[str, FloatArray]
+    before_db: float
+    after_db: float
+
+    @property
+    def kept(self) -> bool:
+        """Whether the correction brought the scores nearer to those of fp32."""
+        return self.after_db > self.before_db
+
+
+def correct_bias(
+    prepared: ir.Model,
+    plan: Plan,
+    ranges: Mapping[str, Range],
+    images: Sequence[FloatArray],
+    *,
+    threads: int,
+    progress: Callable[[int, int], None] | None = None,
+) -> BiasCorrection:
+    """Estimate the shift of every layer's bias, and keep the shifts where they help on images held back.
+
+    Args:
+        prepared: model from `quantkit.graph.prepare.prepare`.
+        plan: made for it.
+        ranges: of the observed tensors.
+        images: a few dozen of the calibration set, ``[N, C, H, W]`` as the model takes them.
+        threads: images run side by side.
+        progress: called with the number of layers done and of all layers.
+
+    Raises:
+        ModelError: the model cannot be run.
+    """
+    held_back = list(images[::HELD_BACK]) if len(images) >= HELD_BACK else list(images)
+    estimate = [image for index, image in enumerate(images) if index % HELD_BACK] or list(images)
+    shifts = estimate_shifts(prepared, plan, ranges, estimate, threads=threads, progress=progress)
+    reference = scores_of(prepared, held_back, threads=threads)
+    plain = scores_of(write_qdq(prepared, plan, ranges), held_back, threads=threads)
+    corrected = scores_of(write_qdq(prepared, plan, ranges, bias_shift=shifts), held_back, threads=threads)
+    before, after = score_sqnr_db(reference, plain), score_sqnr_db(reference, corrected)
+    return BiasCorrection(shifts if after > before else {}, before, after)
+
+
+def estimate_shifts(
+    prepared: ir.Model,
+    plan: Plan,
+    ranges: Mapping[str, Range],
+    images: Sequence[FloatArray],
+    *,
+    threads: int,
+    progress: Callable[[int, int], None] | None = None,
+) -> dict[str, FloatArray]:
+    """Return the shift of every layer's bias, by the layer's output tensor; arguments as of `correct_bias`."""
+    layers = biased_layers(plan)
+    int8 = write_qdq(prepared, plan, ranges, bias_shift=no_shifts(layers))
+    parameters, stored = activation_parameters(plan, ranges), stored_names(int8)
+    nodes = {node_name(node): node for node in int8.graph}
+    float_run = SegmentedRun(prepared, images, threads=threads)
+    int8_run = SegmentedRun(int8, images, threads=threads)
+    shifts: dict[str, FloatArray] = {}
+    for done, one in enumerate(layers, start=1):
+        name = stored.get(one.result, one.result)
+        float_run.advance([one.result])
+        wanted, share = _mean_and_share(float_run, one)
+        found = _mean(int8_run, name)
+        if one.result in stored:
+            qparams = parameters[one.result]
+            found = (found - float(qparams.zero_point)) * float(qparams.scale)
+        learned = share > LEAST_SHARE
+        shift = np.where(learned, (wanted - found) / np.where(learned, share, 1.0), 0.0)
+        shifts[one.layer.output] = shift.astype(np.float32)
+        set_bias(nodes[one.layer.node], one.bias + shifts[one.layer.output])
+        int8_run.advance([name])
+        if progress is not None:
+            progress(done, len(layers))
+    return shifts
+
+
+def _mean_and_share(run: SegmentedRun, one: BiasedLayer) -> tuple[Vector, Vector]:
+    """Return each channel's mean, and the share of it that lies strictly within the activation function's limits."""
+    means, shares = [], []
+    for (value,) in run.run([one.result]):
+        channels = by_channel(value)
+        means.append(channels.mean(axis=1, dtype=np.float64))
+        passed = (channels > one.passing.lo) & (channels < one.passing.hi)
+        shares.append(np.count_nonzero(passed, axis=1) / channels.shape[1])
+    return np.mean(means, axis=0), np.mean(shares, axis=0)
+
+
+def _mean(run: SegmentedRun, name: str) -> Vector:
+    """Return each channel's mean in the stored integers, or in floats where there are none."""
+    return np.asarray(
+        np.mean([by_channel(value).mean(axis=1, dtype=np.float64) for (value,) in run.run([name])], axis=0)
+    )

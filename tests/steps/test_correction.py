@@ -1,0 +1,78 @@
+"""Bias correction in the chain: on by default, kept in the run, used again, and said to be missing where it is."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+from models import tiny_model, write_images
+
+from quantkit.config.method import Percentile
+from quantkit.config.pipeline import Decode, Pipeline, ToTensor
+from quantkit.data.build_set import build_calibration_set
+from quantkit.data.calibration_set import CalibrationSet
+from quantkit.steps import correction
+from quantkit.steps.calibrate import calibrate
+from quantkit.steps.quantize import QuantizeOptions, quantize
+
+COARSE = Percentile(fraction=0.99)
+PIPELINE = Pipeline(ops=(Decode(), ToTensor()))
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    images = write_images(tmp_path / "images", per_class=8)
+    build_calibration_set(images, count=16).save(tmp_path / "set.csv")
+    done = calibrate(tiny_model(tmp_path / "tiny.onnx"), tmp_path / "set.csv", PIPELINE, run=tmp_path / "run")
+    assert any("biases corrected: SQNR of the scores" in note for note in done.notes)
+    return tmp_path / "run"
+
+
+def test_the_same_quantization_takes_the_shifts_it_has(run: Path) -> None:
+    before = (run / "int8.onnx").read_bytes()
+    shutil.rmtree(run.parent / "images")
+    quantize(run)
+    assert (run / "int8.onnx").read_bytes() == before
+
+
+def test_shifts_are_not_estimated_twice(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(correction, "correct_bias", lambda *_, **__: pytest.fail("the biases were estimated again"))
+    quantize(run)
+
+
+def test_another_method_is_corrected_anew(run: Path) -> None:
+    before = (run / "int8.bias.safetensors").read_bytes()
+    done = quantize(run, method=COARSE)
+    assert "dB on images held back" in done.notes[-1]
+    assert (run / "int8.bias.safetensors").read_bytes() != before
+
+
+@pytest.mark.parametrize("fault", ["gone", "changed", "no manifest"])
+def test_without_its_images_another_quantization_is_uncorrected_and_says_so(run: Path, fault: str) -> None:
+    image, other = CalibrationSet.load(run.parent / "set.csv").paths[:2]
+    match fault:
+        case "gone":
+            image.unlink()
+        case "changed":
+            image.write_bytes(other.read_bytes())
+        case _:
+            (run.parent / "set.csv").unlink()
+    done = quantize(run, method=COARSE)
+    assert done.notes[-1] == "biases are not corrected: the calibration images are not at hand"
+    plain = quantize(run, method=COARSE, options=QuantizeOptions(bias_correction=False), out=run / "plain.onnx")
+    assert done.path.read_bytes() == plain.path.read_bytes()
+
+
+def test_uncorrected_where_the_user_says_so(run: Path) -> None:
+    corrected = (run / "int8.onnx").read_bytes()
+    done = quantize(run, options=QuantizeOptions(bias_correction=False))
+    assert not any("bias" in note for note in done.notes)
+    assert done.path.read_bytes() != corrected
+
+
+@pytest.mark.parametrize("content", [b"", b"no safetensors", b"\x10\x00\x00\x00\x00\x00\x00\x00{}"])
+def test_a_damaged_file_of_shifts_is_made_again(run: Path, content: bytes) -> None:
+    shifts, model = (run / "int8.bias.safetensors").read_bytes(), (run / "int8.onnx").read_bytes()
+    (run / "int8.bias.safetensors").write_bytes(content)
+    quantize(run)
+    assert (run / "int8.bias.safetensors").read_bytes() == shifts
+    assert (run / "int8.onnx").read_bytes() == model
