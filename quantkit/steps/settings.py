@@ -239,7 +239,8 @@ def evaluation_settings(
 ) -> EvaluationSettings:
     """Return the settings of an evaluation: the options first, then the folder's ``quantkit.yaml``.
 
-    Scores are kept in the run; without one, beside ``out``, or in the folder that the model's run would have.
+    Scores are kept in the run, so that `quantkit.compare` finds them: the one given, the project's where the model is
+    the project's too, or the model's own. For other models they are kept beside ``out``, if that is given.
 
     Raises:
         UsageError: a run is named by nothing, or a file is given and nothing says how images are preprocessed.
@@ -254,7 +255,6 @@ def evaluation_settings(
         raise UsageError(
             "nothing says how images are preprocessed", fix=f"give --preset, --run, or a preset in {PROJECT_FILE}"
         )
-    without_run = run_of_model(Path(model), folder) if out is None else out.parent
     own_images = images is None
     return EvaluationSettings(
         run=run,
@@ -262,5 +262,12 @@ def evaluation_settings(
         labels=project.labels if own_images and labels is None else labels,
         names=names or project.names,
         pipeline=pipeline,
-        keep=(run or without_run) / KEPT_ANSWERS,
+        keep=(run or _home_of_answers(Path(model), project, folder, out)) / KEPT_ANSWERS,
     )
+
+
+def _home_of_answers(model: Path, project: Project, folder: Path, out: Path | None) -> Path:
+    if project.model is not None and project.model.resolve() == model.resolve():
+        return project.run or run_of_model(model, folder)
+    own = run_of_model(model, folder)
+    return own if out is None or own.is_dir() else out.parent

@@ -425,6 +425,24 @@ def test_the_command(place: Place, monkeypatch: pytest.MonkeyPatch, capsys: pyte
         assert message in line
 
 
+def test_answers_are_kept_where_compare_looks_for_them(
+    place: Place, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], asked: list[str]
+) -> None:
+    (place.folder / "pipeline.yaml").write_text("ops:\n- op: decode\n- op: to_tensor\n")
+    run = _command(place.folder, monkeypatch, capsys)
+    run("eval", "tiny.onnx", "--images", "images", "--preset", "pipeline.yaml")
+    run("calibrate", "--model", "tiny.onnx", "--images", "images", "--count", "8", "--preset", "pipeline.yaml")
+    asked.clear()
+    run("compare", "fp32", "int8", "--images", "images", "--drift-images", "0")
+    assert asked == ["int8"] * 32
+    (place.folder / "quantkit.yaml").write_text("model: tiny.onnx\npreset: pipeline.yaml\nrun: mine\nimages: images\n")
+    run("eval", "tiny.onnx", "--out", "p.npz")
+    assert len(list((place.folder / "mine/answers").iterdir())) == 1
+    tiny_model(place.folder / "other.onnx", seed=2)
+    run("eval", "other.onnx", "--out", "elsewhere/p.npz")
+    assert {path.name for path in (place.folder / "elsewhere").iterdir()} == {"answers", "p.npz"}
+
+
 def _command(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> Callable[..., tuple[str, str]]:
