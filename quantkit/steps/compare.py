@@ -181,8 +181,8 @@ def _answers(
     if run is None or not os.access(run, os.W_OK):
         yield evaluate(classifiers, found.paths, pipeline, threads=threads)
         return
-    keys = [scores_key(model_digest(subject.path), found, pipeline) for subject in subjects]
-    with keep_scores(run / KEPT_ANSWERS, keys, len(found.names)) as kept:
+    keys = [scores_key(model_digest(subject.path), pipeline) for subject in subjects]
+    with keep_scores(run / KEPT_ANSWERS, keys, found) as kept:
         yield answer_all(classifiers, kept, found.paths, pipeline, threads=threads)
 
 

@@ -97,9 +97,9 @@ def evaluate(
 ) -> ModelEvaluation:
     """Ask a model about labelled images, each image once ever.
 
-    Its scores are kept as they come, by digests of model, images and preprocessing: an interrupted evaluation goes on
-    where it was, and a repeated one, or `quantkit.compare` in the same run, does not run the model at all. Neither
-    interruptions nor the number of threads or shards show in the result.
+    Its scores are kept as they come, by model, image and preprocessing: an interrupted evaluation goes on where it was,
+    and a repeated one, or `quantkit.compare` in the same run, does not run the model at all. Neither interruptions nor
+    the number of threads or shards show in the result.
 
     Args:
         model: name in the run (``fp32``, ``int8``, ...), or path of an ONNX file.
@@ -143,10 +143,10 @@ def evaluate(
     found = limited(found, limit)
     _check_fit(graph, path, pipeline, found)
     part = found if shard is None else _shard(found, *shard)
-    key = scores_key(model_digest(path), part, pipeline)
+    key = scores_key(model_digest(path), pipeline)
     start_s = time.monotonic()
-    with keep_scores(keep, [key], len(part.names)) as [kept]:
-        before = kept.rows
+    with keep_scores(keep, [key], part) as [kept]:
+        before = kept.known
         classifier = Classifier(path, image_input(graph))
         predictions, kind = _answers(graph, classifier, kept, part, pipeline, threads or default_threads(), progress)
     elapsed_s = time.monotonic() - start_s
