@@ -18,13 +18,16 @@ if TYPE_CHECKING:
     from quantkit.config.pipeline import imagenet_pipeline as imagenet_pipeline
     from quantkit.data.build_set import build_calibration_set as build_calibration_set
     from quantkit.data.calibration_set import CalibrationSet as CalibrationSet
+    from quantkit.data.preprocess import preprocess as preprocess
     from quantkit.demo.chain import run_demo as run_demo
     from quantkit.errors import QuantkitError as QuantkitError
+    from quantkit.stats.bins import signed_edges as signed_edges
     from quantkit.stats.file import Statistics as Statistics
     from quantkit.stats.file import load_statistics as load_statistics
     from quantkit.stats.solve import solve_all as solve_all
     from quantkit.steps.calibrate import calibrate as calibrate
     from quantkit.steps.compare import compare as compare
+    from quantkit.steps.compare import evaluate_models as evaluate_models
     from quantkit.steps.quantize import QuantizeOptions as QuantizeOptions
     from quantkit.steps.quantize import quantize as quantize
     from quantkit.targets import ORT as ORT
@@ -51,10 +54,13 @@ _MODULE_OF = {
     "build_calibration_set": "quantkit.data.build_set",
     "calibrate": "quantkit.steps.calibrate",
     "compare": "quantkit.steps.compare",
+    "evaluate_models": "quantkit.steps.compare",
     "imagenet_pipeline": "quantkit.config.pipeline",
     "load_statistics": "quantkit.stats.file",
+    "preprocess": "quantkit.data.preprocess",
     "quantize": "quantkit.steps.quantize",
     "run_demo": "quantkit.demo.chain",
+    "signed_edges": "quantkit.stats.bins",
     "solve_all": "quantkit.stats.solve",
 }
 

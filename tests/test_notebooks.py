@@ -1,0 +1,71 @@
+"""The notebooks run from end to end on the demo, use the public API only, and are committed without output."""
+
+import ast
+import json
+from pathlib import Path
+
+import pytest
+
+import quantkit
+
+FOLDER = Path(__file__).resolve().parents[1] / "notebooks"
+NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
+CELL_TIMEOUT_S = 240
+
+
+def code_of(path: Path) -> list[dict[str, object]]:
+    return [cell for cell in json.loads(path.read_text())["cells"] if cell["cell_type"] == "code"]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One folder for all, so that the demo is calibrated once."""
+    return tmp_path_factory.mktemp("notebooks")
+
+
+def test_the_notebooks_are_there() -> None:
+    assert [path.stem for path in NOTEBOOKS] == ["01_drift_analysis", "02_choosing_a_method", "03_card_vs_simulation"]
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_a_notebook_holds_no_output(path: Path) -> None:
+    notebook = json.loads(path.read_text())
+    assert notebook["metadata"].keys() == {"kernelspec", "language_info"}
+    for cell in code_of(path):
+        assert cell["outputs"] == []
+        assert cell["execution_count"] is None
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_a_notebook_takes_nothing_from_the_package_but_its_public_names(path: Path) -> None:
+    used = set()
+    for cell in code_of(path):
+        for node in ast.walk(ast.parse("".join(cell["source"]))):  # type: ignore[arg-type]
+            if isinstance(node, ast.ImportFrom):
+                assert not str(node.module).startswith("quantkit")
+            if isinstance(node, ast.Import):
+                assert not any(name.name.startswith("quantkit.") for name in node.names)
+            if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "quantkit":
+                used.add(node.attr)
+    assert used
+    assert used <= set(quantkit.__all__)
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_a_notebook_runs_and_draws(path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in ("matplotlib", "ipykernel"):
+        pytest.importorskip(module, reason=f"needs {module}: pip install 'quantkit[notebooks]'")
+    nbclient = pytest.importorskip("nbclient", reason="needs nbclient: pip install 'quantkit[notebooks]'")
+    nbformat = pytest.importorskip("nbformat", reason="needs nbformat: pip install 'quantkit[notebooks]'")
+    monkeypatch.setenv("JUPYTER_PLATFORM_DIRS", "1")  # without it jupyter warns on import
+    monkeypatch.setenv("MPLCONFIGDIR", str(folder / "matplotlib"))
+    notebook = nbformat.read(path, as_version=4)
+    client = nbclient.NotebookClient(
+        notebook, timeout=CELL_TIMEOUT_S, kernel_name="python3", resources={"metadata": {"path": str(folder)}}
+    )
+    client.execute()
+    outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
+    figures = [output for output in outputs if "image/png" in output.get("data", {})]
+    drawing = [cell for cell in code_of(path) if "plt.show()" in "".join(cell["source"])]  # type: ignore[arg-type]
+    assert len(figures) == len(drawing) > 0
+    assert [output.get("text") for output in outputs if output.get("name") == "stderr"] == []
