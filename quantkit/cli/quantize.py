@@ -24,11 +24,15 @@ def quantize(
     power_of_two: Annotated[bool | None, typer.Option(help="Weight thresholds as powers of two.")] = None,
     skip: Annotated[list[str] | None, typer.Option(help="Leave in float: node name, glob, re:..., conv:INDEX.")] = None,
     bias_correction: Annotated[
-        bool, typer.Option("--bias-correction/--no-bias-correction", help="Move biases where that is seen to help.")
-    ] = True,
+        bool | None,
+        typer.Option(
+            "--bias-correction/--no-bias-correction",
+            help="Correct biases on the calibration images, or not; by default as was done before for these ranges.",
+        ),
+    ] = None,
     explain: Annotated[bool, typer.Option("--explain", help="List every operator: how, or why not.")] = False,
 ) -> None:
-    """Solve the ranges by another method, from the statistics, and write the int8 model; nothing is observed again."""
+    """Solve the ranges by another method, from the statistics, and write the int8 model; no image is touched."""
     from quantkit.steps.project import find_run, load_project
     from quantkit.steps.quantize import QuantizeOptions
     from quantkit.steps.quantize import quantize as step
@@ -42,7 +46,7 @@ def quantize(
         weight_bits=weight_bits,
         power_of_two=power_of_two,
         skip=tuple(skip or project.skip),
-        bias_correction=bias_correction,
+        bias_correction=bias_correction is not False,
     )
     done = step(
         find_run(run, project, Path()),
@@ -50,6 +54,7 @@ def quantize(
         target=parse_target(target or project.target or "ort"),
         options=options,
         out=out,
+        use_images=bias_correction is True,
     )
     if explain:
         for row in done.explain():

@@ -30,8 +30,8 @@ from quantkit.tune.bias import BiasCorrection, correct_bias
 
 FORMAT = "quantkit-bias-shift"
 SUFFIX = ".bias.safetensors"
-# The shifts stand after a few dozen images; every one of them is in memory with what a layer makes of it.
-IMAGES = 64
+# The shifts stand after some dozens of images; every one of them is in memory with what a layer makes of it.
+IMAGES = 96
 
 
 @dataclass(frozen=True)
@@ -116,7 +116,8 @@ def correction(
         found = correct_bias(prepared.model, plan, ranges, inputs, threads=threads, progress=images.progress)
         _save(path, key, found)
     if found is None:
-        return Correction({}, ("biases are not corrected: the calibration images are not at hand",))
+        why = "biases are not corrected for these ranges: no image was used (--bias-correction uses them)"
+        return Correction({}, (why,))
     change = f"SQNR of the scores {found.before_db:.1f} -> {found.after_db:.1f} dB on images held back"
     did = "biases corrected" if found.kept else "bias correction did not help and was left out"
     return Correction(found.shifts, (f"{did}: {change}",))

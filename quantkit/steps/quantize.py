@@ -1,4 +1,4 @@
-"""``quantkit quantize``: from the statistics of a run to an int8 model, by any method, without another pass."""
+"""``quantkit quantize``: from the statistics of a run to an int8 model, by any method, without an image."""
 
 import csv
 import io
@@ -97,8 +97,9 @@ def quantize(
     target: Target = ORT,
     options: QuantizeOptions | None = None,
     out: Path | None = None,
+    use_images: bool = False,
 ) -> Quantized:
-    """Solve the ranges anew from a run's statistics and write an int8 model.
+    """Solve the ranges anew from a run's statistics and write an int8 model; no image is read unless asked for.
 
     Args:
         run: run folder of `calibrate`.
@@ -106,6 +107,8 @@ def quantize(
         target: what will run the model.
         options: further choices.
         out: where to write; in the run folder when absent: ``int8.onnx`` for onnxruntime, else ``int8-TARGET.onnx``.
+        use_images: correct the biases for these ranges on the calibration images. Otherwise a correction is used only
+            where one was made for the very same ranges before.
 
     Raises:
         UsageError: this is no run folder, or an option cannot be honoured.
@@ -132,7 +135,7 @@ def quantize(
             target,
             options or QuantizeOptions(),
             out=out,
-            images=images_of(record),
+            images=images_of(record) if use_images else None,
         )
 
 

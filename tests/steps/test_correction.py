@@ -41,7 +41,8 @@ def test_shifts_are_not_estimated_twice(run: Path, monkeypatch: pytest.MonkeyPat
 
 def test_another_method_is_corrected_anew(run: Path) -> None:
     before = (run / "int8.bias.safetensors").read_bytes()
-    done = quantize(run, method=COARSE)
+    assert "no image was used" in quantize(run, method=COARSE).notes[-1]
+    done = quantize(run, method=COARSE, use_images=True)
     assert "dB on images held back" in done.notes[-1]
     assert (run / "int8.bias.safetensors").read_bytes() != before
 
@@ -56,8 +57,8 @@ def test_without_its_images_another_quantization_is_uncorrected_and_says_so(run:
             image.write_bytes(other.read_bytes())
         case _:
             (run.parent / "set.csv").unlink()
-    done = quantize(run, method=COARSE)
-    assert done.notes[-1] == "biases are not corrected: the calibration images are not at hand"
+    done = quantize(run, method=COARSE, use_images=True)
+    assert "biases are not corrected for these ranges" in done.notes[-1]
     plain = quantize(run, method=COARSE, options=QuantizeOptions(bias_correction=False), out=run / "plain.onnx")
     assert done.path.read_bytes() == plain.path.read_bytes()
 
@@ -73,6 +74,6 @@ def test_uncorrected_where_the_user_says_so(run: Path) -> None:
 def test_a_damaged_file_of_shifts_is_made_again(run: Path, content: bytes) -> None:
     shifts, model = (run / "int8.bias.safetensors").read_bytes(), (run / "int8.onnx").read_bytes()
     (run / "int8.bias.safetensors").write_bytes(content)
-    quantize(run)
+    quantize(run, use_images=True)
     assert (run / "int8.bias.safetensors").read_bytes() == shifts
     assert (run / "int8.onnx").read_bytes() == model
