@@ -130,7 +130,8 @@ def quantize(x: FloatArray, qparams: QParams) -> IntArray:
     The division is done in float32 as ONNX QuantizeLinear does. NaN is the caller's to refuse.
     """
     scale, zero = _along_axis(qparams, np.ndim(x))
-    steps = np.rint(np.asarray(x, np.float32) / scale)
+    with np.errstate(over="ignore"):  # more steps than float32 holds are infinitely many, and clipped
+        steps = np.rint(np.asarray(x, np.float32) / scale)
     clipped: FloatArray = np.clip(steps + zero, qparams.qmin, qparams.qmax)
     return clipped.astype(qparams.dtype)
 
