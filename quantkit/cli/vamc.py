@@ -66,15 +66,16 @@ def convert(
 
 @vamc.command()
 def write(
-    model: Annotated[Path, typer.Option(help="fp32 ONNX model.")],
-    calib_dir: Annotated[Path, typer.Option(help="Folder of calibration images, or of npz tensors.")],
+    run: Annotated[Path | None, typer.Option(help="Run folder: model, images, preprocessing, choices.")] = None,
+    model: Annotated[Path | None, typer.Option(help="fp32 ONNX model, where there is no run.")] = None,
+    calib_dir: Annotated[Path | None, typer.Option(help="Folder of calibration images, or of npz tensors.")] = None,
     preset: Annotated[str | None, typer.Option(help="imagenet, cifar10, digits, or a YAML file with ops.")] = None,
     dialect: Annotated[str, typer.Option(help="build or compile.")] = "compile",
-    method: Annotated[str, typer.Option(help="minmax, percentile, kl or mse.")] = "percentile",
+    method: Annotated[str | None, typer.Option(help="minmax, percentile, kl or mse; the run's by default.")] = None,
     fraction: Annotated[float | None, typer.Option(help="Share of the values a percentile range keeps.")] = None,
     per_channel: Annotated[
-        bool, typer.Option("--per-channel/--per-tensor", help="Weight scales, one per channel or per tensor.")
-    ] = True,
+        bool | None, typer.Option("--per-channel/--per-tensor", help="Weight scales, one per channel or per tensor.")
+    ] = None,
     weight_scale: Annotated[str | None, typer.Option(help="max or power2; the compiler's own by default.")] = None,
     skip_conv: Annotated[list[int] | None, typer.Option(help="Leave this convolution in float, by index.")] = None,
     suffix: Annotated[str | None, typer.Option(help="Of the calibration files; looked up by default.")] = None,
@@ -85,34 +86,46 @@ def write(
     vdsp: Annotated[Path | None, typer.Option(help="Write the card's preprocessing, vdsp_params.json, here.")] = None,
     out: Annotated[Path | None, typer.Option(help="Where to; the screen by default.")] = None,
 ) -> None:
-    """Write the build file of a model. With both --suffix and --count the folder need not be here."""
-    from quantkit.config.method import parse_method
+    """Write the build file of a run, or of a model. With both --suffix and --count the folder need not be here."""
+    from quantkit.config.method import Percentile, parse_method
     from quantkit.files import write_text
-    from quantkit.vacc.calibration_folder import CalibrationFolder, calibration_folder
+    from quantkit.steps.vamc import VamcOptions, vamc_of_model, vamc_of_run
     from quantkit.vacc.vdsp import vdsp_from_pipeline
-    from quantkit.vacc.write import read_image_input, write_build_file
 
-    pipeline = _pipeline(preset)
-    input_name, shape = read_image_input(model, pipeline)
-    if suffix is not None and count is not None:
-        data = CalibrationFolder(path=str(calib_dir), suffix=suffix, count=count)
-    else:
-        data = calibration_folder(calib_dir, suffix=suffix, count=count)
-    build = write_build_file(
-        name=name or model.stem,
-        checkpoint=str(model),
-        input_name=input_name,
-        input_shape=shape,
-        pipeline=pipeline,
-        method=parse_method(method, fraction=fraction),
-        data=data,
+    options = VamcOptions(
         dialect=_dialect(dialect, "--dialect"),
-        per_channel=per_channel,
+        calibration_folder=calib_dir,
+        suffix=suffix,
+        count=count,
         weight_scale=_weight_scale(weight_scale),
-        skip_conv_layers=skip_conv or (),
         softmax=softmax,
+        name=name,
         workspace=workspace,
     )
+    if method is None and fraction is not None:
+        method = "percentile"
+    chosen = None if method is None else parse_method(method, fraction=fraction)
+    if run is not None:
+        if model is not None or preset is not None:
+            raise UsageError("a run has its model and preprocessing", where="--run", fix="drop --model and --preset")
+        build, pipeline = vamc_of_run(
+            run, method=chosen, per_channel=per_channel, skip_convs=skip_conv or None, options=options
+        )
+    else:
+        if model is None:
+            raise UsageError("no model was given", where="--model", fix="give --model, or --run of a calibrated run")
+        if calib_dir is None:
+            raise UsageError("the calibration images are not known", where="--calib-dir", fix="give their folder")
+        pipeline = _pipeline(preset)
+        build = vamc_of_model(
+            model,
+            calib_dir,
+            pipeline,
+            method=chosen or Percentile(),
+            per_channel=per_channel is not False,
+            skip_convs=skip_conv or (),
+            options=options,
+        )
     notes = build.notes
     if vdsp is not None:
         card = vdsp_from_pipeline(pipeline)
