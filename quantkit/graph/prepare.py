@@ -67,6 +67,29 @@ def prepare(model: ir.Model) -> Prepared:
     return Prepared(prepared, tuple(_notes(prepared, opset)))
 
 
+class FoldToFixpointPass(ir.passes.InPlacePass):
+    """Fold constants and shapes for as long as there are any: a shape that is now known makes the next one known."""
+
+    def __init__(self, infer: ir.passes.PassBase) -> None:
+        super().__init__()
+        self._folds = (FoldConstantsPass(), ConstantShapesPass())
+        self._sweep = RemoveUnusedNodesPass()
+        self._infer = infer
+
+    def call(self, model: ir.Model) -> ir.passes.PassResult:
+        """Fold and infer in turn; each round removes nodes, so there is a last one."""
+        modified = False
+        while self._round(model):
+            self._sweep(model)
+            self._infer(model)
+            modified = True
+        return ir.passes.PassResult(model, modified)
+
+    def _round(self, model: ir.Model) -> bool:
+        folded = [fold(model).modified for fold in self._folds]
+        return any(folded)
+
+
 def _passes() -> ir.passes.Sequential:
     infer = ShapeInferencePass(check_type=False, strict_mode=False, data_prop=True)
     return ir.passes.Sequential(
@@ -76,10 +99,8 @@ def _passes() -> ir.passes.Sequential:
         LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),
         NameNodesPass(),
         infer,
-        FoldConstantsPass(),
-        ConstantShapesPass(),
-        infer,
         RemoveNoOpsPass(),
+        FoldToFixpointPass(infer),
         GeluOrderPass(),
         PlainArithmeticPass(),
         FoldPadPass(),

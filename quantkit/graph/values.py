@@ -20,6 +20,12 @@ def array(value: ir.Value | None) -> npt.NDArray[np.generic] | None:
     return None if tensor is None else np.asarray(tensor.numpy())
 
 
+def release(value: ir.Value) -> None:
+    """Let go of a constant that is mapped from a file, so that its pages do not count until it is read again."""
+    if isinstance(value.const_value, ir.ExternalTensor):
+        value.const_value.release()
+
+
 def is_constant(value: ir.Value | None) -> bool:
     """Tell whether a value is known before the model runs, without reading it."""
     return value is not None and not value.is_graph_input() and ir.convenience.get_const_tensor(value) is not None

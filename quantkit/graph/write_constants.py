@@ -11,7 +11,7 @@ from quantkit.graph.edit import Edit
 from quantkit.graph.ops import Role
 from quantkit.graph.placement import activations
 from quantkit.graph.plan import Layer
-from quantkit.graph.values import add_constant, array, is_constant, name_of, required
+from quantkit.graph.values import add_constant, array, is_constant, name_of, release, required
 from quantkit.graph.weights import QuantizedWeight, quantize_bias, quantize_weight
 from quantkit.numerics import Range, quantize
 
@@ -36,6 +36,7 @@ def write_layers(edit: Edit, shifts: Mapping[str, FloatArray], thresholds: Mappi
         node = edit.nodes[layer.node]
         bias = _bias(layer, node, shifts)
         quantized = _quantize(edit, layer, node, bias, thresholds)
+        release(required(node, 1))
         key = (layer.weight, layer.channel_axis, quantized.qparams.scale.tobytes())
         if key not in stored:
             qparams = quantized.qparams

@@ -48,6 +48,18 @@ def test_batch_size_is_repeated_not_read(body, out, constants, expected, batch):
     np.testing.assert_array_equal(run(result.model, x), before)
 
 
+def test_a_multiple_of_the_batch_size_becomes_minus_one():
+    """Attention in torch puts batch and heads on one axis."""
+    body = """s = Shape (x) n = Gather (s, zero) h = Mul (n, heads) u = Unsqueeze (h, axis)
+      f = Concat <axis = 0> (first, u, last) y = Reshape (x, f)"""
+    model = model_of(body, "8, M, 4", zero=0, heads=4, axis=[0], first=[8], last=[4])
+    x = RNG.normal(size=(3, 8, 4, 4)).astype(np.float32)
+    before = run(model, x)
+    result = ConstantShapesPass()(model)
+    assert reshape_constant(result.model) == [8, -1, 4]
+    np.testing.assert_array_equal(run(result.model, x), before)
+
+
 def test_batch_size_in_another_place_becomes_minus_one():
     body = "s = Shape <start = 0, end = 1> (x) f = Concat <axis = 0> (head, s) y = Reshape (x, f)"
     model = model_of(body, "128, N", head=[128])

@@ -8,9 +8,9 @@ from quantkit.graph.values import array, attribute_int, is_op, operand, required
 class RemoveNoOpsPass(ir.passes.InPlacePass):
     """Remove Identity, Dropout outside of training, a Pad of nothing and a Cast to the same type.
 
-    Left alone: a Dropout whose mask is read or whose training mode is on or not constant; nodes inside of conditions and
-    loops, whose graphs must not hand out a value of the graph around them; and what stands between an input, a constant
-    or another output of the graph and one of its outputs.
+    Left alone: a Dropout whose mask is read or whose training mode is on or not constant; nodes inside of conditions
+    and loops, whose graphs must not hand out a value of the graph around them; and what stands between an input, a
+    constant or another output of the graph and one of its outputs.
     """
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:

@@ -83,7 +83,16 @@ def _sizes_of(node: ir.Node, known: dict[ir.Value, list[Size]]) -> list[Size] | 
         return [source[index] for index in indices]
     if is_op(node, "Slice"):
         return _slice(node, known)
-    return None
+    return _unknown(node)
+
+
+def _unknown(node: ir.Node) -> list[Size] | None:
+    """Return as many unknown entries as a node computes integers, None where it computes something else."""
+    result = node.outputs[0]
+    if result.dtype != ir.DataType.INT64 or result.shape is None or len(result.shape) > 1:
+        return None
+    count = result.shape[0] if len(result.shape) else 1
+    return [None] * count if isinstance(count, int) else None
 
 
 def _shape(node: ir.Node) -> list[Size] | None:
