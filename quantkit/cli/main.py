@@ -26,6 +26,7 @@ COMMAND_MODULES: tuple[str, ...] = (
     "quantkit.cli.evaluate",
     "quantkit.cli.compare",
     "quantkit.cli.vamc",
+    "quantkit.cli.advise",
     "quantkit.cli.vamp",
     "quantkit.cli.stats",
     "quantkit.cli.imagenet",

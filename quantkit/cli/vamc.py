@@ -58,7 +58,7 @@ def convert(
     from quantkit.vacc.convert import convert as converted
     from quantkit.vacc.document import Document
 
-    result = converted(Document.load(file), _dialect(to, "--to"))
+    result = converted(Document.load(file), parse_dialect(to, "--to"))
     _put(result.text, out)
     for note in result.notes:
         typer.echo(f"note: {note}", err=True)
@@ -93,7 +93,7 @@ def write(
     from quantkit.vacc.vdsp import vdsp_from_pipeline
 
     options = VamcOptions(
-        dialect=_dialect(dialect, "--dialect"),
+        dialect=parse_dialect(dialect, "--dialect"),
         calibration_folder=calib_dir,
         suffix=suffix,
         count=count,
@@ -197,7 +197,12 @@ def _pipeline(preset: str | None) -> "Pipeline":
     return pipeline
 
 
-def _dialect(name: str, option: str) -> "Dialect":
+def parse_dialect(name: str, option: str) -> "Dialect":
+    """Return the dialect of a command-line name.
+
+    Raises:
+        UsageError: no such dialect.
+    """
     match name:
         case "build" | "compile":
             return name

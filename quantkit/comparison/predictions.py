@@ -157,13 +157,16 @@ class Predictions:
                 f"the models answered for different images: {len(missing)} of {len(names)} have no answer{example}",
                 fix="compare models on one set of images",
             )
-        order = np.asarray([place[name] for name in names])
+        return self.only([place[name] for name in names])
+
+    def only(self, indices: Sequence[int]) -> Self:
+        """Return the answers to some of the images, by their positions, in the order given."""
         taken = {
-            item.name: getattr(self, item.name)[order]
+            item.name: getattr(self, item.name)[np.asarray(indices, np.int64)]
             for item in fields(self)
             if isinstance(getattr(self, item.name), np.ndarray)
         }
-        return type(self)(names=tuple(names), classes=self.classes, **taken)
+        return type(self)(names=tuple(self.names[index] for index in indices), classes=self.classes, **taken)
 
 
 @dataclass

@@ -43,7 +43,7 @@ CSV_COLUMNS = (
 
 def accuracy_table(comparison: Comparison) -> Table:
     """Return the main table: one row a model, 80 columns at most."""
-    table = _table(_accuracy_title(comparison))
+    table = plain_table(_accuracy_title(comparison))
     table.add_column("model", no_wrap=True)
     for heading in _headings(comparison)[1:]:
         table.add_column(heading, justify="right", no_wrap=True)
@@ -55,7 +55,7 @@ def accuracy_table(comparison: Comparison) -> Table:
 
 def drift_table(model: ModelResult, tensors: Sequence[TensorDrift] | None = None) -> Table:
     """Return the tensors that drift most (or the given ones), 80 columns at most."""
-    table = _table(f"Drift of {model.name}: lowest SQNR first")
+    table = plain_table(f"Drift of {model.name}: lowest SQNR first")
     table.add_column("tensor", no_wrap=True)
     for heading in ("SQNR dB", "worst ch.", "max steps", "clipped", "range"):
         table.add_column(heading, justify="right", no_wrap=True)
@@ -175,7 +175,8 @@ def shortened(name: str, width: int) -> str:
     return name[: width - 1 - tail] + "…" + name[-tail:]
 
 
-def _table(title: str) -> Table:
+def plain_table(title: str) -> Table:
+    """Return a table without columns yet, in the form of all tables here."""
     return Table(
         title=Text(title, style="bold"),
         title_justify="left",

@@ -1,0 +1,112 @@
+"""``quantkit vamc advise``."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from quantkit.cli.show import console, progress_bar
+from quantkit.cli.vamc import parse_dialect, vamc
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from quantkit.steps.advise import Advice
+
+
+@vamc.command()
+def advise(
+    run: Annotated[Path | None, typer.Option(help="Run folder of quantkit calibrate.")] = None,
+    images: Annotated[Path | None, typer.Option(help="Folder of evaluation images.")] = None,
+    labels: Annotated[Path | None, typer.Option(help="Label file of --images.")] = None,
+    names: Annotated[Path | None, typer.Option(help="Class names, one a line.")] = None,
+    exclude: Annotated[Path | None, typer.Option(help="Calibration set whose images are left out.")] = None,
+    limit: Annotated[int | None, typer.Option(help="Evaluate at most so many images.")] = None,
+    skips: Annotated[int, typer.Option(help="Try up to so many sensitive convolutions in float; 0 for none.")] = 3,
+    out: Annotated[Path | None, typer.Option(help="The build file; vamc-advised.yaml in the run by default.")] = None,
+    dialect: Annotated[str, typer.Option(help="build or compile.")] = "compile",
+    calib_dir: Annotated[Path | None, typer.Option(help="Calibration images, as the build file names them.")] = None,
+    threads: Annotated[int | None, typer.Option(help="Workers; all processors by default.")] = None,
+    json: Annotated[Path | None, typer.Option(help="Write all figures as JSON.")] = None,
+) -> None:
+    """Foresee every combination of the compiler's options on images, and write the best as a build file."""
+    from quantkit.files import write_json
+    from quantkit.run.folder import FP32
+    from quantkit.steps.advise import advise as step
+    from quantkit.steps.foretell import MODEL_OF_THE_COMPILER
+    from quantkit.steps.settings import comparison_settings
+    from quantkit.steps.vamc import VamcOptions
+
+    options = VamcOptions(dialect=parse_dialect(dialect, "--dialect"), calibration_folder=calib_dir)
+    settings = comparison_settings(
+        folder=Path(), models=[FP32], run=run, images=images, labels=labels, names=names, preset=None
+    )
+    assert settings.run is not None
+    with progress_bar("foreseeing") as bar:
+        advice = step(
+            settings.run,
+            images=settings.images,
+            labels=settings.labels,
+            names=settings.names,
+            exclude=exclude,
+            limit=limit,
+            skips=skips,
+            out=out,
+            options=options,
+            threads=threads,
+            progress=bar,
+        )
+    if json is not None:
+        write_json(json, advice.to_json())
+    console.print(_table(advice))
+    for line in (MODEL_OF_THE_COMPILER, *_verdict(advice), *(f"note: {note}" for note in advice.notes)):
+        console.print(line, soft_wrap=True, markup=False)
+    console.print(f"wrote {advice.path}; the same again:", soft_wrap=True, markup=False)
+    console.print(advice.command, soft_wrap=True, markup=False)
+
+
+def _table(advice: "Advice") -> "Table":
+    from quantkit.comparison.render import plain_table, points
+    from quantkit.vacc.write import vendor_method
+
+    table = plain_table(f"{advice.images[0]:,} images that choose, difference to fp32 with its 95 % interval")
+    for heading in ("calibrate_mode", "weights", "scale", "skip"):
+        table.add_column(heading, no_wrap=True)
+    for heading in ("top-1", "Δ top-1, points", "agree"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for one in advice.candidates:
+        versus, top1 = one.chosen_on.versus, one.chosen_on.top1
+        assert versus is not None
+        assert versus.top1 is not None
+        table.add_row(
+            vendor_method(one.choices.method),
+            "channel" if one.choices.per_channel else "tensor",
+            one.weight_scale,
+            ",".join(map(str, one.skip_convs)),
+            f"{top1:.2f}",
+            points(versus.top1.value, versus.top1.ci95),
+            f"{versus.agreement:.2f}",
+            style="bold" if one is advice.best else None,
+        )
+    return table
+
+
+def _verdict(advice: "Advice") -> tuple[str, ...]:
+    from quantkit.comparison.render import points
+    from quantkit.vacc.write import vendor_method
+
+    best, versus = advice.best, advice.best.judged_on.versus
+    assert versus is not None
+    assert versus.top1 is not None
+    weights = "per channel" if best.choices.per_channel else "per tensor"
+    skipped = f", conv {', '.join(map(str, best.skip_convs))} in float" if best.skip_convs else ""
+    unseen = f"on the {advice.images[1]:,} images that had no part in the choice"
+    figures = f"top-1 {best.judged_on.top1:.2f}, {points(versus.top1.value, versus.top1.ci95)} points"
+    lines = [
+        f"best: {vendor_method(best.choices.method)}, {weights}, {best.weight_scale}{skipped}",
+        f"{unseen}: {figures}, agreement {versus.agreement:.2f}",
+    ]
+    if costly := [one for one in advice.sensitivities if one.gain_db > 0.0][:5]:
+        gains = ", ".join(f"{one.conv} {one.gain_db:+.1f} dB" for one in costly)
+        lines.insert(0, f"most sensitive convolutions (gain of the scores' SQNR when in float): {gains}")
+    return tuple(lines)

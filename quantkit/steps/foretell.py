@@ -1,0 +1,81 @@
+"""The int8 model that the card's compiler is expected to make of a run, as far as its arithmetic is known.
+
+This is a model of the compiler (`quantkit.targets.VACC`), not the compiler: no correction of biases, no choices that
+its build files cannot express.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import onnx_ir as ir
+
+from quantkit.errors import ProvenanceError
+from quantkit.graph.model import read_model, save_model
+from quantkit.graph.plan import Plan, plan
+from quantkit.graph.prepare import Prepared, prepare
+from quantkit.graph.qdq import write_qdq
+from quantkit.run.folder import RunFolder, RunRecord
+from quantkit.stats.file import Statistics, load_statistics
+from quantkit.stats.solve import solve_all
+from quantkit.steps.vamc import CardChoices
+
+MODEL_OF_THE_COMPILER = (
+    "a model of the compiler: Relay's published quantizer with per-channel weights; nothing here ran on a card"
+)
+
+
+@dataclass(frozen=True)
+class Foreteller:
+    """Writes what a run becomes on the card, without another pass over the images.
+
+    Attributes:
+        record: of the run.
+        prepared: its fp32 model.
+        statistics: of its tensors.
+    """
+
+    record: RunRecord
+    prepared: Prepared
+    statistics: Statistics
+
+    @classmethod
+    def of_run(cls, run: Path) -> "Foreteller":
+        """Read a run.
+
+        Raises:
+            UsageError: this is no run folder.
+            ModelError: the model is gone or cannot be read.
+            ProvenanceError: model and statistics are not those the run was made with.
+            StatisticsError: the statistics are damaged.
+        """
+        folder = RunFolder(run)
+        record = folder.read()
+        prepared = prepare(read_model(folder.fp32(record)))
+        statistics, _ = load_statistics(folder.statistics)
+        if statistics.provenance.model_sha256 != record.model.sha256:
+            raise ProvenanceError(
+                "the statistics are of another model than the run",
+                where=folder.statistics,
+                fix="run quantkit calibrate again",
+            )
+        return cls(record, prepared, statistics)
+
+    def plan(self, choices: CardChoices) -> Plan:
+        """Return the plan of the int8 model.
+
+        Raises:
+            UsageError: a layer to leave out does not exist.
+            ModelError: nothing is left to quantize.
+        """
+        return plan(self.prepared.model, choices.target, choices.left_out)
+
+    def model(self, choices: CardChoices) -> ir.Model:
+        """Return the int8 model; see `plan` for the errors."""
+        made = self.plan(choices)
+        needed = {name: self.statistics.tensors[name] for name in made.observed if name in self.statistics.tensors}
+        return write_qdq(self.prepared.model, made, solve_all(needed, choices.method, choices.target))
+
+    def write(self, choices: CardChoices, path: Path) -> Path:
+        """Write the int8 model and return its path; see `plan` for the errors."""
+        save_model(self.model(choices), path)
+        return path
