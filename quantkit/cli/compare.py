@@ -1,12 +1,18 @@
 """``quantkit compare``."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from quantkit.cli.app import app
 from quantkit.cli.show import console, progress_bar
+from quantkit.errors import UsageError
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from quantkit.steps.attribute import Attribution
 
 
 @app.command()
@@ -20,6 +26,9 @@ def compare(
     preset: Annotated[str | None, typer.Option(help="Preprocessing; the run's by default.")] = None,
     limit: Annotated[int | None, typer.Option(help="Evaluate at most so many images.")] = None,
     drift_images: Annotated[int, typer.Option(help="Images that drift is measured on; 0 for none.")] = 32,
+    attribute: Annotated[
+        bool, typer.Option("--attribute", help="Separate the card's preprocessing, fp16 and int8 (needs a run).")
+    ] = False,
     latency: Annotated[bool, typer.Option("--latency", help="Time the models too, in turn, one thread.")] = False,
     datalist: Annotated[Path | None, typer.Option(help="List that the results of a card (NAME=DIR) belong to.")] = None,
     threads: Annotated[int | None, typer.Option(help="Workers; all processors by default.")] = None,
@@ -37,6 +46,7 @@ def compare(
     from quantkit.comparison.render import accuracy_table, csv_text, drift_table, notes
     from quantkit.comparison.render import markdown as markdown_text
     from quantkit.files import write_json, write_text
+    from quantkit.steps.attribute import attribute as attribute_points
     from quantkit.steps.compare import evaluate_models
     from quantkit.steps.report import report
     from quantkit.steps.settings import comparison_settings
@@ -45,6 +55,8 @@ def compare(
     settings = comparison_settings(
         folder=Path(), models=models, run=run, images=images, labels=labels, names=names, preset=preset
     )
+    if attribute and settings.run is None:
+        raise UsageError("only a run tells what int8 would be", where="--attribute", fix="give --run")
     with progress_bar("comparing") as bar:
         evaluation = evaluate_models(
             models,
@@ -62,9 +74,20 @@ def compare(
             progress=bar,
         )
     result = evaluation.comparison
+    attribution = None
+    if attribute and settings.run is not None:
+        with progress_bar("attributing") as bar:
+            attribution = attribute_points(
+                settings.run,
+                images=evaluation.images,
+                pipeline=settings.pipeline,
+                threads=threads,
+                progress=bar,
+            )
     # Files first: a reader of the screen that goes away, as head does, must not cost them.
     if json is not None:
-        write_json(json, result.to_json())
+        found = {} if attribution is None else {"attribution": attribution.to_json()}
+        write_json(json, result.to_json() | found)
     if csv is not None:
         write_text(csv, csv_text(result))
     if markdown is not None:
@@ -75,7 +98,27 @@ def compare(
     for candidate in result.candidates:
         if candidate.tensors:
             console.print(drift_table(candidate))
-    for note in notes(result):
+    if attribution is not None:
+        console.print(_attribution_table(attribution))
+    for note in dict.fromkeys((*notes(result), *(attribution.notes if attribution is not None else ()))):
         console.print(note, soft_wrap=True, markup=False)
     if gate is not None:
         gate.check(result)
+
+
+def _attribution_table(attribution: "Attribution") -> "Table":
+    from quantkit.comparison.render import ABSENT, plain_table, points
+
+    table = plain_table(f"Where the points went, from fp32 to the card: {attribution.images:,} images")
+    table.add_column("change", no_wrap=True)
+    for heading in ("top-1", "agree", "Δ of this step", "Δ in all"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    table.add_row("fp32", f"{attribution.top1:.2f}", ABSENT, ABSENT, ABSENT)
+    for step in attribution.steps:
+        deltas = (points(one.value, one.ci95) for one in (step.of_step, step.in_all))
+        table.add_row(f"then {step.name}", f"{step.top1:.2f}", f"{step.agreement:.2f}", *deltas)
+    table.add_section()
+    for step in attribution.steps:
+        alone = points(step.alone.value, step.alone.ci95)
+        table.add_row(f"only {step.name}", ABSENT, ABSENT, ABSENT, alone)
+    return table
