@@ -22,6 +22,8 @@ SLOTS = BINS + ZERO_SLOTS
 
 # The extremes are found block by block, just before the block is counted, while it lies in the first-level cache.
 _BLOCK = 4096
+# Bins looked at together when counters are moved.
+_SCAN = 256
 
 _SHIFT = np.uint32(SHIFT)
 _ONE = np.uint32(1)
@@ -72,10 +74,15 @@ def _count_bins(bits: Bits, counts: Counts, shift: np.uint32) -> tuple[np.int32,
 @numba.njit(nogil=True, cache=True)
 def move_counts(recent: Counts, counts: npt.NDArray[np.int64], stop: int) -> None:
     """Add the uint32 counters of the first ``stop`` bins to the int64 ones and set them to zero."""
-    for i in range(stop):
-        if recent[i] != 0:
-            counts[i] += recent[i]
-            recent[i] = 0
+    for start in range(0, stop, _SCAN):
+        end = min(start + _SCAN, stop)
+        occupied = np.uint32(0)
+        for i in range(start, end):  # most stretches are empty, and this loop is vectorized
+            occupied |= recent[i]
+        if occupied != 0:
+            for i in range(start, end):
+                counts[i] += recent[i]
+                recent[i] = 0
 
 
 @numba.njit(nogil=True, cache=True)
