@@ -22,7 +22,7 @@ demo: $(VENV)/.installed
 	$(BIN)/quantkit demo --out quantkit-demo
 
 test: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto
 
 # The export tests, with torch and torchvision (some GB) in an environment of their own.
 test-torch:
