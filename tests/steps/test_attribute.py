@@ -113,7 +113,7 @@ def test_the_command_shows_it_and_keeps_it_in_the_json(run: Path, tmp_path: Path
     assert "then preprocessing" in result.output
     assert "only fp16" in result.output
     assert "a model of the compiler" in result.output
-    table = [line for line in result.output.splitlines() if line.startswith(("fp32", "then", "only", "─"))]
+    table = [line for line in result.output.splitlines() if line.startswith(("fp32  ", "then", "only", "─"))]
     assert max(map(len, table)) <= 80
     assert json.loads(out.read_text())["attribution"] == json.loads(json.dumps(attribute(run).to_json()))
 
