@@ -22,7 +22,9 @@ def advise(
     names: Annotated[Path | None, typer.Option(help="Class names, one a line.")] = None,
     exclude: Annotated[Path | None, typer.Option(help="Calibration set whose images are left out.")] = None,
     limit: Annotated[int | None, typer.Option(help="Evaluate at most so many images.")] = None,
-    skips: Annotated[int, typer.Option(help="Try up to so many sensitive convolutions in float; 0 for none.")] = 3,
+    skips: Annotated[
+        int, typer.Option(min=0, help="Try up to so many sensitive convolutions in float; 0 for none.")
+    ] = 3,
     out: Annotated[Path | None, typer.Option(help="The build file; vamc-advised.yaml in the run by default.")] = None,
     dialect: Annotated[str, typer.Option(help="build or compile.")] = "compile",
     calib_dir: Annotated[Path | None, typer.Option(help="Calibration images, as the build file names them.")] = None,

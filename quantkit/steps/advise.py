@@ -152,7 +152,7 @@ def advise(
 
     The best agrees with fp32 on the most images of the choosing half; of equals, the one with the higher top-1, then
     the one tried first. A convolution left in floating point costs time on the card, so a candidate with skipped ones
-    is taken only where it agrees more than the best without by more than chance: the 95 % interval of the paired
+    is taken only where it agrees more than the best with fewer by more than chance: the 95 % interval of the paired
     difference lies above zero.
 
     Args:
@@ -205,8 +205,7 @@ def advise(
         if trials := list(_skip_lists(best.choices, sensitivities, skips)):
             skipping, _ = _try(foreteller, trials, evaluate)
             candidates += skipping
-            earned = [one for one in skipping if _earns(one, best)]
-            best = _most_agreeing(earned) if earned else best
+            best = worth_skipping(best, skipping)
     path = out or run / ADVISED
     build, command = _build(run, best, path, replace(options, weight_scale=best.weight_scale))
     write_text(path, build.text)
@@ -255,6 +254,19 @@ def sensitivities_of(foreteller: Foreteller, choices: CardChoices, *, threads: i
         for conv, node in convs.items()
     ]
     return tuple(sorted(gains, key=lambda one: -one.gain_db))
+
+
+def worth_skipping(best: Candidate, skipping: Sequence[Candidate]) -> Candidate:
+    """Return the best candidate once each list of skipped convolutions has had to earn what it costs.
+
+    Args:
+        best: without skipped convolutions.
+        skipping: candidates that skip ever more.
+    """
+    for one in skipping:
+        if score_interval(PairedOutcomes.of(best.agrees, one.agrees)).lo > 0.0:
+            best = one
+    return best
 
 
 def _combinations(base: CardChoices) -> Iterator[CardChoices]:
@@ -326,10 +338,6 @@ def _most_agreeing(candidates: Sequence[Candidate]) -> Candidate:
 
 def _agreement(candidate: Candidate) -> float:
     return PERCENT * float(candidate.agrees.mean())
-
-
-def _earns(candidate: Candidate, best: Candidate) -> bool:
-    return score_interval(PairedOutcomes.of(best.agrees, candidate.agrees)).lo > 0.0
 
 
 def _build(run: Path, best: Candidate, out: Path, options: VamcOptions) -> tuple[BuildFile, str]:

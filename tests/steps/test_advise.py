@@ -3,6 +3,7 @@
 import itertools
 import json
 import shlex
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,7 @@ from quantkit.config.pipeline import Decode, Pipeline, ToTensor
 from quantkit.data.build_set import build_calibration_set
 from quantkit.errors import UsageError
 from quantkit.steps import advise as module
-from quantkit.steps.advise import Advice, advise, sensitivities_of
+from quantkit.steps.advise import Advice, Candidate, advise, sensitivities_of, worth_skipping
 from quantkit.steps.calibrate import calibrate
 from quantkit.steps.compare import compare
 from quantkit.steps.foretell import Foreteller
@@ -116,6 +117,16 @@ def test_a_skipped_conv_must_earn_its_place(run: Path, monkeypatch: pytest.Monke
     assert advice.best.skip_convs == ()  # what is as good without is taken without
     assert json.loads(json.dumps(advice.to_json()))["sensitivities"][0]["conv"] == advice.sensitivities[0].conv
     assert any("weight_scale" in note for note in advice.notes)
+
+
+def test_each_longer_list_must_agree_more_by_more_than_chance(advice: Advice) -> None:
+    def agreeing(count: int) -> Candidate:
+        return replace(advice.best, agrees=np.arange(100) < count)
+
+    plain, one, two, three = agreeing(80), agreeing(86), agreeing(93), agreeing(95)
+    assert worth_skipping(plain, [one, two, three]) is two  # 2 of 100 more are within chance
+    assert worth_skipping(plain, [agreeing(82), agreeing(70)]) is plain
+    assert worth_skipping(plain, []) is plain
 
 
 def test_sensitivity_finds_the_uneven_convolution(run: Path) -> None:
