@@ -46,7 +46,9 @@ def _represent_float(representer: RoundTripRepresenter, value: float) -> ScalarN
 
 
 def _represent_str(representer: RoundTripRepresenter, value: str) -> ScalarNode:
-    style = "'" if _NOT_TEXT_IN_YAML_1_1.fullmatch(value) else None if value.isprintable() else '"'
+    # Within a line ruamel writes a word like ?0 bare and reads it back as a key.
+    ambiguous = _NOT_TEXT_IN_YAML_1_1.fullmatch(value) or value.startswith(("?", ":"))
+    style = '"' if not value.isprintable() else "'" if ambiguous else None
     return representer.represent_scalar("tag:yaml.org,2002:str", value, style=style)
 
 

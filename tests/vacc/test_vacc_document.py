@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from ruamel.yaml import YAML
 from vacc_files import COMPILE
@@ -185,6 +185,8 @@ def test_any_value_can_be_set_and_all_else_keeps_its_meaning(path: str, value: A
 
 @settings(deadline=None)
 @given(st.dictionaries(st.text("abc", min_size=1, max_size=3), VALUES, max_size=4))
+@example({"a": ["?0"]})
+@example({"a": [":0", "-0"]})
 def test_dumped_data_load_back_the_same_in_yaml_1_2(data: dict[str, Any]) -> None:
     assert Document.parse(dump(data)).data == (data or {})
 
