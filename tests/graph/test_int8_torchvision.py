@@ -123,9 +123,7 @@ def test_integers_throughout(case, tmp_path):
     check(case, tmp_path, dynamo=False)
 
 
-@pytest.mark.parametrize(
-    "name", ["resnet50", "mobilenet_v3_small", "shufflenet_v2", "convnext_tiny", "swin_t", "iresnet50"]
-)
+@pytest.mark.parametrize("name", ["mobilenet_v3_small", "shufflenet_v2", "swin_t", "iresnet50"])
 def test_integers_throughout_what_dynamo_exports(name, tmp_path):
     check(CASES[name], tmp_path, dynamo=True)
 
