@@ -122,6 +122,9 @@ def _notes(prepared: ir.Model, opset: int) -> list[str]:
     if raised != opset:
         notes.append(f"opset {opset} raised to {raised}, the first with quantization per channel")
     alone = [node.name for node in prepared.graph if node.metadata_props.get(ORIGIN) == "BatchNormalization"]
-    if alone:
-        notes.append(f"{len(alone)} batch norms that no layer precedes became depthwise convolutions ({alone[0]}, ...)")
+    if len(alone) == 1:
+        notes.append(f"the batch norm {alone[0]!r}, which no layer precedes, became a depthwise convolution")
+    elif alone:
+        others = f"{alone[0]!r} and {len(alone) - 1} more"
+        notes.append(f"batch norms that no layer precedes became depthwise convolutions: {others}")
     return notes

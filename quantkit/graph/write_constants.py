@@ -100,7 +100,8 @@ def _quantize(
     )
     if quantized.widened:
         count = len(quantized.widened)
-        edit.notes.append(f"{layer.node}: weight scale of {count} channels widened to make the bias fit int32")
+        channels = "one channel" if count == 1 else f"{count} channels"
+        edit.notes.append(f"{layer.node}: weight scale of {channels} widened to make the bias fit int32")
     return quantized
 
 
