@@ -4,7 +4,8 @@
 
 Models are read from ``--model-dir`` (NAME.onnx), or exported there with random weights where torch is installed;
 squeezenet1_1, cifar_resnet20 and mobilenetv2_cifar10 are the ones kept beside the checkout. Both int8 models get the
-ranges between the least and the greatest value on the same photographs, and are judged on others. quantize_static runs
+ranges between the least and the greatest value on the same photographs, and are judged on others. Ours is corrected in
+its biases on those photographs, as ``quantkit calibrate`` does; the figure without is given too. quantize_static runs
 on what its own pre-processing makes of the model. Latency is that of one image; each ratio is the median over rounds in
 which every model is run in turn. With ``--memory`` the largest iResNet and a generated model of 2.5 GB are read,
 prepared, planned, written and saved in processes of their own.
@@ -40,6 +41,7 @@ from quantkit.numerics import Range
 from quantkit.run.session import open_session
 from quantkit.run.tap import TappedSession
 from quantkit.targets import ORT
+from quantkit.tune.bias import correct_bias
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "assets"
 REAL = ("squeezenet1_1", "cifar_resnet20", "mobilenetv2_cifar10")
@@ -56,6 +58,9 @@ FLOAT_OTHERS = (
     *("BatchNormalization", "Add", "Mul", "Div", "Sub", "Relu", "Clip", "Sigmoid", "HardSigmoid", "Softmax", "Erf"),
     *("Gelu", "LayerNormalization", "SkipLayerNormalization", "GlobalAveragePool", "AveragePool", "DequantizeLinear"),
 )
+
+# Photographs that the biases are corrected on.
+CORRECTED_ON = 48
 
 FloatArray = npt.NDArray[np.float32]
 
@@ -96,8 +101,8 @@ def photographs(name: str, side: int, count: int) -> FloatArray:
     return np.stack(images).astype(np.float32)
 
 
-def write_ours(path: Path, images: FloatArray, out: Path) -> dict[str, float]:
-    """Write our int8 model; return what each step took."""
+def write_ours(path: Path, images: FloatArray, out: Path, plain: Path, *, correct: bool) -> dict[str, float]:
+    """Write our int8 model as `quantkit calibrate` does, and the one before its bias correction; time the steps."""
     start = time.perf_counter()
     prepared = prepare(read_model(path)).model
     prepared_s = time.perf_counter() - start
@@ -108,9 +113,15 @@ def write_ours(path: Path, images: FloatArray, out: Path) -> dict[str, float]:
         for name, value in session.run(image[None])[1]:
             lo, hi = ends[name]
             ends[name] = (min(lo, float(value.min())), max(hi, float(value.max())))
+    ranges = {name: Range.around(*pair) for name, pair in ends.items()}
     start = time.perf_counter()
-    save_model(write_qdq(prepared, made, {name: Range.around(*pair) for name, pair in ends.items()}), out)
-    return {"prepare_s": prepared_s, "write_s": time.perf_counter() - start}
+    save_model(write_qdq(prepared, made, ranges), plain)
+    written_s = time.perf_counter() - start
+    batches = [image[None] for image in images[:CORRECTED_ON]]
+    start = time.perf_counter()
+    shifts = correct_bias(prepared, made, ranges, batches, threads=2).shifts if correct else {}
+    save_model(write_qdq(prepared, made, ranges, bias_shift=shifts), out)
+    return {"prepare_s": prepared_s, "write_s": written_s, "correct_s": time.perf_counter() - start}
 
 
 def write_static(path: Path, images: FloatArray, out: Path) -> None:
@@ -173,8 +184,9 @@ def time_in_turn(sessions: dict[str, ort.InferenceSession], image: FloatArray, r
     # A turn lasts long enough for the clock, and short enough that all models see the same machine.
     repeats = max(1, min(50, int(0.03 / max(once.values()))))
     times: dict[str, list[float]] = {name: [] for name in sessions}
-    for _ in range(rounds):
-        for name, session in sessions.items():
+    for turn in range(rounds):
+        # There and back, so that no model always runs in the wake of the same other one.
+        for name, session in list(sessions.items())[:: 1 if turn % 2 else -1]:
             start = time.perf_counter()
             for _ in range(repeats):
                 session.run(None, feeds[name])
@@ -202,12 +214,14 @@ def compare(name: str, path: Path, options: argparse.Namespace) -> dict[str, Any
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         ours, static = folder / "ours.onnx", folder / "static.onnx"
-        steps = write_ours(path, seen, ours)
+        plain = folder / "plain.onnx"
+        steps = write_ours(path, seen, ours, plain, correct=options.bias_correction)
         write_static(path, seen, static)
         files = {"fp32": path, "static": static, "ours": ours}
         sessions = {key: open_session(file, threads=options.threads) for key, file in files.items()}
         times = time_in_turn(sessions, unseen[0], options.rounds)
         results = {key: scores(session, unseen) for key, session in sessions.items()}
+        results["plain"] = scores(open_session(plain), unseen)
         left, theirs = float_operators(ours, folder), float_operators(static, folder)
         sizes = {key: file.stat().st_size for key, file in files.items()}
 
@@ -219,6 +233,7 @@ def compare(name: str, path: Path, options: argparse.Namespace) -> dict[str, Any
         "latency_ratio_to_fp32": ratio("fp32"),
         "latency_ms": {key: 1000 * statistics.median(values) for key, values in times.items()},
         "sqnr_db": sqnr_db(results["fp32"], results["ours"]),
+        "sqnr_db_without_bias_correction": sqnr_db(results["fp32"], results["plain"]),
         "sqnr_db_quantize_static": sqnr_db(results["fp32"], results["static"]),
         "agreement": float((results["fp32"].argmax(1) == results["ours"].argmax(1)).mean()),
         "agreement_quantize_static": float((results["fp32"].argmax(1) == results["static"].argmax(1)).mean()),
@@ -297,8 +312,9 @@ def main() -> None:
     parser.add_argument("--models", default=",".join((*REAL, *MADE)))
     parser.add_argument("--model-dir", type=Path, default=Path("benchmarks/models"))
     parser.add_argument("--count", type=int, default=50, help="photographs to calibrate on, and as many to judge on")
-    parser.add_argument("--rounds", type=int, default=31)
+    parser.add_argument("--rounds", type=int, default=51)
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--bias-correction", action=argparse.BooleanOptionalAction, default=True)
     parser.add_argument("--memory", action="store_true")
     parser.add_argument("--gigabytes", type=float, default=2.5)
     parser.add_argument("--json", type=Path)
@@ -314,7 +330,8 @@ def main() -> None:
         print(
             f"{name:20} latency x{result['latency_ratio_to_quantize_static']:.3f} of quantize_static, "
             f"x{result['latency_ratio_to_fp32']:.3f} of fp32; SQNR {result['sqnr_db']:.2f} dB "
-            f"({result['sqnr_db_quantize_static']:.2f}); float: {result['float_ops']}",
+            f"({result['sqnr_db_without_bias_correction']:.2f} uncorrected, quantize_static "
+            f"{result['sqnr_db_quantize_static']:.2f}); float: {result['float_ops']}",
             flush=True,
         )
     report: dict[str, Any] = {"threads": options.threads, "onnxruntime": ort.__version__, "models": models}

@@ -1,6 +1,7 @@
 """What quantkit knows about each ONNX operator: the part it plays in an integer graph, or why it stays in float.
 
-The sets are those of onnxruntime's CPU kernels (checked by `tests/graph/test_ops.py` on the graphs onnxruntime makes).
+The sets are those of onnxruntime's CPU kernels; `tests/graph/test_int8_operators.py` checks them on the graphs that
+onnxruntime makes.
 """
 
 from enum import Enum

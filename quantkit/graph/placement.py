@@ -134,7 +134,7 @@ def _attach_activations(graph: ir.Graph, roles: dict[ir.Node, Role]) -> dict[ir.
         if roles[node] is not Role.ACTIVATION:
             continue
         source = node.inputs[0]
-        producer = None if source is None else _producer(source)
+        producer = None if source is None else source.producer()
         if source is None or producer is None or sole_consumer(source) is not node:
             continue
         head = attached.get(producer, producer)
@@ -194,7 +194,3 @@ def _wanted(node: ir.Node, integer: set[ir.Node], attached: dict[ir.Node, ir.Nod
 def _made_by_layer(value: ir.Value, roles: dict[ir.Node, Role]) -> bool:
     producer = value.producer()
     return producer is not None and roles.get(producer) is Role.LAYER
-
-
-def _producer(value: ir.Value) -> ir.Node | None:
-    return value.producer()
