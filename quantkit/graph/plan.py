@@ -121,11 +121,14 @@ class Plan:
 
     def _operator_row(self, node: ir.Node) -> Decision:
         name = node_name(node)
+        head = self.placement.attached.get(node)
         how, why = "float", self.placement.reasons.get(node, "")
         if name in self.absorbed:
             how, why = "absorbed", f"the range of its result makes it idle behind {self.absorbed[name]!r}"
-        elif node in self.placement.attached:
-            how, why = "float", f"fused by {self.target.name} behind {node_name(self.placement.attached[node])!r}"
+        elif head is not None and self.target.integer_outputs:
+            why = f"symmetric integers do not saturate at its limits: it and {node_name(head)!r} are computed in float"
+        elif head is not None:
+            why = f"{self.target.name} fuses it with {node_name(head)!r}"
         elif node in self.placement.integer:
             how, why = _integer_row(node, self.placement.roles[node])
         return Decision(kind="operator", name=name, op_type=node.op_type, how=how, why=why)
@@ -133,17 +136,20 @@ class Plan:
     def _tensor_row(self, value: ir.Value, op_type: str) -> Decision:
         name = name_of(value)
         group = self.group_of.get(name)
-        dtype = self.target.activations.dtype
-        if group is None:
+        if name in self._inner:
+            how, why = "absorbed", f"inside of {self._inner[name]!r}"
+        elif group is None:
             how, why = "float", "no integer operator reads it"
-            reader = value.uses() and next(iter(value.uses())).node
-            if isinstance(reader, ir.Node) and self.absorbed.get(node_name(reader)):
-                how, why = "absorbed", f"inside of {self.absorbed[node_name(reader)]!r}"
-        elif group.observed == (name,):
-            how, why = dtype, ""
         else:
-            how, why = dtype, f"range of {', '.join(group.observed)}"
+            how = self.target.activations.dtype
+            why = "" if group.observed == (name,) else f"range of {', '.join(group.observed)}"
         return Decision(kind="tensor", name=name, op_type=op_type, how=how, why=why)
+
+    @cached_property
+    def _inner(self) -> Mapping[str, str]:
+        """The tensors between a node and the activation it absorbs, with that node."""
+        nodes = [node for node in self.placement.attached if node_name(node) in self.absorbed]
+        return {name_of(required(node, 0)): self.absorbed[node_name(node)] for node in nodes}
 
 
 def plan(prepared_model: ir.Model, target: Target, options: PlanOptions | None = None) -> Plan:
@@ -221,6 +227,3 @@ def _integer_row(node: ir.Node, role: Role) -> tuple[str, str]:
             return "int8", "weights and activations are int8; " + ops.NO_INTEGER_KERNEL
         case _:
             return "int8", ""
-
-
-__all__ = ["Decision", "Layer", "Plan", "PlanOptions", "plan"]
