@@ -234,7 +234,7 @@ def test_only_scales_that_are_too_small_are_widened(weight, bias, input_scale):
 def test_a_widened_channel_is_noted():
     weight = with_channel(f32(8, 3, 3, 3, scale=0.4), 1, 1e-12)
     int8, _, _ = quantize(network(w0=weight, b0=np.full(8, 3.0, np.float32)), X)
-    assert notes_of(int8) == ("c0: weight scale of 1 channels widened to make the bias fit int32",)
+    assert notes_of(int8) == ("c0: weight scale of one channel widened to make the bias fit int32",)
 
 
 def test_hand_worked_weights():
