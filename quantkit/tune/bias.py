@@ -6,10 +6,12 @@ Bias Correction, ICCV 2019, section 4.2, which also corrects from data, one laye
 where the next layer reads it, behind the activation function, on the integers themselves, with all layers before
 already corrected:
 
-    shift[c] = (mean(fp32[c]) - mean(int8[c])) / share[c]
+    drift[c] = mean over images of (mean(fp32[c]) - mean(int8[c]))
+    shift[c] = drift[c] / share[c] * drift[c]^2 / (drift[c]^2 + CAUTION * variance[c] / images)
 
-share being the part of channel c that the activation function lets through. Correcting all layers at once would count
-each shift again in every layer behind it, and diverges.
+share being the part of channel c that the activation function lets through, and variance that of the differences from
+image to image: what a few dozen images cannot tell from chance is moved little. Correcting all layers at once would
+count each shift again in every layer behind it, and diverges.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -33,6 +35,8 @@ FloatArray = npt.NDArray[np.float32]
 HELD_BACK = 4
 # A channel that the activation function closes for more than this has too few values to learn a shift from.
 LEAST_SHARE = 0.05
+# A drift of sqrt(CAUTION) standard errors is taken for half.
+CAUTION = 3.0
 
 
 @dataclass(frozen=True)
@@ -108,13 +112,12 @@ def estimate_shifts(
     for done, one in enumerate(layers, start=1):
         name = stored.get(one.result, one.result)
         float_run.advance([one.result])
-        wanted, share = _mean_and_share(float_run, one)
-        found = _mean(int8_run, name)
+        wanted, share = _means_and_share(float_run, one)
+        found = _means(int8_run, name)
         if one.result in stored:
             qparams = parameters[one.result]
             found = (found - float(qparams.zero_point)) * float(qparams.scale)
-        learned = share > LEAST_SHARE
-        shift = np.where(learned, (wanted - found) / np.where(learned, share, 1.0), 0.0)
+        shift = _shift(wanted - found, share)
         shifts[one.layer.output] = shift.astype(np.float32)
         set_bias(nodes[one.layer.node], one.bias + shifts[one.layer.output])
         int8_run.advance([name])
@@ -123,19 +126,26 @@ def estimate_shifts(
     return shifts
 
 
-def _mean_and_share(run: SegmentedRun, one: BiasedLayer) -> tuple[Vector, Vector]:
-    """Return each channel's mean, and the share of it that lies strictly within the activation function's limits."""
+def _shift(differences: Vector, share: Vector) -> Vector:
+    """Return the shift of each channel from the differences of its means, ``[images, channels]``."""
+    drift = differences.mean(axis=0)
+    doubt = CAUTION * differences.var(axis=0) / len(differences)
+    learned = (share > LEAST_SHARE) & (drift != 0.0)
+    trust = np.where(learned, drift**2 / np.where(learned, drift**2 + doubt, 1.0), 0.0)
+    return np.asarray(trust * drift / np.where(learned, share, 1.0))
+
+
+def _means_and_share(run: SegmentedRun, one: BiasedLayer) -> tuple[Vector, Vector]:
+    """Return each channel's means, image by image, and the share of it strictly within the activation's limits."""
     means, shares = [], []
     for (value,) in run.run([one.result]):
         channels = by_channel(value)
         means.append(channels.mean(axis=1, dtype=np.float64))
         passed = (channels > one.passing.lo) & (channels < one.passing.hi)
         shares.append(np.count_nonzero(passed, axis=1) / channels.shape[1])
-    return np.mean(means, axis=0), np.mean(shares, axis=0)
+    return np.array(means), np.mean(shares, axis=0)
 
 
-def _mean(run: SegmentedRun, name: str) -> Vector:
-    """Return each channel's mean in the stored integers, or in floats where there are none."""
-    return np.asarray(
-        np.mean([by_channel(value).mean(axis=1, dtype=np.float64) for (value,) in run.run([name])], axis=0)
-    )
+def _means(run: SegmentedRun, name: str) -> Vector:
+    """Return each channel's means, image by image, in the stored integers, or in floats where there are none."""
+    return np.array([by_channel(value).mean(axis=1, dtype=np.float64) for (value,) in run.run([name])])

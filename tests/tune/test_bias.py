@@ -32,7 +32,7 @@ def test_the_mean_of_every_layer_comes_back(target) -> None:
         wanted = channel_means(model, one.result, images)
         before = np.abs(channel_means(plain, one.result, images) - wanted).max()
         after = np.abs(channel_means(corrected, one.result, images) - wanted).max()
-        assert after < 0.25 * before, one.layer.node
+        assert after < 0.4 * before, one.layer.node
 
 
 def test_a_shift_by_hand_is_found_again() -> None:
