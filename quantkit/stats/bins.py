@@ -10,7 +10,8 @@ import numpy.typing as npt
 
 # Relative width of a bin at most 2 ** -MANTISSA_BITS, so a value within it is known to half of that. Measured on a
 # ResNet-50-like pass: ten bits cost a tenth more than nine and twelve more than half again, since the occupied bins no
-# longer fit the first-level cache; the ranges of no method gained by it.
+# longer fit the first-level cache. What more bits would buy is Relay's KL: of 84 tensors, 26 had a threshold more than
+# one of its bins from that of the raw values with nine bits, 22 with ten, 15 with eleven, 13 with twelve.
 MANTISSA_BITS = 9
 SHIFT = 23 - MANTISSA_BITS
 BINS = 1 << (32 - SHIFT)
