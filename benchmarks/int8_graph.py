@@ -41,7 +41,7 @@ from quantkit.numerics import Range
 from quantkit.run.session import open_session
 from quantkit.run.tap import TappedSession
 from quantkit.targets import ORT
-from quantkit.tune.bias import correct_bias
+from quantkit.tuning.bias import correct_bias
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "assets"
 REAL = ("squeezenet1_1", "cifar_resnet20", "mobilenetv2_cifar10")

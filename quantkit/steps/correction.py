@@ -26,7 +26,7 @@ from quantkit.run.folder import RunFolder, RunRecord
 from quantkit.run.observe import load_batch
 from quantkit.run.session import default_threads
 from quantkit.steps.progress import Count
-from quantkit.tune.bias import BiasCorrection, correct_bias
+from quantkit.tuning.bias import BiasCorrection, correct_bias
 
 FORMAT = "quantkit-bias-shift"
 SUFFIX = ".bias.safetensors"

@@ -24,10 +24,10 @@ import onnx_ir as ir
 from quantkit.graph.plan import Plan
 from quantkit.graph.qdq import activation_parameters, write_qdq
 from quantkit.graph.values import node_name
-from quantkit.numerics import Range
+from quantkit.numerics import QParams, Range
 from quantkit.run.scores import score_sqnr_db, scores_of
 from quantkit.run.segments import SegmentedRun
-from quantkit.tune.layers import BiasedLayer, Vector, biased_layers, by_channel, no_shifts, set_bias, stored_names
+from quantkit.tuning.layers import BiasedLayer, Vector, biased_layers, by_channel, no_shifts, set_bias, stored_names
 
 FloatArray = npt.NDArray[np.float32]
 
@@ -112,18 +112,32 @@ def estimate_shifts(
     for done, one in enumerate(layers, start=1):
         name = stored.get(one.result, one.result)
         float_run.advance([one.result])
-        wanted, share = _means_and_share(float_run, one)
-        found = _means(int8_run, name)
-        if one.result in stored:
-            qparams = parameters[one.result]
-            found = (found - float(qparams.zero_point)) * float(qparams.scale)
-        shift = _shift(wanted - found, share)
-        shifts[one.layer.output] = shift.astype(np.float32)
+        qparams = parameters[one.result] if one.result in stored else None
+        shifts[one.layer.output] = layer_shift(float_run, int8_run, one, name, qparams)
         set_bias(nodes[one.layer.node], one.bias + shifts[one.layer.output])
         int8_run.advance([name])
         if progress is not None:
             progress(done, len(layers))
     return shifts
+
+
+def layer_shift(
+    float_run: SegmentedRun, int8_run: SegmentedRun, one: BiasedLayer, name: str, qparams: QParams | None
+) -> FloatArray:
+    """Return the shift of one layer's bias, float32 ``[output channels]``.
+
+    Args:
+        float_run: of the fp32 model, its cut behind the layer.
+        int8_run: of the int8 model, its cut before the layer.
+        one: the layer.
+        name: under which the int8 model holds the layer's result.
+        qparams: of that result where it is integers.
+    """
+    wanted, share = _means_and_share(float_run, one)
+    found = _means(int8_run, name)
+    if qparams is not None:
+        found = (found - float(qparams.zero_point)) * float(qparams.scale)
+    return _shift(wanted - found, share).astype(np.float32)
 
 
 def _shift(differences: Vector, share: Vector) -> Vector:

@@ -8,7 +8,7 @@ from tune_models import all_tensors, planned, small_images, small_model, values_
 from quantkit.graph.qdq import write_qdq
 from quantkit.run.segments import SegmentedRun
 from quantkit.targets import ORT, VACC
-from quantkit.tune.layers import biased_layers, stored_names
+from quantkit.tuning.layers import biased_layers, stored_names
 
 
 @pytest.fixture

@@ -11,8 +11,8 @@ from quantkit.graph.qdq import write_qdq
 from quantkit.graph.values import node_name
 from quantkit.run.scores import score_sqnr_db, scores_of
 from quantkit.targets import ORT, TENSORRT, VACC
-from quantkit.tune.bias import correct_bias, estimate_shifts
-from quantkit.tune.layers import biased_layers, no_shifts, set_bias
+from quantkit.tuning.bias import correct_bias, estimate_shifts
+from quantkit.tuning.layers import biased_layers, no_shifts, set_bias
 
 TARGETS = [ORT, TENSORRT, VACC]
 
@@ -69,7 +69,7 @@ def test_what_does_not_help_is_left_out(monkeypatch) -> None:
     model, images = small_model(), small_images(16)
     made, ranges = planned(model, images)
     harmful = {name: shift + 1.0 for name, shift in no_shifts(biased_layers(made)).items()}
-    monkeypatch.setattr("quantkit.tune.bias.estimate_shifts", lambda *_, **__: harmful)
+    monkeypatch.setattr("quantkit.tuning.bias.estimate_shifts", lambda *_, **__: harmful)
     done = correct_bias(model, made, ranges, images, threads=1)
     assert not done.kept
     assert done.shifts == {}
