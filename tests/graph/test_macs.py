@@ -80,7 +80,7 @@ def test_published_totals(shared_assets, name: str, total: float) -> None:
 
 
 @pytest.mark.torch
-@pytest.mark.filterwarnings("ignore:You are using the legacy TorchScript:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
 @pytest.mark.parametrize("name", ["resnet50", "mobilenet_v2"])
 def test_torchvisions_own_count(tmp_path, name: str) -> None:
     torchvision = pytest.importorskip("torchvision", reason="needs quantkit[torch]")
