@@ -1,0 +1,93 @@
+"""Weights rounded for the layer's result rather than each to its nearest integer.
+
+With ``S`` the covariance of a layer's inputs, rounding weights ``w`` to ``q`` integers of a step ``d`` adds noise of
+power ``(d q - w) S (d q - w)'`` to an output whose mean the bias takes care of. Nearest rounding minimizes only the
+diagonal part. Found here in two moves, without training (the aim is that of Nagel et al., Up or Down? Adaptive Rounding
+for Post-Training Quantization, ICML 2020):
+
+1. weights are rounded one after the other, those whose input is strongest first, and what each loses is made up for by
+   those not yet rounded (Frantar et al., OPTQ, ICLR 2023; with the Cholesky factor U of S^-1, rounding weight k with
+   error e changes weight j > k by ``-e U_kj / U_kk``);
+2. single integers are then moved to the best one given all others, until none wants to move or the sweeps are over.
+"""
+
+import numpy as np
+import numpy.typing as npt
+
+FloatArray = npt.NDArray[np.float64]
+
+# Added to the diagonal, as a share of its mean: inputs that never varied would leave S singular.
+DAMPING = 0.01
+# Weights between two updates of all weights behind them.
+BLOCK = 64
+SWEEPS = 12
+
+
+def round_weights(weight: FloatArray, covariance: FloatArray, step: FloatArray, *, qmax: int) -> npt.NDArray[np.int8]:
+    """Return integers in ``[-qmax, qmax]`` of least predicted noise; never more than nearest rounding has.
+
+    Args:
+        weight: float64 ``[groups, rows, columns]``, a row for each output channel.
+        covariance: float64 ``[groups, columns, columns]`` of the inputs.
+        step: float64 ``[groups, rows]``, real units an integer.
+        qmax: greatest magnitude of an integer.
+    """
+    damped = _damped(covariance)
+    integers = weight / step[:, :, None]
+    nearest = np.clip(np.rint(integers), -qmax, qmax)
+    found = _descend(_in_sequence(integers, damped, qmax), integers, damped, qmax)
+    worse = noise(integers, found, covariance) > noise(integers, nearest, covariance)
+    return np.where(worse[:, :, None], nearest, found).astype(np.int8)
+
+
+def noise(wanted: FloatArray, rounded: FloatArray, covariance: FloatArray) -> FloatArray:
+    """Return ``(rounded - wanted) S (rounded - wanted)'`` for every row, ``[groups, rows]``."""
+    error = rounded - wanted
+    return np.asarray(np.einsum("grk,grk->gr", error @ covariance, error))
+
+
+def _damped(covariance: FloatArray) -> FloatArray:
+    size = covariance.shape[-1]
+    mean = np.trace(covariance, axis1=1, axis2=2) / size
+    ridge = np.where(mean > 0.0, DAMPING * mean, 1.0)
+    return covariance + ridge[:, None, None] * np.eye(size)
+
+
+def _in_sequence(wanted: FloatArray, covariance: FloatArray, qmax: int) -> FloatArray:
+    """Round column by column, making up for each error in the columns behind."""
+    order = np.argsort(-np.diagonal(covariance, axis1=1, axis2=2), axis=1, kind="stable")
+    rows = order[:, None, :]
+    inverse = np.linalg.inv(np.take_along_axis(np.take_along_axis(covariance, order[:, :, None], 1), rows, 2))
+    factor = np.linalg.cholesky((inverse + inverse.transpose(0, 2, 1)) / 2.0).transpose(0, 2, 1)
+    weights = np.take_along_axis(wanted, rows, 2)
+    rounded = np.empty_like(weights)
+    size = weights.shape[2]
+    for start in range(0, size, BLOCK):
+        end = min(start + BLOCK, size)
+        errors = np.empty((*weights.shape[:2], end - start))
+        for k in range(start, end):
+            rounded[:, :, k] = np.clip(np.rint(weights[:, :, k]), -qmax, qmax)
+            errors[:, :, k - start] = (weights[:, :, k] - rounded[:, :, k]) / factor[:, None, k, k]
+            weights[:, :, k:end] -= errors[:, :, k - start, None] * factor[:, None, k, k:end]
+        weights[:, :, end:] -= errors @ factor[:, start:end, end:]
+    return np.take_along_axis(rounded, np.argsort(order, axis=1)[:, None, :], 2)
+
+
+def _descend(start: FloatArray, wanted: FloatArray, covariance: FloatArray, qmax: int) -> FloatArray:
+    """Move single integers to their best value given all others, column by column."""
+    rounded = start.copy()
+    slope = (rounded - wanted) @ covariance
+    diagonal = np.diagonal(covariance, axis1=1, axis2=2)
+    for _ in range(SWEEPS):
+        moved = False
+        for k in range(rounded.shape[2]):
+            best = np.clip(rounded[:, :, k] + np.rint(-slope[:, :, k] / diagonal[:, None, k]), -qmax, qmax)
+            group, row = np.nonzero(best != rounded[:, :, k])
+            if group.size:
+                change = best[group, row] - rounded[group, row, k]
+                rounded[group, row, k] = best[group, row]
+                slope[group, row] += change[:, None] * covariance[group, k]
+                moved = True
+        if not moved:
+            break
+    return rounded
