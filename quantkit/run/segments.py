@@ -5,7 +5,7 @@ Running the model anew for each of L layers costs L passes; running only what li
 one. A cut through an int8 model goes through its integers, so what lies on either side still runs in integer kernels.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -14,7 +14,7 @@ import onnxruntime as ort
 
 from quantkit.data.parallel import map_in_order
 from quantkit.errors import ModelError
-from quantkit.graph.values import name_of
+from quantkit.graph.values import is_constant, name_of
 from quantkit.run.session import first_line, open_session
 
 Array = npt.NDArray[np.floating | np.integer]
@@ -63,16 +63,43 @@ class SegmentedRun:
         count = len(next(iter(self._live.values())))
         return map_in_order(one, range(count), self._threads)
 
-    def advance(self, tensors: Sequence[str]) -> None:
+    def advance(self, tensors: Sequence[str], *, keep: Sequence[str] = ()) -> None:
         """Move the cut behind these tensors: compute what lies before it, keep what the rest of the model reads.
+
+        Args:
+            tensors: of the model.
+            keep: those of them to have in memory until the next cut, whoever reads them.
 
         Raises:
             ModelError: onnxruntime cannot run this piece of the model.
         """
         done = self._done | self._missing([self._values[name] for name in tensors])
-        needed = self._frontier(done)
+        needed = list(dict.fromkeys([*self._frontier(done), *keep]))
         kept = [list(column) for column in zip(*self.run(needed), strict=True)]
         self._done, self._live = done, dict(zip(needed, kept, strict=True))
+
+    def reaches(self, tensors: Sequence[str]) -> bool:
+        """Tell whether these tensors lie at or behind the cut, so that they can be computed from what is kept."""
+        missing = self._missing([self._values[name] for name in tensors])
+        read = {crossing(self._values[name]) for name in tensors}
+        read |= {crossing(value) for node in missing for value in node.inputs if value is not None}
+        return all(is_constant(value) or name_of(value) in self._live or value.producer() in missing for value in read)
+
+    def branch(self, model: ir.Model, tensors: Mapping[str, str]) -> "SegmentedRun":
+        """Return a walk through another model that begins at the present cut of this one.
+
+        Args:
+            model: the other.
+            tensors: its tensors that are taken from this walk, by their names there, with the names that they have
+                here; all that it needs must follow from them.
+
+        Raises:
+            ModelError: onnxruntime cannot run a piece of this model.
+        """
+        other = SegmentedRun(model, (), threads=self._threads)
+        columns = zip(*self.run(list(tensors.values())), strict=True)
+        other._live = {name: list(column) for name, column in zip(tensors, columns, strict=True)}
+        return other
 
     def _open(self, computed: Sequence[str]) -> ort.InferenceSession:
         graph = ir.convenience.extract(self.model.graph, self._inputs_of(computed), list(computed))
@@ -93,8 +120,8 @@ class SegmentedRun:
     def _inputs_of(self, tensors: Sequence[str]) -> list[str]:
         """Return the live tensors that these are computed from."""
         missing = self._missing([self._values[name] for name in tensors])
-        read = {name_of(_source(value)) for node in missing for value in node.inputs if value is not None}
-        read |= {name_of(_source(self._values[name])) for name in tensors}
+        read = {name_of(crossing(value)) for node in missing for value in node.inputs if value is not None}
+        read |= {name_of(crossing(self._values[name])) for name in tensors}
         return [name for name in self._live if name in read]
 
     def _missing(self, values: Sequence[ir.Value]) -> set[ir.Node]:
@@ -102,7 +129,7 @@ class SegmentedRun:
         found: set[ir.Node] = set()
         pending = list(values)
         while pending:
-            value = _source(pending.pop())
+            value = crossing(pending.pop())
             node = value.producer()
             if node is None or node in self._done or node in found or name_of(value) in self._live:
                 continue
@@ -113,13 +140,13 @@ class SegmentedRun:
     def _frontier(self, done: set[ir.Node]) -> list[str]:
         """Return the tensors that nodes not among those done read, or that are the model's outputs."""
         read = {
-            name_of(_source(value))
+            name_of(crossing(value))
             for node in self._nodes
             if node not in done
             for value in node.inputs
             if value is not None
         }
-        read |= {name_of(_source(value)) for value in self.model.graph.outputs}
+        read |= {name_of(crossing(value)) for value in self.model.graph.outputs}
         computed = [*self._live, *(name_of(value) for node in self._nodes if node in done for value in node.outputs)]
         return [name for name in dict.fromkeys(computed) if name in read]
 
@@ -129,7 +156,7 @@ def _is_free(node: ir.Node) -> bool:
     return node.op_type == "DequantizeLinear"
 
 
-def _source(value: ir.Value) -> ir.Value:
+def crossing(value: ir.Value) -> ir.Value:
     """Return what crosses a cut in place of this value."""
     node = value.producer()
     while node is not None and _is_free(node):
