@@ -11,6 +11,7 @@ from quantkit.errors import ModelError
 from quantkit.graph.edit import Edit
 from quantkit.graph.placement import activations
 from quantkit.graph.plan import Plan
+from quantkit.graph.stay_float import keep_float
 from quantkit.graph.values import array, name_of, node_name, required
 from quantkit.graph.write_activations import drop_absorbed, round_activations
 from quantkit.graph.write_constants import write_constant_operands, write_layers
@@ -56,6 +57,7 @@ def write_qdq(
     write_constant_operands(edit)
     drop_absorbed(edit)
     round_activations(edit)
+    keep_float(edit)
     edit.notes.extend(_unlike_ranges(plan, parameters))
     _finish(model, plan, edit.notes)
     return model
