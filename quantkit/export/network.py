@@ -16,7 +16,7 @@ from quantkit.config.pipeline import Pipeline
 from quantkit.errors import ModelError, UsageError
 from quantkit.export.parity import Parity, check_parity
 from quantkit.export.translate import Exporter, first_line, translate
-from quantkit.graph.model import data_name, save_model
+from quantkit.graph.model import model_files, save_model
 
 # The oldest that torch's exporters write.
 OLDEST_OPSET = 9
@@ -117,7 +117,7 @@ def export_network(
         classes=classes,
         parameters=sum(parameter.numel() for parameter in network.parameters()),
         parity=parity,
-        size_bytes=sum(path.stat().st_size for path in (out, out.with_name(data_name(out))) if path.exists()),
+        size_bytes=sum(path.stat().st_size for path in model_files(out)),
     )
 
 

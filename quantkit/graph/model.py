@@ -1,5 +1,7 @@
 """ONNX files in and out: read and checked, written whole, named by a digest."""
 
+import hashlib
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
@@ -10,6 +12,7 @@ import onnx
 import onnx_ir as ir
 from google.protobuf.message import DecodeError
 from onnx_ir.passes.common import CheckerPass
+from onnx_ir.serde import SerdeError
 
 from quantkit.errors import ModelError
 from quantkit.files import reason, replacing, sha256_file, sha256_json
@@ -19,6 +22,7 @@ from quantkit.graph.values import name_of
 INLINE_LIMIT_BYTES = 1_800_000_000
 # External tensors up to this size are read at once, larger ones mapped.
 MAPPED_FROM_BYTES = 1024
+_DATA_DIGITS = 12
 
 QUANTIZED_OPS = frozenset(
     {
@@ -90,25 +94,27 @@ def read_model(path: Path, *, allow_quantized: bool = False) -> ir.Model:
 def save_model(model: ir.Model, path: Path) -> None:
     """Write a model whole or not at all.
 
-    Up to `INLINE_LIMIT_BYTES` of tensors are stored in the file itself, more in ``<name of the file>.data`` beside it.
-    Both are written under temporary names first; the data file is renamed just before the model.
+    Up to `INLINE_LIMIT_BYTES` of tensors are stored in the file itself, more in a data file beside it, whose name
+    carries their digest: so whatever moment it is interrupted at, the model that is there has its own data.
 
     Raises:
         OutputError: the file cannot be written.
     """
     size = sum(tensor.nbytes for _, tensor in _tensors(model))
-    with replacing(path) as temporary:
-        if size > INLINE_LIMIT_BYTES:
-            ir.save(model, temporary, external_data=data_name(path))
-        else:
-            _save_inline(model, temporary)
-    if size <= INLINE_LIMIT_BYTES:
-        path.with_name(data_name(path)).unlink(missing_ok=True)
-
-
-def data_name(path: Path) -> str:
-    """Return the name of the file that holds the tensors of a model too large for one file."""
-    return f"{path.name}.data"
+    data = path.with_name(_data_name(model, path)) if size > INLINE_LIMIT_BYTES else None
+    before = _data_files(path)
+    try:
+        with replacing(path) as temporary:
+            if data is None:
+                _save_inline(model, temporary)
+            else:
+                ir.save(model, temporary, external_data=data.name)
+    except BaseException:
+        for file in _data_files(path) - before:
+            file.unlink(missing_ok=True)
+        raise
+    for file in before - {data}:
+        file.unlink(missing_ok=True)
 
 
 def model_digest(path: Path) -> str:
@@ -190,8 +196,8 @@ def _load(path: Path) -> ir.Model:
         raise ModelError("is not an ONNX file, or is truncated", where=path) from error
     except OSError as error:
         raise ModelError(f"cannot be read ({reason(error)})", where=path) from error
-    except (ValueError, TypeError, KeyError, NotImplementedError) as error:
-        raise ModelError(f"is not a valid ONNX model ({_first_line(error)})", where=path) from error
+    except (SerdeError, ValueError, TypeError, KeyError, NotImplementedError) as error:
+        raise ModelError(f"is not a valid ONNX model ({_first_line(_root_cause(error))})", where=path) from error
     if not model.opset_imports or len(model.graph) == 0:
         raise ModelError("holds no graph", where=path, fix="is it an ONNX model?")
     _check_external_data(model, path)
@@ -256,6 +262,13 @@ def _refuse_quantized(model: ir.Model, path: Path) -> None:
 
 
 def _check_graph(model: ir.Model, path: Path) -> None:
+    newest, used = onnx.defs.onnx_opset_version(), model.opset_imports.get("", 1)
+    if used > newest:  # the checker takes it for the newest that it knows
+        raise ModelError(
+            f"is written in operator set {used}, and the installed onnx knows {newest}",
+            where=path,
+            fix="export it with an older operator set, or install a newer onnx",
+        )
     try:
         CheckerPass()(model)
     except Exception as error:
@@ -289,6 +302,30 @@ def _save_inline(model: ir.Model, path: Path) -> None:
     finally:
         for value, tensor in mapped:
             value.const_value = tensor
+
+
+def _root_cause(error: BaseException) -> BaseException:
+    """Return what went wrong at the bottom; around it onnx_ir says where it was then, a line for each level."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return error
+
+
+def _data_name(model: ir.Model, path: Path) -> str:
+    digest = hashlib.sha256()
+    for name, tensor in _tensors(model):
+        digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
+        if tensor.dtype != ir.DataType.STRING:  # text stays in the model
+            digest.update(tensor.tobytes())
+        if isinstance(tensor, ir.ExternalTensor):
+            tensor.release()
+    return f"{path.name}.{digest.hexdigest()[:_DATA_DIGITS]}.data"
+
+
+def _data_files(path: Path) -> set[Path]:
+    """Return the data files that were written for a model of this name."""
+    form = re.compile(rf"{re.escape(path.name)}\.[0-9a-f]{{{_DATA_DIGITS}}}\.data")
+    return {file for file in path.parent.glob("*.data") if form.fullmatch(file.name)}
 
 
 def _first_line(error: BaseException) -> str:

@@ -10,7 +10,7 @@ import onnx_ir as ir
 import pytest
 from graph_runs import session
 
-from quantkit.graph.model import data_name, read_model
+from quantkit.graph.model import model_files, read_model
 
 BIG = "QUANTKIT_TEST_BIG"
 
@@ -87,7 +87,7 @@ def test_external_weights_become_integers_in_one_file(tmp_path):
     path = wide_model(tmp_path, 256, 2)
     extra_memory_mb(path, tmp_path / "int8.onnx")
     int8 = read_model(tmp_path / "int8.onnx", allow_quantized=True)
-    assert not (tmp_path / data_name(tmp_path / "int8.onnx")).exists()
+    assert model_files(tmp_path / "int8.onnx") == [tmp_path / "int8.onnx"]
     scores = session(int8).run(None, {"image": np.zeros((2, 3, 32, 32), np.float32)})[0]
     assert scores.shape == (2, 256)
 

@@ -1,6 +1,9 @@
 """Models in and out of files: damage named, external data mapped, nothing half-written."""
 
 import os
+import re
+import subprocess
+import sys
 
 import numpy as np
 import onnx
@@ -81,10 +84,47 @@ def test_beyond_the_limit_tensors_go_beside_the_model(tmp_path, monkeypatch):
     monkeypatch.setattr(files, "INLINE_LIMIT_BYTES", 100)
     model = tiny()
     save_model(model, tmp_path / "m.onnx")
-    assert sorted(file.name for file in tmp_path.iterdir()) == ["m.onnx", "m.onnx.data"]
+    _, data = sorted(file.name for file in tmp_path.iterdir())
+    assert re.fullmatch(r"m\.onnx\.[0-9a-f]{12}\.data", data)
     np.testing.assert_array_equal(run(tmp_path / "m.onnx", X), run(model, X))
     save_model(read_model(tmp_path / "m.onnx"), tmp_path / "m.onnx")
     np.testing.assert_array_equal(run(tmp_path / "m.onnx", X), run(model, X))
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_killed_between_data_and_model_the_old_model_has_its_own_data(tmp_path, monkeypatch):
+    monkeypatch.setattr(files, "INLINE_LIMIT_BYTES", 100)
+    old, new = tiny(), tiny(w=RNG.normal(size=(4, 3, 3, 3)).astype(np.float32))
+    save_model(old, tmp_path / "m.onnx")
+    save_model(new, tmp_path / "new.onnx")
+    script = (
+        "import os, sys, pathlib; from quantkit.graph import model as files; files.INLINE_LIMIT_BYTES = 100;"
+        "pathlib.Path.replace = lambda *_: os._exit(9);"
+        "files.save_model(files.read_model(pathlib.Path(sys.argv[1])), pathlib.Path(sys.argv[2]))"
+    )
+    done = subprocess.run([sys.executable, "-c", script, tmp_path / "new.onnx", tmp_path / "m.onnx"], check=False)
+    assert done.returncode == 9
+    assert len(list(tmp_path.glob("m.onnx.*.data"))) == 2
+    np.testing.assert_array_equal(run(read_model(tmp_path / "m.onnx"), X), run(old, X))
+    save_model(read_model(tmp_path / "new.onnx"), tmp_path / "m.onnx")
+    assert len(list(tmp_path.glob("m.onnx.*.data"))) == 1
+    np.testing.assert_array_equal(run(read_model(tmp_path / "m.onnx"), X), run(new, X))
+
+
+def test_a_write_that_fails_leaves_model_and_data_as_they_were(tmp_path, monkeypatch):
+    monkeypatch.setattr(files, "INLINE_LIMIT_BYTES", 100)
+    old = tiny()
+    save_model(old, tmp_path / "m.onnx")
+    before = {file: file.read_bytes() for file in tmp_path.iterdir()}
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(type(tmp_path), "replace", full)
+    for model in (old, tiny(w=RNG.normal(size=(4, 3, 3, 3)).astype(np.float32))):
+        with pytest.raises(OutputError, match="no space left on device"):
+            save_model(model, tmp_path / "m.onnx")
+        assert {file: file.read_bytes() for file in tmp_path.iterdir()} == before
 
 
 def test_a_smaller_model_takes_the_old_data_file_away(tmp_path, monkeypatch):
