@@ -5,7 +5,7 @@ Nothing here touches an image; `quantkit.data.preprocess` executes a pipeline.
 
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, PositiveInt, field_validator, model_validator
 
 Interpolation = Literal["nearest", "bilinear", "bicubic", "lanczos", "box", "hamming"]
 
@@ -70,15 +70,15 @@ class ToTensor(_Op):
     """
 
     op: Literal["to_tensor"] = "to_tensor"
-    divisor: Annotated[float, Field(gt=0)] = 255.0
+    divisor: Annotated[FiniteFloat, Field(gt=0)] = 255.0
 
 
 class Normalize(_Op):
     """``(x - mean[c]) / std[c]`` for each channel, in float32."""
 
     op: Literal["normalize"] = "normalize"
-    mean: tuple[float, ...]
-    std: tuple[Annotated[float, Field(gt=0)], ...]
+    mean: tuple[FiniteFloat, ...]
+    std: tuple[Annotated[FiniteFloat, Field(gt=0)], ...]
 
     @model_validator(mode="after")
     def _same_length(self) -> Self:

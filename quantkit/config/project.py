@@ -59,6 +59,13 @@ class Project(BaseModel):
             raise ValueError("give preset or ops, not both")
         return self
 
+    @model_validator(mode="after")
+    def _usable_paths(self) -> Self:
+        for name, value in self:
+            if isinstance(value, str | Path) and "\0" in str(value):
+                raise ValueError(f"{name} holds a zero byte, which no file name does")
+        return self
+
     def under(self, folder: Path) -> "Project":
         """Return the project with its paths taken from a folder."""
         fields = ("model", "set", "images", "labels", "names", "run", "calibration_folder")
@@ -74,7 +81,7 @@ def parse_project(text: str, where: object) -> Project:
     """
     values = parse_yaml(text, where)
     try:
-        return Project(**values)
+        return Project.model_validate(values)
     except ValidationError as error:
         raise validation_error(error, list(Project.model_fields), where) from error
 

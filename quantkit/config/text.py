@@ -1,14 +1,47 @@
 """YAML text into plain data: no tags, no anchors, no repeated keys, and faults with their line."""
 
+from collections.abc import Iterator
 from typing import Any
 
 from pydantic import ValidationError
 from ruamel.yaml import YAML
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
-from ruamel.yaml.events import AliasEvent
+from ruamel.yaml.events import AliasEvent, CollectionEndEvent, CollectionStartEvent, Event
 
 from quantkit.config.nearest import nearest
 from quantkit.errors import ConfigError
+
+# No file of settings, and none of the vendor's build files, has ten.
+MAX_DEPTH = 100
+
+
+class NestedTooDeeplyError(Exception):
+    """YAML nested more than `MAX_DEPTH` levels deep.
+
+    Args:
+        line: where, counted from 1.
+    """
+
+    def __init__(self, line: int) -> None:
+        super().__init__(line)
+        self.line = line
+
+
+def events_of(text: str) -> Iterator[Event]:
+    """Yield the events of a YAML text, and stop where it is nested too deeply to go on.
+
+    The parser takes a time that grows with the square of the depth, and recurses.
+
+    Raises:
+        NestedTooDeeplyError: more than `MAX_DEPTH` levels.
+        YAMLError: the text is no YAML.
+    """
+    depth = 0
+    for event in YAML(typ="safe", pure=True).parse(text):
+        depth += isinstance(event, CollectionStartEvent) - isinstance(event, CollectionEndEvent)
+        if depth > MAX_DEPTH:
+            raise NestedTooDeeplyError(event.start_mark.line + 1)
+        yield event
 
 
 def parse_yaml(text: str, where: object) -> dict[str, Any]:
@@ -19,7 +52,7 @@ def parse_yaml(text: str, where: object) -> dict[str, Any]:
     """
     yaml = YAML(typ="safe", pure=True)
     try:
-        for event in yaml.parse(text):
+        for event in events_of(text):
             if isinstance(event, AliasEvent):
                 line = event.start_mark.line + 1
                 raise ConfigError(f"line {line}: aliases (*{event.anchor}) are not allowed", where=where)
@@ -29,6 +62,8 @@ def parse_yaml(text: str, where: object) -> dict[str, Any]:
         line = "" if mark is None else f"line {mark.line + 1}: "
         problem = " ".join(str(error.problem or error.context).split())
         raise ConfigError(f"{line}{problem}", where=where) from error
+    except NestedTooDeeplyError as error:
+        raise ConfigError(f"line {error.line}: nested too deeply", where=where) from error
     except (YAMLError, ValueError) as error:
         raise ConfigError(f"not YAML ({' '.join(str(error).split())[:200]})", where=where) from error
     if not isinstance(value, dict):

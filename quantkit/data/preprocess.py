@@ -117,16 +117,19 @@ def value_tables(pipeline: Pipeline) -> NDArray[np.float32]:
         ConfigError: see `check_pipeline`.
     """
     values = np.tile(np.arange(256, dtype=np.float32), (pipeline.channels, 1))
-    for op in pipeline.ops:
-        match op:
-            case ToTensor():
-                values /= np.float32(op.divisor)
-            case Normalize():
-                _check_channels(op, pipeline)
-                values -= np.array(op.mean, np.float32)[:, np.newaxis]
-                values /= np.array(op.std, np.float32)[:, np.newaxis]
-            case _:
-                pass
+    with np.errstate(all="ignore"):  # what comes of numbers that float32 cannot hold is refused below
+        for op in pipeline.ops:
+            match op:
+                case ToTensor():
+                    values /= np.array(op.divisor).astype(np.float32)
+                case Normalize():
+                    _check_channels(op, pipeline)
+                    values -= np.array(op.mean).astype(np.float32)[:, np.newaxis]
+                    values /= np.array(op.std).astype(np.float32)[:, np.newaxis]
+                case _:
+                    pass
+    if not np.isfinite(values).all():
+        raise ConfigError("its numbers are too large or too small for float32", where="normalize")
     values.flags.writeable = False
     return values
 
@@ -156,6 +159,7 @@ def check_pipeline(pipeline: Pipeline, channels: int | None, height: int | None,
                 )
             case _:
                 pass
+    value_tables(pipeline)
     if channels is not None and channels != pipeline.channels:
         raise ConfigError(
             f"the model reads {channels} channels and the pipeline gives {pipeline.channels}",

@@ -1,5 +1,6 @@
 """The project file of a folder, and what the commands take from it when they are not told."""
 
+import os
 from pathlib import Path
 
 from quantkit.config.pipeline import Pipeline
@@ -15,7 +16,7 @@ from quantkit.errors import ConfigError, UsageError
 from quantkit.files import reason
 
 # Larger than any file of settings a person writes.
-_MAX_BYTES = 1 << 20
+_MAX_BYTES = 1 << 18
 
 
 def load_project(folder: Path) -> Project:
@@ -25,7 +26,7 @@ def load_project(folder: Path) -> Project:
         ConfigError: the file cannot be read or is not valid.
     """
     path = folder / PROJECT_FILE
-    if not path.exists():
+    if not os.path.lexists(path):  # a link that leads nowhere is meant to be a file, too
         return Project()
     return parse_project(_read_text(path), path).under(folder)
 

@@ -14,9 +14,10 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import MarkedYAMLError, YAMLError, YAMLWarning
 from ruamel.yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 
+from quantkit.config.text import NestedTooDeeplyError, events_of
 from quantkit.errors import VendorFileError
 
-MAX_CHARACTERS = 1 << 19
+MAX_CHARACTERS = 1 << 18
 # Values after aliases are written out; the largest build file of the public zoo has about 200.
 MAX_VALUES = 50_000
 
@@ -96,6 +97,8 @@ def parse(text: str) -> Parsed:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", YAMLWarning)
+            for _ in events_of(text):
+                pass
             # As YAML.load does it, with a look at the nodes before anything is made of them.
             constructor, _ = round_trip_yaml().get_constructor_parser(text)
             root = constructor.composer.get_single_node()
@@ -110,8 +113,8 @@ def parse(text: str) -> Parsed:
         raise _from_ruamel(error, text) from error
     except YAMLError as error:
         raise YamlError(f"not YAML ({_one_line(error)})") from error
-    except RecursionError as error:
-        raise YamlError("the file is nested too deeply") from error
+    except NestedTooDeeplyError as error:
+        raise YamlError("nested too deeply", line=error.line) from error
     except Exception as error:  # the parser raises whatever damaged text leads it to
         raise YamlError(f"not YAML ({type(error).__name__}: {_one_line(error)})") from error
 
