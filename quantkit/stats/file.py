@@ -25,6 +25,12 @@ from quantkit.stats.tensor import TensorStatistics
 FORMAT = "quantkit-statistics"
 FORMAT_VERSION = 1
 
+# What damaged content leads the readers to.
+_FAULTS = (
+    *(SafetensorError, OSError, ValueError, KeyError, TypeError, IndexError, AttributeError),
+    *(OverflowError, RecursionError, MemoryError),
+)
+
 _SCALARS = ("count", "zeros", "lo", "hi", "nan", "positive_infinities", "negative_infinities")
 
 
@@ -135,7 +141,7 @@ def load_statistics(path: Path) -> tuple[Statistics, dict[str, Any]]:
         )
     except FileNotFoundError:
         raise StatisticsError("there is no statistics file", where=path, fix="run quantkit calibrate first") from None
-    except (SafetensorError, OSError, ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
+    except _FAULTS as error:
         raise StatisticsError(f"the statistics file is damaged ({error})", where=path, fix=redo) from error
     for name, one in statistics.tensors.items():
         if fault := one.check():

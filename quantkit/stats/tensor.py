@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from quantkit.numerics import Range
-from quantkit.stats.bins import BINS, SIGN_BIN
+from quantkit.stats.bins import BINS, SIGN_BIN, bin_of
 
 BinVector = npt.NDArray[np.uint32]
 CountVector = npt.NDArray[np.int64]
@@ -128,7 +128,21 @@ class TensorStatistics:
             return "the counts do not add up"
         if not (np.isfinite([self.lo, self.hi]).all() and self.lo <= self.hi):
             return "the extremes are not in order"
+        if not self._extremes_fit():
+            return "the extremes do not lie in the outermost bins"
+        if not 0 <= self.zeros <= (int(self.counts[0]) if self.bins.size and self.bins[0] == 0 else 0):
+            return "there are more zeros than values near zero"
+        if min(self.nan, self.positive_infinities, self.negative_infinities) < 0:
+            return "a count is negative"
         return None
+
+    def _extremes_fit(self) -> bool:
+        if not self.bins.size:
+            return self.lo == self.hi == 0.0
+        with np.errstate(over="ignore"):  # what is too large for float32 is in no finite bin
+            lowest, highest = bin_of(np.array([self.lo, self.hi], np.float64).astype(np.float32)).tolist()
+        ascending, _ = self.ascending()
+        return bool(lowest == ascending[0] and highest == ascending[-1])
 
 
 def _add_sparse(one: TensorStatistics, two: TensorStatistics) -> tuple[BinVector, CountVector]:

@@ -33,6 +33,7 @@ from quantkit.graph.prepare import prepare
 from quantkit.graph.taps import taps
 from quantkit.run.folder import RunFolder
 from quantkit.run.tap import TappedSession
+from quantkit.stats.bins import bin_of
 from quantkit.stats.file import load_statistics, save_statistics
 from quantkit.stats.observer import Observer
 from quantkit.steps.calibrate import calibrate, complete
@@ -297,9 +298,10 @@ def test_a_damaged_statistics_file_is_refused(place: Place, size: int) -> None:
 def test_statistics_round_trip_through_a_file_with_wide_counts_and_gaps(tmp_path: Path, place: Place) -> None:
     statistics, _ = load_statistics(place.calibrate() / "statistics.safetensors")
     name, one = next(iter(statistics.tensors.items()))
-    wide = type(one)(
-        np.array([3, 100_000, 250_000], np.uint32), np.array([1, 2**40, 5], np.int64), 2**40 + 6, 0, -3.0, 7.0, nan=2
-    )
+    seven, minus_three = bin_of(np.array([7.0, -3.0], np.float32))
+    bins = np.array([3, seven, minus_three], np.uint32)
+    assert min(np.diff(bins.astype(int))) > 0xFFFF
+    wide = type(one)(bins, np.array([1, 2**40, 5], np.int64), 2**40 + 6, 0, -3.0, 7.0, nan=2)
     statistics.tensors[name] = wide
     save_statistics(statistics, tmp_path / "s.safetensors", {"place": 3})
     loaded, extra = load_statistics(tmp_path / "s.safetensors")
