@@ -272,8 +272,8 @@ def _parse_row(path: Path, number: int, row: Sequence[str]) -> CalibrationImage:
         raise CalibrationSetError(f"{name!r} is no path below the image folder", where=where)
     if sha256 and not _SHA256.fullmatch(sha256):
         raise CalibrationSetError(f"{sha256!r} is no SHA-256", where=where)
-    if label and not re.fullmatch(r"[0-9]+", label):
-        raise CalibrationSetError(f"label {label!r} is no class index", where=where)
+    if label and not re.fullmatch(r"[0-9]{1,12}", label):
+        raise CalibrationSetError(f"label {label[:20]!r} is no class index", where=where)
     return CalibrationImage(name, sha256, int(label) if label else None, class_name)
 
 
@@ -293,8 +293,8 @@ def _refuse_contradictions(path: Path, images: Sequence[CalibrationImage]) -> No
 def _parse_left_out(path: Path, line: str) -> LeftOut:
     try:
         name, end = json.JSONDecoder().raw_decode(line)
-    except json.JSONDecodeError as error:
-        raise CalibrationSetError(f"a line '# left out:' without a quoted name: {line!r}", where=path) from error
+    except (json.JSONDecodeError, RecursionError) as error:
+        raise CalibrationSetError(f"a line '# left out:' without a quoted name: {line[:80]!r}", where=path) from error
     return LeftOut(str(name), line[end:].strip())
 
 
@@ -304,6 +304,6 @@ def _one_line(text: str) -> str:
 
 def _whole_number(path: Path, facts: dict[str, list[str]], key: str) -> int:
     text = facts.get(key, ["0" if key == "seed" else ""])[0]
-    if not re.fullmatch(r"-?[0-9]+", text):
+    if not re.fullmatch(r"-?[0-9]{1,40}", text):
         raise CalibrationSetError(f"the line '# {key}:' holds no whole number", where=path)
     return int(text)

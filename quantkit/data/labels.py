@@ -27,6 +27,8 @@ _LABEL_HEADERS = frozenset(
 # Kaggle's ImageNet solution file: a WordNet id followed by boxes.
 _BOXES_HEADER = "predictionstring"
 _NUMBER = re.compile(r"[+-]?\d+(\.\d*)?")
+# Digits of a class index, and then some; what is longer would not fit the arrays of labels.
+_LONGEST_LABEL = 12
 _FORMS = "write one image a line: name, then its class index"
 
 
@@ -234,7 +236,9 @@ def _parse(path: Path, number: int, line: str, layout: _Layout, index_by_name: d
     name, text = fields
     if text in index_by_name:
         return LabelLine(name, index_by_name[text], number)
-    if re.fullmatch(r"\+?\d+", text) and text.isascii():
+    if re.fullmatch(r"\+?[0-9]+", text):
+        if len(text) > _LONGEST_LABEL:
+            raise LabelError(f"label {text[:_LONGEST_LABEL]}... is larger than any class index", where=where)
         return LabelLine(name, int(text), number)
     if WNID.fullmatch(text):
         raise LabelError(f"{text} is no class of ImageNet-1k", where=where, fix="give the class index instead")

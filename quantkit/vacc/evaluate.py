@@ -16,9 +16,9 @@ from quantkit.files import replacing
 from quantkit.vacc.results import TOP, CardOutput, Classes, Ranking, rank, read_classes, true_labels
 
 _RELAY_LINE = re.compile(
-    r"(?P<path>.+): Relay top-(?P<k>\d+) id: (?P<id>\d+), prob: (?P<prob>\S+), class name: ?(?P<name>.*)"
+    r"(?P<path>.+): Relay top-(?P<k>\d+) id: (?P<id>\d{1,12}), prob: (?P<prob>\S+), class name: ?(?P<name>.*)"
 )
-_RATES = re.compile(r"top1_rate:\s*(?P<top1>[\d.]+)\D+?top5_rate:\s*(?P<top5>[\d.]+)")
+_RATES = re.compile(r"top1_rate:\s*(?P<top1>\d+(?:\.\d+)?)[^\d.]+?top5_rate:\s*(?P<top5>\d+(?:\.\d+)?)")
 
 
 @dataclass(frozen=True)

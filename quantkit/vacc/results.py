@@ -22,7 +22,7 @@ OUTPUT_KEY = "output_0"
 TOP = 5
 
 _NUMBERED = re.compile(r"(.*?)(\d+)")
-_TRUTH_LINE = re.compile(r"(\S+)\s+(\d+)")
+_TRUTH_LINE = re.compile(r"(\S+)\s+(\d{1,12})")
 
 
 @dataclass(frozen=True)
@@ -176,7 +176,8 @@ def read_scores(output: CardOutput, classes: int | None = None) -> NDArray[np.fl
             where=output.path,
             fix="give the class names of this model",
         )
-    wide = scores.astype(np.float32)
+    with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, and is refused as that
+        wide = scores.astype(np.float32)
     if not np.isfinite(wide).all():
         raise VendorFileError("the scores hold NaN or infinity", where=output.path)
     return wide
