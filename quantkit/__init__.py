@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from quantkit.steps.compare import evaluate_models as evaluate_models
     from quantkit.steps.quantize import QuantizeOptions as QuantizeOptions
     from quantkit.steps.quantize import quantize as quantize
+    from quantkit.steps.sensitivity import sensitivity as sensitivity
     from quantkit.targets import ORT as ORT
     from quantkit.targets import TENSORRT as TENSORRT
     from quantkit.targets import VACC as VACC
@@ -60,6 +61,7 @@ _MODULE_OF = {
     "preprocess": "quantkit.data.preprocess",
     "quantize": "quantkit.steps.quantize",
     "run_demo": "quantkit.demo.chain",
+    "sensitivity": "quantkit.steps.sensitivity",
     "signed_edges": "quantkit.stats.bins",
     "solve_all": "quantkit.stats.solve",
 }

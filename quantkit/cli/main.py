@@ -23,6 +23,7 @@ COMMAND_MODULES: tuple[str, ...] = (
     "quantkit.cli.calib_set",
     "quantkit.cli.calibrate",
     "quantkit.cli.quantize",
+    "quantkit.cli.sensitivity",
     "quantkit.cli.evaluate",
     "quantkit.cli.compare",
     "quantkit.cli.vamc",

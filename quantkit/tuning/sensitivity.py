@@ -52,6 +52,12 @@ class Deviation:
     kl: Vector
     top1: npt.NDArray[np.int64]
 
+    @classmethod
+    def concatenate(cls, parts: Sequence["Deviation"]) -> "Deviation":
+        """Join the images of several in order."""
+        joined = {key: np.concatenate([getattr(part, key) for part in parts]) for key in ("noise", "kl", "top1")}
+        return cls(**joined)
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class LayerCost:
@@ -91,6 +97,25 @@ class NetworkCost:
     macs: int
     whole: Deviation
     layers: tuple[LayerCost, ...]
+
+    @classmethod
+    def concatenate(cls, parts: Sequence["NetworkCost"]) -> "NetworkCost":
+        """Join what was measured of one network on several lots of images."""
+        layers = (
+            replace(
+                same[0],
+                only=Deviation.concatenate([layer.only for layer in same]),
+                without=Deviation.concatenate([layer.without for layer in same]),
+            )
+            for same in zip(*(part.layers for part in parts), strict=True)
+        )
+        return cls(
+            signal=np.concatenate([part.signal for part in parts]),
+            top1=np.concatenate([part.top1 for part in parts]),
+            macs=parts[0].macs,
+            whole=Deviation.concatenate([part.whole for part in parts]),
+            layers=tuple(layers),
+        )
 
     def sqnr_db(self, deviation: Deviation) -> float:
         """Return ``10 log10(signal / noise)`` over all images in dB; infinite without noise."""

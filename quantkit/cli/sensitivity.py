@@ -1,0 +1,139 @@
+"""``quantkit sensitivity``."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from quantkit.cli.app import app
+from quantkit.cli.show import console, progress_bar
+from quantkit.errors import UsageError
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from quantkit.steps.sensitivity_result import Figures, Sensitivity
+
+
+@app.command()
+def sensitivity(
+    subject: Annotated[
+        Path | None, typer.Argument(metavar="[RUN or MODEL]", help="Run folder of quantkit calibrate, or its model.")
+    ] = None,
+    run: Annotated[Path | None, typer.Option(help="Run folder of quantkit calibrate.")] = None,
+    by: Annotated[
+        str, typer.Option(help="Order: only (noise a layer makes), without (noise that goes with it), or accuracy.")
+    ] = "only",
+    count: Annotated[int | None, typer.Option(min=1, help="Images to use; a few dozen by default.")] = None,
+    top: Annotated[int | None, typer.Option(min=1, help="Print so many layers; files hold all.")] = None,
+    method: Annotated[str | None, typer.Option(help="minmax, percentile, kl or mse.")] = None,
+    fraction: Annotated[float | None, typer.Option(help="Share of the values a percentile range keeps.")] = None,
+    target: Annotated[str | None, typer.Option(help="ort, tensorrt or vacc.")] = None,
+    per_channel: Annotated[
+        bool | None, typer.Option("--per-channel/--per-tensor", help="Weight scales, one per channel or per tensor.")
+    ] = None,
+    activations: Annotated[str | None, typer.Option(help="uint8 (affine) or int8 (symmetric).")] = None,
+    weight_bits: Annotated[int | None, typer.Option(help="8, or 7 for processors without VNNI.")] = None,
+    power_of_two: Annotated[bool | None, typer.Option(help="Weight thresholds as powers of two.")] = None,
+    skip: Annotated[list[str] | None, typer.Option(help="Leave in float: node name, glob, re:..., conv:INDEX.")] = None,
+    bias_correction: Annotated[
+        bool,
+        typer.Option("--bias-correction/--no-bias-correction", help="With the run's correction of biases, or not."),
+    ] = True,
+    images: Annotated[Path | None, typer.Option(help="Folder of evaluation images, for --by accuracy.")] = None,
+    labels: Annotated[Path | None, typer.Option(help="Label file of --images.")] = None,
+    names: Annotated[Path | None, typer.Option(help="Class names, one a line.")] = None,
+    exclude: Annotated[Path | None, typer.Option(help="Calibration set whose images are left out.")] = None,
+    threads: Annotated[int | None, typer.Option(help="Workers; all processors by default.")] = None,
+    json: Annotated[Path | None, typer.Option(help="Write all figures as JSON.")] = None,
+    csv: Annotated[Path | None, typer.Option(help="Write the table as CSV.")] = None,
+    html: Annotated[Path | None, typer.Option(help="Write a page with the table and its bars.")] = None,
+) -> None:
+    """Measure what each layer costs: only it in int8, and all but it; interrupted, it goes on where it was."""
+    from quantkit.files import write_json, write_text
+    from quantkit.steps.project import load_project
+    from quantkit.steps.quantize import QuantizeOptions
+    from quantkit.steps.sensitivity import run_of_subject
+    from quantkit.steps.sensitivity import sensitivity as step
+    from quantkit.steps.sensitivity_page import sensitivity_page, summary
+    from quantkit.steps.settings import method_of
+    from quantkit.targets import parse_target
+
+    if subject is not None and run is not None:
+        raise UsageError("a run was given twice", where="--run", fix="give one")
+    project = load_project(Path())
+    own_images = _order(by) == "accuracy" and images is None
+    found_by = project.images if own_images else images
+    with progress_bar("measuring layers") as bar:
+        found = step(
+            run_of_subject(subject or run, project, Path()),
+            method=method_of(method, fraction, project),
+            target=parse_target(target or project.target or "ort"),
+            options=QuantizeOptions(
+                per_channel=project.per_channel if per_channel is None else per_channel,
+                activation_type=activations,
+                weight_bits=weight_bits,
+                power_of_two=power_of_two,
+                skip=tuple(skip or project.skip),
+                bias_correction=bias_correction,
+            ),
+            by=_order(by),
+            count=count,
+            images=found_by,
+            labels=project.labels if own_images and labels is None else labels,
+            names=names or project.names,
+            exclude=exclude,
+            threads=threads,
+            progress=bar,
+        )
+    # Files first: a reader of the screen that goes away, as head does, must not cost them.
+    if json is not None:
+        write_json(json, found.to_json())
+    if csv is not None:
+        write_text(csv, found.csv_text())
+    if html is not None:
+        write_text(html, sensitivity_page(found))
+    console.print(_table(found, top))
+    for line in (*summary(found), *(f"note: {note}" for note in found.notes)):
+        console.print(line, soft_wrap=True, markup=False)
+
+
+def _order(by: str) -> Literal["only", "without", "accuracy"]:
+    match by:
+        case "only" | "without" | "accuracy":
+            return by
+        case _:
+            raise UsageError(f"there is no order {by!r}", where="--by", fix="choose only, without or accuracy")
+
+
+def _table(found: "Sensitivity", top: int | None) -> "Table":
+    """Return one row a layer, 80 columns at most; with labels, accuracy stands in place of operator and noise."""
+    from rich.text import Text
+
+    from quantkit.comparison.render import plain_table, share, shortened
+
+    labelled = found.whole.accuracy is not None
+    shown = found.layers if top is None else found.layers[:top]
+    many = "" if len(shown) == len(found.layers) else f", {len(shown)} of {len(found.layers)} layers"
+    table = plain_table(f"{found.model}: only it in int8, and all but it{many}")
+    for heading in ("layer", "node") if labelled else ("layer", "node", "op"):
+        table.add_column(heading, no_wrap=True)
+    figures = ("Δ top-1, points", "agree") if labelled else ("dB", "KL", "noise")
+    headings = [f"{kind}\n{name}" for kind in ("only it", "all but") for name in figures]
+    for heading in headings if labelled else ("MACs", *headings):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for layer in shown:
+        name = "" if layer.conv_index is None else layer.skip
+        node = Text(shortened(layer.node, 11 if labelled else 13))
+        about = (name, node) if labelled else (name, node, layer.op_type[:6], share(layer.macs_share, 1))
+        table.add_row(*about, *(cell for one in (layer.only, layer.without) for cell in _cells(one)))
+    return table
+
+
+def _cells(figures: "Figures") -> tuple[str, ...]:
+    from quantkit.comparison.render import MINUS, decibels, points, share
+
+    if figures.accuracy is None:
+        return decibels(figures.sqnr_db), f"{figures.kl:.1g}", share(figures.share, 0).replace("-", MINUS)
+    accuracy = figures.accuracy
+    return points(accuracy.delta_top1, accuracy.delta_top1_ci95), f"{accuracy.agreement:.2f}"
