@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from pydantic import BaseModel, ConfigDict, NonNegativeInt
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
@@ -25,11 +26,8 @@ from quantkit.stats.tensor import TensorStatistics
 FORMAT = "quantkit-statistics"
 FORMAT_VERSION = 1
 
-# What damaged content leads the readers to.
-_FAULTS = (
-    *(SafetensorError, OSError, ValueError, KeyError, TypeError, IndexError, AttributeError),
-    *(OverflowError, RecursionError, MemoryError),
-)
+# What damaged content leads the readers to; pydantic's own are ValueErrors.
+_FAULTS = (SafetensorError, OSError, ValueError, KeyError, TypeError, IndexError, OverflowError, MemoryError)
 
 _SCALARS = ("count", "zeros", "lo", "hi", "nan", "positive_infinities", "negative_infinities")
 
@@ -130,15 +128,11 @@ def load_statistics(path: Path) -> tuple[Statistics, dict[str, Any]]:
             arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
         if FORMAT not in metadata:
             raise StatisticsError("this is not a statistics file of quantkit", where=path, fix=redo)
-        header = json.loads(metadata[FORMAT])
-        if header["version"] != FORMAT_VERSION or header["mantissa_bits"] != MANTISSA_BITS:
+        header = _Header.model_validate_json(metadata[FORMAT])
+        if header.version != FORMAT_VERSION or header.mantissa_bits != MANTISSA_BITS:
             raise StatisticsError("these statistics were written by another version of quantkit", where=path, fix=redo)
-        statistics = Statistics(
-            _unpack(header["tensors"], arrays),
-            Provenance(**header["provenance"]),
-            tuple(header["images"]),
-            [ConvergencePoint(**point) for point in header["convergence"]],
-        )
+        tensors = _unpack(header.tensors, arrays)
+        statistics = Statistics(tensors, header.provenance, header.images, header.convergence)
     except FileNotFoundError:
         raise StatisticsError("there is no statistics file", where=path, fix="run quantkit calibrate first") from None
     except _FAULTS as error:
@@ -146,7 +140,35 @@ def load_statistics(path: Path) -> tuple[Statistics, dict[str, Any]]:
     for name, one in statistics.tensors.items():
         if fault := one.check():
             raise StatisticsError(f"the statistics of {name} are damaged: {fault}", where=path, fix=redo)
-    return statistics, header["extra"]
+    return statistics, header.extra
+
+
+class _Described(BaseModel):
+    """What the header says of a tensor: the scalars of its statistics, and how many bins are its own."""
+
+    model_config = ConfigDict(strict=True)
+
+    name: str
+    bins: NonNegativeInt
+    count: int
+    zeros: int
+    lo: float
+    hi: float
+    nan: int
+    positive_infinities: int
+    negative_infinities: int
+
+
+class _Header(BaseModel):
+    model_config = ConfigDict(strict=True)
+
+    version: int
+    mantissa_bits: int
+    provenance: Provenance
+    images: tuple[str, ...]
+    convergence: list[ConvergencePoint]
+    tensors: list[_Described]
+    extra: dict[str, Any]
 
 
 def _describe(name: str, one: TensorStatistics) -> dict[str, Any]:
@@ -169,19 +191,19 @@ def _pack(tensors: list[TensorStatistics]) -> dict[str, npt.NDArray[Any]]:
     return {name: np.ascontiguousarray(array) for name, array in packed.items()}
 
 
-def _unpack(described: list[dict[str, Any]], arrays: dict[str, npt.NDArray[Any]]) -> dict[str, TensorStatistics]:
+def _unpack(described: list[_Described], arrays: dict[str, npt.NDArray[Any]]) -> dict[str, TensorStatistics]:
     gaps, counts = arrays["gaps"].astype(np.int64), arrays["counts"].astype(np.int64)
     gaps[arrays["far"][:, 0]] = arrays["far"][:, 1]
     counts[arrays["wide"][:, 0]] = arrays["wide"][:, 1]
-    if gaps.shape != counts.shape or gaps.size != sum(one["bins"] for one in described):
+    if gaps.shape != counts.shape or gaps.size != sum(one.bins for one in described):
         raise ValueError("its vectors differ in length")
     tensors, start = {}, 0
     for one in described:
-        part = slice(start, start + one["bins"])
+        part = slice(start, start + one.bins)
         start = part.stop
         bins = np.cumsum(gaps[part])
         if bins.size and not 0 <= bins.min() <= bins.max() <= 0xFFFFFFFF:
             raise ValueError("a bin lies outside the histogram")
-        scalars = {key: one[key] for key in _SCALARS}
-        tensors[one["name"]] = TensorStatistics(bins=bins.astype(np.uint32), counts=counts[part], **scalars)
+        scalars = {key: getattr(one, key) for key in _SCALARS}
+        tensors[one.name] = TensorStatistics(bins=bins.astype(np.uint32), counts=counts[part], **scalars)
     return tensors
