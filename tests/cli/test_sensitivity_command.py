@@ -1,0 +1,132 @@
+"""``quantkit sensitivity`` as typed: what it prints and writes, and how it refuses."""
+
+import json
+import sys
+from collections.abc import Callable
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+from models import tiny_model, write_images
+
+from quantkit.cli.main import main
+
+Run = Callable[..., tuple[str, str]]
+
+
+@pytest.fixture
+def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    """Run a command line in the test's folder, in this process, and check its exit code."""
+
+    def run(*arguments: str, code: int = 0) -> tuple[str, str]:
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.delenv("QUANTKIT_DEBUG", raising=False)
+        monkeypatch.setattr(sys, "argv", ["quantkit", *arguments])
+        with pytest.raises(SystemExit) as end:
+            main()
+        out, err = capsys.readouterr()
+        assert end.value.code == code, err + out
+        assert "Traceback" not in err
+        return out, err
+
+    return run
+
+
+@pytest.fixture
+def folder(tmp_path: Path, command: Run) -> Path:
+    tiny_model(tmp_path / "tiny.onnx")
+    write_images(tmp_path / "images", per_class=8)
+    (tmp_path / "pipeline.yaml").write_text("ops:\n- op: decode\n- op: to_tensor\n")
+    (tmp_path / "quantkit.yaml").write_text("model: tiny.onnx\npreset: pipeline.yaml\nset: calib.csv\n")
+    command("calib-set", "build", "--images", "images", "--count", "16", "--out", "calib.csv")
+    command("calibrate")
+    return tmp_path
+
+
+class _Bars(HTMLParser):
+    """Counts the rows and bars of a page, and what it would load."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rows = self.bars = 0
+        self.loads: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.rows += tag == "tr"
+        self.bars += tag == "rect"
+        if tag in ("script", "img", "link") or any(name in ("src", "href") for name, _ in attrs):
+            self.loads.append(tag)
+
+
+def test_the_table_fits_the_screen_and_the_files_hold_all(folder: Path, command: Run) -> None:
+    out, _ = command("sensitivity", "--top", "1", "--json", "s.json", "--csv", "s.csv", "--html", "s.html")
+    title, *table = out.splitlines()[:5]
+    assert title.strip() == "tiny: only it in int8, and all but it, 1 of 3 layers"
+    assert max(map(len, table)) <= 80
+    assert "whole int8 model (ort, percentile): SQNR of the scores" in out
+    assert "the 3 layers one by one make" in out
+    found = json.loads((folder / "s.json").read_text())
+    assert table[-1].split()[0] == found["layers"][0]["layer"]
+    assert {layer["layer"] for layer in found["layers"]} == {"conv:0", "conv:1", "logits"}
+    assert len((folder / "s.csv").read_text().splitlines()) == 4
+    page = _Bars()
+    page.feed((folder / "s.html").read_text())
+    assert (page.rows, page.bars, page.loads) == (2 + 3, 2 * 3, [])
+
+
+def test_all_spellings_of_the_run(folder: Path, command: Run) -> None:
+    outs = {command("sensitivity", *words)[0] for words in ([], ["runs/tiny"], ["tiny.onnx"], ["--run", "runs/tiny"])}
+    assert len(outs) == 1
+
+
+def test_options_of_quantize_are_taken(folder: Path, command: Run) -> None:
+    out, _ = command("sensitivity", "--target", "vacc", "--method", "kl", "--per-tensor", "--skip", "conv:0")
+    assert "whole int8 model (vacc, kl)" in out
+    assert "conv:0" not in out
+
+
+def test_accuracy_comes_with_its_interval(folder: Path, command: Run) -> None:
+    out, _ = command("sensitivity", "--by", "accuracy", "--images", "images", "--html", "s.html")
+    assert max(map(len, out.splitlines()[:7])) <= 80
+    assert "points, agreement" in out
+    assert "Δ top-1" in (folder / "s.html").read_text()
+
+
+def test_names_of_nodes_are_text_and_not_markup(folder: Path, command: Run) -> None:
+    import onnx
+
+    model = onnx.load(folder / "tiny.onnx")
+    model.graph.node[0].name = "<b>[red]conv"
+    onnx.save(model, folder / "tiny.onnx")
+    command("calibrate")
+    out, _ = command("sensitivity", "--html", "s.html")
+    assert "<b>[red]conv" in out
+    assert "&lt;b&gt;[red]conv" in (folder / "s.html").read_text()
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "said"),
+    [
+        (["runs/other"], 2, "runs/other: this is not a run folder; run quantkit calibrate first"),
+        (["other.onnx"], 2, "runs/other: this is not a run folder; run quantkit calibrate first"),
+        (["runs/tiny", "--run", "runs/tiny"], 2, "--run: a run was given twice; give one"),
+        (["--by", "cost"], 2, "--by: there is no order 'cost'; choose only, without or accuracy"),
+        (["--images", "images"], 2, "--images: labelled images are for accuracy; add --by accuracy"),
+        (["--by", "accuracy", "--images", "nowhere"], 6, "nowhere"),
+        (["--skip", "conv:7"], 2, "there is no conv 7"),
+        (["--skip", "*"], 7, "no operator is left to quantize"),
+        (["--count", "0"], 2, "greater than or equal to 1"),
+        (["--target", "tpu"], 2, "there is no target 'tpu'"),
+    ],
+)
+def test_what_cannot_be_done_is_one_line(folder: Path, command: Run, words: list[str], code: int, said: str) -> None:
+    _, err = command("sensitivity", *words, code=code)
+    assert said in " ".join(err.split())
+    assert len(err.strip().splitlines()) == 1
+
+
+def test_images_that_are_gone_are_named(folder: Path, command: Run) -> None:
+    for path in (folder / "images").rglob("*.png"):
+        path.unlink()
+    _, err = command("sensitivity", code=6)
+    assert "the calibration image is gone; put it back, or use --by accuracy with other images" in err
