@@ -2,6 +2,7 @@
 
 import importlib
 import io
+import logging
 import os
 import sys
 import traceback
@@ -70,6 +71,8 @@ def main() -> None:
         sys.stdout.reconfigure(errors="backslashreplace")
     # What pillow remarks about odd files is said in our own words, with the file's name.
     warnings.filterwarnings("ignore", module=r"PIL\.")
+    # So is what onnx_ir remarks about an invalid graph.
+    logging.getLogger("onnx_ir").setLevel(logging.CRITICAL)
     for module in COMMAND_MODULES:
         importlib.import_module(module)
     sys.exit(_run(arguments))
