@@ -78,6 +78,8 @@ def read_label_file(path: Path, class_names: Sequence[str] | None = None) -> tup
     if layout is None:
         _refuse_layout(path, numbered)
     rows = numbered[1:] if layout.header else numbered
+    if not rows:
+        raise LabelError("the label file holds a header and no labels", where=path, fix=_FORMS)
     return tuple(_parse(path, number, line, layout, index_by_name) for number, line in rows)
 
 

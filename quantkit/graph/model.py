@@ -236,6 +236,8 @@ def _tensors(model: ir.Model) -> Iterator[tuple[str, ir.TensorProtocol]]:
 
 def _check_external_data(model: ir.Model, path: Path) -> None:
     for name, tensor in _tensors(model):
+        if tensor.dtype == ir.DataType.UNDEFINED:
+            raise ModelError(f"the weight {name!r} has no element type", where=path, fix="export the model again")
         if not isinstance(tensor, ir.ExternalTensor):
             continue
         location = str(tensor.location)
@@ -272,11 +274,9 @@ def _check_graph(model: ir.Model, path: Path) -> None:
     try:
         CheckerPass()(model)
     except Exception as error:
-        # The checker reports an invalid model through several C++ exception types without a common base.
-        cause = error.__cause__ or error
-        if isinstance(cause, onnx.checker.ValidationError | RuntimeError | ValueError):
-            raise ModelError(f"is not a valid ONNX model ({_first_line(cause)})", where=path) from error
-        raise
+        # The checker reports an invalid model through several C++ exception types without a common base, and what
+        # leads up to it trips over others.
+        raise ModelError(f"is not a valid ONNX model ({_first_line(_root_cause(error))})", where=path) from error
 
 
 def _refuse_nan(model: ir.Model, path: Path) -> None:

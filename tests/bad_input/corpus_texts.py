@@ -155,23 +155,23 @@ VDSP = (
     _loop("vdsp_params", "loop.json", "cannot read the file", VendorFileError),
 )
 
-_LINES = "a.png 0\nb.png 1\nc.png 2\n"
+LINES = "a.png 0\nb.png 1\nc.png 2\n"
 
 LABELS = (
     *(
         BadInput("labels", name, content, "a 0, b 1, c 2")
         for name, content in {
-            "mark.txt": b"\xef\xbb\xbf" + _LINES.encode(),
-            "crlf.txt": _LINES.replace("\n", "\r\n").encode(),
-            "cr.txt": _LINES.replace("\n", "\r").encode(),
+            "mark.txt": b"\xef\xbb\xbf" + LINES.encode(),
+            "crlf.txt": LINES.replace("\n", "\r\n").encode(),
+            "cr.txt": LINES.replace("\n", "\r").encode(),
             "mark_and_crlf.csv": b"\xef\xbb\xbfname,label\r\na.png,0\r\nb.png,1\r\nc.png,2\r\n",
             "unsorted.txt": b"c.png 2\na.png 0\nb.png 1\n",
-            "twice_the_same.txt": _LINES.encode() + b"a.png 0\n",
+            "twice_the_same.txt": LINES.encode() + b"a.png 0\n",
             "blank_lines.txt": b"\n\na.png 0\n\n  \nb.png 1\nc.png 2\n\n",
             "comments.txt": b"# mine\na.png 0\n# b\nb.png 1\nc.png 2\n",
-            "of_more_images.txt": _LINES.encode() + b"d.png 3\n",
+            "of_more_images.txt": LINES.encode() + b"d.png 3\n",
             "windows_paths.txt": b"x\\a.png 0\nx\\b.png 1\nx\\c.png 2\n",
-            "no_last_line_end.txt": _LINES.encode().removesuffix(b"\n"),
+            "no_last_line_end.txt": LINES.encode().removesuffix(b"\n"),
         }.items()
     ),
     *_items(
@@ -179,24 +179,25 @@ LABELS = (
         LabelError,
         {
             "empty.txt": ("", "the label file is empty"),
+            "only_a_header.csv": ("name,label\r\n", "the label file holds a header and no labels"),
             "only_comments.txt": ("# none\n", "the label file is empty"),
             "missing_line.txt": ("a.png 0\nc.png 2\n", r"1 of 3 images have no label: b\.png"),
-            "contradiction.txt": (_LINES + "a.png 2\n", "a.png has label 2, and 0 on line 1"),
+            "contradiction.txt": (LINES + "a.png 2\n", "a.png has label 2, and 0 on line 1"),
             "by_position.txt": ("0\n1\n2\n", "labels are never paired by position"),
             "no_label.txt": ("a.png\nb.png\nc.png\n", "neither a header nor a line with a label"),
             "no_label_on_one_line.txt": ("a.png 0\nb.png\nc.png 2\n", "no_label_on_one_line.txt:2"),
-            "negative.txt": (_LINES.replace(" 1", " -1"), "negative.txt:2: label -1 is not a whole number"),
-            "fraction.txt": (_LINES.replace(" 1", " 1.5"), "fraction.txt:2: label 1.5 is not a whole number"),
-            "word.txt": (_LINES.replace(" 1", " dog"), "'dog' is neither a class index nor a known class"),
-            "no_wnid.txt": (_LINES.replace(" 1", " n99999999"), "n99999999 is no class of ImageNet-1k"),
-            "huge.txt": (_LINES.replace(" 1", " " + "9" * 30), "huge.txt:2: "),
-            "far_too_huge.txt": (_LINES.replace(" 1", " " + _HUGE_NUMBER), "far_too_huge.txt:2: "),
-            "other_digits.txt": (_LINES.replace(" 1", " １"), "other_digits.txt:2: "),
+            "negative.txt": (LINES.replace(" 1", " -1"), "negative.txt:2: label -1 is not a whole number"),
+            "fraction.txt": (LINES.replace(" 1", " 1.5"), "fraction.txt:2: label 1.5 is not a whole number"),
+            "word.txt": (LINES.replace(" 1", " dog"), "'dog' is neither a class index nor a known class"),
+            "no_wnid.txt": (LINES.replace(" 1", " n99999999"), "n99999999 is no class of ImageNet-1k"),
+            "huge.txt": (LINES.replace(" 1", " " + "9" * 30), "huge.txt:2: "),
+            "far_too_huge.txt": (LINES.replace(" 1", " " + _HUGE_NUMBER), "far_too_huge.txt:2: "),
+            "other_digits.txt": (LINES.replace(" 1", " １"), "other_digits.txt:2: "),
             "of_other_images.txt": ("p.png 0\nq.png 1\n", "none of its 2 names fits any of the 3 images"),
-            "utf16.txt": (_LINES.encode("utf-16"), "not UTF-8 text"),
+            "utf16.txt": (LINES.encode("utf-16"), "not UTF-8 text"),
             "latin1.txt": ("é.png 0\n".encode("latin-1"), "not UTF-8 text"),
             "zero_bytes.txt": (b"a.png 0\n\0\0\0", "it holds zero bytes"),
-            "beyond_the_model.txt": (_LINES.replace(" 2", " 7"), "the labels go up to 7|labels"),
+            "beyond_the_model.txt": (LINES.replace(" 2", " 7"), "the labels go up to 7|labels"),
         },
     ),
     _folder("labels", "folder.txt", "cannot read the file", LabelError),
@@ -222,7 +223,7 @@ RECORDS = (
     _loop("run record", "loop/run.json", "cannot be read", ConfigError),
 )
 
-_RELAY = "".join(f"x/a/{{}}.png: Relay top-{k} id: {k}, prob: 0.5, class name: a\n" for k in range(5))
+RELAY = "".join(f"x/a/1.png: Relay top-{k} id: {k % 4}, prob: 0.5, class name: a\n" for k in range(5))
 
 EVALUATIONS = _items(
     "evaluation text",
@@ -230,7 +231,7 @@ EVALUATIONS = _items(
     {
         "empty.txt": ("", "neither answers of the card nor|empty"),
         "prose.txt": ("all went well\n", "neither answers of the card nor top1_rate"),
-        "cut.txt": (_RELAY.format(*"11111") + _RELAY.format(*"22222")[:-60], "has 4 lines where others have 5|form"),
+        "cut.txt": (RELAY + RELAY.replace("1.png", "2.png")[:-60], "has 4 lines where others have 5|form"),
         "no_rate.txt": ("[VACC]:  top1_rate: 1.2.3 top5_rate: 4\n", "neither answers of the card nor top1_rate"),
         "dots.txt": ("top1_rate: . top5_rate: .\n", "neither answers of the card nor top1_rate"),
         "huge_id.txt": (f"x/a/1.png: Relay top-0 id: {_HUGE_NUMBER}, prob: 1, class name: a\n", "form|id"),
@@ -258,6 +259,8 @@ _COLUMNS = "path,sha256,label,class_name\n"
 def _manifest(rows: str, head: str = _HEAD, columns: str = _COLUMNS) -> str:
     return head + columns + rows
 
+
+GOOD_MANIFEST = _manifest(_GOOD_ROW, _HEAD + '# seed: 0\n# count: 1\n# left out: "b.png" damaged\n')
 
 SETS = (
     *_items(

@@ -15,14 +15,18 @@ from PIL import Image
 from quantkit.comparison.predictions_file import load_predictions
 from quantkit.config.pipeline import Decode
 from quantkit.data.calibration_set import CalibrationSet
+from quantkit.data.classes import read_class_names
 from quantkit.data.folder import find_labelled_images
 from quantkit.data.images import decode_image
 from quantkit.data.preprocess import check_pipeline
 from quantkit.errors import LabelError
 from quantkit.graph.model import image_input, logits_output, read_model
+from quantkit.run.answers import KeptScores
 from quantkit.run.folder import RunFolder
 from quantkit.stats.file import load_statistics
+from quantkit.steps import correction
 from quantkit.steps.project import choose_pipeline, load_project
+from quantkit.vacc.check import check_file
 from quantkit.vacc.convert import convert
 from quantkit.vacc.document import Document
 from quantkit.vacc.evaluate import is_relay_text, read_rates, read_relay_text
@@ -144,3 +148,35 @@ def command_line(kind: str, path: Path) -> list[str]:
 def input_folder(kind: str, place: Path) -> Path:
     """Return where an input belongs: a picture into a class folder."""
     return place / "input" / "a" if kind == "image" else place / "input"
+
+
+def _kept_scores(path: Path) -> str:
+    key = {"model": "0" * 12}
+    with KeptScores(path.parent, key, [b"0" * 16]) as empty:
+        kept = empty.path
+    kept.write_bytes(path.read_bytes())
+    with KeptScores(path.parent, key, [b"0" * 16]) as scores:
+        return str(scores.known)
+
+
+def _bias_correction(path: Path) -> str:
+    return str(correction._load(path, "0"))
+
+
+def _check_build_file(path: Path) -> str:
+    """Check, convert to both dialects, and change a value."""
+    check_file(path)
+    document = Document.load(path)
+    document.set("backend.quantize.calibrate_mode", "max")
+    convert(document, "build")
+    return _build_file(path)
+
+
+# More that parses what it did not write, beyond what has a list of bad inputs.
+FUZZED: dict[str, Door] = {
+    **DOORS,
+    "build file": _check_build_file,
+    "bias correction": _bias_correction,
+    "class names": lambda path: str(read_class_names(path)),
+    "kept scores": _kept_scores,
+}
