@@ -3,10 +3,6 @@
 import csv
 import json
 import os
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -201,28 +197,6 @@ def test_an_interrupted_pass_goes_on_and_ends_with_the_same_bits(place: Place, m
     assert 0 < resumed[0] <= 8
     assert (place.run / "statistics.safetensors").read_bytes() == expected
     assert not (place.run / "statistics.partial.safetensors").exists()
-
-
-def test_killing_it_at_any_moment_loses_nothing(place: Place) -> None:
-    manifest = place.folder / "set.csv"
-    place.set.save(manifest)
-    run = place.calibrate()
-    expected = {name: (run / name).read_bytes() for name in ("int8.onnx", "statistics.safetensors", "ranges.csv")}
-    killed = place.folder / "killed"
-    pipeline = place.folder / "pipeline.yaml"
-    pipeline.write_text("ops:\n- op: decode\n- op: to_tensor\n")
-    command = [sys.executable, "-m", "quantkit.cli.main", "calibrate", "--model", str(place.model)]
-    command += ["--set", str(manifest), "--preset", str(pipeline), "--run", str(killed)]
-    for delay_s in (0.3, 0.9, 1.3, 1.7):
-        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        time.sleep(delay_s)
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-        for name in expected:
-            assert not (killed / name).exists() or (killed / name).read_bytes() == expected[name]
-    subprocess.run(command, check=True, capture_output=True)
-    for name, content in expected.items():
-        assert (killed / name).read_bytes() == content
 
 
 def test_two_processes_do_not_write_one_run(place: Place) -> None:

@@ -1,0 +1,13 @@
+"""One server for all tests of interruption."""
+
+from collections.abc import Iterator
+
+import pytest
+from commands import Server
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Server]:
+    started = Server()
+    yield started
+    started.close()
