@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from quantkit.steps.quantize import QuantizeOptions as QuantizeOptions
     from quantkit.steps.quantize import quantize as quantize
     from quantkit.steps.sensitivity import sensitivity as sensitivity
+    from quantkit.steps.tune import TuneOptions as TuneOptions
+    from quantkit.steps.tune import tune as tune
     from quantkit.targets import ORT as ORT
     from quantkit.targets import TENSORRT as TENSORRT
     from quantkit.targets import VACC as VACC
@@ -51,6 +53,7 @@ _MODULE_OF = {
     "QuantkitError": "quantkit.errors",
     "Statistics": "quantkit.stats.file",
     "TENSORRT": "quantkit.targets",
+    "TuneOptions": "quantkit.steps.tune",
     "VACC": "quantkit.targets",
     "build_calibration_set": "quantkit.data.build_set",
     "calibrate": "quantkit.steps.calibrate",
@@ -64,6 +67,7 @@ _MODULE_OF = {
     "sensitivity": "quantkit.steps.sensitivity",
     "signed_edges": "quantkit.stats.bins",
     "solve_all": "quantkit.stats.solve",
+    "tune": "quantkit.steps.tune",
 }
 
 __all__ = ["__version__", *_MODULE_OF]

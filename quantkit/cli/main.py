@@ -25,6 +25,7 @@ COMMAND_MODULES: tuple[str, ...] = (
     "quantkit.cli.calibrate",
     "quantkit.cli.quantize",
     "quantkit.cli.sensitivity",
+    "quantkit.cli.tune",
     "quantkit.cli.evaluate",
     "quantkit.cli.compare",
     "quantkit.cli.vamc",

@@ -6,6 +6,7 @@ from functools import partial, reduce
 from pathlib import Path
 from typing import Any
 
+import onnx_ir as ir
 import onnxruntime
 
 from quantkit import __version__
@@ -160,8 +161,13 @@ def _read_subject(path: Path) -> _Subject:
 
 def observed_tensors(prepared: Prepared) -> Taps:
     """Return the tensors whose ranges any target needs, so that one pass serves them all."""
-    wanted = {name for target in TARGETS.values() for name in plan(prepared.model, target).observed}
-    return taps(prepared.model, wanted)
+    return observed_of(prepared.model)
+
+
+def observed_of(prepared_model: ir.Model) -> Taps:
+    """Return the tensors of a prepared model whose ranges any target needs."""
+    wanted = {name for target in TARGETS.values() for name in plan(prepared_model, target).observed}
+    return taps(prepared_model, wanted)
 
 
 def complete(tensors: dict[str, TensorStatistics], wanted: Taps) -> dict[str, TensorStatistics]:

@@ -170,19 +170,22 @@ def quantize_prepared(
     open_session(path)  # a model that onnxruntime cannot load is not a result
     table = folder.path / (RANGES if name == INT8 else f"{name}.{RANGES}")
     write_text(table, ranges_csv(ranges, made, statistics))
-    _enter(folder, name, path, method, target, options)
+    enter_quantized(folder, name, path, method, target.name, _options_json(method, options))
     return Quantized(name, path, table, ranges, made, (*prepared.notes, *notes_of(int8), *corrected.notes))
 
 
-def _enter(folder: RunFolder, name: str, path: Path, method: Method, target: Target, options: QuantizeOptions) -> None:
+def enter_quantized(
+    folder: RunFolder, name: str, path: Path, method: Method, target: str, options: dict[str, Any]
+) -> None:
+    """Enter a quantized model that was written into ``run.json``, so that `compare` finds it by its name."""
     record = folder.read()
     inside = path.resolve().parent == folder.path.resolve()
     entry = QuantizedRecord(
         file=path.name if inside else os.fspath(path.resolve()),
         sha256=model_digest(path),
-        target=target.name,
+        target=target,
         method=method_name(method),
-        options=_options_json(method, options),
+        options=options,
     )
     folder.write(record.model_copy(update={"quantized": record.quantized | {name: entry}}))
 

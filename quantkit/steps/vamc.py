@@ -194,14 +194,41 @@ def write_vamc(
     return path, build
 
 
+def build_rewritten(
+    folder: RunFolder, record: RunRecord, checkpoint: Path, method: Method, plan: Plan, options: VamcOptions
+) -> BuildFile:
+    """Return the build file of a run's model, rewritten as another ONNX file; nothing is written.
+
+    Args:
+        folder: the run folder.
+        record: its record.
+        checkpoint: the rewritten model.
+        method: how the compiler is to find ranges.
+        plan: of the int8 model; convolutions that it skips are skipped on the card too.
+        options: further choices.
+
+    Raises:
+        UsageError: the run's set is gone.
+        ConfigError: nothing fixes the size of the model's input.
+    """
+    suffixes = frozenset([options.suffix]) if options.suffix is not None else _suffixes(record)
+    return _build_file(folder, record, method, plan, suffixes, options, checkpoint)
+
+
 def _build_file(
-    folder: RunFolder, record: RunRecord, method: Method, plan: Plan, suffixes: frozenset[str], options: VamcOptions
+    folder: RunFolder,
+    record: RunRecord,
+    method: Method,
+    plan: Plan,
+    suffixes: frozenset[str],
+    options: VamcOptions,
+    checkpoint: Path | None = None,
 ) -> BuildFile:
     images = options.calibration_folder or (folder.path / MATERIALIZED).resolve()
     integer = {layer.node for layer in plan.layers}
     return write_build_file(
         name=options.name or Path(record.model.path).stem,
-        checkpoint=record.model.path,
+        checkpoint=record.model.path if checkpoint is None else str(checkpoint.resolve()),
         input_name=record.model.input,
         input_shape=(1, record.pipeline.channels, *_size(record)),
         pipeline=record.pipeline,

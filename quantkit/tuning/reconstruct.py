@@ -15,7 +15,7 @@ from quantkit.graph.values import array, attribute_int, node_name, required
 from quantkit.numerics import QParams, Range
 from quantkit.run.segments import SegmentedRun
 from quantkit.tuning.bias import layer_shift
-from quantkit.tuning.layers import BiasedLayer, biased_layers, no_shifts, set_bias, stored_names
+from quantkit.tuning.layers import BiasedLayer, Vector, biased_layers, no_shifts, set_bias, stored_names
 from quantkit.tuning.patches import can_unfold, input_covariance
 from quantkit.tuning.rounding import round_weights
 
@@ -28,6 +28,7 @@ def reconstruct(
     ranges: Mapping[str, Range],
     images: Sequence[FloatArray],
     *,
+    keep_largest: bool = False,
     threads: int,
     progress: Callable[[int, int], None] | None = None,
 ) -> ir.Model:
@@ -38,6 +39,8 @@ def reconstruct(
         plan: made for it.
         ranges: of the observed tensors.
         images: a few dozen of the calibration set, ``[N, C, H, W]`` as the model takes them.
+        keep_largest: round the largest weight of each scale to the nearest, so that a compiler that takes scales from
+            the largest weights finds the same.
         threads: images run side by side.
         progress: called with the number of layers done and of all layers.
 
@@ -46,7 +49,7 @@ def reconstruct(
     """
     biased = {one.layer.node: one for one in biased_layers(plan)}
     int8 = write_qdq(prepared, plan, ranges, bias_shift=no_shifts(list(biased.values())))
-    walk = _Walk(prepared, int8, activation_parameters(plan, ranges), plan, images, threads)
+    walk = _Walk(prepared, int8, activation_parameters(plan, ranges), plan, images, keep_largest, threads)
     for done, layer in enumerate(plan.layers, start=1):
         walk.round(layer, seed=done)
         if layer.node in biased:
@@ -66,12 +69,14 @@ class _Walk:
         parameters: Mapping[str, QParams],
         plan: Plan,
         images: Sequence[FloatArray],
+        keep_largest: bool,
         threads: int,
     ) -> None:
         self._float = {node_name(node): node for node in prepared.graph}
         self._int8 = {node_name(node): node for node in int8.graph}
         self._stored = stored_names(int8)
         self._parameters, self._qmax, self._images = parameters, plan.target.weights.qmax, len(images)
+        self._keep_largest = keep_largest
         self._float_run = SegmentedRun(prepared, images, threads=threads)
         self._int8_run = SegmentedRun(int8, images, threads=threads)
 
@@ -89,7 +94,10 @@ class _Walk:
         groups = attribute_int(original, "group", 1)
         blocks = rows.reshape(groups, rows.shape[0] // groups, -1)
         step = np.broadcast_to(scale.astype(np.float64), (rows.shape[0],)).reshape(groups, -1)
-        rounded = round_weights(blocks, covariance, step, qmax=self._qmax).reshape(rows.shape)
+        rounded = round_weights(blocks, covariance, step, qmax=self._qmax)
+        if self._keep_largest:
+            rounded = np.where(_largest(blocks, scale.size == 1), _nearest(blocks, step, self._qmax), rounded)
+        rounded = rounded.reshape(rows.shape)
         stored = rounded if layer.channel_axis == 0 else rounded.T
         integers.const_value = ir.Tensor(np.ascontiguousarray(stored), name=integers.name)
 
@@ -111,3 +119,13 @@ class _Walk:
             else:
                 qparams = self._parameters[tensor]
                 yield (value.astype(np.float32) - np.float32(qparams.zero_point)) * qparams.scale
+
+
+def _largest(blocks: Vector, per_tensor: bool) -> npt.NDArray[np.bool_]:
+    """Tell which weights ``[groups, rows, columns]`` set the scale of their row, or of the tensor."""
+    magnitude = np.abs(blocks)
+    return np.asarray(magnitude == magnitude.max(axis=None if per_tensor else 2, keepdims=True))
+
+
+def _nearest(blocks: Vector, step: Vector, qmax: int) -> npt.NDArray[np.int8]:
+    return np.clip(np.rint(blocks / step[:, :, None]), -qmax, qmax).astype(np.int8)

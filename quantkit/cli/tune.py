@@ -1,0 +1,217 @@
+"""``quantkit tune``."""
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from quantkit.cli.app import app
+from quantkit.cli.show import Bar, console, parse_share, progress_bar
+from quantkit.errors import UsageError
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from quantkit.steps.progress import Count
+    from quantkit.steps.tune import Tuning
+
+_SECONDS = {"s": 1.0, "m": 60.0, "h": 3600.0}
+
+
+@app.command()
+def tune(
+    subject: Annotated[
+        Path | None, typer.Argument(metavar="[RUN or MODEL]", help="Run folder of quantkit calibrate, or its model.")
+    ] = None,
+    max_drop: Annotated[float, typer.Option(min=0.0, help="Points of top-1 that int8 may lose.")] = 0.5,
+    min_agreement: Annotated[
+        float | None, typer.Option(min=0.0, max=100.0, help="Percent of the images to be answered as fp32 does.")
+    ] = None,
+    target: Annotated[str | None, typer.Option(help="ort, tensorrt or vacc.")] = None,
+    time: Annotated[str | None, typer.Option(help="Begin nothing new after this time, e.g. 10m.")] = None,
+    run: Annotated[Path | None, typer.Option(help="Run folder of quantkit calibrate.")] = None,
+    set_: Annotated[
+        Path | None, typer.Option("--set", help="Calibration set of a model that was not calibrated yet.")
+    ] = None,
+    preset: Annotated[str | None, typer.Option(help="Preprocessing of a model that was not calibrated yet.")] = None,
+    images: Annotated[Path | None, typer.Option(help="Folder of evaluation images, which judge.")] = None,
+    labels: Annotated[Path | None, typer.Option(help="Label file of --images.")] = None,
+    names: Annotated[Path | None, typer.Option(help="Class names, one a line.")] = None,
+    exclude: Annotated[Path | None, typer.Option(help="Calibration set whose images are left out.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Judge on at most so many images.")] = None,
+    per_channel: Annotated[
+        bool | None, typer.Option("--per-channel/--per-tensor", help="Weight scales, one per channel or per tensor.")
+    ] = None,
+    skip: Annotated[list[str] | None, typer.Option(help="Leave in float: node name, glob, re:..., conv:INDEX.")] = None,
+    max_float: Annotated[str, typer.Option(help="Share of the multiply-adds that may be left in float.")] = "10%",
+    max_skips: Annotated[
+        int | None, typer.Option(min=0, help="Layers that may be left in float; for vacc 3 by default.")
+    ] = None,
+    rewrite: Annotated[
+        bool, typer.Option("--rewrite/--no-rewrite", help="Change weights and biases, or only options and precision.")
+    ] = True,
+    write_fp32: Annotated[
+        Path | None, typer.Option(help="For vacc: the rewritten fp32 model; in the run folder by default.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Where to write the model; in the run folder by default.")] = None,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Try again what was tried before.")] = False,
+    threads: Annotated[int | None, typer.Option(help="Workers; all processors by default.")] = None,
+    json: Annotated[Path | None, typer.Option(help="Write all that was found out as JSON.")] = None,
+) -> None:
+    """Find the cheapest change that brings int8 within a budget; interrupted, it goes on where it was."""
+    from quantkit.files import write_json
+    from quantkit.steps.project import load_project
+    from quantkit.steps.quantize import QuantizeOptions
+    from quantkit.steps.tune import TuneOptions
+    from quantkit.steps.tune import tune as step
+    from quantkit.targets import VACC, parse_target
+    from quantkit.tuning.mixed import FloatBudget
+    from quantkit.tuning.search import Goal
+
+    project = load_project(Path())
+    chosen = parse_target(target or project.target or "ort")
+    if write_fp32 is not None and (chosen.name != VACC.name or not rewrite):
+        raise UsageError("there is no rewritten fp32 model", where="--write-fp32", fix="give --target vacc --rewrite")
+    card = chosen.name == VACC.name
+    macs = parse_share(max_float, "--max-float")
+    assert macs is not None
+    with progress_bar("tuning") as bar:
+        done = step(
+            _run(subject, run, set_, preset, bar),
+            TuneOptions(
+                goal=Goal(
+                    max_drop=max_drop / 100.0, min_agreement=None if min_agreement is None else min_agreement / 100.0
+                ),
+                budget=FloatBudget(macs=macs, layers=3 if card and max_skips is None else max_skips, convs_only=card),
+                rewrite=rewrite,
+                seconds=parse_seconds(time),
+                write_fp32=write_fp32,
+            ),
+            target=chosen,
+            options=QuantizeOptions(
+                per_channel=project.per_channel if per_channel is None else per_channel,
+                skip=tuple(skip or project.skip),
+            ),
+            images=images or project.images,
+            labels=labels if images is not None else labels or project.labels,
+            names=names or project.names,
+            exclude=exclude,
+            limit=limit,
+            out=out,
+            fresh=fresh,
+            threads=threads,
+            watch=_watch(bar),
+        )
+    if json is not None:
+        write_json(json, done.to_json())
+    _print(done)
+
+
+def parse_seconds(text: str | None) -> float | None:
+    """Return the seconds of ``90s``, ``10m`` or ``1.5h``; a bare number is seconds.
+
+    Raises:
+        UsageError: it is none of these.
+    """
+    if text is None:
+        return None
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)([smh]?)", text)
+    if found is None:
+        raise UsageError(f"{text!r} is no time", where="--time", fix="write ten minutes as 10m")
+    return float(found[1]) * _SECONDS[found[2] or "s"]
+
+
+def _run(subject: Path | None, run: Path | None, set_: Path | None, preset: str | None, bar: Bar) -> Path:
+    """Return the run to tune; a model that has none is calibrated first, where a set is given."""
+    from quantkit.steps.calibrate import calibrate
+    from quantkit.steps.project import load_project
+    from quantkit.steps.sensitivity import run_of_subject
+    from quantkit.steps.settings import calibration_settings
+
+    if subject is not None and run is not None and set_ is None:
+        raise UsageError("a run was given twice", where="--run", fix="give one")
+    project = load_project(Path())
+    if set_ is None:
+        return run_of_subject(subject or run, project, Path())
+    settings = calibration_settings(
+        folder=Path(),
+        model=subject,
+        set_=set_,
+        images=None,
+        labels=None,
+        count=0,
+        seed=0,
+        preset=preset,
+        method=None,
+        fraction=None,
+        target=None,
+        per_channel=None,
+        skip=(),
+        run=run,
+        dialect=None,
+        calibration_folder=None,
+    )
+    bar.say("calibrating")
+    calibrate(settings.model, set_, settings.pipeline, run=settings.run, options=settings.options)
+    return settings.run
+
+
+def _watch(bar: Bar) -> "Callable[[str], Count]":
+    def tell(what: str) -> "Count":
+        bar.say(what)
+        return bar
+
+    return tell
+
+
+def _print(done: "Tuning") -> None:
+    best = done.outcome.best
+    console.print(_table(done))
+    for line in (*_verdict(done), *(f"note: {note}" for note in done.notes)):
+        console.print(line, soft_wrap=True, markup=False)
+    files = [path.name for path in (done.path, done.fp32, done.build_file, done.log) if path is not None]
+    console.print(f"kept: {best.recipe.describe()}", soft_wrap=True, markup=False)
+    console.print(f"wrote {', '.join(files)} in {done.log.parent} ({done.name})", soft_wrap=True, markup=False)
+
+
+def _table(done: "Tuning") -> "Table":
+    from quantkit.comparison.render import plain_table, points
+
+    table = plain_table("what was tried; difference to fp32 with its 95 % interval")
+    for heading in ("step", "recipe"):
+        table.add_column(heading, no_wrap=True)
+    for heading in ("KL", "Δ top-1, points", "agree", "float"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for one in done.trials:
+        judged = one.judgement
+        cells = ["", ""]
+        if judged is not None:
+            difference = points(100.0 * judged.delta, judged.ci95.scaled(100.0))
+            cells = [difference, f"{100.0 * judged.agreement:.2f}"]
+        share = f"{100.0 * one.float_macs:.1f}%" if one.float_macs else ""
+        style = "bold" if one.recipe == done.outcome.best.recipe else None
+        table.add_row(one.rung, one.recipe.describe(), f"{one.closeness.kl:.2g}", *cells, share, style=style)
+    return table
+
+
+def _verdict(done: "Tuning") -> tuple[str, ...]:
+    from quantkit.tuning.search import Verdict
+
+    judged = done.outcome.best.judgement
+    assert judged is not None
+    images = f"on {judged.images:,} images that had no part in the choice"
+    words = {
+        Verdict.MET: f"the budget is met {images}, chance and repeated looks allowed for",
+        Verdict.LIKELY: f"the budget is met {images}, but not beyond chance: more images would tell",
+        Verdict.MISSED: f"the budget is missed {images}; this is the nearest to fp32 that was found",
+    }
+    lines = [words[done.outcome.verdict]]
+    if done.outcome.out_of_time:
+        lines.append("the time was over before everything was tried: the same command goes on from here")
+    if done.fp32_change is not None:
+        lines.append(
+            f"the scores of the rewritten fp32 model differ from the original's by {done.fp32_change:.1e} of their span"
+        )
+    return tuple(lines)

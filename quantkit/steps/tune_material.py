@@ -1,0 +1,100 @@
+"""What tuning works on: the images of a run's calibration set, and the statistics of a model rewritten on the way."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import onnx_ir as ir
+
+from quantkit.config.pipeline import Pipeline
+from quantkit.data.parallel import map_in_order
+from quantkit.data.preprocess import preprocess
+from quantkit.errors import CalibrationSetError
+from quantkit.graph.model import image_input
+from quantkit.run.observe import load_batch, observe
+from quantkit.run.tap import TappedSession
+from quantkit.stats.tensor import TensorStatistics
+from quantkit.steps.calibrate import complete, observed_of
+
+FloatArray = npt.NDArray[np.float32]
+
+# Every third image of the set chooses, the others are worked on.
+CHOOSING_STRIDE = 3
+# All images worked on are in memory with what a layer makes of them; those that choose with their scores.
+WORKED_ON, CHOOSING = 96, 128
+# Ranges of a rewritten model are found anew on so many images of the set; they stand after a few hundred.
+OBSERVED = 512
+LEAST_IMAGES = 6
+
+
+@dataclass(frozen=True)
+class Material:
+    """The images of a calibration set, by what they are for.
+
+    Attributes:
+        work: images that corrections and roundings are estimated on, ``[N, C, H, W]`` each.
+        choosing: images that choose between recipes; none of them is among the others.
+        paths: images that ranges are found on.
+        pipeline: their preprocessing.
+        batch: the model's fixed batch size, 1 where it is dynamic.
+        threads: workers.
+    """
+
+    work: Sequence[FloatArray]
+    choosing: Sequence[FloatArray]
+    paths: Sequence[Path]
+    pipeline: Pipeline
+    batch: int
+    threads: int
+
+    def observe(self, model: ir.Model) -> dict[str, TensorStatistics]:
+        """Return the statistics of a prepared model's tensors that any plan may need.
+
+        Raises:
+            ModelError: the model cannot be run.
+            NumericError: a tensor is NaN or infinite.
+        """
+        wanted = observed_of(model)
+        load = partial(preprocess, pipeline=self.pipeline)
+        session = TappedSession(model, wanted.tapped)
+        *_, last = observe(session, wanted.tapped, self.paths[:OBSERVED], load, batch=self.batch, threads=self.threads)
+        return complete(last.statistics(), wanted)
+
+
+def material(prepared: ir.Model, paths: Sequence[Path], pipeline: Pipeline, threads: int) -> Material:
+    """Read the images of a calibration set.
+
+    Args:
+        prepared: the model.
+        paths: all images of the set, classes mixed.
+        pipeline: preprocessing.
+        threads: workers.
+
+    Raises:
+        CalibrationSetError: there are too few.
+        ImageError: an image cannot be decoded.
+    """
+    if len(paths) < LEAST_IMAGES:
+        raise CalibrationSetError(
+            f"tuning needs at least {LEAST_IMAGES} calibration images, and the set has {len(paths)}",
+            fix="build a larger set with quantkit calib-set build",
+        )
+    batch = image_input(prepared).batch or 1
+    load = partial(preprocess, pipeline=pipeline)
+    choosing = paths[CHOOSING_STRIDE - 1 :: CHOOSING_STRIDE][:CHOOSING]
+    work = [path for index, path in enumerate(paths) if index % CHOOSING_STRIDE != CHOOSING_STRIDE - 1][:WORKED_ON]
+
+    def read(path: Path) -> FloatArray:
+        return load_batch([path], load, batch)
+
+    return Material(
+        work=list(map_in_order(read, work, threads)),
+        choosing=list(map_in_order(read, choosing, threads)),
+        paths=paths,
+        pipeline=pipeline,
+        batch=batch,
+        threads=threads,
+    )

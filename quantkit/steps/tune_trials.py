@@ -1,0 +1,237 @@
+"""Recipes made, measured on the images that choose and on those that judge, and kept in a journal."""
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import onnx_ir as ir
+import onnxruntime
+
+from quantkit import __version__
+from quantkit.comparison.paired import PairedOutcomes, score_interval, wilson_interval
+from quantkit.config.method import parse_method
+from quantkit.data.folder import ImageFolder
+from quantkit.errors import CalibrationSetError, ProvenanceError
+from quantkit.graph.model import model_files, read_model, save_model
+from quantkit.graph.prepare import prepare
+from quantkit.run.folder import FP32, INT8, RunFolder, RunRecord
+from quantkit.stats.file import load_statistics
+from quantkit.steps.compare import evaluate_models
+from quantkit.steps.correction import images_of
+from quantkit.steps.progress import Count
+from quantkit.steps.quantize import QuantizeOptions
+from quantkit.steps.tune_journal import Journal
+from quantkit.steps.tune_material import Material, material
+from quantkit.targets import VACC, Target
+from quantkit.tuning.choosing import Choosing
+from quantkit.tuning.mixed import FloatBudget, MixedPrecision, float_share
+from quantkit.tuning.recipe import Mending, Recipe
+from quantkit.tuning.search import LOOK_CONFIDENCE, Judgement, OutOfTimeError, Trial
+from quantkit.tuning.workbench import Product, Workbench
+
+# The model of a trial, while it is judged.
+CANDIDATE = "tune-candidate.onnx"
+# Called with what is being done; gives what is told of its progress.
+Watch = Callable[[str], Count]
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What is tuned.
+
+    Attributes:
+        folder: of the run.
+        record: of the run.
+        prepared: its fp32 model.
+        material: its calibration images.
+        bench: makes recipes.
+        choosing: compares them.
+        start: what an ordinary calibration does.
+    """
+
+    folder: RunFolder
+    record: RunRecord
+    prepared: ir.Model
+    material: Material
+    bench: Workbench
+    choosing: Choosing
+    start: Recipe
+
+    @classmethod
+    def of_run(
+        cls,
+        folder: RunFolder,
+        record: RunRecord,
+        target: Target,
+        options: QuantizeOptions,
+        threads: int,
+    ) -> "Subject":
+        """Read a run and its calibration images; see `quantkit.steps.tune.tune` for the errors."""
+        prepared = prepare(read_model(folder.fp32(record))).model
+        statistics, _ = load_statistics(folder.statistics)
+        if statistics.provenance.model_sha256 != record.model.sha256:
+            raise ProvenanceError(
+                "the statistics are of another model than the run",
+                where=folder.statistics,
+                fix="run quantkit calibrate again",
+            )
+        chosen = images_of(record)
+        if chosen is None:
+            raise CalibrationSetError(
+                "the images of the calibration set are gone, or not those of the run",
+                where=record.set.path or None,
+                fix="put them back, or run quantkit calibrate again",
+            )
+        compiler_calibrates = target.name == VACC.name
+        chosen_target = replace(options, per_channel=None, power_of_two=None).target(target)
+        held = material(prepared, chosen.chosen.paths, record.pipeline, threads)
+        bench = Workbench(
+            prepared=prepared,
+            statistics=statistics.tensors,
+            target=chosen_target,
+            options=options.plan_options(),
+            images=held.work,
+            observe=held.observe,
+            compiler_calibrates=compiler_calibrates,
+            threads=threads,
+        )
+        choosing = Choosing(prepared, held.choosing, threads=threads)
+        start = _start(record, options, target, compiler_calibrates)
+        return cls(folder, record, prepared, held, bench, choosing, start)
+
+    def key(self) -> dict[str, Any]:
+        """Return what the trials depend on besides their recipes and the judging images."""
+        return {
+            "model": self.record.model.sha256,
+            "set": self.record.set.digest,
+            "pipeline": self.record.pipeline.model_dump(mode="json"),
+            "target": asdict(self.bench.target),
+            "left_out": asdict(self.bench.options),
+            "versions": [__version__, onnxruntime.__version__],
+        }
+
+
+def _start(record: RunRecord, options: QuantizeOptions, target: Target, compiler_calibrates: bool) -> Recipe:
+    """Return what an ordinary calibration of the run does: its method, and corrected biases where they can be."""
+    made = record.quantized.get(INT8)
+    method = parse_method("percentile")
+    if made is not None:
+        method = parse_method(made.method, fraction=made.options.get("fraction"))
+    return Recipe(
+        method=method,
+        mending=Mending.NONE if compiler_calibrates else Mending.BIAS,
+        per_channel=target.weights.per_channel if options.per_channel is None else options.per_channel,
+        power_of_two=target.weights.power_of_two if options.power_of_two is None else options.power_of_two,
+    )
+
+
+class Trials:
+    """Makes and measures recipes; what the journal knows is not measured again.
+
+    Args:
+        subject: what is tuned.
+        judging: the images that judge.
+        journal: of what is known.
+        budget: what may be left in float.
+        seconds: make nothing new after so many; None for no limit.
+        watch: told what is done.
+    """
+
+    def __init__(
+        self,
+        subject: Subject,
+        judging: ImageFolder,
+        journal: Journal,
+        budget: FloatBudget,
+        seconds: float | None,
+        watch: Watch,
+    ) -> None:
+        self._subject, self._judging, self._journal = subject, judging, journal
+        self._budget, self._watch = budget, watch
+        self._deadline_s = None if seconds is None else time.monotonic() + seconds
+        self._last: tuple[Recipe, Product] | None = None
+        self._order: list[Trial] = []
+
+    @property
+    def made(self) -> tuple[Trial, ...]:
+        """The trials of this search, in order, each as it is known last."""
+        return tuple(self._order)
+
+    def attempt(self, rung: str, recipe: Recipe) -> Trial:
+        """Make the model of a recipe and measure it on the images that choose.
+
+        Raises:
+            OutOfTimeError: the time is over.
+        """
+        known = self._journal.find(rung, recipe)
+        if known is None:
+            self._check_time()
+            start_s = time.monotonic()
+            product = self.product(recipe)
+            closeness = self._subject.choosing.closeness(product.int8)
+            integer = [layer.node for layer in product.plan.layers]
+            share = float_share(self._subject.prepared, integer, self._subject.material.work[0].shape)
+            known = Trial(
+                rung=rung,
+                recipe=recipe,
+                closeness=closeness,
+                float_macs=share,
+                seconds=time.monotonic() - start_s,
+            )
+            self._journal.keep(known)
+        self._order.append(known)
+        return known
+
+    def judge(self, trial: Trial) -> Trial:
+        """Measure a trial's model on the images that judge."""
+        if trial.judgement is None:
+            path = self._subject.folder.path / CANDIDATE
+            save_model(self.product(trial.recipe).int8, path)
+            try:
+                evaluation = evaluate_models(
+                    [FP32, path],
+                    run=self._subject.folder.path,
+                    images=self._judging,
+                    drift_images=0,
+                    threads=self._subject.bench.threads,
+                    progress=self._watch(f"judging {trial.recipe.describe()}"),
+                )
+            finally:
+                for file in model_files(path):
+                    file.unlink(missing_ok=True)
+            reference, candidate = (answer.predictions for answer in evaluation.answers)
+            agreeing = int((reference.top1 == candidate.top1).sum())
+            outcomes = PairedOutcomes.of(reference.correct(), candidate.correct())
+            judgement = Judgement(
+                images=outcomes.images,
+                top1=float(candidate.correct().mean()),
+                delta=outcomes.delta,
+                ci95=score_interval(outcomes),
+                interval=score_interval(outcomes, LOOK_CONFIDENCE),
+                agreement=agreeing / outcomes.images,
+                agreement_interval=wilson_interval(agreeing, outcomes.images, LOOK_CONFIDENCE),
+            )
+            trial = replace(trial, judgement=judgement)
+            self._journal.keep(trial)
+        self._order = [trial if one.recipe == trial.recipe else one for one in self._order]
+        return trial
+
+    def product(self, recipe: Recipe) -> Product:
+        """Return what a recipe makes; the last one is kept."""
+        if self._last is None or self._last[0] != recipe:
+            self._last = (recipe, self._subject.bench.make(recipe, self._watch(recipe.describe())))
+        return self._last[1]
+
+    def widening(self, recipe: Recipe) -> Iterator[Recipe]:
+        """Yield recipes with ever more layers in float, within the budget."""
+        self._check_time()
+        progress = self._watch("what each layer costs")
+        walk = MixedPrecision(self._subject.bench, recipe, self._subject.choosing, self._budget, progress)
+        while (wider := walk.next()) is not None:
+            yield wider
+            self._check_time()
+
+    def _check_time(self) -> None:
+        if self._deadline_s is not None and time.monotonic() > self._deadline_s:
+            raise OutOfTimeError

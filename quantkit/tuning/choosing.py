@@ -1,0 +1,73 @@
+"""How near an int8 model comes to fp32 on images that had no part in making it: what a search chooses by.
+
+The mean divergence of the answers ranks models as their agreement on thousands of images does, and needs a few dozen:
+it counts how far every answer moved, where agreement sees only those that tipped over.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import onnx_ir as ir
+
+from quantkit.comparison.predictions import kind_of_scores, kl_divergence
+from quantkit.run.scores import score_sqnr_db, scores_of
+
+FloatArray = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Closeness:
+    """How near the answers of an int8 model are to those of fp32.
+
+    Attributes:
+        kl: mean ``KL(fp32 || int8)`` of the softmaxed scores in nats.
+        sqnr_db: SQNR of the scores in dB.
+        agreement: share of the images with the same first class.
+    """
+
+    kl: float
+    sqnr_db: float
+    agreement: float
+
+
+class Choosing:
+    """The images that choose, with what fp32 says of them.
+
+    Args:
+        prepared: the fp32 model.
+        images: ``[N, C, H, W]`` each.
+        threads: images run side by side.
+
+    Raises:
+        ModelError: the model cannot be run.
+    """
+
+    def __init__(self, prepared: ir.Model, images: Sequence[FloatArray], *, threads: int) -> None:
+        self._images, self._threads = images, threads
+        self._reference = scores_of(prepared, images, threads=threads)
+
+    def __len__(self) -> int:
+        return len(self._images)
+
+    def closeness(self, model: ir.Model) -> Closeness:
+        """Measure a model.
+
+        Raises:
+            ModelError: it cannot be run.
+            NumericError: its scores are NaN or infinite.
+        """
+        scores = scores_of(model, self._images, threads=self._threads)
+        kl = kl_divergence(self._reference, scores, kind=kind_of_scores(self._reference))
+        return Closeness(
+            kl=float(kl.mean()),
+            sqnr_db=score_sqnr_db(self._reference, scores),
+            agreement=float((scores.argmax(axis=1) == self._reference.argmax(axis=1)).mean()),
+        )
+
+    def largest_change(self, model: ir.Model) -> float:
+        """Return the largest difference of any score to fp32's, as a share of the span of all its scores."""
+        span = float(np.ptp(self._reference))
+        change = float(np.abs(scores_of(model, self._images, threads=self._threads) - self._reference).max())
+        return change / span if span > 0.0 else change

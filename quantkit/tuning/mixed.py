@@ -1,0 +1,139 @@
+"""Mixed precision: which layers to leave in float, one after the other, each the best next to those before.
+
+What layers cost does not add up: noise partly cancels, and layers in a row undo each other's damage. So a list sorted
+once by sensitivity is only where a step looks first. At each step the few layers that promise most for what they
+compute are tried for true, beside those already in float, and the best of them is taken.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import onnx_ir as ir
+
+from quantkit.errors import ModelError
+from quantkit.graph.macs import multiply_adds
+from quantkit.graph.plan import plan
+from quantkit.graph.qdq import write_qdq
+from quantkit.tuning.bias import estimate_shifts
+from quantkit.tuning.choosing import Choosing
+from quantkit.tuning.recipe import Recipe
+from quantkit.tuning.sensitivity import layer_costs
+from quantkit.tuning.workbench import Progress, Workbench
+
+FloatArray = npt.NDArray[np.float32]
+
+# Layers that a step tries beside those already in float.
+TRIED = 4
+# The order of the layers stands after so many images.
+IMAGES = 24
+# What the conversions around a float layer cost, as a share of the network's multiply-adds.
+CONVERSIONS = 0.005
+
+
+@dataclass(frozen=True, kw_only=True)
+class FloatBudget:
+    """What may be left in float.
+
+    Attributes:
+        macs: share of the network's multiply-adds.
+        layers: number of layers; None for any.
+        convs_only: 2-D convolutions alone, as VACC's ``skip_conv_layers`` can name.
+    """
+
+    macs: float = 0.1
+    layers: int | None = None
+    convs_only: bool = False
+
+
+class MixedPrecision:
+    """A greedy walk from all layers in int8 towards more in float.
+
+    Args:
+        workbench: makes the models.
+        recipe: what the walk begins with.
+        choosing: the images that choose.
+        budget: where it ends.
+        progress: called with the number of layers measured and of all layers.
+    """
+
+    def __init__(
+        self,
+        workbench: Workbench,
+        recipe: Recipe,
+        choosing: Choosing,
+        budget: FloatBudget,
+        progress: Progress | None = None,
+    ) -> None:
+        self._bench, self._recipe, self._choosing, self._budget = workbench, recipe, choosing, budget
+        self._target = recipe.target(workbench.target)
+        self._model, self._ranges = workbench.ranged(recipe)
+        made = plan(self._model, self._target, recipe.left_out(workbench.options))
+        self._shifts = estimate_shifts(self._model, made, self._ranges, workbench.images, threads=workbench.threads)
+        shape = workbench.images[0].shape
+        self._macs = _shares(self._model, shape)
+        self._float = float_share(self._model, [layer.node for layer in made.layers], shape)
+        self._promising = self._order(progress)
+
+    def next(self) -> Recipe | None:
+        """Return the recipe with one more layer in float, None where nothing more fits or helps."""
+        tried = [(self._kl(name), place, name) for place, name in enumerate(self._fitting()[:TRIED])]
+        if not tried:
+            return None
+        _, _, best = min(tried)
+        self._promising.remove(best)
+        self._float += self._macs.get(best, 0.0)
+        self._recipe = self._recipe.changed(skip=(*self._recipe.skip, best))
+        return self._recipe
+
+    def _order(self, progress: Progress | None) -> list[str]:
+        """Return the layers by what leaving each in float saves for what it computes, the most rewarding first."""
+        costs = layer_costs(
+            self._model,
+            self._target,
+            self._ranges,
+            self._bench.images[:IMAGES],
+            left_out=self._recipe.left_out(self._bench.options),
+            bias_shift=self._shifts,
+            threads=self._bench.threads,
+            progress=progress,
+        )
+        layers = [one for one in costs.layers if not self._budget.convs_only or one.conv_index is not None]
+        gains = {one.node: costs.share_saved(one) for one in layers}
+        weighed = {name: gain / self._weight(name) for name, gain in gains.items() if gain > 0.0}
+        return sorted(weighed, key=lambda name: -weighed[name])
+
+    def _weight(self, name: str) -> float:
+        return 1.0 if self._budget.layers is not None else self._macs.get(name, 0.0) + CONVERSIONS
+
+    def _fitting(self) -> list[str]:
+        if self._budget.layers is not None and len(self._recipe.skip) >= self._budget.layers:
+            return []
+        return [name for name in self._promising if self._float + self._macs.get(name, 0.0) <= self._budget.macs]
+
+    def _kl(self, name: str) -> float:
+        recipe = self._recipe.changed(skip=(*self._recipe.skip, name))
+        try:
+            made = plan(self._model, self._target, recipe.left_out(self._bench.options))
+        except ModelError:  # the last integer layer stays one
+            return float("inf")
+        return self._choosing.closeness(write_qdq(self._model, made, self._ranges, bias_shift=self._shifts)).kl
+
+
+def float_share(model: ir.Model, integer_layers: Sequence[str], input_shape: Sequence[int]) -> float:
+    """Return the share of a network's multiply-adds that its float layers compute.
+
+    Args:
+        model: prepared.
+        integer_layers: names of the layers that are integer.
+        input_shape: ``[N, C, H, W]``, for a model that leaves sizes open.
+    """
+    shares = _shares(model, input_shape)
+    return sum(share for name, share in shares.items() if name not in set(integer_layers))
+
+
+def _shares(model: ir.Model, input_shape: Sequence[int]) -> Mapping[str, float]:
+    macs = multiply_adds(model, input_shape)
+    total = sum(macs.values()) or 1
+    return {name: count / total for name, count in macs.items()}

@@ -1,0 +1,240 @@
+"""The search for the cheapest recipe that meets a goal: from what costs nothing at run time to what costs speed.
+
+One rung after the other: ranges, rescaled channels, rounded weights, layers in float. A rung's recipes are compared on
+the images that choose, the best one goes on if it is nearer to fp32 than what there was, and is judged on other images.
+Nothing depends on chance or on time, unless time runs out.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Protocol
+
+from quantkit.comparison.paired import CONFIDENCE, Interval
+from quantkit.config.method import Kl, Method, MinMax, Mse, Percentile
+from quantkit.tuning.choosing import Closeness
+from quantkit.tuning.recipe import Mending, Recipe
+
+# Strengths of the equalization that are tried.
+STRENGTHS = (0.5, 1.0)
+# Judging again and again on the same images makes a lucky verdict likelier; the intervals allow for this many looks.
+LOOKS = 8
+# One-sided confidence of all verdicts together, as that of both sides of one look: Bonferroni's inequality.
+LOOK_CONFIDENCE = 1.0 - 2.0 * (1.0 - CONFIDENCE) / LOOKS
+
+
+@dataclass(frozen=True, kw_only=True)
+class Goal:
+    """What is to be met.
+
+    Attributes:
+        max_drop: points of top-1 that int8 may lose, as a share.
+        min_agreement: share of the images that must be answered as fp32 does; None for any.
+    """
+
+    max_drop: float
+    min_agreement: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Judgement:
+    """What images that had no part in the choice say of a model; all shares of 1.
+
+    Attributes:
+        images: how many there are.
+        top1: accuracy of the model.
+        delta: that less the accuracy of fp32.
+        ci95: interval of the difference by itself.
+        interval: interval of the difference that allows for all looks of a search.
+        agreement: share answered as fp32 does.
+        agreement_interval: likewise for all looks.
+    """
+
+    images: int
+    top1: float
+    delta: float
+    ci95: Interval
+    interval: Interval
+    agreement: float
+    agreement_interval: Interval
+
+    def proves(self, goal: Goal) -> bool:
+        """Tell whether the goal is met even at the far end of the intervals."""
+        agrees = goal.min_agreement is None or self.agreement_interval.lo >= goal.min_agreement
+        return self.interval.lo >= -goal.max_drop and agrees
+
+    def suggests(self, goal: Goal) -> bool:
+        """Tell whether the goal is met as far as the images show, chance left aside."""
+        agrees = goal.min_agreement is None or self.agreement >= goal.min_agreement
+        return self.delta >= -goal.max_drop and agrees
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trial:
+    """One recipe that was tried.
+
+    Attributes:
+        rung: step of the search.
+        recipe: what was tried.
+        closeness: on the images that choose.
+        float_macs: share of the multiply-adds in float.
+        seconds: it took to make and measure.
+        judgement: on the images that judge; None where it was not the best of its rung.
+    """
+
+    rung: str
+    recipe: Recipe
+    closeness: Closeness
+    float_macs: float
+    seconds: float
+    judgement: Judgement | None = None
+
+
+class Verdict(StrEnum):
+    """How a search ended."""
+
+    MET = "met"
+    LIKELY = "likely"
+    MISSED = "missed"
+
+
+class OutOfTimeError(Exception):
+    """The time that a search was given is over."""
+
+
+class Trials(Protocol):
+    """Makes and measures; what was measured before is not measured again."""
+
+    def attempt(self, rung: str, recipe: Recipe) -> Trial:
+        """Make the model of a recipe and measure it on the images that choose; may raise `OutOfTimeError`."""
+
+    def judge(self, trial: Trial) -> Trial:
+        """Measure a trial's model on the images that judge."""
+
+
+# The recipes with ever more layers in float, from a recipe on.
+Widening = Callable[[Recipe], Iterator[Recipe]]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a search came to.
+
+    Attributes:
+        best: the trial to keep, judged.
+        verdict: on it.
+        out_of_time: the search was ended by the clock.
+    """
+
+    best: Trial
+    verdict: Verdict
+    out_of_time: bool
+
+
+def search(
+    start: Recipe, trials: Trials, goal: Goal, *, rewrite: bool, weight_forms: bool, widening: Widening
+) -> Outcome:
+    """Return the first recipe that meets a goal, or the nearest to fp32 that was found.
+
+    Args:
+        start: what an ordinary calibration does.
+        trials: makes and measures.
+        goal: what is to be met.
+        rewrite: weights may be changed; otherwise methods, and layers in float, are all there is.
+        weight_forms: per channel or per tensor, and powers of two, are open too.
+        widening: gives recipes with more layers in float.
+    """
+    best = trials.judge(trials.attempt("default", start))
+    try:
+        for rung, recipes in _rungs(start, rewrite, weight_forms):
+            if _judgement(best).proves(goal):
+                break
+            best = _climb(best, rung, recipes(best.recipe), trials)
+        else:
+            best = _widen(best, trials, goal, widening)
+    except _StoppedError as stopped:
+        return Outcome(stopped.best, _verdict(stopped.best, goal), out_of_time=True)
+    return Outcome(best, _verdict(best, goal), out_of_time=False)
+
+
+class _StoppedError(Exception):
+    """Time ran out; ``best`` is what there was."""
+
+    def __init__(self, best: Trial) -> None:
+        super().__init__()
+        self.best = best
+
+
+_Recipes = Callable[[Recipe], Sequence[Recipe]]
+
+
+def _rungs(start: Recipe, rewrite: bool, weight_forms: bool) -> Iterator[tuple[str, _Recipes]]:
+    """Yield the rungs that cost nothing at run time, each as the recipes to try from the best so far."""
+    yield "method", lambda best: _methods(start, best, weight_forms)
+    if rewrite:
+        if start.mending is Mending.NONE:
+            yield "biases", lambda best: [best.changed(mending=Mending.BIAS)]
+        yield "equalization", _equalized
+        yield "rounding", _rounded
+
+
+def _methods(start: Recipe, best: Recipe, weight_forms: bool) -> list[Recipe]:
+    percentile = start.method if isinstance(start.method, Percentile) else Percentile()
+    methods: list[Method] = [percentile, Mse(), Kl(), MinMax()]
+    forms = [(best.per_channel, best.power_of_two)]
+    if weight_forms:
+        forms = [(channel, power) for channel in (True, False) for power in (False, True)]
+    return [
+        best.changed(method=method, per_channel=channel, power_of_two=power)
+        for method in methods
+        for channel, power in forms
+    ]
+
+
+def _equalized(best: Recipe) -> list[Recipe]:
+    """Rescaled channels have other distributions, for which another method may be the best."""
+    methods: dict[Method, None] = dict.fromkeys([best.method, Mse()])
+    return [best.changed(equalization=strength, method=method) for method in methods for strength in STRENGTHS]
+
+
+def _rounded(best: Recipe) -> list[Recipe]:
+    """Rounding takes away noise that equalization had to weigh, so its full strength is tried once more."""
+    strengths = dict.fromkeys([best.equalization, STRENGTHS[-1]])
+    return [best.changed(mending=Mending.ROUNDING, equalization=strength) for strength in strengths]
+
+
+def _climb(best: Trial, rung: str, recipes: Sequence[Recipe], trials: Trials) -> Trial:
+    """Return the best of a rung, judged, where it is nearer to fp32 than what there was."""
+    try:
+        tried = [trials.attempt(rung, recipe) for recipe in recipes if recipe != best.recipe]
+        nearest = min(tried, key=lambda one: one.closeness.kl, default=best)
+        return trials.judge(nearest) if nearest.closeness.kl < best.closeness.kl else best
+    except OutOfTimeError:
+        raise _StoppedError(best) from None
+
+
+def _widen(best: Trial, trials: Trials, goal: Goal, widening: Widening) -> Trial:
+    """Leave layers in float, one more at a time, until the images no longer say that the goal is missed."""
+    if _judgement(best).suggests(goal):
+        return best
+    try:
+        for recipe in widening(best.recipe):
+            trial = trials.attempt("precision", recipe)
+            if trial.closeness.kl < best.closeness.kl:
+                best = trials.judge(trial)
+                if _judgement(best).suggests(goal):
+                    break
+    except OutOfTimeError:
+        raise _StoppedError(best) from None
+    return best
+
+
+def _judgement(trial: Trial) -> Judgement:
+    assert trial.judgement is not None
+    return trial.judgement
+
+
+def _verdict(best: Trial, goal: Goal) -> Verdict:
+    if _judgement(best).proves(goal):
+        return Verdict.MET
+    return Verdict.LIKELY if _judgement(best).suggests(goal) else Verdict.MISSED

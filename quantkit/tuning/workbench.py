@@ -1,0 +1,148 @@
+"""Makes the int8 model of a recipe; what recipes have in common is made once."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+import onnx_ir as ir
+
+from quantkit.graph.plan import Plan, PlanOptions, plan
+from quantkit.graph.prepare import prepare
+from quantkit.graph.qdq import write_qdq
+from quantkit.numerics import Range
+from quantkit.stats.solve import solve_all
+from quantkit.stats.tensor import TensorStatistics
+from quantkit.targets import Target
+from quantkit.tuning.bias import estimate_shifts
+from quantkit.tuning.equalize import Equalization, equalize
+from quantkit.tuning.handover import hand_over, restore_batch_norms
+from quantkit.tuning.recipe import Mending, Recipe
+from quantkit.tuning.reconstruct import reconstruct
+
+FloatArray = npt.NDArray[np.float32]
+# Takes a prepared model, and returns the statistics over the calibration images of all tensors that a plan may need.
+Observe = Callable[[ir.Model], dict[str, TensorStatistics]]
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Product:
+    """What a recipe makes.
+
+    Attributes:
+        int8: the quantized model.
+        plan: of the int8 model.
+        handed: the fp32 model to hand to a compiler that calibrates by itself; None where that is the original.
+    """
+
+    int8: ir.Model
+    plan: Plan
+    handed: ir.Model | None
+
+
+@dataclass(frozen=True)
+class _Base:
+    """An fp32 model to quantize, with what was observed of it, and as a compiler gets it where it was rewritten."""
+
+    model: ir.Model
+    statistics: Mapping[str, TensorStatistics]
+    handed: ir.Model | None = None
+
+
+@dataclass
+class Workbench:
+    """Everything that recipes are made from.
+
+    Attributes:
+        prepared: the fp32 model.
+        statistics: of all its tensors that a plan may need.
+        target: what will run the int8 model.
+        options: what the user leaves in float.
+        images: a few dozen, ``[N, C, H, W]`` each, that correction and rounding look at.
+        observe: takes the statistics of a rewritten model.
+        compiler_calibrates: the target's compiler takes ranges and rounds by itself, so whatever is mended must stand
+            in the fp32 model that it is handed.
+        threads: images run side by side.
+    """
+
+    prepared: ir.Model
+    statistics: Mapping[str, TensorStatistics]
+    target: Target
+    options: PlanOptions
+    images: Sequence[FloatArray]
+    observe: Observe
+    compiler_calibrates: bool
+    threads: int
+    _equalizations: dict[Target, Equalization] = field(default_factory=dict, init=False)
+    _bases: dict[tuple[Target, float], _Base] = field(default_factory=dict, init=False)
+
+    def make(self, recipe: Recipe, progress: Progress | None = None) -> Product:
+        """Make the model of a recipe; the same recipe gives the same bits.
+
+        Args:
+            recipe: what to make.
+            progress: called with the number of layers mended and of all layers.
+
+        Raises:
+            UsageError: a layer to leave in float does not exist.
+            ModelError: nothing is left to quantize, or the model cannot be run.
+        """
+        base = self._base(recipe)
+        if self.compiler_calibrates and recipe.mending is not Mending.NONE:
+            base = self._mended_base(base, recipe, progress)
+            recipe = recipe.changed(mending=Mending.NONE)
+        made, ranges = self._planned(base, recipe)
+        return Product(self._mend(base.model, made, ranges, recipe, progress), made, base.handed)
+
+    def ranged(self, recipe: Recipe) -> tuple[ir.Model, dict[str, Range]]:
+        """Return the fp32 model that a recipe quantizes, before anything is mended, and the ranges of its tensors."""
+        base = self._base(recipe)
+        return base.model, solve_all(base.statistics, recipe.method, recipe.target(self.target))
+
+    def _planned(self, base: _Base, recipe: Recipe) -> tuple[Plan, dict[str, Range]]:
+        """Return the plan of a recipe for a model, and the ranges that it needs."""
+        target = recipe.target(self.target)
+        made = plan(base.model, target, recipe.left_out(self.options))
+        needed = {name: base.statistics[name] for name in made.observed if name in base.statistics}
+        return made, solve_all(needed, recipe.method, target)
+
+    def _base(self, recipe: Recipe) -> _Base:
+        if not recipe.equalization:
+            return _Base(self.prepared, self.statistics)
+        target = recipe.target(self.target)
+        key = (target, recipe.equalization)
+        if key not in self._bases:
+            if target not in self._equalizations:
+                made = plan(self.prepared, target, self.options)
+                self._equalizations[target] = equalize(self.prepared, made, self.images, threads=self.threads)
+            model = self._equalizations[target].apply(self.prepared, recipe.equalization)
+            handed = restore_batch_norms(model) if self.compiler_calibrates else None
+            self._bases[key] = _Base(model, self.observe(model), handed)
+        return self._bases[key]
+
+    def _mended_base(self, base: _Base, recipe: Recipe, progress: Progress | None) -> _Base:
+        """Return the fp32 model in which the mended weights and biases stand, prepared as a compiler would meet it."""
+        made, ranges = self._planned(base, recipe)
+        int8 = self._mend(base.model, made, ranges, recipe, progress)
+        handed = restore_batch_norms(hand_over(base.model, made, int8, made.target.weights.qmax))
+        model = prepare(handed).model
+        return _Base(model, self.observe(model), handed)
+
+    def _mend(
+        self, model: ir.Model, made: Plan, ranges: Mapping[str, Range], recipe: Recipe, progress: Progress | None
+    ) -> ir.Model:
+        if recipe.mending is Mending.NONE:
+            return write_qdq(model, made, ranges)
+        if recipe.mending is Mending.BIAS:
+            shifts = estimate_shifts(model, made, ranges, self.images, threads=self.threads, progress=progress)
+            return write_qdq(model, made, ranges, bias_shift=shifts)
+        return reconstruct(
+            model,
+            made,
+            ranges,
+            self.images,
+            keep_largest=self.compiler_calibrates,
+            threads=self.threads,
+            progress=progress,
+        )
