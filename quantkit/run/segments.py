@@ -29,10 +29,12 @@ class SegmentedRun:
         model: prepared or int8; edited by the caller, never here.
         images: ``[n, C, H, W]`` each, as the model's input takes them.
         threads: images run side by side.
+        settled: the model is not edited any more, so a piece that was opened stays open.
     """
 
-    def __init__(self, model: ir.Model, images: Sequence[Array], *, threads: int) -> None:
+    def __init__(self, model: ir.Model, images: Sequence[Array], *, threads: int, settled: bool = False) -> None:
         self.model = model
+        self._opened: dict[tuple[str, ...], ort.InferenceSession] | None = {} if settled else None
         self._threads = threads
         self._nodes = [node for node in model.graph if not _is_free(node)]
         self._values = {name_of(value): value for node in model.graph for value in node.outputs}
@@ -52,7 +54,7 @@ class SegmentedRun:
             ModelError: onnxruntime cannot run this piece of the model.
         """
         computed = [name for name in tensors if name not in self._live]
-        session = self._open(computed) if computed else None
+        session = self._piece(computed) if computed else None
 
         def one(index: int) -> tuple[Array, ...]:
             values = {name: self._live[name][index] for name in tensors if name in self._live}
@@ -85,6 +87,11 @@ class SegmentedRun:
         read |= {crossing(value) for node in missing for value in node.inputs if value is not None}
         return all(is_constant(value) or name_of(value) in self._live or value.producer() in missing for value in read)
 
+    def cuts(self, nodes: Sequence[str]) -> list[tuple[str, ...]]:
+        """Return the tensors that cross a cut before each of these nodes, by name, in graph order."""
+        places = [index for index, node in enumerate(self._nodes) if node.name in set(nodes)]
+        return [tuple(self._frontier(set(self._nodes[:index]))) for index in places]
+
     def branch(self, model: ir.Model, tensors: Mapping[str, str]) -> "SegmentedRun":
         """Return a walk through another model that begins at the present cut of this one.
 
@@ -97,9 +104,21 @@ class SegmentedRun:
             ModelError: onnxruntime cannot run a piece of this model.
         """
         other = SegmentedRun(model, (), threads=self._threads)
-        columns = zip(*self.run(list(tensors.values())), strict=True)
-        other._live = {name: list(column) for name, column in zip(tensors, columns, strict=True)}
+        other.restart(dict(zip(tensors, zip(*self.run(list(tensors.values())), strict=True), strict=True)))
         return other
+
+    def restart(self, tensors: Mapping[str, Sequence[Array]]) -> None:
+        """Begin at a cut that these tensors cross, image by image; what was computed before is forgotten."""
+        self._done = set()
+        self._live = {name: list(column) for name, column in tensors.items()}
+
+    def _piece(self, computed: Sequence[str]) -> ort.InferenceSession:
+        if self._opened is None:
+            return self._open(computed)
+        key = (*self._live, *computed)
+        if key not in self._opened:
+            self._opened[key] = self._open(computed)
+        return self._opened[key]
 
     def _open(self, computed: Sequence[str]) -> ort.InferenceSession:
         graph = ir.convenience.extract(self.model.graph, self._inputs_of(computed), list(computed))

@@ -1,5 +1,6 @@
-"""Models that differ from another in a part of the graph, each run only from where it begins to differ."""
+"""Models that differ from another in a part of the graph: what both have in common is prepared and run once."""
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -7,7 +8,8 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from quantkit.graph.alike import Computations
-from quantkit.graph.values import is_constant, name_of
+from quantkit.graph.ops import LAYERS
+from quantkit.graph.values import is_constant, is_op, name_of, node_name
 from quantkit.run.segments import SegmentedRun, crossing
 
 FloatArray = npt.NDArray[np.float32]
@@ -16,11 +18,14 @@ FloatArray = npt.NDArray[np.float32]
 class Variants:
     """The scores of variants of a model, over a few images.
 
-    One walk goes through the model; a variant takes from it the tensors that both compute alike and runs the rest. The
-    walk only goes forwards, so the variants should come in the order in which they differ: one that differs before the
-    present cut is run from the images on, to the same result.
+    One walk goes through the model; a variant takes from it the tensors that both compute alike. From there it runs by
+    itself, up to the first of a few places from which on it is the model again; what lies behind such a place is opened
+    once and serves all variants that differ before it.
 
-    Memory: the images, and the tensors that cross the cut, for every image.
+    The walk only goes forwards, so the variants should come in the order in which they differ: one that differs before
+    the present cut is run from the images on, to the same result.
+
+    Memory: the images, and twice the tensors that cross a cut, for every image.
 
     Args:
         model: prepared or int8.
@@ -29,10 +34,16 @@ class Variants:
     """
 
     def __init__(self, model: ir.Model, images: Sequence[FloatArray], *, threads: int) -> None:
-        self._images, self._threads = images, threads
+        self._model, self._images, self._threads = model, images, threads
         self._walk = SegmentedRun(model, images, threads=threads)
         self._computations = Computations()
-        self._names = {number: name for name, number in self._computations.remember(model).items()}
+        self._names = {number: name for name, number in self._computations.number(model).items()}
+        layers = [node_name(node) for node in model.graph if is_op(node, *LAYERS)]
+        # As many places as there are layers between two: few models are opened, and little of each variant.
+        spacing = max(2, math.isqrt(len(layers)))
+        self._places = self._walk.cuts(layers[spacing::spacing])
+        self._ending = SegmentedRun(model, (), threads=threads, settled=True)
+        self._place = 0  # that the last variant went to
 
     def scores(self, variant: ir.Model) -> FloatArray:
         """Return the first output of a variant, ``[images, classes]``, as `quantkit.run.scores.scores_of` does.
@@ -40,18 +51,26 @@ class Variants:
         Raises:
             ModelError: onnxruntime cannot run a part of the model or of the variant.
         """
-        taken = self._alike(variant)
-        ours = list(taken.values())
-        if self._walk.reaches(ours):
-            self._walk.advance(ours, keep=ours)
-            run = self._walk.branch(variant, taken)
-        else:
-            run = SegmentedRun(variant, self._images, threads=self._threads)
-        output = name_of(variant.graph.outputs[0])
+        run = self._begin(variant)
+        place = self._rejoined(variant, run)
+        if place is not None:
+            columns = zip(*run.run(place), strict=True)
+            self._ending.restart(dict(zip(place, columns, strict=True)))
+            run = self._ending
+        output = name_of(run.model.graph.outputs[0])
         return np.concatenate([scores[:1].reshape(1, -1) for (scores,) in run.run([output])]).astype(np.float32)
 
-    def _alike(self, variant: ir.Model) -> dict[str, str]:
-        """Return the last tensors of a variant that the model computes alike, with their names in the model."""
+    def _begin(self, variant: ir.Model) -> SegmentedRun:
+        """Return a walk through a variant that begins where it differs, or at the images."""
+        taken = self._alike(variant)
+        if taken is None:
+            return SegmentedRun(variant, self._images, threads=self._threads)
+        ours = list(taken.values())
+        self._walk.advance(ours, keep=ours)
+        return self._walk.branch(variant, taken)
+
+    def _alike(self, variant: ir.Model) -> dict[str, str] | None:
+        """Return the last tensors of a variant that the model computes alike and the walk reaches, with its names."""
         numbers = self._computations.number(variant)
         found: dict[str, str] = {}
         seen: set[ir.Value] = set()
@@ -61,10 +80,34 @@ class Variants:
             if value in seen or is_constant(value):
                 continue
             seen.add(value)
-            if numbers[name_of(value)] in self._names:
-                found[name_of(value)] = self._names[numbers[name_of(value)]]
+            ours = self._names.get(numbers[name_of(value)])
+            if ours is not None and self._walk.reaches([ours]):
+                found[name_of(value)] = ours
                 continue
             node = value.producer()
-            assert node is not None  # both models have the same inputs
+            if node is None:
+                return None
             pending.extend(crossing(operand) for operand in node.inputs if operand is not None)
         return found
+
+    def _rejoined(self, variant: ir.Model, run: SegmentedRun) -> tuple[str, ...] | None:
+        """Return the tensors of the first place from which on a variant is the model again, None where there is none.
+
+        Places that the variants before did not come to are not looked at.
+        """
+        names = {name_of(value) for node in variant.graph for value in node.outputs}
+        for index in range(self._place, len(self._places)):
+            place = self._places[index]
+            if names.issuperset(place) and run.reaches(place) and self._goes_on_alike(variant, place):
+                if index > self._place:
+                    self._place = index
+                    self._ending = SegmentedRun(self._model, (), threads=self._threads, settled=True)
+                return place
+        return None
+
+    def _goes_on_alike(self, variant: ir.Model, place: tuple[str, ...]) -> bool:
+        ours, theirs = (
+            self._computations.number(model, fed=place)[name_of(model.graph.outputs[0])]
+            for model in (self._model, variant)
+        )
+        return ours == theirs

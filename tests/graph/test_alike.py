@@ -26,7 +26,7 @@ WEIGHTS = {
 def alike(text: str, other: str, **changed) -> set[str]:
     """Return the tensors of another model that are computed as some tensor of the first."""
     computations = Computations()
-    known = set(computations.remember(text_model(text, **WEIGHTS)).values())
+    known = set(computations.number(text_model(text, **WEIGHTS)).values())
     numbers = computations.number(text_model(other, **WEIGHTS | changed))
     return {name for name, number in numbers.items() if number in known}
 
@@ -74,7 +74,7 @@ def test_the_outputs_of_one_node_differ() -> None:
     """
     weights = {"parts": np.array([2, 2], np.int64)}
     computations = Computations()
-    computations.remember(text_model(text, **weights))
+    computations.number(text_model(text, **weights))
     first = computations.number(text_model(text, **weights))
     second = computations.number(text_model(text.replace("Relu (a)", "Relu (b)"), **weights))
     assert first["a"] == second["a"] != first["b"]

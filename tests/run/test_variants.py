@@ -62,7 +62,8 @@ def test_nothing_before_the_difference_is_computed_twice(images, monkeypatch: py
     variants = Variants(model(), images, threads=1)
     for factor in (2.0, 3.0):
         variants.scores(model(w2=factor))
-    assert opened == [["input", "ar"], ["ar", "logits"], ["ar", "logits"]]
+    # To the difference once; then each variant to where it is the model again, whose end is opened once, too.
+    assert opened == [["input", "ar"], ["ar", "f"], ["f", "logits"], ["ar", "f"]]
 
 
 def test_a_fixed_batch_gives_its_first_answer(images) -> None:
