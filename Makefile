@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: setup demo test test-torch lint bench fuzz clean
+.PHONY: setup demo test test-torch lint bench fuzz kill clean
 
 # Two stamps: what users need is enough for the demo, and installs faster.
 $(VENV)/.installed: pyproject.toml
@@ -41,5 +41,16 @@ bench: $(VENV)/.installed-dev
 	$(BIN)/python benchmarks/int8_graph.py
 	$(BIN)/python benchmarks/accuracy.py
 
+# Bytes against every parser, SECONDS for each; what was learnt is kept in .fuzz.
+SECONDS ?= 60
+fuzz: $(VENV)/.installed-dev
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check 'atheris>=2.3'
+	PYTHONPATH=tests $(BIN)/python tests/bad_input/fuzz.py --seconds $(SECONDS)
+
+# kill -9 of every long command at random moments, KILLS runs of each.
+KILLS ?= 40
+kill: $(VENV)/.installed-dev
+	QUANTKIT_KILLS=$(KILLS) $(BIN)/python -m pytest tests/interruption -s --timeout 3600
+
 clean:
-	rm -rf $(VENV) .venv-torch quantkit-demo build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) .venv-torch .fuzz quantkit-demo build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
