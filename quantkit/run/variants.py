@@ -42,16 +42,23 @@ class Variants:
         # As many places as there are layers between two: few models are opened, and little of each variant.
         spacing = max(2, math.isqrt(len(layers)))
         self._places = self._walk.cuts(layers[spacing::spacing])
+        self._order = {node_name(node): index for index, node in enumerate(model.graph)}
+        self._made_at = {name_of(value): index for index, node in enumerate(model.graph) for value in node.outputs}
         self._ending = SegmentedRun(model, (), threads=threads, settled=True)
         self._place = 0  # that the last variant went to
 
-    def scores(self, variant: ir.Model) -> FloatArray:
+    def scores(self, variant: ir.Model, *, walk_to: str | None = None) -> FloatArray:
         """Return the first output of a variant, ``[images, classes]``, as `quantkit.run.scores.scores_of` does.
+
+        Args:
+            variant: the other model.
+            walk_to: the walk goes no further than this node, by name: what lies beside it is still needed for variants
+                to come. Absent, it goes to where this variant differs.
 
         Raises:
             ModelError: onnxruntime cannot run a part of the model or of the variant.
         """
-        run = self._begin(variant)
+        run = self._begin(variant, walk_to)
         place = self._rejoined(variant, run)
         if place is not None:
             columns = zip(*run.run(place), strict=True)
@@ -60,13 +67,14 @@ class Variants:
         output = name_of(run.model.graph.outputs[0])
         return np.concatenate([scores[:1].reshape(1, -1) for (scores,) in run.run([output])]).astype(np.float32)
 
-    def _begin(self, variant: ir.Model) -> SegmentedRun:
+    def _begin(self, variant: ir.Model, walk_to: str | None) -> SegmentedRun:
         """Return a walk through a variant that begins where it differs, or at the images."""
         taken = self._alike(variant)
         if taken is None:
             return SegmentedRun(variant, self._images, threads=self._threads)
-        ours = list(taken.values())
-        self._walk.advance(ours, keep=ours)
+        limit = len(self._model.graph) if walk_to is None else self._order[walk_to]
+        passed = [name for name in taken.values() if self._made_at.get(name, -1) < limit]
+        self._walk.advance(passed, keep=passed)
         return self._walk.branch(variant, taken)
 
     def _alike(self, variant: ir.Model) -> dict[str, str] | None:

@@ -185,8 +185,8 @@ def layer_costs(
                 op_type=layer.op_type,
                 conv_index=made.conv_index.get(layer.node),
                 macs=macs.get(layer.node),
-                only=judge.deviation(floats.scores(subject.only(layer, made))),
-                without=judge.deviation(integers.scores(subject.without(layer, made))),
+                only=judge.deviation(floats.scores(subject.only(layer, made), walk_to=layer.node)),
+                without=judge.deviation(integers.scores(subject.without(layer, made), walk_to=layer.node)),
             )
             if found is not None:
                 found(cost)

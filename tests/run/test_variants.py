@@ -71,3 +71,23 @@ def test_a_fixed_batch_gives_its_first_answer(images) -> None:
     variants = Variants(model(), filled, threads=1)
     expected = scores_of(model(w2=2.0), images, threads=1)
     np.testing.assert_allclose(variants.scores(model(w2=2.0)), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_the_walk_stays_where_variants_to_come_need_it(images, monkeypatch: pytest.MonkeyPatch) -> None:
+    begun: list[str] = []
+    branch = SegmentedRun.branch
+
+    def watched(self, other, tensors):
+        begun.append(" ".join(tensors))
+        return branch(self, other, tensors)
+
+    monkeypatch.setattr(SegmentedRun, "branch", watched)
+    second = model().graph[2].name
+    variants = Variants(model(), images, threads=1)
+    for changed in ({"w3": 3.0}, {"w2": 2.0}):
+        expected = scores_of(model(**changed), images, threads=1)
+        np.testing.assert_allclose(variants.scores(model(**changed), walk_to=second), expected, rtol=1e-5, atol=1e-6)
+    assert begun == ["f", "ar"]
+    variants.scores(model(w3=3.0))
+    variants.scores(model(w2=2.0))
+    assert begun == ["f", "ar", "f"]

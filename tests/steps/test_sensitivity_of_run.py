@@ -42,9 +42,9 @@ def measured(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     seen: list[int] = []
     scores = Variants.scores
 
-    def counted(self, variant):
+    def counted(self, variant, **options):
         seen.append(len(variant.graph))
-        return scores(self, variant)
+        return scores(self, variant, **options)
 
     monkeypatch.setattr(Variants, "scores", counted)
     return seen
