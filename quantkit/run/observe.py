@@ -141,8 +141,7 @@ class _Worker:
 
     def observe(self, paths: Sequence[Path]) -> None:
         x = load_batch(paths, self._load, self.batch)
-        _, tapped = self._session.run(x)
-        for name, value in tapped:
+        for name, value in self._session.tensors(x):
             if self.observers[name].observe(value[: len(paths)]):
                 self._refuse(name, value, paths)
 

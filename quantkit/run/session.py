@@ -1,5 +1,6 @@
 """onnxruntime sessions, made one way everywhere."""
 
+import functools
 import os
 from pathlib import Path
 
@@ -11,7 +12,7 @@ PROVIDERS = ["CPUExecutionProvider"]
 
 
 def open_session(
-    model: Path | bytes, *, threads: int = 1, optimized: Path | None = None, fuse: bool = True
+    model: Path | bytes, *, threads: int = 1, optimized: Path | None = None, fuse: bool = True, pooled: bool = False
 ) -> ort.InferenceSession:
     """Open a model on the CPU.
 
@@ -20,6 +21,8 @@ def open_session(
         threads: threads within one run; passes use 1 and run several images at once instead.
         optimized: where onnxruntime is to write the graph it made of the model.
         fuse: let onnxruntime optimize; False runs the graph as it stands, QDQ pairs in floating point.
+        pooled: take the memory of tensors from one pool of all such sessions, so that those which run in turn use the
+            same; it stays with the process.
 
     Raises:
         ModelError: onnxruntime cannot load the model; its own words are passed on.
@@ -30,6 +33,11 @@ def open_session(
     options.log_severity_level = 4
     if not fuse:
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    if pooled:
+        _make_pool()
+        options.add_session_config_entry("session.use_env_allocators", "1")
+        # Weights are not to stay behind in the pool when the session is gone.
+        options.add_session_config_entry("session.use_device_allocator_for_initializers", "1")
     if optimized is not None:
         options.optimized_model_filepath = os.fspath(optimized)
         options.add_session_config_entry(
@@ -41,6 +49,13 @@ def open_session(
         return ort.InferenceSession(model if isinstance(model, bytes) else os.fspath(model), options, PROVIDERS)
     except Exception as error:  # onnxruntime raises classes of its own, all derived from Exception alone
         raise ModelError(f"onnxruntime cannot load it ({first_line(error)})", where=where) from error
+
+
+@functools.cache
+def _make_pool() -> None:
+    """Register the memory pool with onnxruntime, once in a process."""
+    kind = ort.OrtMemoryInfo("Cpu", ort.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, ort.OrtMemType.DEFAULT)
+    ort.create_and_register_allocator(kind, None)
 
 
 def default_threads() -> int:

@@ -26,19 +26,25 @@ _POSITIVE_INFINITY = 0x7F800000
 _NEGATIVE_INFINITY = 0xFF800000
 
 
+Kernel = Callable[[Bits, Counts, tuple[int, int]], Extremes]
+
+
 class Observer:
     """Counts the values of one tensor; memory is fixed, whatever it is shown.
 
     One thread at a time may show it values. Observers of one tensor add up exactly (`absorb`), in any order.
     """
 
-    def __init__(self, kernel: Callable[[Bits, Counts], Extremes] | None = None) -> None:
+    def __init__(self, kernel: Kernel | None = None) -> None:
         self._kernel = kernel or default_kernel()
         # The kernel counts in uint32. Arrays of zeros cost memory only where a bin was ever occupied, as long as none
         # reaches 4 MiB: such ones numpy asks the system to back with 2 MiB pages. So the two signs have one each.
         self._recent = np.zeros(SLOTS, np.uint32)
         self._recent_count = 0
+        self._tops = (0, 0)
+        # All but the zeros, which would have every search for occupied bins go down to the first.
         self._counts = (np.zeros(SIGN_BIN, np.int64), np.zeros(SIGN_BIN, np.int64))
+        self._totals = (0, 0)
         self._drained = False
         self._zeros = 0
         self._lo, self._hi = np.inf, -np.inf
@@ -51,7 +57,9 @@ class Observer:
             return 0
         if values.size + self._recent_count >= _DRAIN_AT:
             self._drain_into(self)
-        extremes = self._kernel(values.view(np.uint32), self._recent)
+        extremes = self._kernel(values.view(np.uint32), self._recent, self._tops)
+        positive, negative = self._tops
+        self._tops = max(positive, extremes.signed_max >> SHIFT), max(negative, extremes.unsigned_max >> SHIFT)
         self._recent_count += values.size
         if extremes.signed_max >= _POSITIVE_INFINITY or extremes.unsigned_max >= _NEGATIVE_INFINITY:
             return self._set_aside_non_finite(values)
@@ -72,7 +80,10 @@ class Observer:
         split = int(np.searchsorted(statistics.bins, SIGN_BIN))
         self._counts[0][statistics.bins[:split]] += statistics.counts[:split]
         self._counts[1][statistics.bins[split:] - np.uint32(SIGN_BIN)] += statistics.counts[split:]
-        self._zeros += statistics.zeros
+        if statistics.zeros:
+            self._counts[0][0] -= statistics.zeros
+        negative = int(statistics.counts[split:].sum())
+        self._count(statistics.count - statistics.zeros - negative, negative, statistics.zeros)
         if statistics.count:
             self._widen(statistics.lo, statistics.hi)
         self._drained = True
@@ -81,9 +92,16 @@ class Observer:
     def statistics(self) -> TensorStatistics:
         """Return the statistics of everything shown so far."""
         self._drain_into(self)
-        magnitudes = [occupied_bins(half, stop) for half, stop in zip(self._counts, self._stops(), strict=True)]
-        bins = np.concatenate([magnitudes[0], magnitudes[1] + np.uint32(SIGN_BIN)])
+        magnitudes = [
+            occupied_bins(half, stop, total)
+            for half, stop, total in zip(self._counts, self._stops(), self._totals, strict=True)
+        ]
         counts = np.concatenate([half[occupied] for half, occupied in zip(self._counts, magnitudes, strict=True)])
+        bins = np.concatenate([magnitudes[0], magnitudes[1] + np.uint32(SIGN_BIN)])
+        if self._zeros and (bins.size == 0 or bins[0] != 0):
+            bins, counts = np.insert(bins, 0, 0), np.insert(counts, 0, 0)
+        if self._zeros:
+            counts[0] += self._zeros
         empty = bins.size == 0
         return TensorStatistics(
             bins,
@@ -125,6 +143,7 @@ class Observer:
             for half, stop in zip(self._counts, self._stops(), strict=True):
                 half[:stop] = 0
         self._drained = False
+        self._totals = (0, 0)
         self._zeros = self._nan = self._positive_infinities = self._negative_infinities = 0
         self._lo, self._hi = np.inf, -np.inf
 
@@ -133,15 +152,16 @@ class Observer:
         other._widen(self._lo, self._hi)
         if self._recent_count == 0:
             return
-        signs = (self._recent[:SIGN_BIN], self._recent[SIGN_BIN:BINS])
-        for recent, half, stop in zip(signs, other._counts, self._stops(), strict=True):
-            move_counts(recent, half, stop)
         zeros = int(self._recent[BINS:].sum(dtype=np.int64))
+        moved = move_counts(self._recent[:BINS], *other._counts, *self._stops(), self._recent_count - zeros)
+        other._count(*moved, zeros)
         other._drained = True
-        other._counts[0][0] += zeros
-        other._zeros += zeros
         self._recent[BINS:] = 0
         self._recent_count = 0
+
+    def _count(self, positive: int, negative: int, zeros: int) -> None:
+        self._totals = self._totals[0] + positive, self._totals[1] + negative
+        self._zeros += zeros
 
     def _stops(self) -> tuple[int, int]:
         """Return behind which magnitude bin nothing can be occupied, for positive and for negative values."""
@@ -149,7 +169,7 @@ class Observer:
         return int(ends[0]) + 1, int(ends[1]) + 1
 
 
-def default_kernel() -> Callable[[Bits, Counts], Extremes]:
+def default_kernel() -> Kernel:
     """Return the compiled kernel, or numpy's where ``QUANTKIT_KERNEL=numpy`` asks for it."""
     return count_bins_numpy if os.environ.get("QUANTKIT_KERNEL") == "numpy" else count_bins
 

@@ -9,7 +9,10 @@ import pytest
 from models import tiny_model
 
 from quantkit.errors import ModelError
+from quantkit.graph.model import read_model
+from quantkit.graph.prepare import prepare
 from quantkit.run.tap import TappedSession
+from quantkit.steps.calibrate import observed_tensors
 
 NAMES = ["input", "ar", "b", "sr", "p", "logits"]
 
@@ -44,6 +47,40 @@ def test_tapped_tensors_hold_the_values_of_plain_inference(model: Path, ordered:
             np.testing.assert_allclose(value, expected[name], atol=1e-4)
         assert value.size == expected[name].size
         np.testing.assert_allclose(np.sort(value.ravel()), np.sort(expected[name].ravel()), atol=1e-4)
+
+
+def test_a_model_in_pieces_computes_the_bits_of_the_whole(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    x = np.random.default_rng(0).standard_normal((2, 3, 8, 8)).astype(np.float32)
+    prepared = prepare(read_model(model)).model
+    names = [str(value.name) for node in prepared.graph for value in node.outputs]
+    whole = TappedSession(prepared, names)
+    monkeypatch.setattr("quantkit.run.tap.PIECE_ELEMENTS", 1)
+    session = TappedSession(prepared, names)
+    assert (len(whole._pieces), len(session._pieces)) == (1, 9)
+    logits, tapped = session.run(x)
+    expected_logits, expected = whole.run(x)
+    np.testing.assert_array_equal(logits, expected_logits)
+    values, expected_values = dict(tapped), dict(expected)
+    streamed = {name: value.copy() for name, value in session.tensors(x)}
+    assert set(values) == set(streamed) == set(names)
+    for name in names:
+        np.testing.assert_array_equal(values[name], expected_values[name])
+        np.testing.assert_array_equal(streamed[name], expected_values[name])
+
+
+def test_a_real_model_in_pieces_computes_the_bits_of_the_whole(
+    shared_assets: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prepared = prepare(read_model(shared_assets / "squeezenet1_1.onnx"))
+    names = observed_tensors(prepared).tapped
+    x = np.random.default_rng(0).standard_normal((1, 3, 224, 224)).astype(np.float32)
+    session = TappedSession(prepared.model, names)
+    assert len(session._pieces) > 2
+    monkeypatch.setattr("quantkit.run.tap.PIECE_ELEMENTS", 1 << 40)
+    whole = dict(TappedSession(prepared.model, names).tensors(x))
+    for name, value in session.tensors(x):
+        np.testing.assert_array_equal(value, whole.pop(name))
+    assert not whole
 
 
 def test_the_model_given_is_left_as_it_was(model: Path) -> None:
