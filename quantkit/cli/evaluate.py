@@ -73,8 +73,8 @@ def evaluate(
 
 
 def _merge(paths: list[Path], out: Path | None, json: Path | None) -> None:
+    from quantkit.comparison.labels import doubt_about
     from quantkit.comparison.predictions_file import merge_predictions
-    from quantkit.steps.evaluate import doubt_about
 
     if out is None:
         raise UsageError("nothing says where to write the merged predictions", where="--merge", fix="give --out")

@@ -6,40 +6,59 @@ Asked before any loss is put on int8: an off-by-one label file or an alphabetica
 import numpy as np
 from scipy import optimize
 
+from quantkit.comparison.paired import wilson_interval
 from quantkit.comparison.predictions import Predictions
+from quantkit.data.label_order import find_label_order
 
-# A hint is given only where another reading of the labels explains the images far better than the one given.
+# Renamed classes are spoken of only where they explain the images far better than the labels as given.
 FAR_BETTER = 0.30
-# And where it explains at least so many more: of three images one is soon explained by anything.
+# And where they explain at least so many more: of three images one is soon explained by anything.
 FEWEST = 10
 IMAGES_PER_CLASS = 4
+
+
+def doubt_about(predictions: Predictions) -> str | None:
+    """Return what a float model's own answers make doubtful: labels in another order, or no better than guessing.
+
+    Raises:
+        LabelError: the true classes are not known.
+    """
+    problem = label_problem(predictions)
+    if problem is not None:
+        return problem
+    chance = 1.0 / predictions.classes
+    if wilson_interval(int(predictions.correct().sum()), len(predictions)).lo <= chance:
+        return (
+            f"top-1 cannot be told from guessing ({100 * chance:.2g} %): look at the labels, then at the "
+            "preprocessing, then at the model"
+        )
+    return None
 
 
 def label_problem(predictions: Predictions) -> str | None:
     """Return what seems wrong with the labels of a float model's answers, in one sentence, or None.
 
-    Tried are labels that count from another number (background class first or left out), and labels in another order.
-    The order is learnt on half of each class and judged on the other half, so that a poor model does not pass for one.
+    Tried are the known mistakes of counting and ordering (`quantkit.data.label_order`), and labels in any other order.
+    That order is learnt on half of each class and judged on the other half, so that a poor model does not pass for one.
 
     Raises:
         LabelError: the true classes are not known.
     """
     accuracy = float(predictions.correct().mean())
     assert predictions.labels is not None  # correct() has refused predictions without
-    readings = [
-        (_shifted_accuracy(predictions, 1), "count from another number", "+1 on every label"),
-        (_shifted_accuracy(predictions, -1), "count from another number", "-1 on every label"),
-        (_accuracy_in_another_order(predictions), "number the classes in another order", "the classes renamed"),
-    ]
-    best, fault, remedy = max(readings, key=lambda reading: reading[0])
-    if best - accuracy < max(FAR_BETTER, FEWEST / len(predictions)):
+    order = find_label_order(predictions.top1, predictions.labels, predictions.classes)
+    if order is not None:
+        return (
+            f"the labels seem {order.fault}: top-1 is {100 * order.accuracy:.1f} % as given and "
+            f"{100 * order.accuracy_fixed:.1f} % otherwise; {order.fix}"
+        )
+    renamed = _accuracy_in_another_order(predictions)
+    if renamed - accuracy < max(FAR_BETTER, FEWEST / len(predictions)):
         return None
-    return f"the labels seem to {fault}: top-1 is {100 * accuracy:.1f} % as given and {100 * best:.1f} % with {remedy}"
-
-
-def _shifted_accuracy(predictions: Predictions, shift: int) -> float:
-    assert predictions.labels is not None
-    return float((predictions.top1 == predictions.labels + shift).mean())
+    return (
+        f"the labels seem to number the classes in another order: top-1 is {100 * accuracy:.1f} % as given and "
+        f"{100 * renamed:.1f} % with the classes renamed; give the labels in the order of the model's outputs"
+    )
 
 
 def _accuracy_in_another_order(predictions: Predictions) -> float:

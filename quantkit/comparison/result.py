@@ -14,7 +14,7 @@ import numpy as np
 from quantkit.comparison.classes import ClassDelta, class_deltas
 from quantkit.comparison.confidence import MarginBin, expected_calibration_error, flips_by_margin
 from quantkit.comparison.drift import TensorDrift
-from quantkit.comparison.labels import label_problem
+from quantkit.comparison.labels import doubt_about
 from quantkit.comparison.paired import (
     CONFIDENCE,
     Interval,
@@ -339,9 +339,9 @@ def _upwards(value: float, digits: int) -> float:
 def _warnings(name: str, reference: Predictions, results: Sequence[ModelResult]) -> list[str]:
     found: list[str] = []
     if reference.labels is not None:
-        problem = label_problem(reference)
-        if problem is not None:
-            found.append(f"{name}: {problem}")
+        doubt = doubt_about(reference)
+        if doubt is not None:
+            found.append(f"{name}: {doubt}")
         absent = reference.classes - np.unique(reference.labels).size
         if absent:
             found.append(f"{absent:,} of {reference.classes:,} classes have no image here")

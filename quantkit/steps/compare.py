@@ -26,6 +26,7 @@ from quantkit.run.session import default_threads
 from quantkit.steps.card import CardAnswers, parse_card
 from quantkit.steps.drift import measure_drift, measure_local_drift
 from quantkit.steps.evaluation_images import evaluation_images, limited
+from quantkit.steps.preprocessing import preprocessing_doubt
 from quantkit.steps.progress import Count
 
 # Drift is a matter of tensors, not of images: its figures stand after a few dozen.
@@ -133,6 +134,16 @@ def evaluate_models(
     classifiers = [Classifier(subject.path, image_input(subject.model)) for subject in onnx]
     with _answers(onnx, classifiers, found, pipeline, threads, run) as answers_to_images:
         collector = _collect(subjects, answers_to_images, found, progress)
+    doubt = preprocessing_doubt(
+        classifiers[0],
+        found,
+        pipeline,
+        collector.predictions(0),
+        digest=model_digest(reference.path),
+        keep=_home_of_answers(run),
+        threads=threads,
+    )
+    warnings += [] if doubt is None else [f"{reference.name}: {doubt}"]
     times = time_in_turn(classifiers, preprocess(found.paths[0], pipeline)[None]) if latency else None
     every = max(1, len(found.names) // drift_images) if drift_images else 1
     sample = found.paths[::every][:drift_images]
@@ -178,12 +189,18 @@ def _answers(
     run: Path | None,
 ) -> Iterator[Iterator[Answers]]:
     """Give what every ONNX model says to every image; in a run of ours, no model is asked twice about the same."""
-    if run is None or not os.access(run, os.W_OK):
+    home = _home_of_answers(run)
+    if home is None:
         yield evaluate(classifiers, found.paths, pipeline, threads=threads)
         return
     keys = [scores_key(model_digest(subject.path), pipeline) for subject in subjects]
-    with keep_scores(run / KEPT_ANSWERS, keys, found) as kept:
+    with keep_scores(home, keys, found) as kept:
         yield answer_all(classifiers, kept, found.paths, pipeline, threads=threads)
+
+
+def _home_of_answers(run: Path | None) -> Path | None:
+    """Return the folder that a run keeps answers in, None where there is no run, or none of ours to write to."""
+    return run / KEPT_ANSWERS if run is not None and os.access(run, os.W_OK) else None
 
 
 def _collect(

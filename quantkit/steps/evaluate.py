@@ -7,13 +7,13 @@ from typing import Any
 
 import onnx_ir as ir
 
+from quantkit.comparison.labels import doubt_about
 from quantkit.comparison.paired import Interval, wilson_interval
 from quantkit.comparison.predictions import TOP, Collector, Predictions, Scores, kind_of_scores
 from quantkit.comparison.predictions_file import Origin
 from quantkit.config.pipeline import Pipeline
 from quantkit.data.calibration_set import CalibrationSet
 from quantkit.data.folder import ImageFolder
-from quantkit.data.label_order import find_label_order
 from quantkit.data.preprocess import check_pipeline
 from quantkit.errors import LabelError, UsageError
 from quantkit.files import sha256_json
@@ -23,6 +23,7 @@ from quantkit.run.evaluate import Classifier
 from quantkit.run.folder import RunFolder
 from quantkit.run.session import default_threads
 from quantkit.steps.evaluation_images import evaluation_images, limited
+from quantkit.steps.preprocessing import preprocessing_doubt
 from quantkit.steps.progress import Count
 
 # What may stand between a softmax and the output of a model without changing its kind.
@@ -144,11 +145,12 @@ def evaluate(
     _check_fit(graph, path, pipeline, found)
     part = found if shard is None else _shard(found, *shard)
     key = scores_key(model_digest(path), pipeline)
+    threads = threads or default_threads()
     start_s = time.monotonic()
     with keep_scores(keep, [key], part) as [kept]:
         before = kept.known
         classifier = Classifier(path, image_input(graph))
-        predictions, kind = _answers(graph, classifier, kept, part, pipeline, threads or default_threads(), progress)
+        predictions, kind = _answers(graph, classifier, kept, part, pipeline, threads, progress)
     elapsed_s = time.monotonic() - start_s
     origin = Origin(
         model=key["model"],
@@ -159,8 +161,10 @@ def evaluate(
         quantkit=key["quantkit"],
         shards=() if shard is None or shard[1] == 1 else (shard,),
     )
-    doubt = doubt_about(predictions)
-    warnings = (*doubts, *([] if doubt is None else [doubt]))
+    other = preprocessing_doubt(
+        classifier, part, pipeline, predictions, digest=key["model"], keep=keep, threads=threads
+    )
+    warnings = (*doubts, *(doubt for doubt in (doubt_about(predictions), other) if doubt is not None))
     return ModelEvaluation(name, predictions, origin, before, elapsed_s, warnings)
 
 
@@ -183,29 +187,6 @@ def accuracy_of(predictions: Predictions) -> Accuracy:
         tied=int(predictions.tied.sum()),
         constant=int(predictions.constant.sum()),
     )
-
-
-def doubt_about(predictions: Predictions) -> str | None:
-    """Return what the answers themselves make doubtful: labels in another order, or no better than guessing.
-
-    Raises:
-        LabelError: the true classes are not known.
-    """
-    right = predictions.correct()
-    assert predictions.labels is not None
-    order = find_label_order(predictions.top1, predictions.labels, predictions.classes)
-    if order is not None:
-        return (
-            f"the labels seem {order.fault}: top-1 is {100 * order.accuracy:.1f} % as given and "
-            f"{100 * order.accuracy_fixed:.1f} % otherwise; {order.fix}"
-        )
-    chance = 1.0 / predictions.classes
-    if wilson_interval(int(right.sum()), len(predictions)).lo <= chance:
-        return (
-            f"top-1 cannot be told from guessing ({100 * chance:.2g} %): look at the labels, then at the "
-            "preprocessing, then at the model"
-        )
-    return None
 
 
 def parse_shard(text: str) -> tuple[int, int]:

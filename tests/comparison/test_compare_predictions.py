@@ -191,13 +191,13 @@ def labelled(predicted, labels, classes):
     return Predictions.from_scores(scores, names(len(predicted)), labels)
 
 
-@pytest.mark.parametrize("shift", [1, -1])
-def test_labels_off_by_one_are_noticed(shift):
-    truth = np.arange(1, 9).repeat(2)
+@pytest.mark.parametrize(("shift", "fault"), [(-1, "count from 1"), (1, "lack the background class")])
+def test_labels_off_by_one_are_noticed(shift, fault):
+    truth = np.arange(1, 9).repeat(6)
     problem = label_problem(labelled(truth, truth - shift, 10))
     assert problem is not None
-    assert "count from another number" in problem
-    assert f"100.0 % with {shift:+d} on every label" in problem
+    assert f"the labels seem to {fault}" in problem
+    assert "0.0 % as given and 100.0 % otherwise" in problem
 
 
 def test_classes_in_another_order_are_noticed():

@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from models import tiny_model, write_images
 from PIL import Image
 
+from quantkit.comparison.labels import doubt_about
 from quantkit.comparison.predictions import Predictions
 from quantkit.comparison.predictions_file import load_predictions, merge_predictions, save_predictions
 from quantkit.config.pipeline import Decode, Pipeline, ToTensor
@@ -38,7 +39,7 @@ from quantkit.run.answers import KeptScores, trim
 from quantkit.run.evaluate import Classifier
 from quantkit.steps.calibrate import calibrate
 from quantkit.steps.compare import compare
-from quantkit.steps.evaluate import ModelEvaluation, accuracy_of, doubt_about, evaluate, parse_shard
+from quantkit.steps.evaluate import ModelEvaluation, accuracy_of, evaluate, parse_shard
 
 PIPELINE = Pipeline(ops=(Decode(), ToTensor()))
 ROW_BYTES = 16 + 3 * 4 + 4  # what names the image, three scores, CRC
