@@ -180,19 +180,19 @@ def _table(done: "Tuning") -> "Table":
     from quantkit.comparison.render import plain_table, points
 
     table = plain_table("what was tried; difference to fp32 with its 95 % interval")
-    for heading in ("step", "recipe"):
-        table.add_column(heading, no_wrap=True)
-    for heading in ("KL", "Δ top-1, points", "agree", "float"):
+    table.add_column("recipe")
+    for heading in ("KL, 1e-3", "SQNR, dB", "Δ top-1, points", "agree", "float"):
         table.add_column(heading, justify="right", no_wrap=True)
     for one in done.trials:
         judged = one.judgement
+        near = [f"{1e3 * one.closeness.kl:.3g}", f"{one.closeness.sqnr_db:.1f}"]
         cells = ["", ""]
         if judged is not None:
             difference = points(100.0 * judged.delta, judged.ci95.scaled(100.0))
             cells = [difference, f"{100.0 * judged.agreement:.2f}"]
         share = f"{100.0 * one.float_macs:.1f}%" if one.float_macs else ""
         style = "bold" if one.recipe == done.outcome.best.recipe else None
-        table.add_row(one.rung, one.recipe.describe(), f"{one.closeness.kl:.2g}", *cells, share, style=style)
+        table.add_row(one.recipe.describe(), *near, *cells, share, style=style)
     return table
 
 
@@ -210,8 +210,8 @@ def _verdict(done: "Tuning") -> tuple[str, ...]:
     lines = [words[done.outcome.verdict]]
     if done.outcome.out_of_time:
         lines.append("the time was over before everything was tried: the same command goes on from here")
+    if done.rescaling_change is not None:
+        lines.append(f"rescaled channels change the scores of fp32 by {done.rescaling_change:.1e} of their span")
     if done.fp32_change is not None:
-        lines.append(
-            f"the scores of the rewritten fp32 model differ from the original's by {done.fp32_change:.1e} of their span"
-        )
+        lines.append(f"the fp32 model to hand over differs by {done.fp32_change:.1e} of it, moved biases and all")
     return tuple(lines)

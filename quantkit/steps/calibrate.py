@@ -146,8 +146,11 @@ def calibrate(
             images=Images(chosen, pipeline, threads, watcher.layers),
         )
         suffixes = frozenset(path.suffix.removeprefix(".") for path in chosen.paths)
-        vamc_path, build = write_vamc(folder, folder.read(), method, quantized.plan, suffixes, vamc or VamcOptions())
-    files = (folder.statistics, quantized.path, quantized.table, vamc_path)
+        vamc_path, build = write_vamc(
+            folder, folder.read(), method, quantized.plan, suffixes, vamc or VamcOptions(), quantized.handed
+        )
+    handed = () if quantized.handed is None else (quantized.handed,)
+    files = (folder.statistics, quantized.path, quantized.table, *handed, vamc_path)
     notes = (*quantized.notes, *(f"{vamc_path.name}: {note}" for note in build.notes))
     return Calibration(run, quantized, statistics, elapsed_s, reused, files, notes)
 

@@ -20,7 +20,8 @@ from quantkit.run.session import open_session
 from quantkit.stats.file import Statistics, load_statistics
 from quantkit.stats.solve import solve_all
 from quantkit.steps.correction import Correction, Images, correction, images_of
-from quantkit.targets import ORT, Target
+from quantkit.targets import ORT, VACC, Target
+from quantkit.tuning.handover import hand_over, restore_batch_norms
 
 CONV_PREFIX = "conv:"
 
@@ -75,6 +76,8 @@ class Quantized:
         table: CSV of its ranges.
         ranges: of the observed tensors.
         plan: what was quantized how.
+        handed: fp32 model with the corrected biases, for a compiler that quantizes by itself; None where nothing was
+            corrected or the target takes the int8 model.
         notes: what the user may want to know of it.
     """
 
@@ -83,6 +86,7 @@ class Quantized:
     table: Path
     ranges: dict[str, Range]
     plan: Plan
+    handed: Path | None
     notes: tuple[str, ...]
 
     def explain(self) -> list[Decision]:
@@ -171,7 +175,14 @@ def quantize_prepared(
     table = folder.path / (RANGES if name == INT8 else f"{name}.{RANGES}")
     write_text(table, ranges_csv(ranges, made, statistics))
     enter_quantized(folder, name, path, method, target.name, _options_json(method, options))
-    return Quantized(name, path, table, ranges, made, (*prepared.notes, *notes_of(int8), *corrected.notes))
+    notes = [*prepared.notes, *notes_of(int8), *corrected.notes]
+    handed = None
+    if target.name == VACC.name and corrected.shifts:
+        handed = folder.path / f"{name.replace(INT8, FP32, 1)}.onnx"
+        model = hand_over(prepared.model, made, int8, chosen.weights.qmax)
+        save_model(restore_batch_norms(model), handed)
+        notes.append(f"the card's compiler has the corrected biases from {handed.name} only")
+    return Quantized(name, path, table, ranges, made, handed, tuple(notes))
 
 
 def enter_quantized(

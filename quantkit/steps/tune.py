@@ -62,7 +62,9 @@ class Tuning:
         name: of the tuned model in the run.
         path: its file.
         fp32: the rewritten fp32 model for the compiler, None where there is none.
-        fp32_change: largest difference of its scores to those of the original, as a share of their span.
+        fp32_change: largest difference of its scores to those of the original, as a share of their span; biases that
+            were moved and weights that were rounded otherwise show in it.
+        rescaling_change: likewise of the model whose channels were rescaled and nothing else; None where none were.
         build_file: for the card's compiler, None for other targets.
         log: the file that holds all this.
         notes: what the user may want to know.
@@ -74,6 +76,7 @@ class Tuning:
     path: Path
     fp32: Path | None
     fp32_change: float | None
+    rescaling_change: float | None
     build_file: Path | None
     log: Path
     notes: tuple[str, ...]
@@ -88,6 +91,7 @@ class Tuning:
             "trials": [trial_json(trial) for trial in self.trials],
             "files": [str(path) for path in (self.path, self.fp32, self.build_file) if path is not None],
             "fp32_change": self.fp32_change,
+            "rescaling_change": self.rescaling_change,
             "notes": list(self.notes),
         }
 
@@ -162,7 +166,8 @@ def _write(
 ) -> Tuning:
     """Write the model that is kept, what its target needs beside it, and the log."""
     folder, recipe = subject.folder, outcome.best.recipe
-    product, target = trials.product(recipe), subject.bench.target
+    product, target, choosing = trials.product(recipe), subject.bench.target, subject.choosing
+    rescaled, _ = subject.bench.ranged(recipe)
     name = (
         (f"{INT8}-{TUNED}" if target.name == ORT.name else f"{INT8}-{target.name}-{TUNED}") if out is None else out.stem
     )
@@ -178,7 +183,7 @@ def _write(
         if product.handed is not None:
             fp32 = tuning.write_fp32 or folder.path / f"{FP32}-{target.name}-{TUNED}.onnx"
             save_model(product.handed, fp32)
-            change = subject.choosing.largest_change(product.handed)
+            change = choosing.largest_change(product.handed)
         checkpoint = fp32 or Path(subject.record.model.path)
         build = build_rewritten(
             folder, subject.record, checkpoint, recipe.method, product.plan, tuning.vamc or VamcOptions()
@@ -193,6 +198,7 @@ def _write(
         path=path,
         fp32=fp32,
         fp32_change=change,
+        rescaling_change=choosing.largest_change(rescaled) if recipe.equalization else None,
         build_file=build_file,
         log=folder.path / f"tune-{target.name}.json",
         notes=tuple(notes),

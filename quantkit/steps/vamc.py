@@ -173,7 +173,13 @@ def vamc_of_model(
 
 
 def write_vamc(
-    folder: RunFolder, record: RunRecord, method: Method, plan: Plan, suffixes: frozenset[str], options: VamcOptions
+    folder: RunFolder,
+    record: RunRecord,
+    method: Method,
+    plan: Plan,
+    suffixes: frozenset[str],
+    options: VamcOptions,
+    checkpoint: Path | None = None,
 ) -> tuple[Path, BuildFile]:
     """Write ``vamc.yaml`` into a run folder and return its path and what it says.
 
@@ -184,11 +190,12 @@ def write_vamc(
         plan: of the int8 model; convolutions that it skips are skipped on the card too.
         suffixes: of the calibration images, without a dot.
         options: further choices.
+        checkpoint: the model for the compiler; absent, that of the run.
 
     Raises:
         ConfigError: nothing fixes the size of the model's input.
     """
-    build = _build_file(folder, record, method, plan, suffixes, options)
+    build = _build_file(folder, record, method, plan, suffixes, options, checkpoint)
     path = folder.path / VAMC
     write_text(path, build.text)
     return path, build

@@ -16,6 +16,8 @@ Array = npt.NDArray[np.generic]
 Numbers = npt.NDArray[np.floating | np.integer]
 Vector = npt.NDArray[np.float64]
 
+# Behind the name of a tensor whose integers QuantizeLinear gives.
+QUANTIZED = ".quantized"
 # The operators that take a bias; a MatMul takes none.
 BIASED = frozenset({"Conv", "ConvTranspose", "Gemm"})
 
@@ -77,6 +79,8 @@ def stored_names(int8: ir.Model) -> dict[str, str]:
     for node in int8.graph:
         if node.op_type == "QuantizeLinear":
             integers = node.outputs[0]
+            # What is only moved about as integers (a Pad, a Slice) is dequantized nowhere under its own name.
+            stored[name_of(integers).removesuffix(QUANTIZED)] = name_of(integers)
             readers = [use.node for use in integers.uses() if use.node.op_type == "DequantizeLinear"]
             for value in [required(node, 0), *(reader.outputs[0] for reader in readers)]:
                 stored[name_of(value)] = name_of(integers)

@@ -78,7 +78,7 @@ class MixedPrecision:
 
     def next(self) -> Recipe | None:
         """Return the recipe with one more layer in float, None where nothing more fits or helps."""
-        tried = [(self._kl(name), place, name) for place, name in enumerate(self._fitting()[:TRIED])]
+        tried = [(self._distance(name), place, name) for place, name in enumerate(self._fitting()[:TRIED])]
         if not tried:
             return None
         _, _, best = min(tried)
@@ -112,13 +112,13 @@ class MixedPrecision:
             return []
         return [name for name in self._promising if self._float + self._macs.get(name, 0.0) <= self._budget.macs]
 
-    def _kl(self, name: str) -> float:
+    def _distance(self, name: str) -> float:
         recipe = self._recipe.changed(skip=(*self._recipe.skip, name))
         try:
             made = plan(self._model, self._target, recipe.left_out(self._bench.options))
         except ModelError:  # the last integer layer stays one
             return float("inf")
-        return self._choosing.closeness(write_qdq(self._model, made, self._ranges, bias_shift=self._shifts)).kl
+        return self._choosing.closeness(write_qdq(self._model, made, self._ranges, bias_shift=self._shifts)).distance
 
 
 def float_share(model: ir.Model, integer_layers: Sequence[str], input_shape: Sequence[int]) -> float:

@@ -207,8 +207,8 @@ def _climb(best: Trial, rung: str, recipes: Sequence[Recipe], trials: Trials) ->
     """Return the best of a rung, judged, where it is nearer to fp32 than what there was."""
     try:
         tried = [trials.attempt(rung, recipe) for recipe in recipes if recipe != best.recipe]
-        nearest = min(tried, key=lambda one: one.closeness.kl, default=best)
-        return trials.judge(nearest) if nearest.closeness.kl < best.closeness.kl else best
+        nearest = min(tried, key=lambda one: one.closeness.distance, default=best)
+        return trials.judge(nearest) if nearest.closeness.distance < best.closeness.distance else best
     except OutOfTimeError:
         raise _StoppedError(best) from None
 
@@ -220,7 +220,7 @@ def _widen(best: Trial, trials: Trials, goal: Goal, widening: Widening) -> Trial
     try:
         for recipe in widening(best.recipe):
             trial = trials.attempt("precision", recipe)
-            if trial.closeness.kl < best.closeness.kl:
+            if trial.closeness.distance < best.closeness.distance:
                 best = trials.judge(trial)
                 if _judgement(best).suggests(goal):
                     break

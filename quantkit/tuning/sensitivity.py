@@ -11,7 +11,7 @@ when it is taken away tells what leaving it in float would buy. Noise of several
 made worse by the layers behind, so neither adds up to that of the whole int8 model.
 
 Each model is run from the layer on: what precedes is that of the fp32 model, or of the int8 model, and is computed
-once. The whole costs about half a pass of each for every layer.
+once. On average that is about half a pass of each for every layer, besides writing the model and opening a part of it.
 """
 
 import math

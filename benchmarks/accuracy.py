@@ -1,0 +1,322 @@
+"""What int8 costs and what tuning wins back, on real models, with other quantizers beside ours, in one table.
+
+    python benchmarks/accuracy.py [--models a,b] [--targets ort,ort-per-tensor,vacc] [--peers none|all] [--json FILE]
+
+``default`` is what ``quantkit calibrate`` makes, ``tuned`` what ``quantkit tune`` makes of it: for ``ort`` towards a
+drop of 0.3 points and an agreement set for each model, with no layer in float unless ``--max-float`` allows it; for ``vacc``
+towards a drop of one point with at most three convolutions skipped. Calibration images and judging images are
+disjoint. ``latency`` is the time of one image, one thread, against fp32, both in turn. Peers get the same calibration
+images and are judged on the same others: onnxruntime's quantize_static by each of its methods, and nncf where it is
+installed. The models and images are those kept beside the checkout; without them there is nothing to measure.
+"""
+
+import argparse
+import importlib.util
+import json
+import sys
+import tempfile
+import time
+import zipfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime as ort
+
+from quantkit.comparison.result import Comparison, ModelResult
+from quantkit.config.pipeline import (
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    PRESETS,
+    CenterCrop,
+    Decode,
+    Normalize,
+    Pipeline,
+    Resize,
+    ToTensor,
+)
+from quantkit.data.build_set import build_calibration_set
+from quantkit.data.calibration_set import CalibrationSet
+from quantkit.data.folder import ImageFolder, find_labelled_images
+from quantkit.data.overlap import overlap
+from quantkit.data.preprocess import preprocess
+from quantkit.run.folder import FP32
+from quantkit.steps.calibrate import calibrate
+from quantkit.steps.compare import compare
+from quantkit.steps.quantize import QuantizeOptions
+from quantkit.steps.tune import TuneOptions, tune
+from quantkit.targets import ORT, VACC, Target
+from quantkit.tuning.mixed import FloatBudget
+from quantkit.tuning.search import Goal
+
+SHARED = Path(__file__).resolve().parents[2] / "shared" / "assets"
+CIFAR_AT_128 = Pipeline(
+    ops=(Decode(), Resize(size=(128, 128)), ToTensor(), Normalize(mean=IMAGENET_MEAN, std=IMAGENET_STD))
+)
+
+
+@dataclass(frozen=True)
+class Case:
+    """One model with its images.
+
+    Attributes:
+        model: its file.
+        pipeline: its preprocessing.
+        chosen: calibration set.
+        judging: the images that judge.
+        min_agreement: percent of the answers that tuning aims for.
+    """
+
+    model: Path
+    pipeline: Pipeline
+    chosen: CalibrationSet
+    judging: ImageFolder
+    min_agreement: float
+
+
+@dataclass(frozen=True)
+class Form:
+    """One way a model is to run: a target and its weights."""
+
+    target: Target
+    options: QuantizeOptions
+
+
+FORMS = {
+    "ort": Form(ORT, QuantizeOptions()),
+    "ort-per-tensor": Form(ORT, QuantizeOptions(per_channel=False)),
+    "vacc": Form(VACC, QuantizeOptions()),
+}
+
+
+def main() -> int:
+    """Measure, print and write."""
+    arguments = parse()
+    if not SHARED.is_dir():
+        print(f"skipped: needs real models and photographs in {SHARED}")
+        return 0
+    found: dict[str, Any] = {"models": {}}
+    with tempfile.TemporaryDirectory(prefix="quantkit-accuracy-") as name:
+        folder = Path(name)
+        for model in arguments.models.split(","):
+            case = CASES[model](folder)
+            found["models"][model] = measure(case, folder / model, arguments)
+            print_table(model, found["models"][model])
+            if arguments.json is not None:
+                arguments.json.write_text(json.dumps(found, indent=2) + "\n")
+    return 0
+
+
+def parse() -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--models", default=",".join(CASES))
+    parser.add_argument("--targets", default=",".join(FORMS))
+    parser.add_argument("--peers", choices=("none", "all"), default="all")
+    parser.add_argument("--max-float", type=float, default=0.0, help="share of multiply-adds tuning may leave in float")
+    parser.add_argument("--json", type=Path)
+    return parser.parse_args()
+
+
+def squeezenet(folder: Path) -> Case:
+    """300 of the 1,000 photographs calibrate, the others judge."""
+    photos = find_labelled_images(SHARED / "imagenet_samples", None, None)
+    chosen = saved(build_calibration_set(photos.root, count=300, seed=0), folder / "squeezenet.csv")
+    return Case(SHARED / "squeezenet1_1.onnx", PRESETS["imagenet"], chosen, without(photos, chosen), 97.0)
+
+
+def resnet20(folder: Path) -> Case:
+    """500 training images calibrate, the 10,000 test images judge."""
+    chosen = saved(build_calibration_set(unpacked("cifar10_train2k", folder), count=500, seed=0), folder / "resnet.csv")
+    judging = find_labelled_images(unpacked("cifar10_test", folder), None, None)
+    return Case(SHARED / "cifar_resnet20.onnx", PRESETS["cifar10"], chosen, judging, 99.3)
+
+
+def mobilenetv2(folder: Path) -> Case:
+    """200 training images calibrate, the first 200 test images of each class judge."""
+    chosen = saved(build_calibration_set(unpacked("cifar10_train2k", folder), count=200, seed=0), folder / "mobile.csv")
+    tests = find_labelled_images(unpacked("cifar10_test", folder), None, None)
+    assert tests.labels is not None
+    first = [int(place) for label in range(10) for place in np.flatnonzero(tests.labels == label)[:200]]
+    return Case(SHARED / "mobilenetv2_cifar10.onnx", CIFAR_AT_128, chosen, tests.only(sorted(first)), 95.0)
+
+
+CASES: dict[str, Callable[[Path], Case]] = {
+    "squeezenet1_1": squeezenet,
+    "cifar_resnet20": resnet20,
+    "mobilenetv2_cifar10": mobilenetv2,
+}
+
+
+def saved(chosen: CalibrationSet, path: Path) -> CalibrationSet:
+    """Write a set, so that a run can name it, and read it again."""
+    chosen.save(path)
+    return CalibrationSet.load(path)
+
+
+def unpacked(name: str, folder: Path) -> Path:
+    """Return the folder of an archive, unpacked where it is not yet."""
+    if not (folder / name).is_dir():
+        with zipfile.ZipFile(SHARED / f"{name}.zip") as archive:
+            archive.extractall(folder)
+    return folder / name
+
+
+def without(images: ImageFolder, chosen: CalibrationSet) -> ImageFolder:
+    """Return the images that are not in a set."""
+    taken = set(overlap(chosen, images.paths))
+    return images.only([place for place in range(len(images.names)) if place not in taken])
+
+
+def measure(case: Case, folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
+    """Return the figures of one model: every target, default and tuned, and the peers."""
+    found: dict[str, Any] = {}
+    for name in arguments.targets.split(","):
+        found[name] = measure_form(case, folder / name, FORMS[name], arguments.max_float)
+    if arguments.peers == "all":
+        found["peers"] = dict(measure_peers(case, folder))
+    return found
+
+
+def measure_form(case: Case, run: Path, form: Form, max_float: float) -> dict[str, Any]:
+    """Return the figures of one model for one target."""
+    start_s = time.perf_counter()
+    manifest = run.parent.parent / f"{run.parent.name}-{run.name}.csv"
+    case.chosen.save(manifest)
+    done = calibrate(case.model, manifest, case.pipeline, run=run, target=form.target, options=form.options)
+    default_s = time.perf_counter() - start_s
+    start_s = time.perf_counter()
+    tuned = tune(run, options_of(case, form, max_float), target=form.target, options=form.options, images=case.judging)
+    tuned_s = time.perf_counter() - start_s
+    result = compare(
+        [FP32, done.quantized.name, tuned.name], run=run, images=case.judging, drift_images=0, latency=True
+    )
+    default, best = result.candidates
+    trial = tuned.outcome.best
+    return {
+        "fp32_top1": result.reference.top1,
+        "default": figures(result, default) | {"float_macs_percent": 0.0, "seconds": default_s},
+        "tuned": figures(result, best)
+        | {
+            "float_macs_percent": 100.0 * trial.float_macs,
+            "seconds": tuned_s,
+            "recipe": trial.recipe.describe(),
+            "verdict": tuned.outcome.verdict.value,
+        },
+        "steps": [
+            {"recipe": one.recipe.describe(), "agreement": 100.0 * one.judgement.agreement}
+            | {"delta_top1": 100.0 * one.judgement.delta}
+            for one in tuned.trials
+            if one.judgement is not None
+        ],
+    }
+
+
+def options_of(case: Case, form: Form, max_float: float) -> TuneOptions:
+    """Return what tuning aims at, and what it may spend."""
+    if form.target.name == VACC.name:
+        return TuneOptions(goal=Goal(max_drop=0.01), budget=FloatBudget(layers=3, convs_only=True))
+    goal = Goal(max_drop=0.003, min_agreement=case.min_agreement / 100.0)
+    return TuneOptions(goal=goal, budget=FloatBudget(macs=max_float, layers=None if max_float else 0))
+
+
+def figures(result: Comparison, one: ModelResult) -> dict[str, Any]:
+    """Return what the table shows of a model."""
+    assert one.versus is not None
+    assert one.versus.top1 is not None
+    assert one.versus.top1.ci95 is not None
+    fp32_ms = result.reference.latency_ms
+    return {
+        "top1": one.top1,
+        "delta_top1": one.versus.top1.value,
+        "delta_top1_ci95": [one.versus.top1.ci95.lo, one.versus.top1.ci95.hi],
+        "agreement": one.versus.agreement,
+        "latency_ratio_to_fp32": one.latency_ms / fp32_ms if one.latency_ms and fp32_ms else None,
+    }
+
+
+def measure_peers(case: Case, folder: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield the figures of other quantizers."""
+    images = [preprocess(path, case.pipeline)[None] for path in case.chosen.paths]
+    folder.mkdir(exist_ok=True)
+    makers: dict[str, Callable[[Path], None]] = {}
+    for method in ("MinMax", "Entropy", "Percentile"):
+        makers[f"onnxruntime {method.lower()}"] = lambda out, method=method: by_onnxruntime(case, images, method, out)
+    if importlib.util.find_spec("nncf") is not None:
+        makers["nncf mixed"] = lambda out: by_nncf(case, images, out)
+    else:
+        print("nncf is not installed: left out")
+    for name, make in makers.items():
+        out = folder / f"{name.replace(' ', '-')}.onnx"
+        start_s = time.perf_counter()
+        make(out)
+        seconds = time.perf_counter() - start_s
+        result = compare([case.model, out], pipeline=case.pipeline, images=case.judging, drift_images=0, latency=True)
+        yield name, figures(result, result.candidates[0]) | {"seconds": seconds}
+
+
+def by_onnxruntime(case: Case, images: list[np.ndarray], method: str, out: Path) -> None:
+    """Quantize with onnxruntime: uint8 activations, int8 weights per channel, after its own pre-processing."""
+    from onnxruntime.quantization import (
+        CalibrationDataReader,
+        CalibrationMethod,
+        QuantFormat,
+        QuantType,
+        quantize_static,
+    )
+    from onnxruntime.quantization.shape_inference import quant_pre_process
+
+    feed = ort.InferenceSession(case.model).get_inputs()[0].name
+
+    class Reader(CalibrationDataReader):
+        def __init__(self) -> None:
+            self.left = iter(images[:100])  # its percentile calibrator keeps every activation of every image
+
+        def get_next(self) -> Any:
+            image = next(self.left, None)
+            return None if image is None else {feed: image}
+
+    before = out.with_suffix(".pre.onnx")
+    quant_pre_process(str(case.model), str(before))
+    quantize_static(
+        str(before),
+        str(out),
+        Reader(),
+        quant_format=QuantFormat.QDQ,
+        per_channel=True,
+        activation_type=QuantType.QUInt8,
+        weight_type=QuantType.QInt8,
+        calibrate_method=CalibrationMethod[method],
+    )
+
+
+def by_nncf(case: Case, images: list[np.ndarray], out: Path) -> None:
+    """Quantize with nncf's mixed preset and its fast bias correction."""
+    import nncf
+    import onnx
+
+    feed = ort.InferenceSession(case.model).get_inputs()[0].name
+    dataset = nncf.Dataset([{feed: image} for image in images])
+    preset = nncf.QuantizationPreset.MIXED
+    onnx.save(nncf.quantize(onnx.load(case.model), dataset, subset_size=len(images), preset=preset), out)
+
+
+def print_table(model: str, found: dict[str, Any]) -> None:
+    """Print one model's figures."""
+    print(f"\n{model}: top-1 of fp32 {next(iter(found.values()))['fp32_top1']:.2f}")
+    print(f"{'':44}{'top-1':>7} {'difference, 95 % interval':>27} {'agree':>7} {'float':>7} {'latency':>8} {'s':>6}")
+    for target, forms in found.items():
+        for name, one in forms.items() if target == "peers" else [(k, forms[k]) for k in ("default", "tuned")]:
+            label = name if target == "peers" else f"{target} {name} {one.get('recipe', '')}"
+            low, high = one["delta_top1_ci95"]
+            difference = f"{one['delta_top1']:+.2f} [{low:+.2f}, {high:+.2f}]"
+            share, ratio = one.get("float_macs_percent", 0.0), one["latency_ratio_to_fp32"]
+            row = f"{label[:43]:44}{one['top1']:7.2f} {difference:>27} {one['agreement']:7.2f} {share:6.1f}%"
+            print(f"{row} {ratio:8.2f} {one['seconds']:6.0f}")
+    sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,72 @@
+"""``quantkit tune`` as typed: what it prints and writes, and how it refuses."""
+
+import json
+from pathlib import Path
+
+import pytest
+from models import tiny_model, write_images
+from test_sensitivity_command import Run, command  # noqa: F401
+
+from quantkit.cli.tune import parse_seconds
+from quantkit.errors import UsageError
+
+
+@pytest.fixture
+def folder(tmp_path: Path, command: Run) -> Path:  # noqa: F811
+    tiny_model(tmp_path / "tiny.onnx")
+    write_images(tmp_path / "images", per_class=10)
+    (tmp_path / "pipeline.yaml").write_text("ops:\n- op: decode\n- op: to_tensor\n")
+    command("calib-set", "build", "--images", "images", "--count", "16", "--out", "calib.csv")
+    return tmp_path
+
+
+def test_a_model_that_was_not_calibrated_is_calibrated_and_tuned(folder: Path, command: Run) -> None:  # noqa: F811
+    out, _ = command(
+        "tune", "tiny.onnx", "--set", "calib.csv", "--preset", "pipeline.yaml", "--max-drop", "100", "--json", "t.json"
+    )
+    assert "percentile, biases" in out
+    assert "the budget is met on" in out
+    assert json.loads((folder / "t.json").read_text())["verdict"] == "met"
+    assert (folder / "runs" / "tiny" / "int8-tuned.onnx").is_file()
+    command("compare", "fp32", "int8", "int8-tuned")
+
+
+def test_a_card_gets_its_three_files(folder: Path, command: Run) -> None:  # noqa: F811
+    command("calibrate", "--model", "tiny.onnx", "--set", "calib.csv", "--preset", "pipeline.yaml")
+    out, _ = command("tune", "runs/tiny", "--target", "vacc", "--max-drop", "0", "--write-fp32", "better.onnx")
+    log = json.loads((folder / "runs" / "tiny" / "tune-vacc.json").read_text())
+    assert all(Path(name).is_file() for name in log["files"])
+    assert "vamc-tuned.yaml" in out
+    assert (folder / "better.onnx").is_file() == (log["fp32_change"] is not None)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("--write-fp32", "x.onnx"), "there is no rewritten fp32 model"),
+        (("--time", "soon"), "is no time"),
+        (("--max-float", "lots"), "is no percentage"),
+        (("--target", "tpu"), "there is no target"),
+    ],
+)
+def test_bad_options_are_one_line(folder: Path, command: Run, arguments, said) -> None:  # noqa: F811
+    command("calibrate", "--model", "tiny.onnx", "--set", "calib.csv", "--preset", "pipeline.yaml")
+    _, err = command("tune", "runs/tiny", *arguments, code=2)
+    assert said in err
+    assert len(err.strip().splitlines()) == 1
+
+
+def test_no_run_says_what_to_do(folder: Path, command: Run) -> None:  # noqa: F811
+    _, err = command("tune", "tiny.onnx", code=2)
+    assert "calibrate" in err
+
+
+@pytest.mark.parametrize(("text", "seconds"), [("90", 90.0), ("90s", 90.0), ("10m", 600.0), ("1.5h", 5400.0)])
+def test_times_are_read(text, seconds) -> None:
+    assert parse_seconds(text) == seconds
+
+
+@pytest.mark.parametrize("text", ["", "m", "-3s", "1d", "1:30"])
+def test_other_times_are_refused(text) -> None:
+    with pytest.raises(UsageError, match="is no time"):
+        parse_seconds(text)
