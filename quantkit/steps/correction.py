@@ -116,7 +116,7 @@ def correction(
         found = correct_bias(prepared.model, plan, ranges, inputs, threads=threads, progress=images.progress)
         _save(path, key, found)
     if found is None:
-        why = "biases are not corrected for these ranges: no image was used (--bias-correction uses them)"
+        why = "biases are not corrected for these ranges: no image was used (quantkit quantize --bias-correction does)"
         return Correction({}, (why,))
     change = f"SQNR of the scores {found.before_db:.1f} -> {found.after_db:.1f} dB on images held back"
     did = "biases corrected" if found.kept else "bias correction did not help and was left out"

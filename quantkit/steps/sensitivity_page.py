@@ -88,7 +88,7 @@ def _table(found: Sensitivity) -> Html:
         element("th", "all but it: the noise that goes", colspan=len(figures) + 1, class_="text"),
     )
     headings = [
-        *(element("th", name, class_="text", scope="col") for name in ("--skip", "node", "op")),
+        *(element("th", name, class_="text", scope="col") for name in ("layer", "node", "op")),
         element("th", "MACs", scope="col"),
         *([element("th", class_="bar"), *(element("th", name, scope="col") for name in figures)] * 2),
     ]
