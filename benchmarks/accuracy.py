@@ -3,8 +3,8 @@
     python benchmarks/accuracy.py [--models a,b] [--targets ort,ort-per-tensor,vacc] [--peers none|all] [--json FILE]
 
 ``default`` is what ``quantkit calibrate`` makes, ``tuned`` what ``quantkit tune`` makes of it: for ``ort`` towards a
-drop of 0.3 points and an agreement set for each model, with no layer in float unless ``--max-float`` allows it; for ``vacc``
-towards a drop of one point with at most three convolutions skipped. Calibration images and judging images are
+drop of 0.3 points and an agreement set for each model, with no layer in float unless ``--max-float`` allows it; for
+``vacc`` towards a drop of one point with at most three convolutions skipped. Calibration images and judging images are
 disjoint. ``latency`` is the time of one image, one thread, against fp32, both in turn. Peers get the same calibration
 images and are judged on the same others: onnxruntime's quantize_static by each of its methods, and nncf where it is
 installed. The models and images are those kept beside the checkout; without them there is nothing to measure.
@@ -30,7 +30,6 @@ from quantkit.config.pipeline import (
     IMAGENET_MEAN,
     IMAGENET_STD,
     PRESETS,
-    CenterCrop,
     Decode,
     Normalize,
     Pipeline,

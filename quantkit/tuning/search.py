@@ -151,7 +151,7 @@ def search(
                 break
             best = _climb(best, rung, recipes(best.recipe), trials)
         else:
-            best = _widen(best, trials, goal, widening)
+            best = _widen(best, trials, goal, widening, rewrite=rewrite)
     except _StoppedError as stopped:
         return Outcome(stopped.best, _verdict(stopped.best, goal), out_of_time=True)
     return Outcome(best, _verdict(best, goal), out_of_time=False)
@@ -213,13 +213,18 @@ def _climb(best: Trial, rung: str, recipes: Sequence[Recipe], trials: Trials) ->
         raise _StoppedError(best) from None
 
 
-def _widen(best: Trial, trials: Trials, goal: Goal, widening: Widening) -> Trial:
-    """Leave layers in float, one more at a time, until the images no longer say that the goal is missed."""
+def _widen(best: Trial, trials: Trials, goal: Goal, widening: Widening, *, rewrite: bool) -> Trial:
+    """Leave layers in float, one more at a time, until the images no longer say that the goal is missed.
+
+    The less noise the activations make, the more there is to gain from rounding.
+    """
     if _judgement(best).suggests(goal):
         return best
     try:
         for recipe in widening(best.recipe):
-            trial = trials.attempt("precision", recipe)
+            forms = [recipe, recipe.changed(mending=Mending.ROUNDING)] if rewrite else [recipe]
+            tried = [trials.attempt("precision", form) for form in dict.fromkeys(forms)]
+            trial = min(tried, key=lambda one: one.closeness.distance)
             if trial.closeness.distance < best.closeness.distance:
                 best = trials.judge(trial)
                 if _judgement(best).suggests(goal):
