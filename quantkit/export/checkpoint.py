@@ -1,11 +1,11 @@
 """Read a torch checkpoint without running code from it, and fit it to a network strictly."""
 
 import argparse
-import pickle
 import re
 import warnings
 from collections.abc import Collection, Mapping
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import numpy as np
@@ -107,7 +107,7 @@ def _load(path: Path) -> Any:
         with torch.serialization.safe_globals(_HARMLESS), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             return torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
+    except UnpicklingError as error:
         found = re.search(r"GLOBAL ([\w.]+)", str(error))
         if found is None:
             raise CheckpointError("is not a torch checkpoint", where=path) from error

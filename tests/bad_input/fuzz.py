@@ -81,10 +81,11 @@ def fuzz_all(seconds: int) -> int:
         )
         lines = (done.stdout + done.stderr).splitlines()
         runs = next((line.split()[-1] for line in lines if "number_of_executed_units" in line), "?")
-        faults += done.returncode != 0
-        state = "no fault" if done.returncode == 0 else f"FAULT, see {HOME / kind.replace(' ', '_')}"
+        fault = any(line.startswith("SUMMARY: libFuzzer") for line in lines) or runs == "?"
+        faults += fault
+        state = "no fault" if not fault else f"FAULT, see {HOME / kind.replace(' ', '_')}"
         print(f"{kind}: {runs} inputs in {time.monotonic() - start_s:.0f} s, {state}", flush=True)
-        if done.returncode:
+        if fault:
             print("\n".join(line for line in lines if line.strip())[-3000:], flush=True)
     return faults
 

@@ -1,0 +1,126 @@
+"""What quantkit never does with what it is given: run it, unpickle it, import it, or talk to anyone about it."""
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from corpus import CORPUS
+from doors import DOORS, FUZZED, input_folder, prepare
+
+import quantkit
+from quantkit.errors import QuantkitError
+
+PACKAGE = Path(quantkit.__file__).parent
+# Modules that run or fetch what they are given.
+REFUSED = frozenset(
+    {
+        *("pickle", "_pickle", "dill", "cloudpickle", "joblib", "marshal", "shelve", "yaml"),
+        *("code", "codeop", "runpy", "subprocess", "multiprocessing", "webbrowser"),
+        *("socket", "ssl", "http", "urllib", "urllib3", "ftplib", "smtplib", "xmlrpc", "requests", "httpx", "aiohttp"),
+    }
+)
+# The name of what a reader of others raises.
+ALLOWED = {"pickle": ["UnpicklingError"]}
+CALLS = frozenset({"eval", "exec", "compile", "__import__", "input"})
+
+
+def nodes() -> Iterator[tuple[str, ast.AST]]:
+    for path in sorted(PACKAGE.rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            yield f"{path.relative_to(PACKAGE)}:{getattr(node, 'lineno', 0)}", node
+
+
+def called(node: ast.Call) -> str:
+    return ast.unparse(node.func)
+
+
+def test_no_module_that_runs_unpickles_or_fetches_is_imported() -> None:
+    found = []
+    for where, node in nodes():
+        if isinstance(node, ast.Import):
+            found += [f"{where}: {alias.name}" for alias in node.names if alias.name.partition(".")[0] in REFUSED]
+        if isinstance(node, ast.ImportFrom):
+            module, names = node.module or "", [alias.name for alias in node.names]
+            if module.partition(".")[0] in REFUSED and names != ALLOWED.get(module):
+                found.append(f"{where}: {module}")
+    assert found == []
+
+
+def test_nothing_is_evaluated_and_loaders_are_the_safe_ones() -> None:
+    found = []
+    for where, node in nodes():
+        if not isinstance(node, ast.Call):
+            continue
+        name, options = called(node), {option.arg: ast.unparse(option.value) for option in node.keywords}
+        if name in CALLS or name in ("os.system", "os.popen", "ctypes.CDLL"):
+            found.append(f"{where}: {name}")
+        if name.endswith("torch.load") and options.get("weights_only") != "True":
+            found.append(f"{where}: {name} without weights_only=True")
+        if options.get("allow_pickle", "False") != "False" or (name == "np.load" and "mmap_mode" in options):
+            found.append(f"{where}: {name} with pickle")
+        if name == "YAML" and options.get("typ") not in ("'safe'", "'rt'"):
+            found.append(f"{where}: {name} that may construct objects")
+    assert found == []
+
+
+def test_modules_are_imported_by_names_of_our_own_alone() -> None:
+    """``importlib.import_module`` is given names from this package's own tables."""
+    users = {
+        where.partition(":")[0]
+        for where, node in nodes()
+        if isinstance(node, ast.Call)
+        if called(node).endswith("import_module")
+    }
+    assert users <= {"__init__.py", "cli/main.py", "export/network.py"}
+
+
+_WATCHED = """
+import sys
+
+def watch(event, _):
+    if event.startswith(("socket.", "urllib.", "ftplib.", "http.", "smtplib.")) and event != "socket.gethostname":
+        raise SystemExit(f"reached for the network: {event}")
+    if event in ("os.system", "subprocess.Popen", "os.exec", "os.posix_spawn"):
+        raise SystemExit(f"ran another program: {event}")
+
+sys.addaudithook(watch)
+sys.argv = ["quantkit", "demo", "--out", sys.argv[1]]
+from quantkit.cli.main import main
+main()
+"""
+
+
+def test_the_whole_chain_opens_no_socket(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", _WATCHED, str(tmp_path / "demo")], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert "697 images" in done.stdout
+
+
+@pytest.mark.parametrize("item", [item for item in CORPUS if "pickle" in item.name], ids=lambda item: item.name)
+def test_no_pickle_is_run(item: object, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    prepare(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(QuantkitError, match=r"damaged|is no file of predictions"):
+        DOORS[item.kind](item.write(input_folder(item.kind, tmp_path)))  # type: ignore[attr-defined]
+    assert not (tmp_path / "trapped").exists()
+
+
+def test_a_custom_function_of_a_build_file_is_never_imported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "house_trap.py").write_text("open('trapped', 'w')\ndef run(x): return x\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    path = tmp_path / "build.yaml"
+    path.write_text(
+        "name: a\nfrontend: {type: onnx, checkpoint: a.onnx, shape: {input: [1, 3, 8, 8]}}\n"
+        "backend: {type: tvm_vacc, dtype: int8}\n"
+        "dataset:\n  path: p\n  process_ops:\n"
+        "  - {type: CustomFunc, module: house_trap, function: run, func: run, module_path: house_trap.py}\n"
+    )
+    FUZZED["build file"](path)
+    assert "house_trap" not in sys.modules
+    assert not (tmp_path / "trapped").exists()
