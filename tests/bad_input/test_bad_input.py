@@ -10,8 +10,9 @@ from bad_item import BadInput
 from corpus import CORPUS
 from doors import DOORS, command_line, input_folder, prepare
 
+from quantkit import errors
 from quantkit.cli.main import main
-from quantkit.errors import NumericError
+from quantkit.errors import NumericError, QuantkitError
 
 Run = Callable[..., tuple[object, str, str]]
 
@@ -78,6 +79,13 @@ def test_a_command_ends_in_one_line_and_its_exit_code(item: BadInput, place: Pat
         assert re.search(says, line)
     assert sorted(found for found in before if found.is_file()) == before
     assert not list(place.rglob("*.quantkit-tmp"))
+
+
+def test_the_document_has_every_exit_code() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "input.md").read_text()
+    said = {name: int(code) for code, name in re.findall(r"^\| (\d+) \| `(\w+)`", text, re.MULTILINE)}
+    classes = [value for value in vars(errors).values() if isinstance(value, type) and issubclass(value, QuantkitError)]
+    assert said == {one.__name__: one.exit_code for one in classes if one is not QuantkitError}
 
 
 def test_every_kind_of_input_has_bad_ones_of_different_names() -> None:
