@@ -16,6 +16,7 @@ from quantkit.graph.prepare import Prepared, prepare
 from quantkit.graph.qdq import notes_of, write_qdq
 from quantkit.numerics import Range
 from quantkit.run.folder import FP32, INT8, RANGES, QuantizedRecord, RunFolder
+from quantkit.run.saturation import products_saturate
 from quantkit.run.session import open_session
 from quantkit.stats.file import Statistics, load_statistics
 from quantkit.stats.solve import solve_all
@@ -24,6 +25,8 @@ from quantkit.targets import ORT, VACC, Target
 from quantkit.tuning.handover import hand_over, restore_batch_norms
 
 CONV_PREFIX = "conv:"
+# Magnitudes up to this cannot saturate where pairs of products are added in 16 bits.
+SEVEN_BITS = 63
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -176,6 +179,8 @@ def quantize_prepared(
     write_text(table, ranges_csv(ranges, made, statistics))
     enter_quantized(folder, name, path, method, target.name, _options_json(method, options))
     notes = [*prepared.notes, *notes_of(int8), *corrected.notes]
+    if target.name == ORT.name and chosen.weights.qmax > SEVEN_BITS and products_saturate():
+        notes.append("this processor's sums of 8-bit products saturate: give --weight-bits 7, or run it elsewhere")
     handed = None
     if target.name == VACC.name and corrected.shifts:
         handed = folder.path / f"{name.replace(INT8, FP32, 1)}.onnx"

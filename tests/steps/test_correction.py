@@ -12,7 +12,11 @@ from quantkit.data.build_set import build_calibration_set
 from quantkit.data.calibration_set import CalibrationSet
 from quantkit.steps import correction
 from quantkit.steps.calibrate import calibrate
+from quantkit.steps.compare import compare
 from quantkit.steps.quantize import QuantizeOptions, quantize
+from quantkit.targets import VACC
+from quantkit.vacc.convert import read_spec
+from quantkit.vacc.document import Document
 
 COARSE = Percentile(fraction=0.99)
 PIPELINE = Pipeline(ops=(Decode(), ToTensor()))
@@ -77,3 +81,39 @@ def test_a_damaged_file_of_shifts_is_made_again(run: Path, content: bytes) -> No
     quantize(run, use_images=True)
     assert (run / "int8.bias.safetensors").read_bytes() == shifts
     assert (run / "int8.onnx").read_bytes() == model
+
+
+@pytest.mark.parametrize(("saturates", "bits", "warned"), [(True, None, True), (True, 7, False), (False, None, False)])
+def test_a_processor_whose_products_saturate_is_warned_of(
+    run: Path, monkeypatch: pytest.MonkeyPatch, saturates, bits, warned
+) -> None:
+    monkeypatch.setattr("quantkit.steps.quantize.products_saturate", lambda: saturates)
+    notes = quantize(run, options=QuantizeOptions(weight_bits=bits)).notes
+    assert any("products saturate" in note for note in notes) == warned
+
+
+def test_the_card_gets_its_corrected_biases_in_an_fp32_model(run: Path, tmp_path: Path) -> None:
+    """Quantized by itself, without correction, that model is the corrected int8 model but for its new ranges."""
+    done = calibrate(tmp_path / "tiny.onnx", tmp_path / "set.csv", PIPELINE, run=tmp_path / "card", target=VACC)
+    handed = tmp_path / "card" / "fp32-vacc.onnx"
+    assert done.quantized.handed == handed
+    assert read_spec(Document.load(tmp_path / "card" / "vamc.yaml")).source.checkpoint == str(handed)
+    again = calibrate(
+        handed,
+        tmp_path / "set.csv",
+        PIPELINE,
+        run=tmp_path / "again",
+        target=VACC,
+        options=QuantizeOptions(bias_correction=False),
+    )
+    assert again.quantized.handed is None
+    result = compare(
+        ["fp32", done.quantized.path, again.quantized.path],
+        run=tmp_path / "card",
+        images=tmp_path / "images",
+        drift_images=0,
+    )
+    corrected, foretold = (one.versus for one in result.candidates)
+    assert corrected is not None
+    assert foretold is not None
+    assert foretold.kl == pytest.approx(corrected.kl, rel=0.5)
