@@ -11,8 +11,10 @@ from collections.abc import Callable
 from pathlib import Path, PurePosixPath
 
 import numpy as np
+import onnx
 import onnxruntime as ort
 import pytest
+from onnx import numpy_helper
 
 from quantkit.cli.main import main
 from quantkit.config.pipeline import PRESETS
@@ -81,9 +83,30 @@ def card_shares(text: str) -> tuple[float, float]:
     return 100 * int(found[1]) / IMAGES, 100 * int(found[2]) / IMAGES
 
 
-def test_the_seed_workflow(shared_assets: Path, tmp_path: Path, quantkit: Quantkit) -> None:
+def give_checkpoint(source: Path, path: Path) -> None:
+    """Write the weights of the ONNX model as a checkpoint of torchvision's network, whose layers come in this order."""
+    torch = pytest.importorskip("torch")
+    network = pytest.importorskip("torchvision.models").squeezenet1_1()
+    held = {tensor.name: numpy_helper.to_array(tensor) for tensor in onnx.load(source).graph.initializer}
+    convs = [node for node in onnx.load(source).graph.node if node.op_type == "Conv"]
+    arrays = [held[name] for node in convs for name in node.input[1:3]]
+    state = {
+        name: torch.tensor(content)
+        for (name, before), content in zip(network.state_dict().items(), arrays, strict=True)
+        if before.shape == content.shape
+    }
+    assert state.keys() == network.state_dict().keys()
+    torch.save({"state_dict": {f"module.{name}": value for name, value in state.items()}}, path)
+
+
+@pytest.mark.parametrize("given", ["onnx", pytest.param("checkpoint", marks=pytest.mark.torch)])
+def test_the_seed_workflow(given: str, shared_assets: Path, tmp_path: Path, quantkit: Quantkit) -> None:
     # What a user has: a network, and ImageNet as it comes.
-    (tmp_path / "squeezenet1_1.onnx").symlink_to(shared_assets / "squeezenet1_1.onnx")
+    if given == "onnx":
+        (tmp_path / "squeezenet1_1.onnx").symlink_to(shared_assets / "squeezenet1_1.onnx")
+    else:
+        give_checkpoint(shared_assets / "squeezenet1_1.onnx", tmp_path / "squeezenet.pth")
+        quantkit("export squeezenet1_1 --checkpoint squeezenet.pth --out squeezenet1_1.onnx")
     lay_out_flat(shared_assets / "imagenet_samples", tmp_path / "ImageNet" / "flat")
 
     quantkit("init squeezenet1_1")
