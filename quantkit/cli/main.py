@@ -1,5 +1,6 @@
 """Entry point: run the command, turn an expected error into one line and its exit code."""
 
+import errno
 import importlib
 import io
 import logging
@@ -15,7 +16,8 @@ from typer.exceptions import TyperException
 
 from quantkit import __version__
 from quantkit.cli.app import app
-from quantkit.errors import QuantkitError
+from quantkit.errors import OutputError, QuantkitError
+from quantkit.files import reason
 
 # Each module adds its commands to the app when it is imported; the order here is the order in --help.
 COMMAND_MODULES: tuple[str, ...] = (
@@ -39,6 +41,7 @@ COMMAND_MODULES: tuple[str, ...] = (
 USAGE = 2
 INTERRUPTED = 130
 UNFORESEEN = 70
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 
 _errors = Console(stderr=True, soft_wrap=True, highlight=False)
 
@@ -97,8 +100,17 @@ def _run(arguments: list[str]) -> int:
         # The reader of our output went away, as `head` does.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except OSError as error:
+        if error.errno not in _NO_ROOM:
+            return _unforeseen(error)
+        # Not a file of ours, which says so itself: numba keeps compiled code, and libraries write elsewhere.
+        return _report(f"the disk cannot be written ({reason(error)}); make room and run again", OutputError.exit_code)
     except Exception as error:  # the last door: whatever was not foreseen still ends in one line
-        return _report(f"unforeseen {type(error).__name__}: {error}; run again with --debug and report it", UNFORESEEN)
+        return _unforeseen(error)
+
+
+def _unforeseen(error: Exception) -> int:
+    return _report(f"unforeseen {type(error).__name__}: {error}; run again with --debug and report it", UNFORESEEN)
 
 
 def _report(message: str, code: int) -> int:

@@ -81,6 +81,18 @@ def test_a_command_ends_in_one_line_and_its_exit_code(item: BadInput, place: Pat
     assert not list(place.rglob("*.quantkit-tmp"))
 
 
+@pytest.mark.parametrize(("number", "code"), [(28, 12), (30, 12), (5, 70)], ids=["full", "read-only", "broken"])
+def test_a_disk_that_fails_below_us(
+    number: int, code: int, run: Run, place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise OSError(number, "the system's words")
+
+    monkeypatch.setattr("quantkit.data.calibration_set.CalibrationSet.load", fail)
+    ended, _, err = run(place, "calib-set", "check", "any.csv")
+    assert (ended, err.count("\n")) == (code, 1)
+
+
 def test_the_document_has_every_exit_code() -> None:
     text = (Path(__file__).parents[2] / "docs" / "input.md").read_text()
     said = {name: int(code) for code, name in re.findall(r"^\| (\d+) \| `(\w+)`", text, re.MULTILINE)}
