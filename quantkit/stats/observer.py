@@ -1,7 +1,9 @@
 """Observer: consumes the values of one tensor batch by batch, and yields their statistics."""
 
+import mmap
 import os
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -37,13 +39,11 @@ class Observer:
 
     def __init__(self, kernel: Kernel | None = None) -> None:
         self._kernel = kernel or default_kernel()
-        # The kernel counts in uint32. Arrays of zeros cost memory only where a bin was ever occupied, as long as none
-        # reaches 4 MiB: such ones numpy asks the system to back with 2 MiB pages. So the two signs have one each.
-        self._recent = np.zeros(SLOTS, np.uint32)
+        self._recent = _counters(SLOTS, np.uint32)
         self._recent_count = 0
         self._tops = (0, 0)
         # All but the zeros, which would have every search for occupied bins go down to the first.
-        self._counts = (np.zeros(SIGN_BIN, np.int64), np.zeros(SIGN_BIN, np.int64))
+        self._counts = (_counters(SIGN_BIN, np.int64), _counters(SIGN_BIN, np.int64))
         self._totals = (0, 0)
         self._drained = False
         self._zeros = 0
@@ -167,6 +167,17 @@ class Observer:
         """Return behind which magnitude bin nothing can be occupied, for positive and for negative values."""
         ends = bin_of(np.array([max(self._hi, 0.0), max(-self._lo, 0.0)], np.float32))
         return int(ends[0]) + 1, int(ends[1]) + 1
+
+
+def _counters(size: int, dtype: type[np.uint32] | type[np.int64]) -> npt.NDArray[Any]:
+    """Return zeros that cost memory, and the time to supply it, only where a bin is ever occupied.
+
+    They come from the system: `numpy.zeros` also takes memory that was used before, and clears all of it.
+    """
+    size_bytes = size * np.dtype(dtype).itemsize
+    if not hasattr(mmap, "MAP_PRIVATE"):
+        return np.zeros(size, dtype)
+    return np.frombuffer(mmap.mmap(-1, size_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS), dtype)
 
 
 def default_kernel() -> Kernel:
