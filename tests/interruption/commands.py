@@ -20,7 +20,7 @@ _SERVER = """
 import importlib, json, os, resource, signal, sys, time
 from quantkit.cli import main as cli
 for module in (*cli.COMMAND_MODULES, "onnxruntime", "quantkit.steps.calibrate", "quantkit.steps.compare",
-               "quantkit.steps.evaluate", "quantkit.data.build_set", "quantkit.vacc.inputs"):
+               "quantkit.steps.evaluate", "quantkit.steps.tune", "quantkit.data.build_set", "quantkit.vacc.inputs"):
     importlib.import_module(module)
 children = []
 for line in sys.stdin:
@@ -91,11 +91,17 @@ COMMANDS = (
         ("run/int8-vacc.onnx", "run/int8-vacc.bias.safetensors", "run/int8-vacc.ranges.csv", "run/run.json"),
     ),
     Command(
+        "tune",
+        ("tune", "run", "--target", "vacc", "--max-drop", "0", "--min-agreement", "100", *_IMAGES),
+        ("run/int8-vacc-tuned.onnx", "run/vamc-tuned.yaml", "run/run.json"),
+    ),
+    Command(
         "compare",
         ("compare", "fp32", "int8", "--run", "run", *_IMAGES, "--json", "out.json", "--csv", "out.csv"),
         ("out.json", "out.csv"),
     ),
     Command("eval", ("eval", "tiny.onnx", *_IMAGES, *_PRESET, "--out", "eval.npz"), ("eval.npz",)),
+    Command("sensitivity", ("sensitivity", "--run", "run"), ("run/sensitivity",)),
     Command("vamp inputs", ("vamp", "inputs", *_IMAGES, "--out", "npz"), ("npz",)),
 )
 
