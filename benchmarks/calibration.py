@@ -5,6 +5,8 @@
 Models are read from ``--model-dir`` (NAME.onnx), or exported there with random weights where torch is installed;
 squeezenet1_1 is the one kept beside the checkout. Photographs come from ``--images``. The ratios are medians over
 rounds in which everything is timed once, on images that are decoded beforehand; ``end_to_end`` includes decoding.
+A pass over few images is mostly what it costs to begin and to end one; a second one, over a quarter of the images,
+tells ``pass_fixed_ms`` from ``pass_ms_per_image`` and gives the ratio of long passes, ``ratio_per_image``.
 """
 
 import argparse
@@ -94,6 +96,7 @@ def time_ours(model: Path, paths: list[Path], rounds: int) -> dict[str, Any]:
     session = TappedSession(prepared.model, names)
     plain, single = open_session(model, threads=THREADS), open_session(model)
     feed = plain.get_inputs()[0].name
+    short = paths[: max(len(paths) // 4, 1)]
 
     def infer() -> None:
         for path in paths:
@@ -113,6 +116,7 @@ def time_ours(model: Path, paths: list[Path], rounds: int) -> dict[str, Any]:
     work: dict[str, Callable[[], object]] = {
         "plain": infer,
         "pass": lambda: run_pass(session, names, paths, arrays.__getitem__),
+        "short_pass": lambda: run_pass(session, names, short, arrays.__getitem__),
         "side_by_side": infer_side_by_side,
         "plain_decoding": infer_decoding,
         "pass_decoding": lambda: run_pass(session, names, paths, load),
@@ -136,11 +140,25 @@ def time_ours(model: Path, paths: list[Path], rounds: int) -> dict[str, Any]:
         "values_per_image": sum(one.count for one in seen.values()) // len(paths),
         "plain_ms_per_image": 1000 * statistics.median(times["plain"]) / len(paths),
         "ratio_to_inference": ratio("pass", "plain"),
+        **fixed_and_per_image(times, len(short), len(paths)),
         "ratio_to_side_by_side_inference": ratio("pass", "side_by_side"),
         "cpu_ratio_to_inference": cpu_ratio,
         "ratio_end_to_end": ratio("pass_decoding", "plain_decoding"),
         **time_solving(seen),
         "sketch": sketch_error(session, names, [arrays[path] for path in paths[:8]]),
+    }
+
+
+def fixed_and_per_image(times: dict[str, list[float]], few: int, many: int) -> dict[str, float]:
+    """Return the line through a short and a long pass: what any pass costs, and each image of it."""
+    if few == many:
+        return {}
+    per_image = [(b - a) / (many - few) for a, b in zip(times["short_pass"], times["pass"], strict=True)]
+    slope = statistics.median(per_image)
+    return {
+        "pass_ms_per_image": 1000 * slope,
+        "pass_fixed_ms": 1000 * (statistics.median(times["pass"]) - slope * many),
+        "ratio_per_image": slope * many / statistics.median(times["plain"]),
     }
 
 

@@ -1,5 +1,6 @@
 """The contract of an observer, for the compiled kernel and numpy's."""
 
+import sys
 import tracemalloc
 from collections.abc import Callable
 
@@ -132,6 +133,17 @@ def test_memory_does_not_grow_with_the_number_of_batches() -> None:
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert peak < x.nbytes  # one batch of temporaries at most
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="counts page faults")
+def test_counters_cost_no_memory_before_something_is_counted() -> None:
+    resource = pytest.importorskip("resource")
+    for _ in range(8):
+        np.ones(1 << 19, np.int64)  # memory that was used before, which numpy would clear
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    observers = [Observer() for _ in range(50)]
+    touched = resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+    assert touched < 10 * len(observers)  # each has some 768 pages
 
 
 def test_the_environment_chooses_the_numpy_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
