@@ -231,7 +231,12 @@ def _tensors(model: ir.Model) -> Iterator[tuple[str, ir.TensorProtocol]]:
     for node in model.graph.all_nodes():
         for attribute in node.attributes.values():
             if attribute.type == ir.AttributeType.TENSOR and not attribute.is_ref():
-                yield node.outputs[0].name or node.op_type, attribute.as_tensor()
+                yield _first_output(node) or node.op_type, attribute.as_tensor()
+
+
+def _first_output(node: ir.Node) -> str:
+    """Return the name of a node's first output; no node of a valid graph lacks one, but this one is not checked yet."""
+    return (node.outputs[0].name or "") if node.outputs else ""
 
 
 def _check_external_data(model: ir.Model, path: Path) -> None:
@@ -257,7 +262,7 @@ def _check_external_data(model: ir.Model, path: Path) -> None:
 def _refuse_quantized(model: ir.Model, path: Path) -> None:
     for node in model.graph.all_nodes():
         if node.op_type in QUANTIZED_OPS:
-            label = node.name or node.outputs[0].name
+            label = node.name or _first_output(node)
             raise ModelError(
                 f"is already quantized: node {label!r} is {node.op_type}", where=path, fix="give the fp32 model"
             )

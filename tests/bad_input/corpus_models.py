@@ -99,6 +99,10 @@ def _to_quantized(made: onnx.ModelProto) -> None:
     made.graph.node.insert(2, helper.make_node("DequantizeLinear", ["q", "s"], ["r"]))
 
 
+def _constant_to_nowhere(made: onnx.ModelProto) -> None:
+    made.graph.node.insert(0, helper.make_node("Constant", [], [], value=numpy_helper.from_array(np.float32(1))))
+
+
 def _replace_last(*arguments: object, **attributes: object) -> Change:
     def change(made: onnx.ModelProto) -> None:
         made.graph.node[-1].CopyFrom(helper.make_node(*arguments, **attributes))  # type: ignore[arg-type]
@@ -158,6 +162,8 @@ MODELS = (
         "model", "infinite_weight.onnx", model(_weight(float("inf"))).SerializeToString(), "3 channels, 4 classes"
     ),
     _refused("already_quantized", model(_to_quantized), "is already quantized: node 'the_node' is QuantizeLinear"),
+    _refused("no_outputs", model(_replace_last("QuantizeLinear", ["g"], [])), "is already quantized"),
+    _refused("no_outputs_of_a_constant", model(_constant_to_nowhere), "not a valid"),
     _refused("no_batch", model(_input([3, 8, 8])), "no image input|not a valid"),
     _refused("channels_last", model(_input(["N", 8, 8, 3])), "NHWC|not a valid"),
     _refused("tokens", model(_input(["N", 128])), "no image input|not a valid"),
