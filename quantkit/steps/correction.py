@@ -151,6 +151,6 @@ def _load(path: Path, key: str) -> BiasCorrection | None:
             if about["key"] != key:
                 return None
             shifts = {tensor: file.get_tensor(tensor) for tensor in file.keys()}  # noqa: SIM118
-            return BiasCorrection(shifts, about["before_db"], about["after_db"])
-    except (OSError, SafetensorError, ValueError, KeyError):
+            return BiasCorrection(shifts, float(about["before_db"]), float(about["after_db"]))
+    except (OSError, SafetensorError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None

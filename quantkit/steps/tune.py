@@ -146,7 +146,7 @@ def tune(
     judging, warnings = evaluation_images(images, labels, names, exclude, record)
     judging = limited(judging, limit)
     with folder.locked():
-        subject = Subject.of_run(folder, record, target, options, threads or default_threads())
+        subject = Subject.of_run(folder, record, target, options, tuning.rewrite, threads or default_threads())
         key = sha256_json([subject.key(), str(judging.root), list(judging.names), asdict(tuning.budget)])
         journal = Journal(folder.path / f"tune-{target.name}.journal.json", key, fresh=fresh)
         trials = Trials(subject, judging, journal, tuning.budget, tuning.seconds, watch)

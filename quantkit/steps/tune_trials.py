@@ -65,6 +65,7 @@ class Subject:
         record: RunRecord,
         target: Target,
         options: QuantizeOptions,
+        rewrite: bool,
         threads: int,
     ) -> "Subject":
         """Read a run and its calibration images; see `quantkit.steps.tune.tune` for the errors."""
@@ -97,7 +98,7 @@ class Subject:
             threads=threads,
         )
         choosing = Choosing(prepared, held.choosing, threads=threads)
-        start = _start(record, options, target, compiler_calibrates)
+        start = _start(record, options, target, Mending.BIAS if rewrite else Mending.NONE)
         return cls(folder, record, prepared, held, bench, choosing, start)
 
     def key(self) -> dict[str, Any]:
@@ -112,7 +113,7 @@ class Subject:
         }
 
 
-def _start(record: RunRecord, options: QuantizeOptions, target: Target, compiler_calibrates: bool) -> Recipe:
+def _start(record: RunRecord, options: QuantizeOptions, target: Target, mending: Mending) -> Recipe:
     """Return what an ordinary calibration of the run does: its method, and corrected biases where they can be."""
     made = record.quantized.get(INT8)
     method = parse_method("percentile")
@@ -120,7 +121,7 @@ def _start(record: RunRecord, options: QuantizeOptions, target: Target, compiler
         method = parse_method(made.method, fraction=made.options.get("fraction"))
     return Recipe(
         method=method,
-        mending=Mending.NONE if compiler_calibrates else Mending.BIAS,
+        mending=mending,
         per_channel=target.weights.per_channel if options.per_channel is None else options.per_channel,
         power_of_two=target.weights.power_of_two if options.power_of_two is None else options.power_of_two,
     )

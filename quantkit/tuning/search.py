@@ -170,10 +170,10 @@ _Recipes = Callable[[Recipe], Sequence[Recipe]]
 
 def _rungs(start: Recipe, rewrite: bool, weight_forms: bool) -> Iterator[tuple[str, _Recipes]]:
     """Yield the rungs that cost nothing at run time, each as the recipes to try from the best so far."""
-    yield "method", lambda best: _methods(start, best, weight_forms)
+    yield "method", lambda best: _methods(start, best, weight_forms and not rewrite)
     if rewrite:
-        if start.mending is Mending.NONE:
-            yield "biases", lambda best: [best.changed(mending=Mending.BIAS)]
+        if weight_forms:
+            yield "weight scale", lambda best: [best.changed(power_of_two=not best.power_of_two)]
         yield "equalization", _equalized
         yield "rounding", _rounded
 

@@ -133,12 +133,13 @@ def test_without_rewriting_there_are_methods_and_layers_only() -> None:
     assert outcome.best.recipe.skip == ("conv0", "conv1", "conv2")
 
 
-def test_a_start_without_mending_gets_biases_of_its_own_rung() -> None:
+def test_the_scale_of_weights_is_a_rung_where_the_target_leaves_it_open() -> None:
     trials = Fake()
-    start = START.changed(mending=Mending.NONE)
-    search(start, trials, Goal(max_drop=0.0), rewrite=True, weight_forms=False, widening=widening)
+    search(START, trials, Goal(max_drop=0.0), rewrite=True, weight_forms=True, widening=widening)
     rungs = list(dict.fromkeys(one.rung for one in trials.attempted))
-    assert rungs == ["default", "method", "biases", "equalization", "rounding", "precision"]
+    assert rungs == ["default", "method", "weight scale", "equalization", "rounding", "precision"]
+    assert {one.recipe.power_of_two for one in trials.attempted if one.rung == "weight scale"} == {True}
+    assert all(one.recipe.per_channel for one in trials.attempted)
 
 
 @pytest.mark.parametrize("attempts", [1, 3, 5, 9])
