@@ -151,7 +151,8 @@ class Trials:
         self._subject, self._judging, self._journal = subject, judging, journal
         self._budget, self._watch = budget, watch
         self._deadline_s = None if seconds is None else time.monotonic() + seconds
-        self._last: tuple[Recipe, Product] | None = None
+        self._kept: dict[Recipe, Product] = {}
+        self._nearest: Trial | None = None
         self._order: list[Trial] = []
 
     @property
@@ -183,6 +184,8 @@ class Trials:
             )
             self._journal.keep(known)
         self._order.append(known)
+        if self._nearest is None or known.closeness.distance < self._nearest.closeness.distance:
+            self._nearest = known
         return known
 
     def judge(self, trial: Trial) -> Trial:
@@ -220,10 +223,12 @@ class Trials:
         return trial
 
     def product(self, recipe: Recipe) -> Product:
-        """Return what a recipe makes; the last one is kept."""
-        if self._last is None or self._last[0] != recipe:
-            self._last = (recipe, self._subject.bench.make(recipe, self._watch(recipe.describe())))
-        return self._last[1]
+        """Return what a recipe makes; the last one is kept, and the nearest to fp32, which is likely to be judged."""
+        if recipe not in self._kept:
+            made = self._subject.bench.make(recipe, self._watch(recipe.describe()))
+            nearest = None if self._nearest is None else self._nearest.recipe
+            self._kept = {one: product for one, product in self._kept.items() if one == nearest} | {recipe: made}
+        return self._kept[recipe]
 
     def widening(self, recipe: Recipe) -> Iterator[Recipe]:
         """Yield recipes with ever more layers in float, within the budget."""
