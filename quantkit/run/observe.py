@@ -24,8 +24,8 @@ from quantkit.stats.tensor import TensorStatistics
 
 # A pass stops at such intervals to be saved; an interruption loses at most this much.
 CHUNK_SECONDS = 3.0
-# Touching counters anew takes some milliseconds: after a chunk this long they are worth it, and the caller, who looks at
-# the totals now, has their memory.
+# Touching counters anew takes some milliseconds: after a chunk this long they are worth it, and the caller, who looks
+# at the totals now, has their memory.
 RELEASE_SECONDS = 1.0
 
 

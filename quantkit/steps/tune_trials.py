@@ -87,6 +87,7 @@ class Subject:
         compiler_calibrates = target.name == VACC.name
         chosen_target = replace(options, per_channel=None, power_of_two=None).target(target)
         held = material(prepared, chosen.chosen.paths, record.pipeline, threads)
+        choosing = Choosing(prepared, held.choosing, threads=threads)
         bench = Workbench(
             prepared=prepared,
             statistics=statistics.tensors,
@@ -94,10 +95,10 @@ class Subject:
             options=options.plan_options(),
             images=held.work,
             observe=held.observe,
+            change=choosing.largest_change,
             compiler_calibrates=compiler_calibrates,
             threads=threads,
         )
-        choosing = Choosing(prepared, held.choosing, threads=threads)
         start = _start(record, options, target, Mending.BIAS if rewrite else Mending.NONE)
         return cls(folder, record, prepared, held, bench, choosing, start)
 

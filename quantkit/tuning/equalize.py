@@ -48,7 +48,7 @@ WEIGHT_NOISE = 0.3
 # Sharpness of the smooth maximum: 40 puts it within 2 percent of the true one for two equal channels.
 SHARPNESS = 40.0
 # A rescaled channel stays this far below the limit of a Clip.
-CAP_MARGIN = 0.8
+CAP_MARGIN = 0.5
 ITERATIONS = 200
 
 
@@ -71,18 +71,25 @@ class Equalization:
         return rescaled(model, self.ties, self.factors**strength)
 
 
-def equalize(model: ir.Model, plan: Plan, images: Sequence[FloatArray], *, threads: int) -> Equalization:
+def equalize(
+    model: ir.Model, plan: Plan, images: Sequence[FloatArray], *, keep_capped: bool = False, threads: int
+) -> Equalization:
     """Return the factors that minimize the noise a plan's rounding adds.
+
+    A channel that a Clip limits can be rescaled where the images leave it well below the limit; whether others do, they
+    cannot say. So the function has to be looked at on others, and where it changed the factors found with
+    ``keep_capped``.
 
     Args:
         model: prepared.
         plan: made for it; its target says how activations and weights are scaled.
         images: a few dozen, ``[N, C, H, W]`` each.
+        keep_capped: leave every channel as it is that a Clip limits.
         threads: images run side by side.
     """
     ties = channel_ties(model)
     statistics = channel_statistics(model, images, threads=threads)
-    bounds = _bounds(ties, statistics)
+    bounds = _bounds(ties, statistics, keep_capped)
     objective = Objective(model, plan, ties, statistics)
     start = np.zeros(ties.count)
     found = minimize(objective, start, jac=True, method="L-BFGS-B", bounds=bounds, options={"maxiter": ITERATIONS})
@@ -90,7 +97,7 @@ def equalize(model: ir.Model, plan: Plan, images: Sequence[FloatArray], *, threa
     return Equalization(ties, np.exp(found.x), float(gain_db))
 
 
-def _bounds(ties: Ties, statistics: Mapping[str, ChannelStatistics]) -> list[tuple[float, float]]:
+def _bounds(ties: Ties, statistics: Mapping[str, ChannelStatistics], keep_capped: bool) -> list[tuple[float, float]]:
     """Return the least and greatest logarithm of each class' factor."""
     low, high = np.full(ties.count, -np.log(LARGEST_FACTOR)), np.full(ties.count, np.log(LARGEST_FACTOR))
     low[PINNED] = high[PINNED] = 0.0
@@ -101,6 +108,8 @@ def _bounds(ties: Ties, statistics: Mapping[str, ChannelStatistics]) -> list[tup
         # Where the limit is felt, a factor would change what it cuts off.
         np.minimum.at(high, classes, np.maximum(room, 0.0))
         np.maximum.at(low, classes, np.where(room > 0.0, low[classes], 0.0))
+        if keep_capped:
+            low[classes] = high[classes] = 0.0
     return list(zip(low.tolist(), high.tolist(), strict=True))
 
 

@@ -24,6 +24,8 @@ FloatArray = npt.NDArray[np.float32]
 # Takes a prepared model, and returns the statistics over the calibration images of all tensors that a plan may need.
 Observe = Callable[[ir.Model], dict[str, TensorStatistics]]
 Progress = Callable[[int, int], None]
+# Rescaled channels may change the scores by this share of their span, which is far more than float32 rounding does.
+SAME_FUNCTION = 1e-4
 
 
 @dataclass(frozen=True)
@@ -61,6 +63,8 @@ class Workbench:
         options: what the user leaves in float.
         images: a few dozen, ``[N, C, H, W]`` each, that correction and rounding look at.
         observe: takes the statistics of a rewritten model.
+        change: measures, on images that had no part in making it, how far a model's scores lie from those of fp32, as a
+            share of their span.
         compiler_calibrates: the target's compiler takes ranges and rounds by itself, so whatever is mended must stand
             in the fp32 model that it is handed.
         threads: images run side by side.
@@ -72,9 +76,10 @@ class Workbench:
     options: PlanOptions
     images: Sequence[FloatArray]
     observe: Observe
+    change: Callable[[ir.Model], float]
     compiler_calibrates: bool
     threads: int
-    _equalizations: dict[Target, Equalization] = field(default_factory=dict, init=False)
+    _equalizations: dict[Target, Equalization | None] = field(default_factory=dict, init=False)
     _bases: dict[tuple[Target, float], _Base] = field(default_factory=dict, init=False)
 
     def make(self, recipe: Recipe, progress: Progress | None = None) -> Product:
@@ -114,12 +119,23 @@ class Workbench:
         key = (target, recipe.equalization)
         if key not in self._bases:
             if target not in self._equalizations:
-                made = plan(self.prepared, target, self.options)
-                self._equalizations[target] = equalize(self.prepared, made, self.images, threads=self.threads)
-            model = self._equalizations[target].apply(self.prepared, recipe.equalization)
+                self._equalizations[target] = self._equalize(target)
+            equalization = self._equalizations[target]
+            if equalization is None:
+                return _Base(self.prepared, self.statistics)
+            model = equalization.apply(self.prepared, recipe.equalization)
             handed = restore_batch_norms(model) if self.compiler_calibrates else None
             self._bases[key] = _Base(model, self.observe(model), handed)
         return self._bases[key]
+
+    def _equalize(self, target: Target) -> Equalization | None:
+        """Return the best factors that keep the function on other images too, None where none were found."""
+        made = plan(self.prepared, target, self.options)
+        for keep_capped in (False, True):
+            found = equalize(self.prepared, made, self.images, keep_capped=keep_capped, threads=self.threads)
+            if self.change(found.apply(self.prepared)) <= SAME_FUNCTION:
+                return found
+        return None
 
     def _mended_base(self, base: _Base, recipe: Recipe, progress: Progress | None) -> _Base:
         """Return the fp32 model in which the mended weights and biases stand, prepared as a compiler would meet it."""

@@ -1,0 +1,83 @@
+"""Recipes made: the same bits for the same recipe, and rescaled channels only where the function stays."""
+
+import numpy as np
+import pytest
+from test_equalize import mixed_model, unlike_channels
+from tune_models import all_tensors, small_images
+
+from quantkit.config.method import Mse
+from quantkit.graph.plan import PlanOptions
+from quantkit.run.tap import TappedSession
+from quantkit.stats.observer import Observer
+from quantkit.targets import ORT, VACC
+from quantkit.tuning.choosing import Choosing
+from quantkit.tuning.mixed import FloatBudget, MixedPrecision, float_share
+from quantkit.tuning.recipe import Mending, Recipe
+from quantkit.tuning.workbench import SAME_FUNCTION, Workbench
+
+EQUALIZED = Recipe(method=Mse(), equalization=1.0, mending=Mending.ROUNDING)
+
+
+def bench_of(model, target=ORT, work=None, others=None):
+    """Return a workbench for a model, and the images that choose."""
+    work, others = work or small_images(24), others or small_images(24, seed=5)
+    choosing = Choosing(model, others, threads=2)
+
+    def observe(one):
+        names = [name for name in ["input", *all_tensors(one)] if name in float_names(one)]
+        observers = {name: Observer() for name in names}
+        session = TappedSession(one, names, ordered=True)
+        for image in work:
+            for name, value in session.run(image)[1]:
+                observers[name].observe(value)
+        return {name: observer.statistics() for name, observer in observers.items()}
+
+    bench = Workbench(
+        model, observe(model), target, PlanOptions(), work, observe, choosing.largest_change, target is VACC, 2
+    )
+    return bench, choosing
+
+
+def float_names(model) -> set[str]:
+    values = [*model.graph.inputs, *(value for node in model.graph for value in node.outputs)]
+    return {value.name for value in values if value.dtype is not None and value.dtype.name == "FLOAT"}
+
+
+@pytest.mark.parametrize("target", [ORT, VACC], ids=["ort", "vacc"])
+def test_a_recipe_comes_nearer_to_fp32_than_plain_rounding(target) -> None:
+    bench, choosing = bench_of(unlike_channels(), target)
+    plain, mended = (
+        choosing.closeness(bench.make(recipe).int8)
+        for recipe in (Recipe(method=Mse(), mending=Mending.NONE), EQUALIZED)
+    )
+    assert mended.sqnr_db > plain.sqnr_db + 3.0
+    assert mended.distance < plain.distance
+
+
+def test_a_function_that_other_images_would_see_changed_is_not_handed_on() -> None:
+    """The Clip is never felt on the images worked on, and is on those that look at the result."""
+    faint = [0.05 * image for image in small_images(24)]
+    bench, choosing = bench_of(mixed_model(limit=1.0), work=faint, others=[4.0 * image for image in small_images(24)])
+    model, _ = bench.ranged(EQUALIZED)
+    assert choosing.largest_change(model) <= SAME_FUNCTION
+
+
+def test_layers_go_to_float_within_the_budget_one_by_one() -> None:
+    bench, choosing = bench_of(mixed_model())
+    walk = MixedPrecision(bench, Recipe(method=Mse()), choosing, FloatBudget(macs=0.5, layers=2))
+    skipped, before = [], choosing.closeness(bench.make(Recipe(method=Mse())).int8).distance
+    while (recipe := walk.next()) is not None:
+        skipped.append(recipe.skip)
+        product = bench.make(recipe)
+        assert float_share(bench.prepared, [layer.node for layer in product.plan.layers], (1, 3, 12, 12)) <= 0.5
+    assert [len(one) for one in skipped] == list(range(1, len(skipped) + 1))
+    assert 1 <= len(skipped) <= 2
+    assert choosing.closeness(product.int8).distance < before
+
+
+def test_the_share_in_float_is_that_of_the_multiply_adds() -> None:
+    model = unlike_channels()
+    layers = [node.name for node in model.graph if node.op_type in ("Conv", "Gemm")]
+    products = np.array([8 * 27 * 36, 8 * 9 * 36, 64 * 36, 40])
+    assert float_share(model, layers[1:], (1, 3, 12, 12)) == pytest.approx(products[0] / products.sum())
+    assert float_share(model, layers, (1, 3, 12, 12)) == 0.0
