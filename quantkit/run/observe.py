@@ -24,9 +24,6 @@ from quantkit.stats.tensor import TensorStatistics
 
 # A pass stops at such intervals to be saved; an interruption loses at most this much.
 CHUNK_SECONDS = 3.0
-# Touching counters anew takes some milliseconds: after a chunk this long they are worth it, and the caller, who looks
-# at the totals now, has their memory.
-RELEASE_SECONDS = 1.0
 
 
 # Reads one image file and returns ``[C, H, W]`` float32.
@@ -92,13 +89,10 @@ def observe(
             end = min(_chunk_end(done, rate, threads * batch), next_point(done), len(paths))
             start_s = time.monotonic()
             _run_chunk(pool, workers, paths[done:end], progress, done)
-            elapsed_s = time.monotonic() - start_s
-            rate = (end - done) / max(elapsed_s, 1e-6)
+            rate = (end - done) / max(time.monotonic() - start_s, 1e-6)
             for worker in workers:
                 for name, observer in worker.observers.items():
                     totals[name].absorb(observer)
-                    if elapsed_s > RELEASE_SECONDS or end == len(paths):
-                        observer.release()
             at_point = end == next_point(done) or end == len(paths)
             done = end
             yield Chunk(done, at_point, totals)

@@ -75,12 +75,6 @@ class Observer:
             self._add_non_finite(other._nan, other._positive_infinities, other._negative_infinities)
         other._forget()
 
-    def release(self) -> None:
-        """Give the memory of idle counters back to the system; they are zero, and count on as before."""
-        base = self._recent.base
-        if self._recent_count == 0 and isinstance(base, memoryview) and isinstance(base.obj, mmap.mmap):
-            base.obj.madvise(mmap.MADV_DONTNEED)
-
     def add(self, statistics: TensorStatistics) -> None:
         """Add what was counted elsewhere."""
         split = int(np.searchsorted(statistics.bins, SIGN_BIN))
@@ -181,7 +175,7 @@ def _counters(size: int, dtype: type[np.uint32] | type[np.int64]) -> npt.NDArray
     They come from the system: `numpy.zeros` also takes memory that was used before, and clears all of it.
     """
     size_bytes = size * np.dtype(dtype).itemsize
-    if not hasattr(mmap, "MADV_DONTNEED"):
+    if not hasattr(mmap, "MAP_PRIVATE"):
         return np.zeros(size, dtype)
     return np.frombuffer(mmap.mmap(-1, size_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS), dtype)
 
