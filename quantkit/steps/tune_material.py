@@ -23,9 +23,8 @@ FloatArray = npt.NDArray[np.float32]
 
 # Every third image of the set chooses, the others are worked on.
 CHOOSING_STRIDE = 3
-# Images worked on are in memory with what a layer makes of them: so many of 224 x 224, more of smaller ones.
+# All images worked on are in memory with what a layer makes of them; more of them brought nothing on small networks.
 WORKED_ON, CHOOSING = 96, 128
-FULL_SIZE, MOST = 3 * 224 * 224, 4
 # Ranges of a rewritten model are found anew on so many images of the set; they stand after a few hundred.
 OBSERVED = 512
 LEAST_IMAGES = 6
@@ -85,10 +84,9 @@ def material(prepared: ir.Model, paths: Sequence[Path], pipeline: Pipeline, thre
         )
     batch = image_input(prepared).batch or 1
     load = partial(preprocess, pipeline=pipeline)
-    more = min(max(FULL_SIZE / load(paths[0]).size, 1.0), MOST)
-    choosing = paths[CHOOSING_STRIDE - 1 :: CHOOSING_STRIDE][: int(CHOOSING * more)]
+    choosing = paths[CHOOSING_STRIDE - 1 :: CHOOSING_STRIDE][:CHOOSING]
     others = [path for index, path in enumerate(paths) if index % CHOOSING_STRIDE != CHOOSING_STRIDE - 1]
-    work = others[: int(WORKED_ON * more)]
+    work = others[:WORKED_ON]
 
     def read(path: Path) -> FloatArray:
         return load_batch([path], load, batch)
