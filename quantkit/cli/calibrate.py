@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from quantkit.cli.app import app
+from quantkit.cli.options import FractionOption, MethodOption, PerChannelOption, SkipOption, TargetOption
 from quantkit.cli.show import Bar, console, parse_share, progress_bar
 
 if TYPE_CHECKING:
@@ -27,13 +28,11 @@ def calibrate(
     preset: Annotated[
         str | None, typer.Option(help="Preprocessing: imagenet, cifar10, digits, or a YAML file with ops.")
     ] = None,
-    method: Annotated[str | None, typer.Option(help="minmax, percentile, kl or mse.")] = None,
-    fraction: Annotated[float | None, typer.Option(help="Share of the values a percentile range keeps.")] = None,
-    target: Annotated[str | None, typer.Option(help="ort, tensorrt or vacc.")] = None,
-    per_channel: Annotated[
-        bool | None, typer.Option("--per-channel/--per-tensor", help="Weight scales, one per channel or per tensor.")
-    ] = None,
-    skip: Annotated[list[str] | None, typer.Option(help="Leave in float: node name, glob, re:..., conv:INDEX.")] = None,
+    method: MethodOption = None,
+    fraction: FractionOption = None,
+    target: TargetOption = None,
+    per_channel: PerChannelOption = None,
+    skip: SkipOption = None,
     bias_correction: Annotated[
         bool, typer.Option("--bias-correction/--no-bias-correction", help="Move biases where that is seen to help.")
     ] = True,

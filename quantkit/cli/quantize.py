@@ -6,23 +6,31 @@ from typing import Annotated
 import typer
 
 from quantkit.cli.app import app
+from quantkit.cli.options import (
+    ActivationsOption,
+    FractionOption,
+    MethodOption,
+    PerChannelOption,
+    PowerOfTwoOption,
+    SkipOption,
+    TargetOption,
+    WeightBitsOption,
+)
 from quantkit.cli.show import console
 
 
 @app.command()
 def quantize(
     run: Annotated[Path | None, typer.Option(help="Run folder of quantkit calibrate.")] = None,
-    method: Annotated[str | None, typer.Option(help="minmax, percentile, kl or mse.")] = None,
-    fraction: Annotated[float | None, typer.Option(help="Share of the values a percentile range keeps.")] = None,
-    target: Annotated[str | None, typer.Option(help="ort, tensorrt or vacc.")] = None,
+    method: MethodOption = None,
+    fraction: FractionOption = None,
+    target: TargetOption = None,
     out: Annotated[Path | None, typer.Option(help="Where to write; int8.onnx in the run folder by default.")] = None,
-    per_channel: Annotated[
-        bool | None, typer.Option("--per-channel/--per-tensor", help="Weight scales, one per channel or per tensor.")
-    ] = None,
-    activations: Annotated[str | None, typer.Option(help="uint8 (affine) or int8 (symmetric).")] = None,
-    weight_bits: Annotated[int | None, typer.Option(help="8, or 7 for processors without VNNI.")] = None,
-    power_of_two: Annotated[bool | None, typer.Option(help="Weight thresholds as powers of two.")] = None,
-    skip: Annotated[list[str] | None, typer.Option(help="Leave in float: node name, glob, re:..., conv:INDEX.")] = None,
+    per_channel: PerChannelOption = None,
+    activations: ActivationsOption = None,
+    weight_bits: WeightBitsOption = None,
+    power_of_two: PowerOfTwoOption = None,
+    skip: SkipOption = None,
     bias_correction: Annotated[
         bool | None,
         typer.Option(

@@ -6,6 +6,16 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from quantkit.cli.app import app
+from quantkit.cli.options import (
+    ActivationsOption,
+    FractionOption,
+    MethodOption,
+    PerChannelOption,
+    PowerOfTwoOption,
+    SkipOption,
+    TargetOption,
+    WeightBitsOption,
+)
 from quantkit.cli.show import console, progress_bar
 from quantkit.errors import UsageError
 
@@ -26,16 +36,14 @@ def sensitivity(
     ] = "only",
     count: Annotated[int | None, typer.Option(min=1, help="Images to use; a few dozen by default.")] = None,
     top: Annotated[int | None, typer.Option(min=1, help="Print so many layers; files hold all.")] = None,
-    method: Annotated[str | None, typer.Option(help="minmax, percentile, kl or mse.")] = None,
-    fraction: Annotated[float | None, typer.Option(help="Share of the values a percentile range keeps.")] = None,
-    target: Annotated[str | None, typer.Option(help="ort, tensorrt or vacc.")] = None,
-    per_channel: Annotated[
-        bool | None, typer.Option("--per-channel/--per-tensor", help="Weight scales, one per channel or per tensor.")
-    ] = None,
-    activations: Annotated[str | None, typer.Option(help="uint8 (affine) or int8 (symmetric).")] = None,
-    weight_bits: Annotated[int | None, typer.Option(help="8, or 7 for processors without VNNI.")] = None,
-    power_of_two: Annotated[bool | None, typer.Option(help="Weight thresholds as powers of two.")] = None,
-    skip: Annotated[list[str] | None, typer.Option(help="Leave in float: node name, glob, re:..., conv:INDEX.")] = None,
+    method: MethodOption = None,
+    fraction: FractionOption = None,
+    target: TargetOption = None,
+    per_channel: PerChannelOption = None,
+    activations: ActivationsOption = None,
+    weight_bits: WeightBitsOption = None,
+    power_of_two: PowerOfTwoOption = None,
+    skip: SkipOption = None,
     bias_correction: Annotated[
         bool,
         typer.Option("--bias-correction/--no-bias-correction", help="With the run's correction of biases, or not."),
@@ -51,9 +59,8 @@ def sensitivity(
 ) -> None:
     """Measure what each layer costs: only it in int8, and all but it; interrupted, it goes on where it was."""
     from quantkit.files import write_json, write_text
-    from quantkit.steps.project import load_project
+    from quantkit.steps.project import load_project, run_of_subject
     from quantkit.steps.quantize import QuantizeOptions
-    from quantkit.steps.sensitivity import run_of_subject
     from quantkit.steps.sensitivity import sensitivity as step
     from quantkit.steps.sensitivity_page import sensitivity_page, summary
     from quantkit.steps.settings import method_of

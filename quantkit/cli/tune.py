@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from quantkit.cli.app import app
+from quantkit.cli.options import PerChannelOption, SkipOption, TargetOption
 from quantkit.cli.show import Bar, console, parse_share, progress_bar
 from quantkit.errors import UsageError
 
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from quantkit.config.project import Project
     from quantkit.steps.progress import Count
     from quantkit.steps.tune import Tuning
 
@@ -29,7 +31,7 @@ def tune(
     min_agreement: Annotated[
         float | None, typer.Option(min=0.0, max=100.0, help="Percent of the images to be answered as fp32 does.")
     ] = None,
-    target: Annotated[str | None, typer.Option(help="ort, tensorrt or vacc.")] = None,
+    target: TargetOption = None,
     time: Annotated[str | None, typer.Option(help="Begin nothing new after this time, e.g. 10m.")] = None,
     run: Annotated[Path | None, typer.Option(help="Run folder of quantkit calibrate.")] = None,
     set_: Annotated[
@@ -41,10 +43,8 @@ def tune(
     names: Annotated[Path | None, typer.Option(help="Class names, one a line.")] = None,
     exclude: Annotated[Path | None, typer.Option(help="Calibration set whose images are left out.")] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Judge on at most so many images.")] = None,
-    per_channel: Annotated[
-        bool | None, typer.Option("--per-channel/--per-tensor", help="Weight scales, one per channel or per tensor.")
-    ] = None,
-    skip: Annotated[list[str] | None, typer.Option(help="Leave in float: node name, glob, re:..., conv:INDEX.")] = None,
+    per_channel: PerChannelOption = None,
+    skip: SkipOption = None,
     max_float: Annotated[str, typer.Option(help="Share of the multiply-adds that may be left in float.")] = "10%",
     max_skips: Annotated[
         int | None, typer.Option(min=0, help="Layers that may be left in float; for vacc 3 by default.")
@@ -79,7 +79,7 @@ def tune(
     assert macs is not None
     with progress_bar("tuning") as bar:
         done = step(
-            _run(subject, run, set_, preset, bar),
+            _run(subject, run, set_, preset, project, bar),
             TuneOptions(
                 goal=Goal(
                     max_drop=max_drop / 100.0, min_agreement=None if min_agreement is None else min_agreement / 100.0
@@ -123,16 +123,16 @@ def parse_seconds(text: str | None) -> float | None:
     return float(found[1]) * _SECONDS[found[2] or "s"]
 
 
-def _run(subject: Path | None, run: Path | None, set_: Path | None, preset: str | None, bar: Bar) -> Path:
+def _run(
+    subject: Path | None, run: Path | None, set_: Path | None, preset: str | None, project: "Project", bar: Bar
+) -> Path:
     """Return the run to tune; a model that has none is calibrated first, where a set is given."""
     from quantkit.steps.calibrate import calibrate
-    from quantkit.steps.project import load_project
-    from quantkit.steps.sensitivity import run_of_subject
+    from quantkit.steps.project import run_of_subject
     from quantkit.steps.settings import calibration_settings
 
     if subject is not None and run is not None and set_ is None:
         raise UsageError("a run was given twice", where="--run", fix="give one")
-    project = load_project(Path())
     if set_ is None:
         return run_of_subject(subject or run, project, Path())
     settings = calibration_settings(

@@ -19,19 +19,17 @@ from quantkit.comparison.result import PERCENT, Comparison, EvaluatedModel, Mode
 from quantkit.config.method import Kl, MinMax, Mse, Percentile, method_name
 from quantkit.data.calibration_set import CalibrationSet
 from quantkit.data.folder import ImageFolder
-from quantkit.data.preprocess import preprocess
 from quantkit.errors import UsageError
 from quantkit.files import write_text
-from quantkit.graph.model import image_input
 from quantkit.graph.plan import Plan
 from quantkit.run.folder import FP32
-from quantkit.run.observe import load_batch
 from quantkit.run.scores import score_sqnr_db, scores_of
 from quantkit.run.session import default_threads
 from quantkit.steps.compare import Evaluation, evaluate_models
 from quantkit.steps.correction import images_of
 from quantkit.steps.foretell import MODEL_OF_THE_COMPILER, Foreteller
 from quantkit.steps.progress import Count
+from quantkit.steps.run_inputs import model_inputs
 from quantkit.steps.vamc import CardChoices, VamcOptions, choices_of_run, vamc_of_run
 from quantkit.vacc.write import BuildFile, WeightScale, vendor_method
 
@@ -240,9 +238,7 @@ def sensitivities_of(foreteller: Foreteller, choices: CardChoices, *, threads: i
     if images is None or len(layers) < 2:
         return ()
     prepared = foreteller.prepared.model
-    load = partial(preprocess, pipeline=images.pipeline)
-    batch = image_input(prepared).batch or 1
-    inputs = [load_batch([path], load, batch) for path in images.chosen.paths[:SENSITIVITY_IMAGES]]
+    inputs = model_inputs(prepared, images.chosen.paths[:SENSITIVITY_IMAGES], images.pipeline, threads)
     reference = scores_of(prepared, inputs, threads=threads)
 
     def sqnr_db(one: CardChoices) -> float:

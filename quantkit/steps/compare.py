@@ -16,7 +16,7 @@ from quantkit.config.pipeline import Pipeline
 from quantkit.data.calibration_set import CalibrationSet
 from quantkit.data.folder import ImageFolder
 from quantkit.data.preprocess import check_pipeline, preprocess
-from quantkit.errors import LabelError, UsageError
+from quantkit.errors import UsageError
 from quantkit.graph.model import image_input, logits_output, model_digest, model_files, read_model
 from quantkit.run.answers import FOLDER as KEPT_ANSWERS
 from quantkit.run.answers import answer_all, keep_scores, scores_key
@@ -25,7 +25,7 @@ from quantkit.run.folder import RunFolder, RunRecord
 from quantkit.run.session import default_threads
 from quantkit.steps.card import CardAnswers, parse_card
 from quantkit.steps.drift import measure_drift, measure_local_drift
-from quantkit.steps.evaluation_images import evaluation_images, limited
+from quantkit.steps.evaluation_images import check_labels, evaluation_images, limited
 from quantkit.steps.preprocessing import preprocessing_doubt
 from quantkit.steps.progress import Count
 
@@ -245,8 +245,6 @@ def _size(subject: _Candidate) -> int | None:
 
 def _check_fit(subjects: Sequence[_Candidate], pipeline: Pipeline, found: ImageFolder) -> None:
     """See that every model reads what the pipeline gives, knows every label, and (a card) answered every image."""
-    assert found.labels is not None
-    greatest = int(found.labels.max())
     for subject in subjects:
         if not isinstance(subject, Subject):
             subject[1].check(found)
@@ -254,9 +252,4 @@ def _check_fit(subjects: Sequence[_Candidate], pipeline: Pipeline, found: ImageF
         image = image_input(subject.model)
         check_pipeline(pipeline, image.channels, image.height, image.width)
         _, classes = logits_output(subject.model)
-        if classes is not None and greatest >= classes:
-            raise LabelError(
-                f"the labels go up to {greatest} and the model tells {classes} classes apart",
-                where=subject.path,
-                fix="these images are of another data set, or their labels start at 1",
-            )
+        check_labels(found, classes, subject.path)

@@ -3,7 +3,6 @@
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -15,17 +14,15 @@ from quantkit.config.pipeline import Pipeline
 from quantkit.data.calibration_set import CalibrationSet
 from quantkit.data.overlap import digest_of
 from quantkit.data.parallel import map_in_order
-from quantkit.data.preprocess import preprocess
 from quantkit.errors import CalibrationSetError
 from quantkit.files import sha256_json, write_bytes
-from quantkit.graph.model import image_input
 from quantkit.graph.plan import Plan, PlanOptions
 from quantkit.graph.prepare import Prepared
 from quantkit.numerics import Range
 from quantkit.run.folder import RunFolder, RunRecord
-from quantkit.run.observe import load_batch
 from quantkit.run.session import default_threads
 from quantkit.steps.progress import Count
+from quantkit.steps.run_inputs import model_inputs
 from quantkit.tuning.bias import BiasCorrection, correct_bias
 
 FORMAT = "quantkit-bias-shift"
@@ -109,10 +106,8 @@ def correction(
     key = _key(folder.read(), plan, options, ranges)
     found = _load(path, key)
     if found is None and images is not None:
-        batch = image_input(prepared.model).batch or 1
-        load = partial(preprocess, pipeline=images.pipeline)
-        inputs = [load_batch([file], load, batch) for file in images.chosen.paths[:IMAGES]]
         threads = images.threads or default_threads()
+        inputs = model_inputs(prepared.model, images.chosen.paths[:IMAGES], images.pipeline, threads)
         found = correct_bias(prepared.model, plan, ranges, inputs, threads=threads, progress=images.progress)
         _save(path, key, found)
     if found is None:

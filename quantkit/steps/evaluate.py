@@ -15,14 +15,14 @@ from quantkit.config.pipeline import Pipeline
 from quantkit.data.calibration_set import CalibrationSet
 from quantkit.data.folder import ImageFolder
 from quantkit.data.preprocess import check_pipeline
-from quantkit.errors import LabelError, UsageError
+from quantkit.errors import UsageError
 from quantkit.files import sha256_json
 from quantkit.graph.model import image_input, logits_output, model_digest, read_model
 from quantkit.run.answers import KeptScores, answer_all, keep_scores, scores_key
 from quantkit.run.evaluate import Classifier
 from quantkit.run.folder import RunFolder
 from quantkit.run.session import default_threads
-from quantkit.steps.evaluation_images import evaluation_images, limited
+from quantkit.steps.evaluation_images import check_labels, evaluation_images, limited
 from quantkit.steps.preprocessing import preprocessing_doubt
 from quantkit.steps.progress import Count
 
@@ -239,14 +239,7 @@ def _check_fit(graph: ir.Model, path: Path, pipeline: Pipeline, found: ImageFold
     image = image_input(graph)
     check_pipeline(pipeline, image.channels, image.height, image.width)
     _, classes = logits_output(graph)
-    assert found.labels is not None
-    greatest = int(found.labels.max())
-    if classes is not None and greatest >= classes:
-        raise LabelError(
-            f"the labels go up to {greatest} and the model tells {classes} classes apart",
-            where=path,
-            fix="these images are of another data set, or their labels start at 1",
-        )
+    check_labels(found, classes, path)
 
 
 def _shard(found: ImageFolder, i: int, n: int) -> ImageFolder:

@@ -5,7 +5,7 @@ from pathlib import Path
 from quantkit.data.calibration_set import CalibrationSet
 from quantkit.data.folder import ImageFolder, find_labelled_images
 from quantkit.data.overlap import overlap
-from quantkit.errors import CalibrationSetError, UsageError
+from quantkit.errors import CalibrationSetError, LabelError, UsageError
 from quantkit.run.folder import RunRecord
 
 
@@ -51,6 +51,27 @@ def _calibration_set(record: RunRecord | None) -> CalibrationSet | None:
     if record is None or not record.set.path or not Path(record.set.path).is_file():
         return None
     return CalibrationSet.load(Path(record.set.path))
+
+
+def check_labels(found: ImageFolder, classes: int | None, where: Path) -> None:
+    """See before the work that a model has a class for every label.
+
+    Args:
+        found: labelled images.
+        classes: that the model tells apart, None where it does not say.
+        where: what the fault is told of.
+
+    Raises:
+        LabelError: it has not.
+    """
+    assert found.labels is not None
+    greatest = int(found.labels.max())
+    if classes is not None and greatest >= classes:
+        raise LabelError(
+            f"the labels go up to {greatest} and the model tells {classes} classes apart",
+            where=where,
+            fix="these images are of another data set, or their labels start at 1",
+        )
 
 
 def limited(found: ImageFolder, limit: int | None) -> ImageFolder:

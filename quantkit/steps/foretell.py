@@ -9,14 +9,14 @@ from pathlib import Path
 
 import onnx_ir as ir
 
-from quantkit.errors import ProvenanceError
-from quantkit.graph.model import read_model, save_model
+from quantkit.graph.model import save_model
 from quantkit.graph.plan import Plan, plan
-from quantkit.graph.prepare import Prepared, prepare
+from quantkit.graph.prepare import Prepared
 from quantkit.graph.qdq import write_qdq
 from quantkit.run.folder import RunFolder, RunRecord
-from quantkit.stats.file import Statistics, load_statistics
+from quantkit.stats.file import Statistics
 from quantkit.stats.solve import solve_all
+from quantkit.steps.run_inputs import calibrated
 from quantkit.steps.vamc import CardChoices
 
 MODEL_OF_THE_COMPILER = (
@@ -50,14 +50,7 @@ class Foreteller:
         """
         folder = RunFolder(run)
         record = folder.read()
-        prepared = prepare(read_model(folder.fp32(record)))
-        statistics, _ = load_statistics(folder.statistics)
-        if statistics.provenance.model_sha256 != record.model.sha256:
-            raise ProvenanceError(
-                "the statistics are of another model than the run",
-                where=folder.statistics,
-                fix="run quantkit calibrate again",
-            )
+        prepared, statistics = calibrated(folder, record)
         return cls(record, prepared, statistics)
 
     def plan(self, choices: CardChoices) -> Plan:

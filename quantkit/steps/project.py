@@ -14,6 +14,7 @@ from quantkit.config.project import (
 )
 from quantkit.errors import ConfigError, UsageError
 from quantkit.files import reason
+from quantkit.run.folder import RunFolder
 
 # Larger than any file of settings a person writes.
 _MAX_BYTES = 1 << 18
@@ -71,6 +72,22 @@ def find_run(given: Path | None, project: Project, folder: Path) -> Path:
         names = ", ".join(path.name for path in runs[:5])
         raise UsageError(f"there are {len(runs)} runs here", where=folder / "runs", fix=f"give --run, one of {names}")
     raise UsageError("there is no run here", where=folder, fix="run quantkit calibrate first, or give --run")
+
+
+def run_of_subject(subject: Path | None, project: Project, folder: Path) -> Path:
+    """Return the run folder that a user means by a run folder, by the fp32 model of a run, or by nothing.
+
+    Raises:
+        UsageError: there is none, several to choose from, or the run is of another model.
+    """
+    if subject is None or subject.suffix != ".onnx":
+        return find_run(subject, project, folder)
+    own = run_of_model(subject, folder)
+    run = project.run if project.run is not None and not own.is_dir() else own
+    recorded = Path(RunFolder(run).read().model.path)
+    if recorded.resolve() != subject.resolve():
+        raise UsageError(f"this run is of {recorded}", where=run, fix="give the run folder of the model you mean")
+    return run
 
 
 def _read_text(path: Path) -> str:

@@ -8,19 +8,20 @@ from pathlib import Path
 from typing import Any
 
 from quantkit.config.method import Method, Percentile, method_name
-from quantkit.errors import ProvenanceError, UsageError
+from quantkit.errors import UsageError
 from quantkit.files import write_text
-from quantkit.graph.model import model_digest, read_model, save_model
+from quantkit.graph.model import model_digest, save_model
 from quantkit.graph.plan import Decision, Plan, PlanOptions, plan
-from quantkit.graph.prepare import Prepared, prepare
+from quantkit.graph.prepare import Prepared
 from quantkit.graph.qdq import notes_of, write_qdq
 from quantkit.numerics import Range
 from quantkit.run.folder import FP32, INT8, RANGES, QuantizedRecord, RunFolder
 from quantkit.run.saturation import products_saturate
 from quantkit.run.session import open_session
-from quantkit.stats.file import Statistics, load_statistics
+from quantkit.stats.file import Statistics
 from quantkit.stats.solve import solve_all
 from quantkit.steps.correction import Correction, Images, correction, images_of
+from quantkit.steps.run_inputs import calibrated
 from quantkit.targets import ORT, VACC, Target
 from quantkit.tuning.handover import hand_over, restore_batch_norms
 
@@ -125,14 +126,7 @@ def quantize(
     """
     folder = RunFolder(run)
     record = folder.read()
-    prepared = prepare(read_model(folder.fp32(record)))
-    statistics, _ = load_statistics(folder.statistics)
-    if statistics.provenance.model_sha256 != record.model.sha256:
-        raise ProvenanceError(
-            "the statistics are of another model than the run",
-            where=folder.statistics,
-            fix="run quantkit calibrate again",
-        )
+    prepared, statistics = calibrated(folder, record)
     with folder.locked():
         return quantize_prepared(
             folder,
@@ -165,10 +159,7 @@ def quantize_prepared(
     made = plan(prepared.model, chosen, left_out)
     needed = {name: statistics.tensors[name] for name in made.observed if name in statistics.tensors}
     ranges = solve_all(needed, method, chosen)
-    name = (INT8 if target.name == ORT.name else f"{INT8}-{target.name}") if out is None else out.stem
-    path = folder.path / f"{name}.onnx" if out is None else out
-    if name == FP32:
-        raise UsageError(f"{FP32} is the name of the original model", where="--out", fix="choose another file name")
+    name, path = place_of(folder, int8_name(target), out)
     corrected = Correction({}, ())
     if options.bias_correction:
         corrected = correction(folder, name, prepared, made, left_out, ranges, images)
@@ -188,6 +179,22 @@ def quantize_prepared(
         save_model(restore_batch_norms(model), handed)
         notes.append(f"the card's compiler has the corrected biases from {handed.name} only")
     return Quantized(name, path, table, ranges, made, handed, tuple(notes))
+
+
+def int8_name(target: Target) -> str:
+    """Return the name that a run gives the int8 model for a target: ``int8`` for onnxruntime, else ``int8-TARGET``."""
+    return INT8 if target.name == ORT.name else f"{INT8}-{target.name}"
+
+
+def place_of(folder: RunFolder, name: str, out: Path | None) -> tuple[str, Path]:
+    """Return the name of a model in a run and its file: those of ``out`` where it is given, else in the run folder.
+
+    Raises:
+        UsageError: it would take the name of the original model.
+    """
+    if out is not None and out.stem == FP32:
+        raise UsageError(f"{FP32} is the name of the original model", where="--out", fix="choose another file name")
+    return (name, folder.path / f"{name}.onnx") if out is None else (out.stem, out)
 
 
 def enter_quantized(

@@ -14,28 +14,23 @@ from quantkit import __version__
 from quantkit.comparison.paired import PairedOutcomes, score_interval
 from quantkit.comparison.result import PERCENT
 from quantkit.config.method import Method, Percentile, method_name
-from quantkit.config.project import Project
 from quantkit.data.calibration_set import CalibrationSet
 from quantkit.data.folder import ImageFolder
 from quantkit.data.overlap import digest_of
 from quantkit.data.parallel import map_in_order
-from quantkit.data.preprocess import preprocess
-from quantkit.errors import CalibrationSetError, LabelError, ProvenanceError, UsageError
+from quantkit.errors import CalibrationSetError, UsageError
 from quantkit.files import sha256_json
-from quantkit.graph.model import image_input, read_model
 from quantkit.graph.plan import plan
-from quantkit.graph.prepare import Prepared, prepare
+from quantkit.graph.prepare import Prepared
 from quantkit.numerics import Range
-from quantkit.run.folder import INT8, RunFolder, RunRecord
-from quantkit.run.observe import load_batch
+from quantkit.run.folder import RunFolder, RunRecord
 from quantkit.run.session import default_threads
-from quantkit.stats.file import load_statistics
 from quantkit.stats.solve import solve_all
 from quantkit.steps.correction import Correction, correction
-from quantkit.steps.evaluation_images import evaluation_images, limited
+from quantkit.steps.evaluation_images import check_labels, evaluation_images, limited
 from quantkit.steps.progress import Count
-from quantkit.steps.project import find_run, run_of_model
-from quantkit.steps.quantize import QuantizeOptions
+from quantkit.steps.quantize import QuantizeOptions, int8_name
+from quantkit.steps.run_inputs import calibrated, model_inputs
 from quantkit.steps.sensitivity_journal import Journal
 from quantkit.steps.sensitivity_result import Accuracy, Figures, LayerSensitivity, Sensitivity
 from quantkit.targets import ORT, Target
@@ -157,33 +152,10 @@ def sensitivity(
     return _result(cost, chosen, network, method, by, (*network.corrected.notes, *warnings))
 
 
-def run_of_subject(subject: Path | None, project: Project, folder: Path) -> Path:
-    """Return the run folder that a user means by a run folder, by the fp32 model of a run, or by nothing.
-
-    Raises:
-        UsageError: there is none, several to choose from, or the run is of another model.
-    """
-    if subject is None or subject.suffix != ".onnx":
-        return find_run(subject, project, folder)
-    own = run_of_model(subject, folder)
-    run = project.run if project.run is not None and not own.is_dir() else own
-    recorded = Path(RunFolder(run).read().model.path)
-    if recorded.resolve() != subject.resolve():
-        raise UsageError(f"this run is of {recorded}", where=run, fix="give the run folder of the model you mean")
-    return run
-
-
 def _network(
     folder: RunFolder, record: RunRecord, method: Method, target: Target, options: QuantizeOptions
 ) -> _Network:
-    prepared = prepare(read_model(folder.fp32(record)))
-    statistics, _ = load_statistics(folder.statistics)
-    if statistics.provenance.model_sha256 != record.model.sha256:
-        raise ProvenanceError(
-            "the statistics are of another model than the run",
-            where=folder.statistics,
-            fix="run quantkit calibrate again",
-        )
+    prepared, statistics = calibrated(folder, record)
     chosen, left_out = options.target(target), options.plan_options()
     made = plan(prepared.model, chosen, left_out)
     # With layers in float, other tensors are observed than of the whole int8 model.
@@ -191,8 +163,7 @@ def _network(
     corrected = Correction({}, ())
     if options.bias_correction:
         observed = {name: ranges[name] for name in made.observed if name in ranges}
-        name = INT8 if target.name == ORT.name else f"{INT8}-{target.name}"
-        corrected = correction(folder, name, prepared, made, left_out, observed, None)
+        corrected = correction(folder, int8_name(target), prepared, made, left_out, observed, None)
     return _Network(record, prepared, chosen, ranges, options, corrected)
 
 
@@ -227,13 +198,7 @@ def _calibration_images(record: RunRecord, count: int) -> _Images:
 
 def _labelled(found: ImageFolder, record: RunRecord) -> _Images:
     assert found.labels is not None
-    classes, greatest = record.model.classes, int(found.labels.max())
-    if classes is not None and greatest >= classes:
-        raise LabelError(
-            f"the labels go up to {greatest} and the model tells {classes} classes apart",
-            where=found.root,
-            fix="these images are of another data set, or their labels start at 1",
-        )
+    check_labels(found, record.model.classes, found.root)
     digests = tuple(map_in_order(digest_of, found.paths))
     return _Images(tuple(found.paths), digests, np.asarray(found.labels, np.int64), f"images of {found.root}")
 
@@ -258,9 +223,7 @@ def _measure(
 def _measure_lot(
     network: _Network, paths: Sequence[Path], journal: Journal, threads: int, progress: Count | None
 ) -> NetworkCost:
-    load = partial(preprocess, pipeline=network.record.pipeline)
-    batch = image_input(network.prepared.model).batch or 1
-    inputs = list(map_in_order(lambda path: load_batch([path], load, batch), paths, threads))
+    inputs = model_inputs(network.prepared.model, paths, network.record.pipeline, threads)
     try:
         return layer_costs(
             network.prepared.model,

@@ -10,15 +10,14 @@ from typing import Any
 
 from quantkit.data.calibration_set import CalibrationSet
 from quantkit.data.folder import ImageFolder
-from quantkit.errors import UsageError
 from quantkit.files import sha256_json, write_json, write_text
 from quantkit.graph.model import save_model
 from quantkit.graph.qdq import notes_of
-from quantkit.run.folder import FP32, INT8, RunFolder
+from quantkit.run.folder import FP32, RunFolder
 from quantkit.run.session import default_threads, open_session
 from quantkit.steps.evaluation_images import evaluation_images, limited
 from quantkit.steps.progress import Count
-from quantkit.steps.quantize import QuantizeOptions, enter_quantized
+from quantkit.steps.quantize import QuantizeOptions, enter_quantized, int8_name, place_of
 from quantkit.steps.tune_journal import Journal, trial_json
 from quantkit.steps.tune_trials import Subject, Trials, Watch
 from quantkit.steps.vamc import VamcOptions, build_rewritten
@@ -167,13 +166,7 @@ def _write(
     """Write the model that is kept, what its target needs beside it, and the log."""
     folder, recipe = subject.folder, outcome.best.recipe
     product, target, choosing = trials.product(recipe), subject.bench.target, subject.choosing
-    rescaled, _ = subject.bench.ranged(recipe)
-    name = (
-        (f"{INT8}-{TUNED}" if target.name == ORT.name else f"{INT8}-{target.name}-{TUNED}") if out is None else out.stem
-    )
-    path = folder.path / f"{name}.onnx" if out is None else out
-    if name == FP32:
-        raise UsageError(f"{FP32} is the name of the original model", where="--out", fix="choose another file name")
+    name, path = place_of(folder, f"{int8_name(target)}-{TUNED}", out)
     save_model(product.int8, path)
     open_session(path)  # a model that onnxruntime cannot load is not a result
     enter_quantized(folder, name, path, recipe.method, target.name, {"recipe": recipe.to_json()})
@@ -198,7 +191,7 @@ def _write(
         path=path,
         fp32=fp32,
         fp32_change=change,
-        rescaling_change=choosing.largest_change(rescaled) if recipe.equalization else None,
+        rescaling_change=choosing.largest_change(subject.bench.ranged(recipe)[0]) if recipe.equalization else None,
         build_file=build_file,
         log=folder.path / f"tune-{target.name}.json",
         notes=tuple(notes),

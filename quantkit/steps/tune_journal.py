@@ -31,11 +31,6 @@ class Journal:
         self._path, self._key = path, key
         self._trials: list[dict[str, Any]] = [] if fresh else self._read()
 
-    @property
-    def trials(self) -> tuple[dict[str, Any], ...]:
-        """All trials as plain values, in the order they were made."""
-        return tuple(self._trials)
-
     def find(self, rung: str, recipe: Recipe) -> Trial | None:
         """Return what was found out about a recipe, None where it has not been tried."""
         plain = recipe.to_json()

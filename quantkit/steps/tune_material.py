@@ -10,14 +10,14 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from quantkit.config.pipeline import Pipeline
-from quantkit.data.parallel import map_in_order
 from quantkit.data.preprocess import preprocess
 from quantkit.errors import CalibrationSetError
 from quantkit.graph.model import image_input
-from quantkit.run.observe import load_batch, observe
+from quantkit.run.observe import observe
 from quantkit.run.tap import TappedSession
 from quantkit.stats.tensor import TensorStatistics
 from quantkit.steps.calibrate import complete, observed_of
+from quantkit.steps.run_inputs import model_inputs
 
 FloatArray = npt.NDArray[np.float32]
 
@@ -82,20 +82,14 @@ def material(prepared: ir.Model, paths: Sequence[Path], pipeline: Pipeline, thre
             f"tuning needs at least {LEAST_IMAGES} calibration images, and the set has {len(paths)}",
             fix="build a larger set with quantkit calib-set build",
         )
-    batch = image_input(prepared).batch or 1
-    load = partial(preprocess, pipeline=pipeline)
     choosing = paths[CHOOSING_STRIDE - 1 :: CHOOSING_STRIDE][:CHOOSING]
     others = [path for index, path in enumerate(paths) if index % CHOOSING_STRIDE != CHOOSING_STRIDE - 1]
     work = others[:WORKED_ON]
-
-    def read(path: Path) -> FloatArray:
-        return load_batch([path], load, batch)
-
     return Material(
-        work=list(map_in_order(read, work, threads)),
-        choosing=list(map_in_order(read, choosing, threads)),
+        work=model_inputs(prepared, work, pipeline, threads),
+        choosing=model_inputs(prepared, choosing, pipeline, threads),
         paths=paths,
         pipeline=pipeline,
-        batch=batch,
+        batch=image_input(prepared).batch or 1,
         threads=threads,
     )

@@ -12,15 +12,14 @@ from quantkit import __version__
 from quantkit.comparison.paired import PairedOutcomes, score_interval, wilson_interval
 from quantkit.config.method import parse_method
 from quantkit.data.folder import ImageFolder
-from quantkit.errors import CalibrationSetError, ProvenanceError
-from quantkit.graph.model import model_files, read_model, save_model
-from quantkit.graph.prepare import prepare
+from quantkit.errors import CalibrationSetError
+from quantkit.graph.model import model_files, save_model
 from quantkit.run.folder import FP32, INT8, RunFolder, RunRecord
-from quantkit.stats.file import load_statistics
 from quantkit.steps.compare import evaluate_models
 from quantkit.steps.correction import images_of
 from quantkit.steps.progress import Count
 from quantkit.steps.quantize import QuantizeOptions
+from quantkit.steps.run_inputs import calibrated
 from quantkit.steps.tune_journal import Journal
 from quantkit.steps.tune_material import Material, material
 from quantkit.targets import VACC, Target
@@ -69,14 +68,8 @@ class Subject:
         threads: int,
     ) -> "Subject":
         """Read a run and its calibration images; see `quantkit.steps.tune.tune` for the errors."""
-        prepared = prepare(read_model(folder.fp32(record))).model
-        statistics, _ = load_statistics(folder.statistics)
-        if statistics.provenance.model_sha256 != record.model.sha256:
-            raise ProvenanceError(
-                "the statistics are of another model than the run",
-                where=folder.statistics,
-                fix="run quantkit calibrate again",
-            )
+        whole, statistics = calibrated(folder, record)
+        prepared = whole.model
         chosen = images_of(record)
         if chosen is None:
             raise CalibrationSetError(

@@ -56,9 +56,6 @@ class Choosing:
         self._images, self._threads = images, threads
         self._reference = scores_of(prepared, images, threads=threads)
 
-    def __len__(self) -> int:
-        return len(self._images)
-
     def closeness(self, model: ir.Model) -> Closeness:
         """Measure a model.
 

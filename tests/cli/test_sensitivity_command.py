@@ -1,7 +1,6 @@
 """``quantkit sensitivity`` as typed: what it prints and writes, and how it refuses."""
 
 import json
-import sys
 from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
@@ -9,27 +8,7 @@ from pathlib import Path
 import pytest
 from models import tiny_model, write_images
 
-from quantkit.cli.main import main
-
 Run = Callable[..., tuple[str, str]]
-
-
-@pytest.fixture
-def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
-    """Run a command line in the test's folder, in this process, and check its exit code."""
-
-    def run(*arguments: str, code: int = 0) -> tuple[str, str]:
-        monkeypatch.chdir(tmp_path)
-        monkeypatch.delenv("QUANTKIT_DEBUG", raising=False)
-        monkeypatch.setattr(sys, "argv", ["quantkit", *arguments])
-        with pytest.raises(SystemExit) as end:
-            main()
-        out, err = capsys.readouterr()
-        assert end.value.code == code, err + out
-        assert "Traceback" not in err
-        return out, err
-
-    return run
 
 
 @pytest.fixture

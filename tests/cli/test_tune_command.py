@@ -1,18 +1,20 @@
 """``quantkit tune`` as typed: what it prints and writes, and how it refuses."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from models import tiny_model, write_images
-from test_sensitivity_command import Run, command  # noqa: F401
 
 from quantkit.cli.tune import parse_seconds
 from quantkit.errors import UsageError
 
+Run = Callable[..., tuple[str, str]]
+
 
 @pytest.fixture
-def folder(tmp_path: Path, command: Run) -> Path:  # noqa: F811
+def folder(tmp_path: Path, command: Run) -> Path:
     tiny_model(tmp_path / "tiny.onnx")
     write_images(tmp_path / "images", per_class=10)
     (tmp_path / "pipeline.yaml").write_text("ops:\n- op: decode\n- op: to_tensor\n")
@@ -20,7 +22,7 @@ def folder(tmp_path: Path, command: Run) -> Path:  # noqa: F811
     return tmp_path
 
 
-def test_a_model_that_was_not_calibrated_is_calibrated_and_tuned(folder: Path, command: Run) -> None:  # noqa: F811
+def test_a_model_that_was_not_calibrated_is_calibrated_and_tuned(folder: Path, command: Run) -> None:
     out, _ = command(
         "tune", "tiny.onnx", "--set", "calib.csv", "--preset", "pipeline.yaml", "--max-drop", "100", "--json", "t.json"
     )
@@ -31,7 +33,7 @@ def test_a_model_that_was_not_calibrated_is_calibrated_and_tuned(folder: Path, c
     command("compare", "fp32", "int8", "int8-tuned")
 
 
-def test_a_card_gets_its_three_files(folder: Path, command: Run) -> None:  # noqa: F811
+def test_a_card_gets_its_three_files(folder: Path, command: Run) -> None:
     command("calibrate", "--model", "tiny.onnx", "--set", "calib.csv", "--preset", "pipeline.yaml")
     out, _ = command("tune", "runs/tiny", "--target", "vacc", "--max-drop", "0", "--write-fp32", "better.onnx")
     log = json.loads((folder / "runs" / "tiny" / "tune-vacc.json").read_text())
@@ -49,14 +51,14 @@ def test_a_card_gets_its_three_files(folder: Path, command: Run) -> None:  # noq
         (("--target", "tpu"), "there is no target"),
     ],
 )
-def test_bad_options_are_one_line(folder: Path, command: Run, arguments, said) -> None:  # noqa: F811
+def test_bad_options_are_one_line(folder: Path, command: Run, arguments, said) -> None:
     command("calibrate", "--model", "tiny.onnx", "--set", "calib.csv", "--preset", "pipeline.yaml")
     _, err = command("tune", "runs/tiny", *arguments, code=2)
     assert said in err
     assert len(err.strip().splitlines()) == 1
 
 
-def test_no_run_says_what_to_do(folder: Path, command: Run) -> None:  # noqa: F811
+def test_no_run_says_what_to_do(folder: Path, command: Run) -> None:
     _, err = command("tune", "tiny.onnx", code=2)
     assert "calibrate" in err
 

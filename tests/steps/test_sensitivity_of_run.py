@@ -20,8 +20,9 @@ from quantkit.run.variants import Variants
 from quantkit.steps import sensitivity as step
 from quantkit.steps.calibrate import calibrate
 from quantkit.steps.compare import compare
+from quantkit.steps.project import run_of_subject
 from quantkit.steps.quantize import QuantizeOptions, quantize
-from quantkit.steps.sensitivity import run_of_subject, sensitivity
+from quantkit.steps.sensitivity import sensitivity
 from quantkit.targets import ORT, VACC
 
 PIPELINE = Pipeline(ops=(Decode(), ToTensor()))

@@ -1,0 +1,16 @@
+"""Options that several commands take alike."""
+
+from typing import Annotated
+
+import typer
+
+MethodOption = Annotated[str | None, typer.Option(help="minmax, percentile, kl or mse.")]
+FractionOption = Annotated[float | None, typer.Option(help="Share of the values a percentile range keeps.")]
+TargetOption = Annotated[str | None, typer.Option(help="ort, tensorrt or vacc.")]
+PerChannelOption = Annotated[
+    bool | None, typer.Option("--per-channel/--per-tensor", help="Weight scales, one per channel or per tensor.")
+]
+ActivationsOption = Annotated[str | None, typer.Option(help="uint8 (affine) or int8 (symmetric).")]
+WeightBitsOption = Annotated[int | None, typer.Option(help="8, or 7 for processors without VNNI.")]
+PowerOfTwoOption = Annotated[bool | None, typer.Option(help="Weight thresholds as powers of two.")]
+SkipOption = Annotated[list[str] | None, typer.Option(help="Leave in float: node name, glob, re:..., conv:INDEX.")]
