@@ -13,6 +13,7 @@ for Post-Training Quantization, ICML 2020):
 
 import numpy as np
 import numpy.typing as npt
+from scipy.linalg.lapack import dtrtri
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -57,8 +58,7 @@ def _in_sequence(wanted: FloatArray, covariance: FloatArray, qmax: int) -> Float
     """Round column by column, making up for each error in the columns behind."""
     order = np.argsort(-np.diagonal(covariance, axis1=1, axis2=2), axis=1, kind="stable")
     rows = order[:, None, :]
-    inverse = np.linalg.inv(np.take_along_axis(np.take_along_axis(covariance, order[:, :, None], 1), rows, 2))
-    factor = np.linalg.cholesky((inverse + inverse.transpose(0, 2, 1)) / 2.0).transpose(0, 2, 1)
+    factor = _factor_of_inverse(np.take_along_axis(np.take_along_axis(covariance, order[:, :, None], 1), rows, 2))
     weights = np.take_along_axis(wanted, rows, 2)
     rounded = np.empty_like(weights)
     size = weights.shape[2]
@@ -71,6 +71,16 @@ def _in_sequence(wanted: FloatArray, covariance: FloatArray, qmax: int) -> Float
             weights[:, :, k:end] -= errors[:, :, k - start, None] * factor[:, None, k, k:end]
         weights[:, :, end:] -= errors @ factor[:, start:end, end:]
     return np.take_along_axis(rounded, np.argsort(order, axis=1)[:, None, :], 2)
+
+
+def _factor_of_inverse(matrices: FloatArray) -> FloatArray:
+    """Return upper triangular ``U`` with ``U' U = S^-1``, matrix by matrix.
+
+    From the Cholesky factor ``L`` of ``S`` with its rows and columns in reverse order: ``L`` in reverse order is upper
+    triangular, and its inverse is ``U``. That is a third of the work of inverting ``S``, and cannot fail halfway.
+    """
+    lower = np.linalg.cholesky(matrices[:, ::-1, ::-1])
+    return np.stack([dtrtri(one[::-1, ::-1])[0] for one in lower])
 
 
 def _descend(start: FloatArray, wanted: FloatArray, covariance: FloatArray, qmax: int) -> FloatArray:
