@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from quantkit.config.project import Project
     from quantkit.steps.progress import Count
     from quantkit.steps.tune import Tuning
+    from quantkit.tuning.search import Rung
 
 _SECONDS = {"s": 1.0, "m": 60.0, "h": 3600.0}
 
@@ -52,6 +53,12 @@ def tune(
     rewrite: Annotated[
         bool, typer.Option("--rewrite/--no-rewrite", help="Change weights and biases, or only options and precision.")
     ] = True,
+    without: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Leave out a step: method, weight-scale, centering, equalization, rounding, precision; repeatable."
+        ),
+    ] = None,
     write_fp32: Annotated[
         Path | None, typer.Option(help="For vacc: the rewritten fp32 model; in the run folder by default.")
     ] = None,
@@ -85,6 +92,7 @@ def tune(
                     max_drop=max_drop / 100.0, min_agreement=None if min_agreement is None else min_agreement / 100.0
                 ),
                 budget=FloatBudget(macs=macs, layers=3 if card and max_skips is None else max_skips, convs_only=card),
+                without=frozenset(parse_rung(name) for name in without or ()),
                 rewrite=rewrite,
                 seconds=parse_seconds(time),
                 write_fp32=write_fp32,
@@ -121,6 +129,19 @@ def parse_seconds(text: str | None) -> float | None:
     if found is None:
         raise UsageError(f"{text!r} is no time", where="--time", fix="write ten minutes as 10m")
     return float(found[1]) * _SECONDS[found[2] or "s"]
+
+
+def parse_rung(name: str) -> "Rung":
+    """Return a step of the search.
+
+    Raises:
+        UsageError: there is none of that name.
+    """
+    from quantkit.tuning.search import Rung
+
+    if name not in set(Rung):
+        raise UsageError(f"tune has no step {name!r}", where="--without", fix=f"give one of {', '.join(Rung)}")
+    return Rung(name)
 
 
 def _run(
@@ -211,7 +232,9 @@ def _verdict(done: "Tuning") -> tuple[str, ...]:
     if done.outcome.out_of_time:
         lines.append("the time was over before everything was tried: the same command goes on from here")
     if done.rescaling_change is not None:
-        lines.append(f"rescaled channels change the scores of fp32 by {done.rescaling_change:.1e} of their span")
+        lines.append(
+            f"moved and rescaled channels change the scores of fp32 by {done.rescaling_change:.1e} of their span"
+        )
     if done.fp32_change is not None:
         lines.append(f"the fp32 model to hand over differs by {done.fp32_change:.1e} of it, moved biases and all")
     return tuple(lines)

@@ -23,7 +23,8 @@ from quantkit.steps.tune_trials import Subject, Trials, Watch
 from quantkit.steps.vamc import VamcOptions, build_rewritten
 from quantkit.targets import ORT, Target
 from quantkit.tuning.mixed import FloatBudget
-from quantkit.tuning.search import Goal, Outcome, Trial, search
+from quantkit.tuning.moves import movable
+from quantkit.tuning.search import REWRITING, Goal, Outcome, Rung, Trial, search
 
 BUILD_FILE = "vamc-tuned.yaml"
 JSON_SCHEMA = 1
@@ -37,7 +38,8 @@ class TuneOptions:
     Attributes:
         goal: what is to be met.
         budget: what may be left in float.
-        rewrite: weights may be changed; for VACC, an fp32 model is written that its compiler is to be handed.
+        without: steps of the search that are left out.
+        rewrite: weights and biases may be changed; for VACC, an fp32 model is written for its compiler.
         seconds: begin nothing new after so many; None for no limit, and the same result each time.
         write_fp32: where the rewritten fp32 model goes; in the run folder when absent.
         vamc: choices of the build file.
@@ -45,6 +47,7 @@ class TuneOptions:
 
     goal: Goal
     budget: FloatBudget
+    without: frozenset[Rung] = frozenset()
     rewrite: bool = True
     seconds: float | None = None
     write_fp32: Path | None = None
@@ -63,7 +66,8 @@ class Tuning:
         fp32: the rewritten fp32 model for the compiler, None where there is none.
         fp32_change: largest difference of its scores to those of the original, as a share of their span; biases that
             were moved and weights that were rounded otherwise show in it.
-        rescaling_change: likewise of the model whose channels were rescaled and nothing else; None where none were.
+        rescaling_change: likewise of the model whose channels were moved and rescaled and nothing else; None where none
+            were.
         build_file: for the card's compiler, None for other targets.
         log: the file that holds all this.
         notes: what the user may want to know.
@@ -153,11 +157,22 @@ def tune(
             subject.start,
             trials,
             tuning.goal,
-            rewrite=tuning.rewrite,
-            weight_forms=subject.bench.compiler_calibrates and options.per_channel is None,
+            rungs=_rungs(subject, tuning, options),
             widening=trials.widening,
         )
         return _write(subject, trials, outcome, tuning, out, tuple(warnings))
+
+
+def _rungs(subject: Subject, tuning: TuneOptions, options: QuantizeOptions) -> frozenset[Rung]:
+    """Return the steps that can be taken for this model and target, and that the user wants."""
+    closed = set(tuning.without)
+    if not tuning.rewrite:
+        closed |= REWRITING
+    if not subject.bench.compiler_calibrates or options.per_channel is not None:
+        closed.add(Rung.WEIGHT_SCALE)
+    if not movable(subject.prepared).free.any():
+        closed.add(Rung.CENTERING)
+    return frozenset(Rung) - closed
 
 
 def _write(
@@ -184,6 +199,7 @@ def _write(
         build_file = folder.path / BUILD_FILE
         write_text(build_file, build.text)
         notes.extend(build.notes)
+    rescaled = recipe.centering or recipe.equalization
     done = Tuning(
         outcome=outcome,
         trials=trials.made,
@@ -191,7 +207,7 @@ def _write(
         path=path,
         fp32=fp32,
         fp32_change=change,
-        rescaling_change=choosing.largest_change(subject.bench.ranged(recipe)[0]) if recipe.equalization else None,
+        rescaling_change=choosing.largest_change(subject.bench.ranged(recipe)[0]) if rescaled else None,
         build_file=build_file,
         log=folder.path / f"tune-{target.name}.json",
         notes=tuple(notes),

@@ -31,7 +31,7 @@ from scipy.optimize import minimize
 from quantkit.graph.plan import Layer, Plan
 from quantkit.graph.values import attribute_int, node_name
 from quantkit.tuning.channel_statistics import ChannelStatistics, channel_statistics
-from quantkit.tuning.importance import layer_weights, noise_gains, through_weights
+from quantkit.tuning.importance import activation_costs, layer_weights, relative_importance
 from quantkit.tuning.rescale import rescaled
 from quantkit.tuning.ties import PINNED, Ties, channel_ties
 
@@ -140,11 +140,10 @@ class Objective:
     def __init__(self, model: ir.Model, plan: Plan, ties: Ties, statistics: Mapping[str, ChannelStatistics]) -> None:
         self._ties, self._statistics, self._plan = ties, statistics, plan
         self._nodes = {node_name(node): node for node in model.graph}
-        gains = noise_gains(model, statistics)
-        self._importance = {name: self._relative(gains[name], held.power) for name, held in statistics.items()}
+        self._importance = relative_importance(model, statistics)
         layers = [layer for layer in plan.layers if {layer.input, layer.output} <= statistics.keys()]
         self._weights = [term for layer in layers if (term := self._weight_term(layer)) is not None]
-        self._activations = self._activation_terms(layers)
+        self._activations = self._activation_terms(activation_costs(plan, self._importance, statistics))
 
     def __call__(self, logs: Vector) -> tuple[float, Vector]:
         """Return the objective and its gradient."""
@@ -154,11 +153,6 @@ class Objective:
         for weight in self._weights:
             total += _add_weight(weight, logs, gradient)
         return float(np.log(total)), gradient / total
-
-    @staticmethod
-    def _relative(gain: Vector, power: Vector) -> Vector:
-        signal = float(gain @ power)
-        return gain / signal if signal > 0.0 else np.zeros(gain.size)
 
     def _weight_term(self, layer: Layer) -> _WeightTerm | None:
         node, scheme = self._nodes[layer.node], self._plan.target.weights
@@ -179,8 +173,7 @@ class Objective:
             scheme.per_channel,
         )
 
-    def _activation_terms(self, layers: Sequence[Layer]) -> list[_ActivationTerm]:
-        costs = self._costs(layers)
+    def _activation_terms(self, costs: Mapping[str, Vector]) -> list[_ActivationTerm]:
         terms = []
         for group in self._plan.groups:
             tensors = [name for name in group.tensors if name in self._statistics]
@@ -195,17 +188,6 @@ class Objective:
                     )
                 )
         return terms
-
-    def _costs(self, layers: Sequence[Layer]) -> dict[str, Vector]:
-        """Return what noise in each channel costs: at the layers that read it, else by its importance."""
-        costs: dict[str, Vector] = {}
-        for layer in layers:
-            node = self._nodes[layer.node]
-            squares = np.square(layer_weights(node)).sum(axis=2)
-            read = through_weights(node, self._importance[layer.output], squares)
-            costs[layer.input] = costs.get(layer.input, 0.0) + read
-        own = {name: held for name, held in self._importance.items() if name not in costs}
-        return {name: cost * self._statistics[name].active for name, cost in (costs | own).items()}
 
     def _step(self, name: str) -> float:
         """Return the square of a tensor's step over 12, for a reach of one."""

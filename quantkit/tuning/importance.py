@@ -12,7 +12,17 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from quantkit.graph.values import array, attribute_int, attribute_ints, is_constant, name_of, operand, required
+from quantkit.graph.plan import Plan
+from quantkit.graph.values import (
+    array,
+    attribute_int,
+    attribute_ints,
+    is_constant,
+    name_of,
+    node_name,
+    operand,
+    required,
+)
 from quantkit.tuning.channel_statistics import ChannelStatistics
 from quantkit.tuning.ties import channels_of
 
@@ -41,6 +51,29 @@ def noise_gains(model: ir.Model, statistics: Mapping[str, ChannelStatistics]) ->
     return gains
 
 
+def relative_importance(model: ir.Model, statistics: Mapping[str, ChannelStatistics]) -> dict[str, Vector]:
+    """Return the gains of each tensor's channels over what the tensor's own signal would show: ``v / (v . power)``."""
+    return {name: _relative(gain, statistics[name].power) for name, gain in noise_gains(model, statistics).items()}
+
+
+def activation_costs(
+    plan: Plan, importance: Mapping[str, Vector], statistics: Mapping[str, ChannelStatistics]
+) -> dict[str, Vector]:
+    """Return what noise in each channel of each tensor costs: at the layers that read it, else by its importance.
+
+    Values that are exactly zero are rounded to zero, so a channel counts by its share of others.
+    """
+    nodes = {node_name(node): node for node in plan.placement.graph}
+    costs: dict[str, Vector] = {}
+    for layer in plan.layers:
+        if {layer.input, layer.output} <= statistics.keys():
+            node = nodes[layer.node]
+            squares = np.square(layer_weights(node)).sum(axis=2)
+            costs[layer.input] = costs.get(layer.input, 0.0) + through_weights(node, importance[layer.output], squares)
+    own = {name: held for name, held in importance.items() if name not in costs}
+    return {name: cost * statistics[name].active for name, cost in (costs | own).items()}
+
+
 def layer_weights(node: ir.Node) -> Vector:
     """Return a layer's weights as ``[out, in / groups, taps]``; of a ConvTranspose without groups alike."""
     weight = np.asarray(array(required(node, 1)), np.float64)
@@ -60,6 +93,11 @@ def through_weights(node: ir.Node, per_output: Vector, squares: Vector) -> Vecto
     groups = attribute_int(node, "group", 1)
     per_input = np.einsum("goi,go->gi", squares.reshape(groups, -1, squares.shape[1]), per_output.reshape(groups, -1))
     return np.asarray(per_input.reshape(-1))
+
+
+def _relative(gain: Vector, power: Vector) -> Vector:
+    signal = float(gain @ power)
+    return gain / signal if signal > 0.0 else np.zeros(gain.size)
 
 
 def _back(

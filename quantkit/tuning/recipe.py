@@ -23,6 +23,7 @@ class Recipe:
 
     Attributes:
         method: how ranges are set.
+        centering: channels moved so that tensors of signed values span less.
         equalization: strength of the rescaling of channels: 0 for none, 1 for the least predicted noise.
         mending: biases corrected; or weights rounded for the layer's result and biases corrected; or neither.
         per_channel: one weight scale per output channel, or one per tensor.
@@ -31,6 +32,7 @@ class Recipe:
     """
 
     method: Method
+    centering: bool = False
     equalization: float = 0.0
     mending: Mending = Mending.BIAS
     per_channel: bool = True
@@ -61,6 +63,8 @@ class Recipe:
             words.append("per tensor")
         if self.power_of_two:
             words.append("power2")
+        if self.centering:
+            words.append("centered")
         if self.equalization:
             words.append(f"equalized {self.equalization:g}")
         words += {Mending.NONE: [], Mending.BIAS: ["biases"], Mending.ROUNDING: ["rounded"]}[self.mending]

@@ -1,11 +1,11 @@
 """The search for the cheapest recipe that meets a goal: from what costs nothing at run time to what costs speed.
 
-One rung after the other: ranges, rescaled channels, rounded weights, layers in float. A rung's recipes are compared on
-the images that choose, the best one goes on if it is nearer to fp32 than what there was, and is judged on other images.
-Nothing depends on chance or on time, unless time runs out.
+One rung after the other: ranges, moved and rescaled channels, rounded weights, layers in float. A rung's recipes are
+compared on the images that choose, the best one goes on if it is nearer to fp32 than what there was, and is judged on
+other images. Nothing depends on chance or on time, unless time runs out.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence, Set
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol
@@ -18,9 +18,24 @@ from quantkit.tuning.recipe import Mending, Recipe
 # Strengths of the equalization that are tried.
 STRENGTHS = (0.5, 1.0)
 # Judging again and again on the same images makes a lucky verdict likelier; the intervals allow for this many looks.
-LOOKS = 8
+LOOKS = 10
 # One-sided confidence of all verdicts together, as that of both sides of one look: Bonferroni's inequality.
 LOOK_CONFIDENCE = 1.0 - 2.0 * (1.0 - CONFIDENCE) / LOOKS
+
+
+class Rung(StrEnum):
+    """A step of the search."""
+
+    METHOD = "method"
+    WEIGHT_SCALE = "weight-scale"
+    CENTERING = "centering"
+    EQUALIZATION = "equalization"
+    ROUNDING = "rounding"
+    PRECISION = "precision"
+
+
+# The rungs that change weights or biases, beside the correction of biases.
+REWRITING = frozenset({Rung.CENTERING, Rung.EQUALIZATION, Rung.ROUNDING})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,27 +146,25 @@ class Outcome:
     out_of_time: bool
 
 
-def search(
-    start: Recipe, trials: Trials, goal: Goal, *, rewrite: bool, weight_forms: bool, widening: Widening
-) -> Outcome:
+def search(start: Recipe, trials: Trials, goal: Goal, *, rungs: Set[Rung], widening: Widening) -> Outcome:
     """Return the first recipe that meets a goal, or the nearest to fp32 that was found.
 
     Args:
         start: what an ordinary calibration does.
         trials: makes and measures.
         goal: what is to be met.
-        rewrite: weights may be changed; otherwise methods, and layers in float, are all there is.
-        weight_forms: per channel or per tensor, and powers of two, are open too.
+        rungs: the steps that may be taken.
         widening: gives recipes with more layers in float.
     """
     best = trials.judge(trials.attempt("default", start))
     try:
-        for rung, recipes in _rungs(start, rewrite, weight_forms):
+        for rung, recipes in _rungs(start, rungs):
             if _judgement(best).proves(goal):
                 break
             best = _climb(best, rung, recipes(best.recipe), trials)
         else:
-            best = _widen(best, trials, goal, widening, rewrite=rewrite)
+            if Rung.PRECISION in rungs:
+                best = _widen(best, trials, goal, widening, rounding=Rung.ROUNDING in rungs)
     except _StoppedError as stopped:
         return Outcome(stopped.best, _verdict(stopped.best, goal), out_of_time=True)
     return Outcome(best, _verdict(best, goal), out_of_time=False)
@@ -168,14 +181,18 @@ class _StoppedError(Exception):
 _Recipes = Callable[[Recipe], Sequence[Recipe]]
 
 
-def _rungs(start: Recipe, rewrite: bool, weight_forms: bool) -> Iterator[tuple[str, _Recipes]]:
+def _rungs(start: Recipe, rungs: Set[Rung]) -> Iterator[tuple[Rung, _Recipes]]:
     """Yield the rungs that cost nothing at run time, each as the recipes to try from the best so far."""
-    yield "method", lambda best: _methods(start, best, weight_forms and not rewrite)
-    if rewrite:
-        if weight_forms:
-            yield "weight scale", lambda best: [best.changed(power_of_two=not best.power_of_two)]
-        yield "equalization", _equalized
-        yield "rounding", _rounded
+    forms, rewriting = Rung.WEIGHT_SCALE in rungs, bool(rungs & REWRITING)
+    recipes: dict[Rung, _Recipes] = {
+        Rung.METHOD: lambda best: _methods(start, best, forms and not rewriting),
+        Rung.CENTERING: lambda best: [best.changed(centering=True)],
+        Rung.EQUALIZATION: lambda best: _equalized(best, Rung.CENTERING in rungs),
+        Rung.ROUNDING: _rounded,
+    }
+    if forms and rewriting:
+        recipes[Rung.WEIGHT_SCALE] = lambda best: [best.changed(power_of_two=not best.power_of_two)]
+    yield from ((rung, recipes[rung]) for rung in Rung if rung in rungs and rung in recipes)
 
 
 def _methods(start: Recipe, best: Recipe, weight_forms: bool) -> list[Recipe]:
@@ -191,10 +208,18 @@ def _methods(start: Recipe, best: Recipe, weight_forms: bool) -> list[Recipe]:
     ]
 
 
-def _equalized(best: Recipe) -> list[Recipe]:
-    """Rescaled channels have other distributions, for which another method may be the best."""
+def _equalized(best: Recipe, centering: bool) -> list[Recipe]:
+    """Rescaled channels have other distributions, for which another method may be the best.
+
+    What moving channels buys shows most where they are rescaled too, so it is tried again where it bought nothing.
+    """
     methods: dict[Method, None] = dict.fromkeys([best.method, Mse()])
-    return [best.changed(equalization=strength, method=method) for method in methods for strength in STRENGTHS]
+    return [
+        best.changed(equalization=strength, method=method, centering=centered)
+        for centered in dict.fromkeys([centering, best.centering])
+        for method in methods
+        for strength in STRENGTHS
+    ]
 
 
 def _rounded(best: Recipe) -> list[Recipe]:
@@ -203,7 +228,7 @@ def _rounded(best: Recipe) -> list[Recipe]:
     return [best.changed(mending=Mending.ROUNDING, equalization=strength) for strength in strengths]
 
 
-def _climb(best: Trial, rung: str, recipes: Sequence[Recipe], trials: Trials) -> Trial:
+def _climb(best: Trial, rung: Rung, recipes: Sequence[Recipe], trials: Trials) -> Trial:
     """Return the best of a rung, judged, where it is nearer to fp32 than what there was."""
     try:
         tried = [trials.attempt(rung, recipe) for recipe in recipes if recipe != best.recipe]
@@ -213,7 +238,7 @@ def _climb(best: Trial, rung: str, recipes: Sequence[Recipe], trials: Trials) ->
         raise _StoppedError(best) from None
 
 
-def _widen(best: Trial, trials: Trials, goal: Goal, widening: Widening, *, rewrite: bool) -> Trial:
+def _widen(best: Trial, trials: Trials, goal: Goal, widening: Widening, *, rounding: bool) -> Trial:
     """Leave layers in float, one more at a time, until the images no longer say that the goal is missed.
 
     The less noise the activations make, the more there is to gain from rounding.
@@ -222,8 +247,8 @@ def _widen(best: Trial, trials: Trials, goal: Goal, widening: Widening, *, rewri
         return best
     try:
         for recipe in widening(best.recipe):
-            forms = [recipe, recipe.changed(mending=Mending.ROUNDING)] if rewrite else [recipe]
-            tried = [trials.attempt("precision", form) for form in dict.fromkeys(forms)]
+            forms = [recipe, recipe.changed(mending=Mending.ROUNDING)] if rounding else [recipe]
+            tried = [trials.attempt(Rung.PRECISION, form) for form in dict.fromkeys(forms)]
             trial = min(tried, key=lambda one: one.closeness.distance)
             if trial.closeness.distance < best.closeness.distance:
                 best = trials.judge(trial)

@@ -15,6 +15,7 @@ from quantkit.stats.solve import solve_all
 from quantkit.stats.tensor import TensorStatistics
 from quantkit.targets import Target
 from quantkit.tuning.bias import estimate_shifts
+from quantkit.tuning.center import center
 from quantkit.tuning.equalize import Equalization, equalize
 from quantkit.tuning.handover import hand_over, restore_batch_norms
 from quantkit.tuning.recipe import Mending, Recipe
@@ -24,7 +25,7 @@ FloatArray = npt.NDArray[np.float32]
 # Takes a prepared model, and returns the statistics over the calibration images of all tensors that a plan may need.
 Observe = Callable[[ir.Model], dict[str, TensorStatistics]]
 Progress = Callable[[int, int], None]
-# Rescaled channels may change the scores by this share of their span, which is far more than float32 rounding does.
+# Moved and rescaled channels may change the scores by this share of their span: far more than float32 rounding does.
 SAME_FUNCTION = 1e-4
 
 
@@ -79,8 +80,9 @@ class Workbench:
     change: Callable[[ir.Model], float]
     compiler_calibrates: bool
     threads: int
-    _equalizations: dict[Target, Equalization | None] = field(default_factory=dict, init=False)
-    _bases: dict[tuple[Target, float], _Base] = field(default_factory=dict, init=False)
+    _centered: dict[Target, ir.Model] = field(default_factory=dict, init=False)
+    _equalizations: dict[tuple[Target, bool], Equalization | None] = field(default_factory=dict, init=False)
+    _bases: dict[tuple[Target, bool, float], _Base] = field(default_factory=dict, init=False)
 
     def make(self, recipe: Recipe, progress: Progress | None = None) -> Product:
         """Make the model of a recipe; the same recipe gives the same bits.
@@ -113,27 +115,40 @@ class Workbench:
         return made, solve_all(needed, recipe.method, target)
 
     def _base(self, recipe: Recipe) -> _Base:
-        if not recipe.equalization:
-            return _Base(self.prepared, self.statistics)
-        target = recipe.target(self.target)
-        key = (target, recipe.equalization)
+        key = (recipe.target(self.target), recipe.centering, recipe.equalization)
         if key not in self._bases:
-            if target not in self._equalizations:
-                self._equalizations[target] = self._equalize(target)
-            equalization = self._equalizations[target]
-            if equalization is None:
+            model = self._rewritten(*key)
+            if model is self.prepared:
                 return _Base(self.prepared, self.statistics)
-            model = equalization.apply(self.prepared, recipe.equalization)
             handed = restore_batch_norms(model) if self.compiler_calibrates else None
             self._bases[key] = _Base(model, self.observe(model), handed)
         return self._bases[key]
 
-    def _equalize(self, target: Target) -> Equalization | None:
+    def _rewritten(self, target: Target, centering: bool, strength: float) -> ir.Model:
+        """Return the model with its channels moved and rescaled; what would not keep the function is left out."""
+        model = self._center(target) if centering else self.prepared
+        if not strength:
+            return model
+        key = (target, centering)
+        if key not in self._equalizations:
+            self._equalizations[key] = self._equalize(model, target)
+        equalization = self._equalizations[key]
+        return model if equalization is None else equalization.apply(model, strength)
+
+    def _center(self, target: Target) -> ir.Model:
+        if target not in self._centered:
+            made = plan(self.prepared, target, self.options)
+            found = center(self.prepared, made, self.images, threads=self.threads)
+            same = found is not None and self.change(found) <= SAME_FUNCTION
+            self._centered[target] = found if found is not None and same else self.prepared
+        return self._centered[target]
+
+    def _equalize(self, model: ir.Model, target: Target) -> Equalization | None:
         """Return the best factors that keep the function on other images too, None where none were found."""
-        made = plan(self.prepared, target, self.options)
+        made = plan(model, target, self.options)
         for keep_capped in (False, True):
-            found = equalize(self.prepared, made, self.images, keep_capped=keep_capped, threads=self.threads)
-            if self.change(found.apply(self.prepared)) <= SAME_FUNCTION:
+            found = equalize(model, made, self.images, keep_capped=keep_capped, threads=self.threads)
+            if self.change(found.apply(model)) <= SAME_FUNCTION:
                 return found
         return None
 

@@ -42,12 +42,21 @@ def test_a_card_gets_its_three_files(folder: Path, command: Run) -> None:
     assert (folder / "better.onnx").is_file() == (log["fp32_change"] is not None)
 
 
+def test_steps_can_be_left_out(folder: Path, command: Run) -> None:
+    command("calibrate", "--model", "tiny.onnx", "--set", "calib.csv", "--preset", "pipeline.yaml")
+    left_out = ("--without", "method", "--without", "precision")
+    command("tune", "runs/tiny", "--max-drop", "0", "--min-agreement", "100", *left_out, "--json", "t.json")
+    taken = {trial["rung"] for trial in json.loads((folder / "t.json").read_text())["trials"]}
+    assert taken == {"default", "equalization", "rounding"}, "and the tiny model has no channel to move"
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
         (("--write-fp32", "x.onnx"), "there is no rewritten fp32 model"),
         (("--time", "soon"), "is no time"),
         (("--max-float", "lots"), "is no percentage"),
+        (("--without", "luck"), "tune has no step 'luck'"),
         (("--target", "tpu"), "there is no target"),
     ],
 )

@@ -12,15 +12,19 @@ from quantkit.tuning.recipe import Mending, Recipe
 from quantkit.tuning.search import (
     LOOK_CONFIDENCE,
     LOOKS,
+    REWRITING,
     Goal,
     Judgement,
     OutOfTimeError,
+    Rung,
     Trial,
     Verdict,
     search,
 )
 
 START = Recipe(method=Percentile())
+# What onnxruntime leaves open for a model with nothing to move.
+OPEN = frozenset(Rung) - {Rung.WEIGHT_SCALE, Rung.CENTERING}
 
 
 def judgement(delta: float, width: float = 0.002, agreement: float = 0.99) -> Judgement:
@@ -69,7 +73,7 @@ def widening(recipe: Recipe) -> Iterator[Recipe]:
 
 
 def run(trials: Fake, goal: Goal, **options):
-    chosen = {"rewrite": True, "weight_forms": False, "widening": widening} | options
+    chosen = {"rungs": OPEN, "widening": widening} | options
     return search(START, trials, goal, **chosen)
 
 
@@ -125,7 +129,7 @@ def test_a_rung_that_does_not_help_is_not_judged() -> None:
 def test_without_rewriting_there_are_methods_and_layers_only() -> None:
     trials = Fake()
     start = START.changed(mending=Mending.NONE)
-    outcome = search(start, trials, Goal(max_drop=0.0), rewrite=False, weight_forms=True, widening=widening)
+    outcome = search(start, trials, Goal(max_drop=0.0), rungs=frozenset(Rung) - REWRITING, widening=widening)
     assert {one.rung for one in trials.attempted} == {"default", "method", "precision"}
     assert all(one.recipe.mending is Mending.NONE and not one.recipe.equalization for one in trials.attempted)
     forms = {(one.recipe.per_channel, one.recipe.power_of_two) for one in trials.attempted if one.rung == "method"}
@@ -135,11 +139,32 @@ def test_without_rewriting_there_are_methods_and_layers_only() -> None:
 
 def test_the_scale_of_weights_is_a_rung_where_the_target_leaves_it_open() -> None:
     trials = Fake()
-    search(START, trials, Goal(max_drop=0.0), rewrite=True, weight_forms=True, widening=widening)
+    search(START, trials, Goal(max_drop=0.0), rungs=frozenset(Rung), widening=widening)
     rungs = list(dict.fromkeys(one.rung for one in trials.attempted))
-    assert rungs == ["default", "method", "weight scale", "equalization", "rounding", "precision"]
-    assert {one.recipe.power_of_two for one in trials.attempted if one.rung == "weight scale"} == {True}
+    assert rungs == ["default", *Rung]
+    assert {one.recipe.power_of_two for one in trials.attempted if one.rung == "weight-scale"} == {True}
     assert all(one.recipe.per_channel for one in trials.attempted)
+
+
+def test_moved_channels_that_buy_nothing_alone_are_tried_with_rescaled_ones() -> None:
+    class OnlyTogether(Fake):
+        def kl(self, recipe: Recipe) -> float:
+            return super().kl(recipe) - (0.1 if recipe.centering and recipe.equalization else 0.0)
+
+    trials = OnlyTogether()
+    outcome = run(trials, Goal(max_drop=0.0), rungs=frozenset(Rung) - {Rung.WEIGHT_SCALE})
+    assert outcome.best.recipe.centering
+    assert START.changed(method=Mse(), centering=True) not in trials.judged
+    tried = [one.recipe for one in trials.attempted if one.rung == "equalization"]
+    assert {recipe.centering for recipe in tried} == {True, False}
+
+
+@pytest.mark.parametrize("left_out", list(Rung))
+def test_a_step_that_is_left_out_is_not_taken(left_out) -> None:
+    trials = Fake()
+    run(trials, Goal(max_drop=0.0), rungs=frozenset(Rung) - {left_out})
+    taken = {one.rung for one in trials.attempted}
+    assert taken == {"default", *Rung} - {left_out}
 
 
 @pytest.mark.parametrize("attempts", [1, 3, 5, 9])

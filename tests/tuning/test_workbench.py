@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from test_center import linear_model
 from test_equalize import mixed_model, unlike_channels
 from tune_models import all_tensors, small_images
 
@@ -60,6 +61,21 @@ def test_a_function_that_other_images_would_see_changed_is_not_handed_on() -> No
     bench, choosing = bench_of(mixed_model(limit=1.0), work=faint, others=[4.0 * image for image in small_images(24)])
     model, _ = bench.ranged(EQUALIZED)
     assert choosing.largest_change(model) <= SAME_FUNCTION
+
+
+@pytest.mark.parametrize("target", [ORT, VACC], ids=["ort", "vacc"])
+def test_moved_and_rescaled_channels_are_what_the_card_is_handed(target) -> None:
+    images = small_images(24)
+    bench, choosing = bench_of(linear_model(off=60.0), target, work=images)
+    plain, centered = (
+        bench.make(Recipe(method=Mse(), mending=Mending.NONE, centering=centering, equalization=strength))
+        for centering, strength in ((False, 0.0), (True, 0.5))
+    )
+    assert choosing.closeness(centered.int8).distance < choosing.closeness(plain.int8).distance
+    assert plain.handed is None
+    assert (centered.handed is not None) == (target is VACC)
+    if centered.handed is not None:
+        assert choosing.largest_change(centered.handed) <= SAME_FUNCTION
 
 
 def test_layers_go_to_float_within_the_budget_one_by_one() -> None:
