@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import onnx_ir as ir
 
 from quantkit.graph.ops import PASS_THROUGH
-from quantkit.graph.values import array, attribute_str, is_op, operand
+from quantkit.graph.values import array, attribute_float, attribute_str, is_op, operand
 
 
 @dataclass(frozen=True)
@@ -24,6 +24,11 @@ class Bounds:
         """Return the smallest interval that holds both."""
         return Bounds(min(self.lo, other.lo), max(self.hi, other.hi))
 
+    def intersection(self, other: "Bounds") -> "Bounds":
+        """Return what both hold; itself where they have nothing in common."""
+        lo, hi = max(self.lo, other.lo), min(self.hi, other.hi)
+        return Bounds(lo, hi) if lo <= hi else self
+
 
 UNBOUNDED = Bounds()
 _OF_OPERATOR = {
@@ -39,6 +44,8 @@ _OF_OPERATOR = {
 # Their results lie between the least and the greatest input (an average counts padding as zero, which see below).
 _WITHIN_INPUT = (PASS_THROUGH - {"Resize"}) | {"GlobalAveragePool", "AveragePool"}
 _ADDS_ZEROS = frozenset({"Pad", "AveragePool"})
+# Beyond this a sigmoid lies within a third of a step of 1/255 from 0 or 1, and so rounds to it.
+SIGMOID_REACH = math.log(3.0 * 255.0 - 1.0)
 
 
 def clip_bounds(node: ir.Node) -> Bounds | None:
@@ -86,3 +93,34 @@ def _result_bounds(node: ir.Node, known: dict[ir.Value, Bounds]) -> Bounds:
     if node.op_type in _WITHIN_INPUT or nearest:
         return inputs[0].hull(Bounds(0.0, 0.0)) if node.op_type in _ADDS_ZEROS else inputs[0]
     return UNBOUNDED
+
+
+def felt_bounds(value: ir.Value) -> Bounds:
+    """Return the interval outside of which the readers of a value tell nothing apart: beyond an end all is as at it.
+
+    A gate, Sigmoid or HardSigmoid, is shut below one limit and open above another; a swish, ``x * gate(x)``, is zero
+    where its gate is shut. So integers may saturate there, and need not reach further. Unbounded for everything else.
+    """
+    readers = {use.node for use in value.uses()}
+    limits = {node: found for node in readers if (found := _gate_limits(node)) is not None}
+    if value.is_graph_output() or not limits:
+        return UNBOUNDED
+    gated = {
+        node
+        for node in readers
+        if is_op(node, "Mul") and any(read.producer() in limits for read in node.inputs if read is not None)
+    }
+    if readers - limits.keys() - gated:
+        return UNBOUNDED
+    lo, hi = min(one.lo for one in limits.values()), max(one.hi for one in limits.values())
+    return Bounds(lo, math.inf if gated else hi)
+
+
+def _gate_limits(node: ir.Node) -> Bounds | None:
+    """Return below what a gate is shut and above what it is open; None for other operators."""
+    if is_op(node, "Sigmoid"):
+        return Bounds(-SIGMOID_REACH, SIGMOID_REACH)
+    if not is_op(node, "HardSigmoid"):
+        return None
+    alpha, beta = attribute_float(node, "alpha", 0.2), attribute_float(node, "beta", 0.5)
+    return Bounds(-beta / alpha, (1.0 - beta) / alpha) if alpha > 0.0 and 0.0 <= beta <= 1.0 else None

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import onnx_ir as ir
 
 from quantkit.errors import ModelError
-from quantkit.graph.bounds import Bounds, clip_bounds
+from quantkit.graph.bounds import Bounds, clip_bounds, felt_bounds
 from quantkit.graph.classify import role_of
 from quantkit.graph.ops import Role
 from quantkit.graph.placement import MOVING, Placement, activations
@@ -24,7 +24,8 @@ class RangeGroup:
         tensors: the members, in graph order.
         gains: for each member, its scale over the group's: 1 but behind a multiplication by a constant.
         observed: the tensors whose ranges give the group's.
-        bounds: what the operators alone say about the members whose gain is 1.
+        bounds: what the operators alone say about the members whose gain is 1: what values there are, and beyond what
+            limits no reader tells them apart.
     """
 
     tensors: tuple[str, ...]
@@ -103,6 +104,8 @@ class Sharing:
         for member in plain:
             bounds = bounds.hull(self._placement.bounds_of(member))
             observed |= dict.fromkeys(self._observed(member))
+        if len(members) == 1:
+            bounds = bounds.intersection(felt_bounds(members[0]))
         gains = tuple(self._gain[member] for member in members)
         return RangeGroup(tuple(name_of(member) for member in members), gains, tuple(observed), bounds)
 

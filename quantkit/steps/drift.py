@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import onnx_ir as ir
 
 from quantkit.comparison.drift import DriftAccumulator, TensorDrift
@@ -11,10 +12,12 @@ from quantkit.comparison.drift_kernel import ImageTerms
 from quantkit.config.pipeline import Pipeline
 from quantkit.data.parallel import map_in_order
 from quantkit.data.preprocess import preprocess
+from quantkit.graph.bounds import UNBOUNDED, Bounds, felt_bounds
 from quantkit.graph.local import local_graph
 from quantkit.graph.model import image_input
 from quantkit.graph.prepare import prepare
 from quantkit.graph.read_qdq import activation_qparams
+from quantkit.graph.values import name_of
 from quantkit.numerics import FloatArray
 from quantkit.run.observe import load_batch
 from quantkit.run.tap import TappedSession
@@ -28,7 +31,8 @@ def measure_drift(
 ) -> tuple[TensorDrift, ...]:
     """Return the drift of every quantized tensor of the candidate that the prepared reference has too, in graph order.
 
-    The error is end to end: each tensor differs by all that happened before it. Memory does not grow with the images.
+    The error is end to end: each tensor differs by all that happened before it. Beyond the limits of what a tensor's
+    readers tell apart (`quantkit.graph.bounds.felt_bounds`) nothing differs. Memory does not grow with the images.
 
     Args:
         reference: the fp32 model.
@@ -44,10 +48,11 @@ def measure_drift(
     if not known:
         return ()
     sessions = [TappedSession(model, known, ordered=True) for model in (prepared, candidate)]
+    limits = _limits(prepared)
 
     def run(x: FloatArray) -> Iterable[tuple[FloatArray, FloatArray]]:
         one, other = (dict(session.run(x)[1]) for session in sessions)
-        return ((one[name], other[name]) for name in known)
+        return ((_felt(one[name], limits[name]), _felt(other[name], limits[name])) for name in known)
 
     accumulators = [DriftAccumulator(name, op_type=producers[name], qparams=qparams[name]) for name in known]
     return _measure(accumulators, run, image_input(prepared).batch, paths, pipeline, threads)
@@ -78,14 +83,28 @@ def measure_local_drift(
         local.model, [name for layer in local.layers for name in (layer.tensor, layer.alone)], ordered=True
     )
 
+    limits = _limits(prepared)
+
     def run(x: FloatArray) -> Iterable[tuple[FloatArray, FloatArray]]:
         tensors = dict(session.run(x)[1])
-        return ((tensors[layer.tensor], tensors[layer.alone]) for layer in local.layers)
+        return (
+            (_felt(tensors[layer.tensor], limits[layer.tensor]), _felt(tensors[layer.alone], limits[layer.tensor]))
+            for layer in local.layers
+        )
 
     accumulators = [
         DriftAccumulator(layer.tensor, op_type=layer.op_type, qparams=layer.qparams) for layer in local.layers
     ]
     return _measure(accumulators, run, image_input(prepared).batch, paths, pipeline, threads)
+
+
+def _limits(prepared: ir.Model) -> dict[str, Bounds]:
+    return {name_of(value): felt_bounds(value) for node in prepared.graph for value in node.outputs}
+
+
+def _felt(values: FloatArray, limits: Bounds) -> FloatArray:
+    """Return values as their readers can tell them apart: what saturates unfelt is no drift."""
+    return values if limits == UNBOUNDED else np.clip(values, np.float32(limits.lo), np.float32(limits.hi))
 
 
 def _measure(

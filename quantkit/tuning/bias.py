@@ -4,7 +4,7 @@ Rounding weights and activations shifts the mean of every channel a little; a Re
 shift, and over fifty layers the shifts add up (Nagel et al., Data-Free Quantization Through Weight Equalization and
 Bias Correction, ICCV 2019, section 4.2, which also corrects from data, one layer after the other). The mean is compared
 where the next layer reads it, behind the activation function, on the integers themselves, with all layers before
-already corrected:
+already corrected; what lies beyond the limits of a gate counts as its limit:
 
     drift[c] = mean over images of (mean(fp32[c]) - mean(int8[c]))
     shift[c] = drift[c] / share[c] * drift[c]^2 / (drift[c]^2 + CAUTION * variance[c] / images)
@@ -21,13 +21,23 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
+from quantkit.graph.bounds import UNBOUNDED, Bounds
 from quantkit.graph.plan import Plan
 from quantkit.graph.qdq import activation_parameters, write_qdq
 from quantkit.graph.values import node_name
 from quantkit.numerics import QParams, Range
 from quantkit.run.scores import score_sqnr_db, scores_of
 from quantkit.run.segments import SegmentedRun
-from quantkit.tuning.layers import BiasedLayer, Vector, biased_layers, by_channel, no_shifts, set_bias, stored_names
+from quantkit.tuning.layers import (
+    BiasedLayer,
+    Numbers,
+    Vector,
+    biased_layers,
+    by_channel,
+    no_shifts,
+    set_bias,
+    stored_names,
+)
 
 FloatArray = npt.NDArray[np.float32]
 
@@ -134,9 +144,9 @@ def layer_shift(
         qparams: of that result where it is integers.
     """
     wanted, share = _means_and_share(float_run, one)
-    found = _means(int8_run, name)
-    if qparams is not None:
-        found = (found - float(qparams.zero_point)) * float(qparams.scale)
+    scale, zero_point = (1.0, 0.0) if qparams is None else (float(qparams.scale), float(qparams.zero_point))
+    limits = Bounds(one.felt.lo / scale + zero_point, one.felt.hi / scale + zero_point)
+    found = (_means(int8_run, name, limits) - zero_point) * scale
     return _shift(wanted - found, share).astype(np.float32)
 
 
@@ -153,13 +163,17 @@ def _means_and_share(run: SegmentedRun, one: BiasedLayer) -> tuple[Vector, Vecto
     """Return each channel's means, image by image, and the share of it strictly within the activation's limits."""
     means, shares = [], []
     for (value,) in run.run([one.result]):
-        channels = by_channel(value)
-        means.append(channels.mean(axis=1, dtype=np.float64))
-        passed = (channels > one.passing.lo) & (channels < one.passing.hi)
+        channels, limits = by_channel(value), one.passing.intersection(one.felt)
+        means.append(_within(channels, one.felt).mean(axis=1, dtype=np.float64))
+        passed = (channels > limits.lo) & (channels < limits.hi)
         shares.append(np.count_nonzero(passed, axis=1) / channels.shape[1])
     return np.array(means), np.mean(shares, axis=0)
 
 
-def _means(run: SegmentedRun, name: str) -> Vector:
+def _means(run: SegmentedRun, name: str, limits: Bounds) -> Vector:
     """Return each channel's means, image by image, in the stored integers, or in floats where there are none."""
-    return np.array([by_channel(value).mean(axis=1, dtype=np.float64) for (value,) in run.run([name])])
+    return np.array([_within(by_channel(value), limits).mean(axis=1, dtype=np.float64) for (value,) in run.run([name])])
+
+
+def _within(channels: Numbers, limits: Bounds) -> Numbers:
+    return channels if limits == UNBOUNDED else np.clip(channels, limits.lo, limits.hi)

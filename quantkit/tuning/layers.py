@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from quantkit.graph.bounds import UNBOUNDED, Bounds, clip_bounds
+from quantkit.graph.bounds import UNBOUNDED, Bounds, clip_bounds, felt_bounds
 from quantkit.graph.plan import Layer, Plan
 from quantkit.graph.values import array, name_of, node_name, operand, required, sole_consumer
 from quantkit.graph.weights import quantize_bias
@@ -30,12 +30,14 @@ class BiasedLayer:
         layer: as planned.
         result: tensor that it hands on, behind its activation function.
         passing: the activation function hands on unchanged what lies strictly within.
+        felt: readers of the result tell nothing apart beyond.
         bias: float64 ``[output channels]`` of the fp32 model, zeros where it has none.
     """
 
     layer: Layer
     result: str
     passing: Bounds
+    felt: Bounds
     bias: Vector
 
 
@@ -53,7 +55,8 @@ def _biased(layer: Layer, node: ir.Node) -> BiasedLayer:
     weight, bias = array(required(node, 1)), array(operand(node, 2))
     assert weight is not None
     channels = weight.shape[layer.channel_axis] * layer.groups
-    return BiasedLayer(layer, name_of(result), passing, np.zeros(channels) if bias is None else bias.astype(np.float64))
+    own = np.zeros(channels) if bias is None else bias.astype(np.float64)
+    return BiasedLayer(layer, name_of(result), passing, felt_bounds(result), own)
 
 
 def no_shifts(layers: Sequence[BiasedLayer]) -> dict[str, npt.NDArray[np.float32]]:

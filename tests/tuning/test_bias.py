@@ -149,6 +149,30 @@ def test_a_channel_that_its_activation_never_opens_keeps_its_bias() -> None:
     assert shifts["a"][1:].any()
 
 
+@pytest.mark.parametrize("target", TARGETS, ids=lambda target: target.name)
+def test_what_a_gate_shuts_out_moves_no_bias(target) -> None:
+    """Integers that saturate where a hard swish is zero change its mean input, and nothing that is read."""
+    text = """
+    <ir_version: 8, opset_import: ["": 17]>
+    gated (float[N, 3, 6, 6] input) => (float[N, 4, 6, 6] y) {
+        a = Conv (input, w, bias)
+        b = HardSwish (a)
+        y = Conv (b, v)
+    }"""
+    rng = np.random.default_rng(0)
+    held = {
+        "w": rng.normal(size=(5, 3, 1, 1)).astype(np.float32),
+        "bias": np.array([-3.0, 0, 0, 0, 0], np.float32),
+        "v": rng.normal(size=(4, 5, 1, 1)).astype(np.float32),
+    }
+    model = model_of(text, held)
+    images = [rng.normal(0.0, 3.0, size=(1, 3, 6, 6)).astype(np.float32) for _ in range(16)]
+    made = plan(model, target)
+    shifts = estimate_shifts(model, made, minmax_ranges(model, made.observed, images), images, threads=1)
+    assert biased_layers(made)[0].felt == Bounds(-3.0)
+    assert np.abs(shifts["a"]).max() < 0.1
+
+
 def test_sqnr_in_decibels_by_hand() -> None:
     reference = np.array([[3.0, 4.0]], np.float32)
     assert score_sqnr_db(reference, reference) == float("inf")
