@@ -56,7 +56,7 @@ def tune(
     without: Annotated[
         list[str] | None,
         typer.Option(
-            help="Leave out a step: method, weight-scale, centering, equalization, rounding, precision; repeatable."
+            help="Leave out a step: method, weight-scale, centering, equalization, rounding, exact-input, precision."
         ),
     ] = None,
     write_fp32: Annotated[

@@ -66,7 +66,7 @@ class Tuning:
         fp32: the rewritten fp32 model for the compiler, None where there is none.
         fp32_change: largest difference of its scores to those of the original, as a share of their span; biases that
             were moved and weights that were rounded otherwise show in it.
-        rescaling_change: likewise of the model whose channels were moved and rescaled and nothing else; None where none
+        rescaling_change: likewise of the model whose channels were moved or rescaled and nothing else; None where none
             were.
         build_file: for the card's compiler, None for other targets.
         log: the file that holds all this.
@@ -172,6 +172,8 @@ def _rungs(subject: Subject, tuning: TuneOptions, options: QuantizeOptions) -> f
         closed.add(Rung.WEIGHT_SCALE)
     if not movable(subject.prepared).free.any():
         closed.add(Rung.CENTERING)
+    if subject.bench.levels is None:
+        closed.add(Rung.EXACT_INPUT)
     return frozenset(Rung) - closed
 
 
@@ -199,7 +201,7 @@ def _write(
         build_file = folder.path / BUILD_FILE
         write_text(build_file, build.text)
         notes.extend(build.notes)
-    rescaled = recipe.centering or recipe.equalization
+    rescaled = recipe.centering or recipe.equalization or recipe.exact_input
     done = Tuning(
         outcome=outcome,
         trials=trials.made,

@@ -7,6 +7,7 @@ from typing import Any, Self
 from quantkit.config.method import Method, method_name
 from quantkit.graph.plan import PlanOptions
 from quantkit.targets import Target
+from quantkit.tuning.exact_input import LEVELS
 
 
 class Mending(StrEnum):
@@ -28,6 +29,7 @@ class Recipe:
         mending: biases corrected; or weights rounded for the layer's result and biases corrected; or neither.
         per_channel: one weight scale per output channel, or one per tensor.
         power_of_two: weight thresholds rounded up to powers of two.
+        exact_input: the first layer reads the levels of 8-bit images, which are not rounded.
         skip: layers left in float by the search, by node name.
     """
 
@@ -37,6 +39,7 @@ class Recipe:
     mending: Mending = Mending.BIAS
     per_channel: bool = True
     power_of_two: bool = False
+    exact_input: bool = False
     skip: tuple[str, ...] = ()
 
     def target(self, target: Target) -> Target:
@@ -44,8 +47,9 @@ class Recipe:
         return target.with_options(per_channel=self.per_channel, power_of_two=self.power_of_two)
 
     def left_out(self, options: PlanOptions) -> PlanOptions:
-        """Return what stays in float: what the user wants there, and what the search left."""
-        return replace(options, skip=(*options.skip, *self.skip))
+        """Return what stays in float: what the user wants there, what the search left, and what makes levels."""
+        levels = (LEVELS,) if self.exact_input else ()
+        return replace(options, skip=(*options.skip, *self.skip, *levels))
 
     def changed(self, **fields: Any) -> Self:
         """Return the recipe with some fields changed."""
@@ -68,6 +72,8 @@ class Recipe:
         if self.equalization:
             words.append(f"equalized {self.equalization:g}")
         words += {Mending.NONE: [], Mending.BIAS: ["biases"], Mending.ROUNDING: ["rounded"]}[self.mending]
+        if self.exact_input:
+            words.append("exact input")
         if self.skip:
             words.append(f"{len(self.skip)} in float")
         return ", ".join(words)

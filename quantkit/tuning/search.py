@@ -1,8 +1,8 @@
 """The search for the cheapest recipe that meets a goal: from what costs nothing at run time to what costs speed.
 
-One rung after the other: ranges, moved and rescaled channels, rounded weights, layers in float. A rung's recipes are
-compared on the images that choose, the best one goes on if it is nearer to fp32 than what there was, and is judged on
-other images. Nothing depends on chance or on time, unless time runs out.
+One rung after the other: ranges, moved and rescaled channels, rounded weights, an input that is not rounded, layers in
+float. A rung's recipes are compared on the images that choose, the best one goes on if it is nearer to fp32 than what
+there was, and is judged on other images. Nothing depends on chance or on time, unless time runs out.
 """
 
 from collections.abc import Callable, Iterator, Sequence, Set
@@ -31,11 +31,12 @@ class Rung(StrEnum):
     CENTERING = "centering"
     EQUALIZATION = "equalization"
     ROUNDING = "rounding"
+    EXACT_INPUT = "exact-input"
     PRECISION = "precision"
 
 
 # The rungs that change weights or biases, beside the correction of biases.
-REWRITING = frozenset({Rung.CENTERING, Rung.EQUALIZATION, Rung.ROUNDING})
+REWRITING = frozenset({Rung.CENTERING, Rung.EQUALIZATION, Rung.ROUNDING, Rung.EXACT_INPUT})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -182,13 +183,14 @@ _Recipes = Callable[[Recipe], Sequence[Recipe]]
 
 
 def _rungs(start: Recipe, rungs: Set[Rung]) -> Iterator[tuple[Rung, _Recipes]]:
-    """Yield the rungs that cost nothing at run time, each as the recipes to try from the best so far."""
+    """Yield the rungs that cost next to nothing at run time, each as the recipes to try from the best so far."""
     forms, rewriting = Rung.WEIGHT_SCALE in rungs, bool(rungs & REWRITING)
     recipes: dict[Rung, _Recipes] = {
         Rung.METHOD: lambda best: _methods(start, best, forms and not rewriting),
         Rung.CENTERING: lambda best: [best.changed(centering=True)],
         Rung.EQUALIZATION: lambda best: _equalized(best, Rung.CENTERING in rungs),
         Rung.ROUNDING: _rounded,
+        Rung.EXACT_INPUT: lambda best: [best.changed(exact_input=True)],
     }
     if forms and rewriting:
         recipes[Rung.WEIGHT_SCALE] = lambda best: [best.changed(power_of_two=not best.power_of_two)]

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +18,7 @@ from quantkit.targets import Target
 from quantkit.tuning.bias import estimate_shifts
 from quantkit.tuning.center import center
 from quantkit.tuning.equalize import Equalization, equalize
+from quantkit.tuning.exact_input import LEVELS, SPAN, Levels, levels_of, takes_levels, with_exact_input
 from quantkit.tuning.handover import hand_over, restore_batch_norms
 from quantkit.tuning.recipe import Mending, Recipe
 from quantkit.tuning.reconstruct import reconstruct
@@ -82,7 +84,17 @@ class Workbench:
     threads: int
     _centered: dict[Target, ir.Model] = field(default_factory=dict, init=False)
     _equalizations: dict[tuple[Target, bool], Equalization | None] = field(default_factory=dict, init=False)
-    _bases: dict[tuple[Target, bool, float], _Base] = field(default_factory=dict, init=False)
+    _bases: dict[tuple[Target, bool, float, bool], _Base] = field(default_factory=dict, init=False)
+
+    @cached_property
+    def levels(self) -> Levels | None:
+        """How the first layer can read the levels of 8-bit images; None where it cannot, or the images hold none."""
+        counted = bool(self.options.skip_convs)  # by indices that one more convolution would shift
+        if self.compiler_calibrates or counted or not takes_levels(self.prepared, self.target):
+            return None
+        found = levels_of(self.images)
+        same = found is not None and self.change(with_exact_input(self.prepared, found)) <= SAME_FUNCTION
+        return found if same else None
 
     def make(self, recipe: Recipe, progress: Progress | None = None) -> Product:
         """Make the model of a recipe; the same recipe gives the same bits.
@@ -105,19 +117,23 @@ class Workbench:
     def ranged(self, recipe: Recipe) -> tuple[ir.Model, dict[str, Range]]:
         """Return the fp32 model that a recipe quantizes, before anything is mended, and the ranges of its tensors."""
         base = self._base(recipe)
-        return base.model, solve_all(base.statistics, recipe.method, recipe.target(self.target))
+        ranges = solve_all(base.statistics, recipe.method, recipe.target(self.target))
+        return base.model, ranges | ({LEVELS: SPAN} if recipe.exact_input else {})
 
     def _planned(self, base: _Base, recipe: Recipe) -> tuple[Plan, dict[str, Range]]:
         """Return the plan of a recipe for a model, and the ranges that it needs."""
         target = recipe.target(self.target)
         made = plan(base.model, target, recipe.left_out(self.options))
         needed = {name: base.statistics[name] for name in made.observed if name in base.statistics}
-        return made, solve_all(needed, recipe.method, target)
+        ranges = solve_all(needed, recipe.method, target)
+        return made, ranges | ({LEVELS: SPAN} if recipe.exact_input else {})
 
     def _base(self, recipe: Recipe) -> _Base:
-        key = (recipe.target(self.target), recipe.centering, recipe.equalization)
+        key = (recipe.target(self.target), recipe.centering, recipe.equalization, recipe.exact_input)
         if key not in self._bases:
-            model = self._rewritten(*key)
+            model = self._rewritten(*key[:3])
+            if recipe.exact_input and self.levels is not None:
+                model = with_exact_input(model, self.levels)
             if model is self.prepared:
                 return _Base(self.prepared, self.statistics)
             handed = restore_batch_norms(model) if self.compiler_calibrates else None
