@@ -5,8 +5,8 @@ on a loader, and all processors are busy with different images. The counts are i
 workers nor the order of the images shows in the result. Batches are of one image (or of the model's own fixed size):
 the result does not depend on a batch size either, and one image's activations are all that a worker holds.
 
-Memory does not depend on how many images there are. It does on the largest of them, which takes 4 bytes a pixel while
-it is decoded, in as many threads as decode such a one at a time; the allocator may keep that much for each thread.
+Memory has a bound that does not depend on how many images there are. It depends on the largest of them, which takes 4
+bytes a pixel while it is decoded; the allocator may keep that much for each thread that met such a one.
 """
 
 import itertools
