@@ -32,6 +32,14 @@ from quantkit.graph.prepare import prepare
 from quantkit.run.observe import observe
 from quantkit.run.session import open_session
 from quantkit.run.tap import TappedSession
+from quantkit.stats.kl import (
+    RELAY_BINS,
+    RELAY_LEVELS,
+    TENSORRT_BINS,
+    TENSORRT_LEVELS,
+    symmetric_divergences,
+    tensorrt_divergences,
+)
 from quantkit.stats.solve import solve, solve_all
 from quantkit.stats.tensor import TensorStatistics
 from quantkit.steps.calibrate import observed_tensors
@@ -170,26 +178,69 @@ def time_solving(seen: dict[str, TensorStatistics]) -> dict[str, Any]:
     return {"solve_seconds": max(seconds.values()), "solve_seconds_by_method": seconds}
 
 
-def sketch_error(session: TappedSession, names: tuple[str, ...], images: list[Any]) -> dict[str, float]:
-    """Return the greatest relative error of a percentile range against all activations sorted."""
+def sketch_error(session: TappedSession, names: tuple[str, ...], images: list[Any]) -> dict[str, Any]:
+    """Compare what the sketch gives with what all activations give, sorted or counted in the bins of each definition.
+
+    ``percentile_worst_relative_error`` is the greatest of any range. For each definition of KL, ``beyond_one_bin`` is
+    how many tensors get a threshold further off than one of its bins, and ``worst_excess`` the greatest share by which
+    the divergence of the raw activations at the candidate nearest to it is above the least: where the curve is flat,
+    its least point may be anywhere. TensorRT's has a value only at thresholds whose last bin is not empty.
+    """
     from quantkit.stats.observer import Observer
 
     values: dict[str, list[Any]] = {name: [] for name in names}
     for x in images:
         for name, value in session.run(x[None])[1]:
             values[name].append(value.ravel())
-    worst = 0.0
+    worst, divergences = 0.0, {"kl_tensorrt": [], "kl_relay": []}  # type: float, dict[str, list[tuple[int, float]]]
     for name in names:
-        x = np.concatenate(values[name])
+        x = np.concatenate(values.pop(name))
         observer = Observer()
         observer.observe(x)
+        found = observer.statistics()
         exact = np.sort(np.abs(x))
         for fraction in (0.999, 0.9999, 0.99999):
             expected = float(exact[int(x.size * fraction)])
-            found = solve(observer.statistics(), Percentile(fraction=fraction, of="magnitude"), VACC).threshold
+            threshold = solve(found, Percentile(fraction=fraction, of="magnitude"), VACC).threshold
             if expected > 0:
-                worst = max(worst, abs(found / expected - 1))
-    return {"percentile_worst_relative_error": worst}
+                worst = max(worst, abs(threshold / expected - 1))
+        if exact[-1] > 0:
+            divergences["kl_tensorrt"].append(tensorrt_error(exact, solve(found, *SOLVED["kl_tensorrt"]).threshold))
+            divergences["kl_relay"].append(relay_error(x, solve(found, *SOLVED["kl_relay"]).threshold))
+    kl = {
+        key: {
+            "tensors": len(found),
+            "beyond_one_bin": sum(bins > 1 for bins, _ in found),
+            "worst_excess": max(excess for _, excess in found),
+        }
+        for key, found in divergences.items()
+    }
+    return {"percentile_worst_relative_error": worst, **kl}
+
+
+def tensorrt_error(magnitudes: Any, threshold: float) -> tuple[int, float]:
+    """Return how many bins a threshold lies off that of the raw activations, and what it costs there."""
+    counts, _ = np.histogram(magnitudes, bins=TENSORRT_BINS, range=(0.0, float(magnitudes[-1])))
+    counts[0] = counts[1]
+    curve = tensorrt_divergences(counts)
+    best = curve.size - 1 - int(np.argmin(curve[::-1]))
+    return off_and_excess(curve, best, round(threshold / float(magnitudes[-1]) * TENSORRT_BINS) - TENSORRT_LEVELS)
+
+
+def relay_error(x: Any, threshold: float) -> tuple[int, float]:
+    """Return the same for Relay's definition."""
+    greatest = float(np.abs(x).max())
+    counts, _ = np.histogram(x, bins=RELAY_BINS, range=(-greatest, greatest))
+    curve = symmetric_divergences(counts, RELAY_LEVELS, True)
+    upper_edge = round((threshold / greatest + 1.0) / 2.0 * RELAY_BINS)
+    ours = min(upper_edge - 1 - RELAY_BINS // 2 - RELAY_LEVELS // 2, curve.size - 1)
+    return off_and_excess(curve, int(np.argmin(curve)), ours)
+
+
+def off_and_excess(curve: Any, best: int, ours: int) -> tuple[int, float]:
+    candidates = np.flatnonzero(np.isfinite(curve))
+    nearest = float(curve[candidates[np.argmin(np.abs(candidates - ours))]])
+    return abs(ours - best), nearest / float(curve[best]) - 1.0 if curve[best] > 0 else 0.0
 
 
 def peak_mb() -> float:
