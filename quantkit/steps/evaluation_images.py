@@ -76,5 +76,6 @@ def check_labels(found: ImageFolder, classes: int | None, where: Path) -> None:
 
 def limited(found: ImageFolder, limit: int | None) -> ImageFolder:
     """Return at most so many images, taken evenly from the order of their names, and so from the classes."""
-    step = 1 if limit is None else max(1, -(-len(found.names) // limit))
-    return found.only(range(0, len(found.names), step))
+    count = len(found.names)
+    kept = count if limit is None else min(limit, count)
+    return found.only([place * count // kept for place in range(kept)])

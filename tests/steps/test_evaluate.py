@@ -135,7 +135,7 @@ def test_a_part_of_the_images_or_more_of_them_use_the_same_answers(place: Place,
     assert len(asked) == 16
     assert place.saved() == whole
     assert len(asked) == 32
-    assert place.evaluate(limit=10).kept == 8
+    assert place.evaluate(limit=10).kept == 10
 
 
 def test_compare_and_eval_know_each_others_answers(place: Place, asked: list[str]) -> None:
