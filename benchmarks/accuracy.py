@@ -1,13 +1,15 @@
 """What int8 costs and what tuning wins back, on real models, with other quantizers beside ours, in one table.
 
     python benchmarks/accuracy.py [--models a,b] [--targets ort,ort-per-tensor,vacc] [--peers none|all] [--json FILE]
+    python benchmarks/accuracy.py --model FILE --set SET.csv --images FOLDER --preset NAME_OR_YAML ...
 
 ``default`` is what ``quantkit calibrate`` makes, ``tuned`` what ``quantkit tune`` makes of it: for ``ort`` towards a
 drop of 0.3 points and an agreement set for each model, with no layer in float unless ``--max-float`` allows it; for
 ``vacc`` towards a drop of one point with at most three convolutions skipped. Calibration images and judging images are
 disjoint. ``latency`` is the time of one image, one thread, against fp32, both in turn. Peers get the same calibration
 images and are judged on the same others: onnxruntime's quantize_static by each of its methods, and nncf where it is
-installed. The models and images are those kept beside the checkout; without them there is nothing to measure.
+installed. The models and images are those kept beside the checkout, or with ``--model`` any others: a calibration set,
+and a folder of labelled images of which those of the set do not judge.
 """
 
 import argparse
@@ -36,6 +38,7 @@ from quantkit.config.pipeline import (
     Resize,
     ToTensor,
 )
+from quantkit.config.project import Project
 from quantkit.data.build_set import build_calibration_set
 from quantkit.data.calibration_set import CalibrationSet
 from quantkit.data.folder import ImageFolder, find_labelled_images
@@ -44,6 +47,7 @@ from quantkit.data.preprocess import preprocess
 from quantkit.run.folder import FP32
 from quantkit.steps.calibrate import calibrate
 from quantkit.steps.compare import compare
+from quantkit.steps.project import choose_pipeline
 from quantkit.steps.quantize import QuantizeOptions
 from quantkit.steps.tune import TuneOptions, tune
 from quantkit.targets import ORT, VACC, Target
@@ -93,14 +97,15 @@ FORMS = {
 def main() -> int:
     """Measure, print and write."""
     arguments = parse()
-    if not SHARED.is_dir():
+    cases = CASES if arguments.model is None else {arguments.model.stem: lambda _: given(arguments)}
+    if arguments.model is None and not SHARED.is_dir():
         print(f"skipped: needs real models and photographs in {SHARED}")
         return 0
     found: dict[str, Any] = {"models": {}}
     with tempfile.TemporaryDirectory(prefix="quantkit-accuracy-") as name:
         folder = Path(name)
-        for model in arguments.models.split(","):
-            case = CASES[model](folder)
+        for model in arguments.models.split(",") if arguments.model is None else cases:
+            case = cases[model](folder)
             found["models"][model] = measure(case, folder / model, arguments)
             print_table(model, found["models"][model])
             if arguments.json is not None:
@@ -116,7 +121,24 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--peers", choices=("none", "all"), default="all")
     parser.add_argument("--max-float", type=float, default=0.0, help="share of multiply-adds tuning may leave in float")
     parser.add_argument("--json", type=Path)
-    return parser.parse_args()
+    own = parser.add_argument_group("a model of your own")
+    own.add_argument("--model", type=Path, help="ONNX classifier")
+    own.add_argument("--set", type=Path, help="calibration set")
+    own.add_argument("--images", type=Path, help="folder of labelled images")
+    own.add_argument("--preset", help="preprocessing: a preset's name, or a YAML file with ops")
+    own.add_argument("--min-agreement", type=float, default=98.0, help="percent of the answers that tuning aims for")
+    arguments = parser.parse_args()
+    if arguments.model is not None and None in (arguments.set, arguments.images, arguments.preset):
+        parser.error("--model needs --set, --images and --preset")
+    return arguments
+
+
+def given(arguments: argparse.Namespace) -> Case:
+    """Return the case of a model on the command line."""
+    pipeline, chosen = choose_pipeline(arguments.preset, Project()), CalibrationSet.load(arguments.set)
+    assert pipeline is not None
+    judging = without(find_labelled_images(arguments.images, None, None), chosen)
+    return Case(arguments.model, pipeline, chosen, judging, arguments.min_agreement)
 
 
 def squeezenet(folder: Path) -> Case:

@@ -170,6 +170,8 @@ def _rungs(subject: Subject, tuning: TuneOptions, options: QuantizeOptions) -> f
         closed |= REWRITING
     if not subject.bench.compiler_calibrates or options.per_channel is not None:
         closed.add(Rung.WEIGHT_SCALE)
+    if subject.bench.compiler_calibrates or not subject.material.outlying:
+        closed.add(Rung.OUTLIERS)  # what a compiler calibrates on, it calibrates on whole
     if not movable(subject.prepared).free.any():
         closed.add(Rung.CENTERING)
     if subject.bench.levels is None:

@@ -13,11 +13,12 @@ from quantkit.config.pipeline import Pipeline
 from quantkit.data.preprocess import preprocess
 from quantkit.errors import CalibrationSetError
 from quantkit.graph.model import image_input
-from quantkit.run.observe import observe
+from quantkit.run.observe import load_batch, observe
 from quantkit.run.tap import TappedSession
 from quantkit.stats.tensor import TensorStatistics
 from quantkit.steps.calibrate import complete, observed_of
 from quantkit.steps.run_inputs import model_inputs
+from quantkit.tuning.outlying import outlying
 
 FloatArray = npt.NDArray[np.float32]
 
@@ -38,6 +39,7 @@ class Material:
         work: images that corrections and roundings are estimated on, ``[N, C, H, W]`` each.
         choosing: images that choose between recipes; none of them is among the others.
         paths: images that ranges are found on.
+        outlying: those of them whose activations lie far beyond those of all others; none of these is worked on.
         pipeline: their preprocessing.
         batch: the model's fixed batch size, 1 where it is dynamic.
         threads: workers.
@@ -46,12 +48,17 @@ class Material:
     work: Sequence[FloatArray]
     choosing: Sequence[FloatArray]
     paths: Sequence[Path]
+    outlying: frozenset[Path]
     pipeline: Pipeline
     batch: int
     threads: int
 
-    def observe(self, model: ir.Model) -> dict[str, TensorStatistics]:
+    def observe(self, model: ir.Model, typical: bool) -> dict[str, TensorStatistics]:
         """Return the statistics of a prepared model's tensors that any plan may need.
+
+        Args:
+            model: prepared.
+            typical: leave out the images that outlie.
 
         Raises:
             ModelError: the model cannot be run.
@@ -60,7 +67,8 @@ class Material:
         wanted = observed_of(model)
         load = partial(preprocess, pipeline=self.pipeline)
         session = TappedSession(model, wanted.tapped)
-        *_, last = observe(session, wanted.tapped, self.paths[:OBSERVED], load, batch=self.batch, threads=self.threads)
+        paths = [path for path in self.paths if not (typical and path in self.outlying)]
+        *_, last = observe(session, wanted.tapped, paths, load, batch=self.batch, threads=self.threads)
         return complete(last.statistics(), wanted)
 
 
@@ -82,14 +90,18 @@ def material(prepared: ir.Model, paths: Sequence[Path], pipeline: Pipeline, thre
             f"tuning needs at least {LEAST_IMAGES} calibration images, and the set has {len(paths)}",
             fix="build a larger set with quantkit calib-set build",
         )
+    batch, load = image_input(prepared).batch or 1, partial(preprocess, pipeline=pipeline)
+    observed, tensors = paths[:OBSERVED], observed_of(prepared).tapped
+    far = outlying(prepared, tensors, observed, lambda path: load_batch([path], load, batch), threads=threads)
     choosing = paths[CHOOSING_STRIDE - 1 :: CHOOSING_STRIDE][:CHOOSING]
     others = [path for index, path in enumerate(paths) if index % CHOOSING_STRIDE != CHOOSING_STRIDE - 1]
-    work = others[:WORKED_ON]
+    work = [path for path in others if path not in far][:WORKED_ON]
     return Material(
         work=model_inputs(prepared, work, pipeline, threads),
         choosing=model_inputs(prepared, choosing, pipeline, threads),
-        paths=paths,
+        paths=observed,
+        outlying=far,
         pipeline=pipeline,
-        batch=image_input(prepared).batch or 1,
+        batch=batch,
         threads=threads,
     )

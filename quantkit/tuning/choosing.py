@@ -2,8 +2,9 @@
 
 Agreement on a few dozen images hardly tells good models apart: it sees only the answers that tipped over. The
 divergence of the answers counts how far each moved, most of all those that are easily tipped; the noise of the scores
-counts all images alike and so strays less by chance. Both follow the power of the noise, and the geometric mean of the
-two ranks models steadier than either.
+relative to their signal, in decibels, counts all images alike, also beside some whose scores are a hundred times as
+large, and so strays less by chance. Both follow the power of the noise, and the geometric mean of the two ranks models
+steadier than either.
 """
 
 import math
@@ -15,9 +16,12 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from quantkit.comparison.predictions import kind_of_scores, kl_divergence
-from quantkit.run.scores import score_sqnr_db, scores_of
+from quantkit.run.scores import scores_of
 
 FloatArray = npt.NDArray[np.float32]
+
+# Scores that are as near as this are the same but for the rounding of float32.
+EXACT_DB = 120.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,7 +30,7 @@ class Closeness:
 
     Attributes:
         kl: mean ``KL(fp32 || int8)`` of the softmaxed scores in nats.
-        sqnr_db: SQNR of the scores in dB.
+        sqnr_db: SQNR of the scores in dB, the mean over the images.
         agreement: share of the images with the same first class.
     """
 
@@ -38,6 +42,20 @@ class Closeness:
     def distance(self) -> float:
         """``sqrt(kl * noise / signal)``, what models are ranked by: less is nearer."""
         return math.sqrt(self.kl * 10.0 ** (-self.sqnr_db / 10.0))
+
+
+def mean_sqnr_db(reference: FloatArray, other: FloatArray) -> float:
+    """Return the mean of the images' SQNR in dB, infinite where all scores are equal; arguments ``[images, classes]``.
+
+    An image by itself counts up to where float32 arithmetic ends.
+    """
+    signal = np.square(reference, dtype=np.float64).sum(axis=1)
+    noise = np.square(reference.astype(np.float64) - other).sum(axis=1)
+    if not noise.any():
+        return math.inf
+    least = np.finfo(np.float64).tiny  # of an image whose scores are all zero
+    ratio = (signal + least) / (noise + signal / 10.0 ** (EXACT_DB / 10.0) + least)
+    return float(np.maximum(10.0 * np.log10(ratio), -EXACT_DB).mean())
 
 
 class Choosing:
@@ -67,7 +85,7 @@ class Choosing:
         kl = kl_divergence(self._reference, scores, kind=kind_of_scores(self._reference))
         return Closeness(
             kl=float(kl.mean()),
-            sqnr_db=score_sqnr_db(self._reference, scores),
+            sqnr_db=mean_sqnr_db(self._reference, scores),
             agreement=float((scores.argmax(axis=1) == self._reference.argmax(axis=1)).mean()),
         )
 

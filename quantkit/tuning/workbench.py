@@ -24,8 +24,9 @@ from quantkit.tuning.recipe import Mending, Recipe
 from quantkit.tuning.reconstruct import reconstruct
 
 FloatArray = npt.NDArray[np.float32]
-# Takes a prepared model, and returns the statistics over the calibration images of all tensors that a plan may need.
-Observe = Callable[[ir.Model], dict[str, TensorStatistics]]
+# Takes a prepared model, and whether to leave out images that outlie, and returns the statistics over the calibration
+# images of all tensors that a plan may need.
+Observe = Callable[[ir.Model, bool], dict[str, TensorStatistics]]
 Progress = Callable[[int, int], None]
 # Moved and rescaled channels may change the scores by this share of their span: far more than float32 rounding does.
 SAME_FUNCTION = 1e-4
@@ -84,7 +85,7 @@ class Workbench:
     threads: int
     _centered: dict[Target, ir.Model] = field(default_factory=dict, init=False)
     _equalizations: dict[tuple[Target, bool], Equalization | None] = field(default_factory=dict, init=False)
-    _bases: dict[tuple[Target, bool, float, bool], _Base] = field(default_factory=dict, init=False)
+    _bases: dict[tuple[Target, bool, float, bool, bool], _Base] = field(default_factory=dict, init=False)
 
     @cached_property
     def levels(self) -> Levels | None:
@@ -129,15 +130,16 @@ class Workbench:
         return made, ranges | ({LEVELS: SPAN} if recipe.exact_input else {})
 
     def _base(self, recipe: Recipe) -> _Base:
-        key = (recipe.target(self.target), recipe.centering, recipe.equalization, recipe.exact_input)
+        target = recipe.target(self.target)
+        key = (target, recipe.centering, recipe.equalization, recipe.exact_input, recipe.typical)
         if key not in self._bases:
             model = self._rewritten(*key[:3])
             if recipe.exact_input and self.levels is not None:
                 model = with_exact_input(model, self.levels)
-            if model is self.prepared:
+            if model is self.prepared and not recipe.typical:
                 return _Base(self.prepared, self.statistics)
             handed = restore_batch_norms(model) if self.compiler_calibrates else None
-            self._bases[key] = _Base(model, self.observe(model), handed)
+            self._bases[key] = _Base(model, self.observe(model, recipe.typical), handed)
         return self._bases[key]
 
     def _rewritten(self, target: Target, centering: bool, strength: float) -> ir.Model:
@@ -174,7 +176,7 @@ class Workbench:
         int8 = self._mend(base.model, made, ranges, recipe, progress)
         handed = restore_batch_norms(hand_over(base.model, made, int8, made.target.weights.qmax))
         model = prepare(handed).model
-        return _Base(model, self.observe(model), handed)
+        return _Base(model, self.observe(model, recipe.typical), handed)
 
     def _mend(
         self, model: ir.Model, made: Plan, ranges: Mapping[str, Range], recipe: Recipe, progress: Progress | None

@@ -12,7 +12,6 @@ from quantkit.tuning.recipe import Mending, Recipe
 from quantkit.tuning.search import (
     LOOK_CONFIDENCE,
     LOOKS,
-    REWRITING,
     Goal,
     Judgement,
     OutOfTimeError,
@@ -24,7 +23,7 @@ from quantkit.tuning.search import (
 
 START = Recipe(method=Percentile())
 # What onnxruntime leaves open for a model with nothing to move.
-OPEN = frozenset(Rung) - {Rung.WEIGHT_SCALE, Rung.CENTERING}
+OPEN = frozenset(Rung) - {Rung.WEIGHT_SCALE, Rung.OUTLIERS, Rung.CENTERING}
 
 
 def judgement(delta: float, width: float = 0.002, agreement: float = 0.99) -> Judgement:
@@ -99,6 +98,18 @@ def test_each_rung_starts_from_the_best_before_and_layers_go_to_float_last() -> 
     assert len(trials.judged) == 6, "the best of each rung alone is judged"
 
 
+def test_without_outliers_the_methods_that_keep_what_is_rare_are_tried_again() -> None:
+    class Rare(Fake):
+        def kl(self, recipe: Recipe) -> float:
+            return super().kl(recipe) - 0.2 * recipe.typical - 0.5 * (recipe.method == Kl())
+
+    trials = Rare()
+    outcome = run(trials, Goal(max_drop=0.3), rungs=frozenset({Rung.METHOD, Rung.OUTLIERS}))
+    tried = [one.recipe for one in trials.attempted if one.rung == Rung.OUTLIERS]
+    assert tried == [Recipe(method=method, typical=True) for method in (Kl(), Percentile(), Mse())]
+    assert outcome.best.recipe == tried[0]
+
+
 def test_it_ends_on_the_first_rung_that_proves_the_budget() -> None:
     trials = Fake(deltas=lambda kl: 0.0 if kl < 0.75 else -0.1)
     outcome = run(trials, Goal(max_drop=0.005))
@@ -129,7 +140,13 @@ def test_a_rung_that_does_not_help_is_not_judged() -> None:
 def test_without_rewriting_there_are_methods_and_layers_only() -> None:
     trials = Fake()
     start = START.changed(mending=Mending.NONE)
-    outcome = search(start, trials, Goal(max_drop=0.0), rungs=frozenset(Rung) - REWRITING, widening=widening)
+    outcome = search(
+        start,
+        trials,
+        Goal(max_drop=0.0),
+        rungs=frozenset({Rung.METHOD, Rung.WEIGHT_SCALE, Rung.PRECISION}),
+        widening=widening,
+    )
     assert {one.rung for one in trials.attempted} == {"default", "method", "precision"}
     assert all(one.recipe.mending is Mending.NONE and not one.recipe.equalization for one in trials.attempted)
     forms = {(one.recipe.per_channel, one.recipe.power_of_two) for one in trials.attempted if one.rung == "method"}
