@@ -36,6 +36,8 @@ class Rung(StrEnum):
     PRECISION = "precision"
 
 
+# What a rung has to bring the distance down to: what costs time on every image must earn it.
+EARNED = {Rung.EXACT_INPUT: 0.95}
 # The rungs that change weights or biases, beside the correction of biases.
 REWRITING = frozenset({Rung.CENTERING, Rung.EQUALIZATION, Rung.ROUNDING, Rung.EXACT_INPUT})
 
@@ -239,11 +241,12 @@ def _rounded(best: Recipe) -> list[Recipe]:
 
 
 def _climb(best: Trial, rung: Rung, recipes: Sequence[Recipe], trials: Trials) -> Trial:
-    """Return the best of a rung, judged, where it is nearer to fp32 than what there was."""
+    """Return the best of a rung, judged, where it is nearer to fp32 than what there was, and by enough."""
     try:
         tried = [trials.attempt(rung, recipe) for recipe in recipes if recipe != best.recipe]
         nearest = min(tried, key=lambda one: one.closeness.distance, default=best)
-        return trials.judge(nearest) if nearest.closeness.distance < best.closeness.distance else best
+        nearer = nearest.closeness.distance < EARNED.get(rung, 1.0) * best.closeness.distance
+        return trials.judge(nearest) if nearer else best
     except OutOfTimeError:
         raise _StoppedError(best) from None
 

@@ -176,6 +176,16 @@ def test_moved_channels_that_buy_nothing_alone_are_tried_with_rescaled_ones() ->
     assert {recipe.centering for recipe in tried} == {True, False}
 
 
+@pytest.mark.parametrize(("gain", "kept"), [(0.01, False), (0.1, True)])
+def test_what_costs_time_on_every_image_must_earn_it(gain, kept) -> None:
+    class Levels(Fake):
+        def kl(self, recipe: Recipe) -> float:
+            return super().kl(recipe) * (1.0 - gain * recipe.exact_input)
+
+    outcome = run(Levels(), Goal(max_drop=0.0), rungs=frozenset({Rung.EXACT_INPUT}))
+    assert outcome.best.recipe.exact_input == kept
+
+
 @pytest.mark.parametrize("left_out", list(Rung))
 def test_a_step_that_is_left_out_is_not_taken(left_out) -> None:
     trials = Fake()
