@@ -6,7 +6,7 @@ from typing import Any
 from pydantic import ValidationError
 from ruamel.yaml import YAML
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
-from ruamel.yaml.events import AliasEvent, CollectionEndEvent, CollectionStartEvent, Event
+from ruamel.yaml.events import AliasEvent, CollectionEndEvent, CollectionStartEvent, Event, ScalarEvent
 
 from quantkit.config.nearest import nearest
 from quantkit.errors import ConfigError
@@ -15,32 +15,36 @@ from quantkit.errors import ConfigError
 MAX_DEPTH = 100
 
 
-class NestedTooDeeplyError(Exception):
-    """YAML nested more than `MAX_DEPTH` levels deep.
+class RefusedYamlError(Exception):
+    """YAML that a parser would take, and that nothing can be done with.
 
     Args:
+        words: what is wrong.
         line: where, counted from 1.
     """
 
-    def __init__(self, line: int) -> None:
-        super().__init__(line)
-        self.line = line
+    def __init__(self, words: str, line: int) -> None:
+        super().__init__(words)
+        self.words, self.line = words, line
 
 
 def events_of(text: str) -> Iterator[Event]:
-    """Yield the events of a YAML text, and stop where it is nested too deeply to go on.
+    """Yield the events of a YAML text, and stop where it is nested too deeply to go on, or holds what is no text.
 
-    The parser takes a time that grows with the square of the depth, and recurses.
+    The parser takes a time that grows with the square of the depth, and recurses. Escapes can write halves of a
+    character (of a surrogate pair), which no file, name or message can hold.
 
     Raises:
-        NestedTooDeeplyError: more than `MAX_DEPTH` levels.
+        RefusedYamlError: more than `MAX_DEPTH` levels, or half a character.
         YAMLError: the text is no YAML.
     """
     depth = 0
     for event in YAML(typ="safe", pure=True).parse(text):
         depth += isinstance(event, CollectionStartEvent) - isinstance(event, CollectionEndEvent)
         if depth > MAX_DEPTH:
-            raise NestedTooDeeplyError(event.start_mark.line + 1)
+            raise RefusedYamlError("nested too deeply", event.start_mark.line + 1)
+        if isinstance(event, ScalarEvent) and any("\ud800" <= letter <= "\udfff" for letter in event.value):
+            raise RefusedYamlError("an escape writes half a character", event.start_mark.line + 1)
         yield event
 
 
@@ -62,8 +66,8 @@ def parse_yaml(text: str, where: object) -> dict[str, Any]:
         line = "" if mark is None else f"line {mark.line + 1}: "
         problem = " ".join(str(error.problem or error.context).split())
         raise ConfigError(f"{line}{problem}", where=where) from error
-    except NestedTooDeeplyError as error:
-        raise ConfigError(f"line {error.line}: nested too deeply", where=where) from error
+    except RefusedYamlError as error:
+        raise ConfigError(f"line {error.line}: {error.words}", where=where) from error
     except (YAMLError, ValueError) as error:
         raise ConfigError(f"not YAML ({' '.join(str(error).split())[:200]})", where=where) from error
     if not isinstance(value, dict):

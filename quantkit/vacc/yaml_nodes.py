@@ -14,7 +14,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import MarkedYAMLError, YAMLError, YAMLWarning
 from ruamel.yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 
-from quantkit.config.text import NestedTooDeeplyError, events_of
+from quantkit.config.text import RefusedYamlError, events_of
 from quantkit.errors import VendorFileError
 
 MAX_CHARACTERS = 1 << 18
@@ -113,8 +113,8 @@ def parse(text: str) -> Parsed:
         raise _from_ruamel(error, text) from error
     except YAMLError as error:
         raise YamlError(f"not YAML ({_one_line(error)})") from error
-    except NestedTooDeeplyError as error:
-        raise YamlError("nested too deeply", line=error.line) from error
+    except RefusedYamlError as error:
+        raise YamlError(error.words, line=error.line) from error
     except Exception as error:  # the parser raises whatever damaged text leads it to
         raise YamlError(f"not YAML ({type(error).__name__}: {_one_line(error)})") from error
 

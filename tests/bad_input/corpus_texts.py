@@ -35,6 +35,7 @@ PROJECTS = (
         {
             "bomb/quantkit.yaml": (_BOMB, r"line 2: aliases \(\*a\) are not allowed"),
             "deep/quantkit.yaml": (f"model: {_DEEP}", "line 1: nested too deeply"),
+            "half_letter/quantkit.yaml": ('model: "\\ud800"', "line 1: an escape writes half a character"),
             "deep_keys/quantkit.yaml": ("".join(" " * i + "a:\n" for i in range(500)), "line 101: nested too deeply"),
             "twice/quantkit.yaml": ("model: a.onnx\nmodel: b.onnx\n", "found duplicate key"),
             "object/quantkit.yaml": (

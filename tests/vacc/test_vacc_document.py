@@ -32,6 +32,7 @@ from quantkit.vacc.yaml_text import dump, float_text
         ("a: \0", "not YAML"),
         ("a: 1" + "0" * 5000, "not YAML .*digits"),
         ("[" * 1000, "nested too deeply"),
+        ('name: small\nfrontend: {shape: {in: "\\ud800\\udc00"}}', "line 2: an escape writes half a character"),
         ("a: " + "x" * (1 << 20), "far more than a build file"),
     ],
 )
