@@ -71,8 +71,8 @@ def observe(
         tensors: names of the tapped tensors, in the order the statistics are to have.
         paths: the images.
         load: reads and preprocesses one image, by any thread.
-        batch: the model's fixed batch size, 1 where it is dynamic; a last partial batch is filled up and the filling
-            not counted.
+        batch: the model's fixed batch size, 1 where it is dynamic; a last partial batch is filled up, and the filling
+            not counted in tensors whose first axis is the batch.
         threads: workers.
         before: statistics of the first ``done`` images, from an interrupted pass.
         done: how many images those are.
@@ -145,11 +145,19 @@ class _Worker:
     def observe(self, paths: Sequence[Path]) -> None:
         x = load_batch(paths, self._load, self.batch)
         for name, value in self._session.tensors(x):
-            if self.observers[name].observe(value[: len(paths)]):
+            if self.observers[name].observe(self._counted(value, len(paths))):
                 self._refuse(name, value, paths)
 
+    def _counted(self, value: npt.NDArray[np.float32], images: int) -> npt.NDArray[np.float32]:
+        """Return what belongs to the first ``images`` of the batch; all of a tensor whose first axis is not the batch.
+
+        Transformers put tokens or windows first; there the images that fill up a last batch cannot be told apart.
+        """
+        return value[:images] if value.ndim and value.shape[0] == self.batch else value
+
     def _refuse(self, name: str, value: npt.NDArray[np.float32], paths: Sequence[Path]) -> None:
-        for path, one in zip(paths, value, strict=False):
+        by_image = value if value.ndim and value.shape[0] == len(paths) else value.reshape(1, -1)
+        for path, one in zip(paths, by_image, strict=False):
             count = int(one.size - np.isfinite(one).sum())
             if count:
                 raise NumericError(

@@ -24,7 +24,8 @@ from quantkit.stats.convergence import ConvergencePoint
 from quantkit.stats.tensor import TensorStatistics
 
 FORMAT = "quantkit-statistics"
-FORMAT_VERSION = 1
+# 2: all rows of tensors whose first axis is not the batch are counted.
+FORMAT_VERSION = 2
 
 # What damaged content leads the readers to; pydantic's own are ValueErrors.
 _FAULTS = (SafetensorError, OSError, ValueError, KeyError, TypeError, IndexError, OverflowError, MemoryError)

@@ -2,6 +2,7 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
+import onnx
 import onnx_ir as ir
 import pytest
 from models import tiny_model, write_images
@@ -82,3 +83,22 @@ def test_a_batch_repeats_its_last_image(paths: list[Path]) -> None:
     assert x.shape == (4, 3, 8, 8)
     np.testing.assert_array_equal(x[2], x[1])
     np.testing.assert_array_equal(x[3], x[1])
+
+
+@pytest.mark.parametrize("batch", [1, 2])
+def test_tokens_in_front_of_the_batch_are_all_counted(tmp_path: Path, paths: list[Path], batch: int) -> None:
+    text = f"""
+    <ir_version: 8, opset_import: ["": 17]>
+    rows (float[{batch}, 3, 8, 8] input) => (float[24, {batch}, 8] tokens) {{
+        moved = Transpose <perm = [1, 2, 0, 3]> (input)
+        shape = Constant <value = int64[3] {{24, {batch}, 8}}> ()
+        flat = Reshape(moved, shape)
+        tokens = Relu(flat)
+    }}
+    """
+    session = TappedSession(ir.serde.deserialize_model(onnx.parser.parse_model(text)), ["tokens"])
+    *_, chunk = observe(session, ["tokens"], paths[:6], LOAD, batch=batch, threads=2)
+    expected = Observer()
+    for path in paths[:6]:
+        expected.observe(load_batch([path], LOAD, 1))
+    assert chunk.statistics()["tokens"].identical(expected.statistics())
