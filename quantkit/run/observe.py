@@ -145,19 +145,19 @@ class _Worker:
     def observe(self, paths: Sequence[Path]) -> None:
         x = load_batch(paths, self._load, self.batch)
         for name, value in self._session.tensors(x):
-            if self.observers[name].observe(self._counted(value, len(paths))):
+            counted = value[: len(paths)] if self._is_by_image(value) else value
+            if self.observers[name].observe(counted):
                 self._refuse(name, value, paths)
 
-    def _counted(self, value: npt.NDArray[np.float32], images: int) -> npt.NDArray[np.float32]:
-        """Return what belongs to the first ``images`` of the batch; all of a tensor whose first axis is not the batch.
+    def _is_by_image(self, value: npt.NDArray[np.float32]) -> bool:
+        """Tell whether the first axis is the batch.
 
         Transformers put tokens or windows first; there the images that fill up a last batch cannot be told apart.
         """
-        return value[:images] if value.ndim and value.shape[0] == self.batch else value
+        return value.ndim > 0 and value.shape[0] == self.batch
 
     def _refuse(self, name: str, value: npt.NDArray[np.float32], paths: Sequence[Path]) -> None:
-        by_image = value if value.ndim and value.shape[0] == len(paths) else value.reshape(1, -1)
-        for path, one in zip(paths, by_image, strict=False):
+        for path, one in zip(paths, value if self._is_by_image(value) else value[None], strict=False):
             count = int(one.size - np.isfinite(one).sum())
             if count:
                 raise NumericError(
