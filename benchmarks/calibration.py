@@ -92,7 +92,7 @@ def run_pass(
     session: TappedSession, names: tuple[str, ...], paths: list[Path], load: Any
 ) -> dict[str, TensorStatistics]:
     *_, chunk = observe(session, names, paths, load, threads=THREADS)
-    return chunk.statistics()
+    return chunk.observed().tensors
 
 
 def time_ours(model: Path, paths: list[Path], rounds: int) -> dict[str, Any]:

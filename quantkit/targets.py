@@ -85,6 +85,7 @@ class Target:
         kl_definition: the KL that the method ``kl`` means: Relay's for VACC, TensorRT's for the others (onnxruntime's
             own has a single candidate in its default setting).
         quantize_gemm: fully connected layers become int8 too.
+        compiler_calibrates: its compiler takes the fp32 model and the images, and sets ranges by itself.
     """
 
     name: str
@@ -95,6 +96,7 @@ class Target:
     integer_bias: bool = True
     kl_definition: Literal["tensorrt", "relay", "ort"] = "tensorrt"
     quantize_gemm: bool = True
+    compiler_calibrates: bool = False
 
     def with_options(
         self,
@@ -136,6 +138,7 @@ VACC = Target(
     integer_sums=False,
     integer_outputs=False,
     kl_definition="relay",
+    compiler_calibrates=True,
 )
 
 TARGETS: dict[str, Target] = {target.name: target for target in (ORT, TENSORRT, VACC)}

@@ -7,7 +7,14 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from quantkit.cli.app import app
-from quantkit.cli.options import FractionOption, MethodOption, PerChannelOption, SkipOption, TargetOption
+from quantkit.cli.options import (
+    FractionOption,
+    KeepOutliersOption,
+    MethodOption,
+    PerChannelOption,
+    SkipOption,
+    TargetOption,
+)
 from quantkit.cli.show import Bar, console, parse_share, progress_bar
 
 if TYPE_CHECKING:
@@ -36,6 +43,7 @@ def calibrate(
     bias_correction: Annotated[
         bool, typer.Option("--bias-correction/--no-bias-correction", help="Move biases where that is seen to help.")
     ] = True,
+    keep_outliers: KeepOutliersOption = False,
     run: Annotated[Path | None, typer.Option(help="Run folder; runs/<model name> by default.")] = None,
     dialect: Annotated[str | None, typer.Option(help="Of vamc.yaml: build or compile.")] = None,
     calibration_folder: Annotated[
@@ -77,7 +85,7 @@ def calibrate(
             run=settings.run,
             method=settings.method,
             target=settings.target,
-            options=replace(settings.options, bias_correction=bias_correction),
+            options=replace(settings.options, bias_correction=bias_correction, keep_outlying=keep_outliers),
             vamc=settings.vamc,
             until_stable=parse_share(until_stable, "--until-stable"),
             fresh=fresh,

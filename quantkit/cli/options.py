@@ -13,4 +13,8 @@ PerChannelOption = Annotated[
 ActivationsOption = Annotated[str | None, typer.Option(help="uint8 (affine) or int8 (symmetric).")]
 WeightBitsOption = Annotated[int | None, typer.Option(help="8, or 7 for processors without VNNI.")]
 PowerOfTwoOption = Annotated[bool | None, typer.Option(help="Weight thresholds as powers of two.")]
+KeepOutliersOption = Annotated[
+    bool,
+    typer.Option("--keep-outliers", help="Set ranges for all images, also for the few that go far beyond all others."),
+]
 SkipOption = Annotated[list[str] | None, typer.Option(help="Leave in float: node name, glob, re:..., conv:INDEX.")]

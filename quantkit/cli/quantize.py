@@ -9,6 +9,7 @@ from quantkit.cli.app import app
 from quantkit.cli.options import (
     ActivationsOption,
     FractionOption,
+    KeepOutliersOption,
     MethodOption,
     PerChannelOption,
     PowerOfTwoOption,
@@ -38,6 +39,7 @@ def quantize(
             help="Correct biases on the calibration images, or not; by default as was done before for these ranges.",
         ),
     ] = None,
+    keep_outliers: KeepOutliersOption = False,
     explain: Annotated[bool, typer.Option("--explain", help="List every operator: how, or why not.")] = False,
 ) -> None:
     """Solve the ranges by another method, from the statistics, and write the int8 model; no image is touched."""
@@ -55,6 +57,7 @@ def quantize(
         power_of_two=power_of_two,
         skip=tuple(skip or project.skip),
         bias_correction=bias_correction is not False,
+        keep_outlying=keep_outliers,
     )
     done = step(
         find_run(run, project, Path()),

@@ -9,6 +9,7 @@ from quantkit.cli.app import app
 from quantkit.cli.options import (
     ActivationsOption,
     FractionOption,
+    KeepOutliersOption,
     MethodOption,
     PerChannelOption,
     PowerOfTwoOption,
@@ -48,6 +49,7 @@ def sensitivity(
         bool,
         typer.Option("--bias-correction/--no-bias-correction", help="With the run's correction of biases, or not."),
     ] = True,
+    keep_outliers: KeepOutliersOption = False,
     images: Annotated[Path | None, typer.Option(help="Folder of evaluation images, for --by accuracy.")] = None,
     labels: Annotated[Path | None, typer.Option(help="Label file of --images.")] = None,
     names: Annotated[Path | None, typer.Option(help="Class names, one a line.")] = None,
@@ -83,6 +85,7 @@ def sensitivity(
                 power_of_two=power_of_two,
                 skip=tuple(skip or project.skip),
                 bias_correction=bias_correction,
+                keep_outlying=keep_outliers,
             ),
             by=_order(by),
             count=count,

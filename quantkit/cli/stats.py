@@ -31,6 +31,9 @@ def show(file: _File) -> None:
     console.print(table)
     made = statistics.provenance
     console.print(f"{len(statistics.tensors)} tensors over {len(statistics.images)} images")
+    for row in statistics.outlying:
+        far = statistics.farness[row]
+        console.print(f"image {statistics.images[row][:12]} goes {far:.0f} times as far as the median image")
     console.print(f"model {made.model_sha256[:16]}, preprocessing {made.pipeline_sha256[:16]}")
     console.print(f"by quantkit {made.quantkit} on onnxruntime {made.onnxruntime}")
     for method in statistics.convergence[-1].movement if statistics.convergence else ():

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from quantkit.cli.app import app
-from quantkit.cli.options import PerChannelOption, SkipOption, TargetOption
+from quantkit.cli.options import KeepOutliersOption, PerChannelOption, SkipOption, TargetOption
 from quantkit.cli.show import Bar, console, parse_share, progress_bar
 from quantkit.errors import UsageError
 
@@ -46,6 +46,7 @@ def tune(
     limit: Annotated[int | None, typer.Option(min=1, help="Judge on at most so many images.")] = None,
     per_channel: PerChannelOption = None,
     skip: SkipOption = None,
+    keep_outliers: KeepOutliersOption = False,
     max_float: Annotated[str, typer.Option(help="Share of the multiply-adds that may be left in float.")] = "10%",
     max_skips: Annotated[
         int | None, typer.Option(min=0, help="Layers that may be left in float; for vacc 3 by default.")
@@ -56,8 +57,7 @@ def tune(
     without: Annotated[
         list[str] | None,
         typer.Option(
-            help="Leave out a step: method, outliers, weight-scale, centering, equalization, rounding, exact-input, "
-            "precision."
+            help="Leave out a step: method, weight-scale, centering, equalization, rounding, exact-input, precision."
         ),
     ] = None,
     write_fp32: Annotated[
@@ -102,6 +102,7 @@ def tune(
             options=QuantizeOptions(
                 per_channel=project.per_channel if per_channel is None else per_channel,
                 skip=tuple(skip or project.skip),
+                keep_outlying=keep_outliers,
             ),
             images=images or project.images,
             labels=labels if images is not None else labels or project.labels,

@@ -5,8 +5,9 @@ on a loader, and all processors are busy with different images. The counts are i
 workers nor the order of the images shows in the result. Batches are of one image (or of the model's own fixed size):
 the result does not depend on a batch size either, and one image's activations are all that a worker holds.
 
-Memory has a bound that does not depend on how many images there are. It depends on the largest of them, which takes 4
-bytes a pixel while it is decoded; the allocator may keep that much for each thread that met such a one.
+Memory has a bound that does not depend on how many images there are, but for 8 bytes an image and tensor: how far each
+image went. It depends on the largest of them, which takes 4 bytes a pixel while it is decoded; the allocator may keep
+that much for each thread that met such a one.
 """
 
 import itertools
@@ -22,8 +23,8 @@ import numpy.typing as npt
 from quantkit.errors import NumericError
 from quantkit.run.tap import TappedSession
 from quantkit.stats.convergence import next_point
+from quantkit.stats.observed import FloatArray, Observed
 from quantkit.stats.observer import Observer
-from quantkit.stats.tensor import TensorStatistics
 
 # A pass stops at such intervals to be saved; an interruption loses at most this much.
 CHUNK_SECONDS = 3.0
@@ -41,15 +42,17 @@ class Chunk:
         images: how many images the pass has seen in all.
         at_convergence_point: whether the count is one at which ranges are compared.
         totals: the observers that hold these images and all before them; they go on counting.
+        extremes: of each of these images, in the order of the pass, as in `Observed`.
     """
 
     images: int
     at_convergence_point: bool
     totals: dict[str, Observer]
+    extremes: FloatArray
 
-    def statistics(self) -> dict[str, TensorStatistics]:
-        """Return the statistics so far, by tensor name; to be called before the pass goes on."""
-        return {name: observer.statistics() for name, observer in self.totals.items()}
+    def observed(self) -> Observed:
+        """Return what was observed so far; to be called before the pass goes on."""
+        return Observed({name: observer.statistics() for name, observer in self.totals.items()}, self.extremes)
 
 
 def observe(
@@ -60,8 +63,7 @@ def observe(
     *,
     batch: int = 1,
     threads: int,
-    before: dict[str, TensorStatistics] | None = None,
-    done: int = 0,
+    before: Observed | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> Iterator[Chunk]:
     """Observe images and yield the statistics so far, chunk by chunk, until all are seen.
@@ -74,8 +76,7 @@ def observe(
         batch: the model's fixed batch size, 1 where it is dynamic; a last partial batch is filled up, and the filling
             not counted in tensors whose first axis is the batch.
         threads: workers.
-        before: statistics of the first ``done`` images, from an interrupted pass.
-        done: how many images those are.
+        before: what the first images gave, from an interrupted pass.
         progress: called with the number of images seen, by any thread.
 
     Raises:
@@ -83,22 +84,26 @@ def observe(
         NumericError: a tensor holds NaN or infinity; names tensor and image.
     """
     totals = {name: Observer() for name in tensors}
-    for name, statistics in (before or {}).items():
-        totals[name].add(statistics)
-    rate = 0.0
+    extremes = np.zeros((len(paths), len(tensors), 2), np.float32)
+    done, rate = 0, 0.0
+    if before is not None:
+        done = len(before.extremes)
+        extremes[:done] = before.extremes
+        for name, statistics in before.tensors.items():
+            totals[name].add(statistics)
     workers = [_Worker(session, tensors, load, batch) for _ in range(threads)]
     with ThreadPoolExecutor(threads) as pool:
         while done < len(paths):
             end = min(_chunk_end(done, rate, threads * batch), next_point(done), len(paths))
             start_s = time.monotonic()
-            _run_chunk(pool, workers, paths[done:end], progress, done)
+            _run_chunk(pool, workers, paths[:end], extremes, progress, done)
             rate = (end - done) / max(time.monotonic() - start_s, 1e-6)
             for worker in workers:
                 for name, observer in worker.observers.items():
                     totals[name].absorb(observer)
             at_point = end == next_point(done) or end == len(paths)
             done = end
-            yield Chunk(done, at_point, totals)
+            yield Chunk(done, at_point, totals, extremes[:done])
 
 
 def _chunk_end(done: int, rate: float, least: int) -> int:
@@ -109,17 +114,19 @@ def _run_chunk(
     pool: ThreadPoolExecutor,
     workers: list["_Worker"],
     paths: Sequence[Path],
+    extremes: FloatArray,
     progress: Callable[[int], None] | None,
     done: int,
 ) -> None:
     batch = workers[0].batch
-    work = iter([paths[i : i + batch] for i in range(0, len(paths), batch)])  # a list iterator is safe to share
+    starts = range(done, len(paths), batch)
+    work = iter([slice(start, min(start + batch, len(paths))) for start in starts])  # a list iterator is safe to share
     seen = itertools.count(done + 1)
 
     def job(worker: "_Worker") -> None:
-        for batch_paths in work:
-            worker.observe(batch_paths)
-            for _ in batch_paths:
+        for images in work:
+            worker.observe(paths[images], extremes[images])
+            for _ in paths[images]:
                 count = next(seen)
                 if progress is not None:
                     progress(count)
@@ -141,30 +148,32 @@ class _Worker:
         self._session = session
         self._load = load
         self.observers = {name: Observer() for name in tensors}
+        self._columns = {name: column for column, name in enumerate(tensors)}
 
-    def observe(self, paths: Sequence[Path]) -> None:
+    def observe(self, paths: Sequence[Path], extremes: FloatArray) -> None:
+        """Count the tensors of some images, and enter the extremes of each, ``[images, tensors, 2]``."""
         x = load_batch(paths, self._load, self.batch)
         for name, value in self._session.tensors(x):
-            counted = value[: len(paths)] if self._is_by_image(value) else value
-            if self.observers[name].observe(counted):
-                self._refuse(name, value, paths)
+            rows = extremes[:, self._columns[name]]
+            if value.ndim > 0 and value.shape[0] == self.batch:
+                for path, one, row in zip(paths, value, rows, strict=False):
+                    row[:] = self._count(name, one, path)
+            else:
+                # Transformers put tokens or windows first: the images of a batch, and what fills it up, are not told
+                # apart.
+                rows[:] = self._count(name, value, paths[0])
 
-    def _is_by_image(self, value: npt.NDArray[np.float32]) -> bool:
-        """Tell whether the first axis is the batch.
-
-        Transformers put tokens or windows first; there the images that fill up a last batch cannot be told apart.
-        """
-        return value.ndim > 0 and value.shape[0] == self.batch
-
-    def _refuse(self, name: str, value: npt.NDArray[np.float32], paths: Sequence[Path]) -> None:
-        for path, one in zip(paths, value if self._is_by_image(value) else value[None], strict=False):
-            count = int(one.size - np.isfinite(one).sum())
-            if count:
-                raise NumericError(
-                    f"{count} of {one.size} values of the tensor {name} are NaN or infinite",
-                    where=path,
-                    fix="find the node that makes them, or leave the image out of the set",
-                )
+    def _count(self, name: str, value: FloatArray, path: Path) -> tuple[float, float]:
+        """Count the values of a tensor and return the extremes among them."""
+        shown = self.observers[name].observe(value)
+        if shown.non_finite:
+            raise NumericError(
+                f"{shown.non_finite} of {value.size} values of the tensor {name} are NaN or infinite",
+                where=path,
+                fix="find the node that makes them, or leave the image out of the set",
+            )
+        # A sum with 0.0 turns -0.0 into 0.0, so that equal extremes have equal bits.
+        return (shown.lo + 0.0, shown.hi + 0.0) if value.size else (0.0, 0.0)
 
 
 def load_batch(paths: Sequence[Path], load: Load, batch: int) -> npt.NDArray[np.float32]:

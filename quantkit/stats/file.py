@@ -2,7 +2,8 @@
 
 The file holds four vectors, the tensors of the model one after the other in them: ``gaps`` (uint16, differences of
 occupied bins), ``counts`` (uint32), and for the few that do not fit these, ``wide`` (int64 rows of position and count),
-``far`` (int64 rows of position and bin). All else is JSON in the header.
+``far`` (int64 rows of position and bin). Beside them lies ``extremes``, float32 ``[images, tensors, 2]``. All else is
+JSON in the header.
 """
 
 import json
@@ -21,11 +22,12 @@ from quantkit.errors import ProvenanceError, StatisticsError
 from quantkit.files import write_bytes
 from quantkit.stats.bins import MANTISSA_BITS
 from quantkit.stats.convergence import ConvergencePoint
+from quantkit.stats.observed import Observed
 from quantkit.stats.tensor import TensorStatistics
 
 FORMAT = "quantkit-statistics"
-# 2: all rows of tensors whose first axis is not the batch are counted.
-FORMAT_VERSION = 2
+# 2: all rows of tensors whose first axis is not the batch are counted; 3: extremes of every image.
+FORMAT_VERSION = 3
 
 # What damaged content leads the readers to; pydantic's own are ValueErrors.
 _FAULTS = (SafetensorError, OSError, ValueError, KeyError, TypeError, IndexError, OverflowError, MemoryError)
@@ -66,20 +68,24 @@ class Provenance:
 
 
 @dataclass(frozen=True, eq=False)
-class Statistics:
-    """Statistics of every observed tensor over a set of images.
+class Statistics(Observed):
+    """Statistics of every observed tensor over a set of images, with where they come from.
 
     Attributes:
-        tensors: by tensor name of the prepared model, in graph order.
         provenance: what they were made from.
-        images: sha256 of every image seen, sorted: the set, whatever the order it was seen in.
+        images: sha256 of every image seen, sorted: the set, whatever the order it was seen in. The rows of ``extremes``
+            are in this order.
         convergence: how the ranges settled during the pass.
     """
 
-    tensors: dict[str, TensorStatistics]
     provenance: Provenance
     images: tuple[str, ...]
     convergence: list[ConvergencePoint] = field(default_factory=list)
+
+    @property
+    def outlying_images(self) -> tuple[str, ...]:
+        """The images whose activations lie far beyond those of the others, by sha256."""
+        return tuple(self.images[row] for row in self.outlying)
 
     def merge(self, other: "Statistics") -> "Statistics":
         """Return the statistics of both sets of images, exactly what one pass over all of them gives.
@@ -97,7 +103,16 @@ class Statistics:
             names = sorted(self.tensors.keys() ^ other.tensors.keys())
             raise StatisticsError(f"the files hold different tensors: {', '.join(names[:5])}")
         tensors = {name: one.merge(other.tensors[name]) for name, one in self.tensors.items()}
-        return replace(self, tensors=tensors, images=tuple(sorted((*self.images, *other.images))), convergence=[])
+        columns = [list(other.tensors).index(name) for name in self.tensors]
+        images = (*self.images, *other.images)
+        order = np.argsort(images)
+        return replace(
+            self,
+            tensors=tensors,
+            extremes=np.concatenate([self.extremes, other.extremes[:, columns]])[order],
+            images=tuple(images[place] for place in order),
+            convergence=[],
+        )
 
 
 def save_statistics(statistics: Statistics, path: Path, extra: Mapping[str, Any] | None = None) -> None:
@@ -113,7 +128,9 @@ def save_statistics(statistics: Statistics, path: Path, extra: Mapping[str, Any]
     }
     # One key only: safetensors writes several in no fixed order.
     metadata = {FORMAT: json.dumps(header, separators=(",", ":"), allow_nan=False)}
-    write_bytes(path, save(_pack(list(statistics.tensors.values())), metadata))
+    arrays = _pack(list(statistics.tensors.values()))
+    arrays["extremes"] = np.ascontiguousarray(statistics.extremes)
+    write_bytes(path, save(arrays, metadata))
 
 
 def load_statistics(path: Path) -> tuple[Statistics, dict[str, Any]]:
@@ -133,7 +150,8 @@ def load_statistics(path: Path) -> tuple[Statistics, dict[str, Any]]:
         if header.version != FORMAT_VERSION or header.mantissa_bits != MANTISSA_BITS:
             raise StatisticsError("these statistics were written by another version of quantkit", where=path, fix=redo)
         tensors = _unpack(header.tensors, arrays)
-        statistics = Statistics(tensors, header.provenance, header.images, header.convergence)
+        extremes = arrays["extremes"]
+        statistics = Statistics(tensors, extremes, header.provenance, header.images, header.convergence)
     except FileNotFoundError:
         raise StatisticsError("there is no statistics file", where=path, fix="run quantkit calibrate first") from None
     except _FAULTS as error:
@@ -141,6 +159,8 @@ def load_statistics(path: Path) -> tuple[Statistics, dict[str, Any]]:
     for name, one in statistics.tensors.items():
         if fault := one.check():
             raise StatisticsError(f"the statistics of {name} are damaged: {fault}", where=path, fix=redo)
+    if fault := _check_extremes(statistics):
+        raise StatisticsError(f"the statistics are damaged: {fault}", where=path, fix=redo)
     return statistics, header.extra
 
 
@@ -170,6 +190,20 @@ class _Header(BaseModel):
     convergence: list[ConvergencePoint]
     tensors: list[_Described]
     extra: dict[str, Any]
+
+
+def _check_extremes(statistics: Statistics) -> str | None:
+    """Return what is wrong with the extremes of the images, or None."""
+    extremes, tensors = statistics.extremes, statistics.tensors
+    if extremes.dtype != np.float32 or extremes.shape != (len(statistics.images), len(tensors), 2):
+        return "there are not two extremes for every image and tensor"
+    lows, highs = extremes[..., 0], extremes[..., 1]
+    if not np.isfinite(extremes).all() or (lows > highs).any():
+        return "the extremes of an image are not in order"
+    whole = np.array([[one.lo, one.hi] for one in tensors.values()], np.float64).reshape(-1, 2)
+    if len(extremes) and not np.array_equal(whole, np.stack([lows.min(axis=0), highs.max(axis=0)], axis=1)):
+        return "the extremes of the images are not those of all"
+    return None
 
 
 def _describe(name: str, one: TensorStatistics) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 import mmap
 import os
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -31,6 +31,20 @@ _NEGATIVE_INFINITY = 0xFF800000
 Kernel = Callable[[Bits, Counts, tuple[int, int]], Extremes]
 
 
+class Shown(NamedTuple):
+    """What was found in values that an observer was shown.
+
+    Attributes:
+        non_finite: how many were NaN or infinite.
+        lo: least of the others; infinity where there were none.
+        hi: greatest of them; minus infinity where there were none.
+    """
+
+    non_finite: int
+    lo: float
+    hi: float
+
+
 class Observer:
     """Counts the values of one tensor; memory is fixed, whatever it is shown.
 
@@ -50,11 +64,11 @@ class Observer:
         self._lo, self._hi = np.inf, -np.inf
         self._nan = self._positive_infinities = self._negative_infinities = 0
 
-    def observe(self, x: npt.NDArray[np.floating]) -> int:
-        """Count all values of ``x``, any shape, converted to float32; return how many were NaN or infinite."""
+    def observe(self, x: npt.NDArray[np.floating]) -> Shown:
+        """Count all values of ``x``, any shape, converted to float32."""
         values = np.ascontiguousarray(x, np.float32).reshape(-1)
         if values.size == 0:
-            return 0
+            return Shown(0, np.inf, -np.inf)
         if values.size + self._recent_count >= _DRAIN_AT:
             self._drain_into(self)
         extremes = self._kernel(values.view(np.uint32), self._recent, self._tops)
@@ -63,8 +77,9 @@ class Observer:
         self._recent_count += values.size
         if extremes.signed_max >= _POSITIVE_INFINITY or extremes.unsigned_max >= _NEGATIVE_INFINITY:
             return self._set_aside_non_finite(values)
-        self._widen(*_as_numbers(extremes))
-        return 0
+        shown = Shown(0, *_as_numbers(extremes))
+        self._widen(shown.lo, shown.hi)
+        return shown
 
     def absorb(self, other: "Observer") -> None:
         """Take over what another observer of the same tensor was shown; the other one is empty afterwards."""
@@ -116,19 +131,19 @@ class Observer:
             self._negative_infinities,
         )
 
-    def _set_aside_non_finite(self, values: npt.NDArray[np.float32]) -> int:
+    def _set_aside_non_finite(self, values: npt.NDArray[np.float32]) -> Shown:
         finite = np.isfinite(values)
         strange = values[~finite]
         # They were counted in the bins of exponent 255; take them out again.
         bins, counts = np.unique(strange.view(np.uint32) >> np.uint32(SHIFT), return_counts=True)
         self._recent[bins] -= counts.astype(np.uint32)
         self._recent_count -= strange.size
-        if finite.any():
-            self._widen(float(values[finite].min()), float(values[finite].max()))
+        lo, hi = (float(end(values[finite], initial=start)) for end, start in ((np.min, np.inf), (np.max, -np.inf)))
+        self._widen(lo, hi)
         self._add_non_finite(
             int(np.isnan(strange).sum()), int((strange == np.inf).sum()), int((strange == -np.inf).sum())
         )
-        return int(strange.size)
+        return Shown(int(strange.size), lo, hi)
 
     def _widen(self, lo: float, hi: float) -> None:
         self._lo, self._hi = min(self._lo, lo), max(self._hi, hi)

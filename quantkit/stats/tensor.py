@@ -95,6 +95,21 @@ class TensorStatistics:
             counts = np.concatenate([np.array([negative], np.int64), counts])
         return TensorStatistics(bins, counts, self.count, self.zeros + negative, max(self.lo, 0.0), max(self.hi, 0.0))
 
+    def within(self, lo: float, hi: float) -> "TensorStatistics":
+        """Return the statistics of the values from ``lo`` to ``hi``, both of which must be among the values.
+
+        Values beyond an end count where they share its bin: they lie within 0.2 % of it.
+        """
+        if lo <= self.lo and hi >= self.hi:
+            return self
+        ends = bin_of(np.array([lo, hi], np.float32))
+        first, last = _by_value(ends)
+        places = _by_value(self.bins)
+        kept = (first <= places) & (places <= last)
+        bins, counts = self.bins[kept], self.counts[kept]
+        zeros = self.zeros if bins.size and bins[0] == 0 else 0
+        return replace(self, bins=bins, counts=counts, count=int(counts.sum()), zeros=zeros, lo=lo, hi=hi)
+
     def magnitudes(self) -> tuple[npt.NDArray[np.int64], CountVector]:
         """Return the histogram of ``|x|``: ascending magnitude bins (int64) and their counts."""
         negative = int(np.searchsorted(self.bins, SIGN_BIN))
@@ -143,6 +158,12 @@ class TensorStatistics:
             lowest, highest = bin_of(np.array([self.lo, self.hi], np.float64).astype(np.float32)).tolist()
         ascending, _ = self.ascending()
         return bool(lowest == ascending[0] and highest == ascending[-1])
+
+
+def _by_value(bins: BinVector) -> npt.NDArray[np.int64]:
+    """Return numbers that order bins by value, the most negative first."""
+    magnitude = bins.astype(np.int64)
+    return np.where(magnitude >= SIGN_BIN, SIGN_BIN - 1 - magnitude, magnitude)
 
 
 def _add_sparse(one: TensorStatistics, two: TensorStatistics) -> tuple[BinVector, CountVector]:

@@ -6,6 +6,7 @@ from functools import partial, reduce
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx_ir as ir
 import onnxruntime
 
@@ -29,6 +30,7 @@ from quantkit.run.session import default_threads
 from quantkit.run.tap import TappedSession
 from quantkit.stats.convergence import ConvergencePoint, movement
 from quantkit.stats.file import Provenance, Statistics, load_statistics, save_statistics
+from quantkit.stats.observed import Observed
 from quantkit.stats.solve import solve_all
 from quantkit.stats.tensor import TensorStatistics
 from quantkit.steps.correction import Images
@@ -117,13 +119,13 @@ def calibrate(
         NumericError: a tensor became NaN or infinite; tensor and image are named.
         OutputError: the run folder cannot be written.
     """
-    method, watcher = method or Percentile(), watcher or Silent()
+    method, options, watcher = method or Percentile(), options or QuantizeOptions(), watcher or Silent()
     subject = _read_subject(model)
     check_pipeline(pipeline, subject.input.channels, subject.input.height, subject.input.width)
     chosen, manifest = _read_set(calibration_set)
     folder = RunFolder(run)
     with folder.locked():
-        observer = _Pass(subject, chosen, pipeline, folder, method, target, threads, watcher)
+        observer = _Pass(subject, chosen, pipeline, folder, method, target, options.keep_outlying, threads, watcher)
         statistics = None if fresh else observer.finished(until_stable)
         reused, elapsed_s = statistics is not None, 0.0
         if statistics is None:
@@ -142,7 +144,7 @@ def calibrate(
             statistics,
             method,
             target,
-            options or QuantizeOptions(),
+            options,
             images=Images(chosen, pipeline, threads, watcher.layers),
         )
         suffixes = frozenset(path.suffix.removeprefix(".") for path in chosen.paths)
@@ -173,15 +175,20 @@ def observed_of(prepared_model: ir.Model) -> Taps:
     return taps(prepared_model, wanted)
 
 
-def complete(tensors: dict[str, TensorStatistics], wanted: Taps) -> dict[str, TensorStatistics]:
-    """Return the statistics of all wanted tensors from those of the tapped ones, in graph order."""
-    found = dict(tensors)
+def complete(tapped: Observed, wanted: Taps) -> Observed:
+    """Return what was observed of all wanted tensors from that of the tapped ones, in graph order."""
+    found = dict(tapped.tensors)
+    extremes = dict(zip(found, np.moveaxis(tapped.extremes, 1, 0), strict=True))
     for name in wanted.wanted:
-        if name in wanted.merged:
-            found[name] = reduce(TensorStatistics.merge, (found[source] for source in wanted.merged[name]))
+        if sources := wanted.merged.get(name):
+            found[name] = reduce(TensorStatistics.merge, (found[source] for source in sources))
+            each = np.stack([extremes[source] for source in sources])
+            extremes[name] = np.stack([each[..., 0].min(axis=0), each[..., 1].max(axis=0)], axis=1)
         elif name in wanted.rectified:
             found[name] = found[wanted.rectified[name]].rectified()
-    return {name: found[name] for name in wanted.wanted}
+            extremes[name] = np.maximum(extremes[wanted.rectified[name]], np.float32(0.0))
+    columns = [extremes[name] for name in wanted.wanted]
+    return Observed({name: found[name] for name in wanted.wanted}, np.stack(columns, axis=1))
 
 
 def _read_set(given: Path | CalibrationSet) -> tuple[CalibrationSet, str]:
@@ -242,11 +249,12 @@ class _Pass:
         folder: RunFolder,
         method: Method,
         target: Target,
+        keep_outlying: bool,
         threads: int | None,
         watcher: Watcher,
     ) -> None:
         self._subject, self._chosen, self._pipeline, self._folder = subject, chosen, pipeline, folder
-        self._target, self._watcher = target, watcher
+        self._target, self._keep_outlying, self._watcher = target, keep_outlying, watcher
         self._threads = threads or default_threads()
         # Convergence is watched for the method in use, and for the two that cost nothing to solve.
         self._methods: dict[str, Method] = {"minmax": MinMax(), "percentile": Percentile(), method_name(method): method}
@@ -272,12 +280,10 @@ class _Pass:
         """Observe all images, or until the ranges stand still."""
         begun, extra = (None, {}) if fresh else self._load(self._folder.partial)
         tapped = self._subject.observed.tapped
-        before = {name: begun.tensors[name] for name in tapped} if begun is not None else None
-        done = len(begun.images) if begun is not None else 0
         if begun is not None:
             self._points = list(begun.convergence)
             self._ranges = _ranges_from_json(extra.get("ranges", {}))
-            self._watcher.resumed(done)
+            self._watcher.resumed(len(begun.images))
         session = TappedSession(self._subject.prepared.model, tapped)
         chunks = observe(
             session,
@@ -286,8 +292,7 @@ class _Pass:
             partial(preprocess, pipeline=self._pipeline),
             batch=self._subject.input.batch or 1,
             threads=self._threads,
-            before=before,
-            done=done,
+            before=None if begun is None else self._tapped(begun),
             progress=lambda count: self._watcher.images(count, len(self._chosen)),
         )
         statistics = begun
@@ -303,9 +308,9 @@ class _Pass:
         return statistics
 
     def _take(self, chunk: Chunk) -> Statistics:
-        tensors = complete(chunk.statistics(), self._subject.observed)
+        observed = complete(chunk.observed(), self._subject.observed)
         if chunk.at_convergence_point:
-            ranges = self._solve(tensors)
+            ranges = self._solve(observed)
             if self._ranges:
                 moved = {name: movement(self._ranges[name], ranges[name]) for name in ranges}
                 point = ConvergencePoint(
@@ -316,11 +321,29 @@ class _Pass:
                 self._points.append(point)
                 self._watcher.converged(point)
             self._ranges = ranges
-        images = tuple(sorted(image.sha256 for image in self._chosen.images[: chunk.images]))
-        return Statistics(tensors, self._provenance, images, list(self._points))
+        digests = self._digests(chunk.images)
+        order = np.argsort(digests)
+        images = tuple(digests[place] for place in order)
+        return Statistics(
+            observed.tensors, observed.extremes[order], self._provenance, images, convergence=list(self._points)
+        )
 
-    def _solve(self, tensors: dict[str, TensorStatistics]) -> dict[str, dict[str, Range]]:
-        return {name: solve_all(tensors, method, self._target) for name, method in self._methods.items()}
+    def _tapped(self, begun: Statistics) -> Observed:
+        """Return what was observed of the tapped tensors, the images in the order of the pass."""
+        tapped, names = self._subject.observed.tapped, list(begun.tensors)
+        rows = np.argsort(np.argsort(self._digests(len(begun.images))))
+        columns = [names.index(name) for name in tapped]
+        return Observed({name: begun.tensors[name] for name in tapped}, begun.extremes[rows][:, columns])
+
+    def _digests(self, images: int) -> list[str]:
+        return [str(image.sha256) for image in self._chosen.images[:images]]
+
+    def _solve(self, observed: Observed) -> dict[str, dict[str, Range]]:
+        keep = self._keep_outlying
+        return {
+            name: solve_all(observed.for_ranges(method, self._target, keep_outlying=keep), method, self._target)
+            for name, method in self._methods.items()
+        }
 
     def _is_stable(self, chunk: Chunk, until_stable: float | None) -> bool:
         if until_stable is None or not chunk.at_convergence_point or not self._points:
@@ -333,7 +356,7 @@ class _Pass:
             loaded, extra = load_statistics(path)
         except StatisticsError:
             return None, {}
-        beginning = sorted(image.sha256 for image in self._chosen.images[: len(loaded.images)])
+        beginning = sorted(self._digests(len(loaded.images)))
         same = loaded.provenance == self._provenance and list(loaded.images) == beginning
         return (loaded, extra) if same else (None, {})
 

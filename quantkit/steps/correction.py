@@ -1,7 +1,7 @@
 """Bias correction within a run: estimated where the images are at hand, kept in the run folder, used again."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -85,6 +85,7 @@ def correction(
     options: PlanOptions,
     ranges: Mapping[str, Range],
     images: Images | None,
+    outlying: Collection[str] = (),
 ) -> Correction:
     """Return the correction of one quantization: the one kept under its name where it applies, else a new one.
 
@@ -96,6 +97,7 @@ def correction(
         options: what the plan leaves in float.
         ranges: of the observed tensors.
         images: None where they are not at hand.
+        outlying: images not to look at, by sha256: one that drives activations far beyond all others outweighs them.
 
     Raises:
         ImageError: an image cannot be decoded.
@@ -107,7 +109,9 @@ def correction(
     found = _load(path, key)
     if found is None and images is not None:
         threads = images.threads or default_threads()
-        inputs = model_inputs(prepared.model, images.chosen.paths[:IMAGES], images.pipeline, threads)
+        looked_at = zip(images.chosen.images[:IMAGES], images.chosen.paths, strict=False)
+        paths = [path for image, path in looked_at if image.sha256 not in outlying]
+        inputs = model_inputs(prepared.model, paths, images.pipeline, threads)
         found = correct_bias(prepared.model, plan, ranges, inputs, threads=threads, progress=images.progress)
         _save(path, key, found)
     if found is None:

@@ -21,6 +21,7 @@ from quantkit.run.session import open_session
 from quantkit.stats.file import Statistics
 from quantkit.stats.solve import solve_all
 from quantkit.steps.correction import Correction, Images, correction, images_of
+from quantkit.steps.outlying import outlying_note
 from quantkit.steps.run_inputs import calibrated
 from quantkit.targets import ORT, VACC, Target
 from quantkit.tuning.handover import hand_over, restore_batch_norms
@@ -41,6 +42,7 @@ class QuantizeOptions:
         power_of_two: weight thresholds rounded up to powers of two.
         skip: layers left in floating point: node names, globs, ``re:`` patterns, or ``conv:`` and an index.
         bias_correction: move the biases where that brings the scores nearer to those of fp32.
+        keep_outlying: set ranges for all images, also for the few that go far beyond all others.
     """
 
     per_channel: bool | None = None
@@ -49,6 +51,7 @@ class QuantizeOptions:
     power_of_two: bool | None = None
     skip: tuple[str, ...] = ()
     bias_correction: bool = True
+    keep_outlying: bool = False
 
     def plan_options(self) -> PlanOptions:
         """Return what the plan leaves in float."""
@@ -157,12 +160,13 @@ def quantize_prepared(
     """
     chosen, left_out = options.target(target), options.plan_options()
     made = plan(prepared.model, chosen, left_out)
-    needed = {name: statistics.tensors[name] for name in made.observed if name in statistics.tensors}
-    ranges = solve_all(needed, method, chosen)
+    tensors = statistics.for_ranges(method, chosen, keep_outlying=options.keep_outlying)
+    ranges = solve_all({name: tensors[name] for name in made.observed if name in tensors}, method, chosen)
     name, path = place_of(folder, int8_name(target), out)
     corrected = Correction({}, ())
     if options.bias_correction:
-        corrected = correction(folder, name, prepared, made, left_out, ranges, images)
+        outlying = () if options.keep_outlying else statistics.outlying_images
+        corrected = correction(folder, name, prepared, made, left_out, ranges, images, outlying)
     int8 = write_qdq(prepared.model, made, ranges, bias_shift=corrected.shifts)
     save_model(int8, path)
     open_session(path)  # a model that onnxruntime cannot load is not a result
@@ -170,6 +174,10 @@ def quantize_prepared(
     write_text(table, ranges_csv(ranges, made, statistics))
     enter_quantized(folder, name, path, method, target.name, _options_json(method, options))
     notes = [*prepared.notes, *notes_of(int8), *corrected.notes]
+    if not options.keep_outlying:
+        at_hand = None if images is None else images.chosen
+        note = outlying_note(statistics, method, chosen, folder.read(), at_hand)
+        notes += [note] if note else []
     if target.name == ORT.name and chosen.weights.qmax > SEVEN_BITS and products_saturate():
         notes.append("this processor's sums of 8-bit products saturate: give --weight-bits 7, or run it elsewhere")
     handed = None

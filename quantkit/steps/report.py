@@ -64,7 +64,11 @@ def _tensors(
     """
     made = record.quantized.get(candidate.name) if record is not None else None
     target = TARGETS[made.target] if made is not None else ORT
-    solved = {name: solve_all(statistics.tensors, parse_method(name), target) for name in METHODS}
+    keep = made is not None and made.options.get("keep_outlying") is True
+    solved = {
+        name: solve_all(statistics.for_ranges(method, target, keep_outlying=keep), method, target)
+        for name, method in ((name, parse_method(name)) for name in METHODS)
+    }
     producers = {str(value.name): node for node in prepare(model).model.graph for value in node.outputs}
     local = {drift.name: drift for drift in candidate.layers}
     names = dict.fromkeys([*statistics.tensors, *local])

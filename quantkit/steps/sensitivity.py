@@ -53,6 +53,7 @@ class _Network:
     ranges: dict[str, Range]
     options: QuantizeOptions
     corrected: Correction
+    outlying: tuple[str, ...]
 
     @property
     def key(self) -> str:
@@ -144,10 +145,11 @@ def sensitivity(
     else:
         if images is not None or labels is not None:
             raise UsageError("labelled images are for accuracy", where="--images", fix="add --by accuracy")
-        chosen, warnings = _calibration_images(record, count or IMAGES), []
+        chosen, warnings = None, []
     method = method or Percentile()
     with folder.locked():
         network = _network(folder, record, method, target, options or QuantizeOptions())
+        chosen = chosen or _calibration_images(record, count or IMAGES, network.outlying)
         cost = _measure(folder, network, chosen, threads or default_threads(), progress)
     return _result(cost, chosen, network, method, by, (*network.corrected.notes, *warnings))
 
@@ -159,16 +161,19 @@ def _network(
     chosen, left_out = options.target(target), options.plan_options()
     made = plan(prepared.model, chosen, left_out)
     # With layers in float, other tensors are observed than of the whole int8 model.
-    ranges = solve_all(statistics.tensors, method, chosen)
+    tensors = statistics.for_ranges(method, chosen, keep_outlying=options.keep_outlying)
+    ranges = solve_all(tensors, method, chosen)
     corrected = Correction({}, ())
     if options.bias_correction:
         observed = {name: ranges[name] for name in made.observed if name in ranges}
         corrected = correction(folder, int8_name(target), prepared, made, left_out, observed, None)
-    return _Network(record, prepared, chosen, ranges, options, corrected)
+    # One image that drives activations far beyond all others would outweigh them in every figure.
+    outlying = () if options.keep_outlying else statistics.outlying_images
+    return _Network(record, prepared, chosen, ranges, options, corrected, outlying)
 
 
-def _calibration_images(record: RunRecord, count: int) -> _Images:
-    """Return images of the run's calibration set, spread over it.
+def _calibration_images(record: RunRecord, count: int, outlying: tuple[str, ...]) -> _Images:
+    """Return images of the run's calibration set, spread over it, but for those that outlie.
 
     Raises:
         CalibrationSetError: the set or one of these images is gone or changed.
@@ -181,7 +186,8 @@ def _calibration_images(record: RunRecord, count: int) -> _Images:
         raise CalibrationSetError(
             "the calibration set is not the one of the run", where=manifest, fix="run quantkit calibrate again"
         )
-    whole, count = list(zip(chosen.images, chosen.paths, strict=True)), min(count, len(chosen.images))
+    whole = [pair for pair in zip(chosen.images, chosen.paths, strict=True) if pair[0].sha256 not in outlying]
+    count = min(count, len(whole))
     taken = [whole[index * len(whole) // count] for index in range(count)]
     for image, path in taken:
         if not path.is_file():

@@ -168,10 +168,8 @@ def _rungs(subject: Subject, tuning: TuneOptions, options: QuantizeOptions) -> f
     closed = set(tuning.without)
     if not tuning.rewrite:
         closed |= REWRITING
-    if not subject.bench.compiler_calibrates or options.per_channel is not None:
+    if not subject.bench.target.compiler_calibrates or options.per_channel is not None:
         closed.add(Rung.WEIGHT_SCALE)
-    if subject.bench.compiler_calibrates or not subject.material.outlying:
-        closed.add(Rung.OUTLIERS)  # what a compiler calibrates on, it calibrates on whole
     if not movable(subject.prepared).free.any():
         closed.add(Rung.CENTERING)
     if subject.bench.levels is None:
@@ -191,7 +189,7 @@ def _write(
     enter_quantized(folder, name, path, recipe.method, target.name, {"recipe": recipe.to_json()})
     fp32, change, build_file = None, None, None
     notes = [*warnings, *notes_of(product.int8)]
-    if subject.bench.compiler_calibrates:
+    if subject.bench.target.compiler_calibrates:
         if product.handed is not None:
             fp32 = tuning.write_fp32 or folder.path / f"{FP32}-{target.name}-{TUNED}.onnx"
             save_model(product.handed, fp32)

@@ -1,7 +1,7 @@
 """What tuning works on: the images of a run's calibration set, and the statistics of a model rewritten on the way."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -10,15 +10,15 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from quantkit.config.pipeline import Pipeline
+from quantkit.data.calibration_set import CalibrationSet
 from quantkit.data.preprocess import preprocess
 from quantkit.errors import CalibrationSetError
 from quantkit.graph.model import image_input
-from quantkit.run.observe import load_batch, observe
+from quantkit.run.observe import observe
 from quantkit.run.tap import TappedSession
-from quantkit.stats.tensor import TensorStatistics
+from quantkit.stats.observed import Observed
 from quantkit.steps.calibrate import complete, observed_of
 from quantkit.steps.run_inputs import model_inputs
-from quantkit.tuning.outlying import outlying
 
 FloatArray = npt.NDArray[np.float32]
 
@@ -39,7 +39,8 @@ class Material:
         work: images that corrections and roundings are estimated on, ``[N, C, H, W]`` each.
         choosing: images that choose between recipes; none of them is among the others.
         paths: images that ranges are found on.
-        outlying: those of them whose activations lie far beyond those of all others; none of these is worked on.
+        outlying: places in ``paths`` of those whose activations lie far beyond those of all others in the original
+            model; none of these is worked on.
         pipeline: their preprocessing.
         batch: the model's fixed batch size, 1 where it is dynamic.
         threads: workers.
@@ -48,17 +49,13 @@ class Material:
     work: Sequence[FloatArray]
     choosing: Sequence[FloatArray]
     paths: Sequence[Path]
-    outlying: frozenset[Path]
+    outlying: tuple[int, ...]
     pipeline: Pipeline
     batch: int
     threads: int
 
-    def observe(self, model: ir.Model, typical: bool) -> dict[str, TensorStatistics]:
-        """Return the statistics of a prepared model's tensors that any plan may need.
-
-        Args:
-            model: prepared.
-            typical: leave out the images that outlie.
+    def observe(self, model: ir.Model) -> Observed:
+        """Return what the images make of a prepared model's tensors that any plan may need.
 
         Raises:
             ModelError: the model cannot be run.
@@ -67,17 +64,19 @@ class Material:
         wanted = observed_of(model)
         load = partial(preprocess, pipeline=self.pipeline)
         session = TappedSession(model, wanted.tapped)
-        paths = [path for path in self.paths if not (typical and path in self.outlying)]
-        *_, last = observe(session, wanted.tapped, paths, load, batch=self.batch, threads=self.threads)
-        return complete(last.statistics(), wanted)
+        *_, last = observe(session, wanted.tapped, self.paths, load, batch=self.batch, threads=self.threads)
+        return replace(complete(last.observed(), wanted), known_outlying=self.outlying)
 
 
-def material(prepared: ir.Model, paths: Sequence[Path], pipeline: Pipeline, threads: int) -> Material:
+def material(
+    prepared: ir.Model, chosen: CalibrationSet, outlying: Collection[str], pipeline: Pipeline, threads: int
+) -> Material:
     """Read the images of a calibration set.
 
     Args:
         prepared: the model.
-        paths: all images of the set, classes mixed.
+        chosen: the set, classes mixed.
+        outlying: sha256 of its images that outlie.
         pipeline: preprocessing.
         threads: workers.
 
@@ -85,23 +84,22 @@ def material(prepared: ir.Model, paths: Sequence[Path], pipeline: Pipeline, thre
         CalibrationSetError: there are too few.
         ImageError: an image cannot be decoded.
     """
+    paths = chosen.paths
     if len(paths) < LEAST_IMAGES:
         raise CalibrationSetError(
             f"tuning needs at least {LEAST_IMAGES} calibration images, and the set has {len(paths)}",
             fix="build a larger set with quantkit calib-set build",
         )
-    batch, load = image_input(prepared).batch or 1, partial(preprocess, pipeline=pipeline)
-    observed, tensors = paths[:OBSERVED], observed_of(prepared).tapped
-    far = outlying(prepared, tensors, observed, lambda path: load_batch([path], load, batch), threads=threads)
+    far = tuple(place for place, image in enumerate(chosen.images) if image.sha256 in outlying)
     choosing = paths[CHOOSING_STRIDE - 1 :: CHOOSING_STRIDE][:CHOOSING]
-    others = [path for index, path in enumerate(paths) if index % CHOOSING_STRIDE != CHOOSING_STRIDE - 1]
-    work = [path for path in others if path not in far][:WORKED_ON]
+    others = (place for place in range(len(paths)) if place % CHOOSING_STRIDE != CHOOSING_STRIDE - 1)
+    work = [paths[place] for place in others if place not in far][:WORKED_ON]
     return Material(
         work=model_inputs(prepared, work, pipeline, threads),
         choosing=model_inputs(prepared, choosing, pipeline, threads),
-        paths=observed,
-        outlying=far,
+        paths=paths[:OBSERVED],
+        outlying=tuple(place for place in far if place < OBSERVED),
         pipeline=pipeline,
-        batch=batch,
+        batch=image_input(prepared).batch or 1,
         threads=threads,
     )

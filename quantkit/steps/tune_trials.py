@@ -22,7 +22,7 @@ from quantkit.steps.quantize import QuantizeOptions
 from quantkit.steps.run_inputs import calibrated
 from quantkit.steps.tune_journal import Journal
 from quantkit.steps.tune_material import Material, material
-from quantkit.targets import VACC, Target
+from quantkit.targets import Target
 from quantkit.tuning.choosing import Choosing
 from quantkit.tuning.mixed import FloatBudget, MixedPrecision, float_share
 from quantkit.tuning.recipe import Mending, Recipe
@@ -77,19 +77,18 @@ class Subject:
                 where=record.set.path or None,
                 fix="put them back, or run quantkit calibrate again",
             )
-        compiler_calibrates = target.name == VACC.name
         chosen_target = replace(options, per_channel=None, power_of_two=None).target(target)
-        held = material(prepared, chosen.chosen.paths, record.pipeline, threads)
+        held = material(prepared, chosen.chosen, statistics.outlying_images, record.pipeline, threads)
         choosing = Choosing(prepared, held.choosing, threads=threads)
         bench = Workbench(
             prepared=prepared,
-            statistics=statistics.tensors,
+            observed=statistics,
             target=chosen_target,
             options=options.plan_options(),
             images=held.work,
             observe=held.observe,
             change=choosing.largest_change,
-            compiler_calibrates=compiler_calibrates,
+            keep_outlying=options.keep_outlying,
             threads=threads,
         )
         start = _start(record, options, target, Mending.BIAS if rewrite else Mending.NONE)
@@ -103,6 +102,7 @@ class Subject:
             "pipeline": self.record.pipeline.model_dump(mode="json"),
             "target": asdict(self.bench.target),
             "left_out": asdict(self.bench.options),
+            "keep_outlying": self.bench.keep_outlying,
             "versions": [__version__, onnxruntime.__version__],
         }
 

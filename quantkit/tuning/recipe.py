@@ -24,7 +24,6 @@ class Recipe:
 
     Attributes:
         method: how ranges are set.
-        typical: ranges are those of the images that do not outlie.
         centering: channels moved so that tensors of signed values span less.
         equalization: strength of the rescaling of channels: 0 for none, 1 for the least predicted noise.
         mending: biases corrected; or weights rounded for the layer's result and biases corrected; or neither.
@@ -35,7 +34,6 @@ class Recipe:
     """
 
     method: Method
-    typical: bool = False
     centering: bool = False
     equalization: float = 0.0
     mending: Mending = Mending.BIAS
@@ -65,8 +63,6 @@ class Recipe:
     def describe(self) -> str:
         """Return the recipe in a few words."""
         words = [method_name(self.method)]
-        if self.typical:
-            words.append("without outliers")
         if not self.per_channel:
             words.append("per tensor")
         if self.power_of_two:

@@ -27,7 +27,6 @@ class Rung(StrEnum):
     """A step of the search."""
 
     METHOD = "method"
-    OUTLIERS = "outliers"
     WEIGHT_SCALE = "weight-scale"
     CENTERING = "centering"
     EQUALIZATION = "equalization"
@@ -190,7 +189,6 @@ def _rungs(start: Recipe, rungs: Set[Rung]) -> Iterator[tuple[Rung, _Recipes]]:
     forms, rewriting = Rung.WEIGHT_SCALE in rungs, bool(rungs & REWRITING)
     recipes: dict[Rung, _Recipes] = {
         Rung.METHOD: lambda best: _methods(start, best, forms and not rewriting),
-        Rung.OUTLIERS: _typical,
         Rung.CENTERING: lambda best: [best.changed(centering=True)],
         Rung.EQUALIZATION: lambda best: _equalized(best, Rung.CENTERING in rungs),
         Rung.ROUNDING: _rounded,
@@ -212,12 +210,6 @@ def _methods(start: Recipe, best: Recipe, weight_forms: bool) -> list[Recipe]:
         for method in methods
         for channel, power in forms
     ]
-
-
-def _typical(best: Recipe) -> list[Recipe]:
-    """Without images that outlie, the methods that keep what is rare are no longer at a disadvantage."""
-    methods: dict[Method, None] = dict.fromkeys([best.method, Percentile(), Mse()])
-    return [best.changed(typical=True, method=method) for method in methods]
 
 
 def _equalized(best: Recipe, centering: bool) -> list[Recipe]:

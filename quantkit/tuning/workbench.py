@@ -12,6 +12,7 @@ from quantkit.graph.plan import Plan, PlanOptions, plan
 from quantkit.graph.prepare import prepare
 from quantkit.graph.qdq import write_qdq
 from quantkit.numerics import Range
+from quantkit.stats.observed import Observed
 from quantkit.stats.solve import solve_all
 from quantkit.stats.tensor import TensorStatistics
 from quantkit.targets import Target
@@ -24,9 +25,8 @@ from quantkit.tuning.recipe import Mending, Recipe
 from quantkit.tuning.reconstruct import reconstruct
 
 FloatArray = npt.NDArray[np.float32]
-# Takes a prepared model, and whether to leave out images that outlie, and returns the statistics over the calibration
-# images of all tensors that a plan may need.
-Observe = Callable[[ir.Model, bool], dict[str, TensorStatistics]]
+# Takes a prepared model and returns what the calibration images make of all tensors that a plan may need.
+Observe = Callable[[ir.Model], Observed]
 Progress = Callable[[int, int], None]
 # Moved and rescaled channels may change the scores by this share of their span: far more than float32 rounding does.
 SAME_FUNCTION = 1e-4
@@ -52,7 +52,7 @@ class _Base:
     """An fp32 model to quantize, with what was observed of it, and as a compiler gets it where it was rewritten."""
 
     model: ir.Model
-    statistics: Mapping[str, TensorStatistics]
+    observed: Observed
     handed: ir.Model | None = None
 
 
@@ -62,36 +62,36 @@ class Workbench:
 
     Attributes:
         prepared: the fp32 model.
-        statistics: of all its tensors that a plan may need.
-        target: what will run the int8 model.
+        observed: of all its tensors that a plan may need.
+        target: what will run the int8 model. Where its compiler takes ranges and rounds by itself, whatever is mended
+            must stand in the fp32 model that it is handed.
         options: what the user leaves in float.
         images: a few dozen, ``[N, C, H, W]`` each, that correction and rounding look at.
-        observe: takes the statistics of a rewritten model.
+        observe: observes a rewritten model.
         change: measures, on images that had no part in making it, how far a model's scores lie from those of fp32, as a
             share of their span.
-        compiler_calibrates: the target's compiler takes ranges and rounds by itself, so whatever is mended must stand
-            in the fp32 model that it is handed.
+        keep_outlying: set ranges for all images, also for the few that go far beyond all others.
         threads: images run side by side.
     """
 
     prepared: ir.Model
-    statistics: Mapping[str, TensorStatistics]
+    observed: Observed
     target: Target
     options: PlanOptions
     images: Sequence[FloatArray]
     observe: Observe
     change: Callable[[ir.Model], float]
-    compiler_calibrates: bool
+    keep_outlying: bool
     threads: int
     _centered: dict[Target, ir.Model] = field(default_factory=dict, init=False)
     _equalizations: dict[tuple[Target, bool], Equalization | None] = field(default_factory=dict, init=False)
-    _bases: dict[tuple[Target, bool, float, bool, bool], _Base] = field(default_factory=dict, init=False)
+    _bases: dict[tuple[Target, bool, float, bool], _Base] = field(default_factory=dict, init=False)
 
     @cached_property
     def levels(self) -> Levels | None:
         """How the first layer can read the levels of 8-bit images; None where it cannot, or the images hold none."""
         counted = bool(self.options.skip_convs)  # by indices that one more convolution would shift
-        if self.compiler_calibrates or counted or not takes_levels(self.prepared, self.target):
+        if self.target.compiler_calibrates or counted or not takes_levels(self.prepared, self.target):
             return None
         found = levels_of(self.images)
         same = found is not None and self.change(with_exact_input(self.prepared, found)) <= SAME_FUNCTION
@@ -109,7 +109,7 @@ class Workbench:
             ModelError: nothing is left to quantize, or the model cannot be run.
         """
         base = self._base(recipe)
-        if self.compiler_calibrates and recipe.mending is not Mending.NONE:
+        if self.target.compiler_calibrates and recipe.mending is not Mending.NONE:
             base = self._mended_base(base, recipe, progress)
             recipe = recipe.changed(mending=Mending.NONE)
         made, ranges = self._planned(base, recipe)
@@ -117,29 +117,32 @@ class Workbench:
 
     def ranged(self, recipe: Recipe) -> tuple[ir.Model, dict[str, Range]]:
         """Return the fp32 model that a recipe quantizes, before anything is mended, and the ranges of its tensors."""
-        base = self._base(recipe)
-        ranges = solve_all(base.statistics, recipe.method, recipe.target(self.target))
+        base, target = self._base(recipe), recipe.target(self.target)
+        ranges = solve_all(self._tensors(base, recipe, target), recipe.method, target)
         return base.model, ranges | ({LEVELS: SPAN} if recipe.exact_input else {})
 
     def _planned(self, base: _Base, recipe: Recipe) -> tuple[Plan, dict[str, Range]]:
         """Return the plan of a recipe for a model, and the ranges that it needs."""
         target = recipe.target(self.target)
         made = plan(base.model, target, recipe.left_out(self.options))
-        needed = {name: base.statistics[name] for name in made.observed if name in base.statistics}
-        ranges = solve_all(needed, recipe.method, target)
+        tensors = self._tensors(base, recipe, target)
+        ranges = solve_all({name: tensors[name] for name in made.observed if name in tensors}, recipe.method, target)
         return made, ranges | ({LEVELS: SPAN} if recipe.exact_input else {})
+
+    def _tensors(self, base: _Base, recipe: Recipe, target: Target) -> Mapping[str, TensorStatistics]:
+        return base.observed.for_ranges(recipe.method, target, keep_outlying=self.keep_outlying)
 
     def _base(self, recipe: Recipe) -> _Base:
         target = recipe.target(self.target)
-        key = (target, recipe.centering, recipe.equalization, recipe.exact_input, recipe.typical)
+        key = (target, recipe.centering, recipe.equalization, recipe.exact_input)
         if key not in self._bases:
             model = self._rewritten(*key[:3])
             if recipe.exact_input and self.levels is not None:
                 model = with_exact_input(model, self.levels)
-            if model is self.prepared and not recipe.typical:
-                return _Base(self.prepared, self.statistics)
-            handed = restore_batch_norms(model) if self.compiler_calibrates else None
-            self._bases[key] = _Base(model, self.observe(model, recipe.typical), handed)
+            if model is self.prepared:
+                return _Base(self.prepared, self.observed)
+            handed = restore_batch_norms(model) if self.target.compiler_calibrates else None
+            self._bases[key] = _Base(model, self.observe(model), handed)
         return self._bases[key]
 
     def _rewritten(self, target: Target, centering: bool, strength: float) -> ir.Model:
@@ -176,7 +179,7 @@ class Workbench:
         int8 = self._mend(base.model, made, ranges, recipe, progress)
         handed = restore_batch_norms(hand_over(base.model, made, int8, made.target.weights.qmax))
         model = prepare(handed).model
-        return _Base(model, self.observe(model, recipe.typical), handed)
+        return _Base(model, self.observe(model), handed)
 
     def _mend(
         self, model: ir.Model, made: Plan, ranges: Mapping[str, Range], recipe: Recipe, progress: Progress | None
@@ -191,7 +194,7 @@ class Workbench:
             made,
             ranges,
             self.images,
-            keep_largest=self.compiler_calibrates,
+            keep_largest=self.target.compiler_calibrates,
             threads=self.threads,
             progress=progress,
         )

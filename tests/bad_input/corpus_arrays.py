@@ -118,7 +118,8 @@ def _statistics(**changed: Any) -> Callable[[Path], None]:
         observer = Observer()
         observer.observe(np.linspace(-1, 1, 50, dtype=np.float32))
         provenance = Provenance(model_sha256="0", pipeline_sha256="0", quantkit="0", onnxruntime="0")
-        save_statistics(Statistics({"x": observer.statistics()}, provenance, ("0",), []), path)
+        extremes = np.array([[[-1.0, 1.0]]], np.float32)
+        save_statistics(Statistics({"x": observer.statistics()}, extremes, provenance, ("0",)), path)
         content = path.read_bytes()
         (length,) = struct.unpack("<Q", content[:8])
         header = json.loads(content[8 : 8 + length])
@@ -191,6 +192,8 @@ STATISTICS = (
     _changed("other_zeros", "damaged", tensors__0__zeros=50),
     _changed("other_extremes", "damaged", tensors__0__lo=-9.0),
     _changed("nan_extremes", "damaged", tensors__0__hi=float("nan")),
+    _changed("other_image_extremes", "the extremes of the images are not those of all", tensors__0__lo=-1.0005),
+    _changed("more_images", "there are not two extremes for every image", images=["0", "1"]),
     _changed("more_nan", "damaged", tensors__0__nan=-3),
     _changed("no_convergence", _DAMAGED, convergence=None),
     _changed("wrong_convergence", _DAMAGED, convergence=[{"images": 3}]),

@@ -125,7 +125,9 @@ def statistics() -> bytes:
         observer.observe(np.linspace(-1, step, 20, dtype=np.float32))
         tensors[name] = observer.statistics()
     provenance = Provenance(model_sha256="0", pipeline_sha256="0", quantkit="0", onnxruntime="0")
-    return _written(lambda path: save_statistics(Statistics(tensors, provenance, ("0", "1"), []), path), ".safetensors")
+    extremes = np.array([[[-1.0, 1.0], [-3.0, -1.0]], [[-0.5, 0.5], [-2.0, -1.0]]], np.float32)
+    made = Statistics(tensors, extremes, provenance, ("0", "1"))
+    return _written(lambda path: save_statistics(made, path), ".safetensors")
 
 
 def predictions() -> bytes:

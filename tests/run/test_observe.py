@@ -12,16 +12,16 @@ from quantkit.data.preprocess import preprocess
 from quantkit.errors import ImageError, NumericError
 from quantkit.run.observe import load_batch, observe
 from quantkit.run.tap import TappedSession
+from quantkit.stats.observed import Observed
 from quantkit.stats.observer import Observer
-from quantkit.stats.tensor import TensorStatistics
 
 LOAD = partial(preprocess, pipeline=Pipeline(ops=(Decode(), ToTensor())))
 NAMES = ["input", "ar", "sr"]
 
 
-def last(session: TappedSession, paths: list[Path], **options: object) -> dict[str, TensorStatistics]:
+def last(session: TappedSession, paths: list[Path], **options: object) -> Observed:
     *_, chunk = observe(session, NAMES, paths, LOAD, **options)  # type: ignore[arg-type]
-    return chunk.statistics()
+    return chunk.observed()
 
 
 @pytest.fixture
@@ -29,22 +29,36 @@ def paths(tmp_path: Path) -> list[Path]:
     return sorted(write_images(tmp_path / "images", per_class=10).rglob("*.png"))
 
 
-def same(one: dict[str, TensorStatistics], other: dict[str, TensorStatistics]) -> bool:
-    return list(one) == list(other) and all(one[name].identical(other[name]) for name in one)
+def same(one: Observed, other: Observed) -> bool:
+    names = list(one.tensors)
+    return names == list(other.tensors) and all(one.tensors[name].identical(other.tensors[name]) for name in names)
 
 
 def test_threads_order_and_resumption_do_not_show_in_the_result(tmp_path: Path, paths: list[Path]) -> None:
     session = TappedSession(ir.load(tiny_model(tmp_path / "m.onnx")), NAMES)
     whole = last(session, paths, threads=1)
-    assert same(last(session, paths, threads=3), whole)
-    assert same(last(session, paths[::-1], threads=2), whole)
-    beginning = last(session, paths[:7], threads=2)
-    assert same(last(session, paths, threads=2, before=beginning, done=7), whole)
+    threaded, backwards = last(session, paths, threads=3), last(session, paths[::-1], threads=2)
+    resumed = last(session, paths, threads=2, before=last(session, paths[:7], threads=2))
+    assert same(threaded, whole)
+    assert same(backwards, whole)
+    assert same(resumed, whole)
+    for one in (threaded.extremes, backwards.extremes[::-1], resumed.extremes):
+        np.testing.assert_array_equal(one, whole.extremes)
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+def test_the_extremes_of_each_image_are_kept(tmp_path: Path, paths: list[Path], batch: int) -> None:
+    session = TappedSession(ir.load(tiny_model(tmp_path / "m.onnx", batch=str(batch))), NAMES)
+    extremes = last(session, paths[:7], threads=2, batch=batch).extremes
+    assert extremes.shape == (7, 3, 2)
+    for path, row in zip(paths[:7], extremes, strict=True):
+        seen = {name: value[0] for name, value in session.run(load_batch([path], LOAD, batch))[1]}
+        np.testing.assert_array_equal(row, [[seen[name].min(), seen[name].max()] for name in NAMES])
 
 
 def test_a_fixed_batch_is_filled_up_and_the_filling_not_counted(tmp_path: Path, paths: list[Path]) -> None:
     session = TappedSession(ir.load(tiny_model(tmp_path / "m.onnx", batch="3")), NAMES)
-    statistics = last(session, paths[:7], threads=2, batch=3)
+    statistics = last(session, paths[:7], threads=2, batch=3).tensors
     assert statistics["input"].count == 7 * 3 * 8 * 8
     expected = Observer()
     for path in paths[:7]:
@@ -101,4 +115,10 @@ def test_tokens_in_front_of_the_batch_are_all_counted(tmp_path: Path, paths: lis
     expected = Observer()
     for path in paths[:6]:
         expected.observe(load_batch([path], LOAD, 1))
-    assert chunk.statistics()["tokens"].identical(expected.statistics())
+    found = chunk.observed()
+    assert found.tensors["tokens"].identical(expected.statistics())
+    assert found.extremes.shape == (6, 1, 2)
+    assert (found.extremes[:, 0, 0].min(), found.extremes[:, 0, 1].max()) == (
+        found.tensors["tokens"].lo,
+        found.tensors["tokens"].hi,
+    )

@@ -110,8 +110,9 @@ def test_the_input_is_left_as_it_was_and_any_shape_dtype_and_stride_is_taken() -
 
 def test_non_finite_values_are_counted_beside_the_histogram_and_told() -> None:
     observer = Observer()
-    assert observer.observe(np.array([1.0, np.nan, np.inf, -np.inf, np.nan], np.float32)) == 4
-    assert observer.observe(np.array([2.0], np.float32)) == 0
+    assert observer.observe(np.array([1.0, np.nan, np.inf, -np.inf, np.nan], np.float32)) == (4, 1.0, 1.0)
+    assert observer.observe(np.array([2.0], np.float32)) == (0, 2.0, 2.0)
+    assert Observer().observe(np.array([np.nan], np.float32)) == (1, np.inf, -np.inf)
     statistics = observer.statistics()
     assert (statistics.nan, statistics.positive_infinities, statistics.negative_infinities) == (2, 1, 1)
     assert (statistics.count, statistics.lo, statistics.hi) == (2, 1.0, 2.0)

@@ -31,6 +31,7 @@ from quantkit.run.folder import RunFolder
 from quantkit.run.tap import TappedSession
 from quantkit.stats.bins import bin_of
 from quantkit.stats.file import load_statistics, save_statistics
+from quantkit.stats.observed import Observed
 from quantkit.stats.observer import Observer
 from quantkit.steps.calibrate import calibrate, complete
 from quantkit.steps.compare import compare
@@ -215,6 +216,7 @@ def test_statistics_merge_to_what_one_pass_gives(place: Place) -> None:
     merged = parts[0].merge(parts[1])
     assert merged.images == whole.images
     assert all(merged.tensors[name].identical(one) for name, one in whole.tensors.items())
+    np.testing.assert_array_equal(merged.extremes, whole.extremes)
     with pytest.raises(ProvenanceError, match="5 images are in both files"):
         merged.merge(parts[0])
 
@@ -245,9 +247,15 @@ def test_what_follows_from_other_tensors_is_what_observing_it_gives(tmp_path: Pa
     for name, value in session.run(x)[1]:
         observers[name].observe(value)
     all_of_them = {name: observer.statistics() for name, observer in observers.items()}
-    derived = complete({name: all_of_them[name] for name in wanted.tapped}, wanted)
-    assert list(derived) == ["input", "a", "b", "ar", "c", "d"]
-    assert all(derived[name].identical(one) for name, one in all_of_them.items())
+    extremes = {name: (one.lo, one.hi) for name, one in all_of_them.items()}
+    tapped = Observed(
+        {name: all_of_them[name] for name in wanted.tapped},
+        np.array([[extremes[name] for name in wanted.tapped]], np.float32),
+    )
+    derived = complete(tapped, wanted)
+    assert list(derived.tensors) == ["input", "a", "b", "ar", "c", "d"]
+    assert all(derived.tensors[name].identical(one) for name, one in all_of_them.items())
+    np.testing.assert_array_equal(derived.extremes[0], [extremes[name] for name in derived.tensors])
 
 
 def test_statistics_of_another_model_are_refused(place: Place) -> None:
@@ -277,9 +285,11 @@ def test_statistics_round_trip_through_a_file_with_wide_counts_and_gaps(tmp_path
     assert min(np.diff(bins.astype(int))) > 0xFFFF
     wide = type(one)(bins, np.array([1, 2**40, 5], np.int64), 2**40 + 6, 0, -3.0, 7.0, nan=2)
     statistics.tensors[name] = wide
+    statistics.extremes[:, 0] = -3.0, 7.0
     save_statistics(statistics, tmp_path / "s.safetensors", {"place": 3})
     loaded, extra = load_statistics(tmp_path / "s.safetensors")
     assert loaded.tensors[name].identical(wide)
+    np.testing.assert_array_equal(loaded.extremes, statistics.extremes)
     assert extra == {"place": 3}
 
 

@@ -13,6 +13,7 @@ from test_advise import uneven_model
 from quantkit.config.method import Percentile
 from quantkit.config.pipeline import Decode, Pipeline, ToTensor
 from quantkit.data.build_set import build_calibration_set
+from quantkit.data.overlap import digest_of
 from quantkit.errors import CalibrationSetError, UsageError
 from quantkit.graph.model import read_model
 from quantkit.graph.prepare import prepare
@@ -120,12 +121,14 @@ def test_a_damaged_journal_is_begun_anew(run: Path) -> None:
 
 def test_choosing_and_working_images_are_not_the_same(run: Path, tmp_path: Path) -> None:
     model = prepare(read_model(tmp_path / "tiny.onnx")).model
-    paths = sorted((tmp_path / "images").rglob("*.png"))
-    held = material(model, paths, PIPELINE, threads=2)
+    chosen = build_calibration_set(tmp_path / "images", count=56)
+    outlying = chosen.images[4].sha256
+    held = material(model, chosen, {outlying}, PIPELINE, threads=2)
     work, choosing = ({image.tobytes() for image in images} for images in (held.work, held.choosing))
     assert not work & choosing
-    assert len(held.choosing) == len(paths) // CHOOSING_STRIDE
-    assert len(held.work) + len(held.choosing) == len(paths)
+    assert len(held.choosing) == len(chosen) // CHOOSING_STRIDE
+    assert len(held.work) + len(held.choosing) == len(chosen) - 1
+    assert digest_of(held.paths[held.outlying[0]]) == outlying
 
 
 def vacc(run: Path, **options) -> Tuning:

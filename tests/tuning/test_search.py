@@ -23,7 +23,7 @@ from quantkit.tuning.search import (
 
 START = Recipe(method=Percentile())
 # What onnxruntime leaves open for a model with nothing to move.
-OPEN = frozenset(Rung) - {Rung.WEIGHT_SCALE, Rung.OUTLIERS, Rung.CENTERING}
+OPEN = frozenset(Rung) - {Rung.WEIGHT_SCALE, Rung.CENTERING}
 
 
 def judgement(delta: float, width: float = 0.002, agreement: float = 0.99) -> Judgement:
@@ -96,18 +96,6 @@ def test_each_rung_starts_from_the_best_before_and_layers_go_to_float_last() -> 
     assert outcome.verdict is Verdict.LIKELY
     assert trials.judged[0] == START
     assert len(trials.judged) == 6, "the best of each rung alone is judged"
-
-
-def test_without_outliers_the_methods_that_keep_what_is_rare_are_tried_again() -> None:
-    class Rare(Fake):
-        def kl(self, recipe: Recipe) -> float:
-            return super().kl(recipe) - 0.2 * recipe.typical - 0.5 * (recipe.method == Kl())
-
-    trials = Rare()
-    outcome = run(trials, Goal(max_drop=0.3), rungs=frozenset({Rung.METHOD, Rung.OUTLIERS}))
-    tried = [one.recipe for one in trials.attempted if one.rung == Rung.OUTLIERS]
-    assert tried == [Recipe(method=method, typical=True) for method in (Kl(), Percentile(), Mse())]
-    assert outcome.best.recipe == tried[0]
 
 
 def test_it_ends_on_the_first_rung_that_proves_the_budget() -> None:

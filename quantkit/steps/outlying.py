@@ -1,0 +1,47 @@
+"""What is told of images whose activations lie far beyond those of all others."""
+
+from pathlib import Path
+
+from quantkit.config.method import Method
+from quantkit.data.calibration_set import CalibrationSet
+from quantkit.errors import CalibrationSetError
+from quantkit.run.folder import RunRecord
+from quantkit.stats.file import Statistics
+from quantkit.targets import Target
+
+_NAMED = 3
+
+
+def outlying_note(
+    statistics: Statistics, method: Method, target: Target, record: RunRecord, chosen: CalibrationSet | None = None
+) -> str | None:
+    """Return which images outlie and what that means for the ranges of a method; None where none do.
+
+    Args:
+        statistics: of the run.
+        method: how ranges are set.
+        target: what they are set for.
+        record: of the run.
+        chosen: its calibration set; looked for where the record says it is when absent.
+    """
+    if not statistics.outlying:
+        return None
+    far, count = statistics.farness[list(statistics.outlying)].max(), len(statistics.outlying)
+    which = f"{count} of {len(statistics.images)} images"
+    names = _names(statistics.outlying_images, record, chosen)
+    found = f"{which} drive activations up to {far:.0f} times as far as the median image does ({names})"
+    if target.compiler_calibrates:
+        return f"{found}: the compiler would count them, so better leave them out of the set"
+    if statistics.for_ranges(method, target) is statistics.tensors:
+        return f"{found}: this method counts them"
+    return f"{found}: ranges leave out what only they reach, unless --keep-outliers is given"
+
+
+def _names(digests: tuple[str, ...], record: RunRecord, chosen: CalibrationSet | None) -> str:
+    try:
+        chosen = chosen or CalibrationSet.load(Path(record.set.path))
+        name_of = {image.sha256: image.name for image in chosen.images}
+    except CalibrationSetError:
+        name_of = {}
+    names = [name_of.get(digest, digest[:12]) for digest in digests]
+    return ", ".join(names[:_NAMED]) + (", ..." if len(names) > _NAMED else "")

@@ -1,0 +1,111 @@
+"""Images that outlie: known by how far they go, never more than exceptions, and cut out of the statistics exactly."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from quantkit.config.method import Kl, MinMax, Mse, Percentile
+from quantkit.stats.bins import bin_of
+from quantkit.stats.observed import FAR, LARGEST_SHARE, Observed
+from quantkit.stats.observer import Observer
+from quantkit.stats.tensor import TensorStatistics
+from quantkit.targets import ORT, TENSORRT, VACC
+
+NUMBERS = hnp.arrays(
+    np.float32, st.integers(1, 60), elements=st.floats(-(2.0**60), 2.0**60, width=32, allow_subnormal=True)
+)
+
+
+def statistics(values: np.ndarray) -> TensorStatistics:
+    observer = Observer()
+    observer.observe(values)
+    return observer.statistics()
+
+
+def observed(*tensors: list[np.ndarray]) -> Observed:
+    """Return what images gave: for each tensor its values, one array an image."""
+    return Observed(
+        {f"t{index}": statistics(np.concatenate(images)) for index, images in enumerate(tensors)},
+        np.array([[[v.min(), v.max()] for v in images] for images in tensors], np.float32).swapaxes(0, 1),
+    )
+
+
+def images(count: int, seed: int = 0) -> list[np.ndarray]:
+    rng = np.random.default_rng(seed)
+    return [rng.normal(0.1, 1.0, 200).astype(np.float32) for _ in range(count)]
+
+
+def test_an_image_far_beyond_the_others_in_one_tensor_is_found() -> None:
+    usual, odd = images(64), images(64, seed=1)
+    odd[17] = 100.0 * odd[17]
+    found = observed(usual, odd)
+    assert found.outlying == (17,)
+    reach = np.array([np.abs(image).max() for image in odd])
+    assert found.farness[17] == pytest.approx(reach[17] / np.median(reach))
+
+
+def test_images_of_sound_networks_are_all_kept() -> None:
+    found = observed([(20.0 if place == 7 else 1.0) * image for place, image in enumerate(images(64))])
+    assert 15.0 < found.farness.max() < FAR
+    assert found.outlying == ()
+    assert found.ordinary is found.tensors
+
+
+def test_what_is_frequent_is_no_exception() -> None:
+    found = observed([image * (100.0 + place if place % 5 == 0 else 1.0) for place, image in enumerate(images(64))])
+    assert len(found.outlying) == int(LARGEST_SHARE * 64) == 2
+    assert all(place % 5 == 0 for place in found.outlying)
+    few = observed([100.0 * images(1)[0], *images(30)])
+    assert few.outlying == (), "one of 31 images is no exception"
+
+
+def test_a_tensor_that_is_zero_for_most_images_says_nothing() -> None:
+    found = observed([np.zeros(5, np.float32)] * 63 + [np.ones(5, np.float32)])
+    assert found.outlying == ()
+    assert found.farness.tolist() == [0.0] * 64
+
+
+def test_what_was_found_on_another_form_of_the_model_holds() -> None:
+    found = observed(images(64))
+    farthest = int(found.extremes[:, 0, 1].argmax())
+    cut = Observed(found.tensors, found.extremes, known_outlying=(farthest,))
+    assert cut.ordinary["t0"].hi == np.delete(found.extremes[:, 0, 1], farthest).max() < found.tensors["t0"].hi
+
+
+def test_ordinary_statistics_are_those_without_what_only_outlying_images_reach() -> None:
+    values = images(64)
+    values[3] = 500.0 * values[3]
+    rest = np.concatenate(values[:3] + values[4:])
+    ends = np.array([rest.min(), rest.max()])
+    inside = values[3][((values[3] >= ends[0]) & (values[3] <= ends[1])) | np.isin(bin_of(values[3]), bin_of(ends))]
+    assert 0 < inside.size < 10
+    assert observed(values).ordinary["t0"].identical(statistics(np.concatenate([rest, np.clip(inside, *ends)])))
+
+
+@pytest.mark.parametrize("target", [ORT, TENSORRT, VACC], ids=lambda target: target.name)
+def test_minmax_compilers_and_who_asks_for_it_get_all_images(target) -> None:
+    values = images(64)
+    values[3] = 500.0 * values[3]
+    found = observed(values)
+    for method in (Percentile(), Kl(), Mse()):
+        expected = found.tensors if target is VACC else found.ordinary
+        assert found.for_ranges(method, target) is expected
+        assert found.for_ranges(method, target, keep_outlying=True) is found.tensors
+    assert found.for_ranges(MinMax(), target) is found.tensors
+
+
+@settings(max_examples=200, deadline=None)
+@given(x=NUMBERS, data=st.data())
+def test_within_keeps_exactly_the_bins_between_two_values(x: np.ndarray, data: st.DataObject) -> None:
+    lo, hi = sorted(data.draw(st.tuples(st.sampled_from(x.tolist()), st.sampled_from(x.tolist()))))
+    whole = statistics(x)
+    cut = whole.within(lo, hi)
+    assert cut.check() is None
+    ends = bin_of(np.array([lo, hi], np.float32))
+    kept = x[((x >= lo) & (x <= hi)) | np.isin(bin_of(x), ends)]
+    expected = statistics(kept)
+    np.testing.assert_array_equal(cut.bins, expected.bins)
+    np.testing.assert_array_equal(cut.counts, expected.counts)
+    assert (cut.lo, cut.hi, cut.count, cut.zeros) == (lo, hi, kept.size, expected.zeros)

@@ -1,0 +1,125 @@
+"""An image that drives excitations far beyond all others: ranges leave it out, and the user is told."""
+
+import csv
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from PIL import Image
+
+from quantkit.config.method import Kl, MinMax, Percentile
+from quantkit.config.pipeline import Decode, Pipeline, ToTensor
+from quantkit.data.build_set import build_calibration_set
+from quantkit.steps.calibrate import calibrate
+from quantkit.steps.quantize import QuantizeOptions, quantize
+from quantkit.steps.sensitivity import sensitivity
+from quantkit.targets import VACC
+
+PIPELINE = Pipeline(ops=(Decode(), ToTensor()))
+WIDEST = Percentile(fraction=1.0)
+TEXT = """
+<ir_version: 8, opset_import: ["": 17]>
+excited (float[N, 3, 8, 8] input) => (float[N, 4] logits) {
+    a = Conv <pads = [1, 1, 1, 1]> (input, w1)
+    ar = Relu(a)
+    s = GlobalAveragePool(ar)
+    m = Mul(ar, s)
+    b = Conv(m, w2)
+    g = GlobalAveragePool(b)
+    f = Flatten(g)
+    logits = Gemm <transB = 1> (f, w3)
+}
+"""
+
+
+def excited_model(path: Path) -> Path:
+    """A network with squeeze and excitation: an image ten times as bright drives it a hundred times as far."""
+    model = onnx.parser.parse_model(TEXT)
+    rng = np.random.default_rng(0)
+    for name, shape in {"w1": (8, 3, 3, 3), "w2": (8, 8, 1, 1), "w3": (4, 8)}.items():
+        model.graph.initializer.append(
+            onnx.numpy_helper.from_array(rng.standard_normal(shape).astype(np.float32), name)
+        )
+    onnx.save(model, path)
+    return path
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Path:
+    rng = np.random.default_rng(1)
+    for index in range(40):
+        folder = tmp_path / "images" / "abcd"[index % 4]
+        folder.mkdir(parents=True, exist_ok=True)
+        pixels = rng.integers(0, 250 if index == 9 else 20, (8, 8, 3)).astype(np.uint8)
+        Image.fromarray(pixels).save(folder / f"{index:03d}.png")
+    excited_model(tmp_path / "model.onnx")
+    build_calibration_set(tmp_path / "images", count=40).save(tmp_path / "set.csv")
+    return tmp_path
+
+
+def range_of(path: Path, tensor: str = "m") -> tuple[float, float]:
+    """Return the upper end of a range, and the greatest value observed."""
+    row = next(row for row in csv.DictReader(path.read_text().splitlines()) if row["tensor"] == tensor)
+    return float(row["hi"]), float(row["observed_max"])
+
+
+def test_ranges_leave_out_what_one_image_alone_reaches_and_its_name_is_told(place: Path) -> None:
+    done = calibrate(place / "model.onnx", place / "set.csv", PIPELINE, run=place / "run")
+    hi, observed = range_of(done.quantized.table)
+    assert hi < observed / 50.0
+    (told,) = [note for note in done.notes if "times as far" in note]
+    assert "1 of 40 images" in told
+    assert "b/009.png" in told
+    assert told.endswith("unless --keep-outliers is given")
+    again = quantize(place / "run", method=Kl())
+    assert range_of(again.table)[0] < observed / 50.0
+    assert any("b/009.png" in note for note in again.notes)
+
+
+def test_who_wants_all_images_gets_all(place: Path) -> None:
+    options = QuantizeOptions(keep_outlying=True)
+    kept = calibrate(
+        place / "model.onnx",
+        place / "set.csv",
+        PIPELINE,
+        run=place / "run",
+        method=WIDEST,
+        options=options,
+    )
+    hi, observed = range_of(kept.quantized.table)
+    assert hi == pytest.approx(observed)
+    assert not any("times as far" in note for note in kept.notes)
+    whole = quantize(place / "run", method=MinMax())
+    assert range_of(whole.table)[0] == pytest.approx(observed)
+    assert any(note.endswith("this method counts them") for note in whole.notes)
+
+
+def test_the_compiler_counts_all_images_and_the_user_is_told(place: Path) -> None:
+    done = calibrate(
+        place / "model.onnx",
+        place / "set.csv",
+        PIPELINE,
+        run=place / "run",
+        method=WIDEST,
+        target=VACC,
+    )
+    hi, observed = range_of(done.quantized.table)
+    assert hi == pytest.approx(observed)
+    assert any("leave them out of the set" in note and "b/009.png" in note for note in done.notes)
+
+
+def test_the_set_may_be_gone(place: Path) -> None:
+    done = calibrate(place / "model.onnx", place / "set.csv", PIPELINE, run=place / "run")
+    (digest,) = done.statistics.outlying_images
+    (place / "set.csv").unlink()
+    assert any(f"({digest[:12]})" in note for note in quantize(place / "run").notes)
+
+
+def test_layers_are_measured_with_the_ranges_of_the_model(place: Path) -> None:
+    calibrate(place / "model.onnx", place / "set.csv", PIPELINE, run=place / "run")
+    without, kept = (
+        sensitivity(place / "run", count=40, options=QuantizeOptions(keep_outlying=keep)) for keep in (False, True)
+    )
+    assert (without.images, kept.images) == (39, 40)
+    assert min(one.only.sqnr_db for one in without.layers) > 20.0
