@@ -56,12 +56,14 @@ class SetRecord(_Record):
         digest: of its content, wherever the images lie.
         images: how many there are.
         images_used: how many the pass saw (fewer where it stopped when stable).
+        outlying: those of them that drive activations far beyond all others, by sha256.
     """
 
     path: str
     digest: str
     images: int
     images_used: int
+    outlying: tuple[str, ...] = ()
 
 
 class QuantizedRecord(_Record):

@@ -74,8 +74,8 @@ class Observed:
     def for_ranges(self, method: Method, target: Target, *, keep_outlying: bool = False) -> dict[str, TensorStatistics]:
         """Return the statistics that a method sets ranges from.
 
-        They are the ordinary ones, unless the method is minmax, which means all values, or the target's compiler takes
-        statistics by itself and of all images.
+        They are the ordinary ones, unless the method is minmax, which means all values. A compiler that calibrates by
+        itself is not given the images that outlie, so it does not see their values by any method.
         """
-        whole = keep_outlying or isinstance(method, MinMax) or target.compiler_calibrates
-        return self.tensors if whole else self.ordinary
+        all_values = isinstance(method, MinMax) and not target.compiler_calibrates
+        return self.tensors if keep_outlying or all_values else self.ordinary

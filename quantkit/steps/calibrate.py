@@ -34,9 +34,10 @@ from quantkit.stats.observed import Observed
 from quantkit.stats.solve import solve_all
 from quantkit.stats.tensor import TensorStatistics
 from quantkit.steps.correction import Images
+from quantkit.steps.outlying import ordinary_set
 from quantkit.steps.progress import Silent, Watcher
 from quantkit.steps.quantize import Quantized, QuantizeOptions, quantize_prepared
-from quantkit.steps.vamc import VamcOptions, write_vamc
+from quantkit.steps.vamc import CARD_SET, VamcOptions, write_vamc
 from quantkit.targets import ORT, TARGETS, Target
 
 
@@ -134,9 +135,7 @@ def calibrate(
             elapsed_s = time.monotonic() - start_s
         previous = folder.read().quantized if reused and (folder.path / "run.json").is_file() else {}
         folder.write(
-            _record(subject, chosen, manifest, pipeline, len(statistics.images)).model_copy(
-                update={"quantized": previous}
-            )
+            _record(subject, chosen, manifest, pipeline, statistics).model_copy(update={"quantized": previous})
         )
         quantized = quantize_prepared(
             folder,
@@ -147,13 +146,17 @@ def calibrate(
             options,
             images=Images(chosen, pipeline, threads, watcher.layers),
         )
+        card_set = _write_card_set(folder, chosen, statistics, options)
         suffixes = frozenset(path.suffix.removeprefix(".") for path in chosen.paths)
         vamc_path, build = write_vamc(
             folder, folder.read(), method, quantized.plan, suffixes, vamc or VamcOptions(), quantized.handed
         )
-    handed = () if quantized.handed is None else (quantized.handed,)
-    files = (folder.statistics, quantized.path, quantized.table, *handed, vamc_path)
-    notes = (*quantized.notes, *(f"{vamc_path.name}: {note}" for note in build.notes))
+    beside = tuple(path for path in (quantized.handed, card_set) if path is not None)
+    files = (folder.statistics, quantized.path, quantized.table, *beside, vamc_path)
+    told = list(build.notes)
+    if card_set is not None:
+        told.append(f"the compiler is to calibrate on the images of {card_set.name}, which leaves those out")
+    notes = (*quantized.notes, *(f"{vamc_path.name}: {note}" for note in told))
     return Calibration(run, quantized, statistics, elapsed_s, reused, files, notes)
 
 
@@ -219,8 +222,20 @@ def _read_set(given: Path | CalibrationSet) -> tuple[CalibrationSet, str]:
     return chosen, manifest
 
 
+def _write_card_set(
+    folder: RunFolder, chosen: CalibrationSet, statistics: Statistics, options: QuantizeOptions
+) -> Path | None:
+    """Write the set for a compiler that calibrates by itself where it is another than the run's."""
+    path = folder.path / CARD_SET
+    if options.keep_outlying or not statistics.outlying:
+        path.unlink(missing_ok=True)
+        return None
+    ordinary_set(chosen, statistics.outlying_images).save(path)
+    return path
+
+
 def _record(
-    subject: _Subject, chosen: CalibrationSet, manifest: str, pipeline: Pipeline, images_used: int
+    subject: _Subject, chosen: CalibrationSet, manifest: str, pipeline: Pipeline, statistics: Statistics
 ) -> RunRecord:
     image = subject.input
     return RunRecord(
@@ -233,7 +248,13 @@ def _record(
             output=subject.output,
             classes=subject.classes,
         ),
-        set=SetRecord(path=manifest, digest=chosen.digest, images=len(chosen), images_used=images_used),
+        set=SetRecord(
+            path=manifest,
+            digest=chosen.digest,
+            images=len(chosen),
+            images_used=len(statistics.images),
+            outlying=statistics.outlying_images,
+        ),
         pipeline=pipeline,
     )
 

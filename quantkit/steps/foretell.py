@@ -65,7 +65,8 @@ class Foreteller:
     def model(self, choices: CardChoices) -> ir.Model:
         """Return the int8 model; see `plan` for the errors."""
         made = self.plan(choices)
-        needed = {name: self.statistics.tensors[name] for name in made.observed if name in self.statistics.tensors}
+        tensors = self.statistics.for_ranges(choices.method, choices.target, keep_outlying=choices.keep_outlying)
+        needed = {name: tensors[name] for name in made.observed if name in tensors}
         return write_qdq(self.prepared.model, made, solve_all(needed, choices.method, choices.target))
 
     def write(self, choices: CardChoices, path: Path) -> Path:

@@ -1,9 +1,11 @@
-"""What is told of images whose activations lie far beyond those of all others."""
+"""Images whose activations lie far beyond those of all others: what is told of them, and the set without them."""
 
+from collections.abc import Collection
+from dataclasses import replace
 from pathlib import Path
 
 from quantkit.config.method import Method
-from quantkit.data.calibration_set import CalibrationSet
+from quantkit.data.calibration_set import CalibrationSet, LeftOut
 from quantkit.errors import CalibrationSetError
 from quantkit.run.folder import RunRecord
 from quantkit.stats.file import Statistics
@@ -30,11 +32,17 @@ def outlying_note(
     which = f"{count} of {len(statistics.images)} images"
     names = _names(statistics.outlying_images, record, chosen)
     found = f"{which} drive activations up to {far:.0f} times as far as the median image does ({names})"
-    if target.compiler_calibrates:
-        return f"{found}: the compiler would count them, so better leave them out of the set"
     if statistics.for_ranges(method, target) is statistics.tensors:
         return f"{found}: this method counts them"
     return f"{found}: ranges leave out what only they reach, unless --keep-outliers is given"
+
+
+def ordinary_set(chosen: CalibrationSet, outlying: Collection[str]) -> CalibrationSet:
+    """Return a set without the images that outlie, by sha256."""
+    kept = tuple(image for image in chosen.images if image.sha256 not in outlying)
+    reason = "it drives activations far beyond those of all other images"
+    odd = tuple(LeftOut(image.name, reason) for image in chosen.images if image.sha256 in outlying)
+    return replace(chosen, images=kept, left_out=(*chosen.left_out, *odd))
 
 
 def _names(digests: tuple[str, ...], record: RunRecord, chosen: CalibrationSet | None) -> str:

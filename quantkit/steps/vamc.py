@@ -20,6 +20,8 @@ from quantkit.vacc.calibration_folder import CalibrationFolder, calibration_fold
 from quantkit.vacc.write import BuildFile, WeightScale, read_image_input, write_build_file
 
 MATERIALIZED = "calibration"
+# The set to lay out there, where it is not the run's own.
+CARD_SET = "calibration.csv"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,12 +59,14 @@ class CardChoices:
         per_channel: weights have one scale per output channel.
         power_of_two: weight thresholds are rounded up to powers of two.
         left_out: the layers left in floating point.
+        keep_outlying: the compiler is given all images, also the few that go far beyond all others.
     """
 
     method: Method = field(default_factory=Percentile)
     per_channel: bool = True
     power_of_two: bool = False
     left_out: PlanOptions = field(default_factory=PlanOptions)
+    keep_outlying: bool = False
 
     @property
     def target(self) -> Target:
@@ -84,6 +88,7 @@ def choices_of_run(record: RunRecord) -> CardChoices:
         per_channel=made.options.get("per_channel", VACC.weights.per_channel),
         power_of_two=made.options.get("power_of_two", VACC.weights.power_of_two),
         left_out=options.plan_options(),
+        keep_outlying=made.options.get("keep_outlying") is True,
     )
 
 
@@ -233,6 +238,8 @@ def _build_file(
 ) -> BuildFile:
     images = options.calibration_folder or (folder.path / MATERIALIZED).resolve()
     integer = {layer.node for layer in plan.layers}
+    left_out = 0 if choices_of_run(record).keep_outlying else len(record.set.outlying)
+    count = options.count or record.set.images - left_out
     return write_build_file(
         name=options.name or Path(record.model.path).stem,
         checkpoint=record.model.path if checkpoint is None else str(checkpoint.resolve()),
@@ -240,7 +247,7 @@ def _build_file(
         input_shape=(1, record.pipeline.channels, *_size(record)),
         pipeline=record.pipeline,
         method=method,
-        data=CalibrationFolder(path=str(images), suffix=sorted(suffixes)[0], count=options.count or record.set.images),
+        data=CalibrationFolder(path=str(images), suffix=sorted(suffixes)[0], count=count),
         dialect=options.dialect,
         per_channel=plan.target.weights.per_channel,
         weight_scale=options.weight_scale or ("power2" if plan.target.weights.power_of_two else None),

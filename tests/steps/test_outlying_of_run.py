@@ -11,10 +11,15 @@ from PIL import Image
 from quantkit.config.method import Kl, MinMax, Percentile
 from quantkit.config.pipeline import Decode, Pipeline, ToTensor
 from quantkit.data.build_set import build_calibration_set
+from quantkit.data.calibration_set import CalibrationSet
 from quantkit.steps.calibrate import calibrate
+from quantkit.steps.foretell import Foreteller
 from quantkit.steps.quantize import QuantizeOptions, quantize
 from quantkit.steps.sensitivity import sensitivity
+from quantkit.steps.vamc import choices_of_run
 from quantkit.targets import VACC
+from quantkit.vacc.convert import read_spec
+from quantkit.vacc.document import Document
 
 PIPELINE = Pipeline(ops=(Decode(), ToTensor()))
 WIDEST = Percentile(fraction=1.0)
@@ -64,6 +69,18 @@ def range_of(path: Path, tensor: str = "m") -> tuple[float, float]:
     return float(row["hi"]), float(row["observed_max"])
 
 
+def build_count(run: Path) -> int | None:
+    """Return how many images the build file has the compiler take."""
+    return read_spec(Document.load(run / "vamc.yaml")).data.count
+
+
+def scales(path: Path) -> list[bytes]:
+    """Return the scales of a quantized model's activations."""
+    graph = onnx.load(path).graph
+    values = {constant.name: onnx.numpy_helper.to_array(constant).tobytes() for constant in graph.initializer}
+    return sorted(values[node.input[1]] for node in graph.node if node.op_type == "QuantizeLinear")
+
+
 def test_ranges_leave_out_what_one_image_alone_reaches_and_its_name_is_told(place: Path) -> None:
     done = calibrate(place / "model.onnx", place / "set.csv", PIPELINE, run=place / "run")
     hi, observed = range_of(done.quantized.table)
@@ -95,7 +112,23 @@ def test_who_wants_all_images_gets_all(place: Path) -> None:
     assert any(note.endswith("this method counts them") for note in whole.notes)
 
 
-def test_the_compiler_counts_all_images_and_the_user_is_told(place: Path) -> None:
+def test_the_compiler_gets_a_set_without_it_and_its_model_is_foretold_so(place: Path) -> None:
+    done = calibrate(place / "model.onnx", place / "set.csv", PIPELINE, run=place / "run", method=MinMax(), target=VACC)
+    assert any("images of calibration.csv, which leaves those out" in note for note in done.notes)
+    without = CalibrationSet.load(place / "run" / "calibration.csv")
+    assert len(without) == 39
+    assert "b/009.png" not in {image.name for image in without.images}
+    assert build_count(place / "run") == 39
+    hi, _ = range_of(done.quantized.table)
+    alone = calibrate(place / "model.onnx", without, PIPELINE, run=place / "alone", method=MinMax(), target=VACC)
+    assert hi == pytest.approx(range_of(alone.quantized.table)[0])
+    foreteller = Foreteller.of_run(place / "run")
+    foreteller.write(choices_of_run(foreteller.record), place / "told.onnx")
+    assert scales(place / "told.onnx") == scales(done.quantized.path)
+
+
+def test_the_compiler_gets_all_images_where_the_user_wants_it(place: Path) -> None:
+    calibrate(place / "model.onnx", place / "set.csv", PIPELINE, run=place / "run", target=VACC)
     done = calibrate(
         place / "model.onnx",
         place / "set.csv",
@@ -103,10 +136,15 @@ def test_the_compiler_counts_all_images_and_the_user_is_told(place: Path) -> Non
         run=place / "run",
         method=WIDEST,
         target=VACC,
+        options=QuantizeOptions(keep_outlying=True),
     )
     hi, observed = range_of(done.quantized.table)
     assert hi == pytest.approx(observed)
-    assert any("leave them out of the set" in note and "b/009.png" in note for note in done.notes)
+    assert not (place / "run" / "calibration.csv").exists()
+    assert build_count(place / "run") == 40
+    foreteller = Foreteller.of_run(place / "run")
+    foreteller.write(choices_of_run(foreteller.record), place / "told.onnx")
+    assert scales(place / "told.onnx") == scales(done.quantized.path)
 
 
 def test_the_set_may_be_gone(place: Path) -> None:

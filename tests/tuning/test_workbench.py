@@ -57,13 +57,12 @@ def test_a_recipe_comes_nearer_to_fp32_than_plain_rounding(target) -> None:
 
 @pytest.mark.parametrize("target", [ORT, VACC], ids=["ort", "vacc"])
 def test_an_outlying_image_leaves_the_others_their_levels(target) -> None:
-    """Not where a compiler counts it."""
     work, recipe = [*small_images(32), 1000.0 * small_images(1)[0]], Recipe(method=Mse(), mending=Mending.NONE)
     sqnr = []
     for keep in (True, False):
         bench, choosing = bench_of(unlike_channels(), target, work=work, keep=keep)
         sqnr.append(choosing.closeness(bench.make(recipe).int8).sqnr_db)
-    assert (sqnr[1] > sqnr[0] + 10.0) if target is ORT else (sqnr[1] == sqnr[0])
+    assert sqnr[1] > sqnr[0] + 10.0
 
 
 def test_a_function_that_other_images_would_see_changed_is_not_handed_on() -> None:
