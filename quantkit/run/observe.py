@@ -98,9 +98,7 @@ def observe(
             start_s = time.monotonic()
             _run_chunk(pool, workers, paths[:end], extremes, progress, done)
             rate = (end - done) / max(time.monotonic() - start_s, 1e-6)
-            for worker in workers:
-                for name, observer in worker.observers.items():
-                    totals[name].absorb(observer)
+            _absorb(pool, workers, totals)
             at_point = end == next_point(done) or end == len(paths)
             done = end
             yield Chunk(done, at_point, totals, extremes[:done])
@@ -138,6 +136,18 @@ def _run_chunk(
     finally:
         for _ in work:  # after a failure or an interruption the others stop at their next image
             pass
+
+
+def _absorb(pool: ThreadPoolExecutor, workers: list["_Worker"], totals: dict[str, Observer]) -> None:
+    """Take over what the workers have counted: every thread that of other tensors."""
+    names = list(totals)
+
+    def job(first: int) -> None:
+        for name in names[first :: len(workers)]:
+            for worker in workers:
+                totals[name].absorb(worker.observers[name])
+
+    list(pool.map(job, range(len(workers))))
 
 
 class _Worker:
