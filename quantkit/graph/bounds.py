@@ -1,6 +1,7 @@
 """What the operators alone say about the values of a tensor, before any image is seen."""
 
 import math
+from collections.abc import Container
 from dataclasses import dataclass
 
 import onnx_ir as ir
@@ -31,6 +32,8 @@ class Bounds:
 
 
 UNBOUNDED = Bounds()
+# The interval that holds no value: the neutral element of `Bounds.hull`.
+NOTHING = Bounds(math.inf, -math.inf)
 _OF_OPERATOR = {
     "Relu": Bounds(0.0),
     "Sigmoid": Bounds(0.0, 1.0),
@@ -41,11 +44,11 @@ _OF_OPERATOR = {
     "Abs": Bounds(0.0),
     "Exp": Bounds(0.0),
 }
-# Their results lie between the least and the greatest input (an average counts padding as zero, which see below).
+# Their results lie between the least and the greatest input (but for padding, which see below).
 _WITHIN_INPUT = (PASS_THROUGH - {"Resize"}) | {"GlobalAveragePool", "AveragePool"}
-_ADDS_ZEROS = frozenset({"Pad", "AveragePool"})
-# Beyond this a sigmoid lies within a third of a step of 1/255 from 0 or 1, and so rounds to it.
-SIGMOID_REACH = math.log(3.0 * 255.0 - 1.0)
+# Beyond this a sigmoid lies within a third of a step from 0 or 1, and so rounds to it. The range of what it reads
+# contains zero, so its own is at least [0, 1/2], and its step at least half of 1/255.
+SIGMOID_REACH = math.log(6.0 * 255.0 - 1.0)
 
 
 def clip_bounds(node: ir.Node) -> Bounds | None:
@@ -91,18 +94,33 @@ def _result_bounds(node: ir.Node, known: dict[ir.Value, Bounds]) -> Bounds:
         return hull
     nearest = is_op(node, "Resize") and attribute_str(node, "mode", "nearest") == "nearest"
     if node.op_type in _WITHIN_INPUT or nearest:
-        return inputs[0].hull(Bounds(0.0, 0.0)) if node.op_type in _ADDS_ZEROS else inputs[0]
+        return inputs[0].hull(_padding(node))
     return UNBOUNDED
 
 
-def felt_bounds(value: ir.Value) -> Bounds:
+def _padding(node: ir.Node) -> Bounds:
+    """Return what a node puts in from outside: an average zeros, a Pad a constant (or copies, or wrapped values)."""
+    filling = operand(node, 2) if is_op(node, "Pad") else None
+    content = None if filling is None else array(filling)
+    if filling is not None and (content is None or content.size != 1):
+        return UNBOUNDED
+    constant = 0.0 if content is None else float(content.reshape(-1)[0])
+    return Bounds(constant, constant) if is_op(node, "Pad", "AveragePool") else NOTHING
+
+
+def felt_bounds(value: ir.Value, rounded: Container[ir.Value]) -> Bounds:
     """Return the interval outside of which the readers of a value tell nothing apart: beyond an end all is as at it.
 
-    A gate, Sigmoid or HardSigmoid, is shut below one limit and open above another; a swish, ``x * gate(x)``, is zero
-    where its gate is shut. So integers may saturate there, and need not reach further. Unbounded for everything else.
+    A gate, a HardSigmoid or a Sigmoid whose result is rounded to 8 bits, is shut below one limit and open above
+    another; a swish, ``x * gate(x)``, is zero where its gate is shut. So integers may saturate there, and need not
+    reach further. Unbounded for everything else.
+
+    Args:
+        value: what is read.
+        rounded: the values that are rounded.
     """
     readers = {use.node for use in value.uses()}
-    limits = {node: found for node in readers if (found := _gate_limits(node)) is not None}
+    limits = {node: found for node in readers if (found := _gate_limits(node, rounded)) is not None}
     if value.is_graph_output() or not limits:
         return UNBOUNDED
     gated = {
@@ -116,9 +134,9 @@ def felt_bounds(value: ir.Value) -> Bounds:
     return Bounds(lo, math.inf if gated else hi)
 
 
-def _gate_limits(node: ir.Node) -> Bounds | None:
+def _gate_limits(node: ir.Node, rounded: Container[ir.Value]) -> Bounds | None:
     """Return below what a gate is shut and above what it is open; None for other operators."""
-    if is_op(node, "Sigmoid"):
+    if is_op(node, "Sigmoid") and node.outputs[0] in rounded:
         return Bounds(-SIGMOID_REACH, SIGMOID_REACH)
     if not is_op(node, "HardSigmoid"):
         return None

@@ -113,14 +113,18 @@ def place(graph: ir.Graph, target: Target, skipped: dict[str, str]) -> Placement
     reasons: dict[ir.Node, str] = {}
     for node in graph:
         role, reason = role_of(node, target)
-        if node_name(node) in skipped:
+        if node_name(node) in skipped and role is not Role.ACTIVATION:
             role, reason = Role.FLOAT, skipped[node_name(node)]
         roles[node] = role
         if reason:
             reasons[node] = reason
     attached = _attach_activations(graph, roles)
     for node, role in roles.items():
-        if role is Role.ACTIVATION and node not in attached and not _saturates(node, target):
+        if role is not Role.ACTIVATION or node in attached:  # one that a layer's range absorbs computes nothing
+            continue
+        if node_name(node) in skipped:
+            roles[node], reasons[node] = Role.FLOAT, skipped[node_name(node)]
+        elif not _saturates(node, target):
             roles[node], reasons[node] = Role.FLOAT, "no range of symmetric integers makes it idle"
     integer = _settle(roles, attached, reasons)
     kept = {node: head for node, head in attached.items() if head in integer}

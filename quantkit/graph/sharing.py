@@ -105,7 +105,7 @@ class Sharing:
             bounds = bounds.hull(self._placement.bounds_of(member))
             observed |= dict.fromkeys(self._observed(member))
         if len(members) == 1:
-            bounds = bounds.intersection(felt_bounds(members[0]))
+            bounds = bounds.intersection(felt_bounds(members[0], self._placement.quantized))
         gains = tuple(self._gain[member] for member in members)
         return RangeGroup(tuple(name_of(member) for member in members), gains, tuple(observed), bounds)
 

@@ -1,5 +1,7 @@
 """Questions about one node or one value, and the small edits that the passes share."""
 
+from collections.abc import Iterator
+
 import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
@@ -101,6 +103,23 @@ def dims(value: ir.Value | None) -> tuple[int | None, ...] | None:
     if value is None or value.shape is None:
         return None
     return tuple(size if isinstance(size, int) else None for size in value.shape)
+
+
+def reads(node: ir.Node) -> list[ir.Value]:
+    """Return the values that a node reads: its inputs, and what graphs within it (If, Loop, Scan) take from outside."""
+    found = [value for value in node.inputs if value is not None]
+    for graph in _graphs_within(node):
+        inner = [*(value for one in graph for value in reads(one)), *graph.outputs]
+        found += [value for value in inner if value.graph is not graph]
+    return found
+
+
+def _graphs_within(node: ir.Node) -> Iterator[ir.Graph]:
+    for attribute in node.attributes.values():
+        if attribute.type == ir.AttributeType.GRAPH:
+            yield attribute.as_graph()
+        elif attribute.type == ir.AttributeType.GRAPHS:
+            yield from attribute.as_graphs()
 
 
 def sole_consumer(value: ir.Value) -> ir.Node | None:

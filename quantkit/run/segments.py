@@ -14,7 +14,7 @@ import onnxruntime as ort
 
 from quantkit.data.parallel import map_in_order
 from quantkit.errors import ModelError
-from quantkit.graph.values import is_constant, name_of
+from quantkit.graph.values import is_constant, name_of, reads
 from quantkit.run.session import first_line, open_session
 
 Array = npt.NDArray[np.floating | np.integer]
@@ -84,7 +84,7 @@ class SegmentedRun:
         """Tell whether these tensors lie at or behind the cut, so that they can be computed from what is kept."""
         missing = self._missing([self._values[name] for name in tensors])
         read = {crossing(self._values[name]) for name in tensors}
-        read |= {crossing(value) for node in missing for value in node.inputs if value is not None}
+        read |= {crossing(value) for node in missing for value in reads(node)}
         return all(is_constant(value) or name_of(value) in self._live or value.producer() in missing for value in read)
 
     def cuts(self, nodes: Sequence[str]) -> list[tuple[str, ...]]:
@@ -139,7 +139,7 @@ class SegmentedRun:
     def _inputs_of(self, tensors: Sequence[str]) -> list[str]:
         """Return the live tensors that these are computed from."""
         missing = self._missing([self._values[name] for name in tensors])
-        read = {name_of(crossing(value)) for node in missing for value in node.inputs if value is not None}
+        read = {name_of(crossing(value)) for node in missing for value in reads(node)}
         read |= {name_of(crossing(self._values[name])) for name in tensors}
         return [name for name in self._live if name in read]
 
@@ -153,18 +153,12 @@ class SegmentedRun:
             if node is None or node in self._done or node in found or name_of(value) in self._live:
                 continue
             found.add(node)
-            pending.extend(operand for operand in node.inputs if operand is not None)
+            pending.extend(reads(node))
         return found
 
     def _frontier(self, done: set[ir.Node]) -> list[str]:
         """Return the tensors that nodes not among those done read, or that are the model's outputs."""
-        read = {
-            name_of(crossing(value))
-            for node in self._nodes
-            if node not in done
-            for value in node.inputs
-            if value is not None
-        }
+        read = {name_of(crossing(value)) for node in self._nodes if node not in done for value in reads(node)}
         read |= {name_of(crossing(value)) for value in self.model.graph.outputs}
         computed = [*self._live, *(name_of(value) for node in self._nodes if node in done for value in node.outputs)]
         return [name for name in dict.fromkeys(computed) if name in read]

@@ -150,7 +150,7 @@ def tune(
     judging = limited(judging, limit)
     with folder.locked():
         subject = Subject.of_run(folder, record, target, options, tuning.rewrite, threads or default_threads())
-        key = sha256_json([subject.key(), str(judging.root), list(judging.names), asdict(tuning.budget)])
+        key = sha256_json([subject.key(), *_judged_on(judging), asdict(tuning.budget)])
         journal = Journal(folder.path / f"tune-{target.name}.journal.json", key, fresh=fresh)
         trials = Trials(subject, judging, journal, tuning.budget, tuning.seconds, watch)
         outcome = search(
@@ -161,6 +161,12 @@ def tune(
             widening=trials.widening,
         )
         return _write(subject, trials, outcome, tuning, out, tuple(warnings))
+
+
+def _judged_on(judging: ImageFolder) -> tuple[str, list[str], list[int] | None]:
+    """Return what judgements depend on, of the images that judge."""
+    labels = None if judging.labels is None else [int(label) for label in judging.labels]
+    return str(judging.root), list(judging.names), labels
 
 
 def _rungs(subject: Subject, tuning: TuneOptions, options: QuantizeOptions) -> frozenset[Rung]:

@@ -76,7 +76,18 @@ def levels_of(images: Sequence[FloatArray]) -> Levels | None:
 def takes_levels(model: ir.Model, target: Target) -> bool:
     """Tell whether the first layer of a prepared model can read levels, and the target store them as they are."""
     stored = target.activations.qparams(SPAN)
-    return float(stored.scale) == 1.0 and int(stored.zero_point) == 0 and _first_layer(model) is not None
+    as_they_are = float(stored.scale) == 1.0 and int(stored.zero_point) == 0
+    names = {name for node in model.graph for name in (node.name, *(value.name for value in node.outputs))}
+    return as_they_are and LEVELS not in names and _first_layer(model) is not None
+
+
+def holds_padding(model: ir.Model, levels: Levels) -> bool:
+    """Tell whether the zeros that the first layer pads with lie within the levels, so that integers can hold them."""
+    first = _first_layer(model)
+    zeros = -levels.lo / levels.step
+    return (
+        first is None or not any(attribute_ints(first, "pads") or ()) or bool(((zeros >= 0.0) & (zeros <= 255.0)).all())
+    )
 
 
 def with_exact_input(model: ir.Model, levels: Levels) -> ir.Model:

@@ -44,10 +44,10 @@ class BiasedLayer:
 def biased_layers(plan: Plan) -> list[BiasedLayer]:
     """Return the integer layers whose bias can be moved, in graph order."""
     nodes = {node_name(node): node for node in plan.placement.graph}
-    return [_biased(layer, nodes[layer.node]) for layer in plan.layers if layer.op_type in BIASED]
+    return [_biased(layer, nodes[layer.node], plan) for layer in plan.layers if layer.op_type in BIASED]
 
 
-def _biased(layer: Layer, node: ir.Node) -> BiasedLayer:
+def _biased(layer: Layer, node: ir.Node, plan: Plan) -> BiasedLayer:
     result, passing = node.outputs[0], UNBOUNDED
     while (reader := sole_consumer(result)) is not None and (limits := clip_bounds(reader)) is not None:
         passing = Bounds(max(passing.lo, limits.lo), min(passing.hi, limits.hi))
@@ -56,7 +56,8 @@ def _biased(layer: Layer, node: ir.Node) -> BiasedLayer:
     assert weight is not None
     channels = weight.shape[layer.channel_axis] * layer.groups
     own = np.zeros(channels) if bias is None else bias.astype(np.float64)
-    return BiasedLayer(layer, name_of(result), passing, felt_bounds(result), own)
+    felt = felt_bounds(result, plan.placement.quantized)
+    return BiasedLayer(layer, name_of(result), passing, felt, own)
 
 
 def no_shifts(layers: Sequence[BiasedLayer]) -> dict[str, npt.NDArray[np.float32]]:

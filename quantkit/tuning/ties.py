@@ -94,7 +94,13 @@ def _is_rescalable(node: ir.Node) -> bool:
     constants = [value for value in list(node.inputs)[1:3] if value is not None]
     own = all(is_constant(value) and len(value.uses()) == 1 for value in constants)
     known = channels_of(operand(node, 0)) is not None and channels_of(node.outputs[0]) is not None
-    return own and known and not attribute_int(node, "transA", 0)
+    return own and known and not attribute_int(node, "transA", 0) and _has_channel_bias(node)
+
+
+def _has_channel_bias(node: ir.Node) -> bool:
+    """Tell whether a layer's bias is one of its output channels; that of a Gemm may also differ from row to row."""
+    bias = operand(node, 2)
+    return bias is None or all(size == 1 for size in (dims(bias) or [None])[:-1])
 
 
 class _Builder:
@@ -146,9 +152,11 @@ class _Builder:
             return
         if node.op_type in HOMOGENEOUS and self._same_channels(source, result):
             yield self._all(source), self._all(result)
-        elif node.op_type == "Clip" and (limits := clip_bounds(node)) is not None and limits.lo == 0.0:
-            self._caps.append(Cap(name_of(source), limits.hi))
-            yield self._all(source), self._all(result)
+        elif node.op_type == "Clip" and self._same_channels(source, result):
+            limits = clip_bounds(node)
+            if limits is not None and limits.lo == 0.0:
+                self._caps.append(Cap(name_of(source), limits.hi))
+                yield self._all(source), self._all(result)
         elif node.op_type in SUMS and all(self._same_channels(value, result) for value in node.inputs):
             for value in node.inputs:
                 yield self._all(value), self._all(result)
@@ -187,7 +195,8 @@ class _Builder:
             return
         if node.op_type == "Slice":
             axes = array(operand(node, 3))
-            if axes is not None and not {0, 1} & {int(axis) % 4 for axis in axes.reshape(-1)}:
+            rank = len(dims(source) or ())
+            if axes is not None and not {0, 1} & {int(axis) % rank for axis in axes.reshape(-1)}:
                 yield self._all(source), self._all(result)
             return
         pads, filling = array(operand(node, 1)), array(operand(node, 2))

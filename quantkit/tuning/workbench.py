@@ -19,7 +19,7 @@ from quantkit.targets import Target
 from quantkit.tuning.bias import estimate_shifts
 from quantkit.tuning.center import center
 from quantkit.tuning.equalize import Equalization, equalize
-from quantkit.tuning.exact_input import LEVELS, SPAN, Levels, levels_of, takes_levels, with_exact_input
+from quantkit.tuning.exact_input import LEVELS, SPAN, Levels, holds_padding, levels_of, takes_levels, with_exact_input
 from quantkit.tuning.handover import hand_over, restore_batch_norms
 from quantkit.tuning.recipe import Mending, Recipe
 from quantkit.tuning.reconstruct import reconstruct
@@ -94,8 +94,9 @@ class Workbench:
         if self.target.compiler_calibrates or counted or not takes_levels(self.prepared, self.target):
             return None
         found = levels_of(self.images)
-        same = found is not None and self.change(with_exact_input(self.prepared, found)) <= SAME_FUNCTION
-        return found if same else None
+        if found is None or not holds_padding(self.prepared, found):
+            return None
+        return found if self.change(with_exact_input(self.prepared, found)) <= SAME_FUNCTION else None
 
     def make(self, recipe: Recipe, progress: Progress | None = None) -> Product:
         """Make the model of a recipe; the same recipe gives the same bits.

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 from graph_runs import minmax_ranges, quantize, run, sqnr_db, text_model
 
-from quantkit.graph.bounds import SIGMOID_REACH, UNBOUNDED, Bounds, felt_bounds
+from quantkit.graph.bounds import SIGMOID_REACH, UNBOUNDED, Bounds, felt_bounds, value_bounds
 from quantkit.graph.plan import plan
 from quantkit.graph.prepare import prepare
 from quantkit.graph.qdq import activation_parameters
-from quantkit.targets import ORT
+from quantkit.targets import ORT, VACC
 
 RNG = np.random.default_rng(3)
 GATED = """<ir_version: 8, opset_import: ["" : 18]>
@@ -42,18 +42,51 @@ def gated(middle: str, first_bias: float = 0.0):
 def test_what_readers_tell_apart(case) -> None:
     middle, wanted = CASES[case]
     graph = prepare(gated(middle)).model.graph
-    found = felt_bounds(graph[0].outputs[0])
+    found = felt_bounds(graph[0].outputs[0], {value for node in graph for value in node.outputs})
     assert (found.lo, found.hi) == pytest.approx((wanted.lo, wanted.hi))
 
 
 def test_the_scores_are_felt_whole() -> None:
     model = text_model("""<ir_version: 8, opset_import: ["" : 18]>
     g (float[N, 3] x) => (float[N, 3] y, float[N, 3] z) { y = Relu (x)  z = Sigmoid (y) }""")
-    assert felt_bounds(model.graph[0].outputs[0]) == UNBOUNDED
+    assert felt_bounds(model.graph[0].outputs[0], set(model.graph[0].outputs)) == UNBOUNDED
+
+
+def test_a_sigmoid_that_is_not_rounded_is_felt_in_its_tails_and_a_hard_one_is_flat_there() -> None:
+    assert felt_bounds(prepare(gated("s = Sigmoid (a)  b = Mul (a, s)")).model.graph[0].outputs[0], set()) == UNBOUNDED
+    assert felt_bounds(prepare(gated("b = HardSwish (a)")).model.graph[0].outputs[0], set()).lo == pytest.approx(-3.0)
+
+
+@pytest.mark.parametrize("target", [ORT, VACC], ids=["ort", "vacc"])
+def test_scores_behind_a_sigmoid_keep_their_order(target) -> None:
+    """Scores near 1 differ by less than a step of 1/255, but nothing rounds them, so all they come from is felt."""
+    model = text_model(
+        """<ir_version: 8, opset_import: ["" : 18]>
+        g (float[N, 3, 8, 8] image) => (float[N, 5, 1, 1] scores) {
+          a = Conv (image, w)  p = GlobalAveragePool (a)  c = Conv (p, v, b)  scores = Sigmoid (c)
+        }""",
+        w=RNG.normal(size=(4, 3, 1, 1)).astype(np.float32),
+        v=RNG.normal(size=(5, 4, 1, 1)).astype(np.float32),
+        b=np.float32([7, 8, 9, 10, 11]),
+    )
+    x = RNG.normal(size=(16, 3, 8, 8)).astype(np.float32)
+    assert (run(quantize(model, x, target=target)[0], x).argmax(1) == run(model, x).argmax(1)).all()
+
+
+@pytest.mark.parametrize("constant", [0.0, -3.0, 7.0])
+def test_a_pad_widens_bounds_by_what_it_pads_with(constant: float) -> None:
+    graph = text_model(
+        """<ir_version: 8, opset_import: ["" : 18]>
+        g (float[N, 3, 8, 8] image) => (float[N, 3, 10, 10] y) { a = Sigmoid (image)  y = Pad (a, pads, filling) }""",
+        pads=np.array([0, 0, 1, 1, 0, 0, 1, 1]),
+        filling=np.float32(constant),
+    ).graph
+    assert value_bounds(graph)[graph[1].outputs[0]] == Bounds(min(0.0, constant), max(1.0, constant))
 
 
 def test_a_sigmoid_rounds_to_its_limits_there() -> None:
-    assert 255.0 / (1.0 + math.exp(SIGMOID_REACH)) == pytest.approx(1.0 / 3.0)
+    """To within a third of a step, also where its range is the least there is, [0, 1/2]."""
+    assert 2.0 * 255.0 / (1.0 + math.exp(SIGMOID_REACH)) == pytest.approx(1.0 / 3.0)
 
 
 @pytest.mark.parametrize("case", ["hard swish", "swish", "hard gate", "gate"])

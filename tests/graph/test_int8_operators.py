@@ -279,11 +279,15 @@ def test_other_targets(case, target):
 
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)
 def test_operator_skipped_by_the_user_is_left_in_float(case):
-    """Whatever is around it, a node that is skipped computes on floats and the model still runs."""
+    """Whatever is around it, a node that is skipped computes on floats and the model still runs.
+
+    An activation function that the range of its layer makes idle computes nothing, so there is nothing to leave out.
+    """
     model = classifier(case)
     names = {value.name: node.name for node in prepare(model).model.graph for value in node.outputs}
     name = names.get("z", names["y"])
     options = PlanOptions(skip=(name,))
     int8, plan, _ = quantize(model, IMAGES, options=options)
     assert sqnr_db(run(model, IMAGES), run(int8, IMAGES)) > case.floor_db
-    assert any(row.name == name and row.how == "float" and "left out" in row.why for row in plan.explain())
+    (row,) = [row for row in plan.explain() if row.name == name and row.kind == "operator"]
+    assert (row.how == "float" and "left out" in row.why) or (row.how == "absorbed" and "idle" in row.why)

@@ -13,6 +13,7 @@ from test_advise import uneven_model
 from quantkit.config.method import Percentile
 from quantkit.config.pipeline import Decode, Pipeline, ToTensor
 from quantkit.data.build_set import build_calibration_set
+from quantkit.data.folder import find_labelled_images
 from quantkit.data.overlap import digest_of
 from quantkit.errors import CalibrationSetError, UsageError
 from quantkit.graph.model import read_model
@@ -117,6 +118,17 @@ def test_a_damaged_journal_is_begun_anew(run: Path) -> None:
     journal = run / "tune-ort.journal.json"
     journal.write_text(journal.read_text()[:200])
     assert tune(run, EVERYTHING).path.read_bytes() == first.path.read_bytes()
+
+
+def test_other_labels_are_judged_anew(run: Path, tmp_path: Path) -> None:
+    images = find_labelled_images(tmp_path / "images", None, None)
+    assert images.labels is not None
+    judged = [
+        tune(run, EVERYTHING, images=replace(images, labels=labels)).outcome.best.judgement
+        for labels in (images.labels, (images.labels + 1) % 4)
+    ]
+    assert judged[0].agreement == judged[1].agreement
+    assert judged[0].delta != judged[1].delta
 
 
 def test_choosing_and_working_images_are_not_the_same(run: Path, tmp_path: Path) -> None:

@@ -78,6 +78,20 @@ def test_where_it_cannot_be_done() -> None:
     assert not takes_levels(small_model(), TENSORRT), "symmetric integers end at 127"
 
 
+def test_zeros_that_pad_must_lie_within_the_levels() -> None:
+    """Images of [1, 2] hold no zero: as an integer it would be 1."""
+    shape = (1, 3, 1, 1)
+    work, others = (
+        [np.float32(1.0 + image * STD.reshape(shape) + MEAN.reshape(shape)) for image in photographs(24, seed=seed)]
+        for seed in (0, 5)
+    )
+    assert levels_of(work) is not None
+    padded, _ = bench_of(small_model(), work=work, others=others)
+    assert padded.levels is None
+    plain, _ = bench_of(other_model("without bias or padding"), work=work, others=others)
+    assert plain.levels is not None
+
+
 def test_what_the_first_layer_reads_are_the_levels() -> None:
     """Worked by hand: a black image is all zeros, a white one 255, and padding the level nearest to zero."""
     levels = Levels(-MEAN / STD, 1.0 / (255.0 * STD))
