@@ -130,6 +130,9 @@ def parse() -> argparse.Namespace:
     arguments = parser.parse_args()
     if arguments.model is not None and None in (arguments.set, arguments.images, arguments.preset):
         parser.error("--model needs --set, --images and --preset")
+    for asked, known in ((arguments.models, CASES), (arguments.targets, FORMS)):
+        if unknown := set(asked.split(",")) - known.keys():
+            parser.error(f"there is no {', '.join(sorted(unknown))}; there are {', '.join(known)}")
     return arguments
 
 
