@@ -155,7 +155,7 @@ def calibrate(
     files = (folder.statistics, quantized.path, quantized.table, *beside, vamc_path)
     told = list(build.notes)
     if card_set is not None:
-        told.append(f"the compiler is to calibrate on the images of {card_set.name}, which leaves those out")
+        told.append(f"the compiler is to calibrate on {card_set.name}, without those images (calib-set materialize)")
     notes = (*quantized.notes, *(f"{vamc_path.name}: {note}" for note in told))
     return Calibration(run, quantized, statistics, elapsed_s, reused, files, notes)
 
