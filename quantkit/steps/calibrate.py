@@ -37,7 +37,7 @@ from quantkit.steps.correction import Images
 from quantkit.steps.outlying import ordinary_set
 from quantkit.steps.progress import Silent, Watcher
 from quantkit.steps.quantize import Quantized, QuantizeOptions, quantize_prepared
-from quantkit.steps.vamc import CARD_SET, VamcOptions, write_vamc
+from quantkit.steps.vamc import CARD_SET, VamcOptions, choices_of_run, write_vamc
 from quantkit.targets import ORT, TARGETS, Target
 
 
@@ -146,7 +146,7 @@ def calibrate(
             options,
             images=Images(chosen, pipeline, threads, watcher.layers),
         )
-        card_set = _write_card_set(folder, chosen, statistics, options)
+        card_set = _write_card_set(folder, chosen, statistics)
         suffixes = frozenset(path.suffix.removeprefix(".") for path in chosen.paths)
         vamc_path, build = write_vamc(
             folder, folder.read(), method, quantized.plan, suffixes, vamc or VamcOptions(), quantized.handed
@@ -222,12 +222,10 @@ def _read_set(given: Path | CalibrationSet) -> tuple[CalibrationSet, str]:
     return chosen, manifest
 
 
-def _write_card_set(
-    folder: RunFolder, chosen: CalibrationSet, statistics: Statistics, options: QuantizeOptions
-) -> Path | None:
+def _write_card_set(folder: RunFolder, chosen: CalibrationSet, statistics: Statistics) -> Path | None:
     """Write the set for a compiler that calibrates by itself where it is another than the run's."""
     path = folder.path / CARD_SET
-    if options.keep_outlying or not statistics.outlying:
+    if choices_of_run(folder.read()).keep_outlying or not statistics.outlying:
         path.unlink(missing_ok=True)
         return None
     ordinary_set(chosen, statistics.outlying_images).save(path)
