@@ -31,6 +31,8 @@ class TensorDrift:
         name: ONNX name of the tensor.
         op_type: operator that produces it, empty where not known.
         elements: number of values compared.
+        images: number of images they come from.
+        image_share: share of ``sum e^2`` that a single image makes, the one that makes most of it; 0 without any error.
         sqnr_db: ``10 log10(sum x^2 / sum e^2)``; infinite without any error, minus infinity for an error on zeros.
         worst_channel: the channel with the lowest SQNR, None for a tensor without channels.
         worst_channel_sqnr_db: its SQNR: a whole tensor at 40 dB may hide a channel of which nothing is left.
@@ -49,6 +51,8 @@ class TensorDrift:
     name: str
     op_type: str
     elements: int
+    images: int
+    image_share: float
     sqnr_db: float
     worst_channel: int | None
     worst_channel_sqnr_db: float
@@ -74,6 +78,8 @@ class TensorDrift:
             "name": self.name,
             "op_type": self.op_type,
             "elements": self.elements,
+            "images": self.images,
+            "image_share": self.image_share,
             "sqnr_db": _finite(self.sqnr_db),
             "worst_channel": self.worst_channel,
             "worst_channel_sqnr_db": _finite(self.worst_channel_sqnr_db),
@@ -110,7 +116,8 @@ class DriftAccumulator:
         self._grid = None if qparams is None else _grid(qparams)
         self._sums: ExactSum | None = None
         self._channels = 0
-        self._elements = 0
+        self._elements = self._images = 0
+        self._most_noise = 0.0
         self._clipped = 0
         self._max_err = 0.0
         self._x_ends, self._y_ends = _NO_ENDS, _NO_ENDS
@@ -160,6 +167,8 @@ class DriftAccumulator:
                 raise ModelError(f"the tensor had {self._channels} channels and now has {channels}", where=self.name)
             self._sums.add(image.sums.reshape(1, -1))
             self._elements += image.elements
+            self._images += 1
+            self._most_noise = max(self._most_noise, math.fsum(image.sums[:, _NOISE]))
             self._clipped += image.clipped
             self._levels += image.levels
             self._max_err = max(self._max_err, image.max_err)
@@ -181,6 +190,8 @@ class DriftAccumulator:
             raise ProvenanceError("drift over other channels cannot be added", where=self.name)
         self._sums.merge(other._sums)
         self._elements += other._elements
+        self._images += other._images
+        self._most_noise = max(self._most_noise, other._most_noise)
         self._clipped += other._clipped
         self._levels += other._levels
         self._max_err = max(self._max_err, other._max_err)
@@ -206,6 +217,8 @@ class DriftAccumulator:
             name=self.name,
             op_type=self.op_type,
             elements=self._elements,
+            images=self._images,
+            image_share=self._most_noise / totals["ee"] if totals["ee"] > 0.0 else 0.0,
             sqnr_db=float(_sqnr_db(np.asarray(totals["xx"]), np.asarray(totals["ee"]))),
             worst_channel=worst if self._channels > 1 else None,
             worst_channel_sqnr_db=float(channel_sqnr[worst]),
@@ -229,6 +242,7 @@ class DriftAccumulator:
         return np.ascontiguousarray(np.moveaxis(image, self.axis - 1, 0), np.float32).reshape(channels, -1)
 
 
+_NOISE = COLUMNS.index("ee")
 _NO_ENDS = (math.inf, -math.inf)
 
 

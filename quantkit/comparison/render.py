@@ -71,6 +71,10 @@ def drift_table(model: ModelResult, tensors: Sequence[TensorDrift] | None = None
     return table
 
 
+# Of fewer images one easily makes half of the error.
+MANY = 10
+
+
 def notes(comparison: Comparison) -> list[str]:
     """Return what has to be said under the table: losses too small to be seen here, and doubts about the figures."""
     said = []
@@ -78,6 +82,11 @@ def notes(comparison: Comparison) -> list[str]:
         versus = model.versus
         if versus is not None and versus.top1 is not None and 0.0 in versus.top1.ci95:
             said.append(f"{model.name}: {versus.visibility}")
+        if lonely := [one for one in model.worst_tensors if one.images >= MANY and one.image_share > 0.5]:
+            said.append(
+                f"{model.name}: a single image makes more than half of the error of {len(lonely)} of the "
+                f"{len(model.worst_tensors)} tensors with the lowest SQNR, which says little of the other images"
+            )
     return [*said, *comparison.warnings]
 
 

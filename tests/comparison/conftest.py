@@ -44,7 +44,8 @@ def fake_drift(rng, name, op_type, sqnr_db):
     scale = float(rng.uniform(0.01, 0.06))
     channel = sqnr_db + rng.normal(0, 3, 64)
     return TensorDrift(
-        name=name, op_type=op_type, elements=64 * 784 * IMAGES, sqnr_db=sqnr_db, worst_channel=int(channel.argmin()),
+        name=name, op_type=op_type, elements=64 * 784 * IMAGES, images=IMAGES, image_share=0.02,
+        sqnr_db=sqnr_db, worst_channel=int(channel.argmin()),
         worst_channel_sqnr_db=float(channel.min()), max_err=scale * rng.uniform(3, 40),
         max_err_steps=float(rng.uniform(3, 40)), cosine=1 - 10 ** (-sqnr_db / 10) / 2,
         clipped=float(rng.uniform(0, 2e-5)), range_used=float(rng.uniform(0.8, 1)),

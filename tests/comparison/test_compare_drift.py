@@ -86,6 +86,9 @@ def test_measures_are_numpys_over_the_whole():
     assert got.levels_used == levels.size
     assert got.range_used == pytest.approx((levels.max() - levels.min() + 1) / 256)
     assert not got.collapsed
+    noise = (e**2).sum(axis=(1, 2, 3))
+    assert got.images == 7
+    assert got.image_share == pytest.approx(noise.max() / noise.sum())
 
 
 @settings(max_examples=30)

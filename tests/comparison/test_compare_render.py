@@ -18,7 +18,7 @@ from quantkit.numerics import Range, affine_qparams, fake_quantize
 LONG = "/features/features.12/expand3x3_activation/Relu_output_0_QuantizeLinear_Input"
 
 
-def comparison(name="int8", *, labels=True, latency=None, flipped=40):
+def comparison(name="int8", *, labels=True, latency=None, flipped=40, runaway=1.0, drift_images=4):
     rng = np.random.default_rng(0)
     images = 300
     truth = rng.integers(0, 10, images)
@@ -29,7 +29,8 @@ def comparison(name="int8", *, labels=True, latency=None, flipped=40):
         Predictions.from_scores(scores, [str(i) for i in range(images)], truth if labels else None)
         for scores in (base, other)
     ]
-    x = rng.normal(size=(4, 8, 5, 5)).astype(np.float32)
+    x = rng.normal(size=(drift_images, 8, 5, 5)).astype(np.float32)
+    x[0] *= np.float32(runaway)
     qparams = affine_qparams(Range(-2, 2), qmin=0, qmax=255, dtype=np.uint8)
     drift = DriftAccumulator(LONG, qparams=qparams)
     drift.update(x, fake_quantize(x, qparams))
@@ -40,6 +41,16 @@ def comparison(name="int8", *, labels=True, latency=None, flipped=40):
             EvaluatedModel(name="fp32", predictions=given[0], bytes=102_000_000, latency_ms=latency),
             EvaluatedModel(name=name, predictions=given[1], bytes=25_700_000, tensors=(plain.result(), drift.result())),
         ]
+    )
+
+
+@pytest.mark.parametrize(("runaway", "drift_images", "said"), [(1.0, 12, False), (100.0, 12, True), (100.0, 4, False)])
+def test_an_image_that_makes_most_of_the_error_is_told(runaway, drift_images, said):
+    """Its error drowns that of all others; among few images one easily does."""
+    told = render.notes(comparison(runaway=runaway, drift_images=drift_images))
+    assert (
+        any("int8: a single image makes more than half of the error of 1 of the 2 tensors" in note for note in told)
+        == said
     )
 
 
