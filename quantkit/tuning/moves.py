@@ -26,6 +26,7 @@ from quantkit.graph.values import (
     name_of,
     node_name,
     operand,
+    rank,
     required,
 )
 from quantkit.tuning.importance import layer_weights
@@ -153,7 +154,8 @@ class _Builder:
         parts = [matrix for value in node.inputs if value is not None and (matrix := self._of(value)) is not None]
         if node.domain != "" or len(node.outputs) != 1 or not parts:
             return None
-        whole = len(parts) == len(node.inputs)
+        # Operands of other ranks are broadcast from the last axis on, not channel by channel.
+        whole = len(parts) == len(node.inputs) and len({rank(value) for value in node.inputs}) == 1
         if node.op_type in _HANDING_ON or (node.op_type == "AveragePool" and not _pads(node)):
             return self._fitting(parts[0], result)
         if node.op_type in ("Add", "Sum") and whole and len({part.shape[0] for part in parts}) == 1:

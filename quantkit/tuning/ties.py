@@ -17,7 +17,7 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from quantkit.graph.bounds import clip_bounds
-from quantkit.graph.values import array, attribute_int, dims, is_constant, name_of, operand, required
+from quantkit.graph.values import array, attribute_int, dims, is_constant, name_of, operand, rank, required
 
 IntVector = npt.NDArray[np.int64]
 
@@ -217,7 +217,8 @@ class _Builder:
             yield np.repeat(self._all(source), prod(positions)), self._all(result)
 
     def _same_channels(self, value: ir.Value | None, result: ir.Value) -> bool:
-        return self._numbered(value) and self._numbered(result) and channels_of(value) == channels_of(result)
+        alike = channels_of(value) == channels_of(result) and rank(value) == rank(result)
+        return self._numbered(value) and self._numbered(result) and alike
 
     def _numbered(self, value: ir.Value | None) -> bool:
         return value is not None and not is_constant(value) and name_of(value) in self._first

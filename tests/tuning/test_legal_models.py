@@ -10,6 +10,7 @@ from quantkit.config.method import Mse
 from quantkit.graph.plan import PlanOptions, plan
 from quantkit.targets import ORT, VACC
 from quantkit.tuning.exact_input import LEVELS
+from quantkit.tuning.moves import movable, moved
 from quantkit.tuning.recipe import Mending, Recipe
 
 TEXT = """
@@ -73,6 +74,16 @@ MODELS = {
         "N",
         "12",
     ),
+    "a sum of unlike ranks": (
+        """p = MaxPool <kernel_shape = [2, 2], strides = [2, 2]> (a)
+        q = Conv <pads = [1, 1, 1, 1], strides = [2, 2]> (p, w3)
+        o = Conv <kernel_shape = [3, 3]> (q, w4)  row = Flatten(o)
+        d = Conv(a, w6)  e = Conv(d, w5)  z = Add(e, row)""",
+        HEAD,
+        {"w3": (8, 8, 3, 3), "w4": (8, 8, 3, 3), "w5": (8, 8, 1, 5), "w6": (8, 8, 1, 1)},
+        "1",
+        "12",
+    ),
     "padding with a constant": (
         """ar = Relu(a)  pads = Constant <value_ints = [0, 0, 1, 1, 0, 0, 1, 1]> ()
         v = Constant <value_float = -3.0> ()  p = Pad(ar, pads, v)  z = Conv(p, w2)""",
@@ -107,6 +118,15 @@ def test_every_recipe_comes_near_to_fp32(name: str, target) -> None:
         for recipe in (Recipe(method=Mse(), mending=Mending.NONE), EVERYTHING)
     )
     assert min(plain, everything) > 25.0
+
+
+def test_a_sum_of_unlike_ranks_hands_on_no_offsets() -> None:
+    """Its operands meet at the last axis, not channel by channel."""
+    model, (work, others) = unusual("a sum of unlike ranks")
+    _, choosing = bench_of(model, work=work, others=others)
+    found = movable(model)
+    assert found.free.any()
+    assert choosing.largest_change(moved(model, found, np.random.default_rng(0).normal(size=found.free.size))) < 1e-5
 
 
 @pytest.mark.parametrize("place", ["node", "tensor"])
