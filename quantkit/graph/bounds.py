@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import onnx_ir as ir
 
 from quantkit.graph.ops import PASS_THROUGH
-from quantkit.graph.values import array, attribute_float, attribute_str, is_op, operand
+from quantkit.graph.values import array, attribute_float, attribute_str, is_op, operand, padding_constant
 
 
 @dataclass(frozen=True)
@@ -100,12 +100,12 @@ def _result_bounds(node: ir.Node, known: dict[ir.Value, Bounds]) -> Bounds:
 
 def _padding(node: ir.Node) -> Bounds:
     """Return what a node puts in from outside: an average zeros, a Pad a constant (or copies, or wrapped values)."""
-    filling = operand(node, 2) if is_op(node, "Pad") else None
-    content = None if filling is None else array(filling)
-    if filling is not None and (content is None or content.size != 1):
-        return UNBOUNDED
-    constant = 0.0 if content is None else float(content.reshape(-1)[0])
-    return Bounds(constant, constant) if is_op(node, "Pad", "AveragePool") else NOTHING
+    if is_op(node, "AveragePool"):
+        return Bounds(0.0, 0.0)
+    if not is_op(node, "Pad"):
+        return NOTHING
+    constant = padding_constant(node)
+    return UNBOUNDED if constant is None else Bounds(constant, constant)
 
 
 def felt_bounds(value: ir.Value, rounded: Container[ir.Value]) -> Bounds:

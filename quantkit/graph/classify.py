@@ -16,6 +16,7 @@ from quantkit.graph.values import (
     dims,
     is_constant,
     operand,
+    padding_constant,
 )
 from quantkit.targets import Target
 
@@ -109,7 +110,4 @@ def _pass_role(node: ir.Node, target: Target) -> tuple[Role, str]:
 
 
 def _pads_zeros(node: ir.Node) -> bool:
-    if attribute_str(node, "mode", "constant") != "constant" or operand(node, 2) is None:
-        return True
-    filling = array(operand(node, 2))
-    return filling is not None and not np.any(filling)
+    return attribute_str(node, "mode", "constant") != "constant" or padding_constant(node) == 0.0

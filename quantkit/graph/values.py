@@ -122,6 +122,14 @@ def _graphs_within(node: ir.Node) -> Iterator[ir.Graph]:
             yield from attribute.as_graphs()
 
 
+def padding_constant(node: ir.Node) -> float | None:
+    """Return the constant that a Pad fills with, None where it is known only at run time."""
+    if operand(node, 2) is None:
+        return 0.0
+    content = array(operand(node, 2))
+    return None if content is None or content.size != 1 else float(content.reshape(-1)[0])
+
+
 def sole_consumer(value: ir.Value) -> ir.Node | None:
     """Return the only node that reads a value, None where there are others or the value leaves the graph."""
     if value.is_graph_output():

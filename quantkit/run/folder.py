@@ -83,6 +83,11 @@ class QuantizedRecord(_Record):
     method: str
     options: dict[str, Any] = Field(default_factory=dict)
 
+    @property
+    def keeps_outlying(self) -> bool:
+        """Whether its ranges are set for all images, also for those that go far beyond all others."""
+        return self.options.get("keep_outlying") is True
+
 
 class RunRecord(_Record):
     """``run.json``: what was made from what.

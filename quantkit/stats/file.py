@@ -7,7 +7,7 @@ JSON in the header.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from quantkit.errors import ProvenanceError, StatisticsError
 from quantkit.files import write_bytes
 from quantkit.stats.bins import MANTISSA_BITS
 from quantkit.stats.convergence import ConvergencePoint
-from quantkit.stats.observed import Observed
+from quantkit.stats.observed import FloatArray, Observed
 from quantkit.stats.tensor import TensorStatistics
 
 FORMAT = "quantkit-statistics"
@@ -104,15 +104,16 @@ class Statistics(Observed):
             raise StatisticsError(f"the files hold different tensors: {', '.join(names[:5])}")
         tensors = {name: one.merge(other.tensors[name]) for name, one in self.tensors.items()}
         columns = [list(other.tensors).index(name) for name in self.tensors]
-        images = (*self.images, *other.images)
-        order = np.argsort(images)
-        return replace(
-            self,
-            tensors=tensors,
-            extremes=np.concatenate([self.extremes, other.extremes[:, columns]])[order],
-            images=tuple(images[place] for place in order),
-            convergence=[],
+        images, extremes = sorted_images(
+            (*self.images, *other.images), np.concatenate([self.extremes, other.extremes[:, columns]])
         )
+        return replace(self, tensors=tensors, extremes=extremes, images=images, convergence=[])
+
+
+def sorted_images(images: Sequence[str], extremes: FloatArray) -> tuple[tuple[str, ...], FloatArray]:
+    """Return images in the order that `Statistics` keeps them in, by sha256, and their extremes along with them."""
+    order = np.argsort(images)
+    return tuple(images[place] for place in order), extremes[order]
 
 
 def save_statistics(statistics: Statistics, path: Path, extra: Mapping[str, Any] | None = None) -> None:

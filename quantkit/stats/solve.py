@@ -1,6 +1,6 @@
 """From statistics to a range, by any method: pure functions, no image and no model."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import assert_never
 
@@ -8,6 +8,7 @@ from quantkit.config.method import Kl, Method, MinMax, Mse, Percentile
 from quantkit.numerics import Range
 from quantkit.stats.kl import ort_threshold, relay_threshold, tensorrt_threshold
 from quantkit.stats.mse import affine_mse_range, symmetric_mse_threshold
+from quantkit.stats.observed import Observed
 from quantkit.stats.percentile import magnitude_percentile, two_sided_percentile
 from quantkit.stats.tensor import TensorStatistics
 from quantkit.targets import ActivationScheme, Target
@@ -49,6 +50,29 @@ def solve_all(
     with ThreadPoolExecutor(threads) as pool:
         ranges = pool.map(lambda one: solve(one, method, target), statistics.values())
         return dict(zip(statistics, ranges, strict=True))
+
+
+def solve_observed(
+    observed: Observed,
+    method: Method,
+    target: Target,
+    *,
+    keep_outlying: bool = False,
+    needed: Iterable[str] | None = None,
+) -> dict[str, Range]:
+    """Return the range of every observed tensor, or of those needed, from the images that may set it.
+
+    Args:
+        observed: what images made of a model.
+        method: how ranges are set.
+        target: what they are set for.
+        keep_outlying: count all images; see `Observed.for_ranges`.
+        needed: names of tensors, in the order the ranges are to have; those that were not observed are passed over.
+    """
+    tensors = observed.for_ranges(method, target, keep_outlying=keep_outlying)
+    if needed is not None:
+        tensors = {name: tensors[name] for name in needed if name in tensors}
+    return solve_all(tensors, method, target)
 
 
 def _kl(statistics: TensorStatistics, definition: str) -> float:

@@ -29,9 +29,9 @@ from quantkit.run.observe import Chunk, observe
 from quantkit.run.session import default_threads
 from quantkit.run.tap import TappedSession
 from quantkit.stats.convergence import ConvergencePoint, movement
-from quantkit.stats.file import Provenance, Statistics, load_statistics, save_statistics
+from quantkit.stats.file import Provenance, Statistics, load_statistics, save_statistics, sorted_images
 from quantkit.stats.observed import Observed
-from quantkit.stats.solve import solve_all
+from quantkit.stats.solve import solve_observed
 from quantkit.stats.tensor import TensorStatistics
 from quantkit.steps.correction import Images
 from quantkit.steps.outlying import ordinary_set
@@ -146,10 +146,11 @@ def calibrate(
             options,
             images=Images(chosen, pipeline, threads, watcher.layers),
         )
-        card_set = _write_card_set(folder, chosen, statistics)
+        record = folder.read()
+        card_set = _write_card_set(folder, record, chosen)
         suffixes = frozenset(path.suffix.removeprefix(".") for path in chosen.paths)
         vamc_path, build = write_vamc(
-            folder, folder.read(), method, quantized.plan, suffixes, vamc or VamcOptions(), quantized.handed
+            folder, record, method, quantized.plan, suffixes, vamc or VamcOptions(), quantized.handed
         )
     beside = tuple(path for path in (quantized.handed, card_set) if path is not None)
     files = (folder.statistics, quantized.path, quantized.table, *beside, vamc_path)
@@ -222,13 +223,13 @@ def _read_set(given: Path | CalibrationSet) -> tuple[CalibrationSet, str]:
     return chosen, manifest
 
 
-def _write_card_set(folder: RunFolder, chosen: CalibrationSet, statistics: Statistics) -> Path | None:
+def _write_card_set(folder: RunFolder, record: RunRecord, chosen: CalibrationSet) -> Path | None:
     """Write the set for a compiler that calibrates by itself where it is another than the run's."""
     path = folder.path / CARD_SET
-    if choices_of_run(folder.read()).keep_outlying or not statistics.outlying:
+    if choices_of_run(record).keep_outlying or not record.set.outlying:
         path.unlink(missing_ok=True)
         return None
-    ordinary_set(chosen, statistics.outlying_images).save(path)
+    ordinary_set(chosen, record.set.outlying).save(path)
     return path
 
 
@@ -340,12 +341,8 @@ class _Pass:
                 self._points.append(point)
                 self._watcher.converged(point)
             self._ranges = ranges
-        digests = self._digests(chunk.images)
-        order = np.argsort(digests)
-        images = tuple(digests[place] for place in order)
-        return Statistics(
-            observed.tensors, observed.extremes[order], self._provenance, images, convergence=list(self._points)
-        )
+        images, extremes = sorted_images(self._digests(chunk.images), observed.extremes)
+        return Statistics(observed.tensors, extremes, self._provenance, images, convergence=list(self._points))
 
     def _tapped(self, begun: Statistics) -> Observed:
         """Return what was observed of the tapped tensors, the images in the order of the pass."""
@@ -358,9 +355,8 @@ class _Pass:
         return [str(image.sha256) for image in self._chosen.images[:images]]
 
     def _solve(self, observed: Observed) -> dict[str, dict[str, Range]]:
-        keep = self._keep_outlying
         return {
-            name: solve_all(observed.for_ranges(method, self._target, keep_outlying=keep), method, self._target)
+            name: solve_observed(observed, method, self._target, keep_outlying=self._keep_outlying)
             for name, method in self._methods.items()
         }
 

@@ -1,6 +1,6 @@
 """How far the tensors of two models lie apart, and what each layer adds."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Container, Iterable, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -48,7 +48,7 @@ def measure_drift(
     if not known:
         return ()
     sessions = [TappedSession(model, known, ordered=True) for model in (prepared, candidate)]
-    limits = _limits(prepared, candidate)
+    limits = _limits(prepared, qparams)
 
     def run(x: FloatArray) -> Iterable[tuple[FloatArray, FloatArray]]:
         one, other = (dict(session.run(x)[1]) for session in sessions)
@@ -83,7 +83,7 @@ def measure_local_drift(
         local.model, [name for layer in local.layers for name in (layer.tensor, layer.alone)], ordered=True
     )
 
-    limits = _limits(prepared, candidate)
+    limits = _limits(prepared, activation_qparams(candidate))
 
     def run(x: FloatArray) -> Iterable[tuple[FloatArray, FloatArray]]:
         tensors = dict(session.run(x)[1])
@@ -98,9 +98,10 @@ def measure_local_drift(
     return _measure(accumulators, run, image_input(prepared).batch, paths, pipeline, threads)
 
 
-def _limits(prepared: ir.Model, candidate: ir.Model) -> dict[str, Bounds]:
-    values, rounded = [value for node in prepared.graph for value in node.outputs], activation_qparams(candidate)
-    among = {value for value in values if value.name in rounded}
+def _limits(prepared: ir.Model, rounded: Container[str]) -> dict[str, Bounds]:
+    """Return what is felt of each tensor of a prepared model, by the names of those that are rounded."""
+    values = [value for node in prepared.graph for value in node.outputs]
+    among = {value for value in values if name_of(value) in rounded}
     return {name_of(value): felt_bounds(value, among) for value in values}
 
 

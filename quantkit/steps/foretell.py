@@ -15,7 +15,7 @@ from quantkit.graph.prepare import Prepared
 from quantkit.graph.qdq import write_qdq
 from quantkit.run.folder import RunFolder, RunRecord
 from quantkit.stats.file import Statistics
-from quantkit.stats.solve import solve_all
+from quantkit.stats.solve import solve_observed
 from quantkit.steps.run_inputs import calibrated
 from quantkit.steps.vamc import CardChoices
 
@@ -65,9 +65,14 @@ class Foreteller:
     def model(self, choices: CardChoices) -> ir.Model:
         """Return the int8 model; see `plan` for the errors."""
         made = self.plan(choices)
-        tensors = self.statistics.for_ranges(choices.method, choices.target, keep_outlying=choices.keep_outlying)
-        needed = {name: tensors[name] for name in made.observed if name in tensors}
-        return write_qdq(self.prepared.model, made, solve_all(needed, choices.method, choices.target))
+        ranges = solve_observed(
+            self.statistics,
+            choices.method,
+            choices.target,
+            keep_outlying=choices.keep_outlying,
+            needed=made.observed,
+        )
+        return write_qdq(self.prepared.model, made, ranges)
 
     def write(self, choices: CardChoices, path: Path) -> Path:
         """Write the int8 model and return its path; see `plan` for the errors."""

@@ -19,7 +19,7 @@ from quantkit.run.folder import FP32, INT8, RANGES, QuantizedRecord, RunFolder
 from quantkit.run.saturation import products_saturate
 from quantkit.run.session import open_session
 from quantkit.stats.file import Statistics
-from quantkit.stats.solve import solve_all
+from quantkit.stats.solve import solve_observed
 from quantkit.steps.correction import Correction, Images, correction, images_of
 from quantkit.steps.outlying import outlying_note
 from quantkit.steps.run_inputs import calibrated
@@ -160,8 +160,7 @@ def quantize_prepared(
     """
     chosen, left_out = options.target(target), options.plan_options()
     made = plan(prepared.model, chosen, left_out)
-    tensors = statistics.for_ranges(method, chosen, keep_outlying=options.keep_outlying)
-    ranges = solve_all({name: tensors[name] for name in made.observed if name in tensors}, method, chosen)
+    ranges = solve_observed(statistics, method, chosen, keep_outlying=options.keep_outlying, needed=made.observed)
     name, path = place_of(folder, int8_name(target), out)
     corrected = Correction({}, ())
     if options.bias_correction:

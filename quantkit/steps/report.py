@@ -13,7 +13,7 @@ from quantkit.config.method import METHODS, parse_method
 from quantkit.graph.prepare import prepare
 from quantkit.run.folder import RunFolder, RunRecord
 from quantkit.stats.file import Statistics, load_statistics
-from quantkit.stats.solve import solve_all
+from quantkit.stats.solve import solve_observed
 from quantkit.steps.compare import Evaluation
 from quantkit.targets import ORT, TARGETS
 
@@ -64,11 +64,8 @@ def _tensors(
     """
     made = record.quantized.get(candidate.name) if record is not None else None
     target = TARGETS[made.target] if made is not None else ORT
-    keep = made is not None and made.options.get("keep_outlying") is True
-    solved = {
-        name: solve_all(statistics.for_ranges(method, target, keep_outlying=keep), method, target)
-        for name, method in ((name, parse_method(name)) for name in METHODS)
-    }
+    keep = made is not None and made.keeps_outlying
+    solved = {name: solve_observed(statistics, parse_method(name), target, keep_outlying=keep) for name in METHODS}
     producers = {str(value.name): node for node in prepare(model).model.graph for value in node.outputs}
     local = {drift.name: drift for drift in candidate.layers}
     names = dict.fromkeys([*statistics.tensors, *local])

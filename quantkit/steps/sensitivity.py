@@ -25,9 +25,10 @@ from quantkit.graph.prepare import Prepared
 from quantkit.numerics import Range
 from quantkit.run.folder import RunFolder, RunRecord
 from quantkit.run.session import default_threads
-from quantkit.stats.solve import solve_all
+from quantkit.stats.solve import solve_observed
 from quantkit.steps.correction import Correction, correction
 from quantkit.steps.evaluation_images import check_labels, evaluation_images, limited
+from quantkit.steps.outlying import ordinary_set
 from quantkit.steps.progress import Count
 from quantkit.steps.quantize import QuantizeOptions, int8_name
 from quantkit.steps.run_inputs import calibrated, model_inputs
@@ -161,8 +162,7 @@ def _network(
     chosen, left_out = options.target(target), options.plan_options()
     made = plan(prepared.model, chosen, left_out)
     # With layers in float, other tensors are observed than of the whole int8 model.
-    tensors = statistics.for_ranges(method, chosen, keep_outlying=options.keep_outlying)
-    ranges = solve_all(tensors, method, chosen)
+    ranges = solve_observed(statistics, method, chosen, keep_outlying=options.keep_outlying)
     corrected = Correction({}, ())
     if options.bias_correction:
         observed = {name: ranges[name] for name in made.observed if name in ranges}
@@ -186,7 +186,8 @@ def _calibration_images(record: RunRecord, count: int, outlying: tuple[str, ...]
         raise CalibrationSetError(
             "the calibration set is not the one of the run", where=manifest, fix="run quantkit calibrate again"
         )
-    whole = [pair for pair in zip(chosen.images, chosen.paths, strict=True) if pair[0].sha256 not in outlying]
+    chosen = ordinary_set(chosen, outlying)
+    whole = list(zip(chosen.images, chosen.paths, strict=True))
     count = min(count, len(whole))
     taken = [whole[index * len(whole) // count] for index in range(count)]
     for image, path in taken:

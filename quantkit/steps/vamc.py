@@ -88,7 +88,7 @@ def choices_of_run(record: RunRecord) -> CardChoices:
         per_channel=made.options.get("per_channel", VACC.weights.per_channel),
         power_of_two=made.options.get("power_of_two", VACC.weights.power_of_two),
         left_out=options.plan_options(),
-        keep_outlying=made.options.get("keep_outlying") is True,
+        keep_outlying=made.keeps_outlying,
     )
 
 

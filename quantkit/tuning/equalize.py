@@ -102,8 +102,6 @@ def _bounds(ties: Ties, statistics: Mapping[str, ChannelStatistics], keep_capped
     low, high = np.full(ties.count, -np.log(LARGEST_FACTOR)), np.full(ties.count, np.log(LARGEST_FACTOR))
     low[PINNED] = high[PINNED] = 0.0
     for cap in ties.caps:
-        if cap.tensor not in statistics:  # integers, which are not rescaled
-            continue
         reach = np.maximum(statistics[cap.tensor].hi, 1e-12)
         room = np.log(CAP_MARGIN * cap.limit / reach)
         classes = ties.classes[cap.tensor]
@@ -158,9 +156,9 @@ class Objective:
 
     def _weight_term(self, layer: Layer) -> _WeightTerm | None:
         node, scheme = self._nodes[layer.node], self._plan.target.weights
-        if not is_by_channel(node, self._importance[layer.input].size, self._importance[layer.output].size):
-            return None
         weights = layer_weights(node)
+        if not is_by_channel(node, weights, self._importance[layer.input].size, self._importance[layer.output].size):
+            return None
         largest, taps = np.abs(weights).max(axis=2), weights.shape[2]
         outputs, inputs = largest.shape
         groups = attribute_int(node, "group", 1)

@@ -68,9 +68,10 @@ def activation_costs(
     for layer in plan.layers:
         if {layer.input, layer.output} <= statistics.keys():
             node = nodes[layer.node]
-            if not is_by_channel(node, importance[layer.input].size, importance[layer.output].size):
+            weights = layer_weights(node)
+            if not is_by_channel(node, weights, importance[layer.input].size, importance[layer.output].size):
                 continue
-            squares = np.square(layer_weights(node)).sum(axis=2)
+            squares = np.square(weights).sum(axis=2)
             costs[layer.input] = costs.get(layer.input, 0.0) + through_weights(node, importance[layer.output], squares)
     own = {name: held for name, held in importance.items() if name not in costs}
     return {name: cost * statistics[name].active for name, cost in (costs | own).items()}
@@ -90,9 +91,8 @@ def layer_weights(node: ir.Node) -> Vector:
     return weight
 
 
-def is_by_channel(node: ir.Node, inputs: int, outputs: int) -> bool:
+def is_by_channel(node: ir.Node, weights: Vector, inputs: int, outputs: int) -> bool:
     """Tell whether a layer's weights go from so many channels on axis 1 to so many; in transformers they are last."""
-    weights = layer_weights(node)
     return len(weights) == outputs and weights.shape[1] * attribute_int(node, "group", 1) == inputs
 
 

@@ -17,7 +17,17 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from quantkit.graph.bounds import clip_bounds
-from quantkit.graph.values import array, attribute_int, dims, is_constant, name_of, operand, rank, required
+from quantkit.graph.values import (
+    array,
+    attribute_int,
+    dims,
+    is_constant,
+    name_of,
+    operand,
+    padding_constant,
+    rank,
+    required,
+)
 
 IntVector = npt.NDArray[np.int64]
 
@@ -152,7 +162,7 @@ class _Builder:
             return
         if node.op_type in HOMOGENEOUS and self._same_channels(source, result):
             yield self._all(source), self._all(result)
-        elif node.op_type == "Clip" and self._same_channels(source, result):
+        elif node.op_type == "Clip" and self._same_channels(source, result) and source.dtype == ir.DataType.FLOAT:
             limits = clip_bounds(node)
             if limits is not None and limits.lo == 0.0:
                 self._caps.append(Cap(name_of(source), limits.hi))
@@ -195,12 +205,11 @@ class _Builder:
             return
         if node.op_type == "Slice":
             axes = array(operand(node, 3))
-            rank = len(dims(source) or ())
-            if axes is not None and not {0, 1} & {int(axis) % rank for axis in axes.reshape(-1)}:
+            size = rank(source)
+            if axes is not None and size is not None and not {0, 1} & {int(axis) % size for axis in axes.reshape(-1)}:
                 yield self._all(source), self._all(result)
             return
-        pads, filling = array(operand(node, 1)), array(operand(node, 2))
-        zeros = operand(node, 2) is None or (filling is not None and not filling.any())
+        pads, zeros = array(operand(node, 1)), padding_constant(node) == 0.0
         plain = "mode" not in node.attributes or node.attributes["mode"].as_string() == "constant"
         if pads is not None and zeros and plain and operand(node, 3) is None and int(pads.reshape(-1)[1]) >= 0:
             before, count = int(pads.reshape(-1)[1]), self._all(source).size

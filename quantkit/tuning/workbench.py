@@ -13,8 +13,7 @@ from quantkit.graph.prepare import prepare
 from quantkit.graph.qdq import write_qdq
 from quantkit.numerics import Range
 from quantkit.stats.observed import Observed
-from quantkit.stats.solve import solve_all
-from quantkit.stats.tensor import TensorStatistics
+from quantkit.stats.solve import solve_observed
 from quantkit.targets import Target
 from quantkit.tuning.bias import estimate_shifts
 from quantkit.tuning.center import center
@@ -119,19 +118,17 @@ class Workbench:
     def ranged(self, recipe: Recipe) -> tuple[ir.Model, dict[str, Range]]:
         """Return the fp32 model that a recipe quantizes, before anything is mended, and the ranges of its tensors."""
         base, target = self._base(recipe), recipe.target(self.target)
-        ranges = solve_all(self._tensors(base, recipe, target), recipe.method, target)
+        ranges = solve_observed(base.observed, recipe.method, target, keep_outlying=self.keep_outlying)
         return base.model, ranges | ({LEVELS: SPAN} if recipe.exact_input else {})
 
     def _planned(self, base: _Base, recipe: Recipe) -> tuple[Plan, dict[str, Range]]:
         """Return the plan of a recipe for a model, and the ranges that it needs."""
         target = recipe.target(self.target)
         made = plan(base.model, target, recipe.left_out(self.options))
-        tensors = self._tensors(base, recipe, target)
-        ranges = solve_all({name: tensors[name] for name in made.observed if name in tensors}, recipe.method, target)
+        ranges = solve_observed(
+            base.observed, recipe.method, target, keep_outlying=self.keep_outlying, needed=made.observed
+        )
         return made, ranges | ({LEVELS: SPAN} if recipe.exact_input else {})
-
-    def _tensors(self, base: _Base, recipe: Recipe, target: Target) -> Mapping[str, TensorStatistics]:
-        return base.observed.for_ranges(recipe.method, target, keep_outlying=self.keep_outlying)
 
     def _base(self, recipe: Recipe) -> _Base:
         target = recipe.target(self.target)

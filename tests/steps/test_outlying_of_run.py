@@ -2,6 +2,7 @@
 
 import csv
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -12,7 +13,7 @@ from quantkit.config.method import Kl, MinMax, Percentile
 from quantkit.config.pipeline import Decode, Pipeline, ToTensor
 from quantkit.data.build_set import build_calibration_set
 from quantkit.data.calibration_set import CalibrationSet
-from quantkit.steps.calibrate import calibrate
+from quantkit.steps.calibrate import Calibration, calibrate
 from quantkit.steps.foretell import Foreteller
 from quantkit.steps.quantize import QuantizeOptions, quantize
 from quantkit.steps.sensitivity import sensitivity
@@ -69,6 +70,11 @@ def range_of(path: Path, tensor: str = "m") -> tuple[float, float]:
     return float(row["hi"]), float(row["observed_max"])
 
 
+def run_on(place: Path, **options: Any) -> Calibration:
+    """Calibrate the network on the whole set, in the folder ``run``."""
+    return calibrate(place / "model.onnx", place / "set.csv", PIPELINE, run=place / "run", **options)
+
+
 def build_count(run: Path) -> int | None:
     """Return how many images the build file has the compiler take."""
     return read_spec(Document.load(run / "vamc.yaml")).data.count
@@ -81,8 +87,14 @@ def scales(path: Path) -> list[bytes]:
     return sorted(values[node.input[1]] for node in graph.node if node.op_type == "QuantizeLinear")
 
 
+def foretold(place: Path) -> Path:
+    """Write what the run is expected to become on the card."""
+    foreteller = Foreteller.of_run(place / "run")
+    return foreteller.write(choices_of_run(foreteller.record), place / "told.onnx")
+
+
 def test_ranges_leave_out_what_one_image_alone_reaches_and_its_name_is_told(place: Path) -> None:
-    done = calibrate(place / "model.onnx", place / "set.csv", PIPELINE, run=place / "run")
+    done = run_on(place)
     hi, observed = range_of(done.quantized.table)
     assert hi < observed / 50.0
     (told,) = [note for note in done.notes if "times as far" in note]
@@ -96,14 +108,7 @@ def test_ranges_leave_out_what_one_image_alone_reaches_and_its_name_is_told(plac
 
 def test_who_wants_all_images_gets_all(place: Path) -> None:
     options = QuantizeOptions(keep_outlying=True)
-    kept = calibrate(
-        place / "model.onnx",
-        place / "set.csv",
-        PIPELINE,
-        run=place / "run",
-        method=WIDEST,
-        options=options,
-    )
+    kept = run_on(place, method=WIDEST, options=options)
     hi, observed = range_of(kept.quantized.table)
     assert hi == pytest.approx(observed)
     assert not any("times as far" in note for note in kept.notes)
@@ -113,7 +118,7 @@ def test_who_wants_all_images_gets_all(place: Path) -> None:
 
 
 def test_the_compiler_gets_a_set_without_it_and_its_model_is_foretold_so(place: Path) -> None:
-    done = calibrate(place / "model.onnx", place / "set.csv", PIPELINE, run=place / "run", method=MinMax(), target=VACC)
+    done = run_on(place, method=MinMax(), target=VACC)
     assert any("on calibration.csv, without those images" in note for note in done.notes)
     without = CalibrationSet.load(place / "run" / "calibration.csv")
     assert len(without) == 39
@@ -122,40 +127,28 @@ def test_the_compiler_gets_a_set_without_it_and_its_model_is_foretold_so(place: 
     hi, _ = range_of(done.quantized.table)
     alone = calibrate(place / "model.onnx", without, PIPELINE, run=place / "alone", method=MinMax(), target=VACC)
     assert hi == pytest.approx(range_of(alone.quantized.table)[0])
-    foreteller = Foreteller.of_run(place / "run")
-    foreteller.write(choices_of_run(foreteller.record), place / "told.onnx")
-    assert scales(place / "told.onnx") == scales(done.quantized.path)
+    assert scales(foretold(place)) == scales(done.quantized.path)
 
 
 def test_the_compiler_gets_all_images_where_the_user_wants_it(place: Path) -> None:
-    calibrate(place / "model.onnx", place / "set.csv", PIPELINE, run=place / "run", target=VACC)
-    done = calibrate(
-        place / "model.onnx",
-        place / "set.csv",
-        PIPELINE,
-        run=place / "run",
-        method=WIDEST,
-        target=VACC,
-        options=QuantizeOptions(keep_outlying=True),
-    )
+    run_on(place, target=VACC)
+    done = run_on(place, method=WIDEST, target=VACC, options=QuantizeOptions(keep_outlying=True))
     hi, observed = range_of(done.quantized.table)
     assert hi == pytest.approx(observed)
     assert not (place / "run" / "calibration.csv").exists()
     assert build_count(place / "run") == 40
-    foreteller = Foreteller.of_run(place / "run")
-    foreteller.write(choices_of_run(foreteller.record), place / "told.onnx")
-    assert scales(place / "told.onnx") == scales(done.quantized.path)
+    assert scales(foretold(place)) == scales(done.quantized.path)
 
 
 def test_the_set_may_be_gone(place: Path) -> None:
-    done = calibrate(place / "model.onnx", place / "set.csv", PIPELINE, run=place / "run")
+    done = run_on(place)
     (digest,) = done.statistics.outlying_images
     (place / "set.csv").unlink()
     assert any(f"({digest[:12]})" in note for note in quantize(place / "run").notes)
 
 
 def test_layers_are_measured_with_the_ranges_of_the_model(place: Path) -> None:
-    calibrate(place / "model.onnx", place / "set.csv", PIPELINE, run=place / "run")
+    run_on(place)
     without, kept = (
         sensitivity(place / "run", count=40, options=QuantizeOptions(keep_outlying=keep)) for keep in (False, True)
     )
