@@ -57,7 +57,8 @@ def tune(
     without: Annotated[
         list[str] | None,
         typer.Option(
-            help="Leave out a step: method, weight-scale, centering, equalization, rounding, exact-input, precision."
+            help="Leave out a step: method, weight-scale, centering, equalization, ranges, rounding, exact-input, "
+            "precision."
         ),
     ] = None,
     write_fp32: Annotated[

@@ -176,6 +176,8 @@ def _rungs(subject: Subject, tuning: TuneOptions, options: QuantizeOptions) -> f
         closed |= REWRITING
     if not subject.bench.target.compiler_calibrates or options.per_channel is not None:
         closed.add(Rung.WEIGHT_SCALE)
+    if subject.bench.target.compiler_calibrates:
+        closed.add(Rung.RANGES)
     if not movable(subject.prepared).free.any():
         closed.add(Rung.CENTERING)
     if subject.bench.levels is None:

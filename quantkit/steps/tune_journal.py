@@ -13,7 +13,7 @@ from quantkit.tuning.choosing import Closeness
 from quantkit.tuning.recipe import Recipe
 from quantkit.tuning.search import Judgement, Trial
 
-FORMAT = 1
+FORMAT = 2
 
 
 class Journal:

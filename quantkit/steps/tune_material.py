@@ -13,6 +13,7 @@ from quantkit.config.pipeline import Pipeline
 from quantkit.data.calibration_set import CalibrationSet
 from quantkit.data.preprocess import preprocess
 from quantkit.errors import CalibrationSetError
+from quantkit.graph.macs import multiply_adds
 from quantkit.graph.model import image_input
 from quantkit.run.observe import observe
 from quantkit.run.tap import TappedSession
@@ -24,8 +25,12 @@ FloatArray = npt.NDArray[np.float32]
 
 # Every third image of the set chooses, the others are worked on.
 CHOOSING_STRIDE = 3
-# All images worked on are in memory with what a layer makes of them; more of them brought nothing on small networks.
-WORKED_ON, CHOOSING = 96, 128
+# All images worked on are in memory with what a layer makes of them, so there are more of them only where the network
+# is small: as many as it takes for so many multiply-adds.
+WORKED_ON, MOST_WORKED_ON, WORK_MACS = 96, 256, 20e9
+CHOOSING = 128
+# A range is refined by running the network a few times on images like these, again bounded by multiply-adds.
+LEAST_RANGING, RANGING, RANGING_MACS = 32, 96, 100e9
 # Ranges of a rewritten model are found anew on so many images of the set; they stand after a few hundred.
 OBSERVED = 512
 LEAST_IMAGES = 6
@@ -37,6 +42,9 @@ class Material:
 
     Attributes:
         work: images that corrections and roundings are estimated on, ``[N, C, H, W]`` each.
+        ranging: images that ranges are refined on. Those worked on are among them only where the set has no others:
+            equalization brings the channels of a tensor to one reach on the images worked on, and so cutting into it
+            looks better there than it is.
         choosing: images that choose between recipes; none of them is among the others.
         paths: images that ranges are found on.
         outlying: places in ``paths`` of those whose activations lie far beyond those of all others in the original
@@ -47,6 +55,7 @@ class Material:
     """
 
     work: Sequence[FloatArray]
+    ranging: Sequence[FloatArray]
     choosing: Sequence[FloatArray]
     paths: Sequence[Path]
     outlying: tuple[int, ...]
@@ -93,9 +102,18 @@ def material(
     far = tuple(place for place, image in enumerate(chosen.images) if image.sha256 in outlying)
     choosing = paths[CHOOSING_STRIDE - 1 :: CHOOSING_STRIDE][:CHOOSING]
     others = (place for place in range(len(paths)) if place % CHOOSING_STRIDE != CHOOSING_STRIDE - 1)
-    work = [paths[place] for place in others if place not in far][:WORKED_ON]
+    usable = [paths[place] for place in others if place not in far]
+    first = model_inputs(prepared, usable[:1], pipeline, threads)
+    macs = sum(multiply_adds(prepared, first[0].shape).values()) if first else 0
+    ranging_count = _affordable(macs, RANGING_MACS, LEAST_RANGING, RANGING)
+    work_count = min(
+        _affordable(macs, WORK_MACS, WORKED_ON, MOST_WORKED_ON), max(len(usable) - ranging_count, WORKED_ON)
+    )
+    work = model_inputs(prepared, usable[:work_count], pipeline, threads)
+    ranging = model_inputs(prepared, usable[work_count:][:ranging_count], pipeline, threads)
     return Material(
-        work=model_inputs(prepared, work, pipeline, threads),
+        work=work,
+        ranging=[*ranging, *work][:ranging_count],
         choosing=model_inputs(prepared, choosing, pipeline, threads),
         paths=paths[:OBSERVED],
         outlying=tuple(place for place in far if place < OBSERVED),
@@ -103,3 +121,8 @@ def material(
         batch=image_input(prepared).batch or 1,
         threads=threads,
     )
+
+
+def _affordable(macs: int, budget: float, least: int, most: int) -> int:
+    """Return for how many images a budget of multiply-adds lasts, within limits."""
+    return min(max(int(budget / max(macs, 1)), least), most)

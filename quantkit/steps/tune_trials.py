@@ -86,6 +86,7 @@ class Subject:
             target=chosen_target,
             options=options.plan_options(),
             images=held.work,
+            ranging=held.ranging,
             observe=held.observe,
             change=choosing.largest_change,
             keep_outlying=options.keep_outlying,

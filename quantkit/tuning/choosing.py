@@ -1,7 +1,8 @@
 """How near an int8 model comes to fp32 on images that had no part in making it: what a search chooses by.
 
 Agreement on a few dozen images hardly tells good models apart: it sees only the answers that tipped over. The
-divergence of the answers counts how far each moved, most of all those that are easily tipped; the noise of the scores
+divergence of the answers counts how far each moved, but hangs on the few that are easily tipped, and on the noise that
+these happen to meet. So every answer is asked what the noise of every image would do to it. The noise of the scores
 relative to their signal, in decibels, counts all images alike, also beside some whose scores are a hundred times as
 large, and so strays less by chance. Both follow the power of the noise, and the geometric mean of the two ranks models
 steadier than either.
@@ -15,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from quantkit.comparison.predictions import kind_of_scores, kl_divergence
+from quantkit.comparison.predictions import Scores, kind_of_scores, kl_divergence, log_probabilities
 from quantkit.run.scores import scores_of
 
 FloatArray = npt.NDArray[np.float32]
@@ -30,18 +31,20 @@ class Closeness:
 
     Attributes:
         kl: mean ``KL(fp32 || int8)`` of the softmaxed scores in nats.
+        expected_kl: the same as `expected_kl` finds it, every image with the noise of every image.
         sqnr_db: SQNR of the scores in dB, the mean over the images.
         agreement: share of the images with the same first class.
     """
 
     kl: float
+    expected_kl: float
     sqnr_db: float
     agreement: float
 
     @property
     def distance(self) -> float:
-        """``sqrt(kl * noise / signal)``, what models are ranked by: less is nearer."""
-        return math.sqrt(self.kl * 10.0 ** (-self.sqnr_db / 10.0))
+        """``sqrt(expected_kl * noise / signal)``, what models are ranked by: less is nearer."""
+        return math.sqrt(self.expected_kl * 10.0 ** (-self.sqnr_db / 10.0))
 
 
 def mean_sqnr_db(reference: FloatArray, other: FloatArray) -> float:
@@ -56,6 +59,41 @@ def mean_sqnr_db(reference: FloatArray, other: FloatArray) -> float:
     least = np.finfo(np.float64).tiny  # of an image whose scores are all zero
     ratio = (signal + least) / (noise + signal / 10.0 ** (EXACT_DB / 10.0) + least)
     return float(np.maximum(10.0 * np.log10(ratio), -EXACT_DB).mean())
+
+
+def expected_kl(reference: FloatArray, other: FloatArray, kind: Scores = Scores.LOGITS) -> float:
+    """Return the mean over all pairs of images of what the noise of one does to the answer of the other, in nats.
+
+    ``KL(softmax(y) || softmax(y + e)) = (sum_c p_c e_c^2 - (sum_c p_c e_c)^2) / 2`` to second order in the noise e,
+    with ``p = softmax(y)``. Noise grows with the scores, so image i meets that of image j ``|y_i| / |y_j|`` times.
+
+    Args:
+        reference: scores of fp32, ``[images, classes]``.
+        other: scores to compare, likewise.
+        kind: of the scores; of probabilities, the logarithms count.
+    """
+    log_p = log_probabilities(reference, kind)
+    wide = reference.astype(np.float64) if kind is Scores.LOGITS else log_p
+    noise = (other if kind is Scores.LOGITS else log_probabilities(other, kind)) - wide
+    size = np.linalg.norm(wide, axis=1, keepdims=True)
+    relative, p = noise / np.where(size > 0.0, size, 1.0), np.exp(log_p)
+    pairs = p @ np.square(relative).T - np.square(p @ relative.T)
+    return max(float((pairs * np.square(size)).mean()) / 2.0, 0.0)
+
+
+def closeness(reference: FloatArray, scores: FloatArray) -> Closeness:
+    """Return how near scores are to those of fp32; both ``[images, classes]``.
+
+    Raises:
+        NumericError: a score is NaN or infinite.
+    """
+    kind = kind_of_scores(reference)
+    return Closeness(
+        kl=float(kl_divergence(reference, scores, kind=kind).mean()),
+        expected_kl=expected_kl(reference, scores, kind),
+        sqnr_db=mean_sqnr_db(reference, scores),
+        agreement=float((scores.argmax(axis=1) == reference.argmax(axis=1)).mean()),
+    )
 
 
 class Choosing:
@@ -81,13 +119,7 @@ class Choosing:
             ModelError: it cannot be run.
             NumericError: its scores are NaN or infinite.
         """
-        scores = scores_of(model, self._images, threads=self._threads)
-        kl = kl_divergence(self._reference, scores, kind=kind_of_scores(self._reference))
-        return Closeness(
-            kl=float(kl.mean()),
-            sqnr_db=mean_sqnr_db(self._reference, scores),
-            agreement=float((scores.argmax(axis=1) == self._reference.argmax(axis=1)).mean()),
-        )
+        return closeness(self._reference, scores_of(model, self._images, threads=self._threads))
 
     def largest_change(self, model: ir.Model) -> float:
         """Return the largest difference of any score to fp32's, as a share of the span of all its scores."""

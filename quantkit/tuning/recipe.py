@@ -26,6 +26,7 @@ class Recipe:
         method: how ranges are set.
         centering: channels moved so that tensors of signed values span less.
         equalization: strength of the rescaling of channels: 0 for none, 1 for the least predicted noise.
+        refined: ends of ranges moved to where the scores are nearest to fp32.
         mending: biases corrected; or weights rounded for the layer's result and biases corrected; or neither.
         per_channel: one weight scale per output channel, or one per tensor.
         power_of_two: weight thresholds rounded up to powers of two.
@@ -36,6 +37,7 @@ class Recipe:
     method: Method
     centering: bool = False
     equalization: float = 0.0
+    refined: bool = False
     mending: Mending = Mending.BIAS
     per_channel: bool = True
     power_of_two: bool = False
@@ -71,6 +73,8 @@ class Recipe:
             words.append("centered")
         if self.equalization:
             words.append(f"equalized {self.equalization:g}")
+        if self.refined:
+            words.append("refined")
         words += {Mending.NONE: [], Mending.BIAS: ["biases"], Mending.ROUNDING: ["rounded"]}[self.mending]
         if self.exact_input:
             words.append("exact input")

@@ -1,8 +1,8 @@
 """The search for the cheapest recipe that meets a goal: from what costs nothing at run time to what costs speed.
 
-One rung after the other: ranges, moved and rescaled channels, rounded weights, an input that is not rounded, layers in
-float. A rung's recipes are compared on the images that choose, the best one goes on if it is nearer to fp32 than what
-there was, and is judged on other images. Nothing depends on chance or on time, unless time runs out.
+One rung after the other: methods, moved and rescaled channels, refined ranges, rounded weights, an input that is not
+rounded, layers in float. A rung's recipes are compared on the images that choose, the best one goes on if it is nearer
+to fp32 than what there was, and is judged on other images. Nothing depends on chance or on time, unless time runs out.
 """
 
 from collections.abc import Callable, Iterator, Sequence, Set
@@ -30,6 +30,7 @@ class Rung(StrEnum):
     WEIGHT_SCALE = "weight-scale"
     CENTERING = "centering"
     EQUALIZATION = "equalization"
+    RANGES = "ranges"
     ROUNDING = "rounding"
     EXACT_INPUT = "exact-input"
     PRECISION = "precision"
@@ -191,6 +192,7 @@ def _rungs(start: Recipe, rungs: Set[Rung]) -> Iterator[tuple[Rung, _Recipes]]:
         Rung.METHOD: lambda best: _methods(start, best, forms and not rewriting),
         Rung.CENTERING: lambda best: [best.changed(centering=True)],
         Rung.EQUALIZATION: lambda best: _equalized(best, Rung.CENTERING in rungs),
+        Rung.RANGES: lambda best: [best.changed(refined=True)],
         Rung.ROUNDING: _rounded,
         Rung.EXACT_INPUT: lambda best: [best.changed(exact_input=True)],
     }

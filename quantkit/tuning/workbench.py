@@ -22,6 +22,7 @@ from quantkit.tuning.exact_input import LEVELS, SPAN, Levels, holds_padding, lev
 from quantkit.tuning.handover import hand_over, restore_batch_norms
 from quantkit.tuning.recipe import Mending, Recipe
 from quantkit.tuning.reconstruct import reconstruct
+from quantkit.tuning.refine import refine_ranges
 
 FloatArray = npt.NDArray[np.float32]
 # Takes a prepared model and returns what the calibration images make of all tensors that a plan may need.
@@ -66,6 +67,7 @@ class Workbench:
             must stand in the fp32 model that it is handed.
         options: what the user leaves in float.
         images: a few dozen, ``[N, C, H, W]`` each, that correction and rounding look at.
+        ranging: a few dozen that ranges are refined on, best none of the others.
         observe: observes a rewritten model.
         change: measures, on images that had no part in making it, how far a model's scores lie from those of fp32, as a
             share of their span.
@@ -78,6 +80,7 @@ class Workbench:
     target: Target
     options: PlanOptions
     images: Sequence[FloatArray]
+    ranging: Sequence[FloatArray]
     observe: Observe
     change: Callable[[ir.Model], float]
     keep_outlying: bool
@@ -85,6 +88,7 @@ class Workbench:
     _centered: dict[Target, ir.Model] = field(default_factory=dict, init=False)
     _equalizations: dict[tuple[Target, bool], Equalization | None] = field(default_factory=dict, init=False)
     _bases: dict[tuple[Target, bool, float, bool], _Base] = field(default_factory=dict, init=False)
+    _refined: dict[Recipe, dict[str, Range]] = field(default_factory=dict, init=False)
 
     @cached_property
     def levels(self) -> Levels | None:
@@ -102,7 +106,7 @@ class Workbench:
 
         Args:
             recipe: what to make.
-            progress: called with the number of layers mended and of all layers.
+            progress: called with the number of ranges refined and of all ranges, then likewise of layers mended.
 
         Raises:
             UsageError: a layer to leave in float does not exist.
@@ -112,23 +116,39 @@ class Workbench:
         if self.target.compiler_calibrates and recipe.mending is not Mending.NONE:
             base = self._mended_base(base, recipe, progress)
             recipe = recipe.changed(mending=Mending.NONE)
-        made, ranges = self._planned(base, recipe)
+        made, ranges = self._planned(base, recipe, progress)
         return Product(self._mend(base.model, made, ranges, recipe, progress), made, base.handed)
 
     def ranged(self, recipe: Recipe) -> tuple[ir.Model, dict[str, Range]]:
         """Return the fp32 model that a recipe quantizes, before anything is mended, and the ranges of its tensors."""
         base, target = self._base(recipe), recipe.target(self.target)
         ranges = solve_observed(base.observed, recipe.method, target, keep_outlying=self.keep_outlying)
-        return base.model, ranges | ({LEVELS: SPAN} if recipe.exact_input else {})
+        return base.model, ranges | self._set_otherwise(recipe)
 
-    def _planned(self, base: _Base, recipe: Recipe) -> tuple[Plan, dict[str, Range]]:
+    def _planned(self, base: _Base, recipe: Recipe, progress: Progress | None = None) -> tuple[Plan, dict[str, Range]]:
         """Return the plan of a recipe for a model, and the ranges that it needs."""
         target = recipe.target(self.target)
         made = plan(base.model, target, recipe.left_out(self.options))
         ranges = solve_observed(
             base.observed, recipe.method, target, keep_outlying=self.keep_outlying, needed=made.observed
         )
-        return made, ranges | ({LEVELS: SPAN} if recipe.exact_input else {})
+        return made, ranges | self._set_otherwise(recipe, progress)
+
+    def _set_otherwise(self, recipe: Recipe, progress: Progress | None = None) -> dict[str, Range]:
+        """Return the ranges of a recipe that its method does not set."""
+        levels = {LEVELS: SPAN} if recipe.exact_input else {}
+        return self._refine(recipe, progress) | levels if recipe.refined else levels
+
+    def _refine(self, recipe: Recipe, progress: Progress | None) -> dict[str, Range]:
+        """Return the refined ranges; neither layers in float nor the mending of weights makes them others."""
+        plain = recipe.changed(refined=False, exact_input=False, mending=Mending.NONE, skip=())
+        if plain not in self._refined:
+            base = self._base(plain)
+            made, ranges = self._planned(base, plain)
+            self._refined[plain] = refine_ranges(
+                base.model, made, ranges, self.ranging, threads=self.threads, progress=progress
+            )
+        return self._refined[plain]
 
     def _base(self, recipe: Recipe) -> _Base:
         target = recipe.target(self.target)

@@ -5,7 +5,8 @@ import math
 import numpy as np
 import pytest
 
-from quantkit.tuning.choosing import EXACT_DB, mean_sqnr_db
+from quantkit.comparison.predictions import Scores, kl_divergence
+from quantkit.tuning.choosing import EXACT_DB, closeness, expected_kl, mean_sqnr_db
 
 
 def test_sqnr_image_by_image_by_hand() -> None:
@@ -26,3 +27,55 @@ def test_equal_scores_are_infinitely_near_and_one_equal_image_is_not_all() -> No
     reference = np.array([[1.0, 2.0], [0.0, 1.0]], np.float32)
     assert mean_sqnr_db(reference, reference) == math.inf
     assert mean_sqnr_db(reference, reference + np.array([[0.0], [0.1]], np.float32)) < EXACT_DB
+
+
+def test_every_answer_meets_every_noise_by_hand() -> None:
+    """Two images of equal size, answered for sure and evenly; only the first has noise, 0.2 on one class.
+
+    The even answer would lose ``(0.5 * 0.04 - 0.01) / 2 = 0.005`` nats to it, the sure one next to nothing.
+    """
+    reference = np.array([[60.0, -60.0], [60.0, 60.0]], np.float32)
+    other = reference + np.array([[0.2, 0.0], [0.0, 0.0]], np.float32)
+    assert expected_kl(reference, other) == pytest.approx(0.005 / 4.0, rel=1e-5)
+
+
+def test_noise_of_large_scores_counts_in_proportion() -> None:
+    rng = np.random.default_rng(0)
+    reference = rng.normal(size=(40, 10)).astype(np.float32)
+    reference /= np.linalg.norm(reference, axis=1, keepdims=True)
+    noise = rng.normal(0.0, 0.01, (40, 10)).astype(np.float32)
+    plain = expected_kl(reference, reference + noise)
+    reference[7] *= 1000.0
+    noise[7] *= 1000.0
+    assert expected_kl(reference, reference + noise) == pytest.approx(plain, rel=0.2)
+
+
+def test_it_expects_the_divergence_that_independent_noise_makes_and_strays_less() -> None:
+    rng = np.random.default_rng(1)
+    reference = rng.normal(0.0, 3.0, (6000, 10)).astype(np.float32)
+    reference *= 10.0 / np.linalg.norm(reference, axis=1, keepdims=True)
+    other = reference + rng.normal(0.0, 0.05, reference.shape).astype(np.float32)
+    lots = [slice(start, start + 60) for start in range(0, 6000, 60)]
+    expected = np.array([expected_kl(reference[lot], other[lot]) for lot in lots])
+    met = np.array([kl_divergence(reference[lot], other[lot]).mean() for lot in lots])
+    assert expected.mean() == pytest.approx(met.mean(), rel=0.05)
+    assert expected.std() < met.std()
+
+
+def test_probabilities_are_as_near_as_the_logits_they_come_from() -> None:
+    rng = np.random.default_rng(2)
+    log_p = rng.normal(size=(30, 5))
+    log_p -= np.log(np.exp(log_p).sum(axis=1, keepdims=True))
+    log_q = log_p + rng.normal(0.0, 0.01, log_p.shape)
+    log_q -= np.log(np.exp(log_q).sum(axis=1, keepdims=True))
+    given = [np.exp(one) for one in (log_p, log_q)]
+    assert expected_kl(*given, Scores.PROBABILITIES) == pytest.approx(expected_kl(log_p, log_q), rel=1e-6)
+    assert closeness(*(one.astype(np.float32) for one in given)).expected_kl == pytest.approx(
+        expected_kl(log_p, log_q), rel=1e-3
+    )
+
+
+def test_equal_or_empty_scores_are_at_no_distance() -> None:
+    zeros = np.zeros((3, 4), np.float32)
+    assert expected_kl(zeros, zeros) == 0.0
+    assert closeness(zeros + 1.0, zeros + 1.0).distance == 0.0

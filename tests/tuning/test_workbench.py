@@ -35,7 +35,9 @@ def bench_of(model, target=ORT, work=None, others=None, keep=False):
                 rows[names.index(name)] = observers[name].observe(value)[1:]
         return Observed({name: observer.statistics() for name, observer in observers.items()}, extremes)
 
-    bench = Workbench(model, observe(model), target, PlanOptions(), work, observe, choosing.largest_change, keep, 2)
+    bench = Workbench(
+        model, observe(model), target, PlanOptions(), work, work, observe, choosing.largest_change, keep, 2
+    )
     return bench, choosing
 
 
