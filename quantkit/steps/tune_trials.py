@@ -166,7 +166,7 @@ class Trials:
             if self._order:  # something is always made, so that there is a result
                 self._check_time()
             start_s = time.monotonic()
-            product = self.product(recipe)
+            product = self.product(recipe, in_time=bool(self._order))
             closeness = self._subject.choosing.closeness(product.int8)
             integer = [layer.node for layer in product.plan.layers]
             share = float_share(self._subject.prepared, integer, self._subject.material.work[0].shape)
@@ -217,10 +217,19 @@ class Trials:
         self._order = [trial if one.recipe == trial.recipe else one for one in self._order]
         return trial
 
-    def product(self, recipe: Recipe) -> Product:
-        """Return what a recipe makes; the last one is kept, and the nearest to fp32, which is likely to be judged."""
+    def product(self, recipe: Recipe, *, in_time: bool = False) -> Product:
+        """Return what a recipe makes; the last one is kept, and the nearest to fp32, which is likely to be judged.
+
+        Args:
+            recipe: to make.
+            in_time: give up halfway where the time is over.
+
+        Raises:
+            OutOfTimeError: it was given up.
+        """
         if recipe not in self._kept:
-            made = self._subject.bench.make(recipe, self._watch(recipe.describe()))
+            count = self._watch(recipe.describe())
+            made = self._subject.bench.make(recipe, self._in_time(count) if in_time else count)
             nearest = None if self._nearest is None else self._nearest.recipe
             self._kept = {one: product for one, product in self._kept.items() if one == nearest} | {recipe: made}
         return self._kept[recipe]
@@ -230,11 +239,20 @@ class Trials:
         if self._budget.layers == 0 or not self._budget.macs:
             return
         self._check_time()
-        progress = self._watch("what each layer costs")
+        progress = self._in_time(self._watch("what each layer costs"))
         walk = MixedPrecision(self._subject.bench, recipe, self._subject.choosing, self._budget, progress)
         while (wider := walk.next()) is not None:
             yield wider
             self._check_time()
+
+    def _in_time(self, count: Count) -> Count:
+        """Return a count that ends what it counts where the time is over."""
+
+        def counted(done: int, total: int) -> None:
+            count(done, total)
+            self._check_time()
+
+        return counted
 
     def _check_time(self) -> None:
         if self._deadline_s is not None and time.monotonic() > self._deadline_s:

@@ -193,8 +193,8 @@ def _rungs(start: Recipe, rungs: Set[Rung]) -> Iterator[tuple[Rung, _Recipes]]:
         Rung.CENTERING: lambda best: [best.changed(centering=True)],
         Rung.EQUALIZATION: lambda best: _equalized(best, Rung.CENTERING in rungs),
         Rung.RANGES: lambda best: [best.changed(refined=True)],
-        Rung.ROUNDING: _rounded,
-        Rung.EXACT_INPUT: lambda best: [best.changed(exact_input=True)],
+        Rung.ROUNDING: lambda best: _rounded(best, Rung.RANGES in rungs),
+        Rung.EXACT_INPUT: lambda best: _refined_too(best.changed(exact_input=True), Rung.RANGES in rungs),
     }
     if forms and rewriting:
         recipes[Rung.WEIGHT_SCALE] = lambda best: [best.changed(power_of_two=not best.power_of_two)]
@@ -228,10 +228,16 @@ def _equalized(best: Recipe, centering: bool) -> list[Recipe]:
     ]
 
 
-def _rounded(best: Recipe) -> list[Recipe]:
+def _rounded(best: Recipe, refining: bool) -> list[Recipe]:
     """Rounding takes away noise that equalization had to weigh, so its full strength is tried once more."""
     strengths = dict.fromkeys([best.equalization, STRENGTHS[-1]])
-    return [best.changed(mending=Mending.ROUNDING, equalization=strength) for strength in strengths]
+    first, *others = [best.changed(mending=Mending.ROUNDING, equalization=strength) for strength in strengths]
+    return [*_refined_too(first, refining), *others]
+
+
+def _refined_too(recipe: Recipe, refining: bool) -> list[Recipe]:
+    """Return a recipe, and with refined ranges where it has none: they show better the less other noise there is."""
+    return list(dict.fromkeys([recipe, recipe.changed(refined=recipe.refined or refining)]))
 
 
 def _climb(best: Trial, rung: Rung, recipes: Sequence[Recipe], trials: Trials) -> Trial:

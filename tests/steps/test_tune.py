@@ -3,6 +3,7 @@
 import json
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import onnxruntime as ort
@@ -195,6 +196,24 @@ def test_without_rewriting_the_card_gets_the_original(run: Path, tmp_path: Path)
     assert done.build_file is not None
     assert spec_of(done.build_file).source.checkpoint == str((tmp_path / "tiny.onnx").resolve())
     assert {one.rung for one in done.trials} <= {"default", "method", "precision"}
+
+
+def test_what_has_begun_is_given_up_when_the_time_is_over(run: Path, monkeypatch) -> None:
+    """The clock stands until the first range is refined, and is then far beyond the limit."""
+    clock, begun = [0.0], []
+
+    def watch(words: str):
+        if "refined" in words:
+            begun.append(words)
+            return lambda done, total: clock.__setitem__(0, 1e6)
+        return lambda done, total: None
+
+    monkeypatch.setattr(tune_trials, "time", SimpleNamespace(monotonic=lambda: clock[0]))
+    done = tune(run, replace(EVERYTHING, seconds=1000.0), watch=watch, fresh=True)
+    assert done.outcome.out_of_time
+    assert len(begun) == 1
+    assert not any(trial.recipe.refined for trial in done.trials)
+    assert done.path.exists()
 
 
 def test_no_time_leaves_the_default(run: Path) -> None:

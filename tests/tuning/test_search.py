@@ -114,6 +114,17 @@ def test_a_budget_that_is_not_proved_but_met_spends_no_layer() -> None:
     assert outcome.best.recipe.skip == ()
 
 
+def test_refined_ranges_that_other_noise_hid_are_tried_again_without_it() -> None:
+    class Hidden(Fake):
+        def kl(self, recipe: Recipe) -> float:
+            gain = 0.1 if recipe.mending is Mending.ROUNDING else -0.1
+            return super().kl(recipe) - gain * recipe.refined
+
+    outcome = run(Hidden(), Goal(max_drop=0.0))
+    assert outcome.best.recipe.refined
+    assert not run(Hidden(), Goal(max_drop=0.0), rungs=OPEN - {Rung.RANGES}).best.recipe.refined
+
+
 def test_a_rung_that_does_not_help_is_not_judged() -> None:
     class Worse(Fake):
         def kl(self, recipe: Recipe) -> float:
