@@ -33,7 +33,7 @@ def tune(
         float | None, typer.Option(min=0.0, max=100.0, help="Percent of the images to be answered as fp32 does.")
     ] = None,
     target: TargetOption = None,
-    time: Annotated[str | None, typer.Option(help="Begin nothing new after this time, e.g. 10m.")] = None,
+    time: Annotated[str | None, typer.Option(help="Try nothing more after this time, e.g. 10m.")] = None,
     run: Annotated[Path | None, typer.Option(help="Run folder of quantkit calibrate.")] = None,
     set_: Annotated[
         Path | None, typer.Option("--set", help="Calibration set of a model that was not calibrated yet.")

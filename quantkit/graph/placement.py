@@ -60,6 +60,12 @@ class Placement:
             node in self.integer and value in activations(node, self.roles[node]) and not self._stays_wide(node, value)
         )
 
+    def exists_as_integers_only(self, value: ir.Value) -> bool:
+        """Tell whether the kernel that makes a value rounds it, so that no float value is there to be read."""
+        maker = value.producer()
+        head = None if maker is None else self.attached.get(maker, maker)
+        return self.target.integer_outputs and head in self.integer
+
     @cached_property
     def quantized(self) -> frozenset[ir.Value]:
         """The computed or fed values that are rounded to 8 bits."""

@@ -81,7 +81,7 @@ Constants = tuple[ir.Value, ir.Value]
 def _round(edit: Edit, tensor: str, into: Constants, out_of: Constants) -> None:
     """Put QuantizeLinear and DequantizeLinear behind a value and hand its readers what comes out."""
     value, planned = edit.values[tensor], edit.planned_values[tensor]
-    integers_only = _exists_as_integers_only(edit, planned.producer())
+    integers_only = edit.plan.placement.exists_as_integers_only(planned)
     readers = [use for use in value.uses() if integers_only or _reads_integers(edit, use.node, planned)]
     producer = value.producer()
     clips = _clip(edit, value, tensor)
@@ -162,13 +162,6 @@ def _saturating_sum(edit: Edit, maker: ir.Node) -> float:
 
 def _written_on_integers(edit: Edit, maker: ir.Node) -> bool:
     return edit.plan.target.integer_outputs and maker.op_type in ops.WRITTEN_ON_INTEGERS
-
-
-def _exists_as_integers_only(edit: Edit, maker: ir.Node | None) -> bool:
-    """Tell whether the kernel that makes a tensor rounds it, so that no float value is there to be read."""
-    placement = edit.plan.placement
-    head = None if maker is None else placement.attached.get(maker, maker)
-    return edit.plan.target.integer_outputs and head in placement.integer
 
 
 def _reads_integers(edit: Edit, reader: ir.Node, planned: ir.Value) -> bool:

@@ -9,7 +9,7 @@ import onnx_ir as ir
 
 from quantkit.graph.alike import Computations
 from quantkit.graph.ops import LAYERS
-from quantkit.graph.values import is_constant, is_op, name_of, node_name
+from quantkit.graph.values import is_constant, is_op, name_of, node_name, reads
 from quantkit.run.segments import SegmentedRun, crossing
 
 FloatArray = npt.NDArray[np.float32]
@@ -95,7 +95,7 @@ class Variants:
             node = value.producer()
             if node is None:
                 return None
-            pending.extend(crossing(operand) for operand in node.inputs if operand is not None)
+            pending.extend(crossing(operand) for operand in reads(node))
         return found
 
     def _rejoined(self, variant: ir.Model, run: SegmentedRun) -> tuple[str, ...] | None:

@@ -40,7 +40,8 @@ class TuneOptions:
         budget: what may be left in float.
         without: steps of the search that are left out.
         rewrite: weights and biases may be changed; for VACC, an fp32 model is written for its compiler.
-        seconds: begin nothing new after so many; None for no limit, and the same result each time.
+        seconds: try nothing more after so many, and give up what is being tried; None for no limit, and the same result
+            each time.
         write_fp32: where the rewritten fp32 model goes; in the run folder when absent.
         vamc: choices of the build file.
     """

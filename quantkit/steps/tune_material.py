@@ -104,7 +104,7 @@ def material(
     others = (place for place in range(len(paths)) if place % CHOOSING_STRIDE != CHOOSING_STRIDE - 1)
     usable = [paths[place] for place in others if place not in far]
     first = model_inputs(prepared, usable[:1], pipeline, threads)
-    macs = sum(multiply_adds(prepared, first[0].shape).values()) if first else 0
+    macs = sum(multiply_adds(prepared, first[0].shape).values()) * len(first[0]) if first else 0
     ranging_count = _affordable(macs, RANGING_MACS, LEAST_RANGING, RANGING)
     work_count = min(
         _affordable(macs, WORK_MACS, WORKED_ON, MOST_WORKED_ON), max(len(usable) - ranging_count, WORKED_ON)

@@ -130,7 +130,7 @@ class Trials:
         judging: the images that judge.
         journal: of what is known.
         budget: what may be left in float.
-        seconds: make nothing new after so many; None for no limit.
+        seconds: make nothing more after so many; None for no limit.
         watch: told what is done.
     """
 
@@ -250,7 +250,8 @@ class Trials:
 
         def counted(done: int, total: int) -> None:
             count(done, total)
-            self._check_time()
+            if done < total:
+                self._check_time()
 
         return counted
 

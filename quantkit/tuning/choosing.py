@@ -17,6 +17,7 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from quantkit.comparison.predictions import Scores, kind_of_scores, kl_divergence, log_probabilities
+from quantkit.errors import NumericError
 from quantkit.run.scores import scores_of
 
 FloatArray = npt.NDArray[np.float32]
@@ -65,7 +66,8 @@ def expected_kl(reference: FloatArray, other: FloatArray, kind: Scores = Scores.
     """Return the mean over all pairs of images of what the noise of one does to the answer of the other, in nats.
 
     ``KL(softmax(y) || softmax(y + e)) = (sum_c p_c e_c^2 - (sum_c p_c e_c)^2) / 2`` to second order in the noise e,
-    with ``p = softmax(y)``. Noise grows with the scores, so image i meets that of image j ``|y_i| / |y_j|`` times.
+    with ``p = softmax(y)``. Where scores are large noise is, too, so image i meets that of image j ``s_i / s_j`` times;
+    s is the norm of an image's scores less their mean, or the median norm where that is more.
 
     Args:
         reference: scores of fp32, ``[images, classes]``.
@@ -73,12 +75,17 @@ def expected_kl(reference: FloatArray, other: FloatArray, kind: Scores = Scores.
         kind: of the scores; of probabilities, the logarithms count.
     """
     log_p = log_probabilities(reference, kind)
-    wide = reference.astype(np.float64) if kind is Scores.LOGITS else log_p
-    noise = (other if kind is Scores.LOGITS else log_probabilities(other, kind)) - wide
-    size = np.linalg.norm(wide, axis=1, keepdims=True)
+    noise = _centered(log_probabilities(other, kind) - log_p)
+    size = np.linalg.norm(_centered(log_p), axis=1, keepdims=True)
+    size = np.maximum(size, np.median(size))
     relative, p = noise / np.where(size > 0.0, size, 1.0), np.exp(log_p)
     pairs = p @ np.square(relative).T - np.square(p @ relative.T)
     return max(float((pairs * np.square(size)).mean()) / 2.0, 0.0)
+
+
+def _centered(rows: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Return rows less the mean of each, which softmax does not see."""
+    return np.asarray(rows - rows.mean(axis=1, keepdims=True))
 
 
 def closeness(reference: FloatArray, scores: FloatArray) -> Closeness:
@@ -87,6 +94,8 @@ def closeness(reference: FloatArray, scores: FloatArray) -> Closeness:
     Raises:
         NumericError: a score is NaN or infinite.
     """
+    if not np.isfinite(scores).all():
+        raise NumericError("the scores hold NaN or infinity", fix="look at the model's ranges")
     kind = kind_of_scores(reference)
     return Closeness(
         kl=float(kl_divergence(reference, scores, kind=kind).mean()),

@@ -68,7 +68,7 @@ class MixedPrecision:
     ) -> None:
         self._bench, self._recipe, self._choosing, self._budget = workbench, recipe, choosing, budget
         self._target = recipe.target(workbench.target)
-        self._model, self._ranges = workbench.ranged(recipe)
+        self._model, self._ranges = workbench.ranged(recipe, progress)
         made = plan(self._model, self._target, recipe.left_out(workbench.options))
         self._shifts = estimate_shifts(self._model, made, self._ranges, workbench.images, threads=workbench.threads)
         shape = workbench.images[0].shape

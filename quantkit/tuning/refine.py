@@ -7,8 +7,9 @@ the other are moved, with all other tensors in float, so that no other noise hid
 
     distance(lo, hi) = sqrt(KL * noise / signal) of the scores, as `quantkit.tuning.choosing` measures it
 
-less the mean change of each score, which the correction of biases takes back. An end that moves must bring the distance
-down by a share that chance does not, or it stays; a range whose rounding hardly shows in the scores stays as it is.
+less the mean change of each score where the correction of biases takes it back. An end that moves must bring the
+distance down by a share that chance does not, or it stays; a range whose rounding hardly shows in the scores stays as
+it is, and so does one that others follow from.
 """
 
 import math
@@ -19,10 +20,12 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
+from quantkit.comparison.predictions import Scores, kind_of_scores, log_probabilities
+from quantkit.graph.placement import Placement
 from quantkit.graph.plan import Plan
 from quantkit.graph.qdq import activation_parameters
 from quantkit.graph.sharing import RangeGroup
-from quantkit.graph.values import add_constant, forget_names, name_of, unused_name
+from quantkit.graph.values import add_constant, forget_names, name_of, node_name, unused_name
 from quantkit.numerics import QParams, Range
 from quantkit.run.scores import scores_of
 from quantkit.run.variants import Variants
@@ -47,6 +50,7 @@ def refine_ranges(
     ranges: Mapping[str, Range],
     images: Sequence[FloatArray],
     *,
+    corrected: bool = True,
     threads: int,
     progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, Range]:
@@ -57,13 +61,14 @@ def refine_ranges(
         plan: made for it.
         ranges: at least one for every tensor of ``plan.observed``.
         images: a few dozen, ``[N, C, H, W]`` each.
+        corrected: biases will be, so a change that is the same for all images does not count.
         threads: images run side by side.
         progress: called with the number of ranges looked at and of all.
 
     Raises:
         ModelError: the model cannot be run.
     """
-    search = _Search(model, plan, ranges, images, threads)
+    search = _Search(model, plan, ranges, images, corrected, threads)
     own = [group for group in plan.groups if _is_its_own(group, plan.groups)]
     for done, group in enumerate(own, start=1):
         search.refine(group)
@@ -81,13 +86,19 @@ class _Search:
     """The scores of the fp32 model with one tensor rounded, and the ranges found so far."""
 
     def __init__(
-        self, model: ir.Model, plan: Plan, ranges: Mapping[str, Range], images: Sequence[FloatArray], threads: int
+        self,
+        model: ir.Model,
+        plan: Plan,
+        ranges: Mapping[str, Range],
+        images: Sequence[FloatArray],
+        corrected: bool,
+        threads: int,
     ) -> None:
         self.ranges = dict(ranges)
-        self._model, self._plan = model, plan
+        self._model, self._plan, self._corrected = model, plan, corrected
         self._reference = scores_of(model, images, threads=threads)
-        everything = rounded(model, activation_parameters(plan, ranges))
-        self._whole = _Effect.of(self._reference, scores_of(everything, images, threads=threads)).distance
+        everything = rounded(model, plan, activation_parameters(plan, ranges))
+        self._whole = self._effect_of(scores_of(everything, images, threads=threads)).distance
         self._variants = Variants(model, images, threads=threads)
 
     def refine(self, group: RangeGroup) -> None:
@@ -124,8 +135,11 @@ class _Search:
 
     def _effect(self, group: RangeGroup, ranges: Mapping[str, Range]) -> "_Effect":
         parameters = activation_parameters(self._plan, ranges)
-        variant = rounded(self._model, {tensor: parameters[tensor] for tensor in group.tensors})
-        return _Effect.of(self._reference, self._variants.scores(variant))
+        variant = rounded(self._model, self._plan, {tensor: parameters[tensor] for tensor in group.tensors})
+        return self._effect_of(self._variants.scores(variant))
+
+    def _effect_of(self, scores: FloatArray) -> "_Effect":
+        return _Effect.of(self._reference, scores, corrected=self._corrected)
 
 
 @dataclass(frozen=True, eq=False)
@@ -141,18 +155,22 @@ class _Effect:
     log_noise: npt.NDArray[np.float64]
 
     @classmethod
-    def of(cls, reference: FloatArray, scores: FloatArray) -> "_Effect":
+    def of(cls, reference: FloatArray, scores: FloatArray, *, corrected: bool) -> "_Effect":
         if not np.isfinite(scores).all():
             return cls(math.inf, np.full(len(scores), math.inf))
-        drift = (scores - reference).mean(axis=0, dtype=np.float64)
+        if kind_of_scores(reference) is Scores.PROBABILITIES:  # biases act before the softmax
+            reference, scores = (
+                log_probabilities(one, Scores.PROBABILITIES).astype(np.float32) for one in (reference, scores)
+            )
+        drift = (scores - reference).mean(axis=0, dtype=np.float64) if corrected else 0.0
         centered = (scores - drift).astype(np.float32)
         noise = np.square(centered.astype(np.float64) - reference).sum(axis=1)
         return cls(closeness(reference, centered).distance, np.log(noise + np.finfo(np.float64).tiny))
 
     def is_less_than(self, other: "_Effect") -> bool:
         """Tell whether this is less, by more than images differ by chance."""
-        if self.distance >= EARNED * other.distance:
-            return False
+        if self.distance >= EARNED * other.distance or not math.isfinite(other.distance):
+            return self.distance < other.distance == math.inf
         gains = other.log_noise - self.log_noise
         return float(gains.mean()) > CERTAINTY * float(gains.std()) / math.sqrt(gains.size)
 
@@ -162,42 +180,66 @@ def _scaled(ranges: Mapping[str, Range], group: RangeGroup, below: float, above:
     return {**ranges, **moved}
 
 
-def rounded(model: ir.Model, parameters: Mapping[str, QParams]) -> ir.Model:
-    """Return a copy of a float model in which some tensors are rounded to integers and back, for all that read them.
+def rounded(model: ir.Model, plan: Plan, parameters: Mapping[str, QParams]) -> ir.Model:
+    """Return a copy of a float model in which some tensors are rounded to integers and back.
+
+    What reads integers in the int8 model reads the rounded values, and all else where no float value is there any more.
 
     Args:
         model: prepared.
+        plan: made for it.
         parameters: scale and zero point by tensor.
     """
     copy = model.clone()
-    graph = copy.graph
-    forget_names(graph)
-    for value in [*graph.inputs, *(value for node in graph for value in node.outputs)]:
+    forget_names(copy.graph)
+    planned_nodes = {node_name(node): node for node in plan.placement.graph}
+    planned = [*plan.placement.graph.inputs, *(value for node in planned_nodes.values() for value in node.outputs)]
+    values = {
+        name_of(value): value for value in [*copy.graph.inputs, *(v for node in copy.graph for v in node.outputs)]
+    }
+    for value in planned:
         if name_of(value) in parameters:
-            _round(graph, value, parameters[name_of(value)])
+            readers = None
+            if not plan.placement.exists_as_integers_only(value):
+                readers = _integer_readers(plan.placement, planned_nodes, value)
+            _round(copy.graph, values[name_of(value)], readers, parameters[name_of(value)])
     return copy
 
 
-def _round(graph: ir.Graph, value: ir.Value, qparams: QParams) -> None:
-    """Put ``scale * clip(round(x / scale), qmin - zero_point, qmax - zero_point)`` behind a value.
+def _integer_readers(placement: Placement, nodes: Mapping[str, ir.Node], value: ir.Value) -> frozenset[str]:
+    """Return the names of the nodes that read a value as integers."""
+    return frozenset(name for name, node in nodes.items() if placement.reads_integers(node, value))
+
+
+def _round(graph: ir.Graph, value: ir.Value, readers: frozenset[str] | None, qparams: QParams) -> None:
+    """Put ``scale * clip(round(x / scale), qmin - zero_point, qmax - zero_point)`` between a value and its readers.
 
     In float operators: a layer between QuantizeLinear and DequantizeLinear would be quantized by onnxruntime itself.
+
+    Args:
+        graph: of the value.
+        value: to round.
+        readers: nodes that read what comes out, by name; None for all, and the outputs of the graph.
+        qparams: of the value.
     """
-    name, scale, zero = name_of(value), qparams.scale, float(qparams.zero_point)
-    limits = [np.asarray(end - zero, np.float32) for end in (qparams.qmin, qparams.qmax)]
-    constants = [
-        add_constant(graph, f"{name}.{word}", held)
-        for word, held in zip(("scale", "least", "greatest"), (scale, *limits), strict=True)
-    ]
+    name, zero = name_of(value), float(qparams.zero_point)
+    ends = {"scale": qparams.scale, "least": qparams.qmin - zero, "greatest": qparams.qmax - zero}
+    scale, *limits = (
+        add_constant(graph, f"{name}.{word}", np.asarray(held, np.float32)) for word, held in ends.items()
+    )
     nodes: list[ir.Node] = []
-    for op_type, operands in (("Div", constants[:1]), ("Round", []), ("Clip", constants[1:]), ("Mul", constants[:1])):
+    for op_type, operands in (("Div", [scale]), ("Round", []), ("Clip", limits), ("Mul", [scale])):
         source = nodes[-1].outputs[0] if nodes else value
         nodes.append(ir.node(op_type, [source, *operands], name=unused_name(graph, f"{name}.{op_type}")))
         result = nodes[-1].outputs[0]
         result.name, result.type, result.shape = nodes[-1].name, value.type, value.shape
+    if readers is None:
+        value.replace_all_uses_with(nodes[-1].outputs[0], replace_graph_outputs=True)
+        nodes[0].replace_input_with(0, value)
+    else:
+        for use in [use for use in value.uses() if use.node.name in readers]:
+            use.node.replace_input_with(use.idx, nodes[-1].outputs[0])
     producer = value.producer()
-    value.replace_all_uses_with(nodes[-1].outputs[0], replace_graph_outputs=True)
-    nodes[0].replace_input_with(0, value)
     if producer is None:
         graph.insert_before(graph[0], nodes)
     else:

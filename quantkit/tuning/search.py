@@ -18,7 +18,7 @@ from quantkit.tuning.recipe import Mending, Recipe
 # Strengths of the equalization that are tried.
 STRENGTHS = (0.5, 1.0)
 # Judging again and again on the same images makes a lucky verdict likelier; the intervals allow for this many looks.
-LOOKS = 10
+LOOKS = 12
 # One-sided confidence of all verdicts together, as that of both sides of one look: Bonferroni's inequality.
 LOOK_CONFIDENCE = 1.0 - 2.0 * (1.0 - CONFIDENCE) / LOOKS
 

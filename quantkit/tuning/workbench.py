@@ -119,11 +119,11 @@ class Workbench:
         made, ranges = self._planned(base, recipe, progress)
         return Product(self._mend(base.model, made, ranges, recipe, progress), made, base.handed)
 
-    def ranged(self, recipe: Recipe) -> tuple[ir.Model, dict[str, Range]]:
+    def ranged(self, recipe: Recipe, progress: Progress | None = None) -> tuple[ir.Model, dict[str, Range]]:
         """Return the fp32 model that a recipe quantizes, before anything is mended, and the ranges of its tensors."""
         base, target = self._base(recipe), recipe.target(self.target)
         ranges = solve_observed(base.observed, recipe.method, target, keep_outlying=self.keep_outlying)
-        return base.model, ranges | self._set_otherwise(recipe)
+        return base.model, ranges | self._set_otherwise(recipe, progress)
 
     def _planned(self, base: _Base, recipe: Recipe, progress: Progress | None = None) -> tuple[Plan, dict[str, Range]]:
         """Return the plan of a recipe for a model, and the ranges that it needs."""
@@ -140,13 +140,21 @@ class Workbench:
         return self._refine(recipe, progress) | levels if recipe.refined else levels
 
     def _refine(self, recipe: Recipe, progress: Progress | None) -> dict[str, Range]:
-        """Return the refined ranges; neither layers in float nor the mending of weights makes them others."""
-        plain = recipe.changed(refined=False, exact_input=False, mending=Mending.NONE, skip=())
+        """Return the refined ranges; neither layers in float nor the rounding of weights makes them others."""
+        corrected = recipe.mending is not Mending.NONE
+        mending = Mending.BIAS if corrected else Mending.NONE
+        plain = recipe.changed(refined=False, exact_input=False, mending=mending, skip=())
         if plain not in self._refined:
             base = self._base(plain)
             made, ranges = self._planned(base, plain)
             self._refined[plain] = refine_ranges(
-                base.model, made, ranges, self.ranging, threads=self.threads, progress=progress
+                base.model,
+                made,
+                ranges,
+                self.ranging,
+                corrected=corrected,
+                threads=self.threads,
+                progress=progress,
             )
         return self._refined[plain]
 

@@ -44,6 +44,33 @@ def test_a_variant_that_differs_before_the_cut_is_run_from_the_images(images) ->
         np.testing.assert_allclose(variants.scores(model(**changed)), expected, rtol=1e-5, atol=1e-6)
 
 
+CONDITION = """
+<ir_version: 8, opset_import: ["": 17]>
+branching (float[N, 3, 8, 8] input) => (float[N, 3] scores) {
+    ar = Relu(input)
+    m = ReduceMean <keepdims = 0> (ar)
+    zero = Constant <value = float {0.1}> ()
+    c = Greater(m, zero)
+    x = If (c) <
+        then_branch = yes () => (float[N, 3, 8, 8] y) { y = Neg(ar) },
+        else_branch = no () => (float[N, 3, 8, 8] y) { y = Abs(ar) }
+    >
+    e = EXTRA(x)
+    g = GlobalAveragePool(e)
+    scores = Flatten(g)
+}
+"""
+
+
+def test_what_a_condition_reads_from_outside_is_taken_along(images) -> None:
+    plain, other = (
+        prepare(ir.from_proto(onnx.parser.parse_model(CONDITION.replace("EXTRA", op_type)))).model
+        for op_type in ("Sigmoid", "Tanh")
+    )
+    variants = Variants(plain, images, threads=1)
+    np.testing.assert_allclose(variants.scores(other), scores_of(other, images, threads=1), rtol=1e-5, atol=1e-6)
+
+
 def test_the_model_itself_is_a_variant_of_which_nothing_is_left_to_run(images) -> None:
     variants = Variants(model(), images, threads=1)
     np.testing.assert_allclose(variants.scores(model()), scores_of(model(), images, threads=1), rtol=1e-5, atol=1e-6)

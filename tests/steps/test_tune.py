@@ -20,7 +20,7 @@ from quantkit.errors import CalibrationSetError, UsageError
 from quantkit.graph.model import read_model
 from quantkit.graph.prepare import prepare
 from quantkit.graph.selection import conv2d_nodes
-from quantkit.steps import tune_trials
+from quantkit.steps import tune_material, tune_trials
 from quantkit.steps.calibrate import calibrate
 from quantkit.steps.compare import compare
 from quantkit.steps.quantize import QuantizeOptions
@@ -142,6 +142,18 @@ def test_choosing_and_working_images_are_not_the_same(run: Path, tmp_path: Path)
     assert len(held.choosing) == len(chosen) // CHOOSING_STRIDE
     assert len(held.work) + len(held.choosing) == len(chosen) - 1
     assert digest_of(held.paths[held.outlying[0]]) == outlying
+    assert {image.tobytes() for image in held.ranging} == work, "there are no others"
+
+
+def test_ranges_are_refined_on_images_that_are_not_worked_on(run: Path, tmp_path: Path, monkeypatch) -> None:
+    model = prepare(read_model(tmp_path / "tiny.onnx")).model
+    chosen = build_calibration_set(tmp_path / "images", count=56)
+    for name, count in (("WORKED_ON", 10), ("MOST_WORKED_ON", 10), ("LEAST_RANGING", 8), ("RANGING", 8)):
+        monkeypatch.setattr(tune_material, name, count)
+    held = material(model, chosen, (), PIPELINE, threads=2)
+    work, ranging, choosing = ({one.tobytes() for one in part} for part in (held.work, held.ranging, held.choosing))
+    assert (len(work), len(ranging)) == (10, 8)
+    assert not ranging & (work | choosing)
 
 
 def vacc(run: Path, **options) -> Tuning:

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from quantkit.comparison.predictions import Scores, kl_divergence
+from quantkit.errors import NumericError
 from quantkit.tuning.choosing import EXACT_DB, closeness, expected_kl, mean_sqnr_db
 
 
@@ -30,13 +31,38 @@ def test_equal_scores_are_infinitely_near_and_one_equal_image_is_not_all() -> No
 
 
 def test_every_answer_meets_every_noise_by_hand() -> None:
-    """Two images of equal size, answered for sure and evenly; only the first has noise, 0.2 on one class.
+    """Two images of equal size, one answered for sure, the other evenly between two classes; the first has noise.
 
-    The even answer would lose ``(0.5 * 0.04 - 0.01) / 2 = 0.005`` nats to it, the sure one next to nothing.
+    0.2 on one class of the two would cost the even answer ``(0.5 * 0.04 - 0.01) / 2 = 0.005`` nats, the sure one
+    next to nothing.
     """
-    reference = np.array([[60.0, -60.0], [60.0, 60.0]], np.float32)
-    other = reference + np.array([[0.2, 0.0], [0.0, 0.0]], np.float32)
-    assert expected_kl(reference, other) == pytest.approx(0.005 / 4.0, rel=1e-5)
+    reference = np.array([[40.0, 0.0, -40.0], [20.0, 20.0, -40.0]], np.float32)
+    reference[1] *= np.linalg.norm([40.0, 0.0, -40.0]) / np.linalg.norm([20.0, 20.0, -40.0])
+    other = reference + np.array([[0.2, 0.0, 0.0], [0.0, 0.0, 0.0]], np.float32)
+    assert expected_kl(reference, other) == pytest.approx(0.005 / 4.0, rel=1e-4)
+
+
+def test_undecided_images_do_not_blow_up_the_noise_of_others() -> None:
+    rng = np.random.default_rng(3)
+    first = rng.normal(0.0, 3.0, 4000).astype(np.float32)
+    reference = np.stack([first, -first], axis=1)
+    other = reference + rng.normal(0.0, 0.05, reference.shape).astype(np.float32)
+    met = float(kl_divergence(reference, other).mean())
+    assert 0.4 * met < expected_kl(reference, other) < 2.5 * met
+
+
+def test_a_constant_for_all_scores_of_an_image_changes_nothing() -> None:
+    rng = np.random.default_rng(4)
+    reference = rng.normal(size=(20, 6)).astype(np.float32)
+    other = reference + rng.normal(0.0, 0.1, reference.shape).astype(np.float32)
+    shift = rng.normal(0.0, 30.0, (20, 1)).astype(np.float32)
+    assert expected_kl(reference + shift, other + shift) == pytest.approx(expected_kl(reference, other), rel=1e-3)
+
+
+def test_scores_that_are_not_finite_are_refused() -> None:
+    reference = np.zeros((2, 3), np.float32)
+    with pytest.raises(NumericError, match="the scores hold NaN or infinity"):
+        closeness(reference, reference + np.array([[np.nan], [0.0]], np.float32))
 
 
 def test_noise_of_large_scores_counts_in_proportion() -> None:
