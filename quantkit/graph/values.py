@@ -1,6 +1,6 @@
 """Questions about one node or one value, and the small edits that the passes share."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -168,6 +168,14 @@ def _register(graph: ir.Graph, name: str, content: npt.NDArray[np.generic]) -> i
     value = ir.Value(name=name, shape=ir.Shape(content.shape), type=ir.TensorType(tensor.dtype), const_value=tensor)
     graph.register_initializer(value)
     return value
+
+
+def insert_behind(graph: ir.Graph, producer: ir.Node | None, nodes: Sequence[ir.Node]) -> None:
+    """Insert nodes behind the one that makes a value, or in front of all where the value enters the graph."""
+    if producer is None:
+        graph.insert_before(graph[0], nodes)
+    else:
+        graph.insert_after(producer, nodes)
 
 
 def unused_name(graph: ir.Graph, name: str) -> str:

@@ -11,6 +11,7 @@ from quantkit.graph.values import (
     add_constant,
     attribute_float,
     attribute_str,
+    insert_behind,
     name_of,
     node_name,
     required,
@@ -103,7 +104,7 @@ def _round(edit: Edit, tensor: str, into: Constants, out_of: Constants) -> None:
     if not keeps_name:
         value.name = f"{tensor}.float"
         restored.outputs[0].name = tensor
-    _insert_after(edit.graph, producer, [*clips, rounded, restored])
+    insert_behind(edit.graph, producer, [*clips, rounded, restored])
     edit.rounded[tensor] = rounded.outputs[0]
 
 
@@ -191,10 +192,3 @@ def _clip(edit: Edit, value: ir.Value, tensor: str) -> list[ir.Node]:
 
 def _integer_type(edit: Edit) -> ir.TensorType:
     return ir.TensorType(ir.DataType[edit.plan.target.activations.dtype.upper()])
-
-
-def _insert_after(graph: ir.Graph, producer: ir.Node | None, nodes: list[ir.Node]) -> None:
-    if producer is None:
-        graph.insert_before(graph[0], nodes)
-    else:
-        graph.insert_after(producer, nodes)

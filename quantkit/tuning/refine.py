@@ -13,7 +13,7 @@ it is, and so does one that others follow from.
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,11 +21,11 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from quantkit.comparison.predictions import Scores, kind_of_scores, log_probabilities
-from quantkit.graph.placement import Placement
+from quantkit.graph.edit import all_values
 from quantkit.graph.plan import Plan
 from quantkit.graph.qdq import activation_parameters
 from quantkit.graph.sharing import RangeGroup
-from quantkit.graph.values import add_constant, forget_names, name_of, node_name, unused_name
+from quantkit.graph.values import add_constant, forget_names, insert_behind, name_of, node_name, unused_name
 from quantkit.numerics import QParams, Range
 from quantkit.run.scores import scores_of
 from quantkit.run.variants import Variants
@@ -192,26 +192,17 @@ def rounded(model: ir.Model, plan: Plan, parameters: Mapping[str, QParams]) -> i
     """
     copy = model.clone()
     forget_names(copy.graph)
-    planned_nodes = {node_name(node): node for node in plan.placement.graph}
-    planned = [*plan.placement.graph.inputs, *(value for node in planned_nodes.values() for value in node.outputs)]
-    values = {
-        name_of(value): value for value in [*copy.graph.inputs, *(v for node in copy.graph for v in node.outputs)]
-    }
-    for value in planned:
-        if name_of(value) in parameters:
-            readers = None
-            if not plan.placement.exists_as_integers_only(value):
-                readers = _integer_readers(plan.placement, planned_nodes, value)
-            _round(copy.graph, values[name_of(value)], readers, parameters[name_of(value)])
+    placement, values = plan.placement, {name_of(value): value for value in all_values(copy.graph)}
+    for value in all_values(placement.graph):
+        name = name_of(value)
+        if name in parameters:
+            nodes = [use.node for use in value.uses() if placement.reads_integers(use.node, value)]
+            readers = None if placement.exists_as_integers_only(value) else {node_name(node) for node in nodes}
+            _round(copy.graph, values[name], readers, parameters[name])
     return copy
 
 
-def _integer_readers(placement: Placement, nodes: Mapping[str, ir.Node], value: ir.Value) -> frozenset[str]:
-    """Return the names of the nodes that read a value as integers."""
-    return frozenset(name for name, node in nodes.items() if placement.reads_integers(node, value))
-
-
-def _round(graph: ir.Graph, value: ir.Value, readers: frozenset[str] | None, qparams: QParams) -> None:
+def _round(graph: ir.Graph, value: ir.Value, readers: Set[str] | None, qparams: QParams) -> None:
     """Put ``scale * clip(round(x / scale), qmin - zero_point, qmax - zero_point)`` between a value and its readers.
 
     In float operators: a layer between QuantizeLinear and DequantizeLinear would be quantized by onnxruntime itself.
@@ -239,8 +230,4 @@ def _round(graph: ir.Graph, value: ir.Value, readers: frozenset[str] | None, qpa
     else:
         for use in [use for use in value.uses() if use.node.name in readers]:
             use.node.replace_input_with(use.idx, nodes[-1].outputs[0])
-    producer = value.producer()
-    if producer is None:
-        graph.insert_before(graph[0], nodes)
-    else:
-        graph.insert_after(producer, nodes)
+    insert_behind(graph, value.producer(), nodes)
