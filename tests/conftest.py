@@ -3,6 +3,7 @@
 import os
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import settings
 
@@ -12,6 +13,14 @@ settings.register_profile("default", deadline=None)
 settings.load_profile("ci" if os.environ.get("CI") else "default")
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
+
+
+@pytest.fixture(autouse=True)
+def same_numbers_in_any_order(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Start a module's generator ``RNG`` anew for each test, so that none depends on the tests before it."""
+    held = getattr(request.module, "RNG", None)
+    if held is not None:
+        monkeypatch.setattr(request.module, "RNG", np.random.default_rng(held.bit_generator.seed_seq.entropy))
 
 
 @pytest.fixture(scope="session")

@@ -19,14 +19,7 @@ from quantkit.graph.weights import BIAS_LIMIT, quantize_bias, quantize_weight, w
 from quantkit.numerics import Range, dequantize
 from quantkit.targets import ORT, VACC, WeightScheme
 
-SEED = 19
-RNG = np.random.default_rng(SEED)
-
-
-@pytest.fixture(autouse=True)
-def same_numbers_in_any_order(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Draw the same numbers for a test, whichever tests ran before it."""
-    monkeypatch.setitem(globals(), "RNG", np.random.default_rng(SEED))
+RNG = np.random.default_rng(19)
 
 
 def f32(*shape, scale=1.0):
