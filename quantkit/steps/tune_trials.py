@@ -148,6 +148,7 @@ class Trials:
         self._deadline_s = None if seconds is None else time.monotonic() + seconds
         self._kept: dict[Recipe, Product] = {}
         self._nearest: Trial | None = None
+        self._judged: Trial | None = None
         self._order: list[Trial] = []
 
     @property
@@ -214,11 +215,15 @@ class Trials:
             )
             trial = replace(trial, judgement=judgement)
             self._journal.keep(trial)
+        self._judged = trial
         self._order = [trial if one.recipe == trial.recipe else one for one in self._order]
         return trial
 
     def product(self, recipe: Recipe, *, in_time: bool = False) -> Product:
-        """Return what a recipe makes; the last one is kept, and the nearest to fp32, which is likely to be judged.
+        """Return what a recipe makes.
+
+        The last one is kept, the nearest to fp32, which is likely to be judged, and the last judged, which a search
+        goes on from and ends with.
 
         Args:
             recipe: to make.
@@ -230,8 +235,8 @@ class Trials:
         if recipe not in self._kept:
             count = self._watch(recipe.describe())
             made = self._subject.bench.make(recipe, self._in_time(count) if in_time else count)
-            nearest = None if self._nearest is None else self._nearest.recipe
-            self._kept = {one: product for one, product in self._kept.items() if one == nearest} | {recipe: made}
+            wanted = [trial.recipe for trial in (self._nearest, self._judged) if trial is not None]
+            self._kept = {one: product for one, product in self._kept.items() if one in wanted} | {recipe: made}
         return self._kept[recipe]
 
     def widening(self, recipe: Recipe) -> Iterator[Recipe]:

@@ -27,8 +27,9 @@ from quantkit.steps.quantize import QuantizeOptions
 from quantkit.steps.tune import TuneOptions, Tuning, tune
 from quantkit.steps.tune_material import CHOOSING_STRIDE, material
 from quantkit.targets import ORT, VACC
+from quantkit.tuning import search
 from quantkit.tuning.mixed import FloatBudget
-from quantkit.tuning.search import Goal, Verdict
+from quantkit.tuning.search import Goal, Rung, Verdict
 from quantkit.vacc.convert import read_spec
 from quantkit.vacc.document import Document
 from quantkit.vacc.spec import BuildSpec
@@ -112,6 +113,22 @@ def test_the_same_bits_again_and_after_an_interruption(run: Path, monkeypatch: p
     assert resumed.outcome.best.closeness == log
     assert len(made) - before < len(resumed.trials)
     assert not list(run.glob("tune-candidate*"))
+
+
+def test_what_a_search_ends_with_is_not_made_twice(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[object] = []
+    make = tune_trials.Workbench.make
+
+    def counted(self, recipe, progress=None):
+        made.append(recipe)
+        return make(self, recipe, progress)
+
+    monkeypatch.setattr(tune_trials.Workbench, "make", counted)
+    monkeypatch.setattr(search, "EARNED", dict.fromkeys(Rung, 0.0))
+    done = tune(run, replace(EVERYTHING, budget=FloatBudget(layers=0)))
+    assert done.outcome.best.rung == "default", "nothing earned its place"
+    assert min(done.trials, key=lambda one: one.closeness.distance).rung != "default"
+    assert len(made) == len(set(made)) == len(done.trials)
 
 
 def test_a_damaged_journal_is_begun_anew(run: Path) -> None:
