@@ -1,6 +1,7 @@
 """``quantkit calibrate``."""
 
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -119,6 +120,8 @@ class _Watcher:
 def _print(done: "Calibration") -> None:
     from rich.table import Table
 
+    from quantkit.comparison.names import Name
+
     statistics, quantized = done.statistics, done.quantized
     images = len(statistics.images)
     if done.reused:
@@ -130,10 +133,11 @@ def _print(done: "Calibration") -> None:
         )
     table = Table(box=None, pad_edge=False)
     for heading in ("tensor", "lo", "hi", "observed"):
-        table.add_column(heading, justify="left" if heading == "tensor" else "right", no_wrap=True)
-    for name, range_ in list(quantized.ranges.items())[:_RANGES_SHOWN]:
+        table.add_column(heading, justify="left" if heading == "tensor" else "right", no_wrap=heading != "tensor")
+    shown = dict(islice(quantized.ranges.items(), _RANGES_SHOWN))
+    for name, range_ in shown.items():
         one = statistics.tensors[name]
-        table.add_row(name[-32:], f"{range_.lo:.4g}", f"{range_.hi:.4g}", f"{one.lo:.4g} .. {one.hi:.4g}")
+        table.add_row(Name(name, shown), f"{range_.lo:.4g}", f"{range_.hi:.4g}", f"{one.lo:.4g} .. {one.hi:.4g}")
     console.print(table)
     if len(quantized.ranges) > _RANGES_SHOWN:
         console.print(f"... and {len(quantized.ranges) - _RANGES_SHOWN} more")

@@ -117,24 +117,24 @@ def _order(by: str) -> Literal["only", "without", "accuracy"]:
 
 
 def _table(found: "Sensitivity", top: int | None) -> "Table":
-    """Return one row a layer, 80 columns at most; with labels, accuracy stands in place of operator and noise."""
-    from rich.text import Text
-
-    from quantkit.comparison.render import plain_table, share, shortened
+    """Return one row a layer; with labels, accuracy stands in place of operator and noise."""
+    from quantkit.comparison.names import Name
+    from quantkit.comparison.render import plain_table, share
 
     labelled = found.whole.accuracy is not None
     shown = found.layers if top is None else found.layers[:top]
     many = "" if len(shown) == len(found.layers) else f", {len(shown)} of {len(found.layers)} layers"
     table = plain_table(f"{found.model}: only it in int8, and all but it{many}")
     for heading in ("layer", "node") if labelled else ("layer", "node", "op"):
-        table.add_column(heading, no_wrap=True)
+        table.add_column(heading, no_wrap=heading != "node")
     figures = ("Δ top-1, points", "agree") if labelled else ("dB", "KL", "noise")
     headings = [f"{kind}\n{name}" for kind in ("only it", "all but") for name in figures]
     for heading in headings if labelled else ("MACs", *headings):
         table.add_column(heading, justify="right", no_wrap=True)
+    names = [layer.node for layer in shown]
     for layer in shown:
         name = "" if layer.conv_index is None else layer.skip
-        node = Text(shortened(layer.node, 11 if labelled else 13))
+        node = Name(layer.node, names, least=11)
         about = (name, node) if labelled else (name, node, layer.op_type[:6], share(layer.macs_share, 1))
         table.add_row(*about, *(cell for one in (layer.only, layer.without) for cell in _cells(one)))
     return table

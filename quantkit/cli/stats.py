@@ -18,16 +18,24 @@ def show(file: _File) -> None:
     """List every tensor: how many values, their extremes, zeros, and where the statistics come from."""
     from rich.table import Table
 
+    from quantkit.comparison.names import Name
     from quantkit.stats.convergence import images_enough
     from quantkit.stats.file import load_statistics
 
     statistics, _ = load_statistics(file)
     table = Table(box=None, pad_edge=False)
     for heading in ("tensor", "values", "min", "max", "zeros", "bins"):
-        table.add_column(heading, justify="left" if heading == "tensor" else "right", no_wrap=True)
+        table.add_column(heading, justify="left" if heading == "tensor" else "right", no_wrap=heading != "tensor")
     for name, one in statistics.tensors.items():
         zeros = f"{one.zeros / one.count:.1%}" if one.count else "–"
-        table.add_row(name[-32:], f"{one.count:,}", f"{one.lo:.4g}", f"{one.hi:.4g}", zeros, f"{one.bins.size:,}")
+        table.add_row(
+            Name(name, statistics.tensors),
+            f"{one.count:,}",
+            f"{one.lo:.4g}",
+            f"{one.hi:.4g}",
+            zeros,
+            f"{one.bins.size:,}",
+        )
     console.print(table)
     made = statistics.provenance
     console.print(f"{len(statistics.tensors)} tensors over {len(statistics.images)} images")
@@ -65,6 +73,7 @@ def diff(one: _File, other: _File) -> None:
     """Say in what two files differ: provenance, images, and the extremes of every tensor that differs."""
     from rich.table import Table
 
+    from quantkit.comparison.names import Name
     from quantkit.stats.file import load_statistics
 
     first, second = load_statistics(one)[0], load_statistics(other)[0]
@@ -78,14 +87,15 @@ def diff(one: _File, other: _File) -> None:
     console.print(f"images: {len(first.images)} and {len(second.images)}, {shared} in both")
     table = Table(box=None, pad_edge=False)
     for heading in ("tensor", "min, max", "of the other"):
-        table.add_column(heading, no_wrap=True)
-    for name in dict.fromkeys([*first.tensors, *second.tensors]):
+        table.add_column(heading, no_wrap=heading != "tensor")
+    names = dict.fromkeys([*first.tensors, *second.tensors])
+    for name in names:
         mine_one, their_one = first.tensors.get(name), second.tensors.get(name)
         if mine_one is not None and their_one is not None and mine_one.identical(their_one):
             continue
         same = False
         cells = ("–" if t is None else f"{t.lo:.5g} {t.hi:.5g}" for t in (mine_one, their_one))
-        table.add_row(name[-32:], *cells)
+        table.add_row(Name(name, names), *cells)
     if table.row_count:
         console.print(table)
     console.print("the statistics are the same" if same else f"{table.row_count} tensors differ")

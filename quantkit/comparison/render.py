@@ -1,6 +1,7 @@
-"""A comparison as terminal tables that fit 80 columns, Markdown, and CSV. Numbers are formatted here and nowhere else.
+"""A comparison as terminal tables, Markdown, and CSV. Numbers are formatted here and nowhere else.
 
-The minus sign in tables is the typographic one; CSV holds plain numbers at full precision.
+Tables fit 80 columns, and show longer names where there are more. The minus sign in them is the typographic one; CSV
+holds plain numbers at full precision.
 """
 
 import csv
@@ -13,13 +14,12 @@ from rich.table import Table
 from rich.text import Text
 
 from quantkit.comparison.drift import TensorDrift
+from quantkit.comparison.names import Name
 from quantkit.comparison.paired import Interval
 from quantkit.comparison.result import Comparison, Delta, ModelResult
 
 ABSENT = "–"
 MINUS = "−"
-_NAME_WIDTH = 18
-_TENSOR_WIDTH = 30
 CSV_COLUMNS = (
     "name",
     "top1",
@@ -42,26 +42,29 @@ CSV_COLUMNS = (
 
 
 def accuracy_table(comparison: Comparison) -> Table:
-    """Return the main table: one row a model, 80 columns at most."""
+    """Return the main table: one row a model; names are cut where the terminal is narrow."""
     table = plain_table(_accuracy_title(comparison))
-    table.add_column("model", no_wrap=True)
+    table.add_column("model")
     for heading in _headings(comparison)[1:]:
         table.add_column(heading, justify="right", no_wrap=True)
+    names = [model.name for model in comparison.models]
     for model in comparison.models:
         name, *figures = _cells(comparison, model)
-        table.add_row(Text(shortened(name, _NAME_WIDTH)), *figures)
+        table.add_row(Name(name, names), *figures)
     return table
 
 
 def drift_table(model: ModelResult, tensors: Sequence[TensorDrift] | None = None) -> Table:
-    """Return the tensors that drift most (or the given ones), 80 columns at most."""
+    """Return the tensors that drift most (or the given ones); names are cut where the terminal is narrow."""
     table = plain_table(f"Drift of {model.name}: lowest SQNR first")
-    table.add_column("tensor", no_wrap=True)
+    table.add_column("tensor")
     for heading in ("SQNR dB", "worst ch.", "max steps", "clipped", "range"):
         table.add_column(heading, justify="right", no_wrap=True)
-    for tensor in model.worst_tensors if tensors is None else tensors:
+    shown = model.worst_tensors if tensors is None else tensors
+    names = [tensor.name for tensor in shown]
+    for tensor in shown:
         table.add_row(
-            Text(shortened(tensor.name, _TENSOR_WIDTH)),
+            Name(tensor.name, names),
             decibels(tensor.sqnr_db),
             decibels(tensor.worst_channel_sqnr_db),
             ABSENT if tensor.max_err_steps is None else f"{tensor.max_err_steps:.1f}",
@@ -174,14 +177,6 @@ def decibels(value: float) -> str:
 def share(value: float | None, digits: int = 2) -> str:
     """Format a fraction as percent."""
     return ABSENT if value is None else f"{100 * value:.{digits}f} %"
-
-
-def shortened(name: str, width: int) -> str:
-    """Cut a tensor's name in its middle: both ends tell tensors apart."""
-    if len(name) <= width:
-        return name
-    tail = (width - 1) * 2 // 3
-    return name[: width - 1 - tail] + "…" + name[-tail:]
 
 
 def plain_table(title: str) -> Table:
