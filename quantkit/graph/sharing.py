@@ -38,7 +38,8 @@ class Sharing:
     """The groups of one placement, and the range of each for given observations.
 
     What passes through unchanged keeps the scale of its source. A concatenation shares the scale of its output with
-    each input that nothing but concatenations read and that has the same bounds; its kernel requantizes the others.
+    each input that nothing else reads and that has the same bounds; its kernel requantizes the others. What several
+    concatenations read would tie all of their scales together, the narrow ones of a dense block to the widest.
     Observed is only what is computed: the range of a concatenation is the union of its inputs' ranges, and the range of
     a monotone function the function of its input's ends.
     """
@@ -88,14 +89,13 @@ class Sharing:
                 if is_constant(value) or self._gain[value] != 1.0:
                     continue
                 same_bounds = placement.bounds_of(value) == placement.bounds_of(output)
-                if same_bounds and self._only_concatenated(self._sets.of(value)):
+                if same_bounds and self._only_read_by(node, self._sets.of(value)):
                     ties.append((value, output))
         return ties
 
-    def _only_concatenated(self, members: list[ir.Value]) -> bool:
-        readers = {use.node for member in members for use in member.uses()}
-        moved = (Role.PASS, Role.CONCAT)
-        return all(node in self._placement.integer and self._placement.roles[node] in moved for node in readers)
+    def _only_read_by(self, concatenation: ir.Node, members: list[ir.Value]) -> bool:
+        readers = {use.node for member in members for use in member.uses()} - {concatenation}
+        return all(node in self._placement.integer and self._placement.roles[node] is Role.PASS for node in readers)
 
     def _describe(self, members: list[ir.Value]) -> RangeGroup:
         plain = [member for member in members if self._gain[member] == 1.0]

@@ -72,6 +72,34 @@ def test_a_concatenation_and_the_pool_behind_it_share_the_range_of_both_branches
     assert float(parameters["pooled"].scale) == pytest.approx(top / 255, rel=1e-6)
 
 
+def test_what_several_concatenations_read_keeps_its_own_range():
+    """In a dense block later features reach further, and would take the levels of all earlier ones."""
+    model = text_model(
+        """<ir_version: 8, opset_import: ["" : 18]>
+        g (float[N, 3, 8, 8] image) => (float[N, 4, 8, 8] scores) {
+          f0 = Conv (image, w0)
+          f1 = Conv (f0, w1)
+          two = Concat <axis = 1> (f0, f1)
+          f2 = Conv (two, w2)
+          three = Concat <axis = 1> (f0, f1, f2)
+          scores = Conv (three, w3)
+        }""",
+        w0=f32(4, 3, 1, 1),
+        w1=f32(4, 4, 1, 1),
+        w2=f32(4, 8, 1, 1, scale=20.0),
+        w3=f32(4, 12, 1, 1),
+    )
+    prepared = prepare(model).model
+    made = plan(prepared, ORT)
+    groups = {group.tensors: group.observed for group in made.groups}
+    assert groups[("f0",)] == ("f0",)
+    assert groups[("f1",)] == ("f1",)
+    assert groups[("two",)] == ("f0", "f1")
+    assert groups[("f2", "three")] == ("f2", "f0", "f1")
+    parameters = activation_parameters(made, minmax_ranges(prepared, made.observed, f32(4, 3, 8, 8)))
+    assert parameters["three"].scale > 5 * parameters["two"].scale
+
+
 def test_layers_and_their_convolution_indices():
     made = plan(prepare(network()).model, ORT)
     assert made.conv_index == {"stem": 0, "left": 1, "right": 2, "main": 3, "main2": 4}
