@@ -13,6 +13,9 @@ from quantkit.run.session import first_line, open_session
 
 FloatArray = npt.NDArray[np.float32]
 
+# Scores that are as near as this are the same but for the rounding of float32.
+EXACT_DB = 120.0
+
 
 def scores_of(model: ir.Model, images: Sequence[FloatArray], *, threads: int) -> FloatArray:
     """Return the first output of a model, ``[images, classes]``, for images ``[N, C, H, W]`` run one by one.
@@ -42,3 +45,15 @@ def score_sqnr_db(reference: FloatArray, other: FloatArray) -> float:
     if noise == 0.0:
         return math.inf
     return 10.0 * math.log10(signal / noise) if signal > 0.0 else -math.inf
+
+
+def sqnr_by_image_db(reference: FloatArray, other: FloatArray) -> npt.NDArray[np.float64]:
+    """Return the SQNR of each image's scores in dB, float64 ``[images]``; arguments ``[images, classes]``.
+
+    It counts up to where float32 arithmetic ends: between -120 and 120 dB.
+    """
+    signal = np.square(reference, dtype=np.float64).sum(axis=1)
+    noise = np.square(reference.astype(np.float64) - other).sum(axis=1)
+    least = np.finfo(np.float64).tiny  # of an image whose scores are all zero
+    ratio = (signal + least) / (noise + signal / 10.0 ** (EXACT_DB / 10.0) + least)
+    return np.asarray(np.maximum(10.0 * np.log10(ratio), -EXACT_DB))

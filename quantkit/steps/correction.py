@@ -118,7 +118,7 @@ def correction(
         why = "biases are not corrected for these ranges: no image was used (quantkit quantize --bias-correction does)"
         return Correction({}, (why,))
     change = f"SQNR of the scores {found.before_db:.1f} -> {found.after_db:.1f} dB on images held back"
-    did = "biases corrected" if found.kept else "bias correction did not help and was left out"
+    did = "biases corrected" if found.kept else "bias correction did harm and was left out"
     return Correction(found.shifts, (f"{did}: {change}",))
 
 

@@ -26,7 +26,7 @@ from quantkit.graph.plan import Plan
 from quantkit.graph.qdq import activation_parameters, write_qdq
 from quantkit.graph.values import node_name
 from quantkit.numerics import QParams, Range
-from quantkit.run.scores import score_sqnr_db, scores_of
+from quantkit.run.scores import scores_of, sqnr_by_image_db
 from quantkit.run.segments import SegmentedRun
 from quantkit.tuning.layers import (
     BiasedLayer,
@@ -43,6 +43,9 @@ FloatArray = npt.NDArray[np.float32]
 
 # Of this many images one is held back to judge the correction by; the others it is estimated on.
 HELD_BACK = 4
+# So few images hardly tell a small gain from chance, and a correction mostly helps: it is left out where they lose more
+# than this many standard errors.
+CERTAINTY = 1.0
 # A channel that the activation function closes for more than this has too few values to learn a shift from.
 LEAST_SHARE = 0.05
 # A drift of sqrt(CAUTION) standard errors is taken for half.
@@ -55,9 +58,8 @@ class BiasCorrection:
 
     Attributes:
         shifts: float32 ``[output channels]`` to add to each bias, by the layer's output tensor; empty unless kept.
-        before_db: SQNR of the scores on the images held back, uncorrected.
+        before_db: SQNR of the scores, uncorrected: the mean of the images held back.
         after_db: the same, corrected.
-        kept: whether the correction helped there.
     """
 
     shifts: dict[str, FloatArray]
@@ -66,8 +68,8 @@ class BiasCorrection:
 
     @property
     def kept(self) -> bool:
-        """Whether the correction brought the scores nearer to those of fp32."""
-        return self.after_db > self.before_db
+        """Whether biases are moved: not where the images held back say that it does harm."""
+        return bool(self.shifts)
 
 
 def correct_bias(
@@ -79,7 +81,7 @@ def correct_bias(
     threads: int,
     progress: Callable[[int, int], None] | None = None,
 ) -> BiasCorrection:
-    """Estimate the shift of every layer's bias, and keep the shifts where they help on images held back.
+    """Estimate the shift of every layer's bias, and keep the shifts unless images held back lose by them.
 
     Args:
         prepared: model from `quantkit.graph.prepare.prepare`.
@@ -98,8 +100,9 @@ def correct_bias(
     reference = scores_of(prepared, held_back, threads=threads)
     plain = scores_of(write_qdq(prepared, plan, ranges), held_back, threads=threads)
     corrected = scores_of(write_qdq(prepared, plan, ranges, bias_shift=shifts), held_back, threads=threads)
-    before, after = score_sqnr_db(reference, plain), score_sqnr_db(reference, corrected)
-    return BiasCorrection(shifts if after > before else {}, before, after)
+    before, after = (sqnr_by_image_db(reference, scores) for scores in (plain, corrected))
+    gain, chance = (after - before).mean(), (after - before).std() / np.sqrt(before.size)
+    return BiasCorrection(shifts if gain >= -CERTAINTY * chance else {}, float(before.mean()), float(after.mean()))
 
 
 def estimate_shifts(

@@ -18,12 +18,9 @@ import onnx_ir as ir
 
 from quantkit.comparison.predictions import Scores, kind_of_scores, kl_divergence, log_probabilities
 from quantkit.errors import NumericError
-from quantkit.run.scores import scores_of
+from quantkit.run.scores import scores_of, sqnr_by_image_db
 
 FloatArray = npt.NDArray[np.float32]
-
-# Scores that are as near as this are the same but for the rounding of float32.
-EXACT_DB = 120.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,17 +46,8 @@ class Closeness:
 
 
 def mean_sqnr_db(reference: FloatArray, other: FloatArray) -> float:
-    """Return the mean of the images' SQNR in dB, infinite where all scores are equal; arguments ``[images, classes]``.
-
-    An image by itself counts up to where float32 arithmetic ends.
-    """
-    signal = np.square(reference, dtype=np.float64).sum(axis=1)
-    noise = np.square(reference.astype(np.float64) - other).sum(axis=1)
-    if not noise.any():
-        return math.inf
-    least = np.finfo(np.float64).tiny  # of an image whose scores are all zero
-    ratio = (signal + least) / (noise + signal / 10.0 ** (EXACT_DB / 10.0) + least)
-    return float(np.maximum(10.0 * np.log10(ratio), -EXACT_DB).mean())
+    """Return the mean of the images' SQNR in dB, infinite where all scores, ``[images, classes]``, are equal."""
+    return math.inf if np.array_equal(reference, other) else float(sqnr_by_image_db(reference, other).mean())
 
 
 def expected_kl(reference: FloatArray, other: FloatArray, kind: Scores = Scores.LOGITS) -> float:

@@ -76,6 +76,27 @@ def test_what_does_not_help_is_left_out(monkeypatch) -> None:
     assert done.after_db < done.before_db
 
 
+@pytest.mark.parametrize(
+    ("noise", "kept"),
+    [
+        ([0.5, 0.5, 0.5, 0.5], True),  # of the uncorrected model it is 1 on every image
+        ([2.0, 0.4, 2.0, 0.5], True),  # no gain, and no loss beyond chance
+        ([1.1, 1.1, 1.1, 1.1], False),
+        ([3.0, 2.0, 3.0, 0.9], False),
+    ],
+)
+def test_a_loss_within_chance_leaves_nothing_out(monkeypatch, noise, kept) -> None:
+    model, images = small_model(), small_images(16)
+    made, ranges = planned(model, images)
+    reference = np.full((4, 2), 10.0, np.float32)
+    scores = iter([reference, reference + 1.0, reference + np.array(noise, np.float32)[:, None]])
+    monkeypatch.setattr("quantkit.tuning.bias.scores_of", lambda *_, **__: next(scores))
+    done = correct_bias(model, made, ranges, images, threads=1)
+    assert done.kept == bool(done.shifts) == kept
+    assert done.before_db == pytest.approx(20.0)
+    assert done.after_db == pytest.approx(20.0 - 20.0 * np.log10(noise).mean())
+
+
 def test_the_same_bits_whatever_the_threads() -> None:
     model, images = small_model(), small_images(12)
     made, ranges = planned(model, images)
@@ -88,7 +109,7 @@ def test_a_single_image_is_enough_to_run() -> None:
     model, images = small_model(), small_images(1)
     made, ranges = planned(model, images)
     done = correct_bias(model, made, ranges, images, threads=1)
-    assert done.kept == (done.after_db > done.before_db)
+    assert done.kept == (done.after_db >= done.before_db)
 
 
 def test_progress_counts_the_layers() -> None:

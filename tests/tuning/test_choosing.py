@@ -7,7 +7,8 @@ import pytest
 
 from quantkit.comparison.predictions import Scores, kl_divergence
 from quantkit.errors import NumericError
-from quantkit.tuning.choosing import EXACT_DB, closeness, expected_kl, mean_sqnr_db
+from quantkit.run.scores import EXACT_DB
+from quantkit.tuning.choosing import closeness, expected_kl, mean_sqnr_db
 
 
 def test_sqnr_image_by_image_by_hand() -> None:
