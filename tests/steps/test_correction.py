@@ -15,6 +15,8 @@ from quantkit.steps.calibrate import calibrate
 from quantkit.steps.compare import compare
 from quantkit.steps.quantize import QuantizeOptions, quantize
 from quantkit.targets import VACC
+from quantkit.tuning.bias import BiasCorrection
+from quantkit.tuning.layers import biased_layers, no_shifts
 from quantkit.vacc.convert import read_spec
 from quantkit.vacc.document import Document
 
@@ -49,6 +51,17 @@ def test_another_method_is_corrected_anew(run: Path) -> None:
     done = quantize(run, method=COARSE, use_images=True)
     assert "dB on images held back" in done.notes[-1]
     assert (run / "int8.bias.safetensors").read_bytes() != before
+
+
+@pytest.mark.parametrize(("after_db", "kept", "far"), [(11.9, True, True), (12.0, True, False), (25.0, False, True)])
+def test_scores_far_from_those_of_fp32_are_spoken_of(run: Path, monkeypatch, after_db, kept, far) -> None:
+    def found(model, plan, *_, **__):
+        return BiasCorrection(no_shifts(biased_layers(plan)) if kept else {}, 3.0, after_db)
+
+    monkeypatch.setattr(correction, "correct_bias", found)
+    notes = quantize(run, method=COARSE, use_images=True).notes
+    used_db = after_db if kept else 3.0
+    assert any(f"far from those of fp32 (SQNR {used_db:.1f} dB)" in note for note in notes) == far
 
 
 @pytest.mark.parametrize("fault", ["gone", "changed", "no manifest"])
