@@ -5,7 +5,7 @@ repeats its blocks, so both ends of many names are alike and what tells them apa
 """
 
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -58,7 +58,7 @@ def _cut_names(names: frozenset[str], width: int) -> dict[str, str]:
     """Return what each name that is too long is cut to."""
     groups = _alike_by({name: _middle_cut(name, width) for name in sorted(names) if len(name) > width})
     while True:
-        cut = {name: _told_apart(name, group, width) for group in groups for name in group}
+        cut = {name: short for group in groups for name, short in _told_apart(group, width)}
         wider = _alike_by(cut, groups)
         if len(wider) == len(groups):
             return cut
@@ -67,21 +67,21 @@ def _cut_names(names: frozenset[str], width: int) -> dict[str, str]:
 
 def _alike_by(cut: Mapping[str, str], groups: Sequence[Sequence[str]] | None = None) -> list[list[str]]:
     """Return the groups, single names where none are given, joined where they hold names that are cut alike."""
-    joined: list[list[str]] = []
+    joined: dict[str, list[str]] = {}
     for group in groups or [[name] for name in cut]:
-        looks = {cut[name] for name in group}
-        alike = [other for other in joined if not looks.isdisjoint(cut[name] for name in other)]
-        joined = [other for other in joined if other not in alike] + [[*group, *(n for other in alike for n in other)]]
-    return joined
+        alike = {id(joined[cut[name]]): joined[cut[name]] for name in group if cut[name] in joined}
+        members = [*group, *(name for other in alike.values() for name in other)]
+        joined |= dict.fromkeys((cut[name] for name in members), members)
+    return list({id(members): members for members in joined.values()}.values())
 
 
-def _told_apart(name: str, group: Sequence[str], width: int) -> str:
-    """Cut a name so that it differs from all others of a group."""
-    if len(group) == 1:
-        return _middle_cut(name, width)
+def _told_apart(group: Sequence[str], width: int) -> Iterator[tuple[str, str]]:
+    """Yield each name of a group, and what it is cut to so that it differs from the others."""
     before = _common_length(group)
-    behind = _common_length([other[before:][::-1] for other in group])
-    return _around(name, before, len(name) - behind, width)
+    behind = _common_length([name[before:][::-1] for name in group])
+    for name in group:
+        alone = len(group) == 1
+        yield name, _middle_cut(name, width) if alone else _around(name, before, len(name) - behind, width)
 
 
 def _middle_cut(name: str, width: int) -> str:
