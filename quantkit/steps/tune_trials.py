@@ -169,8 +169,7 @@ class Trials:
             start_s = time.monotonic()
             product = self.product(recipe, in_time=bool(self._order))
             closeness = self._subject.choosing.closeness(product.int8)
-            integer = [layer.node for layer in product.plan.layers]
-            share = float_share(self._subject.prepared, integer, self._subject.material.work[0].shape)
+            share = float_share(self._subject.prepared, product.plan, self._subject.material.work[0].shape)
             known = Trial(
                 rung=rung,
                 recipe=recipe,

@@ -14,8 +14,9 @@ import onnx_ir as ir
 
 from quantkit.errors import ModelError
 from quantkit.graph.macs import multiply_adds
-from quantkit.graph.plan import plan
+from quantkit.graph.plan import Plan, plan
 from quantkit.graph.qdq import write_qdq
+from quantkit.graph.values import node_name
 from quantkit.tuning.bias import estimate_shifts
 from quantkit.tuning.choosing import Choosing
 from quantkit.tuning.recipe import Recipe
@@ -73,7 +74,7 @@ class MixedPrecision:
         self._shifts = estimate_shifts(self._model, made, self._ranges, workbench.images, threads=workbench.threads)
         shape = workbench.images[0].shape
         self._macs = _shares(self._model, shape)
-        self._float = float_share(self._model, [layer.node for layer in made.layers], shape)
+        self._float = float_share(self._model, made, shape)
         self._promising = self._order(progress)
 
     def next(self) -> Recipe | None:
@@ -121,16 +122,16 @@ class MixedPrecision:
         return self._choosing.closeness(write_qdq(self._model, made, self._ranges, bias_shift=self._shifts)).distance
 
 
-def float_share(model: ir.Model, integer_layers: Sequence[str], input_shape: Sequence[int]) -> float:
-    """Return the share of a network's multiply-adds that its float layers compute.
+def float_share(model: ir.Model, made: Plan, input_shape: Sequence[int]) -> float:
+    """Return the share of a network's multiply-adds that are computed in float, by layers or products of activations.
 
     Args:
         model: prepared.
-        integer_layers: names of the layers that are integer.
+        made: plan of it, or of a model with nodes of the same names.
         input_shape: ``[N, C, H, W]``, for a model that leaves sizes open.
     """
-    shares = _shares(model, input_shape)
-    return sum(share for name, share in shares.items() if name not in set(integer_layers))
+    integer = {node_name(node) for node in made.placement.integer}
+    return sum(share for name, share in _shares(model, input_shape).items() if name not in integer)
 
 
 def _shares(model: ir.Model, input_shape: Sequence[int]) -> Mapping[str, float]:

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 from test_center import linear_model
 from test_equalize import mixed_model, unlike_channels
-from tune_models import all_tensors, small_images
+from tune_models import all_tensors, model_of, small_images
 
 from quantkit.config.method import Mse
-from quantkit.graph.plan import PlanOptions
+from quantkit.graph.plan import PlanOptions, plan
 from quantkit.run.tap import TappedSession
 from quantkit.stats.observed import Observed
 from quantkit.stats.observer import Observer
@@ -97,7 +97,7 @@ def test_layers_go_to_float_within_the_budget_one_by_one() -> None:
     while (recipe := walk.next()) is not None:
         skipped.append(recipe.skip)
         product = bench.make(recipe)
-        assert float_share(bench.prepared, [layer.node for layer in product.plan.layers], (1, 3, 12, 12)) <= 0.5
+        assert float_share(bench.prepared, product.plan, (1, 3, 12, 12)) <= 0.5
     assert [len(one) for one in skipped] == list(range(1, len(skipped) + 1))
     assert 1 <= len(skipped) <= 2
     assert choosing.closeness(product.int8).distance < before
@@ -107,5 +107,24 @@ def test_the_share_in_float_is_that_of_the_multiply_adds() -> None:
     model = unlike_channels()
     layers = [node.name for node in model.graph if node.op_type in ("Conv", "Gemm")]
     products = np.array([8 * 27 * 36, 8 * 9 * 36, 64 * 36, 40])
-    assert float_share(model, layers[1:], (1, 3, 12, 12)) == pytest.approx(products[0] / products.sum())
-    assert float_share(model, layers, (1, 3, 12, 12)) == 0.0
+    skipping = plan(model, ORT, PlanOptions(skip=(layers[0],)))
+    assert float_share(model, skipping, (1, 3, 12, 12)) == pytest.approx(products[0] / products.sum())
+    assert float_share(model, plan(model, ORT), (1, 3, 12, 12)) == 0.0
+
+
+def test_an_integer_product_of_two_activations_is_not_in_float() -> None:
+    ones = np.ones((4, 4, 1, 1), np.float32)
+    model = model_of(
+        """<ir_version: 8, opset_import: ["" : 17]>
+            g (float[N, 3, 4, 4] input) => (float[N, 4, 4, 4] scores) {
+              a = Conv (input, wa)
+              b = Conv (input, wb)
+              m = MatMul (a, b)
+              scores = Conv (m, wc)
+            }""",
+        dict(zip(("wa", "wb", "wc"), (ones[:, :3], ones[:, :3], ones), strict=True)),
+    )
+    products = {"a": 4 * 3 * 16, "b": 4 * 3 * 16, "m": 4 * 4 * 16, "scores": 4 * 4 * 16}
+    assert float_share(model, plan(model, ORT), (1, 3, 4, 4)) == 0.0
+    kept = plan(model, ORT, PlanOptions(skip=("m",)))
+    assert float_share(model, kept, (1, 3, 4, 4)) == pytest.approx(products["m"] / sum(products.values()))
