@@ -132,8 +132,9 @@ def _print(done: "Calibration") -> None:
             f"{len(statistics.tensors)} tensors over {images} images in {done.elapsed_s:.1f} s ({rate:.1f} images/s)"
         )
     table = Table(box=None, pad_edge=False)
-    for heading in ("tensor", "lo", "hi", "observed"):
-        table.add_column(heading, justify="left" if heading == "tensor" else "right", no_wrap=heading != "tensor")
+    table.add_column("tensor")
+    for heading in ("lo", "hi", "observed"):
+        table.add_column(heading, justify="right", no_wrap=True)
     shown = dict(islice(quantized.ranges.items(), _RANGES_SHOWN))
     for name, range_ in shown.items():
         one = statistics.tensors[name]

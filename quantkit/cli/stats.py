@@ -24,8 +24,9 @@ def show(file: _File) -> None:
 
     statistics, _ = load_statistics(file)
     table = Table(box=None, pad_edge=False)
-    for heading in ("tensor", "values", "min", "max", "zeros", "bins"):
-        table.add_column(heading, justify="left" if heading == "tensor" else "right", no_wrap=heading != "tensor")
+    table.add_column("tensor")
+    for heading in ("values", "min", "max", "zeros", "bins"):
+        table.add_column(heading, justify="right", no_wrap=True)
     for name, one in statistics.tensors.items():
         zeros = f"{one.zeros / one.count:.1%}" if one.count else "–"
         table.add_row(
@@ -86,8 +87,9 @@ def diff(one: _File, other: _File) -> None:
     shared = len(set(first.images) & set(second.images))
     console.print(f"images: {len(first.images)} and {len(second.images)}, {shared} in both")
     table = Table(box=None, pad_edge=False)
-    for heading in ("tensor", "min, max", "of the other"):
-        table.add_column(heading, no_wrap=heading != "tensor")
+    table.add_column("tensor")
+    for heading in ("min, max", "of the other"):
+        table.add_column(heading, no_wrap=True)
     names = dict.fromkeys([*first.tensors, *second.tensors])
     for name in names:
         mine_one, their_one = first.tensors.get(name), second.tensors.get(name)

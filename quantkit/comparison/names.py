@@ -56,19 +56,19 @@ def shortened(name: str, width: int, among: Collection[str] = ()) -> str:
 @lru_cache(maxsize=32)
 def _cut_names(names: frozenset[str], width: int) -> dict[str, str]:
     """Return what each name that is too long is cut to."""
-    groups = _alike_by({name: _middle_cut(name, width) for name in sorted(names) if len(name) > width})
+    groups = [[name] for name in sorted(names) if len(name) > width]
     while True:
         cut = {name: short for group in groups for name, short in _told_apart(group, width)}
-        wider = _alike_by(cut, groups)
+        wider = _joined(groups, cut)
         if len(wider) == len(groups):
             return cut
         groups = wider
 
 
-def _alike_by(cut: Mapping[str, str], groups: Sequence[Sequence[str]] | None = None) -> list[list[str]]:
-    """Return the groups, single names where none are given, joined where they hold names that are cut alike."""
+def _joined(groups: Sequence[Sequence[str]], cut: Mapping[str, str]) -> list[list[str]]:
+    """Return the groups, joined where they hold names that are cut alike."""
     joined: dict[str, list[str]] = {}
-    for group in groups or [[name] for name in cut]:
+    for group in groups:
         alike = {id(joined[cut[name]]): joined[cut[name]] for name in group if cut[name] in joined}
         members = [*group, *(name for other in alike.values() for name in other)]
         joined |= dict.fromkeys((cut[name] for name in members), members)

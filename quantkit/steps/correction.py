@@ -127,10 +127,11 @@ def _notes(found: BiasCorrection) -> tuple[str, ...]:
     change = f"SQNR of the scores {found.before_db:.1f} -> {found.after_db:.1f} dB on images held back"
     did = "biases corrected" if found.kept else "bias correction did harm and was left out"
     left_db = found.after_db if found.kept else found.before_db
-    if left_db >= LOW_DB:
-        return (f"{did}: {change}",)
-    far = f"the scores lie far from those of fp32 (SQNR {left_db:.1f} dB): expect lost accuracy"
-    return (f"{did}: {change}", f"{far}; quantkit compare measures it, quantkit tune looks for what wins it back")
+    far = (
+        f"the scores lie far from those of fp32 (SQNR {left_db:.1f} dB): expect lost accuracy; "
+        "quantkit compare measures it, quantkit tune looks for what wins it back"
+    )
+    return (f"{did}: {change}", *([far] if left_db < LOW_DB else []))
 
 
 def _key(record: RunRecord, plan: Plan, options: PlanOptions, ranges: Mapping[str, Range]) -> str:

@@ -147,7 +147,6 @@ class Trials:
         self._budget, self._watch = budget, watch
         self._deadline_s = None if seconds is None else time.monotonic() + seconds
         self._kept: dict[Recipe, Product] = {}
-        self._nearest: Trial | None = None
         self._judged: Trial | None = None
         self._order: list[Trial] = []
 
@@ -179,8 +178,6 @@ class Trials:
             )
             self._journal.keep(known)
         self._order.append(known)
-        if self._nearest is None or known.closeness.distance < self._nearest.closeness.distance:
-            self._nearest = known
         return known
 
     def judge(self, trial: Trial) -> Trial:
@@ -234,7 +231,8 @@ class Trials:
         if recipe not in self._kept:
             count = self._watch(recipe.describe())
             made = self._subject.bench.make(recipe, self._in_time(count) if in_time else count)
-            wanted = [trial.recipe for trial in (self._nearest, self._judged) if trial is not None]
+            nearest = min(self._order, key=lambda one: one.closeness.distance, default=None)
+            wanted = [trial.recipe for trial in (nearest, self._judged) if trial is not None]
             self._kept = {one: product for one, product in self._kept.items() if one in wanted} | {recipe: made}
         return self._kept[recipe]
 

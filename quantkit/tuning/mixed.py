@@ -74,7 +74,7 @@ class MixedPrecision:
         self._shifts = estimate_shifts(self._model, made, self._ranges, workbench.images, threads=workbench.threads)
         shape = workbench.images[0].shape
         self._macs = _shares(self._model, shape)
-        self._float = float_share(self._model, made, shape)
+        self._float = _in_float(self._macs, made)
         self._promising = self._order(progress)
 
     def next(self) -> Recipe | None:
@@ -130,8 +130,12 @@ def float_share(model: ir.Model, made: Plan, input_shape: Sequence[int]) -> floa
         made: plan of it, or of a model with nodes of the same names.
         input_shape: ``[N, C, H, W]``, for a model that leaves sizes open.
     """
+    return _in_float(_shares(model, input_shape), made)
+
+
+def _in_float(shares: Mapping[str, float], made: Plan) -> float:
     integer = {node_name(node) for node in made.placement.integer}
-    return sum(share for name, share in _shares(model, input_shape).items() if name not in integer)
+    return sum(share for name, share in shares.items() if name not in integer)
 
 
 def _shares(model: ir.Model, input_shape: Sequence[int]) -> Mapping[str, float]:

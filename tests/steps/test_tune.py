@@ -47,6 +47,20 @@ def run(tmp_path: Path) -> Path:
     return tmp_path / "run"
 
 
+@pytest.fixture
+def made(monkeypatch: pytest.MonkeyPatch) -> list[object]:
+    """Return the recipes that are made, in order."""
+    recipes: list[object] = []
+    make = tune_trials.Workbench.make
+
+    def counted(self, recipe, progress=None):
+        recipes.append(recipe)
+        return make(self, recipe, progress)
+
+    monkeypatch.setattr(tune_trials.Workbench, "make", counted)
+    return recipes
+
+
 def spec_of(path: Path) -> BuildSpec:
     return read_spec(Document.load(path))
 
@@ -82,20 +96,17 @@ def test_the_default_is_the_first_trial_and_is_what_calibrate_made(run: Path) ->
     assert done.trials[0].float_macs == 0.0
 
 
-def test_the_same_bits_again_and_after_an_interruption(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_same_bits_again_and_after_an_interruption(
+    run: Path, made: list[object], monkeypatch: pytest.MonkeyPatch
+) -> None:
     whole = tune(run, EVERYTHING)
     wanted, log = whole.path.read_bytes(), whole.outcome.best.closeness
-    made: list[object] = []
-    make = tune_trials.Workbench.make
-
-    def counted(self, recipe, progress=None):
-        made.append(recipe)
-        return make(self, recipe, progress)
-
-    monkeypatch.setattr(tune_trials.Workbench, "make", counted)
+    made.clear()
     again = tune(run, EVERYTHING)
     assert again.path.read_bytes() == wanted
     assert len(made) == 1, "the model that is kept, and no other"
+
+    counted = tune_trials.Workbench.make
 
     def interrupted(self, recipe, progress=None):
         if len(made) == 4:
@@ -115,15 +126,9 @@ def test_the_same_bits_again_and_after_an_interruption(run: Path, monkeypatch: p
     assert not list(run.glob("tune-candidate*"))
 
 
-def test_what_a_search_ends_with_is_not_made_twice(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    made: list[object] = []
-    make = tune_trials.Workbench.make
-
-    def counted(self, recipe, progress=None):
-        made.append(recipe)
-        return make(self, recipe, progress)
-
-    monkeypatch.setattr(tune_trials.Workbench, "make", counted)
+def test_what_a_search_ends_with_is_not_made_twice(
+    run: Path, made: list[object], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(search, "EARNED", dict.fromkeys(Rung, 0.0))
     done = tune(run, replace(EVERYTHING, budget=FloatBudget(layers=0)))
     assert done.outcome.best.rung == "default", "nothing earned its place"
