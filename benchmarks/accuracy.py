@@ -27,7 +27,6 @@ from typing import Any
 import numpy as np
 import onnxruntime as ort
 
-from quantkit.comparison.result import Comparison, ModelResult
 from quantkit.config.pipeline import (
     IMAGENET_MEAN,
     IMAGENET_STD,
@@ -44,15 +43,16 @@ from quantkit.data.calibration_set import CalibrationSet
 from quantkit.data.folder import ImageFolder, find_labelled_images
 from quantkit.data.overlap import overlap
 from quantkit.data.preprocess import preprocess
-from quantkit.run.folder import FP32
-from quantkit.steps.calibrate import calibrate
-from quantkit.steps.compare import compare
-from quantkit.steps.project import choose_pipeline
-from quantkit.steps.quantize import QuantizeOptions
-from quantkit.steps.tune import TuneOptions, tune
+from quantkit.evaluation.result import Comparison, ModelResult
+from quantkit.runs.folder import FP32
+from quantkit.search.mixed_precision import FloatBudget
+from quantkit.search.stages import Goal
 from quantkit.targets import ORT, VACC, Target
-from quantkit.tuning.mixed import FloatBudget
-from quantkit.tuning.search import Goal
+from quantkit.workflows.calibrate import calibrate
+from quantkit.workflows.compare import compare
+from quantkit.workflows.project import choose_pipeline
+from quantkit.workflows.quantize import QuantizeOptions
+from quantkit.workflows.tune import TuneOptions, tune
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "assets"
 CIFAR_AT_128 = Pipeline(
@@ -68,14 +68,14 @@ class Case:
         model: its file.
         pipeline: its preprocessing.
         chosen: calibration set.
-        judging: the images that judge.
+        holdout_images: the images that judge.
         min_agreement: percent of the answers that tuning aims for.
     """
 
     model: Path
     pipeline: Pipeline
     chosen: CalibrationSet
-    judging: ImageFolder
+    holdout_images: ImageFolder
     min_agreement: float
 
 
@@ -140,8 +140,8 @@ def given(arguments: argparse.Namespace) -> Case:
     """Return the case of a model on the command line."""
     pipeline, chosen = choose_pipeline(arguments.preset, Project()), CalibrationSet.load(arguments.set)
     assert pipeline is not None
-    judging = without(find_labelled_images(arguments.images, None, None), chosen)
-    return Case(arguments.model, pipeline, chosen, judging, arguments.min_agreement)
+    holdout_images = without(find_labelled_images(arguments.images, None, None), chosen)
+    return Case(arguments.model, pipeline, chosen, holdout_images, arguments.min_agreement)
 
 
 def squeezenet(folder: Path) -> Case:
@@ -154,8 +154,8 @@ def squeezenet(folder: Path) -> Case:
 def resnet20(folder: Path) -> Case:
     """500 training images calibrate, the 10,000 test images judge."""
     chosen = saved(build_calibration_set(unpacked("cifar10_train2k", folder), count=500, seed=0), folder / "resnet.csv")
-    judging = find_labelled_images(unpacked("cifar10_test", folder), None, None)
-    return Case(SHARED / "cifar_resnet20.onnx", PRESETS["cifar10"], chosen, judging, 99.3)
+    holdout_images = find_labelled_images(unpacked("cifar10_test", folder), None, None)
+    return Case(SHARED / "cifar_resnet20.onnx", PRESETS["cifar10"], chosen, holdout_images, 99.3)
 
 
 def mobilenetv2(folder: Path) -> Case:
@@ -212,10 +212,12 @@ def measure_form(case: Case, run: Path, form: Form, max_float: float) -> dict[st
     done = calibrate(case.model, manifest, case.pipeline, run=run, target=form.target, options=form.options)
     default_s = time.perf_counter() - start_s
     start_s = time.perf_counter()
-    tuned = tune(run, options_of(case, form, max_float), target=form.target, options=form.options, images=case.judging)
+    tuned = tune(
+        run, options_of(case, form, max_float), target=form.target, options=form.options, images=case.holdout_images
+    )
     tuned_s = time.perf_counter() - start_s
     result = compare(
-        [FP32, done.quantized.name, tuned.name], run=run, images=case.judging, drift_images=0, latency=True
+        [FP32, done.quantized.name, tuned.name], run=run, images=case.holdout_images, drift_images=0, latency=True
     )
     default, best = result.candidates
     trial = tuned.outcome.best
@@ -231,10 +233,10 @@ def measure_form(case: Case, run: Path, form: Form, max_float: float) -> dict[st
             "verdict": tuned.outcome.verdict.value,
         },
         "steps": [
-            {"recipe": one.recipe.describe(), "agreement": 100.0 * one.judgement.agreement}
-            | {"delta_top1": 100.0 * one.judgement.delta}
+            {"recipe": one.recipe.describe(), "agreement": 100.0 * one.holdout.agreement}
+            | {"delta_top1": 100.0 * one.holdout.delta}
             for one in tuned.trials
-            if one.judgement is not None
+            if one.holdout is not None
         ],
     }
 
@@ -278,7 +280,9 @@ def measure_peers(case: Case, folder: Path) -> Iterator[tuple[str, dict[str, Any
         start_s = time.perf_counter()
         make(out)
         seconds = time.perf_counter() - start_s
-        result = compare([case.model, out], pipeline=case.pipeline, images=case.judging, drift_images=0, latency=True)
+        result = compare(
+            [case.model, out], pipeline=case.pipeline, images=case.holdout_images, drift_images=0, latency=True
+        )
         yield name, figures(result, result.candidates[0]) | {"seconds": seconds}
 
 

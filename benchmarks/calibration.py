@@ -27,11 +27,11 @@ import numpy as np
 from quantkit.config.method import Kl, Method, MinMax, Mse, Percentile
 from quantkit.config.pipeline import PRESETS
 from quantkit.data.preprocess import preprocess
+from quantkit.engine.observe import observe
+from quantkit.engine.session import open_session
+from quantkit.engine.tap import TappedSession
 from quantkit.graph.model import read_model
 from quantkit.graph.prepare import prepare
-from quantkit.run.observe import observe
-from quantkit.run.session import open_session
-from quantkit.run.tap import TappedSession
 from quantkit.stats.kl import (
     RELAY_BINS,
     RELAY_LEVELS,
@@ -42,8 +42,8 @@ from quantkit.stats.kl import (
 )
 from quantkit.stats.solve import solve, solve_all
 from quantkit.stats.tensor import TensorStatistics
-from quantkit.steps.calibrate import observed_tensors
 from quantkit.targets import ORT, TENSORRT, VACC
+from quantkit.workflows.calibrate import observed_tensors
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "assets"
 MODELS = ("resnet50", "mobilenet_v2", "squeezenet1_1", "iresnet50")

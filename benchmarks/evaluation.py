@@ -23,7 +23,7 @@ from PIL import Image
 
 from quantkit.config.pipeline import IMAGENET_MEAN, IMAGENET_STD, PRESETS
 from quantkit.data.folder import ImageFolder, find_labelled_images
-from quantkit.steps.evaluate import evaluate
+from quantkit.workflows.evaluate import evaluate
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "assets"
 

@@ -33,15 +33,15 @@ import onnx_ir as ir
 import onnxruntime as ort
 from PIL import Image
 
+from quantkit.engine.session import open_session
+from quantkit.engine.tap import TappedSession
 from quantkit.graph.model import image_input, read_model, save_model
-from quantkit.graph.plan import plan
 from quantkit.graph.prepare import prepare
-from quantkit.graph.qdq import write_qdq
+from quantkit.graph.qdq.plan import plan
+from quantkit.graph.qdq.write import write_qdq
 from quantkit.numerics import Range
-from quantkit.run.session import open_session
-from quantkit.run.tap import TappedSession
+from quantkit.ptq.bias_correction import correct_bias
 from quantkit.targets import ORT
-from quantkit.tuning.bias import correct_bias
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "assets"
 REAL = ("squeezenet1_1", "cifar_resnet20", "mobilenetv2_cifar10")

@@ -8,7 +8,6 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from quantkit.comparison.result import Comparison as Comparison
     from quantkit.config.method import Kl as Kl
     from quantkit.config.method import MinMax as MinMax
     from quantkit.config.method import Mse as Mse
@@ -21,26 +20,27 @@ if TYPE_CHECKING:
     from quantkit.data.preprocess import preprocess as preprocess
     from quantkit.demo.chain import run_demo as run_demo
     from quantkit.errors import QuantkitError as QuantkitError
+    from quantkit.evaluation.result import Comparison as Comparison
     from quantkit.stats.bins import signed_edges as signed_edges
     from quantkit.stats.file import Statistics as Statistics
     from quantkit.stats.file import load_statistics as load_statistics
     from quantkit.stats.solve import solve_all as solve_all
-    from quantkit.steps.calibrate import calibrate as calibrate
-    from quantkit.steps.compare import compare as compare
-    from quantkit.steps.compare import evaluate_models as evaluate_models
-    from quantkit.steps.quantize import QuantizeOptions as QuantizeOptions
-    from quantkit.steps.quantize import quantize as quantize
-    from quantkit.steps.sensitivity import sensitivity as sensitivity
-    from quantkit.steps.tune import TuneOptions as TuneOptions
-    from quantkit.steps.tune import tune as tune
     from quantkit.targets import ORT as ORT
     from quantkit.targets import TENSORRT as TENSORRT
     from quantkit.targets import VACC as VACC
+    from quantkit.workflows.calibrate import calibrate as calibrate
+    from quantkit.workflows.compare import compare as compare
+    from quantkit.workflows.compare import evaluate_models as evaluate_models
+    from quantkit.workflows.quantize import QuantizeOptions as QuantizeOptions
+    from quantkit.workflows.quantize import quantize as quantize
+    from quantkit.workflows.sensitivity import sensitivity as sensitivity
+    from quantkit.workflows.tune import TuneOptions as TuneOptions
+    from quantkit.workflows.tune import tune as tune
 
 __version__ = "0.1.0"
 
 _MODULE_OF = {
-    "Comparison": "quantkit.comparison.result",
+    "Comparison": "quantkit.evaluation.result",
     "CalibrationSet": "quantkit.data.calibration_set",
     "Kl": "quantkit.config.method",
     "MinMax": "quantkit.config.method",
@@ -49,25 +49,25 @@ _MODULE_OF = {
     "PRESETS": "quantkit.config.pipeline",
     "Percentile": "quantkit.config.method",
     "Pipeline": "quantkit.config.pipeline",
-    "QuantizeOptions": "quantkit.steps.quantize",
+    "QuantizeOptions": "quantkit.workflows.quantize",
     "QuantkitError": "quantkit.errors",
     "Statistics": "quantkit.stats.file",
     "TENSORRT": "quantkit.targets",
-    "TuneOptions": "quantkit.steps.tune",
+    "TuneOptions": "quantkit.workflows.tune",
     "VACC": "quantkit.targets",
     "build_calibration_set": "quantkit.data.build_set",
-    "calibrate": "quantkit.steps.calibrate",
-    "compare": "quantkit.steps.compare",
-    "evaluate_models": "quantkit.steps.compare",
+    "calibrate": "quantkit.workflows.calibrate",
+    "compare": "quantkit.workflows.compare",
+    "evaluate_models": "quantkit.workflows.compare",
     "imagenet_pipeline": "quantkit.config.pipeline",
     "load_statistics": "quantkit.stats.file",
     "preprocess": "quantkit.data.preprocess",
-    "quantize": "quantkit.steps.quantize",
+    "quantize": "quantkit.workflows.quantize",
     "run_demo": "quantkit.demo.chain",
-    "sensitivity": "quantkit.steps.sensitivity",
+    "sensitivity": "quantkit.workflows.sensitivity",
     "signed_edges": "quantkit.stats.bins",
     "solve_all": "quantkit.stats.solve",
-    "tune": "quantkit.steps.tune",
+    "tune": "quantkit.workflows.tune",
 }
 
 __all__ = ["__version__", *_MODULE_OF]

@@ -10,9 +10,9 @@ from quantkit.config.pipeline import IMAGENET_MEAN, CenterCrop, Normalize, Pipel
 from quantkit.config.project import Project, parse_project
 from quantkit.config.ready import ready_configs, title, write_ready_config
 from quantkit.errors import UsageError
-from quantkit.steps.project import choose_pipeline, load_project
-from quantkit.steps.settings import method_of
 from quantkit.targets import parse_target
+from quantkit.workflows.project import choose_pipeline, load_project
+from quantkit.workflows.resolve import method_of
 
 FOLDER = Path(__file__).parents[1] / "configs"
 CONFIGS = ready_configs()

@@ -59,7 +59,7 @@ def lay_out_flat(photos: Path, folder: Path) -> None:
     (folder.parent / "val_label.txt").write_text("".join(lines))
 
 
-def run_card(model: Path, images: Path, datalist: Path, results: Path) -> None:
+def run_device(model: Path, images: Path, datalist: Path, results: Path) -> None:
     """Answer every line of a datalist with the int8 model, as ``vamp --path_output`` leaves it."""
     results.mkdir()
     session = ort.InferenceSession(model, providers=["CPUExecutionProvider"])
@@ -133,7 +133,7 @@ def test_the_seed_workflow(given: str, shared_assets: Path, tmp_path: Path, quan
 
     # What the card is given, and what it answers.
     quantkit("vamp inputs --images ImageNet/val --out npz")
-    run_card(run / "int8-vacc.onnx", tmp_path / "ImageNet/val", tmp_path / "npz/npz_datalist.txt", tmp_path / "card")
+    run_device(run / "int8-vacc.onnx", tmp_path / "ImageNet/val", tmp_path / "npz/npz_datalist.txt", tmp_path / "card")
     (tmp_path / "imagenet.txt").write_text("\n".join(imagenet_classes().values()) + "\n")
     card = card_shares(
         quantkit("vamp eval --results card --datalist npz/npz_datalist.txt --labels imagenet.txt --out relay.txt")

@@ -11,7 +11,7 @@ from quantkit.cli.vamc import parse_dialect, vamc
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from quantkit.steps.advise import Advice
+    from quantkit.workflows.vacc.search_options import Advice
 
 
 @vamc.command()
@@ -31,20 +31,20 @@ def advise(
     threads: Annotated[int | None, typer.Option(help="Workers; all processors by default.")] = None,
     json: Annotated[Path | None, typer.Option(help="Write all figures as JSON.")] = None,
 ) -> None:
-    """Foresee every combination of the compiler's options on images, and write the best as a build file."""
+    """Simulate every combination of the compiler's options on images, and write the best as a build file."""
     from quantkit.files import write_json
-    from quantkit.run.folder import FP32
-    from quantkit.steps.advise import advise as step
-    from quantkit.steps.foretell import MODEL_OF_THE_COMPILER
-    from quantkit.steps.settings import comparison_settings
-    from quantkit.steps.vamc import VamcOptions
+    from quantkit.runs.folder import FP32
+    from quantkit.workflows.resolve import comparison_settings
+    from quantkit.workflows.vacc.build_file import VamcOptions
+    from quantkit.workflows.vacc.compiler_simulator import MODEL_OF_THE_COMPILER
+    from quantkit.workflows.vacc.search_options import advise as step
 
     options = VamcOptions(dialect=parse_dialect(dialect, "--dialect"), calibration_folder=calib_dir)
     settings = comparison_settings(
         folder=Path(), models=[FP32], run=run, images=images, labels=labels, names=names, preset=None
     )
     assert settings.run is not None
-    with progress_bar("foreseeing") as bar:
+    with progress_bar("simulating") as bar:
         advice = step(
             settings.run,
             images=settings.images,
@@ -68,8 +68,8 @@ def advise(
 
 
 def _table(advice: "Advice") -> "Table":
-    from quantkit.comparison.render import plain_table, points
-    from quantkit.vacc.write import vendor_method
+    from quantkit.report.tables import plain_table, points
+    from quantkit.vendors.vacc.write import vendor_method
 
     table = plain_table(f"{advice.images[0]:,} images that choose, difference to fp32 with its 95 % interval")
     for heading in ("calibrate_mode", "weights", "scale", "skip"):
@@ -94,16 +94,16 @@ def _table(advice: "Advice") -> "Table":
 
 
 def _verdict(advice: "Advice") -> tuple[str, ...]:
-    from quantkit.comparison.render import points
-    from quantkit.vacc.write import vendor_method
+    from quantkit.report.tables import points
+    from quantkit.vendors.vacc.write import vendor_method
 
-    best, versus = advice.best, advice.best.judged_on.versus
+    best, versus = advice.best, advice.best.evaluated_on.versus
     assert versus is not None
     assert versus.top1 is not None
     weights = "per channel" if best.choices.per_channel else "per tensor"
     skipped = f", conv {', '.join(map(str, best.skip_convs))} in float" if best.skip_convs else ""
     unseen = f"on the {advice.images[1]:,} images that had no part in the choice"
-    figures = f"top-1 {best.judged_on.top1:.2f}, {points(versus.top1.value, versus.top1.ci95)} points"
+    figures = f"top-1 {best.evaluated_on.top1:.2f}, {points(versus.top1.value, versus.top1.ci95)} points"
     lines = [
         f"best: {vendor_method(best.choices.method)}, {weights}, {best.weight_scale}{skipped}",
         f"{unseen}: {figures}, agreement {versus.agreement:.2f}",

@@ -20,7 +20,7 @@ from quantkit.cli.show import Bar, console, parse_share, progress_bar
 
 if TYPE_CHECKING:
     from quantkit.stats.convergence import ConvergencePoint
-    from quantkit.steps.calibrate import Calibration
+    from quantkit.workflows.calibrate import Calibration
 
 _RANGES_SHOWN = 8
 
@@ -57,8 +57,8 @@ def calibrate(
     threads: Annotated[int | None, typer.Option(help="Workers; all processors by default.")] = None,
 ) -> None:
     """Run the model once over a calibration set; write statistics, ranges and the int8 model."""
-    from quantkit.steps.calibrate import calibrate as step
-    from quantkit.steps.settings import calibration_settings, parse_dialect
+    from quantkit.workflows.calibrate import calibrate as step
+    from quantkit.workflows.resolve import calibration_settings, parse_dialect
 
     settings = calibration_settings(
         folder=Path(),
@@ -86,7 +86,7 @@ def calibrate(
             run=settings.run,
             method=settings.method,
             target=settings.target,
-            options=replace(settings.options, bias_correction=bias_correction, keep_outlying=keep_outliers),
+            options=replace(settings.options, bias_correction=bias_correction, keep_outliers=keep_outliers),
             vamc=settings.vamc,
             until_stable=parse_share(until_stable, "--until-stable"),
             fresh=fresh,
@@ -120,7 +120,7 @@ class _Watcher:
 def _print(done: "Calibration") -> None:
     from rich.table import Table
 
-    from quantkit.comparison.names import Name
+    from quantkit.report.names import Name
 
     statistics, quantized = done.statistics, done.quantized
     images = len(statistics.images)

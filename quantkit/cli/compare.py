@@ -12,7 +12,7 @@ from quantkit.errors import UsageError
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from quantkit.steps.attribute import Attribution
+    from quantkit.workflows.vacc.error_breakdown import ErrorBreakdown
 
 
 @app.command()
@@ -42,14 +42,14 @@ def compare(
     ] = False,
 ) -> None:
     """Compare models on the same images: accuracy, its difference with a 95 % interval, agreement, drift."""
-    from quantkit.comparison.gate import parse_gate
-    from quantkit.comparison.render import accuracy_table, csv_text, drift_table, notes
-    from quantkit.comparison.render import markdown as markdown_text
+    from quantkit.evaluation.gate import parse_gate
     from quantkit.files import write_json, write_text
-    from quantkit.steps.attribute import attribute as attribute_points
-    from quantkit.steps.compare import evaluate_models
-    from quantkit.steps.report import report
-    from quantkit.steps.settings import comparison_settings
+    from quantkit.report.tables import accuracy_table, csv_text, drift_table, notes
+    from quantkit.report.tables import markdown as markdown_text
+    from quantkit.workflows.compare import evaluate_models
+    from quantkit.workflows.report import report
+    from quantkit.workflows.resolve import comparison_settings
+    from quantkit.workflows.vacc.error_breakdown import attribute as attribute_points
 
     gate = None if fail_if is None else parse_gate(fail_if, confident=confident)
     settings = comparison_settings(
@@ -74,10 +74,10 @@ def compare(
             progress=bar,
         )
     result = evaluation.comparison
-    attribution = None
+    breakdown = None
     if attribute and settings.run is not None:
         with progress_bar("attributing") as bar:
-            attribution = attribute_points(
+            breakdown = attribute_points(
                 settings.run,
                 images=evaluation.images,
                 pipeline=settings.pipeline,
@@ -86,7 +86,7 @@ def compare(
             )
     # Files first: a reader of the screen that goes away, as head does, must not cost them.
     if json is not None:
-        found = {} if attribution is None else {"attribution": attribution.to_json()}
+        found = {} if breakdown is None else {"breakdown": breakdown.to_json()}
         write_json(json, result.to_json() | found)
     if csv is not None:
         write_text(csv, csv_text(result))
@@ -98,27 +98,27 @@ def compare(
     for candidate in result.candidates:
         if candidate.tensors:
             console.print(drift_table(candidate))
-    if attribution is not None:
-        console.print(_attribution_table(attribution))
-    for note in dict.fromkeys((*notes(result), *(attribution.notes if attribution is not None else ()))):
+    if breakdown is not None:
+        console.print(_breakdown_table(breakdown))
+    for note in dict.fromkeys((*notes(result), *(breakdown.notes if breakdown is not None else ()))):
         console.print(note, soft_wrap=True, markup=False)
     if gate is not None:
         gate.check(result)
 
 
-def _attribution_table(attribution: "Attribution") -> "Table":
-    from quantkit.comparison.render import ABSENT, plain_table, points
+def _breakdown_table(breakdown: "ErrorBreakdown") -> "Table":
+    from quantkit.report.tables import ABSENT, plain_table, points
 
-    table = plain_table(f"Where the points went, from fp32 to the card: {attribution.images:,} images")
+    table = plain_table(f"Where the points went, from fp32 to the card: {breakdown.images:,} images")
     table.add_column("change", no_wrap=True)
     for heading in ("top-1", "agree", "Δ of this step", "Δ in all"):
         table.add_column(heading, justify="right", no_wrap=True)
-    table.add_row("fp32", f"{attribution.top1:.2f}", ABSENT, ABSENT, ABSENT)
-    for step in attribution.steps:
+    table.add_row("fp32", f"{breakdown.top1:.2f}", ABSENT, ABSENT, ABSENT)
+    for step in breakdown.steps:
         deltas = (points(one.value, one.ci95) for one in (step.of_step, step.in_all))
         table.add_row(f"then {step.name}", f"{step.top1:.2f}", f"{step.agreement:.2f}", *deltas)
     table.add_section()
-    for step in attribution.steps:
+    for step in breakdown.steps:
         alone = points(step.alone.value, step.alone.ci95)
         table.add_row(f"only {step.name}", ABSENT, ABSENT, ABSENT, alone)
     return table

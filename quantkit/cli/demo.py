@@ -14,8 +14,8 @@ def demo(
     out: Annotated[Path, typer.Option(help="Folder to work in.")] = Path("quantkit-demo"),
 ) -> None:
     """Run the whole chain on the digits and the small network that ship with quantkit."""
-    from quantkit.comparison.render import accuracy_table, notes
     from quantkit.demo.chain import run_demo
+    from quantkit.report.tables import accuracy_table, notes
 
     with console.status("") as status:
         done = run_demo(out, lambda text: status.update(text))

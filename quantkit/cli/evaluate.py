@@ -10,8 +10,8 @@ from quantkit.cli.show import console, progress_bar
 from quantkit.errors import UsageError
 
 if TYPE_CHECKING:
-    from quantkit.comparison.predictions import Predictions
-    from quantkit.comparison.predictions_file import Origin
+    from quantkit.evaluation.predictions import Predictions
+    from quantkit.evaluation.predictions_file import Origin
 
 
 @app.command("eval")
@@ -40,9 +40,9 @@ def evaluate(
         return
     if len(models) > 1:
         raise UsageError(f"{len(models)} models were given", fix="evaluate one at a time, or use quantkit compare")
-    from quantkit.steps.evaluate import evaluate as step
-    from quantkit.steps.evaluate import parse_shard
-    from quantkit.steps.settings import evaluation_settings
+    from quantkit.workflows.evaluate import evaluate as step
+    from quantkit.workflows.evaluate import parse_shard
+    from quantkit.workflows.resolve import evaluation_settings
 
     settings = evaluation_settings(
         folder=Path(), model=models[0], run=run, images=images, labels=labels, names=names, preset=preset, out=out
@@ -73,17 +73,17 @@ def evaluate(
 
 
 def _merge(paths: list[Path], out: Path | None, json: Path | None) -> None:
-    from quantkit.comparison.labels import doubt_about
-    from quantkit.comparison.predictions_file import merge_predictions
+    from quantkit.evaluation.label_diagnosis import diagnose_labels
+    from quantkit.evaluation.predictions_file import merge_predictions
 
     if out is None:
         raise UsageError("nothing says where to write the merged predictions", where="--merge", fix="give --out")
     predictions, origin = merge_predictions(paths)
-    doubt = doubt_about(predictions) if predictions.labels is not None else None
+    diagnosis = diagnose_labels(predictions) if predictions.labels is not None else None
     if origin.shards:
         here = ", ".join(f"{i}/{n}" for i, n in origin.shards)
         console.print(f"note: these are the shards {here} alone")
-    _finish(predictions, origin, () if doubt is None else (doubt,), out, json)
+    _finish(predictions, origin, () if diagnosis is None else (diagnosis,), out, json)
 
 
 def _finish(
@@ -91,9 +91,9 @@ def _finish(
 ) -> None:
     from dataclasses import asdict
 
-    from quantkit.comparison.predictions_file import save_predictions
+    from quantkit.evaluation.predictions_file import save_predictions
     from quantkit.files import write_json
-    from quantkit.steps.evaluate import accuracy_of
+    from quantkit.workflows.evaluate import accuracy_of
 
     accuracy = accuracy_of(predictions)
     for name, value, interval in (

@@ -53,7 +53,7 @@ def export(
     """Write a torch classifier as ONNX, checked against torch; needs the extra ``torch``."""
     from quantkit.config.project import Project
     from quantkit.data.folder import find_images
-    from quantkit.steps.project import choose_pipeline
+    from quantkit.workflows.project import choose_pipeline
 
     if exporter not in _EXPORTERS:
         raise UsageError(f"there is no exporter {exporter!r}", where="--exporter", fix=", ".join(_EXPORTERS))

@@ -102,14 +102,14 @@ def _run(arguments: list[str]) -> int:
         return 0
     except OSError as error:
         if error.errno not in _NO_ROOM:
-            return _unforeseen(error)
+            return _not_simulated(error)
         # Not a file of ours, which says so itself: numba keeps compiled code, and libraries write elsewhere.
         return _report(f"the disk cannot be written ({reason(error)}); make room and run again", OutputError.exit_code)
     except Exception as error:  # the last door: whatever was not foreseen still ends in one line
-        return _unforeseen(error)
+        return _not_simulated(error)
 
 
-def _unforeseen(error: Exception) -> int:
+def _not_simulated(error: Exception) -> int:
     return _report(f"unforeseen {type(error).__name__}: {error}; run again with --debug and report it", UNFORESEEN)
 
 

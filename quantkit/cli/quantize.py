@@ -43,11 +43,11 @@ def quantize(
     explain: Annotated[bool, typer.Option("--explain", help="List every operator: how, or why not.")] = False,
 ) -> None:
     """Solve the ranges by another method, from the statistics, and write the int8 model; no image is touched."""
-    from quantkit.steps.project import find_run, load_project
-    from quantkit.steps.quantize import QuantizeOptions
-    from quantkit.steps.quantize import quantize as step
-    from quantkit.steps.settings import method_of
     from quantkit.targets import parse_target
+    from quantkit.workflows.project import find_run, load_project
+    from quantkit.workflows.quantize import QuantizeOptions
+    from quantkit.workflows.quantize import quantize as step
+    from quantkit.workflows.resolve import method_of
 
     project = load_project(Path())
     options = QuantizeOptions(
@@ -57,7 +57,7 @@ def quantize(
         power_of_two=power_of_two,
         skip=tuple(skip or project.skip),
         bias_correction=bias_correction is not False,
-        keep_outlying=keep_outliers,
+        keep_outliers=keep_outliers,
     )
     done = step(
         find_run(run, project, Path()),

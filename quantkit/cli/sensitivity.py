@@ -23,7 +23,7 @@ from quantkit.errors import UsageError
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from quantkit.steps.sensitivity_result import Figures, Sensitivity
+    from quantkit.sensitivity.result import Figures, Sensitivity
 
 
 @app.command()
@@ -61,12 +61,12 @@ def sensitivity(
 ) -> None:
     """Measure what each layer costs: only it in int8, and all but it; interrupted, it goes on where it was."""
     from quantkit.files import write_json, write_text
-    from quantkit.steps.project import load_project, run_of_subject
-    from quantkit.steps.quantize import QuantizeOptions
-    from quantkit.steps.sensitivity import sensitivity as step
-    from quantkit.steps.sensitivity_page import sensitivity_page, summary
-    from quantkit.steps.settings import method_of
+    from quantkit.report.sensitivity import sensitivity_page, summary
     from quantkit.targets import parse_target
+    from quantkit.workflows.project import load_project, run_of_subject
+    from quantkit.workflows.quantize import QuantizeOptions
+    from quantkit.workflows.resolve import method_of
+    from quantkit.workflows.sensitivity import sensitivity as step
 
     if subject is not None and run is not None:
         raise UsageError("a run was given twice", where="--run", fix="give one")
@@ -85,7 +85,7 @@ def sensitivity(
                 power_of_two=power_of_two,
                 skip=tuple(skip or project.skip),
                 bias_correction=bias_correction,
-                keep_outlying=keep_outliers,
+                keep_outliers=keep_outliers,
             ),
             by=_order(by),
             count=count,
@@ -118,8 +118,8 @@ def _order(by: str) -> Literal["only", "without", "accuracy"]:
 
 def _table(found: "Sensitivity", top: int | None) -> "Table":
     """Return one row a layer; with labels, accuracy stands in place of operator and noise."""
-    from quantkit.comparison.names import Name
-    from quantkit.comparison.render import plain_table, share
+    from quantkit.report.names import Name
+    from quantkit.report.tables import plain_table, share
 
     labelled = found.whole.accuracy is not None
     shown = found.layers if top is None else found.layers[:top]
@@ -141,7 +141,7 @@ def _table(found: "Sensitivity", top: int | None) -> "Table":
 
 
 def _cells(figures: "Figures") -> tuple[str, ...]:
-    from quantkit.comparison.render import MINUS, decibels, points, share
+    from quantkit.report.tables import MINUS, decibels, points, share
 
     if figures.accuracy is None:
         return decibels(figures.sqnr_db), f"{figures.kl:.1g}", share(figures.share, 0).replace("-", MINUS)

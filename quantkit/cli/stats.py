@@ -18,7 +18,7 @@ def show(file: _File) -> None:
     """List every tensor: how many values, their extremes, zeros, and where the statistics come from."""
     from rich.table import Table
 
-    from quantkit.comparison.names import Name
+    from quantkit.report.names import Name
     from quantkit.stats.convergence import images_enough
     from quantkit.stats.file import load_statistics
 
@@ -40,8 +40,8 @@ def show(file: _File) -> None:
     console.print(table)
     made = statistics.provenance
     console.print(f"{len(statistics.tensors)} tensors over {len(statistics.images)} images")
-    for row in statistics.outlying:
-        far = statistics.farness[row]
+    for row in statistics.outliers:
+        far = statistics.outlier_ratio[row]
         console.print(f"image {statistics.images[row][:12]} goes {far:.0f} times as far as the median image")
     console.print(f"model {made.model_sha256[:16]}, preprocessing {made.pipeline_sha256[:16]}")
     console.print(f"by quantkit {made.quantkit} on onnxruntime {made.onnxruntime}")
@@ -74,7 +74,7 @@ def diff(one: _File, other: _File) -> None:
     """Say in what two files differ: provenance, images, and the extremes of every tensor that differs."""
     from rich.table import Table
 
-    from quantkit.comparison.names import Name
+    from quantkit.report.names import Name
     from quantkit.stats.file import load_statistics
 
     first, second = load_statistics(one)[0], load_statistics(other)[0]

@@ -16,9 +16,9 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from quantkit.config.project import Project
-    from quantkit.steps.progress import Count
-    from quantkit.steps.tune import Tuning
-    from quantkit.tuning.search import Rung
+    from quantkit.progress import Count
+    from quantkit.search.stages import Stage
+    from quantkit.workflows.tune import Tuning
 
 _SECONDS = {"s": 1.0, "m": 60.0, "h": 3600.0}
 
@@ -71,13 +71,13 @@ def tune(
 ) -> None:
     """Find the cheapest change that brings int8 within a budget; interrupted, it goes on where it was."""
     from quantkit.files import write_json
-    from quantkit.steps.project import load_project
-    from quantkit.steps.quantize import QuantizeOptions
-    from quantkit.steps.tune import TuneOptions
-    from quantkit.steps.tune import tune as step
+    from quantkit.search.mixed_precision import FloatBudget
+    from quantkit.search.stages import Goal
     from quantkit.targets import VACC, parse_target
-    from quantkit.tuning.mixed import FloatBudget
-    from quantkit.tuning.search import Goal
+    from quantkit.workflows.project import load_project
+    from quantkit.workflows.quantize import QuantizeOptions
+    from quantkit.workflows.tune import TuneOptions
+    from quantkit.workflows.tune import tune as step
 
     project = load_project(Path())
     chosen = parse_target(target or project.target or "ort")
@@ -94,7 +94,7 @@ def tune(
                     max_drop=max_drop / 100.0, min_agreement=None if min_agreement is None else min_agreement / 100.0
                 ),
                 budget=FloatBudget(macs=macs, layers=3 if card and max_skips is None else max_skips, convs_only=card),
-                without=frozenset(parse_rung(name) for name in without or ()),
+                without=frozenset(parse_stage(name) for name in without or ()),
                 rewrite=rewrite,
                 seconds=parse_seconds(time),
                 write_fp32=write_fp32,
@@ -103,7 +103,7 @@ def tune(
             options=QuantizeOptions(
                 per_channel=project.per_channel if per_channel is None else per_channel,
                 skip=tuple(skip or project.skip),
-                keep_outlying=keep_outliers,
+                keep_outliers=keep_outliers,
             ),
             images=images or project.images,
             labels=labels if images is not None else labels or project.labels,
@@ -134,26 +134,26 @@ def parse_seconds(text: str | None) -> float | None:
     return float(found[1]) * _SECONDS[found[2] or "s"]
 
 
-def parse_rung(name: str) -> "Rung":
+def parse_stage(name: str) -> "Stage":
     """Return a step of the search.
 
     Raises:
         UsageError: there is none of that name.
     """
-    from quantkit.tuning.search import Rung
+    from quantkit.search.stages import Stage
 
-    if name not in set(Rung):
-        raise UsageError(f"tune has no step {name!r}", where="--without", fix=f"give one of {', '.join(Rung)}")
-    return Rung(name)
+    if name not in set(Stage):
+        raise UsageError(f"tune has no step {name!r}", where="--without", fix=f"give one of {', '.join(Stage)}")
+    return Stage(name)
 
 
 def _run(
     subject: Path | None, run: Path | None, set_: Path | None, preset: str | None, project: "Project", bar: Bar
 ) -> Path:
     """Return the run to tune; a model that has none is calibrated first, where a set is given."""
-    from quantkit.steps.calibrate import calibrate
-    from quantkit.steps.project import run_of_subject
-    from quantkit.steps.settings import calibration_settings
+    from quantkit.workflows.calibrate import calibrate
+    from quantkit.workflows.project import run_of_subject
+    from quantkit.workflows.resolve import calibration_settings
 
     if subject is not None and run is not None and set_ is None:
         raise UsageError("a run was given twice", where="--run", fix="give one")
@@ -201,19 +201,19 @@ def _print(done: "Tuning") -> None:
 
 
 def _table(done: "Tuning") -> "Table":
-    from quantkit.comparison.render import plain_table, points
+    from quantkit.report.tables import plain_table, points
 
     table = plain_table("what was tried; difference to fp32 with its 95 % interval")
     table.add_column("recipe")
     for heading in ("KL, 1e-3", "SQNR, dB", "Δ top-1, points", "agree", "float"):
         table.add_column(heading, justify="right", no_wrap=True)
     for one in done.trials:
-        judged = one.judgement
+        evaluated = one.holdout
         near = [f"{1e3 * one.closeness.kl:.3g}", f"{one.closeness.sqnr_db:.1f}"]
         cells = ["", ""]
-        if judged is not None:
-            difference = points(100.0 * judged.delta, judged.ci95.scaled(100.0))
-            cells = [difference, f"{100.0 * judged.agreement:.2f}"]
+        if evaluated is not None:
+            difference = points(100.0 * evaluated.delta, evaluated.ci95.scaled(100.0))
+            cells = [difference, f"{100.0 * evaluated.agreement:.2f}"]
         share = f"{100.0 * one.float_macs:.1f}%" if one.float_macs else ""
         style = "bold" if one.recipe == done.outcome.best.recipe else None
         table.add_row(one.recipe.describe(), *near, *cells, share, style=style)
@@ -221,11 +221,11 @@ def _table(done: "Tuning") -> "Table":
 
 
 def _verdict(done: "Tuning") -> tuple[str, ...]:
-    from quantkit.tuning.search import Verdict
+    from quantkit.search.stages import Verdict
 
-    judged = done.outcome.best.judgement
-    assert judged is not None
-    images = f"on {judged.images:,} images that had no part in the choice"
+    evaluated = done.outcome.best.holdout
+    assert evaluated is not None
+    images = f"on {evaluated.images:,} images that had no part in the choice"
     words = {
         Verdict.MET: f"the budget is met {images}, chance and repeated looks allowed for",
         Verdict.LIKELY: f"the budget is met {images}, but not beyond chance: more images would tell",

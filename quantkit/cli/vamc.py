@@ -13,9 +13,9 @@ from quantkit.errors import UsageError, VendorFileError
 
 if TYPE_CHECKING:
     from quantkit.config.pipeline import Pipeline
-    from quantkit.vacc.check import FileReport
-    from quantkit.vacc.dialects import Dialect
-    from quantkit.vacc.write import WeightScale
+    from quantkit.vendors.vacc.check import FileReport
+    from quantkit.vendors.vacc.dialects import Dialect
+    from quantkit.vendors.vacc.write import WeightScale
 
 vamc = sub_app("vamc", "Write, check and convert build files of the VACC compiler.")
 
@@ -31,9 +31,9 @@ def check(
     notes: Annotated[bool, typer.Option("--notes", help="Print what was not checked, too.")] = False,
 ) -> None:
     """Check build files: every fault with its line and its mend. Ends with exit code 10 where there is an error."""
-    from quantkit.vacc.check import build_files, check_file
-    from quantkit.vacc.onnx_facts import read_facts
-    from quantkit.vacc.vdsp import load_vdsp
+    from quantkit.vendors.vacc.check import build_files, check_file
+    from quantkit.vendors.vacc.onnx_facts import read_facts
+    from quantkit.vendors.vacc.vdsp import load_vdsp
 
     facts = None if model is None else read_facts(model)
     params = None if vdsp is None else load_vdsp(vdsp)
@@ -55,8 +55,8 @@ def convert(
     out: Annotated[Path | None, typer.Option(help="Where to; the screen by default.")] = None,
 ) -> None:
     """Write a build file in the other dialect, and say what could not be said."""
-    from quantkit.vacc.convert import convert as converted
-    from quantkit.vacc.document import Document
+    from quantkit.vendors.vacc.convert import convert as converted
+    from quantkit.vendors.vacc.document import Document
 
     result = converted(Document.load(file), parse_dialect(to, "--to"))
     _put(result.text, out)
@@ -89,8 +89,8 @@ def write(
     """Write the build file of a run, or of a model. With both --suffix and --count the folder need not be here."""
     from quantkit.config.method import Percentile, parse_method
     from quantkit.files import write_text
-    from quantkit.steps.vamc import VamcOptions, vamc_of_model, vamc_of_run
-    from quantkit.vacc.vdsp import vdsp_from_pipeline
+    from quantkit.vendors.vacc.vdsp import vdsp_from_pipeline
+    from quantkit.workflows.vacc.build_file import VamcOptions, vamc_of_model, vamc_of_run
 
     options = VamcOptions(
         dialect=parse_dialect(dialect, "--dialect"),
@@ -146,8 +146,8 @@ def tensors(
     """Write calibration images as npz tensors, preprocessed as quantkit does it."""
     from quantkit.data.calibration_set import CalibrationSet
     from quantkit.data.folder import find_images
-    from quantkit.vacc.calibration_tensors import write_calibration_tensors
-    from quantkit.vacc.write import read_image_input
+    from quantkit.vendors.vacc.calibration_tensors import write_calibration_tensors
+    from quantkit.vendors.vacc.write import read_image_input
 
     pipeline = _pipeline(preset)
     input_name, _ = read_image_input(model, pipeline)
@@ -160,7 +160,7 @@ def tensors(
 @vamc.command("vdsp")
 def show_vdsp(files: Annotated[list[Path], typer.Argument(help="vdsp_params.json files.")]) -> None:
     """Say what preprocessing the card's files are."""
-    from quantkit.vacc.vdsp import describe, load_vdsp, recognise
+    from quantkit.vendors.vacc.vdsp import describe, load_vdsp, recognise
 
     for file in files:
         reading = recognise(load_vdsp(file))
@@ -189,7 +189,7 @@ def _print_reports(reports: "list[FileReport]", *, notes: bool) -> None:
 
 
 def _pipeline(preset: str | None) -> "Pipeline":
-    from quantkit.steps.project import choose_pipeline, load_project
+    from quantkit.workflows.project import choose_pipeline, load_project
 
     pipeline = choose_pipeline(preset, load_project(Path()))
     if pipeline is None:

@@ -24,7 +24,7 @@ def inputs(
 ) -> None:
     """Write every image un-resized as npz, and the datalist. Interrupted, the same command goes on."""
     from quantkit.data.folder import find_labelled_images
-    from quantkit.vacc.inputs import DATALIST, plan_inputs, write_datalist, write_inputs
+    from quantkit.vendors.vacc.inputs import DATALIST, plan_inputs, write_datalist, write_inputs
 
     found = find_labelled_images(images, labels, names)
     with progress_bar("writing inputs") as bar:
@@ -55,10 +55,10 @@ def command(
     batch: Annotated[int, typer.Option("-b", "--batch", help="Images in a batch.")] = 22,
 ) -> None:
     """Print the command lines that measure speed and accuracy on the card."""
-    from quantkit.vacc.command import VampRun, compiled_model, picture_size
-    from quantkit.vacc.convert import read_spec
-    from quantkit.vacc.dialects import dialect_of
-    from quantkit.vacc.document import Document
+    from quantkit.vendors.vacc.command import VampRun, compiled_model, picture_size
+    from quantkit.vendors.vacc.convert import read_spec
+    from quantkit.vendors.vacc.dialects import dialect_of
+    from quantkit.vendors.vacc.document import Document
 
     document = None if build is None else Document.load(build)
     spec = None if document is None else read_spec(document)
@@ -90,9 +90,9 @@ def evaluate(
     skip_damaged: Annotated[bool, typer.Option("--skip-damaged", help="Judge without unreadable results.")] = False,
 ) -> None:
     """Print top-1 and top-5 of the card's results, and write them as text."""
-    from quantkit.vacc.evaluate import evaluate as judge
-    from quantkit.vacc.evaluate import is_relay_text, read_rates, read_relay_text
-    from quantkit.vacc.results import pair_outputs, read_classes
+    from quantkit.vendors.vacc.evaluate import evaluate as evaluate
+    from quantkit.vendors.vacc.evaluate import is_relay_text, read_rates, read_relay_text
+    from quantkit.vendors.vacc.results import pair_outputs, read_classes
 
     if text is not None and not is_relay_text(text):
         top1, top5 = read_rates(text)
@@ -107,7 +107,7 @@ def evaluate(
     else:
         outputs = pair_outputs(results, datalist)
         with progress_bar("reading results") as bar:
-            accuracy = judge(outputs, read_classes(labels, outputs), out, skip_damaged=skip_damaged, progress=bar)
+            accuracy = evaluate(outputs, read_classes(labels, outputs), out, skip_damaged=skip_damaged, progress=bar)
     typer.echo(accuracy.line())
     console.print(f"top-1 {accuracy.top1} and top-5 {accuracy.top5} of {accuracy.images} images right", soft_wrap=True)
     for fault in accuracy.faults:

@@ -54,21 +54,21 @@ def choose_images(
     """Choose from images already found; see `build_calibration_set`."""
     if count < 1:
         raise UsageError(f"cannot choose {count} images", where="--count", fix="give a number from 1 up")
-    chooser = _Chooser(found, count, seed)
-    while batch := chooser.wanted():
+    selector = _Selector(found, count, seed)
+    while batch := selector.wanted():
         paths = [found.root / found.names[position] for position in batch]
         for position, examined in zip(batch, map_in_order(examine, paths, workers), strict=True):
-            chooser.judge(position, examined)
+            selector.evaluate(position, examined)
             if progress is not None:
-                progress(min(chooser.accepted, count), count)
-    return chooser.result()
+                progress(min(selector.accepted, count), count)
+    return selector.result()
 
 
 # Position of an image in its folder, and what a look at it showed.
 _Taken = tuple[int, Examined]
 
 
-class _Chooser:
+class _Selector:
     """Walks the queues of the classes; what is refused frees its place for the next."""
 
     def __init__(self, found: ImageFolder, count: int, seed: int) -> None:
@@ -97,7 +97,7 @@ class _Chooser:
             self._looked_at[label] = max(start, stop)
         return batch
 
-    def judge(self, position: int, examined: Examined) -> None:
+    def evaluate(self, position: int, examined: Examined) -> None:
         """Take an image, or leave it out."""
         label, name = self._labels[position], self._found.names[position]
         fault = examined.fault

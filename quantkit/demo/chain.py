@@ -7,17 +7,17 @@ from importlib.resources import as_file
 from importlib.resources import files as package_files
 from pathlib import Path
 
-from quantkit.comparison.result import Comparison
 from quantkit.config.method import METHODS, parse_method
 from quantkit.config.pipeline import PRESETS
 from quantkit.config.project import PROJECT_FILE
 from quantkit.data.build_set import build_calibration_set
 from quantkit.demo.digits import MODEL, unpack_digits
+from quantkit.evaluation.result import Comparison
 from quantkit.files import make_folder, replacing, write_text
-from quantkit.run.folder import FP32
-from quantkit.steps.calibrate import calibrate
-from quantkit.steps.compare import compare
-from quantkit.steps.quantize import quantize
+from quantkit.runs.folder import FP32
+from quantkit.workflows.calibrate import calibrate
+from quantkit.workflows.compare import compare
+from quantkit.workflows.quantize import quantize
 
 PRESET = "digits"
 

@@ -16,7 +16,7 @@ from onnx_ir.serde import SerdeError
 
 from quantkit.errors import ModelError
 from quantkit.files import reason, replacing, sha256_file, sha256_json
-from quantkit.graph.values import name_of
+from quantkit.graph.analysis.values import name_of
 
 # A protobuf message ends at 2 GiB; above this the tensors go into a file beside the model.
 INLINE_LIMIT_BYTES = 1_800_000_000

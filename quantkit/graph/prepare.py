@@ -12,6 +12,7 @@ from onnx_ir.passes.common import (
 )
 
 from quantkit.errors import ModelError, QuantkitError
+from quantkit.graph.analysis.values import ORIGIN
 from quantkit.graph.passes.arithmetic import PlainArithmeticPass
 from quantkit.graph.passes.batchnorm_conv import BatchNormToConvPass
 from quantkit.graph.passes.fold_affine import FoldAffinePass
@@ -25,7 +26,6 @@ from quantkit.graph.passes.names import NameNodesPass
 from quantkit.graph.passes.no_ops import RemoveNoOpsPass
 from quantkit.graph.passes.opset import UpgradeOpsetPass
 from quantkit.graph.passes.shapes import ConstantShapesPass
-from quantkit.graph.values import ORIGIN
 
 
 @dataclass(frozen=True)

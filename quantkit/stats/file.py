@@ -83,9 +83,9 @@ class Statistics(Observed):
     convergence: list[ConvergencePoint] = field(default_factory=list)
 
     @property
-    def outlying_images(self) -> tuple[str, ...]:
+    def outlier_images(self) -> tuple[str, ...]:
         """The images whose activations lie far beyond those of the others, by sha256."""
-        return tuple(self.images[row] for row in self.outlying)
+        return tuple(self.images[row] for row in self.outliers)
 
     def merge(self, other: "Statistics") -> "Statistics":
         """Return the statistics of both sets of images, exactly what one pass over all of them gives.

@@ -32,25 +32,25 @@ class Observed:
         tensors: by tensor name of the prepared model, in graph order.
         extremes: float32 ``[images, tensors, 2]``: least and greatest value of each image's tensors. Where a tensor
             does not keep the images of a batch apart, those of the batch.
-        known_outlying: rows of ``extremes`` whose images were found to outlie on another form of the model; None where
+        known_outliers: rows of ``extremes`` whose images were found to outlie on another form of the model; None where
             they are to be found on this one.
     """
 
     tensors: dict[str, TensorStatistics]
     extremes: FloatArray
-    known_outlying: tuple[int, ...] | None = field(default=None, kw_only=True)
+    known_outliers: tuple[int, ...] | None = field(default=None, kw_only=True)
 
     @cached_property
-    def outlying(self) -> tuple[int, ...]:
+    def outliers(self) -> tuple[int, ...]:
         """Rows of ``extremes`` whose images outlie; where they are more than exceptions, only the farthest."""
-        if self.known_outlying is not None:
-            return self.known_outlying
-        far = self.farness
+        if self.known_outliers is not None:
+            return self.known_outliers
+        far = self.outlier_ratio
         farthest = np.argsort(-far, kind="stable")[: int(LARGEST_SHARE * far.size)]
         return tuple(sorted(int(row) for row in farthest if far[row] > FAR))
 
     @cached_property
-    def farness(self) -> npt.NDArray[np.float64]:
+    def outlier_ratio(self) -> npt.NDArray[np.float64]:
         """How many times as far as the median image each image goes, in the tensor where that is most; ``[images]``."""
         reach = np.abs(self.extremes).max(axis=2, initial=0.0).astype(np.float64)
         if not reach.size:
@@ -62,20 +62,20 @@ class Observed:
     @cached_property
     def ordinary(self) -> dict[str, TensorStatistics]:
         """The statistics of all images, cut to what those reach that do not outlie."""
-        if not self.outlying:
+        if not self.outliers:
             return self.tensors
-        kept = np.delete(self.extremes, self.outlying, axis=0)
+        kept = np.delete(self.extremes, self.outliers, axis=0)
         lows, highs = kept[..., 0].min(axis=0), kept[..., 1].max(axis=0)
         return {
             name: one.within(float(lo), float(hi))
             for (name, one), lo, hi in zip(self.tensors.items(), lows, highs, strict=True)
         }
 
-    def for_ranges(self, method: Method, target: Target, *, keep_outlying: bool = False) -> dict[str, TensorStatistics]:
+    def for_ranges(self, method: Method, target: Target, *, keep_outliers: bool = False) -> dict[str, TensorStatistics]:
         """Return the statistics that a method sets ranges from.
 
         They are the ordinary ones, unless the method is minmax, which means all values. A compiler that calibrates by
         itself is not given the images that outlie, so it does not see their values by any method.
         """
         all_values = isinstance(method, MinMax) and not target.compiler_calibrates
-        return self.tensors if keep_outlying or all_values else self.ordinary
+        return self.tensors if keep_outliers or all_values else self.ordinary

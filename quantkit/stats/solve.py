@@ -57,7 +57,7 @@ def solve_observed(
     method: Method,
     target: Target,
     *,
-    keep_outlying: bool = False,
+    keep_outliers: bool = False,
     needed: Iterable[str] | None = None,
 ) -> dict[str, Range]:
     """Return the range of every observed tensor, or of those needed, from the images that may set it.
@@ -66,10 +66,10 @@ def solve_observed(
         observed: what images made of a model.
         method: how ranges are set.
         target: what they are set for.
-        keep_outlying: count all images; see `Observed.for_ranges`.
+        keep_outliers: count all images; see `Observed.for_ranges`.
         needed: names of tensors, in the order the ranges are to have; those that were not observed are passed over.
     """
-    tensors = observed.for_ranges(method, target, keep_outlying=keep_outlying)
+    tensors = observed.for_ranges(method, target, keep_outliers=keep_outliers)
     if needed is not None:
         tensors = {name: tensors[name] for name in needed if name in tensors}
     return solve_all(tensors, method, target)

@@ -12,7 +12,6 @@ from corpus_arrays import _npz
 from corpus_models import model
 from PIL import Image
 
-from quantkit.comparison.predictions_file import load_predictions
 from quantkit.config.pipeline import Decode
 from quantkit.data.calibration_set import CalibrationSet
 from quantkit.data.classes import read_class_names
@@ -20,18 +19,19 @@ from quantkit.data.folder import find_labelled_images
 from quantkit.data.images import decode_image
 from quantkit.data.preprocess import check_pipeline
 from quantkit.errors import LabelError
+from quantkit.evaluation.predictions_file import load_predictions
 from quantkit.graph.model import image_input, logits_output, read_model
-from quantkit.run.answers import KeptScores
-from quantkit.run.folder import RunFolder
+from quantkit.ptq import run_correction as correction
+from quantkit.runs.folder import RunFolder
+from quantkit.runs.score_cache import ScoreCache
 from quantkit.stats.file import load_statistics
-from quantkit.steps import correction
-from quantkit.steps.project import choose_pipeline, load_project
-from quantkit.vacc.check import check_file
-from quantkit.vacc.convert import convert
-from quantkit.vacc.document import Document
-from quantkit.vacc.evaluate import is_relay_text, read_rates, read_relay_text
-from quantkit.vacc.results import CardOutput, pair_outputs, read_scores
-from quantkit.vacc.vdsp import load_vdsp, recognise
+from quantkit.vendors.vacc.check import check_file
+from quantkit.vendors.vacc.convert import convert
+from quantkit.vendors.vacc.document import Document
+from quantkit.vendors.vacc.evaluate import is_relay_text, read_rates, read_relay_text
+from quantkit.vendors.vacc.results import DeviceOutput, pair_outputs, read_scores
+from quantkit.vendors.vacc.vdsp import load_vdsp, recognise
+from quantkit.workflows.project import choose_pipeline, load_project
 
 Door = Callable[[Path], str]
 
@@ -108,7 +108,7 @@ DOORS: dict[str, Door] = {
     "evaluation text": _evaluation,
     "datalist": lambda path: str(pair_outputs(path.parent.parent / "card", path)),
     "calibration set": lambda path: str(len(CalibrationSet.load(path))),
-    "card result": lambda path: str(read_scores(CardOutput(path, "a/0"), 4)),
+    "card result": lambda path: str(read_scores(DeviceOutput(path, "a/0"), 4)),
     "statistics": lambda path: str(len(load_statistics(path)[0].tensors)),
     "predictions": lambda path: str(len(load_predictions(path)[0])),
 }
@@ -152,10 +152,10 @@ def input_folder(kind: str, place: Path) -> Path:
 
 def _kept_scores(path: Path) -> str:
     key = {"model": "0" * 12}
-    with KeptScores(path.parent, key, [b"0" * 16]) as empty:
+    with ScoreCache(path.parent, key, [b"0" * 16]) as empty:
         kept = empty.path
     kept.write_bytes(path.read_bytes())
-    with KeptScores(path.parent, key, [b"0" * 16]) as scores:
+    with ScoreCache(path.parent, key, [b"0" * 16]) as scores:
         return str(scores.known)
 
 

@@ -13,8 +13,8 @@ from corpus_texts import GOOD_MANIFEST, LINES, RELAY
 from PIL import Image
 from safetensors.numpy import save
 
-from quantkit.comparison.predictions import Predictions
-from quantkit.comparison.predictions_file import Origin, save_predictions
+from quantkit.evaluation.predictions import Predictions
+from quantkit.evaluation.predictions_file import Origin, save_predictions
 from quantkit.stats.file import Provenance, Statistics, save_statistics
 from quantkit.stats.observer import Observer
 

@@ -46,7 +46,7 @@ def test_steps_can_be_left_out(folder: Path, command: Run) -> None:
     command("calibrate", "--model", "tiny.onnx", "--set", "calib.csv", "--preset", "pipeline.yaml")
     left_out = ("--without", "method", "--without", "precision")
     command("tune", "runs/tiny", "--max-drop", "0", "--min-agreement", "100", *left_out, "--json", "t.json")
-    taken = {trial["rung"] for trial in json.loads((folder / "t.json").read_text())["trials"]}
+    taken = {trial["stage"] for trial in json.loads((folder / "t.json").read_text())["trials"]}
     assert taken == {"default", "equalization", "ranges", "rounding"}, "and the tiny model has no channel to move"
 
 

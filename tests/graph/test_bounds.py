@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from graph_runs import minmax_ranges, quantize, run, sqnr_db, text_model
 
-from quantkit.graph.bounds import SIGMOID_REACH, UNBOUNDED, Bounds, felt_bounds, value_bounds
-from quantkit.graph.plan import plan
+from quantkit.graph.analysis.bounds import SIGMOID_REACH, UNBOUNDED, Bounds, effective_bounds, value_bounds
 from quantkit.graph.prepare import prepare
-from quantkit.graph.qdq import activation_parameters
+from quantkit.graph.qdq.plan import plan
+from quantkit.graph.qdq.write import activation_parameters
 from quantkit.targets import ORT, VACC
 
 RNG = np.random.default_rng(3)
@@ -42,19 +42,24 @@ def gated(middle: str, first_bias: float = 0.0):
 def test_what_readers_tell_apart(case) -> None:
     middle, wanted = CASES[case]
     graph = prepare(gated(middle)).model.graph
-    found = felt_bounds(graph[0].outputs[0], {value for node in graph for value in node.outputs})
+    found = effective_bounds(graph[0].outputs[0], {value for node in graph for value in node.outputs})
     assert (found.lo, found.hi) == pytest.approx((wanted.lo, wanted.hi))
 
 
 def test_the_scores_are_felt_whole() -> None:
     model = text_model("""<ir_version: 8, opset_import: ["" : 18]>
     g (float[N, 3] x) => (float[N, 3] y, float[N, 3] z) { y = Relu (x)  z = Sigmoid (y) }""")
-    assert felt_bounds(model.graph[0].outputs[0], set(model.graph[0].outputs)) == UNBOUNDED
+    assert effective_bounds(model.graph[0].outputs[0], set(model.graph[0].outputs)) == UNBOUNDED
 
 
 def test_a_sigmoid_that_is_not_rounded_is_felt_in_its_tails_and_a_hard_one_is_flat_there() -> None:
-    assert felt_bounds(prepare(gated("s = Sigmoid (a)  b = Mul (a, s)")).model.graph[0].outputs[0], set()) == UNBOUNDED
-    assert felt_bounds(prepare(gated("b = HardSwish (a)")).model.graph[0].outputs[0], set()).lo == pytest.approx(-3.0)
+    assert (
+        effective_bounds(prepare(gated("s = Sigmoid (a)  b = Mul (a, s)")).model.graph[0].outputs[0], set())
+        == UNBOUNDED
+    )
+    assert effective_bounds(prepare(gated("b = HardSwish (a)")).model.graph[0].outputs[0], set()).lo == pytest.approx(
+        -3.0
+    )
 
 
 @pytest.mark.parametrize("target", [ORT, VACC], ids=["ort", "vacc"])

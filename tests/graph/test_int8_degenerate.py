@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from quantkit.errors import ModelError
-from quantkit.graph.plan import plan
 from quantkit.graph.prepare import prepare
-from quantkit.graph.qdq import notes_of, write_qdq
-from quantkit.graph.weights import BIAS_LIMIT, quantize_bias, quantize_weight, weight_thresholds
+from quantkit.graph.qdq.plan import plan
+from quantkit.graph.qdq.weights import BIAS_LIMIT, quantize_bias, quantize_weight, weight_thresholds
+from quantkit.graph.qdq.write import notes_of, write_qdq
 from quantkit.numerics import Range, dequantize
 from quantkit.targets import ORT, VACC, WeightScheme
 
@@ -252,7 +252,7 @@ def test_hand_worked_weights():
 def test_large_weights_are_quantized_in_blocks(monkeypatch):
     weight = f32(64, 33)
     whole = quantize_weight(weight, None, scheme=WeightScheme(), axis=1, groups=1, input_scale=1.0)
-    monkeypatch.setattr("quantkit.graph.weights.BLOCK_ELEMENTS", 100)
+    monkeypatch.setattr("quantkit.graph.qdq.weights.BLOCK_ELEMENTS", 100)
     for axis in (0, 1):
         blocks = quantize_weight(weight, None, scheme=WeightScheme(), axis=axis, groups=1, input_scale=1.0)
         if axis == 1:

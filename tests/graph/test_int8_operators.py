@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from graph_runs import optimized_ops, quantize, run, sqnr_db, text_model
 
-from quantkit.graph.plan import PlanOptions
 from quantkit.graph.prepare import prepare
+from quantkit.graph.qdq.plan import PlanOptions
 from quantkit.targets import ORT, TENSORRT, VACC
 
 RNG = np.random.default_rng(10)

@@ -9,8 +9,8 @@ import pytest
 from graph_runs import optimized_ops, quantize, run, sqnr_db
 from onnx import TensorProto, helper, numpy_helper
 
-from quantkit.graph.plan import PlanOptions
 from quantkit.graph.prepare import prepare
+from quantkit.graph.qdq.plan import PlanOptions
 from quantkit.targets import ORT, TENSORRT, VACC
 
 BATCH = 6

@@ -19,9 +19,9 @@ WORK = """
 import re, sys
 from pathlib import Path
 from quantkit.graph.model import read_model, save_model
-from quantkit.graph.plan import plan
+from quantkit.graph.qdq.plan import plan
 from quantkit.graph.prepare import prepare
-from quantkit.graph.qdq import write_qdq
+from quantkit.graph.qdq.write import write_qdq
 from quantkit.numerics import Range
 from quantkit.targets import ORT
 

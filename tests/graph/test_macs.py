@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from graph_runs import text_model
 
-from quantkit.graph.macs import multiply_adds
+from quantkit.graph.analysis.macs import multiply_adds
 from quantkit.graph.model import read_model
 from quantkit.graph.prepare import prepare
 

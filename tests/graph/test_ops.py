@@ -3,7 +3,8 @@
 import onnx
 import pytest
 
-from quantkit.graph import bounds, model, ops
+from quantkit.graph import model
+from quantkit.graph.analysis import bounds, ops
 
 SETS = {name: value for name, value in vars(ops).items() if isinstance(value, frozenset)}
 CONTRIB = {"QLinearAdd", "QLinearMul", "QLinearConcat", "QLinearAveragePool", "QLinearGlobalAveragePool", "QGemm"}

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from graph_runs import optimized_ops, quantize, run, sqnr_db, text_model
 
+from quantkit.graph.analysis.values import ORIGIN
 from quantkit.graph.passes.batchnorm_conv import BatchNormToConvPass
-from quantkit.graph.values import ORIGIN
 
 RNG = np.random.default_rng(1)
 

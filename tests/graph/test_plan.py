@@ -5,9 +5,9 @@ import pytest
 from graph_runs import minmax_ranges, quantize, run, sqnr_db, text_model
 
 from quantkit.errors import ModelError, UsageError
-from quantkit.graph.plan import PlanOptions, plan
 from quantkit.graph.prepare import prepare
-from quantkit.graph.qdq import activation_parameters, write_qdq
+from quantkit.graph.qdq.plan import PlanOptions, plan
+from quantkit.graph.qdq.write import activation_parameters, write_qdq
 from quantkit.targets import ORT, TENSORRT, VACC
 
 RNG = np.random.default_rng(14)

@@ -19,8 +19,8 @@ from PIL import Image
 _SERVER = """
 import importlib, json, os, resource, signal, sys, time
 from quantkit.cli import main as cli
-for module in (*cli.COMMAND_MODULES, "onnxruntime", "quantkit.steps.calibrate", "quantkit.steps.compare",
-               "quantkit.steps.evaluate", "quantkit.steps.tune", "quantkit.data.build_set", "quantkit.vacc.inputs"):
+for module in (*cli.COMMAND_MODULES, "onnxruntime", "quantkit.workflows.calibrate", "quantkit.workflows.compare",
+               "quantkit.workflows.evaluate", "quantkit.workflows.tune", "quantkit.data.build_set", "quantkit.vendors.vacc.inputs"):
     importlib.import_module(module)
 children = []
 for line in sys.stdin:

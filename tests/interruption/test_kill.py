@@ -41,14 +41,14 @@ def test_killed_anywhere_and_run_again_every_command_ends_in_the_same_bits(serve
             for _ in range(draw.choice((1, 1, 2, 3))):
                 codes, _ = server.run(folder, command, kill_after_s=draw.uniform(0.05, 1.0) * seconds)
                 hit += codes == [-9]
-                refuse_pieces(folder, command, older, whole)
+                refuse_partitions(folder, command, older, whole)
             codes, _ = server.run(folder, command)
             assert codes == [0], f"{command.name}: {said(folder)}"
             assert results(folder, command) == whole, command.name
         print(f"{command.name}: killed {hit} times in {KILLS} runs, the same {len(whole)} files each time")
 
 
-def refuse_pieces(folder: Path, command: Command, older: dict[str, bytes], whole: dict[str, bytes]) -> None:
+def refuse_partitions(folder: Path, command: Command, older: dict[str, bytes], whole: dict[str, bytes]) -> None:
     """See that every result is whole: the new one, or the one that was there before the command."""
     for name, content in results(folder, command).items():
         if name.endswith("run.json") or command.name == "vamp inputs":

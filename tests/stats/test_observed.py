@@ -41,36 +41,36 @@ def test_an_image_far_beyond_the_others_in_one_tensor_is_found() -> None:
     usual, odd = images(64), images(64, seed=1)
     odd[17] = 100.0 * odd[17]
     found = observed(usual, odd)
-    assert found.outlying == (17,)
+    assert found.outliers == (17,)
     reach = np.array([np.abs(image).max() for image in odd])
-    assert found.farness[17] == pytest.approx(reach[17] / np.median(reach))
+    assert found.outlier_ratio[17] == pytest.approx(reach[17] / np.median(reach))
 
 
 def test_images_of_sound_networks_are_all_kept() -> None:
     found = observed([(20.0 if place == 7 else 1.0) * image for place, image in enumerate(images(64))])
-    assert 15.0 < found.farness.max() < FAR
-    assert found.outlying == ()
+    assert 15.0 < found.outlier_ratio.max() < FAR
+    assert found.outliers == ()
     assert found.ordinary is found.tensors
 
 
 def test_what_is_frequent_is_no_exception() -> None:
     found = observed([image * (100.0 + place if place % 5 == 0 else 1.0) for place, image in enumerate(images(64))])
-    assert len(found.outlying) == int(LARGEST_SHARE * 64) == 2
-    assert all(place % 5 == 0 for place in found.outlying)
+    assert len(found.outliers) == int(LARGEST_SHARE * 64) == 2
+    assert all(place % 5 == 0 for place in found.outliers)
     few = observed([100.0 * images(1)[0], *images(30)])
-    assert few.outlying == (), "one of 31 images is no exception"
+    assert few.outliers == (), "one of 31 images is no exception"
 
 
 def test_a_tensor_that_is_zero_for_most_images_says_nothing() -> None:
     found = observed([np.zeros(5, np.float32)] * 63 + [np.ones(5, np.float32)])
-    assert found.outlying == ()
-    assert found.farness.tolist() == [0.0] * 64
+    assert found.outliers == ()
+    assert found.outlier_ratio.tolist() == [0.0] * 64
 
 
 def test_what_was_found_on_another_form_of_the_model_holds() -> None:
     found = observed(images(64))
     farthest = int(found.extremes[:, 0, 1].argmax())
-    cut = Observed(found.tensors, found.extremes, known_outlying=(farthest,))
+    cut = Observed(found.tensors, found.extremes, known_outliers=(farthest,))
     assert cut.ordinary["t0"].hi == np.delete(found.extremes[:, 0, 1], farthest).max() < found.tensors["t0"].hi
 
 
@@ -92,7 +92,7 @@ def test_minmax_and_who_asks_for_it_get_all_images(target) -> None:
     found = observed(values)
     for method in (Percentile(), Kl(), Mse()):
         assert found.for_ranges(method, target) is found.ordinary
-        assert found.for_ranges(method, target, keep_outlying=True) is found.tensors
+        assert found.for_ranges(method, target, keep_outliers=True) is found.tensors
     assert found.for_ranges(MinMax(), target) is (found.ordinary if target is VACC else found.tensors)
 
 

@@ -3,7 +3,16 @@
 import numpy as np
 import onnx_ir as ir
 
-from quantkit.graph.values import add_constant, array, attribute_float, is_op, node_name, operand, required, unused_name
+from quantkit.graph.analysis.values import (
+    add_constant,
+    array,
+    attribute_float,
+    is_op,
+    node_name,
+    operand,
+    required,
+    unused_name,
+)
 
 
 class PlainArithmeticPass(ir.passes.InPlacePass):

@@ -8,8 +8,8 @@ channel is exact in int8 (it is the channel's largest), and the ReLU behind it f
 import numpy as np
 import onnx_ir as ir
 
+from quantkit.graph.analysis.values import ORIGIN, add_constant, is_op, node_name, rank
 from quantkit.graph.passes.fold_affine import affine_of
-from quantkit.graph.values import ORIGIN, add_constant, is_op, node_name, rank
 
 
 class BatchNormToConvPass(ir.passes.InPlacePass):

@@ -12,7 +12,7 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from quantkit.errors import ModelError
-from quantkit.graph.values import (
+from quantkit.graph.analysis.values import (
     add_constant,
     array,
     attribute_float,

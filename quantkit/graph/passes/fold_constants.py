@@ -5,7 +5,7 @@ import onnx
 import onnx_ir as ir
 
 from quantkit.errors import ModelError
-from quantkit.graph.values import array, is_constant, node_name, replace_by_constant
+from quantkit.graph.analysis.values import array, is_constant, node_name, replace_by_constant
 
 # Where folding would store more than this, and more than it read, the model is smaller unfolded (Tile, Expand).
 GROWTH_LIMIT_BYTES = 1 << 20

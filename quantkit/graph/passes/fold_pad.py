@@ -3,7 +3,16 @@
 import numpy as np
 import onnx_ir as ir
 
-from quantkit.graph.values import array, attribute_int, attribute_ints, attribute_str, is_op, operand, rank, required
+from quantkit.graph.analysis.values import (
+    array,
+    attribute_int,
+    attribute_ints,
+    attribute_str,
+    is_op,
+    operand,
+    rank,
+    required,
+)
 
 
 class FoldPadPass(ir.passes.InPlacePass):

@@ -7,7 +7,7 @@ orders give the same bits.
 
 import onnx_ir as ir
 
-from quantkit.graph.values import array, is_op, sole_consumer, unused_name
+from quantkit.graph.analysis.values import array, is_op, sole_consumer, unused_name
 
 
 class GeluOrderPass(ir.passes.InPlacePass):

@@ -3,8 +3,8 @@
 import numpy as np
 import onnx_ir as ir
 
+from quantkit.graph.analysis.values import array, attribute_float, attribute_int, is_op, node_name, operand, required
 from quantkit.graph.passes.fold_affine import set_constant
-from quantkit.graph.values import array, attribute_float, attribute_int, is_op, node_name, operand, required
 
 
 class PlainGemmPass(ir.passes.InPlacePass):

@@ -3,7 +3,7 @@
 import numpy as np
 import onnx_ir as ir
 
-from quantkit.graph.values import (
+from quantkit.graph.analysis.values import (
     add_constant,
     array,
     attribute_int,

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from quantkit.graph.values import (
+from quantkit.graph.analysis.values import (
     add_constant,
     array,
     attribute_ints,

@@ -3,7 +3,7 @@
 import onnx_ir as ir
 from onnx_ir.passes.common import NameFixPass
 
-from quantkit.graph.values import forget_names
+from quantkit.graph.analysis.values import forget_names
 
 
 class NameNodesPass(ir.passes.InPlacePass):

@@ -2,7 +2,7 @@
 
 import onnx_ir as ir
 
-from quantkit.graph.values import array, attribute_int, is_op, operand, required, take_over
+from quantkit.graph.analysis.values import array, attribute_int, is_op, operand, required, take_over
 
 
 class RemoveNoOpsPass(ir.passes.InPlacePass):

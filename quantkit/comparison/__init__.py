@@ -1,1 +1,0 @@
-"""Metrics, drift and reports of fp32 against int8."""

@@ -1,0 +1,1 @@
+"""Where models run: sessions, reading tensors during a pass, partitions and shared prefixes."""

@@ -1,0 +1,193 @@
+"""The pass: every image once through the model, every tensor into its histogram, nothing kept.
+
+Each worker thread decodes an image, runs the model on it with one thread, and counts its tensors: no queue, no waiting
+on a loader, and all processors are busy with different images. The counts are integers, so neither the number of
+workers nor the order of the images shows in the result. Batches are of one image (or of the model's own fixed size):
+the result does not depend on a batch size either, and one image's activations are all that a worker holds.
+
+Memory has a bound that does not depend on how many images there are, but for 8 bytes an image and tensor: how far each
+image went. It depends on the largest of them, which takes 4 bytes a pixel while it is decoded; the allocator may keep
+that much for each thread that met such a one.
+"""
+
+import itertools
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from quantkit.engine.tap import TappedSession
+from quantkit.errors import NumericError
+from quantkit.stats.convergence import next_point
+from quantkit.stats.observed import FloatArray, Observed
+from quantkit.stats.observer import Observer
+
+# A pass stops at such intervals to be saved; an interruption loses at most this much.
+CHUNK_SECONDS = 3.0
+
+
+# Reads one image file and returns ``[C, H, W]`` float32.
+Load = Callable[[Path], npt.NDArray[np.float32]]
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """What one stretch of a pass yielded.
+
+    Attributes:
+        images: how many images the pass has seen in all.
+        at_convergence_point: whether the count is one at which ranges are compared.
+        totals: the observers that hold these images and all before them; they go on counting.
+        extremes: of each of these images, in the order of the pass, as in `Observed`.
+    """
+
+    images: int
+    at_convergence_point: bool
+    totals: dict[str, Observer]
+    extremes: FloatArray
+
+    def observed(self) -> Observed:
+        """Return what was observed so far; to be called before the pass goes on."""
+        return Observed({name: observer.statistics() for name, observer in self.totals.items()}, self.extremes)
+
+
+def observe(
+    session: TappedSession,
+    tensors: Sequence[str],
+    paths: Sequence[Path],
+    load: Load,
+    *,
+    batch: int = 1,
+    threads: int,
+    before: Observed | None = None,
+    progress: Callable[[int], None] | None = None,
+) -> Iterator[Chunk]:
+    """Observe images and yield the statistics so far, chunk by chunk, until all are seen.
+
+    Args:
+        session: the model with its taps.
+        tensors: names of the tapped tensors, in the order the statistics are to have.
+        paths: the images.
+        load: reads and preprocesses one image, by any thread.
+        batch: the model's fixed batch size, 1 where it is dynamic; a last partial batch is filled up, and the filling
+            not counted in tensors whose first axis is the batch.
+        threads: workers.
+        before: what the first images gave, from an interrupted pass.
+        progress: called with the number of images seen, by any thread.
+
+    Raises:
+        ImageError: an image cannot be decoded.
+        NumericError: a tensor holds NaN or infinity; names tensor and image.
+    """
+    totals = {name: Observer() for name in tensors}
+    extremes = np.zeros((len(paths), len(tensors), 2), np.float32)
+    done, rate = 0, 0.0
+    if before is not None:
+        done = len(before.extremes)
+        extremes[:done] = before.extremes
+        for name, statistics in before.tensors.items():
+            totals[name].add(statistics)
+    workers = [_Worker(session, tensors, load, batch) for _ in range(threads)]
+    with ThreadPoolExecutor(threads) as pool:
+        while done < len(paths):
+            end = min(_chunk_end(done, rate, threads * batch), next_point(done), len(paths))
+            start_s = time.monotonic()
+            _run_chunk(pool, workers, paths[:end], extremes, progress, done)
+            rate = (end - done) / max(time.monotonic() - start_s, 1e-6)
+            _absorb(pool, workers, totals)
+            at_point = end == next_point(done) or end == len(paths)
+            done = end
+            yield Chunk(done, at_point, totals, extremes[:done])
+
+
+def _chunk_end(done: int, rate: float, least: int) -> int:
+    return done + max(least, int(rate * CHUNK_SECONDS))
+
+
+def _run_chunk(
+    pool: ThreadPoolExecutor,
+    workers: list["_Worker"],
+    paths: Sequence[Path],
+    extremes: FloatArray,
+    progress: Callable[[int], None] | None,
+    done: int,
+) -> None:
+    batch = workers[0].batch
+    starts = range(done, len(paths), batch)
+    work = iter([slice(start, min(start + batch, len(paths))) for start in starts])  # a list iterator is safe to share
+    seen = itertools.count(done + 1)
+
+    def job(worker: "_Worker") -> None:
+        for images in work:
+            worker.observe(paths[images], extremes[images])
+            for _ in paths[images]:
+                count = next(seen)
+                if progress is not None:
+                    progress(count)
+
+    futures = [pool.submit(job, worker) for worker in workers]
+    try:
+        for future in futures:
+            future.result()
+    finally:
+        for _ in work:  # after a failure or an interruption the others stop at their next image
+            pass
+
+
+def _absorb(pool: ThreadPoolExecutor, workers: list["_Worker"], totals: dict[str, Observer]) -> None:
+    """Take over what the workers have counted: every thread that of other tensors."""
+    names = list(totals)
+
+    def job(first: int) -> None:
+        for name in names[first :: len(workers)]:
+            for worker in workers:
+                totals[name].absorb(worker.observers[name])
+
+    list(pool.map(job, range(len(workers))))
+
+
+class _Worker:
+    """One thread's session calls and its own counters."""
+
+    def __init__(self, session: TappedSession, tensors: Sequence[str], load: Load, batch: int) -> None:
+        self.batch = batch
+        self._session = session
+        self._load = load
+        self.observers = {name: Observer() for name in tensors}
+        self._columns = {name: column for column, name in enumerate(tensors)}
+
+    def observe(self, paths: Sequence[Path], extremes: FloatArray) -> None:
+        """Count the tensors of some images, and enter the extremes of each, ``[images, tensors, 2]``."""
+        x = load_batch(paths, self._load, self.batch)
+        for name, value in self._session.tensors(x):
+            rows = extremes[:, self._columns[name]]
+            if value.ndim > 0 and value.shape[0] == self.batch:
+                for path, one, row in zip(paths, value, rows, strict=False):
+                    row[:] = self._count(name, one, path)
+            else:
+                # Transformers put tokens or windows first: the images of a batch, and what fills it up, are not told
+                # apart.
+                rows[:] = self._count(name, value, paths[0])
+
+    def _count(self, name: str, value: FloatArray, path: Path) -> tuple[float, float]:
+        """Count the values of a tensor and return the extremes among them."""
+        shown = self.observers[name].observe(value)
+        if shown.non_finite:
+            raise NumericError(
+                f"{shown.non_finite} of {value.size} values of the tensor {name} are NaN or infinite",
+                where=path,
+                fix="find the node that makes them, or leave the image out of the set",
+            )
+        # A sum with 0.0 turns -0.0 into 0.0, so that equal extremes have equal bits.
+        return (shown.lo + 0.0, shown.hi + 0.0) if value.size else (0.0, 0.0)
+
+
+def load_batch(paths: Sequence[Path], load: Load, batch: int) -> npt.NDArray[np.float32]:
+    """Load images into ``[batch, C, H, W]``, float32; the last image fills up a partial batch."""
+    images = [load(path) for path in paths]
+    images.extend(images[-1:] * (batch - len(images)))
+    return np.stack(images)

@@ -1,0 +1,121 @@
+"""Models that differ from another in a part of the graph: what both have in common is prepared and run once."""
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+import onnx_ir as ir
+
+from quantkit.engine.segments import SegmentedRun, crossing
+from quantkit.graph.analysis.ops import LAYERS
+from quantkit.graph.analysis.value_numbering import Computations
+from quantkit.graph.analysis.values import is_constant, is_op, name_of, node_name, reads
+
+FloatArray = npt.NDArray[np.float32]
+
+
+class PrefixSharedRuns:
+    """The scores of variants of a model, over a few images.
+
+    One walk goes through the model; a variant takes from it the tensors that both compute alike. From there it runs by
+    itself, up to the first of a few places from which on it is the model again; what lies behind such a place is opened
+    once and serves all variants that differ before it.
+
+    The walk only goes forwards, so the variants should come in the order in which they differ: one that differs before
+    the present cut is run from the images on, to the same result.
+
+    Memory: the images, and twice the tensors that cross a cut, for every image.
+
+    Args:
+        model: prepared or int8.
+        images: ``[n, C, H, W]`` each, as the model's input takes them.
+        threads: images run side by side.
+    """
+
+    def __init__(self, model: ir.Model, images: Sequence[FloatArray], *, threads: int) -> None:
+        self._model, self._images, self._threads = model, images, threads
+        self._walk = SegmentedRun(model, images, threads=threads)
+        self._computations = Computations()
+        self._names = {number: name for name, number in self._computations.number(model).items()}
+        layers = [node_name(node) for node in model.graph if is_op(node, *LAYERS)]
+        # As many places as there are layers between two: few models are opened, and little of each variant.
+        spacing = max(2, math.isqrt(len(layers)))
+        self._places = self._walk.cuts(layers[spacing::spacing])
+        self._order = {node_name(node): index for index, node in enumerate(model.graph)}
+        self._made_at = {name_of(value): index for index, node in enumerate(model.graph) for value in node.outputs}
+        self._ending = SegmentedRun(model, (), threads=threads, settled=True)
+        self._place = 0  # that the last variant went to
+
+    def scores(self, variant: ir.Model, *, walk_to: str | None = None) -> FloatArray:
+        """Return the first output of a variant, ``[images, classes]``, as `quantkit.engine.scores.scores_of` does.
+
+        Args:
+            variant: the other model.
+            walk_to: the walk goes no further than this node, by name: what lies beside it is still needed for variants
+                to come. Absent, it goes to where this variant differs.
+
+        Raises:
+            ModelError: onnxruntime cannot run a part of the model or of the variant.
+        """
+        run = self._begin(variant, walk_to)
+        place = self._rejoined(variant, run)
+        if place is not None:
+            columns = zip(*run.run(place), strict=True)
+            self._ending.restart(dict(zip(place, columns, strict=True)))
+            run = self._ending
+        output = name_of(run.model.graph.outputs[0])
+        return np.concatenate([scores[:1].reshape(1, -1) for (scores,) in run.run([output])]).astype(np.float32)
+
+    def _begin(self, variant: ir.Model, walk_to: str | None) -> SegmentedRun:
+        """Return a walk through a variant that begins where it differs, or at the images."""
+        taken = self._alike(variant)
+        if taken is None:
+            return SegmentedRun(variant, self._images, threads=self._threads)
+        limit = len(self._model.graph) if walk_to is None else self._order[walk_to]
+        passed = [name for name in taken.values() if self._made_at.get(name, -1) < limit]
+        self._walk.advance(passed, keep=passed)
+        return self._walk.branch(variant, taken)
+
+    def _alike(self, variant: ir.Model) -> dict[str, str] | None:
+        """Return the last tensors of a variant that the model computes alike and the walk reaches, with its names."""
+        numbers = self._computations.number(variant)
+        found: dict[str, str] = {}
+        seen: set[ir.Value] = set()
+        pending = [crossing(variant.graph.outputs[0])]
+        while pending:
+            value = pending.pop()
+            if value in seen or is_constant(value):
+                continue
+            seen.add(value)
+            ours = self._names.get(numbers[name_of(value)])
+            if ours is not None and self._walk.reaches([ours]):
+                found[name_of(value)] = ours
+                continue
+            node = value.producer()
+            if node is None:
+                return None
+            pending.extend(crossing(operand) for operand in reads(node))
+        return found
+
+    def _rejoined(self, variant: ir.Model, run: SegmentedRun) -> tuple[str, ...] | None:
+        """Return the tensors of the first place from which on a variant is the model again, None where there is none.
+
+        Places that the variants before did not come to are not looked at.
+        """
+        names = {name_of(value) for node in variant.graph for value in node.outputs}
+        for index in range(self._place, len(self._places)):
+            place = self._places[index]
+            if names.issuperset(place) and run.reaches(place) and self._goes_on_alike(variant, place):
+                if index > self._place:
+                    self._place = index
+                    self._ending = SegmentedRun(self._model, (), threads=self._threads, settled=True)
+                return place
+        return None
+
+    def _goes_on_alike(self, variant: ir.Model, place: tuple[str, ...]) -> bool:
+        ours, theirs = (
+            self._computations.number(model, fed=place)[name_of(model.graph.outputs[0])]
+            for model in (self._model, variant)
+        )
+        return ours == theirs

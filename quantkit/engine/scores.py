@@ -1,0 +1,59 @@
+"""The scores of a model over a few images in memory, and how far those of another are from them."""
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+import onnx_ir as ir
+
+from quantkit.data.parallel import map_in_order
+from quantkit.engine.session import first_line, open_session
+from quantkit.errors import ModelError
+
+FloatArray = npt.NDArray[np.float32]
+
+# Scores that are as near as this are the same but for the rounding of float32.
+EXACT_DB = 120.0
+
+
+def scores_of(model: ir.Model, images: Sequence[FloatArray], *, threads: int) -> FloatArray:
+    """Return the first output of a model, ``[images, classes]``, for images ``[N, C, H, W]`` run one by one.
+
+    Of an image that is repeated to fill a fixed batch, the first answer counts.
+
+    Raises:
+        ModelError: onnxruntime cannot run the model.
+    """
+    session = open_session(ir.serde.serialize_model(model).SerializeToString())
+    name = session.get_inputs()[0].name
+
+    def one(image: FloatArray) -> FloatArray:
+        try:
+            scores: FloatArray = session.run(None, {name: image})[0]
+        except Exception as error:  # onnxruntime raises classes of its own, all derived from Exception alone
+            raise ModelError(f"onnxruntime cannot run the model ({first_line(error)})") from error
+        return scores[:1].reshape(1, -1)
+
+    return np.concatenate(list(map_in_order(one, images, threads)))
+
+
+def score_sqnr_db(reference: FloatArray, other: FloatArray) -> float:
+    """Return ``10 log10(sum reference^2 / sum (reference - other)^2)`` in dB; infinite where both are equal."""
+    signal = float(np.square(reference, dtype=np.float64).sum())
+    noise = float(np.square(reference.astype(np.float64) - other).sum())
+    if noise == 0.0:
+        return math.inf
+    return 10.0 * math.log10(signal / noise) if signal > 0.0 else -math.inf
+
+
+def sqnr_by_image_db(reference: FloatArray, other: FloatArray) -> npt.NDArray[np.float64]:
+    """Return the SQNR of each image's scores in dB, float64 ``[images]``; arguments ``[images, classes]``.
+
+    It counts up to where float32 arithmetic ends: between -120 and 120 dB.
+    """
+    signal = np.square(reference, dtype=np.float64).sum(axis=1)
+    noise = np.square(reference.astype(np.float64) - other).sum(axis=1)
+    least = np.finfo(np.float64).tiny  # of an image whose scores are all zero
+    ratio = (signal + least) / (noise + signal / 10.0 ** (EXACT_DB / 10.0) + least)
+    return np.asarray(np.maximum(10.0 * np.log10(ratio), -EXACT_DB))

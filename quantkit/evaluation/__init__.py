@@ -1,0 +1,1 @@
+"""Predictions, paired statistics, drift, gates, and diagnosis of labels and preprocessing."""

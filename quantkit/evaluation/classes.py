@@ -1,0 +1,86 @@
+"""What each class loses, corrected for looking at many classes at once."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import stats
+
+from quantkit.errors import LabelError
+from quantkit.evaluation.paired import PairedOutcomes, mcnemar_exact
+from quantkit.evaluation.predictions import Predictions
+
+SIGNIFICANCE = 0.05
+
+
+@dataclass(frozen=True)
+class ClassDelta:
+    """One class in both models.
+
+    Attributes:
+        label: index of the class.
+        images: images of the class.
+        reference_correct: how many the reference gets right.
+        candidate_correct: how many the candidate gets right.
+        lost: right in the reference alone.
+        gained: right in the candidate alone.
+        p: McNemar's exact p for this class alone.
+        p_adjusted: p corrected for the number of classes; below 0.05 the class stands out.
+    """
+
+    label: int
+    images: int
+    reference_correct: int
+    candidate_correct: int
+    lost: int
+    gained: int
+    p: float
+    p_adjusted: float
+
+    @property
+    def delta(self) -> float:
+        """Accuracy of the candidate minus that of the reference on this class, a fraction."""
+        return (self.candidate_correct - self.reference_correct) / self.images
+
+
+def class_deltas(reference: Predictions, candidate: Predictions) -> tuple[ClassDelta, ...]:
+    """Return the classes that have images, in the order of their index.
+
+    The exact p of each class are corrected by Benjamini and Hochberg (JRSS B 57:289-300, 1995), which is valid here:
+    classes share no image. Only classes whose discordant images could reach 0.05 at all are counted as tests (Tarone,
+    Biometrics 46:515-522, 1990; for the false discovery rate Gilbert, JRSS C 54:143-158, 2005): that depends on how
+    many images are discordant, never on which way they fell. The others get 1.
+
+    Raises:
+        LabelError: the true classes are not known.
+    """
+    labels = reference.labels
+    if labels is None:
+        raise LabelError("per-class results need the true class of every image", fix="give the labels")
+    right, now_right = reference.correct(), candidate.correct()
+
+    def count(images: np.ndarray[tuple[int, ...], np.dtype[np.bool_]]) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
+        return np.bincount(labels[images], minlength=reference.classes)
+
+    totals = count(np.ones(len(reference), bool))
+    before, after = count(right), count(now_right)
+    lost, gained = count(right & ~now_right), count(now_right & ~right)
+    present = np.flatnonzero(totals)
+    p = np.asarray([mcnemar_exact(PairedOutcomes(int(totals[c]), int(lost[c]), int(gained[c]))) for c in present])
+    # The least p that m discordant images allow: all of them on one side.
+    testable = 2.0 * 0.5 ** (lost + gained)[present] <= SIGNIFICANCE
+    adjusted = np.ones_like(p)
+    if testable.any():
+        adjusted[testable] = stats.false_discovery_control(p[testable], method="bh")
+    return tuple(
+        ClassDelta(
+            label=int(c),
+            images=int(totals[c]),
+            reference_correct=int(before[c]),
+            candidate_correct=int(after[c]),
+            lost=int(lost[c]),
+            gained=int(gained[c]),
+            p=float(p_class),
+            p_adjusted=float(p_corrected),
+        )
+        for c, p_class, p_corrected in zip(present, p, adjusted, strict=True)
+    )

@@ -1,0 +1,273 @@
+"""How far each tensor of an integer model strays from the float model's, streamed batch by batch.
+
+Accumulators hold sums for each channel and nothing else: memory does not grow with the images. The sums are exact
+(`ExactSum`) over terms computed image by image, so batch size, order and shards do not change a bit of the result.
+"""
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from quantkit.errors import ModelError, NumericError, ProvenanceError
+from quantkit.evaluation.drift_kernel import COLUMNS, Grid, ImageTerms, image_terms
+from quantkit.evaluation.exact_sum import ExactSum
+from quantkit.numerics import FloatArray, QParams
+
+Float64Array = npt.NDArray[np.float64]
+Int64Array = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class TensorDrift:
+    """What a tensor lost between two models.
+
+    Written with ``x`` for the reference, ``y`` for the candidate and ``e = y - x``.
+
+    Attributes:
+        name: ONNX name of the tensor.
+        op_type: operator that produces it, empty where not known.
+        elements: number of values compared.
+        images: number of images they come from.
+        image_share: share of ``sum e^2`` that a single image makes, the one that makes most of it; 0 without any error.
+        sqnr_db: ``10 log10(sum x^2 / sum e^2)``; infinite without any error, minus infinity for an error on zeros.
+        worst_channel: the channel with the lowest SQNR, None for a tensor without channels.
+        worst_channel_sqnr_db: its SQNR: a whole tensor at 40 dB may hide a channel of which nothing is left.
+        max_err: greatest ``|e|``.
+        max_err_steps: the same in steps of the tensor's scale, None where the tensor is not quantized.
+        cosine: ``sum x y / sqrt(sum x^2 sum y^2)``; 1 where both are all zero, 0 where one is.
+        clipped: share of ``x`` outside what the integers can stand for, by more than half a step; None as above.
+        range_used: share of the integers between the least and the greatest that occur; None as above.
+        levels_used: number of different integers that occur; None as above.
+        collapsed: ``x`` varies and ``y`` does not.
+        channel_sqnr_db: float64 ``[channels]``.
+        channel_bias: float64 ``[channels]``, mean of ``e``, in real units.
+        scale: real units in a step, None where the tensor is not quantized.
+    """
+
+    name: str
+    op_type: str
+    elements: int
+    images: int
+    image_share: float
+    sqnr_db: float
+    worst_channel: int | None
+    worst_channel_sqnr_db: float
+    max_err: float
+    max_err_steps: float | None
+    cosine: float
+    clipped: float | None
+    range_used: float | None
+    levels_used: int | None
+    collapsed: bool
+    channel_sqnr_db: Float64Array
+    channel_bias: Float64Array
+    scale: float | None
+
+    @property
+    def worst_bias(self) -> float:
+        """The mean error of largest magnitude among the channels, in real units, with its sign."""
+        return float(self.channel_bias[np.argmax(np.abs(self.channel_bias))])
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain values without the per-channel vectors; an infinite SQNR is null, and `max_err` tells which."""
+        return {
+            "name": self.name,
+            "op_type": self.op_type,
+            "elements": self.elements,
+            "images": self.images,
+            "image_share": self.image_share,
+            "sqnr_db": _finite(self.sqnr_db),
+            "worst_channel": self.worst_channel,
+            "worst_channel_sqnr_db": _finite(self.worst_channel_sqnr_db),
+            "max_err": self.max_err,
+            "max_err_steps": self.max_err_steps,
+            "cosine": self.cosine,
+            "clipped": self.clipped,
+            "range_used": self.range_used,
+            "levels_used": self.levels_used,
+            "collapsed": self.collapsed,
+            "worst_bias": self.worst_bias,
+            "worst_bias_steps": None if self.scale is None else self.worst_bias / self.scale,
+        }
+
+
+class DriftAccumulator:
+    """Compares one tensor of two models over any number of images.
+
+    `measure` does the work and may be called by several threads at once; `add` takes its result in, by one thread.
+
+    Args:
+        name: ONNX name of the tensor.
+        op_type: operator that produces it.
+        qparams: parameters of the tensor in the integer model, per tensor; None where it stays in floating point.
+        axis: axis of the channels; a tensor without that axis counts as one channel.
+    """
+
+    def __init__(self, name: str, *, op_type: str = "", qparams: QParams | None = None, axis: int = 1) -> None:
+        if qparams is not None and qparams.axis is not None:
+            raise ValueError(f"{name}: activations have one scale per tensor")
+        self.name = name
+        self.op_type = op_type
+        self.axis = axis
+        self._grid = None if qparams is None else _grid(qparams)
+        self._sums: ExactSum | None = None
+        self._channels = 0
+        self._elements = self._images = 0
+        self._most_noise = 0.0
+        self._clipped = 0
+        self._max_err = 0.0
+        self._x_ends, self._y_ends = _NO_ENDS, _NO_ENDS
+        self._levels: Int64Array = np.zeros(0 if self._grid is None else self._grid.levels, np.int64)
+
+    def update(self, reference: FloatArray, candidate: FloatArray) -> None:
+        """Add one batch of the tensor from both models, images along axis 0, dequantized to real units.
+
+        Raises:
+            ModelError: the two have different shapes, or other channels than earlier batches.
+            NumericError: a value is NaN or infinite.
+        """
+        self.add(self.measure(reference, candidate))
+
+    def measure(self, reference: FloatArray, candidate: FloatArray) -> list[ImageTerms]:
+        """Return what a batch would add, image by image, without adding it. Values are compared as float32.
+
+        Raises:
+            ModelError: the two have different shapes.
+            NumericError: a value is NaN or infinite.
+        """
+        if reference.shape != candidate.shape or reference.ndim == 0:
+            raise ModelError(
+                f"the models give shapes {list(reference.shape)} and {list(candidate.shape)}", where=self.name
+            )
+        if reference.size == 0:
+            return []
+        terms = [
+            image_terms(self._by_channel(x), self._by_channel(y), self._grid)
+            for x, y in zip(reference, candidate, strict=True)
+        ]
+        if not all(np.isfinite(image.sums).all() for image in terms):
+            raise NumericError("the tensor holds NaN or infinity", where=self.name)
+        return terms
+
+    def add(self, terms: Iterable[ImageTerms]) -> None:
+        """Take in what `measure` of an accumulator of the same tensor returned; the order does not matter.
+
+        Raises:
+            ModelError: the tensor had another number of channels before.
+        """
+        for image in terms:
+            channels = image.sums.shape[0]
+            if self._sums is None:
+                self._sums, self._channels = ExactSum(image.sums.size), channels
+            if channels != self._channels:
+                raise ModelError(f"the tensor had {self._channels} channels and now has {channels}", where=self.name)
+            self._sums.add(image.sums.reshape(1, -1))
+            self._elements += image.elements
+            self._images += 1
+            self._most_noise = max(self._most_noise, math.fsum(image.sums[:, _NOISE]))
+            self._clipped += image.clipped
+            self._levels += image.levels
+            self._max_err = max(self._max_err, image.max_err)
+            self._x_ends, self._y_ends = _wider(self._x_ends, image.x_ends), _wider(self._y_ends, image.y_ends)
+
+    def merge(self, other: "DriftAccumulator") -> None:
+        """Add what another accumulator of the same tensor has seen.
+
+        Raises:
+            ProvenanceError: it compared another tensor, or one with other parameters.
+        """
+        if (self.name, self.axis, self._grid) != (other.name, other.axis, other._grid):
+            raise ProvenanceError("drift of another tensor or of other ranges cannot be added", where=self.name)
+        if other._sums is None:
+            return
+        if self._sums is None:
+            self._sums, self._channels = ExactSum(other._channels * len(COLUMNS)), other._channels
+        if self._channels != other._channels:
+            raise ProvenanceError("drift over other channels cannot be added", where=self.name)
+        self._sums.merge(other._sums)
+        self._elements += other._elements
+        self._images += other._images
+        self._most_noise = max(self._most_noise, other._most_noise)
+        self._clipped += other._clipped
+        self._levels += other._levels
+        self._max_err = max(self._max_err, other._max_err)
+        self._x_ends = _wider(self._x_ends, other._x_ends)
+        self._y_ends = _wider(self._y_ends, other._y_ends)
+
+    def result(self) -> TensorDrift:
+        """Return the measures over everything seen so far.
+
+        Raises:
+            ModelError: nothing was seen.
+        """
+        if self._sums is None:
+            raise ModelError("no values to compare", where=self.name)
+        sums = dict(zip(COLUMNS, self._sums.value().reshape(self._channels, -1).T, strict=True))
+        # Over the channels: few, rounded once each, and added in one order.
+        totals = {column: math.fsum(values) for column, values in sums.items()}
+        channel_sqnr = _sqnr_db(sums["xx"], sums["ee"])
+        worst = int(np.argmin(channel_sqnr))
+        scale = None if self._grid is None else self._grid.scale
+        used = np.flatnonzero(self._levels)
+        return TensorDrift(
+            name=self.name,
+            op_type=self.op_type,
+            elements=self._elements,
+            images=self._images,
+            image_share=self._most_noise / totals["ee"] if totals["ee"] > 0.0 else 0.0,
+            sqnr_db=float(_sqnr_db(np.asarray(totals["xx"]), np.asarray(totals["ee"]))),
+            worst_channel=worst if self._channels > 1 else None,
+            worst_channel_sqnr_db=float(channel_sqnr[worst]),
+            max_err=self._max_err,
+            max_err_steps=None if scale is None else self._max_err / scale,
+            cosine=_cosine(totals["xy"], totals["xx"], totals["yy"]),
+            clipped=None if scale is None else self._clipped / self._elements,
+            range_used=None if scale is None else float(used[-1] - used[0] + 1) / self._levels.size,
+            levels_used=None if scale is None else used.size,
+            collapsed=self._x_ends[0] < self._x_ends[1] and self._y_ends[0] == self._y_ends[1],
+            channel_sqnr_db=channel_sqnr,
+            channel_bias=sums["e"] * (self._channels / self._elements),
+            scale=scale,
+        )
+
+    def _by_channel(self, image: FloatArray) -> npt.NDArray[np.float32]:
+        """One image as float32 ``[channels, elements]``; its channel axis is one less than the tensor's."""
+        if image.ndim < self.axis or self.axis == 0:
+            return np.ascontiguousarray(image, np.float32).reshape(1, -1)
+        channels = image.shape[self.axis - 1]
+        return np.ascontiguousarray(np.moveaxis(image, self.axis - 1, 0), np.float32).reshape(channels, -1)
+
+
+_NOISE = COLUMNS.index("ee")
+_NO_ENDS = (math.inf, -math.inf)
+
+
+def _wider(a: tuple[float, float], b: tuple[float, float]) -> tuple[float, float]:
+    return min(a[0], b[0]), max(a[1], b[1])
+
+
+def _grid(qparams: QParams) -> Grid:
+    return Grid(float(qparams.scale), int(qparams.zero_point), qparams.qmin, qparams.qmax)
+
+
+def _sqnr_db(signal: Float64Array, noise: Float64Array) -> Float64Array:
+    """``10 log10(signal / noise)``: infinite without noise, minus infinity for noise on silence."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        ratio: Float64Array = 10.0 * (np.log10(signal) - np.log10(noise))
+    return np.where(noise == 0.0, np.inf, ratio)
+
+
+def _cosine(xy: float, xx: float, yy: float) -> float:
+    if xx == 0.0 and yy == 0.0:
+        return 1.0
+    if xx == 0.0 or yy == 0.0:
+        return 0.0
+    return min(max(xy / (math.sqrt(xx) * math.sqrt(yy)), -1.0), 1.0)
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None

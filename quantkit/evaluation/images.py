@@ -1,0 +1,81 @@
+"""Which images models are compared on, and what is doubtful about them."""
+
+from pathlib import Path
+
+from quantkit.data.calibration_set import CalibrationSet
+from quantkit.data.folder import ImageFolder, find_labelled_images
+from quantkit.data.overlap import overlap
+from quantkit.errors import CalibrationSetError, LabelError, UsageError
+from quantkit.runs.folder import RunRecord
+
+
+def evaluation_images(
+    images: Path | ImageFolder | None,
+    labels: Path | None,
+    names: Path | None,
+    exclude: Path | CalibrationSet | None,
+    record: RunRecord | None,
+) -> tuple[ImageFolder, list[str]]:
+    """Return the evaluation images and what is doubtful about them.
+
+    Raises:
+        UsageError: nothing says where the images are.
+        CalibrationSetError: there are none, or none outside of the calibration set.
+        LabelError: labels are missing or malformed.
+    """
+    calibration = _calibration_set(record)
+    if isinstance(exclude, Path):
+        exclude = CalibrationSet.load(exclude)
+    if images is None:
+        if calibration is None:
+            raise UsageError("nothing says which images to evaluate", fix="give --images DIR")
+        images, exclude = calibration.root, exclude or calibration
+    found = images if isinstance(images, ImageFolder) else find_labelled_images(images, labels, names)
+    warnings = list(found.warnings)
+    if exclude is not None:
+        taken = set(overlap(exclude, found.paths))
+        found = found.only([index for index in range(len(found.names)) if index not in taken])
+        if not found.names:
+            raise CalibrationSetError(
+                "all images are in the calibration set", where=found.root, fix="give other --images to compare on"
+            )
+    elif calibration is not None and (shared := overlap(calibration, found.paths)):
+        warnings.append(
+            f"{len(shared)} of {len(found.names)} images are in the calibration set too: the difference looks smaller "
+            "than it is; leave them out with --exclude"
+        )
+    return found, warnings
+
+
+def _calibration_set(record: RunRecord | None) -> CalibrationSet | None:
+    if record is None or not record.set.path or not Path(record.set.path).is_file():
+        return None
+    return CalibrationSet.load(Path(record.set.path))
+
+
+def check_labels(found: ImageFolder, classes: int | None, where: Path) -> None:
+    """See before the work that a model has a class for every label.
+
+    Args:
+        found: labelled images.
+        classes: that the model tells apart, None where it does not say.
+        where: what the fault is told of.
+
+    Raises:
+        LabelError: it has not.
+    """
+    assert found.labels is not None
+    greatest = int(found.labels.max())
+    if classes is not None and greatest >= classes:
+        raise LabelError(
+            f"the labels go up to {greatest} and the model tells {classes} classes apart",
+            where=where,
+            fix="these images are of another data set, or their labels start at 1",
+        )
+
+
+def limited(found: ImageFolder, limit: int | None) -> ImageFolder:
+    """Return at most so many images, taken evenly from the order of their names, and so from the classes."""
+    count = len(found.names)
+    kept = count if limit is None else min(limit, count)
+    return found.only([place * count // kept for place in range(kept)])

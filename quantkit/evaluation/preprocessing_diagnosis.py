@@ -1,0 +1,178 @@
+"""Is a poor fp32 accuracy the preprocessing's? Other scalings and colour orders are tried, and one far better is named.
+
+Images scaled or ordered otherwise than in training still look like images, so nothing fails: the accuracy is just poor,
+in fp32 already, and calibration finds ranges for values that the model never sees.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from quantkit.config.pipeline import (
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    CenterCrop,
+    Decode,
+    Normalize,
+    Pad,
+    Pipeline,
+    PipelineOp,
+    Resize,
+    ToTensor,
+)
+from quantkit.data.folder import ImageFolder
+from quantkit.data.preprocess import value_tables
+from quantkit.engine.predict import Classifier, ModelScores, evaluate
+from quantkit.evaluation.label_diagnosis import label_problem
+from quantkit.evaluation.paired import BoolArray, PairedOutcomes, mcnemar_exact
+from quantkit.evaluation.predictions import Predictions
+from quantkit.runs.score_cache import keep_scores, predict_cached, scores_key
+
+# A classifier worth quantizing is mostly above this; one below it costs the few images that the question takes.
+SUSPICIOUS = 0.5
+# On fewer images nothing can be told.
+FEWEST = 40
+SAMPLE = 64
+# Another preprocessing is named only where it is better by so much, and chance would do that this rarely.
+FAR_BETTER = 0.2
+P = 0.001
+
+
+@dataclass(frozen=True)
+class _Scaling:
+    """What 8-bit values become before the model reads them.
+
+    Attributes:
+        words: of a user.
+        divisor: of ``to_tensor``.
+        mean: of ``normalize``, one value a channel or one for all; None for no ``normalize``.
+        std: likewise.
+    """
+
+    words: str
+    divisor: float
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] = ()
+
+
+_SCALINGS = (
+    _Scaling("pixels from 0 to 255", 1.0),
+    _Scaling("pixels from 0 to 1", 255.0),
+    _Scaling("pixels from -1 to 1", 255.0, (0.5,), (0.5,)),
+    _Scaling("ImageNet's mean and std", 255.0, IMAGENET_MEAN, IMAGENET_STD),
+)
+
+
+def diagnose_preprocessing(
+    classifier: Classifier,
+    found: ImageFolder,
+    pipeline: Pipeline,
+    predictions: Predictions,
+    *,
+    digest: str,
+    keep: Path | None,
+    threads: int,
+) -> str | None:
+    """Return in one sentence what preprocessing the model seems to want; None where the one given may well be right.
+
+    Nothing is tried where the accuracy is not suspicious, or the labels explain it. Otherwise up to `SAMPLE` images
+    are asked again, with pixels scaled in the usual ways, in either colour order. An answer is given only where one of
+    them is right on far more of the same images: by at least `FAR_BETTER`, and by McNemar's exact test, corrected for
+    the number of ways tried.
+
+    Args:
+        classifier: the fp32 model.
+        found: the labelled images that were evaluated.
+        pipeline: their preprocessing.
+        predictions: what the model said of them, in the same order.
+        digest: of the model.
+        keep: folder for scores, so that nothing is asked twice; None to ask each time.
+        threads: workers.
+
+    Raises:
+        LabelError: the true classes are not known.
+        ImageError: an image cannot be decoded.
+        ModelError: the model cannot be run.
+    """
+    right = predictions.correct()
+    if len(predictions) < FEWEST or right.mean() >= SUSPICIOUS or label_problem(predictions) is not None:
+        return None
+    places = np.linspace(0, len(predictions) - 1, min(SAMPLE, len(predictions))).astype(np.int64)
+    sample, given = found.only(places.tolist()), right[places]
+    others = list(alternatives(pipeline))
+    tried = [_right(classifier, digest, sample, other, keep, threads) for _, other in others]
+    best = max(range(len(others)), key=lambda index: int(tried[index].sum()))
+    outcomes = PairedOutcomes.of(given, tried[best])
+    if outcomes.delta < FAR_BETTER or mcnemar_exact(outcomes) * len(others) > P:
+        return None
+    words, other = others[best]
+    return (
+        f"the preprocessing seems wrong: of {len(given)} images {given.sum()} are right as it is set and "
+        f"{tried[best].sum()} with {words}; {_how(other)}"
+    )
+
+
+def alternatives(pipeline: Pipeline) -> Iterator[tuple[str, Pipeline]]:
+    """Yield other colour orders and scalings behind the same decoding and geometry, the least change first, named."""
+    first = pipeline.ops[0]
+    assert isinstance(first, Decode)
+    given = value_tables(pipeline)
+    orders: list[Literal["RGB", "BGR", "L"]] = ["L"] if first.mode == "L" else ["RGB", "BGR"]
+    for mode in sorted(orders, key=lambda mode: mode != first.mode):
+        decode = first.model_copy(update={"mode": mode})
+        if mode != first.mode:
+            yield f"colours in the order {mode}", Pipeline(ops=(decode, *pipeline.ops[1:]))
+        for scaling in _SCALINGS:
+            if scaling.mean is not None and len(scaling.mean) > pipeline.channels:
+                continue
+            other = _scaled(pipeline, decode, scaling)
+            if not np.allclose(value_tables(other), given, rtol=0.02, atol=0.02):
+                yield scaling.words if mode == first.mode else f"{scaling.words} in the order {mode}", other
+
+
+def _scaled(pipeline: Pipeline, decode: Decode, scaling: _Scaling) -> Pipeline:
+    geometry = [op for op in pipeline.ops if isinstance(op, Resize | CenterCrop | Pad)]
+    ops: list[PipelineOp] = [decode, *geometry, ToTensor(divisor=scaling.divisor)]
+    if scaling.mean is not None:
+        repeated = (values * (pipeline.channels // len(values)) for values in (scaling.mean, scaling.std))
+        # ImageNet's numbers belong to red, green and blue.
+        mean, std = (values[::-1] if decode.mode == "BGR" else values for values in repeated)
+        ops.append(Normalize(mean=mean, std=std))
+    return Pipeline(ops=tuple(ops))
+
+
+def _right(
+    classifier: Classifier, digest: str, sample: ImageFolder, pipeline: Pipeline, keep: Path | None, threads: int
+) -> BoolArray:
+    """Return for each image whether the model's best class is the true one."""
+    assert sample.labels is not None
+    if keep is None:
+        return _compared(evaluate([classifier], sample.paths, pipeline, threads=threads), sample)
+    with keep_scores(keep, [scores_key(digest, pipeline)], sample) as kept:
+        return _compared(predict_cached([classifier], kept, sample.paths, pipeline, threads=threads), sample)
+
+
+def _compared(answers: Iterator[ModelScores], sample: ImageFolder) -> BoolArray:
+    best = np.array([int(one.scores[0].argmax()) for one in answers])
+    right: BoolArray = best == sample.labels
+    return right
+
+
+def _how(pipeline: Pipeline) -> str:
+    """Return how a pipeline's scaling and colour order are set."""
+    settings = []
+    for op in pipeline.ops:
+        match op:
+            case Decode():
+                settings.append(f"mode of decode {op.mode}")
+            case ToTensor():
+                settings.append(f"divisor of to_tensor {op.divisor:g}")
+            case Normalize():
+                settings.append(f"mean of normalize {list(op.mean)} and std {list(op.std)}")
+            case _:
+                pass
+    without = "" if any(isinstance(op, Normalize) for op in pipeline.ops) else ", without normalize"
+    return f"set {', '.join(settings)}{without}"

@@ -1,0 +1,408 @@
+"""The result of comparing one reference model with others on the same images, and its JSON form.
+
+Shares of images are percent here and in the JSON (``top1: 69.4``), and so are differences of them (percentage points);
+divergence is in nats, sizes in bytes, latency in milliseconds.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from quantkit.errors import LabelError, ModelError, UsageError
+from quantkit.evaluation.classes import ClassDelta, class_deltas
+from quantkit.evaluation.confidence import MarginBin, expected_calibration_error, flips_by_margin
+from quantkit.evaluation.drift import TensorDrift
+from quantkit.evaluation.label_diagnosis import diagnose_labels
+from quantkit.evaluation.paired import (
+    CONFIDENCE,
+    Interval,
+    PairedOutcomes,
+    bootstrap_interval,
+    images_to_see,
+    mcnemar_exact,
+    mean_interval,
+    score_interval,
+    smallest_visible_loss,
+    wilson_interval,
+)
+from quantkit.evaluation.predictions import Predictions
+
+JSON_SCHEMA = 1
+WORST_TENSORS = 10
+# The loss that users ask about where none was measured, in percentage points.
+LOSS_OF_INTEREST = 0.5
+PERCENT = 100.0
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class EvaluatedModel:
+    """A model and what it answered: the input of `compare_models`.
+
+    Attributes:
+        name: what the user calls it, unique in a comparison.
+        predictions: its answers.
+        bytes: size of its file with external data, None where there is no file (results of a card).
+        kl: float64 ``[N]``, divergence of each image from the reference in nats, where full outputs were at hand.
+        latency_ms: time of one image, where it was measured.
+        tensors: drift of its tensors against the reference, in the order of the network; empty where not measured.
+        layers: drift of each integer layer alone, fed what the reference computes; empty where not measured.
+    """
+
+    name: str
+    predictions: Predictions
+    bytes: int | None = None
+    kl: np.ndarray[tuple[int], np.dtype[np.float64]] | None = None
+    latency_ms: float | None = None
+    tensors: tuple[TensorDrift, ...] = ()
+    layers: tuple[TensorDrift, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Delta:
+    """A paired difference of accuracy in percentage points; below 0 the candidate is worse.
+
+    Attributes:
+        value: candidate minus reference.
+        ci95: Tango's score interval, the one reported.
+        bootstrap95: the paired bootstrap's, as a check on the first.
+        mcnemar_p: exact p of no difference.
+        lost: images right in the reference alone.
+        gained: images right in the candidate alone.
+        smallest_visible: the smallest loss that this many images could tell from none.
+    """
+
+    value: float
+    ci95: Interval
+    bootstrap95: Interval
+    mcnemar_p: float
+    lost: int
+    gained: int
+    smallest_visible: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Versus:
+    """A candidate against the reference.
+
+    Attributes:
+        top1: paired difference of top-1, None without labels.
+        top5: paired difference of top-5, None without labels.
+        agreement: percent of images that both models put in the same class.
+        agreement_ci95: Wilson's interval of it.
+        changed: number of images in another class.
+        kl: mean divergence of the softmax outputs in nats, None where outputs were not at hand.
+        kl_ci95: Student's interval of that mean.
+        classes: per-class results; empty without labels.
+        margins: how often images flip by the reference's margin.
+        visibility: what this many images can show, in one sentence; None without labels.
+    """
+
+    top1: Delta | None
+    top5: Delta | None
+    agreement: float
+    agreement_ci95: Interval
+    changed: int
+    kl: float | None
+    kl_ci95: Interval | None
+    classes: tuple[ClassDelta, ...]
+    margins: tuple[MarginBin, ...]
+    visibility: str | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelResult:
+    """One model of a comparison.
+
+    Attributes:
+        name: as the user gave it.
+        bytes: size of the file, None without one.
+        top1: percent right, None without labels.
+        top5: percent with the label among the first five, None without labels.
+        ece: expected calibration error in percent, None without labels.
+        tie_rate: percent of images whose first place was shared.
+        constant: number of images for which all classes had the same score.
+        latency_ms: time of one image, None where it was not measured.
+        tensors: drift of every measured tensor in the order of the network.
+        layers: drift of each integer layer alone, by the tensor it gives, in the order of the network.
+        versus: the comparison with the reference; None for the reference.
+    """
+
+    name: str
+    bytes: int | None
+    top1: float | None
+    top5: float | None
+    ece: float | None
+    tie_rate: float
+    constant: int
+    latency_ms: float | None
+    tensors: tuple[TensorDrift, ...]
+    versus: Versus | None
+    layers: tuple[TensorDrift, ...] = ()
+
+    @property
+    def worst_tensors(self) -> tuple[TensorDrift, ...]:
+        """The tensors with the lowest SQNR, worst first."""
+        return tuple(sorted(self.tensors, key=lambda tensor: tensor.sqnr_db)[:WORST_TENSORS])
+
+    @property
+    def worst_layers(self) -> tuple[TensorDrift, ...]:
+        """The layers that lose most by themselves, worst first: those to blame for the drift behind them."""
+        return tuple(sorted(self.layers, key=lambda layer: layer.sqnr_db)[:WORST_TENSORS])
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain values; a figure that was not measured is null, an infinite one too."""
+        own = {
+            "name": self.name,
+            "top1": self.top1,
+            "top5": self.top5,
+            "bytes": self.bytes,
+            "ece": self.ece,
+            "tie_rate": self.tie_rate,
+            "constant_outputs": self.constant,
+            "latency_ms": self.latency_ms,
+        }
+        if self.versus is None:
+            return own
+        drift = {"worst_tensors": self.worst_tensors, "worst_layers": self.worst_layers}
+        return own | _versus_json(self.versus) | {key: [one.to_json() for one in worst] for key, worst in drift.items()}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """Models compared on the same images; the first is the reference.
+
+    Attributes:
+        images: how many images all models answered.
+        labelled: the true classes are known.
+        models: the reference and then the candidates.
+        warnings: what makes the figures doubtful, one sentence each.
+    """
+
+    images: int
+    labelled: bool
+    models: tuple[ModelResult, ...]
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def reference(self) -> ModelResult:
+        """The model that the others are measured against."""
+        return self.models[0]
+
+    @property
+    def candidates(self) -> tuple[ModelResult, ...]:
+        """All models but the reference."""
+        return self.models[1:]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the value of ``quantkit compare --json``: `images`, `models` and more."""
+        return {
+            "schema": JSON_SCHEMA,
+            "images": self.images,
+            "labelled": self.labelled,
+            "warnings": list(self.warnings),
+            "models": [model.to_json() for model in self.models],
+        }
+
+
+def compare_models(models: Sequence[EvaluatedModel], *, warnings: Sequence[str] = (), seed: int = 0) -> Comparison:
+    """Compare the first model with each of the others, paired image by image.
+
+    Args:
+        models: the reference and at least one candidate; answers are brought into the reference's order by name.
+        warnings: doubts the caller already has, such as images that are in the calibration set too.
+        seed: of the bootstrap.
+
+    Raises:
+        UsageError: fewer than two models, or two with one name.
+        LabelError: the models answered for different images, or under different labels.
+        ModelError: the models tell different numbers of classes apart.
+    """
+    names = [model.name for model in models]
+    if len(models) < 2:
+        raise UsageError("a comparison takes at least two models", fix="name the reference first, then the others")
+    if len(set(names)) < len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise UsageError(f"the model {twice!r} is named twice", fix="name each model once")
+    reference = models[0].predictions
+    aligned = [_paired(model, reference) for model in models]
+    results = tuple(
+        _model_result(model, predictions, reference if index else None, seed)
+        for index, (model, predictions) in enumerate(zip(models, aligned, strict=True))
+    )
+    return Comparison(
+        images=len(reference),
+        labelled=reference.labels is not None,
+        models=results,
+        warnings=(*warnings, *_warnings(models[0].name, reference, results)),
+    )
+
+
+def _paired(model: EvaluatedModel, reference: Predictions) -> Predictions:
+    """Bring a model's answers into the reference's order, under the reference's labels."""
+    answers = model.predictions.ordered_like(reference.names)
+    if answers.classes != reference.classes:
+        raise ModelError(
+            f"tells {answers.classes} classes apart and the reference {reference.classes}",
+            where=model.name,
+            fix="compare models of the same classes",
+        )
+    if answers.labels is not None and reference.labels is not None:
+        differing = np.flatnonzero(answers.labels != reference.labels)
+        if differing.size:
+            raise LabelError(
+                f"{differing.size} images have another label than for the reference, "
+                f"the first is {answers.names[differing[0]]!r}",
+                where=model.name,
+                fix="evaluate every model with the same labels",
+            )
+    return replace(answers, labels=reference.labels)
+
+
+def _model_result(
+    model: EvaluatedModel, predictions: Predictions, reference: Predictions | None, seed: int
+) -> ModelResult:
+    labelled = predictions.labels is not None
+    return ModelResult(
+        name=model.name,
+        bytes=model.bytes,
+        top1=_percent(predictions.correct()) if labelled else None,
+        top5=_percent(predictions.correct(5)) if labelled else None,
+        ece=PERCENT * expected_calibration_error(predictions) if labelled else None,
+        tie_rate=_percent(predictions.tied),
+        constant=int(predictions.constant.sum()),
+        latency_ms=model.latency_ms,
+        tensors=model.tensors,
+        layers=model.layers,
+        versus=None if reference is None else _versus(model, predictions, reference, seed),
+    )
+
+
+def _versus(model: EvaluatedModel, candidate: Predictions, reference: Predictions, seed: int) -> Versus:
+    same = int((reference.top1 == candidate.top1).sum())
+    labelled = reference.labels is not None
+    outcomes = [PairedOutcomes.of(reference.correct(k), candidate.correct(k)) for k in (1, 5)] if labelled else []
+    return Versus(
+        top1=_delta(outcomes[0], seed) if labelled else None,
+        top5=_delta(outcomes[1], seed) if labelled else None,
+        agreement=PERCENT * same / len(reference),
+        agreement_ci95=wilson_interval(same, len(reference)).scaled(PERCENT),
+        changed=len(reference) - same,
+        kl=None if model.kl is None else float(model.kl.mean()),
+        kl_ci95=None if model.kl is None else mean_interval(model.kl),
+        classes=class_deltas(reference, candidate) if labelled else (),
+        margins=flips_by_margin(reference, candidate),
+        visibility=visibility(outcomes[0]) if labelled else None,
+    )
+
+
+def _percent(images: np.ndarray[tuple[int, ...], np.dtype[np.bool_]]) -> float:
+    """Share of the images that are marked; divided last, so that 57 of 100 is 57.0."""
+    return PERCENT * int(images.sum()) / images.size
+
+
+def _delta(outcomes: PairedOutcomes, seed: int) -> Delta:
+    return Delta(
+        value=PERCENT * (outcomes.gained - outcomes.lost) / outcomes.images,
+        ci95=score_interval(outcomes, CONFIDENCE).scaled(PERCENT),
+        bootstrap95=bootstrap_interval(outcomes, CONFIDENCE, seed=seed).scaled(PERCENT),
+        mcnemar_p=mcnemar_exact(outcomes),
+        lost=outcomes.lost,
+        gained=outcomes.gained,
+        smallest_visible=PERCENT * smallest_visible_loss(outcomes),
+    )
+
+
+def visibility(outcomes: PairedOutcomes) -> str:
+    """Say in one sentence what this many images can show.
+
+    Such as "on 500 images a loss below 0.9 points cannot be seen; seeing 0.3 would take about 4,500".
+    """
+    limit = PERCENT * smallest_visible_loss(outcomes)
+    said = f"on {outcomes.images:,} images a loss below {_upwards(limit, 2)} points cannot be seen"
+    measured = -PERCENT * outcomes.delta
+    wanted = measured if 0.0 < measured < limit else LOSS_OF_INTEREST
+    if wanted >= limit:
+        return said
+    needed = images_to_see(wanted / PERCENT, outcomes)
+    return f"{said}; seeing {wanted:.2g} would take about {int(_upwards(needed, 2)):,}"
+
+
+def _upwards(value: float, digits: int) -> float:
+    """Round up to significant digits."""
+    unit = 10.0 ** (math.floor(math.log10(value)) - digits + 1)
+    return float(f"{math.ceil(value / unit - 1e-9) * unit:.{digits}g}")
+
+
+def _warnings(name: str, reference: Predictions, results: Sequence[ModelResult]) -> list[str]:
+    found: list[str] = []
+    if reference.labels is not None:
+        diagnosis = diagnose_labels(reference)
+        if diagnosis is not None:
+            found.append(f"{name}: {diagnosis}")
+        absent = reference.classes - np.unique(reference.labels).size
+        if absent:
+            found.append(f"{absent:,} of {reference.classes:,} classes have no image here")
+    for result in results:
+        if result.constant:
+            found.append(
+                f"{result.name}: all classes have the same score on {result.constant:,} of {len(reference):,} images; "
+                "they count as class 0"
+            )
+        elif result.tie_rate >= 1.0:
+            found.append(
+                f"{result.name}: the first place is shared on {result.tie_rate:.1f} % of the images; the lower class "
+                "index is taken"
+            )
+    return found
+
+
+def _versus_json(versus: Versus) -> dict[str, Any]:
+    return {
+        **_accuracy_json(versus.top1, "top1"),
+        **_accuracy_json(versus.top5, "top5"),
+        "visibility": versus.visibility,
+        "agreement": versus.agreement,
+        "agreement_ci95": _pair(versus.agreement_ci95),
+        "changed": versus.changed,
+        "kl": versus.kl,
+        "kl_ci95": _pair(versus.kl_ci95),
+        "margins": [
+            {
+                "lo": margin.lo,
+                "hi": margin.hi,
+                "images": margin.images,
+                "changed": PERCENT * margin.flips / margin.images,
+                "changed_ci95": _pair(margin.interval.scaled(PERCENT)),
+            }
+            for margin in versus.margins
+        ],
+        "classes": [
+            {
+                "label": moved.label,
+                "images": moved.images,
+                "delta_top1": PERCENT * moved.delta,
+                "lost": moved.lost,
+                "gained": moved.gained,
+                "p_adjusted": moved.p_adjusted,
+            }
+            for moved in versus.classes
+            if moved.lost or moved.gained
+        ],
+    }
+
+
+def _accuracy_json(delta: Delta | None, metric: str) -> dict[str, Any]:
+    p = "mcnemar_p" if metric == "top1" else f"mcnemar_p_{metric}"
+    keys = (f"delta_{metric}", f"delta_{metric}_ci95", f"delta_{metric}_bootstrap95", p)
+    counts = (f"lost_{metric}", f"gained_{metric}", f"smallest_visible_loss_{metric}")
+    if delta is None:
+        return dict.fromkeys(keys + counts)
+    figures = (delta.value, _pair(delta.ci95), _pair(delta.bootstrap95), delta.mcnemar_p)
+    return dict(zip(keys + counts, (*figures, delta.lost, delta.gained, delta.smallest_visible), strict=True))
+
+
+def _pair(interval: Interval | None) -> list[float] | None:
+    return None if interval is None else [interval.lo, interval.hi]

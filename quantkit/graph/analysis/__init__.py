@@ -1,0 +1,1 @@
+"""Facts about an ONNX graph: values, bounds, roles, multiply-adds."""

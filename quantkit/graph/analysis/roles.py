@@ -1,0 +1,113 @@
+"""The role of every node, and why a node cannot be integer."""
+
+import numpy as np
+import numpy.typing as npt
+import onnx_ir as ir
+
+from quantkit.graph.analysis import ops
+from quantkit.graph.analysis.bounds import clip_bounds
+from quantkit.graph.analysis.ops import Role
+from quantkit.graph.analysis.values import (
+    ORIGIN,
+    array,
+    attribute_float,
+    attribute_int,
+    attribute_str,
+    dims,
+    is_constant,
+    operand,
+    padding_constant,
+)
+from quantkit.targets import Target
+
+
+def role_of(node: ir.Node, target: Target) -> tuple[Role, str]:
+    """Return the part a node can play for a target, and for `Role.FLOAT` the reason."""
+    if node.domain != "":
+        return Role.FLOAT, f"operator of the domain {node.domain!r}, unknown to quantkit"
+    if any(value.dtype != ir.DataType.FLOAT for value in node.outputs):
+        return Role.FLOAT, "computes no float32 values"
+    if node.op_type in ops.LAYERS:
+        return _layer_role(node, target)
+    if not target.integer_sums:
+        return Role.FLOAT, f"the target {target.name!r} keeps it wide: only what a layer reads is quantized"
+    if node.op_type in ops.SUMS:
+        return _sum_role(node, target)
+    if node.op_type == "Concat":
+        return Role.CONCAT, ""
+    if node.op_type in ops.UNARY | ops.SATURATING:
+        return _unary_role(node, target)
+    if node.op_type in ops.ACTIVATIONS:
+        return (Role.ACTIVATION, "") if clip_bounds(node) else (Role.FLOAT, "its limits are known only at run time")
+    if node.op_type in ops.PASS_THROUGH:
+        return _pass_role(node, target)
+    return Role.FLOAT, ops.FLOAT_REASONS.get(node.op_type, ops.NO_INTEGER_KERNEL)
+
+
+def _layer_role(node: ir.Node, target: Target) -> tuple[Role, str]:
+    weight, bias = operand(node, 1), operand(node, 2)
+    if node.op_type == "MatMul" and not is_constant(weight):
+        if is_constant(operand(node, 0)):
+            return Role.FLOAT, "its left operand is a constant"
+        return (
+            (Role.PRODUCT, "") if target.integer_sums else (Role.FLOAT, f"{target.name} quantizes layers with weights")
+        )
+    if not is_constant(weight):
+        return Role.FLOAT, "its weights are computed, not constant"
+    if bias is not None and not is_constant(bias):
+        return Role.FLOAT, "its bias is computed, not constant"
+    if ORIGIN in node.metadata_props and not target.integer_sums:
+        return Role.FLOAT, f"the target {target.name!r} keeps a batch norm that no layer precedes wide"
+    if node.op_type in ops.GEMMS and not target.quantize_gemm:
+        return Role.FLOAT, f"the target {target.name!r} leaves fully connected layers in float"
+    shape = dims(weight) or ()
+    if node.op_type == "MatMul" and len(shape) != 2:
+        return Role.FLOAT, "its constant operand is not a matrix"
+    if node.op_type == "Gemm" and (attribute_int(node, "transA", 0) or not _is_vector(bias)):
+        return Role.FLOAT, "its input is transposed or its bias is no vector"
+    return Role.LAYER, ""
+
+
+def _is_vector(bias: ir.Value | None) -> bool:
+    return bias is None or len(dims(bias) or ()) == 1
+
+
+def _sum_role(node: ir.Node, target: Target) -> tuple[Role, str]:
+    constants = [array(value) for value in node.inputs]
+    if all(constant is not None for constant in constants):
+        return Role.FLOAT, "both operands are constant"
+    if node.op_type == "Mul" and any(_is_positive_scalar(constant) for constant in constants):
+        return (Role.RESCALE, "") if target.integer_outputs else (Role.FLOAT, f"{target.name} fuses it")
+    return Role.SUM, ""
+
+
+def _is_positive_scalar(constant: npt.NDArray[np.generic] | None) -> bool:
+    return constant is not None and constant.size == 1 and float(constant.reshape(-1)[0]) > 0.0
+
+
+def _unary_role(node: ir.Node, target: Target) -> tuple[Role, str]:
+    if not target.integer_outputs and node.op_type not in ops.UNARY_WITHOUT_TABLE:
+        return Role.FLOAT, f"{target.name} computes it in float"
+    if node.op_type in ops.SATURATING and target.activations.symmetric:
+        return Role.FLOAT, "symmetric integers do not saturate at its limits"
+    if node.op_type == "HardSigmoid" and attribute_float(node, "alpha", 0.2) <= 0.0:
+        return Role.FLOAT, "it falls where its input rises"
+    return Role.UNARY, ""
+
+
+def _pass_role(node: ir.Node, target: Target) -> tuple[Role, str]:
+    if is_constant(operand(node, 0)):
+        return Role.FLOAT, "its input is a constant"
+    if node.op_type == "MaxPool" and len(node.outputs) > 1:
+        return Role.FLOAT, "its indices are read too"
+    if node.op_type == "Resize" and attribute_str(node, "mode", "nearest") != "nearest":
+        return Role.FLOAT, "it interpolates; " + ops.NO_INTEGER_KERNEL
+    if node.op_type == "Pad" and not _pads_zeros(node):
+        return Role.FLOAT, "it pads with another value than zero"
+    if node.op_type == "SpaceToDepth" and not target.integer_outputs:
+        return Role.FLOAT, f"{target.name} computes it in float"
+    return Role.PASS, ""
+
+
+def _pads_zeros(node: ir.Node) -> bool:
+    return attribute_str(node, "mode", "constant") != "constant" or padding_constant(node) == 0.0

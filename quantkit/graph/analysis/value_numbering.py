@@ -1,0 +1,78 @@
+"""Which tensors of two models are computed alike: the same operators on the same constants, from the same input.
+
+A model with another layer in float is the same up to that layer, and again from a little behind it. Names do not say
+how far: a tensor that is rounded in one of the models bears another name there, and a scale that two tensors share may
+change far ahead of the layer.
+"""
+
+import hashlib
+from collections.abc import Collection, Hashable
+
+import onnx_ir as ir
+
+from quantkit.graph.analysis.values import array, name_of
+
+# Where a constant keeps its digest, with the tensor that it is of.
+_DIGEST = "quantkit.digest"
+
+
+class Computations:
+    """Numbers every computation of some models, so that equal numbers mean equal values, bit for bit.
+
+    Graph inputs are told apart by their names.
+    """
+
+    def __init__(self) -> None:
+        self._numbers: dict[Hashable, int] = {}
+
+    def number(self, model: ir.Model, fed: Collection[str] = ()) -> dict[str, int]:
+        """Return the number of every input and computed value of a model, by name.
+
+        Args:
+            model: any.
+            fed: tensors that count as inputs, whatever computes them: equal numbers behind them mean equal functions of
+                them.
+        """
+        found: dict[ir.Value | None, int] = {None: -1}
+        for value in model.graph.inputs:
+            found[value] = self._of(("input", value.name))
+        for node in model.graph:
+            for operand in node.inputs:
+                if operand is not None and operand not in found:
+                    found[operand] = self._of(("constant", _digest(operand)))
+            made = (node.domain, node.op_type, _attributes(node), tuple(found[operand] for operand in node.inputs))
+            for index, result in enumerate(node.outputs):
+                found[result] = self._of(("input", result.name) if result.name in fed else (*made, index))
+        computed = [*model.graph.inputs, *(value for node in model.graph for value in node.outputs)]
+        return {name_of(value): found[value] for value in computed}
+
+    def _of(self, computation: Hashable) -> int:
+        return self._numbers.setdefault(computation, len(self._numbers))
+
+
+def _digest(value: ir.Value) -> bytes:
+    """Return what tells a constant apart; kept at the value, and so at its copies, while it holds the same tensor."""
+    tensor, digest = value.meta.get(_DIGEST, (None, b""))
+    if digest and tensor is value.const_value:
+        return bytes(digest)
+    content = array(value)
+    if content is None:  # fed from outside of the graph, or by a graph around it
+        return f"value {value.name}".encode()
+    head = f"{content.dtype} {content.shape}".encode()
+    digest = hashlib.blake2b(head + content.tobytes(), digest_size=16).digest()
+    value.meta[_DIGEST] = (value.const_value, digest)
+    return digest
+
+
+def _attributes(node: ir.Node) -> Hashable:
+    """Return what tells the attributes of two nodes apart; graphs inside of nodes are never taken for equal."""
+    parts: list[Hashable] = []
+    for name, attribute in sorted(node.attributes.items()):
+        if attribute.type in (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS):
+            parts.append((name, object()))
+        elif attribute.type == ir.AttributeType.TENSOR:
+            tensor = attribute.as_tensor()
+            parts.append((name, str(tensor.dtype), tuple(tensor.shape), tensor.tobytes()))
+        else:
+            parts.append((name, repr(attribute.value)))
+    return tuple(parts)

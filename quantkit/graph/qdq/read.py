@@ -1,0 +1,56 @@
+"""What an int8 model says of itself: the quantization parameters of its tensors."""
+
+import numpy as np
+import onnx_ir as ir
+
+from quantkit.graph.analysis.values import array, is_constant, is_op, name_of, operand, required
+from quantkit.numerics import QParams
+
+# What `quantkit.graph.qdq.write.write_qdq` puts behind a tensor's name: for the float value where the name itself is that of
+# the rounded one, for the rounded value where it is not, and for the value kept within the integers a scheme uses.
+FLOAT = ".float"
+DEQUANTIZED = ".dequantized"
+CLIPPED = ".clipped"
+
+
+def activation_qparams(model: ir.Model) -> dict[str, QParams]:
+    """Return the parameters of every activation that goes through QuantizeLinear with one scale, by tensor name.
+
+    The names are those of the values that QuantizeLinear reads and that DequantizeLinear gives: which of them the
+    float model has too depends on the tool that wrote the model.
+    """
+    found: dict[str, QParams] = {}
+    for node in model.graph:
+        if node.op_type != "QuantizeLinear" or is_constant(operand(node, 0)):
+            continue
+        qparams = node_qparams(node)
+        if qparams is None:
+            continue
+        found[name_of(rounded_value(node))] = qparams
+        for use in node.outputs[0].uses():
+            if use.node.op_type == "DequantizeLinear":
+                found[name_of(use.node.outputs[0])] = node_qparams(use.node) or qparams
+    return found
+
+
+def node_qparams(node: ir.Node) -> QParams | None:
+    """Return the parameters of a QuantizeLinear or DequantizeLinear, None without one scale and integer zero point."""
+    scale, zero = array(operand(node, 1)), array(operand(node, 2))
+    if scale is None or zero is None or scale.size != 1 or zero.dtype.kind not in "iu":
+        return None
+    kind: np.dtype[np.integer] = np.dtype(zero.dtype.name)
+    limits = np.iinfo(kind)
+    scalar = zero.reshape(()).astype(kind)
+    return QParams(scale.reshape(()).astype(np.float32), scalar, int(limits.min), int(limits.max), kind)
+
+
+def rounded_value(quantizer: ir.Node) -> ir.Value:
+    """Return the value that a QuantizeLinear rounds, before the Clip that belongs to the quantizer."""
+    value = required(quantizer, 0)
+    clip = value.producer()
+    return required(clip, 0) if clip is not None and clips_for_quantizer(clip) else value
+
+
+def clips_for_quantizer(node: ir.Node) -> bool:
+    """Tell whether a node is the Clip that keeps a value within the integers that a scheme uses."""
+    return is_op(node, "Clip") and name_of(node.outputs[0]).endswith(CLIPPED)

@@ -1,0 +1,1 @@
+"""Post-training quantization techniques, one to a file."""

@@ -1,0 +1,182 @@
+"""Bias correction: move each layer's bias so that, in int8, its mean result is that of the fp32 model.
+
+Rounding weights and activations shifts the mean of every channel a little; a ReLU turns even unbiased noise into a
+shift, and over fifty layers the shifts add up (Nagel et al., Data-Free Quantization Through Weight Equalization and
+Bias Correction, ICCV 2019, section 4.2, which also corrects from data, one layer after the other). The mean is compared
+where the next layer reads it, behind the activation function, on the integers themselves, with all layers before
+already corrected; what lies beyond the limits of a gate counts as its limit:
+
+    drift[c] = mean over images of (mean(fp32[c]) - mean(int8[c]))
+    shift[c] = drift[c] / share[c] * drift[c]^2 / (drift[c]^2 + CAUTION * variance[c] / images)
+
+share being the part of channel c that the activation function lets through, and variance that of the differences from
+image to image: what a few dozen images cannot tell from chance is moved little. Correcting all layers at once would
+count each shift again in every layer behind it, and diverges.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import onnx_ir as ir
+
+from quantkit.engine.scores import scores_of, sqnr_by_image_db
+from quantkit.engine.segments import SegmentedRun
+from quantkit.graph.analysis.bounds import UNBOUNDED, Bounds
+from quantkit.graph.analysis.values import node_name
+from quantkit.graph.qdq.plan import Plan
+from quantkit.graph.qdq.write import activation_parameters, write_qdq
+from quantkit.numerics import QParams, Range
+from quantkit.ptq.layers import (
+    BiasedLayer,
+    Numbers,
+    Vector,
+    biased_layers,
+    by_channel,
+    no_shifts,
+    set_bias,
+    stored_names,
+)
+
+FloatArray = npt.NDArray[np.float32]
+
+# Of this many images one is held back to judge the correction by; the others it is estimated on.
+HELD_BACK = 4
+# So few images hardly tell a small gain from chance, and a correction mostly helps: it is left out where they lose more
+# than this many standard errors.
+CERTAINTY = 1.0
+# A channel that the activation function closes for more than this has too few values to learn a shift from.
+LEAST_SHARE = 0.05
+# A drift of sqrt(CAUTION) standard errors is taken for half.
+CAUTION = 3.0
+
+
+@dataclass(frozen=True)
+class BiasCorrection:
+    """Shifts of the biases, and what they were measured to do.
+
+    Attributes:
+        shifts: float32 ``[output channels]`` to add to each bias, by the layer's output tensor; empty unless kept.
+        before_db: SQNR of the scores, uncorrected: the mean of the images held back.
+        after_db: the same, corrected.
+    """
+
+    shifts: dict[str, FloatArray]
+    before_db: float
+    after_db: float
+
+    @property
+    def kept(self) -> bool:
+        """Whether biases are moved: not where the images held back say that it does harm."""
+        return bool(self.shifts)
+
+
+def correct_bias(
+    prepared: ir.Model,
+    plan: Plan,
+    ranges: Mapping[str, Range],
+    images: Sequence[FloatArray],
+    *,
+    threads: int,
+    progress: Callable[[int, int], None] | None = None,
+) -> BiasCorrection:
+    """Estimate the shift of every layer's bias, and keep the shifts unless images held back lose by them.
+
+    Args:
+        prepared: model from `quantkit.graph.prepare.prepare`.
+        plan: made for it.
+        ranges: of the observed tensors.
+        images: a few dozen of the calibration set, ``[N, C, H, W]`` as the model takes them.
+        threads: images run side by side.
+        progress: called with the number of layers done and of all layers.
+
+    Raises:
+        ModelError: the model cannot be run.
+    """
+    held_back = list(images[::HELD_BACK]) if len(images) >= HELD_BACK else list(images)
+    estimate = [image for index, image in enumerate(images) if index % HELD_BACK] or list(images)
+    shifts = estimate_shifts(prepared, plan, ranges, estimate, threads=threads, progress=progress)
+    reference = scores_of(prepared, held_back, threads=threads)
+    plain = scores_of(write_qdq(prepared, plan, ranges), held_back, threads=threads)
+    corrected = scores_of(write_qdq(prepared, plan, ranges, bias_shift=shifts), held_back, threads=threads)
+    before, after = (sqnr_by_image_db(reference, scores) for scores in (plain, corrected))
+    gain, chance = (after - before).mean(), (after - before).std() / np.sqrt(before.size)
+    return BiasCorrection(shifts if gain >= -CERTAINTY * chance else {}, float(before.mean()), float(after.mean()))
+
+
+def estimate_shifts(
+    prepared: ir.Model,
+    plan: Plan,
+    ranges: Mapping[str, Range],
+    images: Sequence[FloatArray],
+    *,
+    threads: int,
+    progress: Callable[[int, int], None] | None = None,
+) -> dict[str, FloatArray]:
+    """Return the shift of every layer's bias, by the layer's output tensor; arguments as of `correct_bias`."""
+    layers = biased_layers(plan)
+    int8 = write_qdq(prepared, plan, ranges, bias_shift=no_shifts(layers))
+    parameters, stored = activation_parameters(plan, ranges), stored_names(int8)
+    nodes = {node_name(node): node for node in int8.graph}
+    float_run = SegmentedRun(prepared, images, threads=threads)
+    int8_run = SegmentedRun(int8, images, threads=threads)
+    shifts: dict[str, FloatArray] = {}
+    for done, one in enumerate(layers, start=1):
+        name = stored.get(one.result, one.result)
+        float_run.advance([one.result])
+        qparams = parameters[one.result] if one.result in stored else None
+        shifts[one.layer.output] = layer_shift(float_run, int8_run, one, name, qparams)
+        set_bias(nodes[one.layer.node], one.bias + shifts[one.layer.output])
+        int8_run.advance([name])
+        if progress is not None:
+            progress(done, len(layers))
+    return shifts
+
+
+def layer_shift(
+    float_run: SegmentedRun, int8_run: SegmentedRun, one: BiasedLayer, name: str, qparams: QParams | None
+) -> FloatArray:
+    """Return the shift of one layer's bias, float32 ``[output channels]``.
+
+    Args:
+        float_run: of the fp32 model, its cut behind the layer.
+        int8_run: of the int8 model, its cut before the layer.
+        one: the layer.
+        name: under which the int8 model holds the layer's result.
+        qparams: of that result where it is integers.
+    """
+    wanted, share = _means_and_share(float_run, one)
+    scale, zero_point = (1.0, 0.0) if qparams is None else (float(qparams.scale), float(qparams.zero_point))
+    limits = Bounds(one.effective.lo / scale + zero_point, one.effective.hi / scale + zero_point)
+    found = (_means(int8_run, name, limits) - zero_point) * scale
+    return _shift(wanted - found, share).astype(np.float32)
+
+
+def _shift(differences: Vector, share: Vector) -> Vector:
+    """Return the shift of each channel from the differences of its means, ``[images, channels]``."""
+    drift = differences.mean(axis=0)
+    uncertainty = CAUTION * differences.var(axis=0) / len(differences)
+    learned = (share > LEAST_SHARE) & (drift != 0.0)
+    trust = np.where(learned, drift**2 / np.where(learned, drift**2 + uncertainty, 1.0), 0.0)
+    return np.asarray(trust * drift / np.where(learned, share, 1.0))
+
+
+def _means_and_share(run: SegmentedRun, one: BiasedLayer) -> tuple[Vector, Vector]:
+    """Return each channel's means, image by image, and the share of it strictly within the activation's limits."""
+    means, shares = [], []
+    for (value,) in run.run([one.result]):
+        channels, limits = by_channel(value), one.passing.intersection(one.effective)
+        means.append(_within(channels, one.effective).mean(axis=1, dtype=np.float64))
+        passed = (channels > limits.lo) & (channels < limits.hi)
+        shares.append(np.count_nonzero(passed, axis=1) / channels.shape[1])
+    return np.array(means), np.mean(shares, axis=0)
+
+
+def _means(run: SegmentedRun, name: str, limits: Bounds) -> Vector:
+    """Return each channel's means, image by image, in the stored integers, or in floats where there are none."""
+    return np.array([_within(by_channel(value), limits).mean(axis=1, dtype=np.float64) for (value,) in run.run([name])])
+
+
+def _within(channels: Numbers, limits: Bounds) -> Numbers:
+    return channels if limits == UNBOUNDED else np.clip(channels, limits.lo, limits.hi)

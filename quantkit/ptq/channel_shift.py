@@ -1,0 +1,160 @@
+"""Centering: channels moved so that a tensor of signed values spans less.
+
+A tensor quantized with one scale spans from the lowest of its channels to the highest, and each channel that lies off
+zero widens it. What a layer hands on without an activation function can be moved at no cost: the offset is taken off
+the layer's bias, and added to the biases of the layers that read it, times their weights. Nagel et al. (Data-Free
+Quantization Through Weight Equalization and Bias Correction, ICCV 2019, section 4.1.4) move what lies above zero behind
+a ReLU that way; Wei et al. (Outlier Suppression+, EMNLP 2023) move the inputs of linear layers. Here the offsets of
+all layers are found together, since a sum moves by the offsets of its terms:
+
+    J(v) = sum over range groups g of  cost_g * (width_g(v)^2 + PULL * mean over channels of (middle_c - m_c)^2)
+
+    m = M v           offsets of a tensor's channels, M says which layers' offsets arrive there
+    width_g           max_c(hi_c - m_c) - min_c(lo_c - m_c), zero included; for a symmetric scheme twice the reach
+    cost_g            what noise of a unit step costs, as in `quantkit.ptq.equalization`
+
+J is convex. Padding with zeros forbids a move: behind it a zero would no longer be zero.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import onnx_ir as ir
+from scipy.optimize import minimize
+from scipy.sparse import csr_array, vstack
+
+from quantkit.graph.qdq.plan import Plan
+from quantkit.ptq.channel_statistics import ChannelStatistics, channel_statistics
+from quantkit.ptq.noise_model import activation_costs, relative_importance
+from quantkit.ptq.shift_groups import Movable, movable, moved
+
+FloatArray = npt.NDArray[np.float32]
+Vector = npt.NDArray[np.float64]
+
+# Channels that do not reach the ends of their tensor are pulled to the middle by this much.
+PULL = 0.1
+# Sharpness of the smooth maximum, of values between 0 and 1.
+SHARPNESS = 40.0
+ITERATIONS = 200
+
+
+def center(model: ir.Model, plan: Plan, images: Sequence[FloatArray], *, threads: int) -> ir.Model | None:
+    """Return the copy of a model whose tensors span least for the same function; None where nothing can be moved.
+
+    Args:
+        model: prepared.
+        plan: made for it.
+        images: a few dozen, ``[N, C, H, W]`` each.
+        threads: images run side by side.
+    """
+    found = movable(model)
+    if not found.free.any():
+        return None
+    statistics = channel_statistics(model, images, threads=threads)
+    return moved(model, found, best_channel_shifts(model, plan, found, statistics))
+
+
+def best_channel_shifts(
+    model: ir.Model, plan: Plan, found: Movable, statistics: Mapping[str, ChannelStatistics]
+) -> Vector:
+    """Return the offsets that minimize ``J``, float64 ``[count]``."""
+    objective = Objective(model, plan, found, statistics)
+    start = np.zeros(found.free.size)
+    result = minimize(objective, start, jac=True, method="L-BFGS-B", options={"maxiter": ITERATIONS})
+    return np.asarray(result.x * objective.units)
+
+
+class Objective:
+    """``log J`` and its gradient.
+
+    Args:
+        model: prepared.
+        plan: made for it.
+        found: what can be moved in it.
+        statistics: of its channels.
+
+    Attributes:
+        units: float64 ``[count]``, what each offset is counted in: the span of the narrowest group that it moves.
+    """
+
+    def __init__(
+        self, model: ir.Model, plan: Plan, found: Movable, statistics: Mapping[str, ChannelStatistics]
+    ) -> None:
+        costs = activation_costs(plan, relative_importance(model, statistics), statistics)
+        self._terms = []
+        for group in plan.groups:
+            names = [name for name in group.tensors if name in statistics]
+            cost = sum(float(costs[name].sum()) for name in names)
+            if cost > 0.0 and any(found.arriving[name].nnz for name in names):
+                symmetric = plan.target.activations.symmetric
+                self._terms.append(_Term.of(found, names, statistics, cost, symmetric=symmetric))
+        self.units = self._units(found)
+
+    def __call__(self, moves: Vector) -> tuple[float, Vector]:
+        """Return the objective and its gradient at offsets counted in `units`."""
+        total, gradient = 0.0, np.zeros(moves.size)
+        for term in self._terms:
+            value, slope = term(moves * self.units)
+            total += value
+            gradient += slope
+        return (float(np.log(total)), gradient * self.units / total) if self._terms else (0.0, gradient)
+
+    def _units(self, found: Movable) -> Vector:
+        units = np.full(found.free.size, np.inf)
+        for term in self._terms:
+            reached = np.unique(term.arriving.tocoo().coords[1])
+            units[reached] = np.minimum(units[reached], term.width)
+        return np.where(np.isfinite(units) & found.free, units, 0.0)
+
+
+@dataclass(frozen=True)
+class _Term:
+    """One range group: what arrives at its channels, and between what they lie."""
+
+    arriving: csr_array
+    lo: Vector
+    hi: Vector
+    cost: float
+    symmetric: bool
+
+    @classmethod
+    def of(
+        cls,
+        found: Movable,
+        names: Sequence[str],
+        statistics: Mapping[str, ChannelStatistics],
+        cost: float,
+        *,
+        symmetric: bool,
+    ) -> "_Term":
+        arriving = csr_array(vstack([found.arriving[name] for name in names])) * found.free[None, :]
+        lo, hi = (np.concatenate([getattr(statistics[name], end) for name in names]) for end in ("lo", "hi"))
+        return cls(csr_array(arriving), lo, hi, cost, symmetric)
+
+    @property
+    def width(self) -> float:
+        """What the group spans where nothing is moved."""
+        return max(float(np.maximum(self.hi, -self.lo).max()), 1e-30)
+
+    def __call__(self, moves: Vector) -> tuple[float, Vector]:
+        offsets, width = self.arriving @ moves, self.width
+        above, below = (self.hi - offsets) / width, (offsets - self.lo) / width
+        if self.symmetric:
+            reach, share = _smooth_maximum(np.concatenate([above, below]))
+            span, slope = 2.0 * reach, 2.0 * (share[above.size :] - share[: above.size])
+        else:
+            (top, top_share), (bottom, bottom_share) = _smooth_maximum(above), _smooth_maximum(below)
+            span, slope = top + bottom, bottom_share - top_share
+        off = (below - above) / 2.0
+        value = self.cost * width**2 * (span**2 + PULL * float(np.mean(off**2)))
+        by_offset = self.cost * width * (2.0 * span * slope + PULL * 2.0 * off / off.size)
+        return value, np.asarray(self.arriving.T @ by_offset)
+
+
+def _smooth_maximum(values: Vector) -> tuple[float, Vector]:
+    greatest = float(values.max())
+    weights = np.exp(SHARPNESS * (values - greatest))
+    total = float(weights.sum())
+    return greatest + np.log(total) / SHARPNESS, weights / total

@@ -1,0 +1,79 @@
+"""What a layer multiplies its weights with: its input as columns, and their covariance."""
+
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+import numpy.typing as npt
+import onnx_ir as ir
+
+from quantkit.graph.analysis.values import attribute_int, attribute_ints, attribute_str
+
+FloatArray = npt.NDArray[np.floating]
+Covariance = npt.NDArray[np.float64]
+
+# Samples a column of the covariance should rest on, and positions of one image, which are all much alike.
+SAMPLES_PER_COLUMN = 4
+LEAST_POSITIONS, MOST_POSITIONS = 32, 256
+# A covariance of this many columns takes half a gigabyte.
+LARGEST_COLUMNS = 8192
+
+
+def can_unfold(node: ir.Node, weight_shape: Sequence[int]) -> bool:
+    """Tell whether `input_covariance` knows the layer: a 2-D convolution with explicit padding, a Gemm or MatMul."""
+    if node.op_type == "Conv":
+        plain = len(weight_shape) == 4 and attribute_str(node, "auto_pad", "NOTSET") == "NOTSET"
+        return plain and int(np.prod(weight_shape[1:])) <= LARGEST_COLUMNS
+    return node.op_type in ("Gemm", "MatMul") and max(weight_shape) <= LARGEST_COLUMNS
+
+
+def input_covariance(
+    node: ir.Node, weight_shape: Sequence[int], inputs: Iterable[FloatArray], images: int, seed: int
+) -> Covariance:
+    """Return the covariance of a layer's inputs, float64 ``[groups, columns, columns]``, in the order of its weights.
+
+    Args:
+        node: the layer.
+        weight_shape: of its weights.
+        inputs: its input for each image.
+        images: how many there are.
+        seed: of the positions drawn; the same gives the same.
+    """
+    groups = attribute_int(node, "group", 1) if node.op_type == "Conv" else 1
+    rng = np.random.default_rng(seed)
+    count, total, squares = 0, np.zeros(0), np.zeros(0)
+    for value in inputs:
+        columns = _unfolded(node, weight_shape, value, images, rng).astype(np.float64)
+        blocks = columns.reshape(groups, columns.shape[0] // groups, -1)
+        if not count:
+            total, squares = np.zeros(blocks.shape[:2]), np.zeros((*blocks.shape[:2], blocks.shape[1]))
+        count += blocks.shape[2]
+        total += blocks.sum(axis=2)
+        squares += blocks @ blocks.transpose(0, 2, 1)
+    mean = total / count
+    return np.asarray(squares / count - mean[:, :, None] * mean[:, None, :])
+
+
+def _unfolded(
+    node: ir.Node, weight_shape: Sequence[int], value: FloatArray, images: int, rng: np.random.Generator
+) -> FloatArray:
+    """Return some columns that the layer's weights are multiplied with, ``[columns of the weights, positions]``."""
+    if node.op_type != "Conv":
+        tokens = value.reshape(-1, value.shape[-1])
+        return tokens[_drawn(len(tokens), value.shape[-1], images, rng)].T
+    height, width = weight_shape[2:]
+    strides, dilations = (attribute_ints(node, name) or (1, 1) for name in ("strides", "dilations"))
+    top, left, bottom, right = attribute_ints(node, "pads") or (0, 0, 0, 0)
+    image = np.pad(value[0], ((0, 0), (top, bottom), (left, right)))
+    down = (image.shape[1] - dilations[0] * (height - 1) - 1) // strides[0] + 1
+    across = (image.shape[2] - dilations[1] * (width - 1) - 1) // strides[1] + 1
+    drawn = _drawn(down * across, int(np.prod(weight_shape[1:])), images, rng)
+    y, x = drawn // across * strides[0], drawn % across * strides[1]
+    taps = [image[:, y + i * dilations[0], x + j * dilations[1]] for i in range(height) for j in range(width)]
+    return np.stack(taps, axis=1).reshape(image.shape[0] * height * width, -1)
+
+
+def _drawn(available: int, columns: int, images: int, rng: np.random.Generator) -> npt.NDArray[np.int64]:
+    wanted = int(np.clip(SAMPLES_PER_COLUMN * columns // max(images, 1), LEAST_POSITIONS, MOST_POSITIONS))
+    if available <= wanted:
+        return np.arange(available)
+    return np.sort(rng.choice(available, wanted, replace=False))

@@ -1,0 +1,169 @@
+"""Exact input: the levels of an 8-bit image as the integers of the int8 model.
+
+An image is decoded to 8 bits; preprocessing maps its levels ``p`` to reals ``x = lo + step * p``, for each channel with
+another step, and a quantizer with one scale for all channels rounds them a second time. Here a depthwise 1 x 1
+convolution in float takes the reals back to the levels, ``p = (x - lo) / step``, which a scale of one and a zero point
+of zero quantize without any error, and the first layer reads levels, with ``W'[o, c] = W[o, c] * step_c`` and
+``b'[o] = b[o] + sum over c and taps of W[o, c, tap] * lo_c``. The 1 x 1 convolution does the padding too, since a zero
+is another level in each channel. Other inputs are rounded as by any 8-bit quantizer that spans what an image can hold.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import onnx_ir as ir
+
+from quantkit.graph.analysis.values import (
+    add_constant,
+    array,
+    attribute_int,
+    attribute_ints,
+    attribute_str,
+    operand,
+    required,
+    sole_consumer,
+    unused_name,
+)
+from quantkit.numerics import Range
+from quantkit.ptq.channel_groups import rescalable_layers
+from quantkit.targets import Target
+
+FloatArray = npt.NDArray[np.float32]
+Vector = npt.NDArray[np.float64]
+
+# Name of the convolution, and of the tensor it makes.
+LEVELS = "quantkit.levels"
+# What that tensor spans, for any image.
+SPAN = Range(0.0, 255.0)
+# How far a value may lie off its level, in levels: float32 keeps them to 1e-4.
+OFF = 0.01
+
+
+@dataclass(frozen=True)
+class Levels:
+    """How preprocessing maps 8-bit levels to reals.
+
+    Attributes:
+        lo: float64 ``[channels]``, the real of level 0.
+        step: float64 ``[channels]``, between two levels.
+    """
+
+    lo: Vector
+    step: Vector
+
+
+def levels_of(images: Sequence[FloatArray]) -> Levels | None:
+    """Return the levels that images lie on, None where they lie on no 256 evenly spaced ones.
+
+    The darkest and the brightest value of each channel are taken for the levels 0 and 255, and every other value must
+    lie on one between them.
+
+    Args:
+        images: preprocessed, ``[N, C, H, W]`` each, enough of them to hold black and white.
+    """
+    if not images or images[0].ndim != 4:
+        return None
+    lo = np.min([image.min(axis=(0, 2, 3)) for image in images], axis=0).astype(np.float64)
+    hi = np.max([image.max(axis=(0, 2, 3)) for image in images], axis=0).astype(np.float64)
+    if not (np.isfinite(lo) & np.isfinite(hi) & (hi > lo)).all():
+        return None
+    found = Levels(lo, (hi - lo) / 255.0)
+    return found if all(_off(image, found) <= OFF for image in images) else None
+
+
+def takes_levels(model: ir.Model, target: Target) -> bool:
+    """Tell whether the first layer of a prepared model can read levels, and the target store them as they are."""
+    stored = target.activations.qparams(SPAN)
+    as_they_are = float(stored.scale) == 1.0 and int(stored.zero_point) == 0
+    names = {name for node in model.graph for name in (node.name, *(value.name for value in node.outputs))}
+    return as_they_are and LEVELS not in names and _first_layer(model) is not None
+
+
+def holds_padding(model: ir.Model, levels: Levels) -> bool:
+    """Tell whether the zeros that the first layer pads with lie within the levels, so that integers can hold them."""
+    first = _first_layer(model)
+    zeros = -levels.lo / levels.step
+    return (
+        first is None or not any(attribute_ints(first, "pads") or ()) or bool(((zeros >= 0.0) & (zeros <= 255.0)).all())
+    )
+
+
+def with_input_folding(model: ir.Model, levels: Levels) -> ir.Model:
+    """Return a copy of a model whose first layer reads levels: the same function for 8-bit images.
+
+    Args:
+        model: prepared, one that `takes_levels`.
+        levels: of its images.
+    """
+    copy = model.clone()
+    first = _first_layer(copy)
+    assert first is not None
+    _read_levels(copy.graph, first, levels)
+    graph, source = copy.graph, copy.graph.inputs[0]
+    shape = [levels.lo.size, 1, 1, 1]
+    weight = add_constant(graph, f"{LEVELS}.weight", (1.0 / levels.step).reshape(shape).astype(np.float32))
+    bias = add_constant(graph, f"{LEVELS}.bias", (-levels.lo / levels.step).astype(np.float32))
+    pads = attribute_ints(first, "pads") or (0, 0, 0, 0)
+    back = ir.node(
+        "Conv",
+        [source, weight, bias],
+        attributes={"group": levels.lo.size, "kernel_shape": [1, 1], "pads": list(pads)},
+        name=LEVELS,
+    )
+    result = back.outputs[0]
+    result.name = unused_name(graph, LEVELS)
+    result.dtype = ir.DataType.FLOAT
+    if source.shape is not None:
+        result.shape = ir.Shape([source.shape[0], levels.lo.size, *_padded(source, pads)])
+    graph.insert_before(first, back)
+    first.replace_input_with(0, result)
+    first.attributes.pop("pads", None)
+    return copy
+
+
+def _off(image: FloatArray, levels: Levels) -> float:
+    shape = (1, -1, 1, 1)
+    places = (image - levels.lo.reshape(shape)) / levels.step.reshape(shape)
+    return float(np.abs(places - np.rint(places)).max())
+
+
+def _first_layer(model: ir.Model) -> ir.Node | None:
+    """Return the convolution that alone reads the model's only input."""
+    if len(model.graph.inputs) != 1:
+        return None
+    node = sole_consumer(model.graph.inputs[0])
+    plain = (
+        node is not None
+        and node.op_type == "Conv"
+        and node in rescalable_layers(model)
+        and attribute_int(node, "group", 1) == 1
+        and attribute_str(node, "auto_pad", "NOTSET") == "NOTSET"
+    )
+    return node if plain else None
+
+
+def _read_levels(graph: ir.Graph, first: ir.Node, levels: Levels) -> None:
+    value = required(first, 1)
+    weight = np.asarray(array(value), np.float64)
+    offset = np.einsum("ocyx,c->o", weight, levels.lo)
+    scaled = weight * levels.step.reshape(1, -1, 1, 1)
+    value.const_value = ir.Tensor(scaled.astype(np.float32), name=value.name)
+    bias = operand(first, 2)
+    if bias is None:
+        first.resize_inputs(3)
+        first.replace_input_with(2, add_constant(graph, f"{LEVELS}.offset", offset.astype(np.float32)))
+    else:
+        content = np.asarray(array(bias), np.float64).reshape(-1)
+        bias.const_value = ir.Tensor((content + offset).astype(np.float32), name=bias.name)
+
+
+def _padded(source: ir.Value, pads: Sequence[int]) -> list[int | ir.SymbolicDim]:
+    assert source.shape is not None
+    sizes = list(source.shape)[2:]
+    before, after = pads[: len(sizes)], pads[len(sizes) :]
+    return [
+        size + one + other if isinstance(size, int) else ir.SymbolicDim(None)
+        for size, one, other in zip(sizes, before, after, strict=True)
+    ]

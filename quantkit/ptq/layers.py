@@ -1,0 +1,97 @@
+"""Layers of an int8 model as correction sees them: what each hands on, and the bias that can be moved."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import onnx_ir as ir
+
+from quantkit.graph.analysis.bounds import UNBOUNDED, Bounds, clip_bounds, effective_bounds
+from quantkit.graph.analysis.values import array, name_of, node_name, operand, required, sole_consumer
+from quantkit.graph.qdq.plan import Layer, Plan
+from quantkit.graph.qdq.weights import quantize_bias
+
+Array = npt.NDArray[np.generic]
+Numbers = npt.NDArray[np.floating | np.integer]
+Vector = npt.NDArray[np.float64]
+
+# Behind the name of a tensor whose integers QuantizeLinear gives.
+QUANTIZED = ".quantized"
+# The operators that take a bias; a MatMul takes none.
+BIASED = frozenset({"Conv", "ConvTranspose", "Gemm"})
+
+
+@dataclass(frozen=True)
+class BiasedLayer:
+    """A layer with the bias it has, or could have.
+
+    Attributes:
+        layer: as planned.
+        result: tensor that it hands on, behind its activation function.
+        passing: the activation function hands on unchanged what lies strictly within.
+        effective: readers of the result tell nothing apart beyond.
+        bias: float64 ``[output channels]`` of the fp32 model, zeros where it has none.
+    """
+
+    layer: Layer
+    result: str
+    passing: Bounds
+    effective: Bounds
+    bias: Vector
+
+
+def biased_layers(plan: Plan) -> list[BiasedLayer]:
+    """Return the integer layers whose bias can be moved, in graph order."""
+    nodes = {node_name(node): node for node in plan.placement.graph}
+    return [_biased(layer, nodes[layer.node], plan) for layer in plan.layers if layer.op_type in BIASED]
+
+
+def _biased(layer: Layer, node: ir.Node, plan: Plan) -> BiasedLayer:
+    result, passing = node.outputs[0], UNBOUNDED
+    while (reader := sole_consumer(result)) is not None and (limits := clip_bounds(reader)) is not None:
+        passing = Bounds(max(passing.lo, limits.lo), min(passing.hi, limits.hi))
+        result = reader.outputs[0]
+    weight, bias = array(required(node, 1)), array(operand(node, 2))
+    assert weight is not None
+    channels = weight.shape[layer.channel_axis] * layer.groups
+    own = np.zeros(channels) if bias is None else bias.astype(np.float64)
+    effective = effective_bounds(result, plan.placement.quantized)
+    return BiasedLayer(layer, name_of(result), passing, effective, own)
+
+
+def no_shifts(layers: Sequence[BiasedLayer]) -> dict[str, npt.NDArray[np.float32]]:
+    """Return a shift of zero for every layer: with it `write_qdq` gives each a bias that `set_bias` can change."""
+    return {one.layer.output: np.zeros(one.bias.shape, np.float32) for one in layers}
+
+
+def set_bias(node: ir.Node, bias: Vector) -> None:
+    """Store a bias in a layer of an int8 model, as integers or in float as the model has it."""
+    value = required(node, 2)
+    producer = value.producer()
+    if producer is None:
+        value.const_value = ir.Tensor(bias.astype(np.float32), name=value.name)
+        return
+    integers, scale = required(producer, 0), array(required(producer, 1))
+    assert scale is not None
+    integers.const_value = ir.Tensor(quantize_bias(bias, scale.astype(np.float32)), name=integers.name)
+
+
+def stored_names(int8: ir.Model) -> dict[str, str]:
+    """Return where an int8 model holds the integers of its activations: value by tensor of the fp32 model."""
+    stored: dict[str, str] = {}
+    for node in int8.graph:
+        if node.op_type == "QuantizeLinear":
+            integers = node.outputs[0]
+            # What is only moved about as integers (a Pad, a Slice) is dequantized nowhere under its own name.
+            stored[name_of(integers).removesuffix(QUANTIZED)] = name_of(integers)
+            readers = [use.node for use in integers.uses() if use.node.op_type == "DequantizeLinear"]
+            for value in [required(node, 0), *(reader.outputs[0] for reader in readers)]:
+                stored[name_of(value)] = name_of(integers)
+    return stored
+
+
+def by_channel(value: Numbers) -> Numbers:
+    """Return a layer's result ``[N, C, ...]`` as ``[C, values]``."""
+    channels: Numbers = np.moveaxis(value, 1, 0).reshape(value.shape[1], -1)
+    return channels

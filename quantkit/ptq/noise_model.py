@@ -1,0 +1,150 @@
+"""How much noise in each channel of each tensor shows in the scores, by propagating variances backwards.
+
+For white noise a layer gives ``gain(i) = sum over o and taps of W[o, i, tap]^2 gain(o) / stride^2``, a ReLU passes the
+share of its values that is positive, a pool averages. Real noise is coloured and adds up more than that the further it
+travels, so gains compare the channels of one tensor with each other, not tensors that lie far apart.
+"""
+
+from collections.abc import Mapping
+from math import prod
+
+import numpy as np
+import numpy.typing as npt
+import onnx_ir as ir
+
+from quantkit.graph.analysis.values import (
+    array,
+    attribute_int,
+    attribute_ints,
+    is_constant,
+    name_of,
+    node_name,
+    operand,
+    required,
+)
+from quantkit.graph.qdq.plan import Plan
+from quantkit.ptq.channel_groups import channels_of
+from quantkit.ptq.channel_statistics import ChannelStatistics
+
+Vector = npt.NDArray[np.float64]
+
+_MOVING = frozenset({"Pad", "Slice", "Concat", "Split"})
+_POOLS = frozenset({"AveragePool", "GlobalAveragePool"})
+
+
+def noise_gains(model: ir.Model, statistics: Mapping[str, ChannelStatistics]) -> dict[str, Vector]:
+    """Return, for every tensor with statistics, the gain of each channel from a value's variance to the scores'."""
+    gains = {name: np.zeros(held.power.size) for name, held in statistics.items()}
+    for output in model.graph.outputs:
+        if name_of(output) in gains:
+            gains[name_of(output)] += 1.0
+    for node in reversed(list(model.graph)):
+        found = [gains.get(name_of(value)) for value in node.outputs]
+        result = found[0]
+        if result is None:
+            continue
+        if node.op_type == "Split":
+            result = np.concatenate([one for one in found if one is not None])
+        for index, value in enumerate(node.inputs):
+            if value is not None and not is_constant(value) and name_of(value) in gains:
+                gains[name_of(value)] += _back(node, index, value, result, statistics)
+    return gains
+
+
+def relative_importance(model: ir.Model, statistics: Mapping[str, ChannelStatistics]) -> dict[str, Vector]:
+    """Return the gains of each tensor's channels over what the tensor's own signal would show: ``v / (v . power)``."""
+    return {name: _relative(gain, statistics[name].power) for name, gain in noise_gains(model, statistics).items()}
+
+
+def activation_costs(
+    plan: Plan, importance: Mapping[str, Vector], statistics: Mapping[str, ChannelStatistics]
+) -> dict[str, Vector]:
+    """Return what noise in each channel of each tensor costs: at the layers that read it, else by its importance.
+
+    Values that are exactly zero are rounded to zero, so a channel counts by its share of others.
+    """
+    nodes = {node_name(node): node for node in plan.placement.graph}
+    costs: dict[str, Vector] = {}
+    for layer in plan.layers:
+        if {layer.input, layer.output} <= statistics.keys():
+            node = nodes[layer.node]
+            weights = layer_weights(node)
+            if not is_by_channel(node, weights, importance[layer.input].size, importance[layer.output].size):
+                continue
+            squares = np.square(weights).sum(axis=2)
+            costs[layer.input] = costs.get(layer.input, 0.0) + through_weights(node, importance[layer.output], squares)
+    own = {name: held for name, held in importance.items() if name not in costs}
+    return {name: cost * statistics[name].active for name, cost in (costs | own).items()}
+
+
+def layer_weights(node: ir.Node) -> Vector:
+    """Return a layer's weights as ``[out, in / groups, taps]``; of a ConvTranspose without groups alike."""
+    weight = np.asarray(array(required(node, 1)), np.float64)
+    if node.op_type in ("Gemm", "MatMul"):
+        by_output = weight if attribute_int(node, "transB", 0) else weight.T
+        return by_output[:, :, None]
+    weight = weight.reshape(*weight.shape[:2], -1)
+    if node.op_type == "ConvTranspose":
+        groups = attribute_int(node, "group", 1)
+        blocks = weight.reshape(groups, weight.shape[0] // groups, *weight.shape[1:])
+        return np.concatenate(list(blocks.transpose(0, 2, 1, 3)))
+    return weight
+
+
+def is_by_channel(node: ir.Node, weights: Vector, inputs: int, outputs: int) -> bool:
+    """Tell whether a layer's weights go from so many channels on axis 1 to so many; in transformers they are last."""
+    return len(weights) == outputs and weights.shape[1] * attribute_int(node, "group", 1) == inputs
+
+
+def through_weights(node: ir.Node, per_output: Vector, squares: Vector) -> Vector:
+    """Return ``sum over o of squares[o, i] * per_output[o]`` for every input channel, group by group."""
+    groups = attribute_int(node, "group", 1)
+    per_input = np.einsum("goi,go->gi", squares.reshape(groups, -1, squares.shape[1]), per_output.reshape(groups, -1))
+    return np.asarray(per_input.reshape(-1))
+
+
+def _relative(gain: Vector, power: Vector) -> Vector:
+    signal = float(gain @ power)
+    return gain / signal if signal > 0.0 else np.zeros(gain.size)
+
+
+def _back(
+    node: ir.Node, index: int, value: ir.Value, result: Vector, statistics: Mapping[str, ChannelStatistics]
+) -> Vector:
+    own, after = statistics[name_of(value)], statistics.get(name_of(node.outputs[0]))
+    density = 1.0 if after is None else after.size / own.size
+    if node.op_type in ("Conv", "ConvTranspose", "Gemm", "MatMul") and index == 0 and is_constant(operand(node, 1)):
+        weights = layer_weights(node)
+        strides = prod(attribute_ints(node, "strides") or (1,))
+        spread = strides if node.op_type == "Conv" else 1.0 / strides if node.op_type == "ConvTranspose" else 1.0
+        if weights.shape[0] == result.size:
+            back = through_weights(node, result, np.square(weights).sum(axis=2)) / spread
+            return back if back.size == own.power.size else np.full(own.power.size, float(result.mean()))
+    if node.op_type == "Relu" and after is not None:
+        return result * after.active
+    if node.op_type in _POOLS:
+        return result * density**2 if node.op_type == "GlobalAveragePool" else _pooled(node, result)
+    if node.op_type in _MOVING:
+        return _moved_back(node, index, own.power.size, result) * (density if node.op_type == "Slice" else 1.0)
+    if node.op_type == "MaxPool":
+        return result * density
+    if node.op_type in ("Flatten", "Reshape") and result.size % own.power.size == 0:
+        return np.asarray(result.reshape(own.power.size, -1).mean(axis=1))
+    return result if result.size == own.power.size else np.full(own.power.size, float(result.mean()))
+
+
+def _pooled(node: ir.Node, result: Vector) -> Vector:
+    kernel = prod(attribute_ints(node, "kernel_shape") or (1,))
+    return result / (kernel * prod(attribute_ints(node, "strides") or (1,)))
+
+
+def _moved_back(node: ir.Node, index: int, channels: int, result: Vector) -> Vector:
+    """Return the part of a result's channels that an input fills."""
+    start = 0
+    if node.op_type == "Concat":
+        start = sum(channels_of(before) or 0 for before in list(node.inputs)[:index])
+    elif node.op_type == "Pad":
+        pads = array(operand(node, 1))
+        start = 0 if pads is None else max(int(pads.reshape(-1)[1]), 0)
+    part = result[start : start + channels]
+    return part if part.size == channels else np.full(channels, float(result.mean()))

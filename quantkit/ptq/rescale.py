@@ -1,0 +1,56 @@
+"""Rescaled channels: another set of weights for the same function."""
+
+import numpy as np
+import numpy.typing as npt
+import onnx_ir as ir
+
+from quantkit.graph.analysis.values import array, attribute_int, name_of, node_name, operand, required
+from quantkit.ptq.channel_groups import ChannelGroups, rescalable_layers
+
+Vector = npt.NDArray[np.float64]
+
+
+def rescaled(model: ir.Model, groups: ChannelGroups, factors: Vector) -> ir.Model:
+    """Return a copy of a model in which every channel is larger by the factor of its class, and the result the same.
+
+    ``W'[o, i] = W[o, i] * factor(o) / factor(i)`` and ``b'[o] = b[o] * factor(o)``, in float64 and rounded once.
+
+    Args:
+        model: prepared.
+        groups: its classes of channels, from `quantkit.ptq.channel_groups.find_channel_groups`.
+        factors: float64 ``[classes]``, positive, one for the pinned class.
+    """
+    copy = model.clone()
+    nodes = {node_name(node): node for node in copy.graph}
+    for node in rescalable_layers(model):
+        into = factors[groups.classes[name_of(required(node, 0))]]
+        out = factors[groups.classes[name_of(node.outputs[0])]]
+        _rescale(nodes[node_name(node)], into, out)
+    return copy
+
+
+def _rescale(node: ir.Node, into: Vector, out: Vector) -> None:
+    weight = np.asarray(array(required(node, 1)), np.float64)
+    groups = attribute_int(node, "group", 1)
+    if node.op_type == "Gemm":
+        per_weight = np.outer(out, 1.0 / into)
+        per_weight = per_weight if attribute_int(node, "transB", 0) else per_weight.T
+    else:
+        per_weight = _per_group(into, out, groups)
+        if node.op_type == "ConvTranspose":
+            per_weight = np.concatenate(list(_per_group(into, out, groups, stacked=True).transpose(0, 2, 1)))
+        per_weight = per_weight.reshape(*weight.shape[:2], *[1] * (weight.ndim - 2))
+    _store(required(node, 1), weight * per_weight)
+    bias = operand(node, 2)
+    if bias is not None:
+        _store(bias, np.asarray(array(bias), np.float64) * out)
+
+
+def _per_group(into: Vector, out: Vector, groups: int, *, stacked: bool = False) -> Vector:
+    """Return the factor of each weight, ``[out, in / groups]``, or ``[groups, out / groups, in / groups]``."""
+    blocks = out.reshape(groups, -1, 1) / into.reshape(groups, 1, -1)
+    return blocks if stacked else blocks.reshape(out.size, -1)
+
+
+def _store(value: ir.Value, content: Vector) -> None:
+    value.const_value = ir.Tensor(np.asarray(content, np.float32), name=value.name)

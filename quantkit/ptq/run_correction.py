@@ -1,0 +1,167 @@
+"""Bias correction within a run: estimated where the images are at hand, kept in the run folder, used again."""
+
+import json
+from collections.abc import Collection, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
+
+from quantkit.config.pipeline import Pipeline
+from quantkit.data.calibration_set import CalibrationSet
+from quantkit.data.overlap import digest_of
+from quantkit.data.parallel import map_in_order
+from quantkit.engine.session import default_threads
+from quantkit.errors import CalibrationSetError
+from quantkit.files import sha256_json, write_bytes
+from quantkit.graph.prepare import Prepared
+from quantkit.graph.qdq.plan import Plan, PlanOptions
+from quantkit.numerics import Range
+from quantkit.progress import Count
+from quantkit.ptq.bias_correction import BiasCorrection, correct_bias
+from quantkit.runs.folder import RunFolder, RunRecord
+from quantkit.runs.inputs import model_inputs
+
+FORMAT = "quantkit-bias-shift"
+SUFFIX = ".bias.safetensors"
+# The shifts stand after some dozens of images; every one of them is in memory with what a layer makes of it.
+IMAGES = 96
+# Where the noise of the scores is more than a quarter of what they are, answers are lost: measured, at 16 dB every
+# fifteenth answer changes, and near 0 dB all of them.
+LOW_DB = 12.0
+
+
+@dataclass(frozen=True)
+class Correction:
+    """What `correction` found.
+
+    Attributes:
+        shifts: to hand to `quantkit.graph.qdq.write.write_qdq`.
+        notes: what it did, or why nothing was done.
+    """
+
+    shifts: dict[str, npt.NDArray[np.float32]]
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Images:
+    """The calibration images a correction may look at.
+
+    Attributes:
+        chosen: the set.
+        pipeline: its preprocessing.
+        threads: images run side by side; as many as there are processors when absent.
+        progress: told of the layers done.
+    """
+
+    chosen: CalibrationSet
+    pipeline: Pipeline
+    threads: int | None = None
+    progress: Count | None = None
+
+
+def images_of(record: RunRecord) -> Images | None:
+    """Return the images of a run's set, None where the set or one of the images needed is gone or changed."""
+    if not record.set.path:
+        return None
+    try:
+        chosen = CalibrationSet.load(Path(record.set.path))
+    except CalibrationSetError:
+        return None
+    needed = list(zip(chosen.images, chosen.paths, strict=True))[:IMAGES]
+    if chosen.digest != record.set.digest or not all(path.is_file() for _, path in needed):
+        return None
+    digests = map_in_order(digest_of, (path for _, path in needed))
+    same = all(image.sha256 == digest for (image, _), digest in zip(needed, digests, strict=True))
+    return Images(chosen, record.pipeline) if same else None
+
+
+def correction(
+    folder: RunFolder,
+    name: str,
+    prepared: Prepared,
+    plan: Plan,
+    options: PlanOptions,
+    ranges: Mapping[str, Range],
+    images: Images | None,
+    outliers: Collection[str] = (),
+) -> Correction:
+    """Return the correction of one quantization: the one kept under its name where it applies, else a new one.
+
+    Args:
+        folder: of the run, whose ``run.json`` is written.
+        name: of the quantized model in the run.
+        prepared: the fp32 model.
+        plan: made for it.
+        options: what the plan leaves in float.
+        ranges: of the observed tensors.
+        images: None where they are not at hand.
+        outliers: images not to look at, by sha256: one that drives activations far beyond all others outweighs them.
+
+    Raises:
+        ImageError: an image cannot be decoded.
+        ModelError: the model cannot be run.
+        OutputError: the run folder cannot be written.
+    """
+    path = folder.path / f"{name}{SUFFIX}"
+    key = _key(folder.read(), plan, options, ranges)
+    found = _load(path, key)
+    if found is None and images is not None:
+        threads = images.threads or default_threads()
+        looked_at = zip(images.chosen.images[:IMAGES], images.chosen.paths, strict=False)
+        paths = [path for image, path in looked_at if image.sha256 not in outliers]
+        inputs = model_inputs(prepared.model, paths, images.pipeline, threads)
+        found = correct_bias(prepared.model, plan, ranges, inputs, threads=threads, progress=images.progress)
+        _save(path, key, found)
+    if found is None:
+        why = "biases are not corrected for these ranges: no image was used (quantkit quantize --bias-correction does)"
+        return Correction({}, (why,))
+    return Correction(found.shifts, _notes(found))
+
+
+def _notes(found: BiasCorrection) -> tuple[str, ...]:
+    change = f"SQNR of the scores {found.before_db:.1f} -> {found.after_db:.1f} dB on images held back"
+    did = "biases corrected" if found.kept else "bias correction did harm and was left out"
+    left_db = found.after_db if found.kept else found.before_db
+    far = (
+        f"the scores lie far from those of fp32 (SQNR {left_db:.1f} dB): expect lost accuracy; "
+        "quantkit compare measures it, quantkit tune looks for what wins it back"
+    )
+    return (f"{did}: {change}", *([far] if left_db < LOW_DB else []))
+
+
+def _key(record: RunRecord, plan: Plan, options: PlanOptions, ranges: Mapping[str, Range]) -> str:
+    """Return a digest of all that the shifts depend on."""
+    return sha256_json(
+        {
+            "model": record.model.sha256,
+            "set": record.set.digest,
+            "pipeline": record.pipeline.model_dump(mode="json"),
+            "target": asdict(plan.target),
+            "skipped": asdict(options),
+            "ranges": {tensor: [range_.lo, range_.hi] for tensor, range_ in ranges.items()},
+        }
+    )
+
+
+def _save(path: Path, key: str, found: BiasCorrection) -> None:
+    about = {"key": key, "before_db": found.before_db, "after_db": found.after_db}
+    # One entry: safetensors writes several in an order that changes from run to run.
+    write_bytes(path, save(found.shifts, metadata={FORMAT: json.dumps(about)}))
+
+
+def _load(path: Path, key: str) -> BiasCorrection | None:
+    """Return the correction of a file where it was made for this very quantization, else None."""
+    try:
+        with safe_open(path, framework="numpy") as file:
+            about = json.loads((file.metadata() or {})[FORMAT])
+            if about["key"] != key:
+                return None
+            shifts = {tensor: file.get_tensor(tensor) for tensor in file.keys()}  # noqa: SIM118
+            return BiasCorrection(shifts, float(about["before_db"]), float(about["after_db"]))
+    except (OSError, SafetensorError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return None

@@ -1,0 +1,193 @@
+"""Which channels can be moved by an offset, and the same function in other biases.
+
+What a layer hands on can be moved by an offset for each channel: it is taken off the layer's bias, and put back by the
+layers that read it, in their biases, times their weights. Pools and concatenations hand offsets on, a sum has those of
+its terms together. Whatever else reads a moved tensor would see it, an activation function first of all; so would a
+convolution that pads with zeros, for behind the move a zero is no longer zero. Such channels stay where they are, and
+so do the outputs of the model.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import reduce
+from operator import add
+
+import numpy as np
+import numpy.typing as npt
+import onnx_ir as ir
+from scipy.sparse import csr_array, vstack
+
+from quantkit.graph.analysis.values import (
+    add_constant,
+    array,
+    attribute_int,
+    attribute_ints,
+    attribute_str,
+    name_of,
+    node_name,
+    operand,
+    rank,
+    required,
+)
+from quantkit.ptq.channel_groups import channels_of, rescalable_layers
+from quantkit.ptq.noise_model import layer_weights
+
+Vector = npt.NDArray[np.float64]
+
+# What hands offsets on channel by channel; an average does so only where it pads with nothing.
+_HANDING_ON = frozenset({"Identity", "Dropout", "MaxPool", "GlobalAveragePool", "GlobalMaxPool"})
+
+
+@dataclass(frozen=True)
+class Movable:
+    """Which channels can be moved, and where a move arrives.
+
+    Attributes:
+        arriving: for each tensor with a channel axis, float64 ``[channels, count]``: what it gets of each offset.
+        first: index of the first offset of each layer that gives some, by node name.
+        free: bool ``[count]``: the offset can be taken up by every layer it arrives at.
+    """
+
+    arriving: Mapping[str, csr_array]
+    first: Mapping[str, int]
+    free: npt.NDArray[np.bool_]
+
+    def offsets(self, tensor: str, moves: Vector) -> Vector:
+        """Return the offset of each channel of a tensor."""
+        return np.asarray(self.arriving[tensor] @ np.where(self.free, moves, 0.0))
+
+
+def movable(model: ir.Model) -> Movable:
+    """Return what can be moved in a prepared model."""
+    builder = _Builder(model)
+    for node in model.graph:
+        builder.follow(node)
+    return builder.result(model.graph.outputs)
+
+
+def moved(model: ir.Model, found: Movable, moves: Vector) -> ir.Model:
+    """Return a copy of a model with offsets taken off the biases of some layers and put back by those that read them.
+
+    ``b'[o] = b[o] - v[o] + sum over inputs i and taps of W[o, i, tap] m[i]``, in float64 and rounded once.
+
+    Args:
+        model: prepared.
+        found: what can be moved in it.
+        moves: float64 ``[count]``, the offset of each channel.
+    """
+    copy = model.clone()
+    nodes = {node_name(node): node for node in copy.graph}
+    moves = np.where(found.free, moves, 0.0)
+    for node in rescalable_layers(model):
+        change = _taken_up(node, found.offsets(name_of(required(node, 0)), moves))
+        first = found.first[node_name(node)]
+        change -= moves[first : first + change.size]
+        if change.any():
+            _add_to_bias(copy.graph, nodes[node_name(node)], change)
+    return copy
+
+
+def _taken_up(node: ir.Node, offsets: Vector) -> Vector:
+    """Return what offsets of a layer's inputs add to its outputs."""
+    weights = layer_weights(node).sum(axis=2)
+    groups = attribute_int(node, "group", 1)
+    per_group = weights.reshape(groups, -1, weights.shape[1]), offsets.reshape(groups, -1)
+    return np.asarray(np.einsum("goi,gi->go", *per_group).reshape(-1))
+
+
+def _add_to_bias(graph: ir.Graph, node: ir.Node, change: Vector) -> None:
+    bias = operand(node, 2)
+    if bias is None:
+        node.resize_inputs(3)
+        node.replace_input_with(2, add_constant(graph, f"{node_name(node)}.bias", change.astype(np.float32)))
+    else:
+        content = np.asarray(array(bias), np.float64).reshape(-1)
+        bias.const_value = ir.Tensor((content + change).astype(np.float32), name=bias.name)
+
+
+class _Builder:
+    """Follows the offsets of all layers through a model."""
+
+    def __init__(self, model: ir.Model) -> None:
+        self._layers = {node_name(node): node for node in rescalable_layers(model)}
+        self._first: dict[str, int] = {}
+        self._count = sum(channels_of(node.outputs[0]) or 0 for node in self._layers.values())
+        self._next = 0
+        self._graph = model.graph
+        self._arriving: dict[str, csr_array] = {}
+        self._pinned = np.zeros(self._count, np.bool_)
+        for value in model.graph.inputs:
+            self._give(value, None)
+
+    def follow(self, node: ir.Node) -> None:
+        """Note what a node's outputs get of the offsets of its inputs, and pin what it cannot take."""
+        if node_name(node) in self._layers:
+            self._layer(node)
+            return
+        handed = self._handed_on(node)
+        if handed is None:
+            for value in node.inputs:
+                self._pin(value)
+        for value in node.outputs:
+            self._give(value, handed)
+
+    def result(self, outputs: Iterable[ir.Value]) -> Movable:
+        """Return what was found; the outputs of the model stay as they are."""
+        for value in outputs:
+            self._pin(value)
+        return Movable(self._arriving, self._first, ~self._pinned)
+
+    def _layer(self, node: ir.Node) -> None:
+        if node.op_type == "ConvTranspose" or _pads(node):
+            self._pin(operand(node, 0))
+        result = node.outputs[0]
+        size = channels_of(result) or 0
+        columns = np.arange(self._next, self._next + size)
+        ones = csr_array((np.ones(size), (np.arange(size), columns)), shape=(size, self._count))
+        self._first[node_name(node)] = self._next
+        self._next += size
+        self._give(result, ones)
+
+    def _handed_on(self, node: ir.Node) -> csr_array | None:
+        """Return what arrives at a node's only output; None where its inputs must not be moved."""
+        result = node.outputs[0]
+        parts = [matrix for value in node.inputs if value is not None and (matrix := self._of(value)) is not None]
+        if node.domain != "" or len(node.outputs) != 1 or not parts:
+            return None
+        # Operands of other ranks are broadcast from the last axis on, not channel by channel.
+        whole = len(parts) == len(node.inputs) and len({rank(value) for value in node.inputs}) == 1
+        if node.op_type in _HANDING_ON or (node.op_type == "AveragePool" and not _pads(node)):
+            return self._fitting(parts[0], result)
+        if node.op_type in ("Add", "Sum") and whole and len({part.shape[0] for part in parts}) == 1:
+            return self._fitting(reduce(add, parts), result)
+        if node.op_type == "Concat" and whole and attribute_int(node, "axis", 0) == 1:
+            return self._fitting(csr_array(vstack(parts)), result)
+        if node.op_type == "Flatten" and attribute_int(node, "axis", 1) == 1:
+            times, rest = divmod(channels_of(result) or 0, parts[0].shape[0])
+            return None if rest or not times else csr_array(parts[0][np.repeat(np.arange(parts[0].shape[0]), times)])
+        return None
+
+    @staticmethod
+    def _fitting(matrix: csr_array, result: ir.Value) -> csr_array | None:
+        return matrix if matrix.shape[0] == channels_of(result) else None
+
+    def _of(self, value: ir.Value) -> csr_array | None:
+        return None if value.name is None else self._arriving.get(value.name)
+
+    def _give(self, value: ir.Value, matrix: csr_array | None) -> None:
+        channels = channels_of(value)
+        if channels is None or value.name is None:
+            return
+        self._arriving[value.name] = csr_array((channels, self._count)) if matrix is None else matrix
+        if any(use.node.graph is not self._graph for use in value.uses()):
+            self._pin(value)  # read inside of a condition or loop
+
+    def _pin(self, value: ir.Value | None) -> None:
+        matrix = None if value is None else self._of(value)
+        if matrix is not None:
+            self._pinned[np.unique(matrix.tocoo().coords[1])] = True
+
+
+def _pads(node: ir.Node) -> bool:
+    automatic = attribute_str(node, "auto_pad", "NOTSET") not in ("NOTSET", "VALID")
+    return automatic or any(attribute_ints(node, "pads") or ())

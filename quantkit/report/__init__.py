@@ -1,0 +1,1 @@
+"""Results as HTML pages, charts, terminal tables, Markdown and CSV."""

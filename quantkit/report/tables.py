@@ -1,0 +1,246 @@
+"""A comparison as terminal tables, Markdown, and CSV. Numbers are formatted here and nowhere else.
+
+Tables fit 80 columns, and show longer names where there are more. The minus sign in them is the typographic one; CSV
+holds plain numbers at full precision.
+"""
+
+import csv
+import io
+import math
+from collections.abc import Iterable, Sequence
+
+from rich import box
+from rich.table import Table
+from rich.text import Text
+
+from quantkit.evaluation.drift import TensorDrift
+from quantkit.evaluation.paired import Interval
+from quantkit.evaluation.result import Comparison, Delta, ModelResult
+from quantkit.report.names import Name
+
+ABSENT = "–"
+MINUS = "−"
+CSV_COLUMNS = (
+    "name",
+    "top1",
+    "top5",
+    "bytes",
+    "delta_top1",
+    "delta_top1_lo",
+    "delta_top1_hi",
+    "mcnemar_p",
+    "delta_top5",
+    "delta_top5_lo",
+    "delta_top5_hi",
+    "lost",
+    "gained",
+    "agreement",
+    "kl",
+    "ece",
+    "latency_ms",
+)
+
+
+def accuracy_table(comparison: Comparison) -> Table:
+    """Return the main table: one row a model; names are cut where the terminal is narrow."""
+    table = plain_table(_accuracy_title(comparison))
+    table.add_column("model")
+    for heading in _headings(comparison)[1:]:
+        table.add_column(heading, justify="right", no_wrap=True)
+    names = [model.name for model in comparison.models]
+    for model in comparison.models:
+        name, *figures = _cells(comparison, model)
+        table.add_row(Name(name, names), *figures)
+    return table
+
+
+def drift_table(model: ModelResult, tensors: Sequence[TensorDrift] | None = None) -> Table:
+    """Return the tensors that drift most (or the given ones); names are cut where the terminal is narrow."""
+    table = plain_table(f"Drift of {model.name}: lowest SQNR first")
+    table.add_column("tensor")
+    for heading in ("SQNR dB", "worst ch.", "max steps", "clipped", "range"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    shown = model.worst_tensors if tensors is None else tensors
+    names = [tensor.name for tensor in shown]
+    for tensor in shown:
+        table.add_row(
+            Name(tensor.name, names),
+            decibels(tensor.sqnr_db),
+            decibels(tensor.worst_channel_sqnr_db),
+            ABSENT if tensor.max_err_steps is None else f"{tensor.max_err_steps:.1f}",
+            share(tensor.clipped),
+            share(tensor.range_used, digits=0),
+        )
+    return table
+
+
+# Of fewer images one easily makes half of the error.
+MANY = 10
+
+
+def notes(comparison: Comparison) -> list[str]:
+    """Return what has to be said under the table: losses too small to be seen here, and doubts about the figures."""
+    said = []
+    for model in comparison.candidates:
+        versus = model.versus
+        if versus is not None and versus.top1 is not None and 0.0 in versus.top1.ci95:
+            said.append(f"{model.name}: {versus.visibility}")
+        if lonely := [one for one in model.worst_tensors if one.images >= MANY and one.image_share > 0.5]:
+            said.append(
+                f"{model.name}: a single image makes more than half of the error of {len(lonely)} of the "
+                f"{len(model.worst_tensors)} tensors with the lowest SQNR, which says little of the other images"
+            )
+    return [*said, *comparison.warnings]
+
+
+def markdown(comparison: Comparison) -> str:
+    """Return the main table, the notes and the drift of each candidate as GitHub Markdown."""
+    lines = [f"**{_accuracy_title(comparison)}**", ""]
+    headings = _headings(comparison)
+    lines += _markdown_table(headings, (_cells(comparison, model) for model in comparison.models))
+    lines += ["", *(f"- {_markdown_text(note)}" for note in notes(comparison))]
+    for model in comparison.candidates:
+        if model.worst_tensors:
+            lines += ["", f"Drift of {_markdown_text(model.name)}, lowest SQNR first", ""]
+            lines += _markdown_table(
+                ("tensor", "SQNR dB", "worst channel dB", "max error, steps", "cosine", "clipped"),
+                (
+                    (
+                        tensor.name,
+                        decibels(tensor.sqnr_db),
+                        decibels(tensor.worst_channel_sqnr_db),
+                        ABSENT if tensor.max_err_steps is None else f"{tensor.max_err_steps:.1f}",
+                        f"{tensor.cosine:.5f}",
+                        share(tensor.clipped),
+                    )
+                    for tensor in model.worst_tensors
+                ),
+            )
+    return "\n".join(lines) + "\n"
+
+
+def csv_text(comparison: Comparison) -> str:
+    """Return one row a model with plain numbers; a figure that was not measured is empty."""
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow(CSV_COLUMNS)
+    for model in comparison.models:
+        versus = model.versus
+        top1, top5 = (None, None) if versus is None else (versus.top1, versus.top5)
+        row = [
+            model.name,
+            model.top1,
+            model.top5,
+            model.bytes,
+            *_delta_numbers(top1),
+            None if top1 is None else top1.mcnemar_p,
+            *_delta_numbers(top5),
+            None if top1 is None else top1.lost,
+            None if top1 is None else top1.gained,
+            None if versus is None else versus.agreement,
+            None if versus is None else versus.kl,
+            model.ece,
+            model.latency_ms,
+        ]
+        writer.writerow("" if value is None else value for value in row)
+    return buffer.getvalue()
+
+
+def points(value: float, interval: Interval | None = None) -> str:
+    """Format percentage points with a sign and, where there is one, the interval: ``−0.40 [−1.02, +0.21]``."""
+    text = _signed(value)
+    return text if interval is None else f"{text} [{_signed(interval.lo)}, {_signed(interval.hi)}]"
+
+
+def p_value(p: float) -> str:
+    """Format a p value to three digits, very small ones as a bound."""
+    return "<.001" if p < 0.001 else f"{p:.3f}"
+
+
+def size(count: int | None) -> str:
+    """Format a number of bytes in decimal units."""
+    if count is None:
+        return ABSENT
+    for unit, factor in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if count >= factor:
+            return f"{count / factor:.3g} {unit}" if count / factor < 100 else f"{count / factor:.0f} {unit}"
+    return f"{count} B"
+
+
+def decibels(value: float) -> str:
+    """Format a ratio in dB; without any error it is infinite."""
+    if math.isinf(value):
+        return "∞" if value > 0 else f"{MINUS}∞"
+    return f"{value:.1f}".replace("-", MINUS)
+
+
+def share(value: float | None, digits: int = 2) -> str:
+    """Format a fraction as percent."""
+    return ABSENT if value is None else f"{100 * value:.{digits}f} %"
+
+
+def plain_table(title: str) -> Table:
+    """Return a table without columns yet, in the form of all tables here."""
+    return Table(
+        title=Text(title, style="bold"),
+        title_justify="left",
+        box=box.SIMPLE_HEAD,
+        show_edge=False,
+        pad_edge=False,
+        padding=0,
+    )
+
+
+def _accuracy_title(comparison: Comparison) -> str:
+    against = f"difference to {comparison.reference.name} with its 95 % interval"
+    return f"{comparison.images:,} images, {against if comparison.labelled else 'without labels'}"
+
+
+def _headings(comparison: Comparison) -> tuple[str, ...]:
+    accuracy = ("top-1", "top-5", "Δ top-1, points", "p") if comparison.labelled else ("KL, nats",)
+    return ("model", *accuracy, "agree", "size", *(("ms",) if _timed(comparison) else ()))
+
+
+def _cells(comparison: Comparison, model: ModelResult) -> tuple[str, ...]:
+    versus = model.versus
+    top1 = None if versus is None else versus.top1
+    cells = [model.name]
+    if comparison.labelled:
+        cells += [_percent(model.top1), _percent(model.top5)]
+        cells += [ABSENT, ABSENT] if top1 is None else [points(top1.value, top1.ci95), p_value(top1.mcnemar_p)]
+    else:
+        cells.append(ABSENT if versus is None or versus.kl is None else f"{versus.kl:.4f}")
+    cells += [ABSENT if versus is None else _percent(versus.agreement), size(model.bytes)]
+    if _timed(comparison):
+        cells.append(ABSENT if model.latency_ms is None else f"{model.latency_ms:.3g}")
+    return tuple(cells)
+
+
+def _timed(comparison: Comparison) -> bool:
+    return any(model.latency_ms is not None for model in comparison.models)
+
+
+def _signed(value: float) -> str:
+    # Adding 0.0 turns a rounded -0.0 into 0.0, which then carries no minus.
+    return f"{round(value, 2) + 0.0:+.2f}".replace("-", MINUS)
+
+
+def _percent(value: float | None) -> str:
+    return ABSENT if value is None else f"{value:.2f}"
+
+
+def _delta_numbers(delta: Delta | None) -> tuple[float | None, float | None, float | None]:
+    return (None, None, None) if delta is None else (delta.value, delta.ci95.lo, delta.ci95.hi)
+
+
+def _markdown_table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
+    aligned = "|".join([" --- "] + [" ---: "] * (len(headings) - 1))
+    body = [" | ".join(_markdown_text(cell) for cell in row) for row in rows]
+    return [f"| {' | '.join(headings)} |", f"|{aligned}|", *(f"| {row} |" for row in body)]
+
+
+def _markdown_text(text: str) -> str:
+    """Keep names from files from being read as table cells, HTML or emphasis."""
+    for character in "\\`*_{}[]<>|#":
+        text = text.replace(character, "\\" + character)
+    return " ".join(text.split())

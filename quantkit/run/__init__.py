@@ -1,1 +1,0 @@
-"""Sessions: tapping tensors during a pass, and evaluating models."""

@@ -1,0 +1,1 @@
+"""The run folder, its records, and the results cached in it."""

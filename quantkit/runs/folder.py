@@ -1,0 +1,226 @@
+"""The run folder: what a calibration leaves, and where each part of it lies."""
+
+import contextlib
+import fcntl
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from quantkit.config.pipeline import Pipeline
+from quantkit.errors import ConfigError, ModelError, OutputError, ProvenanceError, UsageError
+from quantkit.files import make_folder, reason, write_json
+from quantkit.graph.model import model_digest
+
+RECORD = "run.json"
+STATISTICS = "statistics.safetensors"
+PARTIAL = "statistics.partial.safetensors"
+RANGES = "ranges.csv"
+VAMC = "vamc.yaml"
+INT8 = "int8"
+FP32 = "fp32"
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class ModelRecord(_Record):
+    """The fp32 model of a run.
+
+    Attributes:
+        path: absolute path of the ONNX file.
+        sha256: digest of the file and its external data.
+        input: name of its image input.
+        shape: ``[N, C, H, W]`` of that input, null where dynamic.
+        output: name of its scores.
+        classes: number of classes, null where the model does not say.
+    """
+
+    path: str
+    sha256: str
+    input: str
+    shape: tuple[int | None, int | None, int | None, int | None]
+    output: str
+    classes: int | None
+
+
+class SetRecord(_Record):
+    """The calibration set of a run.
+
+    Attributes:
+        path: absolute path of the manifest.
+        digest: of its content, wherever the images lie.
+        images: how many there are.
+        images_used: how many the pass saw (fewer where it stopped when stable).
+        outliers: those of them that drive activations far beyond all others, by sha256.
+    """
+
+    path: str
+    digest: str
+    images: int
+    images_used: int
+    outliers: tuple[str, ...] = ()
+
+
+class QuantizedRecord(_Record):
+    """One quantized model of a run.
+
+    Attributes:
+        file: file name in the run folder, or an absolute path.
+        sha256: its digest.
+        target: what it was quantized for.
+        method: name of the method.
+        options: all other choices that its bits depend on.
+    """
+
+    file: str
+    sha256: str
+    target: str
+    method: str
+    options: dict[str, Any] = Field(default_factory=dict)
+
+    @property
+    def keeps_outliers(self) -> bool:
+        """Whether its ranges are set for all images, also for those that go far beyond all others."""
+        return self.options.get("keep_outliers") is True
+
+
+class RunRecord(_Record):
+    """``run.json``: what was made from what.
+
+    Attributes:
+        version: of this format.
+        quantkit: version of the program.
+        model: the fp32 model.
+        set: the calibration set.
+        pipeline: the preprocessing.
+        quantized: the quantized models, by name.
+    """
+
+    version: int = 1
+    quantkit: str
+    model: ModelRecord
+    set: SetRecord
+    pipeline: Pipeline
+    quantized: dict[str, QuantizedRecord] = Field(default_factory=dict)
+
+
+class RunFolder:
+    """One run folder on disk.
+
+    Args:
+        path: the folder; it need not exist yet.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @property
+    def statistics(self) -> Path:
+        """The statistics file."""
+        return self.path / STATISTICS
+
+    @property
+    def partial(self) -> Path:
+        """Where an unfinished pass keeps its place."""
+        return self.path / PARTIAL
+
+    def create(self) -> None:
+        """Make the folder, and see that it can be written.
+
+        Raises:
+            OutputError: it cannot.
+        """
+        make_folder(self.path)
+        if not os.access(self.path, os.W_OK):
+            raise OutputError("the run folder cannot be written (permission denied)", where=self.path)
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keep other processes from writing the run at the same time.
+
+        The system frees the lock when the process ends, however it ends.
+
+        Raises:
+            UsageError: another process holds the run.
+        """
+        self.create()
+        try:
+            descriptor = os.open(self.path / ".lock", os.O_CREAT | os.O_RDWR, 0o644)
+        except OSError as error:
+            raise OutputError(f"the run folder cannot be written ({reason(error)})", where=self.path) from error
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(descriptor)
+            raise UsageError(
+                "another quantkit process is at work on this run",
+                where=self.path,
+                fix="wait for it, or use another --run",
+            ) from None
+        try:
+            yield
+        finally:
+            os.close(descriptor)
+
+    def read(self) -> RunRecord:
+        """Read ``run.json``.
+
+        Raises:
+            UsageError: this is no run folder.
+            ConfigError: the file is damaged.
+        """
+        path = self.path / RECORD
+        try:
+            return RunRecord.model_validate_json(path.read_bytes())
+        except FileNotFoundError:
+            raise UsageError("this is not a run folder", where=self.path, fix="run quantkit calibrate first") from None
+        except OSError as error:
+            raise ConfigError(f"cannot be read ({reason(error)})", where=path) from error
+        except ValidationError as error:
+            fault = error.errors()[0]
+            key = ".".join(map(str, fault["loc"]))
+            raise ConfigError(
+                f"is damaged ({key}: {fault['msg']})", where=path, fix="run quantkit calibrate again"
+            ) from error
+
+    def write(self, record: RunRecord) -> None:
+        """Write ``run.json``."""
+        write_json(self.path / RECORD, json.loads(record.model_dump_json()))
+
+    def fp32(self, record: RunRecord) -> Path:
+        """Return the fp32 model's path, after a look that it is still the one the run was made from.
+
+        Raises:
+            ModelError: it is gone.
+            ProvenanceError: it has changed.
+        """
+        path = Path(record.model.path)
+        if not path.is_file():
+            raise ModelError("the fp32 model of this run is gone", where=path, fix="put it back, or calibrate again")
+        if model_digest(path) != record.model.sha256:
+            raise ProvenanceError(
+                "the fp32 model is not the one this run was calibrated with",
+                where=path,
+                fix="run quantkit calibrate again",
+            )
+        return path
+
+    def model(self, name: str, record: RunRecord) -> Path:
+        """Return the path of a model by its name in the run: ``fp32``, ``int8``, or another that was quantized here.
+
+        Raises:
+            UsageError: the run has no such model; names those it has.
+        """
+        if name == FP32:
+            return self.fp32(record)
+        if name in record.quantized:
+            return self.path / record.quantized[name].file
+        names = ", ".join([FP32, *record.quantized])
+        raise UsageError(
+            f"the run has no model {name!r}", where=self.path, fix=f"it has {names}; or give a path to an ONNX file"
+        )

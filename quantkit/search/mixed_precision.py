@@ -1,0 +1,146 @@
+"""Mixed precision: which layers to leave in float, one after the other, each the best next to those before.
+
+What layers cost does not add up: noise partly cancels, and layers in a row undo each other's damage. So a list sorted
+once by sensitivity is only where a step looks first. At each step the few layers that promise most for what they
+compute are tried for true, beside those already in float, and the best of them is taken.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import onnx_ir as ir
+
+from quantkit.errors import ModelError
+from quantkit.evaluation.selection import SelectionMetric
+from quantkit.graph.analysis.macs import multiply_adds
+from quantkit.graph.analysis.values import node_name
+from quantkit.graph.qdq.plan import Plan, plan
+from quantkit.graph.qdq.write import write_qdq
+from quantkit.ptq.bias_correction import estimate_shifts
+from quantkit.search.candidate_builder import CandidateBuilder, Progress
+from quantkit.search.recipe import Recipe
+from quantkit.sensitivity.measure import layer_costs
+
+FloatArray = npt.NDArray[np.float32]
+
+# Layers that a step tries beside those already in float.
+TRIED = 4
+# The order of the layers stands after so many images.
+IMAGES = 24
+# What the conversions around a float layer cost, as a share of the network's multiply-adds.
+CONVERSIONS = 0.005
+
+
+@dataclass(frozen=True, kw_only=True)
+class FloatBudget:
+    """What may be left in float.
+
+    Attributes:
+        macs: share of the network's multiply-adds.
+        layers: number of layers; None for any.
+        convs_only: 2-D convolutions alone, as VACC's ``skip_conv_layers`` can name.
+    """
+
+    macs: float = 0.1
+    layers: int | None = None
+    convs_only: bool = False
+
+
+class MixedPrecision:
+    """A greedy walk from all layers in int8 towards more in float.
+
+    Args:
+        candidate_builder: makes the models.
+        recipe: what the walk begins with.
+        selection: the images that choose.
+        budget: where it ends.
+        progress: called with the number of layers measured and of all layers.
+    """
+
+    def __init__(
+        self,
+        candidate_builder: CandidateBuilder,
+        recipe: Recipe,
+        selection: SelectionMetric,
+        budget: FloatBudget,
+        progress: Progress | None = None,
+    ) -> None:
+        self._builder, self._recipe, self._selection, self._budget = candidate_builder, recipe, selection, budget
+        self._target = recipe.target(candidate_builder.target)
+        self._model, self._ranges = candidate_builder.ranged(recipe, progress)
+        made = plan(self._model, self._target, recipe.left_out(candidate_builder.options))
+        self._shifts = estimate_shifts(
+            self._model, made, self._ranges, candidate_builder.images, threads=candidate_builder.threads
+        )
+        shape = candidate_builder.images[0].shape
+        self._macs = _shares(self._model, shape)
+        self._float = _in_float(self._macs, made)
+        self._promising = self._order(progress)
+
+    def next(self) -> Recipe | None:
+        """Return the recipe with one more layer in float, None where nothing more fits or helps."""
+        tried = [(self._distance(name), place, name) for place, name in enumerate(self._fitting()[:TRIED])]
+        if not tried:
+            return None
+        _, _, best = min(tried)
+        self._promising.remove(best)
+        self._float += self._macs.get(best, 0.0)
+        self._recipe = self._recipe.changed(skip=(*self._recipe.skip, best))
+        return self._recipe
+
+    def _order(self, progress: Progress | None) -> list[str]:
+        """Return the layers by what leaving each in float saves for what it computes, the most rewarding first."""
+        costs = layer_costs(
+            self._model,
+            self._target,
+            self._ranges,
+            self._builder.images[:IMAGES],
+            left_out=self._recipe.left_out(self._builder.options),
+            bias_shift=self._shifts,
+            threads=self._builder.threads,
+            progress=progress,
+        )
+        layers = [one for one in costs.layers if not self._budget.convs_only or one.conv_index is not None]
+        gains = {one.node: costs.share_saved(one) for one in layers}
+        weighed = {name: gain / self._weight(name) for name, gain in gains.items() if gain > 0.0}
+        return sorted(weighed, key=lambda name: -weighed[name])
+
+    def _weight(self, name: str) -> float:
+        return 1.0 if self._budget.layers is not None else self._macs.get(name, 0.0) + CONVERSIONS
+
+    def _fitting(self) -> list[str]:
+        if self._budget.layers is not None and len(self._recipe.skip) >= self._budget.layers:
+            return []
+        return [name for name in self._promising if self._float + self._macs.get(name, 0.0) <= self._budget.macs]
+
+    def _distance(self, name: str) -> float:
+        recipe = self._recipe.changed(skip=(*self._recipe.skip, name))
+        try:
+            made = plan(self._model, self._target, recipe.left_out(self._builder.options))
+        except ModelError:  # the last integer layer stays one
+            return float("inf")
+        return self._selection.closeness(write_qdq(self._model, made, self._ranges, bias_shift=self._shifts)).distance
+
+
+def float_share(model: ir.Model, made: Plan, input_shape: Sequence[int]) -> float:
+    """Return the share of a network's multiply-adds that are computed in float, by layers or products of activations.
+
+    Args:
+        model: prepared.
+        made: plan of it, or of a model with nodes of the same names.
+        input_shape: ``[N, C, H, W]``, for a model that leaves sizes open.
+    """
+    return _in_float(_shares(model, input_shape), made)
+
+
+def _in_float(shares: Mapping[str, float], made: Plan) -> float:
+    integer = {node_name(node) for node in made.placement.integer}
+    return sum(share for name, share in shares.items() if name not in integer)
+
+
+def _shares(model: ir.Model, input_shape: Sequence[int]) -> Mapping[str, float]:
+    macs = multiply_adds(model, input_shape)
+    total = sum(macs.values()) or 1
+    return {name: count / total for name, count in macs.items()}

@@ -1,0 +1,273 @@
+"""What each layer costs: the scores with that layer alone in int8, and with all layers in int8 but that one.
+
+A layer in int8 is what the plan makes of it: its weights, its bias (with its share of a bias correction), the
+activation that it reads, and, on targets whose kernels round their own results, its result behind its activation
+function. "Only it" leaves every other layer in float, and what lies between layers as a plan with those layers skipped
+leaves it. "All but it" is the int8 model with the layer skipped: a tensor that other integer operators read stays
+rounded for them, and a sum, pool or concatenation that has lost its reason to be integer is float as well.
+
+The two answer different questions. Noise that a layer makes by itself tells where the noise comes from; what is left
+when it is taken away tells what leaving it in float would buy. Noise of several layers partly cancels and is partly
+made worse by the layers behind, so neither adds up to that of the whole int8 model.
+
+Each model is run from the layer on: what precedes is that of the fp32 model, or of the int8 model, and is computed
+once. On average that is about half a pass of each for every layer, besides writing the model and opening a part of it.
+"""
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+import onnx_ir as ir
+
+from quantkit.engine.prefix_sharing import PrefixSharedRuns
+from quantkit.engine.scores import scores_of
+from quantkit.errors import NumericError
+from quantkit.evaluation.predictions import Scores, kind_of_scores, kl_divergence
+from quantkit.graph.analysis.macs import multiply_adds
+from quantkit.graph.analysis.ops import Role
+from quantkit.graph.analysis.values import node_name
+from quantkit.graph.qdq.plan import Layer, Plan, PlanOptions, plan
+from quantkit.graph.qdq.write import write_qdq
+from quantkit.numerics import Range
+from quantkit.targets import Target
+
+FloatArray = npt.NDArray[np.float32]
+Vector = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Deviation:
+    """How far the scores of a model lie from those of fp32, image by image.
+
+    Attributes:
+        noise: float64 ``[images]``, the squared difference summed over the classes.
+        kl: float64 ``[images]``, ``KL(fp32 || model)`` of the softmaxed scores in nats.
+        top1: int64 ``[images]``, the class that the model chooses, the lowest index of equals.
+    """
+
+    noise: Vector
+    kl: Vector
+    top1: npt.NDArray[np.int64]
+
+    @classmethod
+    def concatenate(cls, parts: Sequence["Deviation"]) -> "Deviation":
+        """Join the images of several in order."""
+        joined = {key: np.concatenate([getattr(part, key) for part in parts]) for key in ("noise", "kl", "top1")}
+        return cls(**joined)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class LayerCost:
+    """What one layer costs.
+
+    Attributes:
+        node: name of the layer.
+        op_type: Conv, ConvTranspose, Gemm or MatMul.
+        conv_index: of a 2-D convolution, as VACC's ``skip_conv_layers`` counts; None for other layers.
+        macs: multiply-adds for one image, None where the model does not tell its sizes.
+        only: of the model in which this layer alone is int8.
+        without: of the model in which all integer layers but this one are int8.
+    """
+
+    node: str
+    op_type: str
+    conv_index: int | None
+    macs: int | None
+    only: Deviation
+    without: Deviation
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class NetworkCost:
+    """What int8 costs, whole and layer by layer, over the same images.
+
+    Attributes:
+        signal: float64 ``[images]``, the squared scores of fp32 summed over the classes.
+        top1: int64 ``[images]``, the class that fp32 chooses.
+        macs: multiply-adds of the whole network for one image, in float or not.
+        whole: of the whole int8 model.
+        layers: in graph order.
+    """
+
+    signal: Vector
+    top1: npt.NDArray[np.int64]
+    macs: int
+    whole: Deviation
+    layers: tuple[LayerCost, ...]
+
+    @classmethod
+    def concatenate(cls, parts: Sequence["NetworkCost"]) -> "NetworkCost":
+        """Join what was measured of one network on several lots of images."""
+        layers = (
+            replace(
+                same[0],
+                only=Deviation.concatenate([layer.only for layer in same]),
+                without=Deviation.concatenate([layer.without for layer in same]),
+            )
+            for same in zip(*(part.layers for part in parts), strict=True)
+        )
+        return cls(
+            signal=np.concatenate([part.signal for part in parts]),
+            top1=np.concatenate([part.top1 for part in parts]),
+            macs=parts[0].macs,
+            whole=Deviation.concatenate([part.whole for part in parts]),
+            layers=tuple(layers),
+        )
+
+    def sqnr_db(self, deviation: Deviation) -> float:
+        """Return ``10 log10(signal / noise)`` over all images in dB; infinite without noise."""
+        signal, noise = float(self.signal.sum()), float(deviation.noise.sum())
+        if noise == 0.0:
+            return math.inf
+        return 10.0 * math.log10(signal / noise) if signal > 0.0 else -math.inf
+
+    def share_made(self, layer: LayerCost) -> float:
+        """Return the noise that a layer makes by itself as a share of that of the whole int8 model."""
+        return _share(float(layer.only.noise.sum()), float(self.whole.noise.sum()))
+
+    def share_saved(self, layer: LayerCost) -> float:
+        """Return the share of the whole noise that goes when a layer is left in float; negative where there is more."""
+        whole = float(self.whole.noise.sum())
+        return _share(whole - float(layer.without.noise.sum()), whole)
+
+
+def layer_costs(
+    prepared: ir.Model,
+    target: Target,
+    ranges: Mapping[str, Range],
+    images: Sequence[FloatArray],
+    *,
+    left_out: PlanOptions | None = None,
+    bias_shift: Mapping[str, FloatArray] | None = None,
+    threads: int,
+    known: Mapping[str, LayerCost] | None = None,
+    found: Callable[[LayerCost], None] | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> NetworkCost:
+    """Measure every integer layer: it alone in int8, and all but it.
+
+    The result does not depend on the number of threads.
+
+    Args:
+        prepared: model from `quantkit.graph.prepare.prepare`.
+        target: what will run the int8 model.
+        ranges: of every tensor that a plan of this model for this target observes.
+        images: a few dozen, ``[N, C, H, W]`` as the model takes them; of an image repeated to fill a fixed batch, the
+            first answer counts.
+        left_out: what is in float anyway.
+        bias_shift: of the biases, as `quantkit.graph.qdq.write.write_qdq` takes it.
+        threads: images run side by side.
+        known: costs of layers on these very images, by node name; they are not measured again.
+        found: called with each layer's cost as soon as it is measured.
+        progress: called with the number of layers done and of all layers.
+
+    Raises:
+        UsageError: ``left_out`` names what is not there.
+        ModelError: nothing is left to quantize, a tensor has no range, or onnxruntime cannot run a model.
+        NumericError: scores are NaN or infinite.
+    """
+    subject = _Subject(prepared, target, ranges, left_out or PlanOptions(), bias_shift or {})
+    made = subject.plan()
+    int8 = subject.model(made)
+    evaluate = _Evaluate.of(scores_of(prepared, images, threads=threads))
+    whole = evaluate.deviation(scores_of(int8, images, threads=threads))
+    macs = multiply_adds(prepared, images[0].shape)
+    floats, integers = (PrefixSharedRuns(model, images, threads=threads) for model in (prepared, int8))
+    costs = []
+    for layer in made.layers:
+        cost = None if known is None else known.get(layer.node)
+        if cost is None:
+            cost = LayerCost(
+                node=layer.node,
+                op_type=layer.op_type,
+                conv_index=made.conv_index.get(layer.node),
+                macs=macs.get(layer.node),
+                only=evaluate.deviation(floats.scores(subject.only(layer, made), walk_to=layer.node)),
+                without=evaluate.deviation(integers.scores(subject.without(layer, made), walk_to=layer.node)),
+            )
+            if found is not None:
+                found(cost)
+        costs.append(cost)
+        if progress is not None:
+            progress(len(costs), len(made.layers))
+    return NetworkCost(
+        signal=evaluate.signal, top1=evaluate.top1, macs=sum(macs.values()), whole=whole, layers=tuple(costs)
+    )
+
+
+@dataclass(frozen=True)
+class _Subject:
+    """The network and how it is quantized."""
+
+    prepared: ir.Model
+    target: Target
+    ranges: Mapping[str, Range]
+    left_out: PlanOptions
+    bias_shift: Mapping[str, FloatArray]
+
+    def plan(self, *nodes: str) -> Plan:
+        """Return the plan in which these nodes are left out, too."""
+        return plan(self.prepared, self.target, replace(self.left_out, skip=(*self.left_out.skip, *nodes)))
+
+    def model(self, made: Plan) -> ir.Model:
+        return write_qdq(self.prepared, made, self.ranges, bias_shift=self.bias_shift)
+
+    def only(self, layer: Layer, made: Plan) -> ir.Model:
+        others = [name for name in _multiplying(made) if name != layer.node]
+        return self.model(self.plan(*others))
+
+    def without(self, layer: Layer, made: Plan) -> ir.Model:
+        if list(_multiplying(made)) == [layer.node]:
+            return self.prepared  # no operator is left to quantize
+        return self.model(self.plan(layer.node))
+
+
+def _multiplying(made: Plan) -> Iterator[str]:
+    """Yield the integer nodes that everything else in an int8 graph is there for."""
+    for node in made.placement.graph:
+        if node in made.placement.integer and made.placement.roles[node] in (Role.LAYER, Role.PRODUCT):
+            yield node_name(node)
+
+
+@dataclass(frozen=True)
+class _Evaluate:
+    """The scores of fp32, which others are measured by."""
+
+    reference: FloatArray
+    kind: Scores
+
+    @classmethod
+    def of(cls, reference: FloatArray) -> "_Evaluate":
+        _check_finite(reference)
+        return cls(reference, kind_of_scores(reference))
+
+    @property
+    def signal(self) -> Vector:
+        return np.asarray(np.square(self.reference, dtype=np.float64).sum(axis=1))
+
+    @property
+    def top1(self) -> npt.NDArray[np.int64]:
+        return np.asarray(self.reference.argmax(axis=1), np.int64)
+
+    def deviation(self, scores: FloatArray) -> Deviation:
+        _check_finite(scores)
+        return Deviation(
+            noise=np.square(scores.astype(np.float64) - self.reference).sum(axis=1),
+            kl=kl_divergence(self.reference, scores, kind=self.kind),
+            top1=np.asarray(scores.argmax(axis=1), np.int64),
+        )
+
+
+def _check_finite(scores: FloatArray) -> None:
+    finite = np.isfinite(scores).all(axis=1)
+    if not finite.all():
+        raise NumericError(
+            "the scores hold NaN or infinity", where=f"image {int(np.argmin(finite))}", fix="look at this image"
+        )
+
+
+def _share(part: float, whole: float) -> float:
+    return part / whole if whole > 0.0 else 0.0

@@ -1,0 +1,178 @@
+"""The result of ``quantkit sensitivity``: figures of every layer, as values, JSON and CSV."""
+
+import csv
+import io
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from quantkit.evaluation.paired import Interval
+
+JSON_SCHEMA = 1
+_FIGURES = ("sqnr_db", "kl", "share", "top1", "delta_top1", "delta_top1_lo", "delta_top1_hi", "agreement")
+CSV_COLUMNS = (
+    "layer",
+    "node",
+    "op_type",
+    "macs",
+    "macs_share",
+    *(f"only_{name}" for name in _FIGURES),
+    *(f"without_{name}" for name in _FIGURES),
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Accuracy:
+    """What a model says to labelled images, in percent.
+
+    Attributes:
+        top1: share whose best class is the true one.
+        delta_top1: that minus fp32's, in points.
+        delta_top1_ci95: its paired interval (Tango).
+        agreement: share of images in the class that fp32 chooses.
+    """
+
+    top1: float
+    delta_top1: float
+    delta_top1_ci95: Interval
+    agreement: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Figures:
+    """How far one model is from fp32.
+
+    Attributes:
+        sqnr_db: of the scores over all images, in dB; infinite without noise.
+        kl: mean divergence of the softmaxed scores from those of fp32, in nats.
+        share: of the noise of the whole int8 model: the part that the layer makes, or the part that goes without it,
+            which is negative where the noise grows.
+        accuracy: on labelled images, None without.
+    """
+
+    sqnr_db: float
+    kl: float
+    share: float
+    accuracy: Accuracy | None
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain values; infinite is null."""
+        plain: dict[str, Any] = {
+            "sqnr_db": self.sqnr_db if math.isfinite(self.sqnr_db) else None,
+            "kl": self.kl,
+            "share": self.share,
+        }
+        if self.accuracy is not None:
+            interval = self.accuracy.delta_top1_ci95
+            plain |= vars(self.accuracy) | {"delta_top1_ci95": [interval.lo, interval.hi]}
+        return plain
+
+
+@dataclass(frozen=True, kw_only=True)
+class LayerSensitivity:
+    """What one layer costs.
+
+    Attributes:
+        node: name of the layer.
+        op_type: Conv, ConvTranspose, Gemm or MatMul.
+        conv_index: of a 2-D convolution, None for other layers.
+        macs: multiply-adds for one image, None where they are not known.
+        macs_share: of those of the whole network.
+        only: of the model in which this layer alone is int8.
+        without: of the model in which all integer layers but this one are int8.
+    """
+
+    node: str
+    op_type: str
+    conv_index: int | None
+    macs: int | None
+    macs_share: float | None
+    only: Figures
+    without: Figures
+
+    @property
+    def skip(self) -> str:
+        """What ``--skip`` takes to leave this layer in float."""
+        return self.node if self.conv_index is None else f"conv:{self.conv_index}"
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain values."""
+        return {
+            "layer": self.skip,
+            "node": self.node,
+            "op_type": self.op_type,
+            "conv_index": self.conv_index,
+            "macs": self.macs,
+            "macs_share": self.macs_share,
+            "only": self.only.to_json(),
+            "without": self.without.to_json(),
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sensitivity:
+    """What each layer of a network costs.
+
+    Attributes:
+        model: name of the network.
+        target: what will run it.
+        method: how ranges were set.
+        by: what the layers are ordered by: only, without or accuracy.
+        images: how many were used.
+        source: what they are.
+        macs: multiply-adds of the whole network for one image.
+        top1: of fp32 in percent, None without labels.
+        whole: of the whole int8 model.
+        layers: the most costly first.
+        notes: what the user may want to know.
+    """
+
+    model: str
+    target: str
+    method: str
+    by: str
+    images: int
+    source: str
+    macs: int
+    top1: float | None
+    whole: Figures
+    layers: tuple[LayerSensitivity, ...]
+    notes: tuple[str, ...]
+
+    @property
+    def sum_made(self) -> float:
+        """The noise that the layers make one by one, as a share of that of all together."""
+        return math.fsum(layer.only.share for layer in self.layers)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain values; a figure that is infinite or was not measured is null."""
+        return {
+            "schema": JSON_SCHEMA,
+            "model": self.model,
+            "target": self.target,
+            "method": self.method,
+            "by": self.by,
+            "images": self.images,
+            "source": self.source,
+            "macs": self.macs,
+            "top1": self.top1,
+            "whole": self.whole.to_json(),
+            "sum_of_shares_made": self.sum_made,
+            "layers": [layer.to_json() for layer in self.layers],
+            "notes": list(self.notes),
+        }
+
+    def csv_text(self) -> str:
+        """Return one row a layer with plain numbers; a figure that is infinite or was not measured is empty."""
+        buffer = io.StringIO()
+        writer = csv.writer(buffer, lineterminator="\n")
+        writer.writerow(CSV_COLUMNS)
+        for layer in self.layers:
+            row = [layer.skip, layer.node, layer.op_type, layer.macs, layer.macs_share]
+            for figures in (layer.only, layer.without):
+                plain = figures.to_json()
+                interval = plain.pop("delta_top1_ci95", (None, None))
+                plain |= dict(zip(("delta_top1_lo", "delta_top1_hi"), interval, strict=True))
+                row += [plain.get(name) for name in _FIGURES]
+            writer.writerow("" if value is None else value for value in row)
+        return buffer.getvalue()

@@ -1,1 +1,0 @@
-"""The steps of the command line as functions of the same words."""

@@ -1,1 +1,0 @@
-"""Sensitivity, equalization, bias correction, rounding, search."""

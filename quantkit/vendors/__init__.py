@@ -1,0 +1,1 @@
+"""File formats of vendors; nothing here knows of runs."""

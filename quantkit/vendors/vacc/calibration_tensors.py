@@ -1,0 +1,72 @@
+"""Calibration data as ready tensors (``suffix: npz``), which freeze our own preprocessing.
+
+The vendor's compiler then calibrates on the very pixels that the float model was judged on, whatever its own ``Resize``
+does. Inferred from the zoo's files, where nothing states it: one file a sample, each input under its own name, with the
+shape that the build file gives it, so with a batch of one.
+"""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from quantkit.config.pipeline import Pipeline
+from quantkit.data.parallel import map_in_order
+from quantkit.data.preprocess import preprocess
+from quantkit.errors import CalibrationSetError
+from quantkit.files import TEMPORARY_SUFFIX, make_folder
+from quantkit.vendors.vacc.calibration_folder import CalibrationFolder
+from quantkit.vendors.vacc.tensors import write_npz
+from quantkit.vendors.vacc.write import TENSORS
+
+
+def write_calibration_tensors(
+    images: Sequence[Path],
+    pipeline: Pipeline,
+    folder: Path,
+    *,
+    input_name: str,
+    workers: int | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> CalibrationFolder:
+    """Write one float32 ``[1, C, H, W]`` tensor an image, under names that sort in the images' order.
+
+    Args:
+        images: the calibration images.
+        pipeline: the preprocessing.
+        folder: where to; made when absent. It may hold nothing but files of these images.
+        input_name: the model's input, the key of each file.
+        workers: number of threads; as many as there are processors when absent.
+        progress: called with the number of images done and their total.
+
+    Raises:
+        CalibrationSetError: there are no images, or the folder holds other files, which would be calibrated on too.
+        ImageError: an image cannot be decoded or preprocessed.
+        ConfigError: the pipeline cannot be executed.
+        OutputError: a file cannot be written.
+    """
+    if not images:
+        raise CalibrationSetError("there are no images", where=folder)
+    digits = len(str(len(images) - 1))
+    targets = [folder / f"{place:0{digits}d}_{image.stem}.{TENSORS}" for place, image in enumerate(images)]
+    _refuse_strangers(make_folder(folder), {target.name for target in targets})
+
+    def write_one(job: tuple[Path, Path]) -> None:
+        image, target = job
+        write_npz(target, {input_name: preprocess(image, pipeline)[None]}, durable=False)
+
+    jobs = zip(images, targets, strict=True)
+    for done, _ in enumerate(map_in_order(write_one, jobs, workers), start=1):
+        if progress is not None:
+            progress(done, len(images))
+    return CalibrationFolder(path=str(folder), suffix=TENSORS, count=len(images))
+
+
+def _refuse_strangers(folder: Path, names: set[str]) -> None:
+    for entry in sorted(folder.iterdir()):
+        if entry.name.endswith(TEMPORARY_SUFFIX):
+            entry.unlink(missing_ok=True)  # of a run that was killed
+        elif entry.name not in names:
+            raise CalibrationSetError(
+                f"the folder holds {entry.name}, which is of none of these images",
+                where=folder,
+                fix="give an empty folder",
+            )

@@ -1,0 +1,211 @@
+"""Check vendor build files before the vendor's compiler does: every finding with its line and its mend."""
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from quantkit.errors import ModelError, UsageError, VendorFileError
+from quantkit.vendors.vacc.check_files import CHECKPOINT, INPUTS, check_data, check_model, classes_of, locate
+from quantkit.vendors.vacc.check_keys import check_keys
+from quantkit.vendors.vacc.check_ops import check_ops
+from quantkit.vendors.vacc.check_vdsp import check_vdsp
+from quantkit.vendors.vacc.convert import read_spec
+from quantkit.vendors.vacc.dialects import Dialect, dialect_of
+from quantkit.vendors.vacc.document import Document
+from quantkit.vendors.vacc.findings import Finding, Severity
+from quantkit.vendors.vacc.onnx_facts import OnnxFacts, read_facts
+from quantkit.vendors.vacc.spec import BuildSpec
+from quantkit.vendors.vacc.vdsp import VdspParams
+from quantkit.vendors.vacc.yaml_nodes import KeyPath, YamlError
+
+_RANK = {"error": 0, "warning": 1, "note": 2}
+
+OPS_LIST: dict[Dialect, tuple[str, ...]] = {
+    "build": ("dataset", "transform_ops"),
+    "compile": ("dataset", "process_ops"),
+}
+
+# The section of the source model, the name of the build, and the calibration method.
+_NAMES: dict[Dialect, tuple[str, str, str]] = {
+    "build": ("model", "model.name", "engine.calibration.quant_mode"),
+    "compile": ("frontend", "name", "backend.quantize.calibrate_mode"),
+}
+
+
+@dataclass(frozen=True)
+class FileReport:
+    """All that was found in one file.
+
+    Attributes:
+        path: the file.
+        dialect: its dialect, None where it could not be told.
+        findings: in the order of their lines.
+    """
+
+    path: str
+    dialect: Dialect | None
+    findings: tuple[Finding, ...]
+
+    def count(self, severity: str) -> int:
+        """Return the number of findings of a severity."""
+        return sum(finding.severity == severity for finding in self.findings)
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the report as JSON values."""
+        return {
+            "path": self.path,
+            "dialect": self.dialect,
+            "findings": [
+                {"severity": f.severity, "line": f.line, "key": f.key, "message": f.message, "fix": f.fix}
+                for f in self.findings
+            ],
+        }
+
+
+def check_file(path: Path, *, facts: OnnxFacts | None = None, vdsp: VdspParams | None = None) -> FileReport:
+    """Check a file of either dialect. Faults of the file are findings, never exceptions.
+
+    Args:
+        path: the YAML file.
+        facts: the model to check against, in place of the checkpoint the file names.
+        vdsp: the card's preprocessing to check against.
+    """
+    try:
+        document = Document.load(path)
+        dialect = dialect_of(document)
+    except YamlError as error:
+        return FileReport(str(path), None, (Finding("error", error.line, "", error.what, error.fix),))
+    return FileReport(str(path), dialect, check_document(document, dialect, facts=facts, vdsp=vdsp))
+
+
+def build_files(paths: Sequence[Path]) -> list[Path]:
+    """Return the files themselves, and for a folder every ``.yaml`` and ``.yml`` file below it, sorted.
+
+    Raises:
+        UsageError: a folder holds no YAML file.
+    """
+    files: list[Path] = []
+    for path in paths:
+        if not path.is_dir():
+            files.append(path)
+            continue
+        below = sorted(file for suffix in ("*.yaml", "*.yml") for file in path.rglob(suffix) if file.is_file())
+        if not below:
+            raise UsageError("there is no YAML file below this folder", where=path, fix="name the build files")
+        files += below
+    return files
+
+
+def check_document(
+    document: Document, dialect: Dialect, *, facts: OnnxFacts | None = None, vdsp: VdspParams | None = None
+) -> tuple[Finding, ...]:
+    """Check a parsed file.
+
+    Args:
+        document: the file.
+        dialect: its dialect.
+        facts: the model to check against; without it the checkpoint that the file names is read, if it is ONNX and
+            there.
+        vdsp: the card's preprocessing to check against.
+    """
+    findings = [*_check_encoding(document), *check_keys(document, dialect)]
+    ops = document.get(OPS_LIST[dialect])
+    if isinstance(ops, list):
+        findings += check_ops(document, OPS_LIST[dialect], ops, _image_shape(document.get(INPUTS[dialect])))
+    try:
+        spec = read_spec(document)
+    except VendorFileError:
+        return _in_order(findings)  # a value that cannot be read is among the findings
+    findings += _check_presence(document, dialect, spec, findings)
+    if facts is None:
+        facts = _facts_of_checkpoint(document, dialect, spec, findings)
+    if facts is not None:
+        findings += check_model(document, dialect, spec, facts)
+    findings += check_data(document, spec, classes_of(spec, facts))
+    if vdsp is not None:
+        findings += check_vdsp(document, dialect, spec, vdsp)
+    return _in_order(findings)
+
+
+def _in_order(findings: list[Finding]) -> tuple[Finding, ...]:
+    return tuple(sorted(findings, key=lambda finding: (finding.line or 0, _RANK[finding.severity], finding.message)))
+
+
+def _check_encoding(document: Document) -> Iterator[Finding]:
+    if not document.encoding.startswith("utf-8"):
+        yield Finding("warning", None, "", f"the file is not UTF-8; read as {document.encoding}", "save it as UTF-8")
+
+
+def _image_shape(inputs: Any) -> tuple[int, int, int] | None:
+    """Return ``(channels, height, width)`` of the only input, if it is an image in the order N C H W."""
+    shapes = list(inputs.values()) if isinstance(inputs, dict) else []
+    if len(shapes) == 1 and isinstance(shapes[0], list):
+        sides = shapes[0]
+        if len(sides) == 4 and all(type(side) is int and side > 0 for side in sides) and sides[1] in (1, 3):
+            return sides[1], sides[2], sides[3]
+    return None
+
+
+def _check_presence(
+    document: Document, dialect: Dialect, spec: BuildSpec, findings: list[Finding]
+) -> Iterator[Finding]:
+    """Yield what is missing, unless another finding already explains why."""
+    explained = {word for finding in findings for word in re.findall(r"\w+", f"{finding.key} {finding.fix}")}
+    source, name, method = _NAMES[dialect]
+    if spec.source is None or (spec.source.checkpoint is None and "checkpoint" not in explained):
+        yield _missing("error", document, (source,), ".".join(CHECKPOINT[dialect]), "name the model to build")
+    if spec.source is None or (spec.source.inputs is None and INPUTS[dialect][1] not in explained):
+        yield _missing("warning", document, (source,), ".".join(INPUTS[dialect]), "give the shape of each input")
+    if spec.name is None and "name" not in explained:
+        yield _missing("warning", document, (), name, "name the compiled model")
+    if spec.precision == "int8" and not _quantized_elsewhere(spec):
+        if spec.data is None and "dataset" not in explained:
+            yield _missing("warning", document, (), "dataset", "int8 ranges are found on calibration images")
+        if spec.data is not None and spec.data.count is None and "get_data_num" not in explained:
+            fix = "say how many images to take; else the compiler decides"
+            yield _missing("warning", document, ("dataset",), "dataset.sampler.get_data_num", fix)
+        unsaid = spec.calibration is None or spec.calibration.method is None
+        if unsaid and method.rpartition(".")[2] not in explained:
+            fix = "name the method; else the compiler decides"
+            yield _missing("warning", document, tuple(method.split(".")), method, fix)
+    if spec.name is not None and spec.precision in ("int8", "fp16"):
+        other = "fp16" if spec.precision == "int8" else "int8"
+        if other in spec.name.lower() and spec.precision not in spec.name.lower():
+            yield Finding(
+                "warning",
+                document.line_of(tuple(name.split("."))),
+                name,
+                f"the name says {other} and the build is {spec.precision}",
+                "rename one: the compiled model is filed under its name",
+            )
+
+
+def _quantized_elsewhere(spec: BuildSpec) -> bool:
+    """Language models bring their own int8 weights, and calibrate nothing."""
+    source = spec.source
+    return source is not None and (source.framework == "huggingface" or "quantize" in source.options)
+
+
+def _missing(severity: Severity, document: Document, near: KeyPath, key: str, fix: str) -> Finding:
+    return Finding(severity, document.line_of(near), key, f"`{key}` is not given", fix)
+
+
+def _facts_of_checkpoint(
+    document: Document, dialect: Dialect, spec: BuildSpec, findings: list[Finding]
+) -> OnnxFacts | None:
+    """Read the model the file names, if it is an ONNX file that is there; else note why not."""
+    named = spec.source.checkpoint if spec.source else None
+    if not isinstance(named, str):
+        return None
+    path, line, key = locate(named, document), document.line_of(CHECKPOINT[dialect]), ".".join(CHECKPOINT[dialect])
+    if path is None or path.suffix.lower() != ".onnx":
+        why = "is not here" if path is None else "is no ONNX file"
+        findings.append(Finding("note", line, key, f"not checked against the model: {named} {why}", "give --model"))
+        return None
+    try:
+        return read_facts(path)
+    except ModelError as error:
+        findings.append(Finding("error", line, key, f"{path}: {error.what}", error.fix))
+        return None

@@ -1,0 +1,147 @@
+"""Check a build file against the model and the calibration folder it names, where they can be read."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from quantkit.config.nearest import nearest
+from quantkit.vendors.vacc.calibration_folder import file_names
+from quantkit.vendors.vacc.dialects import Dialect
+from quantkit.vendors.vacc.document import Document
+from quantkit.vendors.vacc.findings import ALIKE, Finding
+from quantkit.vendors.vacc.onnx_facts import OnnxFacts
+from quantkit.vendors.vacc.spec import BuildSpec, CalibrationData
+from quantkit.vendors.vacc.yaml_nodes import KeyPath
+
+IMAGENET_CLASSES = 1000
+
+INPUTS: dict[Dialect, tuple[str, ...]] = {"build": ("model", "inputs"), "compile": ("frontend", "shape")}
+CHECKPOINT: dict[Dialect, tuple[str, ...]] = {"build": ("model", "checkpoint"), "compile": ("frontend", "checkpoint")}
+HEAD: dict[Dialect, tuple[str, ...]] = {
+    "build": ("engine", "add_extra_ops_to_graph", "type"),
+    "compile": ("graph", "extra_ops", "type"),
+}
+SKIPPED: dict[Dialect, tuple[str, ...]] = {
+    "build": ("engine", "calibration", "skip_conv_layers"),
+    "compile": ("backend", "quantize", "skip_conv_layers"),
+}
+
+
+def locate(named: str, document: Document) -> Path | None:
+    """Return the file or folder a build file names: as it stands, or beside the build file; None if neither is."""
+    for candidate in (Path(named), Path(document.where).parent / named) if named.strip() else ():
+        try:
+            if candidate.exists():
+                return candidate
+        except (OSError, ValueError):
+            continue
+    return None
+
+
+def check_model(document: Document, dialect: Dialect, spec: BuildSpec, facts: OnnxFacts) -> Iterator[Finding]:
+    """Yield where inputs or skipped convolutions do not fit the model."""
+    inputs = (spec.source.inputs if spec.source else None) or {}
+    for name, shape in inputs.items():
+        path = (*INPUTS[dialect], name)
+        if name not in facts.inputs:
+            alike = nearest(name, facts.inputs, ALIKE)
+            names = ", ".join(facts.inputs) or "none"
+            fix = f"its inputs: {names}" if alike is None else f"write `{alike}` (its inputs: {names})"
+            yield _error(document, path, f"the model has no input `{name}`", fix)
+        elif not _fits(shape, facts.inputs[name]):
+            wanted = [side if side is not None else "any" for side in facts.inputs[name] or ()]
+            shown = ", ".join(map(str, wanted))
+            yield _error(
+                document, path, f"the shape {shape} of `{name}` does not fit the model's [{shown}]", "write the model's"
+            )
+    for name in facts.inputs if inputs else ():
+        if name not in inputs:
+            yield _error(document, INPUTS[dialect], f"the model's input `{name}` has no shape", f"add `{name}: [...]`")
+    if facts.ends_in_softmax and spec.head is not None and spec.head.type == "softmax":
+        line = document.line_of(HEAD[dialect])
+        fault = "a softmax is appended to a model that ends in one"
+        yield Finding("warning", line, ".".join(HEAD[dialect]), fault, "write `type: null`")
+    skipped = spec.calibration.skip_conv_layers if spec.calibration else None
+    for place, index in enumerate(skipped or ()):
+        if index >= facts.convolutions:
+            yield _error(
+                document,
+                (*SKIPPED[dialect], place),
+                f"there is no convolution {index}: the model has {facts.convolutions}, counted from 0",
+                "remove it",
+            )
+
+
+def check_data(document: Document, spec: BuildSpec, classes: int | None) -> Iterator[Finding]:
+    """Yield where the calibration images are too few, or the folder does not hold them."""
+    data = spec.data
+    if data is None:
+        return
+    if classes is not None and data.count is not None and 0 < data.count < classes:
+        yield Finding(
+            "warning",
+            document.line_of(("dataset", "sampler", "get_data_num")),
+            "dataset.sampler.get_data_num",
+            f"{data.count} images for {classes} classes: at least {classes - data.count} of them are never seen",
+            f"take {classes} images, one of each class, chosen by `quantkit calib-set`",
+        )
+    folder = locate(data.path, document) if isinstance(data.path, str) else None
+    if folder is not None:
+        yield from _check_folder(document, data, folder)
+
+
+def classes_of(spec: BuildSpec, facts: OnnxFacts | None) -> int | None:
+    """Return the number of classes: the model's own, or a thousand where the images are ImageNet's."""
+    if facts is not None:
+        return facts.classes
+    path = spec.data.path if spec.data else None
+    words = path.lower() if isinstance(path, str) else ""
+    return IMAGENET_CLASSES if "imagenet" in words or "ilsvrc" in words else None
+
+
+def _check_folder(document: Document, data: CalibrationData, folder: Path) -> Iterator[Finding]:
+    line = document.line_of(("dataset", "path"))
+    if not folder.is_dir():
+        yield Finding("error", line, "dataset.path", f"{folder} is no folder", "name the folder of images")
+        return
+    suffixes = [data.suffix] if isinstance(data.suffix, str) else list(data.suffix or ())
+    endings = tuple("." + suffix.lstrip(".") for suffix in suffixes)
+    names = file_names(folder)
+    matching = [name for name in names if not endings or name.endswith(endings)]
+    if not names:
+        yield Finding("error", line, "dataset.path", f"{folder} holds no files", "name the folder of images")
+    elif not matching:
+        there = ", ".join(sorted({Path(name).suffix.lstrip(".") or "none" for name in names}))
+        yield Finding(
+            "error",
+            document.line_of(("dataset", "sampler", "suffix")),
+            "dataset.sampler.suffix",
+            f"no file in {folder} ends in {' or '.join(endings)} (there: {there})",
+            "write the suffix the files have, with the same capitals",
+        )
+    elif data.count is not None and len(matching) < data.count:
+        yield Finding(
+            "error",
+            document.line_of(("dataset", "sampler", "get_data_num")),
+            "dataset.sampler.get_data_num",
+            f"{data.count} images are wanted and {folder} holds {len(matching)}",
+            f"add images, or write `get_data_num: {len(matching)}`",
+        )
+
+
+def _error(document: Document, path: KeyPath, message: str, fix: str) -> Finding:
+    return Finding("error", document.line_of(path), ".".join(map(str, path)), message, fix)
+
+
+def _fits(shape: list[Any], wanted: tuple[int | None, ...] | None) -> bool:
+    """Tell whether a shape of the file, or every one of several, can be the model's."""
+    if wanted is None:
+        return True
+    if shape and all(isinstance(item, list) for item in shape):
+        return all(_fits(item, wanted) for item in shape)
+    if len(shape) != len(wanted):
+        return False
+    return all(
+        model is None or not isinstance(side, int) or side in (-1, model)
+        for side, model in zip(shape, wanted, strict=True)
+    )

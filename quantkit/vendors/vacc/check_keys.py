@@ -1,0 +1,231 @@
+"""Check the keys and values of a build file against what its dialect knows."""
+
+from collections.abc import Iterator
+from typing import Any
+
+from pydantic import ValidationError
+
+from quantkit.config.nearest import nearest
+from quantkit.vendors.vacc.convert import section_type
+from quantkit.vendors.vacc.dialects import MODELS, Dialect, dotted, fault_text
+from quantkit.vendors.vacc.document import Document
+from quantkit.vendors.vacc.fields import CHECK, READABLE, Section
+from quantkit.vendors.vacc.findings import ALIKE, Finding, misspelt
+from quantkit.vendors.vacc.yaml_nodes import KeyPath
+
+# Keys of the other dialect, by the section they are met in, with what says the same in this one.
+_FOREIGN: dict[Dialect, dict[str, dict[str, str]]] = {
+    "compile": {
+        "": {"engine": "backend", "model": "frontend"},
+        "frontend": {"inputs": "shape"},
+        "backend": {
+            "calibration": "quantize",
+            "common": "compile",
+            "add_extra_ops_to_graph": "graph.extra_ops",
+            "do_quantization": "dtype: int8",
+        },
+        "backend.compile": {"do_quantization": "backend.dtype: int8"},
+        "backend.quantize": {"quant_mode": "calibrate_mode", "per_channel": "quantize_per_channel"},
+        "graph": {"add_extra_ops_to_graph": "extra_ops"},
+        "dataset": {"transform_ops": "process_ops"},
+        "workspace": {"work_dir": "path"},
+    },
+    "build": {
+        "": {"frontend": "model", "backend": "engine", "graph": "engine.add_extra_ops_to_graph", "name": "model.name"},
+        "model": {"shape": "inputs"},
+        "engine": {
+            "quantize": "calibration",
+            "compile": "common",
+            "extra_ops": "add_extra_ops_to_graph",
+            "dtype": "common.do_quantization: true",
+        },
+        "engine.calibration": {"calibrate_mode": "quant_mode", "quantize_per_channel": "per_channel"},
+        "dataset": {"process_ops": "transform_ops"},
+        "workspace": {"path": "work_dir"},
+    },
+}
+
+_COUNTERPART: dict[str, str] = {
+    "": "",
+    "dataset": "dataset",
+    "dataset.sampler": "dataset.sampler",
+    "workspace": "workspace",
+    "model": "frontend",
+    "engine": "backend",
+    "engine.common": "backend.compile",
+    "engine.calibration": "backend.quantize",
+    "engine.add_extra_ops_to_graph": "graph.extra_ops",
+}
+
+# Values seen in the public zoo. Closed lists are complete as far as anything is known of the tools.
+_VALUES: dict[str, tuple[tuple[str, ...], bool]] = {
+    "frontend.type": (("onnx", "pytorch", "keras", "tensorflow", "darknet", "huggingface"), False),
+    "backend.type": (("tvm_vacc",), False),
+    "backend.dtype": (("int8", "fp16"), False),
+    "backend.quantize.calibrate_mode": (("percentile", "kl_divergence", "max", "mse"), True),
+    "backend.quantize.weight_scale": (("max", "power2"), True),
+    "engine.type": (("vacc", "debug"), False),
+    "engine.calibration.quant_mode": (("percentile", "kl_divergence", "max", "mse"), True),
+}
+_OTHER_WORDS = {"kl": "kl_divergence", "entropy": "kl_divergence", "minmax": "max", "min_max": "max"}
+_NULL_IS_SAID = ("graph.extra_ops.type", "engine.add_extra_ops_to_graph.type")
+
+
+def check_keys(document: Document, dialect: Dialect) -> Iterator[Finding]:
+    """Yield what is wrong with keys, types and values, in no order."""
+    yield from _check_repeated(document)
+    yield from _check_types(document, MODELS[dialect])
+    yield from _check_section(document, dialect, MODELS[dialect], document.data, ())
+
+
+def check_fields(document: Document, model: type[Section], data: Any, path: KeyPath) -> Iterator[Finding]:
+    """Yield what is wrong with the types and keys of one free-standing section, such as an operation."""
+    yield from _check_types(document, model, data, path)
+    known = tuple(model.model_fields)
+    for key in data:
+        if key not in known:
+            yield _unknown_key(document, (*path, key), known, data)
+
+
+def _check_repeated(document: Document) -> Iterator[Finding]:
+    for repeated in document.repeated:
+        lines = " and ".join(map(str, repeated.lines))
+        yield Finding(
+            "warning" if repeated.alike else "error",
+            repeated.lines[-1],
+            dotted(repeated.path),
+            f"`{dotted(repeated.path)}` stands more than once, in lines {lines}",
+            "keep one" if repeated.alike else "keep one: readers differ in which of them wins",
+        )
+
+
+def _check_types(document: Document, model: type[Section], data: Any = None, path: KeyPath = ()) -> Iterator[Finding]:
+    try:
+        model.model_validate(document.data if data is None else data, context=CHECK)
+    except ValidationError as error:
+        for fault in error.errors(include_url=False):
+            where = (*path, *fault["loc"])
+            # What can mean one thing only is a warning; a name given where a section is wanted is reported by its key.
+            if where == ("model",) and isinstance(fault["input"], str):
+                continue
+            yield Finding(
+                "warning" if fault["type"] == READABLE else "error",
+                document.line_of(where),
+                dotted(where),
+                f"`{dotted(where)}` {fault_text(fault)}",
+            )
+
+
+def _check_section(
+    document: Document, dialect: Dialect, model: type[Section], data: Any, path: KeyPath
+) -> Iterator[Finding]:
+    if not isinstance(data, dict):
+        return
+    for key, value in data.items():
+        here = (*path, key)
+        field = model.model_fields.get(key)
+        if field is None:
+            yield _foreign_or_unknown(document, dialect, model, data, here)
+        elif value is None:
+            if dotted(here) not in _NULL_IS_SAID:
+                yield Finding(
+                    "warning",
+                    document.line_of(here),
+                    dotted(here),
+                    f"`{dotted(here)}` has no value",
+                    "give one, or remove the line",
+                )
+        elif (section := section_type(field.annotation)) is not None:
+            yield from _check_section(document, dialect, section, value, here)
+        else:
+            yield from _check_value(document, here, value)
+
+
+def _foreign_or_unknown(
+    document: Document, dialect: Dialect, model: type[Section], data: dict[str, Any], path: KeyPath
+) -> Finding:
+    section, key = dotted(path[:-1]), str(path[-1])
+    other: Dialect = "build" if dialect == "compile" else "compile"
+    own = _FOREIGN[dialect].get(section, {}).get(key)
+    line = document.line_of(path)
+    if own is not None and path in (("model",), ("name",)) and isinstance(data[key], str):
+        # Only the name is lost: what is built stays the same.
+        named = "name" if dialect == "compile" else "model.name"
+        return Finding(
+            "warning", line, key, f"`{key}` gives no name in the {dialect} dialect", f"write `{named}: {data[key]}`"
+        )
+    if own is not None:
+        return Finding(
+            "error",
+            line,
+            dotted(path),
+            f"`{key}` is a key of the {other} dialect and means nothing here",
+            f"the {dialect} dialect says `{own}`",
+        )
+    if key in _keys_of_counterpart(section, other):
+        return Finding("warning", line, dotted(path), f"`{dotted(path)}` is known of the {other} dialect only")
+    return _unknown_key(document, path, tuple(model.model_fields), data, MODELS[dialect])
+
+
+def _keys_of_counterpart(section: str, other: Dialect) -> tuple[str, ...]:
+    if other == "compile":
+        counterpart = _COUNTERPART.get(section)
+    else:
+        counterpart = next((build for build, compile_ in _COUNTERPART.items() if compile_ == section), None)
+    if counterpart is None:
+        return ()
+    model: type[Section] | None = MODELS[other]
+    for step in filter(None, counterpart.split(".")):
+        model = model and section_type(model.model_fields[step].annotation)
+    return tuple(model.model_fields) if model else ()
+
+
+def _unknown_key(
+    document: Document,
+    path: KeyPath,
+    known: tuple[str, ...],
+    data: dict[str, Any],
+    dialect_model: type[Section] | None = None,
+) -> Finding:
+    key, name, line = str(path[-1]), dotted(path), document.line_of(path)
+    absent = tuple(word for word in known if word not in data)
+    meant = misspelt(key, absent)
+    if meant is not None:
+        return Finding("error", line, name, f"`{key}` is not known: misspelt `{meant}`", f"write `{meant}`")
+    places = _places_of(key, dialect_model) if dialect_model else []
+    if places:
+        return Finding("warning", line, name, f"`{name}` is not known here", f"it belongs under `{places[0]}`")
+    alike = nearest(key, absent, ALIKE)
+    fix = None if alike is None else f"did you mean `{alike}`?"
+    return Finding("warning", line, name, f"`{name}` is not known", fix)
+
+
+def _places_of(key: str, model: type[Section], path: str = "") -> list[str]:
+    """Return the sections of a dialect that have a key; words that many sections have say nothing."""
+    if key in ("type", "path", "name", "params", "dtype"):
+        return []
+    found = [path] if path and key in model.model_fields else []
+    for name, field in model.model_fields.items():
+        section = section_type(field.annotation)
+        if section is not None:
+            found += _places_of(key, section, f"{path}.{name}".removeprefix("."))
+    return found
+
+
+def _check_value(document: Document, path: KeyPath, value: Any) -> Iterator[Finding]:
+    key = dotted(path)
+    if key not in _VALUES or not isinstance(value, str) or value in _VALUES[key][0]:
+        return
+    known, closed = _VALUES[key]
+    word = value.strip().lower()
+    meant = word if word in known else misspelt(value, known) or (_OTHER_WORDS.get(word) if closed else None)
+    meant = meant if meant in known else None
+    # Whether the tools mind capitals is not known.
+    wrong = word not in known and (meant is not None or closed)
+    yield Finding(
+        "error" if wrong else "warning",
+        document.line_of(path),
+        key,
+        f"`{key}: {value}` is no value known of the tools ({', '.join(known)})",
+        None if meant is None else f"write `{meant}`",
+    )

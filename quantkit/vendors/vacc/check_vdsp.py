@@ -1,0 +1,104 @@
+"""Check the card's fused preprocessing against the build file whose model it feeds.
+
+Calibration runs the operations of the build file, the card runs ``vdsp_params.json``: where they differ, ranges are
+found on other pixels than the card sees.
+"""
+
+from collections.abc import Iterator
+
+from quantkit.config.pipeline import CenterCrop, Decode, Normalize, Pipeline, Resize, ToTensor
+from quantkit.vendors.vacc.check_files import INPUTS
+from quantkit.vendors.vacc.dialects import Dialect
+from quantkit.vendors.vacc.document import Document
+from quantkit.vendors.vacc.findings import Finding, Severity
+from quantkit.vendors.vacc.ops import pipeline_from_ops
+from quantkit.vendors.vacc.spec import BuildSpec
+from quantkit.vendors.vacc.vdsp import VdspParams, in_half, recognise
+
+_LIST: dict[Dialect, str] = {"build": "transform_ops", "compile": "process_ops"}
+
+
+def check_vdsp(document: Document, dialect: Dialect, spec: BuildSpec, params: VdspParams) -> Iterator[Finding]:
+    """Yield where the card's preprocessing and the build file's differ."""
+    yield from _check_output(document, dialect, spec, params)
+    ops = spec.data.ops if spec.data else None
+    if not ops:
+        where = _line(document, dialect, "")
+        yield Finding("note", where, "dataset", "the build file has no operations to compare with vdsp_params")
+        return
+    file, card = pipeline_from_ops(ops), recognise(params)
+    if file.pipeline is None or card.pipeline is None:
+        why = "; ".join(card.notes if card.pipeline is None else file.notes)
+        where = _line(document, dialect, "")
+        yield Finding("warning", where, "dataset", f"not compared with vdsp_params: {why}", "compare them by eye")
+        return
+    for op, severity, fault in _differences(
+        file.pipeline, card.pipeline, sized=params.config.output_height is not None
+    ):
+        yield Finding(severity, _line(document, dialect, op), "dataset", fault, "calibrate on what the card computes")
+
+
+def _differences(file: Pipeline, card: Pipeline, *, sized: bool) -> Iterator[tuple[str, Severity, str]]:
+    """Yield the vendor operation concerned, how bad it is, and what differs."""
+    file_mode, card_mode = (p.ops[0].mode for p in (file, card) if isinstance(p.ops[0], Decode))
+    if file_mode != card_mode:
+        yield "CvtColor", "error", f"the build file gives the model {file_mode} and the card {card_mode}"
+    if sized:
+        yield from _size_differences(file, card)
+    (divisor, mean, std), (card_divisor, card_mean, card_std) = _scaling(file), _scaling(card)
+    if divisor != card_divisor:
+        fault = f"the build file divides pixels by {divisor:g} and the card by {card_divisor:g}"
+        yield "Normalize", "error", fault
+    elif not (_alike(mean, card_mean) and _alike(std, card_std)):
+        fault = f"mean {list(mean)} and std {list(std)} are on the card {list(card_mean)} and {list(card_std)}"
+        yield "Normalize", "error", fault
+
+
+def _size_differences(file: Pipeline, card: Pipeline) -> Iterator[tuple[str, Severity, str]]:
+    resizes, card_resizes = ([op for op in p.ops if isinstance(op, Resize)] for p in (file, card))
+    if [op.size for op in resizes] != [op.size for op in card_resizes]:
+        shown = [" then ".join(_size(op) for op in ops) or "not" for ops in (resizes, card_resizes)]
+        yield "Resize", "error", f"the build file resizes to {shown[0]}, the card to {shown[1]}"
+    elif resizes[0].antialias != card_resizes[0].antialias:
+        filters = ["pillow" if op.antialias else "OpenCV" for op in (resizes[0], card_resizes[0])]
+        yield "Resize", "warning", f"the build file resizes as {filters[0]} does, the card as {filters[1]}"
+    crops, card_crops = ([op.size for op in p.ops if isinstance(op, CenterCrop)] for p in (file, card))
+    if crops != card_crops:
+        shown = [str(list(sizes[-1])) if sizes else "nothing" for sizes in (crops, card_crops)]
+        yield "CenterCrop", "error", f"the build file crops to {shown[0]}, the card to {shown[1]}"
+
+
+def _check_output(document: Document, dialect: Dialect, spec: BuildSpec, params: VdspParams) -> Iterator[Finding]:
+    inputs = (spec.source.inputs if spec.source else None) or {}
+    size = (params.config.output_height, params.config.output_width)
+    for name, shape in inputs.items():
+        fixed = len(shape) == 4 and all(isinstance(side, int) for side in shape)
+        if fixed and None not in size and tuple(shape[2:]) != size:
+            path = (*INPUTS[dialect], name)
+            fault = f"the card gives pictures of {list(size)} and `{name}` takes {shape[2:]}"
+            yield Finding("error", document.line_of(path), ".".join(path), fault, "make OimageHeight and Width fit")
+
+
+def _scaling(pipeline: Pipeline) -> tuple[float, tuple[float, ...], tuple[float, ...]]:
+    divisor = next(op.divisor for op in pipeline.ops if isinstance(op, ToTensor))
+    normalize = next((op for op in pipeline.ops if isinstance(op, Normalize)), None)
+    unit = ((0.0,) * pipeline.channels, (1.0,) * pipeline.channels)
+    return (divisor, *unit) if normalize is None else (divisor, normalize.mean, normalize.std)
+
+
+def _alike(file: tuple[float, ...], card: tuple[float, ...]) -> bool:
+    """Tell whether numbers agree in half precision, in which the card holds them."""
+    return in_half(file) == in_half(card)
+
+
+def _size(op: Resize) -> str:
+    return str(list(op.size)) if isinstance(op.size, tuple) else f"a shorter side of {op.size}"
+
+
+def _line(document: Document, dialect: Dialect, op: str) -> int | None:
+    """Return the line of an operation, or of the list where it is not there."""
+    ops = document.get(("dataset", _LIST[dialect]))
+    for index, item in enumerate(ops if isinstance(ops, list) else ()):
+        if isinstance(item, dict) and item.get("type") == op:
+            return document.line_of(("dataset", _LIST[dialect], index))
+    return document.line_of(("dataset", _LIST[dialect]))

@@ -1,0 +1,76 @@
+"""The command lines of ``vamp``, the vendor's runner, for a compiled model.
+
+Their form, and where the compiler files a model, are as the vendor's public notes give them; nothing here was run on a
+card.
+"""
+
+import shlex
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+
+from quantkit.errors import VendorFileError
+from quantkit.vendors.vacc.dialects import Dialect
+from quantkit.vendors.vacc.spec import BuildSpec
+
+
+@dataclass(frozen=True, kw_only=True)
+class VampRun:
+    """How the compiled model is run.
+
+    Attributes:
+        model: path of the compiled model without a suffix, ``DIR/mod``.
+        vdsp: path of the ``vdsp_params.json``.
+        size: ``(C, H, W)`` of the pictures made up for a performance run; None leaves it to the runner.
+        instances: model instances on the card (``-i``).
+        processes: processes that feed them (``-p``).
+        batch: images in a batch (``-b``).
+    """
+
+    model: str
+    vdsp: str
+    size: tuple[int, int, int] | None = None
+    instances: int = 8
+    processes: int = 1
+    batch: int = 22
+
+    def performance(self) -> str:
+        """Return the command that measures throughput."""
+        return shlex.join(self._words())
+
+    def accuracy(self, datalist: str, results: str) -> str:
+        """Return the command that runs the datalist and writes one result a line into a folder."""
+        return shlex.join([*self._words(), "--datalist", datalist, "--path_output", results])
+
+    def _words(self) -> list[str]:
+        words = ["vamp", "-m", self.model, "--vdsp_params", self.vdsp]
+        words += ["-i", str(self.instances), "-p", str(self.processes), "-b", str(self.batch)]
+        return words if self.size is None else [*words, "-s", "[" + ",".join(map(str, self.size)) + "]"]
+
+
+def compiled_model(spec: BuildSpec, dialect: Dialect) -> str:
+    """Return where the compiler puts the model of a build file.
+
+    Compile dialect: ``WORKSPACE/NAME/mod``. Build dialect: ``WORKSPACE/NAME-PRECISION-METHOD-SHAPE-ENGINE/NAME``,
+    as ``iresnet50-int8-percentile-3_224_224-vacc/iresnet50``.
+
+    Raises:
+        VendorFileError: the file does not give the name or the workspace.
+    """
+    workspace = spec.workspace.path if spec.workspace else None
+    if spec.name is None or workspace is None:
+        raise VendorFileError("the build file gives no name or no workspace", fix="give --model DIR/mod")
+    if dialect == "compile":
+        return str(PurePosixPath(workspace) / spec.name / "mod")
+    shapes = (spec.source.inputs if spec.source else None) or {}
+    shape = "_".join(str(side) for side in next(iter(shapes.values()), [])[1:])
+    method = spec.calibration.method if spec.precision == "int8" and spec.calibration is not None else "none"
+    folder = "-".join(filter(None, (spec.name, spec.precision, method, shape, spec.backend)))
+    return str(PurePosixPath(workspace) / folder / spec.name)
+
+
+def picture_size(spec: BuildSpec) -> tuple[int, int, int] | None:
+    """Return ``(C, H, W)`` of the only input, where it is an image of fixed size."""
+    shapes = list(((spec.source.inputs if spec.source else None) or {}).values())
+    if len(shapes) == 1 and len(shapes[0]) == 4 and all(type(side) is int and side > 0 for side in shapes[0]):
+        return shapes[0][1], shapes[0][2], shapes[0][3]
+    return None

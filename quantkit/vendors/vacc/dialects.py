@@ -1,0 +1,288 @@
+"""The two dialects of the vendor's build files, as typed models of what stands in the file.
+
+``vamc build`` reads the older one (2022 to 2023), ``vamc compile`` today's. The keys are those seen in the vendor's
+public model zoo; the tools themselves are closed, so a key that is not here is kept and reported, never refused.
+"""
+
+from typing import Any, Literal
+
+from pydantic import ValidationError
+
+from quantkit.errors import VendorFileError
+from quantkit.vendors.vacc.document import Document
+from quantkit.vendors.vacc.fields import (
+    Count,
+    Flag,
+    Fraction,
+    Indices,
+    QuantizationFlag,
+    Section,
+    Shape,
+    Text,
+    Texts,
+    Whole,
+)
+from quantkit.vendors.vacc.yaml_nodes import YamlError
+
+Dialect = Literal["build", "compile"]
+
+
+class Sampler(Section):
+    """Which of the calibration files are taken; ``npz`` files hold ready tensors."""
+
+    suffix: Texts = None
+    get_data_num: Count = None
+
+
+class BuildModel(Section):
+    """``model`` of the build dialect."""
+
+    name: Text = None
+    inputs: dict[str, Shape] | None = None
+    checkpoint: Texts = None
+    config: Text = None
+
+
+class BuildCommon(Section):
+    """``engine.common``: int8 or not, and options of the compiler."""
+
+    do_quantization: QuantizationFlag = None
+    cluster_mode: Any = None
+    boost_pipeline: Any = None
+    softmax_target: Any = None
+
+
+class BuildCalibration(Section):
+    """``engine.calibration``: how int8 ranges are found."""
+
+    quant_mode: Text = None
+    per_channel: Flag = None
+    calibrate_range: Fraction = None
+    skip_conv_layers: Indices = None
+    ops_usingfp: Any = None
+    overflow_adaptive: Any = None
+
+
+class ExtraOps(Section):
+    """Operators appended to the graph: softmax, the suppression of boxes, none."""
+
+    type: Text = None
+    params: Any = None
+
+
+class BuildEngine(Section):
+    """``engine`` of the build dialect."""
+
+    type: Text = None
+    common: BuildCommon | None = None
+    add_extra_ops_to_graph: ExtraOps | None = None
+    calibration: BuildCalibration | None = None
+
+
+class BuildDataset(Section):
+    """``dataset`` of the build dialect."""
+
+    path: Texts = None
+    sampler: Sampler | None = None
+    transform_ops: list[dict[str, Any]] | None = None
+
+
+class BuildWorkspace(Section):
+    """``workspace`` of the build dialect."""
+
+    work_dir: Text = None
+    enable_ir: Flag = None
+    save_log: Flag = None
+
+
+class BuildDialect(Section):
+    """A whole file for ``vamc build``."""
+
+    model: BuildModel | None = None
+    engine: BuildEngine | None = None
+    dataset: BuildDataset | None = None
+    workspace: BuildWorkspace | None = None
+
+
+class Frontend(Section):
+    """``frontend`` of the compile dialect: the source model."""
+
+    type: Text = None
+    checkpoint: Texts = None
+    dtype: Any = None
+    shape: dict[str, Shape] | None = None
+    model_kwargs: Any = None
+    quantize: Any = None
+
+
+class CompileOptions(Section):
+    """``backend.compile``: options of the compiler, whose meaning is the vendor's."""
+
+    attention_split_num: Any = None
+    cluster_mode: Any = None
+    data_transport_mode: Any = None
+    data_type: Any = None
+    dense_special_config: Any = None
+    enable_float_to_half: Any = None
+    enable_graph_partition: Any = None
+    enable_groundingdino_axis_change: Any = None
+    enable_inputs_align: Any = None
+    ffn_split_num: Any = None
+    fullatt_block_indexes: Any = None
+    gather_data_vccl_dsp_enable: Any = None
+    llm_build: Any = None
+    mem_inplace: Any = None
+    nearest_interpol_on_dsp: Any = None
+    opt_level: Any = None
+    output_layout: Any = None
+    real_output_shape: Any = None
+    split_convergence_points: Any = None
+    stream_mode: Any = None
+
+
+class QuantizeOptions(Section):
+    """``backend.quantize``: how int8 ranges are found."""
+
+    calibrate_mode: Text = None
+    quantize_per_channel: Flag = None
+    calibrate_range: Fraction = None
+    skip_conv_layers: Indices = None
+    skip_matmul_layers: Indices = None
+    weight_scale: Text = None
+    calibrate_chunk_by: Whole = None
+    dense_special_config: Any = None
+    exclude_layers: Any = None
+    nearest_interpol_on_dsp: Any = None
+    ops_usingfp: Any = None
+    overflow_adaptive: Any = None
+    quantize_dsp_ops: Any = None
+    quantize_mode: Any = None
+    quantize_operators: Any = None
+    requant_suppress: Any = None
+
+
+class Backend(Section):
+    """``backend`` of the compile dialect."""
+
+    type: Text = None
+    dtype: Text = None
+    compile: CompileOptions | None = None
+    quantize: QuantizeOptions | None = None
+    dynamic_params: Any = None
+    merge_params: Any = None
+    remove_params: Any = None
+
+
+class Graph(Section):
+    """``graph`` of the compile dialect."""
+
+    extra_ops: ExtraOps | None = None
+
+
+class CompileDataset(Section):
+    """``dataset`` of the compile dialect."""
+
+    type: Text = None
+    path: Texts = None
+    sampler: Sampler | None = None
+    process_ops: list[dict[str, Any]] | None = None
+
+
+class CompileWorkspace(Section):
+    """``workspace`` of the compile dialect."""
+
+    path: Text = None
+    enable_ir: Flag = None
+    save_log: Flag = None
+    env_recheck: Any = None
+    pyenv: Any = None
+    workers: Any = None
+
+
+class CompileDialect(Section):
+    """A whole file for ``vamc compile``."""
+
+    name: Text = None
+    frontend: Frontend | None = None
+    graph: Graph | None = None
+    backend: Backend | None = None
+    dataset: CompileDataset | None = None
+    workspace: CompileWorkspace | None = None
+
+
+MODELS: dict[Dialect, type[BuildDialect] | type[CompileDialect]] = {"build": BuildDialect, "compile": CompileDialect}
+
+# Top-level keys that only one dialect has. A compile file may hold a plain `model`, so that counts as a section only.
+_OWN_KEYS: dict[Dialect, tuple[str, ...]] = {
+    "build": ("model", "engine"),
+    "compile": ("name", "frontend", "graph", "backend"),
+}
+
+
+def dialect_of(document: Document) -> Dialect:
+    """Tell the dialect of a file by its top-level keys.
+
+    Raises:
+        YamlError: the file is empty, is no mapping, or has no section of either dialect.
+    """
+    data = document.data
+    if data is None:
+        raise YamlError("the file is empty", where=document.where, fix="`quantkit vamc write` makes one")
+    if not isinstance(data, dict):
+        raise YamlError("a build file is a mapping of sections", line=1, where=document.where)
+    build = sum(isinstance(data.get(key), dict) for key in _OWN_KEYS["build"])
+    compile_ = sum(key in data for key in _OWN_KEYS["compile"])
+    if build == compile_ == 0:
+        raise YamlError(
+            "no build file: neither `frontend` and `backend` (vamc compile) nor `model` and `engine` (vamc build)",
+            line=document.line_of(tuple(data)[:1]),
+            where=document.where,
+        )
+    return "build" if build > compile_ else "compile"
+
+
+def read_build(document: Document) -> BuildDialect:
+    """Read a file of the build dialect, generously (see `fields`).
+
+    Raises:
+        VendorFileError: a value that cannot be read, with its line.
+    """
+    try:
+        return BuildDialect.model_validate(document.data)
+    except ValidationError as error:
+        raise first_error(error, document) from error
+
+
+def read_compile(document: Document) -> CompileDialect:
+    """Read a file of the compile dialect, generously (see `fields`).
+
+    Raises:
+        VendorFileError: a value that cannot be read, with its line.
+    """
+    try:
+        return CompileDialect.model_validate(document.data)
+    except ValidationError as error:
+        raise first_error(error, document) from error
+
+
+def first_error(error: ValidationError, document: Document) -> VendorFileError:
+    """Turn what pydantic found first into one line."""
+    fault = error.errors(include_url=False)[0]
+    return YamlError(
+        f"`{dotted(fault['loc'])}` {fault_text(fault)}", line=document.line_of(fault["loc"]), where=document.where
+    )
+
+
+def dotted(path: tuple[str | int, ...]) -> str:
+    """Return a path as ``dataset.process_ops[1].size``."""
+    text = "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in path)
+    return text.removeprefix(".")
+
+
+_KINDS = {"model_type": "a section", "dict_type": "a section", "list_type": "a list"}
+
+
+def fault_text(fault: Any) -> str:
+    """Return what is wrong with a value, as the end of a sentence about its key."""
+    kind = _KINDS.get(fault["type"])
+    return str(fault["msg"]) if kind is None else f"must be {kind}"

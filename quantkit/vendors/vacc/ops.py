@@ -1,0 +1,312 @@
+"""The vendor's preprocessing operations, and what they mean as a `Pipeline` of ours, either way.
+
+Where the two cannot say the same, the nearest is taken and a note says what is lost. What no file or note of the
+vendor states is inferred, and said so here: pixels are decoded to RGB, the default ``backend`` samples as OpenCV does
+(no antialias), and ``ToTensor`` only reorders, since ``Normalize`` has the division by 255.
+"""
+
+from dataclasses import dataclass
+from typing import Any, get_args
+
+from pydantic import ValidationError
+
+from quantkit.config.pipeline import (
+    CenterCrop,
+    Decode,
+    Interpolation,
+    Normalize,
+    Pad,
+    Pipeline,
+    PipelineOp,
+    Resize,
+    ToTensor,
+)
+from quantkit.vendors.vacc.fields import ClosedSize, Flag, Numbers, PositiveNumbers, Section, Size, Text, Whole
+
+
+class DecodeImageOp(Section):
+    """``DecodeImage``: a file to 8-bit pixels; ``cv2_flags: 0`` decodes to grey."""
+
+    type: Text = None
+    backend: Text = None
+    cv2_flags: Any = None
+
+
+class ResizeOp(Section):
+    """``Resize``: ``[height, width]`` squashes; ``[side, -1]`` with ``adaptive_side`` keeps the aspect."""
+
+    type: Text = None
+    size: Size = None
+    interpolation: Any = None
+    adaptive_side: Text = None
+    backend: Text = None
+
+
+class CenterCropOp(Section):
+    """``CenterCrop``."""
+
+    type: Text = None
+    crop_size: ClosedSize = None
+    backend: Text = None
+
+
+class PadOp(Section):
+    """``Pad``."""
+
+    type: Text = None
+    pad_to_square: Flag = None
+
+
+class CvtColorOp(Section):
+    """``CvtColor``: an OpenCV code, counted from RGB."""
+
+    type: Text = None
+    code: Text = None
+
+
+class ChannelSplitOp(Section):
+    """``ChannelSplit``: keep one channel."""
+
+    type: Text = None
+    index: Whole = None
+
+
+class NormalizeOp(Section):
+    """``Normalize``: ``(x / 255 - mean) / std``, or without the division where ``div255`` is false."""
+
+    type: Text = None
+    div255: Flag = None
+    mean: Numbers = None
+    std: PositiveNumbers = None
+    norm_type: Any = None
+
+
+class ToTensorOp(Section):
+    """``ToTensor``."""
+
+    type: Text = None
+
+
+class CustomFuncOp(Section):
+    """``CustomFunc``: the vendor's tools import and call it; quantkit never does."""
+
+    type: Text = None
+    module_path: Text = None
+    func_name: Text = None
+    input_shape: Any = None
+
+
+OPS: dict[str, type[Section]] = {
+    "DecodeImage": DecodeImageOp,
+    "Resize": ResizeOp,
+    "CenterCrop": CenterCropOp,
+    "Pad": PadOp,
+    "CvtColor": CvtColorOp,
+    "ChannelSplit": ChannelSplitOp,
+    "Normalize": NormalizeOp,
+    "ToTensor": ToTensorOp,
+    "CustomFunc": CustomFuncOp,
+}
+
+
+@dataclass(frozen=True)
+class PipelineReading:
+    """What a list of vendor operations means.
+
+    Attributes:
+        pipeline: the same as a pipeline, or None where it has no equal.
+        notes: what was inferred, and why there is no pipeline.
+    """
+
+    pipeline: Pipeline | None
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class OpsWriting:
+    """A pipeline as vendor operations.
+
+    Attributes:
+        ops: the operations as they stand in the file.
+        notes: where the file says less, or something else, than the pipeline.
+    """
+
+    ops: tuple[dict[str, Any], ...]
+    notes: tuple[str, ...]
+
+
+def pipeline_from_ops(ops: list[dict[str, Any]]) -> PipelineReading:
+    """Return the pipeline that ``process_ops`` or ``transform_ops`` describe."""
+    reader = _Reader()
+    for op in ops:
+        reader.read(op)
+    return reader.result()
+
+
+class _Reader:
+    """Gathers a pipeline operation by operation."""
+
+    def __init__(self) -> None:
+        self._mode: str = "RGB"
+        self._geometry: list[PipelineOp] = []
+        self._divisor = 1.0
+        self._normalize: Normalize | None = None
+        self._notes: list[str] = []
+        self._possible = True
+
+    def read(self, op: dict[str, Any]) -> None:
+        name = op.get("type")
+        kind = OPS.get(str(name))
+        try:
+            typed = kind.model_validate(op) if kind is not None else None
+        except ValidationError:
+            typed = None
+        match typed:
+            case DecodeImageOp(cv2_flags=flags):
+                self._mode = "L" if flags == 0 and flags is not False else "RGB"
+            case CvtColorOp(code=code):
+                self._color(str(code).removeprefix("cv2.").removeprefix("COLOR_"))
+            case ResizeOp():
+                self._resize(typed)
+            case CenterCropOp(crop_size=[height, width]):
+                self._geometry.append(CenterCrop(size=(height, width)))
+            case PadOp(pad_to_square=True):
+                self._geometry.append(Pad())
+                self._note("Pad: where the picture lies in the square is not known; read as in the middle")
+            case NormalizeOp():
+                self._normalization(typed)
+            case ToTensorOp():
+                pass
+            case _:
+                self._refuse(f"{name} has no equal in a pipeline")
+
+    def result(self) -> PipelineReading:
+        if self._possible:
+            decode = Decode.model_validate({"mode": self._mode})
+            end = () if self._normalize is None else (self._normalize,)
+            pipeline = Pipeline(ops=(decode, *self._geometry, ToTensor(divisor=self._divisor), *end))
+            return PipelineReading(pipeline, tuple(self._notes))
+        return PipelineReading(None, tuple(self._notes))
+
+    def _note(self, text: str) -> None:
+        self._notes.append(text)
+
+    def _refuse(self, text: str) -> None:
+        self._possible = False
+        self._note(text)
+
+    def _color(self, code: str) -> None:
+        source, _, target = code.partition("2")
+        if source == self._mode and target in ("RGB", "BGR"):
+            self._mode = target
+        elif source == self._mode == "RGB" and target == "GRAY":
+            self._mode = "L"
+        else:
+            self._refuse(f"CvtColor {code} has no equal in a pipeline that decodes to {self._mode}")
+
+    def _resize(self, op: ResizeOp) -> None:
+        interpolation = _interpolation(op.interpolation)
+        antialias = str(op.backend).lower() in ("pillow", "pil")
+        if interpolation is None:
+            self._refuse(f"Resize: the interpolation {op.interpolation} is not known")
+        elif op.size is None:
+            self._refuse("Resize has no size")
+        elif -1 not in op.size and op.adaptive_side is None:
+            size = (op.size[0], op.size[1])
+            self._geometry.append(Resize(size=size, interpolation=interpolation, antialias=antialias))
+        elif op.adaptive_side == "short" and -1 in op.size:
+            self._geometry.append(Resize(size=max(op.size), interpolation=interpolation, antialias=antialias))
+            self._note("Resize: adaptive_side short is read as the shorter side")
+        else:
+            self._refuse("Resize keeps the aspect by the longer side, which no operation of a pipeline does")
+
+    def _normalization(self, op: NormalizeOp) -> None:
+        # Absent means true: the zoo's files give means below 1 and leave it out; null is read as false, as Python does.
+        divide = op.div255 is not False if "div255" in op.model_fields_set else True
+        if "div255" in op.model_fields_set and op.div255 is None:
+            divide = False
+            self._note("Normalize: div255 without a value is read as false")
+        self._divisor = 255.0 if divide else 1.0
+        if op.norm_type not in (None, "None"):
+            self._note(f"Normalize: what norm_type {op.norm_type} changes is not known")
+        if op.mean is None and op.std is None:
+            return
+        channels = len(op.mean if op.mean is not None else op.std or ())
+        mean = tuple(float(value) for value in op.mean or [0.0] * channels)
+        std = tuple(float(value) for value in op.std or [1.0] * channels)
+        if len(mean) != len(std):
+            self._refuse("Normalize: mean and std have different lengths")
+        elif any(mean) or any(value != 1.0 for value in std):
+            self._normalize = Normalize(mean=mean, std=std)
+
+
+def _interpolation(value: object) -> Interpolation | None:
+    """Return pillow's name of an interpolation: of our own words, of cv2.INTER_ and of PIL.Image."""
+    if value is None:
+        return "bilinear"
+    word = str(value).lower().rpartition(".")[2].removeprefix("inter_")
+    word = {"linear": "bilinear", "cubic": "bicubic", "lanczos4": "lanczos", "antialias": "lanczos"}.get(word, word)
+    return next((known for known in get_args(Interpolation) if known == word), None)
+
+
+def ops_from_pipeline(pipeline: Pipeline) -> OpsWriting:
+    """Return a pipeline as vendor operations."""
+    ops: list[dict[str, Any]] = []
+    notes: list[str] = []
+    divisor = 1.0
+    normalize: Normalize | None = None
+    for op in pipeline.ops:
+        match op:
+            case Decode():
+                ops += _decode_ops(op)
+                if op.exif:
+                    notes.append("the vendor's DecodeImage has no EXIF rotation: turn the pictures themselves")
+            case Resize():
+                ops.append(_resize_op(op, notes))
+            case CenterCrop(size=size):
+                ops.append({"type": "CenterCrop", "crop_size": list(size)})
+            case Pad(value=value):
+                ops.append({"type": "Pad", "pad_to_square": True})
+                if value:
+                    notes.append(f"Pad: the value {value} cannot be said; the vendor's own is not known")
+            case ToTensor():
+                divisor = op.divisor
+            case Normalize():
+                normalize = op
+    ops.append(_normalize_op(divisor, normalize, pipeline.channels))
+    ops.append({"type": "ToTensor"})
+    return OpsWriting(tuple(ops), tuple(notes))
+
+
+def _decode_ops(op: Decode) -> list[dict[str, Any]]:
+    if op.mode == "L":
+        return [{"type": "DecodeImage", "cv2_flags": 0}]
+    decode: list[dict[str, Any]] = [{"type": "DecodeImage"}]
+    return decode if op.mode == "RGB" else [*decode, {"type": "CvtColor", "code": "COLOR_RGB2BGR"}]
+
+
+def _resize_op(op: Resize, notes: list[str]) -> dict[str, Any]:
+    size = op.size if isinstance(op.size, tuple) else (op.size, op.size)
+    if isinstance(op.size, int):
+        notes.append(
+            f"Resize {op.size} keeps the aspect here and [{op.size}, {op.size}] squashes there; "
+            "npz calibration data (suffix: npz) would keep this pipeline's own pixels"
+        )
+    written: dict[str, Any] = {"type": "Resize", "size": list(size)}
+    if op.interpolation != "bilinear":
+        written["interpolation"] = op.interpolation
+        notes.append(f"Resize: the vendor's word for {op.interpolation} is not known; look at it")
+    if op.antialias:
+        written["backend"] = "pillow"
+    return written
+
+
+def _normalize_op(divisor: float, normalize: Normalize | None, channels: int) -> dict[str, Any]:
+    """Return ``Normalize``; a divisor that is neither 1 nor 255 goes into mean and std: (x/d - m)/s = (x - md)/(sd)."""
+    if normalize is None and divisor == 255.0:
+        return {"type": "Normalize", "div255": True, "norm_type": None}
+    mean = normalize.mean if normalize is not None else (0.0,) * channels
+    std = normalize.std if normalize is not None else (1.0,) * channels
+    if divisor not in (1.0, 255.0):
+        mean, std = tuple(m * divisor for m in mean), tuple(s * divisor for s in std)
+    return {"type": "Normalize", "div255": divisor == 255.0, "mean": list(mean), "std": list(std)}

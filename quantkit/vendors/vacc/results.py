@@ -1,0 +1,277 @@
+"""What the card answered: output files paired with the datalist, class scores, and the truth.
+
+``vamp --datalist L --path_output DIR`` writes one ``.npz`` a line of the list, the class scores under ``output_0``.
+"""
+
+import re
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+from numpy.typing import NDArray
+
+from quantkit.data.classes import WNID, imagenet_index, read_class_names
+from quantkit.data.textfile import read_lines
+from quantkit.errors import LabelError, VendorFileError
+from quantkit.files import reason
+from quantkit.vendors.vacc.tensors import read_npz
+
+OUTPUT_KEY = "output_0"
+TOP = 5
+
+_NUMBERED = re.compile(r"(.*?)(\d+)")
+_TRUTH_LINE = re.compile(r"(\S+)\s+(\d{1,12})")
+
+
+@dataclass(frozen=True)
+class DeviceOutput:
+    """One output file and the line of the datalist that it answers."""
+
+    path: Path
+    line: str
+
+    @property
+    def name(self) -> str:
+        """The image as ``CLASS/NAME``, without a suffix."""
+        return str(PurePosixPath(*PurePosixPath(self.line).parts[-2:]).with_suffix(""))
+
+
+@dataclass(frozen=True)
+class Classes:
+    """The classes of the answers.
+
+    Attributes:
+        names: of each class, in class-index order; None where only the truth of each image is known.
+        truth: class index by image name without folder and suffix, from a label file; None where folders tell it.
+    """
+
+    names: tuple[str, ...] | None
+    truth: dict[str, int] | None = None
+
+
+@dataclass(frozen=True)
+class CardResults:
+    """The card's answers as arrays, in the order of the datalist.
+
+    Attributes:
+        scores: float32 ``[N, classes]``; softmax outputs where the build appended a softmax, else logits.
+        labels: int64 ``[N]``, the true class indices.
+        names: ``CLASS/NAME`` of each image, without a suffix.
+    """
+
+    scores: NDArray[np.float32]
+    labels: NDArray[np.int64]
+    names: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """The best classes of one image.
+
+    Attributes:
+        output: the file and its line.
+        label: the true class index.
+        classes: the five best class indices, best first; of equal scores the lower index.
+        scores: their scores.
+    """
+
+    output: DeviceOutput
+    label: int
+    classes: tuple[int, ...]
+    scores: tuple[float, ...]
+
+
+def pair_outputs(results: Path, datalist: Path) -> tuple[DeviceOutput, ...]:
+    """Pair output files with the lines of a datalist.
+
+    By name, where every output has the name of one line; by number, where the names are numbered; else in the order of
+    the names. Names are ordered by their number, so ``output_10`` follows ``output_9`` however many zeros are written.
+
+    Raises:
+        VendorFileError: the list or the folder cannot be read or is empty, a line stands twice, or their numbers
+            differ; the message names what is missing.
+    """
+    lines = _read_datalist(datalist)
+    try:
+        outputs = sorted(path for path in results.iterdir() if path.suffix == ".npz" and path.name[0] != ".")
+    except OSError as error:
+        raise VendorFileError(f"cannot list the results ({reason(error)})", where=results) from error
+    if not outputs:
+        raise VendorFileError("there are no .npz results", where=results, fix="give the folder of vamp --path_output")
+    by_stem = {path.stem: path for path in outputs}
+    stems = [PurePosixPath(line).stem for line in lines]
+    if len(set(stems)) == len(stems) and set(by_stem) <= set(stems):
+        missing = [line for line, stem in zip(lines, stems, strict=True) if stem not in by_stem]
+        _refuse_missing(missing, len(outputs), len(lines), results)
+        return tuple(DeviceOutput(by_stem[stem], line) for stem, line in zip(stems, lines, strict=True))
+    numbers = _numbers(outputs)
+    if numbers is not None:
+        outputs = [path for _, path in sorted(zip(numbers, outputs, strict=True))]
+        first = min(min(numbers), 1)
+        present = set(numbers)
+        missing = [f"number {first + i} ({line})" for i, line in enumerate(lines) if first + i not in present]
+        if len(outputs) < len(lines):
+            _refuse_missing(missing, len(outputs), len(lines), results)
+    if len(outputs) != len(lines):
+        raise VendorFileError(
+            f"there are {len(outputs)} results for the {len(lines)} lines of {datalist}",
+            where=results,
+            fix="give the datalist of that run, and a folder of that run's results alone",
+        )
+    return tuple(DeviceOutput(path, line) for path, line in zip(outputs, lines, strict=True))
+
+
+def read_classes(path: Path, outputs: Sequence[DeviceOutput]) -> Classes:
+    """Read the classes: a file of class names, one a line (``imagenet.txt``), or of ``IMAGE INDEX`` lines.
+
+    Args:
+        path: the file.
+        outputs: the answers; a label file names their images.
+
+    Raises:
+        LabelError: the file cannot be read, or is of neither form.
+    """
+    names = read_class_names(path)
+    matches = [_TRUTH_LINE.fullmatch(name) for name in names]
+    if all(matches):
+        truth = {PurePosixPath(m[1]).name.partition(".")[0]: int(m[2]) for m in matches if m is not None}
+        if any(_key(output) in truth for output in outputs):
+            return Classes(None, truth)
+    return Classes(names)
+
+
+def true_labels(outputs: Sequence[DeviceOutput], classes: Classes) -> NDArray[np.int64]:
+    """Return the true class of each answer.
+
+    From the label file where there is one; else from the folder each line of the datalist lies in: a class name, a
+    WordNet id of ImageNet-1k, a class index, or (as many WordNet ids as classes) its place among the sorted ones.
+
+    Raises:
+        LabelError: an image has no label, or the folders are no classes.
+    """
+    if classes.truth is not None:
+        missing = [output.line for output in outputs if _key(output) not in classes.truth]
+        if missing:
+            raise LabelError(f"{len(missing)} images have no label, for example {missing[0]}")
+        return np.array([classes.truth[_key(output)] for output in outputs], np.int64)
+    folders = [PurePosixPath(output.line).parent.name for output in outputs]
+    index = _index_of_folders(sorted(set(folders)), classes.names or ())
+    return np.array([index[folder] for folder in folders], np.int64)
+
+
+def read_scores(output: DeviceOutput, classes: int | None = None) -> NDArray[np.float32]:
+    """Read the class scores of one answer, float32 ``[classes]``.
+
+    Raises:
+        VendorFileError: the file is damaged, holds no scores of ``classes`` classes, or holds NaN or infinity.
+    """
+    scores = np.squeeze(read_npz(output.path, OUTPUT_KEY))
+    if scores.ndim != 1 or scores.dtype.kind not in "fiu":
+        raise VendorFileError(f"`{OUTPUT_KEY}` is {scores.dtype} {list(scores.shape)}, no scores", where=output.path)
+    if classes is not None and scores.size != classes:
+        raise VendorFileError(
+            f"the model gives {scores.size} scores and there are {classes} class names",
+            where=output.path,
+            fix="give the class names of this model",
+        )
+    with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, and is refused as that
+        wide = scores.astype(np.float32)
+    if not np.isfinite(wide).all():
+        raise VendorFileError("the scores hold NaN or infinity", where=output.path)
+    return wide
+
+
+def read_card_results(results: Path, datalist: Path, labels: Path) -> CardResults:
+    """Read all answers of a run at once: 4 bytes a score, 200 MB for ImageNet's 50,000 validation images.
+
+    Args:
+        results: the folder of ``vamp --path_output``.
+        datalist: the list that run was given.
+        labels: class names or labels (see `read_classes`).
+
+    Raises:
+        VendorFileError: files are missing, too many, or damaged.
+        LabelError: the truth of an image is not known.
+    """
+    outputs = pair_outputs(results, datalist)
+    classes = read_classes(labels, outputs)
+    truth = true_labels(outputs, classes)
+    count = len(classes.names) if classes.names is not None else read_scores(outputs[0]).size
+    scores = np.empty((len(outputs), count), np.float32)
+    for row, output in enumerate(outputs):
+        scores[row] = read_scores(output, count)
+    return CardResults(scores, truth, tuple(output.name for output in outputs))
+
+
+def rank(outputs: Sequence[DeviceOutput], classes: Classes) -> Iterator[Ranking | VendorFileError]:
+    """Yield the best classes of each answer in order, or what is wrong with its file. One file is read at a time.
+
+    Raises:
+        LabelError: the truth of an image is not known.
+    """
+    truth = true_labels(outputs, classes)
+    count = None if classes.names is None else len(classes.names)
+    for output, label in zip(outputs, truth, strict=True):
+        try:
+            scores = read_scores(output, count)
+        except VendorFileError as error:
+            yield error
+            continue
+        count = scores.size
+        best = np.argsort(-scores, kind="stable")[:TOP]
+        ids = tuple(int(i) for i in best)
+        yield Ranking(output, int(label), ids, tuple(float(scores[i]) for i in best))
+
+
+def _read_datalist(path: Path) -> list[str]:
+    try:
+        lines = [line.strip() for line in read_lines(path)]
+    except LabelError as error:
+        raise VendorFileError(error.what, where=path) from error
+    lines = [line for line in lines if line]
+    if not lines:
+        raise VendorFileError("the datalist is empty", where=path)
+    twice = [line for line, count in Counter(lines).items() if count > 1]
+    if twice:
+        raise VendorFileError(f"{twice[0]} stands in it more than once", where=path, fix="make the datalist again")
+    return lines
+
+
+def _numbers(outputs: Sequence[Path]) -> list[int] | None:
+    """Return the number each name ends in, where all names are the same but for it."""
+    matches = [_NUMBERED.fullmatch(path.stem) for path in outputs]
+    if not all(matches) or len({m[1] for m in matches if m is not None}) != 1:
+        return None
+    return [int(m[2]) for m in matches if m is not None]
+
+
+def _refuse_missing(missing: Sequence[str], found: int, wanted: int, results: Path) -> None:
+    if missing:
+        more = ", ..." if len(missing) > 5 else ""
+        raise VendorFileError(
+            f"there are {found} results for {wanted} lines; missing: {', '.join(missing[:5])}{more}",
+            where=results,
+            fix="run vamp again for these, or shorten the datalist",
+        )
+
+
+def _key(output: DeviceOutput) -> str:
+    return PurePosixPath(output.line).name.partition(".")[0]
+
+
+def _index_of_folders(folders: Sequence[str], names: Sequence[str]) -> dict[str, int]:
+    if all(names.count(folder) == 1 for folder in folders):
+        return {folder: names.index(folder) for folder in folders}
+    if len(names) == len(imagenet_index()) and all(folder in imagenet_index() for folder in folders):
+        return {folder: imagenet_index()[folder] for folder in folders}
+    if all(folder.isdecimal() and int(folder) < len(names) for folder in folders):
+        return {folder: int(folder) for folder in folders}
+    if len(folders) == len(names) and all(WNID.fullmatch(folder) for folder in folders):
+        return {folder: place for place, folder in enumerate(folders)}
+    known = next((f for f in folders if f not in imagenet_index() and f not in names), folders[0])
+    raise LabelError(
+        f"the folder {known} of the datalist is none of the {len(names)} classes",
+        fix="name each image's folder by its class, or give a file of IMAGE INDEX lines",
+    )

@@ -1,0 +1,385 @@
+"""``quantkit calibrate``: one pass over the calibration set, then ranges, int8 model and vendor file."""
+
+import time
+from dataclasses import dataclass
+from functools import partial, reduce
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+import onnxruntime
+
+from quantkit import __version__
+from quantkit.config.method import Method, MinMax, Percentile, method_name
+from quantkit.config.pipeline import Pipeline
+from quantkit.data.calibration_set import CalibrationSet
+from quantkit.data.overlap import digest_of
+from quantkit.data.parallel import map_in_order
+from quantkit.data.preprocess import check_pipeline, preprocess
+from quantkit.engine.observe import Chunk, observe
+from quantkit.engine.session import default_threads
+from quantkit.engine.tap import TappedSession
+from quantkit.errors import CalibrationSetError, StatisticsError
+from quantkit.files import sha256_json
+from quantkit.graph.model import ImageInput, image_input, logits_output, model_digest, read_model
+from quantkit.graph.prepare import Prepared, prepare
+from quantkit.graph.qdq.plan import plan
+from quantkit.graph.qdq.taps import Taps, taps
+from quantkit.numerics import Range
+from quantkit.progress import NoProgress, Watcher
+from quantkit.ptq.run_correction import Images
+from quantkit.runs.folder import ModelRecord, RunFolder, RunRecord, SetRecord
+from quantkit.runs.outliers import set_without_outliers
+from quantkit.stats.convergence import ConvergencePoint, movement
+from quantkit.stats.file import Provenance, Statistics, load_statistics, save_statistics, sorted_images
+from quantkit.stats.observed import Observed
+from quantkit.stats.solve import solve_observed
+from quantkit.stats.tensor import TensorStatistics
+from quantkit.targets import ORT, TARGETS, Target
+from quantkit.workflows.quantize import Quantized, QuantizeOptions, quantize_prepared
+from quantkit.workflows.vacc.build_file import CARD_SET, VamcOptions, choices_of_run, write_vamc
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """What `calibrate` did.
+
+    Attributes:
+        run: the run folder.
+        quantized: the int8 model and its ranges.
+        statistics: of every observed tensor.
+        elapsed_s: seconds the pass took, 0 where the statistics were there already.
+        reused: the statistics were there already, made from the same model, set and pipeline.
+        files: what was written, or stands as it was.
+        notes: what the user may want to know.
+    """
+
+    run: Path
+    quantized: Quantized
+    statistics: Statistics
+    elapsed_s: float
+    reused: bool
+    files: tuple[Path, ...]
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class _Subject:
+    """The model of a pass, read and prepared."""
+
+    path: Path
+    digest: str
+    input: ImageInput
+    output: str
+    classes: int | None
+    prepared: Prepared
+    observed: Taps
+
+
+def calibrate(
+    model: Path,
+    calibration_set: Path | CalibrationSet,
+    pipeline: Pipeline,
+    *,
+    run: Path,
+    method: Method | None = None,
+    target: Target = ORT,
+    options: QuantizeOptions | None = None,
+    vamc: VamcOptions | None = None,
+    until_stable: float | None = None,
+    fresh: bool = False,
+    threads: int | None = None,
+    watcher: Watcher | None = None,
+) -> Calibration:
+    """Run the model once over the set, and write statistics, ranges, ``int8.onnx`` and provenance to the run folder.
+
+    Statistics that were made before from the same model, set and pipeline are used again; an interrupted pass goes on
+    from where it was. Either way the files are the same bits as those of one uninterrupted pass.
+
+    Args:
+        model: fp32 ONNX classifier.
+        calibration_set: manifest, or the set itself.
+        pipeline: preprocessing.
+        run: run folder; made when absent.
+        method: how ranges are set.
+        target: what will run the int8 model.
+        options: choices of the quantization.
+        vamc: choices of the vendor's build file.
+        until_stable: stop when no range moved by more than this share of its width from one convergence point to the
+            next, 0.005 for half a percent.
+        fresh: observe again even where statistics are there.
+        threads: workers; as many as there are processors when absent.
+        watcher: told of progress.
+
+    Raises:
+        ModelError: the model cannot be read, run or quantized.
+        ConfigError: the pipeline does not fit the model.
+        CalibrationSetError: the set is damaged, or its images are missing or changed.
+        ImageError: an image cannot be decoded.
+        NumericError: a tensor became NaN or infinite; tensor and image are named.
+        OutputError: the run folder cannot be written.
+    """
+    method, options, watcher = method or Percentile(), options or QuantizeOptions(), watcher or NoProgress()
+    subject = _read_subject(model)
+    check_pipeline(pipeline, subject.input.channels, subject.input.height, subject.input.width)
+    chosen, manifest = _read_set(calibration_set)
+    folder = RunFolder(run)
+    with folder.locked():
+        observer = _Pass(subject, chosen, pipeline, folder, method, target, options.keep_outliers, threads, watcher)
+        statistics = None if fresh else observer.finished(until_stable)
+        reused, elapsed_s = statistics is not None, 0.0
+        if statistics is None:
+            start_s = time.monotonic()
+            statistics = observer.run(until_stable, fresh)
+            elapsed_s = time.monotonic() - start_s
+        previous = folder.read().quantized if reused and (folder.path / "run.json").is_file() else {}
+        folder.write(
+            _record(subject, chosen, manifest, pipeline, statistics).model_copy(update={"quantized": previous})
+        )
+        quantized = quantize_prepared(
+            folder,
+            subject.prepared,
+            statistics,
+            method,
+            target,
+            options,
+            images=Images(chosen, pipeline, threads, watcher.layers),
+        )
+        record = folder.read()
+        card_set = _write_card_set(folder, record, chosen)
+        suffixes = frozenset(path.suffix.removeprefix(".") for path in chosen.paths)
+        vamc_path, build = write_vamc(
+            folder, record, method, quantized.plan, suffixes, vamc or VamcOptions(), quantized.corrected_fp32
+        )
+    beside = tuple(path for path in (quantized.corrected_fp32, card_set) if path is not None)
+    files = (folder.statistics, quantized.path, quantized.table, *beside, vamc_path)
+    told = list(build.notes)
+    if card_set is not None:
+        told.append(f"the compiler is to calibrate on {card_set.name}, without those images (calib-set materialize)")
+    notes = (*quantized.notes, *(f"{vamc_path.name}: {note}" for note in told))
+    return Calibration(run, quantized, statistics, elapsed_s, reused, files, notes)
+
+
+def _read_subject(path: Path) -> _Subject:
+    model = read_model(path)
+    output, classes = logits_output(model)
+    prepared = prepare(model)
+    return _Subject(path, model_digest(path), image_input(model), output, classes, prepared, observed_tensors(prepared))
+
+
+def observed_tensors(prepared: Prepared) -> Taps:
+    """Return the tensors whose ranges any target needs, so that one pass serves them all."""
+    return observed_of(prepared.model)
+
+
+def observed_of(prepared_model: ir.Model) -> Taps:
+    """Return the tensors of a prepared model whose ranges any target needs."""
+    wanted = {name for target in TARGETS.values() for name in plan(prepared_model, target).observed}
+    return taps(prepared_model, wanted)
+
+
+def complete(tapped: Observed, wanted: Taps) -> Observed:
+    """Return what was observed of all wanted tensors from that of the tapped ones, in graph order."""
+    found = dict(tapped.tensors)
+    extremes = dict(zip(found, np.moveaxis(tapped.extremes, 1, 0), strict=True))
+    for name in wanted.wanted:
+        if sources := wanted.merged.get(name):
+            found[name] = reduce(TensorStatistics.merge, (found[source] for source in sources))
+            each = np.stack([extremes[source] for source in sources])
+            extremes[name] = np.stack([each[..., 0].min(axis=0), each[..., 1].max(axis=0)], axis=1)
+        elif name in wanted.rectified:
+            found[name] = found[wanted.rectified[name]].rectified()
+            extremes[name] = np.maximum(extremes[wanted.rectified[name]], np.float32(0.0))
+    columns = [extremes[name] for name in wanted.wanted]
+    return Observed({name: found[name] for name in wanted.wanted}, np.stack(columns, axis=1))
+
+
+def _read_set(given: Path | CalibrationSet) -> tuple[CalibrationSet, str]:
+    if isinstance(given, CalibrationSet):
+        chosen, manifest = given, ""
+    else:
+        chosen, manifest = CalibrationSet.load(given), str(given.resolve())
+    if not chosen.images:
+        raise CalibrationSetError("the set holds no images", where=manifest or chosen.root)
+    if not chosen.is_rebuilt:
+        raise CalibrationSetError(
+            "the set was chosen from labels alone", where=manifest, fix="run quantkit calib-set rebuild first"
+        )
+    missing = [path for path in chosen.paths if not path.is_file()]
+    if missing:
+        raise CalibrationSetError(
+            f"{len(missing)} of {len(chosen)} images of the set are missing, {missing[0].name} first",
+            where=chosen.root,
+            fix="put them back, or build the set again",
+        )
+    for image, digest in zip(chosen.images, map_in_order(digest_of, chosen.paths), strict=True):
+        if digest != image.sha256:
+            raise CalibrationSetError(
+                "the image is not the one the set was built with",
+                where=chosen.root / image.name,
+                fix="build the set again",
+            )
+    return chosen, manifest
+
+
+def _write_card_set(folder: RunFolder, record: RunRecord, chosen: CalibrationSet) -> Path | None:
+    """Write the set for a compiler that calibrates by itself where it is another than the run's."""
+    path = folder.path / CARD_SET
+    if choices_of_run(record).keep_outliers or not record.set.outliers:
+        path.unlink(missing_ok=True)
+        return None
+    set_without_outliers(chosen, record.set.outliers).save(path)
+    return path
+
+
+def _record(
+    subject: _Subject, chosen: CalibrationSet, manifest: str, pipeline: Pipeline, statistics: Statistics
+) -> RunRecord:
+    image = subject.input
+    return RunRecord(
+        quantkit=__version__,
+        model=ModelRecord(
+            path=str(subject.path.resolve()),
+            sha256=subject.digest,
+            input=image.name,
+            shape=(image.batch, image.channels, image.height, image.width),
+            output=subject.output,
+            classes=subject.classes,
+        ),
+        set=SetRecord(
+            path=manifest,
+            digest=chosen.digest,
+            images=len(chosen),
+            images_used=len(statistics.images),
+            outliers=statistics.outlier_images,
+        ),
+        pipeline=pipeline,
+    )
+
+
+class _Pass:
+    """One pass over a set: where it stands, what it leaves."""
+
+    def __init__(
+        self,
+        subject: _Subject,
+        chosen: CalibrationSet,
+        pipeline: Pipeline,
+        folder: RunFolder,
+        method: Method,
+        target: Target,
+        keep_outliers: bool,
+        threads: int | None,
+        watcher: Watcher,
+    ) -> None:
+        self._subject, self._chosen, self._pipeline, self._folder = subject, chosen, pipeline, folder
+        self._target, self._keep_outliers, self._watcher = target, keep_outliers, watcher
+        self._threads = threads or default_threads()
+        # Convergence is watched for the method in use, and for the two that cost nothing to solve.
+        self._methods: dict[str, Method] = {"minmax": MinMax(), "percentile": Percentile(), method_name(method): method}
+        self._wanted = method_name(method)
+        self._ranges: dict[str, dict[str, Range]] = {}
+        self._points: list[ConvergencePoint] = []
+        self._provenance = Provenance(
+            model_sha256=subject.digest,
+            pipeline_sha256=sha256_json(pipeline.model_dump(mode="json")),
+            quantkit=__version__,
+            onnxruntime=onnxruntime.__version__,
+        )
+
+    def finished(self, until_stable: float | None) -> Statistics | None:
+        """Return the statistics of the run folder where they are those this pass would make, else None."""
+        loaded, _ = self._load(self._folder.statistics)
+        if loaded is None or loaded.tensors.keys() != set(self._subject.observed.wanted):
+            return None
+        whole = len(loaded.images) == len(self._chosen)
+        return loaded if whole or until_stable is not None else None
+
+    def run(self, until_stable: float | None, fresh: bool) -> Statistics:
+        """Observe all images, or until the ranges stand still."""
+        begun, extra = (None, {}) if fresh else self._load(self._folder.partial)
+        tapped = self._subject.observed.tapped
+        if begun is not None:
+            self._points = list(begun.convergence)
+            self._ranges = _ranges_from_json(extra.get("ranges", {}))
+            self._watcher.resumed(len(begun.images))
+        session = TappedSession(self._subject.prepared.model, tapped)
+        chunks = observe(
+            session,
+            tapped,
+            self._chosen.paths,
+            partial(preprocess, pipeline=self._pipeline),
+            batch=self._subject.input.batch or 1,
+            threads=self._threads,
+            before=None if begun is None else self._tapped(begun),
+            progress=lambda count: self._watcher.images(count, len(self._chosen)),
+        )
+        statistics = begun
+        for chunk in chunks:
+            statistics = self._take(chunk)
+            if self._is_stable(chunk, until_stable):
+                break
+            if chunk.images < len(self._chosen):
+                save_statistics(statistics, self._folder.partial, {"ranges": _ranges_to_json(self._ranges)})
+        assert statistics is not None
+        save_statistics(statistics, self._folder.statistics)
+        self._folder.partial.unlink(missing_ok=True)
+        return statistics
+
+    def _take(self, chunk: Chunk) -> Statistics:
+        observed = complete(chunk.observed(), self._subject.observed)
+        if chunk.at_convergence_point:
+            ranges = self._solve(observed)
+            if self._ranges:
+                moved = {name: movement(self._ranges[name], ranges[name]) for name in ranges}
+                point = ConvergencePoint(
+                    chunk.images,
+                    {name: share for name, (share, _) in moved.items()},
+                    {name: tensor for name, (_, tensor) in moved.items()},
+                )
+                self._points.append(point)
+                self._watcher.converged(point)
+            self._ranges = ranges
+        images, extremes = sorted_images(self._digests(chunk.images), observed.extremes)
+        return Statistics(observed.tensors, extremes, self._provenance, images, convergence=list(self._points))
+
+    def _tapped(self, begun: Statistics) -> Observed:
+        """Return what was observed of the tapped tensors, the images in the order of the pass."""
+        tapped, names = self._subject.observed.tapped, list(begun.tensors)
+        rows = np.argsort(np.argsort(self._digests(len(begun.images))))
+        columns = [names.index(name) for name in tapped]
+        return Observed({name: begun.tensors[name] for name in tapped}, begun.extremes[rows][:, columns])
+
+    def _digests(self, images: int) -> list[str]:
+        return [str(image.sha256) for image in self._chosen.images[:images]]
+
+    def _solve(self, observed: Observed) -> dict[str, dict[str, Range]]:
+        return {
+            name: solve_observed(observed, method, self._target, keep_outliers=self._keep_outliers)
+            for name, method in self._methods.items()
+        }
+
+    def _is_stable(self, chunk: Chunk, until_stable: float | None) -> bool:
+        if until_stable is None or not chunk.at_convergence_point or not self._points:
+            return False
+        return self._points[-1].images == chunk.images and self._points[-1].movement[self._wanted] <= until_stable
+
+    def _load(self, path: Path) -> tuple[Statistics | None, dict[str, Any]]:
+        """Return the statistics of a file, and their ``extra``, where they are a beginning of this very pass."""
+        try:
+            loaded, extra = load_statistics(path)
+        except StatisticsError:
+            return None, {}
+        beginning = sorted(self._digests(len(loaded.images)))
+        same = loaded.provenance == self._provenance and list(loaded.images) == beginning
+        return (loaded, extra) if same else (None, {})
+
+
+def _ranges_to_json(ranges: dict[str, dict[str, Range]]) -> dict[str, dict[str, list[float]]]:
+    """Return the ranges of the last convergence point, for an interrupted pass to go on from."""
+    return {method: {name: [one.lo, one.hi] for name, one in solved.items()} for method, solved in ranges.items()}
+
+
+def _ranges_from_json(value: dict[str, dict[str, list[float]]]) -> dict[str, dict[str, Range]]:
+    return {method: {name: Range(*ends) for name, ends in solved.items()} for method, solved in value.items()}

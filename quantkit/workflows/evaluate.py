@@ -1,0 +1,253 @@
+"""``quantkit eval``: one model's top-1 and top-5, over shards if need be, and its answers as a file."""
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import onnx_ir as ir
+
+from quantkit.config.pipeline import Pipeline
+from quantkit.data.calibration_set import CalibrationSet
+from quantkit.data.folder import ImageFolder
+from quantkit.data.preprocess import check_pipeline
+from quantkit.engine.predict import Classifier
+from quantkit.engine.session import default_threads
+from quantkit.errors import UsageError
+from quantkit.evaluation.images import check_labels, evaluation_images, limited
+from quantkit.evaluation.label_diagnosis import diagnose_labels
+from quantkit.evaluation.paired import Interval, wilson_interval
+from quantkit.evaluation.predictions import TOP, Collector, Predictions, Scores, kind_of_scores
+from quantkit.evaluation.predictions_file import Origin
+from quantkit.evaluation.preprocessing_diagnosis import diagnose_preprocessing
+from quantkit.files import sha256_json
+from quantkit.graph.model import image_input, logits_output, model_digest, read_model
+from quantkit.progress import Count
+from quantkit.runs.folder import RunFolder
+from quantkit.runs.score_cache import ScoreCache, keep_scores, predict_cached, scores_key
+
+# What may stand between a softmax and the output of a model without changing its kind.
+_PASSED_OVER = frozenset({"QuantizeLinear", "DequantizeLinear", "Cast", "Flatten", "Identity", "Reshape", "Squeeze"})
+
+
+@dataclass(frozen=True)
+class ModelEvaluation:
+    """What one model said to labelled images.
+
+    Attributes:
+        name: of the model.
+        predictions: its answers.
+        origin: what they were made from.
+        kept: how many images it had answered before, so that it was not run on them.
+        elapsed_s: seconds spent on the others.
+        warnings: what is doubtful about images, labels or model.
+    """
+
+    name: str
+    predictions: Predictions
+    origin: Origin
+    kept: int
+    elapsed_s: float
+    warnings: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Accuracy:
+    """Accuracy over labelled images; shares in percent.
+
+    Attributes:
+        images: how many there are.
+        top1: share whose best class is the true one.
+        top1_ci95: its 95 % interval (Wilson).
+        top5: share with the true class among the best five.
+        top5_ci95: its 95 % interval.
+        tied: images whose first place was shared, and went to the lowest class index.
+        constant: images for which all classes had the same score.
+    """
+
+    images: int
+    top1: float
+    top1_ci95: Interval
+    top5: float
+    top5_ci95: Interval
+    tied: int
+    constant: int
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the figures as plain data, intervals as ``[lo, hi]``."""
+        values = dict(vars(self))
+        for name in ("top1_ci95", "top5_ci95"):
+            values[name] = [values[name].lo, values[name].hi]
+        return values
+
+
+def evaluate(
+    model: str | Path,
+    *,
+    run: Path | None = None,
+    images: Path | ImageFolder | None = None,
+    labels: Path | None = None,
+    names: Path | None = None,
+    exclude: Path | CalibrationSet | None = None,
+    pipeline: Pipeline | None = None,
+    limit: int | None = None,
+    shard: tuple[int, int] | None = None,
+    keep: Path,
+    threads: int | None = None,
+    progress: Count | None = None,
+) -> ModelEvaluation:
+    """Ask a model about labelled images, each image once ever.
+
+    Its scores are kept as they come, by model, image and preprocessing: an interrupted evaluation goes on where it was,
+    and a repeated one, or `quantkit.compare` in the same run, does not run the model at all. Neither interruptions nor
+    the number of threads or shards show in the result.
+
+    Args:
+        model: name in the run (``fp32``, ``int8``, ...), or path of an ONNX file.
+        run: run folder; needed for names and where no pipeline is given.
+        images: folder of images; absent, the folder that the run's calibration set was drawn from.
+        labels: label file; absent, the labels come from folders or file names.
+        names: class names, one a line.
+        exclude: calibration set whose images are left out.
+        pipeline: preprocessing; absent, the run's.
+        limit: evaluate at most so many images, spread over the classes as they lie.
+        shard: ``(i, n)``, i from 1: every n-th image alone, from the i-th.
+        keep: folder for the scores.
+        threads: workers; as many as there are processors when absent.
+        progress: called with images done and in all.
+
+    Raises:
+        UsageError: a name the run does not have, no such shard, nothing to say what images to use, or another process
+            is running this model on these images.
+        ConfigError: the pipeline does not fit the model.
+        ModelError: the model cannot be read or run.
+        LabelError: labels are missing, malformed, or no classes of the model.
+        CalibrationSetError: there are no images.
+        ImageError: an image cannot be decoded.
+        NumericError: a score is NaN or infinite.
+        OutputError: the scores cannot be kept.
+    """
+    folder = None if run is None else RunFolder(run)
+    record = None if folder is None else folder.read()
+    path = Path(model)
+    if folder is not None and record is not None and path.suffix != ".onnx":
+        name, path = str(model), folder.model(str(model), record)
+    elif isinstance(model, Path) or path.suffix == ".onnx":
+        name = path.stem
+    else:
+        raise UsageError(f"{model!r} is no ONNX file, and no run was given to look it up in", fix="give --run")
+    pipeline = pipeline or (record.pipeline if record is not None else None)
+    if pipeline is None:
+        raise UsageError("nothing says how images are preprocessed", fix="give --preset, or --run of a calibrated run")
+    graph = read_model(path, allow_quantized=True)
+    found, doubts = evaluation_images(images, labels, names, exclude, record)
+    found = limited(found, limit)
+    _check_fit(graph, path, pipeline, found)
+    part = found if shard is None else _shard(found, *shard)
+    key = scores_key(model_digest(path), pipeline)
+    threads = threads or default_threads()
+    start_s = time.monotonic()
+    with keep_scores(keep, [key], part) as [kept]:
+        before = kept.known
+        classifier = Classifier(path, image_input(graph))
+        predictions, kind = _answers(graph, classifier, kept, part, pipeline, threads, progress)
+    elapsed_s = time.monotonic() - start_s
+    origin = Origin(
+        model=key["model"],
+        images=_portable_digest(found),
+        pipeline=key["pipeline"],
+        scores=kind.value,
+        onnxruntime=key["onnxruntime"],
+        quantkit=key["quantkit"],
+        shards=() if shard is None or shard[1] == 1 else (shard,),
+    )
+    other = diagnose_preprocessing(
+        classifier, part, pipeline, predictions, digest=key["model"], keep=keep, threads=threads
+    )
+    warnings = (*doubts, *(diagnosis for diagnosis in (diagnose_labels(predictions), other) if diagnosis is not None))
+    return ModelEvaluation(name, predictions, origin, before, elapsed_s, warnings)
+
+
+def accuracy_of(predictions: Predictions) -> Accuracy:
+    """Return top-1 and top-5 with their intervals.
+
+    Raises:
+        LabelError: the true classes are not known.
+    """
+    count = len(predictions)
+    rights = [int(predictions.correct(k).sum()) for k in (1, TOP)]
+    shares = [100.0 * right / count for right in rights]
+    intervals = [wilson_interval(right, count).scaled(100.0) for right in rights]
+    return Accuracy(
+        images=count,
+        top1=shares[0],
+        top1_ci95=intervals[0],
+        top5=shares[1],
+        top5_ci95=intervals[1],
+        tied=int(predictions.tied.sum()),
+        constant=int(predictions.constant.sum()),
+    )
+
+
+def parse_shard(text: str) -> tuple[int, int]:
+    """Return ``(i, n)`` of ``i/n``.
+
+    Raises:
+        UsageError: it is not of that form, or i does not lie in 1 to n.
+    """
+    i, _, n = text.partition("/")
+    if not (i.isdecimal() and n.isdecimal() and 1 <= int(i) <= int(n)):
+        raise UsageError(f"{text!r} is no shard", where="--shard", fix="write the second of four as 2/4")
+    return int(i), int(n)
+
+
+def _answers(
+    graph: ir.Model,
+    classifier: Classifier,
+    kept: ScoreCache,
+    part: ImageFolder,
+    pipeline: Pipeline,
+    threads: int,
+    progress: Count | None,
+) -> tuple[Predictions, Scores]:
+    assert part.labels is not None
+    collector = Collector(1, kind=Scores.PROBABILITIES if _ends_in_softmax(graph) else None)
+    for answers in predict_cached([classifier], [kept], part.paths, pipeline, threads=threads):
+        scores = answers.scores[0]
+        # Told from one image, so that it does not depend on which images come together.
+        collector.kind = collector.kind or kind_of_scores(scores)
+        collector.update([scores], [part.names[answers.index]], [part.labels[answers.index]])
+        if progress is not None:
+            progress(answers.index + 1, len(part.names))
+    assert collector.kind is not None
+    return collector.predictions(0), collector.kind
+
+
+def _ends_in_softmax(model: ir.Model) -> bool:
+    """Tell whether the scores are those of a softmax, whose rounded integers need not sum to 1."""
+    wanted, _ = logits_output(model)
+    value: ir.Value | None = next(output for output in model.graph.outputs if output.name == wanted)
+    while value is not None and (node := value.producer()) is not None:
+        if node.op_type not in _PASSED_OVER:
+            return node.op_type == "Softmax"
+        value = node.inputs[0]
+    return False
+
+
+def _check_fit(graph: ir.Model, path: Path, pipeline: Pipeline, found: ImageFolder) -> None:
+    """See before the work that the model reads what the pipeline gives and has a class for every label."""
+    image = image_input(graph)
+    check_pipeline(pipeline, image.channels, image.height, image.width)
+    _, classes = logits_output(graph)
+    check_labels(found, classes, path)
+
+
+def _shard(found: ImageFolder, i: int, n: int) -> ImageFolder:
+    if n > len(found.names):
+        raise UsageError(f"there are {len(found.names)} images for {n} shards", where="--shard", fix="make fewer")
+    return found.only(range(i - 1, len(found.names), n))
+
+
+def _portable_digest(found: ImageFolder) -> str:
+    """Return a digest of names and sizes, which copies of the images on other machines have too."""
+    return sha256_json([(name, (found.root / name).stat().st_size) for name in found.names])

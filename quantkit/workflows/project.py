@@ -1,0 +1,103 @@
+"""The project file of a folder, and what the commands take from it when they are not told."""
+
+import os
+from pathlib import Path
+
+from quantkit.config.pipeline import Pipeline
+from quantkit.config.project import (
+    PROJECT_FILE,
+    Project,
+    parse_pipeline,
+    parse_project,
+    pipeline_of_ops,
+    preset_pipeline,
+)
+from quantkit.errors import ConfigError, UsageError
+from quantkit.files import reason
+from quantkit.runs.folder import RunFolder
+
+# Larger than any file of settings a person writes.
+_MAX_BYTES = 1 << 18
+
+
+def load_project(folder: Path) -> Project:
+    """Return the project of a folder, an empty one where it has no ``quantkit.yaml``.
+
+    Raises:
+        ConfigError: the file cannot be read or is not valid.
+    """
+    path = folder / PROJECT_FILE
+    if not os.path.lexists(path):  # a link that leads nowhere is meant to be a file, too
+        return Project()
+    return parse_project(_read_text(path), path).under(folder)
+
+
+def choose_pipeline(preset: str | None, project: Project) -> Pipeline | None:
+    """Return the preprocessing: of ``--preset`` (a name, or a YAML file with ``ops``), else of the project, else None.
+
+    Raises:
+        ConfigError: no such preset, or not a valid pipeline.
+    """
+    if preset is None and project.ops is not None:
+        return pipeline_of_ops(list(project.ops), PROJECT_FILE)
+    name = preset or project.preset
+    if name is None:
+        return None
+    if name.endswith((".yaml", ".yml")):
+        return parse_pipeline(_read_text(Path(name)), name)
+    return preset_pipeline(name)
+
+
+def run_of_model(model: Path, folder: Path) -> Path:
+    """Return the default run folder of a model: ``runs/<its name>``."""
+    return folder / "runs" / model.stem
+
+
+def find_run(given: Path | None, project: Project, folder: Path) -> Path:
+    """Return the run folder: the one given, the project's, its model's, or the only one under ``runs/``.
+
+    Raises:
+        UsageError: there is none, or several to choose from.
+    """
+    if given is not None:
+        return given
+    if project.run is not None:
+        return project.run
+    if project.model is not None:
+        return run_of_model(project.model, folder)
+    runs = sorted(path.parent for path in (folder / "runs").glob("*/run.json"))
+    if len(runs) == 1:
+        return runs[0]
+    if runs:
+        names = ", ".join(path.name for path in runs[:5])
+        raise UsageError(f"there are {len(runs)} runs here", where=folder / "runs", fix=f"give --run, one of {names}")
+    raise UsageError("there is no run here", where=folder, fix="run quantkit calibrate first, or give --run")
+
+
+def run_of_subject(subject: Path | None, project: Project, folder: Path) -> Path:
+    """Return the run folder that a user means by a run folder, by the fp32 model of a run, or by nothing.
+
+    Raises:
+        UsageError: there is none, several to choose from, or the run is of another model.
+    """
+    if subject is None or subject.suffix != ".onnx":
+        return find_run(subject, project, folder)
+    own = run_of_model(subject, folder)
+    run = project.run if project.run is not None and not own.is_dir() else own
+    recorded = Path(RunFolder(run).read().model.path)
+    if recorded.resolve() != subject.resolve():
+        raise UsageError(f"this run is of {recorded}", where=run, fix="give the run folder of the model you mean")
+    return run
+
+
+def _read_text(path: Path) -> str:
+    try:
+        if path.stat().st_size > _MAX_BYTES:
+            raise ConfigError("is larger than any file of settings", where=path)
+        return path.read_text("utf-8-sig")
+    except FileNotFoundError:
+        raise ConfigError("there is no such file", where=path) from None
+    except OSError as error:
+        raise ConfigError(f"cannot be read ({reason(error)})", where=path) from error
+    except UnicodeDecodeError as error:
+        raise ConfigError("is not UTF-8 text", where=path) from error

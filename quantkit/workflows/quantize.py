@@ -1,0 +1,238 @@
+"""``quantkit quantize``: from the statistics of a run to an int8 model, by any method, without an image."""
+
+import csv
+import io
+import os
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from quantkit.config.method import Method, Percentile, method_name
+from quantkit.engine.saturation import products_saturate
+from quantkit.engine.session import open_session
+from quantkit.errors import UsageError
+from quantkit.files import write_text
+from quantkit.graph.model import model_digest, save_model
+from quantkit.graph.prepare import Prepared
+from quantkit.graph.qdq.plan import Decision, Plan, PlanOptions, plan
+from quantkit.graph.qdq.write import notes_of, write_qdq
+from quantkit.numerics import Range
+from quantkit.ptq.fp32_export import export_corrected_fp32, restore_batch_norms
+from quantkit.ptq.run_correction import Correction, Images, correction, images_of
+from quantkit.runs.folder import FP32, INT8, RANGES, QuantizedRecord, RunFolder
+from quantkit.runs.inputs import calibrated
+from quantkit.runs.outliers import outlier_note
+from quantkit.stats.file import Statistics
+from quantkit.stats.solve import solve_observed
+from quantkit.targets import ORT, VACC, Target
+
+CONV_PREFIX = "conv:"
+# Magnitudes up to this cannot saturate where pairs of products are added in 16 bits.
+SEVEN_BITS = 63
+
+
+@dataclass(frozen=True, kw_only=True)
+class QuantizeOptions:
+    """Choices of a quantization beyond method and target; None leaves the target's own.
+
+    Attributes:
+        per_channel: one weight scale per output channel, or one per tensor.
+        activation_type: uint8 (affine) or int8 (symmetric).
+        weight_bits: 8, or 7 for processors whose int8 products saturate in 16 bits.
+        power_of_two: weight thresholds rounded up to powers of two.
+        skip: layers left in floating point: node names, globs, ``re:`` patterns, or ``conv:`` and an index.
+        bias_correction: move the biases where that brings the scores nearer to those of fp32.
+        keep_outliers: set ranges for all images, also for the few that go far beyond all others.
+    """
+
+    per_channel: bool | None = None
+    activation_type: str | None = None
+    weight_bits: int | None = None
+    power_of_two: bool | None = None
+    skip: tuple[str, ...] = ()
+    bias_correction: bool = True
+    keep_outliers: bool = False
+
+    def plan_options(self) -> PlanOptions:
+        """Return what the plan leaves in float."""
+        indices = [item.removeprefix(CONV_PREFIX) for item in self.skip if item.startswith(CONV_PREFIX)]
+        if wrong := [index for index in indices if not index.isdecimal()]:
+            raise UsageError(f"{wrong[0]!r} is not an index", where="--skip", fix="count from 0, as conv:3")
+        return PlanOptions(
+            skip=tuple(item for item in self.skip if not item.startswith(CONV_PREFIX)),
+            skip_convs=tuple(int(index) for index in indices),
+        )
+
+    def target(self, target: Target) -> Target:
+        """Return the target with these choices."""
+        return target.with_options(
+            per_channel=self.per_channel,
+            activation_type=self.activation_type,  # type: ignore[arg-type]
+            weight_bits=self.weight_bits,
+            power_of_two=self.power_of_two,
+        )
+
+
+@dataclass(frozen=True)
+class Quantized:
+    """An int8 model that was written.
+
+    Attributes:
+        name: its name in the run, as `compare` takes it.
+        path: its file.
+        table: CSV of its ranges.
+        ranges: of the observed tensors.
+        plan: what was quantized how.
+        corrected_fp32: fp32 model with the corrected biases, for a compiler that quantizes by itself; None where nothing was
+            corrected or the target takes the int8 model.
+        notes: what the user may want to know of it.
+    """
+
+    name: str
+    path: Path
+    table: Path
+    ranges: dict[str, Range]
+    plan: Plan
+    corrected_fp32: Path | None
+    notes: tuple[str, ...]
+
+    def explain(self) -> list[Decision]:
+        """Return every operator and tensor with what became of it, and why."""
+        return self.plan.explain()
+
+
+def quantize(
+    run: Path,
+    *,
+    method: Method | None = None,
+    target: Target = ORT,
+    options: QuantizeOptions | None = None,
+    out: Path | None = None,
+    use_images: bool = False,
+) -> Quantized:
+    """Solve the ranges anew from a run's statistics and write an int8 model; no image is read unless asked for.
+
+    Args:
+        run: run folder of `calibrate`.
+        method: how ranges are set.
+        target: what will run the model.
+        options: further choices.
+        out: where to write; in the run folder when absent: ``int8.onnx`` for onnxruntime, else ``int8-TARGET.onnx``.
+        use_images: correct the biases for these ranges on the calibration images. Otherwise a correction is used only
+            where one was made for the very same ranges before.
+
+    Raises:
+        UsageError: this is no run folder, or an option cannot be honoured.
+        ProvenanceError: the fp32 model has changed since the calibration.
+        StatisticsError: the statistics are damaged.
+        ModelError: the model cannot be quantized.
+    """
+    folder = RunFolder(run)
+    record = folder.read()
+    prepared, statistics = calibrated(folder, record)
+    with folder.locked():
+        return quantize_prepared(
+            folder,
+            prepared,
+            statistics,
+            method or Percentile(),
+            target,
+            options or QuantizeOptions(),
+            out=out,
+            images=images_of(record) if use_images else None,
+        )
+
+
+def quantize_prepared(
+    folder: RunFolder,
+    prepared: Prepared,
+    statistics: Statistics,
+    method: Method,
+    target: Target,
+    options: QuantizeOptions,
+    *,
+    out: Path | None = None,
+    images: Images | None = None,
+) -> Quantized:
+    """Write the int8 model of a prepared model, its ranges table, and its entry in ``run.json``.
+
+    The biases are corrected on the images, or as they were before where nothing has changed.
+    """
+    chosen, left_out = options.target(target), options.plan_options()
+    made = plan(prepared.model, chosen, left_out)
+    ranges = solve_observed(statistics, method, chosen, keep_outliers=options.keep_outliers, needed=made.observed)
+    name, path = output_path(folder, int8_name(target), out)
+    corrected = Correction({}, ())
+    if options.bias_correction:
+        outliers = () if options.keep_outliers else statistics.outlier_images
+        corrected = correction(folder, name, prepared, made, left_out, ranges, images, outliers)
+    int8 = write_qdq(prepared.model, made, ranges, bias_shift=corrected.shifts)
+    save_model(int8, path)
+    open_session(path)  # a model that onnxruntime cannot load is not a result
+    table = folder.path / (RANGES if name == INT8 else f"{name}.{RANGES}")
+    write_text(table, ranges_csv(ranges, made, statistics))
+    record_model(folder, name, path, method, target.name, _options_json(method, options))
+    notes = [*prepared.notes, *notes_of(int8), *corrected.notes]
+    if not options.keep_outliers:
+        at_hand = None if images is None else images.chosen
+        note = outlier_note(statistics, method, chosen, folder.read(), at_hand)
+        notes += [note] if note else []
+    if target.name == ORT.name and chosen.weights.qmax > SEVEN_BITS and products_saturate():
+        notes.append("this processor's sums of 8-bit products saturate: give --weight-bits 7, or run it elsewhere")
+    corrected_fp32 = None
+    if target.name == VACC.name and corrected.shifts:
+        corrected_fp32 = folder.path / f"{name.replace(INT8, FP32, 1)}.onnx"
+        model = export_corrected_fp32(prepared.model, made, int8, chosen.weights.qmax)
+        save_model(restore_batch_norms(model), corrected_fp32)
+        notes.append(f"the card's compiler has the corrected biases from {corrected_fp32.name} only")
+    return Quantized(name, path, table, ranges, made, corrected_fp32, tuple(notes))
+
+
+def int8_name(target: Target) -> str:
+    """Return the name that a run gives the int8 model for a target: ``int8`` for onnxruntime, else ``int8-TARGET``."""
+    return INT8 if target.name == ORT.name else f"{INT8}-{target.name}"
+
+
+def output_path(folder: RunFolder, name: str, out: Path | None) -> tuple[str, Path]:
+    """Return the name of a model in a run and its file: those of ``out`` where it is given, else in the run folder.
+
+    Raises:
+        UsageError: it would take the name of the original model.
+    """
+    if out is not None and out.stem == FP32:
+        raise UsageError(f"{FP32} is the name of the original model", where="--out", fix="choose another file name")
+    return (name, folder.path / f"{name}.onnx") if out is None else (out.stem, out)
+
+
+def record_model(
+    folder: RunFolder, name: str, path: Path, method: Method, target: str, options: dict[str, Any]
+) -> None:
+    """Enter a quantized model that was written into ``run.json``, so that `compare` finds it by its name."""
+    record = folder.read()
+    inside = path.resolve().parent == folder.path.resolve()
+    entry = QuantizedRecord(
+        file=path.name if inside else os.fspath(path.resolve()),
+        sha256=model_digest(path),
+        target=target,
+        method=method_name(method),
+        options=options,
+    )
+    folder.write(record.model_copy(update={"quantized": record.quantized | {name: entry}}))
+
+
+def _options_json(method: Method, options: QuantizeOptions) -> dict[str, Any]:
+    chosen = {key: value for key, value in asdict(options).items() if value not in (None, ())}
+    return {**asdict(method), **chosen}
+
+
+def ranges_csv(ranges: dict[str, Range], made: Plan, statistics: Statistics) -> str:
+    """Return the ranges as CSV: one row a tensor, with what was observed and the integers' scale and zero point."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["tensor", "lo", "hi", "scale", "zero_point", "observed_min", "observed_max", "values", "zeros"])
+    for name, range_ in ranges.items():
+        one, qparams = statistics.tensors[name], made.target.activations.qparams(range_)
+        numbers = [range_.lo, range_.hi, float(qparams.scale)]
+        row = [name, *(f"{number:.9g}" for number in numbers), int(qparams.zero_point)]
+        writer.writerow([*row, f"{one.lo:.9g}", f"{one.hi:.9g}", one.count, one.zeros])
+    return text.getvalue()

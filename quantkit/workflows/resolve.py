@@ -1,0 +1,273 @@
+"""What a command line and a project file say together, made into the arguments of a step."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from quantkit.config.method import Method, parse_method
+from quantkit.config.pipeline import Pipeline
+from quantkit.config.project import PROJECT_FILE, Project
+from quantkit.data.build_set import build_calibration_set
+from quantkit.data.calibration_set import CalibrationSet
+from quantkit.errors import UsageError
+from quantkit.progress import Count
+from quantkit.runs.folder import RunFolder
+from quantkit.runs.score_cache import FOLDER as KEPT_ANSWERS
+from quantkit.targets import Target, parse_target
+from quantkit.workflows.project import choose_pipeline, find_run, load_project, run_of_model
+from quantkit.workflows.quantize import QuantizeOptions
+from quantkit.workflows.vacc.build_file import VamcOptions
+
+DRAWN_SET = "set.csv"
+
+
+@dataclass(frozen=True, kw_only=True)
+class CalibrationSettings:
+    """The arguments of `quantkit.workflows.calibrate.calibrate`, with the set still to be drawn where it is.
+
+    Attributes:
+        model: fp32 ONNX file.
+        set: manifest, None where a set is drawn.
+        images: folder to draw from.
+        labels: its label file.
+        names: its class names.
+        count: images to draw.
+        seed: of the draw.
+        pipeline: preprocessing.
+        run: run folder.
+        method: how ranges are set.
+        target: what will run the model.
+        options: further choices.
+        vamc: choices of the vendor's build file.
+    """
+
+    model: Path
+    set: Path | None
+    images: Path | None
+    labels: Path | None
+    names: Path | None
+    count: int
+    seed: int
+    pipeline: Pipeline
+    run: Path
+    method: Method
+    target: Target
+    options: QuantizeOptions
+    vamc: VamcOptions
+
+    def calibration_set(self, progress: Count | None = None) -> Path:
+        """Return the manifest; draws the set into the run folder where only images were given."""
+        if self.set is not None:
+            return self.set
+        assert self.images is not None
+        drawn = build_calibration_set(
+            self.images, self.labels, names=self.names, count=self.count, seed=self.seed, progress=progress
+        )
+        folder = RunFolder(self.run)
+        folder.create()
+        path = folder.path / DRAWN_SET
+        if not (path.is_file() and CalibrationSet.load(path).digest == drawn.digest):
+            drawn.save(path)
+        return path
+
+
+def calibration_settings(
+    *,
+    folder: Path,
+    model: Path | None,
+    set_: Path | None,
+    images: Path | None,
+    labels: Path | None,
+    count: int,
+    seed: int,
+    preset: str | None,
+    method: str | None,
+    fraction: float | None,
+    target: str | None,
+    per_channel: bool | None,
+    skip: tuple[str, ...],
+    run: Path | None,
+    dialect: Literal["build", "compile"] | None,
+    calibration_folder: Path | None,
+) -> CalibrationSettings:
+    """Return the settings of a calibration: the options first, then the folder's ``quantkit.yaml``.
+
+    Raises:
+        UsageError: model, images or preprocessing are named nowhere, or options contradict each other.
+        ConfigError: the project file or the preset is not valid.
+    """
+    project = load_project(folder)
+    model = model or project.model
+    if model is None:
+        raise UsageError("no model was given", fix=f"give --model, or name one in {PROJECT_FILE}")
+    if set_ is not None and images is not None:
+        raise UsageError("a set was given and images to draw one from", fix="give --set or --images, not both")
+    if images is None:
+        set_ = set_ or project.set
+    if set_ is None and images is None:
+        raise UsageError("no calibration images were given", fix=f"give --set or --images, or a set in {PROJECT_FILE}")
+    pipeline = choose_pipeline(preset, project)
+    if pipeline is None:
+        raise UsageError("nothing says how images are preprocessed", fix=f"give --preset, or one in {PROJECT_FILE}")
+    return CalibrationSettings(
+        model=model,
+        set=set_,
+        images=images,
+        labels=labels,
+        names=project.names,
+        count=count,
+        seed=seed,
+        pipeline=pipeline,
+        run=run or project.run or run_of_model(model, folder),
+        method=method_of(method, fraction, project),
+        target=parse_target(target or project.target or "ort"),
+        options=QuantizeOptions(
+            per_channel=project.per_channel if per_channel is None else per_channel, skip=skip or project.skip
+        ),
+        vamc=VamcOptions(
+            dialect=dialect or project.dialect or "compile",
+            calibration_folder=calibration_folder or project.calibration_folder,
+        ),
+    )
+
+
+def parse_dialect(name: str | None) -> Literal["build", "compile"] | None:
+    """Return the dialect of a command-line name.
+
+    Raises:
+        UsageError: no such dialect.
+    """
+    match name:
+        case None | "build" | "compile":
+            return name
+        case _:
+            raise UsageError(f"there is no dialect {name!r}", where="--dialect", fix="choose build or compile")
+
+
+def method_of(method: str | None, fraction: float | None, project: Project) -> Method:
+    """Return the method of the options, else the project's, else percentile."""
+    name = method or project.method or "percentile"
+    if fraction is None and name == "percentile":
+        fraction = project.fraction
+    return parse_method(name, fraction=fraction)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ComparisonSettings:
+    """The arguments of `quantkit.workflows.compare.compare` that a project file can give.
+
+    Attributes:
+        run: run folder, None where only files are compared.
+        images: evaluation images.
+        labels: their label file.
+        names: class names.
+        pipeline: preprocessing, None for the run's own.
+    """
+
+    run: Path | None
+    images: Path | None
+    labels: Path | None
+    names: Path | None
+    pipeline: Pipeline | None
+
+
+def comparison_settings(
+    *,
+    folder: Path,
+    models: Sequence[str],
+    run: Path | None,
+    images: Path | None,
+    labels: Path | None,
+    names: Path | None,
+    preset: str | None,
+) -> ComparisonSettings:
+    """Return the settings of a comparison: the options first, then the folder's ``quantkit.yaml``.
+
+    Raises:
+        UsageError: a model is named and no run can be found.
+        ConfigError: the project file or the preset is not valid.
+    """
+    project = load_project(folder)
+    pipeline = choose_pipeline(preset, project) if preset is not None else None
+    only_files = all(model.endswith(".onnx") for model in models)
+    if run is None and only_files:
+        pipeline = pipeline or choose_pipeline(None, project)
+    if run is None and not (only_files and pipeline is not None):
+        run = find_run(None, project, folder)
+    own_images = images is None
+    return ComparisonSettings(
+        run=run,
+        images=project.images if own_images else images,
+        labels=project.labels if own_images and labels is None else labels,
+        names=names or project.names,
+        pipeline=pipeline,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationSettings:
+    """The arguments of `quantkit.workflows.evaluate.evaluate` that a project file can give.
+
+    Attributes:
+        run: run folder, None where a file is evaluated with a pipeline of its own.
+        images: images.
+        labels: their label file.
+        names: class names.
+        pipeline: preprocessing, None for the run's own.
+        keep: folder for the scores.
+    """
+
+    run: Path | None
+    images: Path | None
+    labels: Path | None
+    names: Path | None
+    pipeline: Pipeline | None
+    keep: Path
+
+
+def evaluation_settings(
+    *,
+    folder: Path,
+    model: str,
+    run: Path | None,
+    images: Path | None,
+    labels: Path | None,
+    names: Path | None,
+    preset: str | None,
+    out: Path | None,
+) -> EvaluationSettings:
+    """Return the settings of an evaluation: the options first, then the folder's ``quantkit.yaml``.
+
+    Scores are kept in the run, so that `quantkit.compare` finds them: the one given, the project's where the model is
+    the project's too, or the model's own. For other models they are kept beside ``out``, if that is given.
+
+    Raises:
+        UsageError: a run is named by nothing, or a file is given and nothing says how images are preprocessed.
+        ConfigError: the project file or the preset is not valid.
+    """
+    project = load_project(folder)
+    is_file = model.endswith(".onnx")
+    pipeline = choose_pipeline(preset, project) if preset is not None or (run is None and is_file) else None
+    if run is None and not is_file:
+        run = find_run(None, project, folder)
+    if run is None and pipeline is None:
+        raise UsageError(
+            "nothing says how images are preprocessed", fix=f"give --preset, --run, or a preset in {PROJECT_FILE}"
+        )
+    own_images = images is None
+    return EvaluationSettings(
+        run=run,
+        images=project.images if own_images else images,
+        labels=project.labels if own_images and labels is None else labels,
+        names=names or project.names,
+        pipeline=pipeline,
+        keep=(run or _score_cache_folder(Path(model), project, folder, out)) / KEPT_ANSWERS,
+    )
+
+
+def _score_cache_folder(model: Path, project: Project, folder: Path, out: Path | None) -> Path:
+    if project.model is not None and project.model.resolve() == model.resolve():
+        return project.run or run_of_model(model, folder)
+    own = run_of_model(model, folder)
+    return own if out is None or own.is_dir() else out.parent

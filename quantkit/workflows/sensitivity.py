@@ -1,0 +1,313 @@
+"""``quantkit sensitivity``: what each layer costs in int8, and what leaving it in float would save."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+import onnxruntime
+
+from quantkit import __version__
+from quantkit.config.method import Method, Percentile, method_name
+from quantkit.data.calibration_set import CalibrationSet
+from quantkit.data.folder import ImageFolder
+from quantkit.data.overlap import digest_of
+from quantkit.data.parallel import map_in_order
+from quantkit.engine.session import default_threads
+from quantkit.errors import CalibrationSetError, UsageError
+from quantkit.evaluation.images import check_labels, evaluation_images, limited
+from quantkit.evaluation.paired import PairedOutcomes, score_interval
+from quantkit.evaluation.result import PERCENT
+from quantkit.files import sha256_json
+from quantkit.graph.prepare import Prepared
+from quantkit.graph.qdq.plan import plan
+from quantkit.numerics import Range
+from quantkit.progress import Count
+from quantkit.ptq.run_correction import Correction, correction
+from quantkit.runs.folder import RunFolder, RunRecord
+from quantkit.runs.inputs import calibrated, model_inputs
+from quantkit.runs.outliers import set_without_outliers
+from quantkit.sensitivity.cache import TrialCache
+from quantkit.sensitivity.measure import Deviation, NetworkCost, layer_costs
+from quantkit.sensitivity.result import Accuracy, Figures, LayerSensitivity, Sensitivity
+from quantkit.stats.solve import solve_observed
+from quantkit.targets import ORT, Target
+from quantkit.workflows.quantize import QuantizeOptions, int8_name
+
+By = Literal["only", "without", "accuracy"]
+# The order of the layers stands after a few dozen.
+IMAGES = 32
+# So many are in memory at a time, with what a layer makes of them.
+_LOT = 64
+
+
+@dataclass(frozen=True)
+class _Network:
+    """A run's network, and how it is quantized."""
+
+    record: RunRecord
+    prepared: Prepared
+    target: Target
+    ranges: dict[str, Range]
+    options: QuantizeOptions
+    corrected: Correction
+    outliers: tuple[str, ...]
+
+    @property
+    def key(self) -> str:
+        """A digest of all that the scores of its models depend on, besides the images."""
+        return sha256_json(
+            {
+                "model": self.record.model.sha256,
+                "pipeline": self.record.pipeline.model_dump(mode="json"),
+                "target": asdict(self.target),
+                "skipped": asdict(self.options.plan_options()),
+                "ranges": {name: [range_.lo, range_.hi] for name, range_ in self.ranges.items()},
+                "bias_shift": {name: shift.tolist() for name, shift in sorted(self.corrected.shifts.items())},
+                "onnxruntime": onnxruntime.__version__,
+                "quantkit": __version__,
+            }
+        )
+
+
+@dataclass(frozen=True)
+class _Images:
+    """The images that layers are measured on.
+
+    Attributes:
+        paths: of the files.
+        digests: of their bytes.
+        labels: int64 ``[images]``, None where accuracy is not asked for.
+        source: what they are.
+    """
+
+    paths: tuple[Path, ...]
+    digests: tuple[str, ...]
+    labels: npt.NDArray[np.int64] | None
+    source: str
+
+
+def sensitivity(
+    run: Path,
+    *,
+    method: Method | None = None,
+    target: Target = ORT,
+    options: QuantizeOptions | None = None,
+    by: By = "only",
+    count: int | None = None,
+    images: Path | ImageFolder | None = None,
+    labels: Path | None = None,
+    names: Path | None = None,
+    exclude: Path | CalibrationSet | None = None,
+    threads: int | None = None,
+    progress: Count | None = None,
+) -> Sensitivity:
+    """Measure what each integer layer costs: it alone in int8, and all but it; see `quantkit.sensitivity.measure`.
+
+    What is measured is kept in the run folder, layer by layer, so an interrupted measurement goes on and a repeated one
+    is there at once. A correction of the biases is part of the models where the run has one for these very ranges.
+
+    Args:
+        run: run folder of `calibrate`.
+        method: how ranges are set.
+        target: what will run the model.
+        options: further choices of the quantization, as `quantize` takes them.
+        by: what the layers are ordered by: the noise that each makes by itself, the noise that goes when it is left in
+            float, or the share of images that it alone puts in another class.
+        count: images to use, spread over the set or folder; absent, a few dozen calibration images, or all evaluation
+            images.
+        images: evaluation images, for ``accuracy``; absent, the folder of the calibration set without the set.
+        labels: their label file.
+        names: class names, one a line.
+        exclude: calibration set whose images are left out.
+        threads: images run side by side; as many as there are processors when absent.
+        progress: called with layers done and in all.
+
+    Raises:
+        UsageError: this is no run folder, or an option cannot be honoured.
+        ProvenanceError: model or statistics are not those of the run.
+        ModelError: the model cannot be quantized or run.
+        CalibrationSetError: the calibration images are not at hand, or there are no evaluation images.
+        LabelError: labels are missing, malformed, or no classes of the model.
+        ImageError: an image cannot be decoded.
+        NumericError: scores are NaN or infinite.
+        OutputError: the run folder cannot be written.
+    """
+    if count is not None and count < 1:
+        raise UsageError(f"{count} images show nothing", where="--images", fix="take a few dozen")
+    folder = RunFolder(run)
+    record = folder.read()
+    if by == "accuracy":
+        found, warnings = evaluation_images(images, labels, names, exclude, record)
+        chosen = _labelled(limited(found, count), record)
+    else:
+        if images is not None or labels is not None:
+            raise UsageError("labelled images are for accuracy", where="--images", fix="add --by accuracy")
+        chosen, warnings = None, []
+    method = method or Percentile()
+    with folder.locked():
+        network = _network(folder, record, method, target, options or QuantizeOptions())
+        chosen = chosen or _calibration_images(record, count or IMAGES, network.outliers)
+        cost = _measure(folder, network, chosen, threads or default_threads(), progress)
+    return _result(cost, chosen, network, method, by, (*network.corrected.notes, *warnings))
+
+
+def _network(
+    folder: RunFolder, record: RunRecord, method: Method, target: Target, options: QuantizeOptions
+) -> _Network:
+    prepared, statistics = calibrated(folder, record)
+    chosen, left_out = options.target(target), options.plan_options()
+    made = plan(prepared.model, chosen, left_out)
+    # With layers in float, other tensors are observed than of the whole int8 model.
+    ranges = solve_observed(statistics, method, chosen, keep_outliers=options.keep_outliers)
+    corrected = Correction({}, ())
+    if options.bias_correction:
+        observed = {name: ranges[name] for name in made.observed if name in ranges}
+        corrected = correction(folder, int8_name(target), prepared, made, left_out, observed, None)
+    # One image that drives activations far beyond all others would outweigh them in every figure.
+    outliers = () if options.keep_outliers else statistics.outlier_images
+    return _Network(record, prepared, chosen, ranges, options, corrected, outliers)
+
+
+def _calibration_images(record: RunRecord, count: int, outliers: tuple[str, ...]) -> _Images:
+    """Return images of the run's calibration set, spread over it, but for those that outlie.
+
+    Raises:
+        CalibrationSetError: the set or one of these images is gone or changed.
+    """
+    if not record.set.path:
+        raise CalibrationSetError("the run does not know where its calibration set is", fix="use --by accuracy")
+    manifest = Path(record.set.path)
+    chosen = CalibrationSet.load(manifest)
+    if chosen.digest != record.set.digest:
+        raise CalibrationSetError(
+            "the calibration set is not the one of the run", where=manifest, fix="run quantkit calibrate again"
+        )
+    chosen = set_without_outliers(chosen, outliers)
+    whole = list(zip(chosen.images, chosen.paths, strict=True))
+    count = min(count, len(whole))
+    taken = [whole[index * len(whole) // count] for index in range(count)]
+    for image, path in taken:
+        if not path.is_file():
+            raise CalibrationSetError(
+                "the calibration image is gone", where=path, fix="put it back, or use --by accuracy with other images"
+            )
+        if digest_of(path) != image.sha256:
+            raise CalibrationSetError(
+                "the image is not the one the run was calibrated with", where=path, fix="run quantkit calibrate again"
+            )
+    paths, digests = tuple(path for _, path in taken), tuple(str(image.sha256) for image, _ in taken)
+    return _Images(paths, digests, None, "calibration images")
+
+
+def _labelled(found: ImageFolder, record: RunRecord) -> _Images:
+    assert found.labels is not None
+    check_labels(found, record.model.classes, found.root)
+    digests = tuple(map_in_order(digest_of, found.paths))
+    return _Images(tuple(found.paths), digests, np.asarray(found.labels, np.int64), f"images of {found.root}")
+
+
+def _measure(
+    folder: RunFolder, network: _Network, chosen: _Images, threads: int, progress: Count | None
+) -> NetworkCost:
+    """Measure lot by lot, each from where it was left."""
+    key = network.key
+    lots = range(0, len(chosen.paths), _LOT)
+    parts: list[NetworkCost] = []
+    for number, start in enumerate(lots):
+        lot = slice(start, start + _LOT)
+        cache = TrialCache(folder.path, sha256_json({"network": key, "images": chosen.digests[lot]}))
+        if cache.network is None:
+            cache.finish(_measure_lot(network, chosen.paths[lot], cache, threads, _shifted(progress, number, lots)))
+        assert cache.network is not None
+        parts.append(cache.network)
+    return NetworkCost.concatenate(parts)
+
+
+def _measure_lot(
+    network: _Network, paths: Sequence[Path], cache: TrialCache, threads: int, progress: Count | None
+) -> NetworkCost:
+    inputs = model_inputs(network.prepared.model, paths, network.record.pipeline, threads)
+    try:
+        return layer_costs(
+            network.prepared.model,
+            network.target,
+            network.ranges,
+            inputs,
+            left_out=network.options.plan_options(),
+            bias_shift=network.corrected.shifts,
+            threads=threads,
+            known=cache.layers,
+            found=cache.add,
+            progress=progress,
+        )
+    except BaseException:
+        if cache.layers:
+            cache.write()  # an interruption loses nothing
+        raise
+
+
+def _shifted(progress: Count | None, lot: int, lots: Sequence[int]) -> Count | None:
+    """Return the progress of one lot as that of all."""
+    if progress is None:
+        return None
+    tell = progress
+    return lambda done, total: tell(lot * total + done, len(lots) * total)
+
+
+def _result(
+    cost: NetworkCost, chosen: _Images, network: _Network, method: Method, by: By, notes: tuple[str, ...]
+) -> Sensitivity:
+    figures = partial(_figures, cost, chosen.labels)
+    layers = [
+        LayerSensitivity(
+            node=layer.node,
+            op_type=layer.op_type,
+            conv_index=layer.conv_index,
+            macs=layer.macs,
+            macs_share=None if layer.macs is None or not cost.macs else layer.macs / cost.macs,
+            only=figures(layer.only, cost.share_made(layer)),
+            without=figures(layer.without, cost.share_saved(layer)),
+        )
+        for layer in cost.layers
+    ]
+    reference = None
+    if chosen.labels is not None:
+        reference = PERCENT * float((cost.top1 == chosen.labels).mean())
+    return Sensitivity(
+        model=Path(network.record.model.path).stem,
+        target=network.target.name,
+        method=method_name(method),
+        by=by,
+        images=len(chosen.paths),
+        source=chosen.source,
+        macs=cost.macs,
+        top1=reference,
+        whole=figures(cost.whole, 1.0),
+        layers=tuple(sorted(layers, key=lambda layer: _rank(layer, by))),
+        notes=notes,
+    )
+
+
+def _figures(cost: NetworkCost, labels: npt.NDArray[np.int64] | None, deviation: Deviation, share: float) -> Figures:
+    accuracy = None
+    if labels is not None:
+        outcomes = PairedOutcomes.of(cost.top1 == labels, deviation.top1 == labels)
+        accuracy = Accuracy(
+            top1=PERCENT * float((deviation.top1 == labels).mean()),
+            delta_top1=PERCENT * outcomes.delta,
+            delta_top1_ci95=score_interval(outcomes).scaled(PERCENT),
+            agreement=PERCENT * float((deviation.top1 == cost.top1).mean()),
+        )
+    return Figures(sqnr_db=cost.sqnr_db(deviation), kl=float(deviation.kl.mean()), share=share, accuracy=accuracy)
+
+
+def _rank(layer: LayerSensitivity, by: By) -> tuple[float, float]:
+    """Return what to sort by: the most costly layer has the least."""
+    noise = -layer.only.share
+    if by == "accuracy" and layer.only.accuracy is not None:
+        return layer.only.accuracy.agreement, noise
+    return (-layer.without.share if by == "without" else noise), noise

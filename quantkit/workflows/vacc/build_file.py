@@ -1,0 +1,282 @@
+"""The vendor's build file of a run: the same model, method, preprocessing and images, for the card's compiler."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Literal
+
+from quantkit.config.method import Method, Percentile, parse_method
+from quantkit.config.pipeline import Pipeline
+from quantkit.data.calibration_set import CalibrationSet
+from quantkit.errors import CalibrationSetError, ConfigError, UsageError
+from quantkit.files import write_text
+from quantkit.graph.model import read_model
+from quantkit.graph.prepare import prepare
+from quantkit.graph.qdq.plan import Plan, PlanOptions, plan
+from quantkit.runs.folder import INT8, VAMC, RunFolder, RunRecord
+from quantkit.targets import VACC, Target
+from quantkit.vendors.vacc.calibration_folder import CalibrationFolder, calibration_folder
+from quantkit.vendors.vacc.write import BuildFile, WeightScale, read_image_input, write_build_file
+from quantkit.workflows.quantize import QuantizeOptions
+
+MATERIALIZED = "calibration"
+# The set to lay out there, where it is not the run's own.
+CARD_SET = "calibration.csv"
+
+
+@dataclass(frozen=True, kw_only=True)
+class VamcOptions:
+    """Choices of the build file.
+
+    Attributes:
+        dialect: of ``vamc build`` or of ``vamc compile``.
+        calibration_folder: where the compiler finds the calibration images; absent, ``calibration`` in the run folder.
+        suffix: of the calibration files; absent, that of the run's images.
+        count: calibration files to take; absent, as many as the run's set has.
+        weight_scale: how weight scales are chosen; absent, power2 where the run's are powers of two, else left to the
+            compiler.
+        softmax: append a softmax to the graph.
+        name: of the compiled model; absent, the model's file name.
+        workspace: where the compiled model goes.
+    """
+
+    dialect: Literal["build", "compile"] = "compile"
+    calibration_folder: Path | None = None
+    suffix: str | None = None
+    count: int | None = None
+    weight_scale: WeightScale | None = None
+    softmax: bool = False
+    name: str | None = None
+    workspace: str = "./deploy_weights/"
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompilerOptions:
+    """What a run, or a user, chose of what the card's compiler can do.
+
+    Attributes:
+        method: how ranges are found.
+        per_channel: weights have one scale per output channel.
+        power_of_two: weight thresholds are rounded up to powers of two.
+        left_out: the layers left in floating point.
+        keep_outliers: the compiler is given all images, also the few that go far beyond all others.
+    """
+
+    method: Method = field(default_factory=Percentile)
+    per_channel: bool = True
+    power_of_two: bool = False
+    left_out: PlanOptions = field(default_factory=PlanOptions)
+    keep_outliers: bool = False
+
+    @property
+    def target(self) -> Target:
+        """The model of the card's scheme with these choices."""
+        return VACC.with_options(per_channel=self.per_channel, power_of_two=self.power_of_two)
+
+
+def choices_of_run(record: RunRecord) -> CompilerOptions:
+    """Return the choices of a run: those of its model for the card where there is one, else those of ``int8``.
+
+    Choices that the compiler does not have (7-bit weights, affine activations, corrected biases) are not among them.
+    """
+    made = record.quantized.get(f"{INT8}-{VACC.name}") or record.quantized.get(INT8)
+    if made is None:
+        return CompilerOptions()
+    options = QuantizeOptions(skip=tuple(made.options.get("skip", ())))
+    return CompilerOptions(
+        method=parse_method(made.method, fraction=made.options.get("fraction")),
+        per_channel=made.options.get("per_channel", VACC.weights.per_channel),
+        power_of_two=made.options.get("power_of_two", VACC.weights.power_of_two),
+        left_out=options.plan_options(),
+        keep_outliers=made.keeps_outliers,
+    )
+
+
+def vamc_of_run(
+    run: Path,
+    *,
+    method: Method | None = None,
+    per_channel: bool | None = None,
+    skip_convs: Sequence[int] | None = None,
+    options: VamcOptions | None = None,
+) -> tuple[BuildFile, Pipeline]:
+    """Return the build file of a run, and the run's preprocessing; nothing is written.
+
+    Args:
+        run: run folder.
+        method: how the compiler is to find ranges; absent, as the run did.
+        per_channel: one weight scale per output channel; absent, as the run did.
+        skip_convs: convolutions to leave in floating point, by index; absent, the layers that the run left.
+        options: further choices.
+
+    Raises:
+        UsageError: this is no run folder, or there is no such convolution.
+        ModelError: the model is gone or cannot be read.
+        ProvenanceError: the model has changed since the calibration.
+        ConfigError: nothing fixes the size of the model's input.
+    """
+    folder, options = RunFolder(run), options or VamcOptions()
+    record = folder.read()
+    choices = choices_of_run(record)
+    choices = replace(
+        choices,
+        method=method or choices.method,
+        per_channel=choices.per_channel if per_channel is None else per_channel,
+        left_out=choices.left_out if skip_convs is None else PlanOptions(skip_convs=tuple(skip_convs)),
+    )
+    made = plan(prepare(read_model(folder.fp32(record))).model, choices.target, choices.left_out)
+    suffixes = frozenset([options.suffix]) if options.suffix is not None else _suffixes(record)
+    return _build_file(folder, record, choices.method, made, suffixes, options), record.pipeline
+
+
+def vamc_of_model(
+    model: Path,
+    images: Path,
+    pipeline: Pipeline,
+    *,
+    method: Method,
+    per_channel: bool,
+    skip_convs: Sequence[int],
+    options: VamcOptions,
+) -> BuildFile:
+    """Return the build file of a model without a run; nothing is written.
+
+    Args:
+        model: fp32 ONNX model.
+        images: folder of calibration files; looked into unless the options give both suffix and count.
+        pipeline: preprocessing.
+        method: how the compiler is to find ranges.
+        per_channel: one weight scale per output channel.
+        skip_convs: convolutions to leave in floating point, by index.
+        options: further choices.
+
+    Raises:
+        ModelError: the model cannot be read or has no image input.
+        ConfigError: the pipeline does not give what the model reads, or neither fixes the size.
+        CalibrationSetError: the folder is not there, or holds other files than wanted.
+    """
+    input_name, shape = read_image_input(model, pipeline)
+    if options.suffix is not None and options.count is not None:
+        data = CalibrationFolder(path=str(images), suffix=options.suffix, count=options.count)
+    else:
+        data = calibration_folder(images, suffix=options.suffix, count=options.count)
+    return write_build_file(
+        name=options.name or model.stem,
+        checkpoint=str(model),
+        input_name=input_name,
+        input_shape=shape,
+        pipeline=pipeline,
+        method=method,
+        data=data,
+        dialect=options.dialect,
+        per_channel=per_channel,
+        weight_scale=options.weight_scale,
+        skip_conv_layers=skip_convs,
+        softmax=options.softmax,
+        workspace=options.workspace,
+    )
+
+
+def write_vamc(
+    folder: RunFolder,
+    record: RunRecord,
+    method: Method,
+    plan: Plan,
+    suffixes: frozenset[str],
+    options: VamcOptions,
+    checkpoint: Path | None = None,
+) -> tuple[Path, BuildFile]:
+    """Write ``vamc.yaml`` into a run folder and return its path and what it says.
+
+    Args:
+        folder: the run folder.
+        record: its record.
+        method: how the compiler is to find ranges.
+        plan: of the int8 model; convolutions that it skips are skipped on the card too.
+        suffixes: of the calibration images, without a dot.
+        options: further choices.
+        checkpoint: the model for the compiler; absent, that of the run.
+
+    Raises:
+        ConfigError: nothing fixes the size of the model's input.
+    """
+    build = _build_file(folder, record, method, plan, suffixes, options, checkpoint)
+    path = folder.path / VAMC
+    write_text(path, build.text)
+    return path, build
+
+
+def build_rewritten(
+    folder: RunFolder, record: RunRecord, checkpoint: Path, method: Method, plan: Plan, options: VamcOptions
+) -> BuildFile:
+    """Return the build file of a run's model, rewritten as another ONNX file; nothing is written.
+
+    Args:
+        folder: the run folder.
+        record: its record.
+        checkpoint: the rewritten model.
+        method: how the compiler is to find ranges.
+        plan: of the int8 model; convolutions that it skips are skipped on the card too.
+        options: further choices.
+
+    Raises:
+        UsageError: the run's set is gone.
+        ConfigError: nothing fixes the size of the model's input.
+    """
+    suffixes = frozenset([options.suffix]) if options.suffix is not None else _suffixes(record)
+    return _build_file(folder, record, method, plan, suffixes, options, checkpoint)
+
+
+def _build_file(
+    folder: RunFolder,
+    record: RunRecord,
+    method: Method,
+    plan: Plan,
+    suffixes: frozenset[str],
+    options: VamcOptions,
+    checkpoint: Path | None = None,
+) -> BuildFile:
+    images = options.calibration_folder or (folder.path / MATERIALIZED).resolve()
+    integer = {layer.node for layer in plan.layers}
+    left_out = 0 if choices_of_run(record).keep_outliers else len(record.set.outliers)
+    count = options.count or record.set.images - left_out
+    return write_build_file(
+        name=options.name or Path(record.model.path).stem,
+        checkpoint=record.model.path if checkpoint is None else str(checkpoint.resolve()),
+        input_name=record.model.input,
+        input_shape=(1, record.pipeline.channels, *_size(record)),
+        pipeline=record.pipeline,
+        method=method,
+        data=CalibrationFolder(path=str(images), suffix=sorted(suffixes)[0], count=count),
+        dialect=options.dialect,
+        per_channel=plan.target.weights.per_channel,
+        weight_scale=options.weight_scale or ("power2" if plan.target.weights.power_of_two else None),
+        skip_conv_layers=[index for node, index in plan.conv_index.items() if node not in integer],
+        softmax=options.softmax,
+        workspace=options.workspace,
+    )
+
+
+def _suffixes(record: RunRecord) -> frozenset[str]:
+    try:
+        chosen = CalibrationSet.load(Path(record.set.path)) if record.set.path else None
+    except CalibrationSetError:
+        chosen = None
+    if chosen is None:
+        raise UsageError(
+            "the suffix of the calibration images is not known: the run's set is gone",
+            where=record.set.path or None,
+            fix="give --suffix",
+        )
+    return frozenset(path.suffix.removeprefix(".") for path in chosen.paths)
+
+
+def _size(record: RunRecord) -> tuple[int, int]:
+    _, _, height, width = record.model.shape
+    if height is not None and width is not None:
+        return height, width
+    if record.pipeline.output_size is None:
+        raise ConfigError(
+            "neither the model nor the pipeline fixes the size of the input", fix="add a center_crop to the pipeline"
+        )
+    return record.pipeline.output_size

@@ -1,0 +1,80 @@
+"""The int8 model that the card's compiler is expected to make of a run, as far as its arithmetic is known.
+
+This is a model of the compiler (`quantkit.targets.VACC`), not the compiler: no correction of biases, no choices that
+its build files cannot express.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import onnx_ir as ir
+
+from quantkit.graph.model import save_model
+from quantkit.graph.prepare import Prepared
+from quantkit.graph.qdq.plan import Plan, plan
+from quantkit.graph.qdq.write import write_qdq
+from quantkit.runs.folder import RunFolder, RunRecord
+from quantkit.runs.inputs import calibrated
+from quantkit.stats.file import Statistics
+from quantkit.stats.solve import solve_observed
+from quantkit.workflows.vacc.build_file import CompilerOptions
+
+MODEL_OF_THE_COMPILER = (
+    "a model of the compiler: Relay's published quantizer with per-channel weights; nothing here ran on a card"
+)
+
+
+@dataclass(frozen=True)
+class CompilerSimulator:
+    """Writes what a run becomes on the card, without another pass over the images.
+
+    Attributes:
+        record: of the run.
+        prepared: its fp32 model.
+        statistics: of its tensors.
+    """
+
+    record: RunRecord
+    prepared: Prepared
+    statistics: Statistics
+
+    @classmethod
+    def of_run(cls, run: Path) -> "CompilerSimulator":
+        """Read a run.
+
+        Raises:
+            UsageError: this is no run folder.
+            ModelError: the model is gone or cannot be read.
+            ProvenanceError: model and statistics are not those the run was made with.
+            StatisticsError: the statistics are damaged.
+        """
+        folder = RunFolder(run)
+        record = folder.read()
+        prepared, statistics = calibrated(folder, record)
+        return cls(record, prepared, statistics)
+
+    def plan(self, choices: CompilerOptions) -> Plan:
+        """Return the plan of the int8 model.
+
+        Raises:
+            UsageError: a layer to leave out does not exist.
+            ModelError: nothing is left to quantize.
+        """
+        return plan(self.prepared.model, choices.target, choices.left_out)
+
+    def model(self, choices: CompilerOptions) -> ir.Model:
+        """Return the int8 model; see `plan` for the errors."""
+        made = self.plan(choices)
+        ranges = solve_observed(
+            self.statistics,
+            choices.method,
+            choices.target,
+            keep_outliers=choices.keep_outliers,
+            needed=made.observed,
+        )
+        return write_qdq(self.prepared.model, made, ranges)
+
+    def write(self, choices: CompilerOptions, path: Path) -> Path:
+        """Write the int8 model and return its path; see `plan` for the errors."""
+        save_model(self.model(choices), path)
+        return path

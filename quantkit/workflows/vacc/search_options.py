@@ -1,0 +1,363 @@
+"""``quantkit vamc advise``: which options of the card's compiler keep a model's answers, foreseen and measured.
+
+All of a run's statistics are there, so every way to find ranges costs no pass over the calibration images; the
+candidates run side by side over the evaluation images. Half of those choose, the other half judges the choice: of many
+candidates one always looks better than it is on the images that it was chosen by.
+"""
+
+import math
+import shlex
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from quantkit.config.method import Kl, MinMax, Mse, Percentile, method_name
+from quantkit.data.calibration_set import CalibrationSet
+from quantkit.data.folder import ImageFolder
+from quantkit.engine.scores import score_sqnr_db, scores_of
+from quantkit.engine.session import default_threads
+from quantkit.errors import UsageError
+from quantkit.evaluation.paired import BoolArray, PairedOutcomes, score_interval
+from quantkit.evaluation.result import PERCENT, Comparison, EvaluatedModel, ModelResult, compare_models
+from quantkit.files import write_text
+from quantkit.graph.qdq.plan import Plan
+from quantkit.progress import Count
+from quantkit.ptq.run_correction import images_of
+from quantkit.runs.folder import FP32
+from quantkit.runs.inputs import model_inputs
+from quantkit.vendors.vacc.write import BuildFile, WeightScale, vendor_method
+from quantkit.workflows.compare import Evaluation, evaluate_models
+from quantkit.workflows.vacc.build_file import CompilerOptions, VamcOptions, choices_of_run, vamc_of_run
+from quantkit.workflows.vacc.compiler_simulator import MODEL_OF_THE_COMPILER, CompilerSimulator
+
+ADVISED = "vamc-advised.yaml"
+JSON_SCHEMA = 1
+# Where this many percent of the answers are those of fp32 already, a layer in float is not worth its time.
+AGREES_ENOUGH = 99.0
+MOST_SKIPS = 3
+# The order of the layers' sensitivities stands after few images; each layer costs a session.
+SENSITIVITY_IMAGES = 16
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Candidate:
+    """One choice of options, and what came of it.
+
+    Attributes:
+        choices: the options.
+        skip_convs: convolutions left in floating point, by index in graph order.
+        chosen_on: its figures on the half of the images that chooses.
+        evaluated_on: its figures on the other half.
+        agrees: bool, for each image of the choosing half, whether the answer is that of fp32.
+    """
+
+    choices: CompilerOptions
+    skip_convs: tuple[int, ...]
+    chosen_on: ModelResult
+    evaluated_on: ModelResult
+    agrees: BoolArray
+
+    @property
+    def weight_scale(self) -> WeightScale:
+        """How weight scales are chosen, in the vendor's words."""
+        return "power2" if self.choices.power_of_two else "max"
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the options in the vendor's words and the figures of either half."""
+        return {
+            "calibrate_mode": vendor_method(self.choices.method),
+            "quantize_per_channel": self.choices.per_channel,
+            "weight_scale": self.weight_scale,
+            "skip_conv_layers": list(self.skip_convs),
+            "chosen_on": _figures(self.chosen_on),
+            "evaluated_on": _figures(self.evaluated_on),
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sensitivity:
+    """What one convolution costs.
+
+    Attributes:
+        conv: its index in graph order.
+        node: its name.
+        gain_db: by how much the SQNR of the scores rises when this convolution alone is left in floating point.
+    """
+
+    conv: int
+    node: str
+    gain_db: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Advice:
+    """What `advise` found.
+
+    Attributes:
+        images: evaluation images in the choosing half and in the judging half.
+        candidates: every combination of options, then those with skipped convolutions, in the order tried.
+        best: the one whose options were written.
+        sensitivities: of the convolutions, the most costly first; empty where none was tried.
+        path: the build file.
+        command: the command line that writes the same file.
+        notes: what the user may want to know.
+    """
+
+    images: tuple[int, int]
+    candidates: tuple[Candidate, ...]
+    best: Candidate
+    sensitivities: tuple[Sensitivity, ...]
+    path: Path
+    command: str
+    notes: tuple[str, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain values; a figure that is infinite is null."""
+        return {
+            "schema": JSON_SCHEMA,
+            "scheme": MODEL_OF_THE_COMPILER,
+            "images": {"chosen_on": self.images[0], "evaluated_on": self.images[1]},
+            "candidates": [candidate.to_json() for candidate in self.candidates],
+            "best": self.best.to_json(),
+            "sensitivities": [
+                {"conv": one.conv, "node": one.node, "gain_db": one.gain_db if math.isfinite(one.gain_db) else None}
+                for one in self.sensitivities
+            ],
+            "file": str(self.path),
+            "command": self.command,
+            "notes": list(self.notes),
+        }
+
+
+def advise(
+    run: Path,
+    *,
+    images: Path | ImageFolder | None = None,
+    labels: Path | None = None,
+    names: Path | None = None,
+    exclude: Path | CalibrationSet | None = None,
+    limit: int | None = None,
+    skips: int = MOST_SKIPS,
+    out: Path | None = None,
+    options: VamcOptions | None = None,
+    threads: int | None = None,
+    progress: Count | None = None,
+) -> Advice:
+    """Simulate every combination of the compiler's options on evaluation images, and write the best as a build file.
+
+    The best agrees with fp32 on the most images of the choosing half; of equals, the one with the higher top-1, then
+    the one tried first. A convolution left in floating point costs time on the card, so a candidate with skipped ones
+    is taken only where it agrees more than the best with fewer by more than chance: the 95 % interval of the paired
+    difference lies above zero.
+
+    Args:
+        run: run folder of `calibrate`; the layers it leaves in float stay so in every candidate.
+        images: evaluation images; absent, the folder of the calibration set without the set.
+        labels: their label file.
+        names: class names, one a line.
+        exclude: calibration set whose images are left out.
+        limit: evaluate at most so many images.
+        skips: try up to so many of the most sensitive convolutions in floating point; 0 for none.
+        out: where to write; in the run folder when absent.
+        options: further choices of the build file; its weight scale is chosen here.
+        threads: workers; as many as there are processors when absent.
+        progress: called with images done and in all, for each round of candidates.
+
+    Raises:
+        UsageError: this is no run folder, or there is but one evaluation image.
+        ProvenanceError: model or statistics are not those of the run.
+        ModelError: the model cannot be quantized or run.
+        LabelError: labels are missing, malformed, or no classes of the model.
+        CalibrationSetError: there are no images.
+        ImageError: an image cannot be decoded.
+        OutputError: the file cannot be written.
+    """
+    options = options or VamcOptions()
+    vamc_of_run(run, options=options)  # what could not be written in the end is said before the work
+    simulator = CompilerSimulator.of_run(run)
+    threads = threads or default_threads()
+    evaluate = partial(
+        evaluate_models,
+        run=run,
+        images=images,
+        labels=labels,
+        names=names,
+        exclude=exclude,
+        limit=limit,
+        drift_images=0,
+        threads=threads,
+        progress=progress,
+    )
+    base = choices_of_run(simulator.record)
+    candidates, evaluation = _try(simulator, list(_combinations(base)), evaluate)
+    best = _most_agreeing(candidates)
+    notes = list(evaluation.comparison.warnings)
+    sensitivities: tuple[Sensitivity, ...] = ()
+    if skips and _agreement(best) < AGREES_ENOUGH:
+        sensitivities = sensitivities_of(simulator, best.choices, threads=threads)
+        if not sensitivities:
+            notes.append("no convolution was tried in float: the calibration images are not at hand")
+        if trials := list(_skip_lists(best.choices, sensitivities, skips)):
+            skipping, _ = _try(simulator, trials, evaluate)
+            candidates += skipping
+            best = worth_skipping(best, skipping)
+    path = out or run / ADVISED
+    build, command = _build(run, best, path, replace(options, weight_scale=best.weight_scale))
+    write_text(path, build.text)
+    count = len(evaluation.images.names)
+    return Advice(
+        images=(count - count // 2, count // 2),
+        candidates=tuple(candidates),
+        best=best,
+        sensitivities=sensitivities,
+        path=path,
+        command=command,
+        notes=(*notes, *build.notes),
+    )
+
+
+def sensitivities_of(
+    simulator: CompilerSimulator, choices: CompilerOptions, *, threads: int
+) -> tuple[Sensitivity, ...]:
+    """Return what each convolution costs by itself, the most costly first; empty without the calibration images.
+
+    Args:
+        simulator: of the run.
+        choices: of the int8 model in which one convolution at a time is put back into float.
+        threads: images run side by side.
+
+    Raises:
+        ImageError: an image cannot be decoded.
+        ModelError: the model cannot be run.
+    """
+    images = images_of(simulator.record)
+    made = simulator.plan(choices)
+    layers = [layer.node for layer in made.layers]
+    convs = {made.conv_index[node]: node for node in layers if node in made.conv_index}
+    if images is None or len(layers) < 2:
+        return ()
+    prepared = simulator.prepared.model
+    inputs = model_inputs(prepared, images.chosen.paths[:SENSITIVITY_IMAGES], images.pipeline, threads)
+    reference = scores_of(prepared, inputs, threads=threads)
+
+    def sqnr_db(one: CompilerOptions) -> float:
+        return score_sqnr_db(reference, scores_of(simulator.model(one), inputs, threads=threads))
+
+    whole = sqnr_db(choices)
+    gains = [
+        Sensitivity(conv=conv, node=node, gain_db=sqnr_db(_skipping(choices, [conv])) - whole)
+        for conv, node in convs.items()
+    ]
+    return tuple(sorted(gains, key=lambda one: -one.gain_db))
+
+
+def worth_skipping(best: Candidate, skipping: Sequence[Candidate]) -> Candidate:
+    """Return the best candidate once each list of skipped convolutions has had to earn what it costs.
+
+    Args:
+        best: without skipped convolutions.
+        skipping: candidates that skip ever more.
+    """
+    for one in skipping:
+        if score_interval(PairedOutcomes.of(best.agrees, one.agrees)).lo > 0.0:
+            best = one
+    return best
+
+
+def _combinations(base: CompilerOptions) -> Iterator[CompilerOptions]:
+    """Yield every method with every form of weights; a percentile keeps the run's fraction."""
+    percentile = base.method if isinstance(base.method, Percentile) else Percentile()
+    for method in (percentile, Kl(), MinMax(), Mse()):
+        for per_channel in (True, False):
+            for power_of_two in (False, True):
+                yield replace(base, method=method, per_channel=per_channel, power_of_two=power_of_two)
+
+
+def _skip_lists(best: CompilerOptions, sensitivities: Sequence[Sensitivity], most: int) -> Iterator[CompilerOptions]:
+    """Yield the best options with the most sensitive convolution left in float, with the two most sensitive, ..."""
+    costly = [one.conv for one in sensitivities if one.gain_db > 0.0]
+    for count in range(1, min(most, len(costly), len(sensitivities) - 1) + 1):
+        yield _skipping(best, costly[:count])
+
+
+def _skipping(choices: CompilerOptions, convs: Sequence[int]) -> CompilerOptions:
+    left_out = choices.left_out
+    return replace(choices, left_out=replace(left_out, skip_convs=tuple(sorted({*left_out.skip_convs, *convs}))))
+
+
+def _try(
+    simulator: CompilerSimulator, trials: Sequence[CompilerOptions], evaluate: Callable[..., Evaluation]
+) -> tuple[list[Candidate], Evaluation]:
+    """Run the int8 models of all trials side by side over the images, and compare each half of the answers."""
+    with tempfile.TemporaryDirectory(prefix="quantkit-advise-") as folder:
+        paths = [
+            simulator.write(choices, Path(folder) / f"candidate{index}.onnx") for index, choices in enumerate(trials)
+        ]
+        evaluation = evaluate([FP32, *paths])
+    if len(evaluation.images.names) < 2:
+        raise UsageError("one image cannot both choose and judge", where=evaluation.images.root, fix="give more images")
+    selection, holdout_images = (_half(evaluation.answers, start) for start in (0, 1))
+    reference, *answers = (answer.predictions.top1[::2] for answer in evaluation.answers)
+    rows = zip(trials, selection.candidates, holdout_images.candidates, answers, strict=True)
+    return [
+        Candidate(
+            choices=choices,
+            skip_convs=_floats(simulator.plan(choices)),
+            chosen_on=chosen_on,
+            evaluated_on=evaluated_on,
+            agrees=answer == reference,
+        )
+        for choices, chosen_on, evaluated_on, answer in rows
+    ], evaluation
+
+
+def _half(answers: Sequence[EvaluatedModel], start: int) -> Comparison:
+    """Compare on every other image, so that both halves hold all classes where images lie by class."""
+    taken = range(start, len(answers[0].predictions), 2)
+    return compare_models(
+        [
+            replace(one, predictions=one.predictions.only(taken), kl=None if one.kl is None else one.kl[start::2])
+            for one in answers
+        ]
+    )
+
+
+def _floats(made: Plan) -> tuple[int, ...]:
+    integer = {layer.node for layer in made.layers}
+    return tuple(index for node, index in made.conv_index.items() if node not in integer)
+
+
+def _most_agreeing(candidates: Sequence[Candidate]) -> Candidate:
+    return max(candidates, key=lambda one: (int(one.agrees.sum()), one.chosen_on.top1 or 0.0))
+
+
+def _agreement(candidate: Candidate) -> float:
+    return PERCENT * float(candidate.agrees.mean())
+
+
+def _build(run: Path, best: Candidate, out: Path, options: VamcOptions) -> tuple[BuildFile, str]:
+    """Return the build file of the best options, and the command line that writes the same."""
+    choices = best.choices
+    build, _ = vamc_of_run(
+        run, method=choices.method, per_channel=choices.per_channel, skip_convs=best.skip_convs, options=options
+    )
+    words = ["quantkit", "vamc", "write", "--run", str(run), "--method", method_name(choices.method)]
+    if isinstance(choices.method, Percentile):
+        words += ["--fraction", f"{choices.method.fraction!r}"]
+    words += ["--per-channel" if choices.per_channel else "--per-tensor", "--weight-scale", best.weight_scale]
+    for conv in best.skip_convs:
+        words += ["--skip-conv", str(conv)]
+    words += ["--dialect", options.dialect]
+    if options.calibration_folder is not None:
+        words += ["--calib-dir", str(options.calibration_folder)]
+    return build, shlex.join([*words, "--out", str(out)])
+
+
+def _figures(result: ModelResult) -> dict[str, Any]:
+    """Return the figures of one half that candidates are compared by."""
+    wanted = ("top1", "delta_top1", "delta_top1_ci95", "mcnemar_p", "agreement", "agreement_ci95", "changed", "kl")
+    whole = result.to_json()
+    return {key: whole[key] for key in wanted}

@@ -1,0 +1,110 @@
+import threading
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import onnxruntime as ort
+import pytest
+from models import tiny_model
+
+from quantkit.engine.tap import TappedSession
+from quantkit.errors import ModelError
+from quantkit.graph.model import read_model
+from quantkit.graph.prepare import prepare
+from quantkit.workflows.calibrate import observed_tensors
+
+NAMES = ["input", "ar", "b", "sr", "p", "logits"]
+
+
+def plain_values(path: Path, x: np.ndarray) -> dict[str, np.ndarray]:
+    """All tensors by onnxruntime without any optimization."""
+    model = onnx.load(path)
+    for name in ("a", "ar", "b", "s", "sr", "p", "g"):
+        model.graph.output.append(onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None))
+    options = ort.SessionOptions()
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    session = ort.InferenceSession(model.SerializeToString(), options, ["CPUExecutionProvider"])
+    values = session.run(None, {"input": x})
+    return {"input": x, **dict(zip([o.name for o in session.get_outputs()], values, strict=True))}
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    return tiny_model(tmp_path / "tiny.onnx")
+
+
+@pytest.mark.parametrize("ordered", [False, True])
+def test_tapped_tensors_hold_the_values_of_plain_inference(model: Path, ordered: bool) -> None:
+    x = np.random.default_rng(0).standard_normal((2, 3, 8, 8)).astype(np.float32)
+    expected = plain_values(model, x)
+    logits, tapped = TappedSession(ir.load(model), NAMES, ordered=ordered).run(x)
+    np.testing.assert_allclose(logits, expected["logits"], atol=1e-4)
+    values = dict(tapped)
+    assert set(values) == set(NAMES)
+    for name, value in values.items():
+        if ordered:
+            np.testing.assert_allclose(value, expected[name], atol=1e-4)
+        assert value.size == expected[name].size
+        np.testing.assert_allclose(np.sort(value.ravel()), np.sort(expected[name].ravel()), atol=1e-4)
+
+
+def test_a_model_in_pieces_computes_the_bits_of_the_whole(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    x = np.random.default_rng(0).standard_normal((2, 3, 8, 8)).astype(np.float32)
+    prepared = prepare(read_model(model)).model
+    names = [str(value.name) for node in prepared.graph for value in node.outputs]
+    whole = TappedSession(prepared, names)
+    monkeypatch.setattr("quantkit.engine.tap.PIECE_ELEMENTS", 1)
+    session = TappedSession(prepared, names)
+    assert (len(whole._pieces), len(session._pieces)) == (1, 9)
+    logits, tapped = session.run(x)
+    expected_logits, expected = whole.run(x)
+    np.testing.assert_array_equal(logits, expected_logits)
+    values, expected_values = dict(tapped), dict(expected)
+    streamed = {name: value.copy() for name, value in session.tensors(x)}
+    assert set(values) == set(streamed) == set(names)
+    for name in names:
+        np.testing.assert_array_equal(values[name], expected_values[name])
+        np.testing.assert_array_equal(streamed[name], expected_values[name])
+
+
+def test_a_real_model_in_pieces_computes_the_bits_of_the_whole(
+    shared_assets: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prepared = prepare(read_model(shared_assets / "squeezenet1_1.onnx"))
+    names = observed_tensors(prepared).tapped
+    x = np.random.default_rng(0).standard_normal((1, 3, 224, 224)).astype(np.float32)
+    session = TappedSession(prepared.model, names)
+    assert len(session._pieces) > 2
+    monkeypatch.setattr("quantkit.engine.tap.PIECE_ELEMENTS", 1 << 40)
+    whole = dict(TappedSession(prepared.model, names).tensors(x))
+    for name, value in session.tensors(x):
+        np.testing.assert_array_equal(value, whole.pop(name))
+    assert not whole
+
+
+def test_the_model_given_is_left_as_it_was(model: Path) -> None:
+    loaded = ir.load(model)
+    TappedSession(loaded, NAMES)
+    assert [value.name for value in loaded.graph.outputs] == ["logits"]
+
+
+def test_several_threads_may_run_one_session(model: Path) -> None:
+    session = TappedSession(ir.load(model), ["ar"])
+    inputs = [np.full((1, 3, 8, 8), i, np.float32) for i in range(8)]
+    alone = [session.run(x)[0] for x in inputs]
+    together: dict[int, np.ndarray] = {}
+    threads = [
+        threading.Thread(target=lambda i=i: together.__setitem__(i, session.run(inputs[i])[0])) for i in range(8)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for i in range(8):
+        np.testing.assert_array_equal(together[i], alone[i])
+
+
+def test_a_tensor_that_is_not_there_is_named(model: Path) -> None:
+    with pytest.raises(ModelError, match="there is no tensor 'nope'"):
+        TappedSession(ir.load(model), ["nope"])

@@ -1,0 +1,108 @@
+"""Closeness: every image counts alike."""
+
+import math
+
+import numpy as np
+import pytest
+
+from quantkit.engine.scores import EXACT_DB
+from quantkit.errors import NumericError
+from quantkit.evaluation.predictions import Scores, kl_divergence
+from quantkit.evaluation.selection import closeness, expected_kl, mean_sqnr_db
+
+
+def test_sqnr_image_by_image_by_hand() -> None:
+    reference = np.array([[3.0, 4.0], [300.0, 400.0]], np.float32)
+    other = reference + np.array([[0.5, 0.0], [0.0, 5.0]], np.float32)
+    assert mean_sqnr_db(reference, other) == pytest.approx((20.0 + 40.0) / 2.0)
+
+
+def test_large_scores_do_not_outweigh_the_others() -> None:
+    rng = np.random.default_rng(0)
+    reference = rng.normal(size=(50, 10)).astype(np.float32)
+    near, far = reference + np.float32(0.01), reference + np.float32(0.1)
+    reference[7], near[7], far[7] = 1000.0 * reference[7], 1000.0 * far[7], 1000.0 * near[7]
+    assert mean_sqnr_db(reference, near) > mean_sqnr_db(reference, far) + 15.0
+
+
+def test_equal_scores_are_infinitely_near_and_one_equal_image_is_not_all() -> None:
+    reference = np.array([[1.0, 2.0], [0.0, 1.0]], np.float32)
+    assert mean_sqnr_db(reference, reference) == math.inf
+    assert mean_sqnr_db(reference, reference + np.array([[0.0], [0.1]], np.float32)) < EXACT_DB
+
+
+def test_every_answer_meets_every_noise_by_hand() -> None:
+    """Two images of equal size, one answered for sure, the other evenly between two classes; the first has noise.
+
+    0.2 on one class of the two would cost the even answer ``(0.5 * 0.04 - 0.01) / 2 = 0.005`` nats, the sure one
+    next to nothing.
+    """
+    reference = np.array([[40.0, 0.0, -40.0], [20.0, 20.0, -40.0]], np.float32)
+    reference[1] *= np.linalg.norm([40.0, 0.0, -40.0]) / np.linalg.norm([20.0, 20.0, -40.0])
+    other = reference + np.array([[0.2, 0.0, 0.0], [0.0, 0.0, 0.0]], np.float32)
+    assert expected_kl(reference, other) == pytest.approx(0.005 / 4.0, rel=1e-4)
+
+
+def test_undecided_images_do_not_blow_up_the_noise_of_others() -> None:
+    rng = np.random.default_rng(3)
+    first = rng.normal(0.0, 3.0, 4000).astype(np.float32)
+    reference = np.stack([first, -first], axis=1)
+    other = reference + rng.normal(0.0, 0.05, reference.shape).astype(np.float32)
+    met = float(kl_divergence(reference, other).mean())
+    assert 0.4 * met < expected_kl(reference, other) < 2.5 * met
+
+
+def test_a_constant_for_all_scores_of_an_image_changes_nothing() -> None:
+    rng = np.random.default_rng(4)
+    reference = rng.normal(size=(20, 6)).astype(np.float32)
+    other = reference + rng.normal(0.0, 0.1, reference.shape).astype(np.float32)
+    shift = rng.normal(0.0, 30.0, (20, 1)).astype(np.float32)
+    assert expected_kl(reference + shift, other + shift) == pytest.approx(expected_kl(reference, other), rel=1e-3)
+
+
+def test_scores_that_are_not_finite_are_refused() -> None:
+    reference = np.zeros((2, 3), np.float32)
+    with pytest.raises(NumericError, match="the scores hold NaN or infinity"):
+        closeness(reference, reference + np.array([[np.nan], [0.0]], np.float32))
+
+
+def test_noise_of_large_scores_counts_in_proportion() -> None:
+    rng = np.random.default_rng(0)
+    reference = rng.normal(size=(40, 10)).astype(np.float32)
+    reference /= np.linalg.norm(reference, axis=1, keepdims=True)
+    noise = rng.normal(0.0, 0.01, (40, 10)).astype(np.float32)
+    plain = expected_kl(reference, reference + noise)
+    reference[7] *= 1000.0
+    noise[7] *= 1000.0
+    assert expected_kl(reference, reference + noise) == pytest.approx(plain, rel=0.2)
+
+
+def test_it_expects_the_divergence_that_independent_noise_makes_and_strays_less() -> None:
+    rng = np.random.default_rng(1)
+    reference = rng.normal(0.0, 3.0, (6000, 10)).astype(np.float32)
+    reference *= 10.0 / np.linalg.norm(reference, axis=1, keepdims=True)
+    other = reference + rng.normal(0.0, 0.05, reference.shape).astype(np.float32)
+    lots = [slice(start, start + 60) for start in range(0, 6000, 60)]
+    expected = np.array([expected_kl(reference[lot], other[lot]) for lot in lots])
+    met = np.array([kl_divergence(reference[lot], other[lot]).mean() for lot in lots])
+    assert expected.mean() == pytest.approx(met.mean(), rel=0.05)
+    assert expected.std() < met.std()
+
+
+def test_probabilities_are_as_near_as_the_logits_they_come_from() -> None:
+    rng = np.random.default_rng(2)
+    log_p = rng.normal(size=(30, 5))
+    log_p -= np.log(np.exp(log_p).sum(axis=1, keepdims=True))
+    log_q = log_p + rng.normal(0.0, 0.01, log_p.shape)
+    log_q -= np.log(np.exp(log_q).sum(axis=1, keepdims=True))
+    given = [np.exp(one) for one in (log_p, log_q)]
+    assert expected_kl(*given, Scores.PROBABILITIES) == pytest.approx(expected_kl(log_p, log_q), rel=1e-6)
+    assert closeness(*(one.astype(np.float32) for one in given)).expected_kl == pytest.approx(
+        expected_kl(log_p, log_q), rel=1e-3
+    )
+
+
+def test_equal_or_empty_scores_are_at_no_distance() -> None:
+    zeros = np.zeros((3, 4), np.float32)
+    assert expected_kl(zeros, zeros) == 0.0
+    assert closeness(zeros + 1.0, zeros + 1.0).distance == 0.0

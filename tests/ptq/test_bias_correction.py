@@ -1,0 +1,201 @@
+"""Bias correction: the mean of every layer comes back, and only what helps is kept."""
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+from tune_models import minmax_ranges, model_of, planned, small_images, small_model, values_of
+
+from quantkit.engine.scores import score_sqnr_db, scores_of
+from quantkit.graph.analysis.bounds import Bounds
+from quantkit.graph.analysis.values import node_name
+from quantkit.graph.qdq.plan import plan
+from quantkit.graph.qdq.write import write_qdq
+from quantkit.ptq.bias_correction import correct_bias, estimate_shifts
+from quantkit.ptq.layers import biased_layers, no_shifts, set_bias
+from quantkit.targets import ORT, TENSORRT, VACC
+
+TARGETS = [ORT, TENSORRT, VACC]
+
+
+def channel_means(model, tensor, images) -> np.ndarray:
+    return np.mean([values_of(model, [tensor], image)[tensor].mean(axis=(0, 2, 3)) for image in images], axis=0)
+
+
+@pytest.mark.parametrize("target", TARGETS, ids=lambda target: target.name)
+def test_the_mean_of_every_layer_comes_back(target) -> None:
+    coarse = target.with_options(per_channel=False, weight_bits=7)
+    model, images = small_model(), small_images(32)
+    made, ranges = planned(model, images, coarse)
+    shifts = estimate_shifts(model, made, ranges, images, threads=2)
+    plain, corrected = write_qdq(model, made, ranges), write_qdq(model, made, ranges, bias_shift=shifts)
+    for one in biased_layers(made)[:-1]:
+        wanted = channel_means(model, one.result, images)
+        before = np.abs(channel_means(plain, one.result, images) - wanted).max()
+        after = np.abs(channel_means(corrected, one.result, images) - wanted).max()
+        assert after < 0.4 * before, one.layer.node
+
+
+def test_a_shift_by_hand_is_found_again() -> None:
+    """A model whose only fault is a known error of one bias: the shift is that error."""
+    model, images = small_model(), small_images(16)
+    made, ranges = planned(model, images)
+    wrong = small_model()
+    bias = wrong.graph.initializers["b1"]
+    error = np.linspace(-0.02, 0.02, 8).astype(np.float32)
+    bias.const_value = ir.Tensor(bias.const_value.numpy() + error, name="b1")
+    right, spoilt = (estimate_shifts(one, plan(one, ORT), ranges, images, threads=1)["a"] for one in (model, wrong))
+    # Both are compared with their own fp32 model, so the difference of the two models is the error itself.
+    np.testing.assert_allclose(right, spoilt, atol=0.006)
+    assert made.layers[0].output == "a"
+
+
+def test_the_correction_helps_on_images_it_did_not_see_and_says_by_how_much() -> None:
+    target = ORT.with_options(per_channel=False, weight_bits=7)
+    model, images = small_model(3), small_images(48)
+    made, ranges = planned(model, images, target)
+    done = correct_bias(model, made, ranges, images, threads=2)
+    others = small_images(64, seed=9)
+    reference = scores_of(model, others, threads=2)
+    plain, corrected = (
+        score_sqnr_db(reference, scores_of(write_qdq(model, made, ranges, bias_shift=shifts), others, threads=2))
+        for shifts in ({}, done.shifts)
+    )
+    assert done.kept
+    assert done.after_db > done.before_db
+    assert corrected > plain + 1.0
+
+
+def test_what_does_not_help_is_left_out(monkeypatch) -> None:
+    model, images = small_model(), small_images(16)
+    made, ranges = planned(model, images)
+    harmful = {name: shift + 1.0 for name, shift in no_shifts(biased_layers(made)).items()}
+    monkeypatch.setattr("quantkit.ptq.bias_correction.estimate_shifts", lambda *_, **__: harmful)
+    done = correct_bias(model, made, ranges, images, threads=1)
+    assert not done.kept
+    assert done.shifts == {}
+    assert done.after_db < done.before_db
+
+
+@pytest.mark.parametrize(
+    ("noise", "kept"),
+    [
+        ([0.5, 0.5, 0.5, 0.5], True),  # of the uncorrected model it is 1 on every image
+        ([2.0, 0.4, 2.0, 0.5], True),  # no gain, and no loss beyond chance
+        ([1.1, 1.1, 1.1, 1.1], False),
+        ([3.0, 2.0, 3.0, 0.9], False),
+    ],
+)
+def test_a_loss_within_chance_leaves_nothing_out(monkeypatch, noise, kept) -> None:
+    model, images = small_model(), small_images(16)
+    made, ranges = planned(model, images)
+    reference = np.full((4, 2), 10.0, np.float32)
+    scores = iter([reference, reference + 1.0, reference + np.array(noise, np.float32)[:, None]])
+    monkeypatch.setattr("quantkit.ptq.bias_correction.scores_of", lambda *_, **__: next(scores))
+    done = correct_bias(model, made, ranges, images, threads=1)
+    assert done.kept == bool(done.shifts) == kept
+    assert done.before_db == pytest.approx(20.0)
+    assert done.after_db == pytest.approx(20.0 - 20.0 * np.log10(noise).mean())
+
+
+def test_the_same_bits_whatever_the_threads() -> None:
+    model, images = small_model(), small_images(12)
+    made, ranges = planned(model, images)
+    one, two = (estimate_shifts(model, made, ranges, images, threads=threads) for threads in (1, 2))
+    assert one.keys() == two.keys()
+    assert all(np.array_equal(one[name], two[name]) for name in one)
+
+
+def test_a_single_image_is_enough_to_run() -> None:
+    model, images = small_model(), small_images(1)
+    made, ranges = planned(model, images)
+    done = correct_bias(model, made, ranges, images, threads=1)
+    assert done.kept == (done.after_db >= done.before_db)
+
+
+def test_progress_counts_the_layers() -> None:
+    model, images = small_model(), small_images(4)
+    made, ranges = planned(model, images)
+    seen = []
+    estimate_shifts(model, made, ranges, images, threads=1, progress=lambda done, total: seen.append((done, total)))
+    assert seen == [(1, 4), (2, 4), (3, 4), (4, 4)]
+
+
+def test_a_layer_hands_on_what_lies_behind_its_activations() -> None:
+    text = """
+    <ir_version: 8, opset_import: ["": 17]>
+    clipped (float[N, 3, 6, 6] input) => (float[N, 4, 6, 6] y) {
+        a = Conv (input, w)
+        b = Clip (a, lo, hi)
+        c = Conv (b, v)
+        d = Relu (c)
+        e = Sigmoid (c)
+        y = Add (d, e)
+    }"""
+    rng = np.random.default_rng(0)
+    held = {
+        "w": rng.normal(size=(5, 3, 1, 1)).astype(np.float32),
+        "v": rng.normal(size=(4, 5, 1, 1)).astype(np.float32),
+        "lo": np.float32(0),
+        "hi": np.float32(6),
+    }
+    model = model_of(text, held)
+    first, second = biased_layers(plan(model, ORT))
+    assert (first.result, first.passing) == ("b", Bounds(0.0, 6.0))
+    # Read by a sigmoid too: what the layer hands on is its plain result.
+    assert (second.result, second.passing) == ("c", Bounds())
+    assert second.bias.shape == (4,)
+    assert not second.bias.any()
+
+
+@pytest.mark.parametrize("target", TARGETS, ids=lambda target: target.name)
+def test_a_bias_set_in_an_int8_model_is_the_one_that_writing_it_gives(target) -> None:
+    model, images = small_model(), small_images(4)
+    made, ranges = planned(model, images, target)
+    layers = biased_layers(made)
+    shifts = {name: shift + 0.125 for name, shift in no_shifts(layers).items()}
+    written = write_qdq(model, made, ranges, bias_shift=shifts)
+    edited = write_qdq(model, made, ranges, bias_shift=no_shifts(layers))
+    nodes = {node_name(node): node for node in edited.graph}
+    for one in layers:
+        set_bias(nodes[one.layer.node], one.bias + shifts[one.layer.output])
+    np.testing.assert_array_equal(scores_of(edited, images, threads=1), scores_of(written, images, threads=1))
+
+
+def test_a_channel_that_its_activation_never_opens_keeps_its_bias() -> None:
+    closed = np.array([-50.0, 0, 0, 0, 0, 0, 0, 0], np.float32)
+    model, images = small_model(b1=closed), small_images(8)
+    made = plan(model, ORT)
+    shifts = estimate_shifts(model, made, minmax_ranges(model, made.observed, images), images, threads=1)
+    assert shifts["a"][0] == 0.0
+    assert shifts["a"][1:].any()
+
+
+@pytest.mark.parametrize("target", TARGETS, ids=lambda target: target.name)
+def test_what_a_gate_shuts_out_moves_no_bias(target) -> None:
+    """Integers that saturate where a hard swish is zero change its mean input, and nothing that is read."""
+    text = """
+    <ir_version: 8, opset_import: ["": 17]>
+    gated (float[N, 3, 6, 6] input) => (float[N, 4, 6, 6] y) {
+        a = Conv (input, w, bias)
+        b = HardSwish (a)
+        y = Conv (b, v)
+    }"""
+    rng = np.random.default_rng(0)
+    held = {
+        "w": rng.normal(size=(5, 3, 1, 1)).astype(np.float32),
+        "bias": np.array([-3.0, 0, 0, 0, 0], np.float32),
+        "v": rng.normal(size=(4, 5, 1, 1)).astype(np.float32),
+    }
+    model = model_of(text, held)
+    images = [rng.normal(0.0, 3.0, size=(1, 3, 6, 6)).astype(np.float32) for _ in range(16)]
+    made = plan(model, target)
+    shifts = estimate_shifts(model, made, minmax_ranges(model, made.observed, images), images, threads=1)
+    assert biased_layers(made)[0].effective == Bounds(-3.0)
+    assert np.abs(shifts["a"]).max() < 0.1
+
+
+def test_sqnr_in_decibels_by_hand() -> None:
+    reference = np.array([[3.0, 4.0]], np.float32)
+    assert score_sqnr_db(reference, reference) == float("inf")
+    assert score_sqnr_db(reference, reference * np.float32(0.9)) == pytest.approx(20.0, abs=1e-4)
+    assert score_sqnr_db(np.zeros((1, 2), np.float32), reference) == float("-inf")

@@ -1,0 +1,155 @@
+"""Equalization: the same function in other weights, and less noise where channels are unlike."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.optimize import check_grad
+from tune_models import minmax_ranges, model_of, small_images, small_model, values_of, weights
+
+from quantkit.engine.scores import score_sqnr_db, scores_of
+from quantkit.graph.qdq.plan import plan
+from quantkit.graph.qdq.write import write_qdq
+from quantkit.ptq.channel_groups import PINNED, find_channel_groups
+from quantkit.ptq.channel_statistics import channel_statistics
+from quantkit.ptq.equalization import Objective, equalize
+from quantkit.ptq.rescale import rescaled
+from quantkit.targets import ORT, VACC
+
+PER_TENSOR = ORT.with_options(per_channel=False)
+
+# What real checkpoints hold beside plain chains: a concatenation, channels padded with zeros (option-A shortcuts),
+# a Clip, an average pool, a group convolution, a transposed convolution, a gate, a Gemm with untransposed weights.
+MIXED = """
+<ir_version: 8, opset_import: ["": 17]>
+mixed (float[N, 3, 12, 12] input) => (float[N, 5] logits) <int64[8] pads = {0, 2, 0, 0, 0, 2, 0, 0}> {
+    a = Conv <pads = [1, 1, 1, 1]> (input, w1, b1)
+    ar = Relu(a)
+    b = Conv <pads = [1, 1, 1, 1], group = 2> (ar, w2, b2)
+    bc = Clip(b, zero, six)
+    c = Concat <axis = 1> (ar, bc)
+    p = AveragePool <kernel_shape = [2, 2], strides = [2, 2]> (c)
+    d = Conv (p, w3, b3)
+    dp = Pad(d, pads)
+    t = ConvTranspose <strides = [2, 2], group = 2> (p, w4, b4)
+    tm = MaxPool <kernel_shape = [2, 2], strides = [2, 2]> (t)
+    s = Add(dp, tm)
+    sr = Relu(s)
+    e = Conv (sr, w5)
+    gate = Sigmoid(e)
+    m = Mul(sr, gate)
+    g = GlobalAveragePool(m)
+    f = Flatten(g)
+    logits = Gemm (f, w6, b6)
+}
+"""
+MIXED_SHAPES = {
+    "w1": (4, 3, 3, 3),
+    "b1": (4,),
+    "w2": (6, 2, 3, 3),
+    "b2": (6,),
+    "w3": (8, 10, 1, 1),
+    "b3": (8,),
+    "w4": (10, 6, 2, 2),
+    "b4": (12,),
+    "w5": (12, 12, 1, 1),
+    "w6": (12, 5),
+    "b6": (5,),
+}
+
+
+def mixed_model(seed: int = 0, limit: float = 1000.0):
+    """Return the network above, prepared; its Clip cuts at the limit."""
+    limits = {"zero": np.float32(0), "six": np.float32(limit)}
+    return model_of(MIXED, weights(np.random.default_rng(seed), MIXED_SHAPES) | limits)
+
+
+def unlike_channels(seed: int = 0):
+    """Return the small network with channels of its first two layers that reach from 1/30 to 30 times as far."""
+    rng = np.random.default_rng(seed)
+    held = weights(rng)
+    factors = np.exp(rng.uniform(np.log(1 / 30), np.log(30), 8)).astype(np.float32)
+    by_row = {"w2": factors[:, None, None, None], "b2": factors}
+    by_column = {"w3": 1 / factors[None, :, None, None]}
+    return small_model(
+        **{name: (held[name] * factor).astype(np.float32) for name, factor in (by_row | by_column).items()}
+    )
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.integers(0, 2**32 - 1), st.sampled_from([small_model, mixed_model]))
+def test_any_factors_keep_the_function(seed, build) -> None:
+    model, images = build(seed % 7), small_images(4)
+    ties = find_channel_groups(model)
+    factors = np.exp(np.random.default_rng(seed).uniform(-2, 2, ties.count))
+    factors[PINNED] = 1.0
+    before, after = (scores_of(one, images, threads=1) for one in (model, rescaled(model, ties, factors)))
+    assert np.abs(after - before).max() <= 1e-5 * np.ptp(before)
+
+
+def test_the_mixed_network_has_factors_to_choose_where_it_should() -> None:
+    ties = find_channel_groups(mixed_model())
+    free = {name for name, classes in ties.classes.items() if (classes != PINNED).any()}
+    assert free == {"a", "ar", "b", "bc", "c", "p"} | {"d", "dp", "t", "tm", "s", "sr", "m", "g", "f"}
+    assert (ties.classes["e"] == PINNED).all(), "a sigmoid is not homogeneous"
+    assert (ties.classes["logits"] == PINNED).all()
+    assert (ties.classes["ar"] == ties.classes["c"][:4]).all()
+    assert (ties.classes["dp"][2:10] == ties.classes["d"]).all()
+
+
+def test_the_derivative_of_the_objective_is_that_of_differences() -> None:
+    rng, images = np.random.default_rng(5), small_images(6)
+    for model in (small_model(), mixed_model()):
+        ties, statistics = find_channel_groups(model), channel_statistics(model, images, threads=1)
+        for target in (ORT, PER_TENSOR, VACC):
+            objective = Objective(model, plan(model, target), ties, statistics)
+            at = rng.uniform(-0.5, 0.5, ties.count)
+            error = check_grad(lambda x, f=objective: f(x)[0], lambda x, f=objective: f(x)[1], at)
+            assert error < 1e-5 * max(1.0, np.linalg.norm(objective(at)[1]))
+
+
+@pytest.mark.parametrize("target", [ORT, PER_TENSOR, VACC], ids=["ort", "per tensor", "vacc"])
+def test_unlike_channels_lose_less(target) -> None:
+    model, images, others = unlike_channels(), small_images(32), small_images(48, seed=8)
+    found = equalize(model, plan(model, target), images, threads=2)
+    equal = found.apply(model)
+    reference = scores_of(model, others, threads=2)
+    before, after = (
+        score_sqnr_db(
+            reference, scores_of(write_qdq(one, made, minmax_ranges(one, made.observed, images)), others, threads=2)
+        )
+        for one in (model, equal)
+        for made in [plan(one, target)]
+    )
+    assert found.predicted_db > 1.0
+    assert after > before + 1.0
+
+
+def test_a_strength_of_zero_changes_nothing() -> None:
+    model, images = unlike_channels(), small_images(8)
+    found = equalize(model, plan(model, ORT), images, threads=1)
+    for name, one in found.apply(model, 0.0).graph.initializers.items():
+        np.testing.assert_array_equal(one.const_value.numpy(), model.graph.initializers[name].const_value.numpy())
+
+
+def test_a_limit_that_is_not_felt_stays_unfelt() -> None:
+    model, images = mixed_model(limit=2.0), small_images(16)
+    statistics = channel_statistics(model, images, threads=1)
+    equal = equalize(model, plan(model, PER_TENSOR), images, threads=1).apply(model)
+    after = channel_statistics(equal, images, threads=1)
+    effective = statistics["b"].hi >= 2.0
+    assert (after["b"].hi[~effective] < 2.0).all()
+    before, moved = (scores_of(one, images, threads=1) for one in (model, equal))
+    assert np.abs(moved - before).max() <= 1e-5 * np.ptp(before)
+
+
+def test_channel_statistics_are_those_of_numpy() -> None:
+    model, images = small_model(), small_images(5)
+    found = channel_statistics(model, images, threads=2)["sr"]
+    values = (
+        np.stack([values_of(model, ["sr"], image)["sr"][0] for image in images]).transpose(1, 0, 2, 3).reshape(8, -1)
+    )
+    np.testing.assert_allclose(found.hi, values.max(axis=1), rtol=1e-6)
+    np.testing.assert_allclose(found.lo, values.min(axis=1), rtol=1e-6)
+    np.testing.assert_allclose(found.power, np.square(values.astype(np.float64)).mean(axis=1), rtol=1e-6)
+    np.testing.assert_allclose(found.active, (values != 0).mean(axis=1), rtol=1e-6)

@@ -1,0 +1,128 @@
+"""Bias correction in the chain: on by default, kept in the run, used again, and said to be missing where it is."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+from models import tiny_model, write_images
+
+from quantkit.config.method import Percentile
+from quantkit.config.pipeline import Decode, Pipeline, ToTensor
+from quantkit.data.build_set import build_calibration_set
+from quantkit.data.calibration_set import CalibrationSet
+from quantkit.ptq import run_correction as correction
+from quantkit.ptq.bias_correction import BiasCorrection
+from quantkit.ptq.layers import biased_layers, no_shifts
+from quantkit.targets import VACC
+from quantkit.vendors.vacc.convert import read_spec
+from quantkit.vendors.vacc.document import Document
+from quantkit.workflows.calibrate import calibrate
+from quantkit.workflows.compare import compare
+from quantkit.workflows.quantize import QuantizeOptions, quantize
+
+COARSE = Percentile(fraction=0.99)
+PIPELINE = Pipeline(ops=(Decode(), ToTensor()))
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    images = write_images(tmp_path / "images", per_class=8)
+    build_calibration_set(images, count=16).save(tmp_path / "set.csv")
+    done = calibrate(tiny_model(tmp_path / "tiny.onnx"), tmp_path / "set.csv", PIPELINE, run=tmp_path / "run")
+    assert any("biases corrected: SQNR of the scores" in note for note in done.notes)
+    return tmp_path / "run"
+
+
+def test_the_same_quantization_takes_the_shifts_it_has(run: Path) -> None:
+    before = (run / "int8.onnx").read_bytes()
+    shutil.rmtree(run.parent / "images")
+    quantize(run)
+    assert (run / "int8.onnx").read_bytes() == before
+
+
+def test_shifts_are_not_estimated_twice(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(correction, "correct_bias", lambda *_, **__: pytest.fail("the biases were estimated again"))
+    quantize(run)
+
+
+def test_another_method_is_corrected_anew(run: Path) -> None:
+    before = (run / "int8.bias.safetensors").read_bytes()
+    assert "no image was used" in quantize(run, method=COARSE).notes[-1]
+    done = quantize(run, method=COARSE, use_images=True)
+    assert "dB on images held back" in done.notes[-1]
+    assert (run / "int8.bias.safetensors").read_bytes() != before
+
+
+@pytest.mark.parametrize(("after_db", "kept", "far"), [(11.9, True, True), (12.0, True, False), (25.0, False, True)])
+def test_scores_far_from_those_of_fp32_are_spoken_of(run: Path, monkeypatch, after_db, kept, far) -> None:
+    def found(model, plan, *_, **__):
+        return BiasCorrection(no_shifts(biased_layers(plan)) if kept else {}, 3.0, after_db)
+
+    monkeypatch.setattr(correction, "correct_bias", found)
+    notes = quantize(run, method=COARSE, use_images=True).notes
+    used_db = after_db if kept else 3.0
+    assert any(f"far from those of fp32 (SQNR {used_db:.1f} dB)" in note for note in notes) == far
+
+
+@pytest.mark.parametrize("fault", ["gone", "changed", "no manifest"])
+def test_without_its_images_another_quantization_is_uncorrected_and_says_so(run: Path, fault: str) -> None:
+    image, other = CalibrationSet.load(run.parent / "set.csv").paths[:2]
+    match fault:
+        case "gone":
+            image.unlink()
+        case "changed":
+            image.write_bytes(other.read_bytes())
+        case _:
+            (run.parent / "set.csv").unlink()
+    done = quantize(run, method=COARSE, use_images=True)
+    assert "biases are not corrected for these ranges" in done.notes[-1]
+    plain = quantize(run, method=COARSE, options=QuantizeOptions(bias_correction=False), out=run / "plain.onnx")
+    assert done.path.read_bytes() == plain.path.read_bytes()
+
+
+def test_uncorrected_where_the_user_says_so(run: Path) -> None:
+    corrected = (run / "int8.onnx").read_bytes()
+    done = quantize(run, options=QuantizeOptions(bias_correction=False))
+    assert not any("bias" in note for note in done.notes)
+    assert done.path.read_bytes() != corrected
+
+
+@pytest.mark.parametrize("content", [b"", b"no safetensors", b"\x10\x00\x00\x00\x00\x00\x00\x00{}"])
+def test_a_damaged_file_of_shifts_is_made_again(run: Path, content: bytes) -> None:
+    shifts, model = (run / "int8.bias.safetensors").read_bytes(), (run / "int8.onnx").read_bytes()
+    (run / "int8.bias.safetensors").write_bytes(content)
+    quantize(run, use_images=True)
+    assert (run / "int8.bias.safetensors").read_bytes() == shifts
+    assert (run / "int8.onnx").read_bytes() == model
+
+
+@pytest.mark.parametrize(("saturates", "bits", "warned"), [(True, None, True), (True, 7, False), (False, None, False)])
+def test_a_processor_whose_products_saturate_is_warned_of(
+    run: Path, monkeypatch: pytest.MonkeyPatch, saturates, bits, warned
+) -> None:
+    monkeypatch.setattr("quantkit.workflows.quantize.products_saturate", lambda: saturates)
+    notes = quantize(run, options=QuantizeOptions(weight_bits=bits)).notes
+    assert any("products saturate" in note for note in notes) == warned
+
+
+def test_the_card_gets_its_corrected_biases_in_an_fp32_model(run: Path, tmp_path: Path) -> None:
+    """Quantized by itself, without correction, that model is the corrected int8 model but for its new ranges."""
+    done = calibrate(tmp_path / "tiny.onnx", tmp_path / "set.csv", PIPELINE, run=tmp_path / "card", target=VACC)
+    corrected_fp32 = tmp_path / "card" / "fp32-vacc.onnx"
+    assert done.quantized.corrected_fp32 == corrected_fp32
+    assert read_spec(Document.load(tmp_path / "card" / "vamc.yaml")).source.checkpoint == str(corrected_fp32)
+    again = calibrate(
+        corrected_fp32,
+        tmp_path / "set.csv",
+        PIPELINE,
+        run=tmp_path / "again",
+        target=VACC,
+        options=QuantizeOptions(bias_correction=False),
+    )
+    assert again.quantized.corrected_fp32 is None
+    other = shutil.copy(again.quantized.path, tmp_path / "foretold.onnx")
+    result = compare(["fp32", "int8-vacc", other], run=tmp_path / "card", images=tmp_path / "images", drift_images=0)
+    corrected, foretold = (one.versus for one in result.candidates)
+    assert corrected is not None
+    assert foretold is not None
+    assert foretold.kl == pytest.approx(corrected.kl, rel=0.5)

@@ -1,0 +1,137 @@
+"""Recipes made: the same bits for the same recipe, and rescaled channels only where the function stays."""
+
+import numpy as np
+import pytest
+from test_center import linear_model
+from test_equalization import mixed_model, unlike_channels
+from tune_models import all_tensors, model_of, small_images
+
+from quantkit.config.method import Mse
+from quantkit.engine.tap import TappedSession
+from quantkit.evaluation.selection import SelectionMetric
+from quantkit.graph.qdq.plan import PlanOptions, plan
+from quantkit.search.candidate_builder import SAME_FUNCTION, CandidateBuilder
+from quantkit.search.mixed_precision import FloatBudget, MixedPrecision, float_share
+from quantkit.search.recipe import Recipe, WeightCorrection
+from quantkit.stats.observed import Observed
+from quantkit.stats.observer import Observer
+from quantkit.targets import ORT, VACC
+
+EQUALIZED = Recipe(method=Mse(), equalization=1.0, correction=WeightCorrection.ROUNDING)
+
+
+def bench_of(model, target=ORT, work=None, others=None, keep=False):
+    """Return a workbench for a model, and the images that choose."""
+    work, others = work or small_images(24), others or small_images(24, seed=5)
+    selection = SelectionMetric(model, others, threads=2)
+
+    def observe(one):
+        names = [name for name in ["input", *all_tensors(one)] if name in float_names(one)]
+        observers = {name: Observer() for name in names}
+        session = TappedSession(one, names, ordered=True)
+        extremes = np.zeros((len(work), len(names), 2), np.float32)
+        for image, rows in zip(work, extremes, strict=True):
+            for name, value in session.run(image)[1]:
+                rows[names.index(name)] = observers[name].observe(value)[1:]
+        return Observed({name: observer.statistics() for name, observer in observers.items()}, extremes)
+
+    builder = CandidateBuilder(
+        model, observe(model), target, PlanOptions(), work, work, observe, selection.largest_change, keep, 2
+    )
+    return builder, selection
+
+
+def float_names(model) -> set[str]:
+    values = [*model.graph.inputs, *(value for node in model.graph for value in node.outputs)]
+    return {value.name for value in values if value.dtype is not None and value.dtype.name == "FLOAT"}
+
+
+@pytest.mark.parametrize("target", [ORT, VACC], ids=["ort", "vacc"])
+def test_a_recipe_comes_nearer_to_fp32_than_plain_rounding(target) -> None:
+    builder, selection = bench_of(unlike_channels(), target)
+    plain, mended = (
+        selection.closeness(builder.make(recipe).int8)
+        for recipe in (Recipe(method=Mse(), correction=WeightCorrection.NONE), EQUALIZED)
+    )
+    assert mended.sqnr_db > plain.sqnr_db + 3.0
+    assert mended.distance < plain.distance
+
+
+@pytest.mark.parametrize("target", [ORT, VACC], ids=["ort", "vacc"])
+def test_an_outlying_image_leaves_the_others_their_levels(target) -> None:
+    work, recipe = (
+        [*small_images(32), 1000.0 * small_images(1)[0]],
+        Recipe(method=Mse(), correction=WeightCorrection.NONE),
+    )
+    sqnr = []
+    for keep in (True, False):
+        builder, selection = bench_of(unlike_channels(), target, work=work, keep=keep)
+        sqnr.append(selection.closeness(builder.make(recipe).int8).sqnr_db)
+    assert sqnr[1] > sqnr[0] + 10.0
+
+
+def test_a_function_that_other_images_would_see_changed_is_not_handed_on() -> None:
+    """The Clip is never felt on the images worked on, and is on those that look at the result."""
+    faint = [0.05 * image for image in small_images(24)]
+    builder, selection = bench_of(
+        mixed_model(limit=1.0), work=faint, others=[4.0 * image for image in small_images(24)]
+    )
+    model, _ = builder.ranged(EQUALIZED)
+    assert selection.largest_change(model) <= SAME_FUNCTION
+
+
+@pytest.mark.parametrize("target", [ORT, VACC], ids=["ort", "vacc"])
+def test_moved_and_rescaled_channels_are_what_the_card_is_handed(target) -> None:
+    images = small_images(24)
+    builder, selection = bench_of(linear_model(off=60.0), target, work=images)
+    plain, shifted = (
+        builder.make(
+            Recipe(method=Mse(), correction=WeightCorrection.NONE, channel_shift=channel_shift, equalization=strength)
+        )
+        for channel_shift, strength in ((False, 0.0), (True, 0.5))
+    )
+    assert selection.closeness(shifted.int8).distance < selection.closeness(plain.int8).distance
+    assert plain.corrected_fp32 is None
+    assert (shifted.corrected_fp32 is not None) == (target is VACC)
+    if shifted.corrected_fp32 is not None:
+        assert selection.largest_change(shifted.corrected_fp32) <= SAME_FUNCTION
+
+
+def test_layers_go_to_float_within_the_budget_one_by_one() -> None:
+    builder, selection = bench_of(mixed_model())
+    walk = MixedPrecision(builder, Recipe(method=Mse()), selection, FloatBudget(macs=0.5, layers=2))
+    skipped, before = [], selection.closeness(builder.make(Recipe(method=Mse())).int8).distance
+    while (recipe := walk.next()) is not None:
+        skipped.append(recipe.skip)
+        product = builder.make(recipe)
+        assert float_share(builder.prepared, product.plan, (1, 3, 12, 12)) <= 0.5
+    assert [len(one) for one in skipped] == list(range(1, len(skipped) + 1))
+    assert 1 <= len(skipped) <= 2
+    assert selection.closeness(product.int8).distance < before
+
+
+def test_the_share_in_float_is_that_of_the_multiply_adds() -> None:
+    model = unlike_channels()
+    layers = [node.name for node in model.graph if node.op_type in ("Conv", "Gemm")]
+    products = np.array([8 * 27 * 36, 8 * 9 * 36, 64 * 36, 40])
+    skipping = plan(model, ORT, PlanOptions(skip=(layers[0],)))
+    assert float_share(model, skipping, (1, 3, 12, 12)) == pytest.approx(products[0] / products.sum())
+    assert float_share(model, plan(model, ORT), (1, 3, 12, 12)) == 0.0
+
+
+def test_an_integer_product_of_two_activations_is_not_in_float() -> None:
+    ones = np.ones((4, 4, 1, 1), np.float32)
+    model = model_of(
+        """<ir_version: 8, opset_import: ["" : 17]>
+            g (float[N, 3, 4, 4] input) => (float[N, 4, 4, 4] scores) {
+              a = Conv (input, wa)
+              b = Conv (input, wb)
+              m = MatMul (a, b)
+              scores = Conv (m, wc)
+            }""",
+        dict(zip(("wa", "wb", "wc"), (ones[:, :3], ones[:, :3], ones), strict=True)),
+    )
+    products = {"a": 4 * 3 * 16, "b": 4 * 3 * 16, "m": 4 * 4 * 16, "scores": 4 * 4 * 16}
+    assert float_share(model, plan(model, ORT), (1, 3, 4, 4)) == 0.0
+    kept = plan(model, ORT, PlanOptions(skip=("m",)))
+    assert float_share(model, kept, (1, 3, 4, 4)) == pytest.approx(products["m"] / sum(products.values()))

@@ -1,0 +1,395 @@
+"""What a check finds in build files: the kind, the line, the mend; and what it leaves alone."""
+
+import random
+from collections.abc import Sequence
+from pathlib import Path
+
+import onnx
+import pytest
+from vacc_files import BUILD, COMPILE, changed
+
+from quantkit.errors import UsageError
+from quantkit.vendors.vacc.check import build_files, check_document, check_file
+from quantkit.vendors.vacc.dialects import dialect_of
+from quantkit.vendors.vacc.document import Document
+from quantkit.vendors.vacc.findings import Finding, edit_distance, misspelt
+from quantkit.vendors.vacc.onnx_facts import OnnxFacts
+
+Change = tuple[str, str]
+
+
+def found(text: str, *changes: Change, facts: OnnxFacts | None = None) -> list[Finding]:
+    """What a changed file is found to have beyond what the unchanged one has, notes left out."""
+    document = changed(text, *changes)
+    known = {finding.message for finding in check_document(changed(text), dialect_of(changed(text)), facts=facts)}
+    return [
+        finding
+        for finding in check_document(document, dialect_of(document), facts=facts)
+        if finding.message not in known and finding.severity != "note"
+    ]
+
+
+def test_good_files_are_clean() -> None:
+    assert found(BUILD) == []
+    (only,) = (f for f in check_document(changed(COMPILE), "compile") if f.severity != "note")
+    assert (only.severity, only.message) == ("warning", "`backend.quantize.house_option` is not known")
+
+
+CASES: list[tuple[str, Sequence[Change], str, str, str | None]] = [
+    # What the README of the public zoo names.
+    (COMPILE, [("calibrate_mode", "alibrate_mode")], "error", "misspelt `calibrate_mode`", "write `calibrate_mode`"),
+    (COMPILE, [("  path: ./d", "  work_dir: ./d")], "error", "`work_dir` is a key of the build dialect", "says `path`"),
+    # Misspelt keys, on every level.
+    (COMPILE, [("get_data_num", "get_date_num")], "error", "misspelt `get_data_num`", None),
+    (COMPILE, [("crop_size", "cropsize")], "error", "misspelt `crop_size`", None),
+    (COMPILE, [("extra_ops", "extra-ops")], "error", "misspelt `extra_ops`", None),
+    (COMPILE, [("workspace:", "worksapce:")], "error", "misspelt `workspace`", None),
+    (BUILD, [("per_channel", "per_chanel")], "error", "misspelt `per_channel`", None),
+    (BUILD, [("do_quantization", "do_quantisation")], "error", "misspelt `do_quantization`", None),
+    # Keys that resemble nothing, or another key from afar.
+    (COMPILE, [("    # our", "    warp: 9\n    # our")], "warning", "`backend.quantize.warp` is not known", None),
+    (
+        COMPILE,
+        [("    # our", "    skip_layers: 9\n    # our")],
+        "warning",
+        "not known",
+        "did you mean `skip_conv_layers`?",
+    ),
+    (
+        COMPILE,
+        [("  dtype: int8", "  dtype: int8\n  calibrate_range: 0.9")],
+        "warning",
+        "not known here",
+        "belongs under",
+    ),
+    # Keys of the other dialect.
+    (
+        COMPILE,
+        [("calibrate_mode", "quant_mode")],
+        "error",
+        "`quant_mode` is a key of the build dialect",
+        "calibrate_mode",
+    ),
+    (COMPILE, [("process_ops", "transform_ops")], "error", "`transform_ops` is a key of the build", "`process_ops`"),
+    (COMPILE, [("shape:", "inputs:")], "error", "`inputs` is a key of the build dialect", "says `shape`"),
+    (BUILD, [("quant_mode", "calibrate_mode")], "error", "`calibrate_mode` is a key of the compile", "`quant_mode`"),
+    (BUILD, [("work_dir", "path")], "error", "`path` is a key of the compile dialect", "says `work_dir`"),
+    (BUILD, [("work_dir", "env_recheck: 1\n  work_dir")], "warning", "known of the compile dialect only", None),
+    (COMPILE, [("name: small_int8", "model: small")], "warning", "`model` gives no name", "write `name: small`"),
+    # Values.
+    (
+        COMPILE,
+        [("calibrate_mode: percentile", "calibrate_mode: kl")],
+        "error",
+        "no value known",
+        "write `kl_divergence`",
+    ),
+    (COMPILE, [("calibrate_mode: percentile", "calibrate_mode: magic")], "error", "no value known", None),
+    (COMPILE, [("dtype: int8", "dtype: itn8")], "error", "no value known", "write `int8`"),
+    (COMPILE, [("dtype: int8", "dtype: int4")], "warning", "no value known", None),
+    (COMPILE, [("type: onnx", "type: caffe")], "warning", "no value known", None),
+    (COMPILE, [("type: onnx", "type: ONNX")], "warning", "no value known", "write `onnx`"),
+    (
+        COMPILE,
+        [("  suffix: JPEG", "  suffix: JPEG\n    suffix: JPEG")],
+        "warning",
+        "stands more than once, in lines",
+        None,
+    ),
+    (COMPILE, [("  suffix: JPEG", "  suffix: png\n    suffix: JPEG")], "error", "in lines 28 and 29", "readers differ"),
+    (BUILD, [("type: vacc", "type: vaac")], "error", "no value known", "write `vacc`"),
+    (COMPILE, [("_channel: true", "_channel: maybe")], "error", 'must be true or false, not "maybe"', None),
+    (COMPILE, [("_channel: true", "_channel: yes")], "warning", 'is written true, not "yes"', None),
+    (COMPILE, [("_num: 1000", '_num: "1000"')], "warning", 'is written 1000, not "1000"', None),
+    (COMPILE, [("_num: 1000", "_num: 0")], "error", "must be a number of images, 1 or more, not 0", None),
+    (COMPILE, [("_num: 1000", "_num:")], "warning", "`dataset.sampler.get_data_num` has no value", None),
+    (
+        COMPILE,
+        [("    # our", "    calibrate_range: 99.999\n    #")],
+        "error",
+        "99.999 percent is written 0.99999",
+        None,
+    ),
+    (COMPILE, [("    # our", "    calibrate_range: 7\n    #")], "error", "must be a fraction above 0.5", None),
+    (COMPILE, [("    # our", "    weight_scale: pow2\n    #")], "error", "weight_scale: pow2", None),
+    (COMPILE, [("    # our", "    skip_conv_layers: 3\n    #")], "warning", "is written [3], not 3", None),
+    (COMPILE, [("    # our", "    skip_conv_layers: [-1]\n    #")], "error", "indices counted from 0", None),
+    (COMPILE, [("    # our", "    skip_conv_layers: {a: 1}\n    #")], "error", "must be a list of whole numbers", None),
+    (COMPILE, [("[1, 3, 224, 224]", "{a: 1}")], "error", "must be a list of dimensions, not {a: 1}", None),
+    (BUILD, [("do_quantization: true", "do_quantization: fp16")], "warning", 'is written false, not "fp16"', None),
+    (COMPILE, [("name: small_int8", "name: small_fp16")], "warning", "the name says fp16 and the build is int8", None),
+    # Operations.
+    (COMPILE, [("type: Resize", "type: Resise")], "error", "the operation Resise is not known", "write `Resize`"),
+    (COMPILE, [("type: Resize", "type: Warp")], "warning", "the operation Warp is not known", None),
+    (COMPILE, [("  - type: ToTensor", "  - kind: ToTensor")], "error", "an operation has no `type`", None),
+    (COMPILE, [("size: [256, 256]", "size: [200, 256]")], "error", "crop [224, 224] is larger than the picture", None),
+    (COMPILE, [("size: [256, 256]", "size: 256")], "warning", "is written [256, 256], not 256", None),
+    (COMPILE, [("size: [256, 256]", "size: [256]")], "error", "must be [height, width] in pixels, not [256]", None),
+    (COMPILE, [("size: [256, 256]", "size:")], "warning", "`size` has no value", "write [height, width]"),
+    (
+        COMPILE,
+        [("    - 224\n    - 224", "    - 192\n    - 224")],
+        "error",
+        "gives [192, 224], the input is [224, 224]",
+        None,
+    ),
+    (
+        COMPILE,
+        [("mean: [0.485, 0.456, 0.406]", "mean: [123.7, 116.3, 103.5]")],
+        "error",
+        "pixels 0..255",
+        "div255: false",
+    ),
+    (COMPILE, [("std: [0.229, 0.224, 0.225]", "std: [58.4, 57.1, 57.4]")], "error", "pixels 0..255", "div255: false"),
+    (COMPILE, [("std: [0.229, 0.224, 0.225]", "std: [0.229]")], "error", "mean has 3 values and std 1", None),
+    (COMPILE, [("std: [0.229, 0.224, 0.225]", "std: [0.229, 0, 0.225]")], "error", "numbers above 0", None),
+    (BUILD, [("div255: False", "div255: True")], "error", "divided by 255 first", "write `div255: false`"),
+    (BUILD, [("      div255: False\n", "")], "error", "divided by 255 first", "write `div255: false`"),
+    (BUILD, [("div255: False", "div255: null")], "warning", "`div255` has no value", "write true or false"),
+    (
+        COMPILE,
+        [("    mean: [0.485", "    div255: false\n    mean: [0.485")],
+        "error",
+        "scale of pixels 0..1, but pixels are not divided by 255",
+        "write `div255: true`",
+    ),
+    (COMPILE, [("    mean: [0.485", "    norm_type: None\n    mean: [0.485")], "warning", "is the word None", "`null`"),
+    # What is not there.
+    (COMPILE, [("  checkpoint: small.onnx   # the model\n", "")], "error", "`frontend.checkpoint` is not given", None),
+    (COMPILE, [("    get_data_num: 1000\n", "")], "warning", "`dataset.sampler.get_data_num` is not given", None),
+    (
+        COMPILE,
+        [("    calibrate_mode: percentile\n", "")],
+        "warning",
+        "`backend.quantize.calibrate_mode` is not given",
+        None,
+    ),
+    (
+        COMPILE,
+        [("  path: photos", "  path: ILSVRC2012"), ("1000", "50")],
+        "warning",
+        "50 images for 1000 classes",
+        None,
+    ),
+]
+
+
+@pytest.mark.parametrize(("text", "changes", "severity", "message", "fix"), CASES, ids=[case[3][:40] for case in CASES])
+def test_one_fault_gives_one_finding_on_its_line(
+    text: str, changes: Sequence[Change], severity: str, message: str, fix: str | None
+) -> None:
+    findings = found(text, *changes)
+    assert [finding.severity for finding in findings] == [severity], [str(finding) for finding in findings]
+    (finding,) = findings
+    assert message in finding.message
+    assert fix is None or fix in (finding.fix or "")
+    assert finding.line is not None
+    rows = changed(text, *changes).text.splitlines()
+    if "not given" not in message:
+        word = finding.key.rpartition(".")[2].partition("[")[0]
+        near = rows[finding.line - 1]
+        assert word in near or near.strip().startswith("-") or "mean" in near or "std" in near, near
+
+
+def test_two_inputs_and_free_sides_say_nothing_of_the_picture() -> None:
+    several = ("input.1: [1, 3, 224, 224]", "input.1: [1, 3, 1, 1]\n    mask: [1, 9]")
+    assert found(COMPILE, several) == []
+    assert found(COMPILE, ("input.1: [1, 3, 224, 224]", "input.1: [[1, 3, 9, 9], [1, 3, 99, 99]]")) == []
+
+
+def test_pictures_that_keep_their_aspect() -> None:
+    letterbox = "size: [224, -1]\n    adaptive_side: long\n  - type: Pad\n    pad_to_square: true"
+    assert found(COMPILE, ("size: [256, 256]", letterbox)) == []
+    (finding,) = found(COMPILE, ("size: [256, 256]", letterbox.replace("224", "160")))
+    assert "is larger than the picture, [160, 160]" in finding.message
+
+
+def test_other_dialects_and_lists_of_nothing_do_no_harm() -> None:
+    for text in ("frontend: 3\nbackend: []\n", "model: {}\nengine:\n", "name: x\ngraph: {extra_ops: }\n"):
+        document = Document.parse(text)
+        assert all(finding.message for finding in check_document(document, dialect_of(document)))
+
+
+FACTS = OnnxFacts(
+    inputs={"input.1": (None, 3, 224, 224)}, outputs={"out": (None, 10)}, convolutions=4, ends_in_softmax=False
+)
+
+
+@pytest.mark.parametrize(
+    ("change", "message", "fix"),
+    [
+        (("input.1:", "input.2:"), "the model has no input `input.2`", "write `input.1`"),
+        (("[1, 3, 224, 224]", "[1, 3, 224]"), "the shape [1, 3, 224] of `input.1` does not fit the model's", None),
+        (("[1, 3, 224, 224]", "[1, 1, 224, 224]"), "does not fit the model's [any, 3, 224, 224]", None),
+        (("    # our own key", "    skip_conv_layers: [3, 4]"), "there is no convolution 4: the model has 4", "remove"),
+    ],
+)
+def test_against_a_model(change: Change, message: str, fix: str | None) -> None:
+    finding = next(f for f in found(COMPILE, change, facts=FACTS) if message in f.message)
+    assert finding.severity == "error"
+    assert fix is None or fix in (finding.fix or "")
+
+
+def test_a_model_input_without_a_shape() -> None:
+    facts = OnnxFacts({**FACTS.inputs, "mask": (1, 9)}, FACTS.outputs, 4, False)
+    messages = [f.message for f in check_document(changed(COMPILE), "compile", facts=facts)]
+    assert "the model's input `mask` has no shape" in messages
+
+
+def test_a_second_softmax() -> None:
+    facts = OnnxFacts(FACTS.inputs, FACTS.outputs, 4, ends_in_softmax=True)
+    (finding,) = (f for f in check_document(changed(COMPILE), "compile", facts=facts) if "softmax" in f.message)
+    assert (finding.severity, finding.key) == ("warning", "graph.extra_ops.type")
+
+
+def test_the_checkpoint_is_read_where_it_is_there(tmp_path: Path) -> None:
+    model = onnx.parser.parse_model(
+        '<ir_version: 8, opset_import: ["": 17]> g (float[1,3,8,8] x, float[2,3,1,1] w) => (float[1,2,8,8] y) '
+        "{ y = Conv(x, w) }"
+    )
+    onnx.save(model, tmp_path / "small.onnx")
+    path = tmp_path / "file.yaml"
+    path.write_text(COMPILE.replace("    # our own key", "    skip_conv_layers: [1]"))
+    messages = [f.message for f in check_file(path).findings if f.severity == "error"]
+    assert any("the model has no input `input.1`" in message for message in messages)
+    (tmp_path / "small.onnx").write_bytes(b"not a model")
+    (broken,) = (f for f in check_file(path).findings if f.severity == "error")
+    assert "not an ONNX model" in broken.message
+    (tmp_path / "small.onnx").unlink()
+    assert any("is not here" in f.message for f in check_file(path).findings if f.severity == "note")
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        ([f"{i}.JPEG" for i in range(1000)], None),
+        ([f"sub/{i}.JPEG" for i in range(1000)], None),
+        ([f"{i}.JPEG" for i in range(999)], "1000 images are wanted and"),
+        ([f"{i}.jpeg" for i in range(1000)], "ends in .JPEG (there: jpeg)"),
+        ([], "holds no files"),
+    ],
+)
+def test_the_calibration_folder(tmp_path: Path, names: list[str], message: str | None) -> None:
+    (tmp_path / "photos" / "sub").mkdir(parents=True)
+    for name in names:
+        (tmp_path / "photos" / name).touch()
+    path = tmp_path / "file.yaml"
+    path.write_text(COMPILE)
+    errors = [finding.message for finding in check_file(path).findings if finding.severity == "error"]
+    assert len(errors) == (message is not None)
+    assert message is None or message in errors[0]
+
+
+def test_a_folder_that_is_a_file(tmp_path: Path) -> None:
+    (tmp_path / "photos").touch()
+    path = tmp_path / "file.yaml"
+    path.write_text(COMPILE)
+    assert any("is no folder" in f.message for f in check_file(path).findings if f.severity == "error")
+
+
+def test_classes_are_counted_by_the_model() -> None:
+    document = changed(COMPILE, ("1000", "8"))
+    messages = [finding.message for finding in check_document(document, "compile", facts=FACTS)]
+    assert "8 images for 10 classes: at least 2 of them are never seen" in messages
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "the file is empty"),
+        (b"a: [", "not YAML"),
+        (b"\xff\xfe\x00", "not YAML|no build file|mapping"),
+        (b"model: !!python/name:os.system\n", "refused"),
+    ],
+)
+def test_unreadable_files_are_findings_too(tmp_path: Path, content: bytes, message: str) -> None:
+    path = tmp_path / "file.yaml"
+    path.write_bytes(content)
+    report = check_file(path)
+    assert [finding.severity for finding in report.findings] == ["error"]
+    assert any(word in report.findings[0].message for word in message.split("|"))
+    assert check_file(tmp_path / "gone.yaml").findings[0].message == "cannot read the file (no such file or directory)"
+
+
+def test_text_in_another_encoding_is_checked_and_said(tmp_path: Path) -> None:
+    path = tmp_path / "file.yaml"
+    path.write_bytes(BUILD.replace("model:", "model: # 模型", 1).encode("gb18030"))
+    (finding,) = (f for f in check_file(path).findings if f.severity != "note")
+    assert finding.message == "the file is not UTF-8; read as gb18030"
+
+
+@pytest.mark.parametrize(
+    ("word", "known", "meant"),
+    [
+        ("alibrate_mode", ["calibrate_mode", "quantize_mode"], "calibrate_mode"),
+        ("Calibrate-Mode", ["calibrate_mode"], "calibrate_mode"),
+        ("caliberate_moed", ["calibrate_mode"], "calibrate_mode"),
+        ("caliberat_moed", ["calibrate_mode"], None),
+        ("int4", ["int8"], None),
+        ("input_2", ["input_1"], None),
+        ("skip_dense_layers", ["skip_conv_layers"], None),
+        ("input_layout", ["output_layout"], None),
+        ("tp", ["b2s", "tq"], None),
+        ("pth", ["path"], None),
+        ("sufix", ["suffix"], "suffix"),
+        ("fp61", ["fp16"], None),
+    ],
+)
+def test_slips_of_the_pen(word: str, known: list[str], meant: str | None) -> None:
+    assert misspelt(word, known) == meant
+
+
+def test_edit_distance_by_hand() -> None:
+    # kitten -> sitting: two substitutions and an insertion; ca -> ac is one swap.
+    assert [edit_distance(*pair) for pair in (("kitten", "sitting"), ("ca", "ac"), ("", "abc"), ("abc", "abc"))] == [
+        3, 1, 3, 0
+    ]  # fmt: skip
+
+
+def test_damaged_text_never_breaks_the_check() -> None:
+    """Letters put in, taken out and moved, and lines moved: the check ends with findings, whatever it meets."""
+    rng = random.Random(7)
+    for _ in range(150):
+        text = list(rng.choice((BUILD, COMPILE)))
+        for _ in range(rng.randint(1, 6)):
+            place = rng.randrange(len(text))
+            text[place : place + rng.choice((0, 1, 9))] = rng.choice(
+                ("", ":", "- ", "\n", "  ", "[", "}", "&a ", "*a", "null", "\t", "'", "#", "-1", "|", "é", "!!x ")
+            )
+        try:
+            document = Document.parse("".join(text))
+            dialect = dialect_of(document)
+        except Exception as error:
+            assert type(error).__name__ == "YamlError"  # noqa: PT017 - any other error is the failure sought
+            continue
+        assert all(finding.message for finding in check_document(document, dialect))
+
+
+def test_folders_stand_for_their_files(tmp_path: Path) -> None:
+    for name in ("b.yaml", "a.yml", "sub/c.yaml", "d.json"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    files = build_files([tmp_path, tmp_path / "d.json"])
+    assert [path.relative_to(tmp_path).as_posix() for path in files] == ["a.yml", "b.yaml", "sub/c.yaml", "d.json"]
+    (tmp_path / "none").mkdir()
+    with pytest.raises(UsageError, match="there is no YAML file below this folder"):
+        build_files([tmp_path / "none"])
+
+
+@pytest.mark.shared
+def test_every_shared_file_is_checked_and_only_known_mistakes_are_errors(shared_vacc: Path) -> None:
+    reports = [check_file(path) for path in sorted((shared_vacc / "configs").rglob("*.yaml"))]
+    assert len(reports) == 200
+    errors = {
+        Path(report.path).name: [finding.message for finding in report.findings if finding.severity == "error"]
+        for report in reports
+        if report.count("error")
+    }
+    assert errors == {
+        "cv__classification__mobilenet_v3__ppcls_mobilenetv3.yaml": [
+            "`alibrate_mode` is not known: misspelt `calibrate_mode`"
+        ],
+        "cv__text_recognition__cnn_ctc__config.yaml": [
+            "`work_dir` is a key of the build dialect and means nothing here"
+        ],
+    }

@@ -1,0 +1,189 @@
+"""Both dialects as typed models, and from one to the other."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from vacc_files import BUILD, COMPILE, changed
+
+from quantkit.errors import VendorFileError
+from quantkit.vendors.vacc.convert import convert, framework_of, read_spec
+from quantkit.vendors.vacc.dialects import dialect_of, read_compile
+from quantkit.vendors.vacc.document import Document
+from quantkit.vendors.vacc.spec import Head
+
+
+def test_a_compile_file_as_a_spec() -> None:
+    spec = read_spec(Document.parse(COMPILE))
+    assert (spec.name, spec.backend, spec.precision) == ("small_int8", "vacc", "int8")
+    assert spec.source is not None
+    assert (spec.source.checkpoint, spec.source.framework) == ("small.onnx", "onnx")
+    assert spec.source.inputs == {"input.1": [1, 3, 224, 224]}
+    assert spec.calibration is not None
+    assert (spec.calibration.method, spec.calibration.per_channel) == ("percentile", True)
+    assert spec.calibration.options == {"house_option": {"a": 1}}
+    assert spec.data is not None
+    assert (spec.data.path, spec.data.suffix, spec.data.count) == ("photos", "JPEG", 1000)
+    assert spec.head == Head(type="softmax")
+
+
+def test_build_and_compile_say_the_same() -> None:
+    there = convert(Document.parse(BUILD), "compile")
+    assert read_spec(Document.parse(there.text)) == read_spec(Document.parse(BUILD))
+
+
+def test_a_build_file_comes_back_as_it_was() -> None:
+    there = convert(Document.parse(BUILD), "compile")
+    assert there.notes == ()
+    assert there.data["backend"] == {
+        "type": "tvm_vacc",
+        "dtype": "int8",
+        "quantize": {"calibrate_mode": "percentile", "quantize_per_channel": True},
+    }
+    assert there.data["graph"] == {"extra_ops": {"type": None}}
+    assert there.data["workspace"] == {"path": "./deploy_weights/", "enable_ir": False, "save_log": True}
+    back = convert(Document.parse(there.text), "build")
+    assert back.data == Document.parse(BUILD).data
+
+
+def test_what_the_build_dialect_cannot_say_is_said() -> None:
+    document = changed(
+        COMPILE,
+        ("dtype: fp32", "dtype: int64"),
+        ("dtype: int8", "dtype: fp32"),
+        ("type: onnx", "type: huggingface"),
+        ("    # our own key\n", "    skip_matmul_layers: [0]\n"),
+    )
+    rendering = convert(document, "build")
+    assert rendering.notes == (
+        "frontend.type: huggingface cannot be said; the build dialect goes by the file's name",
+        "frontend.dtype: int64 cannot be said",
+        "backend.dtype: fp32 cannot be said; do_quantization is written false",
+        "engine.calibration.skip_matmul_layers: kept, though no known file of this dialect has it",
+        "engine.calibration.house_option: kept, though no known file of this dialect has it",
+    )
+    assert rendering.data["engine"]["common"] == {"do_quantization": False}
+    assert rendering.data["engine"]["calibration"]["skip_matmul_layers"] == [0]
+
+
+def test_an_engine_other_than_the_card_is_kept_and_noted() -> None:
+    document = changed(BUILD, ("type: vacc", "type: debug"))
+    there = convert(document, "compile")
+    assert there.notes == ("backend.type: debug is kept from engine.type; no known compile file has it",)
+    assert convert(Document.parse(there.text), "build").data == document.data
+
+
+def test_values_read_otherwise_than_written_are_noted() -> None:
+    rendering = convert(changed(BUILD, ("do_quantization: true", "do_quantization: fp16")), "compile")
+    assert rendering.data["backend"]["dtype"] == "fp16"
+    assert rendering.notes == ('engine.common.do_quantization is written false, not "fp16"; read so',)
+
+
+def test_keys_of_the_other_dialect_keep_what_they_say() -> None:
+    document = changed(
+        COMPILE, ("  path: ./deploy_weights/", "  work_dir: ./out"), ("name: small_int8", "model: small")
+    )
+    rendering = convert(document, "build")
+    assert rendering.data["workspace"] == {"work_dir": "./out"}
+    assert rendering.data["model"]["name"] == "small"
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("get_data_num: 1000", "get_data_num: many", r"`dataset.sampler.get_data_num` must be a number, not \"many\""),
+        ("dataset:\n", "dataset: 3\nrest:\n", "`dataset` must be a section"),
+        ("- type: DecodeImage", "- DecodeImage", r"`dataset.process_ops\[0\]` must be a section"),
+        ("shape:\n    input.1: [1, 3, 224, 224]", "shape: [1, 3]", "`frontend.shape` must be a section"),
+    ],
+)
+def test_what_cannot_be_read_is_named_with_its_line(old: str, new: str, message: str) -> None:
+    with pytest.raises(VendorFileError, match=rf"file.yaml, line \d+: {message}"):
+        read_compile(changed(COMPILE, (old, new)))
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "path", "value"),
+    [
+        ("get_data_num: 1000", 'get_data_num: "50"', "sampler.get_data_num", 50),
+        ("get_data_num: 1000", "get_data_num: 50.0", "sampler.get_data_num", 50),
+        ("quantize_per_channel: true", "quantize_per_channel: yes", "quantize.quantize_per_channel", True),
+        ("quantize_per_channel: true", "quantize_per_channel: 0", "quantize.quantize_per_channel", False),
+        ("    # our own key", "    skip_conv_layers: 3", "quantize.skip_conv_layers", [3]),
+        ("    # our own key", '    skip_conv_layers: "0, 2"', "quantize.skip_conv_layers", [0, 2]),
+        ("name: small_int8", "name: 50", "name", "50"),
+        ("[1, 3, 224, 224]", "1x3x224x224", "frontend.shape", {"input.1": [1, 3, 224, 224]}),
+        ("suffix: JPEG", "suffix: [jpg, png]", "sampler.suffix", ["jpg", "png"]),
+    ],
+)
+def test_what_can_mean_one_thing_only_is_read(old: str, new: str, path: str, value: Any) -> None:
+    file = read_compile(changed(COMPILE, (old, new)))
+    assert file.backend is not None
+    assert file.dataset is not None
+    holders: dict[str, Any] = {
+        "sampler": file.dataset.sampler,
+        "quantize": file.backend.quantize,
+        "frontend": file.frontend,
+    }
+    holder, _, key = path.rpartition(".")
+    assert getattr(holders.get(holder, file), key) == value
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "the file is empty; `quantkit vamc write` makes one"),
+        ("# nothing\n", "the file is empty"),
+        ("- 1", "a build file is a mapping of sections"),
+        ("just words", "a build file is a mapping of sections"),
+        ("services: {}\n", "no build file: neither `frontend` and `backend`"),
+        ("model: resnet50\n", "no build file"),
+    ],
+)
+def test_files_that_are_no_build_files(text: str, message: str) -> None:
+    with pytest.raises(VendorFileError, match=message):
+        dialect_of(Document.parse(text))
+
+
+@pytest.mark.parametrize(
+    ("checkpoint", "framework"),
+    [
+        ("a/b.onnx", "onnx"),
+        ("a.torchscript.pt", "pytorch"),
+        ("A.H5", "keras"),
+        (["net.cfg", "net.weights"], "darknet"),
+        ({"config": "net.cfg", "weights": "net.weights"}, "darknet"),
+        ("meta-llama/Llama-2-7b-hf", None),
+        (None, None),
+    ],
+)
+def test_the_framework_is_told_by_the_name(checkpoint: Any, framework: str | None) -> None:
+    assert framework_of(checkpoint) == framework
+
+
+@pytest.mark.shared
+def test_every_shared_file_is_read_and_converted(shared_vacc: Path) -> None:
+    """Build files come back equal in every value; compile files, once they are build files, stay what they are."""
+    unequal = []
+    for path in sorted((shared_vacc / "configs").rglob("*.yaml")):
+        document = Document.load(path)
+        dialect = dialect_of(document)
+        assert dialect == path.parent.name
+        as_build = document if dialect == "build" else Document.parse(convert(document, "build").text)
+        as_compile = Document.parse(convert(as_build, "compile").text)
+        back = convert(as_compile, "build")
+        assert read_spec(Document.parse(back.text)) == read_spec(as_build), path
+        if back.data != as_build.data:
+            unequal.append(path.name)
+    # Its `do_quantization: fp16` is no value of the dialect; it comes back as the false that it means.
+    assert unequal == ["classification__densenet__keras_densenet.yaml"]
+
+
+@pytest.mark.shared
+def test_every_shared_file_written_again_means_the_same(shared_vacc: Path) -> None:
+    for path in sorted((shared_vacc / "configs").rglob("*.yaml")):
+        document = Document.load(path)
+        spec = read_spec(document)
+        own = convert(document, dialect_of(document))
+        assert read_spec(Document.parse(own.text)) == spec, path
+        assert document.text == path.read_text(encoding="utf-8"), path

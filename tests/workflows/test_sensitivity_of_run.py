@@ -1,0 +1,243 @@
+"""Sensitivity within a run: against models written whole, interrupted and repeated, and where images are missing."""
+
+import json
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import onnxruntime as ort
+import pytest
+from models import tiny_model, write_images
+
+from quantkit.config.method import Percentile
+from quantkit.config.pipeline import Decode, Pipeline, ToTensor
+from quantkit.config.project import Project
+from quantkit.data.build_set import build_calibration_set
+from quantkit.data.calibration_set import CalibrationSet
+from quantkit.data.preprocess import preprocess
+from quantkit.engine.prefix_sharing import PrefixSharedRuns
+from quantkit.errors import CalibrationSetError, LabelError, UsageError
+from quantkit.targets import ORT, VACC
+from quantkit.workflows import sensitivity as step
+from quantkit.workflows.calibrate import calibrate
+from quantkit.workflows.compare import compare
+from quantkit.workflows.project import run_of_subject
+from quantkit.workflows.quantize import QuantizeOptions, quantize
+from quantkit.workflows.sensitivity import sensitivity
+
+PIPELINE = Pipeline(ops=(Decode(), ToTensor()))
+PLAIN = QuantizeOptions(bias_correction=False)
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    images = write_images(tmp_path / "images", per_class=8)
+    build_calibration_set(images, count=16).save(tmp_path / "set.csv")
+    calibrate(tiny_model(tmp_path / "tiny.onnx"), tmp_path / "set.csv", PIPELINE, run=tmp_path / "run")
+    return tmp_path / "run"
+
+
+@pytest.fixture
+def measured(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Return a list that grows with every variant that is run."""
+    seen: list[int] = []
+    scores = PrefixSharedRuns.scores
+
+    def counted(self, variant, **options):
+        seen.append(len(variant.graph))
+        return scores(self, variant, **options)
+
+    monkeypatch.setattr(PrefixSharedRuns, "scores", counted)
+    return seen
+
+
+def scores_of_file(path: Path, images: list[Path]) -> np.ndarray:
+    session = ort.InferenceSession(path, providers=["CPUExecutionProvider"])
+    return np.concatenate([session.run(None, {"input": preprocess(image, PIPELINE)[None]})[0] for image in images])
+
+
+def sqnr_db(reference: np.ndarray, other: np.ndarray) -> float:
+    return 10 * np.log10(np.square(reference).sum() / np.square(reference - other).sum())
+
+
+@pytest.mark.parametrize("target", [ORT, VACC], ids=lambda target: target.name)
+def test_figures_are_those_of_models_written_with_layers_skipped(run: Path, target) -> None:
+    found = sensitivity(run, target=target, options=PLAIN, count=16)
+    images = list(CalibrationSet.load(run.parent / "set.csv").paths)
+    reference = scores_of_file(run.parent / "tiny.onnx", images)
+    names = [layer.node for layer in found.layers]
+
+    def written(*skipped: str) -> float:
+        options = QuantizeOptions(bias_correction=False, skip=skipped)
+        path = quantize(run, target=target, options=options, out=run / "one.onnx").path
+        return sqnr_db(reference, scores_of_file(path, images))
+
+    assert found.images == 16
+    assert found.whole.sqnr_db == pytest.approx(written())
+    assert len(names) == 3
+    for layer in found.layers:
+        assert layer.only.sqnr_db == pytest.approx(written(*(n for n in names if n != layer.node)), abs=0.3)
+        assert layer.without.sqnr_db == pytest.approx(written(layer.skip), abs=0.3)
+
+
+def test_the_most_costly_comes_first(run: Path) -> None:
+    shares = [layer.only.share for layer in sensitivity(run).layers]
+    assert shares == sorted(shares, reverse=True)
+    saved = [layer.without.share for layer in sensitivity(run, by="without").layers]
+    assert saved == sorted(saved, reverse=True)
+
+
+def test_a_repeated_measurement_runs_nothing(run: Path, measured: list[int]) -> None:
+    first = sensitivity(run)
+    assert len(measured) == 6
+    again = sensitivity(run, threads=1)
+    assert len(measured) == 6
+    assert again == first
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [{"target": VACC}, {"method": Percentile(fraction=0.99)}, {"count": 8}, {"options": PLAIN}, {"by": "accuracy"}],
+    ids=lambda changed: next(iter(changed)),
+)
+def test_another_question_is_measured_anew(run: Path, measured: list[int], changed) -> None:
+    sensitivity(run)
+    sensitivity(run, **changed)
+    assert len(measured) == 12
+
+
+def test_an_interrupted_measurement_goes_on_where_it_was(run: Path, measured: list[int]) -> None:
+    def stop(done: int, total: int) -> None:
+        assert total == 3
+        if done == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        sensitivity(run, progress=stop)
+    assert len(measured) == 4
+    resumed = sensitivity(run)
+    assert len(measured) == 6
+    for kept in (run / "sensitivity").iterdir():
+        kept.unlink()
+    assert sensitivity(run) == resumed
+    assert len(measured) == 12
+
+
+@pytest.mark.parametrize("damage", [b"", b"[]", b"{", b'{"format": 1}', "halved"])
+def test_a_damaged_journal_is_made_again(run: Path, measured: list[int], damage) -> None:
+    first = sensitivity(run)
+    (kept,) = (run / "sensitivity").iterdir()
+    whole = kept.read_bytes()
+    kept.write_bytes(whole[: len(whole) // 2] if damage == "halved" else damage)
+    assert sensitivity(run) == first
+    assert len(measured) == 12
+    assert kept.read_bytes() == whole
+
+
+def test_images_in_several_lots_give_the_same_figures(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first, seen = sensitivity(run), []
+    monkeypatch.setattr(step, "_LOT", 5)
+    assert sensitivity(run, progress=lambda *count: seen.append(count)) == first
+    assert seen == [(done, 12) for done in range(1, 13)]
+
+
+def test_accuracy_is_that_of_compare(run: Path) -> None:
+    options = partial(QuantizeOptions, bias_correction=False)
+    found = sensitivity(run, by="accuracy", options=options(), images=run.parent / "images")
+    assert found.images == 32
+    agreements = [layer.only.accuracy.agreement for layer in found.layers if layer.only.accuracy is not None]
+    assert agreements == sorted(agreements)
+    assert len(agreements) == 3
+    layer = found.layers[0]
+    quantize(run, options=options(skip=(layer.node,)), out=run / "other.onnx")
+    quantize(run, options=options())
+    result = compare(["fp32", "int8", "other"], run=run, images=run.parent / "images")
+    assert found.top1 == result.reference.top1
+    for figures, model in zip((found.whole, layer.without), result.candidates, strict=True):
+        assert figures.accuracy is not None
+        assert model.versus is not None
+        assert model.versus.top1 is not None
+        assert figures.accuracy.top1 == model.top1
+        assert figures.accuracy.delta_top1 == pytest.approx(model.versus.top1.value)
+        assert figures.accuracy.delta_top1_ci95 == model.versus.top1.ci95
+        assert figures.accuracy.agreement == model.versus.agreement
+        assert figures.kl == pytest.approx(model.versus.kl, rel=0.05)
+
+
+def test_the_bias_correction_of_the_run_is_part_of_it(run: Path) -> None:
+    corrected, plain = sensitivity(run), sensitivity(run, options=PLAIN)
+    assert any("biases corrected" in note for note in corrected.notes)
+    assert plain.notes == ()
+    assert corrected.whole.sqnr_db != plain.whole.sqnr_db
+
+
+def test_what_is_skipped_is_not_measured(run: Path) -> None:
+    found = sensitivity(run, options=QuantizeOptions(skip=("conv:0",)))
+    assert [layer.skip for layer in found.layers if layer.conv_index is not None] == ["conv:1"]
+
+
+def test_files_hold_the_figures(run: Path) -> None:
+    found = sensitivity(run, by="accuracy", images=run.parent / "images")
+    plain = json.loads(json.dumps(found.to_json(), allow_nan=False))
+    assert [one["layer"] for one in plain["layers"]] == [layer.skip for layer in found.layers]
+    assert plain["layers"][0]["only"]["delta_top1_ci95"] == list(
+        vars(found.layers[0].only.accuracy.delta_top1_ci95).values()
+    )
+    head, *rows = found.csv_text().splitlines()
+    assert len(rows) == 3
+    values = dict(zip(head.split(","), rows[0].split(","), strict=True))
+    assert float(values["without_share"]) == found.layers[0].without.share
+    assert float(values["only_delta_top1_lo"]) == found.layers[0].only.accuracy.delta_top1_ci95.lo
+
+
+@pytest.mark.parametrize(
+    ("fault", "match"),
+    [
+        ("gone", r"\.png: the calibration image is gone; put it back"),
+        ("changed", r"\.png: the image is not the one the run was calibrated with"),
+        ("no manifest", r"set\.csv"),
+        ("other set", r"the calibration set is not the one of the run"),
+    ],
+)
+def test_without_its_images_it_says_so(run: Path, fault: str, match: str) -> None:
+    paths = sorted(CalibrationSet.load(run.parent / "set.csv").paths)
+    match fault:
+        case "gone":
+            for path in paths:
+                path.unlink()
+        case "changed":
+            for path, other in zip(paths, [*paths[1:], paths[0]], strict=True):
+                path.rename(path.with_suffix(".old"))
+                path.write_bytes((other if other.exists() else other.with_suffix(".old")).read_bytes())
+        case "no manifest":
+            (run.parent / "set.csv").unlink()
+        case _:
+            build_calibration_set(run.parent / "images", count=8).save(run.parent / "set.csv")
+    with pytest.raises(CalibrationSetError, match=match):
+        sensitivity(run)
+
+
+def test_what_cannot_be_done_is_said_before_any_work(run: Path, tmp_path: Path, measured: list[int]) -> None:
+    with pytest.raises(UsageError, match="this is not a run folder; run quantkit calibrate first"):
+        sensitivity(tmp_path / "nowhere")
+    assert not (tmp_path / "nowhere").exists()
+    with pytest.raises(UsageError, match="--images: labelled images are for accuracy; add --by accuracy"):
+        sensitivity(run, images=run.parent / "images")
+    with pytest.raises(UsageError, match="0 images show nothing"):
+        sensitivity(run, count=0)
+    write_images(tmp_path / "five", classes=tuple("abcde"))
+    with pytest.raises(LabelError, match="the labels go up to 4 and the model tells 4 classes apart"):
+        sensitivity(run, by="accuracy", images=tmp_path / "five")
+    assert measured == []
+
+
+def test_a_run_is_meant_by_its_folder_or_by_its_model(run: Path, tmp_path: Path) -> None:
+    assert run_of_subject(run, Project(), tmp_path) == run
+    (tmp_path / "runs").mkdir()
+    own = run.rename(tmp_path / "runs" / "tiny")
+    assert run_of_subject(tmp_path / "tiny.onnx", Project(), tmp_path) == own
+    assert run_of_subject(None, Project(), tmp_path) == own
+    (tmp_path / "elsewhere").mkdir()
+    other = tiny_model(tmp_path / "elsewhere" / "tiny.onnx", seed=1)
+    with pytest.raises(UsageError, match=r"runs/tiny: this run is of .*/tiny\.onnx; give the run folder"):
+        run_of_subject(other, Project(), tmp_path)

@@ -1,0 +1,278 @@
+"""Tuning of a run: what it writes holds what it says, interrupted it goes on, and the card gets what was foretold."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import onnxruntime as ort
+import pytest
+from models import write_images
+from test_advise import uneven_model
+
+from quantkit.config.method import Percentile
+from quantkit.config.pipeline import Decode, Pipeline, ToTensor
+from quantkit.data.build_set import build_calibration_set
+from quantkit.data.folder import find_labelled_images
+from quantkit.data.overlap import digest_of
+from quantkit.errors import CalibrationSetError, UsageError
+from quantkit.graph.analysis.selection import conv2d_nodes
+from quantkit.graph.model import read_model
+from quantkit.graph.prepare import prepare
+from quantkit.search import stages as search
+from quantkit.search import trials as tune_trials
+from quantkit.search import tuning_data as tune_material
+from quantkit.search.mixed_precision import FloatBudget
+from quantkit.search.stages import Goal, Stage, Verdict
+from quantkit.search.tuning_data import CHOOSING_STRIDE, tuning_data
+from quantkit.targets import ORT, VACC
+from quantkit.vendors.vacc.convert import read_spec
+from quantkit.vendors.vacc.document import Document
+from quantkit.vendors.vacc.spec import BuildSpec
+from quantkit.workflows.calibrate import calibrate
+from quantkit.workflows.compare import compare
+from quantkit.workflows.quantize import QuantizeOptions
+from quantkit.workflows.tune import TuneOptions, Tuning, tune
+
+PIPELINE = Pipeline(ops=(Decode(), ToTensor()))
+EVERYTHING = TuneOptions(goal=Goal(max_drop=0.0, min_agreement=1.0), budget=FloatBudget(macs=0.6))
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    images = write_images(tmp_path / "images", per_class=14)
+    build_calibration_set(images, count=20).save(tmp_path / "set.csv")
+    model = uneven_model(tmp_path / "tiny.onnx")
+    calibrate(model, tmp_path / "set.csv", PIPELINE, run=tmp_path / "run", method=Percentile(fraction=0.999))
+    return tmp_path / "run"
+
+
+@pytest.fixture
+def made(monkeypatch: pytest.MonkeyPatch) -> list[object]:
+    """Return the recipes that are made, in order."""
+    recipes: list[object] = []
+    make = tune_trials.CandidateBuilder.make
+
+    def counted(self, recipe, progress=None):
+        recipes.append(recipe)
+        return make(self, recipe, progress)
+
+    monkeypatch.setattr(tune_trials.CandidateBuilder, "make", counted)
+    return recipes
+
+
+def spec_of(path: Path) -> BuildSpec:
+    return read_spec(Document.load(path))
+
+
+def scores(path: Path, count: int = 6) -> np.ndarray:
+    session = ort.InferenceSession(path)
+    shape = [size if isinstance(size, int) else count for size in session.get_inputs()[0].shape]
+    x = np.random.default_rng(0).uniform(0, 1, shape).astype(np.float32)
+    return session.run(None, {session.get_inputs()[0].name: x})[0]
+
+
+def test_the_model_that_is_kept_does_what_the_log_says(run: Path) -> None:
+    done = tune(run, EVERYTHING)
+    log = json.loads(done.log.read_text())
+    assert log == json.loads(json.dumps(done.to_json()))
+    assert {one["stage"] for one in log["trials"]} >= {"default", "method", "equalization", "rounding"}
+    best = done.outcome.best
+    assert best.holdout is not None
+    distances = [one.closeness.distance for one in done.trials]
+    assert best.closeness.distance <= distances[0], "the default is the first trial"
+    result = compare(["fp32", "int8-tuned"], run=run, drift_images=0)
+    versus = result.candidates[0].versus
+    assert versus is not None
+    assert versus.agreement == pytest.approx(100 * best.holdout.agreement)
+    assert result.images == best.holdout.images
+
+
+def test_the_default_is_the_first_trial_and_is_what_calibrate_made(run: Path) -> None:
+    done = tune(run, replace(EVERYTHING, goal=Goal(max_drop=1.0)))
+    assert done.outcome.verdict is Verdict.MET
+    assert len(done.trials) == 1
+    assert done.trials[0].recipe.method == Percentile(fraction=0.999)
+    assert done.trials[0].float_macs == 0.0
+
+
+def test_the_same_bits_again_and_after_an_interruption(
+    run: Path, made: list[object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = tune(run, EVERYTHING)
+    wanted, log = whole.path.read_bytes(), whole.outcome.best.closeness
+    made.clear()
+    again = tune(run, EVERYTHING)
+    assert again.path.read_bytes() == wanted
+    assert len(made) == 1, "the model that is kept, and no other"
+
+    counted = tune_trials.CandidateBuilder.make
+
+    def interrupted(self, recipe, progress=None):
+        if len(made) == 4:
+            raise KeyboardInterrupt
+        return counted(self, recipe, progress)
+
+    made.clear()
+    monkeypatch.setattr(tune_trials.CandidateBuilder, "make", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        tune(run, EVERYTHING, fresh=True)
+    before = len(made)
+    monkeypatch.setattr(tune_trials.CandidateBuilder, "make", counted)
+    resumed = tune(run, EVERYTHING)
+    assert resumed.path.read_bytes() == wanted
+    assert resumed.outcome.best.closeness == log
+    assert len(made) - before < len(resumed.trials)
+    assert not list(run.glob("tune-candidate*"))
+
+
+def test_what_a_search_ends_with_is_not_made_twice(
+    run: Path, made: list[object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(search, "EARNED", dict.fromkeys(Stage, 0.0))
+    done = tune(run, replace(EVERYTHING, budget=FloatBudget(layers=0)))
+    assert done.outcome.best.stage == "default", "nothing earned its place"
+    assert min(done.trials, key=lambda one: one.closeness.distance).stage != "default"
+    assert len(made) == len(set(made)) == len(done.trials)
+
+
+def test_a_damaged_journal_is_begun_anew(run: Path) -> None:
+    first = tune(run, EVERYTHING)
+    cache = run / "tune-ort.journal.json"
+    cache.write_text(cache.read_text()[:200])
+    assert tune(run, EVERYTHING).path.read_bytes() == first.path.read_bytes()
+
+
+def test_other_labels_are_judged_anew(run: Path, tmp_path: Path) -> None:
+    images = find_labelled_images(tmp_path / "images", None, None)
+    assert images.labels is not None
+    evaluated = [
+        tune(run, EVERYTHING, images=replace(images, labels=labels)).outcome.best.holdout
+        for labels in (images.labels, (images.labels + 1) % 4)
+    ]
+    assert evaluated[0].agreement == evaluated[1].agreement
+    assert evaluated[0].delta != evaluated[1].delta
+
+
+def test_choosing_and_working_images_are_not_the_same(run: Path, tmp_path: Path) -> None:
+    model = prepare(read_model(tmp_path / "tiny.onnx")).model
+    chosen = build_calibration_set(tmp_path / "images", count=56)
+    outliers = chosen.images[4].sha256
+    held = tuning_data(model, chosen, {outliers}, PIPELINE, threads=2)
+    work, selection = ({image.tobytes() for image in images} for images in (held.work, held.selection))
+    assert not work & selection
+    assert len(held.selection) == len(chosen) // CHOOSING_STRIDE
+    assert len(held.work) + len(held.selection) == len(chosen) - 1
+    assert digest_of(held.paths[held.outliers[0]]) == outliers
+    assert {image.tobytes() for image in held.ranging} == work, "there are no others"
+
+
+def test_ranges_are_refined_on_images_that_are_not_worked_on(run: Path, tmp_path: Path, monkeypatch) -> None:
+    model = prepare(read_model(tmp_path / "tiny.onnx")).model
+    chosen = build_calibration_set(tmp_path / "images", count=56)
+    for name, count in (("FIT_IMAGES", 10), ("MAX_FIT_IMAGES", 10), ("LEAST_RANGING", 8), ("RANGING", 8)):
+        monkeypatch.setattr(tune_material, name, count)
+    held = tuning_data(model, chosen, (), PIPELINE, threads=2)
+    work, ranging, selection = ({one.tobytes() for one in part} for part in (held.work, held.ranging, held.selection))
+    assert (len(work), len(ranging)) == (10, 8)
+    assert not ranging & (work | selection)
+
+
+def vacc(run: Path, **options) -> Tuning:
+    budget = FloatBudget(macs=1.0, layers=1, convs_only=True)
+    return tune(run, replace(EVERYTHING, budget=budget, **options), target=VACC)
+
+
+def test_what_the_card_gets_is_what_was_foretold(run: Path, tmp_path: Path) -> None:
+    """A run of its own on the rewritten fp32 model, with the options of the build file, makes the same int8 model."""
+    done = vacc(run, write_fp32=tmp_path / "better.onnx")
+    best = done.outcome.best.recipe
+    assert done.fp32 == tmp_path / "better.onnx"
+    assert done.build_file is not None
+    spec = spec_of(done.build_file)
+    assert spec.source.checkpoint == str(tmp_path / "better.onnx")
+    calibrate(
+        done.fp32,
+        tmp_path / "set.csv",
+        PIPELINE,
+        run=tmp_path / "again",
+        method=best.method,
+        target=VACC,
+        options=QuantizeOptions(
+            per_channel=spec.calibration.per_channel,
+            power_of_two=spec.calibration.weight_scale == "power2",
+            skip=tuple(f"conv:{index}" for index in spec.calibration.skip_conv_layers or ()),
+            bias_correction=False,
+        ),
+    )
+    np.testing.assert_array_equal(scores(tmp_path / "again" / "int8-vacc.onnx"), scores(done.path))
+
+
+def test_the_skipped_convolutions_are_named_by_index(run: Path) -> None:
+    done = vacc(run)
+    assert done.build_file is not None
+    spec = spec_of(done.build_file)
+    model = prepare(read_model(Path(spec.source.checkpoint))).model
+    convs = conv2d_nodes(model.graph)
+    assert [convs[index] for index in spec.calibration.skip_conv_layers or ()] == list(done.outcome.best.recipe.skip)
+
+
+def test_rescaling_alone_keeps_the_function(run: Path) -> None:
+    done = vacc(run)
+    if done.outcome.best.recipe.equalization:
+        assert done.rescaling_change is not None
+        assert done.rescaling_change <= 1e-4
+
+
+def test_without_rewriting_the_card_gets_the_original(run: Path, tmp_path: Path) -> None:
+    done = vacc(run, rewrite=False)
+    assert done.fp32 is None
+    assert done.build_file is not None
+    assert spec_of(done.build_file).source.checkpoint == str((tmp_path / "tiny.onnx").resolve())
+    assert {one.stage for one in done.trials} <= {"default", "method", "precision"}
+
+
+def test_what_has_begun_is_given_up_when_the_time_is_over(run: Path, monkeypatch) -> None:
+    """The clock stands until the first range is refined, and is then far beyond the limit."""
+    clock, begun = [0.0], []
+
+    def watch(words: str):
+        if "refined" in words:
+            begun.append(words)
+            return lambda done, total: clock.__setitem__(0, 1e6)
+        return lambda done, total: None
+
+    monkeypatch.setattr(tune_trials, "time", SimpleNamespace(monotonic=lambda: clock[0]))
+    done = tune(run, replace(EVERYTHING, seconds=1000.0), watch=watch, fresh=True)
+    assert done.outcome.out_of_time
+    assert len(begun) == 1
+    assert not any(trial.recipe.refined for trial in done.trials)
+    assert done.path.exists()
+
+
+def test_no_time_leaves_the_default(run: Path) -> None:
+    done = tune(run, replace(EVERYTHING, seconds=0.0), fresh=True)
+    assert done.outcome.out_of_time
+    assert len(done.trials) == 1
+
+
+def test_images_that_are_gone_are_said(run: Path, tmp_path: Path) -> None:
+    next((tmp_path / "images").rglob("*.png")).unlink()
+    for path in (tmp_path / "images").rglob("*.png"):
+        path.unlink()
+    with pytest.raises(CalibrationSetError, match=r"gone|no images"):
+        tune(run, EVERYTHING, images=tmp_path / "images")
+
+
+def test_too_few_images_are_said(tmp_path: Path) -> None:
+    images = write_images(tmp_path / "images", per_class=4)
+    build_calibration_set(images, count=4).save(tmp_path / "set.csv")
+    calibrate(uneven_model(tmp_path / "tiny.onnx"), tmp_path / "set.csv", PIPELINE, run=tmp_path / "run")
+    with pytest.raises(CalibrationSetError, match="at least"):
+        tune(tmp_path / "run", EVERYTHING)
+
+
+def test_the_original_is_not_overwritten(run: Path) -> None:
+    with pytest.raises(UsageError, match="name of the original model"):
+        tune(run, replace(EVERYTHING, goal=Goal(max_drop=1.0)), out=run / "fp32.onnx", target=ORT)

@@ -1,0 +1,65 @@
+"""The build file of a run says what ``run.json`` says, and only what is asked for is changed."""
+
+from pathlib import Path
+
+import pytest
+from models import tiny_model, write_images
+
+from quantkit.config.method import Kl, Percentile
+from quantkit.config.pipeline import Decode, Pipeline, ToTensor
+from quantkit.data.build_set import build_calibration_set
+from quantkit.errors import UsageError
+from quantkit.runs.folder import RunFolder
+from quantkit.targets import VACC
+from quantkit.workflows.calibrate import calibrate
+from quantkit.workflows.quantize import QuantizeOptions, quantize
+from quantkit.workflows.vacc.build_file import VamcOptions, choices_of_run, vamc_of_run
+
+PIPELINE = Pipeline(ops=(Decode(), ToTensor()))
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    model = tiny_model(tmp_path / "tiny.onnx")
+    chosen = build_calibration_set(write_images(tmp_path / "images"), count=8)
+    chosen.save(tmp_path / "set.csv")
+    calibrate(model, tmp_path / "set.csv", PIPELINE, run=tmp_path / "run", method=Percentile(fraction=0.999))
+    return tmp_path / "run"
+
+
+def test_it_is_the_file_that_the_calibration_left(run: Path) -> None:
+    build, pipeline = vamc_of_run(run)
+    assert build.text == (run / "vamc.yaml").read_text()
+    assert pipeline == PIPELINE
+
+
+def test_the_model_for_the_card_goes_before_the_other(run: Path) -> None:
+    quantize(run, method=Kl(), target=VACC, options=QuantizeOptions(per_channel=False, power_of_two=True, skip=("b",)))
+    assert choices_of_run(RunFolder(run).read()).method == Kl()
+    calibration = vamc_of_run(run)[0].spec.calibration
+    assert calibration is not None
+    assert (calibration.method, calibration.per_channel) == ("kl_divergence", False)
+    assert (calibration.weight_scale, calibration.skip_conv_layers) == ("power2", [1])
+
+
+def test_what_is_asked_for_is_changed_and_nothing_else(run: Path) -> None:
+    options = VamcOptions(dialect="build", suffix="npz", count=3, softmax=True, name="other")
+    spec = vamc_of_run(run, method=Kl(), per_channel=False, skip_convs=[0], options=options)[0].spec
+    assert spec.calibration is not None
+    assert spec.data is not None
+    assert (spec.calibration.method, spec.calibration.per_channel) == ("kl_divergence", False)
+    assert (spec.calibration.skip_conv_layers, spec.calibration.weight_scale) == ([0], None)
+    assert (spec.data.suffix, spec.data.count, spec.data.path) == ("npz", 3, str((run / "calibration").resolve()))
+    assert (spec.name, spec.head is not None) == ("other", True)
+
+
+def test_a_run_whose_set_is_gone_needs_a_suffix(run: Path, tmp_path: Path) -> None:
+    (tmp_path / "set.csv").unlink()
+    with pytest.raises(UsageError, match="the run's set is gone; give --suffix"):
+        vamc_of_run(run)
+    assert vamc_of_run(run, options=VamcOptions(suffix="png"))[0].text == (run / "vamc.yaml").read_text()
+
+
+def test_an_index_beyond_the_model_is_refused(run: Path) -> None:
+    with pytest.raises(UsageError, match="there is no conv 2"):
+        vamc_of_run(run, skip_convs=[2])

@@ -1,0 +1,127 @@
+"""Where the points went: each change is made on its own, and what changes nothing is told as nothing."""
+
+import importlib
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from models import tiny_model, write_images
+from PIL import Image
+from typer.testing import CliRunner
+
+from quantkit.cli.main import app
+from quantkit.config.pipeline import PRESETS, CenterCrop, Decode, Normalize, Pipeline, Resize, ToTensor
+from quantkit.data.build_set import build_calibration_set
+from quantkit.errors import UsageError, VendorFileError
+from quantkit.vendors.vacc.vdsp import recognise, vdsp_from_pipeline
+from quantkit.workflows.calibrate import calibrate
+from quantkit.workflows.compare import compare
+from quantkit.workflows.vacc.build_file import choices_of_run
+from quantkit.workflows.vacc.compiler_simulator import CompilerSimulator
+from quantkit.workflows.vacc.error_breakdown import attribute, card_pipeline
+
+OWN = Pipeline(
+    ops=(Decode(), Resize(size=8), CenterCrop(size=(8, 8)), ToTensor(), Normalize(mean=(0.485,) * 3, std=(0.229,) * 3))
+)
+
+
+def stretched(images: Path) -> Path:
+    """Widen every picture, so that a squash is another picture than a crop."""
+    for path in images.rglob("*.png"):
+        picture = Image.open(path)
+        wide = Image.new("RGB", (24, 8), (255, 0, 0))
+        wide.paste(picture, (8, 0))
+        wide.save(path)
+    return images
+
+
+def calibrated(folder: Path, model: Path, pipeline: Pipeline) -> Path:
+    images = stretched(write_images(folder / "images", per_class=10))
+    build_calibration_set(images, count=8).save(folder / "set.csv")
+    calibrate(model, folder / "set.csv", pipeline, run=folder / "run")
+    return folder / "run"
+
+
+@pytest.fixture(autouse=True)
+def _commands() -> None:
+    importlib.import_module("quantkit.cli.compare")  # adds its command to the app
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    return calibrated(tmp_path, tiny_model(tmp_path / "tiny.onnx", seed=5), OWN)
+
+
+@pytest.mark.parametrize("preset", ["imagenet", "cifar10"])
+def test_the_cards_pipeline_is_the_one_that_vdsp_params_express(preset: str) -> None:
+    card = card_pipeline(PRESETS[preset])
+    assert recognise(vdsp_from_pipeline(card).params).pipeline == card
+    (resize,) = (op for op in card.ops if isinstance(op, Resize))
+    side = 256 if preset == "imagenet" else 32
+    assert resize == Resize(size=(side, side), antialias=False)
+    (normalize,) = (op for op in card.ops if isinstance(op, Normalize))
+    assert normalize.mean == (0.485107421875, 0.4560546875, 0.406005859375)
+    assert card_pipeline(card) == card
+
+
+def test_a_deviation_that_half_precision_cannot_hold_is_refused() -> None:
+    pipeline = Pipeline(ops=(Decode(), ToTensor(), Normalize(mean=(0.0,) * 3, std=(1e-9,) * 3)))
+    with pytest.raises(VendorFileError, match="do not fit into half precision"):
+        card_pipeline(pipeline)
+
+
+def test_each_step_is_what_a_comparison_of_its_models_gives(run: Path, tmp_path: Path) -> None:
+    found = attribute(run)
+    assert [step.name for step in found.steps] == ["preprocessing", "fp16", "int8"]
+    simulator = CompilerSimulator.of_run(run)
+    int8 = simulator.write(choices_of_run(simulator.record), tmp_path / "card.onnx")
+    here = compare(["fp32", int8], run=run, drift_images=0)
+    card = compare(["fp32", int8], run=run, pipeline=card_pipeline(OWN), drift_images=0)
+    preprocessing, _, last = found.steps
+    assert found.images == here.images == 32
+    assert found.top1 == here.reference.top1
+    assert last.alone == here.candidates[0].versus.top1  # type: ignore[union-attr]
+    assert preprocessing.top1 == card.reference.top1
+    assert last.top1 == card.candidates[0].top1
+    assert preprocessing.of_step == preprocessing.in_all == preprocessing.alone
+    assert preprocessing.agreement < 100.0
+    assert sum(step.of_step.value for step in found.steps) == pytest.approx(last.in_all.value)
+    assert last.in_all.value == pytest.approx(last.top1 - found.top1)
+
+
+def test_a_model_that_does_not_look_loses_nothing(tmp_path: Path) -> None:
+    model = onnx.load(tiny_model(tmp_path / "blind.onnx"))
+    for tensor in model.graph.initializer:
+        if tensor.name == "w1":
+            tensor.CopyFrom(onnx.numpy_helper.from_array(np.zeros((16, 3, 3, 3), np.float32), "w1"))
+    onnx.save(model, tmp_path / "blind.onnx")
+    found = attribute(calibrated(tmp_path, tmp_path / "blind.onnx", OWN))
+    for step in found.steps:
+        assert step.agreement == 100.0
+        assert [one.value for one in (step.of_step, step.in_all, step.alone)] == [0.0, 0.0, 0.0]
+        assert 0.0 in step.in_all.ci95
+
+
+def test_the_command_shows_it_and_keeps_it_in_the_json(run: Path, tmp_path: Path) -> None:
+    out = tmp_path / "c.json"
+    words = ["compare", "fp32", "int8", "--run", str(run), "--attribute", "--drift-images", "0", "--json", str(out)]
+    result = CliRunner().invoke(app, words)
+    assert result.exit_code == 0, result.output
+    assert "then preprocessing" in result.output
+    assert "only fp16" in result.output
+    assert "a model of the compiler" in result.output
+    table = [line for line in result.output.splitlines() if line.startswith(("fp32  ", "then", "only", "─"))]
+    assert max(map(len, table)) <= 80
+    assert json.loads(out.read_text())["breakdown"] == json.loads(json.dumps(attribute(run).to_json()))
+
+
+def test_without_a_run_there_is_nothing_to_attribute(run: Path, tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        shutil.copy(tmp_path / "tiny.onnx", tmp_path / f"{name}.onnx")
+    words = ["compare", str(tmp_path / "one.onnx"), str(tmp_path / "two.onnx"), "--preset", "cifar10", "--attribute"]
+    result = CliRunner().invoke(app, [*words, "--images", str(tmp_path / "images")])
+    assert isinstance(result.exception, UsageError)
+    assert "only a run tells what int8 would be; give --run" in str(result.exception)
