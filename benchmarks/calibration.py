@@ -32,6 +32,7 @@ from quantkit.engine.session import open_session
 from quantkit.engine.tap import TappedSession
 from quantkit.graph.model import read_model
 from quantkit.graph.prepare import prepare
+from quantkit.graph.qdq.taps import observed_tensors
 from quantkit.stats.kl import (
     RELAY_BINS,
     RELAY_LEVELS,
@@ -43,7 +44,6 @@ from quantkit.stats.kl import (
 from quantkit.stats.solve import solve, solve_all
 from quantkit.stats.tensor import TensorStatistics
 from quantkit.targets import ORT, TENSORRT, VACC
-from quantkit.workflows.calibrate import observed_tensors
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "assets"
 MODELS = ("resnet50", "mobilenet_v2", "squeezenet1_1", "iresnet50")
@@ -100,7 +100,7 @@ def time_ours(model: Path, paths: list[Path], rounds: int) -> dict[str, Any]:
     load = partial(preprocess, pipeline=PIPELINE)
     arrays = {path: load(path) for path in paths}
     prepared = prepare(read_model(model))
-    names = observed_tensors(prepared).tapped
+    names = observed_tensors(prepared.model).tapped
     session = TappedSession(prepared.model, names)
     plain, single = open_session(model, threads=THREADS), open_session(model)
     feed = plain.get_inputs()[0].name
@@ -253,7 +253,7 @@ def _memory_job(model: Path, paths: list[Path], observing: bool, queue: Any) -> 
     prepared = prepare(read_model(model))
     load = partial(preprocess, pipeline=PIPELINE)
     if observing:
-        names = observed_tensors(prepared).tapped
+        names = observed_tensors(prepared.model).tapped
         run_pass(TappedSession(prepared.model, names), names, paths, load)
     else:
         plain = open_session(model, threads=THREADS)

@@ -1,9 +1,12 @@
 """What a long step tells its caller while it runs."""
 
-from collections.abc import Callable
-from typing import Protocol
+from __future__ import annotations
 
-from quantkit.stats.convergence import ConvergencePoint
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from quantkit.stats.convergence import ConvergencePoint
 
 # Called with what is done and what there is to do.
 Count = Callable[[int, int], None]

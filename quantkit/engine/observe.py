@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import reduce
 from pathlib import Path
 
 import numpy as np
@@ -22,9 +23,11 @@ import numpy.typing as npt
 
 from quantkit.engine.tap import TappedSession
 from quantkit.errors import NumericError
+from quantkit.graph.qdq.taps import Taps
 from quantkit.stats.convergence import next_point
 from quantkit.stats.observed import FloatArray, Observed
 from quantkit.stats.observer import Observer
+from quantkit.stats.tensor import TensorStatistics
 
 # A pass stops at such intervals to be saved; an interruption loses at most this much.
 CHUNK_SECONDS = 3.0
@@ -191,3 +194,19 @@ def load_batch(paths: Sequence[Path], load: Load, batch: int) -> npt.NDArray[np.
     images = [load(path) for path in paths]
     images.extend(images[-1:] * (batch - len(images)))
     return np.stack(images)
+
+
+def complete(tapped: Observed, wanted: Taps) -> Observed:
+    """Return what was observed of all wanted tensors from that of the tapped ones, in graph order."""
+    found = dict(tapped.tensors)
+    extremes = dict(zip(found, np.moveaxis(tapped.extremes, 1, 0), strict=True))
+    for name in wanted.wanted:
+        if sources := wanted.merged.get(name):
+            found[name] = reduce(TensorStatistics.merge, (found[source] for source in sources))
+            each = np.stack([extremes[source] for source in sources])
+            extremes[name] = np.stack([each[..., 0].min(axis=0), each[..., 1].max(axis=0)], axis=1)
+        elif name in wanted.rectified:
+            found[name] = found[wanted.rectified[name]].rectified()
+            extremes[name] = np.maximum(extremes[wanted.rectified[name]], np.float32(0.0))
+    columns = [extremes[name] for name in wanted.wanted]
+    return Observed({name: found[name] for name in wanted.wanted}, np.stack(columns, axis=1))

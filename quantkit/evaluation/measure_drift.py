@@ -32,7 +32,8 @@ def measure_drift(
     """Return the drift of every quantized tensor of the candidate that the prepared reference has too, in graph order.
 
     The error is end to end: each tensor differs by all that happened before it. Beyond the limits of what a tensor's
-    readers tell apart (`quantkit.graph.analysis.bounds.effective_bounds`) nothing differs. Memory does not grow with the images.
+    readers tell apart (`quantkit.graph.analysis.bounds.effective_bounds`) nothing differs. Memory does not grow with
+    the images.
 
     Args:
         reference: the fp32 model.

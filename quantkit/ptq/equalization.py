@@ -43,7 +43,7 @@ IntVector = npt.NDArray[np.int64]
 LEAST_REACH = 0.05
 # No factor beyond this either way: what was never seen to matter is not blown up.
 LARGEST_FACTOR = 32.0
-# Rounding to the nearest is not the last word on weights: `quantkit.ptq.weight_rounding` takes most of their noise away.
+# `quantkit.ptq.weight_rounding` removes most of the noise of weights rounded to nearest.
 WEIGHT_NOISE = 0.3
 # Sharpness of the smooth maximum: 40 puts it within 2 percent of the true one for two equal channels.
 SHARPNESS = 40.0

@@ -63,4 +63,4 @@ def _digest(text: str) -> str:
 
 
 def _resource(name: str) -> str:
-    return (files("quantkit.comparison") / name).read_text(encoding="utf-8")
+    return (files("quantkit.report") / name).read_text(encoding="utf-8")

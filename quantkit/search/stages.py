@@ -17,7 +17,7 @@ from quantkit.search.recipe import Recipe, WeightCorrection
 
 # Strengths of the equalization that are tried.
 STRENGTHS = (0.5, 1.0)
-# HoldoutImages again and again on the same images makes a lucky verdict likelier; the intervals allow for this many looks.
+# Repeated evaluation on the same images makes a lucky verdict likelier; the intervals allow for this many looks.
 LOOKS = 12
 # One-sided confidence of all verdicts together, as that of both sides of one look: Bonferroni's inequality.
 LOOK_CONFIDENCE = 1.0 - 2.0 * (1.0 - CONFIDENCE) / LOOKS

@@ -9,34 +9,24 @@ import onnx_ir as ir
 import onnxruntime
 
 from quantkit import __version__
-from quantkit.config.method import parse_method
-from quantkit.data.folder import ImageFolder
-from quantkit.errors import CalibrationSetError
-from quantkit.evaluation.paired import PairedOutcomes, score_interval, wilson_interval
 from quantkit.evaluation.selection import SelectionMetric
-from quantkit.graph.model import model_files, save_model
 from quantkit.progress import Count
-from quantkit.ptq.run_correction import images_of
-from quantkit.runs.folder import FP32, INT8, RunFolder, RunRecord
-from quantkit.runs.inputs import calibrated
+from quantkit.runs.folder import RunFolder, RunRecord
 from quantkit.search.candidate_builder import CandidateBuilder, Product
 from quantkit.search.mixed_precision import FloatBudget, MixedPrecision, float_share
-from quantkit.search.recipe import Recipe, WeightCorrection
-from quantkit.search.stages import LOOK_CONFIDENCE, HoldoutResult, OutOfTimeError, Trial
+from quantkit.search.recipe import Recipe
+from quantkit.search.stages import HoldoutResult, OutOfTimeError, Trial
 from quantkit.search.trial_cache import TrialCache
-from quantkit.search.tuning_data import TuningData, tuning_data
-from quantkit.targets import Target
-from quantkit.workflows.compare import evaluate_models
-from quantkit.workflows.quantize import QuantizeOptions
+from quantkit.search.tuning_data import TuningData
 
-# The model of a trial, while it is judged.
-CANDIDATE = "tune-candidate.onnx"
-# Called with what is being done; gives what is told of its progress.
+# Called with the current step; returns the function that receives its progress.
 Watch = Callable[[str], Count]
+# Evaluates an int8 model on held-out images.
+Evaluate = Callable[[ir.Model, Count], HoldoutResult]
 
 
 @dataclass(frozen=True)
-class Subject:
+class TuningTask:
     """What is tuned.
 
     Attributes:
@@ -57,44 +47,6 @@ class Subject:
     selection: SelectionMetric
     start: Recipe
 
-    @classmethod
-    def of_run(
-        cls,
-        folder: RunFolder,
-        record: RunRecord,
-        target: Target,
-        options: QuantizeOptions,
-        rewrite: bool,
-        threads: int,
-    ) -> "Subject":
-        """Read a run and its calibration images; see `quantkit.workflows.tune.tune` for the errors."""
-        whole, statistics = calibrated(folder, record)
-        prepared = whole.model
-        chosen = images_of(record)
-        if chosen is None:
-            raise CalibrationSetError(
-                "the images of the calibration set are gone, or not those of the run",
-                where=record.set.path or None,
-                fix="put them back, or run quantkit calibrate again",
-            )
-        chosen_target = replace(options, per_channel=None, power_of_two=None).target(target)
-        held = tuning_data(prepared, chosen.chosen, statistics.outlier_images, record.pipeline, threads)
-        selection = SelectionMetric(prepared, held.selection, threads=threads)
-        builder = CandidateBuilder(
-            prepared=prepared,
-            observed=statistics,
-            target=chosen_target,
-            options=options.plan_options(),
-            images=held.work,
-            ranging=held.ranging,
-            observe=held.observe,
-            change=selection.largest_change,
-            keep_outliers=options.keep_outliers,
-            threads=threads,
-        )
-        start = _start(record, options, target, WeightCorrection.BIAS if rewrite else WeightCorrection.NONE)
-        return cls(folder, record, prepared, held, builder, selection, start)
-
     def key(self) -> dict[str, Any]:
         """Return what the trials depend on besides their recipes and the judging images."""
         return {
@@ -108,26 +60,12 @@ class Subject:
         }
 
 
-def _start(record: RunRecord, options: QuantizeOptions, target: Target, correction: WeightCorrection) -> Recipe:
-    """Return what an ordinary calibration of the run does: its method, and corrected biases where they can be."""
-    made = record.quantized.get(INT8)
-    method = parse_method("percentile")
-    if made is not None:
-        method = parse_method(made.method, fraction=made.options.get("fraction"))
-    return Recipe(
-        method=method,
-        correction=correction,
-        per_channel=target.weights.per_channel if options.per_channel is None else options.per_channel,
-        power_of_two=target.weights.power_of_two if options.power_of_two is None else options.power_of_two,
-    )
-
-
 class Trials:
     """Makes and measures recipes; what the journal knows is not measured again.
 
     Args:
         subject: what is tuned.
-        holdout_images: the images that judge.
+        evaluate: evaluates an int8 model on images that had no part in making it.
         cache: of what is known.
         budget: what may be left in float.
         seconds: make nothing more after so many; None for no limit.
@@ -136,14 +74,14 @@ class Trials:
 
     def __init__(
         self,
-        subject: Subject,
-        holdout_images: ImageFolder,
+        subject: TuningTask,
+        evaluate: Evaluate,
         cache: TrialCache,
         budget: FloatBudget,
         seconds: float | None,
         watch: Watch,
     ) -> None:
-        self._subject, self._holdout_images, self._cache = subject, holdout_images, cache
+        self._subject, self._evaluate, self._cache = subject, evaluate, cache
         self._budget, self._watch = budget, watch
         self._deadline_s = None if seconds is None else time.monotonic() + seconds
         self._kept: dict[Recipe, Product] = {}
@@ -181,35 +119,11 @@ class Trials:
         return known
 
     def evaluate(self, trial: Trial) -> Trial:
-        """Measure a trial's model on the images that judge."""
+        """Evaluate a trial's model on the held-out images."""
         if trial.holdout is None:
-            path = self._subject.folder.path / CANDIDATE
-            save_model(self.product(trial.recipe).int8, path)
-            try:
-                evaluation = evaluate_models(
-                    [FP32, path],
-                    run=self._subject.folder.path,
-                    images=self._holdout_images,
-                    drift_images=0,
-                    threads=self._subject.builder.threads,
-                    progress=self._watch(f"judging {trial.recipe.describe()}"),
-                )
-            finally:
-                for file in model_files(path):
-                    file.unlink(missing_ok=True)
-            reference, candidate = (answer.predictions for answer in evaluation.answers)
-            agreeing = int((reference.top1 == candidate.top1).sum())
-            outcomes = PairedOutcomes.of(reference.correct(), candidate.correct())
-            holdout = HoldoutResult(
-                images=outcomes.images,
-                top1=float(candidate.correct().mean()),
-                delta=outcomes.delta,
-                ci95=score_interval(outcomes),
-                interval=score_interval(outcomes, LOOK_CONFIDENCE),
-                agreement=agreeing / outcomes.images,
-                agreement_interval=wilson_interval(agreeing, outcomes.images, LOOK_CONFIDENCE),
-            )
-            trial = replace(trial, holdout=holdout)
+            product = self.product(trial.recipe)
+            words = f"evaluating {trial.recipe.describe()}"
+            trial = replace(trial, holdout=self._evaluate(product.int8, self._watch(words)))
             self._cache.keep(trial)
         self._evaluated = trial
         self._order = [trial if one.recipe == trial.recipe else one for one in self._order]

@@ -12,14 +12,14 @@ import onnx_ir as ir
 from quantkit.config.pipeline import Pipeline
 from quantkit.data.calibration_set import CalibrationSet
 from quantkit.data.preprocess import preprocess
-from quantkit.engine.observe import observe
+from quantkit.engine.observe import complete, observe
 from quantkit.engine.tap import TappedSession
 from quantkit.errors import CalibrationSetError
 from quantkit.graph.analysis.macs import multiply_adds
 from quantkit.graph.model import image_input
+from quantkit.graph.qdq.taps import observed_tensors
 from quantkit.runs.inputs import model_inputs
 from quantkit.stats.observed import Observed
-from quantkit.workflows.calibrate import complete, observed_of
 
 FloatArray = npt.NDArray[np.float32]
 
@@ -70,7 +70,7 @@ class TuningData:
             ModelError: the model cannot be run.
             NumericError: a tensor is NaN or infinite.
         """
-        wanted = observed_of(model)
+        wanted = observed_tensors(model)
         load = partial(preprocess, pipeline=self.pipeline)
         session = TappedSession(model, wanted.tapped)
         *_, last = observe(session, wanted.tapped, self.paths, load, batch=self.batch, threads=self.threads)

@@ -20,7 +20,7 @@ _SECONDS = 1.0
 _KEY_DIGITS = 16
 
 
-class TrialCache:
+class LayerCostCache:
     """The costs of one lot of images, as far as they are known.
 
     Args:

@@ -2,12 +2,11 @@
 
 import time
 from dataclasses import dataclass
-from functools import partial, reduce
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx_ir as ir
 import onnxruntime
 
 from quantkit import __version__
@@ -17,15 +16,14 @@ from quantkit.data.calibration_set import CalibrationSet
 from quantkit.data.overlap import digest_of
 from quantkit.data.parallel import map_in_order
 from quantkit.data.preprocess import check_pipeline, preprocess
-from quantkit.engine.observe import Chunk, observe
+from quantkit.engine.observe import Chunk, complete, observe
 from quantkit.engine.session import default_threads
 from quantkit.engine.tap import TappedSession
 from quantkit.errors import CalibrationSetError, StatisticsError
 from quantkit.files import sha256_json
 from quantkit.graph.model import ImageInput, image_input, logits_output, model_digest, read_model
 from quantkit.graph.prepare import Prepared, prepare
-from quantkit.graph.qdq.plan import plan
-from quantkit.graph.qdq.taps import Taps, taps
+from quantkit.graph.qdq.taps import Taps, observed_tensors
 from quantkit.numerics import Range
 from quantkit.progress import NoProgress, Watcher
 from quantkit.ptq.run_correction import Images
@@ -35,8 +33,7 @@ from quantkit.stats.convergence import ConvergencePoint, movement
 from quantkit.stats.file import Provenance, Statistics, load_statistics, save_statistics, sorted_images
 from quantkit.stats.observed import Observed
 from quantkit.stats.solve import solve_observed
-from quantkit.stats.tensor import TensorStatistics
-from quantkit.targets import ORT, TARGETS, Target
+from quantkit.targets import ORT, Target
 from quantkit.workflows.quantize import Quantized, QuantizeOptions, quantize_prepared
 from quantkit.workflows.vacc.build_file import CARD_SET, VamcOptions, choices_of_run, write_vamc
 
@@ -165,34 +162,8 @@ def _read_subject(path: Path) -> _Subject:
     model = read_model(path)
     output, classes = logits_output(model)
     prepared = prepare(model)
-    return _Subject(path, model_digest(path), image_input(model), output, classes, prepared, observed_tensors(prepared))
-
-
-def observed_tensors(prepared: Prepared) -> Taps:
-    """Return the tensors whose ranges any target needs, so that one pass serves them all."""
-    return observed_of(prepared.model)
-
-
-def observed_of(prepared_model: ir.Model) -> Taps:
-    """Return the tensors of a prepared model whose ranges any target needs."""
-    wanted = {name for target in TARGETS.values() for name in plan(prepared_model, target).observed}
-    return taps(prepared_model, wanted)
-
-
-def complete(tapped: Observed, wanted: Taps) -> Observed:
-    """Return what was observed of all wanted tensors from that of the tapped ones, in graph order."""
-    found = dict(tapped.tensors)
-    extremes = dict(zip(found, np.moveaxis(tapped.extremes, 1, 0), strict=True))
-    for name in wanted.wanted:
-        if sources := wanted.merged.get(name):
-            found[name] = reduce(TensorStatistics.merge, (found[source] for source in sources))
-            each = np.stack([extremes[source] for source in sources])
-            extremes[name] = np.stack([each[..., 0].min(axis=0), each[..., 1].max(axis=0)], axis=1)
-        elif name in wanted.rectified:
-            found[name] = found[wanted.rectified[name]].rectified()
-            extremes[name] = np.maximum(extremes[wanted.rectified[name]], np.float32(0.0))
-    columns = [extremes[name] for name in wanted.wanted]
-    return Observed({name: found[name] for name in wanted.wanted}, np.stack(columns, axis=1))
+    observed = observed_tensors(prepared.model)
+    return _Subject(path, model_digest(path), image_input(model), output, classes, prepared, observed)
 
 
 def _read_set(given: Path | CalibrationSet) -> tuple[CalibrationSet, str]:

@@ -83,8 +83,8 @@ class Quantized:
         table: CSV of its ranges.
         ranges: of the observed tensors.
         plan: what was quantized how.
-        corrected_fp32: fp32 model with the corrected biases, for a compiler that quantizes by itself; None where nothing was
-            corrected or the target takes the int8 model.
+        corrected_fp32: fp32 model with the corrected biases, for a compiler that quantizes by itself; None where
+            nothing was corrected or the target takes the int8 model.
         notes: what the user may want to know of it.
     """
 

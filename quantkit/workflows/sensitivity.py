@@ -30,7 +30,7 @@ from quantkit.ptq.run_correction import Correction, correction
 from quantkit.runs.folder import RunFolder, RunRecord
 from quantkit.runs.inputs import calibrated, model_inputs
 from quantkit.runs.outliers import set_without_outliers
-from quantkit.sensitivity.cache import TrialCache
+from quantkit.sensitivity.cache import LayerCostCache
 from quantkit.sensitivity.measure import Deviation, NetworkCost, layer_costs
 from quantkit.sensitivity.result import Accuracy, Figures, LayerSensitivity, Sensitivity
 from quantkit.stats.solve import solve_observed
@@ -219,7 +219,7 @@ def _measure(
     parts: list[NetworkCost] = []
     for number, start in enumerate(lots):
         lot = slice(start, start + _LOT)
-        cache = TrialCache(folder.path, sha256_json({"network": key, "images": chosen.digests[lot]}))
+        cache = LayerCostCache(folder.path, sha256_json({"network": key, "images": chosen.digests[lot]}))
         if cache.network is None:
             cache.finish(_measure_lot(network, chosen.paths[lot], cache, threads, _shifted(progress, number, lots)))
         assert cache.network is not None
@@ -228,7 +228,7 @@ def _measure(
 
 
 def _measure_lot(
-    network: _Network, paths: Sequence[Path], cache: TrialCache, threads: int, progress: Count | None
+    network: _Network, paths: Sequence[Path], cache: LayerCostCache, threads: int, progress: Count | None
 ) -> NetworkCost:
     inputs = model_inputs(network.prepared.model, paths, network.record.pipeline, threads)
     try:

@@ -21,9 +21,10 @@ from quantkit.runs.folder import FP32, RunFolder
 from quantkit.search.mixed_precision import FloatBudget
 from quantkit.search.stages import REWRITING, Goal, Outcome, Stage, Trial, search
 from quantkit.search.trial_cache import TrialCache, trial_json
-from quantkit.search.trials import Subject, Trials, Watch
+from quantkit.search.trials import Trials, TuningTask, Watch
 from quantkit.targets import ORT, Target
 from quantkit.workflows.quantize import QuantizeOptions, int8_name, output_path, record_model
+from quantkit.workflows.tuning_task import holdout_evaluation, tuning_task
 from quantkit.workflows.vacc.build_file import VamcOptions, build_rewritten
 
 BUILD_FILE = "vamc-tuned.yaml"
@@ -150,10 +151,12 @@ def tune(
     holdout_images, warnings = evaluation_images(images, labels, names, exclude, record)
     holdout_images = limited(holdout_images, limit)
     with folder.locked():
-        subject = Subject.of_run(folder, record, target, options, tuning.rewrite, threads or default_threads())
+        threads = threads or default_threads()
+        subject = tuning_task(folder, record, target, options, tuning.rewrite, threads)
         key = sha256_json([subject.key(), *_evaluated_on(holdout_images), asdict(tuning.budget)])
         cache = TrialCache(folder.path / f"tune-{target.name}.journal.json", key, fresh=fresh)
-        trials = Trials(subject, holdout_images, cache, tuning.budget, tuning.seconds, watch)
+        evaluate = holdout_evaluation(folder, holdout_images, threads)
+        trials = Trials(subject, evaluate, cache, tuning.budget, tuning.seconds, watch)
         outcome = search(
             subject.start,
             trials,
@@ -170,7 +173,7 @@ def _evaluated_on(holdout_images: ImageFolder) -> tuple[str, list[str], list[int
     return str(holdout_images.root), list(holdout_images.names), labels
 
 
-def _stages(subject: Subject, tuning: TuneOptions, options: QuantizeOptions) -> frozenset[Stage]:
+def _stages(subject: TuningTask, tuning: TuneOptions, options: QuantizeOptions) -> frozenset[Stage]:
     """Return the steps that can be taken for this model and target, and that the user wants."""
     closed = set(tuning.without)
     if not tuning.rewrite:
@@ -187,7 +190,12 @@ def _stages(subject: Subject, tuning: TuneOptions, options: QuantizeOptions) -> 
 
 
 def _write(
-    subject: Subject, trials: Trials, outcome: Outcome, tuning: TuneOptions, out: Path | None, warnings: tuple[str, ...]
+    subject: TuningTask,
+    trials: Trials,
+    outcome: Outcome,
+    tuning: TuneOptions,
+    out: Path | None,
+    warnings: tuple[str, ...],
 ) -> Tuning:
     """Write the model that is kept, what its target needs beside it, and the log."""
     folder, recipe = subject.folder, outcome.best.recipe

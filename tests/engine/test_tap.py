@@ -12,7 +12,7 @@ from quantkit.engine.tap import TappedSession
 from quantkit.errors import ModelError
 from quantkit.graph.model import read_model
 from quantkit.graph.prepare import prepare
-from quantkit.workflows.calibrate import observed_tensors
+from quantkit.graph.qdq.taps import observed_tensors
 
 NAMES = ["input", "ar", "b", "sr", "p", "logits"]
 
@@ -72,7 +72,7 @@ def test_a_real_model_in_pieces_computes_the_bits_of_the_whole(
     shared_assets: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     prepared = prepare(read_model(shared_assets / "squeezenet1_1.onnx"))
-    names = observed_tensors(prepared).tapped
+    names = observed_tensors(prepared.model).tapped
     x = np.random.default_rng(0).standard_normal((1, 3, 224, 224)).astype(np.float32)
     session = TappedSession(prepared.model, names)
     assert len(session._pieces) > 2

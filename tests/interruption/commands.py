@@ -20,7 +20,8 @@ _SERVER = """
 import importlib, json, os, resource, signal, sys, time
 from quantkit.cli import main as cli
 for module in (*cli.COMMAND_MODULES, "onnxruntime", "quantkit.workflows.calibrate", "quantkit.workflows.compare",
-               "quantkit.workflows.evaluate", "quantkit.workflows.tune", "quantkit.data.build_set", "quantkit.vendors.vacc.inputs"):
+               "quantkit.workflows.evaluate", "quantkit.workflows.tune", "quantkit.data.build_set",
+               "quantkit.vendors.vacc.inputs"):
     importlib.import_module(module)
 children = []
 for line in sys.stdin:

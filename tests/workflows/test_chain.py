@@ -15,6 +15,7 @@ from quantkit.config.method import Kl, Mse, Percentile
 from quantkit.config.pipeline import Decode, Pipeline, ToTensor
 from quantkit.data.build_set import build_calibration_set
 from quantkit.data.calibration_set import CalibrationSet
+from quantkit.engine.observe import complete
 from quantkit.engine.tap import TappedSession
 from quantkit.errors import (
     CalibrationSetError,
@@ -34,7 +35,7 @@ from quantkit.stats.file import load_statistics, save_statistics
 from quantkit.stats.observed import Observed
 from quantkit.stats.observer import Observer
 from quantkit.targets import TENSORRT, VACC
-from quantkit.workflows.calibrate import calibrate, complete
+from quantkit.workflows.calibrate import calibrate
 from quantkit.workflows.compare import compare
 from quantkit.workflows.quantize import QuantizeOptions, quantize
 

@@ -61,8 +61,8 @@ class IsolatedLayerGraph:
 def local_graph(prepared_model: ir.Model, int8_model: ir.Model) -> IsolatedLayerGraph:
     """Join the float graph with every layer of the int8 graph: what reads integers and multiplies or rounds again.
 
-    Tensors are matched by name, as `quantkit.graph.qdq.write.write_qdq` gives them. A layer whose inputs or result the float
-    graph does not have is left out: of a model from another tool, that may be every layer.
+    Tensors are matched by name, as `quantkit.graph.qdq.write.write_qdq` gives them. A layer whose inputs or result the
+    float graph does not have is left out: of a model from another tool, that may be every layer.
 
     Args:
         prepared_model: from `quantkit.graph.prepare.prepare`; left as it is.

@@ -6,8 +6,8 @@ import onnx_ir as ir
 from quantkit.graph.analysis.values import array, is_constant, is_op, name_of, operand, required
 from quantkit.numerics import QParams
 
-# What `quantkit.graph.qdq.write.write_qdq` puts behind a tensor's name: for the float value where the name itself is that of
-# the rounded one, for the rounded value where it is not, and for the value kept within the integers a scheme uses.
+# What `quantkit.graph.qdq.write.write_qdq` appends to a tensor's name: for the float value where the name itself is
+# that of the rounded one, for the rounded value where it is not, and for the value within the integers of a scheme.
 FLOAT = ".float"
 DEQUANTIZED = ".dequantized"
 CLIPPED = ".clipped"

@@ -5,6 +5,9 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
+from quantkit.graph.qdq.plan import plan
+from quantkit.targets import TARGETS
+
 
 @dataclass(frozen=True)
 class Taps:
@@ -40,3 +43,9 @@ def taps(model: ir.Model, wanted: Iterable[str]) -> Taps:
                 rectified[result] = sources[0]
     tapped = tuple(name for name in order if name not in merged and name not in rectified)
     return Taps(tuple(order), tapped, merged, rectified)
+
+
+def observed_tensors(prepared_model: ir.Model) -> Taps:
+    """Return the tensors of a prepared model whose ranges any target needs, so that one pass serves all targets."""
+    wanted = {name for target in TARGETS.values() for name in plan(prepared_model, target).observed}
+    return taps(prepared_model, wanted)
