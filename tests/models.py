@@ -48,3 +48,15 @@ def write_images(
             pixels[..., label % 3] += 90
             Image.fromarray(pixels).save(folder / name / f"{index:03d}.png")
     return folder
+
+
+def uneven_model(path: Path) -> Path:
+    """Write the small model with one channel of its second convolution far larger than the others, and never open."""
+    model = onnx.load(tiny_model(path, seed=11))
+    for tensor in model.graph.initializer:
+        if tensor.name in ("w2", "b2"):
+            values = onnx.numpy_helper.to_array(tensor).copy()
+            values[0] = values[0] * 300.0 if tensor.name == "w2" else -1e5
+            tensor.CopyFrom(onnx.numpy_helper.from_array(values, tensor.name))
+    onnx.save(model, path)
+    return path

@@ -5,10 +5,15 @@ import onnx
 import onnx_ir as ir
 
 from quantkit.engine.tap import TappedSession
+from quantkit.evaluation.selection import SelectionMetric
 from quantkit.graph.analysis.values import name_of
 from quantkit.graph.prepare import prepare
-from quantkit.graph.qdq.plan import plan
+from quantkit.graph.qdq.plan import PlanOptions, plan
 from quantkit.numerics import Range
+from quantkit.ptq.shift_groups import movable, moved
+from quantkit.search.candidate_builder import CandidateBuilder
+from quantkit.stats.observed import Observed
+from quantkit.stats.observer import Observer
 from quantkit.targets import ORT
 
 # Strided conv, depthwise conv, a residual sum, a squeezing 1 x 1 conv without activation, and a classifier.
@@ -90,3 +95,151 @@ def values_of(model: ir.Model, tensors, image) -> dict[str, np.ndarray]:
 def all_tensors(model: ir.Model) -> list[str]:
     """Return the names of all tensors that nodes of a model compute."""
     return [name_of(value) for node in model.graph for value in node.outputs]
+
+
+MEAN, STD = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
+
+# What real checkpoints hold beside plain chains: a concatenation, channels padded with zeros (option-A shortcuts),
+# a Clip, an average pool, a group convolution, a transposed convolution, a gate, a Gemm with untransposed weights.
+MIXED = """
+<ir_version: 8, opset_import: ["": 17]>
+mixed (float[N, 3, 12, 12] input) => (float[N, 5] logits) <int64[8] pads = {0, 2, 0, 0, 0, 2, 0, 0}> {
+    a = Conv <pads = [1, 1, 1, 1]> (input, w1, b1)
+    ar = Relu(a)
+    b = Conv <pads = [1, 1, 1, 1], group = 2> (ar, w2, b2)
+    bc = Clip(b, zero, six)
+    c = Concat <axis = 1> (ar, bc)
+    p = AveragePool <kernel_shape = [2, 2], strides = [2, 2]> (c)
+    d = Conv (p, w3, b3)
+    dp = Pad(d, pads)
+    t = ConvTranspose <strides = [2, 2], group = 2> (p, w4, b4)
+    tm = MaxPool <kernel_shape = [2, 2], strides = [2, 2]> (t)
+    s = Add(dp, tm)
+    sr = Relu(s)
+    e = Conv (sr, w5)
+    gate = Sigmoid(e)
+    m = Mul(sr, gate)
+    g = GlobalAveragePool(m)
+    f = Flatten(g)
+    logits = Gemm (f, w6, b6)
+}
+"""
+MIXED_SHAPES = {
+    "w1": (4, 3, 3, 3),
+    "b1": (4,),
+    "w2": (6, 2, 3, 3),
+    "b2": (6,),
+    "w3": (8, 10, 1, 1),
+    "b3": (8,),
+    "w4": (10, 6, 2, 2),
+    "b4": (12,),
+    "w5": (12, 12, 1, 1),
+    "w6": (12, 5),
+    "b6": (5,),
+}
+
+
+def mixed_model(seed: int = 0, limit: float = 1000.0):
+    """Return the network above, prepared; its Clip cuts at the limit."""
+    limits = {"zero": np.float32(0), "six": np.float32(limit)}
+    return model_of(MIXED, weights(np.random.default_rng(seed), MIXED_SHAPES) | limits)
+
+
+def unlike_channels(seed: int = 0):
+    """Return the small network with channels of its first two layers that reach from 1/30 to 30 times as far."""
+    rng = np.random.default_rng(seed)
+    held = weights(rng)
+    factors = np.exp(rng.uniform(np.log(1 / 30), np.log(30), 8)).astype(np.float32)
+    by_row = {"w2": factors[:, None, None, None], "b2": factors}
+    by_column = {"w3": 1 / factors[None, :, None, None]}
+    return small_model(
+        **{name: (held[name] * factor).astype(np.float32) for name, factor in (by_row | by_column).items()}
+    )
+
+
+# Bottlenecks as in MobileNetV2 and ShuffleNet: 1 x 1 convolutions without activation, summed, joined, pooled; a layer
+# that reads one of them with padding, a gate, a group convolution without bias, and one flattened with its positions.
+LINEAR = """
+<ir_version: 8, opset_import: ["": 17]>
+linear (float[N, 3, 12, 12] input) => (float[N, 5] logits) {
+    a = Conv (input, w1, b1)
+    b = Conv <strides = [2, 2]> (a, w2)
+    c = Conv <strides = [2, 2]> (a, w3, b3)
+    s = Add(b, c)
+    m = MaxPool <kernel_shape = [3, 3], pads = [1, 1, 1, 1]> (s)
+    t = Concat <axis = 1> (m, c)
+    e = Conv <group = 2> (t, w4)
+    er = Relu(e)
+    g = Conv (t, w5, b5)
+    p = Conv <pads = [1, 1, 1, 1]> (g, w6, b6)
+    q = AveragePool <kernel_shape = [3, 3], strides = [3, 3]> (p)
+    u = Conv (er, w7, b7)
+    gate = Sigmoid(u)
+    v = Mul(p, gate)
+    w = AveragePool <kernel_shape = [3, 3], strides = [3, 3]> (v)
+    x = Conv (w, w8, b8)
+    y = Add(x, q)
+    f = Flatten(x)
+    logits = Gemm <transB = 1> (f, w9, b9)
+    unread = Relu(y)
+}
+"""
+LINEAR_SHAPES = {
+    "w1": (4, 3, 1, 1),
+    "b1": (4,),
+    "w2": (6, 4, 1, 1),
+    "w3": (6, 4, 1, 1),
+    "b3": (6,),
+    "w4": (8, 6, 1, 1),
+    "w5": (4, 12, 1, 1),
+    "b5": (4,),
+    "w6": (6, 4, 3, 3),
+    "b6": (6,),
+    "w7": (6, 8, 1, 1),
+    "b7": (6,),
+    "w8": (6, 6, 1, 1),
+    "b8": (6,),
+    "w9": (5, 24),
+    "b9": (5,),
+}
+
+
+def linear_model(seed: int = 0, off: float = 0.0):
+    """Return the network above, prepared; with its movable channels moved that far off, one way or the other."""
+    rng = np.random.default_rng(seed)
+    model = model_of(LINEAR, weights(rng, LINEAR_SHAPES))
+    found = movable(model)
+    return moved(model, found, off * rng.choice([-1.0, 1.0], found.free.size)) if off else model
+
+
+def photographs(count: int, seed: int = 0) -> list[np.ndarray]:
+    """Return 8-bit images as ImageNet preprocessing makes reals of them."""
+    levels = np.random.default_rng(seed).integers(0, 256, (count, 1, 3, 12, 12))
+    shape = (1, 3, 1, 1)
+    return [((one / 255.0 - MEAN.reshape(shape)) / STD.reshape(shape)).astype(np.float32) for one in levels]
+
+
+def builder_of(model, target=ORT, work=None, others=None, keep=False):
+    """Return a candidate builder for a model, and its selection metric."""
+    work, others = work or small_images(24), others or small_images(24, seed=5)
+    selection = SelectionMetric(model, others, threads=2)
+
+    def observe(one):
+        names = [name for name in ["input", *all_tensors(one)] if name in float_names(one)]
+        observers = {name: Observer() for name in names}
+        session = TappedSession(one, names, ordered=True)
+        extremes = np.zeros((len(work), len(names), 2), np.float32)
+        for image, rows in zip(work, extremes, strict=True):
+            for name, value in session.run(image)[1]:
+                rows[names.index(name)] = observers[name].observe(value)[1:]
+        return Observed({name: observer.statistics() for name, observer in observers.items()}, extremes)
+
+    builder = CandidateBuilder(
+        model, observe(model), target, PlanOptions(), work, work, observe, selection.largest_change, keep, 2
+    )
+    return builder, selection
+
+
+def float_names(model) -> set[str]:
+    values = [*model.graph.inputs, *(value for node in model.graph for value in node.outputs)]
+    return {value.name for value in values if value.dtype is not None and value.dtype.name == "FLOAT"}

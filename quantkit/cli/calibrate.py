@@ -87,7 +87,7 @@ def calibrate(
             method=settings.method,
             target=settings.target,
             options=replace(settings.options, bias_correction=bias_correction, keep_outliers=keep_outliers),
-            vamc=settings.vamc,
+            backends=settings.backends,
             until_stable=parse_share(until_stable, "--until-stable"),
             fresh=fresh,
             threads=threads,

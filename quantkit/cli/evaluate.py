@@ -58,7 +58,7 @@ def evaluate(
             pipeline=settings.pipeline,
             limit=limit,
             shard=None if shard is None else parse_shard(shard),
-            keep=settings.keep,
+            cache=settings.cache,
             threads=threads,
             progress=bar,
         )

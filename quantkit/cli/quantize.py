@@ -26,23 +26,25 @@ def quantize(
     method: MethodOption = None,
     fraction: FractionOption = None,
     target: TargetOption = None,
-    out: Annotated[Path | None, typer.Option(help="Where to write; int8.onnx in the run folder by default.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Where to write; int8.onnx or int8-METHOD.onnx in the run folder by default.")
+    ] = None,
     per_channel: PerChannelOption = None,
     activations: ActivationsOption = None,
     weight_bits: WeightBitsOption = None,
     power_of_two: PowerOfTwoOption = None,
     skip: SkipOption = None,
     bias_correction: Annotated[
-        bool | None,
+        bool,
         typer.Option(
             "--bias-correction/--no-bias-correction",
-            help="Correct biases on the calibration images, or not; by default as was done before for these ranges.",
+            help="Correct biases on the calibration images where they are found and it helps.",
         ),
-    ] = None,
+    ] = True,
     keep_outliers: KeepOutliersOption = False,
     explain: Annotated[bool, typer.Option("--explain", help="List every operator: how, or why not.")] = False,
 ) -> None:
-    """Solve the ranges by another method, from the statistics, and write the int8 model; no image is touched."""
+    """Solve the ranges by another method, from the statistics, and write the int8 model."""
     from quantkit.targets import parse_target
     from quantkit.workflows.project import find_run, load_project
     from quantkit.workflows.quantize import QuantizeOptions
@@ -56,7 +58,7 @@ def quantize(
         weight_bits=weight_bits,
         power_of_two=power_of_two,
         skip=tuple(skip or project.skip),
-        bias_correction=bias_correction is not False,
+        bias_correction=bias_correction,
         keep_outliers=keep_outliers,
     )
     done = step(
@@ -65,7 +67,6 @@ def quantize(
         target=parse_target(target or project.target or "ort"),
         options=options,
         out=out,
-        use_images=bias_correction is True,
     )
     if explain:
         for row in done.explain():

@@ -73,7 +73,7 @@ def tune(
     from quantkit.files import write_json
     from quantkit.search.mixed_precision import FloatBudget
     from quantkit.search.stages import Goal
-    from quantkit.targets import VACC, parse_target
+    from quantkit.targets import parse_target
     from quantkit.workflows.project import load_project
     from quantkit.workflows.quantize import QuantizeOptions
     from quantkit.workflows.tune import TuneOptions
@@ -81,9 +81,8 @@ def tune(
 
     project = load_project(Path())
     chosen = parse_target(target or project.target or "ort")
-    if write_fp32 is not None and (chosen.name != VACC.name or not rewrite):
+    if write_fp32 is not None and (not chosen.compiler_calibrates or not rewrite):
         raise UsageError("there is no rewritten fp32 model", where="--write-fp32", fix="give --target vacc --rewrite")
-    card = chosen.name == VACC.name
     macs = parse_share(max_float, "--max-float")
     assert macs is not None
     with progress_bar("tuning") as bar:
@@ -93,7 +92,7 @@ def tune(
                 goal=Goal(
                     max_drop=max_drop / 100.0, min_agreement=None if min_agreement is None else min_agreement / 100.0
                 ),
-                budget=FloatBudget(macs=macs, layers=3 if card and max_skips is None else max_skips, convs_only=card),
+                budget=FloatBudget(macs=macs, layers=max_skips),
                 without=frozenset(parse_stage(name) for name in without or ()),
                 rewrite=rewrite,
                 seconds=parse_seconds(time),
@@ -195,7 +194,7 @@ def _print(done: "Tuning") -> None:
     console.print(_table(done))
     for line in (*_verdict(done), *(f"note: {note}" for note in done.notes)):
         console.print(line, soft_wrap=True, markup=False)
-    files = [path.name for path in (done.path, done.fp32, done.build_file, done.log) if path is not None]
+    files = [path.name for path in (*done.files, done.log)]
     console.print(f"kept: {best.recipe.describe()}", soft_wrap=True, markup=False)
     console.print(f"wrote {', '.join(files)} in {done.log.parent} ({done.name})", soft_wrap=True, markup=False)
 

@@ -71,7 +71,7 @@ def run_demo(folder: Path, say: Callable[[str], None] | None = None) -> Demo:
     calibrate(model, folder / "calibration.csv", PRESETS[PRESET], run=run)
     for name in METHODS:
         say(f"quantizing by {name}, from the statistics of that pass, and correcting biases")
-        quantize(run, method=parse_method(name), out=run / f"{name}.onnx", use_images=True)
+        quantize(run, method=parse_method(name), out=run / f"{name}.onnx")
     say("comparing all of them with fp32 on 697 other images")
     comparison = compare([FP32, *METHODS], run=run, images=images / "test", drift_images=0)
     return Demo(folder, run, comparison)

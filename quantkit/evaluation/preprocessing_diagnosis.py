@@ -6,7 +6,6 @@ in fp32 already, and calibration finds ranges for values that the model never se
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -29,7 +28,8 @@ from quantkit.engine.predict import Classifier, ModelScores, evaluate
 from quantkit.evaluation.label_diagnosis import label_problem
 from quantkit.evaluation.paired import BoolArray, PairedOutcomes, mcnemar_exact
 from quantkit.evaluation.predictions import Predictions
-from quantkit.runs.score_cache import keep_scores, predict_cached, scores_key
+from quantkit.runs.cache import ResultCache
+from quantkit.runs.score_cache import cached_scores, predict_cached, scores_key
 
 # A classifier worth quantizing is mostly above this; one below it costs the few images that the question takes.
 SUSPICIOUS = 0.5
@@ -73,7 +73,7 @@ def diagnose_preprocessing(
     predictions: Predictions,
     *,
     digest: str,
-    keep: Path | None,
+    cache: ResultCache | None,
     threads: int,
 ) -> str | None:
     """Return in one sentence what preprocessing the model seems to want; None where the one given may well be right.
@@ -89,7 +89,7 @@ def diagnose_preprocessing(
         pipeline: their preprocessing.
         predictions: what the model said of them, in the same order.
         digest: of the model.
-        keep: folder for scores, so that nothing is asked twice; None to ask each time.
+        cache: of scores; None to run the model each time.
         threads: workers.
 
     Raises:
@@ -103,7 +103,7 @@ def diagnose_preprocessing(
     places = np.linspace(0, len(predictions) - 1, min(SAMPLE, len(predictions))).astype(np.int64)
     sample, given = found.only(places.tolist()), right[places]
     others = list(alternatives(pipeline))
-    tried = [_right(classifier, digest, sample, other, keep, threads) for _, other in others]
+    tried = [_right(classifier, digest, sample, other, cache, threads) for _, other in others]
     best = max(range(len(others)), key=lambda index: int(tried[index].sum()))
     outcomes = PairedOutcomes.of(given, tried[best])
     if outcomes.delta < FAR_BETTER or mcnemar_exact(outcomes) * len(others) > P:
@@ -145,14 +145,19 @@ def _scaled(pipeline: Pipeline, decode: Decode, scaling: _Scaling) -> Pipeline:
 
 
 def _right(
-    classifier: Classifier, digest: str, sample: ImageFolder, pipeline: Pipeline, keep: Path | None, threads: int
+    classifier: Classifier,
+    digest: str,
+    sample: ImageFolder,
+    pipeline: Pipeline,
+    cache: ResultCache | None,
+    threads: int,
 ) -> BoolArray:
     """Return for each image whether the model's best class is the true one."""
     assert sample.labels is not None
-    if keep is None:
+    if cache is None:
         return _compared(evaluate([classifier], sample.paths, pipeline, threads=threads), sample)
-    with keep_scores(keep, [scores_key(digest, pipeline)], sample) as kept:
-        return _compared(predict_cached([classifier], kept, sample.paths, pipeline, threads=threads), sample)
+    with cached_scores(cache, [scores_key(digest, pipeline)], sample) as scores:
+        return _compared(predict_cached([classifier], scores, sample.paths, pipeline, threads=threads), sample)
 
 
 def _compared(answers: Iterator[ModelScores], sample: ImageFolder) -> BoolArray:

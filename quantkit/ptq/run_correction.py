@@ -1,14 +1,11 @@
 """Bias correction within a run: estimated where the images are at hand, kept in the run folder, used again."""
 
-import json
 from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save
 
 from quantkit.config.pipeline import Pipeline
 from quantkit.data.calibration_set import CalibrationSet
@@ -16,17 +13,17 @@ from quantkit.data.overlap import digest_of
 from quantkit.data.parallel import map_in_order
 from quantkit.engine.session import default_threads
 from quantkit.errors import CalibrationSetError
-from quantkit.files import sha256_json, write_bytes
 from quantkit.graph.prepare import Prepared
 from quantkit.graph.qdq.plan import Plan, PlanOptions
 from quantkit.numerics import Range
 from quantkit.progress import Count
 from quantkit.ptq.bias_correction import BiasCorrection, correct_bias
+from quantkit.runs.cache import CacheEntry, CacheKey, ResultCache
 from quantkit.runs.folder import RunFolder, RunRecord
 from quantkit.runs.inputs import model_inputs
 
-FORMAT = "quantkit-bias-shift"
-SUFFIX = ".bias.safetensors"
+KIND = "bias"
+FORMAT = 1
 # The shifts stand after some dozens of images; every one of them is in memory with what a layer makes of it.
 IMAGES = 96
 # Where the noise of the scores is more than a quarter of what they are, answers are lost: measured, at 16 dB every
@@ -82,7 +79,6 @@ def images_of(record: RunRecord) -> Images | None:
 
 def correction(
     folder: RunFolder,
-    name: str,
     prepared: Prepared,
     plan: Plan,
     options: PlanOptions,
@@ -94,7 +90,6 @@ def correction(
 
     Args:
         folder: of the run, whose ``run.json`` is written.
-        name: of the quantized model in the run.
         prepared: the fp32 model.
         plan: made for it.
         options: what the plan leaves in float.
@@ -107,16 +102,15 @@ def correction(
         ModelError: the model cannot be run.
         OutputError: the run folder cannot be written.
     """
-    path = folder.path / f"{name}{SUFFIX}"
     key = _key(folder.read(), plan, options, ranges)
-    found = _load(path, key)
+    found = _load(folder.cache, key)
     if found is None and images is not None:
         threads = images.threads or default_threads()
         looked_at = zip(images.chosen.images[:IMAGES], images.chosen.paths, strict=False)
         paths = [path for image, path in looked_at if image.sha256 not in outliers]
         inputs = model_inputs(prepared.model, paths, images.pipeline, threads)
         found = correct_bias(prepared.model, plan, ranges, inputs, threads=threads, progress=images.progress)
-        _save(path, key, found)
+        folder.cache.store(key, _entry(found))
     if found is None:
         why = "biases are not corrected for these ranges: no image was used (quantkit quantize --bias-correction does)"
         return Correction({}, (why,))
@@ -134,34 +128,28 @@ def _notes(found: BiasCorrection) -> tuple[str, ...]:
     return (f"{did}: {change}", *([far] if left_db < LOW_DB else []))
 
 
-def _key(record: RunRecord, plan: Plan, options: PlanOptions, ranges: Mapping[str, Range]) -> str:
-    """Return a digest of all that the shifts depend on."""
-    return sha256_json(
-        {
-            "model": record.model.sha256,
-            "set": record.set.digest,
-            "pipeline": record.pipeline.model_dump(mode="json"),
-            "target": asdict(plan.target),
-            "skipped": asdict(options),
-            "ranges": {tensor: [range_.lo, range_.hi] for tensor, range_ in ranges.items()},
-        }
-    )
+def _key(record: RunRecord, plan: Plan, options: PlanOptions, ranges: Mapping[str, Range]) -> CacheKey:
+    """Return all that the shifts depend on."""
+    inputs = {
+        "model": record.model.sha256,
+        "set": record.set.digest,
+        "pipeline": record.pipeline.model_dump(mode="json"),
+        "target": asdict(plan.target),
+        "skipped": asdict(options),
+        "ranges": {tensor: [range_.lo, range_.hi] for tensor, range_ in ranges.items()},
+    }
+    return CacheKey(KIND, FORMAT, inputs)
 
 
-def _save(path: Path, key: str, found: BiasCorrection) -> None:
-    about = {"key": key, "before_db": found.before_db, "after_db": found.after_db}
-    # One entry: safetensors writes several in an order that changes from run to run.
-    write_bytes(path, save(found.shifts, metadata={FORMAT: json.dumps(about)}))
-
-
-def _load(path: Path, key: str) -> BiasCorrection | None:
-    """Return the correction of a file where it was made for this very quantization, else None."""
-    try:
-        with safe_open(path, framework="numpy") as file:
-            about = json.loads((file.metadata() or {})[FORMAT])
-            if about["key"] != key:
-                return None
-            shifts = {tensor: file.get_tensor(tensor) for tensor in file.keys()}  # noqa: SIM118
-            return BiasCorrection(shifts, float(about["before_db"]), float(about["after_db"]))
-    except (OSError, SafetensorError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+def _load(cache: ResultCache, key: CacheKey) -> BiasCorrection | None:
+    entry = cache.load(key)
+    if entry is None:
         return None
+    try:
+        return BiasCorrection(dict(entry.arrays), float(entry.values["before_db"]), float(entry.values["after_db"]))
+    except (KeyError, TypeError, ValueError):
+        return None
+
+
+def _entry(found: BiasCorrection) -> CacheEntry:
+    return CacheEntry({"before_db": found.before_db, "after_db": found.after_db}, found.shifts)

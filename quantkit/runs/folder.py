@@ -1,25 +1,26 @@
 """The run folder: what a calibration leaves, and where each part of it lies."""
 
 import contextlib
-import fcntl
 import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from quantkit.config.pipeline import Pipeline
 from quantkit.errors import ConfigError, ModelError, OutputError, ProvenanceError, UsageError
 from quantkit.files import make_folder, reason, write_json
 from quantkit.graph.model import model_digest
+from quantkit.runs.cache import FOLDER as CACHE
+from quantkit.runs.cache import ResultCache
 
 RECORD = "run.json"
 STATISTICS = "statistics.safetensors"
 PARTIAL = "statistics.partial.safetensors"
 RANGES = "ranges.csv"
-VAMC = "vamc.yaml"
 INT8 = "int8"
 FP32 = "fp32"
 
@@ -75,6 +76,8 @@ class QuantizedRecord(_Record):
         target: what it was quantized for.
         method: name of the method.
         options: all other choices that its bits depend on.
+        fp32: file name of the fp32 model with corrected biases for a compiler that quantizes by itself, null where
+            there is none.
     """
 
     file: str
@@ -82,6 +85,7 @@ class QuantizedRecord(_Record):
     target: str
     method: str
     options: dict[str, Any] = Field(default_factory=dict)
+    fp32: str | None = None
 
     @property
     def keeps_outliers(self) -> bool:
@@ -99,6 +103,7 @@ class RunRecord(_Record):
         set: the calibration set.
         pipeline: the preprocessing.
         quantized: the quantized models, by name.
+        backends: options of the vendors' files, by backend.
     """
 
     version: int = 1
@@ -107,6 +112,7 @@ class RunRecord(_Record):
     set: SetRecord
     pipeline: Pipeline
     quantized: dict[str, QuantizedRecord] = Field(default_factory=dict)
+    backends: dict[str, dict[str, Any]] = Field(default_factory=dict)
 
 
 class RunFolder:
@@ -129,6 +135,11 @@ class RunFolder:
         """Where an unfinished pass keeps its place."""
         return self.path / PARTIAL
 
+    @property
+    def cache(self) -> ResultCache:
+        """The cached results of the run."""
+        return ResultCache(self.path / CACHE)
+
     def create(self) -> None:
         """Make the folder, and see that it can be written.
 
@@ -149,23 +160,21 @@ class RunFolder:
             UsageError: another process holds the run.
         """
         self.create()
+        lock = FileLock(self.path / ".lock", timeout=0)
         try:
-            descriptor = os.open(self.path / ".lock", os.O_CREAT | os.O_RDWR, 0o644)
-        except OSError as error:
-            raise OutputError(f"the run folder cannot be written ({reason(error)})", where=self.path) from error
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.close(descriptor)
+            lock.acquire()
+        except Timeout:
             raise UsageError(
                 "another quantkit process is at work on this run",
                 where=self.path,
                 fix="wait for it, or use another --run",
             ) from None
+        except OSError as error:
+            raise OutputError(f"the run folder cannot be written ({reason(error)})", where=self.path) from error
         try:
             yield
         finally:
-            os.close(descriptor)
+            lock.release()
 
     def read(self) -> RunRecord:
         """Read ``run.json``.

@@ -1,56 +1,48 @@
-"""Scores kept on disk: no model answers the same image twice, and an interruption loses next to nothing.
+"""Scores of models, cached image by image: no model runs twice on an image, and an interruption loses next to nothing.
 
-A file of kept scores belongs to one model and one preprocessing. After a head that says which, it has a row for each
-image: what names the image, its scores as float32, 4 bytes each (200 MB for ImageNet's 50,000 validation images and
-1,000 classes), and a CRC-32. Rows are only ever added, so a process that is killed leaves whole rows and at most one
-piece of a row; the next one checks the rows, cuts off what is no whole row, and goes on behind it. Which images are
-evaluated together makes no difference: a part of them, or more of them, uses the same rows.
+A file of scores belongs to one model and one preprocessing. After a head with its `CacheKey`, it has a row for each
+image: an id of the image, its scores as float32, 4 bytes each (200 MB for ImageNet's 50,000 validation images and 1,000
+classes), and a CRC-32. Rows are only ever appended, so a killed process leaves whole rows and at most one partial row;
+the next one checks the rows, cuts off the partial one, and continues behind it. Which images are evaluated together
+makes no difference: a part of them, or more of them, uses the same rows.
 """
 
 import contextlib
-import fcntl
 import hashlib
 import json
 import os
 import zlib
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 import numpy as np
 import numpy.typing as npt
-import onnxruntime
+from filelock import FileLock, Timeout
 
-from quantkit import __version__
 from quantkit.config.pipeline import Pipeline
 from quantkit.data.folder import ImageFolder
 from quantkit.data.parallel import map_in_order
 from quantkit.data.preprocess import preprocess
 from quantkit.engine.predict import Classifier, ModelScores
 from quantkit.errors import ImageError, ModelError, OutputError, UsageError
-from quantkit.files import make_folder, reason, sha256_json
+from quantkit.files import make_folder, reason
+from quantkit.runs.cache import CacheKey, ResultCache
 
 FloatArray = npt.NDArray[np.float32]
 
-FOLDER = "answers"
+KIND = "scores"
 SUFFIX = ".scores"
-# What a folder of kept scores may grow to; the longest unused go first.
-KEPT_BYTES = 1 << 30
-
+_FORMAT = 1
 _HEAD_BYTES = 1024
 _ID_BYTES = 16
 _CRC_BYTES = 4
 
 
-def scores_key(model_sha256: str, pipeline: Pipeline) -> dict[str, str]:
-    """Return what scores depend on besides the image: model, preprocessing, and the programs that compute them."""
-    return {
-        "model": model_sha256,
-        "pipeline": sha256_json(pipeline.model_dump(mode="json")),
-        "onnxruntime": onnxruntime.__version__,
-        "quantkit": __version__,
-    }
+def scores_key(model_sha256: str, pipeline: Pipeline) -> CacheKey:
+    """Return what scores depend on besides the image: model and preprocessing."""
+    return CacheKey(KIND, _FORMAT, {"model": model_sha256, "pipeline": pipeline.model_dump(mode="json")})
 
 
 def image_ids(images: ImageFolder) -> list[bytes]:
@@ -66,12 +58,12 @@ def image_ids(images: ImageFolder) -> list[bytes]:
 
 
 class ScoreCache:
-    """The scores of one model for some images, as far as they are known.
+    """The cached scores of one model for some images.
 
-    Several processes at once may read scores of which none is missing; while they grow, the file belongs to one.
+    Several processes at once may read scores of which none is missing; only one may append to a file.
 
     Args:
-        folder: where kept scores lie; made when absent.
+        cache: where results are cached.
         key: what the scores depend on, from `scores_key`.
         images: the images that are wanted, from `image_ids`.
 
@@ -81,29 +73,39 @@ class ScoreCache:
 
     Raises:
         OutputError: the file cannot be written.
-        UsageError: another process is adding to it.
+        UsageError: another process is appending to it.
     """
 
-    def __init__(self, folder: Path, key: Mapping[str, str], images: Sequence[bytes]) -> None:
-        make_folder(folder)
-        self.path = folder / f"{key['model'][:12]}-{sha256_json(dict(key))[:12]}{SUFFIX}"
+    def __init__(self, cache: ResultCache, key: CacheKey, images: Sequence[bytes]) -> None:
+        self.path = cache.path(key, SUFFIX)
         self.classes = 0
-        self._key, self._images = dict(key), images
-        self._places: dict[bytes, int] = {}
+        self._key, self._images = key, images
+        self._rows: dict[bytes, int] = {}
+        self._lock = FileLock(f"{self.path}.lock")
+        make_folder(self.path.parent)
         try:
-            self._file = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            self.path.touch()
+            self._file = self.path.open("r+b", buffering=0)
         except OSError as error:
-            raise OutputError(f"cannot keep scores here ({reason(error)})", where=self.path) from error
-        alone = self._lock()
-        self._find_rows()
-        if self.known == len(images):
-            fcntl.flock(self._file, fcntl.LOCK_SH)
-            os.utime(self._file)  # tells `trim` that it was used
-        elif alone:
-            os.ftruncate(self._file, self._offset(len(self._places)) if self._places else 0)
-        else:
+            raise OutputError(f"cannot cache scores here ({reason(error)})", where=self.path) from error
+        try:
+            self._open()
+        except BaseException:
             self.close()
-            raise self._in_use()
+            raise
+
+    def _open(self) -> None:
+        self._find_rows()
+        if self.known < len(self._images):
+            try:
+                self._lock.acquire(timeout=0)
+            except Timeout:
+                raise UsageError(
+                    "another quantkit process is running this model", where=self.path, fix="wait for it"
+                ) from None
+            self._find_rows()  # what another process has appended meanwhile
+            self._file.truncate(self._offset(len(self._rows)) if self._rows else 0)
+        os.utime(self.path)  # `ResultCache.trim` removes the least recently used first
 
     def __enter__(self) -> Self:
         return self
@@ -116,25 +118,25 @@ class ScoreCache:
     @property
     def known(self) -> int:
         """How many of the images have their scores."""
-        return sum(image in self._places for image in self._images)
+        return sum(image in self._rows for image in self._images)
 
     def knows(self, index: int) -> bool:
-        """Tell whether the scores of an image are known."""
-        return self._images[index] in self._places
+        """Return whether the scores of an image are known."""
+        return self._images[index] in self._rows
 
     def scores(self, index: int) -> FloatArray:
-        """Return the scores ``[1, classes]`` of an image that it knows."""
-        offset = self._offset(self._places[self._images[index]]) + _ID_BYTES
-        return np.frombuffer(os.pread(self._file, 4 * self.classes, offset), "<f4").astype(np.float32)[None]
+        """Return the cached scores ``[1, classes]`` of an image."""
+        row = self._read(4 * self.classes, self._offset(self._rows[self._images[index]]) + _ID_BYTES)
+        return np.frombuffer(row, "<f4").astype(np.float32)[None]
 
     def add(self, index: int, scores: FloatArray) -> None:
-        """Keep the scores ``[1, classes]`` of an image.
+        """Append the scores ``[1, classes]`` of an image.
 
         Raises:
             ModelError: their number is not that of the other images.
             OutputError: the disk is full, or the file cannot be written for another reason.
         """
-        row = len(self._places)
+        row = len(self._rows)
         if row == 0:
             self.classes = scores.size
         if scores.size != self.classes:
@@ -142,74 +144,69 @@ class ScoreCache:
         content = self._images[index] + np.ascontiguousarray(scores, "<f4").tobytes()
         try:
             if row == 0:
-                head = json.dumps({**self._key, "classes": self.classes}).encode()
+                head = json.dumps({"digest": self._key.digest, "classes": self.classes}).encode()
                 self._write(head.ljust(_HEAD_BYTES), 0)
             self._write(content + _crc(content), self._offset(row))
         except OSError as error:
-            raise OutputError(f"cannot keep scores here ({reason(error)})", where=self.path) from error
-        self._places[self._images[index]] = row
+            raise OutputError(f"cannot cache scores here ({reason(error)})", where=self.path) from error
+        self._rows[self._images[index]] = row
 
     def close(self) -> None:
-        """Give the file back."""
-        os.close(self._file)
+        """Close the file and release its lock."""
+        self._file.close()
+        self._lock.release()
+
+    def _read(self, size: int, offset: int) -> bytes:
+        self._file.seek(offset)
+        return self._file.read(size)
 
     def _write(self, content: bytes, offset: int) -> None:
-        written = os.pwrite(self._file, content, offset)
-        if written < len(content):  # the disk filled up; the system says so at the next attempt
-            os.pwrite(self._file, content[written:], offset + written)
+        self._file.seek(offset)
+        written = self._file.write(content) or 0
+        if written < len(content):  # the disk is full; the system reports it at the next attempt
+            self._file.write(content[written:])
 
     def _offset(self, row: int) -> int:
         return _HEAD_BYTES + row * (_ID_BYTES + 4 * self.classes + _CRC_BYTES)
 
     def _find_rows(self) -> None:
-        """Read where the scores of which image stand; nowhere, if the file is of something else or damaged."""
+        """Find the row of each image; none, if the file is of something else or damaged."""
+        self._rows = {}
         try:
-            head = json.loads(os.pread(self._file, _HEAD_BYTES, 0))
-            classes = int(head.pop("classes"))
-        except (ValueError, KeyError, TypeError, AttributeError):
+            head = json.loads(self._read(_HEAD_BYTES, 0))
+            digest, classes = head["digest"], int(head["classes"])
+        except (ValueError, KeyError, TypeError):
             return
-        if head != self._key or classes < 1:
+        if digest != self._key.digest or classes < 1:
             return
         self.classes = classes
         size = self._offset(1) - self._offset(0)
-        while len(row := os.pread(self._file, size, self._offset(len(self._places)))) == size:
-            if row[-_CRC_BYTES:] != _crc(row[:-_CRC_BYTES]) or row[:_ID_BYTES] in self._places:
+        while len(row := self._read(size, self._offset(len(self._rows)))) == size:
+            if row[-_CRC_BYTES:] != _crc(row[:-_CRC_BYTES]) or row[:_ID_BYTES] in self._rows:
                 break
-            self._places[row[:_ID_BYTES]] = len(self._places)
-
-    def _lock(self) -> bool:
-        """Take the file for this process alone if possible, else to read; tell which."""
-        for kind in (fcntl.LOCK_EX, fcntl.LOCK_SH):
-            with contextlib.suppress(BlockingIOError):
-                fcntl.flock(self._file, kind | fcntl.LOCK_NB)
-                return kind == fcntl.LOCK_EX
-        self.close()
-        raise self._in_use()
-
-    def _in_use(self) -> UsageError:
-        return UsageError("another quantkit process is running this model", where=self.path, fix="wait for it")
+            self._rows[row[:_ID_BYTES]] = len(self._rows)
 
 
 @contextlib.contextmanager
-def keep_scores(folder: Path, keys: Sequence[Mapping[str, str]], images: ImageFolder) -> Iterator[list[ScoreCache]]:
-    """Open the kept scores of several models, and make room for them at the end (see `trim`).
+def cached_scores(cache: ResultCache, keys: Sequence[CacheKey], images: ImageFolder) -> Iterator[list[ScoreCache]]:
+    """Open the cached scores of several models; the cache is trimmed at the end.
 
     Args:
-        folder: where kept scores lie; made when absent.
+        cache: where results are cached.
         keys: of each model, from `scores_key`; models of the same key share one file.
         images: the images that are wanted.
 
     Raises:
-        ImageError: an image is gone.
+        ImageError: an image is missing.
         OutputError: a file cannot be written.
-        UsageError: another process is adding to one.
+        UsageError: another process is appending to one.
     """
     ids = image_ids(images)
     with contextlib.ExitStack() as stack:
-        distinct = {sha256_json(dict(key)): key for key in keys}
-        files = {name: stack.enter_context(ScoreCache(folder, key, ids)) for name, key in distinct.items()}
-        yield [files[sha256_json(dict(key))] for key in keys]
-        trim(folder, {one.path for one in files.values()})
+        distinct = {key.digest: key for key in keys}
+        files = {digest: stack.enter_context(ScoreCache(cache, key, ids)) for digest, key in distinct.items()}
+        yield [files[key.digest] for key in keys]
+        cache.trim({one.path for one in files.values()})
 
 
 def predict_cached(
@@ -248,27 +245,6 @@ def predict_cached(
             if scores is not None and not one.knows(index):
                 one.add(index, scores)
         yield ModelScores(index, [one.scores(index) for one in kept])
-
-
-def trim(folder: Path, used: Collection[Path], limit: int = KEPT_BYTES) -> None:
-    """Remove kept scores, the longest unused first, until a folder holds no more than ``limit`` bytes.
-
-    A process that is reading a file that goes has it until it ends.
-
-    Args:
-        folder: where kept scores lie.
-        used: files that stay whatever their size.
-        limit: bytes.
-    """
-    files = []
-    for path in folder.glob(f"*{SUFFIX}"):
-        with contextlib.suppress(FileNotFoundError):  # another process made room, too
-            files.append((path.stat(), path))
-    total = 0
-    for status, path in sorted(files, key=lambda one: -one[0].st_mtime_ns):
-        total += status.st_size
-        if total > limit and path not in used:
-            path.unlink(missing_ok=True)
 
 
 def _name_size_time(root: Path, name: str) -> bytes:

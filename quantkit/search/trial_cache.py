@@ -1,78 +1,65 @@
-"""The journal of a tuning: what was tried and what each trial bought, kept as it is found out."""
+"""Trials of a search, cached in the run: what was tried is not tried again, and an interrupted search resumes."""
 
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 from quantkit.evaluation.paired import Interval
 from quantkit.evaluation.selection import Closeness
-from quantkit.files import write_json
+from quantkit.runs.cache import CacheEntry, CacheKey, ResultCache
 from quantkit.search.recipe import Recipe
 from quantkit.search.stages import HoldoutResult, Trial
 
-FORMAT = 2
+KIND = "trials"
+_FORMAT = 3
 
 
 class TrialCache:
-    """A JSON file of trials, each written whole as soon as it is known.
-
-    A journal of another model, set, preprocessing or program says nothing about this search, and is begun anew.
+    """The cached trials of one search, each written as soon as it is known.
 
     Args:
-        path: the file; it need not exist.
-        key: digest of all that the trials depend on besides their recipes.
-        fresh: forget what is there.
+        cache: of the run.
+        depends_on: all that the trials depend on besides their recipes, as JSON values.
+        fresh: ignore trials of earlier searches.
     """
 
-    def __init__(self, path: Path, key: str, *, fresh: bool = False) -> None:
-        self._path, self._key = path, key
-        self._trials: list[dict[str, Any]] = [] if fresh else self._read()
+    def __init__(self, cache: ResultCache, depends_on: Mapping[str, Any], *, fresh: bool = False) -> None:
+        self._cache, self._depends_on = cache, depends_on
+        self._written: set[str] | None = set() if fresh else None
 
     def find(self, stage: str, recipe: Recipe) -> Trial | None:
-        """Return what was found out about a recipe, None where it has not been tried."""
-        plain = recipe.to_json()
-        for entry in self._trials:
-            if entry["recipe"] == plain:
-                evaluated = entry["holdout"]
-                return Trial(
-                    stage=stage,
-                    recipe=recipe,
-                    closeness=_closeness(entry["closeness"]),
-                    float_macs=entry["float_macs"],
-                    seconds=entry["seconds"],
-                    holdout=None if evaluated is None else _holdout(evaluated),
-                )
-        return None
+        """Return the trial of a recipe, None where it has not been tried."""
+        key = self._key(recipe)
+        entry = self._cache.load(key) if self._written is None or key.digest in self._written else None
+        if entry is None:
+            return None
+        try:
+            holdout = entry.values["holdout"]
+            return Trial(
+                stage=stage,
+                recipe=recipe,
+                closeness=_closeness(entry.values["closeness"]),
+                float_macs=entry.values["float_macs"],
+                seconds=entry.values["seconds"],
+                holdout=None if holdout is None else _holdout(holdout),
+            )
+        except (KeyError, TypeError, ValueError):
+            return None
 
     def keep(self, trial: Trial) -> None:
         """Write a trial, in the place of what was known of its recipe before.
 
         Raises:
-            OutputError: the file cannot be written.
+            OutputError: it cannot be written.
         """
-        entry = trial_json(trial)
-        places = [place for place, known in enumerate(self._trials) if known["recipe"] == entry["recipe"]]
-        if places:
-            self._trials[places[0]] = entry
-        else:
-            self._trials.append(entry)
-        write_json(self._path, {"format": FORMAT, "key": self._key, "trials": self._trials})
+        key = self._key(trial.recipe)
+        self._cache.store(key, CacheEntry(trial_json(trial)))
+        if self._written is not None:
+            self._written.add(key.digest)
 
-    def _read(self) -> list[dict[str, Any]]:
-        try:
-            content = json.loads(self._path.read_text("utf-8"))
-            known = content["trials"] if content["format"] == FORMAT and content["key"] == self._key else []
-            for entry in known:
-                _closeness(entry["closeness"])
-                entry["recipe"], entry["float_macs"], entry["seconds"]
-                if entry["holdout"] is not None:
-                    _holdout(entry["holdout"])
-        except (OSError, ValueError, KeyError, TypeError):
-            return []
-        return list(known)
+    def _key(self, recipe: Recipe) -> CacheKey:
+        return CacheKey(KIND, _FORMAT, {**self._depends_on, "recipe": recipe.to_json()})
 
 
 def trial_json(trial: Trial) -> dict[str, Any]:
@@ -90,7 +77,7 @@ def trial_json(trial: Trial) -> dict[str, Any]:
 
 
 def _closeness(plain: Mapping[str, Any]) -> Closeness:
-    """Return the figures of a journal, in which a model equal to fp32 has no finite SQNR."""
+    """Return figures of a trial, in which a model equal to fp32 has no finite SQNR."""
     return Closeness(**{**plain, "sqnr_db": math.inf if plain["sqnr_db"] is None else plain["sqnr_db"]})
 
 

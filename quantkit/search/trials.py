@@ -6,9 +6,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import onnx_ir as ir
-import onnxruntime
 
-from quantkit import __version__
 from quantkit.evaluation.selection import SelectionMetric
 from quantkit.progress import Count
 from quantkit.runs.folder import RunFolder, RunRecord
@@ -47,8 +45,8 @@ class TuningTask:
     selection: SelectionMetric
     start: Recipe
 
-    def key(self) -> dict[str, Any]:
-        """Return what the trials depend on besides their recipes and the judging images."""
+    def depends_on(self) -> dict[str, Any]:
+        """Return what the trials depend on besides their recipes and the evaluation images."""
         return {
             "model": self.record.model.sha256,
             "set": self.record.set.digest,
@@ -56,7 +54,6 @@ class TuningTask:
             "target": asdict(self.builder.target),
             "left_out": asdict(self.builder.options),
             "keep_outliers": self.builder.keep_outliers,
-            "versions": [__version__, onnxruntime.__version__],
         }
 
 

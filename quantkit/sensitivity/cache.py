@@ -1,42 +1,38 @@
-"""What has been measured of the layers, kept in the run: an interrupted measurement goes on, a repeated one is there.
+"""Layer costs measured so far, cached in the run: an interrupted measurement resumes, a repeated one is read.
 
-A file belongs to one quantization and one lot of images, both named by a digest; it is written anew, whole, as layers
-are added, at most every second.
+An entry belongs to one quantization and one lot of images. It is rewritten as layers are added, at most every second.
 """
 
-import json
 import time
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
-from quantkit.files import write_text
+from quantkit.runs.cache import CacheEntry, CacheKey, ResultCache
 from quantkit.sensitivity.measure import Deviation, LayerCost, NetworkCost
 
-FOLDER = "sensitivity"
-_FORMAT = 1
+KIND = "layer-costs"
+_FORMAT = 2
 _SECONDS = 1.0
-_KEY_DIGITS = 16
 
 
 class LayerCostCache:
-    """The costs of one lot of images, as far as they are known.
+    """The costs of layers on one lot of images, as far as they are known.
 
     Args:
-        folder: of the run.
-        key: digest of all that the costs depend on.
+        cache: of the run.
+        depends_on: all that the costs depend on, as JSON values.
 
     Attributes:
         layers: the costs so far, by node name.
         network: the finished measurement, None before.
     """
 
-    def __init__(self, folder: Path, key: str) -> None:
-        self.path = folder / FOLDER / f"{key[:_KEY_DIGITS]}.json"
+    def __init__(self, cache: ResultCache, depends_on: Mapping[str, Any]) -> None:
         self.layers: dict[str, LayerCost] = {}
         self.network: NetworkCost | None = None
-        self._key = key
+        self._cache, self._key = cache, CacheKey(KIND, _FORMAT, depends_on)
         self._written_s = time.monotonic()
         self._read()
 
@@ -64,38 +60,41 @@ class LayerCostCache:
         """Write what is known so far.
 
         Raises:
-            OutputError: the file cannot be written.
+            OutputError: the entry cannot be written.
         """
-        content: dict[str, Any] = {"format": _FORMAT, "key": self._key}
+        values: dict[str, Any] = {
+            "layers": [
+                vars(cost) | {"only": _plain(cost.only), "without": _plain(cost.without)}
+                for cost in self.layers.values()
+            ]
+        }
         if self.network is not None:
             whole = self.network
-            content |= {"signal": whole.signal.tolist(), "top1": whole.top1.tolist(), "macs": whole.macs}
-            content["whole"] = _plain(whole.whole)
-        content["layers"] = [
-            vars(cost) | {"only": _plain(cost.only), "without": _plain(cost.without)} for cost in self.layers.values()
-        ]
-        write_text(self.path, json.dumps(content, allow_nan=False, separators=(",", ":")) + "\n")
+            values |= {"signal": whole.signal.tolist(), "top1": whole.top1.tolist(), "macs": whole.macs}
+            values["whole"] = _plain(whole.whole)
+        self._cache.store(self._key, CacheEntry(values))
         self._written_s = time.monotonic()
 
     def _read(self) -> None:
-        """Take over what the file holds, if it is of the same images and the same quantization, and undamaged."""
+        """Take over the entry of the same images and the same quantization, if it is undamaged."""
+        entry = self._cache.load(self._key)
+        if entry is None:
+            return
         try:
-            content = json.loads(self.path.read_bytes())
-            if content["format"] != _FORMAT or content["key"] != self._key:
-                return
+            values = entry.values
             layers = [
                 LayerCost(**(one | {"only": _deviation(one["only"]), "without": _deviation(one["without"])}))
-                for one in content["layers"]
+                for one in values["layers"]
             ]
-            if "whole" in content:
+            if "whole" in values:
                 self.network = NetworkCost(
-                    signal=np.asarray(content["signal"], np.float64),
-                    top1=np.asarray(content["top1"], np.int64),
-                    macs=content["macs"],
-                    whole=_deviation(content["whole"]),
+                    signal=np.asarray(values["signal"], np.float64),
+                    top1=np.asarray(values["top1"], np.int64),
+                    macs=values["macs"],
+                    whole=_deviation(values["whole"]),
                     layers=tuple(layers),
                 )
-        except (OSError, ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError):
             return
         self.layers = {cost.node: cost for cost in layers}
 

@@ -1,6 +1,7 @@
 """``quantkit calibrate``: one pass over the calibration set, then ranges, int8 model and vendor file."""
 
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -27,15 +28,14 @@ from quantkit.graph.qdq.taps import Taps, observed_tensors
 from quantkit.numerics import Range
 from quantkit.progress import NoProgress, Watcher
 from quantkit.ptq.run_correction import Images
-from quantkit.runs.folder import ModelRecord, RunFolder, RunRecord, SetRecord
-from quantkit.runs.outliers import set_without_outliers
+from quantkit.runs.folder import RECORD, ModelRecord, RunFolder, RunRecord, SetRecord
 from quantkit.stats.convergence import ConvergencePoint, movement
 from quantkit.stats.file import Provenance, Statistics, load_statistics, save_statistics, sorted_images
 from quantkit.stats.observed import Observed
 from quantkit.stats.solve import solve_observed
 from quantkit.targets import ORT, Target
-from quantkit.workflows.quantize import Quantized, QuantizeOptions, quantize_prepared
-from quantkit.workflows.vacc.build_file import CARD_SET, VamcOptions, choices_of_run, write_vamc
+from quantkit.workflows.backends import Backend, QuantizedRun, after_quantize
+from quantkit.workflows.quantize import Quantized, QuantizeOptions, int8_name, quantize_prepared
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ def calibrate(
     method: Method | None = None,
     target: Target = ORT,
     options: QuantizeOptions | None = None,
-    vamc: VamcOptions | None = None,
+    backends: Mapping[str, Backend] | None = None,
     until_stable: float | None = None,
     fresh: bool = False,
     threads: int | None = None,
@@ -102,7 +102,7 @@ def calibrate(
         method: how ranges are set.
         target: what will run the int8 model.
         options: choices of the quantization.
-        vamc: choices of the vendor's build file.
+        backends: backends with options of their own, by name; the others take those of the run or their defaults.
         until_stable: stop when no range moved by more than this share of its width from one convergence point to the
             next, 0.005 for half a percent.
         fresh: observe again even where statistics are there.
@@ -130,10 +130,12 @@ def calibrate(
             start_s = time.monotonic()
             statistics = observer.run(until_stable, fresh)
             elapsed_s = time.monotonic() - start_s
-        previous = folder.read().quantized if reused and (folder.path / "run.json").is_file() else {}
-        folder.write(
-            _record(subject, chosen, manifest, pipeline, statistics).model_copy(update={"quantized": previous})
-        )
+        record = _record(subject, chosen, manifest, pipeline, statistics)
+        if (folder.path / RECORD).is_file():
+            before = folder.read()
+            kept = {"quantized": before.quantized if reused else {}, "backends": before.backends}
+            record = record.model_copy(update=kept)
+        folder.write(record)
         quantized = quantize_prepared(
             folder,
             subject.prepared,
@@ -141,29 +143,25 @@ def calibrate(
             method,
             target,
             options,
+            name=int8_name(target),
+            path=folder.path / f"{int8_name(target)}.onnx",
             images=Images(chosen, pipeline, threads, watcher.layers),
         )
-        record = folder.read()
-        card_set = _write_card_set(folder, record, chosen)
-        suffixes = frozenset(path.suffix.removeprefix(".") for path in chosen.paths)
-        vamc_path, build = write_vamc(
-            folder, record, method, quantized.plan, suffixes, vamc or VamcOptions(), quantized.corrected_fp32
+        backend = after_quantize(
+            QuantizedRun(folder=folder, target=target, prepared=subject.prepared.model, calibration_set=chosen),
+            backends,
         )
-    beside = tuple(path for path in (quantized.corrected_fp32, card_set) if path is not None)
-    files = (folder.statistics, quantized.path, quantized.table, *beside, vamc_path)
-    told = list(build.notes)
-    if card_set is not None:
-        told.append(f"the compiler is to calibrate on {card_set.name}, without those images (calib-set materialize)")
-    notes = (*quantized.notes, *(f"{vamc_path.name}: {note}" for note in told))
+    files = (folder.statistics, *quantized.files, *backend.files)
+    notes = (*quantized.notes, *backend.notes)
     return Calibration(run, quantized, statistics, elapsed_s, reused, files, notes)
 
 
 def _read_subject(path: Path) -> _Subject:
     model = read_model(path)
     output, classes = logits_output(model)
-    prepared = prepare(model)
+    image, prepared = image_input(model), prepare(model)
     observed = observed_tensors(prepared.model)
-    return _Subject(path, model_digest(path), image_input(model), output, classes, prepared, observed)
+    return _Subject(path, model_digest(path), image, output, classes, prepared, observed)
 
 
 def _read_set(given: Path | CalibrationSet) -> tuple[CalibrationSet, str]:
@@ -192,16 +190,6 @@ def _read_set(given: Path | CalibrationSet) -> tuple[CalibrationSet, str]:
                 fix="build the set again",
             )
     return chosen, manifest
-
-
-def _write_card_set(folder: RunFolder, record: RunRecord, chosen: CalibrationSet) -> Path | None:
-    """Write the set for a compiler that calibrates by itself where it is another than the run's."""
-    path = folder.path / CARD_SET
-    if choices_of_run(record).keep_outliers or not record.set.outliers:
-        path.unlink(missing_ok=True)
-        return None
-    set_without_outliers(chosen, record.set.outliers).save(path)
-    return path
 
 
 def _record(

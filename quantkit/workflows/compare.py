@@ -24,9 +24,9 @@ from quantkit.evaluation.preprocessing_diagnosis import diagnose_preprocessing
 from quantkit.evaluation.result import Comparison, EvaluatedModel, compare_models
 from quantkit.graph.model import image_input, logits_output, model_digest, model_files, read_model
 from quantkit.progress import Count
+from quantkit.runs.cache import ResultCache
 from quantkit.runs.folder import RunFolder, RunRecord
-from quantkit.runs.score_cache import FOLDER as KEPT_ANSWERS
-from quantkit.runs.score_cache import keep_scores, predict_cached, scores_key
+from quantkit.runs.score_cache import cached_scores, predict_cached, scores_key
 from quantkit.workflows.vacc.device_results import DeviceResults, parse_card
 
 # Drift is a matter of tensors, not of images: its figures stand after a few dozen.
@@ -140,7 +140,7 @@ def evaluate_models(
         pipeline,
         collector.predictions(0),
         digest=model_digest(reference.path),
-        keep=_score_cache_folder(run),
+        cache=_cache_of(run),
         threads=threads,
     )
     warnings += [] if diagnosis is None else [f"{reference.name}: {diagnosis}"]
@@ -189,18 +189,18 @@ def _answers(
     run: Path | None,
 ) -> Iterator[Iterator[ModelScores]]:
     """Give what every ONNX model says to every image; in a run of ours, no model is asked twice about the same."""
-    home = _score_cache_folder(run)
-    if home is None:
+    cache = _cache_of(run)
+    if cache is None:
         yield evaluate(classifiers, found.paths, pipeline, threads=threads)
         return
     keys = [scores_key(model_digest(subject.path), pipeline) for subject in subjects]
-    with keep_scores(home, keys, found) as kept:
-        yield predict_cached(classifiers, kept, found.paths, pipeline, threads=threads)
+    with cached_scores(cache, keys, found) as scores:
+        yield predict_cached(classifiers, scores, found.paths, pipeline, threads=threads)
 
 
-def _score_cache_folder(run: Path | None) -> Path | None:
-    """Return the folder that a run keeps answers in, None where there is no run, or none of ours to write to."""
-    return run / KEPT_ANSWERS if run is not None and os.access(run, os.W_OK) else None
+def _cache_of(run: Path | None) -> ResultCache | None:
+    """Return the cache of a run, None where there is no run or it cannot be written."""
+    return RunFolder(run).cache if run is not None and os.access(run, os.W_OK) else None
 
 
 def _collect(

@@ -6,7 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import onnx_ir as ir
+import onnxruntime
 
+from quantkit import __version__
 from quantkit.config.pipeline import Pipeline
 from quantkit.data.calibration_set import CalibrationSet
 from quantkit.data.folder import ImageFolder
@@ -23,8 +25,9 @@ from quantkit.evaluation.preprocessing_diagnosis import diagnose_preprocessing
 from quantkit.files import sha256_json
 from quantkit.graph.model import image_input, logits_output, model_digest, read_model
 from quantkit.progress import Count
+from quantkit.runs.cache import ResultCache
 from quantkit.runs.folder import RunFolder
-from quantkit.runs.score_cache import ScoreCache, keep_scores, predict_cached, scores_key
+from quantkit.runs.score_cache import ScoreCache, cached_scores, predict_cached, scores_key
 
 # What may stand between a softmax and the output of a model without changing its kind.
 _PASSED_OVER = frozenset({"QuantizeLinear", "DequantizeLinear", "Cast", "Flatten", "Identity", "Reshape", "Squeeze"})
@@ -92,7 +95,7 @@ def evaluate(
     pipeline: Pipeline | None = None,
     limit: int | None = None,
     shard: tuple[int, int] | None = None,
-    keep: Path,
+    cache: Path,
     threads: int | None = None,
     progress: Count | None = None,
 ) -> ModelEvaluation:
@@ -112,7 +115,7 @@ def evaluate(
         pipeline: preprocessing; absent, the run's.
         limit: evaluate at most so many images, spread over the classes as they lie.
         shard: ``(i, n)``, i from 1: every n-th image alone, from the i-th.
-        keep: folder for the scores.
+        cache: folder for cached results; made when absent.
         threads: workers; as many as there are processors when absent.
         progress: called with images done and in all.
 
@@ -144,25 +147,27 @@ def evaluate(
     found = limited(found, limit)
     _check_fit(graph, path, pipeline, found)
     part = found if shard is None else _shard(found, *shard)
-    key = scores_key(model_digest(path), pipeline)
+    digest = model_digest(path)
+    key = scores_key(digest, pipeline)
     threads = threads or default_threads()
     start_s = time.monotonic()
-    with keep_scores(keep, [key], part) as [kept]:
-        before = kept.known
+    results = ResultCache(cache)
+    with cached_scores(results, [key], part) as [scores]:
+        before = scores.known
         classifier = Classifier(path, image_input(graph))
-        predictions, kind = _answers(graph, classifier, kept, part, pipeline, threads, progress)
+        predictions, kind = _answers(graph, classifier, scores, part, pipeline, threads, progress)
     elapsed_s = time.monotonic() - start_s
     origin = Origin(
-        model=key["model"],
+        model=digest,
         images=_portable_digest(found),
-        pipeline=key["pipeline"],
+        pipeline=sha256_json(pipeline.model_dump(mode="json")),
         scores=kind.value,
-        onnxruntime=key["onnxruntime"],
-        quantkit=key["quantkit"],
+        onnxruntime=onnxruntime.__version__,
+        quantkit=__version__,
         shards=() if shard is None or shard[1] == 1 else (shard,),
     )
     other = diagnose_preprocessing(
-        classifier, part, pipeline, predictions, digest=key["model"], keep=keep, threads=threads
+        classifier, part, pipeline, predictions, digest=digest, cache=results, threads=threads
     )
     warnings = (*doubts, *(diagnosis for diagnosis in (diagnose_labels(predictions), other) if diagnosis is not None))
     return ModelEvaluation(name, predictions, origin, before, elapsed_s, warnings)
@@ -204,7 +209,7 @@ def parse_shard(text: str) -> tuple[int, int]:
 def _answers(
     graph: ir.Model,
     classifier: Classifier,
-    kept: ScoreCache,
+    cached: ScoreCache,
     part: ImageFolder,
     pipeline: Pipeline,
     threads: int,
@@ -212,7 +217,7 @@ def _answers(
 ) -> tuple[Predictions, Scores]:
     assert part.labels is not None
     collector = Collector(1, kind=Scores.PROBABILITIES if _ends_in_softmax(graph) else None)
-    for answers in predict_cached([classifier], [kept], part.paths, pipeline, threads=threads):
+    for answers in predict_cached([classifier], [cached], part.paths, pipeline, threads=threads):
         scores = answers.scores[0]
         # Told from one image, so that it does not depend on which images come together.
         collector.kind = collector.kind or kind_of_scores(scores)

@@ -1,9 +1,9 @@
-"""``quantkit quantize``: from the statistics of a run to an int8 model, by any method, without an image."""
+"""``quantkit quantize``: from the statistics of a run to an int8 model, by any method, without another pass."""
 
 import csv
 import io
 import os
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +19,13 @@ from quantkit.graph.qdq.write import notes_of, write_qdq
 from quantkit.numerics import Range
 from quantkit.ptq.fp32_export import export_corrected_fp32, restore_batch_norms
 from quantkit.ptq.run_correction import Correction, Images, correction, images_of
-from quantkit.runs.folder import FP32, INT8, RANGES, QuantizedRecord, RunFolder
+from quantkit.runs.folder import FP32, INT8, RANGES, QuantizedRecord, RunFolder, RunRecord
 from quantkit.runs.inputs import calibrated
 from quantkit.runs.outliers import outlier_note
 from quantkit.stats.file import Statistics
 from quantkit.stats.solve import solve_observed
-from quantkit.targets import ORT, VACC, Target
+from quantkit.targets import ORT, Target
+from quantkit.workflows.backends import QuantizedRun, after_quantize
 
 CONV_PREFIX = "conv:"
 # Magnitudes up to this cannot saturate where pairs of products are added in 16 bits.
@@ -85,7 +86,8 @@ class Quantized:
         plan: what was quantized how.
         corrected_fp32: fp32 model with the corrected biases, for a compiler that quantizes by itself; None where
             nothing was corrected or the target takes the int8 model.
-        notes: what the user may want to know of it.
+        files: all files that were written.
+        notes: what the user should know.
     """
 
     name: str
@@ -94,6 +96,7 @@ class Quantized:
     ranges: dict[str, Range]
     plan: Plan
     corrected_fp32: Path | None
+    files: tuple[Path, ...]
     notes: tuple[str, ...]
 
     def explain(self) -> list[Decision]:
@@ -108,18 +111,18 @@ def quantize(
     target: Target = ORT,
     options: QuantizeOptions | None = None,
     out: Path | None = None,
-    use_images: bool = False,
+    use_images: bool = True,
 ) -> Quantized:
-    """Solve the ranges anew from a run's statistics and write an int8 model; no image is read unless asked for.
+    """Solve the ranges from a run's statistics and write an int8 model; the model is not run over the set again.
 
     Args:
         run: run folder of `calibrate`.
         method: how ranges are set.
         target: what will run the model.
         options: further choices.
-        out: where to write; in the run folder when absent: ``int8.onnx`` for onnxruntime, else ``int8-TARGET.onnx``.
-        use_images: correct the biases for these ranges on the calibration images. Otherwise a correction is used only
-            where one was made for the very same ranges before.
+        out: where to write; by default in the run folder, under the name that `variant_name` gives.
+        use_images: correct the biases for these ranges on the calibration images where they can be found. Otherwise a
+            correction is used only where one was made for the same ranges before.
 
     Raises:
         UsageError: this is no run folder, or an option cannot be honoured.
@@ -130,17 +133,19 @@ def quantize(
     folder = RunFolder(run)
     record = folder.read()
     prepared, statistics = calibrated(folder, record)
+    method, options = method or Percentile(), options or QuantizeOptions()
+    images = images_of(record) if use_images and options.bias_correction else None
     with folder.locked():
-        return quantize_prepared(
-            folder,
-            prepared,
-            statistics,
-            method or Percentile(),
-            target,
-            options or QuantizeOptions(),
-            out=out,
-            images=images_of(record) if use_images else None,
+        name, path = output_path(folder, variant_name(record, method, target), out)
+        done = quantize_prepared(
+            folder, prepared, statistics, method, target, options, name=name, path=path, images=images
         )
+        chosen = None if images is None else images.chosen
+        backend = after_quantize(
+            QuantizedRun(folder=folder, target=target, prepared=prepared.model, calibration_set=chosen)
+        )
+    replaced = _replaced(record, name, folder)
+    return replace(done, notes=(*replaced, *done.notes, *backend.notes), files=(*done.files, *backend.files))
 
 
 def quantize_prepared(
@@ -151,7 +156,8 @@ def quantize_prepared(
     target: Target,
     options: QuantizeOptions,
     *,
-    out: Path | None = None,
+    name: str,
+    path: Path,
     images: Images | None = None,
 ) -> Quantized:
     """Write the int8 model of a prepared model, its ranges table, and its entry in ``run.json``.
@@ -161,17 +167,15 @@ def quantize_prepared(
     chosen, left_out = options.target(target), options.plan_options()
     made = plan(prepared.model, chosen, left_out)
     ranges = solve_observed(statistics, method, chosen, keep_outliers=options.keep_outliers, needed=made.observed)
-    name, path = output_path(folder, int8_name(target), out)
     corrected = Correction({}, ())
     if options.bias_correction:
         outliers = () if options.keep_outliers else statistics.outlier_images
-        corrected = correction(folder, name, prepared, made, left_out, ranges, images, outliers)
+        corrected = correction(folder, prepared, made, left_out, ranges, images, outliers)
     int8 = write_qdq(prepared.model, made, ranges, bias_shift=corrected.shifts)
     save_model(int8, path)
     open_session(path)  # a model that onnxruntime cannot load is not a result
     table = folder.path / (RANGES if name == INT8 else f"{name}.{RANGES}")
     write_text(table, ranges_csv(ranges, made, statistics))
-    record_model(folder, name, path, method, target.name, _options_json(method, options))
     notes = [*prepared.notes, *notes_of(int8), *corrected.notes]
     if not options.keep_outliers:
         at_hand = None if images is None else images.chosen
@@ -179,13 +183,38 @@ def quantize_prepared(
         notes += [note] if note else []
     if target.name == ORT.name and chosen.weights.qmax > SEVEN_BITS and products_saturate():
         notes.append("this processor's sums of 8-bit products saturate: give --weight-bits 7, or run it elsewhere")
-    corrected_fp32 = None
-    if target.name == VACC.name and corrected.shifts:
+    corrected_fp32, files = None, [path, table]
+    if target.compiler_calibrates and corrected.shifts:
         corrected_fp32 = folder.path / f"{name.replace(INT8, FP32, 1)}.onnx"
         model = export_corrected_fp32(prepared.model, made, int8, chosen.weights.qmax)
         save_model(restore_batch_norms(model), corrected_fp32)
-        notes.append(f"the card's compiler has the corrected biases from {corrected_fp32.name} only")
-    return Quantized(name, path, table, ranges, made, corrected_fp32, tuple(notes))
+        notes.append(f"the compiler of {target.name} gets the corrected biases from {corrected_fp32.name} only")
+        files.append(corrected_fp32)
+    recorded = _options_json(method, options)
+    record_model(folder, name, path, method, target.name, recorded, fp32=corrected_fp32)
+    return Quantized(name, path, table, ranges, made, corrected_fp32, tuple(files), tuple(notes))
+
+
+def variant_name(record: RunRecord, method: Method, target: Target) -> str:
+    """Return the name of a model quantized by a method: the run's own where it has the same method, else a variant.
+
+    ``int8`` or ``int8-TARGET``; with ``-METHOD`` where the run has a model of that name by another method, which stays.
+    """
+    name = int8_name(target)
+    made = record.quantized.get(name)
+    return name if made is None or made.method == method_name(method) else f"{name}-{method_name(method)}"
+
+
+def _replaced(before: RunRecord, name: str, folder: RunFolder) -> tuple[str, ...]:
+    """Return a note where a model of other options was replaced."""
+    old, new = before.quantized.get(name), folder.read().quantized[name]
+    if old is None or old.options == new.options:
+        return ()
+    changed = sorted(key for key in {*old.options, *new.options} if old.options.get(key) != new.options.get(key))
+    words = ", ".join(
+        f"{key} {old.options.get(key, 'default')} -> {new.options.get(key, 'default')}" for key in changed
+    )
+    return (f"{name} was replaced: {words}",)
 
 
 def int8_name(target: Target) -> str:
@@ -205,7 +234,13 @@ def output_path(folder: RunFolder, name: str, out: Path | None) -> tuple[str, Pa
 
 
 def record_model(
-    folder: RunFolder, name: str, path: Path, method: Method, target: str, options: dict[str, Any]
+    folder: RunFolder,
+    name: str,
+    path: Path,
+    method: Method,
+    target: str,
+    options: dict[str, Any],
+    fp32: Path | None = None,
 ) -> None:
     """Enter a quantized model that was written into ``run.json``, so that `compare` finds it by its name."""
     record = folder.read()
@@ -216,6 +251,7 @@ def record_model(
         target=target,
         method=method_name(method),
         options=options,
+        fp32=None if fp32 is None else fp32.name,
     )
     folder.write(record.model_copy(update={"quantized": record.quantized | {name: entry}}))
 

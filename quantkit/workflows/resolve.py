@@ -12,12 +12,12 @@ from quantkit.data.build_set import build_calibration_set
 from quantkit.data.calibration_set import CalibrationSet
 from quantkit.errors import UsageError
 from quantkit.progress import Count
+from quantkit.runs.cache import FOLDER as CACHE
 from quantkit.runs.folder import RunFolder
-from quantkit.runs.score_cache import FOLDER as KEPT_ANSWERS
 from quantkit.targets import Target, parse_target
+from quantkit.workflows.backends import Backend, backends_from
 from quantkit.workflows.project import choose_pipeline, find_run, load_project, run_of_model
 from quantkit.workflows.quantize import QuantizeOptions
-from quantkit.workflows.vacc.build_file import VamcOptions
 
 DRAWN_SET = "set.csv"
 
@@ -39,7 +39,7 @@ class CalibrationSettings:
         method: how ranges are set.
         target: what will run the model.
         options: further choices.
-        vamc: choices of the vendor's build file.
+        backends: options of the vendors' files, by backend.
     """
 
     model: Path
@@ -54,7 +54,7 @@ class CalibrationSettings:
     method: Method
     target: Target
     options: QuantizeOptions
-    vamc: VamcOptions
+    backends: dict[str, Backend]
 
     def calibration_set(self, progress: Count | None = None) -> Path:
         """Return the manifest; draws the set into the run folder where only images were given."""
@@ -125,9 +125,8 @@ def calibration_settings(
         options=QuantizeOptions(
             per_channel=project.per_channel if per_channel is None else per_channel, skip=skip or project.skip
         ),
-        vamc=VamcOptions(
-            dialect=dialect or project.dialect or "compile",
-            calibration_folder=calibration_folder or project.calibration_folder,
+        backends=backends_from(
+            dialect=dialect or project.dialect, calibration_folder=calibration_folder or project.calibration_folder
         ),
     )
 
@@ -215,7 +214,7 @@ class EvaluationSettings:
         labels: their label file.
         names: class names.
         pipeline: preprocessing, None for the run's own.
-        keep: folder for the scores.
+        cache: folder for cached results.
     """
 
     run: Path | None
@@ -223,7 +222,7 @@ class EvaluationSettings:
     labels: Path | None
     names: Path | None
     pipeline: Pipeline | None
-    keep: Path
+    cache: Path
 
 
 def evaluation_settings(
@@ -262,11 +261,11 @@ def evaluation_settings(
         labels=project.labels if own_images and labels is None else labels,
         names=names or project.names,
         pipeline=pipeline,
-        keep=(run or _score_cache_folder(Path(model), project, folder, out)) / KEPT_ANSWERS,
+        cache=(run or _cache_folder(Path(model), project, folder, out)) / CACHE,
     )
 
 
-def _score_cache_folder(model: Path, project: Project, folder: Path, out: Path | None) -> Path:
+def _cache_folder(model: Path, project: Project, folder: Path, out: Path | None) -> Path:
     if project.model is not None and project.model.resolve() == model.resolve():
         return project.run or run_of_model(model, folder)
     own = run_of_model(model, folder)

@@ -4,13 +4,11 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
-import onnxruntime
 
-from quantkit import __version__
 from quantkit.config.method import Method, Percentile, method_name
 from quantkit.data.calibration_set import CalibrationSet
 from quantkit.data.folder import ImageFolder
@@ -21,7 +19,6 @@ from quantkit.errors import CalibrationSetError, UsageError
 from quantkit.evaluation.images import check_labels, evaluation_images, limited
 from quantkit.evaluation.paired import PairedOutcomes, score_interval
 from quantkit.evaluation.result import PERCENT
-from quantkit.files import sha256_json
 from quantkit.graph.prepare import Prepared
 from quantkit.graph.qdq.plan import plan
 from quantkit.numerics import Range
@@ -35,7 +32,7 @@ from quantkit.sensitivity.measure import Deviation, NetworkCost, layer_costs
 from quantkit.sensitivity.result import Accuracy, Figures, LayerSensitivity, Sensitivity
 from quantkit.stats.solve import solve_observed
 from quantkit.targets import ORT, Target
-from quantkit.workflows.quantize import QuantizeOptions, int8_name
+from quantkit.workflows.quantize import QuantizeOptions
 
 By = Literal["only", "without", "accuracy"]
 # The order of the layers stands after a few dozen.
@@ -57,20 +54,16 @@ class _Network:
     outliers: tuple[str, ...]
 
     @property
-    def key(self) -> str:
-        """A digest of all that the scores of its models depend on, besides the images."""
-        return sha256_json(
-            {
-                "model": self.record.model.sha256,
-                "pipeline": self.record.pipeline.model_dump(mode="json"),
-                "target": asdict(self.target),
-                "skipped": asdict(self.options.plan_options()),
-                "ranges": {name: [range_.lo, range_.hi] for name, range_ in self.ranges.items()},
-                "bias_shift": {name: shift.tolist() for name, shift in sorted(self.corrected.shifts.items())},
-                "onnxruntime": onnxruntime.__version__,
-                "quantkit": __version__,
-            }
-        )
+    def depends_on(self) -> dict[str, Any]:
+        """All that the scores of its models depend on, besides the images."""
+        return {
+            "model": self.record.model.sha256,
+            "pipeline": self.record.pipeline.model_dump(mode="json"),
+            "target": asdict(self.target),
+            "skipped": asdict(self.options.plan_options()),
+            "ranges": {name: [range_.lo, range_.hi] for name, range_ in self.ranges.items()},
+            "bias_shift": {name: shift.tolist() for name, shift in sorted(self.corrected.shifts.items())},
+        }
 
 
 @dataclass(frozen=True)
@@ -166,7 +159,7 @@ def _network(
     corrected = Correction({}, ())
     if options.bias_correction:
         observed = {name: ranges[name] for name in made.observed if name in ranges}
-        corrected = correction(folder, int8_name(target), prepared, made, left_out, observed, None)
+        corrected = correction(folder, prepared, made, left_out, observed, None)
     # One image that drives activations far beyond all others would outweigh them in every figure.
     outliers = () if options.keep_outliers else statistics.outlier_images
     return _Network(record, prepared, chosen, ranges, options, corrected, outliers)
@@ -214,12 +207,11 @@ def _measure(
     folder: RunFolder, network: _Network, chosen: _Images, threads: int, progress: Count | None
 ) -> NetworkCost:
     """Measure lot by lot, each from where it was left."""
-    key = network.key
     lots = range(0, len(chosen.paths), _LOT)
     parts: list[NetworkCost] = []
     for number, start in enumerate(lots):
         lot = slice(start, start + _LOT)
-        cache = LayerCostCache(folder.path, sha256_json({"network": key, "images": chosen.digests[lot]}))
+        cache = LayerCostCache(folder.cache, {**network.depends_on, "images": list(chosen.digests[lot])})
         if cache.network is None:
             cache.finish(_measure_lot(network, chosen.paths[lot], cache, threads, _shifted(progress, number, lots)))
         assert cache.network is not None

@@ -12,7 +12,7 @@ from quantkit.data.calibration_set import CalibrationSet
 from quantkit.data.folder import ImageFolder
 from quantkit.engine.session import default_threads, open_session
 from quantkit.evaluation.images import evaluation_images, limited
-from quantkit.files import sha256_json, write_json, write_text
+from quantkit.files import sha256_json, write_json
 from quantkit.graph.model import save_model
 from quantkit.graph.qdq.write import notes_of
 from quantkit.progress import Count
@@ -23,11 +23,10 @@ from quantkit.search.stages import REWRITING, Goal, Outcome, Stage, Trial, searc
 from quantkit.search.trial_cache import TrialCache, trial_json
 from quantkit.search.trials import Trials, TuningTask, Watch
 from quantkit.targets import ORT, Target
+from quantkit.workflows.backends import BackendFiles, TunedModel, backend_of
 from quantkit.workflows.quantize import QuantizeOptions, int8_name, output_path, record_model
 from quantkit.workflows.tuning_task import holdout_evaluation, tuning_task
-from quantkit.workflows.vacc.build_file import VamcOptions, build_rewritten
 
-BUILD_FILE = "vamc-tuned.yaml"
 JSON_SCHEMA = 1
 TUNED = "tuned"
 
@@ -40,11 +39,11 @@ class TuneOptions:
         goal: what is to be met.
         budget: what may be left in float.
         without: steps of the search that are left out.
-        rewrite: weights and biases may be changed; for VACC, an fp32 model is written for its compiler.
+        rewrite: weights and biases may be changed; for a target whose compiler calibrates, an fp32 model is written for
+            it.
         seconds: try nothing more after so many, and give up what is being tried; None for no limit, and the same result
             each time.
         write_fp32: where the rewritten fp32 model goes; in the run folder when absent.
-        vamc: choices of the build file.
     """
 
     goal: Goal
@@ -53,7 +52,6 @@ class TuneOptions:
     rewrite: bool = True
     seconds: float | None = None
     write_fp32: Path | None = None
-    vamc: VamcOptions | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,7 +68,7 @@ class Tuning:
             were moved and weights that were rounded otherwise show in it.
         rescaling_change: likewise of the model whose channels were moved or rescaled and nothing else; None where none
             were.
-        build_file: for the card's compiler, None for other targets.
+        files: the models, and the files of the target's vendor.
         log: the file that holds all this.
         notes: what the user may want to know.
     """
@@ -82,7 +80,7 @@ class Tuning:
     fp32: Path | None
     fp32_change: float | None
     rescaling_change: float | None
-    build_file: Path | None
+    files: tuple[Path, ...]
     log: Path
     notes: tuple[str, ...]
 
@@ -94,7 +92,7 @@ class Tuning:
             "out_of_time": self.outcome.out_of_time,
             "best": trial_json(self.outcome.best),
             "trials": [trial_json(trial) for trial in self.trials],
-            "files": [str(path) for path in (self.path, self.fp32, self.build_file) if path is not None],
+            "files": [str(path) for path in self.files],
             "fp32_change": self.fp32_change,
             "rescaling_change": self.rescaling_change,
             "notes": list(self.notes),
@@ -152,11 +150,17 @@ def tune(
     holdout_images = limited(holdout_images, limit)
     with folder.locked():
         threads = threads or default_threads()
+        backend = backend_of(target, folder)
+        budget = tuning.budget if backend is None else backend.tune_limits(tuning.budget)
         subject = tuning_task(folder, record, target, options, tuning.rewrite, threads)
-        key = sha256_json([subject.key(), *_evaluated_on(holdout_images), asdict(tuning.budget)])
-        cache = TrialCache(folder.path / f"tune-{target.name}.journal.json", key, fresh=fresh)
+        depends_on = {
+            **subject.depends_on(),
+            "evaluated_on": _evaluated_on(holdout_images),
+            "budget": asdict(budget),
+        }
+        cache = TrialCache(folder.cache, depends_on, fresh=fresh)
         evaluate = holdout_evaluation(folder, holdout_images, threads)
-        trials = Trials(subject, evaluate, cache, tuning.budget, tuning.seconds, watch)
+        trials = Trials(subject, evaluate, cache, budget, tuning.seconds, watch)
         outcome = search(
             subject.start,
             trials,
@@ -167,10 +171,10 @@ def tune(
         return _write(subject, trials, outcome, tuning, out, tuple(warnings))
 
 
-def _evaluated_on(holdout_images: ImageFolder) -> tuple[str, list[str], list[int] | None]:
-    """Return what judgements depend on, of the images that judge."""
-    labels = None if holdout_images.labels is None else [int(label) for label in holdout_images.labels]
-    return str(holdout_images.root), list(holdout_images.names), labels
+def _evaluated_on(images: ImageFolder) -> str:
+    """Return a digest of the evaluation images' names, sizes and labels, the same wherever their folder is."""
+    labels = None if images.labels is None else [int(label) for label in images.labels]
+    return sha256_json([[(name, (images.root / name).stat().st_size) for name in images.names], labels])
 
 
 def _stages(subject: TuningTask, tuning: TuneOptions, options: QuantizeOptions) -> frozenset[Stage]:
@@ -204,20 +208,15 @@ def _write(
     save_model(product.int8, path)
     open_session(path)  # a model that onnxruntime cannot load is not a result
     record_model(folder, name, path, recipe.method, target.name, {"recipe": recipe.to_json()})
-    fp32, change, build_file = None, None, None
+    fp32, change, beside = None, None, BackendFiles()
     notes = [*warnings, *notes_of(product.int8)]
-    if subject.builder.target.compiler_calibrates:
-        if product.corrected_fp32 is not None:
-            fp32 = tuning.write_fp32 or folder.path / f"{FP32}-{target.name}-{TUNED}.onnx"
-            save_model(product.corrected_fp32, fp32)
-            change = selection.largest_change(product.corrected_fp32)
-        checkpoint = fp32 or Path(subject.record.model.path)
-        build = build_rewritten(
-            folder, subject.record, checkpoint, recipe.method, product.plan, tuning.vamc or VamcOptions()
-        )
-        build_file = folder.path / BUILD_FILE
-        write_text(build_file, build.text)
-        notes.extend(build.notes)
+    if target.compiler_calibrates and product.corrected_fp32 is not None:
+        fp32 = tuning.write_fp32 or folder.path / f"{FP32}-{target.name}-{TUNED}.onnx"
+        save_model(product.corrected_fp32, fp32)
+        change = selection.largest_change(product.corrected_fp32)
+    if (backend := backend_of(target, folder)) is not None:
+        beside = backend.after_tune(folder, TunedModel(fp32=fp32, method=recipe.method, plan=product.plan))
+        notes.extend(beside.notes)
     rescaled = recipe.channel_shift or recipe.equalization or recipe.input_folding
     done = Tuning(
         outcome=outcome,
@@ -227,7 +226,7 @@ def _write(
         fp32=fp32,
         fp32_change=change,
         rescaling_change=selection.largest_change(subject.builder.ranged(recipe)[0]) if rescaled else None,
-        build_file=build_file,
+        files=(path, *([fp32] if fp32 is not None else []), *beside.files),
         log=folder.path / f"tune-{target.name}.json",
         notes=tuple(notes),
     )

@@ -12,7 +12,7 @@ from corpus_arrays import _npz
 from corpus_models import model
 from PIL import Image
 
-from quantkit.config.pipeline import Decode
+from quantkit.config.pipeline import PRESETS, Decode
 from quantkit.data.calibration_set import CalibrationSet
 from quantkit.data.classes import read_class_names
 from quantkit.data.folder import find_labelled_images
@@ -21,9 +21,10 @@ from quantkit.data.preprocess import check_pipeline
 from quantkit.errors import LabelError
 from quantkit.evaluation.predictions_file import load_predictions
 from quantkit.graph.model import image_input, logits_output, read_model
-from quantkit.ptq import run_correction as correction
+from quantkit.ptq import run_correction
+from quantkit.runs.cache import CacheKey, ResultCache
 from quantkit.runs.folder import RunFolder
-from quantkit.runs.score_cache import ScoreCache
+from quantkit.runs.score_cache import ScoreCache, scores_key
 from quantkit.stats.file import load_statistics
 from quantkit.vendors.vacc.check import check_file
 from quantkit.vendors.vacc.convert import convert
@@ -34,6 +35,7 @@ from quantkit.vendors.vacc.vdsp import load_vdsp, recognise
 from quantkit.workflows.project import choose_pipeline, load_project
 
 Door = Callable[[Path], str]
+CACHE_KEY = CacheKey("bias", 1, {})
 
 
 def prepare(folder: Path) -> None:
@@ -150,17 +152,21 @@ def input_folder(kind: str, place: Path) -> Path:
     return place / "input" / "a" if kind == "image" else place / "input"
 
 
-def _kept_scores(path: Path) -> str:
-    key = {"model": "0" * 12}
-    with ScoreCache(path.parent, key, [b"0" * 16]) as empty:
-        kept = empty.path
-    kept.write_bytes(path.read_bytes())
-    with ScoreCache(path.parent, key, [b"0" * 16]) as scores:
+def _cached_scores(path: Path) -> str:
+    cache, key = ResultCache(path.parent), scores_key("0" * 64, PRESETS["imagenet"])
+    with ScoreCache(cache, key, [b"0" * 16]) as empty:
+        file = empty.path
+    file.write_bytes(path.read_bytes())
+    with ScoreCache(cache, key, [b"0" * 16]) as scores:
         return str(scores.known)
 
 
-def _bias_correction(path: Path) -> str:
-    return str(correction._load(path, "0"))
+def _cache_entry(path: Path) -> str:
+    cache = ResultCache(path.parent)
+    file = cache.path(CACHE_KEY)
+    file.parent.mkdir(exist_ok=True)
+    file.write_bytes(path.read_bytes())
+    return str(run_correction._load(cache, CACHE_KEY))
 
 
 def _check_build_file(path: Path) -> str:
@@ -176,7 +182,7 @@ def _check_build_file(path: Path) -> str:
 FUZZED: dict[str, Door] = {
     **DOORS,
     "build file": _check_build_file,
-    "bias correction": _bias_correction,
+    "cache entry": _cache_entry,
     "class names": lambda path: str(read_class_names(path)),
-    "kept scores": _kept_scores,
+    "cached scores": _cached_scores,
 }

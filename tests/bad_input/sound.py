@@ -15,6 +15,7 @@ from safetensors.numpy import save
 
 from quantkit.evaluation.predictions import Predictions
 from quantkit.evaluation.predictions_file import Origin, save_predictions
+from quantkit.runs.cache import CacheKey
 from quantkit.stats.file import Provenance, Statistics, save_statistics
 from quantkit.stats.observer import Observer
 
@@ -173,14 +174,18 @@ SOUND = tuple(
         ("statistics", "sound.safetensors", statistics()),
         ("predictions", "sound.npz", predictions()),
         (
-            "bias correction",
-            "int8.bias.safetensors",
+            "cache entry",
+            "entry.safetensors",
             save(
                 {"c": np.zeros(4, np.float32)},
-                {"quantkit-bias-shift": '{"key": "0", "before_db": 1.0, "after_db": 2.0}'},
+                {
+                    "quantkit-cache": json.dumps(
+                        {"digest": CacheKey("bias", 1, {}).digest, "values": {"before_db": 1.0, "after_db": 2.0}}
+                    )
+                },
             ),
         ),
         ("class names", "names.txt", b"cat\ndog\nemu\n"),
-        ("kept scores", "any.scores", b"{}".ljust(1024) + b"\0" * 72),
+        ("cached scores", "any.scores", b"{}".ljust(1024) + b"\0" * 72),
     )
 )

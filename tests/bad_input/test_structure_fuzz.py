@@ -125,7 +125,7 @@ def _sound(kind: str) -> bytes:
     return content
 
 
-@pytest.mark.parametrize("kind", ["statistics", "bias correction"])
+@pytest.mark.parametrize("kind", ["statistics", "cache entry"])
 @_often
 @given(data=st.data())
 def test_safetensors_whose_header_says_other_things(kind: str, place: Path, data: st.DataObject) -> None:

@@ -49,14 +49,14 @@ def test_tapped_tensors_hold_the_values_of_plain_inference(model: Path, ordered:
         np.testing.assert_allclose(np.sort(value.ravel()), np.sort(expected[name].ravel()), atol=1e-4)
 
 
-def test_a_model_in_pieces_computes_the_bits_of_the_whole(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_model_in_partitions_computes_the_bits_of_the_whole(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     x = np.random.default_rng(0).standard_normal((2, 3, 8, 8)).astype(np.float32)
     prepared = prepare(read_model(model)).model
     names = [str(value.name) for node in prepared.graph for value in node.outputs]
     whole = TappedSession(prepared, names)
     monkeypatch.setattr("quantkit.engine.tap.PIECE_ELEMENTS", 1)
     session = TappedSession(prepared, names)
-    assert (len(whole._pieces), len(session._pieces)) == (1, 9)
+    assert (len(whole._partitions), len(session._partitions)) == (1, 9)
     logits, tapped = session.run(x)
     expected_logits, expected = whole.run(x)
     np.testing.assert_array_equal(logits, expected_logits)
@@ -68,14 +68,14 @@ def test_a_model_in_pieces_computes_the_bits_of_the_whole(model: Path, monkeypat
         np.testing.assert_array_equal(streamed[name], expected_values[name])
 
 
-def test_a_real_model_in_pieces_computes_the_bits_of_the_whole(
+def test_a_real_model_in_partitions_computes_the_bits_of_the_whole(
     shared_assets: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     prepared = prepare(read_model(shared_assets / "squeezenet1_1.onnx"))
     names = observed_tensors(prepared.model).tapped
     x = np.random.default_rng(0).standard_normal((1, 3, 224, 224)).astype(np.float32)
     session = TappedSession(prepared.model, names)
-    assert len(session._pieces) > 2
+    assert len(session._partitions) > 2
     monkeypatch.setattr("quantkit.engine.tap.PIECE_ELEMENTS", 1 << 40)
     whole = dict(TappedSession(prepared.model, names).tensors(x))
     for name, value in session.tensors(x):

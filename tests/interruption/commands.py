@@ -82,14 +82,14 @@ COMMANDS = (
         "calibrate",
         ("calibrate", "--model", "tiny.onnx", "--set", "calib.csv", *_PRESET, "--run", "run"),
         (
-            *("run/statistics.safetensors", "run/int8.onnx", "run/int8.bias.safetensors"),
+            *("run/statistics.safetensors", "run/int8.onnx"),
             *("run/ranges.csv", "run/run.json", "run/vamc.yaml"),
         ),
     ),
     Command(
         "quantize",
         ("quantize", "--run", "run", "--method", "mse", "--target", "vacc", "--bias-correction"),
-        ("run/int8-vacc.onnx", "run/int8-vacc.bias.safetensors", "run/int8-vacc.ranges.csv", "run/run.json"),
+        ("run/int8-vacc.onnx", "run/int8-vacc.ranges.csv", "run/run.json"),
     ),
     Command(
         "tune",

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import check_grad
-from tune_models import minmax_ranges, model_of, small_images, small_model, values_of, weights
+from tune_models import linear_model, minmax_ranges, small_images, small_model, values_of
 
 from quantkit.engine.scores import score_sqnr_db, scores_of
 from quantkit.graph.qdq.plan import plan
@@ -14,60 +14,6 @@ from quantkit.ptq.channel_shift import Objective, best_channel_shifts, center
 from quantkit.ptq.channel_statistics import channel_statistics
 from quantkit.ptq.shift_groups import movable, moved
 from quantkit.targets import ORT, VACC
-
-# Bottlenecks as in MobileNetV2 and ShuffleNet: 1 x 1 convolutions without activation, summed, joined, pooled; a layer
-# that reads one of them with padding, a gate, a group convolution without bias, and one flattened with its positions.
-LINEAR = """
-<ir_version: 8, opset_import: ["": 17]>
-linear (float[N, 3, 12, 12] input) => (float[N, 5] logits) {
-    a = Conv (input, w1, b1)
-    b = Conv <strides = [2, 2]> (a, w2)
-    c = Conv <strides = [2, 2]> (a, w3, b3)
-    s = Add(b, c)
-    m = MaxPool <kernel_shape = [3, 3], pads = [1, 1, 1, 1]> (s)
-    t = Concat <axis = 1> (m, c)
-    e = Conv <group = 2> (t, w4)
-    er = Relu(e)
-    g = Conv (t, w5, b5)
-    p = Conv <pads = [1, 1, 1, 1]> (g, w6, b6)
-    q = AveragePool <kernel_shape = [3, 3], strides = [3, 3]> (p)
-    u = Conv (er, w7, b7)
-    gate = Sigmoid(u)
-    v = Mul(p, gate)
-    w = AveragePool <kernel_shape = [3, 3], strides = [3, 3]> (v)
-    x = Conv (w, w8, b8)
-    y = Add(x, q)
-    f = Flatten(x)
-    logits = Gemm <transB = 1> (f, w9, b9)
-    unread = Relu(y)
-}
-"""
-SHAPES = {
-    "w1": (4, 3, 1, 1),
-    "b1": (4,),
-    "w2": (6, 4, 1, 1),
-    "w3": (6, 4, 1, 1),
-    "b3": (6,),
-    "w4": (8, 6, 1, 1),
-    "w5": (4, 12, 1, 1),
-    "b5": (4,),
-    "w6": (6, 4, 3, 3),
-    "b6": (6,),
-    "w7": (6, 8, 1, 1),
-    "b7": (6,),
-    "w8": (6, 6, 1, 1),
-    "b8": (6,),
-    "w9": (5, 24),
-    "b9": (5,),
-}
-
-
-def linear_model(seed: int = 0, off: float = 0.0):
-    """Return the network above, prepared; with its movable channels moved that far off, one way or the other."""
-    rng = np.random.default_rng(seed)
-    model = model_of(LINEAR, weights(rng, SHAPES))
-    found = movable(model)
-    return moved(model, found, off * rng.choice([-1.0, 1.0], found.free.size)) if off else model
 
 
 @settings(max_examples=15, deadline=None)

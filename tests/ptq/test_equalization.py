@@ -5,7 +5,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import check_grad
-from tune_models import minmax_ranges, model_of, small_images, small_model, values_of, weights
+from tune_models import (
+    minmax_ranges,
+    mixed_model,
+    small_images,
+    small_model,
+    unlike_channels,
+    values_of,
+)
 
 from quantkit.engine.scores import score_sqnr_db, scores_of
 from quantkit.graph.qdq.plan import plan
@@ -17,63 +24,6 @@ from quantkit.ptq.rescale import rescaled
 from quantkit.targets import ORT, VACC
 
 PER_TENSOR = ORT.with_options(per_channel=False)
-
-# What real checkpoints hold beside plain chains: a concatenation, channels padded with zeros (option-A shortcuts),
-# a Clip, an average pool, a group convolution, a transposed convolution, a gate, a Gemm with untransposed weights.
-MIXED = """
-<ir_version: 8, opset_import: ["": 17]>
-mixed (float[N, 3, 12, 12] input) => (float[N, 5] logits) <int64[8] pads = {0, 2, 0, 0, 0, 2, 0, 0}> {
-    a = Conv <pads = [1, 1, 1, 1]> (input, w1, b1)
-    ar = Relu(a)
-    b = Conv <pads = [1, 1, 1, 1], group = 2> (ar, w2, b2)
-    bc = Clip(b, zero, six)
-    c = Concat <axis = 1> (ar, bc)
-    p = AveragePool <kernel_shape = [2, 2], strides = [2, 2]> (c)
-    d = Conv (p, w3, b3)
-    dp = Pad(d, pads)
-    t = ConvTranspose <strides = [2, 2], group = 2> (p, w4, b4)
-    tm = MaxPool <kernel_shape = [2, 2], strides = [2, 2]> (t)
-    s = Add(dp, tm)
-    sr = Relu(s)
-    e = Conv (sr, w5)
-    gate = Sigmoid(e)
-    m = Mul(sr, gate)
-    g = GlobalAveragePool(m)
-    f = Flatten(g)
-    logits = Gemm (f, w6, b6)
-}
-"""
-MIXED_SHAPES = {
-    "w1": (4, 3, 3, 3),
-    "b1": (4,),
-    "w2": (6, 2, 3, 3),
-    "b2": (6,),
-    "w3": (8, 10, 1, 1),
-    "b3": (8,),
-    "w4": (10, 6, 2, 2),
-    "b4": (12,),
-    "w5": (12, 12, 1, 1),
-    "w6": (12, 5),
-    "b6": (5,),
-}
-
-
-def mixed_model(seed: int = 0, limit: float = 1000.0):
-    """Return the network above, prepared; its Clip cuts at the limit."""
-    limits = {"zero": np.float32(0), "six": np.float32(limit)}
-    return model_of(MIXED, weights(np.random.default_rng(seed), MIXED_SHAPES) | limits)
-
-
-def unlike_channels(seed: int = 0):
-    """Return the small network with channels of its first two layers that reach from 1/30 to 30 times as far."""
-    rng = np.random.default_rng(seed)
-    held = weights(rng)
-    factors = np.exp(rng.uniform(np.log(1 / 30), np.log(30), 8)).astype(np.float32)
-    by_row = {"w2": factors[:, None, None, None], "b2": factors}
-    by_column = {"w3": 1 / factors[None, :, None, None]}
-    return small_model(
-        **{name: (held[name] * factor).astype(np.float32) for name, factor in (by_row | by_column).items()}
-    )
 
 
 @settings(max_examples=15, deadline=None)

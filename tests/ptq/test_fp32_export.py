@@ -3,8 +3,7 @@
 import numpy as np
 import onnx_ir as ir
 import pytest
-from test_equalization import mixed_model
-from tune_models import minmax_ranges, model_of, planned, small_images, small_model, weights
+from tune_models import minmax_ranges, mixed_model, model_of, planned, small_images, small_model, weights
 
 from quantkit.engine.scores import scores_of
 from quantkit.graph.analysis.selection import conv2d_nodes

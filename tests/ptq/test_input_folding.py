@@ -2,8 +2,18 @@
 
 import numpy as np
 import pytest
-from test_candidate_builder import bench_of
-from tune_models import SHAPES, model_of, small_images, small_model, values_of, weights
+from tune_models import (
+    MEAN,
+    SHAPES,
+    STD,
+    builder_of,
+    model_of,
+    photographs,
+    small_images,
+    small_model,
+    values_of,
+    weights,
+)
 
 from quantkit.config.method import Mse
 from quantkit.engine.scores import scores_of
@@ -14,7 +24,6 @@ from quantkit.ptq.layers import stored_names
 from quantkit.search.recipe import Recipe, WeightCorrection
 from quantkit.targets import ORT, TENSORRT, VACC
 
-MEAN, STD = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
 OTHER_FIRST_LAYERS = {
     "without bias or padding": "a = Conv <strides = [2, 2]> (input, w1)",
     "read twice": "a0 = Conv <pads = [1, 1, 1, 1]> (input, w1, b1) i = Relu(input) i3 = Conv (i, wi) a = Add(a0, i3)",
@@ -30,13 +39,6 @@ other (float[N, 3, 12, 12] input) => (float[N, 5] logits) {
     logits = Gemm <transB = 1> (f, w4, b4)
 }
 """
-
-
-def photographs(count: int, seed: int = 0) -> list[np.ndarray]:
-    """Return 8-bit images as ImageNet preprocessing makes reals of them."""
-    levels = np.random.default_rng(seed).integers(0, 256, (count, 1, 3, 12, 12))
-    shape = (1, 3, 1, 1)
-    return [((one / 255.0 - MEAN.reshape(shape)) / STD.reshape(shape)).astype(np.float32) for one in levels]
 
 
 def other_model(first: str):
@@ -86,9 +88,9 @@ def test_zeros_that_pad_must_lie_within_the_levels() -> None:
         for seed in (0, 5)
     )
     assert levels_of(work) is not None
-    padded, _ = bench_of(small_model(), work=work, others=others)
+    padded, _ = builder_of(small_model(), work=work, others=others)
     assert padded.levels is None
-    plain, _ = bench_of(other_model("without bias or padding"), work=work, others=others)
+    plain, _ = builder_of(other_model("without bias or padding"), work=work, others=others)
     assert plain.levels is not None
 
 
@@ -106,7 +108,7 @@ def test_what_the_first_layer_reads_are_the_levels() -> None:
 
 def test_the_int8_model_rounds_everything_but_its_input() -> None:
     images, others = photographs(24), photographs(24, seed=5)
-    builder, selection = bench_of(small_model(), ORT, work=images, others=others)
+    builder, selection = builder_of(small_model(), ORT, work=images, others=others)
     assert builder.levels is not None
     recipe = Recipe(method=Mse(), correction=WeightCorrection.BIAS)
     plain, exact = (builder.make(one) for one in (recipe, recipe.changed(input_folding=True)))
@@ -118,7 +120,7 @@ def test_the_int8_model_rounds_everything_but_its_input() -> None:
     assert selection.closeness(exact.int8).sqnr_db > 30.0
     assert exact.plan.layers[0].node == plain.plan.layers[0].node, "the first layer is still an integer layer"
     assert builder.ranged(recipe.changed(input_folding=True))[1][LEVELS] == Range(0.0, 255.0)
-    assert bench_of(small_model(), VACC, work=images, others=others)[0].levels is None
-    builder, _ = bench_of(small_model(), ORT, work=images, others=others)
+    assert builder_of(small_model(), VACC, work=images, others=others)[0].levels is None
+    builder, _ = builder_of(small_model(), ORT, work=images, others=others)
     builder.options = PlanOptions(skip_convs=(1,))
     assert builder.levels is None, "one more convolution would shift the indices"

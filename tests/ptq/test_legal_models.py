@@ -2,9 +2,7 @@
 
 import numpy as np
 import pytest
-from test_candidate_builder import bench_of
-from test_exact_input import photographs
-from tune_models import model_of, weights
+from tune_models import builder_of, model_of, photographs, weights
 
 from quantkit.config.method import Mse
 from quantkit.graph.qdq.plan import PlanOptions, plan
@@ -112,7 +110,7 @@ def unusual(name: str):
 @pytest.mark.parametrize("name", MODELS)
 def test_every_recipe_comes_near_to_fp32(name: str, target) -> None:
     model, (work, others) = unusual(name)
-    builder, selection = bench_of(model, target, work=work, others=others)
+    builder, selection = builder_of(model, target, work=work, others=others)
     plain, everything = (
         selection.closeness(builder.make(recipe).int8).sqnr_db
         for recipe in (Recipe(method=Mse(), correction=WeightCorrection.NONE), EVERYTHING)
@@ -123,7 +121,7 @@ def test_every_recipe_comes_near_to_fp32(name: str, target) -> None:
 def test_a_sum_of_unlike_ranks_hands_on_no_offsets() -> None:
     """Its operands meet at the last axis, not channel by channel."""
     model, (work, others) = unusual("a sum of unlike ranks")
-    _, selection = bench_of(model, work=work, others=others)
+    _, selection = builder_of(model, work=work, others=others)
     found = movable(model)
     assert found.free.any()
     assert selection.largest_change(moved(model, found, np.random.default_rng(0).normal(size=found.free.size))) < 1e-5
@@ -137,7 +135,7 @@ def test_a_model_that_uses_our_name_keeps_it(place: str) -> None:
         node.name = LEVELS
     else:
         node.outputs[0].name = LEVELS
-    builder, selection = bench_of(model, work=work, others=others)
+    builder, selection = builder_of(model, work=work, others=others)
     assert builder.levels is None
     assert selection.closeness(builder.make(EVERYTHING).int8).sqnr_db > 25.0
 

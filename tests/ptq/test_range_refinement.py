@@ -2,8 +2,7 @@
 
 import numpy as np
 import pytest
-from test_candidate_builder import bench_of
-from tune_models import model_of, planned, small_images, small_model, values_of, weights
+from tune_models import builder_of, model_of, planned, small_images, small_model, values_of, weights
 
 from quantkit.config.method import MinMax
 from quantkit.engine.scores import score_sqnr_db, scores_of
@@ -193,7 +192,7 @@ def test_a_recipe_is_refined_once_for_all_that_is_done_to_its_weights(monkeypatc
         return refine_ranges(*args, corrected=corrected, **options)
 
     monkeypatch.setattr(candidate_builder, "refine_ranges", counted)
-    builder, selection = bench_of(chain(unread=30.0), ORT)
+    builder, selection = builder_of(chain(unread=30.0), ORT)
     recipe = Recipe(method=MinMax(), correction=WeightCorrection.BIAS)
     plain, refined = (selection.closeness(builder.make(one).int8) for one in (recipe, recipe.changed(refined=True)))
     assert refined.distance < 0.6 * plain.distance

@@ -46,11 +46,14 @@ def test_shifts_are_not_estimated_twice(run: Path, monkeypatch: pytest.MonkeyPat
 
 
 def test_another_method_is_corrected_anew(run: Path) -> None:
-    before = (run / "int8.bias.safetensors").read_bytes()
+    (before,) = (run / "cache/bias").iterdir()
     assert "no image was used" in quantize(run, method=COARSE).notes[-1]
     done = quantize(run, method=COARSE, use_images=True)
     assert "dB on images held back" in done.notes[-1]
-    assert (run / "int8.bias.safetensors").read_bytes() != before
+    (after,) = set((run / "cache/bias").iterdir()) - {before}
+    assert after.read_bytes() != before.read_bytes()
+    quantize(run)
+    assert "biases corrected" in quantize(run).notes[-1], "the first correction is still there"
 
 
 @pytest.mark.parametrize(("after_db", "kept", "far"), [(11.9, True, True), (12.0, True, False), (25.0, False, True)])
@@ -87,12 +90,12 @@ def test_uncorrected_where_the_user_says_so(run: Path) -> None:
     assert done.path.read_bytes() != corrected
 
 
-@pytest.mark.parametrize("content", [b"", b"no safetensors", b"\x10\x00\x00\x00\x00\x00\x00\x00{}"])
-def test_a_damaged_file_of_shifts_is_made_again(run: Path, content: bytes) -> None:
-    shifts, model = (run / "int8.bias.safetensors").read_bytes(), (run / "int8.onnx").read_bytes()
-    (run / "int8.bias.safetensors").write_bytes(content)
+def test_bias_correction_damaged_cache_entry_is_made_again(run: Path) -> None:
+    (entry,) = (run / "cache/bias").iterdir()
+    shifts, model = entry.read_bytes(), (run / "int8.onnx").read_bytes()
+    entry.write_bytes(b"no safetensors")
     quantize(run, use_images=True)
-    assert (run / "int8.bias.safetensors").read_bytes() == shifts
+    assert entry.read_bytes() == shifts
     assert (run / "int8.onnx").read_bytes() == model
 
 

@@ -273,7 +273,7 @@ def luminance(colour):
 @pytest.mark.parametrize("scheme", [0, 1, 2], ids=["light", "dark", "print"])
 def test_text_and_series_stand_out_from_the_ground(scheme):
     """WCAG 2.2: 4.5 for text, and the series' colours are used for text too."""
-    style = (files("quantkit.comparison") / "report.css").read_text()
+    style = (files("quantkit.report") / "report.css").read_text()
     block = re.findall(r":root \{(.*?)\}", style, re.DOTALL)[scheme]
     colours = dict(re.findall(r"--(\w+): (#[0-9a-f]{6})", block))
     for name in ("ink", "muted", "accent", *(f"s{i}" for i in range(6))):

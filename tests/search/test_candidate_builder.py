@@ -2,53 +2,21 @@
 
 import numpy as np
 import pytest
-from test_center import linear_model
-from test_equalization import mixed_model, unlike_channels
-from tune_models import all_tensors, model_of, small_images
+from tune_models import builder_of, linear_model, mixed_model, model_of, small_images, unlike_channels
 
 from quantkit.config.method import Mse
-from quantkit.engine.tap import TappedSession
-from quantkit.evaluation.selection import SelectionMetric
 from quantkit.graph.qdq.plan import PlanOptions, plan
-from quantkit.search.candidate_builder import SAME_FUNCTION, CandidateBuilder
+from quantkit.search.candidate_builder import SAME_FUNCTION
 from quantkit.search.mixed_precision import FloatBudget, MixedPrecision, float_share
 from quantkit.search.recipe import Recipe, WeightCorrection
-from quantkit.stats.observed import Observed
-from quantkit.stats.observer import Observer
 from quantkit.targets import ORT, VACC
 
 EQUALIZED = Recipe(method=Mse(), equalization=1.0, correction=WeightCorrection.ROUNDING)
 
 
-def bench_of(model, target=ORT, work=None, others=None, keep=False):
-    """Return a workbench for a model, and the images that choose."""
-    work, others = work or small_images(24), others or small_images(24, seed=5)
-    selection = SelectionMetric(model, others, threads=2)
-
-    def observe(one):
-        names = [name for name in ["input", *all_tensors(one)] if name in float_names(one)]
-        observers = {name: Observer() for name in names}
-        session = TappedSession(one, names, ordered=True)
-        extremes = np.zeros((len(work), len(names), 2), np.float32)
-        for image, rows in zip(work, extremes, strict=True):
-            for name, value in session.run(image)[1]:
-                rows[names.index(name)] = observers[name].observe(value)[1:]
-        return Observed({name: observer.statistics() for name, observer in observers.items()}, extremes)
-
-    builder = CandidateBuilder(
-        model, observe(model), target, PlanOptions(), work, work, observe, selection.largest_change, keep, 2
-    )
-    return builder, selection
-
-
-def float_names(model) -> set[str]:
-    values = [*model.graph.inputs, *(value for node in model.graph for value in node.outputs)]
-    return {value.name for value in values if value.dtype is not None and value.dtype.name == "FLOAT"}
-
-
 @pytest.mark.parametrize("target", [ORT, VACC], ids=["ort", "vacc"])
 def test_a_recipe_comes_nearer_to_fp32_than_plain_rounding(target) -> None:
-    builder, selection = bench_of(unlike_channels(), target)
+    builder, selection = builder_of(unlike_channels(), target)
     plain, mended = (
         selection.closeness(builder.make(recipe).int8)
         for recipe in (Recipe(method=Mse(), correction=WeightCorrection.NONE), EQUALIZED)
@@ -65,7 +33,7 @@ def test_an_outlying_image_leaves_the_others_their_levels(target) -> None:
     )
     sqnr = []
     for keep in (True, False):
-        builder, selection = bench_of(unlike_channels(), target, work=work, keep=keep)
+        builder, selection = builder_of(unlike_channels(), target, work=work, keep=keep)
         sqnr.append(selection.closeness(builder.make(recipe).int8).sqnr_db)
     assert sqnr[1] > sqnr[0] + 10.0
 
@@ -73,7 +41,7 @@ def test_an_outlying_image_leaves_the_others_their_levels(target) -> None:
 def test_a_function_that_other_images_would_see_changed_is_not_handed_on() -> None:
     """The Clip is never felt on the images worked on, and is on those that look at the result."""
     faint = [0.05 * image for image in small_images(24)]
-    builder, selection = bench_of(
+    builder, selection = builder_of(
         mixed_model(limit=1.0), work=faint, others=[4.0 * image for image in small_images(24)]
     )
     model, _ = builder.ranged(EQUALIZED)
@@ -83,7 +51,7 @@ def test_a_function_that_other_images_would_see_changed_is_not_handed_on() -> No
 @pytest.mark.parametrize("target", [ORT, VACC], ids=["ort", "vacc"])
 def test_moved_and_rescaled_channels_are_what_the_card_is_handed(target) -> None:
     images = small_images(24)
-    builder, selection = bench_of(linear_model(off=60.0), target, work=images)
+    builder, selection = builder_of(linear_model(off=60.0), target, work=images)
     plain, shifted = (
         builder.make(
             Recipe(method=Mse(), correction=WeightCorrection.NONE, channel_shift=channel_shift, equalization=strength)
@@ -98,7 +66,7 @@ def test_moved_and_rescaled_channels_are_what_the_card_is_handed(target) -> None
 
 
 def test_layers_go_to_float_within_the_budget_one_by_one() -> None:
-    builder, selection = bench_of(mixed_model())
+    builder, selection = builder_of(mixed_model())
     walk = MixedPrecision(builder, Recipe(method=Mse()), selection, FloatBudget(macs=0.5, layers=2))
     skipped, before = [], selection.closeness(builder.make(Recipe(method=Mse())).int8).distance
     while (recipe := walk.next()) is not None:

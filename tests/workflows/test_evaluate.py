@@ -36,14 +36,15 @@ from quantkit.errors import (
 from quantkit.evaluation.label_diagnosis import diagnose_labels
 from quantkit.evaluation.predictions import Predictions
 from quantkit.evaluation.predictions_file import load_predictions, merge_predictions, save_predictions
-from quantkit.runs.score_cache import ScoreCache, trim
+from quantkit.runs.cache import CacheKey, ResultCache
+from quantkit.runs.score_cache import ScoreCache
 from quantkit.workflows.calibrate import calibrate
 from quantkit.workflows.compare import compare
 from quantkit.workflows.evaluate import ModelEvaluation, accuracy_of, evaluate, parse_shard
 
 PIPELINE = Pipeline(ops=(Decode(), ToTensor()))
 ROW_BYTES = 16 + 3 * 4 + 4  # what names the image, three scores, CRC
-KEY = {"model": "0" * 64, "pipeline": "1"}
+KEY = CacheKey("scores", 1, {"model": "0" * 64, "pipeline": "1"})
 IDS = [bytes([i + 1]) * 16 for i in range(6)]
 
 
@@ -54,10 +55,10 @@ class Place:
         self.folder = folder
         self.model = tiny_model(folder / "tiny.onnx")
         self.images = write_images(folder / "images", per_class=8)
-        self.keep = folder / "answers"
+        self.cache = folder / "cache"
 
     def evaluate(self, **options: object) -> ModelEvaluation:
-        chosen = {"images": self.images, "pipeline": PIPELINE, "keep": self.keep, **options}
+        chosen = {"images": self.images, "pipeline": PIPELINE, "cache": self.cache, **options}
         return evaluate(self.model, **chosen)  # type: ignore[arg-type]
 
     def saved(self, **options: object) -> bytes:
@@ -110,7 +111,7 @@ def test_a_second_evaluation_asks_nothing_and_gives_the_same_bits(place: Place, 
     assert len(asked) == 32
     assert place.saved(threads=2) == first
     assert len(asked) == 32
-    assert place.saved(threads=2, keep=place.folder / "elsewhere") == first
+    assert place.saved(threads=2, cache=place.folder / "elsewhere") == first
     assert len(asked) == 64
 
 
@@ -128,7 +129,7 @@ def test_whatever_the_scores_depend_on_is_asked_anew(place: Place, asked: list[s
 
 
 def test_a_part_of_the_images_or_more_of_them_use_the_same_answers(place: Place, asked: list[str]) -> None:
-    whole = place.saved(keep=place.folder / "whole")
+    whole = place.saved(cache=place.folder / "whole")
     asked.clear()
     assert place.evaluate(shard=(2, 4)).kept == 0
     assert place.evaluate(limit=8).kept == 0
@@ -144,7 +145,7 @@ def test_compare_and_eval_know_each_others_answers(place: Place, asked: list[str
     apart = compare(["fp32", "int8"], run=run, images=place.images, drift_images=0).to_json()
     assert sorted(asked) == ["int8"] * 32 + ["tiny"] * 32
     again = compare(["fp32", "int8"], run=run, images=place.images, drift_images=0).to_json()
-    done = evaluate("int8", run=run, images=place.images, keep=run / "answers")
+    done = evaluate("int8", run=run, images=place.images, cache=run / "cache")
     assert len(asked) == 64
     assert again == apart
     assert done.kept == 32
@@ -162,11 +163,11 @@ def test_a_model_compared_with_its_copy_in_a_run_shares_its_answers(place: Place
     copy.write_bytes(place.model.read_bytes())
     result = compare(["fp32", copy], run=run, images=place.images, drift_images=0).candidates[0].to_json()
     assert (result["agreement"], result["kl"]) == (100.0, 0.0)
-    assert len(list((run / "answers").iterdir())) == 1
+    assert len(list((run / "cache").rglob("*.scores"))) == 1
 
 
 def test_an_interrupted_evaluation_goes_on_where_it_was(place: Place, asked: list[str]) -> None:
-    whole = place.saved(keep=place.folder / "whole", threads=1)
+    whole = place.saved(cache=place.folder / "whole", threads=1)
     asked.clear()
 
     def interrupt(done: int, total: int) -> None:
@@ -193,13 +194,13 @@ def test_killing_it_at_any_moment_loses_next_to_nothing(place: Place) -> None:
             [*command, "--out", out.name], cwd=place.folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         )
         # Killed as soon as it has come so far, at whatever it is doing then.
-        while process.poll() is None and _kept(place.keep) < known + more:
+        while process.poll() is None and _kept(place.cache) < known + more:
             time.sleep(0.001)
         process.send_signal(signal.SIGKILL)
         process.wait()
         assert not out.exists() or out.read_bytes() == whole
-        assert _kept(place.keep) >= known
-        known = _kept(place.keep)
+        assert _kept(place.cache) >= known
+        known = _kept(place.cache)
     subprocess.run([*command, "--out", out.name], cwd=place.folder, check=True, capture_output=True)
     assert out.read_bytes() == whole
     assert not list(place.folder.glob(".*quantkit-tmp"))
@@ -207,7 +208,7 @@ def test_killing_it_at_any_moment_loses_next_to_nothing(place: Place) -> None:
 
 def _kept(folder: Path) -> int:
     """How many answers of four classes the largest file holds, as its size tells."""
-    sizes = [path.stat().st_size for path in folder.glob("*.scores")] if folder.is_dir() else []
+    sizes = [path.stat().st_size for path in folder.rglob("*.scores")] if folder.is_dir() else []
     return max(0, (max(sizes, default=0) - 1024) // (16 + 4 * 4 + 4))
 
 
@@ -218,7 +219,7 @@ def test_a_file_that_was_cut_or_damaged_is_good_up_to_there(
 ) -> None:
     folder = tmp_path_factory.mktemp("kept")
     scores = np.random.default_rng(0).standard_normal((6, 1, 3)).astype(np.float32)
-    with ScoreCache(folder, KEY, IDS) as kept:
+    with ScoreCache(ResultCache(folder), KEY, IDS) as kept:
         for index, row in enumerate(scores):
             kept.add(index, row)
     content = bytearray(kept.path.read_bytes())
@@ -233,44 +234,37 @@ def test_a_file_that_was_cut_or_damaged_is_good_up_to_there(
         content[place:] = bytes(len(content) - place)
     kept.path.write_bytes(content)
     whole_rows = (place - 1024) // ROW_BYTES if place >= 1024 else 0
-    with ScoreCache(folder, KEY, IDS) as again:
+    with ScoreCache(ResultCache(folder), KEY, IDS) as again:
         assert again.known >= whole_rows
         for index in range(6):
             if again.knows(index):
                 assert (again.scores(index) == scores[index]).all()
             else:
                 again.add(index, scores[index])
-    with ScoreCache(folder, KEY, IDS[::-1]) as last:  # in any order
+    with ScoreCache(ResultCache(folder), KEY, IDS[::-1]) as last:  # in any order
         assert [last.scores(5 - index).tobytes() for index in range(6)] == [row.tobytes() for row in scores]
 
 
 def test_answers_that_grow_belong_to_one_process(tmp_path: Path) -> None:
     row = np.zeros((1, 3), np.float32)
-    with ScoreCache(tmp_path, KEY, IDS[:2]) as first:
+    with ScoreCache(ResultCache(tmp_path), KEY, IDS[:2]) as first:
         with pytest.raises(UsageError, match="another quantkit process is running this model; wait for it"):
-            ScoreCache(tmp_path, KEY, IDS[:2])
+            ScoreCache(ResultCache(tmp_path), KEY, IDS[:2])
         first.add(0, row)
         first.add(1, row)
-    with ScoreCache(tmp_path, KEY, IDS[:2]) as one, ScoreCache(tmp_path, KEY, IDS[1:2]) as other:
+    one, other = (ScoreCache(ResultCache(tmp_path), KEY, IDS[start:2]) for start in (0, 1))
+    with one, other:  # any number of processes read
         assert (one.known, other.known) == (2, 1)
-        with pytest.raises(UsageError, match="another quantkit process"):
-            ScoreCache(tmp_path, KEY, IDS[:3])
+        with ScoreCache(ResultCache(tmp_path), KEY, IDS[:3]) as growing:
+            growing.add(2, row + 1)
+        assert (one.scores(1) == row).all()
 
 
 def test_scores_of_another_number_of_classes_are_refused(tmp_path: Path) -> None:
-    with ScoreCache(tmp_path, KEY, IDS) as kept:
+    with ScoreCache(ResultCache(tmp_path), KEY, IDS) as kept:
         kept.add(0, np.zeros((1, 3), np.float32))
         with pytest.raises(ModelError, match="gave 3 scores for some images and 4 for others"):
             kept.add(1, np.zeros((1, 4), np.float32))
-
-
-def test_the_longest_unused_scores_make_room(tmp_path: Path) -> None:
-    for age, name in enumerate(("new", "old", "oldest")):
-        (tmp_path / f"{name}.scores").write_bytes(bytes(100))
-        os.utime(tmp_path / f"{name}.scores", (1000 - age, 1000 - age))
-    (tmp_path / "other").write_bytes(bytes(1000))
-    trim(tmp_path, {tmp_path / "oldest.scores"}, limit=150)
-    assert {path.name for path in tmp_path.iterdir()} == {"new.scores", "oldest.scores", "other"}
 
 
 @pytest.mark.parametrize("count", [2, 3, 5])
@@ -376,7 +370,7 @@ def test_bad_input_is_met_at_the_door(place: Place) -> None:
     with pytest.raises(LabelError, match=r"tiny.onnx: the labels go up to 4 and the model tells 4 classes apart"):
         place.evaluate(images=five)
     with pytest.raises(UsageError, match="'int8' is no ONNX file, and no run was given"):
-        evaluate("int8", images=place.images, pipeline=PIPELINE, keep=place.keep)
+        evaluate("int8", images=place.images, pipeline=PIPELINE, cache=place.cache)
     with pytest.raises(UsageError, match="nothing says how images are preprocessed; give --preset"):
         place.evaluate(pipeline=None)
     with pytest.raises(UsageError, match="there are 32 images for 33 shards; make fewer"):
@@ -385,7 +379,7 @@ def test_bad_input_is_met_at_the_door(place: Place) -> None:
         with pytest.raises(UsageError, match="is no shard; write the second of four as 2/4"):
             parse_shard(text)
     assert parse_shard("2/4") == (2, 4)
-    place.keep.write_text("")
+    place.cache.write_text("")
     with pytest.raises(OutputError, match="cannot create the folder"):
         place.evaluate()
 
@@ -451,10 +445,10 @@ def test_answers_are_kept_where_compare_looks_for_them(
     assert asked == ["int8"] * 32
     (place.folder / "quantkit.yaml").write_text("model: tiny.onnx\npreset: pipeline.yaml\nrun: mine\nimages: images\n")
     run("eval", "tiny.onnx", "--out", "p.npz")
-    assert len(list((place.folder / "mine/answers").iterdir())) == 1
+    assert len(list((place.folder / "mine/cache").rglob("*.scores"))) == 1
     tiny_model(place.folder / "other.onnx", seed=2)
     run("eval", "other.onnx", "--out", "elsewhere/p.npz")
-    assert {path.name for path in (place.folder / "elsewhere").iterdir()} == {"answers", "p.npz"}
+    assert {path.name for path in (place.folder / "elsewhere").iterdir()} == {"cache", "p.npz"}
 
 
 def _command(

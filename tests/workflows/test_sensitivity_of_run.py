@@ -117,16 +117,16 @@ def test_an_interrupted_measurement_goes_on_where_it_was(run: Path, measured: li
     assert len(measured) == 4
     resumed = sensitivity(run)
     assert len(measured) == 6
-    for kept in (run / "sensitivity").iterdir():
-        kept.unlink()
+    for entry in (run / "cache/layer-costs").iterdir():
+        entry.unlink()
     assert sensitivity(run) == resumed
     assert len(measured) == 12
 
 
-@pytest.mark.parametrize("damage", [b"", b"[]", b"{", b'{"format": 1}', "halved"])
-def test_a_damaged_journal_is_made_again(run: Path, measured: list[int], damage) -> None:
+@pytest.mark.parametrize("damage", [b"", b"[]", "halved"])
+def test_sensitivity_damaged_cache_entry_is_measured_again(run: Path, measured: list[int], damage) -> None:
     first = sensitivity(run)
-    (kept,) = (run / "sensitivity").iterdir()
+    (kept,) = (run / "cache/layer-costs").iterdir()
     whole = kept.read_bytes()
     kept.write_bytes(whole[: len(whole) // 2] if damage == "halved" else damage)
     assert sensitivity(run) == first

@@ -5,15 +5,16 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
+import onnx_ir as ir
+
 from quantkit.config.method import Method, Percentile, parse_method
 from quantkit.config.pipeline import Pipeline
 from quantkit.data.calibration_set import CalibrationSet
 from quantkit.errors import CalibrationSetError, ConfigError, UsageError
-from quantkit.files import write_text
 from quantkit.graph.model import read_model
 from quantkit.graph.prepare import prepare
 from quantkit.graph.qdq.plan import Plan, PlanOptions, plan
-from quantkit.runs.folder import INT8, VAMC, RunFolder, RunRecord
+from quantkit.runs.folder import INT8, RunFolder, RunRecord
 from quantkit.targets import VACC, Target
 from quantkit.vendors.vacc.calibration_folder import CalibrationFolder, calibration_folder
 from quantkit.vendors.vacc.write import BuildFile, WeightScale, read_image_input, write_build_file
@@ -60,6 +61,7 @@ class CompilerOptions:
         power_of_two: weight thresholds are rounded up to powers of two.
         left_out: the layers left in floating point.
         keep_outliers: the compiler is given all images, also the few that go far beyond all others.
+        corrected_fp32: file name in the run of the fp32 model with corrected biases, None where there is none.
     """
 
     method: Method = field(default_factory=Percentile)
@@ -67,6 +69,11 @@ class CompilerOptions:
     power_of_two: bool = False
     left_out: PlanOptions = field(default_factory=PlanOptions)
     keep_outliers: bool = False
+    corrected_fp32: str | None = None
+
+    def checkpoint(self, folder: RunFolder) -> Path | None:
+        """Return the fp32 model with corrected biases, None where the compiler is given the original."""
+        return None if self.corrected_fp32 is None else folder.path / self.corrected_fp32
 
     @property
     def target(self) -> Target:
@@ -89,6 +96,7 @@ def choices_of_run(record: RunRecord) -> CompilerOptions:
         power_of_two=made.options.get("power_of_two", VACC.weights.power_of_two),
         left_out=options.plan_options(),
         keep_outliers=made.keeps_outliers,
+        corrected_fp32=made.fp32,
     )
 
 
@@ -125,7 +133,7 @@ def vamc_of_run(
         left_out=choices.left_out if skip_convs is None else PlanOptions(skip_convs=tuple(skip_convs)),
     )
     made = plan(prepare(read_model(folder.fp32(record))).model, choices.target, choices.left_out)
-    suffixes = frozenset([options.suffix]) if options.suffix is not None else _suffixes(record)
+    suffixes = frozenset([options.suffix]) if options.suffix is not None else _suffixes_of(set_of_run(record))
     return _build_file(folder, record, choices.method, made, suffixes, options), record.pipeline
 
 
@@ -177,33 +185,25 @@ def vamc_of_model(
     )
 
 
-def write_vamc(
-    folder: RunFolder,
-    record: RunRecord,
-    method: Method,
-    plan: Plan,
-    suffixes: frozenset[str],
-    options: VamcOptions,
-    checkpoint: Path | None = None,
-) -> tuple[Path, BuildFile]:
-    """Write ``vamc.yaml`` into a run folder and return its path and what it says.
+def build_of_run(
+    folder: RunFolder, record: RunRecord, prepared: ir.Model, chosen: CalibrationSet, options: VamcOptions
+) -> BuildFile:
+    """Return the build file that says what the run does; nothing is written.
 
     Args:
         folder: the run folder.
         record: its record.
-        method: how the compiler is to find ranges.
-        plan: of the int8 model; convolutions that it skips are skipped on the card too.
-        suffixes: of the calibration images, without a dot.
+        prepared: the prepared fp32 model of the run.
+        chosen: its calibration set.
         options: further choices.
-        checkpoint: the model for the compiler; absent, that of the run.
 
     Raises:
         ConfigError: nothing fixes the size of the model's input.
     """
-    build = _build_file(folder, record, method, plan, suffixes, options, checkpoint)
-    path = folder.path / VAMC
-    write_text(path, build.text)
-    return path, build
+    choices = choices_of_run(record)
+    made = plan(prepared, choices.target, choices.left_out)
+    suffixes = frozenset([options.suffix]) if options.suffix is not None else _suffixes_of(chosen)
+    return _build_file(folder, record, choices.method, made, suffixes, options, choices.checkpoint(folder))
 
 
 def build_rewritten(
@@ -223,7 +223,7 @@ def build_rewritten(
         UsageError: the run's set is gone.
         ConfigError: nothing fixes the size of the model's input.
     """
-    suffixes = frozenset([options.suffix]) if options.suffix is not None else _suffixes(record)
+    suffixes = frozenset([options.suffix]) if options.suffix is not None else _suffixes_of(set_of_run(record))
     return _build_file(folder, record, method, plan, suffixes, options, checkpoint)
 
 
@@ -257,17 +257,26 @@ def _build_file(
     )
 
 
-def _suffixes(record: RunRecord) -> frozenset[str]:
+def set_of_run(record: RunRecord) -> CalibrationSet:
+    """Return the calibration set of a run.
+
+    Raises:
+        UsageError: it is missing.
+    """
     try:
         chosen = CalibrationSet.load(Path(record.set.path)) if record.set.path else None
     except CalibrationSetError:
         chosen = None
     if chosen is None:
         raise UsageError(
-            "the suffix of the calibration images is not known: the run's set is gone",
+            "the suffix of the calibration images is not known: the run's set is missing",
             where=record.set.path or None,
             fix="give --suffix",
         )
+    return chosen
+
+
+def _suffixes_of(chosen: CalibrationSet) -> frozenset[str]:
     return frozenset(path.suffix.removeprefix(".") for path in chosen.paths)
 
 

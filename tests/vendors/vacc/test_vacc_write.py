@@ -20,7 +20,7 @@ from quantkit.vendors.vacc.ops import ops_from_pipeline
 from quantkit.vendors.vacc.vdsp import load_vdsp, vdsp_from_pipeline
 from quantkit.vendors.vacc.write import BuildFile, read_image_input, write_build_file
 
-CONFIGS = Path(__file__).resolve().parents[2] / "configs" / "vacc"
+CONFIGS = Path(__file__).resolve().parents[3] / "configs" / "vacc"
 
 
 def written(**changes: Any) -> BuildFile:

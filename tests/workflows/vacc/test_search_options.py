@@ -7,9 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import onnx
 import pytest
-from models import tiny_model, write_images
+from models import uneven_model, write_images
 from typer.testing import CliRunner
 
 from quantkit.cli.vamc import vamc
@@ -27,18 +26,6 @@ from quantkit.workflows.vacc.compiler_simulator import CompilerSimulator
 from quantkit.workflows.vacc.search_options import Advice, Candidate, advise, sensitivities_of, worth_skipping
 
 PIPELINE = Pipeline(ops=(Decode(), ToTensor()))
-
-
-def uneven_model(path: Path) -> Path:
-    """Write the small model with one channel of its second convolution far larger than the others, and never open."""
-    model = onnx.load(tiny_model(path, seed=11))
-    for tensor in model.graph.initializer:
-        if tensor.name in ("w2", "b2"):
-            values = onnx.numpy_helper.to_array(tensor).copy()
-            values[0] = values[0] * 300.0 if tensor.name == "w2" else -1e5
-            tensor.CopyFrom(onnx.numpy_helper.from_array(values, tensor.name))
-    onnx.save(model, path)
-    return path
 
 
 @pytest.fixture

@@ -1,0 +1,126 @@
+"""What targets need beyond the int8 model, by backend: the one table that binds vendors to the workflows.
+
+`calibrate`, `quantize` and `tune` call every backend after they have written their own files. A backend that cannot
+write its files reports it in a note; it never makes the workflow fail.
+"""
+
+import importlib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import onnx_ir as ir
+
+from quantkit.config.method import Method
+from quantkit.data.calibration_set import CalibrationSet
+from quantkit.graph.qdq.plan import Plan
+from quantkit.runs.folder import RunFolder
+from quantkit.search.mixed_precision import FloatBudget
+from quantkit.targets import Target
+
+# Name of the backend -> module and class. The name is that of the target it serves, too.
+BACKENDS: dict[str, tuple[str, str]] = {"vacc": ("quantkit.workflows.vacc.backend", "VaccBackend")}
+
+
+@dataclass(frozen=True)
+class BackendFiles:
+    """What a backend did.
+
+    Attributes:
+        files: that were written.
+        notes: what the user should know.
+    """
+
+    files: tuple[Path, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class QuantizedRun:
+    """A run whose quantized models have changed, as a backend needs it.
+
+    Attributes:
+        folder: of the run, locked; its record is complete.
+        target: of the model just quantized.
+        prepared: the prepared fp32 model.
+        calibration_set: the set; None where its images may be missing.
+    """
+
+    folder: RunFolder
+    target: Target
+    prepared: ir.Model
+    calibration_set: CalibrationSet | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class TunedModel:
+    """The result of a search, as a backend needs it.
+
+    Attributes:
+        fp32: the rewritten fp32 model, None where the original is kept.
+        method: how ranges are set.
+        plan: of the int8 model.
+    """
+
+    fp32: Path | None
+    method: Method
+    plan: Plan
+
+
+class Backend(Protocol):
+    """The files and limits of one vendor's tool chain."""
+
+    def options_json(self) -> dict[str, Any]:
+        """Return the backend's options as JSON values; ``run.json`` keeps them."""
+
+    def after_quantize(self, run: QuantizedRun) -> BackendFiles:
+        """Write, or bring up to date, what depends on the quantized models of a run."""
+
+    def after_tune(self, folder: RunFolder, tuned: TunedModel) -> BackendFiles:
+        """Write what depends on the tuned model of a run; called for the backend's own target."""
+
+    def tune_limits(self, budget: FloatBudget) -> FloatBudget:
+        """Return a budget of layers in float within what the vendor's compiler can do."""
+
+
+def run_backends(folder: RunFolder, given: Mapping[str, Backend] | None = None) -> Iterable[Backend]:
+    """Return every backend with the options it was given, else those of the run, else its defaults.
+
+    The options are recorded in the run, so that later commands write the same files.
+    """
+    record = folder.read()
+    backends = dict(given or {})
+    for name in BACKENDS.keys() - backends.keys():
+        backends[name] = _load(name, record.backends.get(name, {}))
+    options = {name: backends[name].options_json() for name in sorted(backends)}
+    if options != record.backends:
+        folder.write(record.model_copy(update={"backends": options}))
+    return backends.values()
+
+
+def backends_from(**options: Any) -> dict[str, Backend]:
+    """Return the backends that options of the command line or the project file configure; None leaves a default."""
+    given = {name: value for name, value in options.items() if value is not None}
+    return {name: _load(name, given) for name in BACKENDS} if given else {}
+
+
+def backend_of(target: Target, folder: RunFolder) -> Backend | None:
+    """Return the backend of a target with the options of a run, None where the target needs none."""
+    if target.name not in BACKENDS:
+        return None
+    return _load(target.name, folder.read().backends.get(target.name, {}))
+
+
+def after_quantize(run: QuantizedRun, given: Mapping[str, Backend] | None = None) -> BackendFiles:
+    """Let every backend write its files; see `Backend.after_quantize`."""
+    done = [backend.after_quantize(run) for backend in run_backends(run.folder, given)]
+    return BackendFiles(
+        tuple(file for one in done for file in one.files), tuple(note for one in done for note in one.notes)
+    )
+
+
+def _load(name: str, options: Mapping[str, Any]) -> Backend:
+    module, attribute = BACKENDS[name]
+    backend: Backend = getattr(importlib.import_module(module), attribute).from_json(options)
+    return backend

@@ -1,0 +1,97 @@
+"""The VACC backend: build files of a run, the calibration set without outliers, limits of a search."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any, Self
+
+from quantkit.data.calibration_set import CalibrationSet
+from quantkit.errors import QuantkitError
+from quantkit.files import write_text
+from quantkit.runs.folder import RunFolder, RunRecord
+from quantkit.runs.outliers import set_without_outliers
+from quantkit.search.mixed_precision import FloatBudget
+from quantkit.targets import VACC
+from quantkit.workflows.backends import BackendFiles, QuantizedRun, TunedModel
+from quantkit.workflows.vacc.build_file import (
+    CARD_SET,
+    VamcOptions,
+    build_of_run,
+    build_rewritten,
+    choices_of_run,
+    set_of_run,
+)
+
+BUILD_FILE = "vamc.yaml"
+TUNED_BUILD_FILE = "vamc-tuned.yaml"
+# Layers in float cost time on the card, so a search may use few of them.
+MAX_FLOAT_LAYERS = 3
+
+
+class VaccBackend:
+    """Writes ``vamc.yaml`` for every run, and remarks on it where the run is for VACC.
+
+    Args:
+        options: of the build file.
+    """
+
+    def __init__(self, options: VamcOptions | None = None) -> None:
+        self.options = options or VamcOptions()
+
+    @classmethod
+    def from_json(cls, options: Mapping[str, Any]) -> Self:
+        """Return the backend with options from ``run.json``."""
+        plain = dict(options)
+        if plain.get("calibration_folder") is not None:
+            plain["calibration_folder"] = Path(plain["calibration_folder"])
+        return cls(VamcOptions(**plain))
+
+    def options_json(self) -> dict[str, Any]:
+        """Return the options that differ from their defaults, as JSON values."""
+        defaults = asdict(VamcOptions())
+        changed = {name: value for name, value in asdict(self.options).items() if value != defaults[name]}
+        return {name: str(value) if isinstance(value, Path) else value for name, value in changed.items()}
+
+    def after_quantize(self, run: QuantizedRun) -> BackendFiles:
+        """Write ``vamc.yaml``, and ``calibration.csv`` where the compiler must not see all images."""
+        folder, record = run.folder, run.folder.read()
+        try:
+            chosen = run.calibration_set or set_of_run(record)
+            build = build_of_run(folder, record, run.prepared, chosen, self.options)
+        except QuantkitError as error:
+            return BackendFiles((), (f"{BUILD_FILE} was not written: {error}",))
+        path = folder.path / BUILD_FILE
+        write_text(path, build.text)
+        files, notes = [path], list(build.notes)
+        if card_set := _write_card_set(folder, record, chosen):
+            files.append(card_set)
+            notes.append(
+                f"the compiler is to calibrate on {card_set.name}, without outlier images (calib-set materialize)"
+            )
+        if run.target.name != VACC.name:
+            notes = []  # the file has them as comments
+        return BackendFiles(tuple(files), tuple(f"{path.name}: {note}" for note in notes))
+
+    def after_tune(self, folder: RunFolder, tuned: TunedModel) -> BackendFiles:
+        """Write ``vamc-tuned.yaml``."""
+        record = folder.read()
+        checkpoint = tuned.fp32 or Path(record.model.path)
+        build = build_rewritten(folder, record, checkpoint, tuned.method, tuned.plan, self.options)
+        path = folder.path / TUNED_BUILD_FILE
+        write_text(path, build.text)
+        return BackendFiles((path,), build.notes)
+
+    def tune_limits(self, budget: FloatBudget) -> FloatBudget:
+        """Allow convolutions only, the operators of ``skip_conv_layers``, and few of them."""
+        layers = MAX_FLOAT_LAYERS if budget.layers is None else budget.layers
+        return replace(budget, layers=layers, convs_only=True)
+
+
+def _write_card_set(folder: RunFolder, record: RunRecord, chosen: CalibrationSet) -> Path | None:
+    """Write the set for a compiler that calibrates by itself where it is not the run's own."""
+    path = folder.path / CARD_SET
+    if choices_of_run(record).keep_outliers or not record.set.outliers:
+        path.unlink(missing_ok=True)
+        return None
+    set_without_outliers(chosen, record.set.outliers).save(path)
+    return path
