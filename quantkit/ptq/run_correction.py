@@ -2,7 +2,6 @@
 
 from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -12,7 +11,6 @@ from quantkit.data.calibration_set import CalibrationSet
 from quantkit.data.overlap import digest_of
 from quantkit.data.parallel import map_in_order
 from quantkit.engine.session import default_threads
-from quantkit.errors import CalibrationSetError
 from quantkit.graph.prepare import Prepared
 from quantkit.graph.qdq.plan import Plan, PlanOptions
 from quantkit.numerics import Range
@@ -21,6 +19,7 @@ from quantkit.ptq.bias_correction import BiasCorrection, correct_bias
 from quantkit.runs.cache import CacheEntry, CacheKey, ResultCache
 from quantkit.runs.folder import RunFolder, RunRecord
 from quantkit.runs.inputs import model_inputs
+from quantkit.runs.location import find_set
 
 KIND = "bias"
 FORMAT = 1
@@ -63,14 +62,11 @@ class Images:
 
 def images_of(record: RunRecord) -> Images | None:
     """Return the images of a run's set, None where the set or one of the images needed is gone or changed."""
-    if not record.set.path:
-        return None
-    try:
-        chosen = CalibrationSet.load(Path(record.set.path))
-    except CalibrationSetError:
+    chosen = find_set(record)
+    if chosen is None:
         return None
     needed = list(zip(chosen.images, chosen.paths, strict=True))[:IMAGES]
-    if chosen.digest != record.set.digest or not all(path.is_file() for _, path in needed):
+    if not all(path.is_file() for _, path in needed):
         return None
     digests = map_in_order(digest_of, (path for _, path in needed))
     same = all(image.sha256 == digest for (image, _), digest in zip(needed, digests, strict=True))
