@@ -144,11 +144,6 @@ def dequantize(q: IntArray, qparams: QParams) -> npt.NDArray[np.float32]:
     return ((np.asarray(q, np.int32) - zero.astype(np.int32)).astype(np.float32) * scale).astype(np.float32)
 
 
-def fake_quantize(x: FloatArray, qparams: QParams) -> npt.NDArray[np.float32]:
-    """Quantize and dequantize: the real number that the integer stands for."""
-    return dequantize(quantize(x, qparams), qparams)
-
-
 def _along_axis(qparams: QParams, ndim: int) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
     scale, zero = qparams.scale, qparams.zero_point.astype(np.float32)
     if qparams.axis is None:

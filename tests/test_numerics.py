@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from quantizers import fake_quantize
 
 from quantkit.errors import UsageError
 from quantkit.numerics import (
@@ -15,7 +16,6 @@ from quantkit.numerics import (
     Range,
     affine_qparams,
     dequantize,
-    fake_quantize,
     quantize,
     symmetric_qparams,
 )

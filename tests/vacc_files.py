@@ -89,6 +89,13 @@ workspace:
   save_log: true
 """
 
+# The later form of the build dialect: detection, segmentation and super-resolution models of 2023.
+LATER_BUILD = (
+    BUILD.replace("  common:\n    do_quantization: true\n", "  dtype: int8\n  common:\n    data_transport_mode: 1\n")
+    .replace("quant_mode", "calibrate_mode")
+    .replace("per_channel", "quantize_per_channel")
+)
+
 
 def changed(text: str, *changes: tuple[str, str]) -> Document:
     """Parse a text after each ``old`` in it, of which there must be one, has become ``new``."""

@@ -12,7 +12,7 @@ from quantkit.errors import UsageError
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from quantkit.workflows.vacc.error_breakdown import ErrorBreakdown
+    from quantkit.workflows.vacc.error_breakdown import ErrorBreakdown, Runtime
 
 
 @app.command()
@@ -29,6 +29,9 @@ def compare(
     attribute: Annotated[
         bool, typer.Option("--attribute", help="Separate the card's preprocessing, fp16 and int8 (needs a run).")
     ] = False,
+    runtime: Annotated[
+        str, typer.Option(help="Preprocessing of --attribute: vamp, or vsx, the vendor's classification script.")
+    ] = "vamp",
     latency: Annotated[bool, typer.Option("--latency", help="Time the models too, in turn, one thread.")] = False,
     datalist: Annotated[Path | None, typer.Option(help="List that the results of a card (NAME=DIR) belong to.")] = None,
     threads: Annotated[int | None, typer.Option(help="Workers; all processors by default.")] = None,
@@ -55,6 +58,7 @@ def compare(
     settings = comparison_settings(
         folder=Path(), models=models, run=run, images=images, labels=labels, names=names, preset=preset
     )
+    program = _runtime(runtime)
     if attribute and settings.run is None:
         raise UsageError("only a run tells what int8 would be", where="--attribute", fix="give --run")
     with progress_bar("comparing") as bar:
@@ -81,6 +85,7 @@ def compare(
                 settings.run,
                 images=evaluation.images,
                 pipeline=settings.pipeline,
+                runtime=program,
                 threads=threads,
                 progress=bar,
             )
@@ -104,6 +109,14 @@ def compare(
         console.print(note, soft_wrap=True, markup=False)
     if gate is not None:
         gate.check(result)
+
+
+def _runtime(name: str) -> "Runtime":
+    match name:
+        case "vamp" | "vsx":
+            return name
+        case _:
+            raise UsageError(f"there is no runtime {name!r}", where="--runtime", fix="choose vamp or vsx")
 
 
 def _breakdown_table(breakdown: "ErrorBreakdown") -> "Table":

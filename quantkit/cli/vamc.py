@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from quantkit.config.pipeline import Pipeline
     from quantkit.vendors.vacc.check import FileReport
     from quantkit.vendors.vacc.dialects import Dialect
-    from quantkit.vendors.vacc.write import WeightScale
+    from quantkit.vendors.vacc.write import Precision, WeightScale
 
 vamc = sub_app("vamc", "Write, check and convert build files of the VACC compiler.")
 
@@ -30,20 +30,25 @@ def check(
     json_: Annotated[bool, typer.Option("--json", help="Print everything as JSON.")] = False,
     notes: Annotated[bool, typer.Option("--notes", help="Print what was not checked, too.")] = False,
 ) -> None:
-    """Check build files: every fault with its line and its mend. Ends with exit code 10 where there is an error."""
+    """Check build files: every fault with its line and its fix. Ends with exit code 10 where there is an error."""
     from quantkit.vendors.vacc.check import build_files, check_file
     from quantkit.vendors.vacc.onnx_facts import read_facts
     from quantkit.vendors.vacc.vdsp import load_vdsp
 
     facts = None if model is None else read_facts(model)
     params = None if vdsp is None else load_vdsp(vdsp)
-    reports = [check_file(path, facts=facts, vdsp=params) for path in build_files(files)]
+    found = build_files(files)
+    reports = [check_file(path, facts=facts, vdsp=params) for path in found.files]
     wrong = sum(report.count("error") > 0 for report in reports)
     if json_:
-        json.dump({"files": [report.as_json() for report in reports], "errors": wrong}, sys.stdout, indent=2)
+        skipped = [str(path) for path in found.others]
+        content = {"files": [report.as_json() for report in reports], "errors": wrong, "skipped": skipped}
+        json.dump(content, sys.stdout, indent=2)
         sys.stdout.write("\n")
     else:
         _print_reports(reports, notes=notes)
+        if found.others:
+            console.print(f"{len(found.others)} YAML files that are no build files were skipped", soft_wrap=True)
     if wrong:
         raise VendorFileError(f"{wrong} of {len(reports)} build files have errors")
 
@@ -81,7 +86,26 @@ def write(
     suffix: Annotated[str | None, typer.Option(help="Of the calibration files; looked up by default.")] = None,
     count: Annotated[int | None, typer.Option(help="Calibration files to take; all by default.")] = None,
     softmax: Annotated[bool, typer.Option("--softmax", help="Append a softmax.")] = False,
-    name: Annotated[str | None, typer.Option(help="Of the compiled model; the model's file name by default.")] = None,
+    dtype: Annotated[str, typer.Option(help="int8, or fp16: no calibration and no calibration images.")] = "int8",
+    cluster_mode: Annotated[
+        int | None, typer.Option(help="Compiler option; the vendor's files have 0. Left out by default.")
+    ] = None,
+    data_transport_mode: Annotated[
+        int | None, typer.Option(help="Compiler option; the vendor's files have 1 or 3. Left out by default.")
+    ] = None,
+    skip_matmul: Annotated[
+        list[int] | None, typer.Option(help="Leave this matrix product in float, by the vendor's index.", min=0)
+    ] = None,
+    calibrate_chunk_by: Annotated[
+        int | None,
+        typer.Option(help="Layers the compiler observes per pass, -1 for all. Left out by default.", min=-1),
+    ] = None,
+    overflow_adaptive: Annotated[
+        bool, typer.Option("--overflow-adaptive", help="Write overflow_adaptive: 1, as for language models.")
+    ] = False,
+    name: Annotated[
+        str | None, typer.Option(help="Of the compiled model; the model's file name (fp16: NAME_fp16) by default.")
+    ] = None,
     workspace: Annotated[str, typer.Option(help="Where the compiled model goes.")] = "./deploy_weights/",
     vdsp: Annotated[Path | None, typer.Option(help="Write the card's preprocessing, vdsp_params.json, here.")] = None,
     out: Annotated[Path | None, typer.Option(help="Where to; the screen by default.")] = None,
@@ -90,7 +114,8 @@ def write(
     from quantkit.config.method import Percentile, parse_method
     from quantkit.files import write_text
     from quantkit.vendors.vacc.vdsp import vdsp_from_pipeline
-    from quantkit.workflows.vacc.build_file import VamcOptions, vamc_of_model, vamc_of_run
+    from quantkit.vendors.vacc.write import CompilerSettings
+    from quantkit.workflows.vacc.build_file import VamcOptions, vamc_fp16, vamc_of_model, vamc_of_run
 
     options = VamcOptions(
         dialect=parse_dialect(dialect, "--dialect"),
@@ -101,19 +126,47 @@ def write(
         softmax=softmax,
         name=name,
         workspace=workspace,
+        precision=_precision(dtype),
+        compiler=CompilerSettings(
+            cluster_mode=cluster_mode,
+            data_transport_mode=data_transport_mode,
+            skip_matmul_layers=tuple(skip_matmul or ()),
+            calibrate_chunk_by=calibrate_chunk_by,
+            overflow_adaptive=overflow_adaptive,
+        ),
     )
+    if options.precision == "fp16":
+        calibration = {
+            "--calib-dir": calib_dir,
+            "--suffix": suffix,
+            "--count": count,
+            "--method": method,
+            "--fraction": fraction,
+            "--per-channel": per_channel,
+            "--weight-scale": weight_scale,
+            "--skip-conv": skip_conv or None,
+            "--skip-matmul": skip_matmul or None,
+            "--calibrate-chunk-by": calibrate_chunk_by,
+            "--overflow-adaptive": overflow_adaptive or None,
+        }
+        _refuse_calibration([option for option, value in calibration.items() if value is not None])
     if method is None and fraction is not None:
         method = "percentile"
     chosen = None if method is None else parse_method(method, fraction=fraction)
+    pipeline: Pipeline | None
     if run is not None:
         if model is not None or preset is not None:
             raise UsageError("a run has its model and preprocessing", where="--run", fix="drop --model and --preset")
         build, pipeline = vamc_of_run(
             run, method=chosen, per_channel=per_channel, skip_convs=skip_conv or None, options=options
         )
+    elif model is None:
+        raise UsageError("no model was given", where="--model", fix="give --model, or --run of a calibrated run")
+    elif options.precision == "fp16":
+        # The preprocessing only fixes the sides that the model leaves free, and the card's file.
+        pipeline = _pipeline(preset) if preset is not None or vdsp is not None else None
+        build = vamc_fp16(model, pipeline, options)
     else:
-        if model is None:
-            raise UsageError("no model was given", where="--model", fix="give --model, or --run of a calibrated run")
         if calib_dir is None:
             raise UsageError("the calibration images are not known", where="--calib-dir", fix="give their folder")
         pipeline = _pipeline(preset)
@@ -127,13 +180,20 @@ def write(
             options=options,
         )
     notes = build.notes
-    if vdsp is not None:
+    if vdsp is not None and pipeline is not None:
         card = vdsp_from_pipeline(pipeline)
         write_text(vdsp, card.params.text())
         notes += card.notes
     _put(build.text, out)
     for note in notes:
         typer.echo(f"note: {note}", err=True)
+
+
+def _refuse_calibration(options: list[str]) -> None:
+    if options:
+        raise UsageError(
+            "an fp16 build has no calibration", where=" ".join(options), fix="drop the option, or write --dtype int8"
+        )
 
 
 @vamc.command()
@@ -208,6 +268,14 @@ def parse_dialect(name: str, option: str) -> "Dialect":
             return name
         case _:
             raise UsageError(f"there is no dialect {name!r}", where=option, fix="choose build or compile")
+
+
+def _precision(name: str) -> "Precision":
+    match name:
+        case "int8" | "fp16":
+            return name
+        case _:
+            raise UsageError(f"there is no precision {name!r}", where="--dtype", fix="choose int8 or fp16")
 
 
 def _weight_scale(name: str | None) -> "WeightScale | None":

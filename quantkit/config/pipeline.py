@@ -62,6 +62,12 @@ class Pad(_Op):
     value: Annotated[int, Field(ge=0, le=255)] = 0
 
 
+class EvenSides(_Op):
+    """Shrink an odd height or width by one pixel, bilinear without antialias, as the vendor's vsx script does."""
+
+    op: Literal["even_sides"] = "even_sides"
+
+
 class ToTensor(_Op):
     """Turn ``[H, W, C]`` uint8 into ``[C, H, W]`` float32.
 
@@ -87,14 +93,14 @@ class Normalize(_Op):
         return self
 
 
-PipelineOp = Annotated[Decode | Resize | CenterCrop | Pad | ToTensor | Normalize, Field(discriminator="op")]
+PipelineOp = Annotated[Decode | Resize | CenterCrop | Pad | EvenSides | ToTensor | Normalize, Field(discriminator="op")]
 
 
 class Pipeline(BaseModel):
     """From a file to the ``[C, H, W]`` float32 the model reads.
 
-    The order is fixed where it must be: decode first, then any number of resize, crop and pad, then to_tensor, then
-    at most one normalize.
+    The order is fixed where it must be: decode first, then any number of resize, crop, pad and even_sides, then
+    to_tensor, then at most one normalize.
 
     Attributes:
         ops: the operations in order.
@@ -106,11 +112,12 @@ class Pipeline(BaseModel):
 
     @model_validator(mode="after")
     def _in_order(self) -> Self:
-        rank = {"decode": 0, "resize": 1, "center_crop": 1, "pad": 1, "to_tensor": 2, "normalize": 3}
+        rank = {"decode": 0, "resize": 1, "center_crop": 1, "pad": 1, "even_sides": 1, "to_tensor": 2, "normalize": 3}
         ranks = [rank[op.op] for op in self.ops]
         if ranks != sorted(ranks) or ranks.count(0) != 1 or ranks.count(2) != 1 or ranks.count(3) > 1:
             raise ValueError(
-                "ops must be: decode; then resize, center_crop or pad; then to_tensor; then at most one normalize"
+                "ops must be: decode; then resize, center_crop, pad or even_sides; "
+                "then to_tensor; then at most one normalize"
             )
         return self
 
@@ -136,9 +143,16 @@ class Pipeline(BaseModel):
                     size = crop
                 case Pad() if size is not None:
                     size = (max(size), max(size))
+                case EvenSides() if size is not None:
+                    size = (even(size[0]), even(size[1]))
                 case _:
                     pass
         return size
+
+
+def even(side: int) -> int:
+    """Return the side, in pixels, that `EvenSides` makes of a side; a side of one pixel stays."""
+    return max(side // 2 * 2, 1)
 
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
-from quantkit.config.pipeline import CenterCrop, Decode, Normalize, Pad, Pipeline, Resize, ToTensor
+from quantkit.config.pipeline import CenterCrop, Decode, EvenSides, Normalize, Pad, Pipeline, Resize, ToTensor, even
 from quantkit.data.images import MAX_PIXELS, open_image, read_bytes, to_mode
 from quantkit.data.resize import resize_bilinear, resize_nearest
 from quantkit.errors import ConfigError, ImageError
@@ -82,6 +82,9 @@ def transform(image: Image.Image, pipeline: Pipeline) -> NDArray[np.uint8]:
                 image = _center_crop(image, *op.size)
             case Pad():
                 image = _pad_to_square(image, op.value)
+            case EvenSides():
+                sides = (even(image.height), even(image.width))
+                image = _resize(image, Resize(size=sides, antialias=False))
             case _:
                 pass
     return np.asarray(image)

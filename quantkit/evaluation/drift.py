@@ -1,7 +1,7 @@
 """How far each tensor of an integer model strays from the float model's, streamed batch by batch.
 
 Accumulators hold sums for each channel and nothing else: memory does not grow with the images. The sums are exact
-(`ExactSum`) over terms computed image by image, so batch size, order and shards do not change a bit of the result.
+(`ExactSum`) over terms computed image by image, so batch size and order do not change a bit of the result.
 """
 
 import math
@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from quantkit.errors import ModelError, NumericError, ProvenanceError
+from quantkit.errors import ModelError, NumericError
 from quantkit.evaluation.drift_kernel import COLUMNS, Grid, ImageTerms, image_terms
 from quantkit.evaluation.exact_sum import ExactSum
 from quantkit.numerics import FloatArray, QParams
@@ -123,17 +123,10 @@ class DriftAccumulator:
         self._x_ends, self._y_ends = _NO_ENDS, _NO_ENDS
         self._levels: Int64Array = np.zeros(0 if self._grid is None else self._grid.levels, np.int64)
 
-    def update(self, reference: FloatArray, candidate: FloatArray) -> None:
-        """Add one batch of the tensor from both models, images along axis 0, dequantized to real units.
-
-        Raises:
-            ModelError: the two have different shapes, or other channels than earlier batches.
-            NumericError: a value is NaN or infinite.
-        """
-        self.add(self.measure(reference, candidate))
-
     def measure(self, reference: FloatArray, candidate: FloatArray) -> list[ImageTerms]:
-        """Return what a batch would add, image by image, without adding it. Values are compared as float32.
+        """Return what a batch of the tensor from both models would add, image by image, without adding it.
+
+        Values are in real units (dequantized), with images along axis 0, and are compared as float32.
 
         Raises:
             ModelError: the two have different shapes.
@@ -173,30 +166,6 @@ class DriftAccumulator:
             self._levels += image.levels
             self._max_err = max(self._max_err, image.max_err)
             self._x_ends, self._y_ends = _wider(self._x_ends, image.x_ends), _wider(self._y_ends, image.y_ends)
-
-    def merge(self, other: "DriftAccumulator") -> None:
-        """Add what another accumulator of the same tensor has seen.
-
-        Raises:
-            ProvenanceError: it compared another tensor, or one with other parameters.
-        """
-        if (self.name, self.axis, self._grid) != (other.name, other.axis, other._grid):
-            raise ProvenanceError("drift of another tensor or of other ranges cannot be added", where=self.name)
-        if other._sums is None:
-            return
-        if self._sums is None:
-            self._sums, self._channels = ExactSum(other._channels * len(COLUMNS)), other._channels
-        if self._channels != other._channels:
-            raise ProvenanceError("drift over other channels cannot be added", where=self.name)
-        self._sums.merge(other._sums)
-        self._elements += other._elements
-        self._images += other._images
-        self._most_noise = max(self._most_noise, other._most_noise)
-        self._clipped += other._clipped
-        self._levels += other._levels
-        self._max_err = max(self._max_err, other._max_err)
-        self._x_ends = _wider(self._x_ends, other._x_ends)
-        self._y_ends = _wider(self._y_ends, other._y_ends)
 
     def result(self) -> TensorDrift:
         """Return the measures over everything seen so far.

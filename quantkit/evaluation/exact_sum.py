@@ -1,4 +1,4 @@
-"""Sums of float64 that do not depend on the order, the batches or the shards the terms came in."""
+"""Sums of float64 that do not depend on the order or the batches the terms came in."""
 
 import math
 
@@ -31,11 +31,6 @@ class ExactSum:
             self._limbs[limb] = self._limbs[limb] + counts if limb in self._limbs else counts
             left = left - np.ldexp(pieces, _LIMB_BITS * limb)
             peak = float(np.abs(left).max(initial=0.0))
-
-    def merge(self, other: "ExactSum") -> None:
-        """Add another sum over the same columns."""
-        for limb, counts in other._limbs.items():
-            self._limbs[limb] = self._limbs[limb] + counts if limb in self._limbs else counts.copy()
 
     def value(self) -> npt.NDArray[np.float64]:
         """Return the sums, float64 ``[columns]``, each the nearest float64 to the exact sum."""

@@ -16,8 +16,6 @@ MANTISSA_BITS = 9
 SHIFT = 23 - MANTISSA_BITS
 BINS = 1 << (32 - SHIFT)
 SIGN_BIN = BINS // 2
-# First bin whose values are infinite or NaN; such values are counted beside the histogram, never in it.
-NON_FINITE_BIN = 0x7F800000 >> SHIFT
 
 FloatVector = npt.NDArray[np.float64]
 

@@ -70,14 +70,6 @@ def affine_mse_range(statistics: TensorStatistics, *, steps: int) -> Range:
     return _refine(error, start, observed)
 
 
-def symmetric_error(statistics: TensorStatistics, threshold: float, *, divisor: float, qmax: int) -> float:
-    """Return the expected squared error of the symmetric quantizer of a threshold, in squared real units."""
-    bins, counts = statistics.magnitudes()
-    lower, upper = magnitude_edges(bins)
-    sums = _Sums(lower, np.minimum(upper, statistics.range.threshold), counts)
-    return sums.error(threshold / divisor, qmax) / max(statistics.count, 1)
-
-
 def _refine(error: Callable[[float, float], float], start: Range, observed: Range) -> Range:
     """Move either end in turn to its best place near where it is; keep a move only where it errs less."""
     lo, hi, least = start.lo, start.hi, error(start.lo, start.hi)

@@ -12,6 +12,7 @@ from quantkit.config.pipeline import (
     PRESETS,
     CenterCrop,
     Decode,
+    EvenSides,
     Normalize,
     Pad,
     Pipeline,
@@ -119,6 +120,20 @@ def test_a_picture_smaller_than_the_crop_is_padded_the_odd_pixel_right_and_below
     pixels = transform(white, Pipeline(ops=(Decode(), CenterCrop(size=(6, 5)), ToTensor())))
     rows, columns = np.nonzero(pixels[:, :, 0])
     assert (rows.min(), rows.max(), columns.min(), columns.max()) == (1, 3, 1, 2)
+
+
+@pytest.mark.parametrize(
+    ("size", "expected"), [((9, 12), (8, 12)), ((8, 7), (8, 6)), ((5, 5), (4, 4)), ((6, 8), (6, 8)), ((1, 3), (1, 2))]
+)
+def test_even_sides_shrinks_odd_sides_only(size: tuple[int, int], expected: tuple[int, int]) -> None:
+    pipeline = Pipeline(ops=(Decode(), EvenSides(), ToTensor()))
+    image = noise(*size)
+    pixels = transform(image, pipeline)
+    assert pixels.shape[:2] == expected
+    if size == expected:
+        np.testing.assert_array_equal(pixels, np.asarray(image))
+    sized = Pipeline(ops=(Decode(), Resize(size=size), EvenSides(), ToTensor()))
+    assert sized.output_size == expected
 
 
 def test_pad_to_square_centres_the_picture_on_the_given_value() -> None:

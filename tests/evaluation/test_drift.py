@@ -9,11 +9,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from quantizers import fake_quantize
 
-from quantkit.errors import ModelError, NumericError, ProvenanceError
+from quantkit.errors import ModelError, NumericError
 from quantkit.evaluation.drift import DriftAccumulator
 from quantkit.evaluation.exact_sum import ExactSum
-from quantkit.numerics import Range, affine_qparams, fake_quantize, symmetric_qparams
+from quantkit.numerics import Range, affine_qparams, symmetric_qparams
 
 UINT8 = affine_qparams(Range(-1.0, 2.0), qmin=0, qmax=255, dtype=np.uint8)
 
@@ -38,13 +39,12 @@ def test_sums_survive_what_floating_point_loses():
 
 
 @given(hnp.arrays(np.float64, (9, 2), elements=finite), st.permutations(range(9)), st.integers(0, 9))
-def test_sums_do_not_depend_on_order_or_shards(terms, order, cut):
-    whole, left, right = ExactSum(2), ExactSum(2), ExactSum(2)
+def test_sums_do_not_depend_on_order_or_batches(terms, order, cut):
+    whole, parts = ExactSum(2), ExactSum(2)
     whole.add(terms)
-    left.add(terms[order[:cut]])
-    right.add(terms[order[cut:]])
-    left.merge(right)
-    assert left.value().tobytes() == whole.value().tobytes()
+    parts.add(terms[order[:cut]])
+    parts.add(terms[order[cut:]])
+    assert parts.value().tobytes() == whole.value().tobytes()
 
 
 def tensors(seed=0, shape=(7, 4, 9, 7)):
@@ -53,9 +53,13 @@ def tensors(seed=0, shape=(7, 4, 9, 7)):
     return x, fake_quantize(x, UINT8)
 
 
+def add(accumulator, x, y):
+    accumulator.add(accumulator.measure(x, y))
+
+
 def drift(x, y, **arguments):
     accumulator = DriftAccumulator("t", **{"qparams": UINT8, **arguments})
-    accumulator.update(x, y)
+    add(accumulator, x, y)
     return accumulator
 
 
@@ -92,17 +96,16 @@ def test_measures_are_numpys_over_the_whole():
 
 
 @settings(max_examples=30)
-@given(st.lists(st.integers(1, 6), max_size=5), st.integers(0, 6), st.randoms(use_true_random=False))
-def test_batches_order_and_shards_do_not_change_a_bit(cuts, shard, random):
+@given(st.lists(st.integers(1, 6), max_size=5), st.randoms(use_true_random=False))
+def test_batches_and_order_do_not_change_a_bit(cuts, random):
     x, y = tensors()
     whole = drift(x, y).result()
-    one, two = DriftAccumulator("t", qparams=UINT8), DriftAccumulator("t", qparams=UINT8)
+    one, other = DriftAccumulator("t", qparams=UINT8), DriftAccumulator("t", qparams=UINT8)
     edges = sorted({0, 7, *cuts})
     batches = [slice(a, b) for a, b in itertools.pairwise(edges)]
     random.shuffle(batches)
-    for index, batch in enumerate(batches):
-        (one if index < shard else two).update(x[batch], y[batch])
-    one.merge(two)
+    for batch in batches:
+        one.add(other.measure(x[batch], y[batch]))  # measured by another accumulator, as by other workers
     same(one.result(), whole)
 
 
@@ -173,18 +176,8 @@ def test_one_value_an_image_is_one_channel():
 def test_an_empty_batch_adds_nothing():
     x, y = tensors()
     accumulator = drift(x, y)
-    accumulator.update(x[:0], y[:0])
+    add(accumulator, x[:0], y[:0])
     same(accumulator.result(), drift(x, y).result())
-
-
-def test_merging_with_nothing_seen_keeps_everything():
-    x, y = tensors()
-    empty, full = DriftAccumulator("t", qparams=UINT8), drift(x, y)
-    full.merge(DriftAccumulator("t", qparams=UINT8))
-    empty.merge(full)
-    same(empty.result(), full.result())
-    full.update(x, y)
-    same(empty.result(), drift(x, y).result())
 
 
 def test_bad_input_is_refused():
@@ -192,15 +185,11 @@ def test_bad_input_is_refused():
     with pytest.raises(ModelError, match=r"t: the models give shapes \[7, 4, 9, 7\] and \[7, 4, 9, 2\]"):
         drift(x, y[..., :2])
     with pytest.raises(ModelError, match="t: the tensor had 4 channels and now has 3"):
-        drift(x, y).update(x[:, :3], y[:, :3])
+        add(drift(x, y), x[:, :3], y[:, :3])
     with pytest.raises(NumericError, match="t: the tensor holds NaN or infinity"):
         drift(x, np.where(x > 1, np.nan, y))
     with pytest.raises(ModelError, match="t: no values to compare"):
         DriftAccumulator("t").result()
-    with pytest.raises(ProvenanceError, match="t: drift of another tensor or of other ranges"):
-        drift(x, y).merge(DriftAccumulator("t"))
-    with pytest.raises(ProvenanceError, match="t: drift over other channels"):
-        drift(x, y).merge(drift(x[:, :2], y[:, :2]))
     with pytest.raises(ValueError, match="one scale per tensor"):
         DriftAccumulator("t", qparams=symmetric_qparams(np.ones(3), axis=0))
 

@@ -2,12 +2,13 @@
 
 import numpy as np
 import pytest
+from quantizers import fake_quantize
 from tune_models import builder_of, model_of, planned, small_images, small_model, values_of, weights
 
 from quantkit.config.method import MinMax
 from quantkit.engine.scores import score_sqnr_db, scores_of
 from quantkit.graph.qdq.write import activation_parameters
-from quantkit.numerics import Range, fake_quantize
+from quantkit.numerics import Range
 from quantkit.ptq import range_refinement as refine
 from quantkit.ptq.range_refinement import LEAST_FACTOR, refine_ranges, rounded
 from quantkit.search import candidate_builder as candidate_builder

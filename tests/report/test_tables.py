@@ -6,13 +6,14 @@ import math
 
 import numpy as np
 import pytest
+from quantizers import fake_quantize
 from rich.console import Console
 
 from quantkit.evaluation.drift import DriftAccumulator
 from quantkit.evaluation.paired import Interval
 from quantkit.evaluation.predictions import Predictions
 from quantkit.evaluation.result import EvaluatedModel, compare_models
-from quantkit.numerics import Range, affine_qparams, fake_quantize
+from quantkit.numerics import Range, affine_qparams
 from quantkit.report import tables as render
 
 LONG = "/features/features.12/expand3x3_activation/Relu_output_0_QuantizeLinear_Input"
@@ -33,9 +34,9 @@ def comparison(name="int8", *, labels=True, latency=None, flipped=40, runaway=1.
     x[0] *= np.float32(runaway)
     qparams = affine_qparams(Range(-2, 2), qmin=0, qmax=255, dtype=np.uint8)
     drift = DriftAccumulator(LONG, qparams=qparams)
-    drift.update(x, fake_quantize(x, qparams))
+    drift.add(drift.measure(x, fake_quantize(x, qparams)))
     plain = DriftAccumulator("logits")
-    plain.update(x, x)
+    plain.add(plain.measure(x, x))
     return compare_models(
         [
             EvaluatedModel(name="fp32", predictions=given[0], bytes=102_000_000, latency_ms=latency),

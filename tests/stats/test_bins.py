@@ -2,7 +2,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from quantkit.stats.bins import MANTISSA_BITS, NON_FINITE_BIN, SIGN_BIN, bin_of, magnitude_edges, signed_edges
+from quantkit.stats.bins import MANTISSA_BITS, SHIFT, SIGN_BIN, bin_of, magnitude_edges, signed_edges
 
 finite = st.floats(width=32, allow_nan=False, allow_infinity=False)
 
@@ -33,9 +33,10 @@ def test_both_zeros_share_bin_zero_and_negatives_lie_beyond_the_sign_bin() -> No
 
 
 def test_infinities_and_nan_lie_from_the_non_finite_bin_on() -> None:
+    non_finite = 0x7F800000 >> SHIFT  # the exponent of infinities and NaN
     bins = bin_of(np.array([np.inf, -np.inf, np.nan, np.finfo(np.float32).max], np.float32))
-    assert (bins[:3] % SIGN_BIN >= NON_FINITE_BIN).all()
-    assert bins[3] == NON_FINITE_BIN - 1
+    assert (bins[:3] % SIGN_BIN >= non_finite).all()
+    assert bins[3] == non_finite - 1
 
 
 def test_neighbouring_bins_share_an_edge() -> None:

@@ -1,4 +1,4 @@
-"""Check vendor build files before the vendor's compiler does: every finding with its line and its mend."""
+"""Check vendor build files before the vendor's compiler does: every finding with its line and its fix."""
 
 import re
 from collections.abc import Iterator, Sequence
@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from quantkit.errors import ModelError, UsageError, VendorFileError
+from quantkit.errors import ModelError, UsageError
+from quantkit.vendors.vacc.check_channels import check_channel_order
 from quantkit.vendors.vacc.check_files import CHECKPOINT, INPUTS, check_data, check_model, classes_of, locate
-from quantkit.vendors.vacc.check_keys import check_keys
+from quantkit.vendors.vacc.check_keys import check_keys, is_later_form, without_unreadable
 from quantkit.vendors.vacc.check_ops import check_ops
 from quantkit.vendors.vacc.check_vdsp import check_vdsp
 from quantkit.vendors.vacc.convert import read_spec
@@ -20,6 +21,8 @@ from quantkit.vendors.vacc.spec import BuildSpec
 from quantkit.vendors.vacc.vdsp import VdspParams
 from quantkit.vendors.vacc.yaml_nodes import KeyPath, YamlError
 
+# A section of the build or the compile dialect, in block or in flow style.
+_SECTION = re.compile(rb"""(?m)(?:^|[{,]\s*|\xbf|\xfe)["']?(?:frontend|backend|engine)["']?[ \t]*:""")
 _RANK = {"error": 0, "warning": 1, "note": 2}
 
 OPS_LIST: dict[Dialect, tuple[str, ...]] = {
@@ -64,6 +67,19 @@ class FileReport:
         }
 
 
+@dataclass(frozen=True)
+class BuildFiles:
+    """The files that paths lead to.
+
+    Attributes:
+        files: build files, and every file that was named itself.
+        others: YAML files of other programs that folders hold.
+    """
+
+    files: tuple[Path, ...]
+    others: tuple[Path, ...]
+
+
 def check_file(path: Path, *, facts: OnnxFacts | None = None, vdsp: VdspParams | None = None) -> FileReport:
     """Check a file of either dialect. Faults of the file are findings, never exceptions.
 
@@ -80,22 +96,36 @@ def check_file(path: Path, *, facts: OnnxFacts | None = None, vdsp: VdspParams |
     return FileReport(str(path), dialect, check_document(document, dialect, facts=facts, vdsp=vdsp))
 
 
-def build_files(paths: Sequence[Path]) -> list[Path]:
-    """Return the files themselves, and for a folder every ``.yaml`` and ``.yml`` file below it, sorted.
+def build_files(paths: Sequence[Path]) -> BuildFiles:
+    """Return the files themselves, and for a folder the build files below it, sorted.
+
+    A folder may hold YAML files of other programs: they are told by having no line of a section that only build files
+    have. An empty file counts as a build file.
 
     Raises:
-        UsageError: a folder holds no YAML file.
+        UsageError: a folder holds no build file.
     """
     files: list[Path] = []
+    others: list[Path] = []
     for path in paths:
         if not path.is_dir():
             files.append(path)
             continue
         below = sorted(file for suffix in ("*.yaml", "*.yml") for file in path.rglob(suffix) if file.is_file())
-        if not below:
-            raise UsageError("there is no YAML file below this folder", where=path, fix="name the build files")
-        files += below
-    return files
+        own = [file for file in below if _looks_like_a_build_file(file)]
+        if not own:
+            raise UsageError("there is no build file below this folder", where=path, fix="name the build files")
+        files += own
+        others += [file for file in below if file not in own]
+    return BuildFiles(tuple(files), tuple(others))
+
+
+def _looks_like_a_build_file(path: Path) -> bool:
+    try:
+        content = path.read_bytes().replace(b"\0", b"")  # as UTF-16 has them
+    except OSError:
+        return True  # reported when it is checked
+    return not content.strip() or _SECTION.search(content) is not None
 
 
 def check_document(
@@ -114,10 +144,9 @@ def check_document(
     ops = document.get(OPS_LIST[dialect])
     if isinstance(ops, list):
         findings += check_ops(document, OPS_LIST[dialect], ops, _image_shape(document.get(INPUTS[dialect])))
-    try:
-        spec = read_spec(document)
-    except VendorFileError:
-        return _in_order(findings)  # a value that cannot be read is among the findings
+        findings += check_channel_order(document, OPS_LIST[dialect], ops)
+    # Values that cannot be read are among the findings; the rest is checked without them.
+    spec = read_spec(without_unreadable(document, dialect), dialect)
     findings += _check_presence(document, dialect, spec, findings)
     if facts is None:
         facts = _facts_of_checkpoint(document, dialect, spec, findings)
@@ -154,6 +183,8 @@ def _check_presence(
     """Yield what is missing, unless another finding already explains why."""
     explained = {word for finding in findings for word in re.findall(r"\w+", f"{finding.key} {finding.fix}")}
     source, name, method = _NAMES[dialect]
+    if dialect == "build" and is_later_form(document):
+        method = "engine.calibration.calibrate_mode"
     if spec.source is None or (spec.source.checkpoint is None and "checkpoint" not in explained):
         yield _missing("error", document, (source,), ".".join(CHECKPOINT[dialect]), "name the model to build")
     if spec.source is None or (spec.source.inputs is None and INPUTS[dialect][1] not in explained):

@@ -14,6 +14,10 @@ from quantkit.vendors.vacc.spec import BuildSpec, CalibrationData
 from quantkit.vendors.vacc.yaml_nodes import KeyPath
 
 IMAGENET_CLASSES = 1000
+# The opsets of the vendor's own exports, in its public model zoo: classifiers have 10 to 12, other models up to 17.
+# Which opsets its compiler reads is not published.
+CLASSIFIER_OPSET = 12
+LATEST_OPSET = 17
 
 INPUTS: dict[Dialect, tuple[str, ...]] = {"build": ("model", "inputs"), "compile": ("frontend", "shape")}
 CHECKPOINT: dict[Dialect, tuple[str, ...]] = {"build": ("model", "checkpoint"), "compile": ("frontend", "checkpoint")}
@@ -39,7 +43,8 @@ def locate(named: str, document: Document) -> Path | None:
 
 
 def check_model(document: Document, dialect: Dialect, spec: BuildSpec, facts: OnnxFacts) -> Iterator[Finding]:
-    """Yield where inputs or skipped convolutions do not fit the model."""
+    """Yield where inputs or skipped convolutions do not fit the model, and an opset that the vendor does not export."""
+    yield from _check_opset(document, dialect, facts)
     inputs = (spec.source.inputs if spec.source else None) or {}
     for name, shape in inputs.items():
         path = (*INPUTS[dialect], name)
@@ -70,6 +75,19 @@ def check_model(document: Document, dialect: Dialect, spec: BuildSpec, facts: On
                 f"there is no convolution {index}: the model has {facts.convolutions}, counted from 0",
                 "remove it",
             )
+
+
+def _check_opset(document: Document, dialect: Dialect, facts: OnnxFacts) -> Iterator[Finding]:
+    classifier = facts.classes is not None
+    latest = CLASSIFIER_OPSET if classifier else LATEST_OPSET
+    if facts.opset is None or facts.opset <= latest:
+        return
+    path = CHECKPOINT[dialect]
+    fault = f"the model has opset {facts.opset}; the vendor exports " + (
+        "classifiers with opset 10 to 12" if classifier else f"models with opset 10 to {latest}"
+    )
+    fix = "export it with opset 11; which opsets the compiler reads is not published"
+    yield Finding("warning", document.line_of(path), ".".join(path), fault, fix)
 
 
 def check_data(document: Document, spec: BuildSpec, classes: int | None) -> Iterator[Finding]:

@@ -1,16 +1,17 @@
 """Check the keys and values of a build file against what its dialect knows."""
 
+import copy
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 from pydantic import ValidationError
 
-from quantkit.config.nearest import nearest
 from quantkit.vendors.vacc.convert import section_type
 from quantkit.vendors.vacc.dialects import MODELS, Dialect, dotted, fault_text
 from quantkit.vendors.vacc.document import Document
 from quantkit.vendors.vacc.fields import CHECK, READABLE, Section
-from quantkit.vendors.vacc.findings import ALIKE, Finding, misspelt
+from quantkit.vendors.vacc.findings import Finding, abbreviated, misspelt
 from quantkit.vendors.vacc.yaml_nodes import KeyPath
 
 # Keys of the other dialect, by the section they are met in, with what says the same in this one.
@@ -33,11 +34,12 @@ _FOREIGN: dict[Dialect, dict[str, dict[str, str]]] = {
     "build": {
         "": {"frontend": "model", "backend": "engine", "graph": "engine.add_extra_ops_to_graph", "name": "model.name"},
         "model": {"shape": "inputs"},
+        # The spelling of the later build files, wrong only beside that of the earlier ones (see `BuildEngine`).
         "engine": {
             "quantize": "calibration",
             "compile": "common",
             "extra_ops": "add_extra_ops_to_graph",
-            "dtype": "common.do_quantization: true",
+            "dtype": "common.do_quantization",
         },
         "engine.calibration": {"calibrate_mode": "quant_mode", "quantize_per_channel": "per_channel"},
         "dataset": {"process_ops": "transform_ops"},
@@ -60,15 +62,31 @@ _COUNTERPART: dict[str, str] = {
 # Values seen in the public zoo. Closed lists are complete as far as anything is known of the tools.
 _VALUES: dict[str, tuple[tuple[str, ...], bool]] = {
     "frontend.type": (("onnx", "pytorch", "keras", "tensorflow", "darknet", "huggingface"), False),
-    "backend.type": (("tvm_vacc",), False),
+    "backend.type": (("tvm_vacc", "tvm_runmodel"), False),
     "backend.dtype": (("int8", "fp16"), False),
     "backend.quantize.calibrate_mode": (("percentile", "kl_divergence", "max", "mse"), True),
     "backend.quantize.weight_scale": (("max", "power2"), True),
     "engine.type": (("vacc", "debug"), False),
+    "engine.dtype": (("int8", "fp16", "fp16int8"), False),
+    "engine.calibration.calibrate_mode": (("percentile", "kl_divergence", "max", "mse"), True),
+    "engine.calibration.weight_scale": (("max", "power2"), True),
     "engine.calibration.quant_mode": (("percentile", "kl_divergence", "max", "mse"), True),
 }
 _OTHER_WORDS = {"kl": "kl_divergence", "entropy": "kl_divergence", "minmax": "max", "min_max": "max"}
-_NULL_IS_SAID = ("graph.extra_ops.type", "engine.add_extra_ops_to_graph.type")
+# Where no value has a meaning: no operator is appended; calibration files of every suffix are taken.
+_NULL_IS_SAID = (
+    "graph.extra_ops.type",
+    "engine.add_extra_ops_to_graph.type",
+    "engine.extra_ops.type",
+    "dataset.sampler.suffix",
+)
+_EARLIER_FORM = ("engine.common.do_quantization", "engine.calibration.quant_mode", "engine.calibration.per_channel")
+_LATER_FORM = (
+    "engine.dtype",
+    "engine.extra_ops",
+    "engine.calibration.calibrate_mode",
+    "engine.calibration.quantize_per_channel",
+)
 
 
 def check_keys(document: Document, dialect: Dialect) -> Iterator[Finding]:
@@ -76,6 +94,29 @@ def check_keys(document: Document, dialect: Dialect) -> Iterator[Finding]:
     yield from _check_repeated(document)
     yield from _check_types(document, MODELS[dialect])
     yield from _check_section(document, dialect, MODELS[dialect], document.data, ())
+
+
+def without_unreadable(document: Document, dialect: Dialect) -> Document:
+    """Return the document without the values that cannot be read, so that the others can be."""
+    data = copy.deepcopy(document.data)
+    while True:
+        try:
+            MODELS[dialect].model_validate(data)
+        except ValidationError as error:
+            _remove(data, error.errors(include_url=False)[0]["loc"])
+        else:
+            return replace(document, data=data)
+
+
+def _remove(data: Any, path: KeyPath) -> None:
+    """Remove the value at a path, or the nearest around it: what pydantic names may be a part of the type."""
+    *above, last = path
+    for depth, step in enumerate(above):
+        if not isinstance(data[step], dict | list):
+            last = above[depth]
+            break
+        data = data[step]
+    del data[last]
 
 
 def check_fields(document: Document, model: type[Section], data: Any, path: KeyPath) -> Iterator[Finding]:
@@ -113,7 +154,15 @@ def _check_types(document: Document, model: type[Section], data: Any = None, pat
                 document.line_of(where),
                 dotted(where),
                 f"`{dotted(where)}` {fault_text(fault)}",
+                _key_with_value(dotted(where), fault["input"]),
             )
+
+
+def _key_with_value(key: str, value: Any) -> str | None:
+    """Return where a value that is wrong here would be right: ``engine.type: debug``."""
+    top = key.partition(".")[0]
+    others = [other for other, (known, _) in _VALUES.items() if value in known and other.partition(".")[0] == top]
+    return f"`{value}` is a value of `{others[0]}`" if others and isinstance(value, str) else None
 
 
 def _check_section(
@@ -124,7 +173,7 @@ def _check_section(
     for key, value in data.items():
         here = (*path, key)
         field = model.model_fields.get(key)
-        if field is None:
+        if field is None or _mixes_forms(document, here):
             yield _foreign_or_unknown(document, dialect, model, data, here)
         elif value is None:
             if dotted(here) not in _NULL_IS_SAID:
@@ -139,6 +188,18 @@ def _check_section(
             yield from _check_section(document, dialect, section, value, here)
         else:
             yield from _check_value(document, here, value)
+
+
+def is_later_form(document: Document) -> bool:
+    """Return whether a file of the build dialect has the keys of the later build files only (see `BuildEngine`)."""
+    has_earlier, has_later = (
+        any(document.get(key) is not None for key in keys) for keys in (_EARLIER_FORM, _LATER_FORM)
+    )
+    return has_later and not has_earlier
+
+
+def _mixes_forms(document: Document, path: KeyPath) -> bool:
+    return dotted(path) in _LATER_FORM and not is_later_form(document)
 
 
 def _foreign_or_unknown(
@@ -195,7 +256,7 @@ def _unknown_key(
     places = _places_of(key, dialect_model) if dialect_model else []
     if places:
         return Finding("warning", line, name, f"`{name}` is not known here", f"it belongs under `{places[0]}`")
-    alike = nearest(key, absent, ALIKE)
+    alike = abbreviated(key, absent)
     fix = None if alike is None else f"did you mean `{alike}`?"
     return Finding("warning", line, name, f"`{name}` is not known", fix)
 

@@ -63,13 +63,17 @@ class Rendering:
         return dump(self.data)
 
 
-def read_spec(document: Document) -> BuildSpec:
+def read_spec(document: Document, dialect: Dialect | None = None) -> BuildSpec:
     """Read a file of either dialect.
+
+    Args:
+        document: the file.
+        dialect: its dialect; absent, told by its sections.
 
     Raises:
         VendorFileError: the file is of neither dialect, or a value cannot be read.
     """
-    if dialect_of(document) == "build":
+    if (dialect or dialect_of(document)) == "build":
         return _from_build(read_build(document))
     return _from_compile(read_compile(document))
 
@@ -114,15 +118,19 @@ def _from_build(file: BuildDialect) -> BuildSpec:
             taken=("name", "checkpoint", "inputs"),
         ),
         backend=engine.type,
-        precision=None if common.do_quantization is None else "int8" if common.do_quantization else "fp16",
-        calibration=calibration and _calibration(calibration, calibration.quant_mode, calibration.per_channel),
+        precision=engine.dtype or _precision(common.do_quantization),
+        calibration=calibration and _calibration(calibration),
         compile_options=_rest(common, "do_quantization"),
-        head=_head(engine.add_extra_ops_to_graph),
+        head=_head(engine.add_extra_ops_to_graph or engine.extra_ops),
         data=_data(file.dataset, "transform_ops"),
         workspace=_workspace(file.workspace, "work_dir"),
-        backend_options=_rest(engine, "type", "common", "add_extra_ops_to_graph", "calibration"),
+        backend_options=_rest(engine, "type", "dtype", "common", "add_extra_ops_to_graph", "extra_ops", "calibration"),
         options=_rest(file, "model", "engine", "dataset", "workspace"),
     )
+
+
+def _precision(quantized: bool | None) -> str | None:
+    return None if quantized is None else "int8" if quantized else "fp16"
 
 
 def _from_compile(file: CompileDialect) -> BuildSpec:
@@ -143,7 +151,7 @@ def _from_compile(file: CompileDialect) -> BuildSpec:
         ),
         backend=file.backend and ("vacc" if file.backend.type == "tvm_vacc" else file.backend.type),
         precision=file.backend and file.backend.dtype,
-        calibration=quantize and _calibration(quantize, quantize.calibrate_mode, quantize.quantize_per_channel),
+        calibration=quantize and _calibration(quantize),
         compile_options=_rest(file.backend and file.backend.compile),
         head=_head(file.graph.extra_ops if file.graph else None),
         data=_data(file.dataset, "process_ops"),
@@ -170,21 +178,20 @@ def _source(
     )
 
 
-def _calibration(
-    section: BuildCalibration | QuantizeOptions, method: str | None, per_channel: bool | None
-) -> Calibration:
-    own = ("quant_mode", "per_channel") if isinstance(section, BuildCalibration) else _COMPILE_CALIBRATION
+def _calibration(section: BuildCalibration | QuantizeOptions) -> Calibration:
+    method, per_channel = "calibrate_mode", "quantize_per_channel"
+    if isinstance(section, BuildCalibration):
+        # The earlier form of the build dialect has its own words for both.
+        method = method if section.quant_mode is None else "quant_mode"
+        per_channel = per_channel if section.per_channel is None else "per_channel"
     return Calibration(
-        method=method,
+        method=getattr(section, method),
         fraction=section.calibrate_range,
-        per_channel=per_channel,
-        weight_scale=section.weight_scale if isinstance(section, QuantizeOptions) else None,
+        per_channel=getattr(section, per_channel),
+        weight_scale=section.weight_scale,
         skip_conv_layers=section.skip_conv_layers,
-        options=_rest(section, *own, "calibrate_range", "skip_conv_layers"),
+        options=_rest(section, method, per_channel, "calibrate_range", "weight_scale", "skip_conv_layers"),
     )
-
-
-_COMPILE_CALIBRATION = ("calibrate_mode", "quantize_per_channel", "weight_scale")
 
 
 def _head(section: ExtraOps | None) -> Head | None:
@@ -234,17 +241,24 @@ def _to_build(spec: BuildSpec) -> Rendering:
     framework = framework_of(source.checkpoint)
     if source.framework not in (None, framework):
         notes.append(f"frontend.type: {source.framework} cannot be said; the build dialect goes by the file's name")
-    if source.dtype not in (None, "fp32"):
-        notes.append(f"frontend.dtype: {source.dtype} cannot be said")
-    quantize = None if spec.precision is None else spec.precision == "int8"
-    if spec.precision not in (None, "int8", "fp16"):
-        notes.append(f"backend.dtype: {spec.precision} cannot be said; do_quantization is written false")
+    if source.dtype is not None:
+        notes.append(f"frontend.dtype: {source.dtype} is left out: the build dialect has no such key")
     model = {"name": spec.name, "inputs": source.inputs, "checkpoint": source.checkpoint}
+    if spec.precision in (None, "int8", "fp16"):
+        quantize = None if spec.precision is None else spec.precision == "int8"
+        precision: dict[str, Any] = {}
+        common = _section({"do_quantization": quantize}, spec.compile_options)
+        calibration = _calibration_keys(spec.calibration, "quant_mode", "per_channel")
+    else:
+        # Only the later form of the dialect names a precision; it names the rest as the compile dialect does.
+        precision, common = {"dtype": spec.precision}, dict(spec.compile_options)
+        calibration = _calibration_keys(spec.calibration, "calibrate_mode", "quantize_per_channel")
     engine = {
         "type": spec.backend,
-        "common": _section({"do_quantization": quantize}, spec.compile_options) or None,
+        **precision,
+        "common": common or None,
         "add_extra_ops_to_graph": _head_keys(spec.head),
-        "calibration": _calibration_keys(spec.calibration, "quant_mode", "per_channel"),
+        "calibration": calibration,
     }
     data = _section(
         {

@@ -34,6 +34,35 @@ class Sampler(Section):
     get_data_num: Count = None
 
 
+class CompilerOptions(Section):
+    """Options of the compiler that files of both dialects have; their meaning is the vendor's."""
+
+    cluster_mode: Any = None
+    data_transport_mode: Any = None
+    data_type: Any = None
+    enable_graph_partition: Any = None
+    opt_level: Any = None
+    output_ddr: Any = None
+    split_convergence_points: Any = None
+    switch_lhs_rhs: Any = None
+
+
+class CalibrationOptions(Section):
+    """How int8 ranges are found: keys that files of both dialects have."""
+
+    calibrate_mode: Text = None
+    quantize_per_channel: Flag = None
+    calibrate_range: Fraction = None
+    skip_conv_layers: Indices = None
+    weight_scale: Text = None
+    exclude_layers: Any = None
+    ops_usingfp: Any = None
+    output_ddr: Any = None
+    overflow_adaptive: Any = None
+    quantize_dsp_ops: Any = None
+    quantize_mode: Any = None
+
+
 class BuildModel(Section):
     """``model`` of the build dialect."""
 
@@ -43,24 +72,24 @@ class BuildModel(Section):
     config: Text = None
 
 
-class BuildCommon(Section):
+class BuildCommon(CompilerOptions):
     """``engine.common``: int8 or not, and options of the compiler."""
 
     do_quantization: QuantizationFlag = None
-    cluster_mode: Any = None
     boost_pipeline: Any = None
+    force_tiny_oc_1x1_to_3x3: Any = None
     softmax_target: Any = None
 
 
-class BuildCalibration(Section):
-    """``engine.calibration``: how int8 ranges are found."""
+class BuildCalibration(CalibrationOptions):
+    """``engine.calibration``: how int8 ranges are found.
+
+    ``quant_mode`` and ``per_channel`` are the spelling of the earlier build files. The later ones write
+    ``calibrate_mode`` and ``quantize_per_channel`` as the compile dialect does (see `BuildEngine`).
+    """
 
     quant_mode: Text = None
     per_channel: Flag = None
-    calibrate_range: Fraction = None
-    skip_conv_layers: Indices = None
-    ops_usingfp: Any = None
-    overflow_adaptive: Any = None
 
 
 class ExtraOps(Section):
@@ -71,11 +100,18 @@ class ExtraOps(Section):
 
 
 class BuildEngine(Section):
-    """``engine`` of the build dialect."""
+    """``engine`` of the build dialect.
+
+    The vendor's build files come in two forms that no file mixes: the earlier one has ``common.do_quantization``,
+    ``calibration.quant_mode`` and ``per_channel``; the later one ``dtype``, ``calibration.calibrate_mode``,
+    ``quantize_per_channel`` and sometimes ``extra_ops``.
+    """
 
     type: Text = None
+    dtype: Text = None
     common: BuildCommon | None = None
     add_extra_ops_to_graph: ExtraOps | None = None
+    extra_ops: ExtraOps | None = None
     calibration: BuildCalibration | None = None
 
 
@@ -115,48 +151,36 @@ class Frontend(Section):
     quantize: Any = None
 
 
-class CompileOptions(Section):
+class CompileOptions(CompilerOptions):
     """``backend.compile``: options of the compiler, whose meaning is the vendor's."""
 
     attention_split_num: Any = None
-    cluster_mode: Any = None
-    data_transport_mode: Any = None
-    data_type: Any = None
     dense_special_config: Any = None
+    enable_dense_to_matmul: Any = None
     enable_float_to_half: Any = None
-    enable_graph_partition: Any = None
     enable_groundingdino_axis_change: Any = None
+    enable_groundingdino_cut_layernorm: Any = None
     enable_inputs_align: Any = None
+    enable_transform_vision_language_pan: Any = None
     ffn_split_num: Any = None
     fullatt_block_indexes: Any = None
     gather_data_vccl_dsp_enable: Any = None
     llm_build: Any = None
     mem_inplace: Any = None
     nearest_interpol_on_dsp: Any = None
-    opt_level: Any = None
     output_layout: Any = None
+    partition_convergence_dsp_enable: Any = None
     real_output_shape: Any = None
-    split_convergence_points: Any = None
     stream_mode: Any = None
 
 
-class QuantizeOptions(Section):
+class QuantizeOptions(CalibrationOptions):
     """``backend.quantize``: how int8 ranges are found."""
 
-    calibrate_mode: Text = None
-    quantize_per_channel: Flag = None
-    calibrate_range: Fraction = None
-    skip_conv_layers: Indices = None
     skip_matmul_layers: Indices = None
-    weight_scale: Text = None
     calibrate_chunk_by: Whole = None
     dense_special_config: Any = None
-    exclude_layers: Any = None
     nearest_interpol_on_dsp: Any = None
-    ops_usingfp: Any = None
-    overflow_adaptive: Any = None
-    quantize_dsp_ops: Any = None
-    quantize_mode: Any = None
     quantize_operators: Any = None
     requant_suppress: Any = None
 
@@ -180,12 +204,15 @@ class Graph(Section):
 
 
 class CompileDataset(Section):
-    """``dataset`` of the compile dialect."""
+    """``dataset`` of the compile dialect; language models give ``name``, ``nsamples`` and ``seqlen``."""
 
     type: Text = None
     path: Texts = None
     sampler: Sampler | None = None
     process_ops: list[dict[str, Any]] | None = None
+    name: Text = None
+    nsamples: Whole = None
+    seqlen: Whole = None
 
 
 class CompileWorkspace(Section):
@@ -212,12 +239,6 @@ class CompileDialect(Section):
 
 MODELS: dict[Dialect, type[BuildDialect] | type[CompileDialect]] = {"build": BuildDialect, "compile": CompileDialect}
 
-# Top-level keys that only one dialect has. A compile file may hold a plain `model`, so that counts as a section only.
-_OWN_KEYS: dict[Dialect, tuple[str, ...]] = {
-    "build": ("model", "engine"),
-    "compile": ("name", "frontend", "graph", "backend"),
-}
-
 
 def dialect_of(document: Document) -> Dialect:
     """Tell the dialect of a file by its top-level keys.
@@ -230,8 +251,7 @@ def dialect_of(document: Document) -> Dialect:
         raise YamlError("the file is empty", where=document.where, fix="`quantkit vamc write` makes one")
     if not isinstance(data, dict):
         raise YamlError("a build file is a mapping of sections", line=1, where=document.where)
-    build = sum(isinstance(data.get(key), dict) for key in _OWN_KEYS["build"])
-    compile_ = sum(key in data for key in _OWN_KEYS["compile"])
+    build, compile_ = _build_sections(data), _compile_sections(data)
     if build == compile_ == 0:
         raise YamlError(
             "no build file: neither `frontend` and `backend` (vamc compile) nor `model` and `engine` (vamc build)",
@@ -239,6 +259,21 @@ def dialect_of(document: Document) -> Dialect:
             where=document.where,
         )
     return "build" if build > compile_ else "compile"
+
+
+def _build_sections(data: dict[str, Any]) -> int:
+    """Return how many sections of the build dialect there are. A `model` alone is one if it names what to build."""
+    model = data.get("model")
+    # A compile file may hold a plain `model`, and other programs have `model` sections too.
+    own = isinstance(model, dict) and ("engine" in data or "checkpoint" in model or "inputs" in model)
+    return own + isinstance(data.get("engine"), dict)
+
+
+def _compile_sections(data: dict[str, Any]) -> int:
+    """Return how many keys of the compile dialect there are. Other programs have `name` and `graph` too."""
+    own = sum(key in data for key in ("frontend", "backend"))
+    shared = sum(key in data for key in ("name", "graph"))
+    return own + shared if own or "dataset" in data or "workspace" in data or shared == 2 else 0
 
 
 def read_build(document: Document) -> BuildDialect:

@@ -1,27 +1,23 @@
-"""One vendor YAML file: its text, its plain data, the line of each value, and edits that disturb nothing else."""
+"""One vendor YAML file: its text, its plain data, and the line of each value."""
 
 import codecs
-import copy
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
 from typing import Any
 
-from ruamel.yaml.nodes import Node
 from ruamel.yaml.scalarbool import ScalarBoolean
 
-from quantkit.files import reason, write_bytes
-from quantkit.vendors.vacc.yaml_edit import assign, edits
+from quantkit.files import reason
 from quantkit.vendors.vacc.yaml_nodes import KeyPath, RepeatedKey, YamlError, line_of_each_value, parse
-from quantkit.vendors.vacc.yaml_text import dump
 
 _BYTE_ORDER_MARKS = ((codecs.BOM_UTF8, "utf-8-sig"), (codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16"))
 
 
 @dataclass(frozen=True)
 class Document:
-    """A parsed YAML file. Editing returns a new document; nothing is written before `save`.
+    """A parsed YAML file.
 
     Attributes:
         text: the file's text, with newline line ends.
@@ -29,9 +25,7 @@ class Document:
         data: plain Python values: dict, list, str, int, float, bool, None. Keys are text.
         lines: line of each key and item by its path, counted from 1.
         encoding: how the bytes were read.
-        crlf: the file's lines end in carriage return and newline.
         repeated: keys that stand more than once in their section; their last value is in ``data``.
-        root: the nodes of the text, which know where each value stands.
     """
 
     text: str
@@ -39,12 +33,10 @@ class Document:
     data: Any
     lines: Mapping[KeyPath, int]
     encoding: str = "utf-8"
-    crlf: bool = False
     repeated: tuple[RepeatedKey, ...] = ()
-    root: Node | None = field(default=None, repr=False, compare=False)
 
     @classmethod
-    def parse(cls, text: str, where: object = "YAML", *, encoding: str = "utf-8", crlf: bool = False) -> "Document":
+    def parse(cls, text: str, where: object = "YAML", *, encoding: str = "utf-8") -> "Document":
         """Parse YAML text.
 
         Raises:
@@ -57,9 +49,7 @@ class Document:
             raise error.at(where) from error
         except RecursionError as error:
             raise YamlError("the file is nested too deeply", where=where) from error
-        return cls(
-            text, str(where), data, line_of_each_value(parsed.root), encoding, crlf, parsed.repeated, parsed.root
-        )
+        return cls(text, str(where), data, line_of_each_value(parsed.root), encoding, parsed.repeated)
 
     @classmethod
     def load(cls, path: Path) -> "Document":
@@ -74,8 +64,7 @@ class Document:
             words = reason(error) if isinstance(error, OSError) else str(error)
             raise YamlError(f"cannot read the file ({words})", where=path) from error
         text, encoding = _decode(content)
-        crlf = "\r\n" in text
-        return cls.parse(text.replace("\r\n", "\n"), path, encoding=encoding, crlf=crlf)
+        return cls.parse(text.replace("\r\n", "\n"), path, encoding=encoding)
 
     def line_of(self, path: KeyPath) -> int | None:
         """Return the line of a value, or of the nearest value around it."""
@@ -94,43 +83,6 @@ class Document:
             else:
                 return None
         return value
-
-    def set(self, path: str | KeyPath, value: Any) -> "Document":
-        """Return the document with one value changed or added; all other text stays as it is.
-
-        Of the ways to edit the text (see `yaml_edit`) the least that has the wanted meaning is taken. Sections on the
-        way that do not exist are made.
-
-        Args:
-            path: ``"backend.quantize.calibrate_mode"``, or the steps as a tuple where a key itself holds a dot.
-            value: dict, list, str, int, float, bool or None.
-
-        Raises:
-            VendorFileError: the path leads through a value that is no section.
-        """
-        steps = self._steps(path)
-        wanted = {} if self.data is None else copy.deepcopy(self.data)
-        assign(wanted, steps, value, self.where)
-        for text in edits(self.text, self.root, steps, value):
-            after = self._with_text(text)
-            if after is not None and after.data == wanted:
-                return after
-        return Document.parse(dump(wanted), self.where, encoding=self.encoding, crlf=self.crlf)
-
-    def save(self, path: Path) -> None:
-        """Write the text as UTF-8 with the line ends the file had.
-
-        Raises:
-            OutputError: the file cannot be written.
-        """
-        text = self.text.replace("\n", "\r\n") if self.crlf else self.text
-        write_bytes(path, text.encode())
-
-    def _with_text(self, text: str) -> "Document | None":
-        try:
-            return Document.parse(text, self.where, encoding=self.encoding, crlf=self.crlf)
-        except YamlError:
-            return None
 
     def _steps(self, path: str | KeyPath) -> KeyPath:
         """Split a dotted path; where a key itself holds dots, the longest key that exists is taken."""

@@ -53,6 +53,26 @@ def misspelt(word: str, known: Iterable[str]) -> str | None:
     return None if best is None else best[1]
 
 
+def abbreviated(word: str, known: Iterable[str]) -> str | None:
+    """Return the known key that ``word`` abbreviates, or None.
+
+    ``calib_mode`` and ``skip_layers`` abbreviate ``calibrate_mode`` and ``skip_conv_layers``: each of their words, two
+    or more, begins a word of the key, in the same order, and the key has at most twice as many. Words that are only
+    similar (``nsamples``, ``sampler``) are different keys.
+    """
+    parts = _plain(word).split("_")
+    for candidate in known:
+        others = _plain(candidate).split("_")
+        if 2 <= len(parts) <= len(others) <= 2 * len(parts) and _begins_in_order(parts, others):
+            return candidate
+    return None
+
+
+def _begins_in_order(parts: list[str], others: list[str]) -> bool:
+    rest = iter(others)
+    return all(len(part) > 1 and any(other.startswith(part) for other in rest) for part in parts)
+
+
 def edit_distance(a: str, b: str) -> int:
     """Return the number of edits between two words.
 

@@ -23,12 +23,14 @@ class OnnxFacts:
         outputs: shape of each output by its name, likewise.
         convolutions: number of two-dimensional convolutions, which ``skip_conv_layers`` counts in graph order from 0.
         ends_in_softmax: an output comes straight from a Softmax.
+        opset: version of the ONNX operator set, None where the model names none.
     """
 
     inputs: Mapping[str, Dimensions | None]
     outputs: Mapping[str, Dimensions | None]
     convolutions: int
     ends_in_softmax: bool
+    opset: int | None = None
 
     @property
     def classes(self) -> int | None:
@@ -44,11 +46,12 @@ def read_facts(path: Path) -> OnnxFacts:
         ModelError: the file cannot be read or is no ONNX model.
     """
     try:
-        graph = ir.load(path).graph
+        model = ir.load(path)
     except OSError as error:
         raise ModelError(f"cannot read the model ({reason(error)})", where=path) from error
     except Exception as error:  # protobuf and its readers raise whatever damaged bytes lead them to
         raise ModelError("not an ONNX model, or a damaged one", where=path, fix="export it again") from error
+    graph = model.graph
     if not graph.outputs:
         raise ModelError("the model has no outputs", where=path, fix="is it an ONNX model?")
     for index, node in enumerate(graph):
@@ -59,4 +62,5 @@ def read_facts(path: Path) -> OnnxFacts:
         outputs={str(value.name): dims(value) for value in graph.outputs},
         convolutions=len(conv2d_nodes(graph)),
         ends_in_softmax=any(node is not None and node.op_type == "Softmax" for node in producers),
+        opset=model.opset_imports.get(""),
     )

@@ -13,6 +13,7 @@ from pydantic import ValidationError
 from quantkit.config.pipeline import (
     CenterCrop,
     Decode,
+    EvenSides,
     Interpolation,
     Normalize,
     Pad,
@@ -94,6 +95,7 @@ class CustomFuncOp(Section):
     module_path: Text = None
     func_name: Text = None
     input_shape: Any = None
+    img_shape: Any = None
 
 
 OPS: dict[str, type[Section]] = {
@@ -269,6 +271,8 @@ def ops_from_pipeline(pipeline: Pipeline) -> OpsWriting:
                 ops.append({"type": "Pad", "pad_to_square": True})
                 if value:
                     notes.append(f"Pad: the value {value} cannot be said; the vendor's own is not known")
+            case EvenSides():
+                notes.append("even_sides cannot be said: the vendor's runtime script does it, its compiler does not")
             case ToTensor():
                 divisor = op.divisor
             case Normalize():

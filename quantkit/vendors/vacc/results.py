@@ -52,21 +52,6 @@ class Classes:
 
 
 @dataclass(frozen=True)
-class CardResults:
-    """The card's answers as arrays, in the order of the datalist.
-
-    Attributes:
-        scores: float32 ``[N, classes]``; softmax outputs where the build appended a softmax, else logits.
-        labels: int64 ``[N]``, the true class indices.
-        names: ``CLASS/NAME`` of each image, without a suffix.
-    """
-
-    scores: NDArray[np.float32]
-    labels: NDArray[np.int64]
-    names: tuple[str, ...]
-
-
-@dataclass(frozen=True)
 class Ranking:
     """The best classes of one image.
 
@@ -181,28 +166,6 @@ def read_scores(output: DeviceOutput, classes: int | None = None) -> NDArray[np.
     if not np.isfinite(wide).all():
         raise VendorFileError("the scores hold NaN or infinity", where=output.path)
     return wide
-
-
-def read_card_results(results: Path, datalist: Path, labels: Path) -> CardResults:
-    """Read all answers of a run at once: 4 bytes a score, 200 MB for ImageNet's 50,000 validation images.
-
-    Args:
-        results: the folder of ``vamp --path_output``.
-        datalist: the list that run was given.
-        labels: class names or labels (see `read_classes`).
-
-    Raises:
-        VendorFileError: files are missing, too many, or damaged.
-        LabelError: the truth of an image is not known.
-    """
-    outputs = pair_outputs(results, datalist)
-    classes = read_classes(labels, outputs)
-    truth = true_labels(outputs, classes)
-    count = len(classes.names) if classes.names is not None else read_scores(outputs[0]).size
-    scores = np.empty((len(outputs), count), np.float32)
-    for row, output in enumerate(outputs):
-        scores[row] = read_scores(output, count)
-    return CardResults(scores, truth, tuple(output.name for output in outputs))
 
 
 def rank(outputs: Sequence[DeviceOutput], classes: Classes) -> Iterator[Ranking | VendorFileError]:

@@ -20,6 +20,7 @@ from quantkit.config.pipeline import (
     IMAGENET_STD,
     CenterCrop,
     Decode,
+    EvenSides,
     Normalize,
     Pad,
     Pipeline,
@@ -32,7 +33,6 @@ from quantkit.files import reason
 
 CROP_OP = "FUSION_OP_RGB_RESIZE_CVTCOLOR_CROP_NORM_TENSOR"
 RESIZE_OP = "FUSION_OP_RGB_RESIZE_CVTCOLOR_NORM_TENSOR"
-LETTERBOX_OP = "FUSION_OP_RGB_LETTERBOX_CVTCOLOR_NORM_TENSOR"
 
 _INDENT = 4
 # Statistics that half precision has rounded off, by what they were before: ImageNet's, for pixels 0..1 and 0..255.
@@ -207,6 +207,8 @@ def vdsp_from_pipeline(pipeline: Pipeline) -> VdspWriting:
                 fix="change the pipeline, or feed ready tensors",
             )
     notes: list[str] = []
+    if any(isinstance(op, EvenSides) for op in pipeline.ops):
+        notes.append("even_sides cannot be said: the vendor's runtime script does it, vamp does not")
     height, width = _resize_size(resize, notes)
     out_height, out_width = crop if crop is not None else (height, width)
     top, left = _floor_offset((height, width), (out_height, out_width))

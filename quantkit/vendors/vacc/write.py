@@ -20,6 +20,7 @@ from quantkit.vendors.vacc.yaml_nodes import KeyPath
 from quantkit.vendors.vacc.yaml_text import dump
 
 WeightScale = Literal["max", "power2"]
+Precision = Literal["int8", "fp16"]
 TENSORS = "npz"
 _COMMENT_WIDTH = 100
 
@@ -27,6 +28,41 @@ _METHOD_KEY: dict[Dialect, KeyPath] = {
     "build": ("engine", "calibration", "quant_mode"),
     "compile": ("backend", "quantize", "calibrate_mode"),
 }
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompilerSettings:
+    """Options of the vendor's compiler that the model and its calibration do not fix. None leaves one to the compiler.
+
+    Their meaning is the vendor's and is not published; what is known of the values is from the public model zoo.
+
+    Attributes:
+        cluster_mode: 0 in all files of the zoo but one, which has 1.
+        data_transport_mode: 1 or 3 in the zoo.
+        skip_matmul_layers: matrix products left in floating point, by index; int8 only.
+        calibrate_chunk_by: layers observed in one pass over the calibration data, -1 for all; int8 only.
+        overflow_adaptive: write ``overflow_adaptive: 1``, as files of language models do; int8 only.
+    """
+
+    cluster_mode: int | None = None
+    data_transport_mode: int | None = None
+    skip_matmul_layers: tuple[int, ...] = ()
+    calibrate_chunk_by: int | None = None
+    overflow_adaptive: bool = False
+
+    def compile_options(self) -> dict[str, Any]:
+        """Return the options of the compile step as they are written."""
+        given = {"cluster_mode": self.cluster_mode, "data_transport_mode": self.data_transport_mode}
+        return {key: value for key, value in given.items() if value is not None}
+
+    def calibration_options(self) -> dict[str, Any]:
+        """Return the options of the calibration as they are written."""
+        given: dict[str, Any] = {
+            "skip_matmul_layers": sorted(set(self.skip_matmul_layers)) or None,
+            "calibrate_chunk_by": self.calibrate_chunk_by,
+            "overflow_adaptive": 1 if self.overflow_adaptive else None,
+        }
+        return {key: value for key, value in given.items() if value is not None}
 
 
 @dataclass(frozen=True)
@@ -59,6 +95,7 @@ def write_build_file(
     skip_conv_layers: Sequence[int] = (),
     softmax: bool = False,
     workspace: str = "./deploy_weights/",
+    settings: CompilerSettings = CompilerSettings(),
 ) -> BuildFile:
     """Return the build file of an int8 image model.
 
@@ -76,6 +113,7 @@ def write_build_file(
         skip_conv_layers: convolutions to leave in floating point, by index in graph order.
         softmax: append a softmax to the graph.
         workspace: where the compiled model goes.
+        settings: further options of the compiler.
     """
     notes: tuple[str, ...] = ()
     ops: list[dict[str, Any]] | None = None
@@ -84,12 +122,7 @@ def write_build_file(
         ops, notes = list(written.ops), written.notes
     spec = BuildSpec(
         name=name,
-        source=Source(
-            checkpoint=checkpoint,
-            framework=framework_of(checkpoint),
-            dtype="fp32",
-            inputs={input_name: list(input_shape)},
-        ),
+        source=_source(checkpoint, input_name, input_shape, dialect),
         backend="vacc",
         precision="int8",
         calibration=Calibration(
@@ -98,39 +131,96 @@ def write_build_file(
             per_channel=per_channel,
             weight_scale=weight_scale,
             skip_conv_layers=sorted(set(skip_conv_layers)) or None,
+            options=settings.calibration_options(),
         ),
+        compile_options=settings.compile_options(),
         head=Head(type="softmax") if softmax else None,
         data=CalibrationData(path=data.path, suffix=data.suffix, count=data.count, ops=ops),
         workspace=Workspace(path=workspace),
     )
-    rendering = render(spec, dialect)
-    notes += rendering.notes
     if dialect == "build" and isinstance(method, Mse):
         notes += ("quant_mode: mse is known of the compile dialect only",)
+    return _rendered(spec, dialect, notes)
+
+
+def write_fp16_build_file(
+    *,
+    name: str,
+    checkpoint: str,
+    input_name: str,
+    input_shape: Sequence[int],
+    dialect: Dialect,
+    softmax: bool = False,
+    workspace: str = "./deploy_weights/",
+    settings: CompilerSettings = CompilerSettings(),
+) -> BuildFile:
+    """Return the build file of an fp16 image model: no calibration, so no calibration images and no preprocessing.
+
+    Args:
+        name: of the compiled model.
+        checkpoint: path of the source model, as it is to stand in the file.
+        input_name: the model's image input.
+        input_shape: ``[1, C, H, W]``.
+        dialect: of which of the vendor's tools.
+        softmax: append a softmax to the graph.
+        workspace: where the compiled model goes.
+        settings: further options of the compiler.
+
+    Raises:
+        ConfigError: the settings have options of the calibration.
+    """
+    unused = list(settings.calibration_options())
+    if unused:
+        raise ConfigError(f"an fp16 build has no calibration for {', '.join(unused)}", fix="remove it, or build int8")
+    spec = BuildSpec(
+        name=name,
+        source=_source(checkpoint, input_name, input_shape, dialect),
+        backend="vacc",
+        precision="fp16",
+        compile_options=settings.compile_options(),
+        head=Head(type="softmax") if softmax else None,
+        workspace=Workspace(path=workspace),
+    )
+    return _rendered(spec, dialect, ())
+
+
+def _source(checkpoint: str, input_name: str, input_shape: Sequence[int], dialect: Dialect) -> Source:
+    return Source(
+        checkpoint=checkpoint,
+        framework=framework_of(checkpoint),
+        dtype="fp32" if dialect == "compile" else None,  # the build dialect has no key for it
+        inputs={input_name: list(input_shape)},
+    )
+
+
+def _rendered(spec: BuildSpec, dialect: Dialect, notes: tuple[str, ...]) -> BuildFile:
+    rendering = render(spec, dialect)
+    notes += rendering.notes
     remarks = (f"For `vamc {dialect}`, written by quantkit.", *notes)
     header = [f"# {row}" for remark in remarks for row in textwrap.wrap(remark, _COMMENT_WIDTH)]
     text = "\n".join([*header, "", dump(rendering.data, _comments(spec, dialect))])
     return BuildFile(text, spec, notes)
 
 
-def read_image_input(model: Path, pipeline: Pipeline) -> tuple[str, tuple[int, int, int, int]]:
+def read_image_input(model: Path, pipeline: Pipeline | None) -> tuple[str, tuple[int, int, int, int]]:
     """Return the name and the shape ``[1, C, H, W]`` of a model's image input, as a build file gives them.
 
-    Sides that the model leaves free are those of the pipeline's result.
+    Sides that the model leaves free are those of the pipeline's result; without a pipeline the model must fix them.
 
     Raises:
         ModelError: the model cannot be read or has no image input.
         ConfigError: the pipeline does not give what the model reads, or neither fixes the size.
     """
     image = image_input(read_model(model))
-    check_pipeline(pipeline, image.channels, image.height, image.width)
-    height, width = pipeline.output_size or (None, None)
+    if pipeline is not None:
+        check_pipeline(pipeline, image.channels, image.height, image.width)
+    height, width = (pipeline.output_size if pipeline is not None else None) or (None, None)
     height, width = image.height or height, image.width or width
     if height is None or width is None:
         raise ConfigError(
             "neither the model nor the pipeline fixes the size of the input",
             where=model,
-            fix="add a center_crop to the pipeline",
+            fix="give a pipeline that ends in a center_crop",
         )
     return image.name, (1, image.channels, height, width)
 
@@ -152,12 +242,16 @@ def vendor_method(method: Method) -> str:
 
 def _comments(spec: BuildSpec, dialect: Dialect) -> dict[KeyPath, str]:
     """Return what is to stand behind some of the values."""
-    calibration = _METHOD_KEY[dialect][:-1]
-    comments: dict[KeyPath, str] = {_METHOD_KEY[dialect]: "how ranges of activations are found"}
-    if spec.calibration is not None and spec.calibration.fraction is not None:
-        comments[*calibration, "calibrate_range"] = "share of the values kept"
-    if spec.calibration is not None and spec.calibration.skip_conv_layers:
-        comments[*calibration, "skip_conv_layers"] = "left in floating point, counted from 0 in graph order"
+    comments: dict[KeyPath, str] = {}
+    if spec.calibration is not None:
+        calibration = _METHOD_KEY[dialect][:-1]
+        comments[_METHOD_KEY[dialect]] = "how ranges of activations are found"
+        if spec.calibration.fraction is not None:
+            comments[*calibration, "calibrate_range"] = "share of the values kept"
+        if spec.calibration.skip_conv_layers:
+            comments[*calibration, "skip_conv_layers"] = "left in floating point, counted from 0 in graph order"
+        if "skip_matmul_layers" in spec.calibration.options:
+            comments[*calibration, "skip_matmul_layers"] = "left in floating point, counted as the vendor does"
     if spec.data is not None and spec.data.ops is None:
         comments["dataset", "sampler", "suffix"] = "tensors, preprocessed already"
     return comments

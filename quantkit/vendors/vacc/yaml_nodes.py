@@ -133,14 +133,6 @@ def line_of_each_value(root: Node | None) -> dict[KeyPath, int]:
     return lines
 
 
-def node_at(root: Node | None, path: KeyPath) -> Node | None:
-    """Return the node of a value, or None where there is none (or it came in by a merge key)."""
-    node = root
-    for wanted in path:
-        node = None if node is None else next((c for step, _, c in _entries(node) if step == wanted), None)
-    return node
-
-
 def _entries(node: Node) -> Iterator[tuple[str | int, Node, Node]]:
     """Yield the key or index, the node that stands for its place, and the value of each entry."""
     if isinstance(node, MappingNode):

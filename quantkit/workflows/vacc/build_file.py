@@ -18,7 +18,15 @@ from quantkit.runs.folder import INT8, RunFolder, RunRecord
 from quantkit.runs.location import set_of_run
 from quantkit.targets import VACC, Target
 from quantkit.vendors.vacc.calibration_folder import CalibrationFolder, calibration_folder
-from quantkit.vendors.vacc.write import BuildFile, WeightScale, read_image_input, write_build_file
+from quantkit.vendors.vacc.write import (
+    BuildFile,
+    CompilerSettings,
+    Precision,
+    WeightScale,
+    read_image_input,
+    write_build_file,
+    write_fp16_build_file,
+)
 from quantkit.workflows.quantize import QuantizeOptions
 
 MATERIALIZED = "calibration"
@@ -38,8 +46,10 @@ class VamcOptions:
         weight_scale: how weight scales are chosen; absent, power2 where the run's are powers of two, else left to the
             compiler.
         softmax: append a softmax to the graph.
-        name: of the compiled model; absent, the model's file name.
+        name: of the compiled model; absent, the model's file name, for fp16 with ``_fp16`` behind it.
         workspace: where the compiled model goes.
+        precision: int8, or fp16: no calibration.
+        compiler: further options of the compiler.
     """
 
     dialect: Literal["build", "compile"] = "compile"
@@ -50,6 +60,8 @@ class VamcOptions:
     softmax: bool = False
     name: str | None = None
     workspace: str = "./deploy_weights/"
+    precision: Precision = "int8"
+    compiler: CompilerSettings = field(default_factory=CompilerSettings)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,10 +134,13 @@ def vamc_of_run(
         UsageError: this is no run folder, or there is no such convolution.
         ModelError: the model is gone or cannot be read.
         ProvenanceError: the model has changed since the calibration.
-        ConfigError: nothing fixes the size of the model's input.
+        ConfigError: nothing fixes the size of the model's input, or an fp16 build is given options of the calibration.
     """
     folder, options = RunFolder(run), options or VamcOptions()
     record = folder.read()
+    if options.precision == "fp16":
+        shape = (1, record.pipeline.channels, *_size(record))
+        return _fp16(record.model.path, record.model.input, shape, options), record.pipeline
     choices = choices_of_run(record)
     choices = replace(
         choices,
@@ -183,6 +198,38 @@ def vamc_of_model(
         skip_conv_layers=skip_convs,
         softmax=options.softmax,
         workspace=options.workspace,
+        settings=options.compiler,
+    )
+
+
+def vamc_fp16(model: Path, pipeline: Pipeline | None, options: VamcOptions) -> BuildFile:
+    """Return the fp16 build file of a model without a run; nothing is written.
+
+    Args:
+        model: fp32 ONNX model.
+        pipeline: preprocessing, for the sides that the model leaves free; None where it fixes them.
+        options: further choices.
+
+    Raises:
+        ModelError: the model cannot be read or has no image input.
+        ConfigError: nothing fixes the size of the model's input, the pipeline does not give what the model reads, or
+            there are options of the calibration.
+    """
+    input_name, shape = read_image_input(model, pipeline)
+    return _fp16(str(model), input_name, shape, options)
+
+
+def _fp16(model: str, input_name: str, shape: Sequence[int], options: VamcOptions) -> BuildFile:
+    return write_fp16_build_file(
+        # Beside the int8 model, which is filed under the model's own name in the same workspace.
+        name=options.name or f"{Path(model).stem}_fp16",
+        checkpoint=model,
+        input_name=input_name,
+        input_shape=shape,
+        dialect=options.dialect,
+        softmax=options.softmax,
+        workspace=options.workspace,
+        settings=options.compiler,
     )
 
 
@@ -255,6 +302,7 @@ def _build_file(
         skip_conv_layers=[index for node, index in plan.conv_index.items() if node not in integer],
         softmax=options.softmax,
         workspace=options.workspace,
+        settings=options.compiler,
     )
 
 

@@ -4,6 +4,7 @@ Between a model here and the same model on the card lie three changes. Each is m
 the other, on the same images:
 
 - the card's preprocessing: pictures squashed to a square and sampled without antialias, mean and std in half precision;
+  the vendor's two runtimes differ in what they hand to the card (`Runtime`);
 - fp16: every tensor rounded to half precision, computed in float32 (`quantkit.graph.half_precision`);
 - int8: the scheme of the card's compiler as far as it is known, with the run's options. What stays in floating point
   there is float32 here; so the int8 row differs from the fp16 row by int8 in place of fp16, not on top of it.
@@ -14,9 +15,9 @@ import tempfile
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from quantkit.config.pipeline import Normalize, Pipeline, PipelineOp, Resize
+from quantkit.config.pipeline import Decode, EvenSides, Normalize, Pipeline, PipelineOp, Resize
 from quantkit.data.calibration_set import CalibrationSet
 from quantkit.data.folder import ImageFolder
 from quantkit.errors import VendorFileError
@@ -29,6 +30,16 @@ from quantkit.vendors.vacc.vdsp import in_half
 from quantkit.workflows.compare import evaluate_models
 from quantkit.workflows.vacc.build_file import choices_of_run
 from quantkit.workflows.vacc.compiler_simulator import MODEL_OF_THE_COMPILER, CompilerSimulator
+
+# How the vendor's programs hand a picture to the card. ``vamp``: as ``quantkit vamp inputs`` writes it. ``vsx``: its
+# Python classification script, of which the accuracies in the README files of its model zoo come; OpenCV decodes, which
+# turns pictures by their EXIF orientation, and odd sides are shrunk to even ones first
+# (Vastai/VastModelZOO, cv/classification/common/vsx/classification.py).
+Runtime = Literal["vamp", "vsx"]
+RUNTIMES: dict[Runtime, str] = {
+    "vamp": "preprocessing: as vamp runs the inputs that quantkit writes",
+    "vsx": "preprocessing: as the vendor's vsx script, EXIF orientation applied and odd sides shrunk to even first",
+}
 
 FP16 = "fp16"
 INT8 = "vacc-int8"
@@ -98,16 +109,26 @@ class ErrorBreakdown:
         }
 
 
-def card_pipeline(pipeline: Pipeline) -> Pipeline:
+def card_pipeline(pipeline: Pipeline, runtime: Runtime = "vamp") -> Pipeline:
     """Return what the card makes of a pipeline, as its ``vdsp_params`` say it.
 
     A resize of the shorter side becomes a squash to a square of that side; every resize is bilinear without antialias;
     mean and std are rounded to half precision.
 
+    Args:
+        pipeline: the preprocessing of the model.
+        runtime: the program that runs the card. ``vsx`` first turns pictures by their EXIF orientation and shrinks odd
+            sides to even ones.
+
     Raises:
         VendorFileError: mean or std do not fit into half precision.
     """
-    return Pipeline(ops=tuple(_on_device(op) for op in pipeline.ops))
+    decode, *others = (_on_device(op) for op in pipeline.ops)
+    if runtime == "vsx":
+        assert isinstance(decode, Decode)
+        others = [op for op in others if not isinstance(op, EvenSides)]
+        return Pipeline(ops=(decode.model_copy(update={"exif": True}), EvenSides(), *others))
+    return Pipeline(ops=(decode, *others))
 
 
 def attribute(
@@ -118,6 +139,7 @@ def attribute(
     names: Path | None = None,
     exclude: Path | CalibrationSet | None = None,
     pipeline: Pipeline | None = None,
+    runtime: Runtime = "vamp",
     limit: int | None = None,
     threads: int | None = None,
     progress: Count | None = None,
@@ -131,6 +153,7 @@ def attribute(
         names: class names, one a line.
         exclude: calibration set whose images are left out.
         pipeline: preprocessing of the start; absent, the run's.
+        runtime: the vendor's program whose preprocessing is the first step.
         limit: evaluate at most so many images.
         threads: workers; as many as there are processors when absent.
         progress: called with images done and in all, for each of the two ways to preprocess.
@@ -163,7 +186,7 @@ def attribute(
             threads=threads,
             progress=progress,
         )
-        here, card = (evaluate(pipeline=one) for one in (own, card_pipeline(own)))
+        here, card = (evaluate(pipeline=one) for one in (own, card_pipeline(own, runtime)))
     start, *changed = here.answers
     on_device = card.answers
     path = [start, *on_device]
@@ -175,9 +198,8 @@ def attribute(
     count = len(start.predictions)
     reference = here.comparison.reference
     assert reference.top1 is not None
-    return ErrorBreakdown(
-        images=count, top1=reference.top1, steps=tuple(steps), notes=(*NOTES, *here.comparison.warnings)
-    )
+    notes = (RUNTIMES[runtime], *NOTES, *here.comparison.warnings)
+    return ErrorBreakdown(images=count, top1=reference.top1, steps=tuple(steps), notes=notes)
 
 
 def _step(

@@ -100,6 +100,53 @@ def test_write_needs_no_folder_with_suffix_and_count(run: Run, tmp_path: Path) -
     )  # fmt: skip
 
 
+def test_write_fp16_needs_the_model_only(run: Run, tmp_path: Path) -> None:
+    tiny_model(tmp_path / "tiny.onnx")
+    base = ("vamc", "write", "--model", "tiny.onnx", "--dtype", "fp16")
+    code, out, err = run(*base, "--cluster-mode", 0, "--data-transport-mode", 1, "--out", "fp16.yaml")
+    assert (code, out, err) == (0, "wrote fp16.yaml\n", "")
+    text = (tmp_path / "fp16.yaml").read_text()
+    for line in ("name: tiny_fp16", "dtype: fp16", "cluster_mode: 0", "data_transport_mode: 1"):
+        assert line in text
+    assert "quantize" not in text
+    code, out, _ = run("vamc", "check", "fp16.yaml")
+    assert code == 0
+    assert run(*base, "--skip-conv", 0, "--count", 3)[::2] == (
+        2, "error: --count --skip-conv: an fp16 build has no calibration; drop the option, or write --dtype int8"
+    )  # fmt: skip
+    assert run("vamc", "write", "--model", "tiny.onnx", "--dtype", "fp32")[::2] == (
+        2, "error: --dtype: there is no precision 'fp32'; choose int8 or fp16"
+    )  # fmt: skip
+
+
+def test_write_int8_options_of_the_compiler(run: Run, tmp_path: Path) -> None:
+    tiny_model(tmp_path / "tiny.onnx")
+    (tmp_path / "pipeline.yaml").write_text(PIPELINE)
+    base = ("vamc", "write", "--model", "tiny.onnx", "--preset", "pipeline.yaml", "--calib-dir", "x")
+    base += ("--suffix", "JPEG", "--count", "7")
+    code, out, _ = run(*base, "--skip-matmul", 0, "--skip-matmul", 3, "--calibrate-chunk-by", -1, "--overflow-adaptive")
+    assert code == 0
+    for line in ("skip_matmul_layers: [0, 3]", "calibrate_chunk_by: -1", "overflow_adaptive: 1"):
+        assert line in out
+    assert run(*base, "--skip-matmul", -1)[0] == 2
+
+
+def test_check_skips_other_yaml_files_of_a_folder(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "good.yaml").write_text(BUILD)
+    (tmp_path / "other.yaml").write_text("repos: []\n")
+    code, out, _ = run("vamc", "check", ".")
+    assert code == 0
+    assert out.splitlines()[-2].startswith("1 checked: 0 with errors")
+    assert out.splitlines()[-1] == "1 YAML files that are no build files were skipped"
+    assert json.loads(run("vamc", "check", ".", "--json")[1])["skipped"] == ["other.yaml"]
+
+
+def test_convert_says_that_the_type_of_the_inputs_is_dropped(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "c.yaml").write_text(COMPILE)
+    _, _, err = run("vamc", "convert", "c.yaml", "--to", "build", "--out", "b.yaml")
+    assert "note: frontend.dtype: fp32 is left out: the build dialect has no such key" in err
+
+
 def test_tensors_then_a_build_file_of_them(run: Run, tmp_path: Path, photos: Path) -> None:
     tiny_model(tmp_path / "tiny.onnx")
     (tmp_path / "pipeline.yaml").write_text(PIPELINE)

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from vacc_files import BUILD, COMPILE, changed
+from vacc_files import BUILD, COMPILE, LATER_BUILD, changed
 
 from quantkit.errors import VendorFileError
 from quantkit.vendors.vacc.convert import convert, framework_of, read_spec
@@ -50,20 +50,31 @@ def test_what_the_build_dialect_cannot_say_is_said() -> None:
     document = changed(
         COMPILE,
         ("dtype: fp32", "dtype: int64"),
-        ("dtype: int8", "dtype: fp32"),
         ("type: onnx", "type: huggingface"),
         ("    # our own key\n", "    skip_matmul_layers: [0]\n"),
     )
     rendering = convert(document, "build")
     assert rendering.notes == (
         "frontend.type: huggingface cannot be said; the build dialect goes by the file's name",
-        "frontend.dtype: int64 cannot be said",
-        "backend.dtype: fp32 cannot be said; do_quantization is written false",
+        "frontend.dtype: int64 is left out: the build dialect has no such key",
         "engine.calibration.skip_matmul_layers: kept, though no known file of this dialect has it",
         "engine.calibration.house_option: kept, though no known file of this dialect has it",
     )
-    assert rendering.data["engine"]["common"] == {"do_quantization": False}
+    assert rendering.data["engine"]["common"] == {"do_quantization": True}
     assert rendering.data["engine"]["calibration"]["skip_matmul_layers"] == [0]
+
+
+def test_other_precisions_are_converted_to_the_later_build_files() -> None:
+    rendering = convert(changed(COMPILE, ("dtype: int8", "dtype: fp16int8")), "build")
+    engine = rendering.data["engine"]
+    assert engine["dtype"] == "fp16int8"
+    assert "common" not in engine
+    calibration = {"calibrate_mode": "percentile", "quantize_per_channel": True, "house_option": {"a": 1}}
+    assert engine["calibration"] == calibration
+    back = read_spec(Document.parse(rendering.text))
+    assert back.precision == "fp16int8"
+    own = convert(changed(LATER_BUILD, ("dtype: int8", "dtype: fp16int8")), "build")
+    assert read_spec(Document.parse(own.text)) == read_spec(changed(LATER_BUILD, ("dtype: int8", "dtype: fp16int8")))
 
 
 def test_an_engine_other_than_the_card_is_kept_and_noted() -> None:
@@ -159,6 +170,17 @@ def test_files_that_are_no_build_files(text: str, message: str) -> None:
 )
 def test_the_framework_is_told_by_the_name(checkpoint: Any, framework: str | None) -> None:
     assert framework_of(checkpoint) == framework
+
+
+def test_later_build_files_mean_what_the_earlier_ones_mean() -> None:
+    later, earlier = read_spec(changed(LATER_BUILD)), read_spec(changed(BUILD))
+    assert later.compile_options == {"data_transport_mode": 1}
+    assert later.model_copy(update={"compile_options": {}}) == earlier
+    nms = ("add_extra_ops_to_graph:\n    type: null", "extra_ops:\n    type: yolov5_nms")
+    head = read_spec(changed(LATER_BUILD, nms)).head
+    assert head is not None
+    assert head.type == "yolov5_nms"
+    assert read_spec(changed(LATER_BUILD, ("dtype: int8", "dtype: fp16"))).precision == "fp16"
 
 
 @pytest.mark.shared

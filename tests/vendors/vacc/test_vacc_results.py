@@ -1,6 +1,7 @@
 """The card's answers: paired with the datalist, judged, and in the vendor's text form."""
 
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -12,9 +13,27 @@ from quantkit.vendors.vacc.command import VampRun, compiled_model, picture_size
 from quantkit.vendors.vacc.convert import read_spec
 from quantkit.vendors.vacc.document import Document
 from quantkit.vendors.vacc.evaluate import evaluate, is_relay_text, read_rates, read_relay_text
-from quantkit.vendors.vacc.results import pair_outputs, read_card_results, read_classes, true_labels
+from quantkit.vendors.vacc.results import pair_outputs, read_classes, read_scores, true_labels
 
 NAMES = ("cat", "dog", "emu", "fox", "gnu", "hen")
+
+
+class ModelScores(NamedTuple):
+    """Scores ``[N, classes]``, true classes and names of a run, in the order of its datalist."""
+
+    scores: np.ndarray
+    labels: np.ndarray
+    names: tuple[str, ...]
+
+
+def read_answers(results: Path, datalist: Path, labels: Path) -> ModelScores:
+    """Pair and read everything."""
+    outputs = pair_outputs(results, datalist)
+    classes = read_classes(labels, outputs)
+    truth = true_labels(outputs, classes)
+    count = None if classes.names is None else len(classes.names)
+    scores = np.stack([read_scores(output, count) for output in outputs])
+    return ModelScores(scores, truth, tuple(output.name for output in outputs))
 
 
 class Device:
@@ -42,9 +61,9 @@ class Device:
         scores[order] = np.arange(6, 0, -1) + image / 100
         return scores
 
-    def read(self):
+    def read(self) -> ModelScores:
         """Pair and read everything."""
-        return read_card_results(self.results, self.datalist, self.labels)
+        return read_answers(self.results, self.datalist, self.labels)
 
 
 @pytest.mark.parametrize("name", ["output_{:06d}", "output_{}", "{:03d}", "img{}", "result-{:04d}"])
@@ -294,6 +313,6 @@ def test_a_model_run_on_the_inputs_is_as_accurate_as_on_the_photographs(shared_a
         scores = session.run(None, {"input": tensor})[0]
         expected.append(scores[0].argmax())
         np.savez(tmp_path / "out" / f"output_{index}.npz", output_0=scores)
-    results = read_card_results(tmp_path / "out", tmp_path / "list.txt", tmp_path / "imagenet.txt")
+    results = read_answers(tmp_path / "out", tmp_path / "list.txt", tmp_path / "imagenet.txt")
     assert results.labels.tolist() == found.labels.tolist()
     assert results.scores.argmax(axis=1).tolist() == expected

@@ -14,6 +14,7 @@ from quantkit.config.pipeline import (
     PRESETS,
     CenterCrop,
     Decode,
+    EvenSides,
     Normalize,
     Pad,
     Pipeline,
@@ -23,6 +24,7 @@ from quantkit.config.pipeline import (
 from quantkit.errors import VendorFileError
 from quantkit.vendors.vacc.check import check_document
 from quantkit.vendors.vacc.dialects import dialect_of
+from quantkit.vendors.vacc.ops import ops_from_pipeline
 from quantkit.vendors.vacc.vdsp import (
     VdspParams,
     before_rounding,
@@ -330,3 +332,13 @@ def test_every_shared_file_is_recognised_and_written_again(shared_vacc: Path) ->
             )
     assert same_text == 49  # one ends in a newline
     assert sum(recognise(load_vdsp(path)).nominal == CARD for path in paths) == 37
+
+
+def test_even_sides_are_said_to_be_left_out() -> None:
+    pipeline = Pipeline(ops=(Decode(), EvenSides(), Resize(size=(8, 8)), ToTensor()))
+    plain = Pipeline(ops=(Decode(), Resize(size=(8, 8)), ToTensor()))
+    card, ops = vdsp_from_pipeline(pipeline), ops_from_pipeline(pipeline)
+    assert card.params == vdsp_from_pipeline(plain).params
+    assert ops.ops == ops_from_pipeline(plain).ops
+    for notes in (card.notes, ops.notes):
+        assert any("even_sides cannot be said" in note for note in notes)

@@ -11,6 +11,7 @@ from quantkit.data.build_set import build_calibration_set
 from quantkit.errors import UsageError
 from quantkit.runs.folder import RunFolder
 from quantkit.targets import VACC
+from quantkit.vendors.vacc.write import CompilerSettings
 from quantkit.workflows.calibrate import calibrate
 from quantkit.workflows.quantize import QuantizeOptions, quantize
 from quantkit.workflows.vacc.build_file import VamcOptions, choices_of_run, vamc_of_run
@@ -63,3 +64,13 @@ def test_a_run_whose_set_is_gone_needs_a_suffix(run: Path, tmp_path: Path) -> No
 def test_an_index_beyond_the_model_is_refused(run: Path) -> None:
     with pytest.raises(UsageError, match="there is no conv 2"):
         vamc_of_run(run, skip_convs=[2])
+
+
+def test_fp16_of_a_run_is_its_fp32_model_without_calibration(run: Path, tmp_path: Path) -> None:
+    (tmp_path / "set.csv").unlink()  # not needed
+    options = VamcOptions(precision="fp16", compiler=CompilerSettings(data_transport_mode=1))
+    spec = vamc_of_run(run, options=options)[0].spec
+    assert (spec.name, spec.precision, spec.calibration, spec.data) == ("tiny_fp16", "fp16", None, None)
+    assert spec.compile_options == {"data_transport_mode": 1}
+    assert spec.source is not None
+    assert (spec.source.checkpoint, spec.source.inputs) == (str(tmp_path / "tiny.onnx"), {"input": [1, 3, 8, 8]})

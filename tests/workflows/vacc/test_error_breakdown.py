@@ -13,15 +13,16 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from quantkit.cli.main import app
-from quantkit.config.pipeline import PRESETS, CenterCrop, Decode, Normalize, Pipeline, Resize, ToTensor
+from quantkit.config.pipeline import PRESETS, CenterCrop, Decode, EvenSides, Normalize, Pipeline, Resize, ToTensor
 from quantkit.data.build_set import build_calibration_set
+from quantkit.data.preprocess import preprocess
 from quantkit.errors import UsageError, VendorFileError
 from quantkit.vendors.vacc.vdsp import recognise, vdsp_from_pipeline
 from quantkit.workflows.calibrate import calibrate
 from quantkit.workflows.compare import compare
 from quantkit.workflows.vacc.build_file import choices_of_run
 from quantkit.workflows.vacc.compiler_simulator import CompilerSimulator
-from quantkit.workflows.vacc.error_breakdown import attribute, card_pipeline
+from quantkit.workflows.vacc.error_breakdown import RUNTIMES, attribute, card_pipeline
 
 OWN = Pipeline(
     ops=(Decode(), Resize(size=8), CenterCrop(size=(8, 8)), ToTensor(), Normalize(mean=(0.485,) * 3, std=(0.229,) * 3))
@@ -65,6 +66,41 @@ def test_the_cards_pipeline_is_the_one_that_vdsp_params_express(preset: str) -> 
     (normalize,) = (op for op in card.ops if isinstance(op, Normalize))
     assert normalize.mean == (0.485107421875, 0.4560546875, 0.406005859375)
     assert card_pipeline(card) == card
+
+
+def test_vsx_pipeline_turns_by_exif_and_evens_sides_first() -> None:
+    vamp, vsx = (card_pipeline(OWN, runtime) for runtime in ("vamp", "vsx"))  # type: ignore[arg-type]
+    assert vsx.ops == (Decode(exif=True), EvenSides(), *vamp.ops[1:])
+    assert card_pipeline(vsx, "vsx") == vsx
+    assert vsx.output_size == vamp.output_size == (8, 8)
+
+
+def test_vsx_pixels_are_those_of_the_vendors_script(tmp_path: Path) -> None:
+    cv2 = pytest.importorskip("cv2", reason="needs opencv-python-headless, which quantkit does not depend on")
+    rng = np.random.default_rng(3)
+    pipeline = Pipeline(ops=(Decode(), Resize(size=(9, 11)), ToTensor(divisor=1.0)))
+    for index, (height, width) in enumerate([(31, 40), (40, 31), (31, 31), (40, 40), (2, 3)]):
+        path = tmp_path / f"{index}.png"
+        Image.fromarray(rng.integers(0, 256, (height, width, 3), np.uint8)).save(path)
+        pixels = cv2.cvtColor(cv2.imread(str(path)), cv2.COLOR_BGR2RGB)
+        if height % 2 or width % 2:
+            pixels = cv2.resize(pixels, (width // 2 * 2, height // 2 * 2))
+        expected = cv2.resize(pixels, (11, 9)).transpose(2, 0, 1)
+        np.testing.assert_array_equal(preprocess(path, card_pipeline(pipeline, "vsx")), expected)
+
+
+def test_vsx_breakdown_differs_from_vamp_on_odd_sides_only(tmp_path: Path) -> None:
+    model = tiny_model(tmp_path / "tiny.onnx", seed=5)
+    run = calibrated(tmp_path, model, OWN)  # pictures of 24 x 8
+    vamp, vsx = (attribute(run, runtime=runtime) for runtime in ("vamp", "vsx"))  # type: ignore[arg-type]
+    assert vsx.steps == vamp.steps
+    assert (vamp.notes[0], vsx.notes[0]) == (RUNTIMES["vamp"], RUNTIMES["vsx"])
+    for path in (tmp_path / "images").rglob("*.png"):
+        Image.open(path).resize((25, 9)).save(path)
+    vamp, vsx = (attribute(run, runtime=runtime) for runtime in ("vamp", "vsx"))  # type: ignore[arg-type]
+    assert vsx.top1 == vamp.top1  # the start is the same
+    card = compare(["fp32", "int8"], run=run, pipeline=card_pipeline(OWN, "vsx"), drift_images=0)
+    assert vsx.steps[0].top1 == card.reference.top1
 
 
 def test_a_deviation_that_half_precision_cannot_hold_is_refused() -> None:
@@ -116,6 +152,15 @@ def test_the_command_shows_it_and_keeps_it_in_the_json(run: Path, tmp_path: Path
     table = [line for line in result.output.splitlines() if line.startswith(("fp32  ", "then", "only", "─"))]
     assert max(map(len, table)) <= 80
     assert json.loads(out.read_text())["breakdown"] == json.loads(json.dumps(attribute(run).to_json()))
+
+
+def test_command_runtime_is_said_and_checked(run: Path) -> None:
+    words = ["compare", "fp32", "int8", "--run", str(run), "--attribute", "--drift-images", "0", "--runtime"]
+    result = CliRunner().invoke(app, [*words, "vsx"])
+    assert result.exit_code == 0, result.output
+    assert RUNTIMES["vsx"] in " ".join(result.output.split())
+    refused = CliRunner().invoke(app, [*words, "cuda"])
+    assert str(refused.exception) == "--runtime: there is no runtime 'cuda'; choose vamp or vsx"
 
 
 def test_without_a_run_there_is_nothing_to_attribute(run: Path, tmp_path: Path) -> None:
