@@ -13,11 +13,13 @@ from quantkit.cli.options import (
     MethodOption,
     PerChannelOption,
     PowerOfTwoOption,
+    RequireCoverageOption,
     SkipOption,
     TargetOption,
+    VerboseOption,
     WeightBitsOption,
 )
-from quantkit.cli.show import console
+from quantkit.cli.show import console, parse_share, print_coverage, print_notes
 
 
 @app.command()
@@ -41,6 +43,8 @@ def quantize(
     ] = None,
     keep_outliers: KeepOutliersOption = False,
     explain: Annotated[bool, typer.Option("--explain", help="List every operator: how, or why not.")] = False,
+    require_coverage: RequireCoverageOption = None,
+    verbose: VerboseOption = False,
 ) -> None:
     """Solve the ranges by another method, from the statistics, and write the int8 model; no image is touched."""
     from quantkit.targets import parse_target
@@ -66,12 +70,13 @@ def quantize(
         options=options,
         out=out,
         use_images=bias_correction is True,
+        require_coverage=parse_share(require_coverage, "--require-coverage", all_allowed=True),
     )
     if explain:
         for row in done.explain():
             console.print(f"{row.kind:8}  {row.op_type:18}  {row.how:9}  {row.name}", soft_wrap=True, markup=False)
             if row.why:
                 console.print(f"{'':10}{row.why}", soft_wrap=True, markup=False, style="dim")
-    for note in done.notes:
-        console.print(f"note: {note}", soft_wrap=True, markup=False)
+    print_notes(done.notes, verbose)
     console.print(f"wrote {done.path} ({done.name})", soft_wrap=True, markup=False)
+    print_coverage(done.coverage, verbose)

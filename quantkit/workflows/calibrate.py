@@ -22,10 +22,12 @@ from quantkit.engine.session import default_threads
 from quantkit.engine.tap import TappedSession
 from quantkit.errors import CalibrationSetError, StatisticsError
 from quantkit.files import sha256_json
+from quantkit.graph.coverage import Coverage, coverage
 from quantkit.graph.model import ImageInput, image_input, logits_output, model_digest, read_model
 from quantkit.graph.prepare import Prepared, prepare
 from quantkit.graph.qdq.plan import plan
 from quantkit.graph.qdq.taps import Taps, taps
+from quantkit.notes import Note, as_note
 from quantkit.numerics import Range
 from quantkit.progress import NoProgress, Watcher
 from quantkit.ptq.run_correction import Images
@@ -52,7 +54,7 @@ class Calibration:
         elapsed_s: seconds the pass took, 0 where the statistics were there already.
         reused: the statistics were there already, made from the same model, set and pipeline.
         files: what was written, or stands as it was.
-        notes: what the user may want to know.
+        notes: what the user may want to know; `quantkit.notes.grouped` makes one line of many of a kind.
     """
 
     run: Path
@@ -62,6 +64,11 @@ class Calibration:
     reused: bool
     files: tuple[Path, ...]
     notes: tuple[str, ...]
+
+    @property
+    def coverage(self) -> Coverage:
+        """How many layers and multiply-adds are int8, and which layers are not and why."""
+        return self.quantized.coverage
 
 
 @dataclass(frozen=True)
@@ -89,6 +96,7 @@ def calibrate(
     vamc: VamcOptions | None = None,
     until_stable: float | None = None,
     fresh: bool = False,
+    require_coverage: float | None = None,
     threads: int | None = None,
     watcher: Watcher | None = None,
 ) -> Calibration:
@@ -109,11 +117,13 @@ def calibrate(
         until_stable: stop when no range moved by more than this share of its width from one convergence point to the
             next, 0.005 for half a percent.
         fresh: observe again even where statistics are there.
+        require_coverage: least share of the multiply-adds that must be int8, 0.95 for 95 %; None requires nothing.
         threads: workers; as many as there are processors when absent.
         watcher: told of progress.
 
     Raises:
         ModelError: the model cannot be read, run or quantized.
+        CoverageError: less of the model would be int8 than required; no image was read.
         ConfigError: the pipeline does not fit the model.
         CalibrationSetError: the set is damaged, or its images are missing or changed.
         ImageError: an image cannot be decoded.
@@ -123,6 +133,7 @@ def calibrate(
     method, options, watcher = method or Percentile(), options or QuantizeOptions(), watcher or NoProgress()
     subject = _read_subject(model)
     check_pipeline(pipeline, subject.input.channels, subject.input.height, subject.input.width)
+    _require_coverage(subject, pipeline, target, options, require_coverage)
     chosen, manifest = _read_set(calibration_set)
     folder = RunFolder(run)
     with folder.locked():
@@ -154,10 +165,12 @@ def calibrate(
         )
     beside = tuple(path for path in (quantized.corrected_fp32, card_set) if path is not None)
     files = (folder.statistics, quantized.path, quantized.table, *beside, vamc_path)
-    told = list(build.notes)
+    told = [as_note(note) for note in build.notes]
     if card_set is not None:
-        told.append(f"the compiler is to calibrate on {card_set.name}, without those images (calib-set materialize)")
-    notes = (*quantized.notes, *(f"{vamc_path.name}: {note}" for note in told))
+        told.append(
+            Note(f"the compiler is to calibrate on {card_set.name}, without those images (calib-set materialize)")
+        )
+    notes = (*quantized.notes, *(note.with_prefix(f"{vamc_path.name}: ") for note in told))
     return Calibration(run, quantized, statistics, elapsed_s, reused, files, notes)
 
 
@@ -166,6 +179,19 @@ def _read_subject(path: Path) -> _Subject:
     output, classes = logits_output(model)
     prepared = prepare(model)
     return _Subject(path, model_digest(path), image_input(model), output, classes, prepared, observed_tensors(prepared))
+
+
+def _require_coverage(
+    subject: _Subject, pipeline: Pipeline, target: Target, options: QuantizeOptions, least: float | None
+) -> None:
+    """Refuse a model of which too little would be int8 before any image is read."""
+    if least is None:
+        return
+    image, size = subject.input, pipeline.output_size
+    is_open = image.height is None or image.width is None
+    shape = (image.batch or 1, pipeline.channels, *size) if is_open and size is not None else None
+    made = plan(subject.prepared.model, options.target(target), options.plan_options())
+    coverage(made, shape).require(least)
 
 
 def observed_tensors(prepared: Prepared) -> Taps:

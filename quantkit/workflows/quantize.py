@@ -12,6 +12,7 @@ from quantkit.engine.saturation import products_saturate
 from quantkit.engine.session import open_session
 from quantkit.errors import UsageError
 from quantkit.files import write_text
+from quantkit.graph.coverage import Coverage, coverage
 from quantkit.graph.model import model_digest, save_model
 from quantkit.graph.prepare import Prepared
 from quantkit.graph.qdq.plan import Decision, Plan, PlanOptions, plan
@@ -20,7 +21,7 @@ from quantkit.numerics import Range
 from quantkit.ptq.fp32_export import export_corrected_fp32, restore_batch_norms
 from quantkit.ptq.run_correction import Correction, Images, correction, images_of
 from quantkit.runs.folder import FP32, INT8, RANGES, QuantizedRecord, RunFolder
-from quantkit.runs.inputs import calibrated
+from quantkit.runs.inputs import calibrated, open_input_shape
 from quantkit.runs.outliers import outlier_note
 from quantkit.stats.file import Statistics
 from quantkit.stats.solve import solve_observed
@@ -83,9 +84,10 @@ class Quantized:
         table: CSV of its ranges.
         ranges: of the observed tensors.
         plan: what was quantized how.
+        coverage: how many layers and multiply-adds are int8, and which layers are not and why.
         corrected_fp32: fp32 model with the corrected biases, for a compiler that quantizes by itself; None where nothing was
             corrected or the target takes the int8 model.
-        notes: what the user may want to know of it.
+        notes: what the user may want to know of it; `quantkit.notes.grouped` makes one line of many of a kind.
     """
 
     name: str
@@ -93,6 +95,7 @@ class Quantized:
     table: Path
     ranges: dict[str, Range]
     plan: Plan
+    coverage: Coverage
     corrected_fp32: Path | None
     notes: tuple[str, ...]
 
@@ -109,6 +112,7 @@ def quantize(
     options: QuantizeOptions | None = None,
     out: Path | None = None,
     use_images: bool = False,
+    require_coverage: float | None = None,
 ) -> Quantized:
     """Solve the ranges anew from a run's statistics and write an int8 model; no image is read unless asked for.
 
@@ -120,8 +124,10 @@ def quantize(
         out: where to write; in the run folder when absent: ``int8.onnx`` for onnxruntime, else ``int8-TARGET.onnx``.
         use_images: correct the biases for these ranges on the calibration images. Otherwise a correction is used only
             where one was made for the very same ranges before.
+        require_coverage: least share of the multiply-adds that must be int8, 0.95 for 95 %; None requires nothing.
 
     Raises:
+        CoverageError: less of the model is int8 than required; nothing was written.
         UsageError: this is no run folder, or an option cannot be honoured.
         ProvenanceError: the fp32 model has changed since the calibration.
         StatisticsError: the statistics are damaged.
@@ -140,6 +146,7 @@ def quantize(
             options or QuantizeOptions(),
             out=out,
             images=images_of(record) if use_images else None,
+            require_coverage=require_coverage,
         )
 
 
@@ -153,6 +160,7 @@ def quantize_prepared(
     *,
     out: Path | None = None,
     images: Images | None = None,
+    require_coverage: float | None = None,
 ) -> Quantized:
     """Write the int8 model of a prepared model, its ranges table, and its entry in ``run.json``.
 
@@ -160,6 +168,8 @@ def quantize_prepared(
     """
     chosen, left_out = options.target(target), options.plan_options()
     made = plan(prepared.model, chosen, left_out)
+    covered = coverage(made, open_input_shape(folder.read()))
+    covered.require(require_coverage)
     ranges = solve_observed(statistics, method, chosen, keep_outliers=options.keep_outliers, needed=made.observed)
     name, path = output_path(folder, int8_name(target), out)
     corrected = Correction({}, ())
@@ -172,7 +182,7 @@ def quantize_prepared(
     table = folder.path / (RANGES if name == INT8 else f"{name}.{RANGES}")
     write_text(table, ranges_csv(ranges, made, statistics))
     record_model(folder, name, path, method, target.name, _options_json(method, options))
-    notes = [*prepared.notes, *notes_of(int8), *corrected.notes]
+    notes: list[str] = [*prepared.notes, *notes_of(int8), *corrected.notes]
     if not options.keep_outliers:
         at_hand = None if images is None else images.chosen
         note = outlier_note(statistics, method, chosen, folder.read(), at_hand)
@@ -185,7 +195,7 @@ def quantize_prepared(
         model = export_corrected_fp32(prepared.model, made, int8, chosen.weights.qmax)
         save_model(restore_batch_norms(model), corrected_fp32)
         notes.append(f"the card's compiler has the corrected biases from {corrected_fp32.name} only")
-    return Quantized(name, path, table, ranges, made, corrected_fp32, tuple(notes))
+    return Quantized(name, path, table, ranges, made, covered, corrected_fp32, tuple(notes))
 
 
 def int8_name(target: Target) -> str:

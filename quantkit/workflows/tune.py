@@ -13,11 +13,14 @@ from quantkit.data.folder import ImageFolder
 from quantkit.engine.session import default_threads, open_session
 from quantkit.evaluation.images import evaluation_images, limited
 from quantkit.files import sha256_json, write_json, write_text
+from quantkit.graph.coverage import Coverage, coverage
 from quantkit.graph.model import save_model
+from quantkit.graph.qdq.plan import Plan, plan
 from quantkit.graph.qdq.write import notes_of
 from quantkit.progress import Count
 from quantkit.ptq.shift_groups import movable
 from quantkit.runs.folder import FP32, RunFolder
+from quantkit.runs.inputs import open_input_shape
 from quantkit.search.mixed_precision import FloatBudget
 from quantkit.search.stages import REWRITING, Goal, Outcome, Stage, Trial, search
 from quantkit.search.trial_cache import TrialCache, trial_json
@@ -43,6 +46,7 @@ class TuneOptions:
         seconds: try nothing more after so many, and give up what is being tried; None for no limit, and the same result
             each time.
         write_fp32: where the rewritten fp32 model goes; in the run folder when absent.
+        require_coverage: least share of the multiply-adds that must be int8 in the model that is kept, 0.95 for 95 %.
         vamc: choices of the build file.
     """
 
@@ -52,6 +56,7 @@ class TuneOptions:
     rewrite: bool = True
     seconds: float | None = None
     write_fp32: Path | None = None
+    require_coverage: float | None = None
     vamc: VamcOptions | None = None
 
 
@@ -71,7 +76,8 @@ class Tuning:
             were.
         build_file: for the card's compiler, None for other targets.
         log: the file that holds all this.
-        notes: what the user may want to know.
+        coverage: how many layers and multiply-adds are int8, and which layers are not and why.
+        notes: what the user may want to know; `quantkit.notes.grouped` makes one line of many of a kind.
     """
 
     outcome: Outcome
@@ -83,6 +89,7 @@ class Tuning:
     rescaling_change: float | None
     build_file: Path | None
     log: Path
+    coverage: Coverage
     notes: tuple[str, ...]
 
     def to_json(self) -> dict[str, Any]:
@@ -96,6 +103,7 @@ class Tuning:
             "files": [str(path) for path in (self.path, self.fp32, self.build_file) if path is not None],
             "fp32_change": self.fp32_change,
             "rescaling_change": self.rescaling_change,
+            "coverage": self.coverage.to_json(),
             "notes": list(self.notes),
         }
 
@@ -143,6 +151,8 @@ def tune(
         ModelError: the model cannot be quantized or run.
         LabelError: labels are missing, malformed, or no classes of the model.
         ImageError: an image cannot be decoded.
+        CoverageError: less of the model is int8 than required: of any recipe, so that nothing was tried, or of the one
+            that is kept, which is written.
         OutputError: a file cannot be written.
     """
     folder, options, watch = RunFolder(run), options or QuantizeOptions(), watch or _silent
@@ -151,6 +161,9 @@ def tune(
     holdout_images = limited(holdout_images, limit)
     with folder.locked():
         subject = Subject.of_run(folder, record, target, options, tuning.rewrite, threads or default_threads())
+        _coverage(subject, plan(subject.prepared, subject.builder.target, subject.builder.options)).require(
+            tuning.require_coverage
+        )
         key = sha256_json([subject.key(), *_evaluated_on(holdout_images), asdict(tuning.budget)])
         cache = TrialCache(folder.path / f"tune-{target.name}.journal.json", key, fresh=fresh)
         trials = Trials(subject, holdout_images, cache, tuning.budget, tuning.seconds, watch)
@@ -161,7 +174,9 @@ def tune(
             stages=_stages(subject, tuning, options),
             widening=trials.widening,
         )
-        return _write(subject, trials, outcome, tuning, out, tuple(warnings))
+        done = _write(subject, trials, outcome, tuning, out, tuple(warnings))
+    done.coverage.require(tuning.require_coverage)
+    return done
 
 
 def _evaluated_on(holdout_images: ImageFolder) -> tuple[str, list[str], list[int] | None]:
@@ -197,7 +212,7 @@ def _write(
     open_session(path)  # a model that onnxruntime cannot load is not a result
     record_model(folder, name, path, recipe.method, target.name, {"recipe": recipe.to_json()})
     fp32, change, build_file = None, None, None
-    notes = [*warnings, *notes_of(product.int8)]
+    notes: list[str] = [*warnings, *notes_of(product.int8)]
     if subject.builder.target.compiler_calibrates:
         if product.corrected_fp32 is not None:
             fp32 = tuning.write_fp32 or folder.path / f"{FP32}-{target.name}-{TUNED}.onnx"
@@ -221,10 +236,16 @@ def _write(
         rescaling_change=selection.largest_change(subject.builder.ranged(recipe)[0]) if rescaled else None,
         build_file=build_file,
         log=folder.path / f"tune-{target.name}.json",
+        coverage=_coverage(subject, product.plan),
         notes=tuple(notes),
     )
     write_json(done.log, done.to_json())
     return done
+
+
+def _coverage(subject: Subject, made: Plan) -> Coverage:
+    """Return the coverage of a plan for the network of the run, or for what a recipe made of it."""
+    return coverage(made, open_input_shape(subject.record))
 
 
 def _silent(_: str) -> Count:
