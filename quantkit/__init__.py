@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from quantkit.demo.chain import run_demo as run_demo
     from quantkit.errors import QuantkitError as QuantkitError
     from quantkit.evaluation.result import Comparison as Comparison
+    from quantkit.graph.coverage import Coverage as Coverage
     from quantkit.stats.bins import signed_edges as signed_edges
     from quantkit.stats.file import Statistics as Statistics
     from quantkit.stats.file import load_statistics as load_statistics
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
     from quantkit.workflows.calibrate import calibrate as calibrate
     from quantkit.workflows.compare import compare as compare
     from quantkit.workflows.compare import evaluate_models as evaluate_models
+    from quantkit.workflows.inspect import inspect as inspect
+    from quantkit.workflows.model_summary import ModelSummary as ModelSummary
     from quantkit.workflows.quantize import QuantizeOptions as QuantizeOptions
     from quantkit.workflows.quantize import quantize as quantize
     from quantkit.workflows.sensitivity import sensitivity as sensitivity
@@ -42,8 +45,10 @@ __version__ = "0.1.0"
 _MODULE_OF = {
     "Comparison": "quantkit.evaluation.result",
     "CalibrationSet": "quantkit.data.calibration_set",
+    "Coverage": "quantkit.graph.coverage",
     "Kl": "quantkit.config.method",
     "MinMax": "quantkit.config.method",
+    "ModelSummary": "quantkit.workflows.model_summary",
     "Mse": "quantkit.config.method",
     "ORT": "quantkit.targets",
     "PRESETS": "quantkit.config.pipeline",
@@ -60,6 +65,7 @@ _MODULE_OF = {
     "compare": "quantkit.workflows.compare",
     "evaluate_models": "quantkit.workflows.compare",
     "imagenet_pipeline": "quantkit.config.pipeline",
+    "inspect": "quantkit.workflows.inspect",
     "load_statistics": "quantkit.stats.file",
     "preprocess": "quantkit.data.preprocess",
     "quantize": "quantkit.workflows.quantize",

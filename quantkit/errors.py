@@ -14,6 +14,7 @@
     ├── OutputError              12   a folder or file that cannot be written
     ├── NumericError             13   NaN or infinity where a number is needed
     └── GateError                20   a --fail-if condition or an accuracy budget was not met
+        └── CoverageError        21   less of the model is int8 than --require-coverage asks for
 
 Exit code 130 is an interruption by the user, 70 an error that quantkit did not foresee.
 """
@@ -116,3 +117,9 @@ class GateError(QuantkitError):
     """A condition the user set on the result was not met."""
 
     exit_code = 20
+
+
+class CoverageError(GateError):
+    """Less of the model becomes int8 than the user requires."""
+
+    exit_code = 21

@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from quantkit.cli.show import console, progress_bar
+from quantkit.cli.options import VerboseOption
+from quantkit.cli.show import console, print_notes, progress_bar
 from quantkit.cli.vamc import parse_dialect, vamc
 
 if TYPE_CHECKING:
@@ -30,6 +31,7 @@ def advise(
     calib_dir: Annotated[Path | None, typer.Option(help="Calibration images, as the build file names them.")] = None,
     threads: Annotated[int | None, typer.Option(help="Workers; all processors by default.")] = None,
     json: Annotated[Path | None, typer.Option(help="Write all figures as JSON.")] = None,
+    verbose: VerboseOption = False,
 ) -> None:
     """Simulate every combination of the compiler's options on images, and write the best as a build file."""
     from quantkit.files import write_json
@@ -61,8 +63,9 @@ def advise(
     if json is not None:
         write_json(json, advice.to_json())
     console.print(_table(advice))
-    for line in (MODEL_OF_THE_COMPILER, *_verdict(advice), *(f"note: {note}" for note in advice.notes)):
+    for line in (MODEL_OF_THE_COMPILER, *_verdict(advice)):
         console.print(line, soft_wrap=True, markup=False)
+    print_notes(advice.notes, verbose)
     console.print(f"wrote {advice.path}; the same again:", soft_wrap=True, markup=False)
     console.print(advice.command, soft_wrap=True, markup=False)
 

@@ -13,10 +13,12 @@ from quantkit.cli.options import (
     KeepOutliersOption,
     MethodOption,
     PerChannelOption,
+    RequireCoverageOption,
     SkipOption,
     TargetOption,
+    VerboseOption,
 )
-from quantkit.cli.show import Bar, console, parse_share, progress_bar
+from quantkit.cli.show import Bar, console, parse_share, print_coverage, print_notes, progress_bar
 
 if TYPE_CHECKING:
     from quantkit.stats.convergence import ConvergencePoint
@@ -56,7 +58,9 @@ def calibrate(
     fresh: Annotated[
         bool, typer.Option("--fresh", help="Ignore cached statistics; replace a run of other inputs.")
     ] = False,
+    require_coverage: RequireCoverageOption = None,
     threads: Annotated[int | None, typer.Option(help="Workers; all processors by default.")] = None,
+    verbose: VerboseOption = False,
 ) -> None:
     """Run the model once over a calibration set; write statistics, ranges and the int8 model."""
     from quantkit.workflows.calibrate import calibrate as step
@@ -80,6 +84,7 @@ def calibrate(
         dialect=parse_dialect(dialect),
         calibration_folder=calibration_folder,
     )
+    least = parse_share(require_coverage, "--require-coverage", all_allowed=True)
     with progress_bar("calibrating") as bar:
         done = step(
             settings.model,
@@ -92,10 +97,11 @@ def calibrate(
             backends=settings.backends,
             until_stable=parse_share(until_stable, "--until-stable"),
             fresh=fresh,
+            require_coverage=least,
             threads=threads,
             watcher=_Watcher(bar),
         )
-    _print(done)
+    _print(done, verbose)
 
 
 class _Watcher:
@@ -119,7 +125,7 @@ class _Watcher:
         self._bar(done, total)
 
 
-def _print(done: "Calibration") -> None:
+def _print(done: "Calibration", verbose: bool) -> None:
     from rich.table import Table
 
     from quantkit.report.names import Name
@@ -148,6 +154,6 @@ def _print(done: "Calibration") -> None:
         last = statistics.convergence[-1]
         moved = ", ".join(f"{name} {share:.2%} ({last.tensor[name]})" for name, share in last.movement.items())
         console.print(f"ranges that moved most up to image {last.images}: {moved}", soft_wrap=True)
-    for note in done.notes:
-        console.print(f"note: {note}", soft_wrap=True)
-    console.print(f"wrote {', '.join(path.name for path in done.files)} in {done.run}", soft_wrap=True)
+    print_notes(done.notes, verbose)
+    console.print(f"wrote {', '.join(path.name for path in done.files)} in {done.run}", soft_wrap=True, markup=False)
+    print_coverage(done.coverage, verbose)

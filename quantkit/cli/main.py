@@ -22,6 +22,7 @@ from quantkit.files import reason
 # Each module adds its commands to the app when it is imported; the order here is the order in --help.
 COMMAND_MODULES: tuple[str, ...] = (
     "quantkit.cli.demo",
+    "quantkit.cli.inspect",
     "quantkit.cli.init",
     "quantkit.cli.calib_set",
     "quantkit.cli.calibrate",

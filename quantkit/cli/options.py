@@ -17,4 +17,11 @@ KeepOutliersOption = Annotated[
     bool,
     typer.Option("--keep-outliers", help="Set ranges for all images, also for the few that go far beyond all others."),
 ]
+RequireCoverageOption = Annotated[
+    str | None,
+    typer.Option(
+        help="Least share of the multiply-adds that must be int8, e.g. 95%; exit code 21 if less is. None by default."
+    ),
+]
+VerboseOption = Annotated[bool, typer.Option("--verbose", "-v", help="List every note; by default, one line a kind.")]
 SkipOption = Annotated[list[str] | None, typer.Option(help="Leave in float: node name, glob, re:..., conv:INDEX.")]

@@ -13,11 +13,13 @@ from quantkit.cli.options import (
     MethodOption,
     PerChannelOption,
     PowerOfTwoOption,
+    RequireCoverageOption,
     SkipOption,
     TargetOption,
+    VerboseOption,
     WeightBitsOption,
 )
-from quantkit.cli.show import console
+from quantkit.cli.show import console, parse_share, print_coverage, print_notes
 
 
 @app.command()
@@ -43,6 +45,8 @@ def quantize(
     ] = True,
     keep_outliers: KeepOutliersOption = False,
     explain: Annotated[bool, typer.Option("--explain", help="List every operator: how, or why not.")] = False,
+    require_coverage: RequireCoverageOption = None,
+    verbose: VerboseOption = False,
 ) -> None:
     """Solve the ranges by another method, from the statistics, and write the int8 model."""
     from quantkit.targets import parse_target
@@ -67,12 +71,13 @@ def quantize(
         target=parse_target(target or project.target or "ort"),
         options=options,
         out=out,
+        require_coverage=parse_share(require_coverage, "--require-coverage", all_allowed=True),
     )
     if explain:
         for row in done.explain():
             console.print(f"{row.kind:8}  {row.op_type:18}  {row.how:9}  {row.name}", soft_wrap=True, markup=False)
             if row.why:
                 console.print(f"{'':10}{row.why}", soft_wrap=True, markup=False, style="dim")
-    for note in done.notes:
-        console.print(f"note: {note}", soft_wrap=True, markup=False)
+    print_notes(done.notes, verbose)
     console.print(f"wrote {done.path} ({done.name})", soft_wrap=True, markup=False)
+    print_coverage(done.coverage, verbose)

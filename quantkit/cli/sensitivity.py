@@ -15,9 +15,10 @@ from quantkit.cli.options import (
     PowerOfTwoOption,
     SkipOption,
     TargetOption,
+    VerboseOption,
     WeightBitsOption,
 )
-from quantkit.cli.show import console, progress_bar
+from quantkit.cli.show import console, print_notes, progress_bar
 from quantkit.errors import UsageError
 
 if TYPE_CHECKING:
@@ -58,6 +59,7 @@ def sensitivity(
     json: Annotated[Path | None, typer.Option(help="Write all figures as JSON.")] = None,
     csv: Annotated[Path | None, typer.Option(help="Write the table as CSV.")] = None,
     html: Annotated[Path | None, typer.Option(help="Write a page with the table and its bars.")] = None,
+    verbose: VerboseOption = False,
 ) -> None:
     """Measure what each layer costs: only it in int8, and all but it; interrupted, it goes on where it was."""
     from quantkit.files import write_json, write_text
@@ -104,8 +106,9 @@ def sensitivity(
     if html is not None:
         write_text(html, sensitivity_page(found))
     console.print(_table(found, top))
-    for line in (*summary(found), *(f"note: {note}" for note in found.notes)):
+    for line in summary(found):
         console.print(line, soft_wrap=True, markup=False)
+    print_notes(found.notes, verbose)
 
 
 def _order(by: str) -> Literal["only", "without", "accuracy"]:

@@ -1,7 +1,8 @@
 """What several commands print alike: progress with rate and time left, and percentages."""
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.progress import (
@@ -17,6 +18,10 @@ from rich.progress import (
 from rich.text import Text
 
 from quantkit.errors import UsageError
+from quantkit.notes import grouped
+
+if TYPE_CHECKING:
+    from quantkit.graph.coverage import Coverage
 
 console = Console(highlight=False)
 _errors = Console(stderr=True, highlight=False)
@@ -68,8 +73,39 @@ def spread(counts: Collection[int]) -> str:
     return f"{least}" if least == most else f"{least} to {most}"
 
 
-def parse_share(text: str | None, option: str) -> float | None:
+def print_notes(notes: Iterable[str], verbose: bool, *, to_errors: bool = False) -> None:
+    """Print notes: one line for all of a kind, or with ``verbose`` each of them.
+
+    Args:
+        notes: of a step.
+        verbose: list every note below the line of its kind.
+        to_errors: print on standard error, where standard output is a file that was asked for.
+    """
+    where = _errors if to_errors else console
+    for group in grouped(notes):
+        hint = "" if verbose or not group.is_summary else "; --verbose lists them"
+        where.print(f"note: {group.text}{hint}", soft_wrap=True, markup=False)
+        if verbose and group.is_summary:
+            for item in group.items:
+                where.print(f"    {item}", soft_wrap=True, markup=False, style="dim")
+
+
+def print_coverage(covered: "Coverage", verbose: bool) -> None:
+    """Print how much is int8 in one line, as a warning where that is little; with ``verbose`` each layer in float."""
+    warning = "warning: " if covered.is_low else ""
+    console.print(f"{warning}{covered}", soft_wrap=True, markup=False, style="yellow" if covered.is_low else None)
+    if verbose:
+        for layer in covered.float_layers:
+            console.print(f"    {layer.name}: {layer.why}", soft_wrap=True, markup=False, style="dim")
+
+
+def parse_share(text: str | None, option: str, *, all_allowed: bool = False) -> float | None:
     """Return a share from ``0.5%`` or ``0.005``.
+
+    Args:
+        text: as typed, None where it was not given.
+        option: its name.
+        all_allowed: take 100 %, too.
 
     Raises:
         UsageError: it is neither, or lies outside 0 to 100 percent.
@@ -80,6 +116,6 @@ def parse_share(text: str | None, option: str) -> float | None:
         share = float(text.removesuffix("%")) / (100.0 if text.endswith("%") else 1.0)
     except ValueError:
         raise UsageError(f"{text!r} is no percentage", where=option, fix="write it as 0.5%") from None
-    if not 0.0 <= share < 1.0:
+    if not (0.0 <= share < 1.0 or (all_allowed and share == 1.0)):
         raise UsageError(f"{text} is not between 0% and 100%", where=option, fix="write half a percent as 0.5%")
     return share

@@ -8,8 +8,15 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from quantkit.cli.app import app
-from quantkit.cli.options import KeepOutliersOption, PerChannelOption, SkipOption, TargetOption
-from quantkit.cli.show import Bar, console, parse_share, progress_bar
+from quantkit.cli.options import (
+    KeepOutliersOption,
+    PerChannelOption,
+    RequireCoverageOption,
+    SkipOption,
+    TargetOption,
+    VerboseOption,
+)
+from quantkit.cli.show import Bar, console, parse_share, print_coverage, print_notes, progress_bar
 from quantkit.errors import UsageError
 
 if TYPE_CHECKING:
@@ -66,7 +73,9 @@ def tune(
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Where to write the model; in the run folder by default.")] = None,
     fresh: Annotated[bool, typer.Option("--fresh", help="Try again what was tried before.")] = False,
+    require_coverage: RequireCoverageOption = None,
     threads: Annotated[int | None, typer.Option(help="Workers; all processors by default.")] = None,
+    verbose: VerboseOption = False,
     json: Annotated[Path | None, typer.Option(help="Write all that was found out as JSON.")] = None,
 ) -> None:
     """Find the cheapest change that brings int8 within a budget; interrupted, it goes on where it was."""
@@ -97,6 +106,7 @@ def tune(
                 rewrite=rewrite,
                 seconds=parse_seconds(time),
                 write_fp32=write_fp32,
+                require_coverage=parse_share(require_coverage, "--require-coverage", all_allowed=True),
             ),
             target=chosen,
             options=QuantizeOptions(
@@ -116,7 +126,7 @@ def tune(
         )
     if json is not None:
         write_json(json, done.to_json())
-    _print(done)
+    _print(done, verbose)
 
 
 def parse_seconds(text: str | None) -> float | None:
@@ -189,14 +199,16 @@ def _watch(bar: Bar) -> "Callable[[str], Count]":
     return tell
 
 
-def _print(done: "Tuning") -> None:
+def _print(done: "Tuning", verbose: bool) -> None:
     best = done.outcome.best
     console.print(_table(done))
-    for line in (*_verdict(done), *(f"note: {note}" for note in done.notes)):
+    for line in _verdict(done):
         console.print(line, soft_wrap=True, markup=False)
+    print_notes(done.notes, verbose)
     files = [path.name for path in (*done.files, done.log)]
     console.print(f"kept: {best.recipe.describe()}", soft_wrap=True, markup=False)
     console.print(f"wrote {', '.join(files)} in {done.log.parent} ({done.name})", soft_wrap=True, markup=False)
+    print_coverage(done.coverage, verbose)
 
 
 def _table(done: "Tuning") -> "Table":

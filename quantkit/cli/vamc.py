@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from quantkit.cli.app import sub_app
-from quantkit.cli.show import console, progress_bar
+from quantkit.cli.options import VerboseOption
+from quantkit.cli.show import console, print_notes, progress_bar
 from quantkit.errors import UsageError, VendorFileError
 
 if TYPE_CHECKING:
@@ -58,6 +59,7 @@ def convert(
     file: Annotated[Path, typer.Argument(help="Build file of either dialect.")],
     to: Annotated[str, typer.Option(help="The dialect to write: build or compile.")],
     out: Annotated[Path | None, typer.Option(help="Where to; the screen by default.")] = None,
+    verbose: VerboseOption = False,
 ) -> None:
     """Write a build file in the other dialect, and say what could not be said."""
     from quantkit.vendors.vacc.convert import convert as converted
@@ -65,8 +67,7 @@ def convert(
 
     result = converted(Document.load(file), parse_dialect(to, "--to"))
     _put(result.text, out)
-    for note in result.notes:
-        typer.echo(f"note: {note}", err=True)
+    print_notes(result.notes, verbose, to_errors=True)
 
 
 @vamc.command()
@@ -109,6 +110,7 @@ def write(
     workspace: Annotated[str, typer.Option(help="Where the compiled model goes.")] = "./deploy_weights/",
     vdsp: Annotated[Path | None, typer.Option(help="Write the card's preprocessing, vdsp_params.json, here.")] = None,
     out: Annotated[Path | None, typer.Option(help="Where to; the screen by default.")] = None,
+    verbose: VerboseOption = False,
 ) -> None:
     """Write the build file of a run, or of a model. With both --suffix and --count the folder need not be here."""
     from quantkit.config.method import Percentile, parse_method
@@ -185,8 +187,7 @@ def write(
         write_text(vdsp, card.params.text())
         notes += card.notes
     _put(build.text, out)
-    for note in notes:
-        typer.echo(f"note: {note}", err=True)
+    print_notes(notes, verbose, to_errors=True)
 
 
 def _refuse_calibration(options: list[str]) -> None:

@@ -2,7 +2,7 @@
 
 import hashlib
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
@@ -91,6 +91,29 @@ def read_model(path: Path, *, allow_quantized: bool = False) -> ir.Model:
     return model
 
 
+def read_with_faults(path: Path) -> tuple[ir.Model, tuple[ModelError, ...]]:
+    """Read an ONNX file as far as that is possible, with all faults for which `read_model` would refuse it.
+
+    Where there are faults, the model is only to be looked at.
+
+    Raises:
+        ModelError: the file cannot be read, or holds no graph.
+    """
+    model = _parse(path)
+    faults = _faults(model, path, _check_external_data)
+    # Without its data nothing more can be read of the weights.
+    checks = (_refuse_quantized,) if faults else (_take_in_small_tensors, _refuse_quantized, _check_graph, _refuse_nan)
+    return model, (*faults, *(fault for check in checks for fault in _faults(model, path, check)))
+
+
+def _faults(model: ir.Model, path: Path, check: Callable[[ir.Model, Path], None]) -> tuple[ModelError, ...]:
+    try:
+        check(model, path)
+    except ModelError as fault:
+        return (fault,)
+    return ()
+
+
 def save_model(model: ir.Model, path: Path) -> None:
     """Write a model whole or not at all.
 
@@ -100,7 +123,7 @@ def save_model(model: ir.Model, path: Path) -> None:
     Raises:
         OutputError: the file cannot be written.
     """
-    size = sum(tensor.nbytes for _, tensor in _tensors(model))
+    size = sum(tensor.nbytes for _, tensor in stored_tensors(model))
     data = path.with_name(_data_name(model, path)) if size > INLINE_LIMIT_BYTES else None
     before = _data_files(path)
     try:
@@ -140,7 +163,7 @@ def model_files(path: Path) -> list[Path]:
         ModelError: the file or its external data is missing or damaged.
     """
     model = _load(path)
-    places = {str(tensor.location) for _, tensor in _tensors(model) if isinstance(tensor, ir.ExternalTensor)}
+    places = {str(tensor.location) for _, tensor in stored_tensors(model) if isinstance(tensor, ir.ExternalTensor)}
     return [path, *(path.parent / place for place in sorted(places))]
 
 
@@ -188,6 +211,14 @@ def logits_output(model: ir.Model) -> tuple[str, int | None]:
 
 def _load(path: Path) -> ir.Model:
     """Parse a model file and look for its external data, without reading the weights."""
+    model = _parse(path)
+    _check_external_data(model, path)
+    return model
+
+
+def _parse(path: Path) -> ir.Model:
+    if path.is_dir():
+        raise ModelError("is a folder", where=path, fix="give the .onnx file in it")
     if not path.is_file():
         raise ModelError("there is no such model file", where=path)
     try:
@@ -200,7 +231,6 @@ def _load(path: Path) -> ir.Model:
         raise ModelError(f"is not a valid ONNX model ({_first_line(_root_cause(error))})", where=path) from error
     if not model.opset_imports or len(model.graph) == 0:
         raise ModelError("holds no graph", where=path, fix="is it an ONNX model?")
-    _check_external_data(model, path)
     return model
 
 
@@ -222,7 +252,7 @@ def _read(tensor: ir.TensorProtocol, path: Path) -> npt.NDArray[np.generic]:
         raise ModelError(f"the data of {tensor.name!r} cannot be read ({_first_line(error)})", where=path) from error
 
 
-def _tensors(model: ir.Model) -> Iterator[tuple[str, ir.TensorProtocol]]:
+def stored_tensors(model: ir.Model) -> Iterator[tuple[str, ir.TensorProtocol]]:
     """Yield every tensor stored in the model, under the name of its value or node."""
     for graph in model.graphs():
         for name, value in graph.initializers.items():
@@ -240,7 +270,7 @@ def _first_output(node: ir.Node) -> str:
 
 
 def _check_external_data(model: ir.Model, path: Path) -> None:
-    for name, tensor in _tensors(model):
+    for name, tensor in stored_tensors(model):
         if tensor.dtype == ir.DataType.UNDEFINED:
             raise ModelError(f"the weight {name!r} has no element type", where=path, fix="export the model again")
         if not isinstance(tensor, ir.ExternalTensor):
@@ -285,7 +315,7 @@ def _check_graph(model: ir.Model, path: Path) -> None:
 
 
 def _refuse_nan(model: ir.Model, path: Path) -> None:
-    for name, tensor in _tensors(model):
+    for name, tensor in stored_tensors(model):
         if tensor.dtype in (ir.DataType.FLOAT, ir.DataType.DOUBLE, ir.DataType.FLOAT16):
             # min() is NaN as soon as one value is, and needs no array of flags as large as the weights.
             if tensor.size and np.isnan(_read(tensor, path).astype(np.float32, copy=False).min()):
@@ -318,7 +348,7 @@ def _root_cause(error: BaseException) -> BaseException:
 
 def _data_name(model: ir.Model, path: Path) -> str:
     digest = hashlib.sha256()
-    for name, tensor in _tensors(model):
+    for name, tensor in stored_tensors(model):
         digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
         if tensor.dtype != ir.DataType.STRING:  # text stays in the model
             digest.update(tensor.tobytes())

@@ -38,6 +38,15 @@ def calibrated(folder: RunFolder, record: RunRecord) -> tuple[Prepared, Statisti
     return prepared, statistics
 
 
+def open_input_shape(record: RunRecord) -> tuple[int, ...] | None:
+    """Return ``[N, C, H, W]`` where the model leaves the size of an image open and the pipeline fixes it, else None."""
+    batch, channels, height, width = record.model.shape
+    size = record.pipeline.output_size
+    if (height is not None and width is not None) or size is None:
+        return None
+    return (batch or 1, channels or record.pipeline.channels, height or size[0], width or size[1])
+
+
 def model_inputs(
     model: ir.Model, paths: Sequence[Path], pipeline: Pipeline, threads: int
 ) -> list[npt.NDArray[np.float32]]:

@@ -22,8 +22,10 @@ from quantkit.engine.session import default_threads
 from quantkit.engine.tap import TappedSession
 from quantkit.errors import CalibrationSetError, StatisticsError, UsageError
 from quantkit.files import sha256_json
+from quantkit.graph.coverage import Coverage, coverage
 from quantkit.graph.model import ImageInput, image_input, logits_output, model_digest, model_files, read_model
 from quantkit.graph.prepare import Prepared, prepare
+from quantkit.graph.qdq.plan import plan
 from quantkit.graph.qdq.taps import Taps, observed_tensors
 from quantkit.numerics import Range
 from quantkit.progress import NoProgress, Watcher
@@ -49,7 +51,7 @@ class Calibration:
         elapsed_s: seconds the pass took, 0 where the statistics were there already.
         reused: the statistics were there already, made from the same model, set and pipeline.
         files: what was written, or stands as it was.
-        notes: what the user may want to know.
+        notes: what the user may want to know; `quantkit.notes.grouped` makes one line of many of a kind.
     """
 
     run: Path
@@ -59,6 +61,11 @@ class Calibration:
     reused: bool
     files: tuple[Path, ...]
     notes: tuple[str, ...]
+
+    @property
+    def coverage(self) -> Coverage:
+        """How many layers and multiply-adds are int8, and which layers are not and why."""
+        return self.quantized.coverage
 
 
 @dataclass(frozen=True)
@@ -86,6 +93,7 @@ def calibrate(
     backends: Mapping[str, Backend] | None = None,
     until_stable: float | None = None,
     fresh: bool = False,
+    require_coverage: float | None = None,
     threads: int | None = None,
     watcher: Watcher | None = None,
 ) -> Calibration:
@@ -106,12 +114,14 @@ def calibrate(
         until_stable: stop when no range moved by more than this share of its width from one convergence point to the
             next, 0.005 for half a percent.
         fresh: ignore cached statistics, and replace a run of another model, set or preprocessing.
+        require_coverage: least share of the multiply-adds that must be int8, 0.95 for 95 %; None requires nothing.
         threads: workers; as many as there are processors when absent.
         watcher: told of progress.
 
     Raises:
         UsageError: the run is of another model, set or preprocessing, and ``fresh`` is not given.
         ModelError: the model cannot be read, run or quantized.
+        CoverageError: less of the model would be int8 than required; no image was read.
         ConfigError: the pipeline does not fit the model.
         CalibrationSetError: the set is damaged, or its images are missing or changed.
         ImageError: an image cannot be decoded.
@@ -121,6 +131,7 @@ def calibrate(
     method, options, watcher = method or Percentile(), options or QuantizeOptions(), watcher or NoProgress()
     subject = _read_subject(model)
     check_pipeline(pipeline, subject.input.channels, subject.input.height, subject.input.width)
+    _require_coverage(subject, pipeline, target, options, require_coverage)
     chosen, manifest = _read_set(calibration_set)
     folder = RunFolder(run)
     with folder.locked():
@@ -166,6 +177,19 @@ def _read_subject(path: Path) -> _Subject:
     image, prepared = image_input(model), prepare(model)
     observed = observed_tensors(prepared.model)
     return _Subject(path, model_digest(path), image, output, classes, prepared, observed)
+
+
+def _require_coverage(
+    subject: _Subject, pipeline: Pipeline, target: Target, options: QuantizeOptions, least: float | None
+) -> None:
+    """Refuse a model of which too little would be int8 before any image is read."""
+    if least is None:
+        return
+    image, size = subject.input, pipeline.output_size
+    is_open = image.height is None or image.width is None
+    shape = (image.batch or 1, pipeline.channels, *size) if is_open and size is not None else None
+    made = plan(subject.prepared.model, options.target(target), options.plan_options())
+    coverage(made, shape).require(least)
 
 
 def _read_set(given: Path | CalibrationSet) -> tuple[CalibrationSet, str]:

@@ -12,6 +12,7 @@ from quantkit.engine.saturation import products_saturate
 from quantkit.engine.session import open_session
 from quantkit.errors import UsageError
 from quantkit.files import write_text
+from quantkit.graph.coverage import Coverage, coverage
 from quantkit.graph.model import model_digest, save_model
 from quantkit.graph.prepare import Prepared
 from quantkit.graph.qdq.plan import Decision, Plan, PlanOptions, plan
@@ -20,7 +21,7 @@ from quantkit.numerics import Range
 from quantkit.ptq.fp32_export import export_corrected_fp32, restore_batch_norms
 from quantkit.ptq.run_correction import Correction, Images, correction, images_of
 from quantkit.runs.folder import FP32, INT8, RANGES, QuantizedRecord, RunFolder, RunRecord
-from quantkit.runs.inputs import calibrated
+from quantkit.runs.inputs import calibrated, open_input_shape
 from quantkit.runs.outliers import outlier_note
 from quantkit.stats.file import Statistics
 from quantkit.stats.solve import solve_observed
@@ -84,10 +85,11 @@ class Quantized:
         table: CSV of its ranges.
         ranges: of the observed tensors.
         plan: what was quantized how.
+        coverage: how many layers and multiply-adds are int8, and which layers are not and why.
         corrected_fp32: fp32 model with the corrected biases, for a compiler that quantizes by itself; None where
             nothing was corrected or the target takes the int8 model.
         files: all files that were written.
-        notes: what the user should know.
+        notes: what the user should know; `quantkit.notes.grouped` makes one line of many of a kind.
     """
 
     name: str
@@ -95,6 +97,7 @@ class Quantized:
     table: Path
     ranges: dict[str, Range]
     plan: Plan
+    coverage: Coverage
     corrected_fp32: Path | None
     files: tuple[Path, ...]
     notes: tuple[str, ...]
@@ -112,6 +115,7 @@ def quantize(
     options: QuantizeOptions | None = None,
     out: Path | None = None,
     use_images: bool = True,
+    require_coverage: float | None = None,
 ) -> Quantized:
     """Solve the ranges from a run's statistics and write an int8 model; the model is not run over the set again.
 
@@ -123,8 +127,10 @@ def quantize(
         out: where to write; by default in the run folder, under the name that `variant_name` gives.
         use_images: correct the biases for these ranges on the calibration images where they can be found. Otherwise a
             correction is used only where one was made for the same ranges before.
+        require_coverage: least share of the multiply-adds that must be int8, 0.95 for 95 %; None requires nothing.
 
     Raises:
+        CoverageError: less of the model is int8 than required; nothing was written.
         UsageError: this is no run folder, or an option cannot be honoured.
         ProvenanceError: the fp32 model has changed since the calibration.
         StatisticsError: the statistics are damaged.
@@ -138,7 +144,16 @@ def quantize(
     with folder.locked():
         name, path = output_path(folder, variant_name(record, method, target), out)
         done = quantize_prepared(
-            folder, prepared, statistics, method, target, options, name=name, path=path, images=images
+            folder,
+            prepared,
+            statistics,
+            method,
+            target,
+            options,
+            name=name,
+            path=path,
+            images=images,
+            require_coverage=require_coverage,
         )
         chosen = None if images is None else images.chosen
         backend = after_quantize(
@@ -159,6 +174,7 @@ def quantize_prepared(
     name: str,
     path: Path,
     images: Images | None = None,
+    require_coverage: float | None = None,
 ) -> Quantized:
     """Write the int8 model of a prepared model, its ranges table, and its entry in ``run.json``.
 
@@ -166,6 +182,8 @@ def quantize_prepared(
     """
     chosen, left_out = options.target(target), options.plan_options()
     made = plan(prepared.model, chosen, left_out)
+    covered = coverage(made, open_input_shape(folder.read()))
+    covered.require(require_coverage)
     ranges = solve_observed(statistics, method, chosen, keep_outliers=options.keep_outliers, needed=made.observed)
     corrected = Correction({}, ())
     if options.bias_correction:
@@ -176,7 +194,7 @@ def quantize_prepared(
     open_session(path)  # a model that onnxruntime cannot load is not a result
     table = folder.path / (RANGES if name == INT8 else f"{name}.{RANGES}")
     write_text(table, ranges_csv(ranges, made, statistics))
-    notes = [*prepared.notes, *notes_of(int8), *corrected.notes]
+    notes: list[str] = [*prepared.notes, *notes_of(int8), *corrected.notes]
     if not options.keep_outliers:
         at_hand = None if images is None else images.chosen
         note = outlier_note(statistics, method, chosen, folder.read(), at_hand)
@@ -192,7 +210,7 @@ def quantize_prepared(
         files.append(corrected_fp32)
     recorded = _options_json(method, options)
     record_model(folder, name, path, method, target.name, recorded, fp32=corrected_fp32)
-    return Quantized(name, path, table, ranges, made, corrected_fp32, tuple(files), tuple(notes))
+    return Quantized(name, path, table, ranges, made, covered, corrected_fp32, tuple(files), tuple(notes))
 
 
 def variant_name(record: RunRecord, method: Method, target: Target) -> str:

@@ -13,11 +13,14 @@ from quantkit.data.folder import ImageFolder
 from quantkit.engine.session import default_threads, open_session
 from quantkit.evaluation.images import evaluation_images, limited
 from quantkit.files import sha256_json, write_json
+from quantkit.graph.coverage import Coverage, coverage
 from quantkit.graph.model import save_model
+from quantkit.graph.qdq.plan import Plan, plan
 from quantkit.graph.qdq.write import notes_of
 from quantkit.progress import Count
 from quantkit.ptq.shift_groups import movable
 from quantkit.runs.folder import FP32, RunFolder
+from quantkit.runs.inputs import open_input_shape
 from quantkit.search.mixed_precision import FloatBudget
 from quantkit.search.stages import REWRITING, Goal, Outcome, Stage, Trial, search
 from quantkit.search.trial_cache import TrialCache, trial_json
@@ -44,6 +47,7 @@ class TuneOptions:
         seconds: try nothing more after so many, and give up what is being tried; None for no limit, and the same result
             each time.
         write_fp32: where the rewritten fp32 model goes; in the run folder when absent.
+        require_coverage: least share of the multiply-adds that must be int8 in the model that is kept, 0.95 for 95 %.
     """
 
     goal: Goal
@@ -52,6 +56,7 @@ class TuneOptions:
     rewrite: bool = True
     seconds: float | None = None
     write_fp32: Path | None = None
+    require_coverage: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,7 +75,8 @@ class Tuning:
             were.
         files: the models, and the files of the target's vendor.
         log: the file that holds all this.
-        notes: what the user may want to know.
+        coverage: how many layers and multiply-adds are int8, and which layers are not and why.
+        notes: what the user may want to know; `quantkit.notes.grouped` makes one line of many of a kind.
     """
 
     outcome: Outcome
@@ -82,6 +88,7 @@ class Tuning:
     rescaling_change: float | None
     files: tuple[Path, ...]
     log: Path
+    coverage: Coverage
     notes: tuple[str, ...]
 
     def to_json(self) -> dict[str, Any]:
@@ -95,6 +102,7 @@ class Tuning:
             "files": [str(path) for path in self.files],
             "fp32_change": self.fp32_change,
             "rescaling_change": self.rescaling_change,
+            "coverage": self.coverage.to_json(),
             "notes": list(self.notes),
         }
 
@@ -142,6 +150,8 @@ def tune(
         ModelError: the model cannot be quantized or run.
         LabelError: labels are missing, malformed, or no classes of the model.
         ImageError: an image cannot be decoded.
+        CoverageError: less of the model is int8 than required: of any recipe, so that nothing was tried, or of the one
+            that is kept, which is written.
         OutputError: a file cannot be written.
     """
     folder, options, watch = RunFolder(run), options or QuantizeOptions(), watch or _silent
@@ -153,6 +163,9 @@ def tune(
         backend = backend_of(target, folder)
         budget = tuning.budget if backend is None else backend.tune_limits(tuning.budget)
         subject = tuning_task(folder, record, target, options, tuning.rewrite, threads)
+        _coverage(subject, plan(subject.prepared, subject.builder.target, subject.builder.options)).require(
+            tuning.require_coverage
+        )
         depends_on = {
             **subject.depends_on(),
             "evaluated_on": _evaluated_on(holdout_images),
@@ -168,7 +181,9 @@ def tune(
             stages=_stages(subject, tuning, options),
             widening=trials.widening,
         )
-        return _write(subject, trials, outcome, tuning, out, tuple(warnings))
+        done = _write(subject, trials, outcome, tuning, out, tuple(warnings))
+    done.coverage.require(tuning.require_coverage)
+    return done
 
 
 def _evaluated_on(images: ImageFolder) -> str:
@@ -209,7 +224,7 @@ def _write(
     open_session(path)  # a model that onnxruntime cannot load is not a result
     record_model(folder, name, path, recipe.method, target.name, {"recipe": recipe.to_json()})
     fp32, change, beside = None, None, BackendFiles()
-    notes = [*warnings, *notes_of(product.int8)]
+    notes: list[str] = [*warnings, *notes_of(product.int8)]
     if target.compiler_calibrates and product.corrected_fp32 is not None:
         fp32 = tuning.write_fp32 or folder.path / f"{FP32}-{target.name}-{TUNED}.onnx"
         save_model(product.corrected_fp32, fp32)
@@ -228,10 +243,16 @@ def _write(
         rescaling_change=selection.largest_change(subject.builder.ranged(recipe)[0]) if rescaled else None,
         files=(path, *([fp32] if fp32 is not None else []), *beside.files),
         log=folder.path / f"tune-{target.name}.json",
+        coverage=_coverage(subject, product.plan),
         notes=tuple(notes),
     )
     write_json(done.log, done.to_json())
     return done
+
+
+def _coverage(subject: TuningTask, made: Plan) -> Coverage:
+    """Return the coverage of a plan for the network of the run, or for what a recipe made of it."""
+    return coverage(made, open_input_shape(subject.record))
 
 
 def _silent(_: str) -> Count:

@@ -131,7 +131,7 @@ MODELS = (
     _refused("text", b"this is no model\n" * 20, "is not an ONNX file|is not a valid ONNX model"),
     _refused("archive", b"PK\x03\x04" + b"\0" * 200, "is not an ONNX file|is not a valid ONNX model"),
     _refused("pointer", b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "is not an ONNX file"),
-    _refused("folder", lambda path: path.mkdir(), "there is no such model file"),
+    _refused("folder", lambda path: path.mkdir(), "is a folder; give the .onnx file in it"),
     _refused("loop", lambda path: path.symlink_to(path.name), "there is no such model file"),
     _refused("cycle", model(_cycle), "is not a valid ONNX model"),
     _refused("dangling", model(_dangling), "is not a valid ONNX model"),

@@ -13,6 +13,7 @@ from doors import DOORS, command_line, input_folder, prepare
 from quantkit import errors
 from quantkit.cli.main import main
 from quantkit.errors import NumericError, QuantkitError
+from quantkit.workflows.inspect import inspect
 
 Run = Callable[..., tuple[object, str, str]]
 
@@ -103,3 +104,17 @@ def test_the_document_has_every_exit_code() -> None:
 def test_every_kind_of_input_has_bad_ones_of_different_names() -> None:
     assert {item.kind for item in CORPUS} == DOORS.keys()
     assert len({_name(item) for item in CORPUS}) == len(CORPUS)
+
+
+@pytest.mark.parametrize("item", [item for item in CORPUS if item.kind == "model"], ids=_name)
+def test_inspect_describes_or_refuses_every_bad_model(item: BadInput, place: Path) -> None:
+    path = item.write(input_folder(item.kind, place))
+    try:
+        summary = inspect(path)
+    except QuantkitError as error:
+        said = [str(error)]
+    else:
+        said = [str(problem) for problem in summary.errors]
+    assert bool(said) == (item.error is not None)
+    assert item.error is None or any(re.search(item.result, text) for text in said)
+    assert not any("not_simulated" in text for text in said)

@@ -64,7 +64,7 @@ def test_run_missing_model_names_the_command_that_helps(project: Path) -> None:
     away = project.parent / "models"
     away.mkdir()
     (project / "tiny.onnx").rename(away / "net.onnx")
-    with pytest.raises(ModelError, match="is missing; .*quantkit relink RUN --model FILE"):
+    with pytest.raises(ModelError, match=r"is missing; .*quantkit relink RUN --model FILE"):
         quantize(run)
     relink(run, model=away / "net.onnx")
     quantize(run)

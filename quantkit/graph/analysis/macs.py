@@ -4,14 +4,76 @@ The count that papers give as MACs, or as FLOPs where a multiply-add is one: Res
 Only products are counted; biases, activation functions, pools and sums are not.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from math import prod
 
 import onnx_ir as ir
 from onnx_ir.passes.common import ShapeInferencePass
 
 from quantkit.graph.analysis.ops import GEMMS, LAYERS
-from quantkit.graph.analysis.values import attribute_int, dims, is_op, node_name, required
+from quantkit.graph.analysis.values import attribute_int, attribute_str, dims, is_op, operand, rank
+
+# onnxruntime's own spellings of layers, as the files that it has optimized hold them.
+_FUSED = {"FusedConv": "Conv", "FusedGemm": "Gemm", "FusedMatMul": "MatMul", "TransposeMatMul": "MatMul"}
+_RECURRENT = frozenset({"LSTM", "GRU", "RNN"})
+_COUNTED = LAYERS | _RECURRENT | {"DeformConv", "Einsum", "Attention"}
+# Layers of other domains whose multiply-adds are not counted here, but which are not to be overlooked.
+_UNCOUNTED = frozenset(
+    {
+        "Attention",
+        "MultiHeadAttention",
+        "GroupQueryAttention",
+        "PackedAttention",
+        "PackedMultiHeadAttention",
+        "NhwcConv",
+        "NhwcFusedConv",
+        "MatMulNBits",
+        "MatMulBnb4",
+        "MoE",
+        "QMoE",
+    }
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LayerCost:
+    """One layer: a node that multiplies and adds.
+
+    Attributes:
+        name: of the node; of its first output where it has none.
+        op_type: operator, with its domain in front where that is not ONNX's own.
+        within: name of the node of the main graph (If, Loop, Scan) that holds it; None where it is in the main graph.
+        multiply_adds: for one image, None where they do not follow from the shape of the input.
+    """
+
+    name: str
+    op_type: str
+    within: str | None
+    multiply_adds: int | None
+
+
+def layer_costs(model: ir.Model, input_shape: Sequence[int] | None = None) -> list[LayerCost]:
+    """Return every layer of a model in graph order.
+
+    Layers are Conv, ConvTranspose, DeformConv, Gemm, MatMul (of two activations, too), Einsum, Attention, LSTM, GRU,
+    RNN, and the fused ones of onnxruntime.
+
+    Args:
+        model: prepared or as it was read; left as it is.
+        input_shape: ``[N, C, H, W]`` of an input whose sizes the model leaves open; absent, its own for one image.
+    """
+    shaped = with_shapes(model, input_shape)
+    batch = (dims(_image(shaped.graph)) or (1,))[0]
+    costs = []
+    for node, within in _nodes(shaped.graph):
+        if _is_layer(node):
+            count = _products(node)
+            name = node.name or str(node.outputs[0].name)
+            kind = node.op_type if node.domain == "" else f"{node.domain}.{node.op_type}"
+            each = None if count is None else count // (batch or 1)
+            costs.append(LayerCost(name=name, op_type=kind, within=within, multiply_adds=each))
+    return costs
 
 
 def multiply_adds(prepared_model: ir.Model, input_shape: Sequence[int] | None = None) -> dict[str, int]:
@@ -24,42 +86,144 @@ def multiply_adds(prepared_model: ir.Model, input_shape: Sequence[int] | None = 
         prepared_model: from `quantkit.graph.prepare.prepare`; left as it is.
         input_shape: ``[N, C, H, W]`` of an input whose sizes the model leaves open; absent, its own for one image.
     """
-    model = _with_shapes(prepared_model, input_shape)
-    batch = (dims(model.graph.inputs[0]) or (1,))[0] or 1
-    counted = {node_name(node): _products(node) for node in model.graph if is_op(node, *LAYERS)}
-    return {name: count // batch for name, count in counted.items() if count is not None}
+    return {
+        cost.name: cost.multiply_adds
+        for cost in layer_costs(prepared_model, input_shape)
+        if cost.multiply_adds is not None and cost.op_type in LAYERS and cost.within is None
+    }
 
 
-def _with_shapes(model: ir.Model, input_shape: Sequence[int] | None) -> ir.Model:
-    """Return a copy in which every shape is inferred anew from one batch of known size."""
+def with_shapes(model: ir.Model, input_shape: Sequence[int] | None) -> ir.Model:
+    """Return a copy in which every shape is inferred anew from one batch of known size.
+
+    Where inference ends, at an operator that ONNX does not know, the shapes stored in the model hold.
+    """
     copy = model.clone()
-    for node in copy.graph:
-        for value in node.outputs:
-            value.shape = None
-    image = copy.graph.inputs[0]
-    if input_shape is not None:
-        image.shape = ir.Shape(input_shape)
-    elif image.shape is not None and not isinstance(image.shape[0], int):
-        image.shape = ir.Shape([1, *image.shape[1:]])
+    stored = {value: value.shape for node in copy.graph for value in node.outputs}
+    for value in stored:
+        value.shape = None
+    sizes = _fix_image(copy.graph, input_shape)
     for value in copy.graph.outputs:
         value.shape = None
-    ShapeInferencePass(check_type=False, strict_mode=False, data_prop=True)(copy)
+    infer = ShapeInferencePass(check_type=False, strict_mode=False, data_prop=True)
+    infer(copy)
+    lost = [value for value in stored if value.shape is None and stored[value] is not None]
+    if lost:
+        for value in lost:
+            value.shape = _resolved(stored[value], sizes)
+        infer(copy)
     return copy
+
+
+def _image(graph: ir.Graph) -> ir.Value | None:
+    """Return the first input with four axes, else the first of all."""
+    fed = [value for value in graph.inputs if not value.is_initializer()]
+    return next((value for value in fed if rank(value) == 4), fed[0] if fed else None)
+
+
+def _fix_image(graph: ir.Graph, input_shape: Sequence[int] | None) -> Mapping[str, int]:
+    """Give the image input its sizes, and the other inputs what follows for the symbols that they share with it.
+
+    Returns:
+        The size of each symbol.
+    """
+    image = _image(graph)
+    if image is None:
+        return {}
+    open_shape = list(image.shape) if image.shape is not None else []
+    if input_shape is not None:
+        image.shape = ir.Shape(input_shape)
+    elif open_shape and not isinstance(open_shape[0], int):
+        image.shape = ir.Shape([1, *open_shape[1:]])
+    fixed = list(image.shape) if image.shape is not None else []
+    sizes = {
+        str(symbol.value): size
+        for symbol, size in zip(open_shape, fixed, strict=False)
+        if isinstance(symbol, ir.SymbolicDim) and symbol.value is not None and isinstance(size, int)
+    }
+    for value in graph.inputs:
+        value.shape = _resolved(value.shape, sizes)
+    return sizes
+
+
+def _resolved(shape: ir.Shape | None, sizes: Mapping[str, int]) -> ir.Shape | None:
+    if shape is None:
+        return None
+    return ir.Shape([size if isinstance(size, int) else sizes.get(str(size.value), size.value) for size in shape])
+
+
+def _nodes(graph: ir.Graph) -> Iterator[tuple[ir.Node, str | None]]:
+    """Yield every node, those of inner graphs with the name of the node of the main graph that holds them."""
+    for node in graph:
+        yield node, None
+        for attribute in node.attributes.values():
+            if attribute.type == ir.AttributeType.GRAPH:
+                yield from ((inner, node.name) for inner, _ in _nodes(attribute.as_graph()))
+
+
+def _is_layer(node: ir.Node) -> bool:
+    if node.domain == "":
+        return node.op_type in _COUNTED
+    return node.op_type in _FUSED or node.op_type in _UNCOUNTED
 
 
 def _products(node: ir.Node) -> int | None:
     """Return the products of a node for the whole batch, None where a shape is not known."""
-    weight = _sizes(required(node, 1))
-    # Each input position of a ConvTranspose, and each output position of the others, takes one set of weights.
-    moved = _sizes(required(node, 0) if node.op_type == "ConvTranspose" else node.outputs[0])
-    if weight is None or moved is None:
+    if node.domain != "" and node.op_type not in _FUSED:
         return None
-    if node.op_type in GEMMS:
-        inner = weight[1] if attribute_int(node, "transB", 0) else weight[-2 if len(weight) > 1 else 0]
-        return prod(moved) * inner
-    return prod(moved) * prod(weight[1:])
+    match _FUSED.get(node.op_type, node.op_type):
+        case "Einsum":
+            return _einsum(node)
+        case "Attention":
+            return _attention(node)
+        case kind if kind in _RECURRENT:
+            return _recurrent(node)
+        case kind if kind in GEMMS:
+            return _gemm(node)
+        case _:
+            weight = _sizes(operand(node, 1))
+            # Each input position of a ConvTranspose, and each output position of the others, takes one set of weights.
+            moved = _sizes(operand(node, 0) if is_op(node, "ConvTranspose") else node.outputs[0])
+            return None if weight is None or moved is None else prod(moved) * prod(weight[1:])
 
 
-def _sizes(value: ir.Value) -> tuple[int, ...] | None:
+def _gemm(node: ir.Node) -> int | None:
+    weight, result = _sizes(operand(node, 1)), _sizes(node.outputs[0])
+    if weight is None or result is None:
+        return None
+    turned = attribute_int(node, "transB", 0)
+    return prod(result) * weight[-1 if turned or len(weight) == 1 else -2]
+
+
+def _einsum(node: ir.Node) -> int | None:
+    """Return the size of the space that all labels span; a sum of one operand multiplies nothing."""
+    terms = attribute_str(node, "equation", "").replace(" ", "").split("->")[0].split(",")
+    shapes = [_sizes(value) for value in node.inputs]
+    if len(terms) != len(shapes) or "." in "".join(terms):
+        return None
+    sizes: dict[str, int] = {}
+    for labels, shape in zip(terms, shapes, strict=True):
+        if shape is None or len(labels) != len(shape):
+            return None
+        sizes |= {label: max(size, sizes.get(label, 1)) for label, size in zip(labels, shape, strict=True)}
+    return prod(sizes.values()) * (len(terms) - 1)
+
+
+def _attention(node: ir.Node) -> int | None:
+    """Return the products of queries with keys, and of their weights with values."""
+    query, key, result = _sizes(operand(node, 0)), _sizes(operand(node, 1)), _sizes(node.outputs[0])
+    if query is None or key is None or result is None or operand(node, 4) is not None:
+        return None
+    return (prod(query) + prod(result)) * key[-2]
+
+
+def _recurrent(node: ir.Node) -> int | None:
+    sequence, weight, state = (_sizes(operand(node, index)) for index in range(3))
+    if sequence is None or weight is None or state is None or rank(operand(node, 0)) != 3:
+        return None
+    return sequence[0] * sequence[1] * (prod(weight) + prod(state))
+
+
+def _sizes(value: ir.Value | None) -> tuple[int, ...] | None:
     shape = dims(value)
     return None if shape is None or None in shape else tuple(size for size in shape if size is not None)

@@ -64,6 +64,11 @@ def node_name(node: ir.Node) -> str:
     return node.name
 
 
+def dtype_name(dtype: ir.DataType) -> str:
+    """Return the name of an element type as numpy writes it: ``float32``, ``uint8``."""
+    return {"FLOAT": "float32", "DOUBLE": "float64"}.get(dtype.name, dtype.name.lower())
+
+
 def attribute_int(node: ir.Node, name: str, default: int) -> int:
     """Return an integer attribute."""
     attribute = node.attributes.get(name)

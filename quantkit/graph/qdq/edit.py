@@ -9,6 +9,7 @@ import onnx_ir as ir
 from quantkit.errors import ModelError
 from quantkit.graph.analysis.values import add_constant, forget_names, name_of, node_name, unused_name
 from quantkit.graph.qdq.plan import Plan
+from quantkit.notes import Note
 from quantkit.numerics import QParams
 
 
@@ -37,7 +38,7 @@ class Edit:
         self.planned_nodes = {node_name(node): node for node in plan.placement.graph}
         self.planned_values = {name_of(value): value for value in all_values(plan.placement.graph)}
         self.rounded: dict[str, ir.Value] = {}
-        self.notes: list[str] = []
+        self.notes: list[Note] = []
 
     def dequantized_constant(
         self,

@@ -15,6 +15,7 @@ from quantkit.graph.qdq.placement import activations
 from quantkit.graph.qdq.plan import Plan
 from quantkit.graph.qdq.write_activations import drop_absorbed, round_activations
 from quantkit.graph.qdq.write_constants import write_constant_operands, write_layers
+from quantkit.notes import Note, NoteKind, as_note
 from quantkit.numerics import QParams, Range
 
 TARGET_KEY = "quantkit.target"
@@ -84,12 +85,16 @@ def activation_parameters(plan: Plan, ranges: Mapping[str, Range]) -> dict[str, 
     return parameters
 
 
-def notes_of(model: ir.Model) -> tuple[str, ...]:
-    """Return what was noted while an int8 model was written; the notes are kept in its metadata."""
-    return tuple(model.metadata_props.get(NOTES_KEY, "").splitlines())
+def notes_of(model: ir.Model) -> tuple[Note, ...]:
+    """Return what was noted while an int8 model was written.
+
+    The file keeps their texts in its metadata; kinds and counts are known of a model that was just written.
+    """
+    held: tuple[Note, ...] | None = model.meta.get(NOTES_KEY)
+    return held or tuple(map(as_note, model.metadata_props.get(NOTES_KEY, "").splitlines()))
 
 
-def _unlike_ranges(plan: Plan, parameters: Mapping[str, QParams]) -> list[str]:
+def _unlike_ranges(plan: Plan, parameters: Mapping[str, QParams]) -> list[Note]:
     """Note the sums and concatenations in which one input leaves another few levels."""
     notes = []
     placement = plan.placement
@@ -101,10 +106,11 @@ def _unlike_ranges(plan: Plan, parameters: Mapping[str, QParams]) -> list[str]:
         small, large = (choose(reach, key=reach.__getitem__, default="") for choose in (min, max))
         if small != large and reach[large] > UNLIKE_RANGES * reach[small]:
             levels = 255 * reach[small] / reach[large]
-            notes.append(
+            text = (
                 f"{node_name(node)}: {small!r} reaches {reach[small]:.3g} and {large!r} {reach[large]:.3g}; "
                 f"in the result the first keeps {levels:.1f} of 255 levels"
             )
+            notes.append(Note(text, NoteKind.UNLIKE_RANGES, severity=-levels))
     return notes
 
 
@@ -114,7 +120,7 @@ def _reach(qparams: QParams) -> float:
     return float(qparams.scale) * steps
 
 
-def _finish(model: ir.Model, plan: Plan, notes: Sequence[str]) -> None:
+def _finish(model: ir.Model, plan: Plan, notes: Sequence[Note]) -> None:
     """Drop the fp32 weights that nothing reads, check every scale, and name the scheme in the metadata."""
     RemoveUnusedNodesPass()(model)
     for node in model.graph:
@@ -130,3 +136,4 @@ def _finish(model: ir.Model, plan: Plan, notes: Sequence[str]) -> None:
         f"per {'channel' if weight.per_channel else 'tensor'}"
     )
     model.metadata_props[NOTES_KEY] = "\n".join(notes)
+    model.meta[NOTES_KEY] = tuple(notes)

@@ -13,6 +13,7 @@ from quantkit.graph.qdq.edit import Edit
 from quantkit.graph.qdq.placement import activations
 from quantkit.graph.qdq.plan import Layer
 from quantkit.graph.qdq.weights import QuantizedWeight, quantize_bias, quantize_weight
+from quantkit.notes import Note, NoteKind
 from quantkit.numerics import Range, quantize
 
 FloatArray = npt.NDArray[np.floating]
@@ -101,7 +102,8 @@ def _quantize(
     if quantized.widened:
         count = len(quantized.widened)
         channels = "one channel" if count == 1 else f"{count} channels"
-        edit.notes.append(f"{layer.node}: weight scale of {channels} widened to make the bias fit int32")
+        text = f"{layer.node}: weight scale of {channels} widened to make the bias fit int32"
+        edit.notes.append(Note(text, NoteKind.WIDENED, number=count))
     return quantized
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from quantkit.notes import Note, NoteKind
 from quantkit.vendors.vacc.dialects import (
     MODELS,
     BuildCalibration,
@@ -324,7 +325,8 @@ def unknown_keys(data: dict[str, Any], model: type[Section], path: str = "") -> 
     for key, value in data.items():
         field = model.model_fields.get(key)
         if field is None:
-            notes.append(f"{path}{key}: kept, though no known file of this dialect has it")
+            text = f"{path}{key}: kept, though no known file of this dialect has it"
+            notes.append(Note(text, NoteKind.UNKNOWN_KEY))
             continue
         section = section_type(field.annotation)
         if section is not None and isinstance(value, dict):

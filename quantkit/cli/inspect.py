@@ -1,0 +1,84 @@
+"""``quantkit inspect``."""
+
+import json
+import re
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from quantkit.cli.app import app
+from quantkit.cli.show import console
+from quantkit.errors import ModelError, UsageError
+
+if TYPE_CHECKING:
+    from quantkit.workflows.model_summary import ModelSummary
+
+_STYLES = {"plain": "", "good": "green", "warning": "yellow", "error": "red", "dim": "dim"}
+_LABEL_WIDTH = 12
+_LEAST_WIDTH = 20
+
+
+@app.command()
+def inspect(
+    model: Annotated[
+        Path | None, typer.Argument(help="ONNX file; that of quantkit.yaml by default.", show_default=False)
+    ] = None,
+    size: Annotated[
+        str | None,
+        typer.Option(help="Image size where the model leaves it free: 224, or HEIGHTxWIDTH. 224 by default."),
+    ] = None,
+    json_: Annotated[bool, typer.Option("--json", help="Print everything as JSON.")] = False,
+    verbose: Annotated[
+        bool, typer.Option("--verbose", "-v", help="Name every layer and operator in float, for every target.")
+    ] = False,
+) -> None:
+    """Describe a model before any image: inputs, outputs, cost, what becomes int8, problems and their fixes.
+
+    Exit code 0 where calibrate accepts the model, with warnings or without; else 7, after what is known was printed.
+    """
+    from quantkit.config.project import PROJECT_FILE
+    from quantkit.workflows.inspect import inspect as step
+    from quantkit.workflows.project import load_project
+
+    model = model or load_project(Path()).model
+    if model is None:
+        raise UsageError("no model was given", fix=f"give an ONNX file, or name one in {PROJECT_FILE}")
+    summary = step(model, size=parse_size(size))
+    if json_:
+        json.dump(summary.to_json(), sys.stdout, indent=2, ensure_ascii=False, allow_nan=False)
+        sys.stdout.write("\n")
+    else:
+        _print(summary, verbose)
+    if summary.errors:
+        more = f" (and {len(summary.errors) - 1} more)" if len(summary.errors) > 1 else ""
+        raise ModelError(f"calibrate refuses it: {summary.errors[0]}{more}", where=model)
+
+
+def parse_size(text: str | None) -> tuple[int, int] | None:
+    """Return height and width from ``224`` or ``224x320``.
+
+    Raises:
+        UsageError: it is neither.
+    """
+    if text is None:
+        return None
+    found = re.fullmatch(r"([1-9]\d{0,4})(?:x([1-9]\d{0,4}))?", text)
+    if found is None:
+        raise UsageError(f"{text!r} is no size", where="--size", fix="write 224, or 224x320 for height and width")
+    return int(found[1]), int(found[2] or found[1])
+
+
+def _print(summary: "ModelSummary", verbose: bool) -> None:
+    from rich.text import Text
+
+    from quantkit.workflows.summary_text import summary_rows
+
+    # One line a fact, however long, where no person reads it: for grep and cut.
+    width = console.width - _LABEL_WIDTH if console.is_terminal else sys.maxsize
+    for row in summary_rows(summary, verbose=verbose):
+        label = _STYLES[row.tone] if row.tone in ("warning", "error") else "bold"
+        for index, line in enumerate(row.lines(max(width, _LEAST_WIDTH))):
+            shown = Text(f"{'' if index else row.label:{_LABEL_WIDTH}}", style=label)
+            console.print(shown.append(line, style=_STYLES[row.tone]), soft_wrap=True)

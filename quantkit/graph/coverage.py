@@ -1,0 +1,215 @@
+"""How much of a network becomes int8: of its layers, and of its multiply-adds."""
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from math import floor
+from typing import Any
+
+import onnx_ir as ir
+
+from quantkit.errors import CoverageError
+from quantkit.graph.analysis import ops
+from quantkit.graph.analysis.macs import LayerCost, layer_costs
+from quantkit.graph.analysis.values import ORIGIN, node_name
+from quantkit.graph.qdq.placement import STRONG, Placement
+from quantkit.graph.qdq.plan import Plan
+
+# Below this share of the multiply-adds int8 saves little, and something in the model is unusual.
+LOW_COVERAGE = 0.9
+_FLOAT_ACTIVATION = "symmetric integers do not saturate at the limits of its activation function"
+_UNEXPLAINED = "quantkit has no integer form of it"
+_NAMED_LAYERS = 2
+# Of the model that shapes are inferred in, which is never written; the first with every opset from 13 to 17.
+_IR_VERSION = 8
+_NAMED_REASONS = 2
+
+
+@dataclass(frozen=True, kw_only=True)
+class FloatLayer:
+    """One layer that stays in float.
+
+    Attributes:
+        name: of its node.
+        op_type: its operator, with the domain where that is not ONNX's own.
+        why: the reason.
+        multiply_adds: for one image, None where they are not known.
+    """
+
+    name: str
+    op_type: str
+    why: str
+    multiply_adds: int | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Coverage:
+    """How much of a network is int8.
+
+    A layer is everything that multiplies and adds: Conv, ConvTranspose, Gemm, MatMul, and their fused and rarer forms.
+    It is int8 where the target computes it on integers, not where integers are only stored around it.
+
+    Attributes:
+        layers: layers of the network.
+        int8_layers: those of them that are int8.
+        multiply_adds: of all layers whose count is known, for one image.
+        int8_multiply_adds: of those of them that are int8.
+        uncounted: layers whose multiply-adds are not known.
+        float_layers: the layers that stay in float, in graph order.
+    """
+
+    layers: int
+    int8_layers: int
+    multiply_adds: int
+    int8_multiply_adds: int
+    uncounted: int
+    float_layers: tuple[FloatLayer, ...]
+
+    @property
+    def share(self) -> float:
+        """Share of the known multiply-adds that are int8, 0 to 1; of the layers where none is known."""
+        if self.multiply_adds:
+            return self.int8_multiply_adds / self.multiply_adds
+        return self.int8_layers / self.layers if self.layers else 0.0
+
+    @property
+    def is_certain(self) -> bool:
+        """Whether no layer in float has an unknown number of multiply-adds, so that `share` holds for the network."""
+        return all(layer.multiply_adds is not None for layer in self.float_layers)
+
+    @property
+    def is_low(self) -> bool:
+        """Whether so little is int8 that it needs a warning."""
+        return self.share < LOW_COVERAGE or (not self.is_certain and self.int8_layers < LOW_COVERAGE * self.layers)
+
+    def meets(self, share: float) -> bool:
+        """Tell whether at least this share (0 to 1) of the multiply-adds is certain to be int8."""
+        return self.is_certain and self.share >= share
+
+    def require(self, share: float | None) -> None:
+        """Refuse a model of which less than a share (0 to 1) of the multiply-adds is int8; None requires nothing.
+
+        Raises:
+            CoverageError: less of it is int8, or a layer in float has an unknown number of multiply-adds.
+        """
+        if share is None or self.meets(share):
+            return
+        raise CoverageError(
+            f"{percent(share)} of the multiply-adds in int8 are required; {self}",
+            where="--require-coverage",
+            fix="without the requirement, --verbose lists the layers in float",
+        )
+
+    def by_reason(self) -> dict[str, list[FloatLayer]]:
+        """Return the layers in float by the reason, that with the most multiply-adds first."""
+        found: dict[str, list[FloatLayer]] = {}
+        for layer in self.float_layers:
+            found.setdefault(layer.why, []).append(layer)
+        cost = {why: sum(layer.multiply_adds or 0 for layer in layers) for why, layers in found.items()}
+        return dict(sorted(found.items(), key=lambda item: -cost[item[0]]))
+
+    def __str__(self) -> str:
+        """Return one line: layers, multiply-adds, and what stays in float and why."""
+        text = f"int8: {self.summary()}"
+        return f"{text}; float: {self._float_text()}" if self.float_layers else text
+
+    def summary(self) -> str:
+        """Return the counts: ``53 of 54 layers, 99.8 % of multiply-adds``."""
+        text = f"{self.int8_layers} of {self.layers} layers"
+        if self.uncounted:
+            return f"{text} (the multiply-adds of {self.uncounted} are unknown)"
+        return f"{text}, {percent(self.share)} of multiply-adds" if self.multiply_adds else text
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain values; ``float_layers`` lists every layer."""
+        return {
+            "layers": self.layers,
+            "int8_layers": self.int8_layers,
+            "multiply_adds": self.multiply_adds,
+            "int8_multiply_adds": self.int8_multiply_adds,
+            "share": self.share,
+            "uncounted": self.uncounted,
+            "float_layers": [
+                {"name": one.name, "op_type": one.op_type, "why": one.why, "multiply_adds": one.multiply_adds}
+                for one in self.float_layers
+            ],
+        }
+
+    def _float_text(self) -> str:
+        reasons = self.by_reason()
+        parts = [f"{_names(layers)} ({why})" for why, layers in list(reasons.items())[:_NAMED_REASONS]]
+        rest = sum(len(layers) for layers in list(reasons.values())[_NAMED_REASONS:])
+        return ", ".join(parts) + (f", and {rest} more for other reasons" if rest else "")
+
+
+def coverage(plan: Plan, input_shape: Sequence[int] | None = None) -> Coverage:
+    """Return how much of a prepared model is int8.
+
+    Args:
+        plan: of the int8 model.
+        input_shape: ``[N, C, H, W]`` of an input whose sizes the model leaves open; absent, its own for one image.
+    """
+    model = ir.Model(plan.placement.graph, ir_version=_IR_VERSION)
+    return coverage_of(layer_costs(model, input_shape), plan.placement, plan.absorbed)
+
+
+def coverage_of(costs: Sequence[LayerCost], placement: Placement, absorbed: Collection[str]) -> Coverage:
+    """Return how much of a prepared model a placement makes int8.
+
+    Args:
+        costs: of the layers of the model.
+        placement: which of its nodes are integer, and why the others are not.
+        absorbed: names of the activation functions that saturation makes idle.
+    """
+    reasons = {node_name(node): why for node, why in placement.reasons.items()}
+    reasons |= _computed_in_float(placement, absorbed)
+    strong = {node_name(node) for node in placement.integer if placement.roles[node] in STRONG}
+    integer = strong - set(reasons)
+    kinds = {node_name(node): node.op_type for node in placement.graph}
+    # What quantkit itself made a convolution, of a batch norm, is no layer of the user's network.
+    made = {node_name(node) for node in placement.graph if ORIGIN in node.metadata_props}
+    costs = [cost for cost in costs if cost.within is not None or cost.name not in made]
+    in_float = tuple(
+        FloatLayer(
+            name=cost.name, op_type=cost.op_type, why=_why(cost, reasons, kinds), multiply_adds=cost.multiply_adds
+        )
+        for cost in costs
+        if cost.within is not None or cost.name not in integer
+    )
+    total = sum(cost.multiply_adds or 0 for cost in costs)
+    return Coverage(
+        layers=len(costs),
+        int8_layers=len(costs) - len(in_float),
+        multiply_adds=total,
+        int8_multiply_adds=total - sum(layer.multiply_adds or 0 for layer in in_float),
+        uncounted=sum(cost.multiply_adds is None for cost in costs),
+        float_layers=in_float,
+    )
+
+
+def _computed_in_float(placement: Placement, absorbed: Collection[str]) -> dict[str, str]:
+    """Return the layers whose integers onnxruntime computes on in float for want of a kernel, with the reason."""
+    if not placement.target.integer_outputs:
+        return {}
+    found = {
+        node_name(head): _FLOAT_ACTIVATION
+        for node, head in placement.attached.items()
+        if head in placement.integer and node_name(node) not in absorbed
+    }
+    transposed = [node for node in placement.integer if node.op_type == "ConvTranspose"]
+    return found | {node_name(node): ops.NO_INTEGER_KERNEL for node in transposed}
+
+
+def percent(share: float) -> str:
+    """Return a share as a percentage of one decimal, rounded down: 100 % means all."""
+    return "100 %" if share >= 1.0 else f"{floor(1000.0 * share) / 10.0:.1f} %"
+
+
+def _why(cost: LayerCost, reasons: dict[str, str], kinds: dict[str, str]) -> str:
+    if cost.within is not None:
+        return ops.FLOAT_REASONS.get(kinds.get(cost.within, ""), "what runs inside another operator is not quantized")
+    return reasons.get(cost.name) or _UNEXPLAINED
+
+
+def _names(layers: Sequence[FloatLayer]) -> str:
+    named = ", ".join(layer.name for layer in layers[:_NAMED_LAYERS])
+    return named if len(layers) <= _NAMED_LAYERS else f"{named} and {len(layers) - _NAMED_LAYERS} more"
