@@ -16,13 +16,16 @@ from onnx_ir.serde import SerdeError
 
 from quantkit.errors import ModelError
 from quantkit.files import reason, replacing, sha256_file, sha256_json
-from quantkit.graph.analysis.values import name_of
+from quantkit.graph.analysis.values import is_op, name_of
+from quantkit.graph.repair import as_checked, repair
 
 # A protobuf message ends at 2 GiB; above this the tensors go into a file beside the model.
 INLINE_LIMIT_BYTES = 1_800_000_000
 # External tensors up to this size are read at once, larger ones mapped.
 MAPPED_FROM_BYTES = 1024
 _DATA_DIGITS = 12
+# onnxruntime's operators on channels in blocks.
+BLOCKED_DOMAIN = "com.microsoft.nchwc"
 
 QUANTIZED_OPS = frozenset(
     {
@@ -80,11 +83,14 @@ def read_model(path: Path, *, allow_quantized: bool = False) -> ir.Model:
 
     Raises:
         ModelError: the file cannot be read, is truncated, holds no graph or an invalid one, its external data is
-            missing, too short or outside of its folder, it is already quantized, or a weight holds NaN.
+            missing, too short or outside of its folder, it is already quantized, it was optimized for one kind of
+            processor, or a weight holds NaN.
     """
     model = _load(path)
     _take_in_small_tensors(model, path)
+    _repair(model, path)
     if not allow_quantized:
+        _refuse_blocked(model, path)
         _refuse_quantized(model, path)
     _check_graph(model, path)
     _refuse_nan(model, path)
@@ -234,6 +240,13 @@ def _parse(path: Path) -> ir.Model:
     return model
 
 
+def _repair(model: ir.Model, path: Path) -> None:
+    try:
+        repair(model)
+    except ModelError as error:
+        raise ModelError(f"is not a valid ONNX model ({error.what})", where=path) from error
+
+
 def _take_in_small_tensors(model: ir.Model, path: Path) -> None:
     """Read the small ones of the external tensors: shapes and axes, which checks and shape inference look into."""
     for graph in model.graphs():
@@ -290,12 +303,30 @@ def _check_external_data(model: ir.Model, path: Path) -> None:
 
 
 def _refuse_quantized(model: ir.Model, path: Path) -> None:
+    """Refuse integer operators; weights alone that are stored as integers are constants like any others."""
+    stored: set[ir.Value] = set()
     for node in model.graph.all_nodes():
+        if all(value is None or value in stored or value.is_initializer() for value in node.inputs):
+            stored.update(node.outputs)
+            if is_op(node, "DequantizeLinear", "QuantizeLinear"):
+                continue
         if node.op_type in QUANTIZED_OPS:
             label = node.name or _first_output(node)
             raise ModelError(
                 f"is already quantized: node {label!r} is {node.op_type}", where=path, fix="give the fp32 model"
             )
+
+
+def _refuse_blocked(model: ir.Model, path: Path) -> None:
+    """Refuse what onnxruntime saved with its weights in blocks, whose size is that of one processor's registers."""
+    blocked = next((node for node in model.graph.all_nodes() if node.domain == BLOCKED_DOMAIN), None)
+    if blocked is not None:
+        raise ModelError(
+            f"was optimized by onnxruntime for one kind of processor: node {blocked.name or _first_output(blocked)!r} "
+            f"is {blocked.op_type} of {BLOCKED_DOMAIN}",
+            where=path,
+            fix="give the model that it was made from, or save it with ORT_ENABLE_EXTENDED instead of ORT_ENABLE_ALL",
+        )
 
 
 def _check_graph(model: ir.Model, path: Path) -> None:
@@ -307,7 +338,8 @@ def _check_graph(model: ir.Model, path: Path) -> None:
             fix="export it with an older operator set, or install a newer onnx",
         )
     try:
-        CheckerPass()(model)
+        with as_checked(model):
+            CheckerPass()(model)
     except Exception as error:
         # The checker reports an invalid model through several C++ exception types without a common base, and what
         # leads up to it trips over others.

@@ -7,25 +7,29 @@ from onnx_ir.passes.common import (
     InlinePass,
     LiftConstantsToInitializersPass,
     RemoveInitializersFromInputsPass,
-    RemoveUnusedNodesPass,
-    ShapeInferencePass,
 )
 
 from quantkit.errors import ModelError, QuantkitError
 from quantkit.graph.analysis.values import ORIGIN
 from quantkit.graph.passes.arithmetic import PlainArithmeticPass
 from quantkit.graph.passes.batchnorm_conv import BatchNormToConvPass
+from quantkit.graph.passes.contrib import PlainContribPass
 from quantkit.graph.passes.fold_affine import FoldAffinePass
 from quantkit.graph.passes.fold_constants import FoldConstantsPass
 from quantkit.graph.passes.fold_pad import FoldPadPass
 from quantkit.graph.passes.gelu import GeluOrderPass
 from quantkit.graph.passes.gemm import PlainGemmPass
 from quantkit.graph.passes.global_pool import GlobalPoolPass
+from quantkit.graph.passes.kernel_shape import KernelShapePass
+from quantkit.graph.passes.layout import MoveTransposesPass
 from quantkit.graph.passes.linear import LinearToGemmPass
 from quantkit.graph.passes.names import NameNodesPass
 from quantkit.graph.passes.no_ops import RemoveNoOpsPass
-from quantkit.graph.passes.opset import UpgradeOpsetPass
+from quantkit.graph.passes.opset import PER_CHANNEL_OPSET, FitOpsetPass
+from quantkit.graph.passes.resize import PlainResizePass
 from quantkit.graph.passes.shapes import ConstantShapesPass
+from quantkit.graph.passes.types import InferTypesPass
+from quantkit.graph.passes.unused import RemoveUnusedPass
 
 
 @dataclass(frozen=True)
@@ -73,7 +77,7 @@ class FoldToFixpointPass(ir.passes.InPlacePass):
     def __init__(self, infer: ir.passes.PassBase) -> None:
         super().__init__()
         self._folds = (FoldConstantsPass(), ConstantShapesPass())
-        self._sweep = RemoveUnusedNodesPass()
+        self._sweep = RemoveUnusedPass()
         self._infer = infer
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
@@ -91,26 +95,30 @@ class FoldToFixpointPass(ir.passes.InPlacePass):
 
 
 def _passes() -> ir.passes.Sequential:
-    infer = ShapeInferencePass(check_type=False, strict_mode=False, data_prop=True)
+    infer = InferTypesPass()
     return ir.passes.Sequential(
         InlinePass(),
         RemoveInitializersFromInputsPass(),
-        UpgradeOpsetPass(),
+        FitOpsetPass(),
         LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),
         NameNodesPass(),
         infer,
+        PlainContribPass(infer),
         RemoveNoOpsPass(),
         FoldToFixpointPass(infer),
+        MoveTransposesPass(infer),
         GeluOrderPass(),
         PlainArithmeticPass(),
         FoldPadPass(),
+        PlainResizePass(),
         LinearToGemmPass(),
         PlainGemmPass(),
         FoldAffinePass(),
         BatchNormToConvPass(),
         FoldAffinePass(),
         GlobalPoolPass(),
-        RemoveUnusedNodesPass(),
+        KernelShapePass(),
+        RemoveUnusedPass(),
         NameNodesPass(),
         infer,
     )
@@ -119,8 +127,11 @@ def _passes() -> ir.passes.Sequential:
 def _notes(prepared: ir.Model, opset: int) -> list[str]:
     notes = []
     raised = prepared.opset_imports.get("", 0)
-    if raised != opset:
-        notes.append(f"opset {opset} raised to {raised}, the first with quantization per channel")
+    if raised > opset:
+        why = "with quantization per channel" if raised == PER_CHANNEL_OPSET else "that defines LayerNormalization"
+        notes.append(f"opset {opset} raised to {raised}, the first {why}")
+    elif raised < opset:
+        notes.append(f"opset {opset} lowered to {raised}, the newest for which onnxruntime has integer kernels")
     alone = [node.name for node in prepared.graph if node.metadata_props.get(ORIGIN) == "BatchNormalization"]
     if len(alone) == 1:
         notes.append(f"the batch norm {alone[0]!r}, which no layer precedes, became a depthwise convolution")

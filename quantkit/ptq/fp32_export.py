@@ -11,7 +11,6 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
-from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 from quantkit.graph.analysis.values import (
     ORIGIN,
@@ -23,6 +22,7 @@ from quantkit.graph.analysis.values import (
     release,
     required,
 )
+from quantkit.graph.passes.unused import RemoveUnusedPass
 from quantkit.graph.qdq.plan import Layer, Plan
 from quantkit.ptq.layers import BIASED
 
@@ -71,7 +71,7 @@ def export_corrected_fp32(prepared: ir.Model, plan: Plan, int8: ir.Model, qmax: 
         _hand_weight(model.graph, node, mended, layer, qmax)
         if node.op_type in BIASED:
             _hand_bias(model.graph, node, mended)
-    RemoveUnusedNodesPass()(model)
+    RemoveUnusedPass()(model)
     return model
 
 
@@ -85,7 +85,7 @@ def restore_batch_norms(model: ir.Model) -> ir.Model:
     for node in list(model.graph):
         if node.metadata_props.get(ORIGIN) == "BatchNormalization":
             _restore(model.graph, node)
-    RemoveUnusedNodesPass()(model)
+    RemoveUnusedPass()(model)
     return model
 
 

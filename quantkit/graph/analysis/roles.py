@@ -12,6 +12,7 @@ from quantkit.graph.analysis.values import (
     array,
     attribute_float,
     attribute_int,
+    attribute_ints,
     attribute_str,
     dims,
     is_constant,
@@ -25,8 +26,8 @@ def role_of(node: ir.Node, target: Target) -> tuple[Role, str]:
     """Return the part a node can play for a target, and for `Role.FLOAT` the reason."""
     if node.domain != "":
         return Role.FLOAT, f"operator of the domain {node.domain!r}, unknown to quantkit"
-    if any(value.dtype != ir.DataType.FLOAT for value in node.outputs):
-        return Role.FLOAT, "computes no float32 values"
+    if reason := _other_types(node):
+        return Role.FLOAT, reason
     if node.op_type in ops.LAYERS:
         return _layer_role(node, target)
     if not target.integer_sums:
@@ -42,6 +43,20 @@ def role_of(node: ir.Node, target: Target) -> tuple[Role, str]:
     if node.op_type in ops.PASS_THROUGH:
         return _pass_role(node, target)
     return Role.FLOAT, ops.FLOAT_REASONS.get(node.op_type, ops.NO_INTEGER_KERNEL)
+
+
+def _other_types(node: ir.Node) -> str:
+    """Return why the results of a node are no float32 tensors, empty where they are."""
+    if len(node.outputs) > 1 and node.op_type == "MaxPool":
+        return "its indices are read too"
+    results = [value for value in node.outputs if value.name]
+    if any(isinstance(value.type, ir.SequenceType | ir.OptionalType) for value in results):
+        return "its result is a sequence or an optional, no tensor"
+    kinds = [value.dtype for value in results]
+    if None in kinds:
+        return "the element type of its result is unknown"
+    other = next((kind for kind in kinds if kind is not ir.DataType.FLOAT), None)
+    return "" if other is None else f"computes {str(other).lower()}, not float32"
 
 
 def _layer_role(node: ir.Node, target: Target) -> tuple[Role, str]:
@@ -88,6 +103,8 @@ def _is_positive_scalar(constant: npt.NDArray[np.generic] | None) -> bool:
 def _unary_role(node: ir.Node, target: Target) -> tuple[Role, str]:
     if not target.integer_outputs and node.op_type not in ops.UNARY_WITHOUT_TABLE:
         return Role.FLOAT, f"{target.name} computes it in float"
+    if node.op_type == "AveragePool" and any(step != 1 for step in attribute_ints(node, "dilations") or ()):
+        return Role.FLOAT, "it has dilations; " + ops.NO_INTEGER_KERNEL
     if node.op_type in ops.SATURATING and target.activations.symmetric:
         return Role.FLOAT, "symmetric integers do not saturate at its limits"
     if node.op_type == "HardSigmoid" and attribute_float(node, "alpha", 0.2) <= 0.0:
@@ -98,10 +115,12 @@ def _unary_role(node: ir.Node, target: Target) -> tuple[Role, str]:
 def _pass_role(node: ir.Node, target: Target) -> tuple[Role, str]:
     if is_constant(operand(node, 0)):
         return Role.FLOAT, "its input is a constant"
-    if node.op_type == "MaxPool" and len(node.outputs) > 1:
-        return Role.FLOAT, "its indices are read too"
     if node.op_type == "Resize" and attribute_str(node, "mode", "nearest") != "nearest":
         return Role.FLOAT, "it interpolates; " + ops.NO_INTEGER_KERNEL
+    if node.op_type == "Resize" and attribute_ints(node, "axes") is not None:
+        return Role.FLOAT, "it resizes some axes by their number; " + ops.NO_INTEGER_KERNEL
+    if node.op_type == "Resize" and attribute_str(node, "keep_aspect_ratio_policy", "stretch") != "stretch":
+        return Role.FLOAT, "its sizes follow from the aspect ratio; " + ops.NO_INTEGER_KERNEL
     if node.op_type == "Pad" and not _pads_zeros(node):
         return Role.FLOAT, "it pads with another value than zero"
     if node.op_type == "SpaceToDepth" and not target.integer_outputs:

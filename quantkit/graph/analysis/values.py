@@ -113,13 +113,14 @@ def dims(value: ir.Value | None) -> tuple[int | None, ...] | None:
 def reads(node: ir.Node) -> list[ir.Value]:
     """Return the values that a node reads: its inputs, and what graphs within it (If, Loop, Scan) take from outside."""
     found = [value for value in node.inputs if value is not None]
-    for graph in _graphs_within(node):
+    for graph in graphs_within(node):
         inner = [*(value for one in graph for value in reads(one)), *graph.outputs]
         found += [value for value in inner if value.graph is not graph]
     return found
 
 
-def _graphs_within(node: ir.Node) -> Iterator[ir.Graph]:
+def graphs_within(node: ir.Node) -> Iterator[ir.Graph]:
+    """Yield the graphs that a node holds (If, Loop, Scan)."""
     for attribute in node.attributes.values():
         if attribute.type == ir.AttributeType.GRAPH:
             yield attribute.as_graph()
@@ -202,5 +203,8 @@ def forget_names(graph: ir.Graph) -> None:
 
 
 def _names_in_use(graph: ir.Graph) -> set[str | None]:
+    """Return the names of all values, those of graphs within nodes too: a name there must not hide one out here."""
     taken = {value.name for node in graph.all_nodes() for value in node.outputs}
-    return taken | set(graph.initializers) | {value.name for value in graph.inputs}
+    for inner in (graph, *graph.subgraphs()):
+        taken |= set(inner.initializers) | {value.name for value in inner.inputs}
+    return taken

@@ -10,6 +10,7 @@ from quantkit.graph.analysis.values import (
     is_op,
     node_name,
     operand,
+    rank,
     required,
     unused_name,
 )
@@ -19,7 +20,8 @@ class PlainArithmeticPass(ir.passes.InPlacePass):
     """Spell a subtraction or division by a constant as a sum or product, and HardSwish as what it is made of.
 
     ``x - c`` becomes ``x + (-c)``, ``x / c`` becomes ``x * (1 / c)``, ``HardSwish(x)`` becomes
-    ``x * HardSigmoid(x)`` with alpha 1/6 and beta 1/2 (its definition in ONNX).
+    ``x * HardSigmoid(x)`` with alpha 1/6 and beta 1/2 (its definition in ONNX), ``Max(x, c)`` and ``Min(x, c)`` with
+    a number become a Clip.
     Left alone: a constant on the left of ``-`` or ``/``, integers, constants with zeros in a division, and the division
     inside of a GELU, which onnxruntime fuses as exporters write it.
     """
@@ -30,7 +32,9 @@ class PlainArithmeticPass(ir.passes.InPlacePass):
         for node in list(model.graph):
             if is_op(node, "Sub", "Div"):
                 modified |= _to_sum_or_product(model.graph, node)
-            elif is_op(node, "HardSwish"):
+            elif is_op(node, "Max", "Min"):
+                modified |= _to_clip(model.graph, node)
+            elif is_op(node, "HardSwish") and node.outputs[0].dtype is ir.DataType.FLOAT:
                 _split_hard_swish(model.graph, node)
                 modified = True
         return ir.passes.PassResult(model, modified)
@@ -50,6 +54,26 @@ def _to_sum_or_product(graph: ir.Graph, node: ir.Node) -> bool:
     node.replace_input_with(1, add_constant(graph, f"{node_name(node)}.constant", opposite.astype(np.float32)))
     node.op_type = op_type
     return True
+
+
+def _to_clip(graph: ir.Graph, node: ir.Node) -> bool:
+    if len(node.inputs) != 2 or node.outputs[0].dtype is not ir.DataType.FLOAT:
+        return False
+    for index in (0, 1):
+        limit, source = array(operand(node, index)), operand(node, 1 - index)
+        if limit is None or limit.size != 1 or source is None or array(source) is not None:
+            continue
+        if np.isnan(limit).any() or limit.ndim > (rank(source) or 0):
+            continue
+        number = add_constant(graph, f"{node_name(node)}.limit", limit.reshape(()).astype(np.float32))
+        node.resize_inputs(3 if node.op_type == "Min" else 2)
+        node.replace_input_with(0, source)
+        node.replace_input_with(1, number if node.op_type == "Max" else None)
+        if node.op_type == "Min":
+            node.replace_input_with(2, number)
+        node.op_type = "Clip"
+        return True
+    return False
 
 
 def _split_hard_swish(graph: ir.Graph, node: ir.Node) -> None:

@@ -48,7 +48,7 @@ class FoldAffinePass(ir.passes.InPlacePass):
     """Fold BatchNormalization and Mul, Add by a per-channel constant into a Conv, ConvTranspose or Gemm.
 
     Left alone: what follows a layer whose output is also read elsewhere or leaves the graph, whose weights are not
-    constant, or that is no layer; constants that vary within a channel.
+    constant, or that is no layer; constants that vary within a channel; everything that is not float32 throughout.
     """
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
@@ -71,6 +71,8 @@ def affine_of(node: ir.Node) -> Affine | None:
     Raises:
         ModelError: a batch norm whose variance plus epsilon is not positive.
     """
+    if node.inputs and node.inputs[0] is not None and node.inputs[0].dtype not in (ir.DataType.FLOAT, None):
+        return None
     if is_op(node, "BatchNormalization"):
         return _batch_norm(node)
     if not is_op(node, "Mul", "Add"):
@@ -89,7 +91,7 @@ def _batch_norm(node: ir.Node) -> Affine | None:
     if attribute_int(node, "training_mode", 0) or any(value.uses() for value in node.outputs[1:]):
         return None
     parameters = [array(operand(node, index)) for index in range(1, 5)]
-    if any(parameter is None for parameter in parameters):
+    if any(parameter is None or parameter.dtype != np.float32 for parameter in parameters):
         return None
     gamma, beta, mean, variance = (np.asarray(parameter, np.float64) for parameter in parameters)
     spread = variance + attribute_float(node, "epsilon", 1e-5)
@@ -105,7 +107,7 @@ def _batch_norm(node: ir.Node) -> Affine | None:
 
 def _per_channel(constant: npt.NDArray[np.generic], source: ir.Value) -> Float64Array | None:
     """Return a broadcast constant as one number per channel of axis 1, or one for all; None if it is neither."""
-    if not np.issubdtype(constant.dtype, np.floating):
+    if constant.dtype != np.float32:
         return None
     if constant.size == 1 and constant.ndim <= (rank(source) or 0):
         return constant.astype(np.float64).reshape(1)
@@ -120,14 +122,19 @@ def _per_channel(constant: npt.NDArray[np.generic], source: ir.Value) -> Float64
 
 
 def _foldable(layer: ir.Node) -> bool:
-    if not is_op(layer, "Conv", "ConvTranspose", "Gemm") or array(operand(layer, 1)) is None:
+    if not is_op(layer, "Conv", "ConvTranspose", "Gemm") or not _is_float32(operand(layer, 1)):
         return False
     bias = operand(layer, 2)
     if is_op(layer, "Gemm"):
         plain = not attribute_int(layer, "transA", 0) and attribute_float(layer, "beta", 1.0) == 1.0
         if not plain or attribute_float(layer, "alpha", 1.0) != 1.0:
             return False
-    return bias is None or array(bias) is not None
+    return bias is None or _is_float32(bias)
+
+
+def _is_float32(value: ir.Value | None) -> bool:
+    content = array(value)
+    return content is not None and content.dtype == np.float32
 
 
 def _fold(graph: ir.Graph, layer: ir.Node, affine: Affine) -> bool:

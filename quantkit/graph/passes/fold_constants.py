@@ -1,13 +1,18 @@
 """Compute before the model runs what does not depend on its input."""
 
+from typing import Any
+
 import numpy as np
 import onnx
 import onnx_ir as ir
+import onnxruntime as ort
 
 from quantkit.errors import ModelError
-from quantkit.graph.analysis.values import array, is_constant, node_name, replace_by_constant
+from quantkit.graph.analysis.ops import LAYERS
+from quantkit.graph.analysis.values import array, is_constant, is_op, node_name, release, replace_by_constant
 
-# Where folding would store more than this, and more than it read, the model is smaller unfolded (Tile, Expand).
+# Where folding would store more than this, and more elements than it read, the model is smaller unfolded (Tile,
+# Expand). What has as many elements as it is made of, such as weights stored in another type, is folded at any size.
 GROWTH_LIMIT_BYTES = 1 << 20
 _RANDOM = frozenset(
     {"RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "Multinomial", "Bernoulli"}
@@ -17,8 +22,9 @@ _RANDOM = frozenset(
 class FoldConstantsPass(ir.passes.InPlacePass):
     """Replace each node that reads only constants by its result, computed with ONNX's reference implementation.
 
+    Weights stored in another element type and cast, scaled or dequantized in the graph so become plain constants.
     Left alone: random numbers, control flow, other domains, graph outputs, strings and sequences, and results that are
-    large and larger than what they are made of.
+    large and have more elements than what they are made of, unless a layer reads them as its weights.
     """
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
@@ -41,34 +47,68 @@ def _foldable(node: ir.Node) -> bool:
 def _fold(graph: ir.Graph, node: ir.Node, opset: int) -> bool:
     operands = {f"input_{index}": array(value) for index, value in enumerate(node.inputs) if value is not None}
     result = _evaluate(node, operands, opset)
-    if not isinstance(result, np.ndarray) or result.dtype.kind not in "fiub":
+    if not isinstance(result, np.ndarray) or not _is_numeric(result.dtype):
         return False
-    if result.nbytes > max(GROWTH_LIMIT_BYTES, sum(np.asarray(operand).nbytes for operand in operands.values())):
+    elements = sum(np.asarray(operand).size for operand in operands.values())
+    if result.size > elements and result.nbytes > GROWTH_LIMIT_BYTES and not _is_weight(node.outputs[0]):
         return False
+    for value in node.inputs:
+        if value is not None:
+            release(value)
     replace_by_constant(graph, node, result)
     return True
 
 
+def _is_numeric(dtype: np.dtype[Any]) -> bool:
+    """Tell whether ONNX has an element type for it; bfloat16 and 4-bit integers are types of ml_dtypes."""
+    try:
+        return ir.DataType.from_numpy(dtype) not in (ir.DataType.STRING, ir.DataType.UNDEFINED)
+    except (TypeError, ValueError):
+        return False
+
+
+def _is_weight(value: ir.Value) -> bool:
+    return any(is_op(use.node, *LAYERS) and use.idx == 1 for use in value.uses())
+
+
 def _evaluate(node: ir.Node, operands: dict[str, np.ndarray | None], opset: int) -> object:
+    """Compute one node by ONNX's reference implementation, by onnxruntime where that has no implementation."""
     # The reference implementation takes a second to import, and most models have nothing to fold.
     from onnx.reference import ReferenceEvaluator
 
+    single = _single(node, operands, opset)
+    results: object
+    try:
+        results = ReferenceEvaluator(single).run(None, operands)
+    except Exception as error:  # whatever an operator raises, and faults of the implementation itself
+        results = _run(single, operands)
+        if results is None and isinstance(error, RuntimeError | TypeError | ValueError | ArithmeticError):
+            raise ModelError(
+                f"the constant node {node_name(node)!r} ({node.op_type}) cannot be computed ({error})"
+            ) from error
+    return results[0] if isinstance(results, list) else None
+
+
+def _single(node: ir.Node, operands: dict[str, np.ndarray | None], opset: int) -> onnx.ModelProto:
     names = [f"input_{index}" if value is not None else "" for index, value in enumerate(node.inputs)]
     proto = onnx.helper.make_node(node.op_type, names, ["result"])
     proto.attribute.extend(ir.to_proto(attribute) for attribute in node.attributes.values())
-    graph = onnx.helper.make_graph(
-        [proto],
-        "constant",
-        [onnx.helper.make_empty_tensor_value_info(name) for name in operands],
-        [onnx.helper.make_empty_tensor_value_info("result")],
-    )
-    single = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", opset)])
+    inputs = [
+        onnx.helper.make_tensor_value_info(name, ir.DataType.from_numpy(content.dtype), content.shape)
+        for name, content in operands.items()
+        if content is not None
+    ]
+    result = onnx.helper.make_empty_tensor_value_info("result")
+    graph = onnx.helper.make_graph([proto], "constant", inputs, [result])
+    return onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", opset)], ir_version=8)
+
+
+def _run(single: onnx.ModelProto, operands: dict[str, np.ndarray | None]) -> object:
+    """Run one node in onnxruntime; None where it cannot."""
+    options = ort.SessionOptions()
+    options.log_severity_level = 4
     try:
-        results = ReferenceEvaluator(single).run(None, operands)
-    except NotImplementedError:
+        session = ort.InferenceSession(single.SerializeToString(), options, ["CPUExecutionProvider"])
+        return session.run(None, operands)
+    except Exception:  # onnxruntime raises classes of its own, all derived from Exception alone
         return None
-    except (RuntimeError, TypeError, ValueError) as error:
-        raise ModelError(
-            f"the constant node {node_name(node)!r} ({node.op_type}) cannot be computed ({error})"
-        ) from error
-    return results[0] if isinstance(results, list) else None

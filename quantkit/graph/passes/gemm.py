@@ -10,7 +10,8 @@ from quantkit.graph.passes.fold_affine import set_constant
 class PlainGemmPass(ir.passes.InPlacePass):
     """Fold alpha and beta of a Gemm into constant weights and bias, and give the bias its full length.
 
-    Left alone: a transposed first input, weights or bias that are computed, a bias that is a whole matrix.
+    Left alone: a transposed first input, weights or bias that are computed or not float32, a bias that is a whole
+    matrix.
     """
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
@@ -25,7 +26,7 @@ class PlainGemmPass(ir.passes.InPlacePass):
 def _simplify(graph: ir.Graph, node: ir.Node) -> bool:
     weight, bias = array(operand(node, 1)), array(operand(node, 2))
     alpha, beta = attribute_float(node, "alpha", 1.0), attribute_float(node, "beta", 1.0)
-    if weight is None or (operand(node, 2) is not None and bias is None):
+    if weight is None or weight.dtype != np.float32 or (operand(node, 2) is not None and bias is None):
         return False
     outputs = int(weight.shape[0] if attribute_int(node, "transB", 0) else weight.shape[1])
     if bias is not None and bias.size not in (1, outputs):

@@ -19,13 +19,16 @@ from quantkit.graph.analysis.values import (
 class GlobalPoolPass(ir.passes.InPlacePass):
     """ReduceMean over exactly the spatial axes becomes GlobalAveragePool; GlobalMaxPool becomes ReduceMax.
 
-    Left alone: means over other axes or axes known only at run time, and inputs of unknown rank.
+    Left alone: means over other axes or axes known only at run time, inputs of unknown rank, and
+    element types other than float32, which these operators may have no kernels for.
     """
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         """Rename the pools of the model's main graph."""
         modified = False
         for node in list(model.graph):
+            if node.outputs[0].dtype is not ir.DataType.FLOAT:
+                continue
             if is_op(node, "ReduceMean") and _reduces_space(node):
                 _to_average_pool(model.graph, node)
                 modified = True

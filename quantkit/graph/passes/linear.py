@@ -33,7 +33,7 @@ class LinearToGemmPass(ir.passes.InPlacePass):
 
     The constants are found behind Transposes too (the layer scale of ConvNeXt).
     Left alone: a MatMul with nothing to fold, whose integer kernel needs no bias; operands of unknown rank; constants
-    that vary along any other axis.
+    that vary along any other axis; everything that is not float32.
     """
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
@@ -60,6 +60,8 @@ class _Tail:
 
 def _rewrite(graph: ir.Graph, node: ir.Node, dimensions: int) -> bool:
     weight = np.asarray(array(required(node, 1)))
+    if weight.dtype != np.float32:
+        return False
     tail = _tail_of(node, weight.shape[1], dimensions)
     if not tail.nodes:
         return False

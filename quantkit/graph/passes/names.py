@@ -3,7 +3,10 @@
 import onnx_ir as ir
 from onnx_ir.passes.common import NameFixPass
 
-from quantkit.graph.analysis.values import forget_names
+from quantkit.graph.analysis.values import forget_names, unused_name
+
+# What the int8 model puts behind the names of tensors (see `quantkit.graph.qdq.read`).
+_SUFFIXES = (".float", ".quantized", ".dequantized", ".clipped")
 
 
 class NameNodesPass(ir.passes.InPlacePass):
@@ -20,5 +23,20 @@ class NameNodesPass(ir.passes.InPlacePass):
                 node.name = node.outputs[0].name
                 modified = True
         result = NameFixPass()(model)
+        modified |= _free_suffixes(model.graph)
         forget_names(model.graph)
         return ir.passes.PassResult(model, modified or result.modified)
+
+
+def _free_suffixes(graph: ir.Graph) -> bool:
+    """Rename a value that bears the name which the int8 model is to give to another; inputs and outputs keep theirs."""
+    forget_names(graph)
+    values = {str(value.name): value for node in graph for value in node.outputs}
+    names = values.keys() | {str(value.name) for value in graph.inputs}
+    modified = False
+    for name, value in values.items():
+        stem = next((name.removesuffix(suffix) for suffix in _SUFFIXES if name.endswith(suffix)), name)
+        if stem != name and stem in names and not value.is_graph_output():
+            value.name = unused_name(graph, f"{name}_")
+            modified = True
+    return modified

@@ -1,8 +1,16 @@
-"""Raise old opsets to the first one that knows quantization per channel."""
+"""Bring the opset into the range in which onnxruntime can run int8 models.
+
+Old opsets are raised to the first one that knows quantization per channel. One that is newer than onnxruntime's kernels
+for QuantizeLinear and DequantizeLinear is lowered to the newest that has them, if the operators of the model did not
+change in between.
+"""
+
+import functools
 
 import onnx
 import onnx_ir as ir
-from onnx import version_converter
+import onnxruntime as ort
+from onnx import TensorProto, helper, version_converter
 
 from quantkit.errors import ModelError
 
@@ -14,14 +22,38 @@ MINIMUM_IR_VERSION = 7
 _KEPT_BYTES = 1024
 
 
-class UpgradeOpsetPass(ir.passes.InPlacePass):
-    """Convert a model below `PER_CHANNEL_OPSET` with ONNX's own version converter; leave every other model alone.
+# Layer norms became an operator of ONNX in this opset; onnxruntime has one of the same meaning for older models too.
+LAYER_NORM_OPSET = 17
+# Operators that onnxruntime knows in ONNX's own domain, though ONNX does not define them, or not in old opsets.
+OF_ONNXRUNTIME = frozenset(
+    {
+        "LayerNormalization",
+        "SimplifiedLayerNormalization",
+        "Affine",
+        "Crop",
+        "DynamicSlice",
+        "GivenTensorFill",
+        "ImageScaler",
+        "ParametricSoftplus",
+        "ScaledTanh",
+    }
+)
+# Before this opset the scale and bias of a GroupNormalization were those of groups, not of channels.
+_GROUP_NORM_OPSET = 21
+# Every onnxruntime that quantkit works with has integer kernels up to here.
+_RUNS_EVERYWHERE = 21
+_ELSEWHERE = "com.microsoft"
+_LAYER_NORMS = {("", "LayerNormalization"), (_ELSEWHERE, "SkipLayerNormalization")}
+
+
+class FitOpsetPass(ir.passes.InPlacePass):
+    """Convert a model below `PER_CHANNEL_OPSET` with ONNX's own version converter, and lower one that is too new.
 
     Names of nodes and tensors survive, except those of operators that were themselves replaced (Upsample by Resize).
     """
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
-        """Upgrade the model's opset and IR version.
+        """Change the model's opset and IR version.
 
         Raises:
             ModelError: an operator of the model has no conversion.
@@ -29,21 +61,138 @@ class UpgradeOpsetPass(ir.passes.InPlacePass):
         modified = model.ir_version < MINIMUM_IR_VERSION
         model.ir_version = max(model.ir_version, MINIMUM_IR_VERSION)
         opset = model.opset_imports.get("", PER_CHANNEL_OPSET)
-        if opset >= PER_CHANNEL_OPSET:
-            return ir.passes.PassResult(model, modified)
-        weights = _detach_weights(model)
-        try:
-            converted = version_converter.convert_version(ir.to_proto(model), PER_CHANNEL_OPSET)
-        except (RuntimeError, ValueError, onnx.checker.ValidationError) as error:
-            raise ModelError(
-                f"cannot raise the model from opset {opset} to {PER_CHANNEL_OPSET} ({error})",
-                fix=f"export it with opset {PER_CHANNEL_OPSET} or later",
-            ) from error
-        upgraded = ir.from_proto(converted)
-        for name, tensor in weights.items():
-            upgraded.graph.initializers[name].const_value = tensor
-        model.graph = upgraded.graph
+        norms = any((node.domain, node.op_type) in _LAYER_NORMS for node in model.graph.all_nodes())
+        least = LAYER_NORM_OPSET if norms else PER_CHANNEL_OPSET
+        if opset >= least:
+            return ir.passes.PassResult(model, _lower(model, opset) or modified)
+        _raise(model, opset, least)
         return ir.passes.PassResult(model, True)
+
+
+def foreign_nodes(model: ir.Model) -> list[ir.Node]:
+    """Return the nodes in ONNX's domain that onnxruntime runs though ONNX does not define them in the model's opset.
+
+    GroupNormalization of opset 18 to 20 is one that ONNX withdrew.
+    """
+    opset = model.opset_imports.get("", 1)
+    return [
+        node
+        for node in model.graph.all_nodes()
+        if node.domain == ""
+        and (
+            (node.op_type in OF_ONNXRUNTIME and not _defined(node.op_type, opset))
+            or (node.op_type == "GroupNormalization" and opset < _GROUP_NORM_OPSET)
+        )
+    ]
+
+
+def _defined(op_type: str, opset: int) -> bool:
+    try:
+        return bool(onnx.defs.get_schema(op_type, opset, "").since_version)
+    except onnx.defs.SchemaError:
+        return False
+
+
+class Elsewhere:
+    """While it is entered, nodes that ONNX does not define belong to another domain, which its tools leave alone."""
+
+    def __init__(self, model: ir.Model) -> None:
+        self._model = model
+        self._nodes = foreign_nodes(model)
+        self._imported = _ELSEWHERE in model.opset_imports
+
+    def __enter__(self) -> None:
+        for node in self._nodes:
+            node.domain = _ELSEWHERE
+        if self._nodes:
+            self._model.opset_imports.setdefault(_ELSEWHERE, 1)
+
+    def __exit__(self, *exception: object) -> None:
+        for node in self._nodes:
+            node.domain = ""
+        if self._nodes and not self._imported:
+            del self._model.opset_imports[_ELSEWHERE]
+
+
+def _raise(model: ir.Model, opset: int, least: int) -> None:
+    weights = _detach_weights(model)
+    foreign = {node.outputs[0].name for node in foreign_nodes(model)}
+    try:
+        with Elsewhere(model):
+            converted = version_converter.convert_version(ir.to_proto(model), least)
+    except (RuntimeError, ValueError, onnx.checker.ValidationError) as error:
+        raise ModelError(
+            f"cannot raise the model from opset {opset} to {least} ({error})",
+            fix=f"export it with opset {least} or later",
+        ) from error
+    upgraded = ir.from_proto(converted)
+    for name, tensor in weights.items():
+        upgraded.graph.initializers[name].const_value = tensor
+    for node in upgraded.graph.all_nodes():
+        if node.outputs[0].name in foreign:
+            node.domain = ""
+    model.graph = upgraded.graph
+
+
+def _lower(model: ir.Model, opset: int) -> bool:
+    """Stamp a model with the newest opset that has integer kernels, where that changes no operator.
+
+    Raises:
+        ModelError: it would change one.
+    """
+    if opset <= _RUNS_EVERYWHERE or opset <= newest_int8_opset():
+        return False
+    newest = newest_int8_opset()
+    changed = sorted({node.op_type for node in model.graph.all_nodes() if _changed(node, newest, opset)})
+    if changed:
+        raise ModelError(
+            f"is written in operator set {opset}, and the installed onnxruntime has integer kernels up to {newest}",
+            where=", ".join(changed),
+            fix=f"export it with operator set {newest} or older",
+        )
+    model.opset_imports[""] = newest
+    return True
+
+
+def _changed(node: ir.Node, newest: int, opset: int) -> bool:
+    if node.domain != "":
+        return False
+    since = onnx.defs.get_schema(node.op_type, opset, "").since_version if _defined(node.op_type, opset) else 0
+    return since > newest
+
+
+@functools.cache
+def newest_int8_opset() -> int:
+    """Return the newest opset for which the installed onnxruntime has kernels for QuantizeLinear and its inverse."""
+    for opset in range(onnx.defs.onnx_opset_version(), PER_CHANNEL_OPSET, -1):
+        if _runs_int8(opset):
+            return opset
+    return PER_CHANNEL_OPSET
+
+
+def _runs_int8(opset: int) -> bool:
+    graph = helper.make_graph(
+        [
+            helper.make_node("QuantizeLinear", ["x", "scale", "zero"], ["q"]),
+            helper.make_node("DequantizeLinear", ["q", "scale", "zero"], ["y"]),
+        ],
+        "int8",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [1])],
+        [
+            helper.make_tensor("scale", TensorProto.FLOAT, [], [1.0]),
+            helper.make_tensor("zero", TensorProto.UINT8, [], [0]),
+        ],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=8)
+    options = ort.SessionOptions()
+    options.log_severity_level = 4
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    try:
+        ort.InferenceSession(model.SerializeToString(), options, ["CPUExecutionProvider"])
+    except Exception:  # onnxruntime raises classes of its own, all derived from Exception alone
+        return False
+    return True
 
 
 def _detach_weights(model: ir.Model) -> dict[str, ir.TensorProtocol]:

@@ -38,6 +38,7 @@ class Edit:
         self.planned_nodes = {node_name(node): node for node in plan.placement.graph}
         self.planned_values = {name_of(value): value for value in all_values(plan.placement.graph)}
         self.rounded: dict[str, ir.Value] = {}
+        self._node_names = {node.name for node in model.graph.all_nodes()}
         self.notes: list[Note] = []
 
     def dequantized_constant(
@@ -77,11 +78,12 @@ class Edit:
     def new_node(self, op_type: str, inputs: Sequence[ir.Value | None], stem: str, output: str) -> ir.Node:
         """Return a node named ``<stem>.<op_type>``, not yet in the graph; a number keeps the name apart from others."""
         name, count = f"{stem}.{op_type}", 1
-        while name in self.nodes:
+        while name in self._node_names:
             count += 1
             name = f"{stem}.{op_type}_{count}"
         node = ir.node(op_type, inputs, name=name)
         node.outputs[0].name = output
+        self._node_names.add(name)
         self.nodes[name] = node
         return node
 

@@ -111,12 +111,13 @@ class Plan:
         return {tensor: group for group in self.groups for tensor in group.tensors}
 
     def explain(self) -> list[Decision]:
-        """Return one decision for every float operator and tensor of the prepared model, in graph order."""
+        """Return one decision for every operator and tensor of real numbers of the prepared model, in graph order."""
         rows = [self._tensor_row(value, "input") for value in self.placement.graph.inputs]
         for node in self.placement.graph:
-            if any(value.dtype == ir.DataType.FLOAT for value in node.outputs):
+            results = [value for value in node.outputs if value.name and (value.dtype is None or _is_real(value.dtype))]
+            if results:
                 rows.append(self._operator_row(node))
-                rows.extend(self._tensor_row(value, node.op_type) for value in node.outputs)
+                rows.extend(self._tensor_row(value, node.op_type) for value in results)
         return rows
 
     def _operator_row(self, node: ir.Node) -> Decision:
@@ -152,6 +153,10 @@ class Plan:
         return {name_of(required(node, 0)): self.absorbed[node_name(node)] for node in nodes}
 
 
+def _is_real(dtype: ir.DataType) -> bool:
+    return dtype in (ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16, ir.DataType.DOUBLE)
+
+
 def plan(prepared_model: ir.Model, target: Target, options: PlanOptions | None = None) -> Plan:
     """Plan the int8 model of a prepared model.
 
@@ -169,11 +174,26 @@ def plan(prepared_model: ir.Model, target: Target, options: PlanOptions | None =
     placement = place(graph, target, skipped_nodes(graph, options.skip, options.skip_convs))
     layers = tuple(_layer(node) for node in graph if node in placement.integer and placement.roles[node] is Role.LAYER)
     if not layers and not any(placement.roles[node] is Role.PRODUCT for node in placement.integer):
-        found = ", ".join(sorted({node.op_type for node in graph})) or "nothing"
-        raise ModelError("no operator is left to quantize", where=found, fix="skip fewer nodes, or is it a classifier?")
+        raise _nothing_left(placement)
     sharing = Sharing(placement)
     indices = {name: index for index, name in enumerate(conv2d_nodes(graph))}
     return Plan(target, layers, _absorbed(placement, sharing.groups), indices, placement, sharing)
+
+
+def _nothing_left(placement: Placement) -> ModelError:
+    """Return what is raised where no layer becomes integer: each reason once, with the first layer it holds for."""
+    why: dict[str, str] = {}
+    for node in placement.graph:
+        if node.op_type in ops.LAYERS and node in placement.reasons:
+            why.setdefault(placement.reasons[node], f"{node.op_type} {node_name(node)!r} {placement.reasons[node]}")
+    found = ", ".join(sorted({node.op_type for node in placement.graph})) or "nothing"
+    if not why:
+        return ModelError(
+            "no operator is left to quantize", where=found, fix="give a network with convolutions or matrix products"
+        )
+    halves = any(reason.endswith("not float32") for reason in why)
+    fix = "export the model in fp32" if halves else "skip fewer nodes, or export the model with constant weights"
+    return ModelError(f"no operator is left to quantize: {'; '.join(why.values())}", fix=fix)
 
 
 def _layer(node: ir.Node) -> Layer:

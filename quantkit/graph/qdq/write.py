@@ -5,10 +5,11 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
-from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 from quantkit.errors import ModelError
 from quantkit.graph.analysis.values import array, name_of, node_name, required
+from quantkit.graph.keep_apart import keep_apart
+from quantkit.graph.passes.unused import RemoveUnusedPass
 from quantkit.graph.qdq.block_ort_requantization import keep_float
 from quantkit.graph.qdq.edit import Edit
 from quantkit.graph.qdq.placement import activations
@@ -59,6 +60,7 @@ def write_qdq(
     drop_absorbed(edit)
     round_activations(edit)
     keep_float(edit)
+    keep_apart(edit)
     edit.notes.extend(_unlike_ranges(plan, parameters))
     _finish(model, plan, edit.notes)
     return model
@@ -122,7 +124,7 @@ def _reach(qparams: QParams) -> float:
 
 def _finish(model: ir.Model, plan: Plan, notes: Sequence[Note]) -> None:
     """Drop the fp32 weights that nothing reads, check every scale, and name the scheme in the metadata."""
-    RemoveUnusedNodesPass()(model)
+    RemoveUnusedPass()(model)
     for node in model.graph:
         if node.op_type in ("QuantizeLinear", "DequantizeLinear"):
             scale = array(required(node, 1))

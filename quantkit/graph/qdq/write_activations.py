@@ -14,6 +14,7 @@ from quantkit.graph.analysis.values import (
     node_name,
     required,
     take_over,
+    unused_name,
 )
 from quantkit.graph.qdq.edit import Edit
 from quantkit.graph.qdq.sharing import RangeGroup
@@ -87,7 +88,10 @@ def _round(edit: Edit, tensor: str, into: Constants, out_of: Constants) -> None:
     producer = value.producer()
     clips = _clip(edit, value, tensor)
     rounded = edit.new_node(
-        "QuantizeLinear", [clips[-1].outputs[0] if clips else value, *into], tensor, f"{tensor}.quantized"
+        "QuantizeLinear",
+        [clips[-1].outputs[0] if clips else value, *into],
+        tensor,
+        unused_name(edit.graph, f"{tensor}.quantized"),
     )
     rounded.outputs[0].type, rounded.outputs[0].shape = _integer_type(edit), value.shape
     keeps_name = producer is None or (
@@ -102,7 +106,7 @@ def _round(edit: Edit, tensor: str, into: Constants, out_of: Constants) -> None:
         outputs = edit.graph.outputs
         outputs[:] = [restored.outputs[0] if output is value else output for output in outputs]
     if not keeps_name:
-        value.name = f"{tensor}.float"
+        value.name = unused_name(edit.graph, f"{tensor}.float")
         restored.outputs[0].name = tensor
     insert_behind(edit.graph, producer, [*clips, rounded, restored])
     edit.rounded[tensor] = rounded.outputs[0]
@@ -134,7 +138,7 @@ def _move_integers(edit: Edit, tensor: str, maker: ir.Node, out_of: Constants) -
     restored.outputs[0].type = ir.TensorType(ir.DataType.FLOAT)
     value.replace_all_uses_with(restored.outputs[0], replace_graph_outputs=True)
     restored.replace_input_with(0, value)
-    value.name, restored.outputs[0].name = f"{tensor}.quantized", tensor
+    value.name, restored.outputs[0].name = unused_name(edit.graph, f"{tensor}.quantized"), tensor
     edit.graph.insert_after(node, restored)
     edit.rounded[tensor] = value
 
@@ -173,6 +177,8 @@ def _reads_integers(edit: Edit, reader: ir.Node, planned: ir.Value) -> bool:
 def _dequantize(
     edit: Edit, tensor: str, integers: ir.Value, constants: Constants, like: ir.Value, output: str
 ) -> ir.Node:
+    if output != tensor:
+        output = unused_name(edit.graph, output)
     restored = edit.new_node("DequantizeLinear", [integers, *constants], tensor, output)
     restored.outputs[0].type, restored.outputs[0].shape = ir.TensorType(ir.DataType.FLOAT), like.shape
     return restored
@@ -185,7 +191,7 @@ def _clip(edit: Edit, value: ir.Value, tensor: str) -> list[ir.Node]:
     if qparams.qmin <= np.iinfo(qparams.dtype).min or bounds.lo >= 0:
         return []
     least = add_constant(edit.graph, f"{tensor}.least", np.asarray(qparams.qmin * qparams.scale, np.float32))
-    clip = edit.new_node("Clip", [value, least], tensor, f"{tensor}.clipped")
+    clip = edit.new_node("Clip", [value, least], tensor, unused_name(edit.graph, f"{tensor}.clipped"))
     clip.outputs[0].type, clip.outputs[0].shape = value.type, value.shape
     return [clip]
 

@@ -1,0 +1,23 @@
+"""The size of each convolution's kernel, said in the attribute as well as by the weights."""
+
+import onnx_ir as ir
+
+from quantkit.graph.analysis.values import dims, is_op, operand
+
+
+class KernelShapePass(ir.passes.InPlacePass):
+    """Write ``kernel_shape`` on every Conv and ConvTranspose.
+
+    ONNX infers it from the weights where it is absent, as torch's dynamo exporter leaves it; parsers of TensorRT before
+    version 10 refuse such a file. Left alone: weights of unknown shape.
+    """
+
+    def call(self, model: ir.Model) -> ir.passes.PassResult:
+        """Complete the convolutions, in graphs within nodes too."""
+        modified = False
+        for node in model.graph.all_nodes():
+            shape = dims(operand(node, 1)) if is_op(node, "Conv", "ConvTranspose") else None
+            if shape is not None and None not in shape and "kernel_shape" not in node.attributes:
+                node.attributes.add(ir.AttrInt64s("kernel_shape", [size for size in shape[2:] if size is not None]))
+                modified = True
+        return ir.passes.PassResult(model, modified)

@@ -1,0 +1,54 @@
+"""Resize with a scale or size for every axis, as integer kernels and layout changes of onnxruntime take it."""
+
+import numpy as np
+import onnx_ir as ir
+
+from quantkit.graph.analysis.values import (
+    add_constant,
+    array,
+    attribute_ints,
+    attribute_str,
+    dims,
+    is_op,
+    node_name,
+    operand,
+)
+
+
+class PlainResizePass(ir.passes.InPlacePass):
+    """Write out the axes that a Resize with ``axes`` leaves alone: scale 1, or the size that they have.
+
+    Left alone: scales and sizes that are computed, sizes where an axis left alone has no fixed size, a policy for the
+    aspect ratio, and regions of interest.
+    """
+
+    def call(self, model: ir.Model) -> ir.passes.PassResult:
+        """Rewrite the Resize nodes of the main graph."""
+        modified = False
+        for node in list(model.graph):
+            if is_op(node, "Resize") and attribute_ints(node, "axes") is not None:
+                modified |= _write_out(model.graph, node)
+        return ir.passes.PassResult(model, modified)
+
+
+def _write_out(graph: ir.Graph, node: ir.Node) -> bool:
+    shape, axes = dims(operand(node, 0)), attribute_ints(node, "axes") or ()
+    mode = attribute_str(node, "coordinate_transformation_mode", "half_pixel")
+    policy = attribute_str(node, "keep_aspect_ratio_policy", "stretch")
+    if shape is None or mode == "tf_crop_and_resize" or policy != "stretch":
+        return False
+    # scales are input 2, sizes input 3: one of them is there
+    for index, what in ((2, "scales"), (3, "sizes")):
+        given = array(operand(node, index))
+        if given is None or given.size != len(axes):
+            continue
+        kept: list[float | int | None] = [1.0] * len(shape) if what == "scales" else list(shape)
+        for axis, entry in zip(axes, given.reshape(-1).tolist(), strict=True):
+            kept[axis % len(shape)] = entry
+        if None in kept:
+            return False
+        full = np.array(kept, given.dtype)
+        node.replace_input_with(index, add_constant(graph, f"{node_name(node)}.{what}", full))
+        del node.attributes["axes"]
+        return True
+    return False

@@ -1,0 +1,98 @@
+"""Models that onnxruntime loads though they break a rule of the format: what it takes for granted is written down."""
+
+import functools
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import onnx
+import onnx_ir as ir
+import onnxruntime as ort
+from onnx import TensorProto, helper
+
+from quantkit.errors import ModelError
+from quantkit.graph.analysis.values import graphs_within
+from quantkit.graph.passes.opset import Elsewhere
+from quantkit.graph.passes.types import InferTypesPass
+
+# Before this version of the format every initializer had to be an input too.
+_FREE_INITIALIZERS_IR = 4
+
+
+def repair(model: ir.Model) -> None:
+    """Sort nodes that are out of order, import the domains in use, and give outputs their types, in place.
+
+    Raises:
+        ModelError: nodes depend on each other in a circle.
+    """
+    if not model.graph.name:
+        model.graph.name = "graph"
+    if model.ir_version > 0 and any(not value.is_graph_input() for value in model.graph.initializers.values()):
+        model.ir_version = max(model.ir_version, _FREE_INITIALIZERS_IR)
+    _import_domains(model)
+    if not _is_sorted(model.graph, set()):
+        try:
+            model.graph.sort()
+        except ValueError as error:
+            raise ModelError("nodes of the graph depend on each other in a circle") from error
+    if any(value.shape is None or value.type is None for value in model.graph.outputs):
+        InferTypesPass()(model)
+
+
+@contextmanager
+def as_checked(model: ir.Model) -> Iterator[None]:
+    """Let ONNX's checker see no more of a model than it knows: an unknown rank and onnxruntime's operators pass."""
+    open_outputs = [value for value in model.graph.outputs if value.shape is None and value.type is not None]
+    for value in open_outputs:
+        value.shape = ir.Shape([])  # the checker demands a shape and does not compare it
+    try:
+        with Elsewhere(model):
+            yield
+    finally:
+        for value in open_outputs:
+            value.shape = None
+
+
+def _import_domains(model: ir.Model) -> None:
+    """Import the domains that the model uses without saying so, in the versions that onnxruntime assumes."""
+    used = {node.domain for node in model.graph.all_nodes()} | {
+        function.domain for function in model.functions.values()
+    }
+    for domain in sorted(used - set(model.opset_imports)):
+        assumed = _assumed_opsets().get(domain)
+        if assumed is not None:
+            model.opset_imports[domain] = assumed
+
+
+@functools.cache
+def _assumed_opsets() -> dict[str, int]:
+    """Return the version of each domain that onnxruntime takes where a model imports none."""
+    graph = helper.make_graph(
+        [helper.make_node("Gelu", ["x"], ["y"], domain="com.microsoft")],
+        "imports",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [1])],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("com.microsoft", 1)], ir_version=8)
+    with tempfile.TemporaryDirectory(prefix="quantkit-") as folder:
+        options = ort.SessionOptions()
+        options.log_severity_level = 4
+        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+        options.optimized_model_filepath = str(Path(folder) / "imports.onnx")
+        ort.InferenceSession(model.SerializeToString(), options, ["CPUExecutionProvider"])
+        written = onnx.load(options.optimized_model_filepath)
+    return {entry.domain: entry.version for entry in written.opset_import}
+
+
+def _is_sorted(graph: ir.Graph, known: set[ir.Value]) -> bool:
+    """Tell whether every node comes behind those it reads, in graphs within nodes too."""
+    made = {value for node in graph for value in node.outputs}
+    seen = set(known)
+    for node in graph:
+        if any(value in made and value not in seen for value in node.inputs if value is not None):
+            return False
+        if not all(_is_sorted(inner, seen) for inner in graphs_within(node)):
+            return False
+        seen.update(node.outputs)
+    return True
