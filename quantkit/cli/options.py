@@ -17,4 +17,13 @@ KeepOutliersOption = Annotated[
     bool,
     typer.Option("--keep-outliers", help="Set ranges for all images, also for the few that go far beyond all others."),
 ]
+OutputOption = Annotated[
+    str | None, typer.Option(metavar="NAME", help="Output that holds the class scores; found by default.")
+]
+InputOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--input", metavar="NAME=VALUE", help="Fix an input beside the image: a number, true, false, or a .npy file."
+    ),
+]
 SkipOption = Annotated[list[str] | None, typer.Option(help="Leave in float: node name, glob, re:..., conv:INDEX.")]

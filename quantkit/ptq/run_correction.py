@@ -138,7 +138,8 @@ def _key(record: RunRecord, plan: Plan, options: PlanOptions, ranges: Mapping[st
     """Return a digest of all that the shifts depend on."""
     return sha256_json(
         {
-            "model": record.model.sha256,
+            "model": record.model.key,
+            "output": record.model.output,
             "set": record.set.digest,
             "pipeline": record.pipeline.model_dump(mode="json"),
             "target": asdict(plan.target),

@@ -30,6 +30,8 @@ from quantkit.data.preprocess import preprocess
 from quantkit.engine.predict import Classifier, ModelScores
 from quantkit.errors import ImageError, ModelError, OutputError, UsageError
 from quantkit.files import make_folder, reason, sha256_json
+from quantkit.graph.fixed_inputs import to_json
+from quantkit.graph.signature import Signature
 
 FloatArray = npt.NDArray[np.float32]
 
@@ -43,10 +45,18 @@ _ID_BYTES = 16
 _CRC_BYTES = 4
 
 
-def scores_key(model_sha256: str, pipeline: Pipeline) -> dict[str, str]:
-    """Return what scores depend on besides the image: model, preprocessing, and the programs that compute them."""
+def scores_key(model_sha256: str, pipeline: Pipeline, signature: Signature) -> dict[str, str]:
+    """Return what scores depend on besides the image: model, preprocessing, and the programs that compute them.
+
+    Args:
+        model_sha256: digest of the file.
+        pipeline: the preprocessing.
+        signature: which output of the model is scored, and what its other inputs are fed.
+    """
     return {
         "model": model_sha256,
+        "output": signature.scores.name,
+        "inputs": sha256_json(to_json(signature.fixed)),
         "pipeline": sha256_json(pipeline.model_dump(mode="json")),
         "onnxruntime": onnxruntime.__version__,
         "quantkit": __version__,

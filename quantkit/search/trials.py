@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import onnx_ir as ir
@@ -11,10 +12,11 @@ import onnxruntime
 from quantkit import __version__
 from quantkit.config.method import parse_method
 from quantkit.data.folder import ImageFolder
+from quantkit.engine.classifier import PreparedClassifier
 from quantkit.errors import CalibrationSetError
 from quantkit.evaluation.paired import PairedOutcomes, score_interval, wilson_interval
 from quantkit.evaluation.selection import SelectionMetric
-from quantkit.graph.model import model_files, save_model
+from quantkit.graph.model import model_files
 from quantkit.progress import Count
 from quantkit.ptq.run_correction import images_of
 from quantkit.runs.folder import FP32, INT8, RunFolder, RunRecord
@@ -42,7 +44,7 @@ class Subject:
     Attributes:
         folder: of the run.
         record: of the run.
-        prepared: its fp32 model.
+        classifier: its fp32 model, which knows the file it was read from.
         tuning_data: its calibration images.
         builder: makes recipes.
         selection: compares them.
@@ -51,7 +53,7 @@ class Subject:
 
     folder: RunFolder
     record: RunRecord
-    prepared: ir.Model
+    classifier: PreparedClassifier
     tuning_data: TuningData
     builder: CandidateBuilder
     selection: SelectionMetric
@@ -68,8 +70,8 @@ class Subject:
         threads: int,
     ) -> "Subject":
         """Read a run and its calibration images; see `quantkit.workflows.tune.tune` for the errors."""
-        whole, statistics = calibrated(folder, record)
-        prepared = whole.model
+        classifier, statistics = calibrated(folder, record)
+        prepared = classifier.model
         chosen = images_of(record)
         if chosen is None:
             raise CalibrationSetError(
@@ -93,12 +95,22 @@ class Subject:
             threads=threads,
         )
         start = _start(record, options, target, WeightCorrection.BIAS if rewrite else WeightCorrection.NONE)
-        return cls(folder, record, prepared, held, builder, selection, start)
+        return cls(folder, record, classifier, held, builder, selection, start)
+
+    @property
+    def prepared(self) -> ir.Model:
+        """The prepared fp32 model."""
+        return self.classifier.model
+
+    def save(self, model: ir.Model, path: Path) -> None:
+        """Write a model made from it, with the inputs and outputs of the file; see `PreparedClassifier.save`."""
+        self.classifier.save(model, path)
 
     def key(self) -> dict[str, Any]:
         """Return what the trials depend on besides their recipes and the judging images."""
         return {
-            "model": self.record.model.sha256,
+            "model": self.record.model.key,
+            "output": self.record.model.output,
             "set": self.record.set.digest,
             "pipeline": self.record.pipeline.model_dump(mode="json"),
             "target": asdict(self.builder.target),
@@ -184,7 +196,7 @@ class Trials:
         """Measure a trial's model on the images that judge."""
         if trial.holdout is None:
             path = self._subject.folder.path / CANDIDATE
-            save_model(self.product(trial.recipe).int8, path)
+            self._subject.save(self.product(trial.recipe).int8, path)
             try:
                 evaluation = evaluate_models(
                     [FP32, path],

@@ -16,7 +16,7 @@ from quantkit.engine.observe import observe
 from quantkit.engine.tap import TappedSession
 from quantkit.errors import CalibrationSetError
 from quantkit.graph.analysis.macs import multiply_adds
-from quantkit.graph.model import image_input
+from quantkit.graph.image_input import image_input
 from quantkit.runs.inputs import model_inputs
 from quantkit.stats.observed import Observed
 from quantkit.workflows.calibrate import complete, observed_of

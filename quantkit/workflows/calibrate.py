@@ -1,6 +1,7 @@
 """``quantkit calibrate``: one pass over the calibration set, then ranges, int8 model and vendor file."""
 
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial, reduce
 from pathlib import Path
@@ -16,20 +17,22 @@ from quantkit.config.pipeline import Pipeline
 from quantkit.data.calibration_set import CalibrationSet
 from quantkit.data.overlap import digest_of
 from quantkit.data.parallel import map_in_order
-from quantkit.data.preprocess import check_pipeline, preprocess
+from quantkit.data.preprocess import preprocess
+from quantkit.engine.classifier import ClassifierFile, PreparedClassifier, read_classifier
 from quantkit.engine.observe import Chunk, observe
 from quantkit.engine.session import default_threads
 from quantkit.engine.tap import TappedSession
 from quantkit.errors import CalibrationSetError, StatisticsError
 from quantkit.files import sha256_json
-from quantkit.graph.model import ImageInput, image_input, logits_output, model_digest, read_model
-from quantkit.graph.prepare import Prepared, prepare
+from quantkit.graph.fixed_inputs import to_json
+from quantkit.graph.model import model_digest
+from quantkit.graph.prepare import Prepared
 from quantkit.graph.qdq.plan import plan
 from quantkit.graph.qdq.taps import Taps, taps
 from quantkit.numerics import Range
 from quantkit.progress import NoProgress, Watcher
 from quantkit.ptq.run_correction import Images
-from quantkit.runs.folder import ModelRecord, RunFolder, RunRecord, SetRecord
+from quantkit.runs.folder import VAMC, ModelRecord, RunFolder, RunRecord, SetRecord
 from quantkit.runs.outliers import set_without_outliers
 from quantkit.stats.convergence import ConvergencePoint, movement
 from quantkit.stats.file import Provenance, Statistics, load_statistics, save_statistics, sorted_images
@@ -38,7 +41,7 @@ from quantkit.stats.solve import solve_observed
 from quantkit.stats.tensor import TensorStatistics
 from quantkit.targets import ORT, TARGETS, Target
 from quantkit.workflows.quantize import Quantized, QuantizeOptions, quantize_prepared
-from quantkit.workflows.vacc.build_file import CARD_SET, VamcOptions, choices_of_run, write_vamc
+from quantkit.workflows.vacc.build_file import CARD_SET, VamcOptions, choices_of_run, write_vamc_if_sized
 
 
 @dataclass(frozen=True)
@@ -68,12 +71,9 @@ class Calibration:
 class _Subject:
     """The model of a pass, read and prepared."""
 
-    path: Path
-    digest: str
-    input: ImageInput
-    output: str
-    classes: int | None
-    prepared: Prepared
+    file: ClassifierFile
+    record: ModelRecord
+    prepared: PreparedClassifier
     observed: Taps
 
 
@@ -87,6 +87,8 @@ def calibrate(
     target: Target = ORT,
     options: QuantizeOptions | None = None,
     vamc: VamcOptions | None = None,
+    output: str | None = None,
+    inputs: Mapping[str, Any] | None = None,
     until_stable: float | None = None,
     fresh: bool = False,
     threads: int | None = None,
@@ -106,6 +108,8 @@ def calibrate(
         target: what will run the int8 model.
         options: choices of the quantization.
         vamc: choices of the vendor's build file.
+        output: name of the output that holds the class scores; found when absent.
+        inputs: values of the inputs beside the image, by name: numbers, arrays, or paths of ``.npy`` files.
         until_stable: stop when no range moved by more than this share of its width from one convergence point to the
             next, 0.005 for half a percent.
         fresh: observe again even where statistics are there.
@@ -121,8 +125,8 @@ def calibrate(
         OutputError: the run folder cannot be written.
     """
     method, options, watcher = method or Percentile(), options or QuantizeOptions(), watcher or NoProgress()
-    subject = _read_subject(model)
-    check_pipeline(pipeline, subject.input.channels, subject.input.height, subject.input.width)
+    subject = _read_subject(model, output, inputs)
+    subject.file.check(pipeline)
     chosen, manifest = _read_set(calibration_set)
     folder = RunFolder(run)
     with folder.locked():
@@ -149,23 +153,32 @@ def calibrate(
         record = folder.read()
         card_set = _write_card_set(folder, record, chosen)
         suffixes = frozenset(path.suffix.removeprefix(".") for path in chosen.paths)
-        vamc_path, build = write_vamc(
+        built, told = write_vamc_if_sized(
             folder, record, method, quantized.plan, suffixes, vamc or VamcOptions(), quantized.corrected_fp32
         )
-    beside = tuple(path for path in (quantized.corrected_fp32, card_set) if path is not None)
-    files = (folder.statistics, quantized.path, quantized.table, *beside, vamc_path)
-    told = list(build.notes)
+    beside = tuple(path for path in (quantized.corrected_fp32, card_set, built) if path is not None)
+    files = (folder.statistics, quantized.path, quantized.table, *beside)
     if card_set is not None:
         told.append(f"the compiler is to calibrate on {card_set.name}, without those images (calib-set materialize)")
-    notes = (*quantized.notes, *(f"{vamc_path.name}: {note}" for note in told))
+    notes = (*quantized.notes, *(f"{VAMC}: {note}" for note in told))
     return Calibration(run, quantized, statistics, elapsed_s, reused, files, notes)
 
 
-def _read_subject(path: Path) -> _Subject:
-    model = read_model(path)
-    output, classes = logits_output(model)
-    prepared = prepare(model)
-    return _Subject(path, model_digest(path), image_input(model), output, classes, prepared, observed_tensors(prepared))
+def _read_subject(path: Path, output: str | None, inputs: Mapping[str, Any] | None) -> _Subject:
+    file = read_classifier(path, output=output, inputs=inputs)
+    prepared, image = file.prepared(), file.signature.image
+    record = ModelRecord(
+        path=str(path.resolve()),
+        sha256=model_digest(path),
+        input=image.name,
+        shape=(image.batch, image.channels, image.height, image.width),
+        output=file.signature.scores.name,
+        classes=file.signature.scores.classes,
+        layout=image.layout,
+        dtype=image.type_name,
+        inputs=to_json(file.signature.fixed),
+    )
+    return _Subject(file, record, prepared, observed_tensors(prepared))
 
 
 def observed_tensors(prepared: Prepared) -> Taps:
@@ -236,17 +249,9 @@ def _write_card_set(folder: RunFolder, record: RunRecord, chosen: CalibrationSet
 def _record(
     subject: _Subject, chosen: CalibrationSet, manifest: str, pipeline: Pipeline, statistics: Statistics
 ) -> RunRecord:
-    image = subject.input
     return RunRecord(
         quantkit=__version__,
-        model=ModelRecord(
-            path=str(subject.path.resolve()),
-            sha256=subject.digest,
-            input=image.name,
-            shape=(image.batch, image.channels, image.height, image.width),
-            output=subject.output,
-            classes=subject.classes,
-        ),
+        model=subject.record,
         set=SetRecord(
             path=manifest,
             digest=chosen.digest,
@@ -282,7 +287,7 @@ class _Pass:
         self._ranges: dict[str, dict[str, Range]] = {}
         self._points: list[ConvergencePoint] = []
         self._provenance = Provenance(
-            model_sha256=subject.digest,
+            model_sha256=subject.record.key,
             pipeline_sha256=sha256_json(pipeline.model_dump(mode="json")),
             quantkit=__version__,
             onnxruntime=onnxruntime.__version__,
@@ -310,7 +315,7 @@ class _Pass:
             tapped,
             self._chosen.paths,
             partial(preprocess, pipeline=self._pipeline),
-            batch=self._subject.input.batch or 1,
+            batch=self._subject.file.signature.image.batch or 1,
             threads=self._threads,
             before=None if begun is None else self._tapped(begun),
             progress=lambda count: self._watcher.images(count, len(self._chosen)),

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from quantkit.config.method import Method, parse_method
 from quantkit.config.pipeline import Pipeline
@@ -11,6 +11,7 @@ from quantkit.config.project import PROJECT_FILE, Project
 from quantkit.data.build_set import build_calibration_set
 from quantkit.data.calibration_set import CalibrationSet
 from quantkit.errors import UsageError
+from quantkit.graph.fixed_inputs import parse_inputs
 from quantkit.progress import Count
 from quantkit.runs.folder import RunFolder
 from quantkit.runs.score_cache import FOLDER as KEPT_ANSWERS
@@ -40,6 +41,8 @@ class CalibrationSettings:
         target: what will run the model.
         options: further choices.
         vamc: choices of the vendor's build file.
+        output: name of the output that holds the class scores, None where it is to be found.
+        inputs: values of the inputs beside the image, by name.
     """
 
     model: Path
@@ -55,6 +58,8 @@ class CalibrationSettings:
     target: Target
     options: QuantizeOptions
     vamc: VamcOptions
+    output: str | None
+    inputs: dict[str, Any]
 
     def calibration_set(self, progress: Count | None = None) -> Path:
         """Return the manifest; draws the set into the run folder where only images were given."""
@@ -90,6 +95,8 @@ def calibration_settings(
     run: Path | None,
     dialect: Literal["build", "compile"] | None,
     calibration_folder: Path | None,
+    output: str | None = None,
+    inputs: Sequence[str] = (),
 ) -> CalibrationSettings:
     """Return the settings of a calibration: the options first, then the folder's ``quantkit.yaml``.
 
@@ -129,6 +136,8 @@ def calibration_settings(
             dialect=dialect or project.dialect or "compile",
             calibration_folder=calibration_folder or project.calibration_folder,
         ),
+        output=output or project.output,
+        inputs={**project.inputs, **parse_inputs(inputs)},
     )
 
 
@@ -163,6 +172,8 @@ class ComparisonSettings:
         labels: their label file.
         names: class names.
         pipeline: preprocessing, None for the run's own.
+        output: name of the output that holds the class scores, None for the run's own, or to be found.
+        inputs: values of the inputs beside the image, by name.
     """
 
     run: Path | None
@@ -170,6 +181,8 @@ class ComparisonSettings:
     labels: Path | None
     names: Path | None
     pipeline: Pipeline | None
+    output: str | None
+    inputs: dict[str, Any]
 
 
 def comparison_settings(
@@ -181,6 +194,8 @@ def comparison_settings(
     labels: Path | None,
     names: Path | None,
     preset: str | None,
+    output: str | None = None,
+    inputs: Sequence[str] = (),
 ) -> ComparisonSettings:
     """Return the settings of a comparison: the options first, then the folder's ``quantkit.yaml``.
 
@@ -202,6 +217,8 @@ def comparison_settings(
         labels=project.labels if own_images and labels is None else labels,
         names=names or project.names,
         pipeline=pipeline,
+        output=output or (project.output if run is None else None),
+        inputs=parse_inputs(inputs) or (dict(project.inputs) if run is None else {}),
     )
 
 
@@ -216,6 +233,8 @@ class EvaluationSettings:
         names: class names.
         pipeline: preprocessing, None for the run's own.
         keep: folder for the scores.
+        output: name of the output that holds the class scores, None for the run's own, or to be found.
+        inputs: values of the inputs beside the image, by name.
     """
 
     run: Path | None
@@ -224,6 +243,8 @@ class EvaluationSettings:
     names: Path | None
     pipeline: Pipeline | None
     keep: Path
+    output: str | None
+    inputs: dict[str, Any]
 
 
 def evaluation_settings(
@@ -236,6 +257,8 @@ def evaluation_settings(
     names: Path | None,
     preset: str | None,
     out: Path | None,
+    output: str | None = None,
+    inputs: Sequence[str] = (),
 ) -> EvaluationSettings:
     """Return the settings of an evaluation: the options first, then the folder's ``quantkit.yaml``.
 
@@ -263,6 +286,8 @@ def evaluation_settings(
         names=names or project.names,
         pipeline=pipeline,
         keep=(run or _score_cache_folder(Path(model), project, folder, out)) / KEPT_ANSWERS,
+        output=output or (project.output if run is None else None),
+        inputs=parse_inputs(inputs) or (dict(project.inputs) if run is None else {}),
     )
 
 

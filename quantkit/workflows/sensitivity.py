@@ -61,7 +61,8 @@ class _Network:
         """A digest of all that the scores of its models depend on, besides the images."""
         return sha256_json(
             {
-                "model": self.record.model.sha256,
+                "model": self.record.model.key,
+                "output": self.record.model.output,
                 "pipeline": self.record.pipeline.model_dump(mode="json"),
                 "target": asdict(self.target),
                 "skipped": asdict(self.options.plan_options()),

@@ -13,7 +13,6 @@ from quantkit.data.folder import ImageFolder
 from quantkit.engine.session import default_threads, open_session
 from quantkit.evaluation.images import evaluation_images, limited
 from quantkit.files import sha256_json, write_json, write_text
-from quantkit.graph.model import save_model
 from quantkit.graph.qdq.write import notes_of
 from quantkit.progress import Count
 from quantkit.ptq.shift_groups import movable
@@ -193,7 +192,7 @@ def _write(
     folder, recipe = subject.folder, outcome.best.recipe
     product, target, selection = trials.product(recipe), subject.builder.target, subject.selection
     name, path = output_path(folder, f"{int8_name(target)}-{TUNED}", out)
-    save_model(product.int8, path)
+    subject.save(product.int8, path)
     open_session(path)  # a model that onnxruntime cannot load is not a result
     record_model(folder, name, path, recipe.method, target.name, {"recipe": recipe.to_json()})
     fp32, change, build_file = None, None, None
@@ -201,7 +200,7 @@ def _write(
     if subject.builder.target.compiler_calibrates:
         if product.corrected_fp32 is not None:
             fp32 = tuning.write_fp32 or folder.path / f"{FP32}-{target.name}-{TUNED}.onnx"
-            save_model(product.corrected_fp32, fp32)
+            subject.save(product.corrected_fp32, fp32)
             change = selection.largest_change(product.corrected_fp32)
         checkpoint = fp32 or Path(subject.record.model.path)
         build = build_rewritten(

@@ -8,9 +8,9 @@ from typing import Any, Literal, assert_never
 
 from quantkit.config.method import Kl, Method, MinMax, Mse, Percentile
 from quantkit.config.pipeline import Pipeline
-from quantkit.data.preprocess import check_pipeline
+from quantkit.engine.classifier import read_classifier
 from quantkit.errors import ConfigError
-from quantkit.graph.model import image_input, read_model
+from quantkit.graph.image_input import Layout
 from quantkit.vendors.vacc.calibration_folder import CalibrationFolder
 from quantkit.vendors.vacc.convert import framework_of, render
 from quantkit.vendors.vacc.dialects import Dialect
@@ -114,7 +114,7 @@ def write_build_file(
 
 
 def read_image_input(model: Path, pipeline: Pipeline) -> tuple[str, tuple[int, int, int, int]]:
-    """Return the name and the shape ``[1, C, H, W]`` of a model's image input, as a build file gives them.
+    """Return the name and the shape of a model's image input in its own layout, as a build file gives them.
 
     Sides that the model leaves free are those of the pipeline's result.
 
@@ -122,8 +122,9 @@ def read_image_input(model: Path, pipeline: Pipeline) -> tuple[str, tuple[int, i
         ModelError: the model cannot be read or has no image input.
         ConfigError: the pipeline does not give what the model reads, or neither fixes the size.
     """
-    image = image_input(read_model(model))
-    check_pipeline(pipeline, image.channels, image.height, image.width)
+    file = read_classifier(model)
+    file.check(pipeline)
+    image = file.signature.image
     height, width = pipeline.output_size or (None, None)
     height, width = image.height or height, image.width or width
     if height is None or width is None:
@@ -132,7 +133,12 @@ def read_image_input(model: Path, pipeline: Pipeline) -> tuple[str, tuple[int, i
             where=model,
             fix="add a center_crop to the pipeline",
         )
-    return image.name, (1, image.channels, height, width)
+    return image.name, file_shape(image.layout, image.channels, height, width)
+
+
+def file_shape(layout: Layout, channels: int, height: int, width: int) -> tuple[int, int, int, int]:
+    """Return the shape of one image in the layout of a model's file."""
+    return (1, channels, height, width) if layout == "NCHW" else (1, height, width, channels)
 
 
 def vendor_method(method: Method) -> str:

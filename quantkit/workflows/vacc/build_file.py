@@ -10,13 +10,12 @@ from quantkit.config.pipeline import Pipeline
 from quantkit.data.calibration_set import CalibrationSet
 from quantkit.errors import CalibrationSetError, ConfigError, UsageError
 from quantkit.files import write_text
-from quantkit.graph.model import read_model
-from quantkit.graph.prepare import prepare
 from quantkit.graph.qdq.plan import Plan, PlanOptions, plan
 from quantkit.runs.folder import INT8, VAMC, RunFolder, RunRecord
+from quantkit.runs.inputs import fp32_of_run
 from quantkit.targets import VACC, Target
 from quantkit.vendors.vacc.calibration_folder import CalibrationFolder, calibration_folder
-from quantkit.vendors.vacc.write import BuildFile, WeightScale, read_image_input, write_build_file
+from quantkit.vendors.vacc.write import BuildFile, WeightScale, file_shape, read_image_input, write_build_file
 from quantkit.workflows.quantize import QuantizeOptions
 
 MATERIALIZED = "calibration"
@@ -124,7 +123,7 @@ def vamc_of_run(
         per_channel=choices.per_channel if per_channel is None else per_channel,
         left_out=choices.left_out if skip_convs is None else PlanOptions(skip_convs=tuple(skip_convs)),
     )
-    made = plan(prepare(read_model(folder.fp32(record))).model, choices.target, choices.left_out)
+    made = plan(fp32_of_run(folder, record).prepared().model, choices.target, choices.left_out)
     suffixes = frozenset([options.suffix]) if options.suffix is not None else _suffixes(record)
     return _build_file(folder, record, choices.method, made, suffixes, options), record.pipeline
 
@@ -206,6 +205,33 @@ def write_vamc(
     return path, build
 
 
+def write_vamc_if_sized(
+    folder: RunFolder,
+    record: RunRecord,
+    method: Method,
+    plan: Plan,
+    suffixes: frozenset[str],
+    options: VamcOptions,
+    checkpoint: Path | None = None,
+) -> tuple[Path | None, list[str]]:
+    """Write ``vamc.yaml`` as `write_vamc` does, unless nothing fixes the size of the input, which only the card needs.
+
+    Returns:
+        The path, None where nothing was written, and remarks.
+
+    Raises:
+        ConfigError: the target is the card, and nothing fixes the size of the model's input.
+    """
+    try:
+        path, build = write_vamc(folder, record, method, plan, suffixes, options, checkpoint)
+    except ConfigError as error:
+        if plan.target.name == VACC.name:
+            raise
+        (folder.path / VAMC).unlink(missing_ok=True)
+        return None, [f"not written: {error}"]
+    return path, list(build.notes)
+
+
 def build_rewritten(
     folder: RunFolder, record: RunRecord, checkpoint: Path, method: Method, plan: Plan, options: VamcOptions
 ) -> BuildFile:
@@ -244,7 +270,7 @@ def _build_file(
         name=options.name or Path(record.model.path).stem,
         checkpoint=record.model.path if checkpoint is None else str(checkpoint.resolve()),
         input_name=record.model.input,
-        input_shape=(1, record.pipeline.channels, *_size(record)),
+        input_shape=file_shape(record.model.layout, record.pipeline.channels, *_size(record)),
         pipeline=record.pipeline,
         method=method,
         data=CalibrationFolder(path=str(images), suffix=sorted(suffixes)[0], count=count),
