@@ -35,7 +35,8 @@ from PIL import Image
 
 from quantkit.engine.session import open_session
 from quantkit.engine.tap import TappedSession
-from quantkit.graph.model import image_input, read_model, save_model
+from quantkit.graph.image_input import image_input
+from quantkit.graph.model import read_model, save_model
 from quantkit.graph.prepare import prepare
 from quantkit.graph.qdq.plan import plan
 from quantkit.graph.qdq.write import write_qdq

@@ -10,8 +10,10 @@ import typer
 from quantkit.cli.app import app
 from quantkit.cli.options import (
     FractionOption,
+    InputOption,
     KeepOutliersOption,
     MethodOption,
+    OutputOption,
     PerChannelOption,
     RequireCoverageOption,
     SkipOption,
@@ -47,6 +49,8 @@ def calibrate(
         bool, typer.Option("--bias-correction/--no-bias-correction", help="Move biases where that is seen to help.")
     ] = True,
     keep_outliers: KeepOutliersOption = False,
+    output: OutputOption = None,
+    input_: InputOption = None,
     run: Annotated[Path | None, typer.Option(help="Run folder; runs/<model name> by default.")] = None,
     dialect: Annotated[str | None, typer.Option(help="Of vamc.yaml: build or compile.")] = None,
     calibration_folder: Annotated[
@@ -83,6 +87,8 @@ def calibrate(
         run=run,
         dialect=parse_dialect(dialect),
         calibration_folder=calibration_folder,
+        output=output,
+        inputs=tuple(input_ or ()),
     )
     least = parse_share(require_coverage, "--require-coverage", all_allowed=True)
     with progress_bar("calibrating") as bar:
@@ -95,6 +101,8 @@ def calibrate(
             target=settings.target,
             options=replace(settings.options, bias_correction=bias_correction, keep_outliers=keep_outliers),
             backends=settings.backends,
+            output=settings.output,
+            inputs=settings.inputs,
             until_stable=parse_share(until_stable, "--until-stable"),
             fresh=fresh,
             require_coverage=least,

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from quantkit.cli.app import app
+from quantkit.cli.options import InputOption, OutputOption
 from quantkit.cli.show import console, progress_bar
 from quantkit.errors import UsageError
 
@@ -24,6 +25,8 @@ def compare(
     names: Annotated[Path | None, typer.Option(help="Class names, one a line.")] = None,
     exclude: Annotated[Path | None, typer.Option(help="Calibration set whose images are left out.")] = None,
     preset: Annotated[str | None, typer.Option(help="Preprocessing; the run's by default.")] = None,
+    output: OutputOption = None,
+    input_: InputOption = None,
     limit: Annotated[int | None, typer.Option(help="Evaluate at most so many images.")] = None,
     drift_images: Annotated[int, typer.Option(help="Images that drift is measured on; 0 for none.")] = 32,
     attribute: Annotated[
@@ -56,7 +59,15 @@ def compare(
 
     gate = None if fail_if is None else parse_gate(fail_if, confident=confident)
     settings = comparison_settings(
-        folder=Path(), models=models, run=run, images=images, labels=labels, names=names, preset=preset
+        folder=Path(),
+        models=models,
+        run=run,
+        images=images,
+        labels=labels,
+        names=names,
+        preset=preset,
+        output=output,
+        inputs=tuple(input_ or ()),
     )
     program = _runtime(runtime)
     if attribute and settings.run is None:
@@ -74,6 +85,8 @@ def compare(
             drift_images=drift_images,
             latency=latency,
             datalist=datalist,
+            output=settings.output,
+            inputs=settings.inputs,
             threads=threads,
             progress=bar,
         )
@@ -105,6 +118,8 @@ def compare(
             console.print(drift_table(candidate))
     if breakdown is not None:
         console.print(_breakdown_table(breakdown))
+    for note in evaluation.notes:
+        console.print(f"note: {note}", soft_wrap=True, markup=False)
     for note in dict.fromkeys((*notes(result), *(breakdown.notes if breakdown is not None else ()))):
         console.print(note, soft_wrap=True, markup=False)
     if gate is not None:

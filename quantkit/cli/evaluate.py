@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from quantkit.cli.app import app
+from quantkit.cli.options import InputOption, OutputOption
 from quantkit.cli.show import console, progress_bar
 from quantkit.errors import UsageError
 
@@ -25,6 +26,8 @@ def evaluate(
     names: Annotated[Path | None, typer.Option(help="Class names, one a line.")] = None,
     exclude: Annotated[Path | None, typer.Option(help="Calibration set whose images are left out.")] = None,
     preset: Annotated[str | None, typer.Option(help="Preprocessing; the run's by default.")] = None,
+    output: OutputOption = None,
+    input_: InputOption = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Evaluate at most so many images.")] = None,
     shard: Annotated[str | None, typer.Option(metavar="I/N", help="Evaluate the I-th of N parts alone.")] = None,
     merge: Annotated[
@@ -45,7 +48,16 @@ def evaluate(
     from quantkit.workflows.resolve import evaluation_settings
 
     settings = evaluation_settings(
-        folder=Path(), model=models[0], run=run, images=images, labels=labels, names=names, preset=preset, out=out
+        folder=Path(),
+        model=models[0],
+        run=run,
+        images=images,
+        labels=labels,
+        names=names,
+        preset=preset,
+        out=out,
+        output=output,
+        inputs=tuple(input_ or ()),
     )
     with progress_bar("evaluating") as bar:
         done = step(
@@ -59,6 +71,8 @@ def evaluate(
             limit=limit,
             shard=None if shard is None else parse_shard(shard),
             cache=settings.cache,
+            output=settings.output,
+            inputs=settings.inputs,
             threads=threads,
             progress=bar,
         )
@@ -69,7 +83,9 @@ def evaluate(
         console.print(f"{fresh} images in {done.elapsed_s:.1f} s, {rate:.1f} images/s{before}")
     else:
         console.print("all answers were there, nothing was run")
-    _finish(done.predictions, done.origin, done.warnings, out, json)
+    for note in done.notes:
+        console.print(f"note: {note}", soft_wrap=True, markup=False)
+    _finish(done.predictions, done.origin, done.warnings, out, json, done.output)
 
 
 def _merge(paths: list[Path], out: Path | None, json: Path | None) -> None:
@@ -87,7 +103,12 @@ def _merge(paths: list[Path], out: Path | None, json: Path | None) -> None:
 
 
 def _finish(
-    predictions: "Predictions", origin: "Origin", warnings: tuple[str, ...], out: Path | None, json: Path | None
+    predictions: "Predictions",
+    origin: "Origin",
+    warnings: tuple[str, ...],
+    out: Path | None,
+    json: Path | None,
+    output: str | None = None,
 ) -> None:
     from dataclasses import asdict
 
@@ -111,4 +132,6 @@ def _finish(
         save_predictions(out, predictions, origin)
         console.print(f"wrote {out}", soft_wrap=True, markup=False)
     if json is not None:
-        write_json(json, {**accuracy.to_json(), "classes": predictions.classes, "origin": asdict(origin)})
+        write_json(
+            json, {**accuracy.to_json(), "classes": predictions.classes, "output": output, "origin": asdict(origin)}
+        )

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from quantkit.cli.app import app
+from quantkit.cli.options import InputOption, OutputOption
 from quantkit.cli.show import console
 from quantkit.errors import ModelError, UsageError
 
@@ -29,6 +30,8 @@ def inspect(
         str | None,
         typer.Option(help="Image size where the model leaves it free: 224, or HEIGHTxWIDTH. 224 by default."),
     ] = None,
+    output: OutputOption = None,
+    input_: InputOption = None,
     json_: Annotated[bool, typer.Option("--json", help="Print everything as JSON.")] = False,
     verbose: Annotated[
         bool, typer.Option("--verbose", "-v", help="Name every layer and operator in float, for every target.")
@@ -39,13 +42,14 @@ def inspect(
     Exit code 0 where calibrate accepts the model, with warnings or without; else 7, after what is known was printed.
     """
     from quantkit.config.project import PROJECT_FILE
+    from quantkit.graph.fixed_inputs import parse_inputs
     from quantkit.workflows.inspect import inspect as step
     from quantkit.workflows.project import load_project
 
     model = model or load_project(Path()).model
     if model is None:
         raise UsageError("no model was given", fix=f"give an ONNX file, or name one in {PROJECT_FILE}")
-    summary = step(model, size=parse_size(size))
+    summary = step(model, size=parse_size(size), output=output, inputs=parse_inputs(input_ or ()))
     if json_:
         json.dump(summary.to_json(), sys.stdout, indent=2, ensure_ascii=False, allow_nan=False)
         sys.stdout.write("\n")

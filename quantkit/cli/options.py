@@ -24,4 +24,13 @@ RequireCoverageOption = Annotated[
     ),
 ]
 VerboseOption = Annotated[bool, typer.Option("--verbose", "-v", help="List every note; by default, one line a kind.")]
+OutputOption = Annotated[
+    str | None, typer.Option(metavar="NAME", help="Output that holds the class scores; found by default.")
+]
+InputOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--input", metavar="NAME=VALUE", help="Fix an input beside the image: a number, true, false, or a .npy file."
+    ),
+]
 SkipOption = Annotated[list[str] | None, typer.Option(help="Leave in float: node name, glob, re:..., conv:INDEX.")]

@@ -8,6 +8,7 @@ from typing import Annotated, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, PositiveInt, field_validator, model_validator
 
 Interpolation = Literal["nearest", "bilinear", "bicubic", "lanczos", "box", "hamming"]
+Mode = Literal["RGB", "BGR", "L", "RGBA", "BGRA", "LA"]
 
 
 class _Op(BaseModel):
@@ -18,13 +19,29 @@ class Decode(_Op):
     """Decode a file to 8-bit pixels.
 
     Attributes:
-        mode: colour mode of the result: three channels, or one.
+        mode: channels of the result: three colours, grey (``L``), or either with alpha behind it (``RGBA``, ``BGRA``,
+            ``LA``); a file without alpha is opaque, 255.
         exif: turn the picture as its EXIF orientation says; torchvision and the card do not.
     """
 
     op: Literal["decode"] = "decode"
-    mode: Literal["RGB", "BGR", "L"] = "RGB"
+    mode: Mode = "RGB"
     exif: bool = False
+
+    @property
+    def channels(self) -> int:
+        """Number of channels of the result."""
+        return len(self.mode)
+
+    @property
+    def pillow_mode(self) -> str:
+        """The mode that pillow decodes to, colours in the order red, green, blue."""
+        return self.mode.replace("BGR", "RGB")
+
+    @property
+    def is_bgr(self) -> bool:
+        """Whether the order of the colours is blue, green, red."""
+        return self.mode.startswith("BGR")
 
 
 class Resize(_Op):
@@ -123,10 +140,10 @@ class Pipeline(BaseModel):
 
     @property
     def channels(self) -> int:
-        """Number of colour channels of the result."""
+        """Number of channels of the result."""
         decode = self.ops[0]
         assert isinstance(decode, Decode)
-        return 1 if decode.mode == "L" else 3
+        return decode.channels
 
     @property
     def output_size(self) -> tuple[int, int] | None:

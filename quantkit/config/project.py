@@ -32,6 +32,8 @@ class Project(BaseModel):
         run: run folder.
         dialect: of the vamc YAML.
         calibration_folder: where the calibration images lie for the vendor's compiler.
+        output: name of the output that holds the class scores.
+        inputs: values of the inputs beside the image, by name: numbers, or paths of ``.npy`` files.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -52,6 +54,8 @@ class Project(BaseModel):
     run: Path | None = None
     dialect: Literal["build", "compile"] | None = None
     calibration_folder: Path | None = None
+    output: str | None = None
+    inputs: dict[str, bool | int | float | str] = Field(default_factory=dict)
 
     @model_validator(mode="after")
     def _one_preprocessing(self) -> Self:
@@ -70,7 +74,8 @@ class Project(BaseModel):
         """Return the project with its paths taken from a folder."""
         fields = ("model", "set", "images", "labels", "names", "run", "calibration_folder")
         moved = {name: folder / path for name in fields if (path := getattr(self, name)) is not None}
-        return self.model_copy(update=moved)
+        files = {name: str(folder / value) if isinstance(value, str) else value for name, value in self.inputs.items()}
+        return self.model_copy(update={**moved, "inputs": files})
 
 
 def parse_project(text: str, where: object) -> Project:

@@ -20,6 +20,9 @@ from quantkit.files import reason
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"})
 
+# Places of blue, green, red and alpha among red, green, blue and alpha.
+BGR_ORDER = (2, 1, 0, 3)
+
 # Pillow's own threshold of suspicion, as a number of ours: another program may have changed pillow's.
 MAX_PIXELS = 89_478_485
 MAX_FILE_BYTES = 1 << 30
@@ -80,8 +83,8 @@ def decode_image(path: Path, decode: Decode) -> DecodedImage:
     image = open_image(read_bytes(path), path)
     found = notes(image, decode)
     pixels = np.asarray(to_mode(image, decode, path))
-    if decode.mode == "BGR":
-        pixels = pixels[:, :, ::-1]
+    if decode.is_bgr:
+        pixels = pixels[:, :, BGR_ORDER[: pixels.shape[2]]]
     return DecodedImage(np.ascontiguousarray(pixels.reshape(*pixels.shape[:2], -1)), found)
 
 
@@ -134,18 +137,18 @@ def open_image(data: bytes, where: Path) -> Image.Image:
 
 
 def to_mode(image: Image.Image, decode: Decode, where: Path) -> Image.Image:
-    """Convert a decoded image to pillow's ``RGB`` (also where BGR is wanted) or ``L``.
+    """Convert a decoded image to pillow's mode of the channels wanted: ``RGB`` also where BGR is.
 
     Raises:
         ImageError: the image's mode has no stated conversion.
     """
-    mode = "L" if decode.mode == "L" else "RGB"
+    mode, has_alpha = decode.pillow_mode, decode.mode.endswith("A")
     if image.mode == "F":
         raise ImageError("floating-point pixels have no stated range", where=where, fix="save it with 8 bits a channel")
     if image.mode.startswith("I"):
         image = _scale_16_bit(image, where)
-    # Only RGBA output would use it, and pillow warns of every palette that carries one.
-    image.info.pop("transparency", None)
+    if not has_alpha:  # pillow warns of every palette that carries a transparency which is not used
+        image.info.pop("transparency", None)
     try:
         if decode.exif:
             image = ImageOps.exif_transpose(image)
@@ -159,13 +162,14 @@ def to_mode(image: Image.Image, decode: Decode, where: Path) -> Image.Image:
 def notes(image: Image.Image, decode: Decode) -> tuple[Note, ...]:
     """Return what is special about a decoded image, given how it will be converted."""
     found: list[Note] = []
-    if image.mode in ("1", "L", "LA", "La") and decode.mode != "L":
+    if image.mode in ("1", "L", "LA", "La") and not decode.mode.startswith("L"):
         found.append("greyscale")
     if image.mode in ("P", "PA"):
         found.append("palette")
     if image.mode == "CMYK":
         found.append("CMYK")
-    if image.mode in ("RGBA", "RGBa", "LA", "La", "PA") or "transparency" in image.info:
+    has_alpha = image.mode in ("RGBA", "RGBa", "LA", "La", "PA") or "transparency" in image.info
+    if has_alpha and not decode.mode.endswith("A"):
         found.append("alpha dropped")
     if image.mode.startswith("I"):
         found.append("16-bit scaled")

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from quantkit.config.pipeline import CenterCrop, Decode, EvenSides, Normalize, Pad, Pipeline, Resize, ToTensor, even
-from quantkit.data.images import MAX_PIXELS, open_image, read_bytes, to_mode
+from quantkit.data.images import BGR_ORDER, MAX_PIXELS, open_image, read_bytes, to_mode
 from quantkit.data.resize import resize_bilinear, resize_nearest
 from quantkit.errors import ConfigError, ImageError
 
@@ -65,11 +65,11 @@ def transform(image: Image.Image, pipeline: Pipeline) -> NDArray[np.uint8]:
     """Run the geometric operations of a pipeline.
 
     Args:
-        image: a pillow image of mode ``RGB`` or ``L``.
+        image: a pillow image of mode ``RGB`` or ``L``, or of either with alpha.
         pipeline: the operations.
 
     Returns:
-        uint8 ``[H, W]`` or ``[H, W, 3]``, channels in RGB order whatever the pipeline decodes to.
+        uint8 ``[H, W]`` or ``[H, W, C]``, channels in RGB order whatever the pipeline decodes to.
 
     Raises:
         ImageError: keeping the aspect of a very long picture would make it larger than `MAX_PIXELS`.
@@ -96,7 +96,7 @@ def normalize(pixels: NDArray[np.uint8], pipeline: Pipeline, out: NDArray[np.flo
     There are only 256 values a channel can have, so the arithmetic is done once, in a table.
 
     Args:
-        pixels: uint8 ``[H, W]`` or ``[H, W, 3]`` in RGB order.
+        pixels: uint8 ``[H, W]`` or ``[H, W, C]`` in RGB order.
         pipeline: the operations.
         out: float32 ``[C, H, W]``.
 
@@ -104,9 +104,8 @@ def normalize(pixels: NDArray[np.uint8], pipeline: Pipeline, out: NDArray[np.flo
         ConfigError: see `check_pipeline`.
     """
     tables = value_tables(pipeline)
-    planes = pixels[np.newaxis] if pixels.ndim == 2 else np.moveaxis(pixels, 2, 0)
-    if _is_bgr(pipeline):
-        planes = planes[::-1]
+    stacked = pixels[np.newaxis] if pixels.ndim == 2 else np.moveaxis(pixels, 2, 0)
+    planes = [stacked[place] for place in BGR_ORDER[: len(stacked)]] if _is_bgr(pipeline) else list(stacked)
     for table, plane, target in zip(tables, planes, out, strict=True):
         # Indices are uint8 and the table has 256 entries; "clip" only spares numpy a check and a copy.
         table.take(plane, out=target, mode="clip")
@@ -137,7 +136,14 @@ def value_tables(pipeline: Pipeline) -> NDArray[np.float32]:
     return values
 
 
-def check_pipeline(pipeline: Pipeline, channels: int | None, height: int | None, width: int | None) -> None:
+def check_pipeline(
+    pipeline: Pipeline,
+    channels: int | None,
+    height: int | None,
+    width: int | None,
+    *,
+    whole: tuple[int, int] | None = None,
+) -> None:
     """Check that a pipeline can be executed and yields what a model reads.
 
     Args:
@@ -145,10 +151,12 @@ def check_pipeline(pipeline: Pipeline, channels: int | None, height: int | None,
         channels: channels of the model's input, None where it takes any.
         height: height of the model's input in pixels, None where it takes any.
         width: width of the model's input in pixels, None where it takes any.
+        whole: least and greatest number of a model's integer input, None where it takes fractions.
 
     Raises:
-        ConfigError: an operation that cannot be executed, or a result of other channels or size than the model's
-            input. A pipeline that does not fix the size is checked image by image instead.
+        ConfigError: an operation that cannot be executed, a result of other channels or size than the model's input,
+            or numbers that an integer input cannot hold. A pipeline that does not fix the size is checked image by
+            image instead.
     """
     for op in pipeline.ops:
         match op:
@@ -162,12 +170,23 @@ def check_pipeline(pipeline: Pipeline, channels: int | None, height: int | None,
                 )
             case _:
                 pass
-    value_tables(pipeline)
+    values = value_tables(pipeline)
     if channels is not None and channels != pipeline.channels:
+        modes = {1: "L", 2: "LA", 3: "RGB or BGR", 4: "RGBA or BGRA"}
         raise ConfigError(
             f"the model reads {channels} channels and the pipeline gives {pipeline.channels}",
             where="pipeline",
-            fix="set the mode of decode: L for one channel, RGB or BGR for three",
+            fix=f"set the mode of decode to {modes[channels]}"
+            if channels in modes
+            else "image files hold 1 to 4 channels; give a model that takes as many",
+        )
+    if whole is not None and not (np.array_equal(values, np.rint(values)) and _within(values, *whole)):
+        fractions = "" if np.array_equal(values, np.rint(values)) else "fractions "
+        raise ConfigError(
+            f"the model reads whole numbers from {whole[0]} to {whole[1]}, and the pipeline gives {fractions}"
+            f"from {values.min():.4g} to {values.max():.4g}",
+            where="pipeline",
+            fix="set the divisor of to_tensor to 1 and leave out normalize",
         )
     if pipeline.output_size is None:
         return
@@ -178,6 +197,10 @@ def check_pipeline(pipeline: Pipeline, channels: int | None, height: int | None,
                 where="pipeline",
                 fix=f"set its last resize or center_crop to {wanted}",
             )
+
+
+def _within(values: NDArray[np.float32], least: int, greatest: int) -> bool:
+    return bool(values.min() >= least and values.max() <= greatest)
 
 
 def _check_channels(op: Normalize, pipeline: Pipeline) -> None:
@@ -191,7 +214,7 @@ def _check_channels(op: Normalize, pipeline: Pipeline) -> None:
 
 def _is_bgr(pipeline: Pipeline) -> bool:
     decode = pipeline.ops[0]
-    return isinstance(decode, Decode) and decode.mode == "BGR"
+    return isinstance(decode, Decode) and decode.is_bgr
 
 
 def _resize(image: Image.Image, op: Resize) -> Image.Image:
@@ -235,4 +258,5 @@ def _pad_to_square(image: Image.Image, value: int) -> Image.Image:
     side = max(image.size)
     left, top = (side - image.width) // 2, (side - image.height) // 2
     border = (left, top, side - image.width - left, side - image.height - top)
-    return ImageOps.expand(image, border, fill=value if image.mode == "L" else (value, value, value))
+    opaque = tuple(255 if band == "A" else value for band in image.getbands())
+    return ImageOps.expand(image, border, fill=value if image.mode == "L" else opaque)

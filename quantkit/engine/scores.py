@@ -10,27 +10,31 @@ import onnx_ir as ir
 from quantkit.data.parallel import map_in_order
 from quantkit.engine.session import first_line, open_session
 from quantkit.errors import ModelError
+from quantkit.graph.analysis.values import name_of
 
 FloatArray = npt.NDArray[np.float32]
 
 # Scores that are as near as this are the same but for the rounding of float32.
 EXACT_DB = 120.0
+# The least signal of an image, as a share of the mean.
+FAINT = 1e-6
 
 
 def scores_of(model: ir.Model, images: Sequence[FloatArray], *, threads: int) -> FloatArray:
-    """Return the first output of a model, ``[images, classes]``, for images ``[N, C, H, W]`` run one by one.
+    """Return the scores of a core model, ``[images, classes]``, for images ``[N, C, H, W]`` run one by one.
 
-    Of an image that is repeated to fill a fixed batch, the first answer counts.
+    The scores are its first output (see `quantkit.graph.interface`). Of an image that is repeated to fill a fixed
+    batch, the first answer counts.
 
     Raises:
         ModelError: onnxruntime cannot run the model.
     """
     session = open_session(ir.serde.serialize_model(model).SerializeToString())
-    name = session.get_inputs()[0].name
+    name, output = session.get_inputs()[0].name, name_of(model.graph.outputs[0])
 
     def one(image: FloatArray) -> FloatArray:
         try:
-            scores: FloatArray = session.run(None, {name: image})[0]
+            scores: FloatArray = session.run([output], {name: image})[0]
         except Exception as error:  # onnxruntime raises classes of its own, all derived from Exception alone
             raise ModelError(f"onnxruntime cannot run the model ({first_line(error)})") from error
         return scores[:1].reshape(1, -1)
@@ -50,10 +54,13 @@ def score_sqnr_db(reference: FloatArray, other: FloatArray) -> float:
 def sqnr_by_image_db(reference: FloatArray, other: FloatArray) -> npt.NDArray[np.float64]:
     """Return the SQNR of each image's scores in dB, float64 ``[images]``; arguments ``[images, classes]``.
 
-    It counts up to where float32 arithmetic ends: between -120 and 120 dB.
+    It counts up to where float32 arithmetic ends: between -120 and 120 dB. Equal scores have 120 dB, also where all of
+    them are zero. An image whose scores are next to nothing is measured against a millionth of the mean signal of all
+    images, so that no noise on silence outweighs every other image.
     """
     signal = np.square(reference, dtype=np.float64).sum(axis=1)
     noise = np.square(reference.astype(np.float64) - other).sum(axis=1)
-    least = np.finfo(np.float64).tiny  # of an image whose scores are all zero
+    signal = np.maximum(signal, FAINT * signal.mean())
+    least = np.finfo(np.float64).tiny  # where the scores of all images are zero
     ratio = (signal + least) / (noise + signal / 10.0 ** (EXACT_DB / 10.0) + least)
-    return np.asarray(np.maximum(10.0 * np.log10(ratio), -EXACT_DB))
+    return np.where(noise == 0.0, EXACT_DB, np.maximum(10.0 * np.log10(ratio), -EXACT_DB))

@@ -16,7 +16,7 @@ from quantkit.evaluation.drift import DriftAccumulator, TensorDrift
 from quantkit.evaluation.drift_kernel import ImageTerms
 from quantkit.graph.analysis.bounds import UNBOUNDED, Bounds, effective_bounds
 from quantkit.graph.analysis.values import name_of
-from quantkit.graph.model import image_input
+from quantkit.graph.image_input import image_input
 from quantkit.graph.prepare import prepare
 from quantkit.graph.qdq.isolated import local_graph
 from quantkit.graph.qdq.read import activation_qparams

@@ -6,7 +6,6 @@ in fp32 already, and calibration finds ranges for values that the model never se
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 
@@ -15,6 +14,7 @@ from quantkit.config.pipeline import (
     IMAGENET_STD,
     CenterCrop,
     Decode,
+    Mode,
     Normalize,
     Pad,
     Pipeline,
@@ -25,9 +25,11 @@ from quantkit.config.pipeline import (
 from quantkit.data.folder import ImageFolder
 from quantkit.data.preprocess import value_tables
 from quantkit.engine.predict import Classifier, ModelScores, evaluate
+from quantkit.errors import ConfigError
 from quantkit.evaluation.label_diagnosis import label_problem
 from quantkit.evaluation.paired import BoolArray, PairedOutcomes, mcnemar_exact
 from quantkit.evaluation.predictions import Predictions
+from quantkit.graph.model import model_digest
 from quantkit.runs.cache import ResultCache
 from quantkit.runs.score_cache import cached_scores, predict_cached, scores_key
 
@@ -66,13 +68,20 @@ _SCALINGS = (
 )
 
 
+_ORDERS: dict[Mode, tuple[Mode, ...]] = {
+    "RGB": ("RGB", "BGR"),
+    "BGR": ("RGB", "BGR"),
+    "RGBA": ("RGBA", "BGRA"),
+    "BGRA": ("RGBA", "BGRA"),
+}
+
+
 def diagnose_preprocessing(
     classifier: Classifier,
     found: ImageFolder,
     pipeline: Pipeline,
     predictions: Predictions,
     *,
-    digest: str,
     cache: ResultCache | None,
     threads: int,
 ) -> str | None:
@@ -88,7 +97,6 @@ def diagnose_preprocessing(
         found: the labelled images that were evaluated.
         pipeline: their preprocessing.
         predictions: what the model said of them, in the same order.
-        digest: of the model.
         cache: of scores; None to run the model each time.
         threads: workers.
 
@@ -102,7 +110,10 @@ def diagnose_preprocessing(
         return None
     places = np.linspace(0, len(predictions) - 1, min(SAMPLE, len(predictions))).astype(np.int64)
     sample, given = found.only(places.tolist()), right[places]
-    others = list(alternatives(pipeline))
+    others = [(words, other) for words, other in alternatives(pipeline) if _fits(classifier, other)]
+    if not others:
+        return None
+    digest = model_digest(classifier.path)
     tried = [_right(classifier, digest, sample, other, cache, threads) for _, other in others]
     best = max(range(len(others)), key=lambda index: int(tried[index].sum()))
     outcomes = PairedOutcomes.of(given, tried[best])
@@ -115,18 +126,27 @@ def diagnose_preprocessing(
     )
 
 
+def _fits(classifier: Classifier, pipeline: Pipeline) -> bool:
+    """Tell whether a model can take what a pipeline gives: an integer input takes no fractions."""
+    try:
+        classifier.file.check(pipeline)
+    except ConfigError:
+        return False
+    return True
+
+
 def alternatives(pipeline: Pipeline) -> Iterator[tuple[str, Pipeline]]:
     """Yield other colour orders and scalings behind the same decoding and geometry, the least change first, named."""
     first = pipeline.ops[0]
     assert isinstance(first, Decode)
     given = value_tables(pipeline)
-    orders: list[Literal["RGB", "BGR", "L"]] = ["L"] if first.mode == "L" else ["RGB", "BGR"]
+    orders = _ORDERS.get(first.mode, (first.mode,))
     for mode in sorted(orders, key=lambda mode: mode != first.mode):
         decode = first.model_copy(update={"mode": mode})
         if mode != first.mode:
             yield f"colours in the order {mode}", Pipeline(ops=(decode, *pipeline.ops[1:]))
         for scaling in _SCALINGS:
-            if scaling.mean is not None and len(scaling.mean) > pipeline.channels:
+            if scaling.mean is not None and pipeline.channels % len(scaling.mean):
                 continue
             other = _scaled(pipeline, decode, scaling)
             if not np.allclose(value_tables(other), given, rtol=0.02, atol=0.02):
@@ -139,7 +159,7 @@ def _scaled(pipeline: Pipeline, decode: Decode, scaling: _Scaling) -> Pipeline:
     if scaling.mean is not None:
         repeated = (values * (pipeline.channels // len(values)) for values in (scaling.mean, scaling.std))
         # ImageNet's numbers belong to red, green and blue.
-        mean, std = (values[::-1] if decode.mode == "BGR" else values for values in repeated)
+        mean, std = (values[::-1] if decode.is_bgr else values for values in repeated)
         ops.append(Normalize(mean=mean, std=std))
     return Pipeline(ops=tuple(ops))
 
@@ -156,7 +176,7 @@ def _right(
     assert sample.labels is not None
     if cache is None:
         return _compared(evaluate([classifier], sample.paths, pipeline, threads=threads), sample)
-    with cached_scores(cache, [scores_key(digest, pipeline)], sample) as scores:
+    with cached_scores(cache, [scores_key(digest, pipeline, classifier.file.signature)], sample) as scores:
         return _compared(predict_cached([classifier], scores, sample.paths, pipeline, threads=threads), sample)
 
 

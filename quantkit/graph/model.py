@@ -3,7 +3,6 @@
 import hashlib
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
 import numpy as np
@@ -16,7 +15,7 @@ from onnx_ir.serde import SerdeError
 
 from quantkit.errors import ModelError
 from quantkit.files import reason, replacing, sha256_file, sha256_json
-from quantkit.graph.analysis.values import is_op, name_of
+from quantkit.graph.analysis.values import is_op
 from quantkit.graph.repair import as_checked, repair
 
 # A protobuf message ends at 2 GiB; above this the tensors go into a file beside the model.
@@ -53,25 +52,6 @@ QUANTIZED_OPS = frozenset(
         "QAttention",
     }
 )
-
-
-@dataclass(frozen=True)
-class ImageInput:
-    """The one input of an image classifier.
-
-    Attributes:
-        name: of the input.
-        channels: size of axis 1.
-        height: size of axis 2, None where it is dynamic.
-        width: size of axis 3, None where it is dynamic.
-        batch: size of axis 0, None where it is dynamic.
-    """
-
-    name: str
-    channels: int
-    height: int | None
-    width: int | None
-    batch: int | None
 
 
 def read_model(path: Path, *, allow_quantized: bool = False) -> ir.Model:
@@ -171,48 +151,6 @@ def model_files(path: Path) -> list[Path]:
     model = _load(path)
     places = {str(tensor.location) for _, tensor in stored_tensors(model) if isinstance(tensor, ir.ExternalTensor)}
     return [path, *(path.parent / place for place in sorted(places))]
-
-
-def image_input(model: ir.Model) -> ImageInput:
-    """Return the image input of a model.
-
-    Raises:
-        ModelError: the model has no image input or several, its layout is not NCHW, or it is not float32.
-    """
-    fed = [value for value in model.graph.inputs if not value.is_initializer()]
-    images = [value for value in fed if value.shape is not None and len(value.shape) == 4]
-    found = ", ".join(f"{value.name} {value.shape} {value.dtype}" for value in fed) or "no input at all"
-    if not images:
-        raise ModelError("the model has no image input [N, C, H, W]", where=found)
-    if len(fed) > 1:
-        raise ModelError("the model has several inputs, an image classifier has one", where=found)
-    value = images[0]
-    if value.dtype != ir.DataType.FLOAT:
-        raise ModelError("the image input is not float32", where=found, fix="export the model in fp32")
-    batch, channels, height, width = (size if isinstance(size, int) else None for size in value.shape or ())
-    if channels is None or (width in (1, 3, 4) and channels not in (1, 3, 4)):
-        hint = "looks like NHWC; export it as NCHW" if width in (1, 3, 4) else "export it with a fixed channel count"
-        raise ModelError("cannot tell the number of channels of the image input", where=found, fix=hint)
-    return ImageInput(name_of(value), channels, height, width, batch)
-
-
-def logits_output(model: ir.Model) -> tuple[str, int | None]:
-    """Return the name of the class scores, and their number where the model fixes it.
-
-    Raises:
-        ModelError: no output, or several outputs that could be the scores.
-    """
-    floats = [value for value in model.graph.outputs if value.dtype in (ir.DataType.FLOAT, None)]
-    scores = floats if len(floats) == 1 else [value for value in floats if value.shape is None or len(value.shape) == 2]
-    found = ", ".join(f"{value.name} {value.shape}" for value in model.graph.outputs) or "no output at all"
-    if len(scores) != 1:
-        fault = (
-            "several outputs could be the class scores" if scores else "no output looks like class scores [N, classes]"
-        )
-        raise ModelError(fault, where=found, fix="export the model with its logits as the only output")
-    shape = scores[0].shape
-    classes = shape[1] if shape is not None and len(shape) > 1 else None
-    return name_of(scores[0]), classes if isinstance(classes, int) else None
 
 
 def _load(path: Path) -> ir.Model:

@@ -156,6 +156,8 @@ class Objective:
             total += _add_activation(activation, logs, gradient)
         for weight in self._weights:
             total += _add_weight(weight, logs, gradient)
+        if total <= 0.0:  # nothing is known to matter for the scores
+            return 0.0, np.zeros(logs.size)
         return float(np.log(total)), gradient / total
 
     def _weight_term(self, layer: Layer) -> _WeightTerm | None:

@@ -127,7 +127,8 @@ def _notes(found: BiasCorrection) -> tuple[str, ...]:
 def _key(record: RunRecord, plan: Plan, options: PlanOptions, ranges: Mapping[str, Range]) -> CacheKey:
     """Return all that the shifts depend on."""
     inputs = {
-        "model": record.model.sha256,
+        "model": record.model.key,
+        "output": record.model.output,
         "set": record.set.digest,
         "pipeline": record.pipeline.model_dump(mode="json"),
         "target": asdict(plan.target),

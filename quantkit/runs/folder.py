@@ -5,7 +5,7 @@ import json
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from filelock import FileLock, Timeout
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from quantkit.config.pipeline import Pipeline
 from quantkit.data.calibration_set import CalibrationSet
 from quantkit.errors import CalibrationSetError, ConfigError, ModelError, OutputError, ProvenanceError, UsageError
-from quantkit.files import make_folder, reason, write_json
+from quantkit.files import make_folder, reason, sha256_json, write_json
 from quantkit.graph.model import model_digest
 from quantkit.runs.cache import FOLDER as CACHE
 from quantkit.runs.cache import ResultCache
@@ -41,6 +41,9 @@ class ModelRecord(_Record):
         shape: ``[N, C, H, W]`` of that input, null where dynamic.
         output: name of its scores.
         classes: number of classes, null where the model does not say.
+        layout: order of the axes of the image input in the file.
+        dtype: its element type in the file.
+        inputs: values of the inputs beside the image.
     """
 
     path: str
@@ -50,6 +53,14 @@ class ModelRecord(_Record):
     shape: tuple[int | None, int | None, int | None, int | None]
     output: str
     classes: int | None
+    layout: Literal["NCHW", "NHWC"] = "NCHW"
+    dtype: str = "float32"
+    inputs: dict[str, Any] = Field(default_factory=dict)
+
+    @property
+    def key(self) -> str:
+        """A digest of what the model computes: of its file, and of the values of its other inputs where it has any."""
+        return self.sha256 if not self.inputs else sha256_json({"model": self.sha256, "inputs": self.inputs})
 
 
 class SetRecord(_Record):

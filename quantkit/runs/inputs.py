@@ -1,8 +1,9 @@
 """What steps read of a run before they work on it: network, statistics, and images as the network takes them."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -11,15 +12,49 @@ import onnx_ir as ir
 from quantkit.config.pipeline import Pipeline
 from quantkit.data.parallel import map_in_order
 from quantkit.data.preprocess import preprocess
+from quantkit.engine.classifier import ClassifierFile, PreparedClassifier, classifier_signature, read_classifier
 from quantkit.engine.observe import load_batch
 from quantkit.errors import ProvenanceError
-from quantkit.graph.model import image_input, read_model
-from quantkit.graph.prepare import Prepared, prepare
+from quantkit.graph.image_input import image_input
+from quantkit.graph.model import read_model
 from quantkit.runs.folder import RunFolder, RunRecord
 from quantkit.stats.file import Statistics, load_statistics
 
 
-def calibrated(folder: RunFolder, record: RunRecord) -> tuple[Prepared, Statistics]:
+def fp32_of_run(folder: RunFolder, record: RunRecord) -> ClassifierFile:
+    """Return the fp32 classifier of a run, fed and scored as it was calibrated.
+
+    Raises:
+        ModelError: the model is gone or cannot be read.
+        ProvenanceError: it has changed since the calibration.
+    """
+    return read_classifier(folder.fp32(record), output=record.model.output, inputs=record.model.inputs)
+
+
+def read_scored(
+    path: Path, record: RunRecord | None, output: str | None, inputs: Mapping[str, Any] | None
+) -> ClassifierFile:
+    """Return a model to evaluate: its scores are the output asked for, else that of the run where it has such a one.
+
+    Args:
+        path: ONNX file, quantized or not.
+        record: of the run that it is evaluated in.
+        output: name of the scores.
+        inputs: values of inputs beside the image.
+
+    Raises:
+        ModelError: it cannot be read, or its scores are not found.
+    """
+    if record is None:
+        return read_classifier(path, output=output, inputs=inputs, allow_quantized=True)
+    graph = read_model(path, allow_quantized=True)
+    has = {value.name for value in (*graph.graph.inputs, *graph.graph.outputs)}
+    output = output or (record.model.output if record.model.output in has else None)
+    given = dict(inputs or {}) or {name: value for name, value in record.model.inputs.items() if name in has}
+    return ClassifierFile(path, graph, classifier_signature(graph, path, output=output, inputs=given))
+
+
+def calibrated(folder: RunFolder, record: RunRecord) -> tuple[PreparedClassifier, Statistics]:
     """Return the prepared fp32 model of a run and the statistics of its tensors.
 
     Raises:
@@ -27,9 +62,9 @@ def calibrated(folder: RunFolder, record: RunRecord) -> tuple[Prepared, Statisti
         ProvenanceError: model or statistics are not those the run was made with.
         StatisticsError: the statistics are damaged.
     """
-    prepared = prepare(read_model(folder.fp32(record)))
+    prepared = fp32_of_run(folder, record).prepared()
     statistics, _ = load_statistics(folder.statistics)
-    if statistics.provenance.model_sha256 != record.model.sha256:
+    if statistics.provenance.model_sha256 != record.model.key:
         raise ProvenanceError(
             "the statistics are of another model than the run",
             where=folder.statistics,

@@ -28,6 +28,8 @@ from quantkit.data.preprocess import preprocess
 from quantkit.engine.predict import Classifier, ModelScores
 from quantkit.errors import ImageError, ModelError, OutputError, UsageError
 from quantkit.files import make_folder, reason
+from quantkit.graph.fixed_inputs import to_json
+from quantkit.graph.signature import Signature
 from quantkit.runs.cache import CacheKey, ResultCache
 
 FloatArray = npt.NDArray[np.float32]
@@ -40,9 +42,21 @@ _ID_BYTES = 16
 _CRC_BYTES = 4
 
 
-def scores_key(model_sha256: str, pipeline: Pipeline) -> CacheKey:
-    """Return what scores depend on besides the image: model and preprocessing."""
-    return CacheKey(KIND, _FORMAT, {"model": model_sha256, "pipeline": pipeline.model_dump(mode="json")})
+def scores_key(model_sha256: str, pipeline: Pipeline, signature: Signature) -> CacheKey:
+    """Return what scores depend on besides the image: model, preprocessing, output and other inputs.
+
+    Args:
+        model_sha256: digest of the file.
+        pipeline: the preprocessing.
+        signature: which output of the model is scored, and what its other inputs are fed.
+    """
+    inputs = {
+        "model": model_sha256,
+        "output": signature.scores.name,
+        "inputs": to_json(signature.fixed),
+        "pipeline": pipeline.model_dump(mode="json"),
+    }
+    return CacheKey(KIND, _FORMAT, inputs)
 
 
 def image_ids(images: ImageFolder) -> list[bytes]:

@@ -7,6 +7,7 @@ from typing import Any
 
 import onnx_ir as ir
 
+from quantkit.engine.classifier import PreparedClassifier
 from quantkit.evaluation.selection import SelectionMetric
 from quantkit.progress import Count
 from quantkit.runs.folder import RunFolder, RunRecord
@@ -30,7 +31,7 @@ class TuningTask:
     Attributes:
         folder: of the run.
         record: of the run.
-        prepared: its fp32 model.
+        classifier: its fp32 model, which knows the file it was read from.
         tuning_data: its calibration images.
         builder: makes recipes.
         selection: compares them.
@@ -39,16 +40,22 @@ class TuningTask:
 
     folder: RunFolder
     record: RunRecord
-    prepared: ir.Model
+    classifier: PreparedClassifier
     tuning_data: TuningData
     builder: CandidateBuilder
     selection: SelectionMetric
     start: Recipe
 
+    @property
+    def prepared(self) -> ir.Model:
+        """The prepared fp32 model."""
+        return self.classifier.model
+
     def depends_on(self) -> dict[str, Any]:
         """Return what the trials depend on besides their recipes and the evaluation images."""
         return {
-            "model": self.record.model.sha256,
+            "model": self.record.model.key,
+            "output": self.record.model.output,
             "set": self.record.set.digest,
             "pipeline": self.record.pipeline.model_dump(mode="json"),
             "target": asdict(self.builder.target),

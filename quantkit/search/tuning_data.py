@@ -16,7 +16,7 @@ from quantkit.engine.observe import complete, observe
 from quantkit.engine.tap import TappedSession
 from quantkit.errors import CalibrationSetError
 from quantkit.graph.analysis.macs import multiply_adds
-from quantkit.graph.model import image_input
+from quantkit.graph.image_input import image_input
 from quantkit.graph.qdq.taps import observed_tensors
 from quantkit.runs.inputs import model_inputs
 from quantkit.stats.observed import Observed

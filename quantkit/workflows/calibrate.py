@@ -16,15 +16,16 @@ from quantkit.config.pipeline import Pipeline
 from quantkit.data.calibration_set import CalibrationSet
 from quantkit.data.overlap import digest_of
 from quantkit.data.parallel import map_in_order
-from quantkit.data.preprocess import check_pipeline, preprocess
+from quantkit.data.preprocess import preprocess
+from quantkit.engine.classifier import ClassifierFile, PreparedClassifier, read_classifier
 from quantkit.engine.observe import Chunk, complete, observe
 from quantkit.engine.session import default_threads
 from quantkit.engine.tap import TappedSession
 from quantkit.errors import CalibrationSetError, StatisticsError, UsageError
 from quantkit.files import sha256_json
 from quantkit.graph.coverage import Coverage, coverage
-from quantkit.graph.model import ImageInput, image_input, logits_output, model_digest, model_files, read_model
-from quantkit.graph.prepare import Prepared, prepare
+from quantkit.graph.fixed_inputs import to_json
+from quantkit.graph.model import model_digest, model_files
 from quantkit.graph.qdq.plan import plan
 from quantkit.graph.qdq.taps import Taps, observed_tensors
 from quantkit.numerics import Range
@@ -72,12 +73,9 @@ class Calibration:
 class _Subject:
     """The model of a pass, read and prepared."""
 
-    path: Path
-    digest: str
-    input: ImageInput
-    output: str
-    classes: int | None
-    prepared: Prepared
+    file: ClassifierFile
+    record: ModelRecord
+    prepared: PreparedClassifier
     observed: Taps
 
 
@@ -91,6 +89,8 @@ def calibrate(
     target: Target = ORT,
     options: QuantizeOptions | None = None,
     backends: Mapping[str, Backend] | None = None,
+    output: str | None = None,
+    inputs: Mapping[str, Any] | None = None,
     until_stable: float | None = None,
     fresh: bool = False,
     require_coverage: float | None = None,
@@ -111,6 +111,8 @@ def calibrate(
         target: what will run the int8 model.
         options: choices of the quantization.
         backends: backends with options of their own, by name; the others take those of the run or their defaults.
+        output: name of the output that holds the class scores; found when absent.
+        inputs: values of the inputs beside the image, by name: numbers, arrays, or paths of ``.npy`` files.
         until_stable: stop when no range moved by more than this share of its width from one convergence point to the
             next, 0.005 for half a percent.
         fresh: ignore cached statistics, and replace a run of another model, set or preprocessing.
@@ -129,8 +131,8 @@ def calibrate(
         OutputError: the run folder cannot be written.
     """
     method, options, watcher = method or Percentile(), options or QuantizeOptions(), watcher or NoProgress()
-    subject = _read_subject(model)
-    check_pipeline(pipeline, subject.input.channels, subject.input.height, subject.input.width)
+    subject = _read_subject(model, output, inputs)
+    subject.file.check(pipeline)
     _require_coverage(subject, pipeline, target, options, require_coverage)
     chosen, manifest = _read_set(calibration_set)
     folder = RunFolder(run)
@@ -162,21 +164,28 @@ def calibrate(
             path=folder.path / f"{int8_name(target)}.onnx",
             images=Images(chosen, pipeline, threads, watcher.layers),
         )
-        backend = after_quantize(
-            QuantizedRun(folder=folder, target=target, prepared=subject.prepared.model, calibration_set=chosen),
-            backends,
-        )
+        changed = QuantizedRun(folder=folder, target=target, prepared=subject.prepared.model, calibration_set=chosen)
+        backend = after_quantize(changed, backends)
     files = (folder.statistics, *quantized.files, *backend.files)
     notes = (*quantized.notes, *backend.notes)
     return Calibration(run, quantized, statistics, elapsed_s, reused, files, notes)
 
 
-def _read_subject(path: Path) -> _Subject:
-    model = read_model(path)
-    output, classes = logits_output(model)
-    image, prepared = image_input(model), prepare(model)
-    observed = observed_tensors(prepared.model)
-    return _Subject(path, model_digest(path), image, output, classes, prepared, observed)
+def _read_subject(path: Path, output: str | None, inputs: Mapping[str, Any] | None) -> _Subject:
+    file = read_classifier(path, output=output, inputs=inputs)
+    prepared, image = file.prepared(), file.signature.image
+    record = ModelRecord(
+        path=str(path.resolve()),
+        sha256=model_digest(path),
+        input=image.name,
+        shape=(image.batch, image.channels, image.height, image.width),
+        output=file.signature.scores.name,
+        classes=file.signature.scores.classes,
+        layout=image.layout,
+        dtype=image.type_name,
+        inputs=to_json(file.signature.fixed),
+    )
+    return _Subject(file, record, prepared, observed_tensors(prepared.model))
 
 
 def _require_coverage(
@@ -185,9 +194,9 @@ def _require_coverage(
     """Refuse a model of which too little would be int8 before any image is read."""
     if least is None:
         return
-    image, size = subject.input, pipeline.output_size
-    is_open = image.height is None or image.width is None
-    shape = (image.batch or 1, pipeline.channels, *size) if is_open and size is not None else None
+    (batch, _, height, width), size = subject.record.shape, pipeline.output_size
+    is_open = height is None or width is None
+    shape = (batch or 1, pipeline.channels, *size) if is_open and size is not None else None
     made = plan(subject.prepared.model, options.target(target), options.plan_options())
     coverage(made, shape).require(least)
 
@@ -223,7 +232,8 @@ def _read_set(given: Path | CalibrationSet) -> tuple[CalibrationSet, str]:
 def _other_inputs(before: RunRecord, subject: _Subject, chosen: CalibrationSet, pipeline: Pipeline) -> list[str]:
     """Return what a run was made from that is not what it is to be made from now."""
     changed = {
-        f"model ({Path(before.model.path).name})": before.model.sha256 != subject.digest,
+        f"model ({Path(before.model.path).name})": before.model.key != subject.record.key,
+        f"output ({before.model.output})": before.model.output != subject.record.output,
         f"calibration set ({before.set.images} images)": before.set.digest != chosen.digest,
         "preprocessing": before.pipeline != pipeline,
     }
@@ -252,17 +262,9 @@ def _replace(folder: RunFolder, before: RunRecord, replaced: list[str], fresh: b
 def _record(
     subject: _Subject, chosen: CalibrationSet, manifest: str, pipeline: Pipeline, statistics: Statistics
 ) -> RunRecord:
-    image = subject.input
     return RunRecord(
         quantkit=__version__,
-        model=ModelRecord(
-            path=str(subject.path.resolve()),
-            sha256=subject.digest,
-            input=image.name,
-            shape=(image.batch, image.channels, image.height, image.width),
-            output=subject.output,
-            classes=subject.classes,
-        ),
+        model=subject.record,
         set=SetRecord(
             path=manifest,
             digest=chosen.digest,
@@ -298,7 +300,7 @@ class _Pass:
         self._ranges: dict[str, dict[str, Range]] = {}
         self._points: list[ConvergencePoint] = []
         self._provenance = Provenance(
-            model_sha256=subject.digest,
+            model_sha256=subject.record.key,
             pipeline_sha256=sha256_json(pipeline.model_dump(mode="json")),
             quantkit=__version__,
             onnxruntime=onnxruntime.__version__,
@@ -326,7 +328,7 @@ class _Pass:
             tapped,
             self._chosen.paths,
             partial(preprocess, pipeline=self._pipeline),
-            batch=self._subject.input.batch or 1,
+            batch=self._subject.file.signature.image.batch or 1,
             threads=self._threads,
             before=None if begun is None else self._tapped(begun),
             progress=lambda count: self._watcher.images(count, len(self._chosen)),

@@ -1,7 +1,7 @@
 """``quantkit compare``: what int8 costs against fp32, on the same images, and where the difference arises."""
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +12,8 @@ import onnx_ir as ir
 from quantkit.config.pipeline import Pipeline
 from quantkit.data.calibration_set import CalibrationSet
 from quantkit.data.folder import ImageFolder
-from quantkit.data.preprocess import check_pipeline, preprocess
+from quantkit.data.preprocess import preprocess
+from quantkit.engine.classifier import ClassifierFile
 from quantkit.engine.predict import Classifier, ModelScores, evaluate, time_in_turn
 from quantkit.engine.session import default_threads
 from quantkit.errors import UsageError
@@ -22,10 +23,11 @@ from quantkit.evaluation.measure_drift import measure_drift, measure_local_drift
 from quantkit.evaluation.predictions import Collector
 from quantkit.evaluation.preprocessing_diagnosis import diagnose_preprocessing
 from quantkit.evaluation.result import Comparison, EvaluatedModel, compare_models
-from quantkit.graph.model import image_input, logits_output, model_digest, model_files, read_model
+from quantkit.graph.model import model_digest, model_files
 from quantkit.progress import Count
 from quantkit.runs.cache import ResultCache
 from quantkit.runs.folder import RunFolder, RunRecord
+from quantkit.runs.inputs import read_scored
 from quantkit.runs.score_cache import cached_scores, predict_cached, scores_key
 from quantkit.workflows.vacc.device_results import DeviceResults, parse_card
 
@@ -39,13 +41,21 @@ class Subject:
 
     Attributes:
         name: as the user calls it.
-        path: its file.
-        model: the graph.
+        file: as read, with what it takes and gives.
     """
 
     name: str
-    path: Path
-    model: ir.Model
+    file: ClassifierFile
+
+    @property
+    def path(self) -> Path:
+        """Its file."""
+        return self.file.path
+
+    @property
+    def model(self) -> ir.Model:
+        """The model that takes one float32 NCHW image and gives its scores ``[N, classes]`` first."""
+        return self.file.core
 
 
 @dataclass(frozen=True)
@@ -58,6 +68,7 @@ class Evaluation:
         answers: what each model said, the reference first.
         images: the evaluated images.
         run: the run folder, where there is one.
+        notes: which outputs were compared, where that was a choice, and how models are fed that take no plain image.
     """
 
     comparison: Comparison
@@ -65,6 +76,7 @@ class Evaluation:
     answers: tuple[EvaluatedModel, ...]
     images: ImageFolder
     run: Path | None
+    notes: tuple[str, ...] = ()
 
 
 def compare(models: Sequence[str | Path], **options: Any) -> Comparison:
@@ -85,6 +97,8 @@ def evaluate_models(
     drift_images: int = DRIFT_IMAGES,
     latency: bool = False,
     datalist: Path | None = None,
+    output: str | None = None,
+    inputs: Mapping[str, Any] | None = None,
     threads: int | None = None,
     progress: Count | None = None,
 ) -> Evaluation:
@@ -104,6 +118,8 @@ def evaluate_models(
         drift_images: how many images the drift of tensors is measured on; 0 for none.
         latency: time every ONNX model too, one image at a time, in turn.
         datalist: of the card's results.
+        output: name of the output that holds the class scores; absent, the run's, or found.
+        inputs: values of the inputs beside the image, by name; absent, the run's.
         threads: workers; as many as there are processors when absent.
         progress: called with images done and in all.
 
@@ -119,7 +135,7 @@ def evaluate_models(
         raise UsageError("a comparison takes at least two models", fix="name the reference first, then the others")
     folder = None if run is None else RunFolder(run)
     record = None if folder is None else folder.read()
-    subjects = [_subject(model, folder, record, datalist) for model in models]
+    subjects = [_subject(model, folder, record, datalist, output, inputs) for model in models]
     reference = subjects[0]
     if not isinstance(reference, Subject):
         raise UsageError("the reference must be an ONNX model", where=models[0], fix="name fp32 first")
@@ -131,7 +147,7 @@ def evaluate_models(
     threads = threads or default_threads()
     _check_fit(subjects, pipeline, found)
     onnx = [subject for subject in subjects if isinstance(subject, Subject)]
-    classifiers = [Classifier(subject.path, image_input(subject.model)) for subject in onnx]
+    classifiers = [Classifier(subject.file) for subject in onnx]
     with _answers(onnx, classifiers, found, pipeline, threads, run) as answers_to_images:
         collector = _collect(subjects, answers_to_images, found, progress)
     diagnosis = diagnose_preprocessing(
@@ -139,7 +155,6 @@ def evaluate_models(
         found,
         pipeline,
         collector.predictions(0),
-        digest=model_digest(reference.path),
         cache=_cache_of(run),
         threads=threads,
     )
@@ -160,7 +175,8 @@ def evaluate_models(
         )
         for index, (subject, (tensors, layers)) in enumerate(zip(subjects, drifts, strict=True))
     )
-    return Evaluation(compare_models(answers, warnings=warnings), reference, answers, found, run)
+    comparison = compare_models(answers, warnings=warnings)
+    return Evaluation(comparison, reference, answers, found, run, _notes(onnx, classifiers))
 
 
 _Candidate = Subject | tuple[str, DeviceResults]
@@ -193,7 +209,7 @@ def _answers(
     if cache is None:
         yield evaluate(classifiers, found.paths, pipeline, threads=threads)
         return
-    keys = [scores_key(model_digest(subject.path), pipeline) for subject in subjects]
+    keys = [scores_key(model_digest(subject.path), pipeline, subject.file.signature) for subject in subjects]
     with cached_scores(cache, keys, found) as scores:
         yield predict_cached(classifiers, scores, found.paths, pipeline, threads=threads)
 
@@ -219,7 +235,12 @@ def _collect(
 
 
 def _subject(
-    model: str | Path, folder: RunFolder | None, record: RunRecord | None, datalist: Path | None
+    model: str | Path,
+    folder: RunFolder | None,
+    record: RunRecord | None,
+    datalist: Path | None,
+    output: str | None,
+    inputs: Mapping[str, Any] | None,
 ) -> _Candidate:
     path = Path(model)
     if isinstance(model, str) and (card := parse_card(model, datalist)) is not None:
@@ -230,7 +251,14 @@ def _subject(
         name, path = model, folder.model(model, record)
     else:
         raise UsageError(f"{model!r} is no ONNX file, and no run was given to look it up in", fix="give --run")
-    return Subject(name, path, read_model(path, allow_quantized=True))
+    return Subject(name, read_scored(path, record, output, inputs))
+
+
+def _notes(subjects: Sequence[Subject], classifiers: Sequence[Classifier]) -> tuple[str, ...]:
+    """Return how the reference is read, how others are read otherwise, and what is run otherwise than its file says."""
+    first = subjects[0].file.signature.notes
+    others = [f"{one.name}: {note}" for one in subjects[1:] for note in one.file.signature.notes if note not in first]
+    return (*first, *others, *(note for classifier in classifiers for note in classifier.notes))
 
 
 def _name(subject: _Candidate) -> str:
@@ -249,7 +277,5 @@ def _check_fit(subjects: Sequence[_Candidate], pipeline: Pipeline, found: ImageF
         if not isinstance(subject, Subject):
             subject[1].check(found)
             continue
-        image = image_input(subject.model)
-        check_pipeline(pipeline, image.channels, image.height, image.width)
-        _, classes = logits_output(subject.model)
-        check_labels(found, classes, subject.path)
+        subject.file.check(pipeline)
+        check_labels(found, subject.file.signature.scores.classes, subject.path)

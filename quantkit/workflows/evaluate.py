@@ -1,6 +1,7 @@
 """``quantkit eval``: one model's top-1 and top-5, over shards if need be, and its answers as a file."""
 
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from quantkit import __version__
 from quantkit.config.pipeline import Pipeline
 from quantkit.data.calibration_set import CalibrationSet
 from quantkit.data.folder import ImageFolder
-from quantkit.data.preprocess import check_pipeline
+from quantkit.engine.classifier import ClassifierFile
 from quantkit.engine.predict import Classifier
 from quantkit.engine.session import default_threads
 from quantkit.errors import UsageError
@@ -23,10 +24,11 @@ from quantkit.evaluation.predictions import TOP, Collector, Predictions, Scores,
 from quantkit.evaluation.predictions_file import Origin
 from quantkit.evaluation.preprocessing_diagnosis import diagnose_preprocessing
 from quantkit.files import sha256_json
-from quantkit.graph.model import image_input, logits_output, model_digest, read_model
+from quantkit.graph.model import model_digest
 from quantkit.progress import Count
 from quantkit.runs.cache import ResultCache
 from quantkit.runs.folder import RunFolder
+from quantkit.runs.inputs import read_scored
 from quantkit.runs.score_cache import ScoreCache, cached_scores, predict_cached, scores_key
 
 # What may stand between a softmax and the output of a model without changing its kind.
@@ -44,6 +46,8 @@ class ModelEvaluation:
         kept: how many images it had answered before, so that it was not run on them.
         elapsed_s: seconds spent on the others.
         warnings: what is doubtful about images, labels or model.
+        output: name of the output that holds the scores.
+        notes: how the model is read, where that was a choice or is not as its file says.
     """
 
     name: str
@@ -52,6 +56,8 @@ class ModelEvaluation:
     kept: int
     elapsed_s: float
     warnings: tuple[str, ...]
+    output: str
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -96,6 +102,8 @@ def evaluate(
     limit: int | None = None,
     shard: tuple[int, int] | None = None,
     cache: Path,
+    output: str | None = None,
+    inputs: Mapping[str, Any] | None = None,
     threads: int | None = None,
     progress: Count | None = None,
 ) -> ModelEvaluation:
@@ -116,6 +124,8 @@ def evaluate(
         limit: evaluate at most so many images, spread over the classes as they lie.
         shard: ``(i, n)``, i from 1: every n-th image alone, from the i-th.
         cache: folder for cached results; made when absent.
+        output: name of the output that holds the class scores; absent, the run's, or found.
+        inputs: values of the inputs beside the image, by name; absent, the run's.
         threads: workers; as many as there are processors when absent.
         progress: called with images done and in all.
 
@@ -142,20 +152,22 @@ def evaluate(
     pipeline = pipeline or (record.pipeline if record is not None else None)
     if pipeline is None:
         raise UsageError("nothing says how images are preprocessed", fix="give --preset, or --run of a calibrated run")
-    graph = read_model(path, allow_quantized=True)
+    file = read_scored(path, record, output, inputs)
     found, doubts = evaluation_images(images, labels, names, exclude, record)
     found = limited(found, limit)
-    _check_fit(graph, path, pipeline, found)
+    # Before the work: the model takes what the pipeline gives, and has a class for every label.
+    file.check(pipeline)
+    check_labels(found, file.signature.scores.classes, path)
     part = found if shard is None else _shard(found, *shard)
     digest = model_digest(path)
-    key = scores_key(digest, pipeline)
+    key = scores_key(digest, pipeline, file.signature)
     threads = threads or default_threads()
     start_s = time.monotonic()
     results = ResultCache(cache)
     with cached_scores(results, [key], part) as [scores]:
         before = scores.known
-        classifier = Classifier(path, image_input(graph))
-        predictions, kind = _answers(graph, classifier, scores, part, pipeline, threads, progress)
+        classifier = Classifier(file)
+        predictions, kind = _answers(classifier, scores, part, pipeline, threads, progress)
     elapsed_s = time.monotonic() - start_s
     origin = Origin(
         model=digest,
@@ -166,11 +178,10 @@ def evaluate(
         quantkit=__version__,
         shards=() if shard is None or shard[1] == 1 else (shard,),
     )
-    other = diagnose_preprocessing(
-        classifier, part, pipeline, predictions, digest=digest, cache=results, threads=threads
-    )
+    other = diagnose_preprocessing(classifier, part, pipeline, predictions, cache=results, threads=threads)
     warnings = (*doubts, *(diagnosis for diagnosis in (diagnose_labels(predictions), other) if diagnosis is not None))
-    return ModelEvaluation(name, predictions, origin, before, elapsed_s, warnings)
+    notes = (*file.signature.notes, *classifier.notes)
+    return ModelEvaluation(name, predictions, origin, before, elapsed_s, warnings, file.signature.scores.name, notes)
 
 
 def accuracy_of(predictions: Predictions) -> Accuracy:
@@ -207,7 +218,6 @@ def parse_shard(text: str) -> tuple[int, int]:
 
 
 def _answers(
-    graph: ir.Model,
     classifier: Classifier,
     cached: ScoreCache,
     part: ImageFolder,
@@ -216,7 +226,7 @@ def _answers(
     progress: Count | None,
 ) -> tuple[Predictions, Scores]:
     assert part.labels is not None
-    collector = Collector(1, kind=Scores.PROBABILITIES if _ends_in_softmax(graph) else None)
+    collector = Collector(1, kind=Scores.PROBABILITIES if _ends_in_softmax(classifier.file) else None)
     for answers in predict_cached([classifier], [cached], part.paths, pipeline, threads=threads):
         scores = answers.scores[0]
         # Told from one image, so that it does not depend on which images come together.
@@ -228,23 +238,15 @@ def _answers(
     return collector.predictions(0), collector.kind
 
 
-def _ends_in_softmax(model: ir.Model) -> bool:
+def _ends_in_softmax(file: ClassifierFile) -> bool:
     """Tell whether the scores are those of a softmax, whose rounded integers need not sum to 1."""
-    wanted, _ = logits_output(model)
-    value: ir.Value | None = next(output for output in model.graph.outputs if output.name == wanted)
+    wanted = file.signature.scores.name
+    value: ir.Value | None = next(output for output in file.graph.graph.outputs if output.name == wanted)
     while value is not None and (node := value.producer()) is not None:
         if node.op_type not in _PASSED_OVER:
             return node.op_type == "Softmax"
         value = node.inputs[0]
     return False
-
-
-def _check_fit(graph: ir.Model, path: Path, pipeline: Pipeline, found: ImageFolder) -> None:
-    """See before the work that the model reads what the pipeline gives and has a class for every label."""
-    image = image_input(graph)
-    check_pipeline(pipeline, image.channels, image.height, image.width)
-    _, classes = logits_output(graph)
-    check_labels(found, classes, path)
 
 
 def _shard(found: ImageFolder, i: int, n: int) -> ImageFolder:

@@ -3,24 +3,24 @@
 import os
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import onnx_ir as ir
 
+from quantkit.engine.classifier import ClassifierFile, classifier_signature
 from quantkit.engine.session import open_session
 from quantkit.errors import ModelError, QuantkitError
 from quantkit.graph.analysis.macs import LayerCost, layer_costs
 from quantkit.graph.analysis.ops import PASS_THROUGH, Role
 from quantkit.graph.analysis.values import dtype_name, is_op, node_name, operand
 from quantkit.graph.coverage import coverage_of
+from quantkit.graph.image_input import ImageInput
 from quantkit.graph.inner_preprocessing import InnerPreprocessing, inner_preprocessing
 from quantkit.graph.model import (
-    image_input,
-    logits_output,
     model_files,
     read_with_faults,
     save_model,
@@ -29,6 +29,7 @@ from quantkit.graph.model import (
 from quantkit.graph.prepare import Prepared, prepare
 from quantkit.graph.qdq.placement import Placement, place
 from quantkit.graph.qdq.plan import plan
+from quantkit.graph.signature import Signature
 from quantkit.targets import TARGETS
 from quantkit.workflows.inspect_hints import advice_on, dataset_of, next_command
 from quantkit.workflows.model_summary import (
@@ -49,7 +50,13 @@ _COUNTS = (ir.DataType.INT64, ir.DataType.INT32, ir.DataType.BOOL, ir.DataType.S
 T = TypeVar("T")
 
 
-def inspect(model: str | os.PathLike[str], *, size: tuple[int, int] | None = None) -> ModelSummary:
+def inspect(
+    model: str | os.PathLike[str],
+    *,
+    size: tuple[int, int] | None = None,
+    output: str | None = None,
+    inputs: Mapping[str, Any] | None = None,
+) -> ModelSummary:
     """Return what is known of a model before any image: inputs, outputs, cost, what becomes int8, and problems.
 
     A model that `quantkit.calibrate` would refuse is described as far as possible; ``problems`` says what is wrong.
@@ -57,6 +64,8 @@ def inspect(model: str | os.PathLike[str], *, size: tuple[int, int] | None = Non
     Args:
         model: the ONNX file.
         size: ``(height, width)`` of an image, in pixels, where the model leaves it free; 224 x 224 when absent.
+        output: name of the output that holds the class scores; found when absent.
+        inputs: values of the inputs beside the image, by name: numbers, arrays, or paths of ``.npy`` files.
 
     Raises:
         ModelError: the file cannot be read at all, or holds no graph.
@@ -64,11 +73,12 @@ def inspect(model: str | os.PathLike[str], *, size: tuple[int, int] | None = Non
     path = Path(model)
     read, faults = read_with_faults(path)
     finding = _Finding(os.fspath(path), bool(faults), [Problem.of(fault, os.fspath(path)) for fault in faults])
-    image = finding.attempt(lambda: _image_of(read))
-    scores = finding.attempt(lambda: _scores_of(read, image))
+    signature = finding.attempt(lambda: classifier_signature(read, path, output=output, inputs=inputs))
+    image = None if signature is None else _image_of(signature.image)
+    scores = None if signature is None else _scores_of(read, signature, image)
     inner = finding.attempt(lambda: _inner(read, image))
-    # The weights of a damaged file are not to be trusted, so only what its graph says is told of it.
-    prepared = None if faults else finding.attempt(lambda: prepare(read))
+    # The weights of a damaged file are not to be trusted, so only its graph is described.
+    prepared = None if faults else finding.attempt(lambda: _prepared(path, read, signature))
     shape, assumed = _input_shape(image, size)
     costs = finding.attempt(lambda: layer_costs(read if prepared is None else prepared.model, shape))
     targets = [] if prepared is None or costs is None else list(_targets(prepared, costs, finding))
@@ -134,11 +144,15 @@ class _Finding:
         return None
 
 
-def _image_of(model: ir.Model) -> ImageSummary:
-    found = image_input(model)
+def _prepared(path: Path, model: ir.Model, signature: Signature | None) -> Prepared:
+    """Return the prepared model; where nobody knows how it is fed, the graph as it is in the file."""
+    return prepare(model) if signature is None else ClassifierFile(path, model, signature).prepared()
+
+
+def _image_of(found: ImageInput) -> ImageSummary:
     return ImageSummary(
         name=found.name,
-        layout="NCHW",
+        layout=found.layout,
         channels=found.channels,
         height=found.height,
         width=found.width,
@@ -146,8 +160,8 @@ def _image_of(model: ir.Model) -> ImageSummary:
     )
 
 
-def _scores_of(model: ir.Model, image: ImageSummary | None) -> ScoresSummary:
-    name, classes = logits_output(model)
+def _scores_of(model: ir.Model, signature: Signature, image: ImageSummary | None) -> ScoresSummary:
+    name, classes = signature.scores.name, signature.scores.classes
     [value] = [value for value in model.graph.outputs if value.name == name][:1]
     return ScoresSummary(
         name=name, classes=classes, dataset=dataset_of(classes, image), softmax=_is_behind_softmax(value)

@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from quantkit.config.method import Method, Percentile, method_name
+from quantkit.engine.classifier import PreparedClassifier
 from quantkit.engine.saturation import products_saturate
 from quantkit.engine.session import open_session
 from quantkit.errors import UsageError
 from quantkit.files import write_text
 from quantkit.graph.coverage import Coverage, coverage
-from quantkit.graph.model import model_digest, save_model
-from quantkit.graph.prepare import Prepared
+from quantkit.graph.model import model_digest
 from quantkit.graph.qdq.plan import Decision, Plan, PlanOptions, plan
 from quantkit.graph.qdq.write import notes_of, write_qdq
 from quantkit.numerics import Range
@@ -165,7 +165,7 @@ def quantize(
 
 def quantize_prepared(
     folder: RunFolder,
-    prepared: Prepared,
+    prepared: PreparedClassifier,
     statistics: Statistics,
     method: Method,
     target: Target,
@@ -190,7 +190,7 @@ def quantize_prepared(
         outliers = () if options.keep_outliers else statistics.outlier_images
         corrected = correction(folder, prepared, made, left_out, ranges, images, outliers)
     int8 = write_qdq(prepared.model, made, ranges, bias_shift=corrected.shifts)
-    save_model(int8, path)
+    prepared.save(int8, path)
     open_session(path)  # a model that onnxruntime cannot load is not a result
     table = folder.path / (RANGES if name == INT8 else f"{name}.{RANGES}")
     write_text(table, ranges_csv(ranges, made, statistics))
@@ -205,7 +205,7 @@ def quantize_prepared(
     if target.compiler_calibrates and corrected.shifts:
         corrected_fp32 = folder.path / f"{name.replace(INT8, FP32, 1)}.onnx"
         model = export_corrected_fp32(prepared.model, made, int8, chosen.weights.qmax)
-        save_model(restore_batch_norms(model), corrected_fp32)
+        prepared.save(restore_batch_norms(model), corrected_fp32)
         notes.append(f"the compiler of {target.name} gets the corrected biases from {corrected_fp32.name} only")
         files.append(corrected_fp32)
     recorded = _options_json(method, options)

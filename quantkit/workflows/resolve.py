@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from quantkit.config.method import Method, parse_method
 from quantkit.config.pipeline import Pipeline
@@ -11,6 +11,7 @@ from quantkit.config.project import PROJECT_FILE, Project
 from quantkit.data.build_set import build_calibration_set
 from quantkit.data.calibration_set import CalibrationSet
 from quantkit.errors import UsageError
+from quantkit.graph.fixed_inputs import parse_inputs
 from quantkit.progress import Count
 from quantkit.runs.cache import FOLDER as CACHE
 from quantkit.runs.folder import RunFolder
@@ -40,6 +41,8 @@ class CalibrationSettings:
         target: what will run the model.
         options: further choices.
         backends: options of the vendors' files, by backend.
+        output: name of the output that holds the class scores, None where it is to be found.
+        inputs: values of the inputs beside the image, by name.
     """
 
     model: Path
@@ -55,6 +58,8 @@ class CalibrationSettings:
     target: Target
     options: QuantizeOptions
     backends: dict[str, Backend]
+    output: str | None
+    inputs: dict[str, Any]
 
     def calibration_set(self, progress: Count | None = None) -> Path:
         """Return the manifest; draws the set into the run folder where only images were given."""
@@ -90,6 +95,8 @@ def calibration_settings(
     run: Path | None,
     dialect: Literal["build", "compile"] | None,
     calibration_folder: Path | None,
+    output: str | None = None,
+    inputs: Sequence[str] = (),
 ) -> CalibrationSettings:
     """Return the settings of a calibration: the options first, then the folder's ``quantkit.yaml``.
 
@@ -128,6 +135,8 @@ def calibration_settings(
         backends=backends_from(
             dialect=dialect or project.dialect, calibration_folder=calibration_folder or project.calibration_folder
         ),
+        output=output or project.output,
+        inputs={**project.inputs, **parse_inputs(inputs)},
     )
 
 
@@ -162,6 +171,8 @@ class ComparisonSettings:
         labels: their label file.
         names: class names.
         pipeline: preprocessing, None for the run's own.
+        output: name of the output that holds the class scores, None for the run's own, or to be found.
+        inputs: values of the inputs beside the image, by name.
     """
 
     run: Path | None
@@ -169,6 +180,8 @@ class ComparisonSettings:
     labels: Path | None
     names: Path | None
     pipeline: Pipeline | None
+    output: str | None
+    inputs: dict[str, Any]
 
 
 def comparison_settings(
@@ -180,6 +193,8 @@ def comparison_settings(
     labels: Path | None,
     names: Path | None,
     preset: str | None,
+    output: str | None = None,
+    inputs: Sequence[str] = (),
 ) -> ComparisonSettings:
     """Return the settings of a comparison: the options first, then the folder's ``quantkit.yaml``.
 
@@ -201,6 +216,8 @@ def comparison_settings(
         labels=project.labels if own_images and labels is None else labels,
         names=names or project.names,
         pipeline=pipeline,
+        output=output or (project.output if run is None else None),
+        inputs=parse_inputs(inputs) or (dict(project.inputs) if run is None else {}),
     )
 
 
@@ -215,6 +232,8 @@ class EvaluationSettings:
         names: class names.
         pipeline: preprocessing, None for the run's own.
         cache: folder for cached results.
+        output: name of the output that holds the class scores, None for the run's own, or to be found.
+        inputs: values of the inputs beside the image, by name.
     """
 
     run: Path | None
@@ -223,6 +242,8 @@ class EvaluationSettings:
     names: Path | None
     pipeline: Pipeline | None
     cache: Path
+    output: str | None
+    inputs: dict[str, Any]
 
 
 def evaluation_settings(
@@ -235,6 +256,8 @@ def evaluation_settings(
     names: Path | None,
     preset: str | None,
     out: Path | None,
+    output: str | None = None,
+    inputs: Sequence[str] = (),
 ) -> EvaluationSettings:
     """Return the settings of an evaluation: the options first, then the folder's ``quantkit.yaml``.
 
@@ -262,6 +285,8 @@ def evaluation_settings(
         names=names or project.names,
         pipeline=pipeline,
         cache=(run or _cache_folder(Path(model), project, folder, out)) / CACHE,
+        output=output or (project.output if run is None else None),
+        inputs=parse_inputs(inputs) or (dict(project.inputs) if run is None else {}),
     )
 
 

@@ -58,7 +58,8 @@ class _Network:
     def depends_on(self) -> dict[str, Any]:
         """All that the scores of its models depend on, besides the images."""
         return {
-            "model": self.record.model.sha256,
+            "model": self.record.model.key,
+            "output": self.record.model.output,
             "pipeline": self.record.pipeline.model_dump(mode="json"),
             "target": asdict(self.target),
             "skipped": asdict(self.options.plan_options()),

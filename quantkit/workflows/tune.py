@@ -14,7 +14,6 @@ from quantkit.engine.session import default_threads, open_session
 from quantkit.evaluation.images import evaluation_images, limited
 from quantkit.files import sha256_json, write_json
 from quantkit.graph.coverage import Coverage, coverage
-from quantkit.graph.model import save_model
 from quantkit.graph.qdq.plan import Plan, plan
 from quantkit.graph.qdq.write import notes_of
 from quantkit.progress import Count
@@ -172,7 +171,7 @@ def tune(
             "budget": asdict(budget),
         }
         cache = TrialCache(folder.cache, depends_on, fresh=fresh)
-        evaluate = holdout_evaluation(folder, holdout_images, threads)
+        evaluate = holdout_evaluation(subject, holdout_images, threads)
         trials = Trials(subject, evaluate, cache, budget, tuning.seconds, watch)
         outcome = search(
             subject.start,
@@ -220,14 +219,14 @@ def _write(
     folder, recipe = subject.folder, outcome.best.recipe
     product, target, selection = trials.product(recipe), subject.builder.target, subject.selection
     name, path = output_path(folder, f"{int8_name(target)}-{TUNED}", out)
-    save_model(product.int8, path)
+    subject.classifier.save(product.int8, path)
     open_session(path)  # a model that onnxruntime cannot load is not a result
     record_model(folder, name, path, recipe.method, target.name, {"recipe": recipe.to_json()})
     fp32, change, beside = None, None, BackendFiles()
     notes: list[str] = [*warnings, *notes_of(product.int8)]
     if target.compiler_calibrates and product.corrected_fp32 is not None:
         fp32 = tuning.write_fp32 or folder.path / f"{FP32}-{target.name}-{TUNED}.onnx"
-        save_model(product.corrected_fp32, fp32)
+        subject.classifier.save(product.corrected_fp32, fp32)
         change = selection.largest_change(product.corrected_fp32)
     if (backend := backend_of(target, folder)) is not None:
         beside = backend.after_tune(folder, TunedModel(fp32=fp32, method=recipe.method, plan=product.plan))

@@ -9,7 +9,7 @@ from quantkit.data.folder import ImageFolder
 from quantkit.errors import CalibrationSetError
 from quantkit.evaluation.paired import PairedOutcomes, score_interval, wilson_interval
 from quantkit.evaluation.selection import SelectionMetric
-from quantkit.graph.model import model_files, save_model
+from quantkit.graph.model import model_files
 from quantkit.progress import Count
 from quantkit.ptq.run_correction import images_of
 from quantkit.runs.folder import FP32, INT8, RunFolder, RunRecord
@@ -54,18 +54,19 @@ def tuning_task(
         threads=threads,
     )
     start = _start(record, options, target, WeightCorrection.BIAS if rewrite else WeightCorrection.NONE)
-    return TuningTask(folder, record, whole.model, data, builder, selection, start)
+    return TuningTask(folder, record, whole, data, builder, selection, start)
 
 
-def holdout_evaluation(folder: RunFolder, images: ImageFolder, threads: int) -> Evaluate:
+def holdout_evaluation(task: TuningTask, images: ImageFolder, threads: int) -> Evaluate:
     """Return a function that evaluates an int8 model against the run's fp32 model on held-out images."""
 
     def evaluate(int8: ir.Model, progress: Count) -> HoldoutResult:
-        path = folder.path / CANDIDATE
-        save_model(int8, path)
+        run = task.folder.path
+        path = run / CANDIDATE
+        task.classifier.save(int8, path)
         try:
             evaluation = evaluate_models(
-                [FP32, path], run=folder.path, images=images, drift_images=0, threads=threads, progress=progress
+                [FP32, path], run=run, images=images, drift_images=0, threads=threads, progress=progress
             )
         finally:
             for file in model_files(path):

@@ -56,6 +56,8 @@ def _input(shape: list[int | str], kind: int = TensorProto.FLOAT) -> Change:
 
 def _second_input(made: onnx.ModelProto) -> None:
     made.graph.input.append(helper.make_tensor_value_info("other", TensorProto.FLOAT, ["N", 3, 8, 8]))
+    made.graph.node.insert(0, helper.make_node("Add", ["image", "other"], ["sum"]))
+    made.graph.node[1].input[0] = "sum"
 
 
 def _cycle(made: onnx.ModelProto) -> None:
@@ -165,11 +167,11 @@ MODELS = (
     _refused("no_outputs", model(_replace_last("QuantizeLinear", ["g"], [])), "is already quantized"),
     _refused("no_outputs_of_a_constant", model(_constant_to_nowhere), "not a valid"),
     _refused("no_batch", model(_input([3, 8, 8])), "no image input|not a valid"),
-    _refused("channels_last", model(_input(["N", 8, 8, 3])), "NHWC|not a valid"),
+    _refused("channels_last", model(_input(["N", 8, 8, 3])), "has 8 channels, and the first layer reads 3|not a valid"),
     _refused("tokens", model(_input(["N", 128])), "no image input|not a valid"),
-    _refused("double_input", model(_input(["N", 3, 8, 8], TensorProto.DOUBLE)), "not float32|not a valid"),
-    _refused("uint8_input", model(_input(["N", 3, 8, 8], TensorProto.UINT8)), "not float32|not a valid"),
-    _refused("two_inputs", model(_second_input), "the model has several inputs"),
+    _refused("text_input", model(_input(["N", 3, 8, 8], TensorProto.STRING)), "no image input|not a valid"),
+    _refused("uint8_input", model(_input(["N", 3, 8, 8], TensorProto.UINT8)), "a layer reads it as it is|not a valid"),
+    _refused("two_inputs", model(_second_input), "several inputs could be the image"),
     _refused("no_input", model(lambda m: m.graph.ClearField("input")), "not a valid|no image input"),
     _refused("no_output", model(lambda m: m.graph.ClearField("output")), "not a valid|no output at all"),
     _refused("outside", _external("../weights.bin", None), "lies outside of the model's folder"),

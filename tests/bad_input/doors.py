@@ -18,9 +18,9 @@ from quantkit.data.classes import read_class_names
 from quantkit.data.folder import find_labelled_images
 from quantkit.data.images import decode_image
 from quantkit.data.preprocess import check_pipeline
+from quantkit.engine.classifier import read_classifier
 from quantkit.errors import LabelError
 from quantkit.evaluation.predictions_file import load_predictions
-from quantkit.graph.model import image_input, logits_output, read_model
 from quantkit.ptq import run_correction
 from quantkit.runs.cache import CacheKey, ResultCache
 from quantkit.runs.folder import RunFolder
@@ -65,9 +65,8 @@ def _image(path: Path) -> str:
 
 
 def _model(path: Path) -> str:
-    read = read_model(path)
-    image = image_input(read)
-    return f"{image.channels} channels, {logits_output(read)[1]} classes"
+    signature = read_classifier(path).signature
+    return f"{signature.image.channels} channels, {signature.scores.classes} classes"
 
 
 def _project(path: Path) -> str:

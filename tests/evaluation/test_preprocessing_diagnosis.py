@@ -13,9 +13,9 @@ from PIL import Image
 
 from quantkit.config.pipeline import IMAGENET_MEAN, IMAGENET_STD, PRESETS, Decode, Normalize, Pipeline, Resize, ToTensor
 from quantkit.data.preprocess import preprocess
+from quantkit.engine.classifier import read_classifier
 from quantkit.engine.predict import Classifier
 from quantkit.evaluation.preprocessing_diagnosis import alternatives
-from quantkit.graph.model import ImageInput
 from quantkit.workflows.compare import compare
 from quantkit.workflows.evaluate import evaluate
 
@@ -36,7 +36,7 @@ def colours(folder: Path, right: Pipeline) -> Path:
     for name, values in (("w", rng.standard_normal((3, 16))), ("b", 2 * rng.standard_normal(16))):
         made.graph.initializer.append(numpy_helper.from_array(values.astype(np.float32), name))
     onnx.save(made, folder / "colours.onnx")
-    session = Classifier(folder / "colours.onnx", ImageInput("image", 3, 8, 8, None))
+    session = Classifier(read_classifier(folder / "colours.onnx"))
     (folder / "images").mkdir()
     lines = []
     for number in range(60):

@@ -10,12 +10,12 @@ import onnx
 import onnx_ir as ir
 import pytest
 from graph_runs import run, text_model
-from onnx import TensorProto, helper, numpy_helper
+from onnx import helper, numpy_helper
 
 from quantkit.errors import ModelError, OutputError
 from quantkit.files import sha256_file
 from quantkit.graph import model as files
-from quantkit.graph.model import image_input, logits_output, model_digest, read_model, save_model
+from quantkit.graph.model import model_digest, read_model, save_model
 
 RNG = np.random.default_rng(13)
 
@@ -257,49 +257,3 @@ def test_an_invalid_graph_is_refused_in_one_line(tmp_path):
     with pytest.raises(ModelError, match="is not a valid ONNX model") as caught:
         read_model(tmp_path / "m.onnx")
     assert "\n" not in str(caught.value)
-
-
-def graph_of(inputs, outputs):
-    infos = [
-        [helper.make_tensor_value_info(name, kind, shape) for name, kind, shape in group] for group in (inputs, outputs)
-    ]
-    return ir.from_proto(helper.make_model(helper.make_graph([], "g", *infos), ir_version=8))
-
-
-FLOAT, HALF, INT = TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.INT64
-SCORES = [("y", FLOAT, ["N", 10])]
-
-
-def test_image_input():
-    found = image_input(graph_of([("image", FLOAT, ["N", 3, 224, 192])], SCORES))
-    assert (found.name, found.channels, found.height, found.width, found.batch) == ("image", 3, 224, 192, None)
-    fixed = image_input(graph_of([("image", FLOAT, [1, 1, "H", "W"])], SCORES))
-    assert (fixed.channels, fixed.height, fixed.width, fixed.batch) == (1, None, None, 1)
-
-
-@pytest.mark.parametrize(
-    ("inputs", "message"),
-    [
-        ([], "has no image input.*no input at all|no input at all"),
-        ([("tokens", INT, ["N", 128])], "has no image input"),
-        ([("a", FLOAT, [1, 3, 8, 8]), ("b", FLOAT, [1, 3, 8, 8])], "has several inputs"),
-        ([("image", FLOAT, ["N", 224, 224, 3])], "looks like NHWC"),
-        ([("image", FLOAT, ["N", "C", 8, 8])], "export it with a fixed channel count"),
-        ([("image", HALF, ["N", 3, 8, 8])], "is not float32.*export the model in fp32"),
-    ],
-)
-def test_inputs_that_are_no_image(inputs, message):
-    with pytest.raises(ModelError, match=message):
-        image_input(graph_of(inputs, SCORES))
-
-
-def test_class_scores():
-    image = [("image", FLOAT, [1, 3, 8, 8])]
-    assert logits_output(graph_of(image, SCORES)) == ("y", 10)
-    assert logits_output(graph_of(image, [("y", FLOAT, ["N", "C"])])) == ("y", None)
-    maps = ("maps", FLOAT, ["N", 8, 7, 7])
-    assert logits_output(graph_of(image, [maps, ("y", FLOAT, ["N", 10])])) == ("y", 10)
-    with pytest.raises(ModelError, match="several outputs could be the class scores"):
-        logits_output(graph_of(image, [("y", FLOAT, ["N", 10]), ("aux", FLOAT, ["N", 10])]))
-    with pytest.raises(ModelError, match="no output looks like class scores"):
-        logits_output(graph_of(image, [maps, ("more", FLOAT, ["N", 8, 7, 7])]))

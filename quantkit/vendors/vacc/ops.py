@@ -261,6 +261,8 @@ def ops_from_pipeline(pipeline: Pipeline) -> OpsWriting:
         match op:
             case Decode():
                 ops += _decode_ops(op)
+                if op.mode.endswith("A"):
+                    notes.append(f"the vendor's DecodeImage has no alpha: give npz calibration data for {op.mode}")
                 if op.exif:
                     notes.append("the vendor's DecodeImage has no EXIF rotation: turn the pictures themselves")
             case Resize():
@@ -283,10 +285,10 @@ def ops_from_pipeline(pipeline: Pipeline) -> OpsWriting:
 
 
 def _decode_ops(op: Decode) -> list[dict[str, Any]]:
-    if op.mode == "L":
+    if op.mode.startswith("L"):
         return [{"type": "DecodeImage", "cv2_flags": 0}]
     decode: list[dict[str, Any]] = [{"type": "DecodeImage"}]
-    return decode if op.mode == "RGB" else [*decode, {"type": "CvtColor", "code": "COLOR_RGB2BGR"}]
+    return decode if not op.is_bgr else [*decode, {"type": "CvtColor", "code": "COLOR_RGB2BGR"}]
 
 
 def _resize_op(op: Resize, notes: list[str]) -> dict[str, Any]:

@@ -337,7 +337,7 @@ def _normalization_keys(pipeline: Pipeline) -> dict[str, Any]:
 def _color_code(pipeline: Pipeline) -> str:
     decode = pipeline.ops[0]
     assert isinstance(decode, Decode)
-    if decode.mode == "L":
+    if decode.mode not in ("RGB", "BGR"):
         raise VendorFileError("the card's fused preprocessing knows colour pictures only", where="decode")
     return "NO_CHANGE" if decode.mode == "RGB" else "RGB2BGR"
 

@@ -8,9 +8,9 @@ from typing import Any, Literal, assert_never
 
 from quantkit.config.method import Kl, Method, MinMax, Mse, Percentile
 from quantkit.config.pipeline import Pipeline
-from quantkit.data.preprocess import check_pipeline
+from quantkit.engine.classifier import read_classifier
 from quantkit.errors import ConfigError
-from quantkit.graph.model import image_input, read_model
+from quantkit.graph.image_input import Layout
 from quantkit.vendors.vacc.calibration_folder import CalibrationFolder
 from quantkit.vendors.vacc.convert import framework_of, render
 from quantkit.vendors.vacc.dialects import Dialect
@@ -203,7 +203,7 @@ def _rendered(spec: BuildSpec, dialect: Dialect, notes: tuple[str, ...]) -> Buil
 
 
 def read_image_input(model: Path, pipeline: Pipeline | None) -> tuple[str, tuple[int, int, int, int]]:
-    """Return the name and the shape ``[1, C, H, W]`` of a model's image input, as a build file gives them.
+    """Return the name and the shape of a model's image input in its own layout, as a build file gives them.
 
     Sides that the model leaves free are those of the pipeline's result; without a pipeline the model must fix them.
 
@@ -211,9 +211,10 @@ def read_image_input(model: Path, pipeline: Pipeline | None) -> tuple[str, tuple
         ModelError: the model cannot be read or has no image input.
         ConfigError: the pipeline does not give what the model reads, or neither fixes the size.
     """
-    image = image_input(read_model(model))
+    file = read_classifier(model)
     if pipeline is not None:
-        check_pipeline(pipeline, image.channels, image.height, image.width)
+        file.check(pipeline)
+    image = file.signature.image
     height, width = (pipeline.output_size if pipeline is not None else None) or (None, None)
     height, width = image.height or height, image.width or width
     if height is None or width is None:
@@ -222,7 +223,12 @@ def read_image_input(model: Path, pipeline: Pipeline | None) -> tuple[str, tuple
             where=model,
             fix="give a pipeline that ends in a center_crop",
         )
-    return image.name, (1, image.channels, height, width)
+    return image.name, file_shape(image.layout, image.channels, height, width)
+
+
+def file_shape(layout: Layout, channels: int, height: int, width: int) -> tuple[int, int, int, int]:
+    """Return the shape of one image in the layout of a model's file."""
+    return (1, channels, height, width) if layout == "NCHW" else (1, height, width, channels)
 
 
 def vendor_method(method: Method) -> str:

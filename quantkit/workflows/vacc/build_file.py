@@ -11,10 +11,9 @@ from quantkit.config.method import Method, Percentile, parse_method
 from quantkit.config.pipeline import Pipeline
 from quantkit.data.calibration_set import CalibrationSet
 from quantkit.errors import ConfigError
-from quantkit.graph.model import read_model
-from quantkit.graph.prepare import prepare
 from quantkit.graph.qdq.plan import Plan, PlanOptions, plan
 from quantkit.runs.folder import INT8, RunFolder, RunRecord
+from quantkit.runs.inputs import fp32_of_run
 from quantkit.runs.location import set_of_run
 from quantkit.targets import VACC, Target
 from quantkit.vendors.vacc.calibration_folder import CalibrationFolder, calibration_folder
@@ -23,6 +22,7 @@ from quantkit.vendors.vacc.write import (
     CompilerSettings,
     Precision,
     WeightScale,
+    file_shape,
     read_image_input,
     write_build_file,
     write_fp16_build_file,
@@ -148,7 +148,7 @@ def vamc_of_run(
         per_channel=choices.per_channel if per_channel is None else per_channel,
         left_out=choices.left_out if skip_convs is None else PlanOptions(skip_convs=tuple(skip_convs)),
     )
-    made = plan(prepare(read_model(folder.fp32(record))).model, choices.target, choices.left_out)
+    made = plan(fp32_of_run(folder, record).prepared().model, choices.target, choices.left_out)
     suffixes = frozenset([options.suffix]) if options.suffix is not None else _suffixes_of(set_of_run(record))
     return _build_file(folder, record, choices.method, made, suffixes, options), record.pipeline
 
@@ -292,7 +292,7 @@ def _build_file(
         name=options.name or Path(record.model.path).stem,
         checkpoint=record.model.path if checkpoint is None else str(checkpoint.resolve()),
         input_name=record.model.input,
-        input_shape=(1, record.pipeline.channels, *_size(record)),
+        input_shape=file_shape(record.model.layout, record.pipeline.channels, *_size(record)),
         pipeline=record.pipeline,
         method=method,
         data=CalibrationFolder(path=str(images), suffix=sorted(suffixes)[0], count=count),

@@ -9,8 +9,7 @@ from pathlib import Path
 
 import onnx_ir as ir
 
-from quantkit.graph.model import save_model
-from quantkit.graph.prepare import Prepared
+from quantkit.engine.classifier import PreparedClassifier
 from quantkit.graph.qdq.plan import Plan, plan
 from quantkit.graph.qdq.write import write_qdq
 from quantkit.runs.folder import RunFolder, RunRecord
@@ -35,7 +34,7 @@ class CompilerSimulator:
     """
 
     record: RunRecord
-    prepared: Prepared
+    prepared: PreparedClassifier
     statistics: Statistics
 
     @classmethod
@@ -76,5 +75,5 @@ class CompilerSimulator:
 
     def write(self, choices: CompilerOptions, path: Path) -> Path:
         """Write the int8 model and return its path; see `plan` for the errors."""
-        save_model(self.model(choices), path)
+        self.prepared.save(self.model(choices), path)
         return path

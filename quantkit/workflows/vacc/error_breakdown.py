@@ -23,7 +23,6 @@ from quantkit.data.folder import ImageFolder
 from quantkit.errors import VendorFileError
 from quantkit.evaluation.result import Delta, EvaluatedModel, ModelResult, compare_models
 from quantkit.graph.half_precision import half_model
-from quantkit.graph.model import save_model
 from quantkit.progress import Count
 from quantkit.runs.folder import FP32
 from quantkit.vendors.vacc.vdsp import in_half
@@ -171,7 +170,7 @@ def attribute(
     own = pipeline or simulator.record.pipeline
     with tempfile.TemporaryDirectory(prefix="quantkit-attribute-") as folder:
         half, int8 = Path(folder) / f"{FP16}.onnx", Path(folder) / f"{INT8}.onnx"
-        save_model(half_model(simulator.prepared.model), half)
+        simulator.prepared.save(half_model(simulator.prepared.model), half)
         simulator.write(choices_of_run(simulator.record), int8)
         evaluate = partial(
             evaluate_models,

@@ -1,0 +1,134 @@
+"""The first operators of a core model: integer pixels read as float32, and NHWC graphs read an NCHW image.
+
+Where possible nothing is added: casts and transposes that the file begins with become idle, and constants between them
+are put in the new order. So a model with its normalization in NHWC, as TensorFlow's exporters write it, is no larger
+than its NCHW twin.
+"""
+
+import onnx_ir as ir
+
+from quantkit.graph.analysis.values import add_constant, array, attribute_ints, is_op, name_of, unused_name
+from quantkit.graph.image_input import TO_NCHW, TO_NHWC
+
+# Operators that move or select values of whatever type.
+_MOVING = frozenset(
+    {"Transpose", "Reshape", "Squeeze", "Unsqueeze", "Flatten", "Identity", "Slice", "Split", "Gather", "Concat"}
+)
+_UNARY = frozenset({"Cast", "Identity", "Relu", "Clip", "Sqrt", "Neg", "Abs"})
+_BINARY = frozenset({"Add", "Sub", "Mul", "Div"})
+
+
+def read_floats(graph: ir.Graph, image: ir.Value, dtype: ir.DataType) -> None:
+    """Let an integer image input take float32 that holds whole numbers.
+
+    Where all that reads it is moved and then cast to float32, only the types change; else a Cast is put behind it.
+
+    Args:
+        graph: edited.
+        image: its input.
+        dtype: of the input in the file.
+    """
+    image.dtype = ir.DataType.FLOAT
+    moved = _moved_and_cast(image)
+    if moved is not None:
+        for value in moved:
+            if value.type is not None:
+                value.dtype = ir.DataType.FLOAT
+        return
+    _behind(graph, image, ir.node("Cast", [image], {"to": dtype}), dtype, image.shape)
+
+
+def read_nchw(graph: ir.Graph, image: ir.Value) -> None:
+    """Let an NHWC image input take NCHW.
+
+    Where all that reads it is element-wise with constants up to a transpose to NCHW, the transposes go and the
+    constants are put in order; else a Transpose is put behind it.
+
+    Args:
+        graph: edited.
+        image: its input, of NHWC shape.
+    """
+    outer = image.shape
+    if _reordered(image):
+        _reorder(graph, image)
+        return
+    image.shape = _shape_in_order(outer)
+    assert image.dtype is not None
+    _behind(graph, image, ir.node("Transpose", [image], {"perm": list(TO_NHWC)}), image.dtype, outer)
+
+
+def _behind(graph: ir.Graph, image: ir.Value, node: ir.Node, dtype: ir.DataType, shape: ir.Shape | None) -> None:
+    """Put a node between the image and all that read it."""
+    readers = [use for use in image.uses() if use.node is not node]
+    node.name = unused_name(graph, f"{name_of(image)}.as_in_file")
+    result = node.outputs[0]
+    result.name, result.type, result.shape = node.name, ir.TensorType(dtype), shape
+    for use in readers:
+        use.node.replace_input_with(use.idx, result)
+    graph.insert_before(graph[0], node)
+
+
+def _moved_and_cast(image: ir.Value) -> set[ir.Value] | None:
+    """Return the values that hold the image's integers, moved; None where something else than a Cast reads one."""
+    found = {image}
+    pending = [image]
+    mixing: list[ir.Node] = []
+    while pending:
+        value = pending.pop()
+        if value.is_graph_output():
+            return None
+        for use in value.uses():
+            node = use.node
+            if is_op(node, "Cast"):
+                if node.attributes["to"].as_int() != ir.DataType.FLOAT:
+                    return None
+                continue
+            if not (node.domain == "" and node.op_type in _MOVING and (use.idx == 0 or node.op_type == "Concat")):
+                return None
+            if node.op_type == "Concat":
+                mixing.append(node)
+            fresh = [result for result in node.outputs if result not in found]
+            found.update(fresh)
+            pending.extend(fresh)
+    whole = all(value in found for node in mixing for value in node.inputs)
+    return found if whole else None
+
+
+def _reordered(value: ir.Value) -> bool:
+    """Tell whether an NHWC value is only read by what a change of the order can pass."""
+    return not value.is_graph_output() and all(_passes(use.node, use.idx) for use in value.uses())
+
+
+def _passes(node: ir.Node, place: int) -> bool:
+    if node.domain != "" or len(node.outputs) != 1:
+        return False
+    if node.op_type == "Transpose":
+        return attribute_ints(node, "perm") == TO_NCHW
+    if node.op_type in _UNARY:
+        return place == 0 and _reordered(node.outputs[0])
+    if node.op_type in _BINARY:
+        other = node.inputs[1 - place]
+        content = array(other)
+        return content is not None and content.ndim <= len(TO_NCHW) and _reordered(node.outputs[0])
+    return False
+
+
+def _reorder(graph: ir.Graph, value: ir.Value) -> None:
+    value.shape = _shape_in_order(value.shape)
+    for use in list(value.uses()):
+        node = use.node
+        if node.op_type == "Transpose":
+            node.outputs[0].replace_all_uses_with(value, replace_graph_outputs=True)
+            graph.remove(node, safe=True)
+            continue
+        if node.op_type in _BINARY:
+            other = node.inputs[1 - use.idx]
+            content = array(other)
+            if other is not None and content is not None and content.size > 1:
+                ordered = content.reshape((1,) * (4 - content.ndim) + content.shape).transpose(TO_NCHW)
+                node.replace_input_with(1 - use.idx, add_constant(graph, f"{name_of(other)}.nchw", ordered))
+        _reorder(graph, node.outputs[0])
+
+
+def _shape_in_order(shape: ir.Shape | None) -> ir.Shape | None:
+    return None if shape is None or len(shape) != 4 else ir.Shape([shape[place] for place in TO_NCHW])

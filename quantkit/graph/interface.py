@@ -1,0 +1,255 @@
+"""Between a classifier's file and what quantkit works on: one float32 NCHW image in, scores ``[N, classes]`` out.
+
+`to_core` puts what the file's own signature needs inside the graph: an NHWC model gets a transpose behind a new NCHW
+input, a uint8 model reads whole numbers held in float32, further inputs become constants. `from_core` turns a model
+that was made from the core back, so that it can take the place of the file.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import onnx_ir as ir
+from onnx_ir.passes.common import InlinePass, ShapeInferencePass
+
+from quantkit.graph.analysis.values import add_constant, attribute_ints, dims, forget_names, is_op, name_of, unused_name
+from quantkit.graph.entry import read_floats, read_nchw
+from quantkit.graph.image_input import TO_NCHW, TO_NHWC, ImageInput
+from quantkit.graph.precision import to_float32
+from quantkit.graph.score_output import OutputInfo
+from quantkit.graph.signature import Signature
+
+_MATRIX = "quantkit.scores"
+_RESHAPING = ("Squeeze", "Unsqueeze", "Reshape", "Flatten", "Identity")
+
+
+def to_core(model: ir.Model, signature: Signature) -> ir.Model:
+    """Return a copy of a model that takes one float32 NCHW image and gives its scores ``[N, classes]`` first.
+
+    Its other outputs come behind the scores, in their order. A model that is like this already is returned as it is.
+
+    Args:
+        model: as read from its file.
+        signature: of it, from `quantkit.graph.signature.read_signature`.
+    """
+    if signature.is_plain:
+        return model
+    core = model.clone()
+    if core.functions:  # they are called with other types
+        InlinePass()(core)
+    graph = core.graph
+    forget_names(graph)
+    if signature.converted:
+        to_float32(core, frozenset(ir.DataType[_TYPE_NAMES[name]] for name in signature.converted))
+    for name in signature.fixed:
+        _fix(graph, name, signature)
+    image = next(value for value in graph.inputs if value.name == signature.image.name)
+    if signature.image.dtype.is_integer():
+        read_floats(graph, image, signature.image.dtype)
+    if signature.image.layout == "NHWC":
+        read_nchw(graph, image)
+    if not signature.scores.is_matrix:
+        ShapeInferencePass(check_type=False, strict_mode=False, data_prop=True)(core)
+    # Inputs with a default value are constants to everyone who works on the model.
+    graph.inputs[:] = [image, *(value for value in graph.inputs if value is not image)]
+    scores = next(value for value in graph.outputs if value.name == signature.scores.name)
+    others = [value for value in graph.outputs if value is not scores]
+    graph.outputs[:] = [scores if signature.scores.is_matrix else _matrix(graph, scores, signature), *others]
+    return core
+
+
+def from_core(model: ir.Model, signature: Signature) -> ir.Model:
+    """Return a copy of a model made from the core, with the inputs and outputs of the file.
+
+    Args:
+        model: with the inputs and outputs of `to_core`, such as an int8 model.
+        signature: of the file.
+    """
+    if signature.is_plain:
+        return model
+    copy = model.clone()
+    graph = copy.graph
+    forget_names(graph)
+    scores, *others = list(graph.outputs)
+    if not signature.scores.is_matrix:
+        scores = _unmatrix(graph, scores, signature)
+    rest = iter(others)
+    made = [scores if one.name == signature.scores.name else next(rest) for one in signature.outputs]
+    graph.outputs[:] = [_typed(graph, value, one) for value, one in zip(made, signature.outputs, strict=True)]
+    image = next(value for value in graph.inputs if value.name == signature.image.name)
+    entry = _entry(graph, image, signature.image)
+    fed = {value.name: value for value in (entry, *graph.inputs) if value is not image}
+    for one in signature.inputs:
+        if one.name not in fed:
+            fed[one.name] = _input(one)
+    graph.inputs[:] = [fed[one.name] for one in signature.inputs]
+    return copy
+
+
+_TYPE_NAMES = {"float16": "FLOAT16", "bfloat16": "BFLOAT16", "float64": "DOUBLE"}
+
+
+def _fix(graph: ir.Graph, name: str, signature: Signature) -> None:
+    value = next(one for one in graph.inputs if one.name == name)
+    graph.inputs[:] = [one for one in graph.inputs if one is not value]
+    content = signature.fixed[name]
+    if content.dtype.name in signature.converted:
+        content = content.astype(np.float32)
+    value.name = unused_name(graph, f"{name}.fixed")  # the input keeps its name in what is written
+    value.const_value = ir.Tensor(content, name=value.name)
+    value.shape, value.dtype = ir.Shape(content.shape), value.const_value.dtype
+    graph.register_initializer(value)
+
+
+def _matrix(graph: ir.Graph, scores: ir.Value, signature: Signature) -> ir.Value:
+    """Return the scores as ``[N, classes]``: as they are before the file reshapes them, or behind a Reshape appended.
+
+    Without axes that are no channels in between, what works channel by channel reaches the last layer.
+    """
+    name = name_of(scores)
+    if (before := _before_reshaping(graph, scores, signature)) is not None:
+        return before
+    if signature.scores.classes is None:
+        node = ir.node("Flatten", [scores], {"axis": 1}, name=unused_name(graph, _MATRIX))
+    else:
+        shape = add_constant(graph, f"{name}.shape", np.array([-1, signature.scores.classes], np.int64))
+        node = ir.node("Reshape", [scores, shape], name=unused_name(graph, _MATRIX))
+    return _described(graph, node, f"{name}.matrix", signature)
+
+
+def _before_reshaping(graph: ir.Graph, scores: ir.Value, signature: Signature) -> ir.Value | None:
+    """Return the scores ``[N, classes]`` that the file's last operators only reshape; None where there are none."""
+    classes = signature.scores.classes
+    if classes is None or _sizes(signature) is None:
+        return None
+    value = scores
+    while (node := value.producer()) is not None and is_op(node, *_RESHAPING):
+        source = node.inputs[0]
+        if source is None or source.producer() is None or source.is_graph_output():
+            return None
+        value, shape = source, dims(source)
+        if shape is not None and len(shape) == 2 and shape[1] == classes:
+            return value
+        if shape is not None and len(shape) == 4 and shape[1:] == (classes, 1, 1):
+            flat = ir.node("Flatten", [value], {"axis": 1}, name=unused_name(graph, _MATRIX))
+            return _described(graph, flat, f"{name_of(value)}.matrix", signature)
+    return None
+
+
+def _sizes(signature: Signature) -> list[int] | None:
+    """Return the shape of the scores in the file for a Reshape, None where more than one size is free."""
+    info = next(one for one in signature.outputs if one.name == signature.scores.name)
+    if info.shape is None:
+        return None
+    sizes = [size if isinstance(size, int) else -1 for size in info.shape]
+    return sizes if sizes.count(-1) <= 1 else None
+
+
+def _described(graph: ir.Graph, node: ir.Node, name: str, signature: Signature) -> ir.Value:
+    """Append a node that makes the scores ``[N, classes]`` and return its result."""
+    result = node.outputs[0]
+    result.name = unused_name(graph, name)
+    batch, classes = signature.image.batch, signature.scores.classes
+    result.shape = ir.Shape([batch if batch else "N", classes if classes else "classes"])
+    result.type = ir.TensorType(ir.DataType.FLOAT)
+    graph.append(node)
+    return result
+
+
+def _unmatrix(graph: ir.Graph, matrix: ir.Value, signature: Signature) -> ir.Value:
+    """Return the scores in the shape of the file: before the Reshape that `_matrix` appended, or reshaped back."""
+    node = matrix.producer()
+    if is_op(node, "Reshape", "Flatten") and node is not None and (node.name or "").startswith(_MATRIX):
+        source = node.inputs[0]
+        if source is not None and source.name == signature.scores.name and not matrix.uses():
+            graph.outputs[:] = [value for value in graph.outputs if value is not matrix]
+            operands = [value for value in node.inputs[1:] if value is not None]
+            graph.remove(node, safe=True)
+            for value in operands:
+                if value.is_initializer() and not value.uses():
+                    del graph.initializers[name_of(value)]
+            return source
+    sizes = _sizes(signature)
+    if sizes is None:
+        return matrix
+    info = next(one for one in signature.outputs if one.name == signature.scores.name)
+    return _renamed(graph, _reshaped(graph, matrix, sizes, info.shape), signature.scores.name)
+
+
+def _reshaped(graph: ir.Graph, value: ir.Value, sizes: Sequence[int], shape: ir.Shape | None) -> ir.Value:
+    wanted = add_constant(graph, f"{name_of(value)}.shape", np.array(sizes, np.int64))
+    node = ir.node("Reshape", [value, wanted], name=unused_name(graph, f"{name_of(value)}.Reshape"))
+    node.outputs[0].name = unused_name(graph, f"{name_of(value)}.reshaped")
+    node.outputs[0].type, node.outputs[0].shape = ir.TensorType(ir.DataType.FLOAT), shape
+    graph.append(node)
+    return node.outputs[0]
+
+
+def _renamed(graph: ir.Graph, value: ir.Value, name: str) -> ir.Value:
+    """Give a value a name that another one may have; the other gets a new one."""
+    for node in graph:
+        for other in node.outputs:
+            if other.name == name and other is not value:
+                other.name = unused_name(graph, f"{name}.inner")
+    value.name = name
+    return value
+
+
+def _typed(graph: ir.Graph, value: ir.Value, info: OutputInfo) -> ir.Value:
+    """Return an output in the type of the file."""
+    if info.dtype is None or value.dtype is None or value.dtype == info.dtype:
+        return value
+    node = ir.node("Cast", [value], {"to": info.dtype}, name=unused_name(graph, f"{info.name}.Cast"))
+    result = node.outputs[0]
+    result.type, result.shape = ir.TensorType(info.dtype), value.shape
+    result.name = unused_name(graph, f"{info.name}.cast")
+    graph.append(node)
+    return _renamed(graph, result, info.name)
+
+
+def _input(info: OutputInfo) -> ir.Value:
+    value = ir.Value(name=info.name, shape=info.shape)
+    if info.dtype is not None:
+        value.type = ir.TensorType(info.dtype)
+    return value
+
+
+def _entry(graph: ir.Graph, image: ir.Value, described: ImageInput) -> ir.Value:
+    """Put a new input of the file's type and layout before the image, and return it."""
+    wants_cast, wants_order = described.dtype is not ir.DataType.FLOAT, described.layout == "NHWC"
+    if not (wants_cast or wants_order):
+        return image
+    name = name_of(image)
+    shape = None if image.shape is None else list(image.shape)
+    outer = [shape[place] for place in TO_NHWC] if shape is not None and wants_order else shape
+    entry = ir.Value(name=name, type=ir.TensorType(described.dtype), shape=None if outer is None else ir.Shape(outer))
+    readers = [use for use in image.uses() if not _takes_entry(graph, use.node, entry, described)]
+    value, nodes = entry, []
+    if wants_cast:
+        nodes.append(ir.node("Cast", [value], {"to": ir.DataType.FLOAT}, name=f"{name}.to_float32"))
+        value = nodes[-1].outputs[0]
+        value.type, value.shape = ir.TensorType(ir.DataType.FLOAT), entry.shape
+    if wants_order:
+        nodes.append(ir.node("Transpose", [value], {"perm": list(TO_NCHW)}, name=f"{name}.to_nchw"))
+        value = nodes[-1].outputs[0]
+        value.type, value.shape = ir.TensorType(ir.DataType.FLOAT), image.shape
+    for node in nodes:
+        node.outputs[0].name = unused_name(graph, f"{name}.image")
+    for use in readers:
+        use.node.replace_input_with(use.idx, value)
+    graph.inputs[:] = [one for one in graph.inputs if one is not image]
+    if readers:
+        graph.insert_before(graph[0], nodes)
+    graph.inputs.insert(0, entry)
+    return entry
+
+
+def _takes_entry(graph: ir.Graph, node: ir.Node, entry: ir.Value, described: ImageInput) -> bool:
+    """Let the readers of a node that leads back to the file's type or layout read the new input, and remove it."""
+    leads_back = (
+        is_op(node, "Transpose") and described.dtype is ir.DataType.FLOAT and attribute_ints(node, "perm") == TO_NHWC
+    ) or (is_op(node, "Cast") and described.layout == "NCHW" and node.attributes["to"].as_int() == described.dtype)
+    if not leads_back or node.outputs[0].is_graph_output():
+        return False
+    node.outputs[0].replace_all_uses_with(entry)
+    graph.remove(node, safe=True)
+    return True
