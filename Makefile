@@ -3,7 +3,9 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: setup demo test test-torch lint bench fuzz kill clean
+TORCH := .venv-torch
+
+.PHONY: setup setup-torch demo test test-torch lint bench fuzz kill clean
 
 # Two stamps: what users need is enough for the demo, and installs faster.
 $(VENV)/.installed: pyproject.toml
@@ -24,11 +26,18 @@ demo: $(VENV)/.installed
 test: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -n auto
 
-# The export tests, with torch and torchvision (some GB) in an environment of their own.
-test-torch:
-	test -x .venv-torch/bin/python || $(PYTHON) -m venv .venv-torch
-	.venv-torch/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[torch,dev]'
-	.venv-torch/bin/python -m pytest -m torch
+# An environment of its own, since torch and torchvision take some GB.
+$(TORCH)/.installed: pyproject.toml
+	test -x $(TORCH)/bin/python || $(PYTHON) -m venv $(TORCH)
+	$(TORCH)/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[torch,dev]'
+	touch $@
+
+setup-torch: $(TORCH)/.installed
+
+# One thread for torch in each worker: two pools of threads on the same processors slow each other down. A worker takes
+# up to 2 GB.
+test-torch: $(TORCH)/.installed
+	OMP_NUM_THREADS=1 $(TORCH)/bin/python -m pytest -m torch -n auto --maxprocesses 4
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check
@@ -54,4 +63,4 @@ kill: $(VENV)/.installed-dev
 	QUANTKIT_KILLS=$(KILLS) $(BIN)/python -m pytest tests/interruption -s --timeout 3600
 
 clean:
-	rm -rf $(VENV) .venv-torch .fuzz quantkit-demo build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) $(TORCH) .fuzz quantkit-demo build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

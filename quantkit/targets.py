@@ -86,6 +86,7 @@ class Target:
             own has a single candidate in its default setting).
         quantize_gemm: fully connected layers become int8 too.
         compiler_calibrates: its compiler takes the fp32 model and the images, and sets ranges by itself.
+        export_opset: version of the ONNX operator set to export torch networks with.
     """
 
     name: str
@@ -97,6 +98,7 @@ class Target:
     kl_definition: Literal["tensorrt", "relay", "ort"] = "tensorrt"
     quantize_gemm: bool = True
     compiler_calibrates: bool = False
+    export_opset: int = 18
 
     def with_options(
         self,
@@ -139,6 +141,9 @@ VACC = Target(
     integer_outputs=False,
     kl_definition="relay",
     compiler_calibrates=True,
+    # Nothing public says what its compiler reads. The vendor's model zoo (Vastai/VastModelZOO) exports classifiers with
+    # 10 to 12: its script for torchvision and timm uses 11, those for iResNet and PaddlePaddle 10, for ViT 12.
+    export_opset=11,
 )
 
 TARGETS: dict[str, Target] = {target.name: target for target in (ORT, TENSORRT, VACC)}

@@ -21,7 +21,11 @@ _EXPORTERS = ("auto", "dynamo", "torchscript")
 @app.command()
 def export(
     network: Annotated[
-        str, typer.Argument(help="An iResNet (iresnet50), a torchvision classifier (resnet50), or module:factory.")
+        str,
+        typer.Argument(
+            help="An iResNet (iresnet50; iresnet50-paper for the paper's form), a torchvision classifier (resnet50), "
+            "or module:factory."
+        ),
     ],
     checkpoint: Annotated[Path | None, typer.Option(help=".pth or .safetensors file with a state dict.")] = None,
     weights: Annotated[
@@ -39,7 +43,14 @@ def export(
     input_size: Annotated[str | None, typer.Option(help="224, HxW or CxHxW.")] = None,
     input_name: Annotated[str, typer.Option(help="Name of the model's input.")] = "input",
     output_name: Annotated[str, typer.Option(help="Name of the model's output.")] = "logits",
-    opset: Annotated[int, typer.Option(help="Version of the ONNX operator set.")] = 18,
+    target: Annotated[str, typer.Option(help="ort, tensorrt or vacc: sets the default of --opset.")] = "ort",
+    opset: Annotated[
+        int | None,
+        typer.Option(
+            help="Version of the ONNX operator set. Default: 18; with --target vacc 11, as in the vendor's script "
+            "for torchvision and timm (its other scripts for classifiers: 10 to 12)."
+        ),
+    ] = None,
     exporter: Annotated[str, typer.Option(help="dynamo, torchscript, or auto: the first that succeeds.")] = "auto",
     images: Annotated[Path | None, typer.Option(help="Folder of images to compare the logits on as well.")] = None,
     count: Annotated[int, typer.Option(min=1, help="How many of them.")] = 16,
@@ -49,15 +60,30 @@ def export(
     tolerance: Annotated[
         float, typer.Option(min=0.0, help="Refuse an error above this, times the largest logit if that is above 1.")
     ] = 1e-4,
+    reference: Annotated[
+        str | None,
+        typer.Option(
+            help="Another implementation (module:factory, or any NETWORK) to compare the written model with. It is "
+            "given the same weights; a difference above --tolerance is an error, and nothing is written."
+        ),
+    ] = None,
+    reference_arg: Annotated[
+        list[str] | None, typer.Option(help="Argument of the reference's factory, KEY=VALUE, as --arg.")
+    ] = None,
 ) -> None:
     """Write a torch classifier as ONNX, checked against torch; needs the extra ``torch``."""
     from quantkit.config.project import Project
     from quantkit.data.folder import find_images
+    from quantkit.targets import parse_target
     from quantkit.workflows.project import choose_pipeline
 
+    chosen_target = parse_target(target)
+    if reference_arg and reference is None:
+        raise UsageError("needs --reference", where="--reference-arg")
     if exporter not in _EXPORTERS:
         raise UsageError(f"there is no exporter {exporter!r}", where="--exporter", fix=", ".join(_EXPORTERS))
-    arguments = dict(_parse_argument(text) for text in arg or ())
+    arguments = dict(_parse_argument(text, "--arg") for text in arg or ())
+    reference_arguments = dict(_parse_argument(text, "--reference-arg") for text in reference_arg or ())
     size = None if input_size is None else _parse_size(input_size)
     paths = () if images is None else tuple(find_images(images).paths[:count])
     pipeline = None if preset is None else choose_pipeline(preset, Project())
@@ -65,8 +91,8 @@ def export(
         from quantkit.export.model import export_model
     except ModuleNotFoundError as error:
         raise UsageError(f"export needs {error.name}", fix="pip install 'quantkit[torch]'") from error
-    if ":" in network:
-        # As python itself does for a script: the user's module lies in the folder at hand.
+    if ":" in network or ":" in (reference or ""):
+        # As python itself does for a script: the user's module is found in the current folder.
         sys.path.insert(0, str(Path.cwd()))
     done = export_model(
         network,
@@ -80,18 +106,21 @@ def export(
         input_name=input_name,
         output_name=output_name,
         opset=opset,
+        target=chosen_target,
         exporter=cast(Literal["auto", "dynamo", "torchscript"], exporter),
         images=paths,
         pipeline=pipeline,
         tolerance=tolerance,
+        reference=reference,
+        reference_arguments=reference_arguments,
     )
     _print(network, done, input_name, output_name)
 
 
-def _parse_argument(text: str) -> tuple[str, Any]:
+def _parse_argument(text: str, option: str) -> tuple[str, Any]:
     key, equals, value = text.partition("=")
     if not equals or not key.isidentifier():
-        raise UsageError(f"{text!r} is not KEY=VALUE", where="--arg")
+        raise UsageError(f"{text!r} is not KEY=VALUE", where=option)
     try:
         return key, json.loads(value)
     except ValueError:
@@ -110,14 +139,18 @@ def _print(network: str, done: "Exported", input_name: str, output_name: str) ->
     shape = ", ".join(str(side) for side in done.input_size)
     ends = f"{input_name} [N, {shape}], {output_name} [N, {done.classes}]"
     lines = [f"{network}: {done.parameters:,} parameters, {ends}, opset {done.opset}, {done.exporter} exporter"]
-    if done.fallback_reason is not None:
-        lines.append(f"note: the dynamo exporter failed, so the older one was used ({done.fallback_reason})")
-    parity = done.parity
-    on_images = "" if parity.image_error is None else f", {parity.image_error:.2g} on {parity.images} images"
-    lines.append(
-        f"max abs error against torch: {parity.random_error:.2g} on random input{on_images} "
-        f"(logits up to {parity.largest_logit:.3g})"
-    )
+    if done.failed_exporter is not None:
+        lines.append(
+            f"note: the {done.failed_exporter} exporter failed, so {done.exporter} was used ({done.fallback_reason})"
+        )
+    for parity in (done.parity, done.reference_parity):
+        if parity is None:
+            continue
+        on_images = "" if parity.image_error is None else f", {parity.image_error:.2g} on {parity.images} images"
+        lines.append(
+            f"max abs error against {parity.against}: {parity.random_error:.2g} on random input{on_images} "
+            f"(logits up to {parity.largest_logit:.3g})"
+        )
     if done.pipeline is not None and done.pipeline != PRESETS["imagenet"]:
         ops = [{"op": op.op, **op.model_dump(mode="json", exclude_defaults=True)} for op in done.pipeline.ops]
         lines.append("these weights want other preprocessing than the preset imagenet; for quantkit.yaml:")

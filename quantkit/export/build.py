@@ -14,7 +14,7 @@ from torch import nn
 from quantkit.config.nearest import nearest
 from quantkit.config.pipeline import CenterCrop, Decode, Normalize, Pipeline, Resize, ToTensor
 from quantkit.errors import CheckpointError, ModelError, UsageError
-from quantkit.export.iresnet import IRESNETS
+from quantkit.export.iresnet import IRESNETS, PAPER_IRESNETS
 from quantkit.export.translate import first_line
 
 ImageSize = tuple[int, int, int]
@@ -27,8 +27,8 @@ def build_network(name: str, arguments: Mapping[str, Any]) -> nn.Module:
     """Build a network with the weights its code initializes it with.
 
     Args:
-        name: an iResNet (``iresnet50``), a torchvision classifier (``resnet50``), or ``module:factory``, where the
-            factory is a callable that returns an `nn.Module`.
+        name: an iResNet (``iresnet50``; ``iresnet50-paper`` for the paper's form), a torchvision classifier
+            (``resnet50``), or ``module:factory``, where the factory is a callable that returns an `nn.Module`.
         arguments: keyword arguments of the factory.
 
     Raises:
@@ -76,6 +76,13 @@ def build_pretrained(name: str, weights: str, arguments: Mapping[str, Any]) -> t
     return build_network(name, {**arguments, "weights": found, "progress": False}), _pipeline_of(found)
 
 
+def describe_network(name: str) -> str:
+    """Return the name with whose code it is, for messages: ``quantkit's iresnet50 in torch``."""
+    if ":" in name:
+        return f"{name} in torch"
+    return f"{'torchvision' if name in _classifiers() else 'quantkit'}'s {name} in torch"
+
+
 def input_size_of(name: str) -> ImageSize:
     """Return the ``(C, H, W)`` a network is usually run at: torchvision's own crop, else 3 x 224 x 224."""
     if name not in _classifiers():
@@ -95,11 +102,12 @@ def arguments_for_checkpoint(name: str, keys: Iterable[str]) -> dict[str, Any]:
 def _factory(name: str) -> Callable[..., Any]:
     if ":" in name:
         return _import(name)
-    if name in IRESNETS:
-        return IRESNETS[name]
+    for iresnets in (IRESNETS, PAPER_IRESNETS):
+        if name in iresnets:
+            return iresnets[name]
     if name in _classifiers():
         return partial(torchvision.models.get_model, name)
-    near = nearest(name, (*IRESNETS, *_classifiers()))
+    near = nearest(name, (*IRESNETS, *PAPER_IRESNETS, *_classifiers()))
     fix = f"did you mean {near}?" if near else "give an iResNet, a torchvision classifier, or module:factory"
     raise UsageError(f"there is no network {name!r}", fix=fix)
 
@@ -107,7 +115,11 @@ def _factory(name: str) -> Callable[..., Any]:
 def _import(name: str) -> Callable[..., Any]:
     try:
         found = pkgutil.resolve_name(name)
-    except (ModuleNotFoundError, AttributeError, ValueError) as error:
+    except ModuleNotFoundError as error:
+        wrong = error.name is None or f"{name.partition(':')[0]}.".startswith(f"{error.name}.")
+        fix = "write it as package.module:factory, with its folder on PYTHONPATH" if wrong else f"install {error.name}"
+        raise UsageError(f"cannot be imported ({error})", where=name, fix=fix) from error
+    except (AttributeError, ValueError) as error:
         raise UsageError(
             f"cannot be imported ({error})", where=name, fix="write it as package.module:factory"
         ) from error

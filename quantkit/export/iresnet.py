@@ -1,13 +1,20 @@
 """Improved residual networks: Duta, Liu, Zhu, Shao, "Improved Residual Networks for Image and Video Recognition".
 
-arXiv 2004.04989. A stage is a start block, middle blocks and an end block, which differ in where they normalize:
+arXiv 2004.04989; the authors' code is https://github.com/iduta/iresnet. A stage is a start block, middle blocks and an
+end block, which differ in where they normalize:
 
     start    conv bn relu ... conv bn, then the sum
     middle   bn relu conv bn relu ... conv, then the sum, which stays raw; the first of them has no bn before its relu
     end      as a middle block, then bn relu after the sum
 
-so the shortcut of a whole stage crosses one ReLU only. Where a start block strides, its shortcut is a 3x3 max-pool with
-a 1x1 convolution, so that every activation takes part; there is no max-pool in the stem, and the first stage strides.
+Where a start block strides, its shortcut is a 3x3 max-pool with a 1x1 convolution, so that every activation takes part;
+there is no max-pool in the stem, and the first stage strides.
+
+The paper's figures and the authors' code differ in the block behind the start block. It has no leading batch norm, and
+in the code its first ReLU works in place: the shortcut carries the rectified tensor as well. The published weights were
+trained, and the published accuracies measured, with that code, so the networks here compute the same.
+``rectified_shortcut=False`` (the names with ``-paper``) leaves that shortcut as it is, as the paper draws it. Both
+forms have the same parameters, so a checkpoint of either loads into both; the scores differ.
 
 The names of modules are those of the authors' checkpoints (`conv1`, `bn1`, `layer1.0.conv1`, ..., `fc`), which
 therefore load strictly.
@@ -69,11 +76,15 @@ class Block(nn.Module):
         convs: the residual branch, in order.
         index: place in the stage; 0 is the start block.
         depth: number of blocks in the stage, at least 2.
+        rectified_shortcut: whether the shortcut of the block behind the start block is rectified.
     """
 
-    def __init__(self, in_channels: int, convs: Sequence[Conv], *, index: int, depth: int) -> None:
+    def __init__(
+        self, in_channels: int, convs: Sequence[Conv], *, index: int, depth: int, rectified_shortcut: bool = True
+    ) -> None:
         super().__init__()
         self.starts = index == 0
+        self.rectifies_shortcut = rectified_shortcut and index == 1
         self.ends = index == depth - 1
         self.length = len(convs)
         # The block after the start block reads what the start block has just normalized.
@@ -90,12 +101,13 @@ class Block(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Return the block's output for ``[N, in_channels, H, W]``."""
         out = x if self.starts else functional.relu(self.bn0(x))
+        shortcut = out if self.rectifies_shortcut else x
         for number in range(1, self.length):
             out = functional.relu(self._bn(number)(self._conv(number)(out)))
         out = self._conv(self.length)(out)
         if self.starts:
             out = self._bn(self.length)(out)
-        out = out + self.downsample(x)
+        out = out + self.downsample(shortcut)
         if self.ends:
             out = functional.relu(self._bn(self.length)(out))
         return out
@@ -128,6 +140,7 @@ class IResNet(nn.Module):
         widths: width of each stage.
         strides: stride of each stage.
         groups: groups of the 3x3 convolutions of each stage.
+        rectified_shortcut: True computes what the authors' code computes, False what the paper draws; see the module.
     """
 
     def __init__(
@@ -141,6 +154,7 @@ class IResNet(nn.Module):
         widths: Sequence[int] = (64, 128, 256, 512),
         strides: Sequence[int] = (2, 2, 2, 2),
         groups: Sequence[int] = (1, 1, 1, 1),
+        rectified_shortcut: bool = True,
     ) -> None:
         super().__init__()
         self.conv1 = stem.build(in_channels)
@@ -151,7 +165,7 @@ class IResNet(nn.Module):
             blocks = []
             for index in range(depth):
                 branch = convs(width, stride if index == 0 else 1, group)
-                blocks.append(Block(channels, branch, index=index, depth=depth))
+                blocks.append(Block(channels, branch, index=index, depth=depth, rectified_shortcut=rectified_shortcut))
                 channels = branch[-1].channels
             self.add_module(name, nn.Sequential(*blocks))
         self.fc = nn.Linear(channels, num_classes)
@@ -186,6 +200,7 @@ iresgroupfix50 = partial(IResNet, grouped_convs, (3, 4, 6, 3), groups=_64_GROUPS
 iresgroupfix101 = partial(IResNet, grouped_convs, (3, 4, 23, 3), groups=_64_GROUPS)
 iresgroupfix152 = partial(IResNet, grouped_convs, (3, 8, 36, 3), groups=_64_GROUPS)
 
+# As the authors' code computes them.
 IRESNETS: dict[str, Callable[..., IResNet]] = {
     "iresnet18": iresnet18,
     "iresnet34": iresnet34,
@@ -201,4 +216,9 @@ IRESNETS: dict[str, Callable[..., IResNet]] = {
     "iresgroupfix50": iresgroupfix50,
     "iresgroupfix101": iresgroupfix101,
     "iresgroupfix152": iresgroupfix152,
+}
+
+# The same networks as the paper draws them; nobody has published weights that were trained so.
+PAPER_IRESNETS: dict[str, Callable[..., IResNet]] = {
+    f"{name}-paper": partial(factory, rectified_shortcut=False) for name, factory in IRESNETS.items()
 }

@@ -12,20 +12,23 @@ from torch import nn
 
 from quantkit.config.pipeline import Pipeline, imagenet_pipeline
 from quantkit.data.preprocess import check_pipeline, preprocess
-from quantkit.errors import CheckpointError, UsageError
+from quantkit.errors import CheckpointError, QuantkitError, UsageError
 from quantkit.export.build import (
     ImageSize,
     arguments_for_checkpoint,
     build_network,
     build_pretrained,
+    describe_network,
     input_size_of,
 )
 from quantkit.export.checkpoint import load_weights, read_state_dict
-from quantkit.export.iresnet import IRESNETS
+from quantkit.export.iresnet import IRESNETS, PAPER_IRESNETS
 from quantkit.export.network import Exported, count_classes, example_input, export_network
+from quantkit.export.parity import Original
 from quantkit.export.random_weights import give_random_weights
 from quantkit.export.translate import Exporter
 from quantkit.files import sha256_file
+from quantkit.targets import ORT, Target
 
 
 def export_model(
@@ -40,18 +43,22 @@ def export_model(
     input_size: ImageSize | None = None,
     input_name: str = "input",
     output_name: str = "logits",
-    opset: int = 18,
+    opset: int | None = None,
+    target: Target = ORT,
     exporter: Exporter = "auto",
     images: Sequence[Path] = (),
     pipeline: Pipeline | None = None,
     tolerance: float = 1e-4,
+    reference: str | None = None,
+    reference_arguments: Mapping[str, Any] | None = None,
 ) -> Exported:
     """Build a network, give it weights, and write it as ONNX with a dynamic batch once it is shown to compute the same.
 
     The weights come from exactly one of ``checkpoint``, ``weights`` and ``random_seed``.
 
     Args:
-        name: an iResNet (``iresnet50``), a torchvision classifier (``resnet50``), or ``module:factory``.
+        name: an iResNet (``iresnet50``), a torchvision classifier (``resnet50``), or ``module:factory``; see
+            `quantkit.export.build.build_network`.
         out: the file to write.
         checkpoint: a ``.pth`` or ``.safetensors`` file that holds a state dict.
         weights: published weights of a torchvision classifier: a member of its weights enum, or ``DEFAULT``.
@@ -61,16 +68,22 @@ def export_model(
         input_size: ``(C, H, W)``; what the network is usually run at when not given.
         input_name: name of the model's input.
         output_name: name of the model's output.
-        opset: version of the ONNX operator set.
+        opset: version of the ONNX operator set; by default the target's `quantkit.targets.Target.export_opset`.
+        target: what the model is meant for.
         exporter: ``auto``, ``dynamo`` or ``torchscript``.
         images: real images to compare the logits on, beside random input.
         pipeline: how they are preprocessed; by default as the published weights ask for, else as for ImageNet.
         tolerance: see `quantkit.export.parity.check_parity`.
+        reference: another implementation, named as ``name`` is. It is given the network's weights, and the written
+            model is compared with it as well.
+        reference_arguments: keyword arguments of its factory, beside ``num_classes``.
 
     Raises:
         UsageError: no such network, weights or opset, or not exactly one source of weights.
-        CheckpointError: the checkpoint cannot be read or does not fit the network.
-        ModelError: the network fails, cannot be translated, or computes something else once translated.
+        CheckpointError: the checkpoint cannot be read or does not fit the network, or the network's weights do not fit
+            the reference.
+        ModelError: the network fails, cannot be translated, or computes something else once translated, or than the
+            reference.
         ConfigError: the pipeline's result does not fit the input.
         ImageError: an image cannot be decoded.
         OutputError: the file cannot be written.
@@ -82,7 +95,8 @@ def export_model(
         )
     size = input_size or input_size_of(name)
     own_pipeline = None
-    keywords = dict(arguments or {}) | ({} if num_classes is None else {"num_classes": num_classes})
+    classes = {} if num_classes is None else {"num_classes": num_classes}
+    keywords = {**(arguments or {}), **classes}
     if checkpoint is not None:
         network = _from_checkpoint(name, checkpoint, keywords)
         origin = f"sha256:{sha256_file(checkpoint)}"
@@ -96,17 +110,24 @@ def export_model(
         count_classes(network.eval(), example_input(size))
         give_random_weights(network, size, random_seed)
         origin = f"random, seed {random_seed}"
+    metadata = {"quantkit.network": name, "quantkit.weights": origin}
+    original = None
+    if reference is not None:
+        original = _reference(reference, {**(reference_arguments or {}), **classes}, network)
+        metadata["quantkit.reference"] = reference
     done = export_network(
         network,
         out,
         input_size=size,
         input_name=input_name,
         output_name=output_name,
-        opset=opset,
+        opset=target.export_opset if opset is None else opset,
         exporter=exporter,
         images=_preprocessed(images, pipeline or own_pipeline, size),
         tolerance=tolerance,
-        metadata={"quantkit.network": name, "quantkit.weights": origin},
+        metadata=metadata,
+        description=describe_network(name),
+        reference=original,
     )
     return replace(done, pipeline=own_pipeline)
 
@@ -117,11 +138,33 @@ def _from_checkpoint(name: str, path: Path, keywords: Mapping[str, Any]) -> nn.M
     try:
         load_weights(network, state, where=path, network_name=name)
     except CheckpointError as error:
-        other = _iresnet_of(len(state)) if name in IRESNETS else None
+        other = _iresnet_of(len(state)) if name in (*IRESNETS, *PAPER_IRESNETS) else None
         if other is None:
             raise
         raise CheckpointError(error.what, where=path, fix=f"it has as many keys as {other}") from error
     return network
+
+
+def _reference(name: str, keywords: Mapping[str, Any], network: nn.Module) -> Original:
+    """Build another implementation of a network, with the same weights."""
+    option = f"--reference {name}"
+    state = network.state_dict()
+    try:
+        built = build_network(name, arguments_for_checkpoint(name, state) | dict(keywords))
+        load_weights(built, state, where=option, network_name=name)
+    except CheckpointError as error:
+        faults = error.what.removeprefix(f"does not fit {name}: ")
+        raise CheckpointError(
+            f"the weights of the exported network do not fit: {faults}", where=option, fix=error.fix
+        ) from error
+    except QuantkitError as error:
+        what = error.what if error.where is None else f"{error.where}: {error.what}"
+        raise type(error)(what, where="--reference", fix=error.fix) from error
+    return Original(
+        f"the reference {name}",
+        built,
+        "the two implementations compute different scores from the same weights: compare their forward methods",
+    )
 
 
 def _iresnet_of(keys: int) -> str | None:

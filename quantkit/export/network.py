@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from quantkit import files
 from quantkit.config.pipeline import Pipeline
 from quantkit.errors import ModelError, UsageError
-from quantkit.export.parity import Parity, check_parity
+from quantkit.export.parity import Original, Parity, check_parity
 from quantkit.export.translate import Exporter, first_line, translate
 from quantkit.graph.model import model_files, save_model
 
@@ -29,18 +29,21 @@ class Exported:
     Attributes:
         path: the ONNX file.
         exporter: ``dynamo`` or ``torchscript``.
-        fallback_reason: why it was not the dynamo exporter, None where it was.
+        failed_exporter: the exporter that was tried first and failed, None where the first succeeded.
+        fallback_reason: why it failed.
         opset: version of the ONNX operator set.
         input_size: ``(C, H, W)``.
         classes: length of the output.
         parameters: number of them in the network.
-        parity: the comparison with torch.
+        parity: the comparison with the network in torch.
+        reference_parity: the comparison with the reference implementation, None where none was given.
         size_bytes: of the file, with that of its tensors where they lie beside it.
         pipeline: the preprocessing that published weights were made for, None for other weights.
     """
 
     path: Path
     exporter: str
+    failed_exporter: str | None
     fallback_reason: str | None
     opset: int
     input_size: tuple[int, int, int]
@@ -48,6 +51,7 @@ class Exported:
     parameters: int
     parity: Parity
     size_bytes: int
+    reference_parity: Parity | None = None
     pipeline: Pipeline | None = None
 
 
@@ -63,6 +67,8 @@ def export_network(
     images: Iterable[NDArray[np.float32]] = (),
     tolerance: float = 1e-4,
     metadata: dict[str, str] | None = None,
+    description: str = "torch",
+    reference: Original | None = None,
 ) -> Exported:
     """Write a torch classifier as ONNX with a dynamic batch, once it has been shown to compute the same.
 
@@ -77,6 +83,8 @@ def export_network(
         images: preprocessed real images to compare the logits on, beside random input.
         tolerance: see `quantkit.export.parity.check_parity`.
         metadata: written into the file as ``metadata_props``.
+        description: of the network, in messages.
+        reference: another implementation with the same weights, which the written model must agree with as well.
 
     Raises:
         UsageError: there is no such opset.
@@ -90,7 +98,11 @@ def export_network(
     files.make_folder(out.parent)
     network.eval()
     example = example_input(input_size)
-    classes = count_classes(network, example)
+    classes = count_classes(network, example.clone())
+    originals = [Original(description, network, "try the other --exporter, or look for layers left in training mode")]
+    if reference is not None:
+        _check_reference(reference, example.clone(), classes)
+        originals.append(reference)
     translation = translate(
         network, example, input_name=input_name, output_name=output_name, opset=opset, exporter=exporter
     )
@@ -101,24 +113,42 @@ def export_network(
         unchecked = Path(folder) / "model.onnx"
         save_model(model, unchecked)
         try:
-            parity = check_parity(network, unchecked, input_size, images=images, tolerance=tolerance)
+            parities = check_parity(unchecked, originals, input_size, images=images, tolerance=tolerance)
         except ModelError as error:
             if translation.fallback_reason is None:
                 raise
-            what = f"{error.what} (before, the dynamo exporter failed with {translation.fallback_reason})"
+            before = f"the {translation.failed_exporter} exporter failed with {translation.fallback_reason}"
+            what = f"{error.what} (before, {before})"
             raise ModelError(what, fix=error.fix) from error
     save_model(model, out)
     return Exported(
         path=out,
         exporter=translation.exporter,
+        failed_exporter=translation.failed_exporter,
         fallback_reason=translation.fallback_reason,
         opset=opset,
         input_size=input_size,
         classes=classes,
         parameters=sum(parameter.numel() for parameter in network.parameters()),
-        parity=parity,
+        parity=parities[0],
+        reference_parity=parities[1] if reference is not None else None,
         size_bytes=sum(path.stat().st_size for path in model_files(out)),
     )
+
+
+def _check_reference(reference: Original, example: Tensor, classes: int) -> None:
+    """Refuse a reference that does not return what the network returns, before the time of an export is spent."""
+    reference.network.eval()
+    try:
+        found = count_classes(reference.network, example)
+    except ModelError as error:
+        raise ModelError(error.what, where=reference.description, fix=error.fix) from error
+    if found != classes:
+        raise ModelError(
+            f"returns {found} classes where the network returns {classes}",
+            where=reference.description,
+            fix="give both the same number of classes with --num-classes",
+        )
 
 
 def example_input(input_size: tuple[int, int, int]) -> Tensor:

@@ -1,6 +1,6 @@
-"""Hold an exported model against the network it came from."""
+"""Compare an exported model with the network it came from, and with other implementations of it."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,16 +18,33 @@ RANDOM_BATCHES = (1, 3)
 
 
 @dataclass(frozen=True)
-class Parity:
-    """How far an exported model is from its network.
+class Original:
+    """A torch network that an exported model must agree with.
 
     Attributes:
+        description: as it is called in messages.
+        network: in evaluation mode.
+        fix: what to do where the two differ.
+    """
+
+    description: str
+    network: nn.Module
+    fix: str
+
+
+@dataclass(frozen=True)
+class Parity:
+    """How far an exported model is from a torch network.
+
+    Attributes:
+        against: the network, as it is called in messages.
         random_error: largest ``|onnx - torch|`` over the logits of random input.
         image_error: the same over real images, None where none were given.
         images: number of real images.
         largest_logit: largest ``|torch|`` seen, what the errors are to be read against.
     """
 
+    against: str
     random_error: float
     image_error: float | None
     images: int
@@ -40,62 +57,101 @@ class Parity:
 
 
 class _Comparison:
-    def __init__(self, network: nn.Module, path: Path) -> None:
-        self.network = network
-        self.largest_logit = 0.0
-        options = onnxruntime.SessionOptions()
-        options.log_severity_level = 3
-        try:
-            self.session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-        except Exception as error:  # onnxruntime's errors share no base class
-            raise ModelError(f"onnxruntime does not load the exported model: {first_line(error)}") from error
-        self.input_name = self.session.get_inputs()[0].name
+    """The differences between a model's logits and those of one network."""
 
-    def error(self, batch: NDArray[np.float32]) -> float:
+    def __init__(self, original: Original) -> None:
+        self.original = original
+        self.largest_logit = 0.0
+        self.random_errors: list[float] = []
+        self.image_errors: list[float] = []
+        self.other_classes = 0
+
+    def error(self, batch: NDArray[np.float32], found: NDArray[np.float32]) -> float:
         """Return the largest difference over one batch, infinite where either side is not finite."""
         with torch.inference_mode():
-            expected = self.network(torch.from_numpy(batch)).numpy()
-        found = self.session.run(None, {self.input_name: batch})[0]
+            # A copy, since networks may overwrite their input (in-place ReLUs do).
+            expected = self.original.network(torch.from_numpy(batch.copy())).numpy()
         if found.shape != expected.shape:
-            raise ModelError(f"the exported model returns shape {found.shape} where torch returns {expected.shape}")
+            description = self.original.description
+            raise ModelError(
+                f"the exported model returns shape {found.shape} where {description} returns {expected.shape}"
+            )
         self.largest_logit = max(self.largest_logit, float(np.abs(expected).max()))
+        self.other_classes += int((found.argmax(1) != expected.argmax(1)).sum())
         difference = float(np.abs(found - expected).max())
         return difference if np.isfinite(difference) else float("inf")
 
+    def parity(self, tolerance: float) -> Parity:
+        """Return the result.
+
+        Raises:
+            ModelError: the largest difference is above the tolerance.
+        """
+        images = len(self.image_errors)
+        parity = Parity(
+            self.original.description,
+            max(self.random_errors),
+            max(self.image_errors, default=None),
+            images,
+            self.largest_logit,
+        )
+        bound = tolerance * max(1.0, parity.largest_logit)
+        if parity.max_abs_error > bound:
+            inputs = sum(RANDOM_BATCHES) + images
+            classes = f", with another class for {self.other_classes} of {inputs} inputs" if self.other_classes else ""
+            raise ModelError(
+                f"the exported model differs from {self.original.description} by {parity.max_abs_error:.3g} on logits "
+                f"up to {parity.largest_logit:.3g}, more than {bound:.3g}{classes}",
+                fix=f"{self.original.fix}; --tolerance sets the bound",
+            )
+        return parity
+
 
 def check_parity(
-    network: nn.Module,
     path: Path,
+    originals: Sequence[Original],
     input_size: tuple[int, int, int],
     *,
     images: Iterable[NDArray[np.float32]] = (),
     tolerance: float,
-) -> Parity:
-    """Run network and exported model on the same input and compare the logits.
+) -> list[Parity]:
+    """Run an exported model and torch networks on the same input and compare the logits.
 
     Args:
-        network: in evaluation mode.
         path: the exported model.
+        originals: the networks to compare it with.
         input_size: ``(C, H, W)`` of the random input, which is drawn from N(0, 1).
         images: preprocessed real images ``[C, H, W]``.
-        tolerance: refused is an error above ``tolerance * max(1, largest logit)``: float32 sums taken in another order
+        tolerance: an error above ``tolerance * max(1, largest logit)`` is refused: float32 sums taken in another order
             differ in proportion to their size.
 
+    Returns:
+        One result for each network, in their order.
+
     Raises:
-        ModelError: the model does not load, or differs by more than the tolerance.
+        ModelError: the model does not load, or differs from a network by more than the tolerance.
     """
-    comparison = _Comparison(network, path)
+    session = _open(path)
+    input_name = session.get_inputs()[0].name
+    comparisons = [_Comparison(original) for original in originals]
     generator = np.random.default_rng(0)
-    random_error = max(
-        comparison.error(generator.standard_normal((batch, *input_size), np.float32)) for batch in RANDOM_BATCHES
-    )
-    errors = [comparison.error(image[np.newaxis]) for image in images]
-    parity = Parity(random_error, max(errors, default=None), len(errors), comparison.largest_logit)
-    bound = tolerance * max(1.0, parity.largest_logit)
-    if parity.max_abs_error > bound:
-        raise ModelError(
-            f"the exported model differs from torch by {parity.max_abs_error:.3g} on logits up to "
-            f"{parity.largest_logit:.3g}, more than {bound:.3g}",
-            fix="try the other --exporter, or look for layers left in training mode; --tolerance sets the bound",
-        )
-    return parity
+    for size in RANDOM_BATCHES:
+        batch = generator.standard_normal((size, *input_size), np.float32)
+        logits = session.run(None, {input_name: batch})[0]
+        for comparison in comparisons:
+            comparison.random_errors.append(comparison.error(batch, logits))
+    for image in images:
+        batch = image[np.newaxis]
+        logits = session.run(None, {input_name: batch})[0]
+        for comparison in comparisons:
+            comparison.image_errors.append(comparison.error(batch, logits))
+    return [comparison.parity(tolerance) for comparison in comparisons]
+
+
+def _open(path: Path) -> onnxruntime.InferenceSession:
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    try:
+        return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # onnxruntime's errors share no base class
+        raise ModelError(f"onnxruntime does not load the exported model: {first_line(error)}") from error

@@ -24,6 +24,9 @@ Exporter = Literal["auto", "dynamo", "torchscript"]
 # The dynamo exporter has its operators for this opset and later; an older one is reached by converting down.
 _OLDEST_DYNAMO_OPSET = 18
 
+# onnx's converter takes BatchNormalization and Reshape no further down than this.
+_OLDEST_CONVERTED_OPSET = 14
+
 
 class Translation(NamedTuple):
     """An ONNX graph and how it was made.
@@ -31,12 +34,14 @@ class Translation(NamedTuple):
     Attributes:
         model: the graph, with tensors in memory.
         exporter: ``dynamo`` or ``torchscript``.
-        fallback_reason: what the dynamo exporter said, where it was tried first and failed.
+        failed_exporter: the exporter that was tried first and failed, None where the first succeeded.
+        fallback_reason: what that exporter said.
     """
 
     model: ir.Model
     exporter: str
-    fallback_reason: str | None
+    failed_exporter: str | None = None
+    fallback_reason: str | None = None
 
 
 def translate(
@@ -50,27 +55,36 @@ def translate(
         input_name: name of the graph's input.
         output_name: name of the graph's output.
         opset: version of the ONNX operator set.
-        exporter: ``auto`` tries dynamo, then torchscript.
+        exporter: ``auto`` tries dynamo, then torchscript; the other way round for opsets that torchscript writes itself
+            and dynamo reaches only without batch norms and Reshape.
 
     Raises:
-        ModelError: no exporter can translate the network, with what the last one said.
+        ModelError: no exporter can translate the network, with what each one said.
     """
     names = (input_name, output_name)
-    reason = None
-    if exporter != "torchscript":
-        # The exporters compile whatever code a network is made of: anything may come out of them.
+    failed: dict[str, str] = {}
+    for name in _order(exporter, opset):
+        # A copy each time, since networks may overwrite their input (in-place ReLUs do).
         try:
-            return Translation(_by_dynamo(network, example, names, opset), "dynamo", None)
+            model = _EXPORTERS[name](network, example.clone(), names, opset)
         except Exception as error:
-            # Its own errors wrap the one that says what was wrong.
-            reason = first_line(error.__cause__ or error)
-            if exporter == "dynamo":
-                raise _untranslatable(f"dynamo: {reason}") from error
-    try:
-        return Translation(_by_torchscript(network, example, names, opset), "torchscript", reason)
-    except Exception as error:
-        said = [f"dynamo: {reason}"] if reason else []
-        raise _untranslatable(*said, f"torchscript: {first_line(error)}") from error
+            # The exporters compile whatever code a network is made of: anything may come out of them. What the dynamo
+            # exporter raises wraps the error that says what was wrong.
+            failed[name] = first_line((error.__cause__ if name == "dynamo" else None) or error)
+            cause = error
+        else:
+            return Translation(model, name, *next(iter(failed.items()), (None, None)))
+    said = "; ".join(f"{name}: {reason}" for name, reason in failed.items())
+    raise ModelError(
+        f"torch cannot export the network ({said})",
+        fix="a network whose Python code branches on values must be rewritten for export",
+    ) from cause
+
+
+def _order(exporter: Exporter, opset: int) -> tuple[str, ...]:
+    if exporter != "auto":
+        return (exporter,)
+    return ("dynamo", "torchscript") if opset >= _OLDEST_CONVERTED_OPSET else ("torchscript", "dynamo")
 
 
 def first_line(error: BaseException) -> str:
@@ -104,7 +118,7 @@ def _converted_down(model: ir.Model, opset: int) -> ir.Model:
         return ir.from_proto(version_converter.convert_version(ir.to_proto(model), opset))
     except RuntimeError as error:
         said = str(error).rpartition("failed: ")[2]
-        raise RuntimeError(f"opset {_OLDEST_DYNAMO_OPSET} cannot be converted to {opset}: {said}") from error
+        raise RuntimeError(f"opset {_OLDEST_DYNAMO_OPSET} cannot be converted to {opset}: {said}") from None
 
 
 def _by_torchscript(network: nn.Module, example: Tensor, names: tuple[str, str], opset: int) -> ir.Model:
@@ -128,6 +142,9 @@ def _by_torchscript(network: nn.Module, example: Tensor, names: tuple[str, str],
     return _checked(model, opset)
 
 
+_EXPORTERS = {"dynamo": _by_dynamo, "torchscript": _by_torchscript}
+
+
 def _checked(model: ir.Model, opset: int) -> ir.Model:
     """Refuse what an exporter wrote otherwise than asked."""
     found = model.opset_imports.get("")
@@ -137,13 +154,6 @@ def _checked(model: ir.Model, opset: int) -> ir.Model:
     if shape is None or isinstance(shape[0], int):
         raise RuntimeError("it fixed the batch size")
     return model
-
-
-def _untranslatable(*said: str) -> ModelError:
-    return ModelError(
-        f"torch cannot export the network ({'; '.join(said)})",
-        fix="a network whose Python code branches on values must be rewritten for export",
-    )
 
 
 @contextlib.contextmanager

@@ -44,6 +44,9 @@ def test_says_what_to_install_without_torch(
         (["--arg", "width"], "--arg: 'width' is not KEY=VALUE"),
         (["--images", "nowhere"], "nowhere: there is no such folder"),
         (["--preset", "imagenets"], "--preset: there is no preset 'imagenets'"),
+        (["--target", "vac"], "--target: there is no target 'vac'; choose one of ort, tensorrt, vacc"),
+        (["--reference-arg", "width=1"], "--reference-arg: needs --reference"),
+        (["--reference", "iresnet50", "--reference-arg", "width"], "--reference-arg: 'width' is not KEY=VALUE"),
     ],
 )
 def test_wrong_options_are_named_before_torch_is_needed(
@@ -79,7 +82,7 @@ def test_network_in_the_folder_at_hand(
     assert said[0] == (
         "network_at_hand:net: 75 parameters, image [N, 1, 12, 14], logits [N, 7], opset 18, dynamo exporter"
     )
-    assert said[1].startswith("max abs error against torch: ")
+    assert said[1].startswith("max abs error against network_at_hand:net in torch: ")
     assert said[2].startswith("wrote net.onnx (")
     assert onnx.load("net.onnx").graph.input[0].name == "image"
 
@@ -96,7 +99,8 @@ def test_published_weights_tell_their_preprocessing(
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
     (tmp_path / "checkpoints").mkdir()
     torch.save(models.get_model(name, weights=None).state_dict(), tmp_path / "checkpoints" / Path(weights.url).name)
-    assert quantkit(monkeypatch, "export", name, "--weights", "DEFAULT", "--input-size", "64") == 0
+    options = ["--weights", "DEFAULT", "--input-size", "64", "--exporter", "torchscript"]
+    assert quantkit(monkeypatch, "export", name, *options) == 0
     ops = [line for line in capsys.readouterr().out.splitlines() if line.startswith("ops: ")]
     if name == "squeezenet1_1":
         assert ops == []  # the preset imagenet is right

@@ -1,17 +1,78 @@
-"""iResNet against the paper's structure, published sizes, and a network written out by hand."""
+"""iResNet against its authors' code, published sizes, and a network written out by hand."""
 
-from collections.abc import Iterator
+import importlib.util
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
 
 import pytest
 
 torch = pytest.importorskip("torch", reason="needs quantkit[torch]")
 
+from export import iresnet_fingerprints  # noqa: E402
 from torch import nn  # noqa: E402
 from torch.nn import functional  # noqa: E402
 
-from quantkit.export.iresnet import IRESNETS, Block, bottleneck_convs  # noqa: E402
+from quantkit.export.iresnet import IRESNETS, PAPER_IRESNETS, Block, bottleneck_convs  # noqa: E402
 
 pytestmark = pytest.mark.torch
+
+FINGERPRINTS = json.loads(iresnet_fingerprints.FILE.read_text())
+
+
+@pytest.mark.parametrize("name", IRESNETS)
+def test_logits_agree_with_the_authors_code(name: str) -> None:
+    found = torch.tensor(iresnet_fingerprints.fingerprint(IRESNETS[name]), dtype=torch.float64)
+    expected = torch.tensor(FINGERPRINTS[name], dtype=torch.float64)
+    assert (found - expected).abs().max() <= 1e-9 * expected.abs().max()
+
+
+def test_paper_form_differs_from_the_authors_code() -> None:
+    found = torch.tensor(iresnet_fingerprints.fingerprint(PAPER_IRESNETS["iresnet18-paper"]))
+    assert (found - torch.tensor(FINGERPRINTS["iresnet18"])).abs().max() > 10.0
+
+
+@pytest.fixture(scope="module")
+def shared_iresnet() -> Path:
+    """Folder of logits that others computed with the authors' code, or a skip."""
+    folder = Path(__file__).resolve().parents[3] / "shared" / "iresnet"
+    if not folder.is_dir():
+        pytest.skip("needs ../shared/iresnet: logits of the authors' code, kept beside the checkout")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def state_from_names(shared_iresnet: Path) -> Callable[..., dict[str, Any]]:
+    spec = importlib.util.spec_from_file_location("state_from_names", shared_iresnet / "state_from_names.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.state_from_names  # type: ignore[no-any-return]
+
+
+@pytest.mark.shared
+@pytest.mark.parametrize("name", ["iresnet18", "iresnet34", "iresnet50", "iresnet101"])
+def test_float32_logits_agree_with_those_computed_elsewhere(
+    name: str, shared_iresnet: Path, state_from_names: Callable[..., dict[str, Any]]
+) -> None:
+    expected = torch.tensor(json.loads((shared_iresnet / "expected_logits.json").read_text())[name])
+    network = IRESNETS[name]().eval()
+    network.load_state_dict(state_from_names(network.state_dict()))
+    image = torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        found = network(image)[0, : len(expected)]
+    assert (found - expected).abs().max() <= 1e-5 * expected.abs().max()
+
+
+def test_paper_form_has_the_same_parameters() -> None:
+    assert list(PAPER_IRESNETS) == [f"{name}-paper" for name in IRESNETS]
+    with torch.device("meta"):
+        networks = (IRESNETS["iresnet50"](), PAPER_IRESNETS["iresnet50-paper"]())
+    shapes = [{name: one.shape for name, one in network.state_dict().items()} for network in networks]
+    assert shapes[0] == shapes[1]
+
 
 # Millions of parameters, and 1e9 multiply-adds at 224 x 224: of convolutions and the classifier alone, and with four
 # operations for each value that a batch norm handles, as the vendor's table counts.
@@ -111,8 +172,8 @@ def test_groups_of_the_two_grouped_variants() -> None:
     assert by_channels.layer4[0].conv3.out_channels == 1024
 
 
-def run_by_hand(stage: nn.Sequential, x: torch.Tensor) -> torch.Tensor:
-    """A stage of four bottleneck blocks, written out from the paper."""
+def run_by_hand(stage: nn.Sequential, x: torch.Tensor, *, in_place: bool) -> torch.Tensor:
+    """A stage of four bottleneck blocks, written out; in the authors' code the first ReLU of ``first`` is in place."""
     start, first, middle, end = stage
 
     def branch(block: Block, out: torch.Tensor) -> torch.Tensor:
@@ -123,18 +184,20 @@ def run_by_hand(stage: nn.Sequential, x: torch.Tensor) -> torch.Tensor:
     shortcut = functional.max_pool2d(x, 3, stride=2, padding=1)
     shortcut = start.downsample[2](start.downsample[1](shortcut))
     x = start.bn3(branch(start, x)) + shortcut
-    x = branch(first, functional.relu(x)) + x
+    x = branch(first, functional.relu(x, inplace=in_place)) + x
     x = branch(middle, functional.relu(middle.bn0(x))) + x
     x = branch(end, functional.relu(end.bn0(x))) + x
     return functional.relu(end.bn3(x))
 
 
-def test_stage_computes_what_the_paper_says() -> None:
+@pytest.mark.parametrize("in_place", [True, False], ids=["authors", "paper"])
+def test_stage_equals_one_written_out_by_hand(in_place: bool) -> None:
     torch.manual_seed(0)
     blocks = []
     channels = 6
     for index in range(4):
-        blocks.append(Block(channels, bottleneck_convs(5, 2 if index == 0 else 1, 1), index=index, depth=4))
+        convs = bottleneck_convs(5, 2 if index == 0 else 1, 1)
+        blocks.append(Block(channels, convs, index=index, depth=4, rectified_shortcut=in_place))
         channels = 20
     stage = nn.Sequential(*blocks)
     for module in stage.modules():
@@ -146,4 +209,4 @@ def test_stage_computes_what_the_paper_says() -> None:
     stage.eval()
     x = torch.randn(2, 6, 9, 9)
     with torch.inference_mode():
-        torch.testing.assert_close(stage(x), run_by_hand(stage, x), rtol=0, atol=0)
+        torch.testing.assert_close(stage(x), run_by_hand(stage, x, in_place=in_place), rtol=0, atol=0)
