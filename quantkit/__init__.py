@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from quantkit.workflows.calibrate import calibrate as calibrate
     from quantkit.workflows.compare import compare as compare
     from quantkit.workflows.compare import evaluate_models as evaluate_models
+    from quantkit.workflows.presets import load_preset as load_preset
     from quantkit.workflows.quantize import QuantizeOptions as QuantizeOptions
     from quantkit.workflows.quantize import quantize as quantize
     from quantkit.workflows.sensitivity import sensitivity as sensitivity
@@ -60,6 +61,7 @@ _MODULE_OF = {
     "compare": "quantkit.workflows.compare",
     "evaluate_models": "quantkit.workflows.compare",
     "imagenet_pipeline": "quantkit.config.pipeline",
+    "load_preset": "quantkit.workflows.presets",
     "load_statistics": "quantkit.stats.file",
     "preprocess": "quantkit.data.preprocess",
     "quantize": "quantkit.workflows.quantize",

@@ -9,14 +9,16 @@ import typer
 
 from quantkit.cli.app import app
 from quantkit.cli.options import (
+    ExifOption,
     FractionOption,
     KeepOutliersOption,
     MethodOption,
     PerChannelOption,
+    PresetOption,
     SkipOption,
     TargetOption,
 )
-from quantkit.cli.show import Bar, console, parse_share, progress_bar
+from quantkit.cli.show import Bar, console, parse_share, print_preset_notes, progress_bar
 
 if TYPE_CHECKING:
     from quantkit.stats.convergence import ConvergencePoint
@@ -33,9 +35,8 @@ def calibrate(
     labels: Annotated[Path | None, typer.Option(help="Label file of --images.")] = None,
     count: Annotated[int, typer.Option(help="Images to draw from --images.")] = 1000,
     seed: Annotated[int, typer.Option(help="Seed of the draw.")] = 0,
-    preset: Annotated[
-        str | None, typer.Option(help="Preprocessing: imagenet, cifar10, digits, or a YAML file with ops.")
-    ] = None,
+    preset: PresetOption = None,
+    exif: ExifOption = None,
     method: MethodOption = None,
     fraction: FractionOption = None,
     target: TargetOption = None,
@@ -58,6 +59,7 @@ def calibrate(
 ) -> None:
     """Run the model once over a calibration set; write statistics, ranges and the int8 model."""
     from quantkit.workflows.calibrate import calibrate as step
+    from quantkit.workflows.project import load_project
     from quantkit.workflows.resolve import calibration_settings, parse_dialect
 
     settings = calibration_settings(
@@ -69,6 +71,7 @@ def calibrate(
         count=count,
         seed=seed,
         preset=preset,
+        exif=exif,
         method=method,
         fraction=fraction,
         target=target,
@@ -78,6 +81,7 @@ def calibrate(
         dialect=parse_dialect(dialect),
         calibration_folder=calibration_folder,
     )
+    print_preset_notes(preset, load_project(Path()))
     with progress_bar("calibrating") as bar:
         done = step(
             settings.model,

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from quantkit.cli.app import app
-from quantkit.cli.show import console, progress_bar
+from quantkit.cli.options import ExifOption, PresetOption
+from quantkit.cli.show import console, print_preset_notes, progress_bar
 from quantkit.errors import UsageError
 
 if TYPE_CHECKING:
@@ -24,7 +25,8 @@ def evaluate(
     labels: Annotated[Path | None, typer.Option(help="Label file of --images.")] = None,
     names: Annotated[Path | None, typer.Option(help="Class names, one a line.")] = None,
     exclude: Annotated[Path | None, typer.Option(help="Calibration set whose images are left out.")] = None,
-    preset: Annotated[str | None, typer.Option(help="Preprocessing; the run's by default.")] = None,
+    preset: PresetOption = None,
+    exif: ExifOption = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Evaluate at most so many images.")] = None,
     shard: Annotated[str | None, typer.Option(metavar="I/N", help="Evaluate the I-th of N parts alone.")] = None,
     merge: Annotated[
@@ -40,13 +42,24 @@ def evaluate(
         return
     if len(models) > 1:
         raise UsageError(f"{len(models)} models were given", fix="evaluate one at a time, or use quantkit compare")
+    from quantkit.config.project import Project
     from quantkit.workflows.evaluate import evaluate as step
     from quantkit.workflows.evaluate import parse_shard
     from quantkit.workflows.resolve import evaluation_settings
 
     settings = evaluation_settings(
-        folder=Path(), model=models[0], run=run, images=images, labels=labels, names=names, preset=preset, out=out
+        folder=Path(),
+        model=models[0],
+        run=run,
+        images=images,
+        labels=labels,
+        names=names,
+        preset=preset,
+        exif=exif,
+        out=out,
     )
+    if preset is not None:
+        print_preset_notes(preset, Project())
     with progress_bar("evaluating") as bar:
         done = step(
             models[0],

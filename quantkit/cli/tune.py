@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from quantkit.cli.app import app
-from quantkit.cli.options import KeepOutliersOption, PerChannelOption, SkipOption, TargetOption
+from quantkit.cli.options import KeepOutliersOption, PerChannelOption, PresetOption, SkipOption, TargetOption
 from quantkit.cli.show import Bar, console, parse_share, progress_bar
 from quantkit.errors import UsageError
 
@@ -38,7 +38,7 @@ def tune(
     set_: Annotated[
         Path | None, typer.Option("--set", help="Calibration set of a model that was not calibrated yet.")
     ] = None,
-    preset: Annotated[str | None, typer.Option(help="Preprocessing of a model that was not calibrated yet.")] = None,
+    preset: PresetOption = None,
     images: Annotated[Path | None, typer.Option(help="Folder of evaluation images, which judge.")] = None,
     labels: Annotated[Path | None, typer.Option(help="Label file of --images.")] = None,
     names: Annotated[Path | None, typer.Option(help="Class names, one a line.")] = None,

@@ -19,7 +19,8 @@ class Decode(_Op):
 
     Attributes:
         mode: colour mode of the result: three channels, or one.
-        exif: turn the picture as its EXIF orientation says; torchvision and the card do not.
+        exif: turn the picture as its EXIF orientation says. Torchvision does not; OpenCV, and so the vendor's
+            ``image2npz`` step, does.
     """
 
     op: Literal["decode"] = "decode"
@@ -115,11 +116,20 @@ class Pipeline(BaseModel):
         return self
 
     @property
-    def channels(self) -> int:
-        """Number of colour channels of the result."""
+    def decode(self) -> Decode:
+        """The first operation."""
         decode = self.ops[0]
         assert isinstance(decode, Decode)
-        return 1 if decode.mode == "L" else 3
+        return decode
+
+    def with_exif(self, exif: bool) -> "Pipeline":
+        """Return the pipeline with the EXIF orientation applied, or ignored."""
+        return Pipeline(ops=(self.decode.model_copy(update={"exif": exif}), *self.ops[1:]))
+
+    @property
+    def channels(self) -> int:
+        """Number of colour channels of the result."""
+        return 1 if self.decode.mode == "L" else 3
 
     @property
     def output_size(self) -> tuple[int, int] | None:
@@ -160,6 +170,17 @@ def imagenet_pipeline(resize: int = 256, crop: int = 224, interpolation: Interpo
 
 PRESETS: dict[str, Pipeline] = {
     "imagenet": imagenet_pipeline(),
+    # What the VACC card computes for most of the vendor's ImageNet classifiers: a squash to 256 x 256, sampled as
+    # OpenCV does.
+    "vacc": Pipeline(
+        ops=(
+            Decode(),
+            Resize(size=(256, 256), antialias=False),
+            CenterCrop(size=(224, 224)),
+            ToTensor(),
+            Normalize(mean=IMAGENET_MEAN, std=IMAGENET_STD),
+        )
+    ),
     "cifar10": Pipeline(
         ops=(Decode(), Resize(size=(32, 32)), ToTensor(), Normalize(mean=IMAGENET_MEAN, std=IMAGENET_STD))
     ),

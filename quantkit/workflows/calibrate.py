@@ -36,9 +36,10 @@ from quantkit.stats.file import Provenance, Statistics, load_statistics, save_st
 from quantkit.stats.observed import Observed
 from quantkit.stats.solve import solve_observed
 from quantkit.stats.tensor import TensorStatistics
-from quantkit.targets import ORT, TARGETS, Target
+from quantkit.targets import ORT, TARGETS, VACC, Target
+from quantkit.workflows.presets import PresetSource, load_preset
 from quantkit.workflows.quantize import Quantized, QuantizeOptions, quantize_prepared
-from quantkit.workflows.vacc.build_file import CARD_SET, VamcOptions, choices_of_run, write_vamc
+from quantkit.workflows.vacc.build_file import CARD_SET, VamcOptions, choices_of_run, write_vamc, write_vdsp
 
 
 @dataclass(frozen=True)
@@ -80,7 +81,7 @@ class _Subject:
 def calibrate(
     model: Path,
     calibration_set: Path | CalibrationSet,
-    pipeline: Pipeline,
+    pipeline: PresetSource,
     *,
     run: Path,
     method: Method | None = None,
@@ -100,7 +101,7 @@ def calibrate(
     Args:
         model: fp32 ONNX classifier.
         calibration_set: manifest, or the set itself.
-        pipeline: preprocessing.
+        pipeline: preprocessing: a pipeline, the name of a preset, or a file (see `load_preset`).
         run: run folder; made when absent.
         method: how ranges are set.
         target: what will run the int8 model.
@@ -122,6 +123,7 @@ def calibrate(
     """
     method, options, watcher = method or Percentile(), options or QuantizeOptions(), watcher or NoProgress()
     subject = _read_subject(model)
+    pipeline = load_preset(pipeline)
     check_pipeline(pipeline, subject.input.channels, subject.input.height, subject.input.width)
     chosen, manifest = _read_set(calibration_set)
     folder = RunFolder(run)
@@ -152,7 +154,8 @@ def calibrate(
         vamc_path, build = write_vamc(
             folder, record, method, quantized.plan, suffixes, vamc or VamcOptions(), quantized.corrected_fp32
         )
-    beside = tuple(path for path in (quantized.corrected_fp32, card_set) if path is not None)
+        vdsp = write_vdsp(folder, pipeline) if target.name == VACC.name else None
+    beside = tuple(path for path in (quantized.corrected_fp32, card_set, vdsp) if path is not None)
     files = (folder.statistics, quantized.path, quantized.table, *beside, vamc_path)
     told = list(build.notes)
     if card_set is not None:

@@ -25,6 +25,7 @@ from quantkit.graph.model import image_input, logits_output, model_digest, read_
 from quantkit.progress import Count
 from quantkit.runs.folder import RunFolder
 from quantkit.runs.score_cache import ScoreCache, keep_scores, predict_cached, scores_key
+from quantkit.workflows.presets import PresetSource, load_preset
 
 # What may stand between a softmax and the output of a model without changing its kind.
 _PASSED_OVER = frozenset({"QuantizeLinear", "DequantizeLinear", "Cast", "Flatten", "Identity", "Reshape", "Squeeze"})
@@ -89,7 +90,7 @@ def evaluate(
     labels: Path | None = None,
     names: Path | None = None,
     exclude: Path | CalibrationSet | None = None,
-    pipeline: Pipeline | None = None,
+    pipeline: PresetSource | None = None,
     limit: int | None = None,
     shard: tuple[int, int] | None = None,
     keep: Path,
@@ -109,7 +110,7 @@ def evaluate(
         labels: label file; absent, the labels come from folders or file names.
         names: class names, one a line.
         exclude: calibration set whose images are left out.
-        pipeline: preprocessing; absent, the run's.
+        pipeline: preprocessing: a pipeline, a preset's name, or a file (see `load_preset`); absent, the run's.
         limit: evaluate at most so many images, spread over the classes as they lie.
         shard: ``(i, n)``, i from 1: every n-th image alone, from the i-th.
         keep: folder for the scores.
@@ -136,7 +137,7 @@ def evaluate(
         name = path.stem
     else:
         raise UsageError(f"{model!r} is no ONNX file, and no run was given to look it up in", fix="give --run")
-    pipeline = pipeline or (record.pipeline if record is not None else None)
+    pipeline = load_preset(pipeline) if pipeline is not None else record.pipeline if record is not None else None
     if pipeline is None:
         raise UsageError("nothing says how images are preprocessed", fix="give --preset, or --run of a calibrated run")
     graph = read_model(path, allow_quantized=True)

@@ -25,6 +25,7 @@ from quantkit.runs.outliers import outlier_note
 from quantkit.stats.file import Statistics
 from quantkit.stats.solve import solve_observed
 from quantkit.targets import ORT, VACC, Target
+from quantkit.vendors.vacc.card_preprocessing import card_warning
 
 CONV_PREFIX = "conv:"
 # Magnitudes up to this cannot saturate where pairs of products are added in 16 bits.
@@ -180,6 +181,8 @@ def quantize_prepared(
     if target.name == ORT.name and chosen.weights.qmax > SEVEN_BITS and products_saturate():
         notes.append("this processor's sums of 8-bit products saturate: give --weight-bits 7, or run it elsewhere")
     corrected_fp32 = None
+    if target.name == VACC.name and (warning := card_warning(folder.read().pipeline)) is not None:
+        notes.append(warning)
     if target.name == VACC.name and corrected.shifts:
         corrected_fp32 = folder.path / f"{name.replace(INT8, FP32, 1)}.onnx"
         model = export_corrected_fp32(prepared.model, made, int8, chosen.weights.qmax)

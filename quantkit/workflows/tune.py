@@ -23,6 +23,7 @@ from quantkit.search.stages import REWRITING, Goal, Outcome, Stage, Trial, searc
 from quantkit.search.trial_cache import TrialCache, trial_json
 from quantkit.search.trials import Subject, Trials, Watch
 from quantkit.targets import ORT, Target
+from quantkit.vendors.vacc.card_preprocessing import card_warning
 from quantkit.workflows.quantize import QuantizeOptions, int8_name, output_path, record_model
 from quantkit.workflows.vacc.build_file import VamcOptions, build_rewritten
 
@@ -210,6 +211,8 @@ def _write(
         build_file = folder.path / BUILD_FILE
         write_text(build_file, build.text)
         notes.extend(build.notes)
+        warning = card_warning(subject.record.pipeline)
+        notes += [warning] if warning is not None else []
     rescaled = recipe.channel_shift or recipe.equalization or recipe.input_folding
     done = Tuning(
         outcome=outcome,

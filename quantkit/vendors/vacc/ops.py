@@ -260,7 +260,10 @@ def ops_from_pipeline(pipeline: Pipeline) -> OpsWriting:
             case Decode():
                 ops += _decode_ops(op)
                 if op.exif:
-                    notes.append("the vendor's DecodeImage has no EXIF rotation: turn the pictures themselves")
+                    notes.append(
+                        "DecodeImage cannot say that the EXIF orientation is applied (OpenCV applies it); to be sure, "
+                        "turn the pictures themselves"
+                    )
             case Resize():
                 ops.append(_resize_op(op, notes))
             case CenterCrop(size=size):

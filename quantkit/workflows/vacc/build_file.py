@@ -8,7 +8,7 @@ from typing import Literal
 from quantkit.config.method import Method, Percentile, parse_method
 from quantkit.config.pipeline import Pipeline
 from quantkit.data.calibration_set import CalibrationSet
-from quantkit.errors import CalibrationSetError, ConfigError, UsageError
+from quantkit.errors import CalibrationSetError, ConfigError, UsageError, VendorFileError
 from quantkit.files import write_text
 from quantkit.graph.model import read_model
 from quantkit.graph.prepare import prepare
@@ -16,10 +16,12 @@ from quantkit.graph.qdq.plan import Plan, PlanOptions, plan
 from quantkit.runs.folder import INT8, VAMC, RunFolder, RunRecord
 from quantkit.targets import VACC, Target
 from quantkit.vendors.vacc.calibration_folder import CalibrationFolder, calibration_folder
+from quantkit.vendors.vacc.vdsp import vdsp_from_pipeline
 from quantkit.vendors.vacc.write import BuildFile, WeightScale, read_image_input, write_build_file
 from quantkit.workflows.quantize import QuantizeOptions
 
 MATERIALIZED = "calibration"
+VDSP = "vdsp_params.json"
 # The set to lay out there, where it is not the run's own.
 CARD_SET = "calibration.csv"
 
@@ -204,6 +206,21 @@ def write_vamc(
     path = folder.path / VAMC
     write_text(path, build.text)
     return path, build
+
+
+def write_vdsp(folder: RunFolder, pipeline: Pipeline) -> Path | None:
+    """Write ``vdsp_params.json``, the card's fused preprocessing, into a run folder and return its path.
+
+    Where the card cannot run the pipeline, nothing is written, and a file from an earlier pipeline is removed.
+    """
+    path = folder.path / VDSP
+    try:
+        params = vdsp_from_pipeline(pipeline).params
+    except VendorFileError:
+        path.unlink(missing_ok=True)
+        return None
+    write_text(path, params.text())
+    return path
 
 
 def build_rewritten(
