@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from quantkit.workflows.compare import evaluate_models as evaluate_models
     from quantkit.workflows.inspect import inspect as inspect
     from quantkit.workflows.model_summary import ModelSummary as ModelSummary
+    from quantkit.workflows.presets import load_preset as load_preset
     from quantkit.workflows.quantize import QuantizeOptions as QuantizeOptions
     from quantkit.workflows.quantize import quantize as quantize
     from quantkit.workflows.sensitivity import sensitivity as sensitivity
@@ -66,6 +67,7 @@ _MODULE_OF = {
     "evaluate_models": "quantkit.workflows.compare",
     "imagenet_pipeline": "quantkit.config.pipeline",
     "inspect": "quantkit.workflows.inspect",
+    "load_preset": "quantkit.workflows.presets",
     "load_statistics": "quantkit.stats.file",
     "preprocess": "quantkit.data.preprocess",
     "quantize": "quantkit.workflows.quantize",

@@ -9,18 +9,28 @@ import typer
 
 from quantkit.cli.app import app
 from quantkit.cli.options import (
+    ExifOption,
     FractionOption,
     InputOption,
     KeepOutliersOption,
     MethodOption,
     OutputOption,
     PerChannelOption,
+    PresetOption,
     RequireCoverageOption,
     SkipOption,
     TargetOption,
     VerboseOption,
 )
-from quantkit.cli.show import Bar, console, parse_share, print_coverage, print_notes, progress_bar
+from quantkit.cli.show import (
+    Bar,
+    console,
+    parse_share,
+    print_coverage,
+    print_notes,
+    print_preset_notes,
+    progress_bar,
+)
 
 if TYPE_CHECKING:
     from quantkit.stats.convergence import ConvergencePoint
@@ -37,9 +47,8 @@ def calibrate(
     labels: Annotated[Path | None, typer.Option(help="Label file of --images.")] = None,
     count: Annotated[int, typer.Option(help="Images to draw from --images.")] = 1000,
     seed: Annotated[int, typer.Option(help="Seed of the draw.")] = 0,
-    preset: Annotated[
-        str | None, typer.Option(help="Preprocessing: imagenet, cifar10, digits, or a YAML file with ops.")
-    ] = None,
+    preset: PresetOption = None,
+    exif: ExifOption = None,
     method: MethodOption = None,
     fraction: FractionOption = None,
     target: TargetOption = None,
@@ -68,6 +77,7 @@ def calibrate(
 ) -> None:
     """Run the model once over a calibration set; write statistics, ranges and the int8 model."""
     from quantkit.workflows.calibrate import calibrate as step
+    from quantkit.workflows.project import load_project
     from quantkit.workflows.resolve import calibration_settings, parse_dialect
 
     settings = calibration_settings(
@@ -79,6 +89,7 @@ def calibrate(
         count=count,
         seed=seed,
         preset=preset,
+        exif=exif,
         method=method,
         fraction=fraction,
         target=target,
@@ -91,6 +102,7 @@ def calibrate(
         inputs=tuple(input_ or ()),
     )
     least = parse_share(require_coverage, "--require-coverage", all_allowed=True)
+    print_preset_notes(preset, load_project(Path()))
     with progress_bar("calibrating") as bar:
         done = step(
             settings.model,

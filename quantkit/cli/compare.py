@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from quantkit.cli.app import app
-from quantkit.cli.options import InputOption, OutputOption
-from quantkit.cli.show import console, progress_bar
+from quantkit.cli.options import ExifOption, InputOption, OutputOption, PresetOption
+from quantkit.cli.show import console, print_preset_notes, progress_bar
 from quantkit.errors import UsageError
 
 if TYPE_CHECKING:
@@ -24,7 +24,8 @@ def compare(
     labels: Annotated[Path | None, typer.Option(help="Label file of --images.")] = None,
     names: Annotated[Path | None, typer.Option(help="Class names, one a line.")] = None,
     exclude: Annotated[Path | None, typer.Option(help="Calibration set whose images are left out.")] = None,
-    preset: Annotated[str | None, typer.Option(help="Preprocessing; the run's by default.")] = None,
+    preset: PresetOption = None,
+    exif: ExifOption = None,
     output: OutputOption = None,
     input_: InputOption = None,
     limit: Annotated[int | None, typer.Option(help="Evaluate at most so many images.")] = None,
@@ -48,6 +49,7 @@ def compare(
     ] = False,
 ) -> None:
     """Compare models on the same images: accuracy, its difference with a 95 % interval, agreement, drift."""
+    from quantkit.config.project import Project
     from quantkit.evaluation.gate import parse_gate
     from quantkit.files import write_json, write_text
     from quantkit.report.tables import accuracy_table, csv_text, drift_table, notes
@@ -66,10 +68,13 @@ def compare(
         labels=labels,
         names=names,
         preset=preset,
+        exif=exif,
         output=output,
         inputs=tuple(input_ or ()),
     )
     program = _runtime(runtime)
+    if preset is not None:
+        print_preset_notes(preset, Project())
     if attribute and settings.run is None:
         raise UsageError("only a run tells what int8 would be", where="--attribute", fix="give --run")
     with progress_bar("comparing") as bar:

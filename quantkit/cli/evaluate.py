@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from quantkit.cli.app import app
-from quantkit.cli.options import InputOption, OutputOption
-from quantkit.cli.show import console, progress_bar
+from quantkit.cli.options import ExifOption, InputOption, OutputOption, PresetOption
+from quantkit.cli.show import console, print_preset_notes, progress_bar
 from quantkit.errors import UsageError
 
 if TYPE_CHECKING:
@@ -25,7 +25,8 @@ def evaluate(
     labels: Annotated[Path | None, typer.Option(help="Label file of --images.")] = None,
     names: Annotated[Path | None, typer.Option(help="Class names, one a line.")] = None,
     exclude: Annotated[Path | None, typer.Option(help="Calibration set whose images are left out.")] = None,
-    preset: Annotated[str | None, typer.Option(help="Preprocessing; the run's by default.")] = None,
+    preset: PresetOption = None,
+    exif: ExifOption = None,
     output: OutputOption = None,
     input_: InputOption = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Evaluate at most so many images.")] = None,
@@ -43,6 +44,7 @@ def evaluate(
         return
     if len(models) > 1:
         raise UsageError(f"{len(models)} models were given", fix="evaluate one at a time, or use quantkit compare")
+    from quantkit.config.project import Project
     from quantkit.workflows.evaluate import evaluate as step
     from quantkit.workflows.evaluate import parse_shard
     from quantkit.workflows.resolve import evaluation_settings
@@ -55,10 +57,13 @@ def evaluate(
         labels=labels,
         names=names,
         preset=preset,
+        exif=exif,
         out=out,
         output=output,
         inputs=tuple(input_ or ()),
     )
+    if preset is not None:
+        print_preset_notes(preset, Project())
     with progress_bar("evaluating") as bar:
         done = step(
             models[0],

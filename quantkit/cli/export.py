@@ -55,7 +55,8 @@ def export(
     images: Annotated[Path | None, typer.Option(help="Folder of images to compare the logits on as well.")] = None,
     count: Annotated[int, typer.Option(min=1, help="How many of them.")] = 16,
     preset: Annotated[
-        str | None, typer.Option(help="Preprocessing of --images: imagenet, cifar10, digits, or a YAML file with ops.")
+        str | None,
+        typer.Option(help="Preprocessing of --images: a preset's name, or a file, as quantkit calibrate takes it."),
     ] = None,
     tolerance: Annotated[
         float, typer.Option(min=0.0, help="Refuse an error above this, times the largest logit if that is above 1.")

@@ -34,3 +34,18 @@ InputOption = Annotated[
     ),
 ]
 SkipOption = Annotated[list[str] | None, typer.Option(help="Leave in float: node name, glob, re:..., conv:INDEX.")]
+PresetOption = Annotated[
+    str | None,
+    typer.Option(
+        help="Preprocessing: imagenet, vacc (what the card computes), cifar10, digits, or a file: YAML with ops, a "
+        "vamc build file, or vdsp_params.json. In eval and compare the run's by default."
+    ),
+]
+ExifOption = Annotated[
+    bool | None,
+    typer.Option(
+        "--exif/--no-exif",
+        help="Apply the EXIF orientation of images, as OpenCV and the vendor's image2npz do, or ignore it, as "
+        "torchvision does; by default as the preset says; the shipped ones ignore it.",
+    ),
+]

@@ -23,6 +23,9 @@ from quantkit.notes import grouped
 if TYPE_CHECKING:
     from quantkit.graph.coverage import Coverage
 
+if TYPE_CHECKING:
+    from quantkit.config.project import Project
+
 console = Console(highlight=False)
 _errors = Console(stderr=True, highlight=False)
 
@@ -65,6 +68,14 @@ class Bar:
     def say(self, note: str) -> None:
         """Show a short note behind the name of what is done."""
         self._progress.update(self._task, description=f"{self._what} [dim]{note}[/]")
+
+
+def print_preset_notes(preset: str | None, project: "Project") -> None:
+    """Print on standard error what had to be inferred to read the preset from a file of the vendor's."""
+    from quantkit.workflows.project import notes_of_preset
+
+    for note in notes_of_preset(preset, project):
+        _errors.print(f"note: {note}", soft_wrap=True, markup=False)
 
 
 def spread(counts: Collection[int]) -> str:

@@ -11,6 +11,7 @@ from quantkit.cli.app import app
 from quantkit.cli.options import (
     KeepOutliersOption,
     PerChannelOption,
+    PresetOption,
     RequireCoverageOption,
     SkipOption,
     TargetOption,
@@ -45,7 +46,7 @@ def tune(
     set_: Annotated[
         Path | None, typer.Option("--set", help="Calibration set of a model that was not calibrated yet.")
     ] = None,
-    preset: Annotated[str | None, typer.Option(help="Preprocessing of a model that was not calibrated yet.")] = None,
+    preset: PresetOption = None,
     images: Annotated[Path | None, typer.Option(help="Folder of evaluation images, which judge.")] = None,
     labels: Annotated[Path | None, typer.Option(help="Label file of --images.")] = None,
     names: Annotated[Path | None, typer.Option(help="Class names, one a line.")] = None,

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from quantkit.cli.app import sub_app
-from quantkit.cli.options import VerboseOption
-from quantkit.cli.show import console, print_notes, progress_bar
+from quantkit.cli.options import ExifOption, PresetOption, VerboseOption
+from quantkit.cli.show import console, print_notes, print_preset_notes, progress_bar
 from quantkit.errors import UsageError, VendorFileError
 
 if TYPE_CHECKING:
@@ -75,7 +75,8 @@ def write(
     run: Annotated[Path | None, typer.Option(help="Run folder: model, images, preprocessing, choices.")] = None,
     model: Annotated[Path | None, typer.Option(help="fp32 ONNX model, where there is no run.")] = None,
     calib_dir: Annotated[Path | None, typer.Option(help="Folder of calibration images, or of npz tensors.")] = None,
-    preset: Annotated[str | None, typer.Option(help="imagenet, cifar10, digits, or a YAML file with ops.")] = None,
+    preset: PresetOption = None,
+    exif: ExifOption = None,
     dialect: Annotated[str, typer.Option(help="build or compile.")] = "compile",
     method: Annotated[str | None, typer.Option(help="minmax, percentile, kl or mse; the run's by default.")] = None,
     fraction: Annotated[float | None, typer.Option(help="Share of the values a percentile range keeps.")] = None,
@@ -115,6 +116,7 @@ def write(
     """Write the build file of a run, or of a model. With both --suffix and --count the folder need not be here."""
     from quantkit.config.method import Percentile, parse_method
     from quantkit.files import write_text
+    from quantkit.vendors.vacc.card_preprocessing import card_warning
     from quantkit.vendors.vacc.vdsp import vdsp_from_pipeline
     from quantkit.vendors.vacc.write import CompilerSettings
     from quantkit.workflows.vacc.build_file import VamcOptions, vamc_fp16, vamc_of_model, vamc_of_run
@@ -157,8 +159,10 @@ def write(
     chosen = None if method is None else parse_method(method, fraction=fraction)
     pipeline: Pipeline | None
     if run is not None:
-        if model is not None or preset is not None:
-            raise UsageError("a run has its model and preprocessing", where="--run", fix="drop --model and --preset")
+        if model is not None or preset is not None or exif is not None:
+            raise UsageError(
+                "a run has its model and preprocessing", where="--run", fix="drop --model, --preset and --exif"
+            )
         build, pipeline = vamc_of_run(
             run, method=chosen, per_channel=per_channel, skip_convs=skip_conv or None, options=options
         )
@@ -171,7 +175,7 @@ def write(
     else:
         if calib_dir is None:
             raise UsageError("the calibration images are not known", where="--calib-dir", fix="give their folder")
-        pipeline = _pipeline(preset)
+        pipeline = _pipeline(preset, exif)
         build = vamc_of_model(
             model,
             calib_dir,
@@ -182,6 +186,9 @@ def write(
             options=options,
         )
     notes = build.notes
+    written = build.spec.data is not None and build.spec.data.ops is not None
+    if pipeline is not None and written and (warning := card_warning(pipeline)):
+        notes += (warning,)
     if vdsp is not None and pipeline is not None:
         card = vdsp_from_pipeline(pipeline)
         write_text(vdsp, card.params.text())
@@ -202,7 +209,8 @@ def tensors(
     images: Annotated[Path, typer.Argument(help="Calibration set (.csv), or a folder of images.")],
     model: Annotated[Path, typer.Option(help="fp32 ONNX model that reads them.")],
     out: Annotated[Path, typer.Option(help="Folder to write; the build file's --calib-dir.")],
-    preset: Annotated[str | None, typer.Option(help="imagenet, cifar10, digits, or a YAML file with ops.")] = None,
+    preset: PresetOption = None,
+    exif: ExifOption = None,
 ) -> None:
     """Write calibration images as npz tensors, preprocessed as quantkit does it."""
     from quantkit.data.calibration_set import CalibrationSet
@@ -210,7 +218,7 @@ def tensors(
     from quantkit.vendors.vacc.calibration_tensors import write_calibration_tensors
     from quantkit.vendors.vacc.write import read_image_input
 
-    pipeline = _pipeline(preset)
+    pipeline = _pipeline(preset, exif)
     input_name, _ = read_image_input(model, pipeline)
     chosen = CalibrationSet.load(images) if images.suffix == ".csv" else find_images(images)
     with progress_bar("preprocessing") as bar:
@@ -219,15 +227,33 @@ def tensors(
 
 
 @vamc.command("vdsp")
-def show_vdsp(files: Annotated[list[Path], typer.Argument(help="vdsp_params.json files.")]) -> None:
-    """Say what preprocessing the card's files are."""
+def show_vdsp(
+    files: Annotated[list[Path] | None, typer.Argument(help="vdsp_params.json files to describe.")] = None,
+    preset: PresetOption = None,
+    out: Annotated[Path | None, typer.Option(help="Where to write that of --preset; the screen by default.")] = None,
+) -> None:
+    """Say what preprocessing the card's files are; or, with --preset, write the file for a preprocessing."""
     from quantkit.vendors.vacc.vdsp import describe, load_vdsp, recognise
 
-    for file in files:
+    if bool(files) == (preset is not None):
+        raise UsageError("give files to describe, or --preset to write one", where="vdsp")
+    if preset is not None:
+        _write_vdsp(_pipeline(preset), out)
+    for file in files or ():
         reading = recognise(load_vdsp(file))
         console.print(f"{file}: {describe(reading)}", soft_wrap=True, markup=False)
         for note in reading.notes:
             console.print(f"    note: {note}", soft_wrap=True, markup=False, style="dim")
+
+
+def _write_vdsp(pipeline: "Pipeline", out: Path | None) -> None:
+    from quantkit.vendors.vacc.card_preprocessing import card_warning
+    from quantkit.vendors.vacc.vdsp import vdsp_from_pipeline
+
+    text = vdsp_from_pipeline(pipeline).params.text()
+    _put(text if out is not None else f"{text}\n", out)
+    if (warning := card_warning(pipeline)) is not None:
+        typer.echo(f"note: {warning}", err=True)
 
 
 def _print_reports(reports: "list[FileReport]", *, notes: bool) -> None:
@@ -249,12 +275,14 @@ def _print_reports(reports: "list[FileReport]", *, notes: bool) -> None:
     )
 
 
-def _pipeline(preset: str | None) -> "Pipeline":
+def _pipeline(preset: str | None, exif: bool | None = None) -> "Pipeline":
     from quantkit.workflows.project import choose_pipeline, load_project
 
-    pipeline = choose_pipeline(preset, load_project(Path()))
+    project = load_project(Path())
+    pipeline = choose_pipeline(preset, project, exif)
     if pipeline is None:
         raise UsageError("the preprocessing is not known", where="--preset", fix="give a preset or a YAML file")
+    print_preset_notes(preset, project)
     return pipeline
 
 

@@ -6,8 +6,9 @@ from typing import Annotated
 import typer
 
 from quantkit.cli.app import sub_app
-from quantkit.cli.show import console, progress_bar
-from quantkit.errors import ImageError, UsageError
+from quantkit.cli.options import ExifOption, PresetOption
+from quantkit.cli.show import console, print_preset_notes, progress_bar
+from quantkit.errors import UsageError
 
 vamp = sub_app("vamp", "Inputs for the VACC card's runner, and accuracy from its results.")
 
@@ -17,28 +18,57 @@ def inputs(
     images: Annotated[Path, typer.Option(help="Folder of evaluation images.")],
     out: Annotated[Path, typer.Option(help="Folder to write: CLASS/NAME.npz, and the datalist.")],
     labels: Annotated[Path | None, typer.Option(help="Label file, where folders and names do not tell.")] = None,
-    names: Annotated[Path | None, typer.Option(help="Class names, one a line in class-index order.")] = None,
+    names: Annotated[
+        Path | None, typer.Option(help="Class names, one a line in class-index order, for labels that are names.")
+    ] = None,
+    run: Annotated[Path | None, typer.Option(help="Run folder whose preprocessing the card is to compute.")] = None,
+    preset: PresetOption = None,
+    exif: ExifOption = None,
     datalist: Annotated[Path | None, typer.Option(help="The list; npz_datalist.txt in --out by default.")] = None,
     skip_broken: Annotated[bool, typer.Option("--skip-broken", help="Go on without undecodable images.")] = False,
     threads: Annotated[int | None, typer.Option(help="Workers; all processors by default.")] = None,
 ) -> None:
-    """Write every image un-resized as npz, and the datalist. Interrupted, the same command goes on."""
-    from quantkit.data.folder import find_labelled_images
-    from quantkit.vendors.vacc.inputs import DATALIST, plan_inputs, write_datalist, write_inputs
+    """Write every image un-resized as npz, and the datalist. Interrupted, the same command goes on.
 
-    found = find_labelled_images(images, labels, names)
-    with progress_bar("writing inputs") as bar:
-        report = write_inputs(plan_inputs(found, out), workers=threads, progress=bar)
-    if report.broken and not skip_broken:
-        shown = "; ".join(str(fault) for fault in report.broken[:5]) + ("; ..." if len(report.broken) > 5 else "")
-        raise ImageError(
-            f"{len(report.broken)} of {len(found.names)} images cannot be decoded: {shown}",
-            fix="replace them, or --skip-broken",
+    The class folder is the WordNet id of ImageNet-1k, else the image's own class folder, else the class index. With
+    --run, --preset or a preset in quantkit.yaml the preprocessing is checked against what the card can compute.
+    """
+    from quantkit.runs.folder import RunFolder
+    from quantkit.workflows.project import choose_pipeline, load_project
+    from quantkit.workflows.vamp import write_card_inputs
+
+    if run is not None and preset is not None:
+        raise UsageError("a run has its preprocessing", where="--run", fix="drop --preset")
+    project = load_project(Path())
+    pipeline = RunFolder(run).read().pipeline if run is not None else choose_pipeline(preset, project, exif)
+    if run is not None and pipeline is not None and exif not in (None, pipeline.decode.exif):
+        raise UsageError(
+            f"the run was calibrated with{'' if pipeline.decode.exif else 'out'} the EXIF orientation",
+            where="--exif",
+            fix="calibrate with the option, or drop --run",
         )
-    path = datalist or out / DATALIST
-    write_datalist(path, report.files)
+    if run is None:
+        print_preset_notes(preset, project)
+    with progress_bar("writing inputs") as bar:
+        done = write_card_inputs(
+            images,
+            out,
+            labels=labels,
+            names=names,
+            pipeline=pipeline,
+            exif=exif,
+            datalist=datalist,
+            skip_broken=skip_broken,
+            threads=threads,
+            progress=bar,
+        )
+    report = done.report
     kept = len(report.files) - report.written
-    console.print(f"wrote {report.written} files ({kept} were there); {path} lists {len(report.files)}", soft_wrap=True)
+    console.print(
+        f"wrote {report.written} files ({kept} were there); {done.datalist} lists {len(report.files)}", soft_wrap=True
+    )
+    for note in done.notes:
+        typer.echo(f"note: {note}", err=True)
     for fault in report.broken:
         typer.echo(f"left out: {fault}", err=True)
 
@@ -46,7 +76,9 @@ def inputs(
 @vamp.command()
 def command(
     build: Annotated[Path | None, typer.Argument(help="Build file of the model.")] = None,
-    vdsp: Annotated[Path, typer.Option(help="vdsp_params.json of the model.")] = Path("vdsp_params.json"),
+    vdsp: Annotated[
+        Path | None, typer.Option(help="vdsp_params.json of the model; the one beside the build file by default.")
+    ] = None,
     model: Annotated[str | None, typer.Option(help="Compiled model, DIR/mod; told from the build file else.")] = None,
     datalist: Annotated[Path, typer.Option(help="List of inputs.")] = Path("npz_datalist.txt"),
     results: Annotated[Path, typer.Option(help="Folder for the results.")] = Path("npz_output"),
@@ -55,7 +87,7 @@ def command(
     batch: Annotated[int, typer.Option("-b", "--batch", help="Images in a batch.")] = 22,
 ) -> None:
     """Print the command lines that measure speed and accuracy on the card."""
-    from quantkit.vendors.vacc.command import VampRun, compiled_model, picture_size
+    from quantkit.vendors.vacc.command import VampRun, compiled_model, picture_size, vdsp_beside
     from quantkit.vendors.vacc.convert import read_spec
     from quantkit.vendors.vacc.dialects import dialect_of
     from quantkit.vendors.vacc.document import Document
@@ -68,7 +100,7 @@ def command(
         model = compiled_model(spec, dialect_of(document))
     run = VampRun(
         model=model,
-        vdsp=str(vdsp),
+        vdsp=str(vdsp or vdsp_beside(build)),
         size=None if spec is None else picture_size(spec),
         instances=instances,
         processes=processes,
@@ -81,16 +113,22 @@ def command(
 @vamp.command("eval")
 def evaluate(
     labels: Annotated[
-        Path | None, typer.Option(help="imagenet.txt (class names, one a line), or IMAGE INDEX lines.")
+        Path | None,
+        typer.Option(
+            help="imagenet.txt (class names, one a line), or IMAGE INDEX lines; not needed for folders of WordNet ids."
+        ),
     ] = None,
     results: Annotated[Path | None, typer.Option(help="Folder of vamp --path_output.")] = None,
     datalist: Annotated[Path | None, typer.Option(help="List that run was given.")] = None,
     text: Annotated[Path | None, typer.Option(help="In place of --results: a text file of the vendor's.")] = None,
+    text_run: Annotated[
+        int | None, typer.Option(help="Which run of --text, where several were appended: 1 the first, -1 the last.")
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="Write the answers as the vendor's text file.")] = None,
-    skip_damaged: Annotated[bool, typer.Option("--skip-damaged", help="Judge without unreadable results.")] = False,
+    skip_damaged: Annotated[bool, typer.Option("--skip-damaged", help="Evaluate without unreadable results.")] = False,
 ) -> None:
     """Print top-1 and top-5 of the card's results, and write them as text."""
-    from quantkit.vendors.vacc.evaluate import evaluate as evaluate
+    from quantkit.vendors.vacc.evaluate import evaluate as evaluate_outputs
     from quantkit.vendors.vacc.evaluate import is_relay_text, read_rates, read_relay_text
     from quantkit.vendors.vacc.results import pair_outputs, read_classes
 
@@ -98,18 +136,20 @@ def evaluate(
         top1, top5 = read_rates(text)
         typer.echo(f"top-1 {top1:.3f} %  top-5 {top5:.3f} %, as printed")
         return
-    if labels is None:
-        raise UsageError("the classes are not known", where="--labels", fix="give imagenet.txt")
     if text is not None:
-        accuracy = read_relay_text(text, labels)
+        accuracy = read_relay_text(text, labels, text_run)
     elif results is None or datalist is None:
         raise UsageError("which results?", where="--results", fix="give --results and --datalist, or --text")
     else:
         outputs = pair_outputs(results, datalist)
         with progress_bar("reading results") as bar:
-            accuracy = evaluate(outputs, read_classes(labels, outputs), out, skip_damaged=skip_damaged, progress=bar)
+            accuracy = evaluate_outputs(
+                outputs, read_classes(labels, outputs), out, skip_damaged=skip_damaged, progress=bar
+            )
     typer.echo(accuracy.line())
     console.print(f"top-1 {accuracy.top1} and top-5 {accuracy.top5} of {accuracy.images} images right", soft_wrap=True)
+    for note in (*accuracy.notes, *accuracy.vendor_notes()):
+        typer.echo(f"note: {note}", err=True)
     for fault in accuracy.faults:
         typer.echo(f"left out: {fault}", err=True)
     if out is not None and text is None:

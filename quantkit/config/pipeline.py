@@ -21,7 +21,8 @@ class Decode(_Op):
     Attributes:
         mode: channels of the result: three colours, grey (``L``), or either with alpha behind it (``RGBA``, ``BGRA``,
             ``LA``); a file without alpha is opaque, 255.
-        exif: turn the picture as its EXIF orientation says; torchvision and the card do not.
+        exif: turn the picture as its EXIF orientation says. Torchvision does not; OpenCV, and so the vendor's
+            ``image2npz`` step, does.
     """
 
     op: Literal["decode"] = "decode"
@@ -139,11 +140,21 @@ class Pipeline(BaseModel):
         return self
 
     @property
-    def channels(self) -> int:
-        """Number of channels of the result."""
+    @property
+    def decode(self) -> Decode:
+        """The first operation."""
         decode = self.ops[0]
         assert isinstance(decode, Decode)
-        return decode.channels
+        return decode
+
+    def with_exif(self, exif: bool) -> "Pipeline":
+        """Return the pipeline with the EXIF orientation applied, or ignored."""
+        return Pipeline(ops=(self.decode.model_copy(update={"exif": exif}), *self.ops[1:]))
+
+    @property
+    def channels(self) -> int:
+        """Number of channels of the result."""
+        return self.decode.channels
 
     @property
     def output_size(self) -> tuple[int, int] | None:
@@ -191,6 +202,17 @@ def imagenet_pipeline(resize: int = 256, crop: int = 224, interpolation: Interpo
 
 PRESETS: dict[str, Pipeline] = {
     "imagenet": imagenet_pipeline(),
+    # What the VACC card computes for most of the vendor's ImageNet classifiers: a squash to 256 x 256, sampled as
+    # OpenCV does.
+    "vacc": Pipeline(
+        ops=(
+            Decode(),
+            Resize(size=(256, 256), antialias=False),
+            CenterCrop(size=(224, 224)),
+            ToTensor(),
+            Normalize(mean=IMAGENET_MEAN, std=IMAGENET_STD),
+        )
+    ),
     "cifar10": Pipeline(
         ops=(Decode(), Resize(size=(32, 32)), ToTensor(), Normalize(mean=IMAGENET_MEAN, std=IMAGENET_STD))
     ),

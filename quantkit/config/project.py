@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from quantkit.config.pipeline import PRESETS, Pipeline
+from quantkit.config.pipeline import Pipeline
 from quantkit.config.text import parse_yaml, validation_error
 from quantkit.errors import ConfigError
 
@@ -18,8 +18,9 @@ class Project(BaseModel):
     Attributes:
         version: of this format.
         model: fp32 ONNX file.
-        preset: name of a preset, or a YAML file with ``ops``.
+        preset: name of a preset, or a file: YAML with ``ops``, a vamc build file or a vdsp_params.json.
         ops: the preprocessing itself, in place of a preset.
+        exif: apply the EXIF orientation of images, or ignore it; as the preset says by default.
         set: calibration set manifest.
         images: folder of evaluation images; without it, the rest of the folder that the set was drawn from.
         labels: label file of the evaluation images.
@@ -42,6 +43,7 @@ class Project(BaseModel):
     model: Path | None = None
     preset: str | None = None
     ops: tuple[dict[str, Any], ...] | None = None
+    exif: bool | None = None
     set: Path | None = None
     images: Path | None = None
     labels: Path | None = None
@@ -113,16 +115,3 @@ def pipeline_of_ops(ops: Any, where: object) -> Pipeline:
         return Pipeline(ops=ops)
     except ValidationError as error:
         raise validation_error(error, ["op", "size", "mean", "std", "mode", "interpolation"], where) from error
-
-
-def preset_pipeline(name: str) -> Pipeline:
-    """Return a preset by name.
-
-    Raises:
-        ConfigError: there is no such preset.
-    """
-    if name not in PRESETS:
-        raise ConfigError(
-            f"there is no preset {name!r}", where="--preset", fix=f"choose one of {', '.join(PRESETS)}, or a YAML file"
-        )
-    return PRESETS[name]

@@ -5,12 +5,13 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
-from typing import NoReturn
+from typing import Literal, NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
 
 from quantkit.data.classes import imagenet_classes, imagenet_index, leading_wnid, read_class_names
+from quantkit.data.imagenet_names import follows_imagenet, imagenet_remarks
 from quantkit.data.images import IMAGE_SUFFIXES
 from quantkit.data.labels import pair_labels, read_label_file
 from quantkit.errors import CalibrationSetError, LabelError
@@ -29,6 +30,8 @@ class ImageFolder:
         labels: int64 ``[N]`` class indices, or None where the images have no labels.
         class_names: name of each class that has one, by class index.
         classes: how many classes there are, present or not; None where that is not known.
+        numbering: what the class indices follow: ``imagenet`` (the sorted WordNet ids), ``folders`` (the class folders,
+            sorted, or as the file of class names has them), ``file`` (a label file); None without labels.
         source: where the labels came from, in words.
         warnings: what was odd but did not matter enough to stop.
     """
@@ -38,6 +41,7 @@ class ImageFolder:
     labels: NDArray[np.int64] | None = None
     class_names: dict[int, str] = field(default_factory=dict)
     classes: int | None = None
+    numbering: Literal["imagenet", "folders", "file"] | None = None
     source: str = "no labels"
     warnings: tuple[str, ...] = ()
 
@@ -114,11 +118,22 @@ def find_labelled_images(folder: Path, labels: Path | None = None, names: Path |
             where=names,
             fix="give one name a line for every class, in class-index order",
         )
-    return replace(labelled, class_names=dict(enumerate(given_names)), classes=len(given_names))
+    numbering, remarks = labelled.numbering, tuple[str, ...]()
+    if numbering == "imagenet" or follows_imagenet(given_names):
+        remarks = imagenet_remarks(given_names, names)
+        numbering = "imagenet" if numbering == "file" else numbering
+    return replace(
+        labelled,
+        class_names=dict(enumerate(given_names)),
+        classes=len(given_names),
+        numbering=numbering,
+        warnings=(*labelled.warnings, *remarks),
+    )
 
 
 def _from_label_file(found: ImageFolder, path: Path, given_names: tuple[str, ...] | None) -> ImageFolder:
-    pairing = pair_labels(path, read_label_file(path, given_names), found.names)
+    lines = read_label_file(path, given_names)
+    pairing = pair_labels(path, lines, found.names)
     if pairing.unlabelled:
         raise LabelError(
             f"{len(pairing.unlabelled)} of {len(found.names)} images have no label: {_first(pairing.unlabelled)}",
@@ -131,7 +146,13 @@ def _from_label_file(found: ImageFolder, path: Path, given_names: tuple[str, ...
     if pairing.unmatched:
         missing = _first([f"{line.name} (line {line.number})" for line in pairing.unmatched])
         warnings.append(f"{path}: {len(pairing.unmatched)} labels have no image here: {missing}")
-    return replace(found, labels=pairing.labels, source=f"label file {path.name}", warnings=tuple(warnings))
+    return replace(
+        found,
+        labels=pairing.labels,
+        numbering="imagenet" if all(line.wnid for line in lines) else "file",
+        source=f"label file {path.name}",
+        warnings=tuple(warnings),
+    )
 
 
 def _from_names(found: ImageFolder, given_names: tuple[str, ...]) -> ImageFolder:
@@ -151,7 +172,14 @@ def _from_names(found: ImageFolder, given_names: tuple[str, ...]) -> ImageFolder
 def _from_wnids(found: ImageFolder, wnids: list[str], source: str) -> ImageFolder:
     labels = np.array([imagenet_index()[wnid] for wnid in wnids], np.int64)
     class_names = dict(enumerate(imagenet_classes().values()))
-    return replace(found, labels=labels, class_names=class_names, classes=len(class_names), source=source)
+    return replace(
+        found,
+        labels=labels,
+        class_names=class_names,
+        classes=len(class_names),
+        numbering="imagenet",
+        source=source,
+    )
 
 
 def _from_class_folders(found: ImageFolder, tops: list[str], given_names: tuple[str, ...]) -> ImageFolder:
@@ -163,6 +191,8 @@ def _from_class_folders(found: ImageFolder, tops: list[str], given_names: tuple[
             fix=f"give {found.root / classes[0]} if those are the classes",
         )
     in_file = all(given_names.count(name) == 1 for name in classes)
+    if given_names and not in_file:
+        _check_named_otherwise(found, classes, given_names)
     index = {name: given_names.index(name) if in_file else position for position, name in enumerate(classes)}
     labels = np.array([index[top] for top in tops], np.int64)
     source = f"{len(classes)} class folders" + (", numbered by the file of class names" if in_file else "")
@@ -170,8 +200,39 @@ def _from_class_folders(found: ImageFolder, tops: list[str], given_names: tuple[
     remark = None if in_file else _remark_on_numbers(classes)
     warnings = () if remark is None else (remark,)
     return replace(
-        found, labels=labels, class_names=class_names, classes=len(classes), source=source, warnings=warnings
+        found,
+        labels=labels,
+        class_names=class_names,
+        classes=len(classes),
+        numbering="folders",
+        source=source,
+        warnings=warnings,
     )
+
+
+def _check_named_otherwise(found: ImageFolder, classes: list[str], given_names: tuple[str, ...]) -> None:
+    """Check that class folders whose names are not in the file of class names can be numbered in sorted order.
+
+    Raises:
+        LabelError: some are in the file and others are not, one is in it twice, or there are fewer folders than names.
+    """
+    fix = "name the folders as the file does, or give a label file with --labels"
+    if shared := [name for name in classes if given_names.count(name) > 1]:
+        lines = " and ".join(str(line) for line, name in enumerate(given_names, start=1) if name == shared[0])
+        raise LabelError(f"lines {lines} of the class names are both {shared[0]!r}", where=found.root, fix=fix)
+    unknown = [name for name in classes if name not in given_names]
+    if len(unknown) < len(classes):
+        raise LabelError(
+            f"{len(unknown)} of {len(classes)} class folders are not among the class names: {_first(unknown)}",
+            where=found.root,
+            fix=fix,
+        )
+    if len(classes) < len(given_names):
+        raise LabelError(
+            f"there are {len(classes)} class folders and {len(given_names)} class names, and no folder has such a name",
+            where=found.root,
+            fix=fix,
+        )
 
 
 def _remark_on_numbers(classes: list[str]) -> str | None:

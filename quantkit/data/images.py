@@ -159,6 +159,15 @@ def to_mode(image: Image.Image, decode: Decode, where: Path) -> Image.Image:
         ) from error
 
 
+def exif_orientation(image: Image.Image) -> int:
+    """Return the EXIF orientation of an image, 2 to 8 where it is to be turned or mirrored; 1 where not or damaged."""
+    try:
+        orientation = image.getexif().get(_EXIF_ORIENTATION, 1)
+    except Exception:  # damaged EXIF data turn nothing
+        return 1
+    return orientation if isinstance(orientation, int) and 2 <= orientation <= 8 else 1
+
+
 def notes(image: Image.Image, decode: Decode) -> tuple[Note, ...]:
     """Return what is special about a decoded image, given how it will be converted."""
     found: list[Note] = []
@@ -175,7 +184,7 @@ def notes(image: Image.Image, decode: Decode) -> tuple[Note, ...]:
         found.append("16-bit scaled")
     if _is_animated(image):
         found.append("first frame")
-    if not decode.exif and _is_turned(image):
+    if not decode.exif and exif_orientation(image) != 1:
         found.append("EXIF rotation ignored")
     return tuple(found)
 
@@ -185,15 +194,6 @@ def _is_animated(image: Image.Image) -> bool:
         return bool(getattr(image, "is_animated", False))
     except Exception:  # what follows the first frame is damaged, and it is not used
         return True
-
-
-def _is_turned(image: Image.Image) -> bool:
-    if "exif" not in image.info:
-        return False
-    try:
-        return bool(image.getexif().get(_EXIF_ORIENTATION, 1) != 1)
-    except Exception:  # damaged EXIF data turn nothing
-        return False
 
 
 def _scale_16_bit(image: Image.Image, where: Path) -> Image.Image:

@@ -7,7 +7,7 @@ without a header line. A label is a class index, a WordNet id of ImageNet-1k, or
 import csv
 import re
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import NoReturn
@@ -34,11 +34,15 @@ _FORMS = "write one image a line: name, then its class index"
 
 @dataclass(frozen=True)
 class LabelLine:
-    """One line of a label file: an image's name, its class index, and the line's number from 1."""
+    """One line of a label file: an image's name, its class index, and the line's number from 1.
+
+    ``wnid`` says that the class was given as a WordNet id of ImageNet-1k.
+    """
 
     name: str
     label: int
     number: int
+    wnid: bool = False
 
 
 @dataclass(frozen=True)
@@ -74,13 +78,14 @@ def read_label_file(path: Path, class_names: Sequence[str] | None = None) -> tup
     if not numbered:
         raise LabelError("the label file is empty", where=path, fix=_FORMS)
     index_by_name = _index_by_name(class_names or ())
+    shared_names = frozenset(name for name, count in Counter(class_names or ()).items() if count > 1)
     layout = _Layout.of(numbered[0][1], index_by_name)
     if layout is None:
         _refuse_layout(path, numbered)
     rows = numbered[1:] if layout.header else numbered
     if not rows:
         raise LabelError("the label file holds a header and no labels", where=path, fix=_FORMS)
-    return tuple(_parse(path, number, line, layout, index_by_name) for number, line in rows)
+    return tuple(_parse(path, number, line, layout, index_by_name, shared_names) for number, line in rows)
 
 
 def pair_labels(path: Path, lines: Sequence[LabelLine], images: Sequence[str]) -> Pairing:
@@ -230,14 +235,21 @@ def _split(line: str, separator: str | None) -> list[str]:
         return [line]
 
 
-def _parse(path: Path, number: int, line: str, layout: _Layout, index_by_name: dict[str, int]) -> LabelLine:
+def _parse(
+    path: Path,
+    number: int,
+    line: str,
+    layout: _Layout,
+    index_by_name: dict[str, int],
+    shared_names: Collection[str],
+) -> LabelLine:
     where = f"{path}:{number}"
     fields = layout.fields(line)
     if fields is None:
         raise LabelError(f"a line without a name or without a label: {line!r}", where=where, fix=_FORMS)
     name, text = fields
     if text in index_by_name:
-        return LabelLine(name, index_by_name[text], number)
+        return LabelLine(name, index_by_name[text], number, wnid=text in imagenet_index())
     if re.fullmatch(r"\+?[0-9]+", text):
         if len(text) > _LONGEST_LABEL:
             raise LabelError(f"label {text[:_LONGEST_LABEL]}... is larger than any class index", where=where)
@@ -246,6 +258,8 @@ def _parse(path: Path, number: int, line: str, layout: _Layout, index_by_name: d
         raise LabelError(f"{text} is no class of ImageNet-1k", where=where, fix="give the class index instead")
     if _NUMBER.fullmatch(text):
         raise LabelError(f"label {text} is not a whole number from 0 up", where=where, fix="give the class index")
+    if text in shared_names:
+        raise LabelError(f"several classes are called {text!r}", where=where, fix="give the class index instead")
     raise LabelError(
         f"label {text!r} is neither a class index nor a known class", where=where, fix="check it, or give a names file"
     )

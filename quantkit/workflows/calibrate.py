@@ -38,6 +38,7 @@ from quantkit.stats.observed import Observed
 from quantkit.stats.solve import solve_observed
 from quantkit.targets import ORT, Target
 from quantkit.workflows.backends import Backend, QuantizedRun, after_quantize
+from quantkit.workflows.presets import PresetSource, load_preset
 from quantkit.workflows.quantize import Quantized, QuantizeOptions, int8_name, quantize_prepared
 
 
@@ -82,7 +83,7 @@ class _Subject:
 def calibrate(
     model: Path,
     calibration_set: Path | CalibrationSet,
-    pipeline: Pipeline,
+    pipeline: PresetSource,
     *,
     run: Path,
     method: Method | None = None,
@@ -105,7 +106,7 @@ def calibrate(
     Args:
         model: fp32 ONNX classifier.
         calibration_set: manifest, or the set itself.
-        pipeline: preprocessing.
+        pipeline: preprocessing: a pipeline, the name of a preset, or a file (see `load_preset`).
         run: run folder; made when absent.
         method: how ranges are set.
         target: what will run the int8 model.
@@ -132,6 +133,7 @@ def calibrate(
     """
     method, options, watcher = method or Percentile(), options or QuantizeOptions(), watcher or NoProgress()
     subject = _read_subject(model, output, inputs)
+    pipeline = load_preset(pipeline)
     subject.file.check(pipeline)
     _require_coverage(subject, pipeline, target, options, require_coverage)
     chosen, manifest = _read_set(calibration_set)

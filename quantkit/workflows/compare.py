@@ -29,7 +29,8 @@ from quantkit.runs.cache import ResultCache
 from quantkit.runs.folder import RunFolder, RunRecord
 from quantkit.runs.inputs import read_scored
 from quantkit.runs.score_cache import cached_scores, predict_cached, scores_key
-from quantkit.workflows.vacc.device_results import DeviceResults, parse_card
+from quantkit.workflows.presets import PresetSource, load_preset
+from quantkit.workflows.vacc.device_results import DeviceResults, other_preprocessing, parse_card
 
 # Drift is a matter of tensors, not of images: its figures stand after a few dozen.
 DRIFT_IMAGES = 32
@@ -92,7 +93,7 @@ def evaluate_models(
     labels: Path | None = None,
     names: Path | None = None,
     exclude: Path | CalibrationSet | None = None,
-    pipeline: Pipeline | None = None,
+    pipeline: PresetSource | None = None,
     limit: int | None = None,
     drift_images: int = DRIFT_IMAGES,
     latency: bool = False,
@@ -113,7 +114,7 @@ def evaluate_models(
         names: class names, one a line.
         exclude: calibration set whose images are left out, told by their bytes; absent, the run's own where the images
             are absent too, and otherwise images in both are only warned of.
-        pipeline: preprocessing; absent, the run's.
+        pipeline: preprocessing: a pipeline, a preset's name, or a file (see `load_preset`); absent, the run's.
         limit: evaluate at most so many images, spread over the classes as they lie.
         drift_images: how many images the drift of tensors is measured on; 0 for none.
         latency: time every ONNX model too, one image at a time, in turn.
@@ -139,10 +140,12 @@ def evaluate_models(
     reference = subjects[0]
     if not isinstance(reference, Subject):
         raise UsageError("the reference must be an ONNX model", where=models[0], fix="name fp32 first")
-    pipeline = pipeline or (record.pipeline if record is not None else None)
+    pipeline = load_preset(pipeline) if pipeline is not None else record.pipeline if record is not None else None
     if pipeline is None:
         raise UsageError("nothing says how images are preprocessed", fix="give --preset, or --run of a calibrated run")
     found, warnings = evaluation_images(images, labels, names, exclude, record)
+    if datalist is not None and (other := other_preprocessing(datalist, pipeline)) is not None:
+        warnings.append(other)
     found = limited(found, limit)
     threads = threads or default_threads()
     _check_fit(subjects, pipeline, found)

@@ -30,6 +30,7 @@ from quantkit.runs.cache import ResultCache
 from quantkit.runs.folder import RunFolder
 from quantkit.runs.inputs import read_scored
 from quantkit.runs.score_cache import ScoreCache, cached_scores, predict_cached, scores_key
+from quantkit.workflows.presets import PresetSource, load_preset
 
 # What may stand between a softmax and the output of a model without changing its kind.
 _PASSED_OVER = frozenset({"QuantizeLinear", "DequantizeLinear", "Cast", "Flatten", "Identity", "Reshape", "Squeeze"})
@@ -98,7 +99,7 @@ def evaluate(
     labels: Path | None = None,
     names: Path | None = None,
     exclude: Path | CalibrationSet | None = None,
-    pipeline: Pipeline | None = None,
+    pipeline: PresetSource | None = None,
     limit: int | None = None,
     shard: tuple[int, int] | None = None,
     cache: Path,
@@ -120,7 +121,7 @@ def evaluate(
         labels: label file; absent, the labels come from folders or file names.
         names: class names, one a line.
         exclude: calibration set whose images are left out.
-        pipeline: preprocessing; absent, the run's.
+        pipeline: preprocessing: a pipeline, a preset's name, or a file (see `load_preset`); absent, the run's.
         limit: evaluate at most so many images, spread over the classes as they lie.
         shard: ``(i, n)``, i from 1: every n-th image alone, from the i-th.
         cache: folder for cached results; made when absent.
@@ -149,7 +150,7 @@ def evaluate(
         name = path.stem
     else:
         raise UsageError(f"{model!r} is no ONNX file, and no run was given to look it up in", fix="give --run")
-    pipeline = pipeline or (record.pipeline if record is not None else None)
+    pipeline = load_preset(pipeline) if pipeline is not None else record.pipeline if record is not None else None
     if pipeline is None:
         raise UsageError("nothing says how images are preprocessed", fix="give --preset, or --run of a calibrated run")
     file = read_scored(path, record, output, inputs)

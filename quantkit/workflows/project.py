@@ -4,20 +4,10 @@ import os
 from pathlib import Path
 
 from quantkit.config.pipeline import Pipeline
-from quantkit.config.project import (
-    PROJECT_FILE,
-    Project,
-    parse_pipeline,
-    parse_project,
-    pipeline_of_ops,
-    preset_pipeline,
-)
-from quantkit.errors import ConfigError, UsageError
-from quantkit.files import reason
+from quantkit.config.project import PROJECT_FILE, Project, parse_project, pipeline_of_ops
+from quantkit.errors import UsageError
 from quantkit.runs.folder import RunFolder
-
-# Larger than any file of settings a person writes.
-_MAX_BYTES = 1 << 18
+from quantkit.workflows.presets import is_preset_file, load_preset, preset_notes, read_text
 
 
 def load_project(folder: Path) -> Project:
@@ -29,23 +19,43 @@ def load_project(folder: Path) -> Project:
     path = folder / PROJECT_FILE
     if not os.path.lexists(path):  # a link that leads nowhere is meant to be a file, too
         return Project()
-    return parse_project(_read_text(path), path).under(folder)
+    project = parse_project(read_text(path), path).under(folder)
+    if project.preset is None or not is_preset_file(project.preset):
+        return project
+    return project.model_copy(update={"preset": str(folder / project.preset)})
 
 
-def choose_pipeline(preset: str | None, project: Project) -> Pipeline | None:
-    """Return the preprocessing: of ``--preset`` (a name, or a YAML file with ``ops``), else of the project, else None.
+def choose_pipeline(preset: str | None, project: Project, exif: bool | None = None) -> Pipeline | None:
+    """Return the preprocessing: of ``--preset`` (see `load_preset`), else of the project, else None.
+
+    Args:
+        preset: name or file, None where none was given.
+        project: the project, which may have a preset or the operations themselves.
+        exif: apply the EXIF orientation, or ignore it; absent, as the project says, else as the preset does.
 
     Raises:
         ConfigError: no such preset, or not a valid pipeline.
+        VendorFileError: a file of the vendor's is damaged.
     """
-    if preset is None and project.ops is not None:
-        return pipeline_of_ops(list(project.ops), PROJECT_FILE)
     name = preset or project.preset
-    if name is None:
+    if preset is None and project.ops is not None:
+        pipeline = pipeline_of_ops(list(project.ops), PROJECT_FILE)
+    elif name is not None:
+        pipeline = load_preset(name)
+    else:
         return None
-    if name.endswith((".yaml", ".yml")):
-        return parse_pipeline(_read_text(Path(name)), name)
-    return preset_pipeline(name)
+    exif = project.exif if exif is None else exif
+    return pipeline if exif is None else pipeline.with_exif(exif)
+
+
+def notes_of_preset(preset: str | None, project: Project) -> tuple[str, ...]:
+    """Return what had to be inferred to read the preset that `choose_pipeline` takes.
+
+    Raises:
+        ConfigError: see `choose_pipeline`.
+        VendorFileError: see `choose_pipeline`.
+    """
+    return preset_notes(preset or (project.preset if project.ops is None else None))
 
 
 def run_of_model(model: Path, folder: Path) -> Path:
@@ -88,16 +98,3 @@ def run_of_subject(subject: Path | None, project: Project, folder: Path) -> Path
     if recorded.resolve() != subject.resolve():
         raise UsageError(f"this run is of {recorded}", where=run, fix="give the run folder of the model you mean")
     return run
-
-
-def _read_text(path: Path) -> str:
-    try:
-        if path.stat().st_size > _MAX_BYTES:
-            raise ConfigError("is larger than any file of settings", where=path)
-        return path.read_text("utf-8-sig")
-    except FileNotFoundError:
-        raise ConfigError("there is no such file", where=path) from None
-    except OSError as error:
-        raise ConfigError(f"cannot be read ({reason(error)})", where=path) from error
-    except UnicodeDecodeError as error:
-        raise ConfigError("is not UTF-8 text", where=path) from error

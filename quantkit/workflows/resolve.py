@@ -87,6 +87,7 @@ def calibration_settings(
     count: int,
     seed: int,
     preset: str | None,
+    exif: bool | None = None,
     method: str | None,
     fraction: float | None,
     target: str | None,
@@ -114,7 +115,7 @@ def calibration_settings(
         set_ = set_ or project.set
     if set_ is None and images is None:
         raise UsageError("no calibration images were given", fix=f"give --set or --images, or a set in {PROJECT_FILE}")
-    pipeline = choose_pipeline(preset, project)
+    pipeline = choose_pipeline(preset, project, exif)
     if pipeline is None:
         raise UsageError("nothing says how images are preprocessed", fix=f"give --preset, or one in {PROJECT_FILE}")
     return CalibrationSettings(
@@ -193,6 +194,7 @@ def comparison_settings(
     labels: Path | None,
     names: Path | None,
     preset: str | None,
+    exif: bool | None = None,
     output: str | None = None,
     inputs: Sequence[str] = (),
 ) -> ComparisonSettings:
@@ -203,12 +205,13 @@ def comparison_settings(
         ConfigError: the project file or the preset is not valid.
     """
     project = load_project(folder)
-    pipeline = choose_pipeline(preset, project) if preset is not None else None
+    pipeline = choose_pipeline(preset, project, exif) if preset is not None else None
     only_files = all(model.endswith(".onnx") for model in models)
     if run is None and only_files:
-        pipeline = pipeline or choose_pipeline(None, project)
+        pipeline = pipeline or choose_pipeline(None, project, exif)
     if run is None and not (only_files and pipeline is not None):
         run = find_run(None, project, folder)
+    _check_exif(exif, pipeline)
     own_images = images is None
     return ComparisonSettings(
         run=run,
@@ -255,6 +258,7 @@ def evaluation_settings(
     labels: Path | None,
     names: Path | None,
     preset: str | None,
+    exif: bool | None = None,
     out: Path | None,
     output: str | None = None,
     inputs: Sequence[str] = (),
@@ -270,13 +274,14 @@ def evaluation_settings(
     """
     project = load_project(folder)
     is_file = model.endswith(".onnx")
-    pipeline = choose_pipeline(preset, project) if preset is not None or (run is None and is_file) else None
+    pipeline = choose_pipeline(preset, project, exif) if preset is not None or (run is None and is_file) else None
     if run is None and not is_file:
         run = find_run(None, project, folder)
     if run is None and pipeline is None:
         raise UsageError(
             "nothing says how images are preprocessed", fix=f"give --preset, --run, or a preset in {PROJECT_FILE}"
         )
+    _check_exif(exif, pipeline)
     own_images = images is None
     return EvaluationSettings(
         run=run,
@@ -288,6 +293,11 @@ def evaluation_settings(
         output=output or (project.output if run is None else None),
         inputs=parse_inputs(inputs) or (dict(project.inputs) if run is None else {}),
     )
+
+
+def _check_exif(exif: bool | None, pipeline: Pipeline | None) -> None:
+    if exif is not None and pipeline is None:
+        raise UsageError("the preprocessing is the run's", where="--exif", fix="give --preset too, or drop it")
 
 
 def _cache_folder(model: Path, project: Project, folder: Path, out: Path | None) -> Path:

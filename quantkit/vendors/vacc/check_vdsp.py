@@ -62,7 +62,11 @@ def _size_differences(file: Pipeline, card: Pipeline) -> Iterator[tuple[str, Sev
     elif resizes[0].antialias != card_resizes[0].antialias:
         filters = ["pillow" if op.antialias else "OpenCV" for op in (resizes[0], card_resizes[0])]
         yield "Resize", "warning", f"the build file resizes as {filters[0]} does, the card as {filters[1]}"
-    crops, card_crops = ([op.size for op in p.ops if isinstance(op, CenterCrop)] for p in (file, card))
+    # A crop to the size of the resize changes nothing, and the card's files leave it out.
+    sizes = [op.size for op in resizes]
+    crops, card_crops = (
+        [op.size for op in p.ops if isinstance(op, CenterCrop) and op.size not in sizes] for p in (file, card)
+    )
     if crops != card_crops:
         shown = [str(list(sizes[-1])) if sizes else "nothing" for sizes in (crops, card_crops)]
         yield "CenterCrop", "error", f"the build file crops to {shown[0]}, the card to {shown[1]}"

@@ -6,11 +6,13 @@ card.
 
 import shlex
 from dataclasses import dataclass
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 
 from quantkit.errors import VendorFileError
 from quantkit.vendors.vacc.dialects import Dialect
 from quantkit.vendors.vacc.spec import BuildSpec
+
+VDSP_FILE = Path("vdsp_params.json")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,6 +47,12 @@ class VampRun:
         words = ["vamp", "-m", self.model, "--vdsp_params", self.vdsp]
         words += ["-i", str(self.instances), "-p", str(self.processes), "-b", str(self.batch)]
         return words if self.size is None else [*words, "-s", "[" + ",".join(map(str, self.size)) + "]"]
+
+
+def vdsp_beside(build: Path | None) -> Path:
+    """Return the ``vdsp_params.json`` in the folder of a build file, else, where it has none, in the current folder."""
+    beside = VDSP_FILE if build is None else build.parent / VDSP_FILE
+    return beside if beside.is_file() else VDSP_FILE
 
 
 def compiled_model(spec: BuildSpec, dialect: Dialect) -> str:

@@ -1,11 +1,13 @@
 """Images for the card's runner: un-resized pixels as ``.npz`` files, and the list of them.
 
 ``vamp`` reads uint8 ``[3, H, W]`` RGB under the key ``input_0`` and runs the card's own preprocessing on it. The folder
-of each file is named by its class, which is how the evaluation knows the truth.
+of each file identifies its class, which is how the evaluation knows the truth: the vendor's ``eval_topk`` looks a
+WordNet id up. The vendor's ``image2npz`` decodes with OpenCV, which applies the EXIF orientation; here it is a choice.
 """
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -14,9 +16,9 @@ from PIL import Image
 from quantkit.config.pipeline import Decode
 from quantkit.data.classes import imagenet_classes
 from quantkit.data.folder import ImageFolder
-from quantkit.data.images import decode_image
+from quantkit.data.images import decode_image, exif_orientation
 from quantkit.data.parallel import map_in_order
-from quantkit.errors import CalibrationSetError, ImageError
+from quantkit.errors import CalibrationSetError, ImageError, LabelError
 from quantkit.files import TEMPORARY_SUFFIX, make_folder, write_text
 from quantkit.vendors.vacc.tensors import npz_shape, write_npz
 
@@ -28,7 +30,12 @@ _IMAGENET_VALIDATION = "ILSVRC2012_val_"
 
 @dataclass(frozen=True)
 class InputFile:
-    """One image and the file it becomes."""
+    """One image and the file it becomes.
+
+    Attributes:
+        image: the image file.
+        npz: the file to write.
+    """
 
     image: Path
     npz: Path
@@ -42,17 +49,20 @@ class InputsReport:
         files: every file that is there now, in the order of the datalist.
         written: how many were written by this run; the others were there.
         broken: images that cannot be decoded; they are not among the files.
+        turned: images whose EXIF orientation is not upright, applied or not.
     """
 
     files: tuple[InputFile, ...]
     written: int
     broken: tuple[ImageError, ...]
+    turned: int = 0
 
 
 def plan_inputs(found: ImageFolder, out: Path) -> tuple[InputFile, ...]:
     """Return the file that each labelled image becomes: ``out/CLASS/NAME.npz``, in the order of the images' names.
 
-    The class folder is the WordNet id for ImageNet-1k, else the class' name, else its index.
+    The class folder is the WordNet id for ImageNet-1k, else the image's own class folder, as the vendor's ``image2npz``
+    has it, else the class index. Class names are never folders: two classes can share one, and some are no folder name.
 
     Raises:
         CalibrationSetError: two images would become the same file, or a name holds a line break.
@@ -71,14 +81,20 @@ def plan_inputs(found: ImageFolder, out: Path) -> tuple[InputFile, ...]:
 
 
 def write_inputs(
-    files: Iterable[InputFile], *, workers: int | None = None, progress: Callable[[int, int], None] | None = None
+    files: Iterable[InputFile],
+    *,
+    exif: bool = False,
+    workers: int | None = None,
+    progress: Callable[[int, int], None] | None = None,
 ) -> InputsReport:
     """Write every file that is not there yet, on threads. An interrupted run goes on where it stopped.
 
-    A file stays if it is whole, has the size of its image, and is not older than it.
+    A file stays if it is whole, has the size of its image, and is not older than it. Images with an EXIF orientation
+    are always written again: their size does not tell whether it was applied.
 
     Args:
         files: of `plan_inputs`.
+        exif: apply the EXIF orientation, as OpenCV does.
         workers: number of threads; as many as there are processors when absent.
         progress: called with the number of images done and their total.
 
@@ -90,17 +106,18 @@ def write_inputs(
         _remove_remains(make_folder(folder))
     there: list[InputFile] = []
     broken: list[ImageError] = []
-    written = 0
-    outcomes = map_in_order(_write_one, planned, workers)
+    written = turned = 0
+    outcomes = map_in_order(partial(_write_one, Decode(exif=exif)), planned, workers)
     for done, (file, outcome) in enumerate(zip(planned, outcomes, strict=True), start=1):
         if isinstance(outcome, ImageError):
             broken.append(outcome)
         else:
             there.append(file)
-            written += outcome
+            written += outcome.written
+            turned += outcome.turned
         if progress is not None:
             progress(done, len(planned))
-    return InputsReport(tuple(there), written, tuple(broken))
+    return InputsReport(tuple(there), written, tuple(broken), turned)
 
 
 def write_datalist(path: Path, files: Iterable[InputFile]) -> None:
@@ -114,21 +131,29 @@ def write_datalist(path: Path, files: Iterable[InputFile]) -> None:
 
 def _class_folders(found: ImageFolder) -> list[str]:
     assert found.labels is not None
-    wnids = list(imagenet_classes())
-    words = dict(enumerate(imagenet_classes().values()))
-    names = found.class_names
-    if names == words or (not names and all(_is_imagenet(name) for name in found.names)):
+    unnamed_validation = not found.class_names and all(_is_imagenet(name) for name in found.names)
+    if found.numbering == "imagenet" or unnamed_validation:
+        wnids = list(imagenet_classes())
+        _check_imagenet_labels(found, len(wnids))
         return [wnids[label] for label in found.labels]
-    return [_folder_name(names.get(int(label), str(label))) for label in found.labels]
+    if found.numbering == "folders":
+        return [name.partition("/")[0] for name in found.names]
+    return [str(label) for label in found.labels]
+
+
+def _check_imagenet_labels(found: ImageFolder, classes: int) -> None:
+    assert found.labels is not None
+    greatest = int(found.labels.max())
+    if greatest >= classes:
+        raise LabelError(
+            f"the labels go up to {greatest} and ImageNet has {classes} classes, counted from 0",
+            where=found.root,
+            fix="give labels that count from 0",
+        )
 
 
 def _is_imagenet(name: str) -> bool:
     return PurePosixPath(name).name.startswith(_IMAGENET_VALIDATION)
-
-
-def _folder_name(name: str) -> str:
-    """Return a class name that can be one folder."""
-    return name.replace("/", "_").strip().strip(".") or "_"
 
 
 def _remove_remains(folder: Path) -> None:
@@ -136,25 +161,51 @@ def _remove_remains(folder: Path) -> None:
         remains.unlink(missing_ok=True)  # of a run that was killed
 
 
-def _write_one(file: InputFile) -> bool | ImageError:
+@dataclass(frozen=True)
+class _Outcome:
+    """Whether a file was written, and whether its image has an EXIF orientation."""
+
+    written: bool
+    turned: bool
+
+
+@dataclass(frozen=True)
+class _Header:
+    """What the first bytes of an image tell: its size as it is stored, and whether it has an EXIF orientation."""
+
+    height: int
+    width: int
+    turned: bool
+
+
+def _write_one(decode: Decode, file: InputFile) -> _Outcome | ImageError:
     """Return whether the file was written, or why it cannot be."""
+    header = _header(file.image)
+    turned = header is not None and header.turned
+    if header is not None and not turned and _is_current(file, header):
+        return _Outcome(written=False, turned=False)
     try:
-        if _is_current(file):
-            return False
-        pixels = decode_image(file.image, Decode()).pixels
+        pixels = decode_image(file.image, decode).pixels
     except ImageError as error:
         return error
     # Not synced one by one: after a power failure the next run finds what is not whole.
     write_npz(file.npz, {INPUT_KEY: np.ascontiguousarray(pixels.transpose(2, 0, 1))}, durable=False)
-    return True
+    return _Outcome(written=True, turned=turned)
 
 
-def _is_current(file: InputFile) -> bool:
+def _header(path: Path) -> _Header | None:
+    """Return what an image's header tells, or None where it cannot be read; decoding says why."""
+    try:
+        with Image.open(path) as image:
+            return _Header(image.height, image.width, exif_orientation(image) != 1)
+    except Exception:  # pillow's readers raise whatever a damaged file leads them to
+        return None
+
+
+def _is_current(file: InputFile, header: _Header) -> bool:
     try:
         if not file.npz.exists() or file.npz.stat().st_mtime_ns < file.image.stat().st_mtime_ns:
             return False
-        with Image.open(file.image) as image:
-            size = (3, image.height, image.width)
     except OSError:
         return False
-    return npz_shape(file.npz, INPUT_KEY) == size
+    return npz_shape(file.npz, INPUT_KEY) == (3, header.height, header.width)

@@ -264,7 +264,10 @@ def ops_from_pipeline(pipeline: Pipeline) -> OpsWriting:
                 if op.mode.endswith("A"):
                     notes.append(f"the vendor's DecodeImage has no alpha: give npz calibration data for {op.mode}")
                 if op.exif:
-                    notes.append("the vendor's DecodeImage has no EXIF rotation: turn the pictures themselves")
+                    notes.append(
+                        "DecodeImage cannot say that the EXIF orientation is applied (OpenCV applies it); to be sure, "
+                        "turn the pictures themselves"
+                    )
             case Resize():
                 ops.append(_resize_op(op, notes))
             case CenterCrop(size=size):

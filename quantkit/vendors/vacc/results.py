@@ -8,11 +8,13 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
 
-from quantkit.data.classes import WNID, imagenet_index, read_class_names
+from quantkit.data.classes import WNID, imagenet_classes, imagenet_index, read_class_names
+from quantkit.data.imagenet_names import follows_imagenet, imagenet_remarks
 from quantkit.data.textfile import read_lines
 from quantkit.errors import LabelError, VendorFileError
 from quantkit.files import reason
@@ -44,11 +46,14 @@ class Classes:
 
     Attributes:
         names: of each class, in class-index order; None where only the truth of each image is known.
-        truth: class index by image name without folder and suffix, from a label file; None where folders tell it.
+        truth: class index by image name without suffix, with its folder and, where that is unambiguous, without; from a
+            label file. None where folders tell it.
+        notes: where the names disagree with the classes of ImageNet-1k.
     """
 
     names: tuple[str, ...] | None
     truth: dict[str, int] | None = None
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -60,12 +65,14 @@ class Ranking:
         label: the true class index.
         classes: the five best class indices, best first; of equal scores the lower index.
         scores: their scores.
+        names: the names of these classes, as the vendor's text file has them; empty where no names are known.
     """
 
     output: DeviceOutput
     label: int
     classes: tuple[int, ...]
     scores: tuple[float, ...]
+    names: tuple[str, ...] = ()
 
 
 def pair_outputs(results: Path, datalist: Path) -> tuple[DeviceOutput, ...]:
@@ -108,40 +115,47 @@ def pair_outputs(results: Path, datalist: Path) -> tuple[DeviceOutput, ...]:
     return tuple(DeviceOutput(path, line) for path, line in zip(outputs, lines, strict=True))
 
 
-def read_classes(path: Path, outputs: Sequence[DeviceOutput]) -> Classes:
+def read_classes(path: Path | None, outputs: Sequence[DeviceOutput]) -> Classes:
     """Read the classes: a file of class names, one a line (``imagenet.txt``), or of ``IMAGE INDEX`` lines.
 
     Args:
-        path: the file.
+        path: the file; None for the classes of ImageNet-1k, where the folders of the datalist are its WordNet ids.
         outputs: the answers; a label file names their images.
 
     Raises:
-        LabelError: the file cannot be read, or is of neither form.
+        LabelError: the file cannot be read, is of neither form, gives one image two classes, or holds ImageNet's names
+            in another order; or there is no file and the folders are no WordNet ids.
     """
+    of_imagenet = all(_folder(output) in imagenet_index() for output in outputs)
+    if path is None:
+        if not of_imagenet:
+            raise LabelError("the classes are not known", where="--labels", fix="give imagenet.txt")
+        return Classes(tuple(imagenet_classes().values()))
     names = read_class_names(path)
-    matches = [_TRUTH_LINE.fullmatch(name) for name in names]
-    if all(matches):
-        truth = {PurePosixPath(m[1]).name.partition(".")[0]: int(m[2]) for m in matches if m is not None}
-        if any(_key(output) in truth for output in outputs):
+    matches = [match for name in names if (match := _TRUTH_LINE.fullmatch(name)) is not None]
+    if len(matches) == len(names):
+        truth = _truth(path, matches)
+        if any(_label_of(output, truth) is not None for output in outputs):
             return Classes(None, truth)
-    return Classes(names)
+    return Classes(names, notes=imagenet_remarks(names, path) if of_imagenet or follows_imagenet(names) else ())
 
 
 def true_labels(outputs: Sequence[DeviceOutput], classes: Classes) -> NDArray[np.int64]:
     """Return the true class of each answer.
 
-    From the label file where there is one; else from the folder each line of the datalist lies in: a class name, a
-    WordNet id of ImageNet-1k, a class index, or (as many WordNet ids as classes) its place among the sorted ones.
+    From the label file where there is one; else from the folder each line of the datalist lies in: a WordNet id of
+    ImageNet-1k, a class name, a class index, or (as many WordNet ids as classes) its place among the sorted ones.
 
     Raises:
-        LabelError: an image has no label, or the folders are no classes.
+        LabelError: an image has no label, the folders are no classes, or they are other classes by name than by index.
     """
     if classes.truth is not None:
-        missing = [output.line for output in outputs if _key(output) not in classes.truth]
+        labels = [_label_of(output, classes.truth) for output in outputs]
+        missing = [output.line for output, label in zip(outputs, labels, strict=True) if label is None]
         if missing:
             raise LabelError(f"{len(missing)} images have no label, for example {missing[0]}")
-        return np.array([classes.truth[_key(output)] for output in outputs], np.int64)
-    folders = [PurePosixPath(output.line).parent.name for output in outputs]
+        return np.array(labels, np.int64)
+    folders = [_folder(output) for output in outputs]
     index = _index_of_folders(sorted(set(folders)), classes.names or ())
     return np.array([index[folder] for folder in folders], np.int64)
 
@@ -185,7 +199,8 @@ def rank(outputs: Sequence[DeviceOutput], classes: Classes) -> Iterator[Ranking 
         count = scores.size
         best = np.argsort(-scores, kind="stable")[:TOP]
         ids = tuple(int(i) for i in best)
-        yield Ranking(output, int(label), ids, tuple(float(scores[i]) for i in best))
+        names = () if classes.names is None else tuple(classes.names[i] for i in ids)
+        yield Ranking(output, int(label), ids, tuple(float(scores[i]) for i in best), names)
 
 
 def _read_datalist(path: Path) -> list[str]:
@@ -220,21 +235,60 @@ def _refuse_missing(missing: Sequence[str], found: int, wanted: int, results: Pa
         )
 
 
-def _key(output: DeviceOutput) -> str:
-    return PurePosixPath(output.line).name.partition(".")[0]
+def _folder(output: DeviceOutput) -> str:
+    return PurePosixPath(output.line).parent.name
+
+
+def _truth(path: Path, lines: Sequence[re.Match[str]]) -> dict[str, int]:
+    """Return the class of each image by ``CLASS/NAME``, and by ``NAME`` where all images of that name have one class.
+
+    Raises:
+        LabelError: one image has two classes.
+    """
+    truth: dict[str, int] = {}
+    shared: set[str] = set()
+    for number, line in enumerate(lines, start=1):
+        image, label = PurePosixPath(line[1]), int(line[2])
+        name = image.name.partition(".")[0]
+        in_class = f"{image.parent.name}/{name}" if image.parent.name else name
+        if truth.setdefault(in_class, label) != label:
+            raise LabelError(
+                f"{line[1]} has class {label}, and {truth[in_class]} on an earlier line",
+                where=f"{path}:{number}",
+                fix="keep one of the two lines",
+            )
+        if truth.setdefault(name, label) != label:
+            shared.add(name)
+    return {key: label for key, label in truth.items() if key not in shared}
+
+
+def _label_of(output: DeviceOutput, truth: dict[str, int]) -> int | None:
+    name = PurePosixPath(output.line).name.partition(".")[0]
+    return truth.get(f"{_folder(output)}/{name}", truth.get(name))
 
 
 def _index_of_folders(folders: Sequence[str], names: Sequence[str]) -> dict[str, int]:
-    if all(names.count(folder) == 1 for folder in folders):
-        return {folder: names.index(folder) for folder in folders}
     if len(names) == len(imagenet_index()) and all(folder in imagenet_index() for folder in folders):
         return {folder: imagenet_index()[folder] for folder in folders}
-    if all(folder.isdecimal() and int(folder) < len(names) for folder in folders):
-        return {folder: int(folder) for folder in folders}
+    by_name = {folder: names.index(folder) for folder in folders if names.count(folder) == 1}
+    by_index = {folder: int(folder) for folder in folders if folder.isdecimal() and int(folder) < len(names)}
+    whole = [reading for reading in (by_name, by_index) if len(reading) == len(folders)]
+    if len(whole) == 2 and by_name != by_index:
+        folder = next(folder for folder in folders if by_name[folder] != by_index[folder])
+        raise LabelError(
+            f"the folder {folder} of the datalist is the name of class {by_name[folder]} and the index of another",
+            fix="give a file of IMAGE INDEX lines",
+        )
+    if whole:
+        return whole[0]
     if len(folders) == len(names) and all(WNID.fullmatch(folder) for folder in folders):
         return {folder: place for place, folder in enumerate(folders)}
-    known = next((f for f in folders if f not in imagenet_index() and f not in names), folders[0])
-    raise LabelError(
-        f"the folder {known} of the datalist is none of the {len(names)} classes",
-        fix="name each image's folder by its class, or give a file of IMAGE INDEX lines",
-    )
+    _refuse_folders(folders, names)
+
+
+def _refuse_folders(folders: Sequence[str], names: Sequence[str]) -> NoReturn:
+    fix = "name each image's folder by its WordNet id or class index, or give a file of IMAGE INDEX lines"
+    if shared := next((folder for folder in folders if names.count(folder) > 1), None):
+        raise LabelError(f"{names.count(shared)} classes have the name of the datalist's folder {shared}", fix=fix)
+    unknown = next((f for f in folders if f not in imagenet_index() and f not in names), folders[0])
+    raise LabelError(f"the folder {unknown} of the datalist is none of the {len(names)} classes", fix=fix)

@@ -13,6 +13,7 @@ from quantkit.runs.location import set_of_run
 from quantkit.runs.outliers import set_without_outliers
 from quantkit.search.mixed_precision import FloatBudget
 from quantkit.targets import VACC
+from quantkit.vendors.vacc.card_preprocessing import card_warning
 from quantkit.workflows.backends import BackendFiles, QuantizedRun, TunedModel
 from quantkit.workflows.vacc.build_file import (
     CARD_SET,
@@ -20,6 +21,7 @@ from quantkit.workflows.vacc.build_file import (
     build_of_run,
     build_rewritten,
     choices_of_run,
+    write_vdsp,
 )
 
 BUILD_FILE = "vamc.yaml"
@@ -68,9 +70,14 @@ class VaccBackend:
             notes.append(
                 f"the compiler is to calibrate on {card_set.name}, without outlier images (calib-set materialize)"
             )
-        if run.target.name != VACC.name:
+        if run.target.name == VACC.name:
+            vdsp = write_vdsp(folder, record.pipeline)
+            files += [] if vdsp is None else [vdsp]
+        else:
             notes = []  # the file has them as comments
-        return BackendFiles(tuple(files), tuple(f"{path.name}: {note}" for note in notes))
+        named = [f"{path.name}: {note}" for note in notes]
+        warning = card_warning(record.pipeline) if run.target.name == VACC.name else None
+        return BackendFiles(tuple(files), (*named, *([] if warning is None else [warning])))
 
     def after_tune(self, folder: RunFolder, tuned: TunedModel) -> BackendFiles:
         """Write ``vamc-tuned.yaml``."""
@@ -79,7 +86,8 @@ class VaccBackend:
         build = build_rewritten(folder, record, checkpoint, tuned.method, tuned.plan, self.options)
         path = folder.path / TUNED_BUILD_FILE
         write_text(path, build.text)
-        return BackendFiles((path,), build.notes)
+        warning = card_warning(record.pipeline)
+        return BackendFiles((path,), (*build.notes, *([] if warning is None else [warning])))
 
     def tune_limits(self, budget: FloatBudget) -> FloatBudget:
         """Allow convolutions only, the operators of ``skip_conv_layers``, and few of them."""

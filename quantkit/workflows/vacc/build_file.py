@@ -10,13 +10,15 @@ import onnx_ir as ir
 from quantkit.config.method import Method, Percentile, parse_method
 from quantkit.config.pipeline import Pipeline
 from quantkit.data.calibration_set import CalibrationSet
-from quantkit.errors import ConfigError
+from quantkit.errors import ConfigError, VendorFileError
+from quantkit.files import write_text
 from quantkit.graph.qdq.plan import Plan, PlanOptions, plan
 from quantkit.runs.folder import INT8, RunFolder, RunRecord
 from quantkit.runs.inputs import fp32_of_run
 from quantkit.runs.location import set_of_run
 from quantkit.targets import VACC, Target
 from quantkit.vendors.vacc.calibration_folder import CalibrationFolder, calibration_folder
+from quantkit.vendors.vacc.vdsp import vdsp_from_pipeline
 from quantkit.vendors.vacc.write import (
     BuildFile,
     CompilerSettings,
@@ -30,6 +32,7 @@ from quantkit.vendors.vacc.write import (
 from quantkit.workflows.quantize import QuantizeOptions
 
 MATERIALIZED = "calibration"
+VDSP = "vdsp_params.json"
 # The set to lay out there, where it is not the run's own.
 CARD_SET = "calibration.csv"
 
@@ -252,6 +255,21 @@ def build_of_run(
     made = plan(prepared, choices.target, choices.left_out)
     suffixes = frozenset([options.suffix]) if options.suffix is not None else _suffixes_of(chosen)
     return _build_file(folder, record, choices.method, made, suffixes, options, choices.checkpoint(folder))
+
+
+def write_vdsp(folder: RunFolder, pipeline: Pipeline) -> Path | None:
+    """Write ``vdsp_params.json``, the card's fused preprocessing, into a run folder and return its path.
+
+    Where the card cannot run the pipeline, nothing is written, and a file from an earlier pipeline is removed.
+    """
+    path = folder.path / VDSP
+    try:
+        params = vdsp_from_pipeline(pipeline).params
+    except VendorFileError:
+        path.unlink(missing_ok=True)
+        return None
+    write_text(path, params.text())
+    return path
 
 
 def build_rewritten(

@@ -1,13 +1,31 @@
 """Results that came back from a card, as one more model of a comparison."""
 
+from collections import Counter
 from pathlib import Path, PurePosixPath
 
 import numpy as np
 import numpy.typing as npt
 
+from quantkit.config.pipeline import Pipeline
 from quantkit.data.folder import ImageFolder
 from quantkit.errors import UsageError, VendorFileError
 from quantkit.vendors.vacc.results import pair_outputs, read_scores
+from quantkit.workflows.presets import load_preset
+
+# Beside the datalist, a preset file: the preprocessing that the card's inputs were written for.
+PREPROCESSING = "preprocessing.yaml"
+
+
+def other_preprocessing(datalist: Path, pipeline: Pipeline) -> str | None:
+    """Return a warning where the inputs of a datalist were written for other preprocessing than a pipeline.
+
+    Raises:
+        ConfigError: the file that says so is damaged.
+    """
+    path = datalist.parent / PREPROCESSING
+    if not path.is_file() or load_preset(path) == pipeline:
+        return None
+    return f"the card's inputs were written for other preprocessing ({path}) than the models are evaluated with here"
 
 
 class DeviceResults:
@@ -24,9 +42,10 @@ class DeviceResults:
     def __init__(self, results: Path, datalist: Path) -> None:
         self.path = results
         self._outputs = {output.name: output for output in pair_outputs(results, datalist)}
-        self._by_file: dict[str, str] = {}
-        for name in self._outputs:
-            self._by_file.setdefault(PurePosixPath(name).name, name)
+        # By file name alone only where one class has it: in class folders of other names, 0.png may be of any class.
+        counts = Counter(PurePosixPath(name).name for name in self._outputs)
+        files = {PurePosixPath(name).name: name for name in self._outputs}
+        self._by_file = {file: name for file, name in files.items() if counts[file] == 1}
 
     def check(self, found: ImageFolder) -> None:
         """See that every image has an answer.

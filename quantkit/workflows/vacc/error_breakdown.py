@@ -27,6 +27,7 @@ from quantkit.progress import Count
 from quantkit.runs.folder import FP32
 from quantkit.vendors.vacc.vdsp import in_half
 from quantkit.workflows.compare import evaluate_models
+from quantkit.workflows.presets import PresetSource, load_preset
 from quantkit.workflows.vacc.build_file import choices_of_run
 from quantkit.workflows.vacc.compiler_simulator import MODEL_OF_THE_COMPILER, CompilerSimulator
 
@@ -137,7 +138,7 @@ def attribute(
     labels: Path | None = None,
     names: Path | None = None,
     exclude: Path | CalibrationSet | None = None,
-    pipeline: Pipeline | None = None,
+    pipeline: PresetSource | None = None,
     runtime: Runtime = "vamp",
     limit: int | None = None,
     threads: int | None = None,
@@ -151,7 +152,7 @@ def attribute(
         labels: their label file.
         names: class names, one a line.
         exclude: calibration set whose images are left out.
-        pipeline: preprocessing of the start; absent, the run's.
+        pipeline: preprocessing of the start, as `evaluate_models` takes it; absent, the run's.
         runtime: the vendor's program whose preprocessing is the first step.
         limit: evaluate at most so many images.
         threads: workers; as many as there are processors when absent.
@@ -167,7 +168,7 @@ def attribute(
         VendorFileError: mean or std do not fit into half precision.
     """
     simulator = CompilerSimulator.of_run(run)
-    own = pipeline or simulator.record.pipeline
+    own = simulator.record.pipeline if pipeline is None else load_preset(pipeline)
     with tempfile.TemporaryDirectory(prefix="quantkit-attribute-") as folder:
         half, int8 = Path(folder) / f"{FP16}.onnx", Path(folder) / f"{INT8}.onnx"
         simulator.prepared.save(half_model(simulator.prepared.model), half)

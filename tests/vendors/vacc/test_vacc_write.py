@@ -202,10 +202,17 @@ def test_calibration_tensors_are_our_own_preprocessing(tmp_path: Path, photos: P
 @pytest.mark.parametrize("layers", [50, 101, 152, 200])
 @pytest.mark.parametrize("dialect", ["build", "compile"])
 def test_shipped_build_files_are_what_is_written_today(layers: int, dialect: Any) -> None:
-    """Renewed by ``quantkit vamc write --preset imagenet --calib-dir calibration --suffix JPEG --count 1000``."""
+    """Renewed by ``quantkit vamc write --preset vacc --calib-dir calibration --suffix JPEG --count 1000``."""
     path = CONFIGS / f"iresnet{layers}-{dialect}.yaml"
     name = f"iresnet{layers}"
-    build = written(name=name, checkpoint=f"weights/{name}.onnx", method=Percentile(), softmax=True, dialect=dialect)
+    build = written(
+        name=name,
+        checkpoint=f"weights/{name}.onnx",
+        pipeline=PRESETS["vacc"],
+        method=Percentile(),
+        softmax=True,
+        dialect=dialect,
+    )
     assert path.read_text(encoding="utf-8") == build.text
     findings = check_file(path, vdsp=load_vdsp(CONFIGS / "imagenet-vdsp_params.json")).findings
     assert [finding for finding in findings if finding.severity != "note"] == []
@@ -236,5 +243,5 @@ def test_shipped_build_files_of_the_demo_fit_its_model(dialect: Any) -> None:
 
 def test_the_shipped_card_preprocessing_is_the_presets() -> None:
     path = CONFIGS / "imagenet-vdsp_params.json"
-    assert load_vdsp(path) == vdsp_from_pipeline(PRESETS["imagenet"]).params
+    assert load_vdsp(path) == vdsp_from_pipeline(PRESETS["vacc"]).params
     assert len(list(CONFIGS.iterdir())) == 11

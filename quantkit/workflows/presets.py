@@ -1,0 +1,105 @@
+"""Preprocessing by name or from a file: a preset, a YAML file with ``ops``, a vamc build file, a vdsp_params.json."""
+
+import codecs
+import os
+import re
+from pathlib import Path
+
+from quantkit.config.pipeline import PRESETS, Pipeline
+from quantkit.config.project import parse_pipeline
+from quantkit.errors import ConfigError
+from quantkit.files import reason
+from quantkit.vendors.vacc.preset import VendorPreset, preset_of_build_file, preset_of_vdsp
+
+PresetSource = Pipeline | str | os.PathLike[str]
+
+# Larger than any file of settings a person writes.
+_MAX_BYTES = 1 << 18
+_FILE_SUFFIXES = (".yaml", ".yml", ".json")
+# A top-level key that a vamc build file of either dialect has.
+_BUILD_FILE_KEY = re.compile(r"^(name|frontend|backend|graph|model|engine|dataset|workspace)\s*:", re.MULTILINE)
+_OPS_KEY = re.compile(r"^[{\s]*[\"']?ops[\"']?\s*:", re.MULTILINE)
+_VDSP_KEY = re.compile(r"\"OpType\"\s*:")
+
+
+def load_preset(source: PresetSource) -> Pipeline:
+    """Return the preprocessing of a preset.
+
+    Args:
+        source: name of a preset (a key of `quantkit.PRESETS`); path of a YAML file with ``ops``, of a vamc build file
+            of either dialect, or of a ``vdsp_params.json``; or a pipeline, which is returned.
+
+    Raises:
+        ConfigError: no such preset, or the file holds no valid pipeline.
+        VendorFileError: a file of the vendor's is damaged.
+
+    Example:
+        >>> load_preset("vacc").output_size
+        (224, 224)
+    """
+    return source if isinstance(source, Pipeline) else _read(source).pipeline
+
+
+def preset_notes(source: PresetSource | None) -> tuple[str, ...]:
+    """Return what had to be inferred to read a preset from a file of the vendor's.
+
+    Raises:
+        ConfigError: see `load_preset`.
+        VendorFileError: see `load_preset`.
+    """
+    if source is None or isinstance(source, Pipeline):
+        return ()
+    return tuple(f"{os.fspath(source)}: {note}" for note in _read(source).notes)
+
+
+def is_preset_file(source: str) -> bool:
+    """Return whether a preset is given as a file, not by its name."""
+    return source not in PRESETS and (source.lower().endswith(_FILE_SUFFIXES) or Path(source).is_file())
+
+
+def _read(source: str | os.PathLike[str]) -> VendorPreset:
+    name = os.fspath(source)
+    if name in PRESETS and isinstance(source, str):
+        return VendorPreset(PRESETS[name], ())
+    if isinstance(source, str) and not is_preset_file(name):
+        raise ConfigError(
+            f"there is no preset {name!r}",
+            where="--preset",
+            fix=f"choose one of {', '.join(PRESETS)}, or a file (.yaml, .json)",
+        )
+    return _read_file(Path(source))
+
+
+def _read_file(path: Path) -> VendorPreset:
+    content = _read_bytes(path)
+    utf16 = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    text = content.decode("utf-16" if utf16 else "utf-8-sig", errors="replace").replace("\r\n", "\n")
+    has_ops = _OPS_KEY.search(text) is not None
+    if _VDSP_KEY.search(text) or (path.suffix.lower() == ".json" and not has_ops):
+        return preset_of_vdsp(path)
+    if _BUILD_FILE_KEY.search(text) and not has_ops:
+        return preset_of_build_file(path)
+    return VendorPreset(parse_pipeline(read_text(path), path), ())
+
+
+def read_text(path: Path) -> str:
+    """Return the text of a file of settings.
+
+    Raises:
+        ConfigError: the file cannot be read, is far too large, or is not UTF-8.
+    """
+    try:
+        return _read_bytes(path).decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ConfigError("is not UTF-8 text", where=path) from error
+
+
+def _read_bytes(path: Path) -> bytes:
+    try:
+        if path.stat().st_size > _MAX_BYTES:
+            raise ConfigError("is larger than any file of settings", where=path)
+        return path.read_bytes()
+    except FileNotFoundError:
+        raise ConfigError("there is no such file", where=path) from None
+    except OSError as error:
+        raise ConfigError(f"cannot be read ({reason(error)})", where=path) from error

@@ -1,0 +1,114 @@
+"""``quantkit vamp inputs``: labelled images as inputs of the card's runner, with the preprocessing they belong to."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from quantkit.config.pipeline import Pipeline
+from quantkit.data.folder import find_labelled_images
+from quantkit.errors import ImageError
+from quantkit.files import write_text
+from quantkit.progress import Count
+from quantkit.vendors.vacc.card_preprocessing import card_warning
+from quantkit.vendors.vacc.inputs import DATALIST, InputsReport, plan_inputs, write_datalist, write_inputs
+from quantkit.vendors.vacc.yaml_text import dump
+from quantkit.workflows.presets import PresetSource, load_preset
+from quantkit.workflows.vacc.device_results import PREPROCESSING
+
+
+@dataclass(frozen=True)
+class CardInputs:
+    """What `write_card_inputs` wrote.
+
+    Attributes:
+        report: every file, and which images cannot be decoded.
+        datalist: the list of files.
+        notes: what the user may want to know.
+    """
+
+    report: InputsReport
+    datalist: Path
+    notes: tuple[str, ...]
+
+
+def write_card_inputs(
+    images: Path,
+    out: Path,
+    *,
+    labels: Path | None = None,
+    names: Path | None = None,
+    pipeline: PresetSource | None = None,
+    exif: bool | None = None,
+    datalist: Path | None = None,
+    skip_broken: bool = False,
+    threads: int | None = None,
+    progress: Count | None = None,
+) -> CardInputs:
+    """Write every image un-resized as ``CLASS/NAME.npz``, the datalist, and the preprocessing that goes with them.
+
+    Args:
+        images: folder of images.
+        out: folder to write.
+        labels: label file, where folders and names do not tell the classes.
+        names: class names, for labels that are names; folders never have them.
+        pipeline: preprocessing that the card is to compute, see `load_preset`; its EXIF setting holds here.
+        exif: apply the EXIF orientation or not; absent, as the pipeline says, else not.
+        datalist: where to write the list; ``npz_datalist.txt`` in ``out`` when absent.
+        skip_broken: leave out images that cannot be decoded.
+        threads: workers; as many as there are processors when absent.
+        progress: called with images done and in all.
+
+    Raises:
+        CalibrationSetError: there are no images, or two would become one file.
+        LabelError: the classes are not known.
+        ImageError: images cannot be decoded, unless ``skip_broken``.
+        ConfigError: the preset is not valid.
+        OutputError: a file cannot be written.
+    """
+    preprocessing = None if pipeline is None else load_preset(pipeline)
+    if exif is not None and preprocessing is not None:
+        preprocessing = preprocessing.with_exif(exif)
+    applied = bool(exif) if preprocessing is None else preprocessing.decode.exif
+    found = find_labelled_images(images, labels, names)
+    report = write_inputs(plan_inputs(found, out), exif=applied, workers=threads, progress=progress)
+    if report.broken and not skip_broken:
+        raise _broken(report.broken, len(found.names))
+    path = datalist or out / DATALIST
+    write_datalist(path, report.files)
+    if preprocessing is None:
+        (out / PREPROCESSING).unlink(missing_ok=True)  # of inputs that were written for a known one
+    else:
+        ops = [op.model_dump(mode="json") for op in preprocessing.ops]
+        write_text(out / PREPROCESSING, dump({"ops": ops}))
+    notes = (*found.warnings, *_path_notes(report), *_exif_notes(report, applied), *_card_notes(preprocessing))
+    return CardInputs(report, path, notes)
+
+
+def _broken(faults: Sequence[ImageError], total: int) -> ImageError:
+    shown = "; ".join(str(fault) for fault in faults[:5]) + ("; ..." if len(faults) > 5 else "")
+    return ImageError(
+        f"{len(faults)} of {total} images cannot be decoded: {shown}", fix="replace them, or --skip-broken"
+    )
+
+
+def _path_notes(report: InputsReport) -> list[str]:
+    odd = next((str(file.npz.absolute()) for file in report.files if ":" in str(file.npz.absolute())), None)
+    if odd is None:
+        return []
+    return [f"the vendor's eval_topk cannot read results of paths that hold a colon, such as {odd}; use another --out"]
+
+
+def _exif_notes(report: InputsReport, applied: bool) -> list[str]:
+    if not report.turned:
+        return []
+    images = f"{report.turned} image{'s' if report.turned > 1 else ''}"
+    if applied:
+        return [f"the EXIF orientation of {images} was applied, as the vendor's image2npz does; --no-exif ignores it"]
+    return [
+        f"the EXIF orientation of {images} was ignored, as torchvision does; the vendor's image2npz applies it (--exif)"
+    ]
+
+
+def _card_notes(preprocessing: Pipeline | None) -> list[str]:
+    warning = None if preprocessing is None else card_warning(preprocessing)
+    return [] if warning is None else [warning]
