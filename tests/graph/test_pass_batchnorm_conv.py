@@ -98,3 +98,30 @@ def test_one_weight_to_a_channel_loses_nothing():
     ]
     assert len(stored) == 3
     assert all((np.abs(weights) == 127).all() for weights in stored)
+
+
+# The block behind a start block, as the authors' code has it: convolution and shortcut read one ReLU.
+RECTIFIED_SHORTCUT = """<ir_version: 8, opset_import: ["" : 17]>
+g (float[N, 3, 16, 16] x) => (float[N, 10] logits) {
+  a = Conv <kernel_shape = [3, 3], pads = [1, 1, 1, 1]> (x, w0)
+  b = Conv <kernel_shape = [3, 3], pads = [1, 1, 1, 1]> (x, w3)
+  s0 = Add (a, b)
+  r0 = Relu (s0)
+  c1 = Conv <kernel_shape = [3, 3], pads = [1, 1, 1, 1]> (r0, w1)
+  s1 = Add (c1, r0)
+  n2 = BatchNormalization (s1, gamma, beta, mean, var)
+  r2 = Relu (n2)
+  p = GlobalAveragePool (r2)
+  f = Flatten (p)
+  logits = Gemm <transB = 1> (f, wf, bf)
+}"""
+
+
+def test_rectified_shortcut_costs_no_operator_of_its_own(tmp_path):
+    weights = {"w0": f32(8, 3, 3, 3), "w3": f32(8, 3, 3, 3), "w1": f32(8, 8, 3, 3) * 0.2}
+    model, x = text_model(RECTIFIED_SHORTCUT, **weights, wf=f32(10, 8), bf=f32(10), **norm(8)), f32(8, 3, 16, 16)
+    int8, plan, _ = quantize(model, x)
+    left = optimized_ops(int8, tmp_path)
+    assert (left["QLinearAdd"], left["Relu"], left["QuantizeLinear"], left["DequantizeLinear"]) == (2, 0, 1, 0)
+    assert {row.how for row in plan.explain() if row.op_type == "Relu" and row.kind == "operator"} == {"absorbed"}
+    assert sqnr_db(run(model, x), run(int8, x)) > 30
