@@ -37,7 +37,7 @@ from quantkit.stats.observed import Observed
 from quantkit.stats.solve import solve_observed
 from quantkit.stats.tensor import TensorStatistics
 from quantkit.targets import ORT, TARGETS, Target
-from quantkit.workflows.quantize import Quantized, QuantizeOptions, quantize_prepared
+from quantkit.workflows.quantize import Quantized, QuantizeOptions, check_loads, quantize_prepared
 from quantkit.workflows.vacc.build_file import CARD_SET, VamcOptions, choices_of_run, write_vamc
 
 
@@ -130,6 +130,7 @@ def calibrate(
         statistics = None if fresh else observer.finished(until_stable)
         reused, elapsed_s = statistics is not None, 0.0
         if statistics is None:
+            check_loads(subject.prepared, target, options)
             start_s = time.monotonic()
             statistics = observer.run(until_stable, fresh)
             elapsed_s = time.monotonic() - start_s

@@ -3,6 +3,8 @@
 import csv
 import io
 import os
+import re
+import tempfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -10,7 +12,7 @@ from typing import Any
 from quantkit.config.method import Method, Percentile, method_name
 from quantkit.engine.saturation import products_saturate
 from quantkit.engine.session import open_session
-from quantkit.errors import UsageError
+from quantkit.errors import ModelError, UsageError
 from quantkit.files import write_text
 from quantkit.graph.model import model_digest, save_model
 from quantkit.graph.prepare import Prepared
@@ -186,6 +188,27 @@ def quantize_prepared(
         save_model(restore_batch_norms(model), corrected_fp32)
         notes.append(f"the card's compiler has the corrected biases from {corrected_fp32.name} only")
     return Quantized(name, path, table, ranges, made, corrected_fp32, tuple(notes))
+
+
+def check_loads(prepared: Prepared, target: Target, options: QuantizeOptions) -> None:
+    """Write the int8 model with made-up ranges and open it, so that what onnxruntime refuses is known before a pass.
+
+    Raises:
+        UsageError: an option cannot be honoured.
+        ModelError: onnxruntime cannot load it; a node to leave in float is named where its message names one.
+    """
+    made = plan(prepared.model, options.target(target), options.plan_options())
+    trial = write_qdq(prepared.model, made, dict.fromkeys(made.observed, Range(-1.0, 1.0)))
+    with tempfile.TemporaryDirectory(prefix="quantkit-") as folder:
+        path = Path(folder) / "int8.onnx"
+        save_model(trial, path)
+        try:
+            open_session(path)
+        except ModelError as error:
+            names = {node.name for node in prepared.model.graph}
+            named = [name for name in re.findall(r"""['"(]([^'"()]+)['")]""", error.what) if name in names]
+            fix = f"--skip {named[0]!r} leaves it in float" if named else "--skip leaves single operators in float"
+            raise ModelError(f"the int8 model would not load: {error.what}", fix=fix) from error
 
 
 def int8_name(target: Target) -> str:
