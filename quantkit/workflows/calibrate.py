@@ -39,7 +39,7 @@ from quantkit.stats.solve import solve_observed
 from quantkit.targets import ORT, Target
 from quantkit.workflows.backends import Backend, QuantizedRun, after_quantize
 from quantkit.workflows.presets import PresetSource, load_preset
-from quantkit.workflows.quantize import Quantized, QuantizeOptions, int8_name, quantize_prepared
+from quantkit.workflows.quantize import Quantized, QuantizeOptions, check_loads, int8_name, quantize_prepared
 
 
 @dataclass(frozen=True)
@@ -147,6 +147,7 @@ def calibrate(
         statistics = None if fresh else observer.finished(until_stable)
         reused, elapsed_s = statistics is not None, 0.0
         if statistics is None:
+            check_loads(subject.prepared, target, options)
             start_s = time.monotonic()
             statistics = observer.run(until_stable, fresh)
             elapsed_s = time.monotonic() - start_s

@@ -3,6 +3,8 @@
 import csv
 import io
 import os
+import re
+import tempfile
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -11,7 +13,7 @@ from quantkit.config.method import Method, Percentile, method_name
 from quantkit.engine.classifier import PreparedClassifier
 from quantkit.engine.saturation import products_saturate
 from quantkit.engine.session import open_session
-from quantkit.errors import UsageError
+from quantkit.errors import ModelError, UsageError
 from quantkit.files import write_text
 from quantkit.graph.coverage import Coverage, coverage
 from quantkit.graph.model import model_digest
@@ -233,6 +235,27 @@ def _replaced(before: RunRecord, name: str, folder: RunFolder) -> tuple[str, ...
         f"{key} {old.options.get(key, 'default')} -> {new.options.get(key, 'default')}" for key in changed
     )
     return (f"{name} was replaced: {words}",)
+
+
+def check_loads(prepared: PreparedClassifier, target: Target, options: QuantizeOptions) -> None:
+    """Write the int8 model with made-up ranges and open it, so that what onnxruntime refuses is known before a pass.
+
+    Raises:
+        UsageError: an option cannot be honoured.
+        ModelError: onnxruntime cannot load it; a node to leave in float is named where its message names one.
+    """
+    made = plan(prepared.model, options.target(target), options.plan_options())
+    trial = write_qdq(prepared.model, made, dict.fromkeys(made.observed, Range(-1.0, 1.0)))
+    with tempfile.TemporaryDirectory(prefix="quantkit-") as folder:
+        path = Path(folder) / "int8.onnx"
+        prepared.save(trial, path)
+        try:
+            open_session(path)
+        except ModelError as error:
+            names = {node.name for node in prepared.model.graph}
+            named = [name for name in re.findall(r"""['"(]([^'"()]+)['")]""", error.what) if name in names]
+            fix = f"--skip {named[0]!r} leaves it in float" if named else "--skip leaves single operators in float"
+            raise ModelError(f"the int8 model would not load: {error.what}", fix=fix) from error
 
 
 def int8_name(target: Target) -> str:

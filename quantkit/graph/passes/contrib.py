@@ -20,6 +20,7 @@ from quantkit.graph.analysis.values import (
     attribute_int,
     attribute_str,
     dims,
+    is_op,
     node_name,
     operand,
     rank,
@@ -242,9 +243,11 @@ def _skip_layer_norm(writer: _Writer) -> bool:
     node = writer.node
     if not _only_first_read(node, also=(3,)) or rank(operand(node, 1)) not in (rank(operand(node, 0)), None):
         return False
-    total = writer.op("Add", required(node, 0), required(node, 1), part="sum")
-    if (bias := operand(node, 4)) is not None:
-        total = writer.op("Add", total, bias, part="biased")
+    terms = [required(node, 0), required(node, 1)]
+    if (bias := operand(node, 4)) is not None:  # the bias of a linear layer
+        place = 1 if is_op(terms[1].producer(), "MatMul") else 0
+        terms[place] = writer.op("Add", terms[place], bias, part="biased")
+    total = writer.op("Add", *terms, part="sum")
     epsilon = attribute_float(node, "epsilon", 1e-12)
     result = writer.op(
         "LayerNormalization", total, required(node, 2), operand(node, 3), part="norm", axis=-1, epsilon=epsilon
