@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from quantkit.demo.chain import run_demo as run_demo
     from quantkit.errors import QuantkitError as QuantkitError
     from quantkit.evaluation.result import Comparison as Comparison
+    from quantkit.search.mixed_precision import FloatBudget as FloatBudget
+    from quantkit.search.stages import Goal as Goal
     from quantkit.stats.bins import signed_edges as signed_edges
     from quantkit.stats.file import Statistics as Statistics
     from quantkit.stats.file import load_statistics as load_statistics
@@ -42,6 +44,8 @@ __version__ = "0.1.0"
 _MODULE_OF = {
     "Comparison": "quantkit.evaluation.result",
     "CalibrationSet": "quantkit.data.calibration_set",
+    "FloatBudget": "quantkit.search.mixed_precision",
+    "Goal": "quantkit.search.stages",
     "Kl": "quantkit.config.method",
     "MinMax": "quantkit.config.method",
     "Mse": "quantkit.config.method",

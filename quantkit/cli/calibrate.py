@@ -31,8 +31,8 @@ def calibrate(
     set_: Annotated[Path | None, typer.Option("--set", help="Calibration set, from quantkit calib-set build.")] = None,
     images: Annotated[Path | None, typer.Option(help="In place of --set: folder to draw a balanced set from.")] = None,
     labels: Annotated[Path | None, typer.Option(help="Label file of --images.")] = None,
-    count: Annotated[int, typer.Option(help="Images to draw from --images.")] = 1000,
-    seed: Annotated[int, typer.Option(help="Seed of the draw.")] = 0,
+    count: Annotated[int | None, typer.Option(help="Images to draw from --images; 1000 by default.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of the draw from --images; 0 by default.")] = None,
     preset: Annotated[
         str | None, typer.Option(help="Preprocessing: imagenet, cifar10, digits, or a YAML file with ops.")
     ] = None,

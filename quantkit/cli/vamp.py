@@ -74,6 +74,9 @@ def command(
         processes=processes,
         batch=batch,
     )
+    if not vdsp.is_file():
+        fix = f"write it with quantkit vamc write --run RUN --vdsp {vdsp}"
+        typer.echo(f"note: {vdsp} is not there; {fix}", err=True)
     typer.echo(f"# performance\n{run.performance()}")
     typer.echo(f"# accuracy\n{run.accuracy(str(datalist), str(results))}")
 

@@ -186,6 +186,11 @@ def logits_output(model: ir.Model) -> tuple[str, int | None]:
     return name_of(scores[0]), classes if isinstance(classes, int) else None
 
 
+def is_quantized(model: ir.Model) -> bool:
+    """Return whether a model holds quantized operators, its own or those of any other tool."""
+    return any(node.op_type in QUANTIZED_OPS for node in model.graph.all_nodes())
+
+
 def _load(path: Path) -> ir.Model:
     """Parse a model file and look for its external data, without reading the weights."""
     if not path.is_file():

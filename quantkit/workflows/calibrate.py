@@ -11,8 +11,10 @@ import onnx_ir as ir
 import onnxruntime
 
 from quantkit import __version__
-from quantkit.config.method import Method, MinMax, Percentile, method_name
+from quantkit.config.arguments import AnyPath, as_path, path_or, require
+from quantkit.config.method import Method, MinMax, Percentile, as_method, method_name
 from quantkit.config.pipeline import Pipeline
+from quantkit.config.project import as_pipeline
 from quantkit.data.calibration_set import CalibrationSet
 from quantkit.data.overlap import digest_of
 from quantkit.data.parallel import map_in_order
@@ -31,12 +33,12 @@ from quantkit.progress import NoProgress, Watcher
 from quantkit.ptq.run_correction import Images
 from quantkit.runs.folder import ModelRecord, RunFolder, RunRecord, SetRecord
 from quantkit.runs.outliers import set_without_outliers
-from quantkit.stats.convergence import ConvergencePoint, movement
+from quantkit.stats.convergence import ConvergencePoint, movement, settling_note
 from quantkit.stats.file import Provenance, Statistics, load_statistics, save_statistics, sorted_images
 from quantkit.stats.observed import Observed
 from quantkit.stats.solve import solve_observed
 from quantkit.stats.tensor import TensorStatistics
-from quantkit.targets import ORT, TARGETS, Target
+from quantkit.targets import ORT, TARGETS, Target, as_target
 from quantkit.workflows.quantize import Quantized, QuantizeOptions, quantize_prepared
 from quantkit.workflows.vacc.build_file import CARD_SET, VamcOptions, choices_of_run, write_vamc
 
@@ -78,13 +80,13 @@ class _Subject:
 
 
 def calibrate(
-    model: Path,
-    calibration_set: Path | CalibrationSet,
-    pipeline: Pipeline,
+    model: AnyPath,
+    calibration_set: AnyPath | CalibrationSet,
+    pipeline: Pipeline | AnyPath,
     *,
-    run: Path,
-    method: Method | None = None,
-    target: Target = ORT,
+    run: AnyPath,
+    method: Method | str | None = None,
+    target: Target | str = ORT,
     options: QuantizeOptions | None = None,
     vamc: VamcOptions | None = None,
     until_stable: float | None = None,
@@ -100,10 +102,10 @@ def calibrate(
     Args:
         model: fp32 ONNX classifier.
         calibration_set: manifest, or the set itself.
-        pipeline: preprocessing.
+        pipeline: preprocessing: a value, the name of a preset, or a YAML file with ``ops``.
         run: run folder; made when absent.
-        method: how ranges are set.
-        target: what will run the int8 model.
+        method: how ranges are set, a value or a name; percentile when absent.
+        target: what will run the int8 model, a value or a name.
         options: choices of the quantization.
         vamc: choices of the vendor's build file.
         until_stable: stop when no range moved by more than this share of its width from one convergence point to the
@@ -113,6 +115,7 @@ def calibrate(
         watcher: told of progress.
 
     Raises:
+        UsageError: an argument is of another kind.
         ModelError: the model cannot be read, run or quantized.
         ConfigError: the pipeline does not fit the model.
         CalibrationSetError: the set is damaged, or its images are missing or changed.
@@ -120,8 +123,10 @@ def calibrate(
         NumericError: a tensor became NaN or infinite; tensor and image are named.
         OutputError: the run folder cannot be written.
     """
-    method, options, watcher = method or Percentile(), options or QuantizeOptions(), watcher or NoProgress()
-    subject = _read_subject(model)
+    method, target, pipeline = as_method(method), as_target(target), as_pipeline(pipeline)
+    options, watcher = require(QuantizeOptions, options or QuantizeOptions(), "options"), watcher or NoProgress()
+    run, calibration_set = as_path(run, "run"), path_or(CalibrationSet, calibration_set, "calibration_set")
+    subject = _read_subject(as_path(model, "model"))
     check_pipeline(pipeline, subject.input.channels, subject.input.height, subject.input.width)
     chosen, manifest = _read_set(calibration_set)
     folder = RunFolder(run)
@@ -157,7 +162,9 @@ def calibrate(
     told = list(build.notes)
     if card_set is not None:
         told.append(f"the compiler is to calibrate on {card_set.name}, without those images (calib-set materialize)")
-    notes = (*quantized.notes, *(f"{vamc_path.name}: {note}" for note in told))
+    unsettled = settling_note(statistics.convergence, len(statistics.images), method_name(method), subject.classes)
+    settling = () if unsettled is None else (unsettled,)
+    notes = (*settling, *quantized.notes, *(f"{vamc_path.name}: {note}" for note in told))
     return Calibration(run, quantized, statistics, elapsed_s, reused, files, notes)
 
 

@@ -1,4 +1,4 @@
-"""``quantkit compare``: what int8 costs against fp32, on the same images, and where the difference arises."""
+"""``quantkit compare``: how models differ from the first on the same images, and where the difference arises."""
 
 import os
 from collections.abc import Iterator, Sequence
@@ -9,7 +9,9 @@ from typing import Any
 
 import onnx_ir as ir
 
+from quantkit.config.arguments import AnyPath, as_path, optional_path
 from quantkit.config.pipeline import Pipeline
+from quantkit.config.project import as_pipeline
 from quantkit.data.calibration_set import CalibrationSet
 from quantkit.data.folder import ImageFolder
 from quantkit.data.preprocess import check_pipeline, preprocess
@@ -27,7 +29,7 @@ from quantkit.progress import Count
 from quantkit.runs.folder import RunFolder, RunRecord
 from quantkit.runs.score_cache import FOLDER as KEPT_ANSWERS
 from quantkit.runs.score_cache import keep_scores, predict_cached, scores_key
-from quantkit.workflows.vacc.device_results import DeviceResults, parse_card
+from quantkit.workflows.vacc.device_results import DeviceResults, card_answers
 
 # Drift is a matter of tensors, not of images: its figures stand after a few dozen.
 DRIFT_IMAGES = 32
@@ -67,39 +69,40 @@ class Evaluation:
     run: Path | None
 
 
-def compare(models: Sequence[str | Path], **options: Any) -> Comparison:
+def compare(models: Sequence[AnyPath], **options: Any) -> Comparison:
     """Compare the first model with each of the others on labelled images; see `evaluate_models` for the options."""
     return evaluate_models(models, **options).comparison
 
 
 def evaluate_models(
-    models: Sequence[str | Path],
+    models: Sequence[AnyPath],
     *,
-    run: Path | None = None,
-    images: Path | ImageFolder | None = None,
-    labels: Path | None = None,
-    names: Path | None = None,
-    exclude: Path | CalibrationSet | None = None,
-    pipeline: Pipeline | None = None,
+    run: AnyPath | None = None,
+    images: AnyPath | ImageFolder | None = None,
+    labels: AnyPath | None = None,
+    names: AnyPath | None = None,
+    exclude: AnyPath | CalibrationSet | None = None,
+    pipeline: Pipeline | AnyPath | None = None,
     limit: int | None = None,
     drift_images: int = DRIFT_IMAGES,
     latency: bool = False,
-    datalist: Path | None = None,
+    datalist: AnyPath | None = None,
     threads: int | None = None,
     progress: Count | None = None,
 ) -> Evaluation:
     """Run all models over the same images, compare them with the first, and keep what a report shows.
 
     Args:
-        models: names in the run (``fp32``, ``int8``, ...), paths of ONNX files, or ``NAME=DIR`` for results of a card;
-            the first is the reference, and an ONNX model.
+        models: names in the run (``fp32``, ``int8``, ...), paths of ONNX files, ``NAME=PATH`` to give a file a name of
+            its own, or ``NAME=DIR`` for results of a card. The first, the reference, is any ONNX model, quantized or
+            not.
         run: run folder; needed for names and where no pipeline is given.
         images: folder of evaluation images; absent, the folder that the run's calibration set was drawn from.
         labels: label file; absent, the labels come from folders or file names.
         names: class names, one a line.
         exclude: calibration set whose images are left out, told by their bytes; absent, the run's own where the images
             are absent too, and otherwise images in both are only warned of.
-        pipeline: preprocessing; absent, the run's.
+        pipeline: preprocessing: a value, the name of a preset, or a YAML file with ``ops``; absent, the run's.
         limit: evaluate at most so many images, spread over the classes as they lie.
         drift_images: how many images the drift of tensors is measured on; 0 for none.
         latency: time every ONNX model too, one image at a time, in turn.
@@ -115,16 +118,24 @@ def evaluate_models(
         ImageError: an image cannot be decoded.
         VendorFileError: results of a card are damaged or do not fit the images.
     """
-    if len(models) < 2:
+    if isinstance(models, str | os.PathLike):
+        raise UsageError(f"takes a list of models, not {str(models)!r}", where="models", fix="name the reference first")
+    given: list[str | Path] = [model if isinstance(model, str) else as_path(model, "models") for model in models]
+    if len(given) < 2:
         raise UsageError("a comparison takes at least two models", fix="name the reference first, then the others")
+    run, datalist = optional_path(run, "run"), optional_path(datalist, "datalist")
     folder = None if run is None else RunFolder(run)
     record = None if folder is None else folder.read()
-    subjects = [_subject(model, folder, record, datalist) for model in models]
+    subjects = [_subject(model, folder, record, datalist) for model in given]
     reference = subjects[0]
     if not isinstance(reference, Subject):
-        raise UsageError("the reference must be an ONNX model", where=models[0], fix="name fp32 first")
-    pipeline = pipeline or (record.pipeline if record is not None else None)
-    if pipeline is None:
+        raise UsageError("results of a card cannot be the reference", where=given[0], fix="name an ONNX model first")
+    _require_distinct(given, subjects)
+    if pipeline is not None:
+        pipeline = as_pipeline(pipeline)
+    elif record is not None:
+        pipeline = record.pipeline
+    else:
         raise UsageError("nothing says how images are preprocessed", fix="give --preset, or --run of a calibrated run")
     found, warnings = evaluation_images(images, labels, names, exclude, record)
     found = limited(found, limit)
@@ -221,16 +232,46 @@ def _collect(
 def _subject(
     model: str | Path, folder: RunFolder | None, record: RunRecord | None, datalist: Path | None
 ) -> _Candidate:
-    path = Path(model)
-    if isinstance(model, str) and (card := parse_card(model, datalist)) is not None:
-        return card
-    if isinstance(model, Path) or path.suffix == ".onnx":
-        name = path.stem
-    elif folder is not None and record is not None:
-        name, path = model, folder.model(model, record)
-    else:
-        raise UsageError(f"{model!r} is no ONNX file, and no run was given to look it up in", fix="give --run")
+    """Read a model by its name in the run, its path, ``NAME=PATH``, or ``NAME=DIR`` for results of a card."""
+    name, path = _named(model)
+    if path is not None and path.suffix != ".onnx" and not path.is_file():
+        return name, card_answers(name, path, datalist)
+    if path is None:
+        if folder is None or record is None:
+            raise UsageError(
+                f"{str(model)!r} is no ONNX file, and no run was given to look it up in",
+                fix="give the path of a file that ends in .onnx, or --run",
+            )
+        path = folder.model(name, record)
     return Subject(name, path, read_model(path, allow_quantized=True))
+
+
+def _named(model: str | Path) -> tuple[str, Path | None]:
+    """Split what the user calls a model into its name and its path; a name in the run has no path."""
+    path = Path(model)
+    if isinstance(model, Path) or path.is_file() or (path.suffix == ".onnx" and "=" not in model):
+        return path.stem, path
+    name, sign, given = model.partition("=")
+    return (name, Path(given)) if sign and name and given else (model, None)
+
+
+def _require_distinct(models: Sequence[str | Path], subjects: Sequence[_Candidate]) -> None:
+    """Refuse two models of one name before the work.
+
+    Raises:
+        UsageError: two models have one name.
+    """
+    named: dict[str, list[str | Path]] = {}
+    for model, subject in zip(models, subjects, strict=True):
+        named.setdefault(_name(subject), []).append(model)
+    for name, alike in named.items():
+        if len(alike) < 2:
+            continue
+        if len(set(map(str, alike))) < len(alike):
+            raise UsageError(f"the model {name!r} is named twice", fix="name each model once")
+        paths = [_named(model)[1] or model for model in alike]
+        given = " ".join(f"{name}-{place}={path}" for place, path in enumerate(paths, 1))
+        raise UsageError(f"{len(alike)} models have the name {name!r}", fix=f"name them by NAME=PATH, such as {given}")
 
 
 def _name(subject: _Candidate) -> str:

@@ -7,17 +7,13 @@ from quantkit.config.pipeline import Pipeline
 from quantkit.config.project import (
     PROJECT_FILE,
     Project,
-    parse_pipeline,
+    as_pipeline,
     parse_project,
     pipeline_of_ops,
-    preset_pipeline,
 )
-from quantkit.errors import ConfigError, UsageError
-from quantkit.files import reason
+from quantkit.config.text import read_text
+from quantkit.errors import UsageError
 from quantkit.runs.folder import RunFolder
-
-# Larger than any file of settings a person writes.
-_MAX_BYTES = 1 << 18
 
 
 def load_project(folder: Path) -> Project:
@@ -29,7 +25,7 @@ def load_project(folder: Path) -> Project:
     path = folder / PROJECT_FILE
     if not os.path.lexists(path):  # a link that leads nowhere is meant to be a file, too
         return Project()
-    return parse_project(_read_text(path), path).under(folder)
+    return parse_project(read_text(path), path).under(folder)
 
 
 def choose_pipeline(preset: str | None, project: Project) -> Pipeline | None:
@@ -41,11 +37,7 @@ def choose_pipeline(preset: str | None, project: Project) -> Pipeline | None:
     if preset is None and project.ops is not None:
         return pipeline_of_ops(list(project.ops), PROJECT_FILE)
     name = preset or project.preset
-    if name is None:
-        return None
-    if name.endswith((".yaml", ".yml")):
-        return parse_pipeline(_read_text(Path(name)), name)
-    return preset_pipeline(name)
+    return None if name is None else as_pipeline(name)
 
 
 def run_of_model(model: Path, folder: Path) -> Path:
@@ -88,16 +80,3 @@ def run_of_subject(subject: Path | None, project: Project, folder: Path) -> Path
     if recorded.resolve() != subject.resolve():
         raise UsageError(f"this run is of {recorded}", where=run, fix="give the run folder of the model you mean")
     return run
-
-
-def _read_text(path: Path) -> str:
-    try:
-        if path.stat().st_size > _MAX_BYTES:
-            raise ConfigError("is larger than any file of settings", where=path)
-        return path.read_text("utf-8-sig")
-    except FileNotFoundError:
-        raise ConfigError("there is no such file", where=path) from None
-    except OSError as error:
-        raise ConfigError(f"cannot be read ({reason(error)})", where=path) from error
-    except UnicodeDecodeError as error:
-        raise ConfigError("is not UTF-8 text", where=path) from error

@@ -7,7 +7,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from quantkit.config.method import Method, Percentile, method_name
+from quantkit.config.arguments import AnyPath, as_path, optional_path, require
+from quantkit.config.method import Method, as_method, method_name
 from quantkit.engine.saturation import products_saturate
 from quantkit.engine.session import open_session
 from quantkit.errors import UsageError
@@ -24,7 +25,7 @@ from quantkit.runs.inputs import calibrated
 from quantkit.runs.outliers import outlier_note
 from quantkit.stats.file import Statistics
 from quantkit.stats.solve import solve_observed
-from quantkit.targets import ORT, VACC, Target
+from quantkit.targets import ORT, VACC, Target, as_target
 
 CONV_PREFIX = "conv:"
 # Magnitudes up to this cannot saturate where pairs of products are added in 16 bits.
@@ -40,7 +41,8 @@ class QuantizeOptions:
         activation_type: uint8 (affine) or int8 (symmetric).
         weight_bits: 8, or 7 for processors whose int8 products saturate in 16 bits.
         power_of_two: weight thresholds rounded up to powers of two.
-        skip: layers left in floating point: node names, globs, ``re:`` patterns, or ``conv:`` and an index.
+        skip: layers left in floating point: node names, globs, ``re:`` patterns, or ``conv:`` and an index; one of them
+            may be given as text.
         bias_correction: move the biases where that brings the scores nearer to those of fp32.
         keep_outliers: set ranges for all images, also for the few that go far beyond all others.
     """
@@ -52,6 +54,17 @@ class QuantizeOptions:
     skip: tuple[str, ...] = ()
     bias_correction: bool = True
     keep_outliers: bool = False
+
+    def __post_init__(self) -> None:
+        if isinstance(self.skip, str):
+            object.__setattr__(self, "skip", (self.skip,))
+        for value, allowed, option in (
+            (self.activation_type, ("uint8", "int8"), "--activations"),
+            (self.weight_bits, (7, 8), "--weight-bits"),
+        ):
+            if value is not None and value not in allowed:
+                choices = " or ".join(map(str, allowed))
+                raise UsageError(f"cannot quantize to {value!r}", where=option, fix=f"choose {choices}")
 
     def plan_options(self) -> PlanOptions:
         """Return what the plan leaves in float."""
@@ -102,20 +115,20 @@ class Quantized:
 
 
 def quantize(
-    run: Path,
+    run: AnyPath,
     *,
-    method: Method | None = None,
-    target: Target = ORT,
+    method: Method | str | None = None,
+    target: Target | str = ORT,
     options: QuantizeOptions | None = None,
-    out: Path | None = None,
+    out: AnyPath | None = None,
     use_images: bool = False,
 ) -> Quantized:
     """Solve the ranges anew from a run's statistics and write an int8 model; no image is read unless asked for.
 
     Args:
         run: run folder of `calibrate`.
-        method: how ranges are set.
-        target: what will run the model.
+        method: how ranges are set, a value or a name; percentile when absent.
+        target: what will run the model, a value or a name.
         options: further choices.
         out: where to write; in the run folder when absent: ``int8.onnx`` for onnxruntime, else ``int8-TARGET.onnx``.
         use_images: correct the biases for these ranges on the calibration images. Otherwise a correction is used only
@@ -127,7 +140,7 @@ def quantize(
         StatisticsError: the statistics are damaged.
         ModelError: the model cannot be quantized.
     """
-    folder = RunFolder(run)
+    folder = RunFolder(as_path(run, "run"))
     record = folder.read()
     prepared, statistics = calibrated(folder, record)
     with folder.locked():
@@ -135,10 +148,10 @@ def quantize(
             folder,
             prepared,
             statistics,
-            method or Percentile(),
-            target,
-            options or QuantizeOptions(),
-            out=out,
+            as_method(method),
+            as_target(target),
+            require(QuantizeOptions, options or QuantizeOptions(), "options"),
+            out=optional_path(out, "out"),
             images=images_of(record) if use_images else None,
         )
 

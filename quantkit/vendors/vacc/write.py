@@ -59,6 +59,7 @@ def write_build_file(
     skip_conv_layers: Sequence[int] = (),
     softmax: bool = False,
     workspace: str = "./deploy_weights/",
+    data_comment: str | None = None,
 ) -> BuildFile:
     """Return the build file of an int8 image model.
 
@@ -76,6 +77,7 @@ def write_build_file(
         skip_conv_layers: convolutions to leave in floating point, by index in graph order.
         softmax: append a softmax to the graph.
         workspace: where the compiled model goes.
+        data_comment: what stands behind the path of the calibration data, such as the command that makes them.
     """
     notes: tuple[str, ...] = ()
     ops: list[dict[str, Any]] | None = None
@@ -109,7 +111,7 @@ def write_build_file(
         notes += ("quant_mode: mse is known of the compile dialect only",)
     remarks = (f"For `vamc {dialect}`, written by quantkit.", *notes)
     header = [f"# {row}" for remark in remarks for row in textwrap.wrap(remark, _COMMENT_WIDTH)]
-    text = "\n".join([*header, "", dump(rendering.data, _comments(spec, dialect))])
+    text = "\n".join([*header, "", dump(rendering.data, _comments(spec, dialect, data_comment))])
     return BuildFile(text, spec, notes)
 
 
@@ -150,7 +152,7 @@ def vendor_method(method: Method) -> str:
             assert_never(method)
 
 
-def _comments(spec: BuildSpec, dialect: Dialect) -> dict[KeyPath, str]:
+def _comments(spec: BuildSpec, dialect: Dialect, data_comment: str | None) -> dict[KeyPath, str]:
     """Return what is to stand behind some of the values."""
     calibration = _METHOD_KEY[dialect][:-1]
     comments: dict[KeyPath, str] = {_METHOD_KEY[dialect]: "how ranges of activations are found"}
@@ -158,6 +160,8 @@ def _comments(spec: BuildSpec, dialect: Dialect) -> dict[KeyPath, str]:
         comments[*calibration, "calibrate_range"] = "share of the values kept"
     if spec.calibration is not None and spec.calibration.skip_conv_layers:
         comments[*calibration, "skip_conv_layers"] = "left in floating point, counted from 0 in graph order"
+    if data_comment is not None:
+        comments["dataset", "path"] = data_comment
     if spec.data is not None and spec.data.ops is None:
         comments["dataset", "sampler", "suffix"] = "tensors, preprocessed already"
     return comments
