@@ -126,7 +126,7 @@ def test_a_failed_gate_ends_with_its_code_though_the_reader_went_away(folder: Pa
         (["compare", "fp32", "int8"], 2, "this is not a run folder; run quantkit calibrate first"),
         (["compare", "fp32", "int8", "--fail-if", "fun > 1"], 2, "fun"),
         (["quantize", "--run", "nowhere"], 2, "this is not a run folder"),
-        (["stats", "show", "tiny.onnx"], 8, "tiny.onnx: the statistics file is damaged"),
+        (["stats", "show", "tiny.onnx"], 8, "tiny.onnx: is an ONNX model, not a statistics file"),
         (["stats", "merge", "a.safetensors", "--out", "b"], 2, "at least two files"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
