@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from quantkit.errors import QuantkitError as QuantkitError
     from quantkit.evaluation.result import Comparison as Comparison
     from quantkit.graph.coverage import Coverage as Coverage
+    from quantkit.search.mixed_precision import FloatBudget as FloatBudget
+    from quantkit.search.stages import Goal as Goal
     from quantkit.stats.bins import signed_edges as signed_edges
     from quantkit.stats.file import Statistics as Statistics
     from quantkit.stats.file import load_statistics as load_statistics
@@ -47,6 +49,8 @@ _MODULE_OF = {
     "Comparison": "quantkit.evaluation.result",
     "CalibrationSet": "quantkit.data.calibration_set",
     "Coverage": "quantkit.graph.coverage",
+    "FloatBudget": "quantkit.search.mixed_precision",
+    "Goal": "quantkit.search.stages",
     "Kl": "quantkit.config.method",
     "MinMax": "quantkit.config.method",
     "ModelSummary": "quantkit.workflows.model_summary",

@@ -149,6 +149,19 @@ VACC = Target(
 TARGETS: dict[str, Target] = {target.name: target for target in (ORT, TENSORRT, VACC)}
 
 
+def as_target(target: Target | str) -> Target:
+    """Return a target given as a value or by its name.
+
+    Raises:
+        UsageError: no such target.
+    """
+    if isinstance(target, Target):
+        return target
+    if isinstance(target, str):
+        return parse_target(target)
+    raise UsageError(f"takes a target, not {target!r}", where="target", fix=f"give one of {', '.join(TARGETS)}")
+
+
 def parse_target(name: str) -> Target:
     """Return the target of a command-line name.
 

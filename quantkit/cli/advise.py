@@ -74,7 +74,9 @@ def _table(advice: "Advice") -> "Table":
     from quantkit.report.tables import plain_table, points
     from quantkit.vendors.vacc.write import vendor_method
 
-    table = plain_table(f"{advice.images[0]:,} images that choose, difference to fp32 with its 95 % interval")
+    table = plain_table(
+        f"{advice.images[0]:,} images that choose (by agree, then top-1), difference to fp32 with its 95 % interval"
+    )
     for heading in ("calibrate_mode", "weights", "scale", "skip"):
         table.add_column(heading, no_wrap=True)
     for heading in ("top-1", "Δ top-1, points", "agree"):
@@ -111,6 +113,14 @@ def _verdict(advice: "Advice") -> tuple[str, ...]:
         f"best: {vendor_method(best.choices.method)}, {weights}, {best.weight_scale}{skipped}",
         f"{unseen}: {figures}, agreement {versus.agreement:.2f}",
     ]
+    if any(one.agrees.sum() > best.agrees.sum() for one in advice.candidates):
+        lines.append(
+            "candidates that agree more leave convolutions in float, and are taken only where that gain is beyond "
+            "chance (the 95 % interval of the paired difference lies above zero)"
+        )
+    lines.insert(
+        1, "ranked by agreement with fp32 on the images that choose, then by top-1; of equals, the first tried"
+    )
     if costly := [one for one in advice.sensitivities if one.gain_db > 0.0][:5]:
         gains = ", ".join(f"{one.conv} {one.gain_db:+.1f} dB" for one in costly)
         lines.insert(0, f"most sensitive convolutions (gain of the scores' SQNR when in float): {gains}")

@@ -48,6 +48,8 @@ def build(
         raise UsageError("labels are given and not to be used", where="--unlabelled", fix="leave one of them out")
     make_folder(out.parent)  # refused now rather than after the work
     if images is None:
+        if unlabelled:
+            raise UsageError("there are no images to draw from", where="--unlabelled", fix="give --images")
         chosen = _planned(labels, names, count, seed)
         if materialize is not None:
             raise UsageError("there are no images to lay out", where="--materialize", fix="give --images")

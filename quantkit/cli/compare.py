@@ -7,18 +7,28 @@ import typer
 
 from quantkit.cli.app import app
 from quantkit.cli.options import ExifOption, InputOption, OutputOption, PresetOption
-from quantkit.cli.show import console, print_preset_notes, progress_bar
+from quantkit.cli.show import console, despite_closed_pipe, print_preset_notes, progress_bar
 from quantkit.errors import UsageError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from rich.table import Table
 
+    from quantkit.evaluation.gate import Verdict
+    from quantkit.workflows.compare import Evaluation
     from quantkit.workflows.vacc.error_breakdown import ErrorBreakdown, Runtime
 
 
 @app.command()
 def compare(
-    models: Annotated[list[str], typer.Argument(help="fp32 first: names in the run, ONNX files, or card=DIR.")],
+    models: Annotated[
+        list[str],
+        typer.Argument(
+            help="The reference first, then the others: names in the run (fp32, int8), ONNX files of any tool, "
+            "NAME=FILE.onnx, or card=DIR."
+        ),
+    ],
     run: Annotated[Path | None, typer.Option(help="Run folder of quantkit calibrate.")] = None,
     images: Annotated[Path | None, typer.Option(help="Folder of evaluation images.")] = None,
     labels: Annotated[Path | None, typer.Option(help="Label file of --images.")] = None,
@@ -43,80 +53,126 @@ def compare(
     csv: Annotated[Path | None, typer.Option(help="Write the table as CSV.")] = None,
     markdown: Annotated[Path | None, typer.Option(help="Write the tables as Markdown.")] = None,
     html: Annotated[Path | None, typer.Option(help="Write a report: one HTML file that needs no network.")] = None,
-    fail_if: Annotated[str | None, typer.Option(help='End with code 20 if this holds, e.g. "top1_drop > 0.5".')] = None,
-    confident: Annotated[
-        bool, typer.Option("--confident", help="Judge --fail-if by the bound of the 95 % interval.")
-    ] = False,
+    fail_if: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="CONDITION",
+            help='End with code 20 if the measured values meet it, e.g. "top1_drop > 0.5 or agreement < 98". '
+            "Repeatable; each condition counts.",
+        ),
+    ] = None,
+    fail_if_proven: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="CONDITION",
+            help='End with code 20 if the whole 95 % interval meets it, e.g. "top1_drop > 0.5": fail if proven worse. '
+            "Repeatable.",
+        ),
+    ] = None,
+    fail_unless_proven: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="CONDITION",
+            help='End with code 20 unless the whole 95 % interval meets it, e.g. "top1_drop <= 0.5": '
+            "fail unless proven within, the release gate. Repeatable.",
+        ),
+    ] = None,
+    junit: Annotated[Path | None, typer.Option(help="Write the verdicts of the conditions as JUnit XML.")] = None,
 ) -> None:
     """Compare models on the same images: accuracy, its difference with a 95 % interval, agreement, drift."""
     from quantkit.config.project import Project
-    from quantkit.evaluation.gate import parse_gate
+    from quantkit.evaluation.gate import Mode, parse_gates, require
+    from quantkit.evaluation.junit import error_report, junit_xml
     from quantkit.files import write_json, write_text
-    from quantkit.report.tables import accuracy_table, csv_text, drift_table, notes
+    from quantkit.report.tables import csv_text
     from quantkit.report.tables import markdown as markdown_text
     from quantkit.workflows.compare import evaluate_models
     from quantkit.workflows.report import report
     from quantkit.workflows.resolve import comparison_settings
     from quantkit.workflows.vacc.error_breakdown import attribute as attribute_points
 
-    gate = None if fail_if is None else parse_gate(fail_if, confident=confident)
-    settings = comparison_settings(
-        folder=Path(),
-        models=models,
-        run=run,
-        images=images,
-        labels=labels,
-        names=names,
-        preset=preset,
-        exif=exif,
-        output=output,
-        inputs=tuple(input_ or ()),
+    gates = parse_gates(
+        {Mode.FAIL_IF: fail_if, Mode.FAIL_IF_PROVEN: fail_if_proven, Mode.FAIL_UNLESS_PROVEN: fail_unless_proven},
+        latency=latency,
+        drift=drift_images > 0,
     )
-    program = _runtime(runtime)
-    if preset is not None:
-        print_preset_notes(preset, Project())
-    if attribute and settings.run is None:
-        raise UsageError("only a run tells what int8 would be", where="--attribute", fix="give --run")
-    with progress_bar("comparing") as bar:
-        evaluation = evaluate_models(
-            models,
-            run=settings.run,
-            images=settings.images,
-            labels=settings.labels,
-            names=settings.names,
-            exclude=exclude,
-            pipeline=settings.pipeline,
-            limit=limit,
-            drift_images=drift_images,
-            latency=latency,
-            datalist=datalist,
-            output=settings.output,
-            inputs=settings.inputs,
-            threads=threads,
-            progress=bar,
+    if junit is not None and not gates:
+        raise UsageError("there is no condition to write the verdict of", where="--junit", fix="give --fail-if too")
+    with error_report(junit):
+        settings = comparison_settings(
+            folder=Path(),
+            models=models,
+            run=run,
+            images=images,
+            labels=labels,
+            names=names,
+            preset=preset,
+            exif=exif,
+            output=output,
+            inputs=tuple(input_ or ()),
         )
-    result = evaluation.comparison
-    breakdown = None
-    if attribute and settings.run is not None:
-        with progress_bar("attributing") as bar:
-            breakdown = attribute_points(
-                settings.run,
-                images=evaluation.images,
+        program = _runtime(runtime)
+        if preset is not None:
+            print_preset_notes(preset, Project())
+        if attribute and settings.run is None:
+            raise UsageError("only a run tells what int8 would be", where="--attribute", fix="give --run")
+        with progress_bar("comparing") as bar:
+            evaluation = evaluate_models(
+                models,
+                run=settings.run,
+                images=settings.images,
+                labels=settings.labels,
+                names=settings.names,
+                exclude=exclude,
                 pipeline=settings.pipeline,
-                runtime=program,
+                limit=limit,
+                drift_images=drift_images,
+                latency=latency,
+                datalist=datalist,
+                output=settings.output,
+                inputs=settings.inputs,
                 threads=threads,
                 progress=bar,
             )
+        result = evaluation.comparison
+        breakdown = None
+        if attribute and settings.run is not None:
+            with progress_bar("attributing") as bar:
+                breakdown = attribute_points(
+                    settings.run,
+                    images=evaluation.images,
+                    pipeline=settings.pipeline,
+                    runtime=program,
+                    threads=threads,
+                    progress=bar,
+                )
+        verdicts = [verdict for gate in gates for verdict in gate.verdicts(result)]
     # Files first: a reader of the screen that goes away, as head does, must not cost them.
+    if junit is not None:
+        write_text(junit, junit_xml(result, verdicts))
     if json is not None:
-        found = {} if breakdown is None else {"breakdown": breakdown.to_json()}
-        write_json(json, result.to_json() | found)
+        content = result.to_json()
+        if verdicts:
+            content["gates"] = [verdict.to_json() for verdict in verdicts]
+        if breakdown is not None:
+            content["breakdown"] = breakdown.to_json()
+        write_json(json, content)
     if csv is not None:
         write_text(csv, csv_text(result))
     if markdown is not None:
-        write_text(markdown, markdown_text(result))
+        write_text(markdown, markdown_text(result, verdicts))
     if html is not None:
         report(evaluation, html)
+    # Nor must it turn a failed gate into a success.
+    with despite_closed_pipe():
+        _print(evaluation, breakdown, verdicts)
+    require(verdicts)
+
+
+def _print(evaluation: "Evaluation", breakdown: "ErrorBreakdown | None", verdicts: "Sequence[Verdict]") -> None:
+    from quantkit.report.tables import accuracy_table, drift_table, notes
+
+    result = evaluation.comparison
     console.print(accuracy_table(result))
     for candidate in result.candidates:
         if candidate.tensors:
@@ -127,8 +183,8 @@ def compare(
         console.print(f"note: {note}", soft_wrap=True, markup=False)
     for note in dict.fromkeys((*notes(result), *(breakdown.notes if breakdown is not None else ()))):
         console.print(note, soft_wrap=True, markup=False)
-    if gate is not None:
-        gate.check(result)
+    for verdict in verdicts:
+        console.print(verdict.line, soft_wrap=True, markup=False, style=None if verdict.passed else "red")
 
 
 def _runtime(name: str) -> "Runtime":

@@ -69,26 +69,29 @@ def sensitivity(
     from quantkit.workflows.quantize import QuantizeOptions
     from quantkit.workflows.resolve import method_of
     from quantkit.workflows.sensitivity import sensitivity as step
+    from quantkit.workflows.sensitivity_decision import compare_command, decide, quantize_command
 
     if subject is not None and run is not None:
         raise UsageError("a run was given twice", where="--run", fix="give one")
     project = load_project(Path())
     own_images = _order(by) == "accuracy" and images is None
     found_by = project.images if own_images else images
+    folder, chosen = run_of_subject(subject or run, project, Path()), method_of(method, fraction, project)
+    options = QuantizeOptions(
+        per_channel=project.per_channel if per_channel is None else per_channel,
+        activation_type=activations,
+        weight_bits=weight_bits,
+        power_of_two=power_of_two,
+        skip=tuple(skip or project.skip),
+        bias_correction=bias_correction,
+        keep_outliers=keep_outliers,
+    )
     with progress_bar("measuring layers") as bar:
         found = step(
-            run_of_subject(subject or run, project, Path()),
-            method=method_of(method, fraction, project),
+            folder,
+            method=chosen,
             target=parse_target(target or project.target or "ort"),
-            options=QuantizeOptions(
-                per_channel=project.per_channel if per_channel is None else per_channel,
-                activation_type=activations,
-                weight_bits=weight_bits,
-                power_of_two=power_of_two,
-                skip=tuple(skip or project.skip),
-                bias_correction=bias_correction,
-                keep_outliers=keep_outliers,
-            ),
+            options=options,
             by=_order(by),
             count=count,
             images=found_by,
@@ -98,9 +101,10 @@ def sensitivity(
             threads=threads,
             progress=bar,
         )
+    decision = decide(found)
     # Files first: a reader of the screen that goes away, as head does, must not cost them.
     if json is not None:
-        write_json(json, found.to_json())
+        write_json(json, found.to_json() | {"decision": decision.to_json()})
     if csv is not None:
         write_text(csv, found.csv_text())
     if html is not None:
@@ -108,6 +112,14 @@ def sensitivity(
     console.print(_table(found, top))
     for line in summary(found):
         console.print(line, soft_wrap=True, markup=False)
+    for line in decision.lines():
+        console.print(line, soft_wrap=True, markup=False, style="bold")
+    if decision.layers:
+        for line in (
+            quantize_command(folder, found, chosen, options, decision.skips),
+            compare_command(folder, found),
+        ):
+            console.print(f"    {line}", soft_wrap=True, markup=False)
     print_notes(found.notes, verbose)
 
 

@@ -1,5 +1,7 @@
 """What several commands print alike: progress with rate and time left, and percentages."""
 
+import os
+import sys
 from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -26,7 +28,15 @@ if TYPE_CHECKING:
 if TYPE_CHECKING:
     from quantkit.config.project import Project
 
-console = Console(highlight=False)
+
+class _Console(Console):
+    """A console that leaves a closed pipe to the caller; rich would end the program with code 1, whatever happened."""
+
+    def on_broken_pipe(self) -> None:
+        raise BrokenPipeError
+
+
+console = _Console(highlight=False)
 _errors = Console(stderr=True, highlight=False)
 
 
@@ -51,6 +61,16 @@ def progress_bar(what: str) -> Iterator["Bar"]:
     )
     with Progress(*columns, console=_errors, transient=True, disable=not _errors.is_terminal) as progress:
         yield Bar(progress, what)
+
+
+@contextmanager
+def despite_closed_pipe() -> Iterator[None]:
+    """Print in the block; a reader that goes away, as ``head`` does, ends the block and no more is printed."""
+    try:
+        yield
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 class Bar:

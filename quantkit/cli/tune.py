@@ -168,6 +168,8 @@ def _run(
     if subject is not None and run is not None and set_ is None:
         raise UsageError("a run was given twice", where="--run", fix="give one")
     if set_ is None:
+        if preset is not None:
+            raise UsageError("a calibrated run has its own preprocessing", where="--preset", fix="give --set too")
         return run_of_subject(subject or run, project, Path())
     settings = calibration_settings(
         folder=Path(),
@@ -175,8 +177,8 @@ def _run(
         set_=set_,
         images=None,
         labels=None,
-        count=0,
-        seed=0,
+        count=None,
+        seed=None,
         preset=preset,
         method=None,
         fraction=None,

@@ -98,14 +98,18 @@ def command(
         if spec is None or document is None:
             raise UsageError("which compiled model?", where="--model", fix="give --model DIR/mod, or the build file")
         model = compiled_model(spec, dialect_of(document))
+    params = Path(vdsp or vdsp_beside(build))
     run = VampRun(
         model=model,
-        vdsp=str(vdsp or vdsp_beside(build)),
+        vdsp=str(params),
         size=None if spec is None else picture_size(spec),
         instances=instances,
         processes=processes,
         batch=batch,
     )
+    if not params.is_file():
+        fix = f"write it with quantkit vamc write --run RUN --vdsp {params}"
+        typer.echo(f"note: {params} does not exist; {fix}", err=True)
     typer.echo(f"# performance\n{run.performance()}")
     typer.echo(f"# accuracy\n{run.accuracy(str(datalist), str(results))}")
 

@@ -25,7 +25,7 @@ class Percentile:
     of: Literal["auto", "magnitude", "value"] = "auto"
 
     def __post_init__(self) -> None:
-        if not 0.5 < self.fraction <= 1.0:
+        if not isinstance(self.fraction, int | float) or not 0.5 < self.fraction <= 1.0:
             raise UsageError(
                 f"the percentile fraction must lie in (0.5, 1], not {self.fraction}",
                 fix="99.999 percent is written 0.99999",
@@ -63,6 +63,22 @@ METHODS: dict[str, type[MinMax] | type[Percentile] | type[Kl] | type[Mse]] = {
 def method_name(method: Method) -> str:
     """Return the name a method has on the command line."""
     return next(name for name, kind in METHODS.items() if isinstance(method, kind))
+
+
+def as_method(method: "Method | str | None") -> Method:
+    """Return a method given as a value or by its name, percentile for None.
+
+    Raises:
+        UsageError: no such method.
+    """
+    if method is None:
+        return Percentile()
+    if isinstance(method, str):
+        return parse_method(method)
+    if isinstance(method, MinMax | Percentile | Kl | Mse):
+        return method
+    fix = f"give one of {', '.join(METHODS)}, or a value such as quantkit.Mse()"
+    raise UsageError(f"takes a method, not {method!r}", where="method", fix=fix)
 
 
 def parse_method(name: str, *, fraction: float | None = None) -> Method:

@@ -5,8 +5,9 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from quantkit.config.pipeline import Pipeline
-from quantkit.config.text import parse_yaml, validation_error
+from quantkit.config.arguments import AnyPath, path_or
+from quantkit.config.pipeline import PRESETS, Pipeline
+from quantkit.config.text import parse_yaml, read_text, validation_error
 from quantkit.errors import ConfigError
 
 PROJECT_FILE = "quantkit.yaml"
@@ -115,3 +116,31 @@ def pipeline_of_ops(ops: Any, where: object) -> Pipeline:
         return Pipeline(ops=ops)
     except ValidationError as error:
         raise validation_error(error, ["op", "size", "mean", "std", "mode", "interpolation"], where) from error
+
+
+def as_pipeline(pipeline: Pipeline | AnyPath) -> Pipeline:
+    """Return preprocessing given as a value, by the name of a preset, or as a YAML file with ``ops``.
+
+    Raises:
+        ConfigError: no such preset, or not a valid pipeline.
+        UsageError: it is none of these.
+    """
+    if isinstance(pipeline, Pipeline):
+        return pipeline
+    name = str(path_or(Pipeline, pipeline, "pipeline"))
+    if name.endswith((".yaml", ".yml")):
+        return parse_pipeline(read_text(Path(name)), name)
+    return preset_pipeline(name)
+
+
+def preset_pipeline(name: str) -> Pipeline:
+    """Return a preset by name.
+
+    Raises:
+        ConfigError: there is no such preset.
+    """
+    if name not in PRESETS:
+        raise ConfigError(
+            f"there is no preset {name!r}", where="--preset", fix=f"choose one of {', '.join(PRESETS)}, or a YAML file"
+        )
+    return PRESETS[name]

@@ -1,6 +1,7 @@
 """YAML text into plain data: no tags, no anchors, no repeated keys, and faults with their line."""
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
@@ -10,7 +11,10 @@ from ruamel.yaml.events import AliasEvent, CollectionEndEvent, CollectionStartEv
 
 from quantkit.config.nearest import nearest
 from quantkit.errors import ConfigError
+from quantkit.files import reason
 
+# Larger than any file of settings a person writes.
+_MAX_BYTES = 1 << 18
 # No file of settings, and none of the vendor's build files, has ten.
 MAX_DEPTH = 100
 
@@ -87,3 +91,21 @@ def validation_error(error: ValidationError, known: list[str], where: object) ->
     message = first["msg"].removeprefix("Value error, ")
     more = f" (and {error.error_count() - 1} more faults)" if error.error_count() > 1 else ""
     return ConfigError(f"{key}: {message}{more}" if key else f"{message}{more}", where=where)
+
+
+def read_text(path: Path) -> str:
+    """Return the text of a file of settings.
+
+    Raises:
+        ConfigError: it cannot be read, is no text, or is larger than any file of settings.
+    """
+    try:
+        if path.stat().st_size > _MAX_BYTES:
+            raise ConfigError("is larger than any file of settings", where=path)
+        return path.read_text("utf-8-sig")
+    except FileNotFoundError:
+        raise ConfigError("there is no such file", where=path) from None
+    except OSError as error:
+        raise ConfigError(f"cannot be read ({reason(error)})", where=path) from error
+    except UnicodeDecodeError as error:
+        raise ConfigError("is not UTF-8 text", where=path) from error

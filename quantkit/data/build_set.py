@@ -3,8 +3,8 @@
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 
+from quantkit.config.arguments import AnyPath, as_path, optional_path
 from quantkit.data.calibration_set import CalibrationImage, CalibrationSet, LeftOut, Progress
 from quantkit.data.examine import Examined, examine, lookalikes
 from quantkit.data.folder import ImageFolder, find_images, find_labelled_images
@@ -14,10 +14,10 @@ from quantkit.errors import CalibrationSetError, UsageError
 
 
 def build_calibration_set(
-    images: Path,
-    labels: Path | None = None,
+    images: AnyPath,
+    labels: AnyPath | None = None,
     *,
-    names: Path | None = None,
+    names: AnyPath | None = None,
     count: int = 1000,
     seed: int = 0,
     unlabelled: bool = False,
@@ -44,7 +44,9 @@ def build_calibration_set(
         LabelError: labels are missing or malformed.
         UsageError: a count below one.
     """
-    found = find_images(images) if unlabelled else find_labelled_images(images, labels, names)
+    folder = as_path(images, "images")
+    labels, names = optional_path(labels, "labels"), optional_path(names, "names")
+    found = find_images(folder) if unlabelled else find_labelled_images(folder, labels, names)
     return choose_images(found, count=count, seed=seed, workers=workers, progress=progress)
 
 

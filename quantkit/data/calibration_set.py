@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quantkit import __version__
+from quantkit.config.arguments import AnyPath, as_path, optional_path
 from quantkit.data.examine import examine
 from quantkit.data.parallel import map_in_order
 from quantkit.errors import CalibrationSetError
@@ -126,7 +127,7 @@ class CalibrationSet:
                 fix="find them with quantkit calib-set rebuild",
             )
 
-    def save(self, path: Path) -> None:
+    def save(self, path: AnyPath) -> None:
         """Write the manifest: comment lines about the set, then one CSV row an image.
 
         The image folder is recorded relative to the manifest, unless the two have nothing but the root of the file
@@ -136,6 +137,7 @@ class CalibrationSet:
             OutputError: the file cannot be written.
             CalibrationSetError: the name of an image, or of their folder, holds a line break.
         """
+        path = as_path(path, "path")
         root = _relative_root(self.root, path.parent)
         for name in (root, *(image.name for image in self.images)):
             if name != _one_line(name):
@@ -163,7 +165,7 @@ class CalibrationSet:
         write_bytes(path, text.getvalue().encode(errors="surrogateescape"))
 
     @classmethod
-    def load(cls, path: Path, images: Path | None = None) -> Self:
+    def load(cls, path: AnyPath, images: AnyPath | None = None) -> Self:
         """Read a manifest.
 
         Args:
@@ -174,6 +176,7 @@ class CalibrationSet:
             CalibrationSetError: the file cannot be read, is no manifest, or is damaged; names the line. That the images
                 are there and unchanged is for `verify` to say.
         """
+        path, images = as_path(path, "path"), optional_path(images, "images")
         facts, rows = _read_manifest(path)
         recorded = Path(facts.get("images", ["."])[0])
         loaded = cls(

@@ -5,13 +5,14 @@ bit for bit; the rounding rules below are theirs and are kept on purpose, odd as
 """
 
 from functools import lru_cache
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
+from quantkit.config.arguments import AnyPath, as_path
 from quantkit.config.pipeline import CenterCrop, Decode, EvenSides, Normalize, Pad, Pipeline, Resize, ToTensor, even
+from quantkit.config.project import as_pipeline
 from quantkit.data.images import BGR_ORDER, MAX_PIXELS, open_image, read_bytes, to_mode
 from quantkit.data.resize import resize_bilinear, resize_nearest
 from quantkit.errors import ConfigError, ImageError
@@ -26,12 +27,14 @@ _FILTERS = {
 }
 
 
-def preprocess(path: Path, pipeline: Pipeline, out: NDArray[np.float32] | None = None) -> NDArray[np.float32]:
+def preprocess(
+    path: AnyPath, pipeline: Pipeline | AnyPath, out: NDArray[np.float32] | None = None
+) -> NDArray[np.float32]:
     """Read one image and run the pipeline over it.
 
     Args:
         path: the image file.
-        pipeline: the operations.
+        pipeline: the operations, the name of a preset, or a YAML file with ``ops``.
         out: where to write the result, C-contiguous float32 ``[C, H, W]``; made when absent.
 
     Returns:
@@ -41,6 +44,7 @@ def preprocess(path: Path, pipeline: Pipeline, out: NDArray[np.float32] | None =
         ImageError: the image cannot be decoded, or its result has another size than ``out``.
         ConfigError: the pipeline cannot be executed (see `check_pipeline`).
     """
+    path, pipeline = as_path(path, "path"), as_pipeline(pipeline)
     decode = pipeline.ops[0]
     assert isinstance(decode, Decode)
     image = to_mode(open_image(read_bytes(path), path), decode, path)

@@ -7,6 +7,7 @@ from importlib.resources import as_file
 from importlib.resources import files as package_files
 from pathlib import Path
 
+from quantkit.config.arguments import AnyPath, as_path
 from quantkit.config.method import METHODS, parse_method
 from quantkit.config.pipeline import PRESETS
 from quantkit.config.project import PROJECT_FILE
@@ -46,7 +47,7 @@ class Demo:
     comparison: Comparison
 
 
-def run_demo(folder: Path, say: Callable[[str], None] | None = None) -> Demo:
+def run_demo(folder: AnyPath, say: Callable[[str], None] | None = None) -> Demo:
     """Unpack the digits and their network, calibrate once, quantize by every method, compare.
 
     Args:
@@ -56,7 +57,7 @@ def run_demo(folder: Path, say: Callable[[str], None] | None = None) -> Demo:
     Raises:
         OutputError: the folder cannot be written, or holds something else under the names the demo uses.
     """
-    say = say or (lambda _: None)
+    say, folder = say or (lambda _: None), as_path(folder, "folder")
     make_folder(folder)
     say("unpacking 897 handwritten digits and a miniature iResNet")
     images = unpack_digits(folder / "images")

@@ -1,13 +1,27 @@
-"""``--fail-if "top1_drop > 0.5 and agreement < 98"``: a condition on a comparison that ends a run with exit code 20."""
+"""Conditions on a comparison that end a run with exit code 20: ``--fail-if "top1_drop > 0.5 or agreement < 98"``.
+
+A condition is used in one of three modes, each an option of ``quantkit compare`` that may be given several times:
+
+- ``--fail-if``: fails where the measured values meet the condition. Intervals play no part.
+- ``--fail-if-proven`` (fail if proven worse): fails only where every value in the 95 % interval meets the condition.
+  Small samples pass.
+- ``--fail-unless-proven`` (fail unless proven within, the release gate): fails unless every value in the 95 %
+  interval meets the condition. Small samples fail.
+
+Intervals are two-sided, so one bound has a confidence of 97.5 %. For ``top1_drop > 0.5`` the bound that decides is the
+lower one, for ``top1_drop <= 0.5`` the upper one.
+"""
 
 import operator
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
 
 from quantkit.errors import GateError, UsageError
-from quantkit.evaluation.paired import Interval
-from quantkit.evaluation.result import Comparison, ModelResult
+from quantkit.evaluation.paired import Interval, wilson_interval
+from quantkit.evaluation.result import PERCENT, Comparison, ModelResult
 
 _OPERATORS: dict[str, Callable[[float, float], bool]] = {
     ">": operator.gt,
@@ -16,8 +30,18 @@ _OPERATORS: dict[str, Callable[[float, float], bool]] = {
     "<=": operator.le,
 }
 _TERM = re.compile(r"\s*(\w+)\s*(>=|<=|>|<)\s*([+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?)\s*")
-_GRAMMAR = 'write NAME OP NUMBER, joined by "and", such as "top1_drop > 0.5 and agreement < 98"'
-_OPTION = "--fail-if"
+_GRAMMAR = (
+    'write NAME OP NUMBER, joined by "and" and "or" ("and" binds tighter, no parentheses), '
+    'such as "top1_drop > 0.5 or agreement < 98"'
+)
+
+
+class Mode(StrEnum):
+    """How a condition decides; the value is the option of the command line."""
+
+    FAIL_IF = "--fail-if"
+    FAIL_IF_PROVEN = "--fail-if-proven"
+    FAIL_UNLESS_PROVEN = "--fail-unless-proven"
 
 
 @dataclass(frozen=True)
@@ -28,9 +52,14 @@ class Figure:
     interval: Interval | None = None
 
     def __str__(self) -> str:
-        if self.interval is None:
-            return f"{self.value:.4g}"
+        if self.interval is None or self.interval.lo == self.interval.hi:
+            return _short(self.value)
         return f"{self.value:.4g} [{self.interval.lo:.4g}, {self.interval.hi:.4g}]"
+
+
+def _short(number: float) -> str:
+    """Format a number with four digits, an integer (a size in bytes) with all of its own."""
+    return str(number) if isinstance(number, int) else f"{number:.4g}"
 
 
 # What a condition may name. Units are those of the JSON: percent, percentage points, nats, dB, milliseconds, bytes.
@@ -48,6 +77,9 @@ FIGURES = (
     "bytes",
 )
 NEED_LABELS = {"top1_drop", "top5_drop", "top1", "top5", "ece", "mcnemar_p"}
+# Figures that the images have no part in: their value is their interval.
+_EXACT = {"bytes"}
+_HAVE_INTERVALS = ("top1_drop", "top5_drop", "top1", "top5", "agreement", "kl", "bytes")
 
 
 @dataclass(frozen=True)
@@ -59,86 +91,228 @@ class Term:
     number: float
 
     def __str__(self) -> str:
-        return f"{self.name} {self.operator} {self.number:g}"
+        return f"{self.name} {self.operator} {self.number!r}".removesuffix(".0")
 
-    def holds(self, figure: Figure, *, confident: bool) -> bool:
-        """Say whether the figure, or with ``confident`` its whole 95 % interval, meets the condition."""
-        meets = _OPERATORS[self.operator]
-        if confident and figure.interval is not None:
-            return meets(figure.interval.lo, self.number) and meets(figure.interval.hi, self.number)
-        return meets(figure.value, self.number)
+    def holds(self, figure: Figure) -> bool:
+        """Return whether the measured value meets the term."""
+        return _OPERATORS[self.operator](figure.value, self.number)
+
+    def proven(self, figure: Figure) -> bool | None:
+        """Return True or False where all values in the interval meet the term or none does, None where some do."""
+        if figure.interval is None:
+            return None
+        ends = {_OPERATORS[self.operator](end, self.number) for end in (figure.interval.lo, figure.interval.hi)}
+        return ends.pop() if len(ends) == 1 else None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verdict:
+    """What a gate says about one candidate.
+
+    Attributes:
+        gate: the gate.
+        model: name of the candidate.
+        figures: the figures that the condition names.
+        passed: the candidate passes.
+        proven: every value in the 95 % intervals meets the condition (True), none does (False), or some do (None).
+    """
+
+    gate: "Gate"
+    model: str
+    figures: dict[str, Figure]
+    passed: bool
+    proven: bool | None
+
+    def __str__(self) -> str:
+        said = f"{self.model}: " + ", ".join(f"{name} is {figure}" for name, figure in self.figures.items())
+        undecided = self.proven is None and any(figure.interval is not None for figure in self.figures.values())
+        return f"{said} (neither proven nor excluded at 95 %)" if undecided else said
+
+    @property
+    def line(self) -> str:
+        """The verdict in one line, with the condition."""
+        return f"gate {'passed' if self.passed else 'FAILED'}: {self.gate.where}: {self}"
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain values."""
+        return {
+            "option": self.gate.mode.value,
+            "condition": str(self.gate),
+            "model": self.model,
+            "passed": self.passed,
+            "proven": self.proven,
+            "figures": {
+                name: {"value": one.value, "ci95": None if one.interval is None else [one.interval.lo, one.interval.hi]}
+                for name, one in self.figures.items()
+            },
+        }
 
 
 @dataclass(frozen=True)
 class Gate:
-    """A condition under which a comparison fails: all of its terms hold for some candidate.
+    """A condition that every candidate of a comparison has to pass.
 
     Attributes:
-        terms: joined by "and".
-        confident: a term holds only where the whole 95 % interval of its figure meets it.
+        alternatives: joined by "or"; each is a tuple of terms joined by "and".
+        mode: how the condition decides.
     """
 
-    terms: tuple[Term, ...]
-    confident: bool = False
+    alternatives: tuple[tuple[Term, ...], ...]
+    mode: Mode = Mode.FAIL_IF
 
     def __str__(self) -> str:
-        return " and ".join(str(term) for term in self.terms)
+        return " or ".join(" and ".join(map(str, terms)) for terms in self.alternatives)
 
-    def check(self, comparison: Comparison) -> None:
-        """Pass in silence, or fail.
+    @property
+    def where(self) -> str:
+        """The option and its value, as the user wrote them."""
+        return f'{self.mode} "{self}"'
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The figures that the condition names, each once."""
+        return tuple(dict.fromkeys(term.name for terms in self.alternatives for term in terms))
+
+    def verdicts(self, comparison: Comparison) -> tuple[Verdict, ...]:
+        """Evaluate the condition for every candidate.
 
         Raises:
-            GateError: the condition holds for a candidate; the models and figures are named.
-            UsageError: a figure was not measured, or has no interval to be confident about.
+            UsageError: a figure was not measured, or has no interval and the mode needs one.
         """
-        failed = []
-        for model in comparison.candidates:
-            figures = [self._figure(term.name, model) for term in self.terms]
-            if all(t.holds(f, confident=self.confident) for t, f in zip(self.terms, figures, strict=True)):
-                said = ", ".join(f"{term.name} is {figure}" for term, figure in zip(self.terms, figures, strict=True))
-                failed.append(f"{model.name}: {said}")
-        if failed:
-            raise GateError("; ".join(failed), where=f'{_OPTION} "{self}"')
+        return tuple(self._verdict(model, comparison.images) for model in comparison.candidates)
 
-    def _figure(self, name: str, model: ModelResult) -> Figure:
-        figure = _measured(model).get(name)
+    def check(self, comparison: Comparison) -> None:
+        """Evaluate the condition, and raise where a candidate fails.
+
+        Raises:
+            GateError: a candidate fails; the models and figures are named.
+            UsageError: a figure was not measured, or has no interval and the mode needs one.
+        """
+        require(self.verdicts(comparison))
+
+    def require_measured(self, *, latency: bool, drift: bool) -> None:
+        """Refuse before the work what could not be evaluated after it.
+
+        Args:
+            latency: the models are timed.
+            drift: the drift of tensors is measured.
+
+        Raises:
+            UsageError: the condition names a figure that will not be measured.
+        """
+        for name, measured, fix in (("latency_ms", latency, "--latency"), ("sqnr_db", drift, "--drift-images")):
+            if name in self.names and not measured:
+                raise UsageError(f"{name} is not measured", where=self.where, fix=f"give {fix}")
+
+    def _verdict(self, model: ModelResult, images: int) -> Verdict:
+        measured = _measured(model, images)
+        figures = {name: self._figure(name, model.name, measured) for name in self.names}
+        holds = any(all(term.holds(figures[term.name]) for term in terms) for terms in self.alternatives)
+        proven = _any(_all(term.proven(figures[term.name]) for term in terms) for terms in self.alternatives)
+        passed = {
+            Mode.FAIL_IF: not holds,
+            Mode.FAIL_IF_PROVEN: proven is not True,
+            Mode.FAIL_UNLESS_PROVEN: proven is True,
+        }[self.mode]
+        return Verdict(gate=self, model=model.name, figures=figures, passed=passed, proven=proven)
+
+    def _figure(self, name: str, model: str, measured: dict[str, Figure]) -> Figure:
+        figure = measured.get(name)
         if figure is None:
             fix = "give the labels" if name in NEED_LABELS else "measure it or leave it out"
-            raise UsageError(f"{name} of {model.name} was not measured", where=_OPTION, fix=fix)
-        if self.confident and figure.interval is None:
-            raise UsageError(f"{name} has no interval", where=_OPTION, fix="leave out --confident")
+            raise UsageError(f"{name} of {model} was not measured", where=self.mode, fix=fix)
         return figure
 
 
-def parse_gate(text: str, *, confident: bool = False) -> Gate:
-    """Read a condition: ``NAME OP NUMBER [and NAME OP NUMBER ...]``.
+def require(verdicts: Sequence[Verdict]) -> None:
+    """Raise where a verdict is a failure.
 
     Raises:
-        UsageError: it does not follow the grammar, or names a figure that does not exist.
+        GateError: naming every condition and model that failed, with the figures.
     """
-    terms = []
-    for part in re.split(r"\band\b", text):
-        match = _TERM.fullmatch(part)
-        if match is None:
-            raise UsageError(f"cannot read {part.strip()!r} in {text!r}", where=_OPTION, fix=_GRAMMAR)
-        name, symbol, number = match.groups()
-        if name not in FIGURES:
-            raise UsageError(f"there is no figure {name!r}", where=_OPTION, fix=f"choose one of {', '.join(FIGURES)}")
-        terms.append(Term(name, symbol, float(number)))
-    return Gate(tuple(terms), confident)
+    failed: dict[Gate, list[Verdict]] = {}
+    for verdict in verdicts:
+        if not verdict.passed:
+            failed.setdefault(verdict.gate, []).append(verdict)
+    if failed:
+        raise GateError("; ".join(f"{gate.where}: {', '.join(map(str, said))}" for gate, said in failed.items()))
 
 
-def _measured(model: ModelResult) -> dict[str, Figure]:
-    """The figures that a candidate has."""
+def parse_gate(text: str, mode: Mode = Mode.FAIL_IF) -> Gate:
+    """Read a condition: ``NAME OP NUMBER``, joined by ``and`` and ``or``, of which ``and`` binds tighter.
+
+    Raises:
+        UsageError: it does not follow the grammar, names a figure that does not exist, or one without an interval in a
+            mode that needs intervals.
+    """
+    alternatives = tuple(
+        tuple(_term(part, text, mode) for part in re.split(r"\band\b", alternative))
+        for alternative in re.split(r"\bor\b", text)
+    )
+    return Gate(alternatives, mode)
+
+
+def parse_gates(conditions: Mapping[Mode, Sequence[str] | None], *, latency: bool, drift: bool) -> tuple[Gate, ...]:
+    """Read the conditions of all modes, and refuse before the work what could not be evaluated after it.
+
+    Args:
+        conditions: the conditions of each mode, None for none.
+        latency: the models will be timed.
+        drift: the drift of tensors will be measured.
+
+    Raises:
+        UsageError: a condition is malformed, or names a figure that will not be measured.
+    """
+    gates = tuple(parse_gate(text, mode) for mode, texts in conditions.items() for text in texts or ())
+    for gate in gates:
+        gate.require_measured(latency=latency, drift=drift)
+    return gates
+
+
+def _term(part: str, text: str, mode: Mode) -> Term:
+    match = _TERM.fullmatch(part)
+    if match is None:
+        raise UsageError(f"cannot read {part.strip()!r} in {text!r}", where=mode, fix=_GRAMMAR)
+    name, symbol, number = match.groups()
+    if name not in FIGURES:
+        raise UsageError(f"there is no figure {name!r}", where=mode, fix=f"choose one of {', '.join(FIGURES)}")
+    if mode is not Mode.FAIL_IF and name not in _HAVE_INTERVALS:
+        raise UsageError(
+            f"{name} has no interval",
+            where=mode,
+            fix=f"use {Mode.FAIL_IF} for it; intervals have {', '.join(_HAVE_INTERVALS)}",
+        )
+    return Term(name, symbol, float(number))
+
+
+def _all(parts: Iterable[bool | None]) -> bool | None:
+    """Three-valued "and": False if any part is False, None if any is unknown."""
+    found = set(parts)
+    return False if False in found else None if None in found else True
+
+
+def _any(parts: Iterable[bool | None]) -> bool | None:
+    """Three-valued "or": True if any part is True, None if any is unknown."""
+    found = set(parts)
+    return True if True in found else None if None in found else False
+
+
+def _measured(model: ModelResult, images: int) -> dict[str, Figure]:
+    """Return the figures that a candidate has."""
     plain = {
-        "top1": model.top1,
-        "top5": model.top5,
         "ece": model.ece,
         "latency_ms": model.latency_ms,
         "bytes": model.bytes,
         "sqnr_db": min((tensor.sqnr_db for tensor in model.tensors), default=None),
     }
-    figures = {name: Figure(value) for name, value in plain.items() if value is not None}
+    figures = {
+        name: Figure(value, Interval(value, value) if name in _EXACT else None)
+        for name, value in plain.items()
+        if value is not None
+    }
+    for name, share in (("top1", model.top1), ("top5", model.top5)):
+        if share is not None:
+            figures[name] = Figure(share, wilson_interval(round(share / PERCENT * images), images).scaled(PERCENT))
     versus = model.versus
     if versus is None:
         return figures

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from quantkit.config.arguments import AnyPath, optional_path, path_or
 from quantkit.data.calibration_set import CalibrationSet
 from quantkit.data.folder import ImageFolder, find_labelled_images
 from quantkit.data.overlap import overlap
@@ -11,10 +12,10 @@ from quantkit.runs.location import find_set
 
 
 def evaluation_images(
-    images: Path | ImageFolder | None,
-    labels: Path | None,
-    names: Path | None,
-    exclude: Path | CalibrationSet | None,
+    images: AnyPath | ImageFolder | None,
+    labels: AnyPath | None,
+    names: AnyPath | None,
+    exclude: AnyPath | CalibrationSet | None,
     record: RunRecord | None,
 ) -> tuple[ImageFolder, list[str]]:
     """Return the evaluation images and what is doubtful about them.
@@ -25,13 +26,19 @@ def evaluation_images(
         LabelError: labels are missing or malformed.
     """
     calibration = find_set(record)
-    if isinstance(exclude, Path):
-        exclude = CalibrationSet.load(exclude)
+    if exclude is not None:
+        taken_out = path_or(CalibrationSet, exclude, "exclude")
+        exclude = CalibrationSet.load(taken_out) if isinstance(taken_out, Path) else taken_out
     if images is None:
         if calibration is None:
             raise UsageError("nothing says which images to evaluate", fix="give --images DIR")
         images, exclude = calibration.root, exclude or calibration
-    found = images if isinstance(images, ImageFolder) else find_labelled_images(images, labels, names)
+    where = path_or(ImageFolder, images, "images")
+    found = (
+        find_labelled_images(where, optional_path(labels, "labels"), optional_path(names, "names"))
+        if isinstance(where, Path)
+        else where
+    )
     warnings = list(found.warnings)
     if exclude is not None:
         taken = set(overlap(exclude, found.paths))

@@ -17,9 +17,10 @@ from quantkit.evaluation.drift_kernel import ImageTerms
 from quantkit.graph.analysis.bounds import UNBOUNDED, Bounds, effective_bounds
 from quantkit.graph.analysis.values import name_of
 from quantkit.graph.image_input import image_input
+from quantkit.graph.model import is_quantized
 from quantkit.graph.prepare import prepare
 from quantkit.graph.qdq.isolated import local_graph
-from quantkit.graph.qdq.read import activation_qparams
+from quantkit.graph.qdq.read import activation_qparams, seen_by_readers
 from quantkit.numerics import FloatArray
 
 # Runs both models on a batch and yields each tensor of the one with that of the other, in the accumulators' order.
@@ -29,31 +30,38 @@ _Run = Callable[[FloatArray], Iterable[tuple[FloatArray, FloatArray]]]
 def measure_drift(
     reference: ir.Model, candidate: ir.Model, paths: Sequence[Path], pipeline: Pipeline, threads: int = 1
 ) -> tuple[TensorDrift, ...]:
-    """Return the drift of every quantized tensor of the candidate that the prepared reference has too, in graph order.
+    """Return the drift of every quantized tensor of the candidate that the reference has too, in graph order.
 
     The error is end to end: each tensor differs by all that happened before it. Beyond the limits of what a tensor's
     readers tell apart (`quantkit.graph.analysis.bounds.effective_bounds`) nothing differs. Memory does not grow with
     the images.
 
     Args:
-        reference: the fp32 model.
-        candidate: its QDQ model.
+        reference: the model to measure against: fp32, or quantized by any tool.
+        candidate: a QDQ model.
         paths: images.
         pipeline: their preprocessing.
         threads: workers.
     """
-    prepared = prepare(reference).model
+    prepared = reference if is_quantized(reference) else prepare(reference).model
     qparams = activation_qparams(candidate)
     producers = {str(value.name): node.op_type for node in prepared.graph for value in node.outputs}
-    known = [name for name in producers if name in qparams]
-    if not known:
+    pairs = _pairs(prepared, candidate, [name for name in producers if name in qparams])
+    if not pairs:
         return ()
-    sessions = [TappedSession(model, known, ordered=True) for model in (prepared, candidate)]
+    known = list(pairs)
+    sessions = [
+        TappedSession(model, list(dict.fromkeys(taps)), ordered=True)
+        for model, taps in zip((prepared, candidate), zip(*pairs.values(), strict=True), strict=True)
+    ]
     limits = _limits(prepared, qparams)
 
     def run(x: FloatArray) -> Iterable[tuple[FloatArray, FloatArray]]:
         one, other = (dict(session.run(x)[1]) for session in sessions)
-        return ((_effective(one[name], limits[name]), _effective(other[name], limits[name])) for name in known)
+        return (
+            (_effective(one[mine], limits[name]), _effective(other[theirs], limits[name]))
+            for name, (mine, theirs) in pairs.items()
+        )
 
     accumulators = [DriftAccumulator(name, op_type=producers[name], qparams=qparams[name]) for name in known]
     return _measure(accumulators, run, image_input(prepared).batch, paths, pipeline, threads)
@@ -67,7 +75,7 @@ def measure_local_drift(
     Every layer reads the tensors of the fp32 model, rounded as the candidate rounds them, and its result is compared
     with the fp32 model's: the error of its input's rounding, its weights, and its result's rounding and clipping, and
     of nothing before it. Memory does not grow with the images. Empty for a model of another tool whose tensors do not
-    bear the names of the reference's.
+    bear the names of the reference's, and where the reference is quantized too: it has no fp32 tensors to feed a layer.
 
     Args:
         reference: the fp32 model.
@@ -76,6 +84,8 @@ def measure_local_drift(
         pipeline: their preprocessing.
         threads: workers.
     """
+    if is_quantized(reference):
+        return ()
     prepared = prepare(reference).model
     local = local_graph(prepared, candidate)
     if not local.layers:
@@ -100,6 +110,34 @@ def measure_local_drift(
         DriftAccumulator(layer.tensor, op_type=layer.op_type, qparams=layer.qparams) for layer in local.layers
     ]
     return _measure(accumulators, run, image_input(prepared).batch, paths, pipeline, threads)
+
+
+def _pairs(reference: ir.Model, candidate: ir.Model, names: Sequence[str]) -> dict[str, tuple[str, str]]:
+    """Return the tensors to compare in the two models, by the name of both; each pair once, by its shortest name.
+
+    What readers see is compared, which is another tensor where a model rounds. Tensors that are integers, or that the
+    two models declare with different shapes, are left out.
+    """
+    models = (reference, candidate)
+    values = [{name_of(value): value for node in model.graph for value in node.outputs} for model in models]
+    seen = [seen_by_readers(model) for model in models]
+    found: dict[tuple[str, str], str] = {}
+    for name in names:
+        mine, theirs = (one.get(name, name) for one in seen)
+        if _alike(values[0].get(mine), values[1].get(theirs)):
+            found[mine, theirs] = min(found.get((mine, theirs), name), name, key=len)
+    return {name: pair for pair, name in found.items()}
+
+
+def _alike(one: ir.Value | None, other: ir.Value | None) -> bool:
+    """Return whether two tensors may be compared element by element, as far as their models say."""
+    if one is None or other is None or any(value.dtype not in (ir.DataType.FLOAT, None) for value in (one, other)):
+        return False
+    if one.shape is None or other.shape is None:
+        return True
+    return len(one.shape) == len(other.shape) and all(
+        a == b or not (isinstance(a, int) and isinstance(b, int)) for a, b in zip(one.shape, other.shape, strict=True)
+    )
 
 
 def _limits(prepared: ir.Model, rounded: Container[str]) -> dict[str, Bounds]:

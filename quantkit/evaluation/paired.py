@@ -142,30 +142,6 @@ def mean_interval(values: Float64Array, confidence: float = CONFIDENCE) -> Inter
     return Interval(mean - half, mean + half)
 
 
-def smallest_visible_loss(outcomes: PairedOutcomes, confidence: float = CONFIDENCE) -> float:
-    """Return the smallest drop of accuracy that these images could have told from none.
-
-    Zero leaves the score interval when ``|lost - gained| > z sqrt(lost + gained)`` (McNemar's statistic, which is
-    Tango's at d = 0). With the observed number m of discordant images that takes ``z sqrt(m)`` of them, and never less
-    than ``z^2``, since a loss of k images makes at least k discordant: ``max(z sqrt(m), z^2) / n``.
-    """
-    z = _normal_quantile(confidence)
-    return min(max(z * math.sqrt(outcomes.discordant), z * z) / outcomes.images, 1.0)
-
-
-def images_to_see(loss: float, outcomes: PairedOutcomes, confidence: float = CONFIDENCE) -> int:
-    """Return how many images would tell a drop of ``loss`` (a fraction, above 0) from none.
-
-    `smallest_visible_loss` solved for n at the observed rate of discordant images ``r = m / n``:
-    ``max(z^2 r / loss^2, z^2 / loss)``. At that number a drop of exactly this size is seen every other time.
-    """
-    if not 0.0 < loss <= 1.0:
-        raise ValueError(f"a loss is a fraction in (0, 1], not {loss}")
-    z = _normal_quantile(confidence)
-    rate = outcomes.discordant / outcomes.images
-    return math.ceil(max(z * z * rate / loss**2, z * z / loss))
-
-
 def _normal_quantile(confidence: float) -> float:
     if not 0.0 < confidence < 1.0:
         raise ValueError(f"a confidence lies in (0, 1), not {confidence}")

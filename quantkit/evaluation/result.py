@@ -4,7 +4,6 @@ Shares of images are percent here and in the JSON (``top1: 69.4``), and so are d
 divergence is in nats, sizes in bytes, latency in milliseconds.
 """
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -21,19 +20,16 @@ from quantkit.evaluation.paired import (
     Interval,
     PairedOutcomes,
     bootstrap_interval,
-    images_to_see,
     mcnemar_exact,
     mean_interval,
     score_interval,
-    smallest_visible_loss,
     wilson_interval,
 )
+from quantkit.evaluation.power import minimum_detectable_difference, sample_size_note
 from quantkit.evaluation.predictions import Predictions
 
 JSON_SCHEMA = 1
 WORST_TENSORS = 10
-# The loss that users ask about where none was measured, in percentage points.
-LOSS_OF_INTEREST = 0.5
 PERCENT = 100.0
 
 
@@ -71,7 +67,7 @@ class Delta:
         mcnemar_p: exact p of no difference.
         lost: images right in the reference alone.
         gained: images right in the candidate alone.
-        smallest_visible: the smallest loss that this many images could tell from none.
+        minimum_detectable: the smallest loss that this many images detect with a power of 80 %.
     """
 
     value: float
@@ -80,7 +76,7 @@ class Delta:
     mcnemar_p: float
     lost: int
     gained: int
-    smallest_visible: float
+    minimum_detectable: float
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,7 +93,7 @@ class Versus:
         kl_ci95: Student's interval of that mean.
         classes: per-class results; empty without labels.
         margins: how often images flip by the reference's margin.
-        visibility: what this many images can show, in one sentence; None without labels.
+        sample_size: what this many images detect, in one sentence; None without labels.
     """
 
     top1: Delta | None
@@ -109,7 +105,7 @@ class Versus:
     kl_ci95: Interval | None
     classes: tuple[ClassDelta, ...]
     margins: tuple[MarginBin, ...]
-    visibility: str | None
+    sample_size: str | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -294,7 +290,7 @@ def _versus(model: EvaluatedModel, candidate: Predictions, reference: Prediction
         kl_ci95=None if model.kl is None else mean_interval(model.kl),
         classes=class_deltas(reference, candidate) if labelled else (),
         margins=flips_by_margin(reference, candidate),
-        visibility=visibility(outcomes[0]) if labelled else None,
+        sample_size=sample_size_note(outcomes[0]) if labelled else None,
     )
 
 
@@ -311,29 +307,8 @@ def _delta(outcomes: PairedOutcomes, seed: int) -> Delta:
         mcnemar_p=mcnemar_exact(outcomes),
         lost=outcomes.lost,
         gained=outcomes.gained,
-        smallest_visible=PERCENT * smallest_visible_loss(outcomes),
+        minimum_detectable=PERCENT * minimum_detectable_difference(outcomes),
     )
-
-
-def visibility(outcomes: PairedOutcomes) -> str:
-    """Say in one sentence what this many images can show.
-
-    Such as "on 500 images a loss below 0.9 points cannot be seen; seeing 0.3 would take about 4,500".
-    """
-    limit = PERCENT * smallest_visible_loss(outcomes)
-    said = f"on {outcomes.images:,} images a loss below {_upwards(limit, 2)} points cannot be seen"
-    measured = -PERCENT * outcomes.delta
-    wanted = measured if 0.0 < measured < limit else LOSS_OF_INTEREST
-    if wanted >= limit:
-        return said
-    needed = images_to_see(wanted / PERCENT, outcomes)
-    return f"{said}; seeing {wanted:.2g} would take about {int(_upwards(needed, 2)):,}"
-
-
-def _upwards(value: float, digits: int) -> float:
-    """Round up to significant digits."""
-    unit = 10.0 ** (math.floor(math.log10(value)) - digits + 1)
-    return float(f"{math.ceil(value / unit - 1e-9) * unit:.{digits}g}")
 
 
 def _warnings(name: str, reference: Predictions, results: Sequence[ModelResult]) -> list[str]:
@@ -363,7 +338,7 @@ def _versus_json(versus: Versus) -> dict[str, Any]:
     return {
         **_accuracy_json(versus.top1, "top1"),
         **_accuracy_json(versus.top5, "top5"),
-        "visibility": versus.visibility,
+        "sample_size": versus.sample_size,
         "agreement": versus.agreement,
         "agreement_ci95": _pair(versus.agreement_ci95),
         "changed": versus.changed,
@@ -397,11 +372,11 @@ def _versus_json(versus: Versus) -> dict[str, Any]:
 def _accuracy_json(delta: Delta | None, metric: str) -> dict[str, Any]:
     p = "mcnemar_p" if metric == "top1" else f"mcnemar_p_{metric}"
     keys = (f"delta_{metric}", f"delta_{metric}_ci95", f"delta_{metric}_bootstrap95", p)
-    counts = (f"lost_{metric}", f"gained_{metric}", f"smallest_visible_loss_{metric}")
+    counts = (f"lost_{metric}", f"gained_{metric}", f"minimum_detectable_difference_{metric}")
     if delta is None:
         return dict.fromkeys(keys + counts)
     figures = (delta.value, _pair(delta.ci95), _pair(delta.bootstrap95), delta.mcnemar_p)
-    return dict(zip(keys + counts, (*figures, delta.lost, delta.gained, delta.smallest_visible), strict=True))
+    return dict(zip(keys + counts, (*figures, delta.lost, delta.gained, delta.minimum_detectable), strict=True))
 
 
 def _pair(interval: Interval | None) -> list[float] | None:

@@ -153,6 +153,11 @@ def model_files(path: Path) -> list[Path]:
     return [path, *(path.parent / place for place in sorted(places))]
 
 
+def is_quantized(model: ir.Model) -> bool:
+    """Return whether a model holds quantized operators, its own or those of any other tool."""
+    return any(node.op_type in QUANTIZED_OPS for node in model.graph.all_nodes())
+
+
 def _load(path: Path) -> ir.Model:
     """Parse a model file and look for its external data, without reading the weights."""
     model = _parse(path)

@@ -14,6 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from quantkit.evaluation.drift import TensorDrift
+from quantkit.evaluation.gate import Verdict
 from quantkit.evaluation.paired import Interval
 from quantkit.evaluation.result import Comparison, Delta, ModelResult
 from quantkit.report.names import Name
@@ -79,12 +80,12 @@ MANY = 10
 
 
 def notes(comparison: Comparison) -> list[str]:
-    """Return what has to be said under the table: losses too small to be seen here, and doubts about the figures."""
+    """Return what has to be said under the table: what so many images detect, and warnings."""
     said = []
     for model in comparison.candidates:
         versus = model.versus
         if versus is not None and versus.top1 is not None and 0.0 in versus.top1.ci95:
-            said.append(f"{model.name}: {versus.visibility}")
+            said.append(f"{model.name}: {versus.sample_size}")
         if lonely := [one for one in model.worst_tensors if one.images >= MANY and one.image_share > 0.5]:
             said.append(
                 f"{model.name}: a single image makes more than half of the error of {len(lonely)} of the "
@@ -93,12 +94,13 @@ def notes(comparison: Comparison) -> list[str]:
     return [*said, *comparison.warnings]
 
 
-def markdown(comparison: Comparison) -> str:
-    """Return the main table, the notes and the drift of each candidate as GitHub Markdown."""
+def markdown(comparison: Comparison, verdicts: Sequence[Verdict] = ()) -> str:
+    """Return the main table, the notes, the verdicts of gates and the drift of each candidate as GitHub Markdown."""
     lines = [f"**{_accuracy_title(comparison)}**", ""]
     headings = _headings(comparison)
     lines += _markdown_table(headings, (_cells(comparison, model) for model in comparison.models))
     lines += ["", *(f"- {_markdown_text(note)}" for note in notes(comparison))]
+    lines += [f"- {_markdown_text(verdict.line)}" for verdict in verdicts]
     for model in comparison.candidates:
         if model.worst_tensors:
             lines += ["", f"Drift of {_markdown_text(model.name)}, lowest SQNR first", ""]

@@ -1,9 +1,18 @@
 """How much the ranges still move while a pass goes on: when more images no longer change them."""
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from quantkit.numerics import Range
+
+FIRST_POINT = 16
+# Ranges count as settled where the worst of them is known to this share of its width; its rounding noise is then known
+# to 20 log10(1.1) = 0.8 dB.
+SETTLED = 0.1
+# Single points jump by chance: the median of so many counts.
+_POINTS = 3
+_LONG_STEP = 1.25
 
 
 @dataclass(frozen=True)
@@ -39,7 +48,7 @@ def next_point(images: int) -> int:
 
     Counts, not times, so that a pass that stops when stable stops at the same image on any machine.
     """
-    point = 16
+    point = FIRST_POINT
     while point <= images:
         point += point // 2
     return point
@@ -57,3 +66,57 @@ def images_enough(points: list[ConvergencePoint], method: str, tolerance: float)
         elif enough is None:
             enough = point.images
     return enough
+
+
+def remaining_error(points: Sequence[ConvergencePoint], method: str) -> float | None:
+    """Return how far the worst range still is from what unlimited images would give, relative to its width.
+
+    An estimate from ``n`` images has an error of ``c / sqrt(n)``, and two successive ones, from ``m`` and from ``n``
+    images, differ by ``c sqrt(1 / m - 1 / n)``. That gives ``c`` at every point, and the median of the last three
+    is used. Observed extremes do not follow this law: for minmax the result is a lower bound.
+
+    Args:
+        points: of a pass, in order.
+        method: name of the method.
+
+    Returns:
+        The error, 0.1 for 10 % of the width, or None where the method's ranges were not compared.
+    """
+    starts = [FIRST_POINT, *(point.images for point in points)]
+    steps = [
+        (start, point)
+        for start, point in zip(starts, points, strict=False)
+        if method in point.movement and point.images > start
+    ]
+    if not steps:
+        return None
+    # The last step of a pass may be a short one, which tells little.
+    long = [(start, point) for start, point in steps if point.images >= _LONG_STEP * start] or steps
+    last = sorted(point.movement[method] / math.sqrt(1 / start - 1 / point.images) for start, point in long[-_POINTS:])
+    return last[len(last) // 2] / math.sqrt(points[-1].images)
+
+
+def settling_note(points: Sequence[ConvergencePoint], images: int, method: str, classes: int | None) -> str | None:
+    """Say where the ranges have not settled, and how many images would do; None where they have.
+
+    Args:
+        points: of the pass, in order.
+        images: images of the pass.
+        method: name of the method; where it was not watched, percentile stands in for it.
+        classes: number of classes of the model, None where unknown.
+    """
+    seen = f"{images:,} images"
+    if classes is not None and images < classes:
+        seen += f" for {classes:,} classes"
+    if images <= FIRST_POINT:
+        return f"ranges not settled: {seen} are too few to tell; use several hundred, 1,000 are usual"
+    watched = method if any(method in point.movement for point in points) else "percentile"
+    error = remaining_error(points, watched)
+    if error is None or error <= SETTLED:
+        return None
+    said = f"ranges not settled: {seen} leave the worst {watched} range uncertain by {100 * error:.0f} % of its width"
+    if watched == "minmax":
+        return f"{said}, and extremes grow with every image; use --method percentile, or more images"
+    needed = images * (error / SETTLED) ** 2
+    unit = 10.0 ** (math.floor(math.log10(needed)) - 1)
+    return f"{said}; use about {math.ceil(needed / unit) * unit:,.0f}"

@@ -18,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, NonNegativeInt
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
+from quantkit.config.arguments import AnyPath, as_path
 from quantkit.errors import ProvenanceError, StatisticsError
 from quantkit.files import write_bytes
 from quantkit.stats.bins import MANTISSA_BITS
@@ -32,6 +33,18 @@ FORMAT_VERSION = 3
 # What damaged content leads the readers to; pydantic's own are ValueErrors.
 _FAULTS = (SafetensorError, OSError, ValueError, KeyError, TypeError, IndexError, OverflowError, MemoryError)
 
+STATISTICS_FILE = "statistics.safetensors"
+_START = 9
+_KINDS = {
+    ".onnx": "an ONNX model",
+    ".csv": "a CSV file (a calibration set or a table)",
+    ".json": "a JSON file",
+    ".npz": "a NumPy archive",
+    ".npy": "a NumPy array",
+    ".yaml": "a YAML file",
+    ".yml": "a YAML file",
+    ".html": "an HTML page",
+}
 _SCALARS = ("count", "zeros", "lo", "hi", "nan", "positive_infinities", "negative_infinities")
 
 
@@ -134,13 +147,14 @@ def save_statistics(statistics: Statistics, path: Path, extra: Mapping[str, Any]
     write_bytes(path, save(arrays, metadata))
 
 
-def load_statistics(path: Path) -> tuple[Statistics, dict[str, Any]]:
+def load_statistics(path: AnyPath) -> tuple[Statistics, dict[str, Any]]:
     """Read a statistics file, check every invariant, and return it with its ``extra``.
 
     Raises:
         StatisticsError: not a statistics file, damaged, or of a version this quantkit does not read.
     """
-    redo = "run quantkit calibrate again"
+    redo, path = "run quantkit calibrate again", as_path(path, "path")
+    _refuse_other_kinds(path)
     try:
         with safe_open(path, framework="numpy") as file:
             metadata = file.metadata() or {}
@@ -163,6 +177,29 @@ def load_statistics(path: Path) -> tuple[Statistics, dict[str, Any]]:
     if fault := _check_extremes(statistics):
         raise StatisticsError(f"the statistics are damaged: {fault}", where=path, fix=redo)
     return statistics, header.extra
+
+
+def _refuse_other_kinds(path: Path) -> None:
+    """Refuse what never was a statistics file, and say what it is: calibrating again would not help.
+
+    Raises:
+        StatisticsError: a folder, or a file of another format.
+    """
+    if path.is_dir():
+        inside = path / STATISTICS_FILE
+        fix = f"give {inside}" if inside.is_file() else f"give the {STATISTICS_FILE} of a run folder"
+        raise StatisticsError("is a folder, not a statistics file", where=path, fix=fix)
+    try:
+        with path.open("rb") as file:
+            start = file.read(_START)
+    except OSError:
+        return  # the reader says why
+    # A safetensors file begins with the length of its header, which is JSON.
+    if len(start) == _START and not start.endswith(b"{"):
+        kind = _KINDS.get(path.suffix.lower(), "of another format")
+        raise StatisticsError(
+            f"is {kind}, not a statistics file", where=path, fix=f"give the {STATISTICS_FILE} of a run folder"
+        )
 
 
 class _Described(BaseModel):

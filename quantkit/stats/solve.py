@@ -4,14 +4,14 @@ from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import assert_never
 
-from quantkit.config.method import Kl, Method, MinMax, Mse, Percentile
+from quantkit.config.method import Kl, Method, MinMax, Mse, Percentile, as_method
 from quantkit.numerics import Range
 from quantkit.stats.kl import ort_threshold, relay_threshold, tensorrt_threshold
 from quantkit.stats.mse import affine_mse_range, symmetric_mse_threshold
 from quantkit.stats.observed import Observed
 from quantkit.stats.percentile import magnitude_percentile, two_sided_percentile
 from quantkit.stats.tensor import TensorStatistics
-from quantkit.targets import ActivationScheme, Target
+from quantkit.targets import ActivationScheme, Target, as_target
 
 
 def solve(statistics: TensorStatistics, method: Method, target: Target) -> Range:
@@ -44,9 +44,14 @@ def _solve(statistics: TensorStatistics, method: Method, target: Target) -> Rang
 
 
 def solve_all(
-    statistics: Mapping[str, TensorStatistics], method: Method, target: Target, *, threads: int = 2
+    statistics: Mapping[str, TensorStatistics], method: Method | str, target: Target | str, *, threads: int = 2
 ) -> dict[str, Range]:
-    """Return the range of every tensor, in the order of ``statistics``."""
+    """Return the range of every tensor, in the order of ``statistics``.
+
+    Raises:
+        UsageError: no such method or target.
+    """
+    method, target = as_method(method), as_target(target)
     with ThreadPoolExecutor(threads) as pool:
         ranges = pool.map(lambda one: solve(one, method, target), statistics.values())
         return dict(zip(statistics, ranges, strict=True))

@@ -11,7 +11,8 @@ import numpy as np
 import onnxruntime
 
 from quantkit import __version__
-from quantkit.config.method import Method, MinMax, Percentile, method_name
+from quantkit.config.arguments import AnyPath, as_path, path_or, require
+from quantkit.config.method import Method, MinMax, Percentile, as_method, method_name
 from quantkit.config.pipeline import Pipeline
 from quantkit.data.calibration_set import CalibrationSet
 from quantkit.data.overlap import digest_of
@@ -32,11 +33,11 @@ from quantkit.numerics import Range
 from quantkit.progress import NoProgress, Watcher
 from quantkit.ptq.run_correction import Images
 from quantkit.runs.folder import RECORD, ModelRecord, RunFolder, RunRecord, SetRecord
-from quantkit.stats.convergence import ConvergencePoint, movement
+from quantkit.stats.convergence import ConvergencePoint, movement, settling_note
 from quantkit.stats.file import Provenance, Statistics, load_statistics, save_statistics, sorted_images
 from quantkit.stats.observed import Observed
 from quantkit.stats.solve import solve_observed
-from quantkit.targets import ORT, Target
+from quantkit.targets import ORT, Target, as_target
 from quantkit.workflows.backends import Backend, QuantizedRun, after_quantize
 from quantkit.workflows.presets import PresetSource, load_preset
 from quantkit.workflows.quantize import Quantized, QuantizeOptions, check_loads, int8_name, quantize_prepared
@@ -81,13 +82,13 @@ class _Subject:
 
 
 def calibrate(
-    model: Path,
-    calibration_set: Path | CalibrationSet,
+    model: AnyPath,
+    calibration_set: AnyPath | CalibrationSet,
     pipeline: PresetSource,
     *,
-    run: Path,
-    method: Method | None = None,
-    target: Target = ORT,
+    run: AnyPath,
+    method: Method | str | None = None,
+    target: Target | str = ORT,
     options: QuantizeOptions | None = None,
     backends: Mapping[str, Backend] | None = None,
     output: str | None = None,
@@ -106,10 +107,10 @@ def calibrate(
     Args:
         model: fp32 ONNX classifier.
         calibration_set: manifest, or the set itself.
-        pipeline: preprocessing: a pipeline, the name of a preset, or a file (see `load_preset`).
+        pipeline: preprocessing: a value, the name of a preset, or a file (see `load_preset`).
         run: run folder; made when absent.
-        method: how ranges are set.
-        target: what will run the int8 model.
+        method: how ranges are set, a value or a name; percentile when absent.
+        target: what will run the int8 model, a value or a name.
         options: choices of the quantization.
         backends: backends with options of their own, by name; the others take those of the run or their defaults.
         output: name of the output that holds the class scores; found when absent.
@@ -122,7 +123,8 @@ def calibrate(
         watcher: told of progress.
 
     Raises:
-        UsageError: the run is of another model, set or preprocessing, and ``fresh`` is not given.
+        UsageError: the run is of another model, set or preprocessing, and ``fresh`` is not given; or an argument is of
+            another kind.
         ModelError: the model cannot be read, run or quantized.
         CoverageError: less of the model would be int8 than required; no image was read.
         ConfigError: the pipeline does not fit the model.
@@ -131,9 +133,10 @@ def calibrate(
         NumericError: a tensor became NaN or infinite; tensor and image are named.
         OutputError: the run folder cannot be written.
     """
-    method, options, watcher = method or Percentile(), options or QuantizeOptions(), watcher or NoProgress()
-    subject = _read_subject(model, output, inputs)
-    pipeline = load_preset(pipeline)
+    method, target, pipeline = as_method(method), as_target(target), load_preset(pipeline)
+    options, watcher = require(QuantizeOptions, options or QuantizeOptions(), "options"), watcher or NoProgress()
+    run, calibration_set = as_path(run, "run"), path_or(CalibrationSet, calibration_set, "calibration_set")
+    subject = _read_subject(as_path(model, "model"), output, inputs)
     subject.file.check(pipeline)
     _require_coverage(subject, pipeline, target, options, require_coverage)
     chosen, manifest = _read_set(calibration_set)
@@ -170,7 +173,11 @@ def calibrate(
         changed = QuantizedRun(folder=folder, target=target, prepared=subject.prepared.model, calibration_set=chosen)
         backend = after_quantize(changed, backends)
     files = (folder.statistics, *quantized.files, *backend.files)
-    notes = (*quantized.notes, *backend.notes)
+    unsettled = settling_note(
+        statistics.convergence, len(statistics.images), method_name(method), subject.record.classes
+    )
+    settling = () if unsettled is None else (unsettled,)
+    notes = (*settling, *quantized.notes, *backend.notes)
     return Calibration(run, quantized, statistics, elapsed_s, reused, files, notes)
 
 

@@ -1,4 +1,4 @@
-"""``quantkit compare``: what int8 costs against fp32, on the same images, and where the difference arises."""
+"""``quantkit compare``: how models differ from the first on the same images, and where the difference arises."""
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -9,6 +9,7 @@ from typing import Any
 
 import onnx_ir as ir
 
+from quantkit.config.arguments import AnyPath, as_path, optional_path
 from quantkit.config.pipeline import Pipeline
 from quantkit.data.calibration_set import CalibrationSet
 from quantkit.data.folder import ImageFolder
@@ -30,7 +31,7 @@ from quantkit.runs.folder import RunFolder, RunRecord
 from quantkit.runs.inputs import read_scored
 from quantkit.runs.score_cache import cached_scores, predict_cached, scores_key
 from quantkit.workflows.presets import PresetSource, load_preset
-from quantkit.workflows.vacc.device_results import DeviceResults, other_preprocessing, parse_card
+from quantkit.workflows.vacc.device_results import DeviceResults, card_answers, other_preprocessing
 
 # Drift is a matter of tensors, not of images: its figures stand after a few dozen.
 DRIFT_IMAGES = 32
@@ -80,24 +81,24 @@ class Evaluation:
     notes: tuple[str, ...] = ()
 
 
-def compare(models: Sequence[str | Path], **options: Any) -> Comparison:
+def compare(models: Sequence[AnyPath], **options: Any) -> Comparison:
     """Compare the first model with each of the others on labelled images; see `evaluate_models` for the options."""
     return evaluate_models(models, **options).comparison
 
 
 def evaluate_models(
-    models: Sequence[str | Path],
+    models: Sequence[AnyPath],
     *,
-    run: Path | None = None,
-    images: Path | ImageFolder | None = None,
-    labels: Path | None = None,
-    names: Path | None = None,
-    exclude: Path | CalibrationSet | None = None,
+    run: AnyPath | None = None,
+    images: AnyPath | ImageFolder | None = None,
+    labels: AnyPath | None = None,
+    names: AnyPath | None = None,
+    exclude: AnyPath | CalibrationSet | None = None,
     pipeline: PresetSource | None = None,
     limit: int | None = None,
     drift_images: int = DRIFT_IMAGES,
     latency: bool = False,
-    datalist: Path | None = None,
+    datalist: AnyPath | None = None,
     output: str | None = None,
     inputs: Mapping[str, Any] | None = None,
     threads: int | None = None,
@@ -106,15 +107,16 @@ def evaluate_models(
     """Run all models over the same images, compare them with the first, and keep what a report shows.
 
     Args:
-        models: names in the run (``fp32``, ``int8``, ...), paths of ONNX files, or ``NAME=DIR`` for results of a card;
-            the first is the reference, and an ONNX model.
+        models: names in the run (``fp32``, ``int8``, ...), paths of ONNX files, ``NAME=PATH`` to give a file a name of
+            its own, or ``NAME=DIR`` for results of a card. The first, the reference, is any ONNX model, quantized or
+            not.
         run: run folder; needed for names and where no pipeline is given.
         images: folder of evaluation images; absent, the folder that the run's calibration set was drawn from.
         labels: label file; absent, the labels come from folders or file names.
         names: class names, one a line.
         exclude: calibration set whose images are left out, told by their bytes; absent, the run's own where the images
             are absent too, and otherwise images in both are only warned of.
-        pipeline: preprocessing: a pipeline, a preset's name, or a file (see `load_preset`); absent, the run's.
+        pipeline: preprocessing: a value, the name of a preset, or a file (see `load_preset`); absent, the run's.
         limit: evaluate at most so many images, spread over the classes as they lie.
         drift_images: how many images the drift of tensors is measured on; 0 for none.
         latency: time every ONNX model too, one image at a time, in turn.
@@ -132,14 +134,19 @@ def evaluate_models(
         ImageError: an image cannot be decoded.
         VendorFileError: results of a card are damaged or do not fit the images.
     """
-    if len(models) < 2:
+    if isinstance(models, str | os.PathLike):
+        raise UsageError(f"takes a list of models, not {str(models)!r}", where="models", fix="name the reference first")
+    given: list[str | Path] = [model if isinstance(model, str) else as_path(model, "models") for model in models]
+    if len(given) < 2:
         raise UsageError("a comparison takes at least two models", fix="name the reference first, then the others")
+    run, datalist = optional_path(run, "run"), optional_path(datalist, "datalist")
     folder = None if run is None else RunFolder(run)
     record = None if folder is None else folder.read()
-    subjects = [_subject(model, folder, record, datalist, output, inputs) for model in models]
+    subjects = [_subject(model, folder, record, datalist, output, inputs) for model in given]
     reference = subjects[0]
     if not isinstance(reference, Subject):
-        raise UsageError("the reference must be an ONNX model", where=models[0], fix="name fp32 first")
+        raise UsageError("results of a card cannot be the reference", where=given[0], fix="name an ONNX model first")
+    _require_distinct(given, subjects)
     pipeline = load_preset(pipeline) if pipeline is not None else record.pipeline if record is not None else None
     if pipeline is None:
         raise UsageError("nothing says how images are preprocessed", fix="give --preset, or --run of a calibrated run")
@@ -245,15 +252,17 @@ def _subject(
     output: str | None,
     inputs: Mapping[str, Any] | None,
 ) -> _Candidate:
-    path = Path(model)
-    if isinstance(model, str) and (card := parse_card(model, datalist)) is not None:
-        return card
-    if isinstance(model, Path) or path.suffix == ".onnx":
-        name = path.stem
-    elif folder is not None and record is not None:
-        name, path = model, folder.model(model, record)
-    else:
-        raise UsageError(f"{model!r} is no ONNX file, and no run was given to look it up in", fix="give --run")
+    """Read a model by its name in the run, its path, ``NAME=PATH``, or ``NAME=DIR`` for results of a card."""
+    name, path = _named(model)
+    if path is not None and path.suffix != ".onnx" and not path.is_file():
+        return name, card_answers(name, path, datalist)
+    if path is None:
+        if folder is None or record is None:
+            raise UsageError(
+                f"{str(model)!r} is no ONNX file, and no run was given to look it up in",
+                fix="give the path of a file that ends in .onnx, or --run",
+            )
+        path = folder.model(name, record)
     return Subject(name, read_scored(path, record, output, inputs))
 
 
@@ -262,6 +271,34 @@ def _notes(subjects: Sequence[Subject], classifiers: Sequence[Classifier]) -> tu
     first = subjects[0].file.signature.notes
     others = [f"{one.name}: {note}" for one in subjects[1:] for note in one.file.signature.notes if note not in first]
     return (*first, *others, *(note for classifier in classifiers for note in classifier.notes))
+
+
+def _named(model: str | Path) -> tuple[str, Path | None]:
+    """Split what the user calls a model into its name and its path; a name in the run has no path."""
+    path = Path(model)
+    if isinstance(model, Path) or path.is_file() or (path.suffix == ".onnx" and "=" not in model):
+        return path.stem, path
+    name, sign, given = model.partition("=")
+    return (name, Path(given)) if sign and name and given else (model, None)
+
+
+def _require_distinct(models: Sequence[str | Path], subjects: Sequence[_Candidate]) -> None:
+    """Refuse two models of one name before the work.
+
+    Raises:
+        UsageError: two models have one name.
+    """
+    named: dict[str, list[str | Path]] = {}
+    for model, subject in zip(models, subjects, strict=True):
+        named.setdefault(_name(subject), []).append(model)
+    for name, alike in named.items():
+        if len(alike) < 2:
+            continue
+        if len(set(map(str, alike))) < len(alike):
+            raise UsageError(f"the model {name!r} is named twice", fix="name each model once")
+        paths = [_named(model)[1] or model for model in alike]
+        given = " ".join(f"{name}-{place}={path}" for place, path in enumerate(paths, 1))
+        raise UsageError(f"{len(alike)} models have the name {name!r}", fix=f"name them by NAME=PATH, such as {given}")
 
 
 def _name(subject: _Candidate) -> str:

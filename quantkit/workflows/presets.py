@@ -5,6 +5,7 @@ import os
 import re
 from pathlib import Path
 
+from quantkit.config.arguments import path_or
 from quantkit.config.pipeline import PRESETS, Pipeline
 from quantkit.config.project import parse_pipeline
 from quantkit.errors import ConfigError
@@ -37,6 +38,7 @@ def load_preset(source: PresetSource) -> Pipeline:
         >>> load_preset("vacc").output_size
         (224, 224)
     """
+    path_or(Pipeline, source, "pipeline")
     return source if isinstance(source, Pipeline) else _read(source).pipeline
 
 

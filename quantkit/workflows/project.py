@@ -5,9 +5,10 @@ from pathlib import Path
 
 from quantkit.config.pipeline import Pipeline
 from quantkit.config.project import PROJECT_FILE, Project, parse_project, pipeline_of_ops
+from quantkit.config.text import read_text
 from quantkit.errors import UsageError
 from quantkit.runs.folder import RunFolder
-from quantkit.workflows.presets import is_preset_file, load_preset, preset_notes, read_text
+from quantkit.workflows.presets import is_preset_file, load_preset, preset_notes
 
 
 def load_project(folder: Path) -> Project:

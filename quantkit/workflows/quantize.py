@@ -9,7 +9,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from quantkit.config.method import Method, Percentile, method_name
+from quantkit.config.arguments import AnyPath, as_path, optional_path, require
+from quantkit.config.method import Method, as_method, method_name
 from quantkit.engine.classifier import PreparedClassifier
 from quantkit.engine.saturation import products_saturate
 from quantkit.engine.session import open_session
@@ -27,7 +28,7 @@ from quantkit.runs.inputs import calibrated, open_input_shape
 from quantkit.runs.outliers import outlier_note
 from quantkit.stats.file import Statistics
 from quantkit.stats.solve import solve_observed
-from quantkit.targets import ORT, Target
+from quantkit.targets import ORT, Target, as_target
 from quantkit.workflows.backends import QuantizedRun, after_quantize
 
 CONV_PREFIX = "conv:"
@@ -44,7 +45,8 @@ class QuantizeOptions:
         activation_type: uint8 (affine) or int8 (symmetric).
         weight_bits: 8, or 7 for processors whose int8 products saturate in 16 bits.
         power_of_two: weight thresholds rounded up to powers of two.
-        skip: layers left in floating point: node names, globs, ``re:`` patterns, or ``conv:`` and an index.
+        skip: layers left in floating point: node names, globs, ``re:`` patterns, or ``conv:`` and an index; one of them
+            may be given as text.
         bias_correction: move the biases where that brings the scores nearer to those of fp32.
         keep_outliers: set ranges for all images, also for the few that go far beyond all others.
     """
@@ -56,6 +58,17 @@ class QuantizeOptions:
     skip: tuple[str, ...] = ()
     bias_correction: bool = True
     keep_outliers: bool = False
+
+    def __post_init__(self) -> None:
+        if isinstance(self.skip, str):
+            object.__setattr__(self, "skip", (self.skip,))
+        for value, allowed, option in (
+            (self.activation_type, ("uint8", "int8"), "--activations"),
+            (self.weight_bits, (7, 8), "--weight-bits"),
+        ):
+            if value is not None and value not in allowed:
+                choices = " or ".join(map(str, allowed))
+                raise UsageError(f"cannot quantize to {value!r}", where=option, fix=f"choose {choices}")
 
     def plan_options(self) -> PlanOptions:
         """Return what the plan leaves in float."""
@@ -110,12 +123,12 @@ class Quantized:
 
 
 def quantize(
-    run: Path,
+    run: AnyPath,
     *,
-    method: Method | None = None,
-    target: Target = ORT,
+    method: Method | str | None = None,
+    target: Target | str = ORT,
     options: QuantizeOptions | None = None,
-    out: Path | None = None,
+    out: AnyPath | None = None,
     use_images: bool = True,
     require_coverage: float | None = None,
 ) -> Quantized:
@@ -123,8 +136,8 @@ def quantize(
 
     Args:
         run: run folder of `calibrate`.
-        method: how ranges are set.
-        target: what will run the model.
+        method: how ranges are set, a value or a name; percentile when absent.
+        target: what will run the model, a value or a name.
         options: further choices.
         out: where to write; by default in the run folder, under the name that `variant_name` gives.
         use_images: correct the biases for these ranges on the calibration images where they can be found. Otherwise a
@@ -138,13 +151,14 @@ def quantize(
         StatisticsError: the statistics are damaged.
         ModelError: the model cannot be quantized.
     """
-    folder = RunFolder(run)
+    folder = RunFolder(as_path(run, "run"))
     record = folder.read()
     prepared, statistics = calibrated(folder, record)
-    method, options = method or Percentile(), options or QuantizeOptions()
+    method, target = as_method(method), as_target(target)
+    options = require(QuantizeOptions, options or QuantizeOptions(), "options")
     images = images_of(record) if use_images and options.bias_correction else None
     with folder.locked():
-        name, path = output_path(folder, variant_name(record, method, target), out)
+        name, path = output_path(folder, variant_name(record, method, target), optional_path(out, "out"))
         done = quantize_prepared(
             folder,
             prepared,

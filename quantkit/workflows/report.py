@@ -7,6 +7,7 @@ import onnx_ir as ir
 
 from quantkit.config.method import METHODS, parse_method
 from quantkit.evaluation.result import EvaluatedModel
+from quantkit.graph.model import is_quantized, read_model
 from quantkit.graph.prepare import prepare
 from quantkit.report.data import MethodRange, ReportData, ReportTensor, flipped_images
 from quantkit.report.page import write_report
@@ -36,13 +37,14 @@ def report(evaluation: Evaluation, path: Path, *, subject: str | None = None) ->
     record = None if folder is None else folder.read()
     statistics = load_statistics(folder.statistics)[0] if folder is not None and folder.statistics.is_file() else None
     candidate = evaluation.answers[names.index(subject)] if subject in names else evaluation.answers[1]
+    model = _float_model(evaluation, folder, record)
     images = evaluation.images
     classes = max(images.class_names, default=-1) + 1
     data = ReportData(
         title=evaluation.reference.path.stem,
         comparison=evaluation.comparison,
         subject=subject,
-        tensors=tuple(_tensors(evaluation.reference.model, statistics, record, candidate)) if statistics else (),
+        tensors=tuple(_tensors(model, statistics, record, candidate)) if model is not None and statistics else (),
         flips=flipped_images(
             evaluation.answers[0].predictions,
             candidate.predictions,
@@ -53,6 +55,13 @@ def report(evaluation: Evaluation, path: Path, *, subject: str | None = None) ->
         provenance=tuple(_provenance(evaluation, record, subject)),
     )
     write_report(data, path)
+
+
+def _float_model(evaluation: Evaluation, folder: RunFolder | None, record: RunRecord | None) -> ir.Model | None:
+    """Return the fp32 model that the tensors are those of: the reference, or the run's where that is quantized."""
+    if not is_quantized(evaluation.reference.model):
+        return evaluation.reference.model
+    return None if folder is None or record is None else read_model(folder.fp32(record))
 
 
 def _tensors(
@@ -113,7 +122,7 @@ def _provenance(evaluation: Evaluation, record: RunRecord | None, subject: str) 
     if record is None:
         return
     yield "run", str(evaluation.run)
-    yield "reference sha256", record.model.sha256
+    yield "fp32 sha256", record.model.sha256
     yield "calibration set", f"{record.set.images_used} of {record.set.images} images, {record.set.digest}"
     if made := record.quantized.get(subject):
         yield f"{subject} sha256", made.sha256

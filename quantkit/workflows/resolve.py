@@ -21,6 +21,7 @@ from quantkit.workflows.project import choose_pipeline, find_run, load_project, 
 from quantkit.workflows.quantize import QuantizeOptions
 
 DRAWN_SET = "set.csv"
+DRAWN_IMAGES = 1000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,8 +85,8 @@ def calibration_settings(
     set_: Path | None,
     images: Path | None,
     labels: Path | None,
-    count: int,
-    seed: int,
+    count: int | None,
+    seed: int | None,
     preset: str | None,
     exif: bool | None = None,
     method: str | None,
@@ -115,6 +116,8 @@ def calibration_settings(
         set_ = set_ or project.set
     if set_ is None and images is None:
         raise UsageError("no calibration images were given", fix=f"give --set or --images, or a set in {PROJECT_FILE}")
+    if images is None:
+        _refuse_draw(set_, count=count, seed=seed, labels=labels)
     pipeline = choose_pipeline(preset, project, exif)
     if pipeline is None:
         raise UsageError("nothing says how images are preprocessed", fix=f"give --preset, or one in {PROJECT_FILE}")
@@ -124,8 +127,8 @@ def calibration_settings(
         images=images,
         labels=labels,
         names=project.names,
-        count=count,
-        seed=seed,
+        count=DRAWN_IMAGES if count is None else count,
+        seed=seed or 0,
         pipeline=pipeline,
         run=run or project.run or run_of_model(model, folder),
         method=method_of(method, fraction, project),
@@ -139,6 +142,21 @@ def calibration_settings(
         output=output or project.output,
         inputs={**project.inputs, **parse_inputs(inputs)},
     )
+
+
+def _refuse_draw(set_: Path | None, **options: object) -> None:
+    """Refuse options of a draw where a set is given, by an option or by the project file: they would do nothing.
+
+    Raises:
+        UsageError: naming the option and the set.
+    """
+    for name, value in options.items():
+        if value is not None:
+            raise UsageError(
+                f"the calibration set is {set_}, and nothing is drawn",
+                where=f"--{name}",
+                fix=f"give --images to draw a set, or leave out --{name}",
+            )
 
 
 def parse_dialect(name: str | None) -> Literal["build", "compile"] | None:
@@ -210,7 +228,7 @@ def comparison_settings(
     if run is None and only_files:
         pipeline = pipeline or choose_pipeline(None, project, exif)
     if run is None and not (only_files and pipeline is not None):
-        run = find_run(None, project, folder)
+        run = _run_for(only_files, project, folder)
     _check_exif(exif, pipeline)
     own_images = images is None
     return ComparisonSettings(
@@ -222,6 +240,16 @@ def comparison_settings(
         output=output or (project.output if run is None else None),
         inputs=parse_inputs(inputs) or (dict(project.inputs) if run is None else {}),
     )
+
+
+def _run_for(only_files: bool, project: Project, folder: Path) -> Path:
+    """Return the run that models are compared in; files alone need it only for its preprocessing."""
+    try:
+        return find_run(None, project, folder)
+    except UsageError:
+        if not only_files:
+            raise
+    raise UsageError("nothing says how images are preprocessed", fix="give --preset, or --run of a calibrated run")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,12 +4,13 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
 
-from quantkit.config.method import Method, Percentile, method_name
+from quantkit.config.arguments import AnyPath, as_path, require
+from quantkit.config.method import Method, as_method, method_name
 from quantkit.data.calibration_set import CalibrationSet
 from quantkit.data.folder import ImageFolder
 from quantkit.data.overlap import digest_of
@@ -32,7 +33,7 @@ from quantkit.sensitivity.cache import LayerCostCache
 from quantkit.sensitivity.measure import Deviation, NetworkCost, layer_costs
 from quantkit.sensitivity.result import Accuracy, Figures, LayerSensitivity, Sensitivity
 from quantkit.stats.solve import solve_observed
-from quantkit.targets import ORT, Target
+from quantkit.targets import ORT, Target, as_target
 from quantkit.workflows.quantize import QuantizeOptions
 
 By = Literal["only", "without", "accuracy"]
@@ -86,17 +87,17 @@ class _Images:
 
 
 def sensitivity(
-    run: Path,
+    run: AnyPath,
     *,
-    method: Method | None = None,
-    target: Target = ORT,
+    method: Method | str | None = None,
+    target: Target | str = ORT,
     options: QuantizeOptions | None = None,
     by: By = "only",
     count: int | None = None,
-    images: Path | ImageFolder | None = None,
-    labels: Path | None = None,
-    names: Path | None = None,
-    exclude: Path | CalibrationSet | None = None,
+    images: AnyPath | ImageFolder | None = None,
+    labels: AnyPath | None = None,
+    names: AnyPath | None = None,
+    exclude: AnyPath | CalibrationSet | None = None,
     threads: int | None = None,
     progress: Count | None = None,
 ) -> Sensitivity:
@@ -133,7 +134,11 @@ def sensitivity(
     """
     if count is not None and count < 1:
         raise UsageError(f"{count} images show nothing", where="--images", fix="take a few dozen")
-    folder = RunFolder(run)
+    if by not in get_args(By):
+        raise UsageError(f"there is no order {by!r}", where="by", fix=f"choose one of {', '.join(get_args(By))}")
+    method, target = as_method(method), as_target(target)
+    options = require(QuantizeOptions, options or QuantizeOptions(), "options")
+    folder = RunFolder(as_path(run, "run"))
     record = folder.read()
     if by == "accuracy":
         found, warnings = evaluation_images(images, labels, names, exclude, record)
@@ -142,9 +147,8 @@ def sensitivity(
         if images is not None or labels is not None:
             raise UsageError("labelled images are for accuracy", where="--images", fix="add --by accuracy")
         chosen, warnings = None, []
-    method = method or Percentile()
     with folder.locked():
-        network = _network(folder, record, method, target, options or QuantizeOptions())
+        network = _network(folder, record, method, target, options)
         chosen = chosen or _calibration_images(record, count or IMAGES, network.outliers)
         cost = _measure(folder, network, chosen, threads or default_threads(), progress)
     return _result(cost, chosen, network, method, by, (*network.corrected.notes, *warnings))

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from quantkit.config.arguments import AnyPath, as_path, optional_path, require
 from quantkit.data.calibration_set import CalibrationSet
 from quantkit.data.folder import ImageFolder
 from quantkit.engine.session import default_threads, open_session
@@ -24,7 +25,7 @@ from quantkit.search.mixed_precision import FloatBudget
 from quantkit.search.stages import REWRITING, Goal, Outcome, Stage, Trial, search
 from quantkit.search.trial_cache import TrialCache, trial_json
 from quantkit.search.trials import Trials, TuningTask, Watch
-from quantkit.targets import ORT, Target
+from quantkit.targets import ORT, Target, as_target
 from quantkit.workflows.backends import BackendFiles, TunedModel, backend_of
 from quantkit.workflows.quantize import QuantizeOptions, int8_name, output_path, record_model
 from quantkit.workflows.tuning_task import holdout_evaluation, tuning_task
@@ -107,17 +108,17 @@ class Tuning:
 
 
 def tune(
-    run: Path,
+    run: AnyPath,
     tuning: TuneOptions,
     *,
-    target: Target = ORT,
+    target: Target | str = ORT,
     options: QuantizeOptions | None = None,
-    images: Path | ImageFolder | None = None,
-    labels: Path | None = None,
-    names: Path | None = None,
-    exclude: Path | CalibrationSet | None = None,
+    images: AnyPath | ImageFolder | None = None,
+    labels: AnyPath | None = None,
+    names: AnyPath | None = None,
+    exclude: AnyPath | CalibrationSet | None = None,
     limit: int | None = None,
-    out: Path | None = None,
+    out: AnyPath | None = None,
     fresh: bool = False,
     threads: int | None = None,
     watch: Watch | None = None,
@@ -130,7 +131,7 @@ def tune(
     Args:
         run: run folder of `calibrate`.
         tuning: the goal, and what may be done for it.
-        target: what will run the model.
+        target: what will run the model, a value or a name.
         options: choices that the search keeps to.
         images: evaluation images that judge; absent, the folder of the calibration set without the set.
         labels: their label file.
@@ -153,7 +154,9 @@ def tune(
             that is kept, which is written.
         OutputError: a file cannot be written.
     """
-    folder, options, watch = RunFolder(run), options or QuantizeOptions(), watch or _silent
+    target, tuning = as_target(target), require(TuneOptions, tuning, "tuning")
+    options, out = require(QuantizeOptions, options or QuantizeOptions(), "options"), optional_path(out, "out")
+    folder, watch = RunFolder(as_path(run, "run")), watch or _silent
     record = folder.read()
     holdout_images, warnings = evaluation_images(images, labels, names, exclude, record)
     holdout_images = limited(holdout_images, limit)

@@ -156,8 +156,8 @@ STATISTICS = (
         StatisticsError,
         {
             "empty.safetensors": (b"", _DAMAGED),
-            "text.safetensors": (b"this is text\n" * 50, _DAMAGED),
-            "pickle.safetensors": (pickle.dumps(_Trap()), _DAMAGED),
+            "text.safetensors": (b"this is text\n" * 50, "is of another format, not a statistics file"),
+            "pickle.safetensors": (pickle.dumps(_Trap()), "is of another format, not a statistics file"),
             "huge_header.safetensors": (struct.pack("<Q", 1 << 60) + b"{}", _DAMAGED),
             "not_ours.safetensors": (save({"a": np.zeros(3)}), "not a statistics file of quantkit"),
             "no_json.safetensors": (_with_header("{"), _DAMAGED),
@@ -170,7 +170,7 @@ STATISTICS = (
             ),
         },
     ),
-    BadInput("statistics", "folder.safetensors", lambda path: path.mkdir(), _DAMAGED, StatisticsError),
+    BadInput("statistics", "folder.safetensors", lambda path: path.mkdir(), "is a folder, not a stat", StatisticsError),
     BadInput(
         "statistics", "loop.safetensors", lambda path: path.symlink_to(path.name), "no statistics file", StatisticsError
     ),

@@ -47,6 +47,64 @@ def test_a_gate_ends_with_its_own_code(folder: Path, run: Run) -> None:
     assert err.startswith("error: ")
 
 
+def test_every_repeated_gate_counts_and_its_verdict_is_printed_and_written(folder: Path, run: Run) -> None:
+    run(folder, "calib-set", "build", "--images", "images", "--count", "16", "--out", "calib.csv")
+    run(folder, "calibrate")
+    failing, passing = ("--fail-if", "agreement <= 100"), ("--fail-if", "agreement < 0")
+    files = ("--json", "out.json", "--markdown", "out.md", "--junit", "out.xml")
+    for conditions in ((*failing, *passing), (*passing, *failing)):
+        out, err = run(folder, "compare", "fp32", "int8", *conditions, *files, code=20)
+        assert 'gate FAILED: --fail-if "agreement <= 100": int8: agreement is ' in out
+        assert 'gate passed: --fail-if "agreement < 0": int8: agreement is ' in out
+        assert err.startswith('error: --fail-if "agreement <= 100": int8: ')
+        gates = json.loads((folder / "out.json").read_text())["gates"]
+        assert {gate["condition"]: gate["passed"] for gate in gates} == {
+            "agreement <= 100": False,
+            "agreement < 0": True,
+        }
+        assert "gate FAILED" in (folder / "out.md").read_text()
+        assert (folder / "out.xml").read_text().count("<failure ") == 1
+    out, _ = run(folder, "compare", "fp32", "int8", "--fail-unless-proven", "agreement >= 0")
+    assert 'gate passed: --fail-unless-proven "agreement >= 0"' in out
+    run(folder, "compare", "fp32", "int8", "--fail-unless-proven", "agreement > 99.9", code=20)
+
+
+def test_a_gate_that_cannot_be_evaluated_is_refused_before_the_work_or_reported(folder: Path, run: Run) -> None:
+    _, err = run(folder, "compare", "fp32", "int8", "--junit", "out.xml", code=2)
+    assert err == "error: --junit: there is no condition to write the verdict of; give --fail-if too\n"
+    _, err = run(folder, "compare", "fp32", "int8", "--fail-if", "latency_ms > 1", code=2)
+    assert "latency_ms is not measured; give --latency" in err
+    run(folder, "compare", "fp32", "int8", "--fail-if", "bytes > 1", "--junit", "out.xml", code=2)
+    assert '<error message="' in (folder / "out.xml").read_text()
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("compare", "fp32", "int8", "--images", "a", "--images", "b"),
+        ("calibrate", "--method", "kl", "--method", "mse"),
+        ("quantize", "--per-channel", "--per-tensor"),
+        ("calib-set", "build", "--count", "5", "--count", "6", "--out", "c.csv"),
+        ("vamc", "write", "--run", "a", "--run", "b"),
+        ("tune", "--max-drop", "1", "--max-drop=2"),
+    ],
+)
+def test_a_repeated_option_of_one_value_is_refused(arguments: tuple[str, ...], folder: Path, run: Run) -> None:
+    _, err = run(folder, *arguments, code=2)
+    assert "is given 2 times and takes one value. See quantkit " in err
+
+
+def test_a_failed_gate_ends_with_its_code_though_the_reader_went_away(folder: Path, run: Run) -> None:
+    run(folder, "calib-set", "build", "--images", "images", "--count", "16", "--out", "calib.csv")
+    run(folder, "calibrate")
+    for condition, code in (("agreement <= 100", 20), ("agreement < 0", 0)):
+        line = [sys.executable, "-m", "quantkit.cli.main", "compare", "fp32", "int8", "--fail-if", condition]
+        with subprocess.Popen(line, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+            assert process.stdout is not None
+            process.stdout.close()
+            assert process.wait(timeout=120) == code
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
@@ -68,7 +126,7 @@ def test_a_gate_ends_with_its_own_code(folder: Path, run: Run) -> None:
         (["compare", "fp32", "int8"], 2, "this is not a run folder; run quantkit calibrate first"),
         (["compare", "fp32", "int8", "--fail-if", "fun > 1"], 2, "fun"),
         (["quantize", "--run", "nowhere"], 2, "this is not a run folder"),
-        (["stats", "show", "tiny.onnx"], 8, "tiny.onnx: the statistics file is damaged"),
+        (["stats", "show", "tiny.onnx"], 8, "tiny.onnx: is an ONNX model, not a statistics file"),
         (["stats", "merge", "a.safetensors", "--out", "b"], 2, "at least two files"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
@@ -127,3 +185,10 @@ def test_the_demo_prints_one_table_and_says_where_the_files_lie(tmp_path: Path, 
     assert (tmp_path / "quantkit-demo" / "run" / "mse.onnx").is_file()
     out, _ = run(tmp_path / "quantkit-demo", "compare", "fp32", "int8")
     assert "697 images" in out
+
+
+def test_files_without_preprocessing_ask_for_a_preset(folder: Path, run: Run) -> None:
+    (folder / "quantkit.yaml").unlink()
+    _, err = run(folder, "compare", "tiny.onnx", "a=tiny.onnx", "--images", "images", code=2)
+    assert err == ("error: nothing says how images are preprocessed; give --preset, or --run of a calibrated run\n")
+    run(folder, "compare", "tiny.onnx", "a=tiny.onnx", "--images", "images", "--preset", "pipeline.yaml")

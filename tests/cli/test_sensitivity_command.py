@@ -1,6 +1,7 @@
 """``quantkit sensitivity`` as typed: what it prints and writes, and how it refuses."""
 
 import json
+import shlex
 from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
@@ -109,3 +110,17 @@ def test_images_that_are_gone_are_named(folder: Path, command: Run) -> None:
         path.unlink()
     _, err = command("sensitivity", code=6)
     assert "the calibration image is gone; put it back, or use --by accuracy with other images" in err
+
+
+def test_the_decision_can_be_pasted(folder: Path, command: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("quantkit.workflows.sensitivity_decision.MAX_MACS", 1.0)
+    monkeypatch.setattr("quantkit.workflows.sensitivity_decision.WORTH_DB", 0.1)
+    out, _ = command("sensitivity", "--no-bias-correction", "--json", "out.json")
+    decision = json.loads((folder / "out.json").read_text())["decision"]
+    assert decision["skip"]
+    assert f"leave {decision['skip'][0]} in float: +{decision['gains_db'][0]:.1f} dB, " in out
+    lines = [line.strip() for line in out.splitlines() if line.strip().startswith("quantkit ")]
+    assert [line.split()[1] for line in lines] == ["quantize", "compare"]
+    for line in lines:
+        command(*shlex.split(line)[1:])
+    assert (folder / "runs/tiny/int8-mixed.onnx").is_file()

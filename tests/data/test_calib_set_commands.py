@@ -213,6 +213,6 @@ def written(folder: Path) -> list[Path]:
 def test_a_file_name_that_is_no_text_is_shown_with_escapes(run: Run, tmp_path: Path, make_images) -> None:
     make_images(tmp_path / "images", "a.png", "b.png")
     (tmp_path / "images" / os.fsdecode(b"caf\xe9.png")).write_bytes(b"")
-    common = ("calib-set", "build", "--images", "images", "--unlabelled", "--out", "set.csv", "--seed", 1)
+    common = ("calib-set", "build", "--images", "images", "--unlabelled", "--out", "set.csv")
     outputs = [run(*common, "--count", 2, "--seed", seed)[1] for seed in range(8)]
     assert any("caf\\udce9.png: the image file is empty" in out for out in outputs)

@@ -4,9 +4,11 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.stats import binomtest
 
 from quantkit.errors import GateError, UsageError
-from quantkit.evaluation.gate import FIGURES, Term, parse_gate
+from quantkit.evaluation.gate import FIGURES, Mode, Term, parse_gate, parse_gates, require
+from quantkit.evaluation.paired import PairedOutcomes, score_interval
 from quantkit.evaluation.predictions import Predictions
 from quantkit.evaluation.result import EvaluatedModel, compare_models
 
@@ -56,19 +58,121 @@ def test_the_message_names_model_figure_and_interval():
     assert caught.value.exit_code == 20
 
 
-def test_confident_asks_the_whole_interval():
-    """Six of 1,000 lost: 0.6 points, but the interval reaches down to 0.2."""
-    parse_gate("top1_drop > 0.5", confident=True).check(comparison(6))
-    with pytest.raises(GateError, match="top1_drop is 3"):
-        parse_gate("top1_drop > 0.5", confident=True).check(comparison(30))
-    parse_gate("agreement < 99.5", confident=True).check(comparison(6))
-    with pytest.raises(GateError, match="agreement is 97"):
-        parse_gate("agreement < 99.5", confident=True).check(comparison(30))
+@pytest.mark.parametrize(
+    ("lost", "condition", "fails_if", "fails_if_proven"),
+    [
+        # Six of 1,000 lost: 0.6 points, and the interval reaches from 0.28 to 1.30.
+        (6, "top1_drop > 0.5", True, False),
+        (6, "top1_drop > 0.1", True, True),
+        (30, "top1_drop > 0.5", True, True),
+        (6, "agreement < 99.5", True, False),
+        (30, "agreement < 99.5", True, True),
+        (6, "top1_drop > 2", False, False),
+    ],
+)
+def test_fail_if_proven_fails_only_where_the_whole_interval_meets(lost, condition, fails_if, fails_if_proven):
+    for mode, fails in ((Mode.FAIL_IF, fails_if), (Mode.FAIL_IF_PROVEN, fails_if_proven)):
+        (verdict,) = parse_gate(condition, mode).verdicts(comparison(lost))
+        assert verdict.passed is not fails
 
 
-def test_confident_needs_an_interval():
-    with pytest.raises(UsageError, match="--fail-if: bytes has no interval; leave out --confident"):
-        parse_gate("bytes > 10", confident=True).check(comparison(6))
+@pytest.mark.parametrize(
+    ("lost", "images", "passes"),
+    [
+        (0, 1000, True),  # Tango's upper bound of 0 of 1,000 is 0.38 points
+        (0, 20, False),  # ... and of 0 of 20 it is 16 points: nothing is proven
+        (2, 1000, False),  # measured 0.2, but up to 0.73
+        (2, 3000, True),
+    ],
+)
+def test_fail_unless_proven_passes_only_where_the_whole_interval_meets(lost, images, passes):
+    gate = parse_gate("top1_drop <= 0.5", Mode.FAIL_UNLESS_PROVEN)
+    (verdict,) = gate.verdicts(comparison(lost, images=images))
+    upper = -100 * score_interval(PairedOutcomes(images, lost, 0)).lo
+    assert verdict.passed is passes is (upper <= 0.5)
+
+
+def test_interval_that_holds_the_limit_passes_one_mode_and_fails_the_other():
+    """The interval [-0.81, 0.58] of the drop neither proves nor excludes a drop above 0.5."""
+    result = comparison(6)
+    (worse,) = parse_gate("top1_drop > 0.5", Mode.FAIL_IF_PROVEN).verdicts(result)
+    (within,) = parse_gate("top1_drop <= 0.5", Mode.FAIL_UNLESS_PROVEN).verdicts(result)
+    assert (worse.passed, within.passed) == (True, False)
+    assert worse.proven is within.proven is None
+    assert "neither proven nor excluded at 95 %" in within.line
+
+
+@pytest.mark.parametrize("name", ["mcnemar_p", "ece", "sqnr_db", "latency_ms"])
+def test_proven_modes_refuse_figures_without_an_interval(name):
+    for mode in (Mode.FAIL_IF_PROVEN, Mode.FAIL_UNLESS_PROVEN):
+        with pytest.raises(UsageError, match=f"{mode}: {name} has no interval; use --fail-if for it"):
+            parse_gate(f"{name} > 10", mode)
+
+
+def test_size_is_exact_and_so_proven():
+    assert not parse_gate("bytes > 10", Mode.FAIL_IF_PROVEN).verdicts(comparison(6))[0].passed
+    assert parse_gate("bytes <= 30", Mode.FAIL_UNLESS_PROVEN).verdicts(comparison(6))[0].passed
+
+
+def test_top1_has_the_interval_of_wilson():
+    (verdict,) = parse_gate("top1 < 99", Mode.FAIL_IF_PROVEN).verdicts(comparison(6))
+    expected = binomtest(994, 1000).proportion_ci(0.95, method="wilson")
+    interval = verdict.figures["top1"].interval
+    assert (interval.lo, interval.hi) == pytest.approx((100 * expected.low, 100 * expected.high), abs=1e-9)
+
+
+@given(st.integers(0, 60), st.floats(0, 5), st.sampled_from([">", ">=", "<", "<="]))
+def test_modes_are_ordered_by_how_much_they_fail(lost, limit, symbol):
+    """What is proven is also measured; what the release gate passes, the measured values meet."""
+    result, text = comparison(lost, images=300), f"top1_drop {symbol} {limit!r}"
+    measured, proven, released = (parse_gate(text, mode).verdicts(result)[0].passed for mode in Mode)
+    assert proven or not measured
+    assert not released or not measured
+
+
+@pytest.mark.parametrize(
+    ("text", "fails"),
+    [
+        ("top1_drop > 5 or agreement < 99.5", True),
+        ("top1_drop > 0.5 or agreement < 90", True),
+        ("top1_drop > 5 or agreement < 90", False),
+        # "and" binds tighter than "or"
+        ("top1_drop > 5 and agreement < 99.5 or bytes > 10", True),
+        ("bytes > 10 or top1_drop > 5 and agreement < 99.5", True),
+        ("bytes > 100 or top1_drop > 5 and agreement < 99.5", False),
+    ],
+)
+def test_or_fails_where_an_alternative_holds(text, fails):
+    (verdict,) = parse_gate(text).verdicts(comparison(6))
+    assert verdict.passed is not fails
+
+
+def test_or_is_proven_where_an_alternative_is():
+    gate = parse_gate("top1_drop > 0.5 or bytes > 10", Mode.FAIL_IF_PROVEN)
+    assert gate.verdicts(comparison(6))[0].proven is True
+
+
+def test_every_condition_counts_and_is_named():
+    result = comparison(6)
+    gates = [parse_gate(text) for text in ("top1_drop > 0.5", "bytes > 100", "agreement < 99.5")]
+    verdicts = [verdict for gate in gates for verdict in gate.verdicts(result)]
+    assert [verdict.passed for verdict in verdicts] == [False, True, False]
+    with pytest.raises(GateError, match=r'"top1_drop > 0.5": int8: .*; --fail-if "agreement < 99.5": int8: ') as caught:
+        require(verdicts)
+    assert "bytes" not in str(caught.value)
+
+
+def test_passed_gate_says_so_with_the_figures():
+    (verdict,) = parse_gate("bytes > 100").verdicts(comparison(6))
+    assert verdict.line == 'gate passed: --fail-if "bytes > 100": int8: bytes is 30'
+
+
+def test_figures_that_will_not_be_measured_are_refused_before_the_work():
+    with pytest.raises(UsageError, match='--fail-if "latency_ms > 3": latency_ms is not measured; give --latency'):
+        parse_gates({Mode.FAIL_IF: ["latency_ms > 3"]}, latency=False, drift=True)
+    with pytest.raises(UsageError, match="sqnr_db is not measured; give --drift-images"):
+        parse_gates({Mode.FAIL_IF: ["sqnr_db < 3"], Mode.FAIL_IF_PROVEN: None}, latency=True, drift=False)
+    assert len(parse_gates({Mode.FAIL_IF: ["latency_ms > 3", "sqnr_db < 3"]}, latency=True, drift=True)) == 2
 
 
 @pytest.mark.parametrize(
@@ -87,8 +191,9 @@ def test_what_was_not_measured_cannot_be_asked_for(text, match):
 
 @pytest.mark.parametrize(
     "text",
-    ["", "top1_drop", "top1_drop > ", "0.5 < top1_drop", "top1_drop > 1 or kl > 1", "top1_drop == 1", "top1_drop > x",
-     "top1_drop > 1 and", "top1_drop > 1, kl > 1", "top1_drop > __import__('os')", "top1_drop > nan", "top1_drop > 1%"],
+    ["", "top1_drop", "top1_drop > ", "0.5 < top1_drop", "top1_drop > 1 or", "(top1_drop > 1)", "or top1_drop > 1",
+     "top1_drop > 1 AND kl > 1", "top1_drop == 1", "top1_drop > x", "top1_drop > 1 and", "top1_drop > 1, kl > 1",
+     "top1_drop > __import__('os')", "top1_drop > nan", "top1_drop > 1%"],
 )  # fmt: skip
 def test_what_does_not_follow_the_grammar_is_refused(text):
     with pytest.raises(UsageError, match=r"--fail-if: cannot read .* write NAME OP NUMBER"):
@@ -105,15 +210,15 @@ terms = st.builds(
 )
 
 
-@given(st.lists(terms, min_size=1, max_size=4))
-def test_a_condition_reads_back_as_it_is_written(given_terms):
-    text = " and ".join(map(str, given_terms))
+@given(st.lists(st.lists(terms, min_size=1, max_size=3), min_size=1, max_size=3))
+def test_condition_reads_back_as_it_is_written(given_terms):
+    text = " or ".join(" and ".join(map(str, terms)) for terms in given_terms)
     gate = parse_gate(text)
-    assert list(gate.terms) == given_terms
+    assert [list(terms) for terms in gate.alternatives] == given_terms
     assert str(gate) == text
 
 
 def test_divergence_has_an_interval():
     kl = np.random.default_rng(0).exponential(0.1, 1000)
     with pytest.raises(GateError, match="kl is 0"):
-        parse_gate("kl > 0.05", confident=True).check(comparison(6, kl=kl))
+        parse_gate("kl > 0.05", Mode.FAIL_IF_PROVEN).check(comparison(6, kl=kl))

@@ -10,11 +10,9 @@ from quantkit.evaluation.paired import (
     Interval,
     PairedOutcomes,
     bootstrap_interval,
-    images_to_see,
     mcnemar_exact,
     mean_interval,
     score_interval,
-    smallest_visible_loss,
     wilson_interval,
 )
 
@@ -114,40 +112,6 @@ def test_the_intervals_cover_a_known_difference(loss):
     by_bootstrap = np.mean([-loss in bootstrap_interval(pair, resamples=1000) for pair in pairs])
     assert 0.93 <= by_score <= 0.97
     assert 0.93 <= by_bootstrap <= 0.97
-
-
-def test_the_smallest_visible_loss_is_the_edge_of_the_interval():
-    """The least surplus of lost images, at the same number of discordant ones, that excludes zero."""
-    pair = PairedOutcomes(500, 12, 9)
-    limit = smallest_visible_loss(pair) * 500
-    assert 0.0 in score_interval(PairedOutcomes(500, 14, 7))
-    assert 0.0 not in score_interval(PairedOutcomes(500, 16, 5))
-    assert 7 <= limit <= 11
-    assert limit == pytest.approx(1.959964 * np.sqrt(21), rel=1e-6)
-
-
-def test_without_discordant_images_a_loss_still_has_to_be_visible():
-    assert smallest_visible_loss(PairedOutcomes(500, 0, 0)) == pytest.approx(3.8415 / 500, rel=1e-4)
-    assert 0.0 in score_interval(PairedOutcomes(500, 3, 0))
-    assert 0.0 not in score_interval(PairedOutcomes(500, 4, 0))
-
-
-@given(outcomes())
-def test_the_images_needed_for_the_smallest_visible_loss_are_those_at_hand(pair):
-    loss = smallest_visible_loss(pair)
-    if loss < 1.0:
-        assert abs(images_to_see(loss, pair) - pair.images) <= 1
-
-
-def test_half_the_loss_takes_four_times_the_images():
-    pair = PairedOutcomes(1000, 60, 40)
-    assert images_to_see(0.005, pair) == pytest.approx(4 * images_to_see(0.01, pair), abs=4)
-    assert images_to_see(0.01, pair) == 3842  # 1.96^2 * 0.1 / 0.01^2
-
-
-def test_a_loss_of_nothing_cannot_be_asked_for():
-    with pytest.raises(ValueError, match=r"a loss is a fraction in \(0, 1\]"):
-        images_to_see(0.0, PairedOutcomes(10, 1, 1))
 
 
 def test_wilson_is_the_published_interval():

@@ -12,7 +12,7 @@ from quantkit.evaluation.classes import class_deltas
 from quantkit.evaluation.confidence import expected_calibration_error, flips_by_margin
 from quantkit.evaluation.paired import PairedOutcomes, score_interval
 from quantkit.evaluation.predictions import Predictions
-from quantkit.evaluation.result import EvaluatedModel, compare_models, visibility
+from quantkit.evaluation.result import EvaluatedModel, compare_models
 
 IMAGES, CLASSES = 400, 10
 
@@ -148,13 +148,6 @@ def test_constant_and_tied_outputs_and_absent_classes_are_warned_of():
         "dead: all classes have the same score on 4 of 4 images; they count as class 0",
         "tied: the first place is shared on 100.0 % of the images; the lower class index is taken",
     )
-
-
-def test_few_images_say_what_they_cannot_show():
-    sentence = visibility(PairedOutcomes(500, 4, 1))
-    assert sentence == "on 500 images a loss below 0.88 points cannot be seen; seeing 0.6 would take about 1,100"
-    assert visibility(PairedOutcomes(500, 1, 4)).endswith("seeing 0.5 would take about 1,600")
-    assert visibility(PairedOutcomes(100_000, 40, 40)) == ("on 100,000 images a loss below 0.018 points cannot be seen")
 
 
 def test_calibration_error_by_a_hand_worked_example():

@@ -96,7 +96,7 @@ def test_square_brackets_in_a_name_are_not_markup():
 
 def test_notes_say_what_the_images_can_show():
     said = render.notes(comparison(flipped=3))
-    assert said[0].startswith("int8: on 300 images a loss below")
+    assert said[0].startswith("int8: 300 images detect a top-1 loss of 2.6 points or more (power 80 %); about ")
     assert render.notes(comparison(flipped=200)) == []  # a loss in plain sight needs no such words
 
 

@@ -33,6 +33,28 @@ def activation_qparams(model: ir.Model) -> dict[str, QParams]:
     return found
 
 
+def seen_by_readers(model: ir.Model) -> dict[str, str]:
+    """Return, for every float value that only QuantizeLinear reads, the dequantized value that stands for it.
+
+    Other tools keep the float model's name for the value before rounding, which may also lack an activation function
+    that the rounding does (a Relu whose zero is the least integer). What the network goes on with is the dequantized
+    one. By names; values that are outputs of the graph, or read in float as well, are left out.
+    """
+    found: dict[str, str] = {}
+    for node in model.graph:
+        if node.op_type != "QuantizeLinear" or is_constant(operand(node, 0)):
+            continue
+        value = rounded_value(node)
+        between = required(node, 0).producer() if value is not required(node, 0) else None
+        readers = {use.node for use in value.uses()}
+        if value.is_graph_output() or any(one is not between and one.op_type != "QuantizeLinear" for one in readers):
+            continue
+        for use in node.outputs[0].uses():
+            if use.node.op_type == "DequantizeLinear":
+                found.setdefault(name_of(value), name_of(use.node.outputs[0]))
+    return found
+
+
 def node_qparams(node: ir.Node) -> QParams | None:
     """Return the parameters of a QuantizeLinear or DequantizeLinear, None without one scale and integer zero point."""
     scale, zero = array(operand(node, 1)), array(operand(node, 2))

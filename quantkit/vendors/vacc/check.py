@@ -152,7 +152,7 @@ def check_document(
         facts = _facts_of_checkpoint(document, dialect, spec, findings)
     if facts is not None:
         findings += check_model(document, dialect, spec, facts)
-    findings += check_data(document, spec, classes_of(spec, facts))
+    findings += check_data(document, spec, classes_of(spec, facts), model_here=facts is not None)
     if vdsp is not None:
         findings += check_vdsp(document, dialect, spec, vdsp)
     return _in_order(findings)

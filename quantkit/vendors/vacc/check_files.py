@@ -90,8 +90,17 @@ def _check_opset(document: Document, dialect: Dialect, facts: OnnxFacts) -> Iter
     yield Finding("warning", document.line_of(path), ".".join(path), fault, fix)
 
 
-def check_data(document: Document, spec: BuildSpec, classes: int | None) -> Iterator[Finding]:
-    """Yield where the calibration images are too few, or the folder does not hold them."""
+def check_data(
+    document: Document, spec: BuildSpec, classes: int | None, *, model_here: bool = False
+) -> Iterator[Finding]:
+    """Yield where the calibration images are too few, or the folder does not hold them.
+
+    Args:
+        document: the file.
+        spec: what it says.
+        classes: of the model, where known.
+        model_here: the model is on this machine, so the calibration folder should be, too.
+    """
     data = spec.data
     if data is None:
         return
@@ -106,6 +115,11 @@ def check_data(document: Document, spec: BuildSpec, classes: int | None) -> Iter
     folder = locate(data.path, document) if isinstance(data.path, str) else None
     if folder is not None:
         yield from _check_folder(document, data, folder)
+    elif model_here and isinstance(data.path, str):
+        fix = f"make it: quantkit calib-set materialize SET.csv {data.path}"
+        yield Finding(
+            "warning", document.line_of(("dataset", "path")), "dataset.path", f"{data.path} is not there", fix
+        )
 
 
 def classes_of(spec: BuildSpec, facts: OnnxFacts | None) -> int | None:

@@ -136,6 +136,9 @@ def load_vdsp(path: Path) -> VdspParams:
     """
     try:
         data = json.loads(path.read_bytes())
+    except FileNotFoundError as error:
+        fix = f"write it with quantkit vamc write --run RUN --vdsp {path}"
+        raise VendorFileError("there is no such file", where=path, fix=fix) from error
     except OSError as error:
         raise VendorFileError(f"cannot read the file ({reason(error)})", where=path) from error
     except (ValueError, RecursionError) as error:

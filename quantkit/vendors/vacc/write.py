@@ -96,6 +96,7 @@ def write_build_file(
     softmax: bool = False,
     workspace: str = "./deploy_weights/",
     settings: CompilerSettings = CompilerSettings(),
+    data_comment: str | None = None,
 ) -> BuildFile:
     """Return the build file of an int8 image model.
 
@@ -114,6 +115,7 @@ def write_build_file(
         softmax: append a softmax to the graph.
         workspace: where the compiled model goes.
         settings: further options of the compiler.
+        data_comment: what stands behind the path of the calibration data, such as the command that makes them.
     """
     notes: tuple[str, ...] = ()
     ops: list[dict[str, Any]] | None = None
@@ -140,7 +142,7 @@ def write_build_file(
     )
     if dialect == "build" and isinstance(method, Mse):
         notes += ("quant_mode: mse is known of the compile dialect only",)
-    return _rendered(spec, dialect, notes)
+    return _rendered(spec, dialect, notes, data_comment)
 
 
 def write_fp16_build_file(
@@ -193,12 +195,12 @@ def _source(checkpoint: str, input_name: str, input_shape: Sequence[int], dialec
     )
 
 
-def _rendered(spec: BuildSpec, dialect: Dialect, notes: tuple[str, ...]) -> BuildFile:
+def _rendered(spec: BuildSpec, dialect: Dialect, notes: tuple[str, ...], data_comment: str | None = None) -> BuildFile:
     rendering = render(spec, dialect)
     notes += rendering.notes
     remarks = (f"For `vamc {dialect}`, written by quantkit.", *notes)
     header = [f"# {row}" for remark in remarks for row in textwrap.wrap(remark, _COMMENT_WIDTH)]
-    text = "\n".join([*header, "", dump(rendering.data, _comments(spec, dialect))])
+    text = "\n".join([*header, "", dump(rendering.data, _comments(spec, dialect, data_comment))])
     return BuildFile(text, spec, notes)
 
 
@@ -246,9 +248,11 @@ def vendor_method(method: Method) -> str:
             assert_never(method)
 
 
-def _comments(spec: BuildSpec, dialect: Dialect) -> dict[KeyPath, str]:
+def _comments(spec: BuildSpec, dialect: Dialect, data_comment: str | None) -> dict[KeyPath, str]:
     """Return what is to stand behind some of the values."""
     comments: dict[KeyPath, str] = {}
+    if data_comment is not None:
+        comments["dataset", "path"] = data_comment
     if spec.calibration is not None:
         calibration = _METHOD_KEY[dialect][:-1]
         comments[_METHOD_KEY[dialect]] = "how ranges of activations are found"

@@ -1,5 +1,6 @@
 """The vendor's build file of a run: the same model, method, preprocessing and images, for the card's compiler."""
 
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -306,7 +307,8 @@ def _build_file(
     integer = {layer.node for layer in plan.layers}
     left_out = 0 if choices_of_run(record).keep_outliers else len(record.set.outliers)
     count = options.count or record.set.images - left_out
-    return write_build_file(
+    made_by = None if options.calibration_folder is not None else _materialize_command(folder, record, images, left_out)
+    build = write_build_file(
         name=options.name or Path(record.model.path).stem,
         checkpoint=record.model.path if checkpoint is None else str(checkpoint.resolve()),
         input_name=record.model.input,
@@ -321,7 +323,19 @@ def _build_file(
         softmax=options.softmax,
         workspace=options.workspace,
         settings=options.compiler,
+        data_comment=None if made_by is None else f"made by: {made_by}",
     )
+    if made_by is None or images.is_dir() or not plan.target.compiler_calibrates:
+        return build
+    return replace(build, notes=(*build.notes, f"the calibration folder {images.name} is not there yet: {made_by}"))
+
+
+def _materialize_command(folder: RunFolder, record: RunRecord, images: Path, left_out: int) -> str | None:
+    """Return the command that lays out the images of a run for the compiler; None where its set is not a file."""
+    manifest = folder.path / CARD_SET if left_out else Path(record.set.path)
+    if not record.set.path:
+        return None
+    return shlex.join(["quantkit", "calib-set", "materialize", str(manifest), str(images)])
 
 
 def _suffixes_of(chosen: CalibrationSet) -> frozenset[str]:

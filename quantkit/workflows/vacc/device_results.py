@@ -73,16 +73,15 @@ class DeviceResults:
         return in_class if in_class in self._outputs else self._by_file.get(path.name)
 
 
-def parse_card(model: str, datalist: Path | None) -> tuple[str, DeviceResults] | None:
-    """Return the name and the answers of ``NAME=DIR``, or None where a model is no such thing.
+def card_answers(name: str, folder: Path, datalist: Path | None) -> DeviceResults:
+    """Return the answers of ``NAME=DIR``.
 
     Raises:
-        UsageError: there is no datalist to read them with.
+        UsageError: there is no such folder, or no datalist to read it with.
         VendorFileError: outputs and list do not fit each other.
     """
-    name, sign, folder = model.partition("=")
-    if not sign:
-        return None
+    if not folder.is_dir():
+        raise UsageError("there is no such model file or folder of results", where=f"{name}={folder}")
     if datalist is None:
-        raise UsageError(f"{model} are results of a card", fix="give the --datalist that it was run on")
-    return name, DeviceResults(Path(folder), datalist)
+        raise UsageError(f"{name}={folder} are results of a card", fix="give the --datalist that it was run on")
+    return DeviceResults(folder, datalist)

@@ -263,7 +263,7 @@ def test_damaged_files_are_named(tmp_path: Path, content: bytes, message: str) -
     path.write_bytes(content)
     with pytest.raises(VendorFileError, match=f"p.json: .*{message}"):
         load_vdsp(path)
-    with pytest.raises(VendorFileError, match="cannot read the file"):
+    with pytest.raises(VendorFileError, match="there is no such file; write it with quantkit vamc write"):
         load_vdsp(tmp_path / "gone.json")
 
 

@@ -1,0 +1,66 @@
+"""Arguments as people write them in Python, made into what the steps work with: paths as text, and clear refusals."""
+
+import os
+from pathlib import Path
+from typing import TypeVar, overload
+
+from quantkit.errors import UsageError
+
+AnyPath = str | os.PathLike[str]
+_T = TypeVar("_T")
+
+
+def as_path(value: object, name: str) -> Path:
+    """Return a path of text or a path-like object.
+
+    Args:
+        value: what was given.
+        name: of the argument, for the message.
+
+    Raises:
+        UsageError: it is something else, such as a list of files.
+    """
+    if isinstance(value, str | os.PathLike):
+        text = os.fspath(value)
+        if isinstance(text, str):
+            return Path(text)
+    raise UsageError(f"takes a path, not {_kind(value)}", where=name, fix="give the path of one file or folder")
+
+
+@overload
+def optional_path(value: None, name: str) -> None: ...
+@overload
+def optional_path(value: object, name: str) -> Path | None: ...
+def optional_path(value: object, name: str) -> Path | None:
+    """Return a path as `as_path` does, None for None."""
+    return None if value is None else as_path(value, name)
+
+
+def path_or(kind: type[_T], value: object, name: str) -> _T | Path:
+    """Return an object of the kind as it is, anything else as `as_path` does.
+
+    Raises:
+        UsageError: it is neither.
+    """
+    if isinstance(value, kind):
+        return value
+    if isinstance(value, str | os.PathLike):
+        return as_path(value, name)
+    raise UsageError(f"takes a path or {kind.__name__}, not {_kind(value)}", where=name)
+
+
+def require(kind: type[_T], value: object, name: str) -> _T:
+    """Return an object of the kind.
+
+    Raises:
+        UsageError: it is something else.
+    """
+    if isinstance(value, kind):
+        return value
+    raise UsageError(
+        f"takes {kind.__name__}, not {_kind(value)}", where=name, fix=f"give quantkit.{kind.__name__}(...)"
+    )
+
+
+def _kind(value: object) -> str:
+    return "None" if value is None else f"{type(value).__name__} {value!r:.60}"

@@ -1,0 +1,116 @@
+"""What a number of images can detect: minimum detectable difference and sample size of a paired comparison.
+
+The test is McNemar's, two-sided at 5 %, which rejects where the 95 % score interval leaves zero. With ``psi`` the
+probability that exactly one of the two models is right, and ``d`` the difference of the accuracies, a power of
+``1 - beta`` takes (Connor, Biometrics 43:207-211, 1987)
+
+    n = (z_alpha sqrt(psi) + z_beta sqrt(psi - d^2))^2 / d^2
+
+``psi`` is not known, only estimated from the images compared. The one-sided 95 % upper bound of Clopper and Pearson is
+used in its place, and never less than ``d``: losing a share d of the images makes at least that many discordant. So the
+power is at least 80 % for 95 of 100 comparisons, and usually more.
+
+Shares are fractions of 1 here, except in `sample_size_note`.
+"""
+
+import math
+
+from scipy import stats
+
+from quantkit.evaluation.paired import CONFIDENCE, PairedOutcomes
+
+POWER = 0.8
+# A rate is unknown where its upper bound is more than so many times what was observed (two discordant images or fewer).
+_KNOWN_WITHIN = 3.0
+# The loss that users ask about, in percentage points.
+LOSS_OF_INTEREST = 0.5
+_PERCENT = 100.0
+# Bisection halves [0, 1] down to the spacing of float64 around 1.
+_BISECTIONS = 53
+
+
+def discordance_bound(outcomes: PairedOutcomes, confidence: float = CONFIDENCE) -> float:
+    """Return the one-sided upper bound of the share of images that exactly one model gets right (Clopper, Pearson)."""
+    interval = stats.binomtest(outcomes.discordant, outcomes.images, alternative="less").proportion_ci(
+        confidence, method="exact"
+    )
+    return float(interval.high)
+
+
+def mcnemar_images(loss: float, discordance: float, *, power: float = POWER, confidence: float = CONFIDENCE) -> float:
+    """Return how many images detect a loss with the given power; not rounded.
+
+    Args:
+        loss: difference of the accuracies, a fraction in (0, 1].
+        discordance: share of the images that exactly one model gets right; taken as ``loss`` where it is less.
+        power: probability of a significant difference.
+        confidence: 1 minus the two-sided significance level.
+
+    Raises:
+        ValueError: the loss is outside (0, 1].
+    """
+    if not 0.0 < loss <= 1.0:
+        raise ValueError(f"a loss is a fraction in (0, 1], not {loss}")
+    psi = max(discordance, loss)
+    z_alpha, z_beta = float(stats.norm.ppf((1 + confidence) / 2)), float(stats.norm.ppf(power))
+    return float(((z_alpha * math.sqrt(psi) + z_beta * math.sqrt(psi - loss * loss)) / loss) ** 2)
+
+
+def images_to_detect(loss: float, outcomes: PairedOutcomes, *, power: float = POWER) -> int:
+    """Return how many images suffice to detect a loss, at the upper bound of the observed discordance rate.
+
+    Raises:
+        ValueError: the loss is outside (0, 1].
+    """
+    return math.ceil(mcnemar_images(loss, discordance_bound(outcomes), power=power) - 1e-9)
+
+
+def minimum_detectable_difference(outcomes: PairedOutcomes, *, power: float = POWER) -> float:
+    """Return the smallest loss (a fraction) that this many images detect with the given power; 1 where none is."""
+    bound, lo, hi = discordance_bound(outcomes), 0.0, 1.0
+    if mcnemar_images(hi, bound, power=power) > outcomes.images:
+        return 1.0
+    for _ in range(_BISECTIONS):
+        middle = (lo + hi) / 2
+        if middle == 0.0 or mcnemar_images(middle, bound, power=power) > outcomes.images:
+            lo = middle
+        else:
+            hi = middle
+    return hi
+
+
+def rate_is_known(outcomes: PairedOutcomes) -> bool:
+    """Return whether enough images are discordant to tell their rate within a factor of three."""
+    observed = outcomes.discordant / outcomes.images
+    return observed > 0.0 and discordance_bound(outcomes) <= _KNOWN_WITHIN * observed
+
+
+def sample_size_note(outcomes: PairedOutcomes) -> str:
+    """Say in one sentence what this many images detect, and how many a loss of interest takes.
+
+    Such as "500 images detect a top-1 loss of 1.9 points or more (power 80 %); about 6,600 detect 0.5 points". Where
+    the discordance rate is unknown, so is the number of images, and only an upper bound of it is given.
+    """
+    limit = _PERCENT * minimum_detectable_difference(outcomes)
+    if limit >= _PERCENT:
+        said = f"{outcomes.images:,} images are too few to detect a top-1 loss"
+    else:
+        said = f"{outcomes.images:,} images detect a top-1 loss of {_upwards(limit)} points or more (power 80 %)"
+    measured = -_PERCENT * outcomes.delta
+    wanted = LOSS_OF_INTEREST if limit > LOSS_OF_INTEREST else measured
+    if not 0.0 < wanted < limit:
+        return said
+    needed = f"{_upwards(images_to_detect(wanted / _PERCENT, outcomes)):,}"
+    if rate_is_known(outcomes):
+        return f"{said}; about {needed} detect {wanted:.2g} points"
+    return (
+        f"{said}; how many detect {wanted:.2g} points is unknown, as too few answers differ to estimate it "
+        f"(at most {needed})"
+    )
+
+
+def _upwards(value: float) -> float | int:
+    """Round up to two significant digits; an int from 10 on."""
+    unit = 10.0 ** (math.floor(math.log10(value)) - 1)
+    rounded = float(f"{math.ceil(value / unit - 1e-9) * unit:.2g}")
+    return int(rounded) if rounded >= 10.0 else rounded

@@ -1,0 +1,145 @@
+"""What the sensitivities of layers recommend: which layers to leave in float, what that gains and costs."""
+
+import math
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from quantkit.config.method import Method, Percentile, method_name
+from quantkit.runs.folder import FP32
+from quantkit.sensitivity.result import LayerSensitivity, Sensitivity
+from quantkit.targets import ORT, TARGETS
+from quantkit.workflows.quantize import QuantizeOptions
+
+# A layer has to gain as much of the scores' SQNR: a fifth of the noise.
+WORTH_DB = 1.0
+# As `quantkit tune` does by default.
+MAX_MACS = 0.1
+MAX_LAYERS = 3
+
+
+@dataclass(frozen=True, kw_only=True)
+class Decision:
+    """The layers to leave in float.
+
+    Attributes:
+        layers: the most worthwhile first; empty where no layer is worth it.
+        gains_db: gain of each in the SQNR of the scores when it alone is left in float, as measured.
+        macs_share: of the multiply-adds that would run in float.
+        best_gain_db: the greatest gain of any single layer, minus infinity without layers.
+    """
+
+    layers: tuple[LayerSensitivity, ...]
+    gains_db: tuple[float, ...]
+    macs_share: float
+    best_gain_db: float
+
+    @property
+    def skips(self) -> tuple[str, ...]:
+        """What ``--skip`` takes, one for each layer."""
+        return tuple(layer.skip for layer in self.layers)
+
+    def lines(self) -> tuple[str, ...]:
+        """Say it in words, a line for each layer and one for all together."""
+        if not self.layers:
+            best = f"; the best gains {self.best_gain_db:+.1f} dB" if math.isfinite(self.best_gain_db) else ""
+            limits = f"{WORTH_DB:g} dB for {100 * MAX_MACS:.0f} % or less of the multiply-adds"
+            return (f"no layer is worth leaving in float: none gains {limits}{best}; try quantkit tune",)
+        found = [
+            f"leave {layer.skip} in float: {gain:+.1f} dB, {_share(layer.macs_share)} of multiply-adds"
+            for layer, gain in zip(self.layers, self.gains_db, strict=True)
+        ]
+        if len(self.layers) > 1:
+            found.append(
+                f"together {_share(self.macs_share)} of multiply-adds; their gains overlap, so compare them together"
+            )
+        return tuple(found)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain values."""
+        return {
+            "skip": list(self.skips),
+            "gains_db": [gain if math.isfinite(gain) else None for gain in self.gains_db],
+            "macs_share": self.macs_share,
+        }
+
+
+def decide(found: Sensitivity) -> Decision:
+    """Choose the layers to leave in float, greedily by the noise that goes without each.
+
+    A layer is chosen where it gains at least `WORTH_DB` by itself, up to `MAX_LAYERS` layers and `MAX_MACS` of the
+    multiply-adds. What several gain together is not predicted: layers that follow each other share the rounding between
+    them. A compiler that calibrates by itself skips convolutions only.
+    """
+    convs_only = found.target in TARGETS and TARGETS[found.target].compiler_calibrates
+    layers = [
+        layer
+        for layer in found.layers
+        if layer.macs_share is not None
+        and math.isfinite(layer.without.share)
+        and (layer.conv_index is not None or not convs_only)
+    ]
+    chosen: list[LayerSensitivity] = []
+    macs = 0.0
+    for layer in sorted(layers, key=lambda one: -one.without.share):
+        assert layer.macs_share is not None
+        if len(chosen) == MAX_LAYERS or _decibels(1.0 - layer.without.share) < WORTH_DB:
+            break
+        if macs + layer.macs_share <= MAX_MACS:
+            chosen.append(layer)
+            macs += layer.macs_share
+    gains = tuple(_decibels(1.0 - layer.without.share) for layer in chosen)
+    best = max((_decibels(1.0 - layer.without.share) for layer in layers), default=-math.inf)
+    return Decision(
+        layers=tuple(chosen),
+        gains_db=gains,
+        macs_share=macs,
+        best_gain_db=best,
+    )
+
+
+def quantize_command(
+    run: Path, found: Sensitivity, method: Method, options: QuantizeOptions, skips: Sequence[str]
+) -> str:
+    """Return the command line that makes the int8 model with more layers in float, and the same choices otherwise."""
+    words = ["quantkit", "quantize", "--run", str(run), "--method", method_name(method)]
+    if isinstance(method, Percentile) and method.fraction != Percentile().fraction:
+        words += ["--fraction", f"{method.fraction!r}"]
+    if found.target != ORT.name:
+        words += ["--target", found.target]
+    if options.per_channel is not None:
+        words.append("--per-channel" if options.per_channel else "--per-tensor")
+    if options.activation_type is not None:
+        words += ["--activations", options.activation_type]
+    if options.weight_bits is not None:
+        words += ["--weight-bits", str(options.weight_bits)]
+    if options.power_of_two:
+        words.append("--power-of-two")
+    if options.keep_outliers:
+        words.append("--keep-outliers")
+    words.append("--bias-correction" if options.bias_correction else "--no-bias-correction")
+    for skip in (*options.skip, *skips):
+        words += ["--skip", skip]
+    return shlex.join([*words, "--out", str(run / f"{mixed_name(found)}.onnx")])
+
+
+def mixed_name(found: Sensitivity) -> str:
+    """Return the name of the model with layers in float, so that the int8 model of the run stays as it is."""
+    suffix = "" if found.target == ORT.name else f"-{found.target}"
+    return f"int8{suffix}-mixed"
+
+
+def compare_command(run: Path, found: Sensitivity) -> str:
+    """Return the command line that says what the model with layers in float gains."""
+    return shlex.join(["quantkit", "compare", FP32, mixed_name(found), "--run", str(run)])
+
+
+def _decibels(noise: float) -> float:
+    """Return the gain in dB where so much of the noise is left; infinite without any."""
+    return math.inf if noise <= 0.0 else -10.0 * math.log10(noise)
+
+
+def _share(value: float | None) -> str:
+    return "an unknown share" if value is None else f"{100 * value:.1f} %"

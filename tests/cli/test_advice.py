@@ -1,0 +1,100 @@
+"""Errors and notes give advice that helps: each says what is wrong and the command or option that fixes it."""
+
+import shlex
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from models import tiny_model, write_images
+
+Run = Callable[..., tuple[str, str]]
+
+
+@pytest.fixture
+def folder(tmp_path: Path, command: Run) -> Path:
+    """A project with a calibrated run."""
+    tiny_model(tmp_path / "tiny.onnx")
+    write_images(tmp_path / "images", per_class=8)
+    (tmp_path / "pipeline.yaml").write_text("ops:\n- op: decode\n- op: to_tensor\n")
+    (tmp_path / "quantkit.yaml").write_text("model: tiny.onnx\npreset: pipeline.yaml\nset: calib.csv\n")
+    command("calib-set", "build", "--images", "images", "--count", "16", "--out", "calib.csv")
+    command("calibrate", "--target", "vacc")
+    return tmp_path
+
+
+def test_what_is_no_statistics_file_is_named_for_what_it_is(folder: Path, command: Run) -> None:
+    np.savez(folder / "a.npz", a=np.zeros(3))
+    (folder / "b.bin").write_bytes(b"0123456789")
+    whole = (folder / "runs/tiny/statistics.safetensors").read_bytes()
+    (folder / "cut.safetensors").write_bytes(whole[: len(whole) // 2])
+    expected = {
+        "images": "is a folder, not a statistics file; give the statistics.safetensors of a run folder",
+        "runs/tiny": "is a folder, not a statistics file; give runs/tiny/statistics.safetensors",
+        "tiny.onnx": "is an ONNX model, not a statistics file; give",
+        "calib.csv": "is a CSV file (a calibration set or a table), not a statistics file; give",
+        "runs/tiny/run.json": "is a JSON file, not a statistics file; give",
+        "quantkit.yaml": "is a YAML file, not a statistics file; give",
+        "a.npz": "is a NumPy archive, not a statistics file; give",
+        "b.bin": "is of another format, not a statistics file; give",
+        "cut.safetensors": "the statistics file is damaged",
+    }
+    for name, said in expected.items():
+        _, err = command("stats", "show", name, code=8)
+        assert err.startswith(f"error: {name}: {said}"), err
+
+
+def test_calibration_folder_that_nobody_made_comes_with_its_command(folder: Path, command: Run) -> None:
+    out, err = command("calibrate", "--target", "vacc")
+    (note,) = [line for line in out.splitlines() if "is not there yet: " in line]
+    _, err = command("vamc", "write", "--run", "runs/tiny", "--out", "v.yaml")
+    assert "is not there yet: quantkit calib-set materialize" in err
+    out, _ = command("vamc", "check", "runs/tiny/vamc.yaml")
+    assert "warning: " in out
+    assert "is not there; make it: quantkit calib-set materialize SET.csv" in out
+    (comment,) = [line for line in (folder / "runs/tiny/vamc.yaml").read_text().splitlines() if "# made by: " in line]
+    pasted = note.partition("is not there yet: ")[2]
+    assert comment.partition("# made by: ")[2] == pasted
+    command(*shlex.split(pasted)[1:])
+    out, _ = command("vamc", "check", "runs/tiny/vamc.yaml")
+    assert "1 clean" in out
+    out, _ = command("calibrate", "--target", "vacc")
+    assert "is not there yet" not in out
+
+
+def test_calibration_folder_of_the_users_own_is_not_commented(folder: Path, command: Run) -> None:
+    command("vamc", "write", "--run", "runs/tiny", "--calib-dir", "/data/calib", "--out", "v.yaml")
+    assert "made by" not in (folder / "v.yaml").read_text()
+
+
+def test_missing_vdsp_params_come_with_the_command_that_writes_them(folder: Path, command: Run) -> None:
+    _, err = command("vamp", "command", "runs/tiny/vamc.yaml")
+    assert err == (
+        "note: vdsp_params.json is not there; write it with quantkit vamc write --run RUN --vdsp vdsp_params.json\n"
+    )
+    _, err = command("vamc", "check", "runs/tiny/vamc.yaml", "--vdsp", "p.json", code=10)
+    assert "p.json: there is no such file; write it with quantkit vamc write --run RUN --vdsp p.json" in err
+    (folder / "vdsp_params.json").write_text("{}")
+    assert command("vamp", "command", "runs/tiny/vamc.yaml")[1] == ""
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("calibrate --count 5", "--count: the calibration set is calib.csv, and nothing is drawn; give --images"),
+        ("calibrate --seed 1", "--seed: the calibration set is calib.csv"),
+        ("calibrate --set calib.csv --labels l.txt", "--labels: the calibration set is calib.csv"),
+        ("tune --preset imagenet", "--preset: a calibrated run has its own preprocessing; give --set too"),
+        ("calib-set build --unlabelled --out c.csv", "--unlabelled: there are no images to draw from; give --images"),
+        ("quantize --activations int4", "--activations: cannot quantize to 'int4'; choose uint8 or int8"),
+        ("quantize --weight-bits 6", "--weight-bits: cannot quantize to 6; choose 7 or 8"),
+    ],
+)
+def test_options_that_would_do_nothing_are_refused(words: str, said: str, folder: Path, command: Run) -> None:
+    _, err = command(*words.split(), code=2)
+    assert err.startswith(f"error: {said}")
+
+
+def test_advise_says_what_it_ranks_by(folder: Path, command: Run) -> None:
+    out, _ = command("vamc", "advise", "--images", "images", "--skips", "0")
+    assert "ranked by agreement with fp32 on the images that choose, then by top-1; of equals, the first tried" in out

@@ -1,0 +1,156 @@
+"""Any model as the reference: quantized by quantkit or by another tool, with names of the user's own."""
+
+import logging
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+from models import write_images
+from onnxruntime.quantization import CalibrationDataReader, QuantFormat, quantize_static
+
+from quantkit.config.pipeline import Decode, Pipeline, ToTensor
+from quantkit.data.build_set import build_calibration_set
+from quantkit.data.preprocess import preprocess
+from quantkit.errors import UsageError
+from quantkit.evaluation.measure_drift import measure_drift
+from quantkit.evaluation.result import Comparison
+from quantkit.graph.model import read_model
+from quantkit.workflows.calibrate import calibrate
+from quantkit.workflows.compare import compare, evaluate_models
+from quantkit.workflows.report import report
+
+PIPELINE = Pipeline(ops=(Decode(), ToTensor()))
+# The Relu goes into the rounding of onnxruntime's quantizer: its `ar` is the value before it.
+CHAIN = """
+<ir_version: 8, opset_import: ["": 17]>
+chain (float[N, 3, 8, 8] input) => (float[N, 4] logits) {
+    a = Conv <pads = [1, 1, 1, 1]> (input, w1)
+    ar = Relu(a)
+    b = Conv <pads = [1, 1, 1, 1]> (ar, w2)
+    br = Relu(b)
+    g = GlobalAveragePool(br)
+    f = Flatten(g)
+    logits = Gemm <transB = 1> (f, w4)
+}
+"""
+
+
+class _Images(CalibrationDataReader):
+    def __init__(self, paths: list[Path]) -> None:
+        self._inputs = iter([{"input": preprocess(path, PIPELINE)[None]} for path in paths])
+
+    def get_next(self) -> dict[str, np.ndarray] | None:
+        return next(self._inputs, None)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model, its int8 models by quantkit and by onnxruntime (both formats), and images."""
+    folder = tmp_path_factory.mktemp("any")
+    model = onnx.parser.parse_model(CHAIN)
+    rng = np.random.default_rng(3)
+    for name, shape in {"w1": (16, 3, 3, 3), "w2": (16, 16, 3, 3), "w4": (4, 16)}.items():
+        model.graph.initializer.append(onnx.numpy_helper.from_array(rng.normal(0, 0.2, shape).astype(np.float32), name))
+    onnx.save(model, folder / "fp32.onnx")
+    write_images(folder / "images", per_class=8)
+    chosen = build_calibration_set(folder / "images", count=16)
+    chosen.save(folder / "set.csv")
+    calibrate(folder / "fp32.onnx", folder / "set.csv", PIPELINE, run=folder / "run")
+    logging.disable(logging.WARNING)
+    for name, form in (("qdq", QuantFormat.QDQ), ("qop", QuantFormat.QOperator)):
+        quantize_static(
+            folder / "fp32.onnx", folder / f"{name}.onnx", _Images(list(chosen.paths)), quant_format=form,
+            per_channel=True,
+        )  # fmt: skip
+    logging.disable(logging.NOTSET)
+    return folder
+
+
+def compared(folder: Path, *models: str) -> Comparison:
+    return compare(models, images=folder / "images", pipeline=PIPELINE)
+
+
+def tensor_of(path: Path, name: str, image: Path) -> np.ndarray:
+    """A tensor inside a model, by onnxruntime alone."""
+    model = onnx.load(path)
+    model.graph.output.append(onnx.ValueInfoProto(name=name))
+    session = onnxruntime.InferenceSession(model.SerializeToString())
+    return session.run([name], {"input": preprocess(image, PIPELINE)[None]})[0]
+
+
+def test_drift_of_another_tools_qdq_is_that_of_the_rounded_tensors(folder: Path) -> None:
+    """What `ar` is in onnxruntime's model comes before the Relu; the network goes on with the dequantized value."""
+    paths = sorted((folder / "images").rglob("*.png"))
+    drifts = measure_drift(read_model(folder / "fp32.onnx"), read_model(folder / "qdq.onnx", allow_quantized=True),
+                           paths, PIPELINE)  # fmt: skip
+    found = {drift.name: drift for drift in drifts}
+    for name in ("ar", "br"):
+        pairs = [
+            (tensor_of(folder / "fp32.onnx", name, path),
+             tensor_of(folder / "qdq.onnx", f"{name}_DequantizeLinear_Output", path))
+            for path in paths
+        ]  # fmt: skip
+        x, y = (np.concatenate(one).astype(np.float64) for one in zip(*pairs, strict=True))
+        expected = 10 * np.log10((x**2).sum() / ((y - x) ** 2).sum())
+        assert found[name].sqnr_db == pytest.approx(expected, abs=0.01)
+        assert found[name].sqnr_db > 25
+
+
+@pytest.mark.parametrize("reference", ["run/int8.onnx", "qdq.onnx", "qop.onnx"])
+@pytest.mark.parametrize("candidate", ["fp32.onnx", "run/int8.onnx", "qdq.onnx", "qop.onnx"])
+def test_any_model_can_be_the_reference(reference: str, candidate: str, folder: Path, tmp_path: Path) -> None:
+    models = [f"one={folder / reference}", f"other={folder / candidate}"]
+    evaluation = evaluate_models(models, images=folder / "images", pipeline=PIPELINE)
+    result = evaluation.comparison
+    assert [model.name for model in result.models] == ["one", "other"]
+    other = result.candidates[0]
+    assert other.versus is not None
+    assert other.versus.agreement >= 75
+    for drift in other.tensors:
+        assert drift.sqnr_db == float("inf") if reference == candidate else drift.sqnr_db > 15
+    report(evaluation, tmp_path / "report.html")
+    assert (tmp_path / "report.html").stat().st_size > 1000
+
+
+def test_quantized_models_compare_every_tensor_once(folder: Path) -> None:
+    (candidate,) = compared(folder, f"a={folder / 'run/int8.onnx'}", f"b={folder / 'qdq.onnx'}").candidates
+    assert [drift.name for drift in candidate.tensors] == ["ar", "br", "g", "f", "logits"]
+    assert candidate.layers == ()
+
+
+def test_models_of_a_run_take_a_quantized_reference(folder: Path, tmp_path: Path) -> None:
+    evaluation = evaluate_models(["int8", "fp32"], run=folder / "run", images=folder / "images")
+    assert evaluation.comparison.reference.name == "int8"
+    report(evaluation, tmp_path / "report.html")
+
+
+def test_files_of_one_name_are_refused_before_the_work_with_names_to_give(folder: Path) -> None:
+    (folder / "copy").mkdir(exist_ok=True)
+    (folder / "copy/int8.onnx").write_bytes((folder / "run/int8.onnx").read_bytes())
+    one, other = folder / "run/int8.onnx", folder / "copy/int8.onnx"
+    with pytest.raises(UsageError, match=rf"2 models have the name 'int8'.* int8-1={one} int8-2={other}$"):
+        compare([one, str(other)], images=folder / "images", pipeline=PIPELINE)
+    assert compared(folder, f"a={one}", f"b={other}").candidates[0].versus.agreement == 100
+    with pytest.raises(UsageError, match="the model 'int8' is named twice; name each model once"):
+        compare([one, one], images=folder / "images", pipeline=PIPELINE)
+
+
+@pytest.mark.parametrize(
+    ("model", "match"),
+    [
+        ("int8", "'int8' is no ONNX file, and no run was given"),
+        ("a=nowhere", "a=nowhere: there is no such model file or folder of results"),
+        ("=x.onnx", "'=x.onnx' is no ONNX file"),
+    ],
+)
+def test_unknown_models_are_refused(model: str, match: str, folder: Path) -> None:
+    with pytest.raises(UsageError, match=match):
+        compared(folder, str(folder / "fp32.onnx"), model)
+
+
+def test_file_with_an_equals_sign_in_its_name_is_a_file(folder: Path) -> None:
+    odd = folder / "lr=0.1.onnx"
+    odd.write_bytes((folder / "fp32.onnx").read_bytes())
+    assert compared(folder, str(odd), str(folder / "qdq.onnx")).reference.name == "lr=0.1"
