@@ -229,7 +229,17 @@ def write_vamc_if_sized(
             raise
         (folder.path / VAMC).unlink(missing_ok=True)
         return None, [f"not written: {error}"]
-    return path, list(build.notes)
+    return path, [*build.notes, *_signature_notes(record)]
+
+
+def _signature_notes(record: RunRecord) -> list[str]:
+    """Return what the build file cannot say of the model's inputs."""
+    model, notes = record.model, []
+    if model.dtype != "float32" or model.layout != "NCHW":
+        notes.append(f"the image input is {model.dtype} {model.layout}; whether the compiler takes it is not known")
+    if model.inputs:
+        notes.append(f"the inputs {', '.join(model.inputs)} are not in this file; make them constants of the model")
+    return notes
 
 
 def build_rewritten(
