@@ -9,6 +9,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import onnx_ir as ir
+
 from quantkit.config.method import Method, Percentile, method_name
 from quantkit.engine.saturation import products_saturate
 from quantkit.engine.session import open_session
@@ -199,16 +201,29 @@ def check_loads(prepared: Prepared, target: Target, options: QuantizeOptions) ->
     """
     made = plan(prepared.model, options.target(target), options.plan_options())
     trial = write_qdq(prepared.model, made, dict.fromkeys(made.observed, Range(-1.0, 1.0)))
+    fault = _load_fault(trial)
+    if not fault:
+        return
+    if in_fp32 := _load_fault(prepared.model):
+        raise ModelError(
+            f"the fp32 model does not run: {in_fp32}", fix="export it with other operators or another opset"
+        )
+    names = {node.name for node in prepared.model.graph}
+    named = [name for name in re.findall(r"""['"(]([^'"()]+)['")]""", fault) if name in names]
+    fix = f"--skip {named[0]!r} leaves it in float" if named else "--skip leaves single operators in float"
+    raise ModelError(f"the int8 model does not run: {fault}", fix=fix)
+
+
+def _load_fault(model: ir.Model) -> str:
+    """Return why onnxruntime cannot load a model, empty where it can."""
     with tempfile.TemporaryDirectory(prefix="quantkit-") as folder:
-        path = Path(folder) / "int8.onnx"
-        save_model(trial, path)
+        path = Path(folder) / "model.onnx"
+        save_model(model, path)
         try:
             open_session(path)
         except ModelError as error:
-            names = {node.name for node in prepared.model.graph}
-            named = [name for name in re.findall(r"""['"(]([^'"()]+)['")]""", error.what) if name in names]
-            fix = f"--skip {named[0]!r} leaves it in float" if named else "--skip leaves single operators in float"
-            raise ModelError(f"the int8 model would not load: {error.what}", fix=fix) from error
+            return error.what
+    return ""
 
 
 def int8_name(target: Target) -> str:
