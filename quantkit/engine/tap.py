@@ -23,6 +23,7 @@ import onnxruntime as ort
 from quantkit.engine.partition import cut
 from quantkit.engine.session import open_session
 from quantkit.errors import ModelError
+from quantkit.graph.analysis.values import graphs_within
 from quantkit.graph.model import save_model
 
 # Blocks hold 8 or 16 channels, by processor. A tensor whose channels do not fill whole blocks of either is padded with
@@ -57,7 +58,8 @@ class TappedSession:
         with tempfile.TemporaryDirectory(prefix="quantkit-") as folder:
             tapped = Path(folder) / "tapped.onnx"
             _save_tapped(model, wanted, tapped)
-            if ordered:
+            # What onnxruntime writes of an optimized graph within a node cannot always be read back.
+            if ordered or any(list(graphs_within(node)) for node in model.graph):
                 self._partitions, tap_of = [_whole(tapped, [*wanted, self._result])], {name: name for name in wanted}
             else:
                 self._partitions, tap_of = _open_blocked(tapped, _elements(model, wanted))
