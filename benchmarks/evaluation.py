@@ -59,7 +59,7 @@ def plain_loop(model: Path, images: ImageFolder) -> tuple[list[int], float, floa
 def quantkit_eval(model: Path, images: ImageFolder) -> list[int]:
     """Return the predicted classes of an evaluation that finds nothing kept."""
     with tempfile.TemporaryDirectory() as keep:
-        done = evaluate(model, images=images, pipeline=PRESETS["imagenet"], keep=Path(keep))
+        done = evaluate(model, images=images, pipeline=PRESETS["imagenet"], cache=Path(keep))
     return [int(one) for one in done.predictions.top1]
 
 

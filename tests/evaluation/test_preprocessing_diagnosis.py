@@ -98,7 +98,7 @@ def test_nothing_is_asked_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     scores = Classifier.scores
     counted: Callable[..., object] = lambda self, x: (asked.append(1), scores(self, x))[1]  # noqa: E731
     monkeypatch.setattr(Classifier, "scores", counted)
-    options = {"images": tmp_path / "images", "labels": tmp_path / "labels.txt", "keep": tmp_path / "keep"}
+    options = {"images": tmp_path / "images", "labels": tmp_path / "labels.txt", "cache": tmp_path / "cache"}
     first = evaluate(model, pipeline=of("BGR", 255), **options).warnings  # type: ignore[arg-type]
     before = len(asked)
     assert evaluate(model, pipeline=of("BGR", 255), **options).warnings == first  # type: ignore[arg-type]
