@@ -150,7 +150,7 @@ def _open_blocked(tapped: Path, elements: Mapping[str, int]) -> tuple[list[_Open
     for piece in cut(proto, {output_of[name]: size for name, size in elements.items()}, PIECE_ELEMENTS):
         path = tapped.with_name("piece.onnx")
         onnx.save(piece.model, path)
-        # Optimized already: it is to run node by node as it stands.
+        # Optimized already: run it node by node without further optimization.
         session = open_session(path, fuse=False, pooled=True)
         partitions.append(_OpenPiece(session, piece.inputs, piece.outputs, piece.later))
     return partitions, {output: name for name, output in output_of.items()}
