@@ -78,6 +78,7 @@ class Trials:
         budget: what may be left in float.
         seconds: make nothing more after this time; None for no limit.
         watch: receives each step.
+        timed: called once with the seconds of the first trial and of its evaluation, unless it is in the cache.
     """
 
     def __init__(
@@ -88,7 +89,9 @@ class Trials:
         budget: FloatBudget,
         seconds: float | None,
         watch: Watch,
+        timed: Callable[[float, float], None] = lambda trial_s, evaluation_s: None,
     ) -> None:
+        self._timed = timed
         self._subject, self._evaluate, self._cache = subject, evaluate, cache
         self._budget, self._watch = budget, watch
         self._deadline_s = None if seconds is None else time.monotonic() + seconds
@@ -129,9 +132,11 @@ class Trials:
             if not seen.isdisjoint(same := {one.recipe, (one.digest, recipe.correction)}):
                 continue
             seen |= same
-            # Previews with rounded weights leave the weights in float, and cannot be compared with others.
+            # Previews with rounded weights leave the weights in float. They cannot be compared with others, and gain at
+            # least as much of their smaller distance as the whole model does.
             comparable = recipe.correction is best.recipe.correction
-            if not comparable or one.distance <= CLOSE * share * start.distance:
+            slack = 1.0 if recipe.correction is WeightCorrection.ROUNDING else CLOSE
+            if not comparable or one.distance <= slack * share * start.distance:
                 found[one.recipe] = one.distance
         nearest = min(found.values(), default=0.0)
         ranked = sorted(found, key=lambda recipe: found[recipe])
@@ -166,9 +171,11 @@ class Trials:
         """Evaluate a trial's model on the held-out images."""
         if trial.holdout is None:
             product = self.product(trial.recipe)
-            words = f"evaluating {trial.recipe.describe()}"
+            words, start_s = f"evaluating {trial.recipe.describe()}", time.monotonic()
             trial = replace(trial, holdout=self._evaluate(trial.recipe, product, self._watch(words)))
             self._cache.keep(trial)
+            if self._evaluated is None:
+                self._timed(trial.seconds, time.monotonic() - start_s)
         self._evaluated = trial
         self._order = [trial if one.recipe == trial.recipe else one for one in self._order]
         return trial

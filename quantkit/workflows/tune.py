@@ -4,6 +4,7 @@ Recipes are fitted on two thirds of the run's calibration set and compared on th
 best of each stage is evaluated on held-out images. The best model so far is in the run folder from the first stage on.
 """
 
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from quantkit.ptq.shift_groups import movable
 from quantkit.runs.folder import FP32, RunFolder
 from quantkit.runs.inputs import open_input_shape
 from quantkit.search.candidate_builder import Product
+from quantkit.search.estimate import estimated_seconds
 from quantkit.search.mixed_precision import FloatBudget
 from quantkit.search.recipe import Recipe
 from quantkit.search.stages import REWRITING, Goal, HoldoutResult, Outcome, Stage, Trial, search
@@ -127,6 +129,7 @@ def tune(
     fresh: bool = False,
     threads: int | None = None,
     watch: Watch | None = None,
+    estimate: Callable[[float], None] | None = None,
 ) -> Tuning:
     """Find the cheapest recipe that meets a goal, and write its int8 model and a log of the search.
 
@@ -147,6 +150,8 @@ def tune(
         fresh: ignore cached trials.
         threads: workers; as many as there are processors when absent.
         watch: called with each step; returns the function that receives its progress.
+        estimate: called with the seconds that the search takes at most, once the first trial is made; not called where
+            that trial is cached. Layers in float take additional time.
 
     Raises:
         UsageError: this is no run folder, or an option cannot be honoured.
@@ -185,12 +190,18 @@ def tune(
             files.write(recipe, product)
             return holdout.evaluate(files.path, progress)
 
-        trials = Trials(subject, evaluate, cache, budget, tuning.seconds, watch)
+        stages = _stages(subject, tuning, options)
+
+        def timed(trial_s: float, evaluation_s: float) -> None:
+            if estimate is not None:
+                estimate(estimated_seconds(stages, trial_s, evaluation_s))
+
+        trials = Trials(subject, evaluate, cache, budget, tuning.seconds, watch, timed)
         outcome = search(
             subject.start,
             trials,
             tuning.goal,
-            stages=_stages(subject, tuning, options),
+            stages=stages,
             widening=trials.widening,
         )
         done = _finish(subject, trials, outcome, files, tuple(warnings))

@@ -136,7 +136,7 @@ def test_noise_reaches_the_scores_through_tensors_of_unknown_channels() -> None:
 
 
 def test_prepare_reshape_behind_a_computed_pad_keeps_the_batch_and_the_channels() -> None:
-    """As TensorFlow's padding is exported: until the Pad is folded, inference does not know the batch size behind it."""
+    """Until a computed Pad, as of TensorFlow, is folded, inference does not know the batch size behind it."""
     text = """<ir_version: 8, opset_import: ["": 17]>
         net (float[N, 3, 12, 12] input) => (float[N, 5] logits)
             <int64[4] half = {0, 0, 0, 1}, int64[4] rest = {0, 0, 0, 1}, int64[1] all = {-1}, int64 first = {0}> {
