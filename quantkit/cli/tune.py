@@ -36,31 +36,34 @@ def tune(
     subject: Annotated[
         Path | None, typer.Argument(metavar="[RUN or MODEL]", help="Run folder of quantkit calibrate, or its model.")
     ] = None,
-    max_drop: Annotated[float, typer.Option(min=0.0, help="Points of top-1 that int8 may lose.")] = 0.5,
+    max_drop: Annotated[float, typer.Option(min=0.0, help="Largest loss of top-1, in points.")] = 0.5,
     min_agreement: Annotated[
-        float | None, typer.Option(min=0.0, max=100.0, help="Percent of the images to be answered as fp32 does.")
+        float | None, typer.Option(min=0.0, max=100.0, help="Least agreement with fp32, in percent; none by default.")
     ] = None,
     target: TargetOption = None,
-    time: Annotated[str | None, typer.Option(help="Try nothing more after this time, e.g. 10m.")] = None,
+    time: Annotated[str | None, typer.Option(help="Stop after this time, such as 10m; no limit by default.")] = None,
     run: Annotated[Path | None, typer.Option(help="Run folder of quantkit calibrate.")] = None,
-    set_: Annotated[
-        Path | None, typer.Option("--set", help="Calibration set of a model that was not calibrated yet.")
-    ] = None,
+    set_: Annotated[Path | None, typer.Option("--set", help="Calibration set, for a model without a run.")] = None,
     preset: PresetOption = None,
-    images: Annotated[Path | None, typer.Option(help="Folder of evaluation images, which judge.")] = None,
+    images: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder of evaluation images; by default the folder of the calibration set, without the set."
+        ),
+    ] = None,
     labels: Annotated[Path | None, typer.Option(help="Label file of --images.")] = None,
     names: Annotated[Path | None, typer.Option(help="Class names, one a line.")] = None,
     exclude: Annotated[Path | None, typer.Option(help="Calibration set whose images are left out.")] = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="Judge on at most so many images.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Maximum number of evaluation images.")] = None,
     per_channel: PerChannelOption = None,
     skip: SkipOption = None,
     keep_outliers: KeepOutliersOption = False,
-    max_float: Annotated[str, typer.Option(help="Share of the multiply-adds that may be left in float.")] = "10%",
+    max_float: Annotated[str, typer.Option(help="Largest share of the multiply-adds left in float.")] = "10%",
     max_skips: Annotated[
-        int | None, typer.Option(min=0, help="Layers that may be left in float; for vacc 3 by default.")
+        int | None, typer.Option(min=0, help="Maximum number of layers left in float; no limit by default, 3 for vacc.")
     ] = None,
     rewrite: Annotated[
-        bool, typer.Option("--rewrite/--no-rewrite", help="Change weights and biases, or only options and precision.")
+        bool, typer.Option("--rewrite/--no-rewrite", help="Whether weights and biases may be changed.")
     ] = True,
     disable: Annotated[
         list[str] | None,
@@ -70,16 +73,16 @@ def tune(
         ),
     ] = None,
     write_fp32: Annotated[
-        Path | None, typer.Option(help="For vacc: the rewritten fp32 model; in the run folder by default.")
+        Path | None, typer.Option(help="For vacc: path of the rewritten fp32 model; in the run folder by default.")
     ] = None,
-    out: Annotated[Path | None, typer.Option(help="Where to write the model; in the run folder by default.")] = None,
-    fresh: Annotated[bool, typer.Option("--fresh", help="Try again what was tried before.")] = False,
+    out: Annotated[Path | None, typer.Option(help="Path of the int8 model; in the run folder by default.")] = None,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Ignore cached trials.")] = False,
     require_coverage: RequireCoverageOption = None,
     threads: Annotated[int | None, typer.Option(help="Workers; all processors by default.")] = None,
     verbose: VerboseOption = False,
-    json: Annotated[Path | None, typer.Option(help="Write all that was found out as JSON.")] = None,
+    json: Annotated[Path | None, typer.Option(help="Write the trials and the result as JSON.")] = None,
 ) -> None:
-    """Find the cheapest change that brings int8 within a budget; interrupted, it goes on where it was."""
+    """Find the cheapest int8 model within an accuracy budget. Resumable."""
     from quantkit.files import write_json
     from quantkit.search.mixed_precision import FloatBudget
     from quantkit.search.stages import Goal
@@ -124,6 +127,7 @@ def tune(
             fresh=fresh,
             threads=threads,
             watch=_watch(bar),
+            estimate=_print_estimate,
         )
     if json is not None:
         write_json(json, done.to_json())
@@ -140,15 +144,15 @@ def parse_seconds(text: str | None) -> float | None:
         return None
     found = re.fullmatch(r"(\d+(?:\.\d+)?)([smh]?)", text)
     if found is None:
-        raise UsageError(f"{text!r} is no time", where="--time", fix="write ten minutes as 10m")
+        raise UsageError(f"invalid duration {text!r}", where="--time", fix="write ten minutes as 10m")
     return float(found[1]) * _SECONDS[found[2] or "s"]
 
 
 def parse_stage(name: str) -> "Stage":
-    """Return a step of the search.
+    """Return a stage of the search.
 
     Raises:
-        UsageError: there is none of that name.
+        UsageError: there is no stage of that name.
     """
     from quantkit.search.stages import Stage
 
@@ -202,6 +206,11 @@ def _watch(bar: Bar) -> "Callable[[str], Count]":
     return tell
 
 
+def _print_estimate(seconds: float) -> None:
+    text = f"{seconds / 60.0:.0f} min" if seconds >= 90.0 else f"{seconds:.0f} s"
+    console.print(f"estimated time: at most about {text}, less where an early stage meets the budget", soft_wrap=True)
+
+
 def _print(done: "Tuning", verbose: bool) -> None:
     best = done.outcome.best
     console.print(_table(done))
@@ -217,7 +226,7 @@ def _print(done: "Tuning", verbose: bool) -> None:
 def _table(done: "Tuning") -> "Table":
     from quantkit.report.tables import plain_table, points
 
-    table = plain_table("what was tried; difference to fp32 with its 95 % interval")
+    table = plain_table("trials; difference to fp32 with its 95 % interval")
     table.add_column("recipe")
     for heading in ("KL, 1e-3", "SQNR, dB", "Δ top-1, points", "agree", "float"):
         table.add_column(heading, justify="right", no_wrap=True)
@@ -239,19 +248,21 @@ def _verdict(done: "Tuning") -> tuple[str, ...]:
 
     evaluated = done.outcome.best.holdout
     assert evaluated is not None
-    images = f"on {evaluated.images:,} images that had no part in the choice"
+    images = f"on {evaluated.images:,} held-out images"
     words = {
-        Verdict.MET: f"the budget is met {images}, chance and repeated looks allowed for",
-        Verdict.LIKELY: f"the budget is met {images}, but not beyond chance: more images would tell",
-        Verdict.MISSED: f"the budget is missed {images}; this is the nearest to fp32 that was found",
+        Verdict.MET: f"the budget is met {images}, at the confidence level that allows for repeated evaluation",
+        Verdict.LIKELY: f"the budget is met {images}, but not significantly: evaluate more images to confirm it",
+        Verdict.MISSED: f"the budget is missed {images}; this is the model nearest to fp32 that was found",
     }
     lines = [words[done.outcome.verdict]]
     if done.outcome.out_of_time:
-        lines.append("the time was over before everything was tried: the same command goes on from here")
+        lines.append("the time limit ended the search: the same command resumes it")
     if done.rescaling_change is not None:
         lines.append(
-            f"moved and rescaled channels change the scores of fp32 by {done.rescaling_change:.1e} of their span"
+            f"shifted and rescaled channels change the fp32 scores by at most {done.rescaling_change:.1e} of their span"
         )
     if done.fp32_change is not None:
-        lines.append(f"the fp32 model to hand over differs by {done.fp32_change:.1e} of it, moved biases and all")
+        lines.append(
+            f"the fp32 model for the compiler differs by at most {done.fp32_change:.1e} of it, corrections included"
+        )
     return tuple(lines)

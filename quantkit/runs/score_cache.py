@@ -12,7 +12,7 @@ import hashlib
 import json
 import os
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -230,6 +230,7 @@ def predict_cached(
     pipeline: Pipeline,
     *,
     threads: int,
+    load: Callable[[Path], FloatArray] | None = None,
 ) -> Iterator[ModelScores]:
     """Yield every model's scores, image by image in order, as `quantkit.engine.predict.evaluate` does.
 
@@ -241,6 +242,7 @@ def predict_cached(
         paths: the images, in the order that ``kept`` has them.
         pipeline: their preprocessing.
         threads: workers; each decodes an image and runs the models on it.
+        load: reads one image in place of the pipeline, such as `quantkit.data.decoded.DecodedImages`.
 
     Raises:
         ImageError: an image cannot be decoded.
@@ -250,7 +252,7 @@ def predict_cached(
     wanted = [[not one.knows(index) for one in kept] for index in range(len(paths))]
 
     def ask(index: int) -> list[FloatArray | None]:
-        x = preprocess(paths[index], pipeline)[None]
+        x = (preprocess(paths[index], pipeline) if load is None else load(paths[index]))[None]
         return [model.scores(x) if run else None for model, run in zip(models, wanted[index], strict=True)]
 
     asked = map_in_order(ask, [index for index, runs in enumerate(wanted) if any(runs)], threads)

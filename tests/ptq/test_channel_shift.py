@@ -50,7 +50,7 @@ def test_what_a_padded_layer_an_activation_or_nobody_puts_back_stays() -> None:
 def test_a_network_of_activations_has_nothing_to_move() -> None:
     model = small_model()
     assert not movable(model).free.any()
-    assert center(model, plan(model, ORT), small_images(4), threads=1) is None
+    assert center(model, plan(model, ORT), channel_statistics(model, small_images(4), threads=1)) is None
 
 
 def test_the_derivative_of_the_objective_is_that_of_differences() -> None:
@@ -78,7 +78,7 @@ def test_a_tensor_alone_comes_to_span_what_its_widest_channel_does() -> None:
 def test_channels_off_zero_lose_less(target) -> None:
     images, others = small_images(24), small_images(48, seed=8)
     model = linear_model(off=60.0)
-    found = center(model, plan(model, target), images, threads=2)
+    found = center(model, plan(model, target), channel_statistics(model, images, threads=2))
     assert found is not None
     reference = scores_of(model, others, threads=2)
 

@@ -24,7 +24,7 @@ from quantkit.search import trials as tune_trials
 from quantkit.search import tuning_data as tune_material
 from quantkit.search.mixed_precision import FloatBudget
 from quantkit.search.stages import Goal, Stage, Verdict
-from quantkit.search.tuning_data import CHOOSING_STRIDE, tuning_data
+from quantkit.search.tuning_data import SELECTION_STRIDE, tuning_data
 from quantkit.targets import ORT, VACC
 from quantkit.vendors.vacc.convert import read_spec
 from quantkit.vendors.vacc.document import Document
@@ -161,7 +161,7 @@ def test_choosing_and_working_images_are_not_the_same(run: Path, tmp_path: Path)
     held = tuning_data(model, chosen, {outliers}, PIPELINE, threads=2)
     work, selection = ({image.tobytes() for image in images} for images in (held.work, held.selection))
     assert not work & selection
-    assert len(held.selection) == len(chosen) // CHOOSING_STRIDE
+    assert len(held.selection) == len(chosen) // SELECTION_STRIDE
     assert len(held.work) + len(held.selection) == len(chosen) - 1
     assert digest_of(held.paths[held.outliers[0]]) == outliers
     assert {image.tobytes() for image in held.ranging} == work, "there are no others"
