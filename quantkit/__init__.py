@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from quantkit.data.calibration_set import CalibrationSet as CalibrationSet
     from quantkit.data.preprocess import preprocess as preprocess
     from quantkit.demo.chain import run_demo as run_demo
+    from quantkit.engine.device import Device as Device
     from quantkit.errors import QuantkitError as QuantkitError
     from quantkit.evaluation.result import Comparison as Comparison
     from quantkit.graph.coverage import Coverage as Coverage
@@ -47,6 +48,7 @@ _MODULE_OF = {
     "Comparison": "quantkit.evaluation.result",
     "CalibrationSet": "quantkit.data.calibration_set",
     "Coverage": "quantkit.graph.coverage",
+    "Device": "quantkit.engine.device",
     "Kl": "quantkit.config.method",
     "MinMax": "quantkit.config.method",
     "ModelSummary": "quantkit.workflows.model_summary",

@@ -6,7 +6,15 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from quantkit.cli.app import app
-from quantkit.cli.options import ExifOption, InputOption, OutputOption, PresetOption
+from quantkit.cli.options import (
+    BatchOption,
+    DeviceOption,
+    ExifOption,
+    InputOption,
+    OutputOption,
+    PresetOption,
+    ProviderOption,
+)
 from quantkit.cli.show import console, print_preset_notes, progress_bar
 from quantkit.errors import UsageError
 
@@ -38,6 +46,9 @@ def compare(
     ] = "vamp",
     latency: Annotated[bool, typer.Option("--latency", help="Time the models too, in turn, one thread.")] = False,
     datalist: Annotated[Path | None, typer.Option(help="List that the results of a card (NAME=DIR) belong to.")] = None,
+    device: DeviceOption = "cpu",
+    batch: BatchOption = 1,
+    provider_option: ProviderOption = None,
     threads: Annotated[int | None, typer.Option(help="Workers; all processors by default.")] = None,
     json: Annotated[Path | None, typer.Option(help="Write the comparison as JSON.")] = None,
     csv: Annotated[Path | None, typer.Option(help="Write the table as CSV.")] = None,
@@ -50,6 +61,7 @@ def compare(
 ) -> None:
     """Compare models on the same images: accuracy, its difference with a 95 % interval, agreement, drift."""
     from quantkit.config.project import Project
+    from quantkit.engine.device import Device
     from quantkit.evaluation.gate import parse_gate
     from quantkit.files import write_json, write_text
     from quantkit.report.tables import accuracy_table, csv_text, drift_table, notes
@@ -60,6 +72,7 @@ def compare(
     from quantkit.workflows.vacc.error_breakdown import attribute as attribute_points
 
     gate = None if fail_if is None else parse_gate(fail_if, confident=confident)
+    where = Device.parse(device, batch=batch, options=provider_option or ())
     settings = comparison_settings(
         folder=Path(),
         models=models,
@@ -92,6 +105,7 @@ def compare(
             datalist=datalist,
             output=settings.output,
             inputs=settings.inputs,
+            device=where,
             threads=threads,
             progress=bar,
         )

@@ -18,6 +18,7 @@ from quantkit.data.overlap import digest_of
 from quantkit.data.parallel import map_in_order
 from quantkit.data.preprocess import preprocess
 from quantkit.engine.classifier import ClassifierFile, PreparedClassifier, read_classifier
+from quantkit.engine.device import CPU, Device
 from quantkit.engine.observe import Chunk, complete, observe
 from quantkit.engine.session import default_threads
 from quantkit.engine.tap import TappedSession
@@ -95,6 +96,7 @@ def calibrate(
     until_stable: float | None = None,
     fresh: bool = False,
     require_coverage: float | None = None,
+    device: Device = CPU,
     threads: int | None = None,
     watcher: Watcher | None = None,
 ) -> Calibration:
@@ -118,12 +120,14 @@ def calibrate(
             next, 0.005 for half a percent.
         fresh: ignore cached statistics, and replace a run of another model, set or preprocessing.
         require_coverage: least share of the multiply-adds that must be int8, 0.95 for 95 %; None requires nothing.
+        device: where the pass runs, and how many images at a time; biases are corrected on the CPU.
         threads: workers; as many as there are processors when absent.
         watcher: told of progress.
 
     Raises:
         UsageError: the run is of another model, set or preprocessing, and ``fresh`` is not given.
         ModelError: the model cannot be read, run or quantized.
+        DeviceError: the device is not there, or does not run the model.
         CoverageError: less of the model would be int8 than required; no image was read.
         ConfigError: the pipeline does not fit the model.
         CalibrationSetError: the set is damaged, or its images are missing or changed.
@@ -132,6 +136,7 @@ def calibrate(
         OutputError: the run folder cannot be written.
     """
     method, options, watcher = method or Percentile(), options or QuantizeOptions(), watcher or NoProgress()
+    device = device.resolved()
     subject = _read_subject(model, output, inputs)
     pipeline = load_preset(pipeline)
     subject.file.check(pipeline)
@@ -143,7 +148,9 @@ def calibrate(
         replaced = [] if before is None else _other_inputs(before, subject, chosen, pipeline)
         if before is not None and replaced:
             _replace(folder, before, replaced, fresh)
-        observer = _Pass(subject, chosen, pipeline, folder, method, target, options.keep_outliers, threads, watcher)
+        observer = _Pass(
+            subject, chosen, pipeline, folder, method, target, options.keep_outliers, device, threads, watcher
+        )
         statistics = None if fresh else observer.finished(until_stable)
         reused, elapsed_s = statistics is not None, 0.0
         if statistics is None:
@@ -290,12 +297,13 @@ class _Pass:
         method: Method,
         target: Target,
         keep_outliers: bool,
+        device: Device,
         threads: int | None,
         watcher: Watcher,
     ) -> None:
         self._subject, self._chosen, self._pipeline, self._folder = subject, chosen, pipeline, folder
         self._target, self._keep_outliers, self._watcher = target, keep_outliers, watcher
-        self._threads = threads or default_threads()
+        self._device, self._threads = device, threads or default_threads()
         # Convergence is watched for the method in use, and for the two that cost nothing to solve.
         self._methods: dict[str, Method] = {"minmax": MinMax(), "percentile": Percentile(), method_name(method): method}
         self._wanted = method_name(method)
@@ -306,6 +314,7 @@ class _Pass:
             pipeline_sha256=sha256_json(pipeline.model_dump(mode="json")),
             quantkit=__version__,
             onnxruntime=onnxruntime.__version__,
+            device=device.describe(),
         )
 
     def finished(self, until_stable: float | None) -> Statistics | None:
@@ -324,13 +333,15 @@ class _Pass:
             self._points = list(begun.convergence)
             self._ranges = _ranges_from_json(extra.get("ranges", {}))
             self._watcher.resumed(len(begun.images))
-        session = TappedSession(self._subject.prepared.model, tapped)
+        session = TappedSession(self._subject.prepared.model, tapped, device=self._device)
+        fixed = self._subject.file.signature.image.batch
         chunks = observe(
             session,
             tapped,
             self._chosen.paths,
             partial(preprocess, pipeline=self._pipeline),
-            batch=self._subject.file.signature.image.batch or 1,
+            batch=fixed or self._device.batch,
+            fill=fixed is not None,
             threads=self._threads,
             before=None if begun is None else self._tapped(begun),
             progress=lambda count: self._watcher.images(count, len(self._chosen)),

@@ -1,6 +1,6 @@
 """Run a model in OpenVINO on the CPU; also a program, so that a test can run it with other instructions.
 
-    python openvino_runs.py MODEL IMAGES.npy SCORES.npy
+python openvino_runs.py MODEL IMAGES.npy SCORES.npy
 """
 
 import sys
