@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from quantkit.data.calibration_set import CalibrationSet as CalibrationSet
     from quantkit.data.preprocess import preprocess as preprocess
     from quantkit.demo.chain import run_demo as run_demo
+    from quantkit.engine.device import Device as Device
     from quantkit.errors import QuantkitError as QuantkitError
     from quantkit.evaluation.result import Comparison as Comparison
     from quantkit.graph.coverage import Coverage as Coverage
@@ -51,6 +52,7 @@ _MODULE_OF = {
     "Coverage": "quantkit.graph.coverage",
     "FloatBudget": "quantkit.search.mixed_precision",
     "Goal": "quantkit.search.stages",
+    "Device": "quantkit.engine.device",
     "Kl": "quantkit.config.method",
     "MinMax": "quantkit.config.method",
     "ModelSummary": "quantkit.workflows.model_summary",

@@ -9,6 +9,8 @@ import typer
 
 from quantkit.cli.app import app
 from quantkit.cli.options import (
+    BatchOption,
+    DeviceOption,
     ExifOption,
     FractionOption,
     InputOption,
@@ -17,6 +19,7 @@ from quantkit.cli.options import (
     OutputOption,
     PerChannelOption,
     PresetOption,
+    ProviderOption,
     RequireCoverageOption,
     SkipOption,
     TargetOption,
@@ -72,14 +75,19 @@ def calibrate(
         bool, typer.Option("--fresh", help="Ignore cached statistics; replace a run of other inputs.")
     ] = False,
     require_coverage: RequireCoverageOption = None,
+    device: DeviceOption = "cpu",
+    batch: BatchOption = 1,
+    provider_option: ProviderOption = None,
     threads: Annotated[int | None, typer.Option(help="Workers; all processors by default.")] = None,
     verbose: VerboseOption = False,
 ) -> None:
     """Run the model once over a calibration set; write statistics, ranges and the int8 model."""
+    from quantkit.engine.device import Device
     from quantkit.workflows.calibrate import calibrate as step
     from quantkit.workflows.project import load_project
     from quantkit.workflows.resolve import calibration_settings, parse_dialect
 
+    where = Device.parse(device, batch=batch, options=provider_option or ())
     settings = calibration_settings(
         folder=Path(),
         model=model,
@@ -118,6 +126,7 @@ def calibrate(
             until_stable=parse_share(until_stable, "--until-stable"),
             fresh=fresh,
             require_coverage=least,
+            device=where,
             threads=threads,
             watcher=_Watcher(bar),
         )
@@ -156,8 +165,10 @@ def _print(done: "Calibration", verbose: bool) -> None:
         console.print(f"{len(statistics.tensors)} tensors over {images} images: statistics were there, nothing was run")
     else:
         rate = images / done.elapsed_s
+        device = statistics.provenance.device
         console.print(
-            f"{len(statistics.tensors)} tensors over {images} images in {done.elapsed_s:.1f} s ({rate:.1f} images/s)"
+            f"{len(statistics.tensors)} tensors over {images} images on {device} in {done.elapsed_s:.1f} s "
+            f"({rate:.1f} images/s)"
         )
     table = Table(box=None, pad_edge=False)
     table.add_column("tensor")

@@ -6,7 +6,15 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from quantkit.cli.app import app
-from quantkit.cli.options import ExifOption, InputOption, OutputOption, PresetOption
+from quantkit.cli.options import (
+    BatchOption,
+    DeviceOption,
+    ExifOption,
+    InputOption,
+    OutputOption,
+    PresetOption,
+    ProviderOption,
+)
 from quantkit.cli.show import console, despite_closed_pipe, print_preset_notes, progress_bar
 from quantkit.errors import UsageError
 
@@ -48,6 +56,9 @@ def compare(
     ] = "vamp",
     latency: Annotated[bool, typer.Option("--latency", help="Time the models too, in turn, one thread.")] = False,
     datalist: Annotated[Path | None, typer.Option(help="List that the results of a card (NAME=DIR) belong to.")] = None,
+    device: DeviceOption = "cpu",
+    batch: BatchOption = 1,
+    provider_option: ProviderOption = None,
     threads: Annotated[int | None, typer.Option(help="Workers; all processors by default.")] = None,
     json: Annotated[Path | None, typer.Option(help="Write the comparison as JSON.")] = None,
     csv: Annotated[Path | None, typer.Option(help="Write the table as CSV.")] = None,
@@ -81,6 +92,7 @@ def compare(
 ) -> None:
     """Compare models on the same images: accuracy, its difference with a 95 % interval, agreement, drift."""
     from quantkit.config.project import Project
+    from quantkit.engine.device import Device
     from quantkit.evaluation.gate import Mode, parse_gates, require
     from quantkit.evaluation.junit import error_report, junit_xml
     from quantkit.files import write_json, write_text
@@ -99,6 +111,7 @@ def compare(
     if junit is not None and not gates:
         raise UsageError("there is no condition to write the verdict of", where="--junit", fix="give --fail-if too")
     with error_report(junit):
+        where = Device.parse(device, batch=batch, options=provider_option or ())
         settings = comparison_settings(
             folder=Path(),
             models=models,
@@ -131,6 +144,7 @@ def compare(
                 datalist=datalist,
                 output=settings.output,
                 inputs=settings.inputs,
+                device=where,
                 threads=threads,
                 progress=bar,
             )

@@ -6,7 +6,15 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from quantkit.cli.app import app
-from quantkit.cli.options import ExifOption, InputOption, OutputOption, PresetOption
+from quantkit.cli.options import (
+    BatchOption,
+    DeviceOption,
+    ExifOption,
+    InputOption,
+    OutputOption,
+    PresetOption,
+    ProviderOption,
+)
 from quantkit.cli.show import console, print_preset_notes, progress_bar
 from quantkit.errors import UsageError
 
@@ -36,6 +44,9 @@ def evaluate(
     ] = False,
     out: Annotated[Path | None, typer.Option(help="Write the predictions, an npz file.")] = None,
     json: Annotated[Path | None, typer.Option(help="Write the accuracy as JSON.")] = None,
+    device: DeviceOption = "cpu",
+    batch: BatchOption = 1,
+    provider_option: ProviderOption = None,
     threads: Annotated[int | None, typer.Option(min=1, help="Workers; all processors by default.")] = None,
 ) -> None:
     """Print a model's top-1 and top-5. Interrupted, the same command goes on; repeated, nothing is run."""
@@ -45,10 +56,12 @@ def evaluate(
     if len(models) > 1:
         raise UsageError(f"{len(models)} models were given", fix="evaluate one at a time, or use quantkit compare")
     from quantkit.config.project import Project
+    from quantkit.engine.device import Device
     from quantkit.workflows.evaluate import evaluate as step
     from quantkit.workflows.evaluate import parse_shard
     from quantkit.workflows.resolve import evaluation_settings
 
+    where = Device.parse(device, batch=batch, options=provider_option or ())
     settings = evaluation_settings(
         folder=Path(),
         model=models[0],
@@ -78,6 +91,7 @@ def evaluate(
             cache=settings.cache,
             output=settings.output,
             inputs=settings.inputs,
+            device=where,
             threads=threads,
             progress=bar,
         )
@@ -85,7 +99,7 @@ def evaluate(
     if fresh:
         before = f" ({done.kept} were there)" if done.kept else ""
         rate = fresh / max(done.elapsed_s, 1e-9)
-        console.print(f"{fresh} images in {done.elapsed_s:.1f} s, {rate:.1f} images/s{before}")
+        console.print(f"{fresh} images on {done.origin.device} in {done.elapsed_s:.1f} s, {rate:.1f} images/s{before}")
     else:
         console.print("all answers were there, nothing was run")
     for note in done.notes:

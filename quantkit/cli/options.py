@@ -24,6 +24,24 @@ RequireCoverageOption = Annotated[
     ),
 ]
 VerboseOption = Annotated[bool, typer.Option("--verbose", "-v", help="List every note; by default, one line a kind.")]
+DeviceOption = Annotated[
+    str,
+    typer.Option(
+        metavar="KIND[:N]",
+        help="Where models run: cpu, cuda, tensorrt or openvino, with the number of the device, such as cuda:1; auto "
+        "is CUDA, OpenVINO or the CPU, the first that starts. A model that another device leaves to the CPU is an error, "
+        "unless with auto.",
+    ),
+]
+BatchOption = Annotated[
+    int, typer.Option(min=1, help="Images that run together; a batch size fixed by the model takes precedence.")
+]
+ProviderOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--provider-option", metavar="KEY=VALUE", help="Option of the execution provider, as onnxruntime names it."
+    ),
+]
 OutputOption = Annotated[
     str | None, typer.Option(metavar="NAME", help="Output that holds the class scores; found by default.")
 ]

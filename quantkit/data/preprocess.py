@@ -5,6 +5,7 @@ bit for bit; the rounding rules below are theirs and are kept on purpose, odd as
 """
 
 from functools import lru_cache
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray

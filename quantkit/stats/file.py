@@ -57,12 +57,14 @@ class Provenance:
         pipeline_sha256: digest of the preprocessing.
         quantkit: version that made them.
         onnxruntime: version that ran the model.
+        device: that the model ran on, in one line.
     """
 
     model_sha256: str
     pipeline_sha256: str
     quantkit: str
     onnxruntime: str
+    device: str = "cpu"
 
     def require_same(self, other: "Provenance", where: object) -> None:
         """Refuse statistics made from another model or preprocessing.

@@ -19,6 +19,7 @@ from quantkit.data.overlap import digest_of
 from quantkit.data.parallel import map_in_order
 from quantkit.data.preprocess import preprocess
 from quantkit.engine.classifier import ClassifierFile, PreparedClassifier, read_classifier
+from quantkit.engine.device import CPU, Device
 from quantkit.engine.observe import Chunk, complete, observe
 from quantkit.engine.session import default_threads
 from quantkit.engine.tap import TappedSession
@@ -96,6 +97,7 @@ def calibrate(
     until_stable: float | None = None,
     fresh: bool = False,
     require_coverage: float | None = None,
+    device: Device = CPU,
     threads: int | None = None,
     watcher: Watcher | None = None,
 ) -> Calibration:
@@ -119,6 +121,7 @@ def calibrate(
             next, 0.005 for half a percent.
         fresh: ignore cached statistics, and replace a run of another model, set or preprocessing.
         require_coverage: least share of the multiply-adds that must be int8, 0.95 for 95 %; None requires nothing.
+        device: where the pass runs, and how many images at a time; biases are corrected on the CPU.
         threads: workers; as many as there are processors when absent.
         watcher: told of progress.
 
@@ -126,6 +129,7 @@ def calibrate(
         UsageError: the run is of another model, set or preprocessing, and ``fresh`` is not given; or an argument is of
             another kind.
         ModelError: the model cannot be read, run or quantized.
+        DeviceError: the device is not there, or does not run the model.
         CoverageError: less of the model would be int8 than required; no image was read.
         ConfigError: the pipeline does not fit the model.
         CalibrationSetError: the set is damaged, or its images are missing or changed.
@@ -136,6 +140,7 @@ def calibrate(
     method, target, pipeline = as_method(method), as_target(target), load_preset(pipeline)
     options, watcher = require(QuantizeOptions, options or QuantizeOptions(), "options"), watcher or NoProgress()
     run, calibration_set = as_path(run, "run"), path_or(CalibrationSet, calibration_set, "calibration_set")
+    device = device.resolved()
     subject = _read_subject(as_path(model, "model"), output, inputs)
     subject.file.check(pipeline)
     _require_coverage(subject, pipeline, target, options, require_coverage)
@@ -146,7 +151,9 @@ def calibrate(
         replaced = [] if before is None else _other_inputs(before, subject, chosen, pipeline)
         if before is not None and replaced:
             _replace(folder, before, replaced, fresh)
-        observer = _Pass(subject, chosen, pipeline, folder, method, target, options.keep_outliers, threads, watcher)
+        observer = _Pass(
+            subject, chosen, pipeline, folder, method, target, options.keep_outliers, device, threads, watcher
+        )
         statistics = None if fresh else observer.finished(until_stable)
         reused, elapsed_s = statistics is not None, 0.0
         if statistics is None:
@@ -298,12 +305,13 @@ class _Pass:
         method: Method,
         target: Target,
         keep_outliers: bool,
+        device: Device,
         threads: int | None,
         watcher: Watcher,
     ) -> None:
         self._subject, self._chosen, self._pipeline, self._folder = subject, chosen, pipeline, folder
         self._target, self._keep_outliers, self._watcher = target, keep_outliers, watcher
-        self._threads = threads or default_threads()
+        self._device, self._threads = device, threads or default_threads()
         # Convergence is watched for the method in use, and for the two that cost nothing to solve.
         self._methods: dict[str, Method] = {"minmax": MinMax(), "percentile": Percentile(), method_name(method): method}
         self._wanted = method_name(method)
@@ -314,6 +322,7 @@ class _Pass:
             pipeline_sha256=sha256_json(pipeline.model_dump(mode="json")),
             quantkit=__version__,
             onnxruntime=onnxruntime.__version__,
+            device=device.describe(),
         )
 
     def finished(self, until_stable: float | None) -> Statistics | None:
@@ -332,13 +341,15 @@ class _Pass:
             self._points = list(begun.convergence)
             self._ranges = _ranges_from_json(extra.get("ranges", {}))
             self._watcher.resumed(len(begun.images))
-        session = TappedSession(self._subject.prepared.model, tapped)
+        session = TappedSession(self._subject.prepared.model, tapped, device=self._device)
+        fixed = self._subject.file.signature.image.batch
         chunks = observe(
             session,
             tapped,
             self._chosen.paths,
             partial(preprocess, pipeline=self._pipeline),
-            batch=self._subject.file.signature.image.batch or 1,
+            batch=fixed or self._device.batch,
+            fill=fixed is not None,
             threads=self._threads,
             before=None if begun is None else self._tapped(begun),
             progress=lambda count: self._watcher.images(count, len(self._chosen)),

@@ -15,6 +15,7 @@ from quantkit.data.calibration_set import CalibrationSet
 from quantkit.data.folder import ImageFolder
 from quantkit.data.preprocess import preprocess
 from quantkit.engine.classifier import ClassifierFile
+from quantkit.engine.device import CPU, Device
 from quantkit.engine.predict import Classifier, ModelScores, evaluate, time_in_turn
 from quantkit.engine.session import default_threads
 from quantkit.errors import UsageError
@@ -101,6 +102,7 @@ def evaluate_models(
     datalist: AnyPath | None = None,
     output: str | None = None,
     inputs: Mapping[str, Any] | None = None,
+    device: Device = CPU,
     threads: int | None = None,
     progress: Count | None = None,
 ) -> Evaluation:
@@ -123,12 +125,14 @@ def evaluate_models(
         datalist: of the card's results.
         output: name of the output that holds the class scores; absent, the run's, or found.
         inputs: values of the inputs beside the image, by name; absent, the run's.
+        device: where the models run, and how many images at a time; drift is measured on the CPU.
         threads: workers; as many as there are processors when absent.
         progress: called with images done and in all.
 
     Raises:
         UsageError: fewer than two models, a name the run does not have, or nothing to say what images to use.
         ModelError: a model cannot be read or run, or the models do not fit each other.
+        DeviceError: the device is not there, or does not run a model.
         LabelError: labels are missing, malformed, or no classes of the model.
         CalibrationSetError: there are no images.
         ImageError: an image cannot be decoded.
@@ -157,7 +161,8 @@ def evaluate_models(
     threads = threads or default_threads()
     _check_fit(subjects, pipeline, found)
     onnx = [subject for subject in subjects if isinstance(subject, Subject)]
-    classifiers = [Classifier(subject.file) for subject in onnx]
+    device = device.resolved()
+    classifiers = [Classifier(subject.file, device) for subject in onnx]
     with _answers(onnx, classifiers, found, pipeline, threads, run) as answers_to_images:
         collector = _collect(subjects, answers_to_images, found, progress)
     diagnosis = diagnose_preprocessing(
@@ -219,7 +224,10 @@ def _answers(
     if cache is None:
         yield evaluate(classifiers, found.paths, pipeline, threads=threads)
         return
-    keys = [scores_key(model_digest(subject.path), pipeline, subject.file.signature) for subject in subjects]
+    keys = [
+        scores_key(model_digest(one.path), pipeline, one.file.signature, classifier.device)
+        for one, classifier in zip(subjects, classifiers, strict=True)
+    ]
     with cached_scores(cache, keys, found) as scores:
         yield predict_cached(classifiers, scores, found.paths, pipeline, threads=threads)
 

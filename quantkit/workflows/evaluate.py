@@ -14,6 +14,7 @@ from quantkit.config.pipeline import Pipeline
 from quantkit.data.calibration_set import CalibrationSet
 from quantkit.data.folder import ImageFolder
 from quantkit.engine.classifier import ClassifierFile
+from quantkit.engine.device import CPU, Device
 from quantkit.engine.predict import Classifier
 from quantkit.engine.session import default_threads
 from quantkit.errors import UsageError
@@ -105,6 +106,7 @@ def evaluate(
     cache: Path,
     output: str | None = None,
     inputs: Mapping[str, Any] | None = None,
+    device: Device = CPU,
     threads: int | None = None,
     progress: Count | None = None,
 ) -> ModelEvaluation:
@@ -127,6 +129,7 @@ def evaluate(
         cache: folder for cached results; made when absent.
         output: name of the output that holds the class scores; absent, the run's, or found.
         inputs: values of the inputs beside the image, by name; absent, the run's.
+        device: where the model runs, and how many images at a time.
         threads: workers; as many as there are processors when absent.
         progress: called with images done and in all.
 
@@ -135,6 +138,7 @@ def evaluate(
             is running this model on these images.
         ConfigError: the pipeline does not fit the model.
         ModelError: the model cannot be read or run.
+        DeviceError: the device is not there, or does not run the model.
         LabelError: labels are missing, malformed, or no classes of the model.
         CalibrationSetError: there are no images.
         ImageError: an image cannot be decoded.
@@ -160,14 +164,14 @@ def evaluate(
     file.check(pipeline)
     check_labels(found, file.signature.scores.classes, path)
     part = found if shard is None else _shard(found, *shard)
-    digest = model_digest(path)
-    key = scores_key(digest, pipeline, file.signature)
+    device, digest = device.resolved(), model_digest(path)
+    key = scores_key(digest, pipeline, file.signature, device)
     threads = threads or default_threads()
     start_s = time.monotonic()
     results = ResultCache(cache)
     with cached_scores(results, [key], part) as [scores]:
         before = scores.known
-        classifier = Classifier(file)
+        classifier = Classifier(file, device)
         predictions, kind = _answers(classifier, scores, part, pipeline, threads, progress)
     elapsed_s = time.monotonic() - start_s
     origin = Origin(
@@ -178,6 +182,7 @@ def evaluate(
         onnxruntime=onnxruntime.__version__,
         quantkit=__version__,
         shards=() if shard is None or shard[1] == 1 else (shard,),
+        device=device.describe(),
     )
     other = diagnose_preprocessing(classifier, part, pipeline, predictions, cache=results, threads=threads)
     warnings = (*doubts, *(diagnosis for diagnosis in (diagnose_labels(predictions), other) if diagnosis is not None))
