@@ -5,8 +5,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from quantkit.cli.options import VerboseOption
-from quantkit.cli.show import console, print_notes, progress_bar
+from quantkit.cli.progress import show_progress
+from quantkit.cli.show import print_notes
+from quantkit.cli.terminal import console
 from quantkit.cli.vamc import parse_dialect, vamc
 
 if TYPE_CHECKING:
@@ -31,7 +32,6 @@ def advise(
     calib_dir: Annotated[Path | None, typer.Option(help="Calibration images, as the build file names them.")] = None,
     threads: Annotated[int | None, typer.Option(help="Workers; all processors by default.")] = None,
     json: Annotated[Path | None, typer.Option(help="Write all figures as JSON.")] = None,
-    verbose: VerboseOption = False,
 ) -> None:
     """Simulate every combination of the compiler's options on images, and write the best as a build file."""
     from quantkit.files import write_json
@@ -46,7 +46,7 @@ def advise(
         folder=Path(), models=[FP32], run=run, images=images, labels=labels, names=names, preset=None
     )
     assert settings.run is not None
-    with progress_bar("simulating") as bar:
+    with show_progress() as progress:
         advice = step(
             settings.run,
             images=settings.images,
@@ -58,14 +58,14 @@ def advise(
             out=out,
             options=options,
             threads=threads,
-            progress=bar,
+            progress=progress,
         )
     if json is not None:
         write_json(json, advice.to_json())
     console.print(_table(advice))
     for line in (MODEL_OF_THE_COMPILER, *_verdict(advice)):
         console.print(line, soft_wrap=True, markup=False)
-    print_notes(advice.notes, verbose)
+    print_notes(advice.notes)
     console.print(f"wrote {advice.path}; the same again:", soft_wrap=True, markup=False)
     console.print(advice.command, soft_wrap=True, markup=False)
 

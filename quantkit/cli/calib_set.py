@@ -6,7 +6,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from quantkit.cli.app import sub_app
-from quantkit.cli.show import console, progress_bar, spread
+from quantkit.cli.progress import show_progress
+from quantkit.cli.show import spread
+from quantkit.cli.terminal import console
 from quantkit.errors import CalibrationSetError, UsageError
 from quantkit.files import make_folder
 
@@ -56,7 +58,7 @@ def build(
     else:
         from quantkit.data.build_set import build_calibration_set
 
-        with progress_bar("decoding") as bar:
+        with show_progress() as progress:
             chosen = build_calibration_set(
                 images,
                 labels,
@@ -65,7 +67,7 @@ def build(
                 seed=seed,
                 unlabelled=unlabelled,
                 workers=workers,
-                progress=bar,
+                progress=progress,
             )
     chosen.save(out)
     _print_summary(chosen)
@@ -78,8 +80,8 @@ def build(
 def check(set_: SetFile, images: Images = None, workers: Workers = None) -> None:
     """Read a set, decode every image of it and compare its digest."""
     chosen = _load(set_, images)
-    with progress_bar("checking") as bar:
-        problems = chosen.verify(workers, bar)
+    with show_progress() as progress:
+        problems = chosen.verify(workers, progress)
     _print_summary(chosen)
     if problems:
         _print_left_out("faulty", problems)
@@ -113,8 +115,8 @@ def rebuild(
     from quantkit.data.calibration_set import CalibrationSet
     from quantkit.data.rebuild import rebuild_calibration_set
 
-    with progress_bar("decoding") as bar:
-        chosen = rebuild_calibration_set(CalibrationSet.load(set_), images, workers=workers, progress=bar)
+    with show_progress() as progress:
+        chosen = rebuild_calibration_set(CalibrationSet.load(set_), images, workers=workers, progress=progress)
     chosen.save(out)
     _print_summary(chosen)
     console.print(f"wrote {out}", soft_wrap=True, markup=False)
@@ -139,8 +141,8 @@ def _load(set_: Path, images: Path | None) -> "CalibrationSet":
 def _materialize(chosen: "CalibrationSet", folder: Path, link: bool) -> None:
     from quantkit.data.materialize import materialize
 
-    with progress_bar("laying out") as bar:
-        materialize(chosen, folder, link=link, progress=bar)
+    with show_progress() as progress:
+        materialize(chosen, folder, link=link, progress=progress)
     console.print(f"{len(chosen)} images lie in {folder}", soft_wrap=True, markup=False)
 
 

@@ -20,20 +20,12 @@ from quantkit.cli.options import (
     RequireCoverageOption,
     SkipOption,
     TargetOption,
-    VerboseOption,
 )
-from quantkit.cli.show import (
-    Bar,
-    console,
-    parse_share,
-    print_coverage,
-    print_notes,
-    print_preset_notes,
-    progress_bar,
-)
+from quantkit.cli.progress import show_progress
+from quantkit.cli.show import parse_share, print_coverage, print_notes, print_preset_notes
+from quantkit.cli.terminal import console
 
 if TYPE_CHECKING:
-    from quantkit.stats.convergence import ConvergencePoint
     from quantkit.workflows.calibrate import Calibration
 
 _RANGES_SHOWN = 8
@@ -73,7 +65,6 @@ def calibrate(
     ] = False,
     require_coverage: RequireCoverageOption = None,
     threads: Annotated[int | None, typer.Option(help="Workers; all processors by default.")] = None,
-    verbose: VerboseOption = False,
 ) -> None:
     """Run the model once over a calibration set; write statistics, ranges and the int8 model."""
     from quantkit.workflows.calibrate import calibrate as step
@@ -103,10 +94,10 @@ def calibrate(
     )
     least = parse_share(require_coverage, "--require-coverage", all_allowed=True)
     print_preset_notes(preset, load_project(Path()))
-    with progress_bar("calibrating") as bar:
+    with show_progress() as progress:
         done = step(
             settings.model,
-            settings.calibration_set(bar),
+            settings.calibration_set(progress),
             settings.pipeline,
             run=settings.run,
             method=settings.method,
@@ -119,33 +110,12 @@ def calibrate(
             fresh=fresh,
             require_coverage=least,
             threads=threads,
-            watcher=_Watcher(bar),
+            progress=progress,
         )
-    _print(done, verbose)
+    _print(done)
 
 
-class _Watcher:
-    """Draws the pass and how much its ranges still move."""
-
-    def __init__(self, bar: Bar) -> None:
-        self._bar = bar
-
-    def resumed(self, images: int) -> None:
-        console.print(f"going on after {images} images of an interrupted pass")
-
-    def images(self, done: int, total: int) -> None:
-        self._bar(done, total)
-
-    def converged(self, point: "ConvergencePoint") -> None:
-        moved = "  ".join(f"{name} {share:.2%}" for name, share in point.movement.items())
-        self._bar.say(f"ranges moved: {moved}")
-
-    def layers(self, done: int, total: int) -> None:
-        self._bar.say("biases, layer by layer")
-        self._bar(done, total)
-
-
-def _print(done: "Calibration", verbose: bool) -> None:
+def _print(done: "Calibration") -> None:
     from rich.table import Table
 
     from quantkit.report.names import Name
@@ -174,6 +144,6 @@ def _print(done: "Calibration", verbose: bool) -> None:
         last = statistics.convergence[-1]
         moved = ", ".join(f"{name} {share:.2%} ({last.tensor[name]})" for name, share in last.movement.items())
         console.print(f"ranges that moved most up to image {last.images}: {moved}", soft_wrap=True)
-    print_notes(done.notes, verbose)
+    print_notes(done.notes)
     console.print(f"wrote {', '.join(path.name for path in done.files)} in {done.run}", soft_wrap=True, markup=False)
-    print_coverage(done.coverage, verbose)
+    print_coverage(done.coverage)

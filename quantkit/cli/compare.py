@@ -7,7 +7,9 @@ import typer
 
 from quantkit.cli.app import app
 from quantkit.cli.options import ExifOption, InputOption, OutputOption, PresetOption
-from quantkit.cli.show import console, despite_closed_pipe, print_preset_notes, progress_bar
+from quantkit.cli.progress import show_progress
+from quantkit.cli.show import despite_closed_pipe, print_preset_notes
+from quantkit.cli.terminal import console
 from quantkit.errors import UsageError
 
 if TYPE_CHECKING:
@@ -116,7 +118,7 @@ def compare(
             print_preset_notes(preset, Project())
         if attribute and settings.run is None:
             raise UsageError("only a run tells what int8 would be", where="--attribute", fix="give --run")
-        with progress_bar("comparing") as bar:
+        with show_progress() as progress:
             evaluation = evaluate_models(
                 models,
                 run=settings.run,
@@ -132,19 +134,19 @@ def compare(
                 output=settings.output,
                 inputs=settings.inputs,
                 threads=threads,
-                progress=bar,
+                progress=progress,
             )
         result = evaluation.comparison
         breakdown = None
         if attribute and settings.run is not None:
-            with progress_bar("attributing") as bar:
+            with show_progress() as progress:
                 breakdown = attribute_points(
                     settings.run,
                     images=evaluation.images,
                     pipeline=settings.pipeline,
                     runtime=program,
                     threads=threads,
-                    progress=bar,
+                    progress=progress,
                 )
         verdicts = [verdict for gate in gates for verdict in gate.verdicts(result)]
     # Files first: a reader of the screen that goes away, as head does, must not cost them.

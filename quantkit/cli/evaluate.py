@@ -7,7 +7,9 @@ import typer
 
 from quantkit.cli.app import app
 from quantkit.cli.options import ExifOption, InputOption, OutputOption, PresetOption
-from quantkit.cli.show import console, print_preset_notes, progress_bar
+from quantkit.cli.progress import show_progress
+from quantkit.cli.show import print_preset_notes
+from quantkit.cli.terminal import console
 from quantkit.errors import UsageError
 
 if TYPE_CHECKING:
@@ -64,7 +66,7 @@ def evaluate(
     )
     if preset is not None:
         print_preset_notes(preset, Project())
-    with progress_bar("evaluating") as bar:
+    with show_progress() as progress:
         done = step(
             models[0],
             run=settings.run,
@@ -79,7 +81,7 @@ def evaluate(
             output=settings.output,
             inputs=settings.inputs,
             threads=threads,
-            progress=bar,
+            progress=progress,
         )
     fresh = len(done.predictions) - done.kept
     if fresh:

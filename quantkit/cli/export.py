@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 import typer
 
 from quantkit.cli.app import app
-from quantkit.cli.show import console
+from quantkit.cli.terminal import console
 from quantkit.config.pipeline import PRESETS
 from quantkit.errors import UsageError
 

@@ -6,7 +6,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from quantkit.cli.app import sub_app
-from quantkit.cli.show import console, progress_bar, spread
+from quantkit.cli.progress import show_progress
+from quantkit.cli.show import spread
+from quantkit.cli.terminal import console
 from quantkit.errors import ImageError, UsageError
 
 if TYPE_CHECKING:
@@ -32,8 +34,8 @@ def check(
     """Count the images of each class, decode every one, name what is corrupt, greyscale or CMYK."""
     from quantkit.data.imagenet import check_imagenet
 
-    with progress_bar("decoding") as bar:
-        report = check_imagenet(folder, labels, workers=workers, progress=bar)
+    with show_progress() as progress:
+        report = check_imagenet(folder, labels, workers=workers, progress=progress)
     _print(report)
     if report.corrupt:
         raise ImageError(
@@ -57,8 +59,8 @@ def prepare(
         raise UsageError(
             "say where the class folders go", where="imagenet prepare", fix="give either --out DIR or --move"
         )
-    with progress_bar("sorting") as bar:
-        done = prepare_imagenet(folder, out, labels, progress=bar)
+    with show_progress() as progress:
+        done = prepare_imagenet(folder, out, labels, progress=progress)
     console.print(
         f"{done['placed']} images placed, {done['already there']} were there, in {out or folder}",
         soft_wrap=True,

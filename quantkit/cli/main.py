@@ -11,11 +11,11 @@ import warnings
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from typer.exceptions import TyperException
 
 from quantkit import __version__
-from quantkit.cli.app import app
+from quantkit.cli.app import JsonEventsOption, LogFileOption, QuietOption, VerboseOption, app
+from quantkit.cli.terminal import errors, session
 from quantkit.errors import OutputError, QuantkitError
 from quantkit.files import reason
 
@@ -45,8 +45,6 @@ INTERRUPTED = 130
 UNFORESEEN = 70
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 
-_errors = Console(stderr=True, soft_wrap=True, highlight=False)
-
 
 def _print_version(wanted: bool) -> None:
     if wanted:
@@ -60,6 +58,10 @@ def _options(
     version: Annotated[
         bool, typer.Option("--version", help="Print the version and stop.", is_eager=True, callback=_print_version)
     ] = False,
+    quiet: QuietOption = False,
+    verbose: VerboseOption = False,
+    log_file: LogFileOption = None,
+    json_events: JsonEventsOption = None,
 ) -> None:
     del version
     if debug:
@@ -81,7 +83,13 @@ def main() -> None:
     logging.getLogger("onnx_ir").setLevel(logging.CRITICAL)
     for module in COMMAND_MODULES:
         importlib.import_module(module)
-    sys.exit(_run(arguments))
+    session.reset()
+    try:
+        code = _run(arguments)
+        session.event("end", exit_code=code)
+    finally:
+        session.reset()
+    sys.exit(code)
 
 
 def _run(arguments: list[str]) -> int:
@@ -118,7 +126,11 @@ def _not_simulated(error: Exception) -> int:
 def _report(message: str, code: int) -> int:
     if os.environ.get("QUANTKIT_DEBUG"):
         traceback.print_exc()
-    _errors.print("error: " + " ".join(message.split()), style="red", markup=False)
+    session.log(traceback.format_exc())
+    text = " ".join(message.split())
+    if not session.events_on_stderr:
+        errors.print(f"error: {text}", style="red", markup=False, soft_wrap=True)
+    session.event("error", text=text, exit_code=code)
     return code
 
 

@@ -23,7 +23,6 @@ RequireCoverageOption = Annotated[
         help="Least share of the multiply-adds that must be int8, e.g. 95%; exit code 21 if less is. None by default."
     ),
 ]
-VerboseOption = Annotated[bool, typer.Option("--verbose", "-v", help="List every note; by default, one line a kind.")]
 OutputOption = Annotated[
     str | None, typer.Option(metavar="NAME", help="Output that holds the class scores; found by default.")
 ]

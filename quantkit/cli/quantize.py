@@ -16,10 +16,10 @@ from quantkit.cli.options import (
     RequireCoverageOption,
     SkipOption,
     TargetOption,
-    VerboseOption,
     WeightBitsOption,
 )
-from quantkit.cli.show import console, parse_share, print_coverage, print_notes
+from quantkit.cli.show import parse_share, print_coverage, print_notes
+from quantkit.cli.terminal import console
 
 
 @app.command()
@@ -46,7 +46,6 @@ def quantize(
     keep_outliers: KeepOutliersOption = False,
     explain: Annotated[bool, typer.Option("--explain", help="List every operator: how, or why not.")] = False,
     require_coverage: RequireCoverageOption = None,
-    verbose: VerboseOption = False,
 ) -> None:
     """Solve the ranges by another method, from the statistics, and write the int8 model."""
     from quantkit.targets import parse_target
@@ -78,6 +77,6 @@ def quantize(
             console.print(f"{row.kind:8}  {row.op_type:18}  {row.how:9}  {row.name}", soft_wrap=True, markup=False)
             if row.why:
                 console.print(f"{'':10}{row.why}", soft_wrap=True, markup=False, style="dim")
-    print_notes(done.notes, verbose)
+    print_notes(done.notes)
     console.print(f"wrote {done.path} ({done.name})", soft_wrap=True, markup=False)
-    print_coverage(done.coverage, verbose)
+    print_coverage(done.coverage)

@@ -15,10 +15,11 @@ from quantkit.cli.options import (
     PowerOfTwoOption,
     SkipOption,
     TargetOption,
-    VerboseOption,
     WeightBitsOption,
 )
-from quantkit.cli.show import console, print_notes, progress_bar
+from quantkit.cli.progress import show_progress
+from quantkit.cli.show import print_notes
+from quantkit.cli.terminal import console
 from quantkit.errors import UsageError
 
 if TYPE_CHECKING:
@@ -59,7 +60,6 @@ def sensitivity(
     json: Annotated[Path | None, typer.Option(help="Write all figures as JSON.")] = None,
     csv: Annotated[Path | None, typer.Option(help="Write the table as CSV.")] = None,
     html: Annotated[Path | None, typer.Option(help="Write a page with the table and its bars.")] = None,
-    verbose: VerboseOption = False,
 ) -> None:
     """Measure what each layer costs: only it in int8, and all but it; interrupted, it goes on where it was."""
     from quantkit.files import write_json, write_text
@@ -86,7 +86,7 @@ def sensitivity(
         bias_correction=bias_correction,
         keep_outliers=keep_outliers,
     )
-    with progress_bar("measuring layers") as bar:
+    with show_progress() as progress:
         found = step(
             folder,
             method=chosen,
@@ -99,7 +99,7 @@ def sensitivity(
             names=names or project.names,
             exclude=exclude,
             threads=threads,
-            progress=bar,
+            progress=progress,
         )
     decision = decide(found)
     # Files first: a reader of the screen that goes away, as head does, must not cost them.
@@ -120,7 +120,7 @@ def sensitivity(
             compare_command(folder, found),
         ):
             console.print(f"    {line}", soft_wrap=True, markup=False)
-    print_notes(found.notes, verbose)
+    print_notes(found.notes)
 
 
 def _order(by: str) -> Literal["only", "without", "accuracy"]:

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from quantkit.cli.app import sub_app
-from quantkit.cli.show import console
+from quantkit.cli.terminal import console
 
 stats = sub_app("stats", "Statistics files: what they hold, merged, and compared.")
 

@@ -1,7 +1,6 @@
 """``quantkit tune``."""
 
 import re
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -15,16 +14,17 @@ from quantkit.cli.options import (
     RequireCoverageOption,
     SkipOption,
     TargetOption,
-    VerboseOption,
 )
-from quantkit.cli.show import Bar, console, parse_share, print_coverage, print_notes, progress_bar
+from quantkit.cli.progress import show_progress
+from quantkit.cli.show import parse_share, print_coverage, print_notes
+from quantkit.cli.terminal import console
 from quantkit.errors import UsageError
 
 if TYPE_CHECKING:
     from rich.table import Table
 
     from quantkit.config.project import Project
-    from quantkit.progress import Count
+    from quantkit.progress import Progress
     from quantkit.search.stages import Stage
     from quantkit.workflows.tune import Tuning
 
@@ -76,7 +76,6 @@ def tune(
     fresh: Annotated[bool, typer.Option("--fresh", help="Try again what was tried before.")] = False,
     require_coverage: RequireCoverageOption = None,
     threads: Annotated[int | None, typer.Option(help="Workers; all processors by default.")] = None,
-    verbose: VerboseOption = False,
     json: Annotated[Path | None, typer.Option(help="Write all that was found out as JSON.")] = None,
 ) -> None:
     """Find the cheapest change that brings int8 within a budget; interrupted, it goes on where it was."""
@@ -95,9 +94,9 @@ def tune(
         raise UsageError("there is no rewritten fp32 model", where="--write-fp32", fix="give --target vacc --rewrite")
     macs = parse_share(max_float, "--max-float")
     assert macs is not None
-    with progress_bar("tuning") as bar:
+    with show_progress() as progress:
         done = step(
-            _run(subject, run, set_, preset, project, bar),
+            _run(subject, run, set_, preset, project, progress),
             TuneOptions(
                 goal=Goal(
                     max_drop=max_drop / 100.0, min_agreement=None if min_agreement is None else min_agreement / 100.0
@@ -123,11 +122,11 @@ def tune(
             out=out,
             fresh=fresh,
             threads=threads,
-            watch=_watch(bar),
+            progress=progress,
         )
     if json is not None:
         write_json(json, done.to_json())
-    _print(done, verbose)
+    _print(done)
 
 
 def parse_seconds(text: str | None) -> float | None:
@@ -158,7 +157,12 @@ def parse_stage(name: str) -> "Stage":
 
 
 def _run(
-    subject: Path | None, run: Path | None, set_: Path | None, preset: str | None, project: "Project", bar: Bar
+    subject: Path | None,
+    run: Path | None,
+    set_: Path | None,
+    preset: str | None,
+    project: "Project",
+    progress: "Progress",
 ) -> Path:
     """Return the run to tune; a model that has none is calibrated first, where a set is given."""
     from quantkit.workflows.calibrate import calibrate
@@ -189,29 +193,27 @@ def _run(
         dialect=None,
         calibration_folder=None,
     )
-    bar.say("calibrating")
-    calibrate(settings.model, set_, settings.pipeline, run=settings.run, options=settings.options)
+    calibrate(
+        settings.model,
+        set_,
+        settings.pipeline,
+        run=settings.run,
+        options=settings.options,
+        progress=progress,
+    )
     return settings.run
 
 
-def _watch(bar: Bar) -> "Callable[[str], Count]":
-    def tell(what: str) -> "Count":
-        bar.say(what)
-        return bar
-
-    return tell
-
-
-def _print(done: "Tuning", verbose: bool) -> None:
+def _print(done: "Tuning") -> None:
     best = done.outcome.best
     console.print(_table(done))
     for line in _verdict(done):
         console.print(line, soft_wrap=True, markup=False)
-    print_notes(done.notes, verbose)
+    print_notes(done.notes)
     files = [path.name for path in (*done.files, done.log)]
     console.print(f"kept: {best.recipe.describe()}", soft_wrap=True, markup=False)
     console.print(f"wrote {', '.join(files)} in {done.log.parent} ({done.name})", soft_wrap=True, markup=False)
-    print_coverage(done.coverage, verbose)
+    print_coverage(done.coverage)
 
 
 def _table(done: "Tuning") -> "Table":

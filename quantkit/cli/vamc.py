@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from quantkit.cli.app import sub_app
-from quantkit.cli.options import ExifOption, PresetOption, VerboseOption
-from quantkit.cli.show import console, print_notes, print_preset_notes, progress_bar
+from quantkit.cli.options import ExifOption, PresetOption
+from quantkit.cli.progress import show_progress
+from quantkit.cli.show import print_notes, print_preset_notes
+from quantkit.cli.terminal import console
 from quantkit.errors import UsageError, VendorFileError
 
 if TYPE_CHECKING:
@@ -59,7 +61,6 @@ def convert(
     file: Annotated[Path, typer.Argument(help="Build file of either dialect.")],
     to: Annotated[str, typer.Option(help="The dialect to write: build or compile.")],
     out: Annotated[Path | None, typer.Option(help="Where to; the screen by default.")] = None,
-    verbose: VerboseOption = False,
 ) -> None:
     """Write a build file in the other dialect, and say what could not be said."""
     from quantkit.vendors.vacc.convert import convert as converted
@@ -67,7 +68,7 @@ def convert(
 
     result = converted(Document.load(file), parse_dialect(to, "--to"))
     _put(result.text, out)
-    print_notes(result.notes, verbose, to_errors=True)
+    print_notes(result.notes, to_errors=True)
 
 
 @vamc.command()
@@ -111,7 +112,6 @@ def write(
     workspace: Annotated[str, typer.Option(help="Where the compiled model goes.")] = "./deploy_weights/",
     vdsp: Annotated[Path | None, typer.Option(help="Write the card's preprocessing, vdsp_params.json, here.")] = None,
     out: Annotated[Path | None, typer.Option(help="Where to; the screen by default.")] = None,
-    verbose: VerboseOption = False,
 ) -> None:
     """Write the build file of a run, or of a model. With both --suffix and --count the folder need not be here."""
     from quantkit.config.method import Percentile, parse_method
@@ -194,7 +194,7 @@ def write(
         write_text(vdsp, card.params.text())
         notes += card.notes
     _put(build.text, out)
-    print_notes(notes, verbose, to_errors=True)
+    print_notes(notes, to_errors=True)
 
 
 def _refuse_calibration(options: list[str]) -> None:
@@ -221,8 +221,10 @@ def tensors(
     pipeline = _pipeline(preset, exif)
     input_name, _ = read_image_input(model, pipeline)
     chosen = CalibrationSet.load(images) if images.suffix == ".csv" else find_images(images)
-    with progress_bar("preprocessing") as bar:
-        written = write_calibration_tensors(chosen.paths, pipeline, out, input_name=input_name, progress=bar)
+    with show_progress() as progress:
+        written = write_calibration_tensors(
+            chosen.paths, pipeline, out, input_name=input_name, progress=progress.task("writing tensors", "images")
+        )
     console.print(f"wrote {written.count} tensors to {out} (suffix: {written.suffix})", soft_wrap=True, markup=False)
 
 

@@ -7,7 +7,9 @@ import typer
 
 from quantkit.cli.app import sub_app
 from quantkit.cli.options import ExifOption, PresetOption
-from quantkit.cli.show import console, print_preset_notes, progress_bar
+from quantkit.cli.progress import show_progress
+from quantkit.cli.show import print_preset_notes
+from quantkit.cli.terminal import console
 from quantkit.errors import UsageError
 
 vamp = sub_app("vamp", "Inputs for the VACC card's runner, and accuracy from its results.")
@@ -49,7 +51,7 @@ def inputs(
         )
     if run is None:
         print_preset_notes(preset, project)
-    with progress_bar("writing inputs") as bar:
+    with show_progress() as progress:
         done = write_card_inputs(
             images,
             out,
@@ -60,7 +62,7 @@ def inputs(
             datalist=datalist,
             skip_broken=skip_broken,
             threads=threads,
-            progress=bar,
+            progress=progress,
         )
     report = done.report
     kept = len(report.files) - report.written
@@ -146,9 +148,13 @@ def evaluate(
         raise UsageError("which results?", where="--results", fix="give --results and --datalist, or --text")
     else:
         outputs = pair_outputs(results, datalist)
-        with progress_bar("reading results") as bar:
+        with show_progress() as progress:
             accuracy = evaluate_outputs(
-                outputs, read_classes(labels, outputs), out, skip_damaged=skip_damaged, progress=bar
+                outputs,
+                read_classes(labels, outputs),
+                out,
+                skip_damaged=skip_damaged,
+                progress=progress.task("reading results", "images"),
             )
     typer.echo(accuracy.line())
     console.print(f"top-1 {accuracy.top1} and top-5 {accuracy.top5} of {accuracy.images} images right", soft_wrap=True)

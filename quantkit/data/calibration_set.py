@@ -7,7 +7,7 @@ import json
 import os
 import re
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Self
@@ -21,8 +21,7 @@ from quantkit.data.examine import examine
 from quantkit.data.parallel import map_in_order
 from quantkit.errors import CalibrationSetError
 from quantkit.files import reason, write_bytes
-
-Progress = Callable[[int, int], None]
+from quantkit.progress import Progress, as_progress
 
 FORMAT = 1
 _TITLE = "quantkit calibration set"
@@ -204,8 +203,9 @@ class CalibrationSet:
 
         Args:
             workers: number of threads.
-            progress: called with the number of images done and their total.
+            progress: receives the progress.
         """
+        count = as_progress(progress).task("checking", "images")
         problems = []
         examined = map_in_order(examine, self.paths, workers)
         for done, (image, found) in enumerate(zip(self.images, examined, strict=True), start=1):
@@ -214,8 +214,7 @@ class CalibrationSet:
                 fault = "the file is not the one of the set (other digest)"
             if fault:
                 problems.append(LeftOut(image.name, fault))
-            if progress is not None:
-                progress(done, len(self.images))
+            count(done, len(self.images))
         return tuple(problems)
 
 

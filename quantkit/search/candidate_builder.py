@@ -12,6 +12,7 @@ from quantkit.graph.prepare import prepare
 from quantkit.graph.qdq.plan import Plan, PlanOptions, plan
 from quantkit.graph.qdq.write import write_qdq
 from quantkit.numerics import Range
+from quantkit.progress import ProgressCallback
 from quantkit.ptq.bias_correction import estimate_shifts
 from quantkit.ptq.channel_shift import center
 from quantkit.ptq.equalization import Equalization, equalize
@@ -27,7 +28,6 @@ from quantkit.targets import Target
 FloatArray = npt.NDArray[np.float32]
 # Takes a prepared model and returns what the calibration images make of all tensors that a plan may need.
 Observe = Callable[[ir.Model], Observed]
-Progress = Callable[[int, int], None]
 # Moved and rescaled channels may change the scores by this share of their span: far more than float32 rounding does.
 SAME_FUNCTION = 1e-4
 
@@ -101,7 +101,7 @@ class CandidateBuilder:
             return None
         return found if self.change(with_input_folding(self.prepared, found)) <= SAME_FUNCTION else None
 
-    def make(self, recipe: Recipe, progress: Progress | None = None) -> Product:
+    def make(self, recipe: Recipe, progress: ProgressCallback | None = None) -> Product:
         """Make the model of a recipe; the same recipe gives the same bits.
 
         Args:
@@ -119,13 +119,15 @@ class CandidateBuilder:
         made, ranges = self._planned(base, recipe, progress)
         return Product(self._correct(base.model, made, ranges, recipe, progress), made, base.corrected_fp32)
 
-    def ranged(self, recipe: Recipe, progress: Progress | None = None) -> tuple[ir.Model, dict[str, Range]]:
+    def ranged(self, recipe: Recipe, progress: ProgressCallback | None = None) -> tuple[ir.Model, dict[str, Range]]:
         """Return the fp32 model that a recipe quantizes, before anything is mended, and the ranges of its tensors."""
         base, target = self._base(recipe), recipe.target(self.target)
         ranges = solve_observed(base.observed, recipe.method, target, keep_outliers=self.keep_outliers)
         return base.model, ranges | self._set_otherwise(recipe, progress)
 
-    def _planned(self, base: _Base, recipe: Recipe, progress: Progress | None = None) -> tuple[Plan, dict[str, Range]]:
+    def _planned(
+        self, base: _Base, recipe: Recipe, progress: ProgressCallback | None = None
+    ) -> tuple[Plan, dict[str, Range]]:
         """Return the plan of a recipe for a model, and the ranges that it needs."""
         target = recipe.target(self.target)
         made = plan(base.model, target, recipe.left_out(self.options))
@@ -134,12 +136,12 @@ class CandidateBuilder:
         )
         return made, ranges | self._set_otherwise(recipe, progress)
 
-    def _set_otherwise(self, recipe: Recipe, progress: Progress | None = None) -> dict[str, Range]:
+    def _set_otherwise(self, recipe: Recipe, progress: ProgressCallback | None = None) -> dict[str, Range]:
         """Return the ranges of a recipe that its method does not set."""
         levels = {LEVELS: SPAN} if recipe.input_folding else {}
         return self._refine(recipe, progress) | levels if recipe.refined else levels
 
-    def _refine(self, recipe: Recipe, progress: Progress | None) -> dict[str, Range]:
+    def _refine(self, recipe: Recipe, progress: ProgressCallback | None) -> dict[str, Range]:
         """Return the refined ranges; neither layers in float nor the rounding of weights makes them others."""
         corrected = recipe.correction is not WeightCorrection.NONE
         correction = WeightCorrection.BIAS if corrected else WeightCorrection.NONE
@@ -199,7 +201,7 @@ class CandidateBuilder:
                 return found
         return None
 
-    def _corrected_base(self, base: _Base, recipe: Recipe, progress: Progress | None) -> _Base:
+    def _corrected_base(self, base: _Base, recipe: Recipe, progress: ProgressCallback | None) -> _Base:
         """Return the fp32 model in which the mended weights and biases stand, prepared as a compiler would meet it."""
         made, ranges = self._planned(base, recipe)
         int8 = self._correct(base.model, made, ranges, recipe, progress)
@@ -208,7 +210,12 @@ class CandidateBuilder:
         return _Base(model, self.observe(model), corrected_fp32)
 
     def _correct(
-        self, model: ir.Model, made: Plan, ranges: Mapping[str, Range], recipe: Recipe, progress: Progress | None
+        self,
+        model: ir.Model,
+        made: Plan,
+        ranges: Mapping[str, Range],
+        recipe: Recipe,
+        progress: ProgressCallback | None,
     ) -> ir.Model:
         if recipe.correction is WeightCorrection.NONE:
             return write_qdq(model, made, ranges)

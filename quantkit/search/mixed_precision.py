@@ -18,8 +18,9 @@ from quantkit.graph.analysis.macs import multiply_adds
 from quantkit.graph.analysis.values import node_name
 from quantkit.graph.qdq.plan import Plan, plan
 from quantkit.graph.qdq.write import write_qdq
+from quantkit.progress import ProgressCallback
 from quantkit.ptq.bias_correction import estimate_shifts
-from quantkit.search.candidate_builder import CandidateBuilder, Progress
+from quantkit.search.candidate_builder import CandidateBuilder
 from quantkit.search.recipe import Recipe
 from quantkit.sensitivity.measure import layer_costs
 
@@ -65,7 +66,7 @@ class MixedPrecision:
         recipe: Recipe,
         selection: SelectionMetric,
         budget: FloatBudget,
-        progress: Progress | None = None,
+        progress: ProgressCallback | None = None,
     ) -> None:
         self._builder, self._recipe, self._selection, self._budget = candidate_builder, recipe, selection, budget
         self._target = recipe.target(candidate_builder.target)
@@ -90,7 +91,7 @@ class MixedPrecision:
         self._recipe = self._recipe.changed(skip=(*self._recipe.skip, best))
         return self._recipe
 
-    def _order(self, progress: Progress | None) -> list[str]:
+    def _order(self, progress: ProgressCallback | None) -> list[str]:
         """Return the layers by what leaving each in float saves for what it computes, the most rewarding first."""
         costs = layer_costs(
             self._model,

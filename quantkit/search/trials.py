@@ -9,7 +9,7 @@ import onnx_ir as ir
 
 from quantkit.engine.classifier import PreparedClassifier
 from quantkit.evaluation.selection import SelectionMetric
-from quantkit.progress import Count
+from quantkit.progress import NamedProgress, Progress, ProgressCallback
 from quantkit.runs.folder import RunFolder, RunRecord
 from quantkit.search.candidate_builder import CandidateBuilder, Product
 from quantkit.search.mixed_precision import FloatBudget, MixedPrecision, float_share
@@ -18,10 +18,8 @@ from quantkit.search.stages import HoldoutResult, OutOfTimeError, Trial
 from quantkit.search.trial_cache import TrialCache
 from quantkit.search.tuning_data import TuningData
 
-# Called with the current step; returns the function that receives its progress.
-Watch = Callable[[str], Count]
 # Evaluates an int8 model on held-out images.
-Evaluate = Callable[[ir.Model, Count], HoldoutResult]
+Evaluate = Callable[[ir.Model, Progress], HoldoutResult]
 
 
 @dataclass(frozen=True)
@@ -73,7 +71,7 @@ class Trials:
         cache: of what is known.
         budget: what may be left in float.
         seconds: make nothing more after so many; None for no limit.
-        watch: told what is done.
+        progress: receives the progress.
     """
 
     def __init__(
@@ -83,10 +81,10 @@ class Trials:
         cache: TrialCache,
         budget: FloatBudget,
         seconds: float | None,
-        watch: Watch,
+        progress: Progress,
     ) -> None:
         self._subject, self._evaluate, self._cache = subject, evaluate, cache
-        self._budget, self._watch = budget, watch
+        self._budget, self._progress = budget, progress
         self._deadline_s = None if seconds is None else time.monotonic() + seconds
         self._kept: dict[Recipe, Product] = {}
         self._evaluated: Trial | None = None
@@ -127,7 +125,7 @@ class Trials:
         if trial.holdout is None:
             product = self.product(trial.recipe)
             words = f"evaluating {trial.recipe.describe()}"
-            trial = replace(trial, holdout=self._evaluate(product.int8, self._watch(words)))
+            trial = replace(trial, holdout=self._evaluate(product.int8, NamedProgress(self._progress, words)))
             self._cache.keep(trial)
         self._evaluated = trial
         self._order = [trial if one.recipe == trial.recipe else one for one in self._order]
@@ -147,7 +145,7 @@ class Trials:
             OutOfTimeError: it was given up.
         """
         if recipe not in self._kept:
-            count = self._watch(recipe.describe())
+            count = self._progress.task(recipe.describe(), "steps")
             made = self._subject.builder.make(recipe, self._in_time(count) if in_time else count)
             nearest = min(self._order, key=lambda one: one.closeness.distance, default=None)
             wanted = [trial.recipe for trial in (nearest, self._evaluated) if trial is not None]
@@ -159,13 +157,13 @@ class Trials:
         if self._budget.layers == 0 or not self._budget.macs:
             return
         self._check_time()
-        progress = self._in_time(self._watch("what each layer costs"))
+        progress = self._in_time(self._progress.task("measuring layers", "layers"))
         walk = MixedPrecision(self._subject.builder, recipe, self._subject.selection, self._budget, progress)
         while (wider := walk.next()) is not None:
             yield wider
             self._check_time()
 
-    def _in_time(self, count: Count) -> Count:
+    def _in_time(self, count: ProgressCallback) -> ProgressCallback:
         """Return a count that ends what it counts where the time is over."""
 
         def counted(done: int, total: int) -> None:

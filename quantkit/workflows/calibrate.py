@@ -30,7 +30,7 @@ from quantkit.graph.model import model_digest, model_files
 from quantkit.graph.qdq.plan import plan
 from quantkit.graph.qdq.taps import Taps, observed_tensors
 from quantkit.numerics import Range
-from quantkit.progress import NoProgress, Watcher
+from quantkit.progress import Progress, as_progress, begun_when_called
 from quantkit.ptq.run_correction import Images
 from quantkit.runs.folder import RECORD, ModelRecord, RunFolder, RunRecord, SetRecord
 from quantkit.stats.convergence import ConvergencePoint, movement, settling_note
@@ -97,7 +97,7 @@ def calibrate(
     fresh: bool = False,
     require_coverage: float | None = None,
     threads: int | None = None,
-    watcher: Watcher | None = None,
+    progress: Progress | None = None,
 ) -> Calibration:
     """Run the model once over the set, and write statistics, ranges, ``int8.onnx`` and provenance to the run folder.
 
@@ -120,7 +120,7 @@ def calibrate(
         fresh: ignore cached statistics, and replace a run of another model, set or preprocessing.
         require_coverage: least share of the multiply-adds that must be int8, 0.95 for 95 %; None requires nothing.
         threads: workers; as many as there are processors when absent.
-        watcher: told of progress.
+        progress: receives the progress.
 
     Raises:
         UsageError: the run is of another model, set or preprocessing, and ``fresh`` is not given; or an argument is of
@@ -134,7 +134,8 @@ def calibrate(
         OutputError: the run folder cannot be written.
     """
     method, target, pipeline = as_method(method), as_target(target), load_preset(pipeline)
-    options, watcher = require(QuantizeOptions, options or QuantizeOptions(), "options"), watcher or NoProgress()
+    options = require(QuantizeOptions, options or QuantizeOptions(), "options")
+    progress = as_progress(progress)
     run, calibration_set = as_path(run, "run"), path_or(CalibrationSet, calibration_set, "calibration_set")
     subject = _read_subject(as_path(model, "model"), output, inputs)
     subject.file.check(pipeline)
@@ -146,7 +147,7 @@ def calibrate(
         replaced = [] if before is None else _other_inputs(before, subject, chosen, pipeline)
         if before is not None and replaced:
             _replace(folder, before, replaced, fresh)
-        observer = _Pass(subject, chosen, pipeline, folder, method, target, options.keep_outliers, threads, watcher)
+        observer = _Pass(subject, chosen, pipeline, folder, method, target, options.keep_outliers, threads, progress)
         statistics = None if fresh else observer.finished(until_stable)
         reused, elapsed_s = statistics is not None, 0.0
         if statistics is None:
@@ -168,7 +169,7 @@ def calibrate(
             options,
             name=int8_name(target),
             path=folder.path / f"{int8_name(target)}.onnx",
-            images=Images(chosen, pipeline, threads, watcher.layers),
+            images=Images(chosen, pipeline, threads, begun_when_called(progress, "correcting biases", "layers")),
         )
         changed = QuantizedRun(folder=folder, target=target, prepared=subject.prepared.model, calibration_set=chosen)
         backend = after_quantize(changed, backends)
@@ -299,10 +300,10 @@ class _Pass:
         target: Target,
         keep_outliers: bool,
         threads: int | None,
-        watcher: Watcher,
+        progress: Progress,
     ) -> None:
         self._subject, self._chosen, self._pipeline, self._folder = subject, chosen, pipeline, folder
-        self._target, self._keep_outliers, self._watcher = target, keep_outliers, watcher
+        self._target, self._keep_outliers, self._progress = target, keep_outliers, progress
         self._threads = threads or default_threads()
         # Convergence is watched for the method in use, and for the two that cost nothing to solve.
         self._methods: dict[str, Method] = {"minmax": MinMax(), "percentile": Percentile(), method_name(method): method}
@@ -326,12 +327,13 @@ class _Pass:
 
     def run(self, until_stable: float | None, fresh: bool) -> Statistics:
         """Observe all images, or until the ranges stand still."""
+        count = self._progress.task("calibrating", "images")
         begun, extra = (None, {}) if fresh else self._load(self._folder.partial)
         tapped = self._subject.observed.tapped
         if begun is not None:
             self._points = list(begun.convergence)
             self._ranges = _ranges_from_json(extra.get("ranges", {}))
-            self._watcher.resumed(len(begun.images))
+            self._progress.message(f"resuming after {len(begun.images)} images")
         session = TappedSession(self._subject.prepared.model, tapped)
         chunks = observe(
             session,
@@ -341,7 +343,7 @@ class _Pass:
             batch=self._subject.file.signature.image.batch or 1,
             threads=self._threads,
             before=None if begun is None else self._tapped(begun),
-            progress=lambda count: self._watcher.images(count, len(self._chosen)),
+            progress=lambda images: count(images, len(self._chosen)),
         )
         statistics = begun
         for chunk in chunks:
@@ -367,7 +369,7 @@ class _Pass:
                     {name: tensor for name, (_, tensor) in moved.items()},
                 )
                 self._points.append(point)
-                self._watcher.converged(point)
+                self._progress.message(_movement_text(point))
             self._ranges = ranges
         images, extremes = sorted_images(self._digests(chunk.images), observed.extremes)
         return Statistics(observed.tensors, extremes, self._provenance, images, convergence=list(self._points))
@@ -407,6 +409,11 @@ class _Pass:
 def _ranges_to_json(ranges: dict[str, dict[str, Range]]) -> dict[str, dict[str, list[float]]]:
     """Return the ranges of the last convergence point, for an interrupted pass to go on from."""
     return {method: {name: [one.lo, one.hi] for name, one in solved.items()} for method, solved in ranges.items()}
+
+
+def _movement_text(point: ConvergencePoint) -> str:
+    moved = ", ".join(f"{name} {share:.2%}" for name, share in point.movement.items())
+    return f"largest change of a range since the last check at {point.images} images: {moved}"
 
 
 def _ranges_from_json(value: dict[str, dict[str, list[float]]]) -> dict[str, dict[str, Range]]:

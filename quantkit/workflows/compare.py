@@ -25,7 +25,7 @@ from quantkit.evaluation.predictions import Collector
 from quantkit.evaluation.preprocessing_diagnosis import diagnose_preprocessing
 from quantkit.evaluation.result import Comparison, EvaluatedModel, compare_models
 from quantkit.graph.model import model_digest, model_files
-from quantkit.progress import Count
+from quantkit.progress import Progress, ProgressCallback, as_progress
 from quantkit.runs.cache import ResultCache
 from quantkit.runs.folder import RunFolder, RunRecord
 from quantkit.runs.inputs import read_scored
@@ -102,7 +102,7 @@ def evaluate_models(
     output: str | None = None,
     inputs: Mapping[str, Any] | None = None,
     threads: int | None = None,
-    progress: Count | None = None,
+    progress: Progress | None = None,
 ) -> Evaluation:
     """Run all models over the same images, compare them with the first, and keep what a report shows.
 
@@ -124,7 +124,7 @@ def evaluate_models(
         output: name of the output that holds the class scores; absent, the run's, or found.
         inputs: values of the inputs beside the image, by name; absent, the run's.
         threads: workers; as many as there are processors when absent.
-        progress: called with images done and in all.
+        progress: receives the progress.
 
     Raises:
         UsageError: fewer than two models, a name the run does not have, or nothing to say what images to use.
@@ -159,7 +159,7 @@ def evaluate_models(
     onnx = [subject for subject in subjects if isinstance(subject, Subject)]
     classifiers = [Classifier(subject.file) for subject in onnx]
     with _answers(onnx, classifiers, found, pipeline, threads, run) as answers_to_images:
-        collector = _collect(subjects, answers_to_images, found, progress)
+        collector = _collect(subjects, answers_to_images, found, as_progress(progress).task("comparing", "images"))
     diagnosis = diagnose_preprocessing(
         classifiers[0],
         found,
@@ -230,7 +230,10 @@ def _cache_of(run: Path | None) -> ResultCache | None:
 
 
 def _collect(
-    subjects: Sequence[_Candidate], answers_to_images: Iterator[ModelScores], found: ImageFolder, progress: Count | None
+    subjects: Sequence[_Candidate],
+    answers_to_images: Iterator[ModelScores],
+    found: ImageFolder,
+    progress: ProgressCallback,
 ) -> Collector:
     """Gather what every model, and every card, said to every image."""
     assert found.labels is not None
@@ -239,8 +242,7 @@ def _collect(
         name, scores = found.names[answers.index], iter(answers.scores)
         every = [next(scores) if isinstance(one, Subject) else one[1].scores(name) for one in subjects]
         collector.update(every, [name], [found.labels[answers.index]])
-        if progress is not None:
-            progress(answers.index + 1, len(found.names))
+        progress(answers.index + 1, len(found.names))
     return collector
 
 

@@ -25,7 +25,7 @@ from quantkit.evaluation.predictions_file import Origin
 from quantkit.evaluation.preprocessing_diagnosis import diagnose_preprocessing
 from quantkit.files import sha256_json
 from quantkit.graph.model import model_digest
-from quantkit.progress import Count
+from quantkit.progress import Progress, ProgressCallback, as_progress
 from quantkit.runs.cache import ResultCache
 from quantkit.runs.folder import RunFolder
 from quantkit.runs.inputs import read_scored
@@ -106,7 +106,7 @@ def evaluate(
     output: str | None = None,
     inputs: Mapping[str, Any] | None = None,
     threads: int | None = None,
-    progress: Count | None = None,
+    progress: Progress | None = None,
 ) -> ModelEvaluation:
     """Ask a model about labelled images, each image once ever.
 
@@ -128,7 +128,7 @@ def evaluate(
         output: name of the output that holds the class scores; absent, the run's, or found.
         inputs: values of the inputs beside the image, by name; absent, the run's.
         threads: workers; as many as there are processors when absent.
-        progress: called with images done and in all.
+        progress: receives the progress.
 
     Raises:
         UsageError: a name the run does not have, no such shard, nothing to say what images to use, or another process
@@ -163,12 +163,13 @@ def evaluate(
     digest = model_digest(path)
     key = scores_key(digest, pipeline, file.signature)
     threads = threads or default_threads()
+    count = as_progress(progress).task("evaluating", "images")
     start_s = time.monotonic()
     results = ResultCache(cache)
     with cached_scores(results, [key], part) as [scores]:
         before = scores.known
         classifier = Classifier(file)
-        predictions, kind = _answers(classifier, scores, part, pipeline, threads, progress)
+        predictions, kind = _answers(classifier, scores, part, pipeline, threads, count)
     elapsed_s = time.monotonic() - start_s
     origin = Origin(
         model=digest,
@@ -224,7 +225,7 @@ def _answers(
     part: ImageFolder,
     pipeline: Pipeline,
     threads: int,
-    progress: Count | None,
+    progress: ProgressCallback,
 ) -> tuple[Predictions, Scores]:
     assert part.labels is not None
     collector = Collector(1, kind=Scores.PROBABILITIES if _ends_in_softmax(classifier.file) else None)
@@ -233,8 +234,7 @@ def _answers(
         # Told from one image, so that it does not depend on which images come together.
         collector.kind = collector.kind or kind_of_scores(scores)
         collector.update([scores], [part.names[answers.index]], [part.labels[answers.index]])
-        if progress is not None:
-            progress(answers.index + 1, len(part.names))
+        progress(answers.index + 1, len(part.names))
     assert collector.kind is not None
     return collector.predictions(0), collector.kind
 

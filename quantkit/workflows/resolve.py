@@ -12,7 +12,7 @@ from quantkit.data.build_set import build_calibration_set
 from quantkit.data.calibration_set import CalibrationSet
 from quantkit.errors import UsageError
 from quantkit.graph.fixed_inputs import parse_inputs
-from quantkit.progress import Count
+from quantkit.progress import Progress
 from quantkit.runs.cache import FOLDER as CACHE
 from quantkit.runs.folder import RunFolder
 from quantkit.targets import Target, parse_target
@@ -62,7 +62,7 @@ class CalibrationSettings:
     output: str | None
     inputs: dict[str, Any]
 
-    def calibration_set(self, progress: Count | None = None) -> Path:
+    def calibration_set(self, progress: Progress | None = None) -> Path:
         """Return the manifest; draws the set into the run folder where only images were given."""
         if self.set is not None:
             return self.set

@@ -23,7 +23,7 @@ from quantkit.evaluation.result import PERCENT
 from quantkit.graph.prepare import Prepared
 from quantkit.graph.qdq.plan import plan
 from quantkit.numerics import Range
-from quantkit.progress import Count
+from quantkit.progress import Progress, ProgressCallback, as_progress
 from quantkit.ptq.run_correction import Correction, correction
 from quantkit.runs.folder import RunFolder, RunRecord
 from quantkit.runs.inputs import calibrated, model_inputs
@@ -99,7 +99,7 @@ def sensitivity(
     names: AnyPath | None = None,
     exclude: AnyPath | CalibrationSet | None = None,
     threads: int | None = None,
-    progress: Count | None = None,
+    progress: Progress | None = None,
 ) -> Sensitivity:
     """Measure what each integer layer costs: it alone in int8, and all but it; see `quantkit.sensitivity.measure`.
 
@@ -120,7 +120,7 @@ def sensitivity(
         names: class names, one a line.
         exclude: calibration set whose images are left out.
         threads: images run side by side; as many as there are processors when absent.
-        progress: called with layers done and in all.
+        progress: receives the progress.
 
     Raises:
         UsageError: this is no run folder, or an option cannot be honoured.
@@ -147,10 +147,11 @@ def sensitivity(
         if images is not None or labels is not None:
             raise UsageError("labelled images are for accuracy", where="--images", fix="add --by accuracy")
         chosen, warnings = None, []
+    count_layers = as_progress(progress).task("measuring layers", "layers")
     with folder.locked():
         network = _network(folder, record, method, target, options)
         chosen = chosen or _calibration_images(record, count or IMAGES, network.outliers)
-        cost = _measure(folder, network, chosen, threads or default_threads(), progress)
+        cost = _measure(folder, network, chosen, threads or default_threads(), count_layers)
     return _result(cost, chosen, network, method, by, (*network.corrected.notes, *warnings))
 
 
@@ -203,7 +204,7 @@ def _labelled(found: ImageFolder, record: RunRecord) -> _Images:
 
 
 def _measure(
-    folder: RunFolder, network: _Network, chosen: _Images, threads: int, progress: Count | None
+    folder: RunFolder, network: _Network, chosen: _Images, threads: int, progress: ProgressCallback
 ) -> NetworkCost:
     """Measure lot by lot, each from where it was left."""
     lots = range(0, len(chosen.paths), _LOT)
@@ -219,7 +220,7 @@ def _measure(
 
 
 def _measure_lot(
-    network: _Network, paths: Sequence[Path], cache: LayerCostCache, threads: int, progress: Count | None
+    network: _Network, paths: Sequence[Path], cache: LayerCostCache, threads: int, progress: ProgressCallback
 ) -> NetworkCost:
     inputs = model_inputs(network.prepared.model, paths, network.record.pipeline, threads)
     try:
@@ -241,12 +242,9 @@ def _measure_lot(
         raise
 
 
-def _shifted(progress: Count | None, lot: int, lots: Sequence[int]) -> Count | None:
+def _shifted(progress: ProgressCallback, lot: int, lots: Sequence[int]) -> ProgressCallback:
     """Return the progress of one lot as that of all."""
-    if progress is None:
-        return None
-    tell = progress
-    return lambda done, total: tell(lot * total + done, len(lots) * total)
+    return lambda done, total: progress(lot * total + done, len(lots) * total)
 
 
 def _result(

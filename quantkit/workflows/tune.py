@@ -17,14 +17,14 @@ from quantkit.files import sha256_json, write_json
 from quantkit.graph.coverage import Coverage, coverage
 from quantkit.graph.qdq.plan import Plan, plan
 from quantkit.graph.qdq.write import notes_of
-from quantkit.progress import Count
+from quantkit.progress import Progress, as_progress
 from quantkit.ptq.shift_groups import movable
 from quantkit.runs.folder import FP32, RunFolder
 from quantkit.runs.inputs import open_input_shape
 from quantkit.search.mixed_precision import FloatBudget
 from quantkit.search.stages import REWRITING, Goal, Outcome, Stage, Trial, search
 from quantkit.search.trial_cache import TrialCache, trial_json
-from quantkit.search.trials import Trials, TuningTask, Watch
+from quantkit.search.trials import Trials, TuningTask
 from quantkit.targets import ORT, Target, as_target
 from quantkit.workflows.backends import BackendFiles, TunedModel, backend_of
 from quantkit.workflows.quantize import QuantizeOptions, int8_name, output_path, record_model
@@ -121,7 +121,7 @@ def tune(
     out: AnyPath | None = None,
     fresh: bool = False,
     threads: int | None = None,
-    watch: Watch | None = None,
+    progress: Progress | None = None,
 ) -> Tuning:
     """Find the cheapest recipe that meets a goal, and write the int8 model it makes and all that was found out.
 
@@ -141,7 +141,7 @@ def tune(
         out: where to write the model; in the run folder when absent.
         fresh: try again what was tried before.
         threads: workers; as many as there are processors when absent.
-        watch: called with what is being done; gives what is told of its progress.
+        progress: receives the progress.
 
     Raises:
         UsageError: this is no run folder, or an option cannot be honoured.
@@ -156,7 +156,7 @@ def tune(
     """
     target, tuning = as_target(target), require(TuneOptions, tuning, "tuning")
     options, out = require(QuantizeOptions, options or QuantizeOptions(), "options"), optional_path(out, "out")
-    folder, watch = RunFolder(as_path(run, "run")), watch or _silent
+    folder, progress = RunFolder(as_path(run, "run")), as_progress(progress)
     record = folder.read()
     holdout_images, warnings = evaluation_images(images, labels, names, exclude, record)
     holdout_images = limited(holdout_images, limit)
@@ -175,7 +175,7 @@ def tune(
         }
         cache = TrialCache(folder.cache, depends_on, fresh=fresh)
         evaluate = holdout_evaluation(subject, holdout_images, threads)
-        trials = Trials(subject, evaluate, cache, budget, tuning.seconds, watch)
+        trials = Trials(subject, evaluate, cache, budget, tuning.seconds, progress)
         outcome = search(
             subject.start,
             trials,
@@ -255,7 +255,3 @@ def _write(
 def _coverage(subject: TuningTask, made: Plan) -> Coverage:
     """Return the coverage of a plan for the network of the run, or for what a recipe made of it."""
     return coverage(made, open_input_shape(subject.record))
-
-
-def _silent(_: str) -> Count:
-    return lambda done, total: None

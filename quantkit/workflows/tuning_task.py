@@ -10,7 +10,7 @@ from quantkit.errors import CalibrationSetError
 from quantkit.evaluation.paired import PairedOutcomes, score_interval, wilson_interval
 from quantkit.evaluation.selection import SelectionMetric
 from quantkit.graph.model import model_files
-from quantkit.progress import Count
+from quantkit.progress import Progress
 from quantkit.ptq.run_correction import images_of
 from quantkit.runs.folder import FP32, INT8, RunFolder, RunRecord
 from quantkit.runs.inputs import calibrated
@@ -60,13 +60,18 @@ def tuning_task(
 def holdout_evaluation(task: TuningTask, images: ImageFolder, threads: int) -> Evaluate:
     """Return a function that evaluates an int8 model against the run's fp32 model on held-out images."""
 
-    def evaluate(int8: ir.Model, progress: Count) -> HoldoutResult:
+    def evaluate(int8: ir.Model, progress: Progress) -> HoldoutResult:
         run = task.folder.path
         path = run / CANDIDATE
         task.classifier.save(int8, path)
         try:
             evaluation = evaluate_models(
-                [FP32, path], run=run, images=images, drift_images=0, threads=threads, progress=progress
+                [FP32, path],
+                run=run,
+                images=images,
+                drift_images=0,
+                threads=threads,
+                progress=progress,
             )
         finally:
             for file in model_files(path):

@@ -18,6 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from models import tiny_model, write_images
 from PIL import Image
+from progress_log import ProgressLog
 
 from quantkit.config.pipeline import Decode, Pipeline, ToTensor
 from quantkit.data.build_set import build_calibration_set
@@ -170,12 +171,12 @@ def test_an_interrupted_evaluation_goes_on_where_it_was(place: Place, asked: lis
     whole = place.saved(cache=place.folder / "whole", threads=1)
     asked.clear()
 
-    def interrupt(done: int, total: int) -> None:
+    def interrupt(name: str, done: int, total: int) -> None:
         if done == 20:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        place.evaluate(threads=1, progress=interrupt)
+        place.evaluate(threads=1, progress=ProgressLog(interrupt))
     before = len(asked)
     assert place.saved(threads=1) == whole
     assert len(asked) - before == 12

@@ -8,6 +8,7 @@ import numpy as np
 import onnxruntime as ort
 import pytest
 from models import tiny_model, write_images
+from progress_log import ProgressLog
 
 from quantkit.config.method import Percentile
 from quantkit.config.pipeline import Decode, Pipeline, ToTensor
@@ -107,13 +108,13 @@ def test_another_question_is_measured_anew(run: Path, measured: list[int], chang
 
 
 def test_an_interrupted_measurement_goes_on_where_it_was(run: Path, measured: list[int]) -> None:
-    def stop(done: int, total: int) -> None:
+    def stop(name: str, done: int, total: int) -> None:
         assert total == 3
         if done == 2:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        sensitivity(run, progress=stop)
+        sensitivity(run, progress=ProgressLog(stop))
     assert len(measured) == 4
     resumed = sensitivity(run)
     assert len(measured) == 6
@@ -135,10 +136,11 @@ def test_sensitivity_damaged_cache_entry_is_measured_again(run: Path, measured: 
 
 
 def test_images_in_several_lots_give_the_same_figures(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    first, seen = sensitivity(run), []
+    first, log = sensitivity(run), ProgressLog()
     monkeypatch.setattr(step, "_LOT", 5)
-    assert sensitivity(run, progress=lambda *count: seen.append(count)) == first
-    assert seen == [(done, 12) for done in range(1, 13)]
+    assert sensitivity(run, progress=log) == first
+    assert log.tasks == [("measuring layers", "layers")]
+    assert log.counts == [(done, 12) for done in range(1, 13)]
 
 
 def test_accuracy_is_that_of_compare(run: Path) -> None:

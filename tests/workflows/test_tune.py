@@ -9,6 +9,7 @@ import numpy as np
 import onnxruntime as ort
 import pytest
 from models import uneven_model, write_images
+from progress_log import ProgressLog
 
 from quantkit.config.method import Percentile
 from quantkit.config.pipeline import Decode, Pipeline, ToTensor
@@ -236,14 +237,15 @@ def test_what_has_begun_is_given_up_when_the_time_is_over(run: Path, monkeypatch
     """The clock stands until the first range is refined, and is then far beyond the limit."""
     clock, begun = [0.0], []
 
-    def watch(words: str):
-        if "refined" in words:
-            begun.append(words)
-            return lambda done, total: clock.__setitem__(0, 1e6)
-        return lambda done, total: None
+    class Watch(ProgressLog):
+        def task(self, name, unit):
+            if "refined" in name:
+                begun.append(name)
+                return lambda done, total: clock.__setitem__(0, 1e6)
+            return super().task(name, unit)
 
     monkeypatch.setattr(tune_trials, "time", SimpleNamespace(monotonic=lambda: clock[0]))
-    done = tune(run, replace(EVERYTHING, seconds=1000.0), watch=watch, fresh=True)
+    done = tune(run, replace(EVERYTHING, seconds=1000.0), progress=Watch(), fresh=True)
     assert done.outcome.out_of_time
     assert len(begun) == 1
     assert not any(trial.recipe.refined for trial in done.trials)

@@ -24,7 +24,7 @@ from quantkit.evaluation.paired import BoolArray, PairedOutcomes, score_interval
 from quantkit.evaluation.result import PERCENT, Comparison, EvaluatedModel, ModelResult, compare_models
 from quantkit.files import write_text
 from quantkit.graph.qdq.plan import Plan
-from quantkit.progress import Count
+from quantkit.progress import NamedProgress, Progress, as_progress
 from quantkit.ptq.run_correction import images_of
 from quantkit.runs.folder import FP32
 from quantkit.runs.inputs import model_inputs
@@ -144,7 +144,7 @@ def advise(
     out: Path | None = None,
     options: VamcOptions | None = None,
     threads: int | None = None,
-    progress: Count | None = None,
+    progress: Progress | None = None,
 ) -> Advice:
     """Simulate every combination of the compiler's options on evaluation images, and write the best as a build file.
 
@@ -164,7 +164,7 @@ def advise(
         out: where to write; in the run folder when absent.
         options: further choices of the build file; its weight scale is chosen here.
         threads: workers; as many as there are processors when absent.
-        progress: called with images done and in all, for each round of candidates.
+        progress: receives the progress.
 
     Raises:
         UsageError: this is no run folder, or there is but one evaluation image.
@@ -189,7 +189,7 @@ def advise(
         limit=limit,
         drift_images=0,
         threads=threads,
-        progress=progress,
+        progress=NamedProgress(as_progress(progress), "simulating"),
     )
     base = choices_of_run(simulator.record)
     candidates, evaluation = _try(simulator, list(_combinations(base)), evaluate)
