@@ -45,7 +45,8 @@ class NoProgress:
     """Ignores all progress.
 
     Example:
-        >>> NoProgress().task("evaluating", "images")(1, 2)
+        >>> import quantkit
+        >>> quantkit.NoProgress().task("evaluating", "images")(1, 2)
     """
 
     def task(self, name: str, unit: str) -> ProgressCallback:

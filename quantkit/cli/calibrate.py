@@ -22,7 +22,7 @@ from quantkit.cli.options import (
     TargetOption,
 )
 from quantkit.cli.progress import show_progress
-from quantkit.cli.show import parse_share, print_coverage, print_notes, print_preset_notes
+from quantkit.cli.show import parse_percent, print_coverage, print_notes, print_preset_notes
 from quantkit.cli.terminal import console
 
 if TYPE_CHECKING:
@@ -92,7 +92,7 @@ def calibrate(
         output=output,
         inputs=tuple(input_ or ()),
     )
-    least = parse_share(require_coverage, "--require-coverage", all_allowed=True)
+    least = parse_percent(require_coverage, "--require-coverage", all_allowed=True)
     print_preset_notes(preset, load_project(Path()))
     with show_progress() as progress:
         done = step(
@@ -106,7 +106,7 @@ def calibrate(
             backends=settings.backends,
             output=settings.output,
             inputs=settings.inputs,
-            until_stable=parse_share(until_stable, "--until-stable"),
+            until_stable=parse_percent(until_stable, "--until-stable"),
             fresh=fresh,
             require_coverage=least,
             threads=threads,

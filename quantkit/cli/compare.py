@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from rich.table import Table
 
-    from quantkit.evaluation.gate import Verdict
+    from quantkit.evaluation.gate import GateVerdict
     from quantkit.workflows.compare import Evaluation
     from quantkit.workflows.vacc.error_breakdown import ErrorBreakdown, Runtime
 
@@ -171,7 +171,7 @@ def compare(
     require(verdicts)
 
 
-def _print(evaluation: "Evaluation", breakdown: "ErrorBreakdown | None", verdicts: "Sequence[Verdict]") -> None:
+def _print(evaluation: "Evaluation", breakdown: "ErrorBreakdown | None", verdicts: "Sequence[GateVerdict]") -> None:
     from quantkit.report.tables import accuracy_table, drift_table, notes
 
     result = evaluation.comparison

@@ -60,7 +60,6 @@ def evaluate(
         names=names,
         preset=preset,
         exif=exif,
-        out=out,
         output=output,
         inputs=tuple(input_ or ()),
     )

@@ -13,7 +13,7 @@ from quantkit.config.pipeline import PRESETS
 from quantkit.errors import UsageError
 
 if TYPE_CHECKING:
-    from quantkit.export.network import Exported
+    from quantkit.export.result import Exported
 
 _EXPORTERS = ("auto", "dynamo", "torchscript")
 
@@ -88,16 +88,14 @@ def export(
     size = None if input_size is None else _parse_size(input_size)
     paths = () if images is None else tuple(find_images(images).paths[:count])
     pipeline = None if preset is None else choose_pipeline(preset, Project())
-    try:
-        from quantkit.export.model import export_model
-    except ModuleNotFoundError as error:
-        raise UsageError(f"export needs {error.name}", fix="pip install 'quantkit[torch]'") from error
+    from quantkit.workflows.export import export as step
+
     if ":" in network or ":" in (reference or ""):
         # As python itself does for a script: the user's module is found in the current folder.
         sys.path.insert(0, str(Path.cwd()))
-    done = export_model(
+    done = step(
         network,
-        out or Path(f"{network.rpartition(':')[2]}.onnx"),
+        out,
         checkpoint=checkpoint,
         weights=weights,
         random_seed=seed if random_weights else None,

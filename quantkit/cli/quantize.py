@@ -18,7 +18,7 @@ from quantkit.cli.options import (
     TargetOption,
     WeightBitsOption,
 )
-from quantkit.cli.show import parse_share, print_coverage, print_notes
+from quantkit.cli.show import parse_percent, print_coverage, print_notes
 from quantkit.cli.terminal import console
 
 
@@ -70,7 +70,7 @@ def quantize(
         target=parse_target(target or project.target or "ort"),
         options=options,
         out=out,
-        require_coverage=parse_share(require_coverage, "--require-coverage", all_allowed=True),
+        require_coverage=parse_percent(require_coverage, "--require-coverage", all_allowed=True),
     )
     if explain:
         for row in done.explain():

@@ -35,8 +35,11 @@ def sensitivity(
     ] = None,
     run: Annotated[Path | None, typer.Option(help="Run folder of quantkit calibrate.")] = None,
     by: Annotated[
-        str, typer.Option(help="Order: only (noise a layer makes), without (noise that goes with it), or accuracy.")
-    ] = "only",
+        Literal["isolated", "leave-one-out", "accuracy"],
+        typer.Option(
+            help="Order of the layers: noise of the layer alone in int8, noise saved by it alone in float, or accuracy."
+        ),
+    ] = "isolated",
     count: Annotated[int | None, typer.Option(min=1, help="Images to use; a few dozen by default.")] = None,
     top: Annotated[int | None, typer.Option(min=1, help="Print so many layers; files hold all.")] = None,
     method: MethodOption = None,
@@ -61,7 +64,7 @@ def sensitivity(
     csv: Annotated[Path | None, typer.Option(help="Write the table as CSV.")] = None,
     html: Annotated[Path | None, typer.Option(help="Write a page with the table and its bars.")] = None,
 ) -> None:
-    """Measure what each layer costs: only it in int8, and all but it; interrupted, it goes on where it was."""
+    """Measure the cost of each layer, isolated and left out; resumable."""
     from quantkit.files import write_json, write_text
     from quantkit.report.sensitivity import sensitivity_page, summary
     from quantkit.targets import parse_target
@@ -74,7 +77,7 @@ def sensitivity(
     if subject is not None and run is not None:
         raise UsageError("a run was given twice", where="--run", fix="give one")
     project = load_project(Path())
-    own_images = _order(by) == "accuracy" and images is None
+    own_images = by == "accuracy" and images is None
     found_by = project.images if own_images else images
     folder, chosen = run_of_subject(subject or run, project, Path()), method_of(method, fraction, project)
     options = QuantizeOptions(
@@ -92,7 +95,7 @@ def sensitivity(
             method=chosen,
             target=parse_target(target or project.target or "ort"),
             options=options,
-            by=_order(by),
+            by=by,
             count=count,
             images=found_by,
             labels=project.labels if own_images and labels is None else labels,
@@ -123,14 +126,6 @@ def sensitivity(
     print_notes(found.notes)
 
 
-def _order(by: str) -> Literal["only", "without", "accuracy"]:
-    match by:
-        case "only" | "without" | "accuracy":
-            return by
-        case _:
-            raise UsageError(f"there is no order {by!r}", where="--by", fix="choose only, without or accuracy")
-
-
 def _table(found: "Sensitivity", top: int | None) -> "Table":
     """Return one row a layer; with labels, accuracy stands in place of operator and noise."""
     from quantkit.report.names import Name
@@ -139,11 +134,11 @@ def _table(found: "Sensitivity", top: int | None) -> "Table":
     labelled = found.whole.accuracy is not None
     shown = found.layers if top is None else found.layers[:top]
     many = "" if len(shown) == len(found.layers) else f", {len(shown)} of {len(found.layers)} layers"
-    table = plain_table(f"{found.model}: only it in int8, and all but it{many}")
+    table = plain_table(f"{found.model}: each layer isolated (alone in int8) and left out (alone in float){many}")
     for heading in ("layer", "node") if labelled else ("layer", "node", "op"):
         table.add_column(heading, no_wrap=heading != "node")
     figures = ("Δ top-1, points", "agree") if labelled else ("dB", "KL", "noise")
-    headings = [f"{kind}\n{name}" for kind in ("only it", "all but") for name in figures]
+    headings = [f"{kind}\n{name}" for kind in ("isolated", "left out") for name in figures]
     for heading in headings if labelled else ("MACs", *headings):
         table.add_column(heading, justify="right", no_wrap=True)
     names = [layer.node for layer in shown]
@@ -151,7 +146,7 @@ def _table(found: "Sensitivity", top: int | None) -> "Table":
         name = "" if layer.conv_index is None else layer.skip
         node = Name(layer.node, names, least=11)
         about = (name, node) if labelled else (name, node, layer.op_type[:6], share(layer.macs_share, 1))
-        table.add_row(*about, *(cell for one in (layer.only, layer.without) for cell in _cells(one)))
+        table.add_row(*about, *(cell for one in (layer.isolated, layer.leave_one_out) for cell in _cells(one)))
     return table
 
 

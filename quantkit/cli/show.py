@@ -67,8 +67,8 @@ def print_coverage(covered: "Coverage") -> None:
             console.print(f"    {layer.name}: {layer.why}", soft_wrap=True, markup=False, style="dim")
 
 
-def parse_share(text: str | None, option: str, *, all_allowed: bool = False) -> float | None:
-    """Return a share from ``0.5%`` or ``0.005``.
+def parse_percent(text: str | None, option: str, *, all_allowed: bool = False) -> float | None:
+    """Return percent from ``0.5%`` or the share ``0.005``.
 
     Args:
         text: as typed, None where it was not given.
@@ -81,9 +81,9 @@ def parse_share(text: str | None, option: str, *, all_allowed: bool = False) -> 
     if text is None:
         return None
     try:
-        share = float(text.removesuffix("%")) / (100.0 if text.endswith("%") else 1.0)
+        percent = float(text.removesuffix("%")) * (1.0 if text.endswith("%") else 100.0)
     except ValueError:
         raise UsageError(f"{text!r} is no percentage", where=option, fix="write it as 0.5%") from None
-    if not (0.0 <= share < 1.0 or (all_allowed and share == 1.0)):
+    if not (0.0 <= percent < 100.0 or (all_allowed and percent == 100.0)):
         raise UsageError(f"{text} is not between 0% and 100%", where=option, fix="write half a percent as 0.5%")
-    return share
+    return percent

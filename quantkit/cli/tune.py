@@ -16,7 +16,7 @@ from quantkit.cli.options import (
     TargetOption,
 )
 from quantkit.cli.progress import show_progress
-from quantkit.cli.show import parse_share, print_coverage, print_notes
+from quantkit.cli.show import parse_percent, print_coverage, print_notes
 from quantkit.cli.terminal import console
 from quantkit.errors import UsageError
 
@@ -92,21 +92,19 @@ def tune(
     chosen = parse_target(target or project.target or "ort")
     if write_fp32 is not None and (not chosen.compiler_calibrates or not rewrite):
         raise UsageError("there is no rewritten fp32 model", where="--write-fp32", fix="give --target vacc --rewrite")
-    macs = parse_share(max_float, "--max-float")
+    macs = parse_percent(max_float, "--max-float")
     assert macs is not None
     with show_progress() as progress:
         done = step(
             _run(subject, run, set_, preset, project, progress),
             TuneOptions(
-                goal=Goal(
-                    max_drop=max_drop / 100.0, min_agreement=None if min_agreement is None else min_agreement / 100.0
-                ),
+                goal=Goal(max_drop=max_drop, min_agreement=min_agreement),
                 budget=FloatBudget(macs=macs, layers=max_skips),
                 disable=frozenset(parse_stage(name) for name in disable or ()),
                 rewrite=rewrite,
                 seconds=parse_seconds(time),
                 write_fp32=write_fp32,
-                require_coverage=parse_share(require_coverage, "--require-coverage", all_allowed=True),
+                require_coverage=parse_percent(require_coverage, "--require-coverage", all_allowed=True),
             ),
             target=chosen,
             options=QuantizeOptions(

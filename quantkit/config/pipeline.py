@@ -23,6 +23,11 @@ class Decode(_Op):
             ``LA``); a file without alpha is opaque, 255.
         exif: turn the picture as its EXIF orientation says. Torchvision does not; OpenCV, and so the vendor's
             ``image2npz`` step, does.
+
+    Example:
+        >>> import quantkit
+        >>> quantkit.Decode(mode="BGR").channels
+        3
     """
 
     op: Literal["decode"] = "decode"
@@ -53,6 +58,11 @@ class Resize(_Op):
         interpolation: the filter, pillow's and torchvision's names.
         antialias: widen the filter when shrinking, as pillow does; without it the filter samples at its own
             width as OpenCV and the card do (bilinear and nearest only).
+
+    Example:
+        >>> import quantkit
+        >>> quantkit.Resize(size=256, interpolation="bicubic").antialias
+        True
     """
 
     op: Literal["resize"] = "resize"
@@ -62,7 +72,13 @@ class Resize(_Op):
 
 
 class CenterCrop(_Op):
-    """Cut ``(height, width)`` from the middle; a smaller picture is padded with zeros first, as torchvision does."""
+    """Cut ``(height, width)`` from the middle; a smaller picture is padded with zeros first, as torchvision does.
+
+    Example:
+        >>> import quantkit
+        >>> quantkit.CenterCrop(size=224).size
+        (224, 224)
+    """
 
     op: Literal["center_crop"] = "center_crop"
     size: tuple[PositiveInt, PositiveInt]
@@ -74,14 +90,26 @@ class CenterCrop(_Op):
 
 
 class Pad(_Op):
-    """Pad to a square with a constant, the picture in the middle (the vendor's ``pad_to_square``)."""
+    """Pad to a square with a constant, the picture in the middle (the vendor's ``pad_to_square``).
+
+    Example:
+        >>> import quantkit
+        >>> quantkit.Pad(value=114).value
+        114
+    """
 
     op: Literal["pad"] = "pad"
     value: Annotated[int, Field(ge=0, le=255)] = 0
 
 
 class EvenSides(_Op):
-    """Shrink an odd height or width by one pixel, bilinear without antialias, as the vendor's vsx script does."""
+    """Shrink an odd height or width by one pixel, bilinear without antialias, as the vendor's vsx script does.
+
+    Example:
+        >>> import quantkit
+        >>> quantkit.EvenSides().op
+        'even_sides'
+    """
 
     op: Literal["even_sides"] = "even_sides"
 
@@ -91,6 +119,11 @@ class ToTensor(_Op):
 
     Attributes:
         divisor: what each value is divided by: 255 as torchvision does, 1 to keep 0..255.
+
+    Example:
+        >>> import quantkit
+        >>> quantkit.ToTensor(divisor=1.0).divisor
+        1.0
     """
 
     op: Literal["to_tensor"] = "to_tensor"
@@ -98,7 +131,13 @@ class ToTensor(_Op):
 
 
 class Normalize(_Op):
-    """``(x - mean[c]) / std[c]`` for each channel, in float32."""
+    """``(x - mean[c]) / std[c]`` for each channel, in float32.
+
+    Example:
+        >>> import quantkit
+        >>> quantkit.Normalize(mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25)).std
+        (0.25, 0.25, 0.25)
+    """
 
     op: Literal["normalize"] = "normalize"
     mean: tuple[FiniteFloat, ...]
@@ -122,6 +161,12 @@ class Pipeline(BaseModel):
 
     Attributes:
         ops: the operations in order.
+
+    Example:
+        >>> import quantkit
+        >>> ops = (quantkit.Decode(), quantkit.Resize(size=(224, 224)), quantkit.ToTensor())
+        >>> quantkit.Pipeline(ops=ops).output_size
+        (224, 224)
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -187,7 +232,13 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
 def imagenet_pipeline(resize: int = 256, crop: int = 224, interpolation: Interpolation = "bilinear") -> Pipeline:
-    """Torchvision's evaluation transform: ``Resize(resize) CenterCrop(crop) ToTensor Normalize``."""
+    """Torchvision's evaluation transform: ``Resize(resize) CenterCrop(crop) ToTensor Normalize``.
+
+    Example:
+        >>> import quantkit
+        >>> quantkit.imagenet_pipeline(resize=232).output_size
+        (224, 224)
+    """
     return Pipeline(
         ops=(
             Decode(),

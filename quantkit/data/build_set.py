@@ -44,6 +44,14 @@ def build_calibration_set(
         CalibrationSetError: there is no such folder, it holds no images, or fewer usable ones than asked for.
         LabelError: labels are missing or malformed.
         UsageError: a count below one.
+
+    Example:
+        In the folder that ``quantkit demo`` makes:
+
+        >>> import quantkit
+        >>> chosen = quantkit.build_calibration_set("images/calibration", count=20)
+        >>> len(chosen), chosen.per_class[0]
+        (20, 2)
     """
     folder = as_path(images, "images")
     labels, names = optional_path(labels, "labels"), optional_path(names, "names")

@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +22,7 @@ from quantkit.data.parallel import map_in_order
 from quantkit.errors import CalibrationSetError
 from quantkit.files import reason, write_bytes
 from quantkit.progress import Progress, as_progress
+from quantkit.records import Records
 
 FORMAT = 1
 _TITLE = "quantkit calibration set"
@@ -38,6 +39,11 @@ class CalibrationImage:
         sha256: hex digest of the file's bytes; empty in a set that was chosen from labels alone.
         label: class index, or None.
         class_name: name of the class, or empty.
+
+    Example:
+        >>> import quantkit
+        >>> quantkit.CalibrationImage(name="cat/1.png", sha256="", label=0).label
+        0
     """
 
     name: str
@@ -55,7 +61,7 @@ class LeftOut:
 
 
 @dataclass(frozen=True)
-class CalibrationSet:
+class CalibrationSet(Records):
     """A chosen, checked list of images.
 
     The images stand in an order whose every beginning is balanced over the classes too, so the first hundred of a set
@@ -68,6 +74,13 @@ class CalibrationSet:
         source: where the labels came from, in words.
         left_out: images that were passed over because they cannot be used, with the reason.
         remarks: what a user should know of the set, such as classes that have no image.
+
+    Example:
+        In the folder that ``quantkit demo`` makes:
+
+        >>> import quantkit
+        >>> len(quantkit.CalibrationSet.load("calibration.csv"))
+        200
     """
 
     root: Path
@@ -197,6 +210,10 @@ class CalibrationSet:
                 fix="build the set again, or delete its digest line if the change is meant",
             )
         return loaded
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Return one row an image: name, class and digest."""
+        return [vars(image).copy() for image in self.images]
 
     def verify(self, workers: int | None = None, progress: Progress | None = None) -> tuple[LeftOut, ...]:
         """Return the images that are missing, changed or not decodable, with the reason; empty when all is well.

@@ -40,6 +40,12 @@ class Demo:
         folder: where everything lies.
         run: the run folder in it.
         comparison: fp32 against one int8 model a method.
+
+    Example:
+        >>> import quantkit
+        >>> demo = quantkit.run_demo("quantkit-demo")  # doctest: +SKIP
+        >>> demo.comparison.candidates[0].name  # doctest: +SKIP
+        'minmax'
     """
 
     folder: Path
@@ -56,6 +62,10 @@ def run_demo(folder: AnyPath, progress: Progress | None = None) -> Demo:
 
     Raises:
         OutputError: the folder cannot be written, or holds something else under the names the demo uses.
+
+    Example:
+        >>> import quantkit
+        >>> demo = quantkit.run_demo("quantkit-demo")  # doctest: +SKIP
     """
     progress, folder = as_progress(progress), as_path(folder, "folder")
     make_folder(folder)

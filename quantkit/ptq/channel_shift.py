@@ -60,13 +60,13 @@ def best_channel_shifts(
     model: ir.Model, plan: Plan, found: Movable, statistics: Mapping[str, ChannelStatistics]
 ) -> Vector:
     """Return the offsets that minimize ``J``, float64 ``[count]``."""
-    objective = Objective(model, plan, found, statistics)
+    objective = ChannelShiftNoise(model, plan, found, statistics)
     start = np.zeros(found.free.size)
     result = minimize(objective, start, jac=True, method="L-BFGS-B", options={"maxiter": ITERATIONS})
     return np.asarray(result.x * objective.units)
 
 
-class Objective:
+class ChannelShiftNoise:
     """``log J`` and its gradient.
 
     Args:

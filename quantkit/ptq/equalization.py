@@ -90,7 +90,7 @@ def equalize(
     groups = find_channel_groups(model)
     statistics = channel_statistics(model, images, threads=threads)
     bounds = _bounds(groups, statistics, keep_capped)
-    objective = Objective(model, plan, groups, statistics)
+    objective = EqualizationNoise(model, plan, groups, statistics)
     start = np.zeros(groups.count)
     found = minimize(objective, start, jac=True, method="L-BFGS-B", bounds=bounds, options={"maxiter": ITERATIONS})
     gain_db = 10.0 / np.log(10.0) * (objective(start)[0] - float(found.fun))
@@ -136,7 +136,7 @@ class _WeightTerm:
     per_channel: bool
 
 
-class Objective:
+class EqualizationNoise:
     """``log J`` and its gradient in the logarithms of the factors."""
 
     def __init__(

@@ -123,6 +123,13 @@ class RunRecord(_Record):
         pipeline: the preprocessing.
         quantized: the quantized models, by name.
         backends: options of the vendors' files, by backend.
+
+    Example:
+        In the folder that ``quantkit demo`` makes:
+
+        >>> import quantkit
+        >>> quantkit.relink("run", set_="calibration.csv").set.images
+        200
     """
 
     version: int = 1

@@ -32,6 +32,7 @@ from quantkit.graph.qdq.taps import Taps, observed_tensors
 from quantkit.numerics import Range
 from quantkit.progress import Progress, as_progress, begun_when_called
 from quantkit.ptq.run_correction import Images
+from quantkit.records import Records
 from quantkit.runs.folder import RECORD, ModelRecord, RunFolder, RunRecord, SetRecord
 from quantkit.stats.convergence import ConvergencePoint, movement, settling_note
 from quantkit.stats.file import Provenance, Statistics, load_statistics, save_statistics, sorted_images
@@ -44,7 +45,7 @@ from quantkit.workflows.quantize import Quantized, QuantizeOptions, check_loads,
 
 
 @dataclass(frozen=True)
-class Calibration:
+class Calibration(Records):
     """What `calibrate` did.
 
     Attributes:
@@ -55,6 +56,14 @@ class Calibration:
         reused: the statistics were there already, made from the same model, set and pipeline.
         files: what was written, or stands as it was.
         notes: what the user may want to know; `quantkit.notes.grouped` makes one line of many of a kind.
+
+    Example:
+        In the folder that ``quantkit demo`` makes:
+
+        >>> import quantkit
+        >>> done = quantkit.calibrate("mini_iresnet.onnx", "calibration.csv", "digits", run="run")
+        >>> done.reused, done.rows()[0]["tensor"]
+        (True, 'input')
     """
 
     run: Path
@@ -65,6 +74,19 @@ class Calibration:
     files: tuple[Path, ...]
     notes: tuple[str, ...]
 
+    def rows(self) -> list[dict[str, Any]]:
+        """Return one row for each observed tensor: its range, and its least and greatest observed value."""
+        return [
+            {
+                "tensor": name,
+                "lo": one.lo,
+                "hi": one.hi,
+                "observed_lo": self.statistics.tensors[name].lo,
+                "observed_hi": self.statistics.tensors[name].hi,
+            }
+            for name, one in self.quantized.ranges.items()
+        ]
+
     @property
     def coverage(self) -> Coverage:
         """How many layers and multiply-adds are int8, and which layers are not and why."""
@@ -72,7 +94,7 @@ class Calibration:
 
 
 @dataclass(frozen=True)
-class _Subject:
+class _CalibratedModel:
     """The model of a pass, read and prepared."""
 
     file: ClassifierFile
@@ -115,10 +137,10 @@ def calibrate(
         backends: backends with options of their own, by name; the others take those of the run or their defaults.
         output: name of the output that holds the class scores; found when absent.
         inputs: values of the inputs beside the image, by name: numbers, arrays, or paths of ``.npy`` files.
-        until_stable: stop when no range moved by more than this share of its width from one convergence point to the
-            next, 0.005 for half a percent.
+        until_stable: stop when no range moved by more than so many percent of its width from one convergence point to
+            the next; None for all images.
         fresh: ignore cached statistics, and replace a run of another model, set or preprocessing.
-        require_coverage: least share of the multiply-adds that must be int8, 0.95 for 95 %; None requires nothing.
+        require_coverage: least percent of the multiply-adds that must be int8; None requires nothing.
         threads: workers; as many as there are processors when absent.
         progress: receives the progress.
 
@@ -132,6 +154,14 @@ def calibrate(
         ImageError: an image cannot be decoded.
         NumericError: a tensor became NaN or infinite; tensor and image are named.
         OutputError: the run folder cannot be written.
+
+    Example:
+        In the folder that ``quantkit demo`` makes:
+
+        >>> import quantkit
+        >>> done = quantkit.calibrate("mini_iresnet.onnx", "calibration.csv", "digits", run="run", method="kl")
+        >>> str(done.coverage)
+        'int8: 28 of 28 layers, 100 % of multiply-adds'
     """
     method, target, pipeline = as_method(method), as_target(target), load_preset(pipeline)
     options = require(QuantizeOptions, options or QuantizeOptions(), "options")
@@ -182,7 +212,7 @@ def calibrate(
     return Calibration(run, quantized, statistics, elapsed_s, reused, files, notes)
 
 
-def _read_subject(path: Path, output: str | None, inputs: Mapping[str, Any] | None) -> _Subject:
+def _read_subject(path: Path, output: str | None, inputs: Mapping[str, Any] | None) -> _CalibratedModel:
     file = read_classifier(path, output=output, inputs=inputs)
     prepared, image = file.prepared(), file.signature.image
     record = ModelRecord(
@@ -196,11 +226,11 @@ def _read_subject(path: Path, output: str | None, inputs: Mapping[str, Any] | No
         dtype=image.type_name,
         inputs=to_json(file.signature.fixed),
     )
-    return _Subject(file, record, prepared, observed_tensors(prepared.model))
+    return _CalibratedModel(file, record, prepared, observed_tensors(prepared.model))
 
 
 def _require_coverage(
-    subject: _Subject, pipeline: Pipeline, target: Target, options: QuantizeOptions, least: float | None
+    subject: _CalibratedModel, pipeline: Pipeline, target: Target, options: QuantizeOptions, least: float | None
 ) -> None:
     """Refuse a model of which too little would be int8 before any image is read."""
     if least is None:
@@ -240,7 +270,9 @@ def _read_set(given: Path | CalibrationSet) -> tuple[CalibrationSet, str]:
     return chosen, manifest
 
 
-def _other_inputs(before: RunRecord, subject: _Subject, chosen: CalibrationSet, pipeline: Pipeline) -> list[str]:
+def _other_inputs(
+    before: RunRecord, subject: _CalibratedModel, chosen: CalibrationSet, pipeline: Pipeline
+) -> list[str]:
     """Return what a run was made from that is not what it is to be made from now."""
     changed = {
         f"model ({Path(before.model.path).name})": before.model.key != subject.record.key,
@@ -271,7 +303,7 @@ def _replace(folder: RunFolder, before: RunRecord, replaced: list[str], fresh: b
 
 
 def _record(
-    subject: _Subject, chosen: CalibrationSet, manifest: str, pipeline: Pipeline, statistics: Statistics
+    subject: _CalibratedModel, chosen: CalibrationSet, manifest: str, pipeline: Pipeline, statistics: Statistics
 ) -> RunRecord:
     return RunRecord(
         quantkit=__version__,
@@ -292,7 +324,7 @@ class _Pass:
 
     def __init__(
         self,
-        subject: _Subject,
+        subject: _CalibratedModel,
         chosen: CalibrationSet,
         pipeline: Pipeline,
         folder: RunFolder,
@@ -393,7 +425,9 @@ class _Pass:
     def _is_stable(self, chunk: Chunk, until_stable: float | None) -> bool:
         if until_stable is None or not chunk.at_convergence_point or not self._points:
             return False
-        return self._points[-1].images == chunk.images and self._points[-1].movement[self._wanted] <= until_stable
+        return (
+            self._points[-1].images == chunk.images and 100.0 * self._points[-1].movement[self._wanted] <= until_stable
+        )
 
     def _load(self, path: Path) -> tuple[Statistics | None, dict[str, Any]]:
         """Return the statistics of a file, and their ``extra``, where they are a beginning of this very pass."""

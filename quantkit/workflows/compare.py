@@ -38,12 +38,20 @@ DRIFT_IMAGES = 32
 
 
 @dataclass(frozen=True)
-class Subject:
+class ComparedModel:
     """One ONNX model of a comparison, read.
 
     Attributes:
         name: as the user calls it.
         file: as read, with what it takes and gives.
+
+    Example:
+        In the folder that ``quantkit demo`` makes:
+
+        >>> import quantkit
+        >>> done = quantkit.evaluate_models(["fp32", "kl"], run="run", images="images/test", limit=50, drift_images=0)
+        >>> done.reference.path.name
+        'mini_iresnet.onnx'
     """
 
     name: str
@@ -71,19 +79,73 @@ class Evaluation:
         images: the evaluated images.
         run: the run folder, where there is one.
         notes: which outputs were compared, where that was a choice, and how models are fed that take no plain image.
+
+    Example:
+        In the folder that ``quantkit demo`` makes:
+
+        >>> import quantkit
+        >>> done = quantkit.evaluate_models(["fp32", "kl"], run="run", images="images/test", limit=50, drift_images=0)
+        >>> len(done.images.names), done.comparison.images
+        (50, 50)
     """
 
     comparison: Comparison
-    reference: Subject
+    reference: ComparedModel
     answers: tuple[EvaluatedModel, ...]
     images: ImageFolder
     run: Path | None
     notes: tuple[str, ...] = ()
 
 
-def compare(models: Sequence[AnyPath], **options: Any) -> Comparison:
-    """Compare the first model with each of the others on labelled images; see `evaluate_models` for the options."""
-    return evaluate_models(models, **options).comparison
+def compare(
+    models: Sequence[AnyPath],
+    *,
+    run: AnyPath | None = None,
+    images: AnyPath | ImageFolder | None = None,
+    labels: AnyPath | None = None,
+    names: AnyPath | None = None,
+    exclude: AnyPath | CalibrationSet | None = None,
+    pipeline: PresetSource | None = None,
+    limit: int | None = None,
+    drift_images: int = DRIFT_IMAGES,
+    latency: bool = False,
+    datalist: AnyPath | None = None,
+    output: str | None = None,
+    inputs: Mapping[str, Any] | None = None,
+    threads: int | None = None,
+    progress: Progress | None = None,
+) -> Comparison:
+    """Compare the first model with each of the others on the same labelled images.
+
+    The arguments and errors are those of `evaluate_models`, which also returns what `report` needs.
+
+    Example:
+        In the folder that ``quantkit demo`` makes:
+
+        >>> import quantkit
+        >>> result = quantkit.compare(["fp32", "mse"], run="run", images="images/test", limit=100, drift_images=0)
+        >>> result.candidates[0].name, result.images
+        ('mse', 100)
+        >>> result.candidates[0].versus.agreement > 90.0
+        True
+    """
+    return evaluate_models(
+        models,
+        run=run,
+        images=images,
+        labels=labels,
+        names=names,
+        exclude=exclude,
+        pipeline=pipeline,
+        limit=limit,
+        drift_images=drift_images,
+        latency=latency,
+        datalist=datalist,
+        output=output,
+        inputs=inputs,
+        threads=threads,
+        progress=progress,
+    ).comparison
 
 
 def evaluate_models(
@@ -133,6 +195,14 @@ def evaluate_models(
         CalibrationSetError: there are no images.
         ImageError: an image cannot be decoded.
         VendorFileError: results of a card are damaged or do not fit the images.
+
+    Example:
+        In the folder that ``quantkit demo`` makes:
+
+        >>> import quantkit
+        >>> done = quantkit.evaluate_models(["fp32", "kl"], run="run", images="images/test", limit=50, drift_images=0)
+        >>> [answers.name for answers in done.answers]
+        ['fp32', 'kl']
     """
     if isinstance(models, str | os.PathLike):
         raise UsageError(f"takes a list of models, not {str(models)!r}", where="models", fix="name the reference first")
@@ -144,7 +214,7 @@ def evaluate_models(
     record = None if folder is None else folder.read()
     subjects = [_subject(model, folder, record, datalist, output, inputs) for model in given]
     reference = subjects[0]
-    if not isinstance(reference, Subject):
+    if not isinstance(reference, ComparedModel):
         raise UsageError("results of a card cannot be the reference", where=given[0], fix="name an ONNX model first")
     _require_distinct(given, subjects)
     pipeline = load_preset(pipeline) if pipeline is not None else record.pipeline if record is not None else None
@@ -156,7 +226,7 @@ def evaluate_models(
     found = limited(found, limit)
     threads = threads or default_threads()
     _check_fit(subjects, pipeline, found)
-    onnx = [subject for subject in subjects if isinstance(subject, Subject)]
+    onnx = [subject for subject in subjects if isinstance(subject, ComparedModel)]
     classifiers = [Classifier(subject.file) for subject in onnx]
     with _answers(onnx, classifiers, found, pipeline, threads, run) as answers_to_images:
         collector = _collect(subjects, answers_to_images, found, as_progress(progress).task("comparing", "images"))
@@ -179,7 +249,7 @@ def evaluate_models(
             predictions=collector.predictions(index),
             bytes=_size(subject),
             kl=collector.divergence(index),
-            latency_ms=times[onnx.index(subject)] if times and isinstance(subject, Subject) else None,
+            latency_ms=times[onnx.index(subject)] if times and isinstance(subject, ComparedModel) else None,
             tensors=tensors,
             layers=layers,
         )
@@ -189,14 +259,14 @@ def evaluate_models(
     return Evaluation(comparison, reference, answers, found, run, _notes(onnx, classifiers))
 
 
-_Candidate = Subject | tuple[str, DeviceResults]
+_Candidate = ComparedModel | tuple[str, DeviceResults]
 
 
 def _drift(
-    reference: Subject, subject: _Candidate, sample: Sequence[Path], pipeline: Pipeline, threads: int
+    reference: ComparedModel, subject: _Candidate, sample: Sequence[Path], pipeline: Pipeline, threads: int
 ) -> tuple[tuple[TensorDrift, ...], tuple[TensorDrift, ...]]:
     """Measure the drift of a candidate's tensors, end to end and of each layer alone; a card shows neither."""
-    if subject is reference or not isinstance(subject, Subject):
+    if subject is reference or not isinstance(subject, ComparedModel):
         return (), ()
     end_to_end, local = (
         measure(reference.model, subject.model, sample, pipeline, threads)
@@ -207,7 +277,7 @@ def _drift(
 
 @contextmanager
 def _answers(
-    subjects: Sequence[Subject],
+    subjects: Sequence[ComparedModel],
     classifiers: Sequence[Classifier],
     found: ImageFolder,
     pipeline: Pipeline,
@@ -240,7 +310,7 @@ def _collect(
     collector = Collector(len(subjects))
     for answers in answers_to_images:
         name, scores = found.names[answers.index], iter(answers.scores)
-        every = [next(scores) if isinstance(one, Subject) else one[1].scores(name) for one in subjects]
+        every = [next(scores) if isinstance(one, ComparedModel) else one[1].scores(name) for one in subjects]
         collector.update(every, [name], [found.labels[answers.index]])
         progress(answers.index + 1, len(found.names))
     return collector
@@ -265,10 +335,10 @@ def _subject(
                 fix="give the path of a file that ends in .onnx, or --run",
             )
         path = folder.model(name, record)
-    return Subject(name, read_scored(path, record, output, inputs))
+    return ComparedModel(name, read_scored(path, record, output, inputs))
 
 
-def _notes(subjects: Sequence[Subject], classifiers: Sequence[Classifier]) -> tuple[str, ...]:
+def _notes(subjects: Sequence[ComparedModel], classifiers: Sequence[Classifier]) -> tuple[str, ...]:
     """Return how the reference is read, how others are read otherwise, and what is run otherwise than its file says."""
     first = subjects[0].file.signature.notes
     others = [f"{one.name}: {note}" for one in subjects[1:] for note in one.file.signature.notes if note not in first]
@@ -304,11 +374,11 @@ def _require_distinct(models: Sequence[str | Path], subjects: Sequence[_Candidat
 
 
 def _name(subject: _Candidate) -> str:
-    return subject.name if isinstance(subject, Subject) else subject[0]
+    return subject.name if isinstance(subject, ComparedModel) else subject[0]
 
 
 def _size(subject: _Candidate) -> int | None:
-    if not isinstance(subject, Subject):
+    if not isinstance(subject, ComparedModel):
         return None
     return sum(file.stat().st_size for file in model_files(subject.path))
 
@@ -316,7 +386,7 @@ def _size(subject: _Candidate) -> int | None:
 def _check_fit(subjects: Sequence[_Candidate], pipeline: Pipeline, found: ImageFolder) -> None:
     """See that every model reads what the pipeline gives, knows every label, and (a card) answered every image."""
     for subject in subjects:
-        if not isinstance(subject, Subject):
+        if not isinstance(subject, ComparedModel):
             subject[1].check(found)
             continue
         subject.file.check(pipeline)

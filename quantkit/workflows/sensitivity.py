@@ -31,12 +31,12 @@ from quantkit.runs.location import set_of_run
 from quantkit.runs.outliers import set_without_outliers
 from quantkit.sensitivity.cache import LayerCostCache
 from quantkit.sensitivity.measure import Deviation, NetworkCost, layer_costs
-from quantkit.sensitivity.result import Accuracy, Figures, LayerSensitivity, Sensitivity
+from quantkit.sensitivity.result import AccuracyChange, Figures, LayerSensitivity, Sensitivity
 from quantkit.stats.solve import solve_observed
 from quantkit.targets import ORT, Target, as_target
 from quantkit.workflows.quantize import QuantizeOptions
 
-By = Literal["only", "without", "accuracy"]
+By = Literal["isolated", "leave-one-out", "accuracy"]
 # The order of the layers stands after a few dozen.
 IMAGES = 32
 # So many are in memory at a time, with what a layer makes of them.
@@ -92,7 +92,7 @@ def sensitivity(
     method: Method | str | None = None,
     target: Target | str = ORT,
     options: QuantizeOptions | None = None,
-    by: By = "only",
+    by: By = "isolated",
     count: int | None = None,
     images: AnyPath | ImageFolder | None = None,
     labels: AnyPath | None = None,
@@ -131,6 +131,14 @@ def sensitivity(
         ImageError: an image cannot be decoded.
         NumericError: scores are NaN or infinite.
         OutputError: the run folder cannot be written.
+
+    Example:
+        In the folder that ``quantkit demo`` makes:
+
+        >>> import quantkit
+        >>> found = quantkit.sensitivity("run", by="leave-one-out", count=4)
+        >>> found.images, found.by
+        (4, 'leave-one-out')
     """
     if count is not None and count < 1:
         raise UsageError(f"{count} images show nothing", where="--images", fix="take a few dozen")
@@ -258,8 +266,8 @@ def _result(
             conv_index=layer.conv_index,
             macs=layer.macs,
             macs_share=None if layer.macs is None or not cost.macs else layer.macs / cost.macs,
-            only=figures(layer.only, cost.share_made(layer)),
-            without=figures(layer.without, cost.share_saved(layer)),
+            isolated=figures(layer.isolated, cost.share_made(layer)),
+            leave_one_out=figures(layer.leave_one_out, cost.share_saved(layer)),
         )
         for layer in cost.layers
     ]
@@ -285,7 +293,7 @@ def _figures(cost: NetworkCost, labels: npt.NDArray[np.int64] | None, deviation:
     accuracy = None
     if labels is not None:
         outcomes = PairedOutcomes.of(cost.top1 == labels, deviation.top1 == labels)
-        accuracy = Accuracy(
+        accuracy = AccuracyChange(
             top1=PERCENT * float((deviation.top1 == labels).mean()),
             delta_top1=PERCENT * outcomes.delta,
             delta_top1_ci95=score_interval(outcomes).scaled(PERCENT),
@@ -296,7 +304,7 @@ def _figures(cost: NetworkCost, labels: npt.NDArray[np.int64] | None, deviation:
 
 def _rank(layer: LayerSensitivity, by: By) -> tuple[float, float]:
     """Return what to sort by: the most costly layer has the least."""
-    noise = -layer.only.share
-    if by == "accuracy" and layer.only.accuracy is not None:
-        return layer.only.accuracy.agreement, noise
-    return (-layer.without.share if by == "without" else noise), noise
+    noise = -layer.isolated.share
+    if by == "accuracy" and layer.isolated.accuracy is not None:
+        return layer.isolated.accuracy.agreement, noise
+    return (-layer.leave_one_out.share if by == "leave-one-out" else noise), noise

@@ -4,7 +4,7 @@ Recipes are made and compared on the images of the run's calibration set, two th
 third of which chooses; the best of each rung is judged on evaluation images that had no part in either.
 """
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from quantkit.graph.qdq.plan import Plan, plan
 from quantkit.graph.qdq.write import notes_of
 from quantkit.progress import Progress, as_progress
 from quantkit.ptq.shift_groups import movable
+from quantkit.records import Records
 from quantkit.runs.folder import FP32, RunFolder
 from quantkit.runs.inputs import open_input_shape
 from quantkit.search.mixed_precision import FloatBudget
@@ -47,11 +48,18 @@ class TuneOptions:
         seconds: try nothing more after so many, and give up what is being tried; None for no limit, and the same result
             each time.
         write_fp32: where the rewritten fp32 model goes; in the run folder when absent.
-        require_coverage: least share of the multiply-adds that must be int8 in the model that is kept, 0.95 for 95 %.
+        require_coverage: least percent of the multiply-adds that must be int8 in the model that is kept.
+
+    Example:
+        >>> import quantkit
+        >>> stages = frozenset({quantkit.Stage.PRECISION})
+        >>> options = quantkit.TuneOptions(goal=quantkit.Goal(max_drop=0.5), disable=stages)
+        >>> options.budget.macs
+        10.0
     """
 
     goal: Goal
-    budget: FloatBudget
+    budget: FloatBudget = field(default_factory=FloatBudget)
     disable: frozenset[Stage] = frozenset()
     rewrite: bool = True
     seconds: float | None = None
@@ -60,7 +68,7 @@ class TuneOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Tuning:
+class Tuning(Records):
     """What `tune` found and wrote.
 
     Attributes:
@@ -77,6 +85,15 @@ class Tuning:
         log: the file that holds all this.
         coverage: how many layers and multiply-adds are int8, and which layers are not and why.
         notes: what the user may want to know; `quantkit.notes.grouped` makes one line of many of a kind.
+
+    Example:
+        In the folder that ``quantkit demo`` makes:
+
+        >>> import quantkit
+        >>> options = quantkit.TuneOptions(goal=quantkit.Goal(max_drop=20.0), disable=frozenset(quantkit.Stage))
+        >>> done = quantkit.tune("run", options, images="images/test", limit=200)
+        >>> done.name, len(done.rows())
+        ('int8-tuned', 1)
     """
 
     outcome: Outcome
@@ -90,6 +107,10 @@ class Tuning:
     log: Path
     coverage: Coverage
     notes: tuple[str, ...]
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Return one row a trial, in order: nats, dB, points, percent and seconds."""
+        return [_row(trial) for trial in self.trials]
 
     def to_json(self) -> dict[str, Any]:
         """Return plain values."""
@@ -153,6 +174,16 @@ def tune(
         CoverageError: less of the model is int8 than required: of any recipe, so that nothing was tried, or of the one
             that is kept, which is written.
         OutputError: a file cannot be written.
+
+    Example:
+        In the folder that ``quantkit demo`` makes:
+
+        >>> import quantkit
+        >>> goal = quantkit.Goal(max_drop=20.0)
+        >>> options = quantkit.TuneOptions(goal=goal, disable=frozenset(quantkit.Stage))
+        >>> done = quantkit.tune("run", options, images="images/test", limit=200)
+        >>> done.outcome.verdict.value, done.rows()[0]["stage"]
+        ('met', 'default')
     """
     target, tuning = as_target(target), require(TuneOptions, tuning, "tuning")
     options, out = require(QuantizeOptions, options or QuantizeOptions(), "options"), optional_path(out, "out")
@@ -250,6 +281,20 @@ def _write(
     )
     write_json(done.log, done.to_json())
     return done
+
+
+def _row(trial: Trial) -> dict[str, Any]:
+    holdout = trial.holdout
+    return {
+        "stage": str(trial.stage),
+        "recipe": trial.recipe.describe(),
+        "kl": trial.closeness.kl,
+        "sqnr_db": trial.closeness.sqnr_db,
+        "delta_top1": None if holdout is None else 100.0 * holdout.delta,
+        "agreement": None if holdout is None else 100.0 * holdout.agreement,
+        "float_macs": 100.0 * trial.float_macs,
+        "seconds": trial.seconds,
+    }
 
 
 def _coverage(subject: TuningTask, made: Plan) -> Coverage:

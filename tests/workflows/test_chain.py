@@ -190,7 +190,7 @@ def test_a_model_compared_with_itself_agrees_in_everything(place: Place) -> None
 
 def test_a_pass_that_is_stable_stops_early_and_says_so(place: Place) -> None:
     place.set = build_calibration_set(write_images(place.folder / "many", per_class=30), count=100)
-    done = calibrate(place.model, place.set, PIPELINE, run=place.run, until_stable=0.9)
+    done = calibrate(place.model, place.set, PIPELINE, run=place.run, until_stable=90)
     assert len(done.statistics.images) == 24
     assert RunFolder(place.run).read().set.images_used == 24
     assert not calibrate(place.model, place.set, PIPELINE, run=place.run).reused  # all images are wanted now

@@ -78,7 +78,7 @@ class Candidate:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Sensitivity:
+class ConvSensitivity:
     """What one convolution costs.
 
     Attributes:
@@ -109,7 +109,7 @@ class Advice:
     images: tuple[int, int]
     candidates: tuple[Candidate, ...]
     best: Candidate
-    sensitivities: tuple[Sensitivity, ...]
+    sensitivities: tuple[ConvSensitivity, ...]
     path: Path
     command: str
     notes: tuple[str, ...]
@@ -195,7 +195,7 @@ def advise(
     candidates, evaluation = _try(simulator, list(_combinations(base)), evaluate)
     best = _most_agreeing(candidates)
     notes = list(evaluation.comparison.warnings)
-    sensitivities: tuple[Sensitivity, ...] = ()
+    sensitivities: tuple[ConvSensitivity, ...] = ()
     if skips and _agreement(best) < AGREES_ENOUGH:
         sensitivities = sensitivities_of(simulator, best.choices, threads=threads)
         if not sensitivities:
@@ -221,7 +221,7 @@ def advise(
 
 def sensitivities_of(
     simulator: CompilerSimulator, choices: CompilerOptions, *, threads: int
-) -> tuple[Sensitivity, ...]:
+) -> tuple[ConvSensitivity, ...]:
     """Return what each convolution costs by itself, the most costly first; empty without the calibration images.
 
     Args:
@@ -248,7 +248,7 @@ def sensitivities_of(
 
     whole = sqnr_db(choices)
     gains = [
-        Sensitivity(conv=conv, node=node, gain_db=sqnr_db(_skipping(choices, [conv])) - whole)
+        ConvSensitivity(conv=conv, node=node, gain_db=sqnr_db(_skipping(choices, [conv])) - whole)
         for conv, node in convs.items()
     ]
     return tuple(sorted(gains, key=lambda one: -one.gain_db))
@@ -276,7 +276,9 @@ def _combinations(base: CompilerOptions) -> Iterator[CompilerOptions]:
                 yield replace(base, method=method, per_channel=per_channel, power_of_two=power_of_two)
 
 
-def _skip_lists(best: CompilerOptions, sensitivities: Sequence[Sensitivity], most: int) -> Iterator[CompilerOptions]:
+def _skip_lists(
+    best: CompilerOptions, sensitivities: Sequence[ConvSensitivity], most: int
+) -> Iterator[CompilerOptions]:
     """Yield the best options with the most sensitive convolution left in float, with the two most sensitive, ..."""
     costly = [one.conv for one in sensitivities if one.gain_db > 0.0]
     for count in range(1, min(most, len(costly), len(sensitivities) - 1) + 1):
