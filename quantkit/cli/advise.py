@@ -5,10 +5,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from quantkit.cli.options import DialectName
 from quantkit.cli.progress import show_progress
 from quantkit.cli.show import print_notes
 from quantkit.cli.terminal import console
-from quantkit.cli.vamc import parse_dialect, vamc
+from quantkit.cli.vamc import vamc
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -28,8 +29,10 @@ def advise(
         int, typer.Option(min=0, help="Try up to so many sensitive convolutions in float; 0 for none.")
     ] = 3,
     out: Annotated[Path | None, typer.Option(help="The build file; vamc-advised.yaml in the run by default.")] = None,
-    dialect: Annotated[str, typer.Option(help="build or compile.")] = "compile",
-    calib_dir: Annotated[Path | None, typer.Option(help="Calibration images, as the build file names them.")] = None,
+    dialect: Annotated[DialectName, typer.Option(help="Dialect of the build file.")] = "compile",
+    calibration_folder: Annotated[
+        Path | None, typer.Option(help="Calibration images, as the build file names them.")
+    ] = None,
     threads: Annotated[int | None, typer.Option(help="Workers; all processors by default.")] = None,
     json: Annotated[Path | None, typer.Option(help="Write all figures as JSON.")] = None,
 ) -> None:
@@ -41,7 +44,7 @@ def advise(
     from quantkit.workflows.vacc.compiler_simulator import MODEL_OF_THE_COMPILER
     from quantkit.workflows.vacc.search_options import advise as step
 
-    options = VamcOptions(dialect=parse_dialect(dialect, "--dialect"), calibration_folder=calib_dir)
+    options = VamcOptions(dialect=dialect, calibration_folder=calibration_folder)
     settings = comparison_settings(
         folder=Path(), models=[FP32], run=run, images=images, labels=labels, names=names, preset=None
     )

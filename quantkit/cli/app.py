@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperCommand, TyperOption
 
+from quantkit.cli.groups import arrange
 from quantkit.cli.terminal import session
 
 GLOBAL_PANEL = "Global options"
@@ -103,6 +104,7 @@ class SingleValueCommand(TyperCommand):
 
     def __init__(self, name: str | None, **options: Any) -> None:
         super().__init__(name, **options)
+        arrange(self.params)
         self.params = [*self.params, *_global_options()]
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:

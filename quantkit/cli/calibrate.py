@@ -9,6 +9,7 @@ import typer
 
 from quantkit.cli.app import app
 from quantkit.cli.options import (
+    DialectName,
     ExifOption,
     FractionOption,
     InputOption,
@@ -37,8 +38,8 @@ def calibrate(
     set_: Annotated[Path | None, typer.Option("--set", help="Calibration set, from quantkit calib-set build.")] = None,
     images: Annotated[Path | None, typer.Option(help="In place of --set: folder to draw a balanced set from.")] = None,
     labels: Annotated[Path | None, typer.Option(help="Label file of --images.")] = None,
-    count: Annotated[int | None, typer.Option(help="Images to draw from --images; 1000 by default.")] = None,
-    seed: Annotated[int | None, typer.Option(help="Seed of the draw from --images; 0 by default.")] = None,
+    count: Annotated[int | None, typer.Option(help="Images to draw from --images.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of the draw from --images.")] = None,
     preset: PresetOption = None,
     exif: ExifOption = None,
     method: MethodOption = None,
@@ -52,8 +53,8 @@ def calibrate(
     keep_outliers: KeepOutliersOption = False,
     output: OutputOption = None,
     input_: InputOption = None,
-    run: Annotated[Path | None, typer.Option(help="Run folder; runs/<model name> by default.")] = None,
-    dialect: Annotated[str | None, typer.Option(help="Of vamc.yaml: build or compile.")] = None,
+    run: Annotated[Path | None, typer.Option(help="Run folder.", show_default="runs/ and the model's name")] = None,
+    dialect: Annotated[DialectName | None, typer.Option(help="Dialect of vamc.yaml.")] = None,
     calibration_folder: Annotated[
         Path | None, typer.Option(help="Where the card's compiler will find the calibration images.")
     ] = None,
@@ -69,7 +70,7 @@ def calibrate(
     """Run the model once over a calibration set; write statistics, ranges and the int8 model."""
     from quantkit.workflows.calibrate import calibrate as step
     from quantkit.workflows.project import load_project
-    from quantkit.workflows.resolve import calibration_settings, parse_dialect
+    from quantkit.workflows.resolve import calibration_settings
 
     settings = calibration_settings(
         folder=Path(),
@@ -87,7 +88,7 @@ def calibrate(
         per_channel=per_channel,
         skip=tuple(skip or ()),
         run=run,
-        dialect=parse_dialect(dialect),
+        dialect=dialect,
         calibration_folder=calibration_folder,
         output=output,
         inputs=tuple(input_ or ()),

@@ -1,7 +1,7 @@
 """``quantkit compare``."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from quantkit.evaluation.gate import GateVerdict
     from quantkit.workflows.compare import Evaluation
-    from quantkit.workflows.vacc.error_breakdown import ErrorBreakdown, Runtime
+    from quantkit.workflows.vacc.error_breakdown import ErrorBreakdown
 
 
 @app.command()
@@ -42,11 +42,12 @@ def compare(
     input_: InputOption = None,
     limit: Annotated[int | None, typer.Option(help="Evaluate at most so many images.")] = None,
     drift_images: Annotated[int, typer.Option(help="Images that drift is measured on; 0 for none.")] = 32,
-    attribute: Annotated[
-        bool, typer.Option("--attribute", help="Separate the card's preprocessing, fp16 and int8 (needs a run).")
+    breakdown: Annotated[
+        bool, typer.Option("--breakdown", help="Separate the card's preprocessing, fp16 and int8 (needs a run).")
     ] = False,
     runtime: Annotated[
-        str, typer.Option(help="Preprocessing of --attribute: vamp, or vsx, the vendor's classification script.")
+        Literal["vamp", "vsx"],
+        typer.Option(help="Preprocessing of --breakdown: that of vamp, or of vsx, the vendor's classification script."),
     ] = "vamp",
     latency: Annotated[bool, typer.Option("--latency", help="Time the models too, in turn, one thread.")] = False,
     datalist: Annotated[Path | None, typer.Option(help="List that the results of a card (NAME=DIR) belong to.")] = None,
@@ -91,7 +92,7 @@ def compare(
     from quantkit.workflows.compare import evaluate_models
     from quantkit.workflows.report import report
     from quantkit.workflows.resolve import comparison_settings
-    from quantkit.workflows.vacc.error_breakdown import attribute as attribute_points
+    from quantkit.workflows.vacc.error_breakdown import error_breakdown
 
     gates = parse_gates(
         {Mode.FAIL_IF: fail_if, Mode.FAIL_IF_PROVEN: fail_if_proven, Mode.FAIL_UNLESS_PROVEN: fail_unless_proven},
@@ -113,11 +114,10 @@ def compare(
             output=output,
             inputs=tuple(input_ or ()),
         )
-        program = _runtime(runtime)
         if preset is not None:
             print_preset_notes(preset, Project())
-        if attribute and settings.run is None:
-            raise UsageError("only a run tells what int8 would be", where="--attribute", fix="give --run")
+        if breakdown and settings.run is None:
+            raise UsageError("only a run tells what int8 would be", where="--breakdown", fix="give --run")
         with show_progress() as progress:
             evaluation = evaluate_models(
                 models,
@@ -137,14 +137,14 @@ def compare(
                 progress=progress,
             )
         result = evaluation.comparison
-        breakdown = None
-        if attribute and settings.run is not None:
+        parts = None
+        if breakdown and settings.run is not None:
             with show_progress() as progress:
-                breakdown = attribute_points(
+                parts = error_breakdown(
                     settings.run,
                     images=evaluation.images,
                     pipeline=settings.pipeline,
-                    runtime=program,
+                    runtime=runtime,
                     threads=threads,
                     progress=progress,
                 )
@@ -156,8 +156,8 @@ def compare(
         content = result.to_json()
         if verdicts:
             content["gates"] = [verdict.to_json() for verdict in verdicts]
-        if breakdown is not None:
-            content["breakdown"] = breakdown.to_json()
+        if parts is not None:
+            content["breakdown"] = parts.to_json()
         write_json(json, content)
     if csv is not None:
         write_text(csv, csv_text(result))
@@ -167,7 +167,7 @@ def compare(
         report(evaluation, html)
     # Nor must it turn a failed gate into a success.
     with despite_closed_pipe():
-        _print(evaluation, breakdown, verdicts)
+        _print(evaluation, parts, verdicts)
     require(verdicts)
 
 
@@ -187,14 +187,6 @@ def _print(evaluation: "Evaluation", breakdown: "ErrorBreakdown | None", verdict
         console.print(note, soft_wrap=True, markup=False)
     for verdict in verdicts:
         console.print(verdict.line, soft_wrap=True, markup=False, style=None if verdict.passed else "red")
-
-
-def _runtime(name: str) -> "Runtime":
-    match name:
-        case "vamp" | "vsx":
-            return name
-        case _:
-            raise UsageError(f"there is no runtime {name!r}", where="--runtime", fix="choose vamp or vsx")
 
 
 def _breakdown_table(breakdown: "ErrorBreakdown") -> "Table":

@@ -3,19 +3,18 @@
 import json
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from quantkit.cli.app import app
+from quantkit.cli.options import TargetName
 from quantkit.cli.terminal import console
 from quantkit.config.pipeline import PRESETS
 from quantkit.errors import UsageError
 
 if TYPE_CHECKING:
     from quantkit.export.result import Exported
-
-_EXPORTERS = ("auto", "dynamo", "torchscript")
 
 
 @app.command()
@@ -43,7 +42,9 @@ def export(
     input_size: Annotated[str | None, typer.Option(help="224, HxW or CxHxW.")] = None,
     input_name: Annotated[str, typer.Option(help="Name of the model's input.")] = "input",
     output_name: Annotated[str, typer.Option(help="Name of the model's output.")] = "logits",
-    target: Annotated[str, typer.Option(help="ort, tensorrt or vacc: sets the default of --opset.")] = "ort",
+    target: Annotated[
+        TargetName, typer.Option(help="What the model is meant for; sets the default of --opset.")
+    ] = "ort",
     opset: Annotated[
         int | None,
         typer.Option(
@@ -51,7 +52,10 @@ def export(
             "for torchvision and timm (its other scripts for classifiers: 10 to 12)."
         ),
     ] = None,
-    exporter: Annotated[str, typer.Option(help="dynamo, torchscript, or auto: the first that succeeds.")] = "auto",
+    exporter: Annotated[
+        Literal["auto", "dynamo", "torchscript"],
+        typer.Option(help="Exporter; auto is the first that succeeds."),
+    ] = "auto",
     images: Annotated[Path | None, typer.Option(help="Folder of images to compare the logits on as well.")] = None,
     count: Annotated[int, typer.Option(min=1, help="How many of them.")] = 16,
     preset: Annotated[
@@ -75,14 +79,10 @@ def export(
     """Write a torch classifier as ONNX, checked against torch; needs the extra ``torch``."""
     from quantkit.config.project import Project
     from quantkit.data.folder import find_images
-    from quantkit.targets import parse_target
     from quantkit.workflows.project import choose_pipeline
 
-    chosen_target = parse_target(target)
     if reference_arg and reference is None:
         raise UsageError("needs --reference", where="--reference-arg")
-    if exporter not in _EXPORTERS:
-        raise UsageError(f"there is no exporter {exporter!r}", where="--exporter", fix=", ".join(_EXPORTERS))
     arguments = dict(_parse_argument(text, "--arg") for text in arg or ())
     reference_arguments = dict(_parse_argument(text, "--reference-arg") for text in reference_arg or ())
     size = None if input_size is None else _parse_size(input_size)
@@ -105,8 +105,8 @@ def export(
         input_name=input_name,
         output_name=output_name,
         opset=opset,
-        target=chosen_target,
-        exporter=cast(Literal["auto", "dynamo", "torchscript"], exporter),
+        target=target,
+        exporter=exporter,
         images=paths,
         pipeline=pipeline,
         tolerance=tolerance,

@@ -5,6 +5,7 @@ import importlib
 import io
 import logging
 import os
+import re
 import sys
 import traceback
 import warnings
@@ -16,6 +17,7 @@ from typer.exceptions import TyperException
 from quantkit import __version__
 from quantkit.cli.app import JsonEventsOption, LogFileOption, QuietOption, VerboseOption, app
 from quantkit.cli.terminal import errors, session
+from quantkit.config.nearest import nearest
 from quantkit.errors import OutputError, QuantkitError
 from quantkit.files import reason
 
@@ -103,7 +105,7 @@ def _run(arguments: list[str]) -> int:
             return USAGE
         context = getattr(error, "ctx", None)
         command = context.command_path if context is not None else "quantkit"
-        return _report(f"{error.format_message()} See {command} --help.", USAGE)
+        return _report(f"{_with_guess(error.format_message())} See {command} --help.", USAGE)
     except (KeyboardInterrupt, typer.Abort):
         return _report("interrupted; the same command goes on from where it stopped", INTERRUPTED)
     except BrokenPipeError:
@@ -117,6 +119,17 @@ def _run(arguments: list[str]) -> int:
         return _report(f"the disk cannot be written ({reason(error)}); make room and run again", OutputError.exit_code)
     except Exception as error:  # the last door: whatever was not foreseen still ends in one line
         return _not_simulated(error)
+
+
+def _with_guess(message: str) -> str:
+    """Return the message about a value that is none of the choices, with the nearest choice."""
+    found = re.fullmatch(r"Invalid value for '(.+?)': '(.*)' is not one of (.+?)\.", message)
+    if found is None:
+        return message
+    choices = re.findall(r"'([^']+)'", found[3])
+    guess = nearest(found[2], choices)
+    hint = "" if guess is None else f" Did you mean {guess}?"
+    return f"{found[1].split()[0]}: '{found[2]}' is not one of {', '.join(choices)}.{hint}"
 
 
 def _not_simulated(error: Exception) -> int:

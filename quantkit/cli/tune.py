@@ -13,6 +13,7 @@ from quantkit.cli.options import (
     PresetOption,
     RequireCoverageOption,
     SkipOption,
+    StageName,
     TargetOption,
 )
 from quantkit.cli.progress import show_progress
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
 
     from quantkit.config.project import Project
     from quantkit.progress import Progress
-    from quantkit.search.stages import Stage
     from quantkit.workflows.tune import Tuning
 
 _SECONDS = {"s": 1.0, "m": 60.0, "h": 3600.0}
@@ -63,11 +63,8 @@ def tune(
         bool, typer.Option("--rewrite/--no-rewrite", help="Change weights and biases, or only options and precision.")
     ] = True,
     disable: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="Disable a stage: method, weight-scale, channel-shift, equalization, ranges, rounding, input-folding, "
-            "precision."
-        ),
+        list[StageName] | None,
+        typer.Option(help="Stage of the search to leave out; repeatable."),
     ] = None,
     write_fp32: Annotated[
         Path | None, typer.Option(help="For vacc: the rewritten fp32 model; in the run folder by default.")
@@ -81,7 +78,7 @@ def tune(
     """Find the cheapest change that brings int8 within a budget; interrupted, it goes on where it was."""
     from quantkit.files import write_json
     from quantkit.search.mixed_precision import FloatBudget
-    from quantkit.search.stages import Goal
+    from quantkit.search.stages import Goal, Stage
     from quantkit.targets import parse_target
     from quantkit.workflows.project import load_project
     from quantkit.workflows.quantize import QuantizeOptions
@@ -100,7 +97,7 @@ def tune(
             TuneOptions(
                 goal=Goal(max_drop=max_drop, min_agreement=min_agreement),
                 budget=FloatBudget(macs=macs, layers=max_skips),
-                disable=frozenset(parse_stage(name) for name in disable or ()),
+                disable=frozenset(Stage(name) for name in disable or ()),
                 rewrite=rewrite,
                 seconds=parse_seconds(time),
                 write_fp32=write_fp32,
@@ -139,19 +136,6 @@ def parse_seconds(text: str | None) -> float | None:
     if found is None:
         raise UsageError(f"{text!r} is no time", where="--time", fix="write ten minutes as 10m")
     return float(found[1]) * _SECONDS[found[2] or "s"]
-
-
-def parse_stage(name: str) -> "Stage":
-    """Return a step of the search.
-
-    Raises:
-        UsageError: there is none of that name.
-    """
-    from quantkit.search.stages import Stage
-
-    if name not in set(Stage):
-        raise UsageError(f"tune has no stage {name!r}", where="--disable", fix=f"give one of {', '.join(Stage)}")
-    return Stage(name)
 
 
 def _run(

@@ -160,19 +160,6 @@ def _refuse_draw(set_: Path | None, **options: object) -> None:
             )
 
 
-def parse_dialect(name: str | None) -> Literal["build", "compile"] | None:
-    """Return the dialect of a command-line name.
-
-    Raises:
-        UsageError: no such dialect.
-    """
-    match name:
-        case None | "build" | "compile":
-            return name
-        case _:
-            raise UsageError(f"there is no dialect {name!r}", where="--dialect", fix="choose build or compile")
-
-
 def method_of(method: str | None, fraction: float | None, project: Project) -> Method:
     """Return the method of the options, else the project's, else percentile."""
     name = method or project.method or "percentile"

@@ -63,7 +63,7 @@ def test_calibration_folder_that_nobody_made_comes_with_its_command(folder: Path
 
 
 def test_calibration_folder_of_the_users_own_is_not_commented(folder: Path, command: Run) -> None:
-    command("vamc", "write", "--run", "runs/tiny", "--calib-dir", "/data/calib", "--out", "v.yaml")
+    command("vamc", "write", "--run", "runs/tiny", "--calibration-folder", "/data/calib", "--out", "v.yaml")
     assert "made by" not in (folder / "v.yaml").read_text()
 
 

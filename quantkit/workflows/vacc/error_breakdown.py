@@ -1,4 +1,4 @@
-"""``quantkit compare --attribute``: how much the card's preprocessing, half precision and int8 each take.
+"""``quantkit compare --breakdown``: how much the card's preprocessing, half precision and int8 each take.
 
 Between a model here and the same model on the card lie three changes. Each is made alone, and all are made one after
 the other, on the same images:
@@ -131,7 +131,7 @@ def card_pipeline(pipeline: Pipeline, runtime: Runtime = "vamp") -> Pipeline:
     return Pipeline(ops=(decode, *others))
 
 
-def attribute(
+def error_breakdown(
     run: Path,
     *,
     images: Path | ImageFolder | None = None,

@@ -354,7 +354,7 @@ def _build(run: Path, best: Candidate, out: Path, options: VamcOptions) -> tuple
         words += ["--skip-conv", str(conv)]
     words += ["--dialect", options.dialect]
     if options.calibration_folder is not None:
-        words += ["--calib-dir", str(options.calibration_folder)]
+        words += ["--calibration-folder", str(options.calibration_folder)]
     return build, shlex.join([*words, "--out", str(out)])
 
 
