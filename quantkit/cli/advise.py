@@ -28,12 +28,14 @@ def advise(
     skips: Annotated[
         int, typer.Option(min=0, help="Try up to so many sensitive convolutions in float; 0 for none.")
     ] = 3,
-    out: Annotated[Path | None, typer.Option(help="The build file; vamc-advised.yaml in the run by default.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="The build file.", show_default="vamc-advised.yaml in the run")
+    ] = None,
     dialect: Annotated[DialectName, typer.Option(help="Dialect of the build file.")] = "compile",
     calibration_folder: Annotated[
         Path | None, typer.Option(help="Calibration images, as the build file names them.")
     ] = None,
-    threads: Annotated[int | None, typer.Option(help="Workers; all processors by default.")] = None,
+    threads: Annotated[int | None, typer.Option(help="Workers.")] = None,
     json: Annotated[Path | None, typer.Option(help="Write all figures as JSON.")] = None,
 ) -> None:
     """Simulate every combination of the compiler's options on images, and write the best as a build file."""

@@ -7,7 +7,7 @@ import typer
 
 from quantkit.cli.app import sub_app
 from quantkit.cli.progress import show_progress
-from quantkit.cli.show import spread
+from quantkit.cli.show import print_files, print_next, spread
 from quantkit.cli.terminal import console
 from quantkit.errors import CalibrationSetError, UsageError
 from quantkit.files import make_folder
@@ -21,7 +21,7 @@ _SHOWN = 20
 
 SetFile = Annotated[Path, typer.Argument(metavar="SET.csv", help="A calibration set.")]
 Images = Annotated[Path | None, typer.Option(help="Where the images lie, if not where the set says.")]
-Workers = Annotated[int | None, typer.Option(min=1, help="Threads that decode; all processors by default.")]
+Workers = Annotated[int | None, typer.Option(min=1, help="Threads that decode.")]
 
 
 @app.command()
@@ -71,9 +71,10 @@ def build(
             )
     chosen.save(out)
     _print_summary(chosen)
-    console.print(f"wrote {out}", soft_wrap=True, markup=False)
+    print_files([out])
     if materialize is not None:
         _materialize(chosen, materialize, link)
+    print_next(*("calibrate", "--model", "MODEL.onnx", "--set", out, "--preset", "imagenet"))
 
 
 @app.command()
@@ -119,7 +120,8 @@ def rebuild(
         chosen = rebuild_calibration_set(CalibrationSet.load(set_), images, workers=workers, progress=progress)
     chosen.save(out)
     _print_summary(chosen)
-    console.print(f"wrote {out}", soft_wrap=True, markup=False)
+    print_files([out])
+    print_next("calibrate", "--model", "MODEL.onnx", "--set", out, "--preset", "imagenet")
 
 
 def _planned(labels: Path | None, names: Path | None, count: int, seed: int) -> "CalibrationSet":
@@ -143,7 +145,7 @@ def _materialize(chosen: "CalibrationSet", folder: Path, link: bool) -> None:
 
     with show_progress() as progress:
         materialize(chosen, folder, link=link, progress=progress)
-    console.print(f"{len(chosen)} images lie in {folder}", soft_wrap=True, markup=False)
+    console.print(f"{len(chosen)} images are in {folder}", soft_wrap=True, markup=False)
 
 
 def _print_summary(chosen: "CalibrationSet") -> None:

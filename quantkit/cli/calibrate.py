@@ -23,7 +23,7 @@ from quantkit.cli.options import (
     TargetOption,
 )
 from quantkit.cli.progress import show_progress
-from quantkit.cli.show import parse_percent, print_coverage, print_notes, print_preset_notes
+from quantkit.cli.show import parse_percent, print_coverage, print_files, print_next, print_notes, print_preset_notes
 from quantkit.cli.terminal import console
 
 if TYPE_CHECKING:
@@ -36,7 +36,9 @@ _RANGES_SHOWN = 8
 def calibrate(
     model: Annotated[Path | None, typer.Option(help="fp32 ONNX classifier.")] = None,
     set_: Annotated[Path | None, typer.Option("--set", help="Calibration set, from quantkit calib-set build.")] = None,
-    images: Annotated[Path | None, typer.Option(help="In place of --set: folder to draw a balanced set from.")] = None,
+    images: Annotated[
+        Path | None, typer.Option(help="In place of --set: folder to draw a balanced set from.", show_default="none")
+    ] = None,
     labels: Annotated[Path | None, typer.Option(help="Label file of --images.")] = None,
     count: Annotated[int | None, typer.Option(help="Images to draw from --images.")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of the draw from --images.")] = None,
@@ -65,7 +67,7 @@ def calibrate(
         bool, typer.Option("--fresh", help="Ignore cached statistics; replace a run of other inputs.")
     ] = False,
     require_coverage: RequireCoverageOption = None,
-    threads: Annotated[int | None, typer.Option(help="Workers; all processors by default.")] = None,
+    threads: Annotated[int | None, typer.Option(help="Workers.")] = None,
 ) -> None:
     """Run the model once over a calibration set; write statistics, ranges and the int8 model."""
     from quantkit.workflows.calibrate import calibrate as step
@@ -146,5 +148,6 @@ def _print(done: "Calibration") -> None:
         moved = ", ".join(f"{name} {share:.2%} ({last.tensor[name]})" for name, share in last.movement.items())
         console.print(f"ranges that moved most up to image {last.images}: {moved}", soft_wrap=True)
     print_notes(done.notes)
-    console.print(f"wrote {', '.join(path.name for path in done.files)} in {done.run}", soft_wrap=True, markup=False)
+    print_files(done.files, in_folder=done.run)
     print_coverage(done.coverage)
+    print_next("compare", "fp32", quantized.name, "--run", done.run)

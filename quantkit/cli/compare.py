@@ -8,7 +8,7 @@ import typer
 from quantkit.cli.app import app
 from quantkit.cli.options import ExifOption, InputOption, OutputOption, PresetOption
 from quantkit.cli.progress import show_progress
-from quantkit.cli.show import despite_closed_pipe, print_preset_notes
+from quantkit.cli.show import despite_closed_pipe, print_files, print_next, print_preset_notes
 from quantkit.cli.terminal import console
 from quantkit.errors import UsageError
 
@@ -51,7 +51,7 @@ def compare(
     ] = "vamp",
     latency: Annotated[bool, typer.Option("--latency", help="Time the models too, in turn, one thread.")] = False,
     datalist: Annotated[Path | None, typer.Option(help="List that the results of a card (NAME=DIR) belong to.")] = None,
-    threads: Annotated[int | None, typer.Option(help="Workers; all processors by default.")] = None,
+    threads: Annotated[int | None, typer.Option(help="Workers.")] = None,
     json: Annotated[Path | None, typer.Option(help="Write the comparison as JSON.")] = None,
     csv: Annotated[Path | None, typer.Option(help="Write the table as CSV.")] = None,
     markdown: Annotated[Path | None, typer.Option(help="Write the tables as Markdown.")] = None,
@@ -168,6 +168,9 @@ def compare(
     # Nor must it turn a failed gate into a success.
     with despite_closed_pipe():
         _print(evaluation, parts, verdicts)
+        print_files(path for path in (json, csv, markdown, html, junit) if path is not None)
+        if settings.run is not None:
+            print_next("sensitivity", settings.run)
     require(verdicts)
 
 

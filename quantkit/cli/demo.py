@@ -25,4 +25,4 @@ def demo(
         console.print(note, soft_wrap=True, markup=False, style="dim")
     console.print(f"\nimages, calibration set and quantkit.yaml: {done.folder}", soft_wrap=True, markup=False)
     console.print(f"statistics, int8 models, ranges and vamc.yaml: {done.run}", soft_wrap=True, markup=False)
-    console.print(f"go on:  cd {done.folder} && quantkit compare fp32 int8", soft_wrap=True, markup=False)
+    console.print(f"next: cd {done.folder} && quantkit compare fp32 int8", soft_wrap=True, markup=False)

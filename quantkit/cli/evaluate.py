@@ -8,7 +8,7 @@ import typer
 from quantkit.cli.app import app
 from quantkit.cli.options import ExifOption, InputOption, OutputOption, PresetOption
 from quantkit.cli.progress import show_progress
-from quantkit.cli.show import print_preset_notes
+from quantkit.cli.show import print_files, print_preset_notes
 from quantkit.cli.terminal import console
 from quantkit.errors import UsageError
 
@@ -36,9 +36,11 @@ def evaluate(
     merge: Annotated[
         bool, typer.Option("--merge", help="Join the predictions of shards instead: --merge A.npz B.npz --out C.npz.")
     ] = False,
-    out: Annotated[Path | None, typer.Option(help="Write the predictions, an npz file.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Write the predictions, an npz file.", show_default="not written")
+    ] = None,
     json: Annotated[Path | None, typer.Option(help="Write the accuracy as JSON.")] = None,
-    threads: Annotated[int | None, typer.Option(min=1, help="Workers; all processors by default.")] = None,
+    threads: Annotated[int | None, typer.Option(min=1, help="Workers.")] = None,
 ) -> None:
     """Print a model's top-1 and top-5. Interrupted, the same command goes on; repeated, nothing is run."""
     if merge:
@@ -136,8 +138,8 @@ def _finish(
         console.print(f"warning: {warning}", soft_wrap=True, markup=False, style="yellow")
     if out is not None:
         save_predictions(out, predictions, origin)
-        console.print(f"wrote {out}", soft_wrap=True, markup=False)
     if json is not None:
         write_json(
             json, {**accuracy.to_json(), "classes": predictions.classes, "output": output, "origin": asdict(origin)}
         )
+    print_files(path for path in (out, json) if path is not None)

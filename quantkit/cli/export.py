@@ -34,7 +34,7 @@ def export(
         bool, typer.Option("--random-weights", help="Random weights: for structure and speed, never for accuracy.")
     ] = False,
     seed: Annotated[int, typer.Option(help="Seed of --random-weights.")] = 0,
-    out: Annotated[Path | None, typer.Option(help="Where to write; NETWORK.onnx by default.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Where to write.", show_default="NETWORK.onnx")] = None,
     num_classes: Annotated[int | None, typer.Option(min=1, help="Classes of the network's output.")] = None,
     arg: Annotated[
         list[str] | None, typer.Option(help="Argument of the network's factory, KEY=VALUE; VALUE is JSON or a word.")

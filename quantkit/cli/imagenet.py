@@ -7,7 +7,7 @@ import typer
 
 from quantkit.cli.app import sub_app
 from quantkit.cli.progress import show_progress
-from quantkit.cli.show import spread
+from quantkit.cli.show import print_next, spread
 from quantkit.cli.terminal import console
 from quantkit.errors import ImageError, UsageError
 
@@ -21,7 +21,7 @@ _SHOWN = 10
 Folder = Annotated[Path, typer.Argument(metavar="DIR", help="The images, flat or in class folders.")]
 Labels = Annotated[
     Path | None,
-    typer.Option(help="val_label.txt or the devkit's ground truth; looked for in and around DIR by default."),
+    typer.Option(help="val_label.txt or the devkit's ground truth.", show_default="looked for in and around DIR"),
 ]
 
 
@@ -29,7 +29,7 @@ Labels = Annotated[
 def check(
     folder: Folder,
     labels: Labels = None,
-    workers: Annotated[int | None, typer.Option(min=1, help="Threads; all processors by default.")] = None,
+    workers: Annotated[int | None, typer.Option(min=1, help="Threads.")] = None,
 ) -> None:
     """Count the images of each class, decode every one, name what is corrupt, greyscale or CMYK."""
     from quantkit.data.imagenet import check_imagenet
@@ -66,6 +66,7 @@ def prepare(
         soft_wrap=True,
         markup=False,
     )
+    print_next("calib-set", "build", "--images", out or folder, "--out", "calibration.csv")
 
 
 def _print(report: "ImagenetReport") -> None:

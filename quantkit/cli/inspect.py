@@ -28,7 +28,7 @@ def inspect(
     ] = None,
     size: Annotated[
         str | None,
-        typer.Option(help="Image size where the model leaves it free: 224, or HEIGHTxWIDTH. 224 by default."),
+        typer.Option(help="Image size where the model leaves it free: 224, or HEIGHTxWIDTH."),
     ] = None,
     output: OutputOption = None,
     input_: InputOption = None,

@@ -18,7 +18,7 @@ from quantkit.cli.options import (
     TargetOption,
     WeightBitsOption,
 )
-from quantkit.cli.show import parse_percent, print_coverage, print_notes
+from quantkit.cli.show import parse_percent, print_coverage, print_files, print_next, print_notes
 from quantkit.cli.terminal import console
 
 
@@ -29,7 +29,8 @@ def quantize(
     fraction: FractionOption = None,
     target: TargetOption = None,
     out: Annotated[
-        Path | None, typer.Option(help="Where to write; int8.onnx or int8-METHOD.onnx in the run folder by default.")
+        Path | None,
+        typer.Option(help="Where to write.", show_default="int8.onnx or int8-METHOD.onnx in the run folder"),
     ] = None,
     per_channel: PerChannelOption = None,
     activations: ActivationsOption = None,
@@ -64,8 +65,9 @@ def quantize(
         bias_correction=bias_correction,
         keep_outliers=keep_outliers,
     )
+    folder = find_run(run, project, Path())
     done = step(
-        find_run(run, project, Path()),
+        folder,
         method=method_of(method, fraction, project),
         target=parse_target(target or project.target or "ort"),
         options=options,
@@ -78,5 +80,6 @@ def quantize(
             if row.why:
                 console.print(f"{'':10}{row.why}", soft_wrap=True, markup=False, style="dim")
     print_notes(done.notes)
-    console.print(f"wrote {done.path} ({done.name})", soft_wrap=True, markup=False)
+    print_files(done.files)
     print_coverage(done.coverage)
+    print_next("compare", "fp32", done.name, "--run", folder)

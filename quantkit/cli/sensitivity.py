@@ -18,7 +18,7 @@ from quantkit.cli.options import (
     WeightBitsOption,
 )
 from quantkit.cli.progress import show_progress
-from quantkit.cli.show import print_notes
+from quantkit.cli.show import print_files, print_next, print_notes
 from quantkit.cli.terminal import console
 from quantkit.errors import UsageError
 
@@ -40,7 +40,7 @@ def sensitivity(
             help="Order of the layers: noise of the layer alone in int8, noise saved by it alone in float, or accuracy."
         ),
     ] = "isolated",
-    count: Annotated[int | None, typer.Option(min=1, help="Images to use; a few dozen by default.")] = None,
+    count: Annotated[int | None, typer.Option(min=1, help="Images to use.", show_default="a few dozen")] = None,
     top: Annotated[int | None, typer.Option(min=1, help="Print so many layers; files hold all.")] = None,
     method: MethodOption = None,
     fraction: FractionOption = None,
@@ -59,7 +59,7 @@ def sensitivity(
     labels: Annotated[Path | None, typer.Option(help="Label file of --images.")] = None,
     names: Annotated[Path | None, typer.Option(help="Class names, one a line.")] = None,
     exclude: Annotated[Path | None, typer.Option(help="Calibration set whose images are left out.")] = None,
-    threads: Annotated[int | None, typer.Option(help="Workers; all processors by default.")] = None,
+    threads: Annotated[int | None, typer.Option(help="Workers.")] = None,
     json: Annotated[Path | None, typer.Option(help="Write all figures as JSON.")] = None,
     csv: Annotated[Path | None, typer.Option(help="Write the table as CSV.")] = None,
     html: Annotated[Path | None, typer.Option(help="Write a page with the table and its bars.")] = None,
@@ -124,6 +124,9 @@ def sensitivity(
         ):
             console.print(f"    {line}", soft_wrap=True, markup=False)
     print_notes(found.notes)
+    print_files(path for path in (json, csv, html) if path is not None)
+    if not decision.layers:
+        print_next("tune", folder)
 
 
 def _table(found: "Sensitivity", top: int | None) -> "Table":

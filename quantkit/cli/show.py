@@ -1,9 +1,11 @@
 """What several commands print alike: notes, coverage, written files, percentages."""
 
 import os
+import shlex
 import sys
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from quantkit.cli.terminal import console, errors, session
@@ -56,6 +58,57 @@ def print_notes(notes: Iterable[str], *, to_errors: bool = False) -> None:
         if session.verbose and group.is_summary:
             for item in group.items:
                 where.print(f"    {item}", soft_wrap=True, markup=False, style="dim")
+
+
+def print_files(files: Iterable[Path], *, in_folder: Path | None = None) -> None:
+    """Print which files a command wrote; nothing with ``--quiet``.
+
+    Args:
+        files: that were written.
+        in_folder: print the names of files in this folder alone, and the folder once.
+    """
+    paths = list(files)
+    session.event("wrote", files=[str(path) for path in paths])
+    if session.quiet or not paths:
+        return
+    if in_folder is None:
+        text = ", ".join(map(str, paths))
+    else:
+        text = f"{', '.join(path.name for path in paths)} in {in_folder}"
+    console.print(f"wrote {text}", soft_wrap=True, markup=False)
+
+
+def print_next(*words: str | Path) -> None:
+    """Print the command that usually comes next, quoted for a shell; nothing with ``--quiet``."""
+    command = shlex.join(["quantkit", *map(str, words)])
+    session.event("next", command=command)
+    if not session.quiet:
+        console.print(f"next: {command}", soft_wrap=True, markup=False)
+
+
+def print_configuration(values: Mapping[str, object]) -> None:
+    """Print the merged settings of a command, one a line, on standard error; nothing with ``--quiet``.
+
+    Args:
+        values: by name; None and empty ones are left out.
+    """
+    given = {name: _plain(value) for name, value in values.items() if value is not None and value not in ((), {}, "")}
+    session.event("configuration", values=given)
+    if session.quiet:
+        return
+    width = max(map(len, given), default=0)
+    for name, text in given.items():
+        errors.print(f"{name:{width}}  {text}", soft_wrap=True, markup=False, style="dim")
+
+
+def _plain(value: object) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, Mapping):
+        return ", ".join(f"{name} {_plain(one)}" for name, one in value.items())
+    if isinstance(value, tuple | list | frozenset):
+        return ", ".join(map(str, value))
+    return str(value)
 
 
 def print_coverage(covered: "Coverage") -> None:

@@ -17,7 +17,7 @@ from quantkit.cli.options import (
     TargetOption,
 )
 from quantkit.cli.progress import show_progress
-from quantkit.cli.show import parse_percent, print_coverage, print_notes
+from quantkit.cli.show import parse_percent, print_coverage, print_files, print_next, print_notes
 from quantkit.cli.terminal import console
 from quantkit.errors import UsageError
 
@@ -36,7 +36,9 @@ def tune(
     subject: Annotated[
         Path | None, typer.Argument(metavar="[RUN or MODEL]", help="Run folder of quantkit calibrate, or its model.")
     ] = None,
-    max_drop: Annotated[float, typer.Option(min=0.0, help="Points of top-1 that int8 may lose.")] = 0.5,
+    max_drop: Annotated[
+        float, typer.Option(min=0.0, help="Points of top-1 that int8 may lose, in percent of the images.")
+    ] = 0.5,
     min_agreement: Annotated[
         float | None, typer.Option(min=0.0, max=100.0, help="Percent of the images to be answered as fp32 does.")
     ] = None,
@@ -44,7 +46,8 @@ def tune(
     time: Annotated[str | None, typer.Option(help="Try nothing more after this time, e.g. 10m.")] = None,
     run: Annotated[Path | None, typer.Option(help="Run folder of quantkit calibrate.")] = None,
     set_: Annotated[
-        Path | None, typer.Option("--set", help="Calibration set of a model that was not calibrated yet.")
+        Path | None,
+        typer.Option("--set", help="Calibration set of a model that was not calibrated yet.", show_default="none"),
     ] = None,
     preset: PresetOption = None,
     images: Annotated[Path | None, typer.Option(help="Folder of evaluation images, which judge.")] = None,
@@ -57,7 +60,7 @@ def tune(
     keep_outliers: KeepOutliersOption = False,
     max_float: Annotated[str, typer.Option(help="Share of the multiply-adds that may be left in float.")] = "10%",
     max_skips: Annotated[
-        int | None, typer.Option(min=0, help="Layers that may be left in float; for vacc 3 by default.")
+        int | None, typer.Option(min=0, help="Layers that may be left in float.", show_default="for vacc 3")
     ] = None,
     rewrite: Annotated[
         bool, typer.Option("--rewrite/--no-rewrite", help="Change weights and biases, or only options and precision.")
@@ -67,12 +70,14 @@ def tune(
         typer.Option(help="Stage of the search to leave out; repeatable."),
     ] = None,
     write_fp32: Annotated[
-        Path | None, typer.Option(help="For vacc: the rewritten fp32 model; in the run folder by default.")
+        Path | None, typer.Option(help="For vacc: the rewritten fp32 model.", show_default="in the run folder")
     ] = None,
-    out: Annotated[Path | None, typer.Option(help="Where to write the model; in the run folder by default.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Where to write the model.", show_default="in the run folder")
+    ] = None,
     fresh: Annotated[bool, typer.Option("--fresh", help="Try again what was tried before.")] = False,
     require_coverage: RequireCoverageOption = None,
-    threads: Annotated[int | None, typer.Option(help="Workers; all processors by default.")] = None,
+    threads: Annotated[int | None, typer.Option(help="Workers.")] = None,
     json: Annotated[Path | None, typer.Option(help="Write all that was found out as JSON.")] = None,
 ) -> None:
     """Find the cheapest change that brings int8 within a budget; interrupted, it goes on where it was."""
@@ -192,10 +197,10 @@ def _print(done: "Tuning") -> None:
     for line in _verdict(done):
         console.print(line, soft_wrap=True, markup=False)
     print_notes(done.notes)
-    files = [path.name for path in (*done.files, done.log)]
     console.print(f"kept: {best.recipe.describe()}", soft_wrap=True, markup=False)
-    console.print(f"wrote {', '.join(files)} in {done.log.parent} ({done.name})", soft_wrap=True, markup=False)
+    print_files((*done.files, done.log), in_folder=done.log.parent)
     print_coverage(done.coverage)
+    print_next("compare", "fp32", done.name, "--run", done.log.parent)
 
 
 def _table(done: "Tuning") -> "Table":

@@ -58,7 +58,7 @@ def check(
 def convert(
     file: Annotated[Path, typer.Argument(help="Build file of either dialect.")],
     to: Annotated[DialectName, typer.Option(help="The dialect to write.")],
-    out: Annotated[Path | None, typer.Option(help="Where to; the screen by default.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Where to.", show_default="standard output")] = None,
 ) -> None:
     """Write a build file in the other dialect, and say what could not be said."""
     from quantkit.vendors.vacc.convert import convert as converted
@@ -88,34 +88,34 @@ def write(
     ] = None,
     weight_scale: Annotated[Literal["max", "power2"] | None, typer.Option(help="How weight scales are chosen.")] = None,
     skip_conv: Annotated[list[int] | None, typer.Option(help="Leave this convolution in float, by index.")] = None,
-    suffix: Annotated[str | None, typer.Option(help="Of the calibration files; looked up by default.")] = None,
-    count: Annotated[int | None, typer.Option(help="Calibration files to take; all by default.")] = None,
+    suffix: Annotated[str | None, typer.Option(help="Of the calibration files.", show_default="looked up")] = None,
+    count: Annotated[int | None, typer.Option(help="Calibration files to take.", show_default="all")] = None,
     softmax: Annotated[bool, typer.Option("--softmax", help="Append a softmax.")] = False,
     dtype: Annotated[
         Literal["int8", "fp16"], typer.Option(help="Precision; fp16 has no calibration and no calibration images.")
     ] = "int8",
     cluster_mode: Annotated[
-        int | None, typer.Option(help="Compiler option; the vendor's files have 0. Left out by default.")
+        int | None, typer.Option(help="Compiler option.", show_default="the vendor's files have 0. Left out")
     ] = None,
     data_transport_mode: Annotated[
-        int | None, typer.Option(help="Compiler option; the vendor's files have 1 or 3. Left out by default.")
+        int | None, typer.Option(help="Compiler option.", show_default="the vendor's files have 1 or 3. Left out")
     ] = None,
     skip_matmul: Annotated[
         list[int] | None, typer.Option(help="Leave this matrix product in float, by the vendor's index.", min=0)
     ] = None,
     calibrate_chunk_by: Annotated[
         int | None,
-        typer.Option(help="Layers the compiler observes per pass, -1 for all. Left out by default.", min=-1),
+        typer.Option(help="Layers the compiler observes per pass, -1 for all.", min=-1),
     ] = None,
     overflow_adaptive: Annotated[
         bool, typer.Option("--overflow-adaptive", help="Write overflow_adaptive: 1, as for language models.")
     ] = False,
     name: Annotated[
-        str | None, typer.Option(help="Of the compiled model; the model's file name (fp16: NAME_fp16) by default.")
+        str | None, typer.Option(help="Of the compiled model.", show_default="the model's file name (fp16: NAME_fp16)")
     ] = None,
     workspace: Annotated[str, typer.Option(help="Where the compiled model goes.")] = "./deploy_weights/",
     vdsp: Annotated[Path | None, typer.Option(help="Write the card's preprocessing, vdsp_params.json, here.")] = None,
-    out: Annotated[Path | None, typer.Option(help="Where to; the screen by default.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Where to.", show_default="standard output")] = None,
 ) -> None:
     """Write the build file of a run, or of a model. With both --suffix and --count the folder need not be here."""
     from quantkit.config.method import Percentile, parse_method
@@ -238,7 +238,9 @@ def tensors(
 def show_vdsp(
     files: Annotated[list[Path] | None, typer.Argument(help="vdsp_params.json files to describe.")] = None,
     preset: PresetOption = None,
-    out: Annotated[Path | None, typer.Option(help="Where to write that of --preset; the screen by default.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Where to write that of --preset.", show_default="standard output")
+    ] = None,
 ) -> None:
     """Say what preprocessing the card's files are; or, with --preset, write the file for a preprocessing."""
     from quantkit.vendors.vacc.vdsp import describe, load_vdsp, recognise

@@ -26,9 +26,9 @@ def inputs(
     run: Annotated[Path | None, typer.Option(help="Run folder whose preprocessing the card is to compute.")] = None,
     preset: PresetOption = None,
     exif: ExifOption = None,
-    datalist: Annotated[Path | None, typer.Option(help="The list; npz_datalist.txt in --out by default.")] = None,
+    datalist: Annotated[Path | None, typer.Option(help="The list.", show_default="npz_datalist.txt in --out")] = None,
     skip_broken: Annotated[bool, typer.Option("--skip-broken", help="Go on without undecodable images.")] = False,
-    threads: Annotated[int | None, typer.Option(help="Workers; all processors by default.")] = None,
+    threads: Annotated[int | None, typer.Option(help="Workers.")] = None,
 ) -> None:
     """Write every image un-resized as npz, and the datalist. Interrupted, the same command goes on.
 
@@ -79,7 +79,7 @@ def inputs(
 def command(
     build: Annotated[Path | None, typer.Argument(help="Build file of the model.")] = None,
     vdsp: Annotated[
-        Path | None, typer.Option(help="vdsp_params.json of the model; the one beside the build file by default.")
+        Path | None, typer.Option(help="vdsp_params.json of the model.", show_default="the one beside the build file")
     ] = None,
     model: Annotated[str | None, typer.Option(help="Compiled model, DIR/mod; told from the build file else.")] = None,
     datalist: Annotated[Path, typer.Option(help="List of inputs.")] = Path("npz_datalist.txt"),
