@@ -18,7 +18,15 @@ from quantkit.cli.options import (
     TargetOption,
     WeightBitsOption,
 )
-from quantkit.cli.show import parse_percent, print_coverage, print_files, print_next, print_notes
+from quantkit.cli.show import (
+    method_text,
+    parse_percent,
+    print_configuration,
+    print_coverage,
+    print_files,
+    print_next,
+    print_notes,
+)
 from quantkit.cli.terminal import console
 
 
@@ -66,10 +74,25 @@ def quantize(
         keep_outliers=keep_outliers,
     )
     folder = find_run(run, project, Path())
+    chosen = method_of(method, fraction, project)
+    aim = parse_target(target or project.target or "ort")
+    print_configuration(
+        {
+            "run": folder,
+            "method": method_text(chosen),
+            "target": aim.name,
+            "per channel": options.per_channel,
+            "activations": activations,
+            "weight bits": weight_bits,
+            "skip": options.skip,
+            "bias correction": bias_correction,
+            "keep outliers": keep_outliers or None,
+        }
+    )
     done = step(
         folder,
-        method=method_of(method, fraction, project),
-        target=parse_target(target or project.target or "ort"),
+        method=chosen,
+        target=aim,
         options=options,
         out=out,
         require_coverage=parse_percent(require_coverage, "--require-coverage", all_allowed=True),

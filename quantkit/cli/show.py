@@ -13,6 +13,7 @@ from quantkit.errors import UsageError
 from quantkit.notes import grouped
 
 if TYPE_CHECKING:
+    from quantkit.config.method import Method
     from quantkit.config.project import Project
     from quantkit.graph.coverage import Coverage
 
@@ -99,6 +100,15 @@ def print_configuration(values: Mapping[str, object]) -> None:
     width = max(map(len, given), default=0)
     for name, text in given.items():
         errors.print(f"{name:{width}}  {text}", soft_wrap=True, markup=False, style="dim")
+
+
+def method_text(method: "Method") -> str:
+    """Return a method's name and settings."""
+    from dataclasses import asdict
+
+    from quantkit.config.method import method_name
+
+    return " ".join((method_name(method), *(f"{name} {value}" for name, value in asdict(method).items())))
 
 
 def _plain(value: object) -> str:

@@ -191,6 +191,10 @@ class Pipeline(BaseModel):
         assert isinstance(decode, Decode)
         return decode
 
+    def describe(self) -> str:
+        """Return the operations in one line, with the values that differ from their defaults."""
+        return ", ".join(_describe(op) for op in self.ops)
+
     def with_exif(self, exif: bool) -> "Pipeline":
         """Return the pipeline with the EXIF orientation applied, or ignored."""
         return Pipeline(ops=(self.decode.model_copy(update={"exif": exif}), *self.ops[1:]))
@@ -220,6 +224,16 @@ class Pipeline(BaseModel):
                 case _:
                     pass
         return size
+
+
+def _describe(op: PipelineOp) -> str:
+    values = op.model_dump(exclude_defaults=True)
+    shown = [f"{name} {_side(value)}" for name, value in values.items()]
+    return " ".join((op.op, *([_side(values["size"])] if list(values) == ["size"] else shown)))
+
+
+def _side(value: object) -> str:
+    return " ".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
 def even(side: int) -> int:

@@ -1,5 +1,7 @@
 """YAML text into plain data: no tags, no anchors, no repeated keys, and faults with their line."""
 
+import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,8 @@ from quantkit.files import reason
 _MAX_BYTES = 1 << 18
 # No file of settings, and none of the vendor's build files, has ten.
 MAX_DEPTH = 100
+# Plain words that YAML reads as something else than text.
+_RESERVED = frozenset({"true", "false", "yes", "no", "on", "off", "null", "y", "n"})
 
 
 class RefusedYamlError(Exception):
@@ -109,3 +113,9 @@ def read_text(path: Path) -> str:
         raise ConfigError(f"cannot be read ({reason(error)})", where=path) from error
     except UnicodeDecodeError as error:
         raise ConfigError("is not UTF-8 text", where=path) from error
+
+
+def quoted(text: str) -> str:
+    """Return text as a YAML scalar, in double quotes where a plain one could be read otherwise."""
+    plain = re.fullmatch(r"[A-Za-z][A-Za-z0-9_./-]*", text) is not None
+    return text if plain and text.lower() not in _RESERVED else json.dumps(text, ensure_ascii=False)

@@ -123,6 +123,7 @@ class RunRecord(_Record):
         pipeline: the preprocessing.
         quantized: the quantized models, by name.
         backends: options of the vendors' files, by backend.
+        configuration: the merged settings of the calibration: those given, of quantkit.yaml, and defaults.
 
     Example:
         In the folder that ``quantkit demo`` makes:
@@ -139,6 +140,7 @@ class RunRecord(_Record):
     pipeline: Pipeline
     quantized: dict[str, QuantizedRecord] = Field(default_factory=dict)
     backends: dict[str, dict[str, Any]] = Field(default_factory=dict)
+    configuration: dict[str, Any] = Field(default_factory=dict)
 
 
 class RunFolder:

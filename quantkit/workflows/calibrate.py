@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -189,6 +189,8 @@ def calibrate(
         if before is not None:
             kept = {} if replaced else before.quantized
             record = record.model_copy(update={"quantized": kept, "backends": before.backends})
+        configuration = _configuration(method, target, options, until_stable, require_coverage)
+        record = record.model_copy(update={"configuration": configuration})
         folder.write(record)
         quantized = quantize_prepared(
             folder,
@@ -210,6 +212,19 @@ def calibrate(
     settling = () if unsettled is None else (unsettled,)
     notes = (*settling, *quantized.notes, *backend.notes)
     return Calibration(run, quantized, statistics, elapsed_s, reused, files, notes)
+
+
+def _configuration(
+    method: Method, target: Target, options: QuantizeOptions, until_stable: float | None, require_coverage: float | None
+) -> dict[str, Any]:
+    """Return the settings of a calibration that ``run.json`` does not name elsewhere, as JSON values."""
+    return {
+        "method": {"name": method_name(method), **asdict(method)},
+        "target": target.name,
+        "options": asdict(options),
+        "until_stable": until_stable,
+        "require_coverage": require_coverage,
+    }
 
 
 def _read_subject(path: Path, output: str | None, inputs: Mapping[str, Any] | None) -> _CalibratedModel:
