@@ -26,6 +26,7 @@ COMMAND_MODULES: tuple[str, ...] = (
     "quantkit.cli.demo",
     "quantkit.cli.inspect",
     "quantkit.cli.init",
+    "quantkit.cli.preset",
     "quantkit.cli.calib_set",
     "quantkit.cli.calibrate",
     "quantkit.cli.quantize",
@@ -123,7 +124,7 @@ def _run(arguments: list[str]) -> int:
 
 def _with_guess(message: str) -> str:
     """Return the message about a value that is none of the choices, with the nearest choice."""
-    found = re.fullmatch(r"Invalid value for '(.+?)': '(.*)' is not one of (.+?)\.", message)
+    found = re.fullmatch(r"Invalid value for '(.+?)': (?:Value error, )?'(.*)' is not one of (.+?)\.", message)
     if found is None:
         return message
     choices = re.findall(r"'([^']+)'", found[3])

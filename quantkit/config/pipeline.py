@@ -3,7 +3,7 @@
 Nothing here touches an image; `quantkit.data.preprocess` executes a pipeline.
 """
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, PositiveInt, field_validator, model_validator
 
@@ -131,7 +131,7 @@ class ToTensor(_Op):
 
 
 class Normalize(_Op):
-    """``(x - mean[c]) / std[c]`` for each channel, in float32.
+    """``(x - mean[c]) / std[c]`` for each channel, in float32; one number is the same for every channel.
 
     Example:
         >>> import quantkit
@@ -142,6 +142,19 @@ class Normalize(_Op):
     op: Literal["normalize"] = "normalize"
     mean: tuple[FiniteFloat, ...]
     std: tuple[Annotated[FiniteFloat, Field(gt=0)], ...]
+
+    @model_validator(mode="before")
+    @classmethod
+    def _numbers(cls, values: Any) -> Any:
+        """Take a number for the same value in every channel."""
+        if not isinstance(values, dict):
+            return values
+        lengths = [len(one) for name in ("mean", "std") if isinstance(one := values.get(name), list | tuple)]
+        channels = max(lengths, default=1)
+        return {
+            name: (value,) * channels if name in ("mean", "std") and _is_number(value) else value
+            for name, value in values.items()
+        }
 
     @model_validator(mode="after")
     def _same_length(self) -> Self:
@@ -172,6 +185,20 @@ class Pipeline(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     ops: tuple[PipelineOp, ...]
+
+    @field_validator("ops", mode="after")
+    @classmethod
+    def _every_channel(cls, ops: tuple[PipelineOp, ...]) -> tuple[PipelineOp, ...]:
+        """Repeat the one mean and the one std of a normalization for every channel."""
+        if not (ops and isinstance(ops[0], Decode)):
+            return ops
+        channels = ops[0].channels
+        return tuple(
+            Normalize(mean=op.mean * channels, std=op.std * channels)
+            if isinstance(op, Normalize) and len(op.mean) == 1 < channels
+            else op
+            for op in ops
+        )
 
     @model_validator(mode="after")
     def _in_order(self) -> Self:
@@ -224,6 +251,10 @@ class Pipeline(BaseModel):
                 case _:
                     pass
         return size
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _describe(op: PipelineOp) -> str:
