@@ -10,6 +10,12 @@ from quantkit.config.pipeline import Pipeline
 from quantkit.config.project import PROJECT_FILE, Project
 
 _DRAFT = "https://json-schema.org/draft/2020-12/schema"
+# One number stands for several, which the types of the parsed values do not show.
+_SINGLE_NUMBERS: tuple[tuple[str, str, dict[str, Any]], ...] = (
+    ("CenterCrop", "size", {"type": "integer", "exclusiveMinimum": 0}),
+    ("Normalize", "mean", {"type": "number"}),
+    ("Normalize", "std", {"type": "number", "exclusiveMinimum": 0}),
+)
 _ATTRIBUTE = re.compile(r"^ {4}(\w+): (.+(?:\n {8}.+)*)", re.MULTILINE)
 
 
@@ -17,11 +23,15 @@ def project_schema() -> dict[str, Any]:
     """Return the JSON schema of ``quantkit.yaml`` with the description of every key.
 
     Example:
+        >>> from quantkit.config.schema import project_schema
         >>> project_schema()["properties"]["target"]["anyOf"][0]["enum"]
         ['ort', 'tensorrt', 'vacc']
     """
     schema, pipeline = Project.model_json_schema(), Pipeline.model_json_schema()
     definitions = schema.get("$defs", {}) | pipeline["$defs"]
+    for operation, field, single in _SINGLE_NUMBERS:
+        fields = definitions[operation]["properties"]
+        fields[field] = {"anyOf": [single, fields[field]]}
     schema["properties"]["ops"]["anyOf"][0] = pipeline["properties"]["ops"]
     for name, text in _descriptions(Project).items():
         schema["properties"][name]["description"] = text
