@@ -26,7 +26,6 @@ from quantkit.cli.progress import show_progress
 from quantkit.cli.show import (
     method_text,
     parse_percent,
-    print_configuration,
     print_coverage,
     print_files,
     print_next,
@@ -106,21 +105,19 @@ def calibrate(
     )
     least = parse_percent(require_coverage, "--require-coverage", all_allowed=True)
     print_preset_notes(preset, load_project(Path()))
-    print_configuration(
-        {
-            "model": settings.model,
-            "images": settings.set or f"{settings.count} of {settings.images}, seed {settings.seed}",
-            "preprocessing": settings.pipeline.describe(),
-            "method": method_text(settings.method),
-            "target": settings.target.name,
-            "per channel": settings.options.per_channel,
-            "skip": settings.options.skip,
-            "bias correction": bias_correction,
-            "keep outliers": keep_outliers or None,
-            "run": settings.run,
-        }
-    )
-    with show_progress() as progress:
+    configuration = {
+        "model": settings.model,
+        "images": settings.set or f"{settings.count} of {settings.images}, seed {settings.seed}",
+        "preprocessing": settings.pipeline.describe(),
+        "method": method_text(settings.method),
+        "target": settings.target.name,
+        "per channel": settings.options.per_channel,
+        "skip": settings.options.skip,
+        "bias correction": bias_correction,
+        "keep outliers": keep_outliers or None,
+        "run": settings.run,
+    }
+    with show_progress(configuration) as progress:
         done = step(
             settings.model,
             settings.calibration_set(progress),

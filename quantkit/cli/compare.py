@@ -8,7 +8,7 @@ import typer
 from quantkit.cli.app import app
 from quantkit.cli.options import ExifOption, InputOption, OutputOption, PresetOption
 from quantkit.cli.progress import show_progress
-from quantkit.cli.show import despite_closed_pipe, print_configuration, print_files, print_next, print_preset_notes
+from quantkit.cli.show import despite_closed_pipe, print_files, print_next, print_preset_notes
 from quantkit.cli.terminal import console
 from quantkit.errors import UsageError
 
@@ -118,16 +118,14 @@ def compare(
             print_preset_notes(preset, Project())
         if breakdown and settings.run is None:
             raise UsageError("only a run tells what int8 would be", where="--breakdown", fix="give --run")
-        print_configuration(
-            {
-                "models": tuple(models),
-                "run": settings.run,
-                "images": settings.images,
-                "preprocessing": None if settings.pipeline is None else settings.pipeline.describe(),
-                "limit": limit,
-            }
-        )
-        with show_progress() as progress:
+        configuration = {
+            "models": tuple(models),
+            "run": settings.run,
+            "images": settings.images,
+            "preprocessing": None if settings.pipeline is None else settings.pipeline.describe(),
+            "limit": limit,
+        }
+        with show_progress(configuration) as progress:
             evaluation = evaluate_models(
                 models,
                 run=settings.run,

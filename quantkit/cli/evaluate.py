@@ -8,7 +8,7 @@ import typer
 from quantkit.cli.app import app
 from quantkit.cli.options import ExifOption, InputOption, OutputOption, PresetOption
 from quantkit.cli.progress import show_progress
-from quantkit.cli.show import print_configuration, print_files, print_preset_notes
+from quantkit.cli.show import print_files, print_preset_notes
 from quantkit.cli.terminal import console
 from quantkit.errors import UsageError
 
@@ -67,17 +67,15 @@ def evaluate(
     )
     if preset is not None:
         print_preset_notes(preset, Project())
-    print_configuration(
-        {
-            "model": models[0],
-            "run": settings.run,
-            "images": settings.images,
-            "preprocessing": None if settings.pipeline is None else settings.pipeline.describe(),
-            "shard": shard,
-            "limit": limit,
-        }
-    )
-    with show_progress() as progress:
+    configuration = {
+        "model": models[0],
+        "run": settings.run,
+        "images": settings.images,
+        "preprocessing": None if settings.pipeline is None else settings.pipeline.describe(),
+        "shard": shard,
+        "limit": limit,
+    }
+    with show_progress(configuration) as progress:
         done = step(
             models[0],
             run=settings.run,

@@ -1,7 +1,7 @@
 """How the command line shows progress: a bar on a terminal, lines at intervals elsewhere, JSON events on request."""
 
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 from rich.markup import escape
@@ -17,6 +17,7 @@ from rich.progress import (
 from rich.progress import Progress as RichBar
 from rich.text import Text
 
+from quantkit.cli.show import print_configuration
 from quantkit.cli.terminal import Session, errors, session
 from quantkit.progress import Progress, ProgressCallback
 
@@ -176,15 +177,48 @@ class _All:
             one.message(text)
 
 
+class _AtFirstTask:
+    """Calls a function when the first task begins: what is wrong with the arguments is known by then."""
+
+    def __init__(self, announce: Callable[[], None]) -> None:
+        self._announce = announce
+        self._announced = False
+
+    def announce(self) -> None:
+        if not self._announced:
+            self._announced = True
+            self._announce()
+
+    def task(self, name: str, unit: str) -> ProgressCallback:
+        del name, unit
+        self.announce()
+        return lambda done, total: None
+
+    def message(self, text: str) -> None:
+        """Ignore it."""
+
+
 @contextmanager
-def show_progress() -> Iterator[Progress]:
-    """Give what shows the progress of the block, as the global options say."""
+def show_progress(configuration: Mapping[str, object] | None = None) -> Iterator[Progress]:
+    """Give what shows the progress of the block, as the global options say.
+
+    Args:
+        configuration: merged settings of the command, printed when the work begins.
+    """
+    first = _AtFirstTask(lambda: print_configuration(configuration or {}))
+    with _receivers() as receivers:
+        yield _All((first, *receivers))
+    first.announce()
+
+
+@contextmanager
+def _receivers() -> Iterator[tuple[Progress, ...]]:
     events = EventProgress(session)
     if session.quiet or session.events_on_stderr:
-        yield events
+        yield (events,)
     elif not errors.is_terminal:
         lines = LineProgress(_print_line, session.clock, verbose=session.verbose)
-        yield _All((events, lines))
+        yield (events, lines)
     else:
         columns = (
             TextColumn("{task.description}"),
@@ -195,7 +229,7 @@ def show_progress() -> Iterator[Progress]:
             TimeRemainingColumn(),
         )
         with RichBar(*columns, console=errors, transient=True) as bar:
-            yield _All((events, BarProgress(bar)))
+            yield (events, BarProgress(bar))
 
 
 def _print_line(text: str) -> None:

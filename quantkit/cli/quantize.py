@@ -76,6 +76,14 @@ def quantize(
     folder = find_run(run, project, Path())
     chosen = method_of(method, fraction, project)
     aim = parse_target(target or project.target or "ort")
+    done = step(
+        folder,
+        method=chosen,
+        target=aim,
+        options=options,
+        out=out,
+        require_coverage=parse_percent(require_coverage, "--require-coverage", all_allowed=True),
+    )
     print_configuration(
         {
             "run": folder,
@@ -88,14 +96,6 @@ def quantize(
             "bias correction": bias_correction,
             "keep outliers": keep_outliers or None,
         }
-    )
-    done = step(
-        folder,
-        method=chosen,
-        target=aim,
-        options=options,
-        out=out,
-        require_coverage=parse_percent(require_coverage, "--require-coverage", all_allowed=True),
     )
     if explain:
         for row in done.explain():

@@ -18,7 +18,7 @@ from quantkit.cli.options import (
     WeightBitsOption,
 )
 from quantkit.cli.progress import show_progress
-from quantkit.cli.show import method_text, print_configuration, print_files, print_next, print_notes
+from quantkit.cli.show import method_text, print_files, print_next, print_notes
 from quantkit.cli.terminal import console
 from quantkit.errors import UsageError
 
@@ -89,17 +89,15 @@ def sensitivity(
         bias_correction=bias_correction,
         keep_outliers=keep_outliers,
     )
-    print_configuration(
-        {
-            "run": folder,
-            "method": method_text(chosen),
-            "target": target or project.target or "ort",
-            "by": by,
-            "images": found_by,
-            "skip": options.skip,
-        }
-    )
-    with show_progress() as progress:
+    configuration = {
+        "run": folder,
+        "method": method_text(chosen),
+        "target": target or project.target or "ort",
+        "by": by,
+        "images": found_by,
+        "skip": options.skip,
+    }
+    with show_progress(configuration) as progress:
         found = step(
             folder,
             method=chosen,

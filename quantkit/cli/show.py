@@ -94,8 +94,10 @@ def print_configuration(values: Mapping[str, object]) -> None:
         values: by name; None and empty ones are left out.
     """
     given = {name: _plain(value) for name, value in values.items() if value is not None and value not in ((), {}, "")}
+    if not given:
+        return
     session.event("configuration", values=given)
-    if session.quiet:
+    if session.quiet or session.events_on_stderr:
         return
     width = max(map(len, given), default=0)
     for name, text in given.items():

@@ -17,7 +17,7 @@ from quantkit.cli.options import (
     TargetOption,
 )
 from quantkit.cli.progress import show_progress
-from quantkit.cli.show import parse_percent, print_configuration, print_coverage, print_files, print_next, print_notes
+from quantkit.cli.show import parse_percent, print_coverage, print_files, print_next, print_notes
 from quantkit.cli.terminal import console
 from quantkit.errors import UsageError
 
@@ -96,20 +96,18 @@ def tune(
         raise UsageError("there is no rewritten fp32 model", where="--write-fp32", fix="give --target vacc --rewrite")
     macs = parse_percent(max_float, "--max-float")
     assert macs is not None
-    print_configuration(
-        {
-            "target": chosen.name,
-            "max drop": f"{max_drop:g} points",
-            "min agreement": None if min_agreement is None else f"{min_agreement:g} %",
-            "max float": f"{macs:g} % of the multiply-adds",
-            "disabled stages": tuple(map(str, disable or ())),
-            "rewrite": rewrite,
-            "skip": tuple(skip or project.skip),
-            "images": images or project.images,
-            "time": time,
-        }
-    )
-    with show_progress() as progress:
+    configuration = {
+        "target": chosen.name,
+        "max drop": f"{max_drop:g} points",
+        "min agreement": None if min_agreement is None else f"{min_agreement:g} %",
+        "max float": f"{macs:g} % of the multiply-adds",
+        "disabled stages": tuple(map(str, disable or ())),
+        "rewrite": rewrite,
+        "skip": tuple(skip or project.skip),
+        "images": images or project.images,
+        "time": time,
+    }
+    with show_progress(configuration) as progress:
         done = step(
             _run(subject, run, set_, preset, project, progress),
             TuneOptions(

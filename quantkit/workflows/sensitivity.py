@@ -155,10 +155,10 @@ def sensitivity(
         if images is not None or labels is not None:
             raise UsageError("labelled images are for accuracy", where="--images", fix="add --by accuracy")
         chosen, warnings = None, []
-    count_layers = as_progress(progress).task("measuring layers", "layers")
     with folder.locked():
         network = _network(folder, record, method, target, options)
         chosen = chosen or _calibration_images(record, count or IMAGES, network.outliers)
+        count_layers = as_progress(progress).task("measuring layers", "layers")
         cost = _measure(folder, network, chosen, threads or default_threads(), count_layers)
     return _result(cost, chosen, network, method, by, (*network.corrected.notes, *warnings))
 

@@ -111,12 +111,14 @@ def test_parse_percent_takes_all_only_where_allowed() -> None:
 def test_calibrate_quantize_and_tune_end_with_coverage(folder: Path, run: Run) -> None:
     last = "int8: 3 of 3 layers, 100 % of multiply-adds"
     out, _ = run(folder, "calibrate", "--images", "images", "--count", "24", "--require-coverage", "100%")
-    assert out.splitlines()[-1] == last
+    assert out.splitlines()[-2] == last
+    assert out.splitlines()[-1].startswith("next: quantkit compare fp32 int8")
     out, _ = run(folder, "quantize", "--method", "mse")
-    assert out.splitlines()[-1] == last
+    assert out.splitlines()[-2] == last
+    assert out.splitlines()[-1].startswith("next: quantkit compare fp32 int8")
     without = [part for name in ("method", "ranges", "rounding", "equalization") for part in ("--disable", name)]
     out, _ = run(folder, "tune", "--exclude", "runs/tiny/set.csv", "--max-float", "0%", *without, "--json", "t.json")
-    assert out.splitlines()[-1].startswith("int8: ")
+    assert out.splitlines()[-2].startswith("int8: ")
     assert json.loads((folder / "t.json").read_text())["coverage"]["layers"] >= 3
 
 
