@@ -30,6 +30,14 @@ class QuantkitError(Exception):
         what: the fault, in one sentence without a final full stop.
         where: the file, tensor, line or option concerned.
         fix: what the user can do about it.
+
+    Example:
+        >>> import quantkit
+        >>> try:
+        ...     quantkit.inspect("missing.onnx")
+        ... except quantkit.QuantkitError as error:
+        ...     print(error.exit_code)
+        7
     """
 
     exit_code: ClassVar[int] = 1

@@ -21,6 +21,11 @@ class Range:
     Attributes:
         lo: lower end, finite, at most 0.
         hi: upper end, finite, at least 0.
+
+    Example:
+        >>> import quantkit
+        >>> quantkit.Range(-1.0, 3.0).threshold
+        3.0
     """
 
     lo: float

@@ -1,7 +1,6 @@
 """``quantkit tune``."""
 
 import re
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -14,18 +13,19 @@ from quantkit.cli.options import (
     PresetOption,
     RequireCoverageOption,
     SkipOption,
+    StageName,
     TargetOption,
-    VerboseOption,
 )
-from quantkit.cli.show import Bar, console, parse_share, print_coverage, print_notes, progress_bar
+from quantkit.cli.progress import show_progress
+from quantkit.cli.show import parse_percent, print_coverage, print_files, print_next, print_notes
+from quantkit.cli.terminal import console
 from quantkit.errors import UsageError
 
 if TYPE_CHECKING:
     from rich.table import Table
 
     from quantkit.config.project import Project
-    from quantkit.progress import Count
-    from quantkit.search.stages import Stage
+    from quantkit.progress import Progress
     from quantkit.workflows.tune import Tuning
 
 _SECONDS = {"s": 1.0, "m": 60.0, "h": 3600.0}
@@ -43,7 +43,9 @@ def tune(
     target: TargetOption = None,
     time: Annotated[str | None, typer.Option(help="Stop after this time, such as 10m; no limit by default.")] = None,
     run: Annotated[Path | None, typer.Option(help="Run folder of quantkit calibrate.")] = None,
-    set_: Annotated[Path | None, typer.Option("--set", help="Calibration set, for a model without a run.")] = None,
+    set_: Annotated[
+        Path | None, typer.Option("--set", help="Calibration set, for a model without a run.", show_default="none")
+    ] = None,
     preset: PresetOption = None,
     images: Annotated[
         Path | None,
@@ -60,32 +62,30 @@ def tune(
     keep_outliers: KeepOutliersOption = False,
     max_float: Annotated[str, typer.Option(help="Largest share of the multiply-adds left in float.")] = "10%",
     max_skips: Annotated[
-        int | None, typer.Option(min=0, help="Maximum number of layers left in float; no limit by default, 3 for vacc.")
+        int | None,
+        typer.Option(min=0, help="Maximum number of layers left in float.", show_default="no limit; 3 for vacc"),
     ] = None,
     rewrite: Annotated[
         bool, typer.Option("--rewrite/--no-rewrite", help="Whether weights and biases may be changed.")
     ] = True,
     disable: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="Disable a stage: method, weight-scale, channel-shift, equalization, ranges, rounding, input-folding, "
-            "precision."
-        ),
+        list[StageName] | None,
+        typer.Option(help="Stage of the search to leave out; repeatable."),
     ] = None,
     write_fp32: Annotated[
-        Path | None, typer.Option(help="For vacc: path of the rewritten fp32 model; in the run folder by default.")
+        Path | None,
+        typer.Option(help="For vacc: path of the rewritten fp32 model.", show_default="in the run folder"),
     ] = None,
-    out: Annotated[Path | None, typer.Option(help="Path of the int8 model; in the run folder by default.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Path of the int8 model.", show_default="in the run folder")] = None,
     fresh: Annotated[bool, typer.Option("--fresh", help="Ignore cached trials.")] = False,
     require_coverage: RequireCoverageOption = None,
-    threads: Annotated[int | None, typer.Option(help="Workers; all processors by default.")] = None,
-    verbose: VerboseOption = False,
+    threads: Annotated[int | None, typer.Option(help="Workers.")] = None,
     json: Annotated[Path | None, typer.Option(help="Write the trials and the result as JSON.")] = None,
 ) -> None:
     """Find the cheapest int8 model within an accuracy budget. Resumable."""
     from quantkit.files import write_json
     from quantkit.search.mixed_precision import FloatBudget
-    from quantkit.search.stages import Goal
+    from quantkit.search.stages import Goal, Stage
     from quantkit.targets import parse_target
     from quantkit.workflows.project import load_project
     from quantkit.workflows.quantize import QuantizeOptions
@@ -96,21 +96,30 @@ def tune(
     chosen = parse_target(target or project.target or "ort")
     if write_fp32 is not None and (not chosen.compiler_calibrates or not rewrite):
         raise UsageError("there is no rewritten fp32 model", where="--write-fp32", fix="give --target vacc --rewrite")
-    macs = parse_share(max_float, "--max-float")
+    macs = parse_percent(max_float, "--max-float")
     assert macs is not None
-    with progress_bar("tuning") as bar:
+    configuration = {
+        "target": chosen.name,
+        "max drop": f"{max_drop:g} points",
+        "min agreement": None if min_agreement is None else f"{min_agreement:g} %",
+        "max float": f"{macs:g} % of the multiply-adds",
+        "disabled stages": tuple(map(str, disable or ())),
+        "rewrite": rewrite,
+        "skip": tuple(skip or project.skip),
+        "images": images or project.images,
+        "time": time,
+    }
+    with show_progress(configuration) as progress:
         done = step(
-            _run(subject, run, set_, preset, project, bar),
+            _run(subject, run, set_, preset, project, progress),
             TuneOptions(
-                goal=Goal(
-                    max_drop=max_drop / 100.0, min_agreement=None if min_agreement is None else min_agreement / 100.0
-                ),
+                goal=Goal(max_drop=max_drop, min_agreement=min_agreement),
                 budget=FloatBudget(macs=macs, layers=max_skips),
-                disable=frozenset(parse_stage(name) for name in disable or ()),
+                disable=frozenset(Stage(name) for name in disable or ()),
                 rewrite=rewrite,
                 seconds=parse_seconds(time),
                 write_fp32=write_fp32,
-                require_coverage=parse_share(require_coverage, "--require-coverage", all_allowed=True),
+                require_coverage=parse_percent(require_coverage, "--require-coverage", all_allowed=True),
             ),
             target=chosen,
             options=QuantizeOptions(
@@ -126,12 +135,11 @@ def tune(
             out=out,
             fresh=fresh,
             threads=threads,
-            watch=_watch(bar),
-            estimate=_print_estimate,
+            progress=progress,
         )
     if json is not None:
         write_json(json, done.to_json())
-    _print(done, verbose)
+    _print(done)
 
 
 def parse_seconds(text: str | None) -> float | None:
@@ -148,21 +156,13 @@ def parse_seconds(text: str | None) -> float | None:
     return float(found[1]) * _SECONDS[found[2] or "s"]
 
 
-def parse_stage(name: str) -> "Stage":
-    """Return a stage of the search.
-
-    Raises:
-        UsageError: there is no stage of that name.
-    """
-    from quantkit.search.stages import Stage
-
-    if name not in set(Stage):
-        raise UsageError(f"tune has no stage {name!r}", where="--disable", fix=f"give one of {', '.join(Stage)}")
-    return Stage(name)
-
-
 def _run(
-    subject: Path | None, run: Path | None, set_: Path | None, preset: str | None, project: "Project", bar: Bar
+    subject: Path | None,
+    run: Path | None,
+    set_: Path | None,
+    preset: str | None,
+    project: "Project",
+    progress: "Progress",
 ) -> Path:
     """Return the run to tune; a model that has none is calibrated first, where a set is given."""
     from quantkit.workflows.calibrate import calibrate
@@ -193,34 +193,27 @@ def _run(
         dialect=None,
         calibration_folder=None,
     )
-    bar.say("calibrating")
-    calibrate(settings.model, set_, settings.pipeline, run=settings.run, options=settings.options)
+    calibrate(
+        settings.model,
+        set_,
+        settings.pipeline,
+        run=settings.run,
+        options=settings.options,
+        progress=progress,
+    )
     return settings.run
 
 
-def _watch(bar: Bar) -> "Callable[[str], Count]":
-    def tell(what: str) -> "Count":
-        bar.say(what)
-        return bar
-
-    return tell
-
-
-def _print_estimate(seconds: float) -> None:
-    text = f"{seconds / 60.0:.0f} min" if seconds >= 90.0 else f"{seconds:.0f} s"
-    console.print(f"estimated time: at most about {text}, less where an early stage meets the budget", soft_wrap=True)
-
-
-def _print(done: "Tuning", verbose: bool) -> None:
+def _print(done: "Tuning") -> None:
     best = done.outcome.best
     console.print(_table(done))
     for line in _verdict(done):
         console.print(line, soft_wrap=True, markup=False)
-    print_notes(done.notes, verbose)
-    files = [path.name for path in (*done.files, done.log)]
+    print_notes(done.notes)
     console.print(f"kept: {best.recipe.describe()}", soft_wrap=True, markup=False)
-    console.print(f"wrote {', '.join(files)} in {done.log.parent} ({done.name})", soft_wrap=True, markup=False)
-    print_coverage(done.coverage, verbose)
+    print_files((*done.files, done.log), in_folder=done.log.parent)
+    print_coverage(done.coverage)
+    print_next("compare", "fp32", done.name, "--run", done.log.parent)
 
 
 def _table(done: "Tuning") -> "Table":

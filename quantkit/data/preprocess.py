@@ -44,6 +44,14 @@ def preprocess(
     Raises:
         ImageError: the image cannot be decoded, or its result has another size than ``out``.
         ConfigError: the pipeline cannot be executed (see `check_pipeline`).
+
+    Example:
+        In the folder that ``quantkit demo`` makes:
+
+        >>> import quantkit
+        >>> path = quantkit.find_images("images/test").paths[0]
+        >>> quantkit.preprocess(path, "digits").shape
+        (1, 8, 8)
     """
     path, pipeline = as_path(path, "path"), as_pipeline(pipeline)
     pixels = pixels_of(path, pipeline)

@@ -27,6 +27,7 @@ from quantkit.evaluation.paired import (
 )
 from quantkit.evaluation.power import minimum_detectable_difference, sample_size_note
 from quantkit.evaluation.predictions import Predictions
+from quantkit.records import Records
 
 JSON_SCHEMA = 1
 WORST_TENSORS = 10
@@ -124,6 +125,14 @@ class ModelResult:
         tensors: drift of every measured tensor in the order of the network.
         layers: drift of each integer layer alone, by the tensor it gives, in the order of the network.
         versus: the comparison with the reference; None for the reference.
+
+    Example:
+        In the folder that ``quantkit demo`` makes:
+
+        >>> import quantkit
+        >>> result = quantkit.compare(["fp32", "kl"], run="run", images="images/test", limit=50, drift_images=0)
+        >>> result.models[1].name, result.models[1].versus.changed <= 5
+        ('kl', True)
     """
 
     name: str
@@ -167,7 +176,7 @@ class ModelResult:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Comparison:
+class Comparison(Records):
     """Models compared on the same images; the first is the reference.
 
     Attributes:
@@ -175,6 +184,14 @@ class Comparison:
         labelled: the true classes are known.
         models: the reference and then the candidates.
         warnings: what makes the figures doubtful, one sentence each.
+
+    Example:
+        In the folder that ``quantkit demo`` makes:
+
+        >>> import quantkit
+        >>> result = quantkit.compare(["fp32", "kl"], run="run", images="images/test", limit=50, drift_images=0)
+        >>> [row["model"] for row in result.rows()]
+        ['fp32', 'kl']
     """
 
     images: int
@@ -191,6 +208,10 @@ class Comparison:
     def candidates(self) -> tuple[ModelResult, ...]:
         """All models but the reference."""
         return self.models[1:]
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Return one row a model, the reference first: percent, points, bytes, nats and milliseconds."""
+        return [_row(self.images, model) for model in self.models]
 
     def to_json(self) -> dict[str, Any]:
         """Return the value of ``quantkit compare --json``: `images`, `models` and more."""
@@ -377,6 +398,25 @@ def _accuracy_json(delta: Delta | None, metric: str) -> dict[str, Any]:
         return dict.fromkeys(keys + counts)
     figures = (delta.value, _pair(delta.ci95), _pair(delta.bootstrap95), delta.mcnemar_p)
     return dict(zip(keys + counts, (*figures, delta.lost, delta.gained, delta.minimum_detectable), strict=True))
+
+
+def _row(images: int, model: ModelResult) -> dict[str, Any]:
+    versus = model.versus
+    delta = None if versus is None else versus.top1
+    return {
+        "model": model.name,
+        "images": images,
+        "top1": model.top1,
+        "top5": model.top5,
+        "delta_top1": None if delta is None else delta.value,
+        "delta_top1_lo": None if delta is None else delta.ci95.lo,
+        "delta_top1_hi": None if delta is None else delta.ci95.hi,
+        "mcnemar_p": None if delta is None else delta.mcnemar_p,
+        "agreement": None if versus is None else versus.agreement,
+        "kl": None if versus is None else versus.kl,
+        "bytes": model.bytes,
+        "latency_ms": model.latency_ms,
+    }
 
 
 def _pair(interval: Interval | None) -> list[float] | None:

@@ -58,7 +58,7 @@ def best_channel_shifts(
     model: ir.Model, plan: Plan, found: Movable, statistics: Mapping[str, ChannelStatistics]
 ) -> Vector | None:
     """Return the offsets that minimize ``J``, float64 ``[count]``; None where none of them would change a range."""
-    objective = Objective(model, plan, found, statistics)
+    objective = ChannelShiftNoise(model, plan, found, statistics)
     free = objective.units > 0.0
     if not free.any():
         return None
@@ -77,7 +77,7 @@ def best_channel_shifts(
     return np.asarray(shifts * objective.units)
 
 
-class Objective:
+class ChannelShiftNoise:
     """``log J`` and its gradient.
 
     Args:

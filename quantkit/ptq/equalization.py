@@ -99,7 +99,7 @@ def equalize(
     groups = find_channel_groups(model)
     low, high = _bounds(groups, statistics, keep_capped)
     free = low < high
-    objective = Objective(model, plan, groups, statistics, ~free)
+    objective = EqualizationNoise(model, plan, groups, statistics, ~free)
     if not free.any() or objective.is_empty:
         return None
     zeros = np.zeros(groups.count)
@@ -169,7 +169,7 @@ class _WeightTerm:
     per_channel: bool
 
 
-class Objective:
+class EqualizationNoise:
     """``log J`` and its gradient in the logarithms of the factors.
 
     Args:

@@ -84,8 +84,8 @@ def _table(found: Sensitivity) -> Html:
     groups = element(
         "tr",
         element("th", colspan=4),
-        element("th", "only it in int8: the noise it makes", colspan=len(figures) + 1, class_="text"),
-        element("th", "all but it: the noise that goes", colspan=len(figures) + 1, class_="text"),
+        element("th", "isolated: the noise of this layer alone in int8", colspan=len(figures) + 1, class_="text"),
+        element("th", "leave-one-out: the noise saved by this layer in float", colspan=len(figures) + 1, class_="text"),
     )
     headings = [
         *(element("th", name, class_="text", scope="col") for name in ("layer", "node", "op")),
@@ -100,8 +100,8 @@ def _table(found: Sensitivity) -> Html:
             element("th", layer.node, class_="text", scope="row", title=layer.node),
             element("td", layer.op_type, class_="text"),
             element("td", share(layer.macs_share, 1)),
-            *_cells(layer.only, "made", lo, hi),
-            *_cells(layer.without, "saved", lo, hi),
+            *_cells(layer.isolated, "made", lo, hi),
+            *_cells(layer.leave_one_out, "saved", lo, hi),
         )
         for layer in found.layers
     ]
@@ -144,5 +144,5 @@ def _bar(value: float, kind: str, lo: float, hi: float) -> Html:
 
 def _limits(layers: Iterable[LayerSensitivity]) -> tuple[float, float]:
     """Return least and greatest share, zero among them, never the same."""
-    shares = [0.0, *(figures.share for layer in layers for figures in (layer.only, layer.without))]
+    shares = [0.0, *(figures.share for layer in layers for figures in (layer.isolated, layer.leave_one_out))]
     return min(shares), max(*shares, 1e-6)

@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from quantkit.evaluation.drift import TensorDrift
-from quantkit.evaluation.gate import Verdict
+from quantkit.evaluation.gate import GateVerdict
 from quantkit.evaluation.paired import Interval
 from quantkit.evaluation.result import Comparison, Delta, ModelResult
 from quantkit.report.names import Name
@@ -94,7 +94,7 @@ def notes(comparison: Comparison) -> list[str]:
     return [*said, *comparison.warnings]
 
 
-def markdown(comparison: Comparison, verdicts: Sequence[Verdict] = ()) -> str:
+def markdown(comparison: Comparison, verdicts: Sequence[GateVerdict] = ()) -> str:
     """Return the main table, the notes, the verdicts of gates and the drift of each candidate as GitHub Markdown."""
     lines = [f"**{_accuracy_title(comparison)}**", ""]
     headings = _headings(comparison)

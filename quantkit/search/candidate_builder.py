@@ -14,6 +14,7 @@ from quantkit.graph.prepare import prepare
 from quantkit.graph.qdq.plan import Plan, PlanOptions, plan
 from quantkit.graph.qdq.write import activation_parameters, write_qdq
 from quantkit.numerics import Range
+from quantkit.progress import ProgressCallback
 from quantkit.ptq.bias_correction import estimate_shifts
 from quantkit.ptq.channel_shift import center
 from quantkit.ptq.channel_statistics import ChannelStatistics, channel_statistics
@@ -28,7 +29,6 @@ from quantkit.stats.solve import solve_observed
 from quantkit.targets import Target
 
 FloatArray = npt.NDArray[np.float32]
-Progress = Callable[[int, int], None]
 # Shifted and rescaled channels may change the scores by this share of their span: well above float32 rounding.
 SAME_FUNCTION = 1e-4
 # Images that the ranges of a preview are observed on.
@@ -130,7 +130,7 @@ class CandidateBuilder:
             return None
         return found if self.change(with_input_folding(self.prepared, found)) <= SAME_FUNCTION else None
 
-    def effective(self, recipe: Recipe, progress: Progress | None = None) -> Recipe:
+    def effective(self, recipe: Recipe, progress: ProgressCallback | None = None) -> Recipe:
         """Return the recipe without the steps that would change nothing in this model.
 
         These are a channel shift or an equalization where no channel can be shifted or rescaled to any advantage, input
@@ -152,7 +152,7 @@ class CandidateBuilder:
             recipe = recipe.changed(refined=False)
         return recipe
 
-    def preview(self, recipe: Recipe, progress: Progress | None = None) -> Preview:
+    def preview(self, recipe: Recipe, progress: ProgressCallback | None = None) -> Preview:
         """Return the model of a recipe before its corrections; ranges of a rewritten model are those of few images.
 
         Args:
@@ -171,7 +171,7 @@ class CandidateBuilder:
             return Preview(rounded(base.model, made, activation_parameters(made, ranges)), digest)
         return Preview(write_qdq(base.model, made, ranges), digest)
 
-    def make(self, recipe: Recipe, progress: Progress | None = None) -> Product:
+    def make(self, recipe: Recipe, progress: ProgressCallback | None = None) -> Product:
         """Make the model of a recipe; the same recipe gives the same bits.
 
         Args:
@@ -193,13 +193,15 @@ class CandidateBuilder:
         """Return the fp32 model with shifted and rescaled channels, before its corrections."""
         return self._model(self._key(recipe))
 
-    def ranged(self, recipe: Recipe, progress: Progress | None = None) -> tuple[ir.Model, dict[str, Range]]:
+    def ranged(self, recipe: Recipe, progress: ProgressCallback | None = None) -> tuple[ir.Model, dict[str, Range]]:
         """Return the fp32 model that a recipe quantizes, before its corrections, and the ranges of its tensors."""
         base, target = self._base(recipe), recipe.target(self.target)
         ranges = solve_observed(base.observed, recipe.method, target, keep_outliers=self.keep_outliers)
         return base.model, ranges | self._set_otherwise(recipe, progress)
 
-    def _planned(self, base: _Base, recipe: Recipe, progress: Progress | None = None) -> tuple[Plan, dict[str, Range]]:
+    def _planned(
+        self, base: _Base, recipe: Recipe, progress: ProgressCallback | None = None
+    ) -> tuple[Plan, dict[str, Range]]:
         """Return the plan of a recipe for a model, and the ranges that it needs."""
         target = recipe.target(self.target)
         made = plan(base.model, target, recipe.left_out(self.options))
@@ -208,12 +210,12 @@ class CandidateBuilder:
         )
         return made, ranges | self._set_otherwise(recipe, progress)
 
-    def _set_otherwise(self, recipe: Recipe, progress: Progress | None = None) -> dict[str, Range]:
+    def _set_otherwise(self, recipe: Recipe, progress: ProgressCallback | None = None) -> dict[str, Range]:
         """Return the ranges of a recipe that its method does not set."""
         levels = {LEVELS: SPAN} if recipe.input_folding else {}
         return self._refine(recipe, progress) | levels if recipe.refined else levels
 
-    def _refine(self, recipe: Recipe, progress: Progress | None) -> dict[str, Range]:
+    def _refine(self, recipe: Recipe, progress: ProgressCallback | None) -> dict[str, Range]:
         """Return the ranges that refinement changes; neither layers in float nor rounded weights make a difference."""
         corrected = recipe.correction is not WeightCorrection.NONE
         correction = WeightCorrection.BIAS if corrected else WeightCorrection.NONE
@@ -300,7 +302,7 @@ class CandidateBuilder:
             self._statistics[id(model)] = channel_statistics(model, self.images, threads=self.threads)
         return self._statistics[id(model)]
 
-    def _corrected_base(self, base: _Base, recipe: Recipe, progress: Progress | None) -> _Base:
+    def _corrected_base(self, base: _Base, recipe: Recipe, progress: ProgressCallback | None) -> _Base:
         """Return the fp32 model with the corrected weights and biases, prepared as a compiler would read it."""
         made, ranges = self._planned(base, recipe)
         int8 = self._correct(base.model, made, ranges, recipe, progress)
@@ -309,7 +311,12 @@ class CandidateBuilder:
         return _Base(model, self.observe(model), corrected_fp32)
 
     def _correct(
-        self, model: ir.Model, made: Plan, ranges: Mapping[str, Range], recipe: Recipe, progress: Progress | None
+        self,
+        model: ir.Model,
+        made: Plan,
+        ranges: Mapping[str, Range],
+        recipe: Recipe,
+        progress: ProgressCallback | None,
     ) -> ir.Model:
         if recipe.correction is WeightCorrection.NONE:
             return write_qdq(model, made, ranges)

@@ -12,6 +12,7 @@ from enum import StrEnum
 from typing import Protocol
 
 from quantkit.config.method import Kl, Method, MinMax, Mse, Percentile
+from quantkit.errors import UsageError
 from quantkit.evaluation.paired import CONFIDENCE, Interval
 from quantkit.evaluation.selection import Closeness
 from quantkit.search.recipe import Recipe, WeightCorrection
@@ -25,7 +26,13 @@ LOOK_CONFIDENCE = 1.0 - 2.0 * (1.0 - CONFIDENCE) / LOOKS
 
 
 class Stage(StrEnum):
-    """A stage of the search."""
+    """A stage of the search.
+
+    Example:
+        >>> import quantkit
+        >>> quantkit.Stage("rounding").value
+        'rounding'
+    """
 
     METHOD = "method"
     WEIGHT_SCALE = "weight-scale"
@@ -48,12 +55,27 @@ class Goal:
     """The accuracy that a search aims for.
 
     Attributes:
-        max_drop: largest loss of top-1 accuracy, as a share.
-        min_agreement: least share of the images with the top class of fp32; None for any.
+        max_drop: points of top-1 that int8 may lose, 0.5 for half a percent of the images.
+        min_agreement: least agreement with fp32 in percent of the images, 0 to 100; None for any.
+
+    Raises:
+        UsageError: a value is out of range.
+
+    Example:
+        >>> import quantkit
+        >>> quantkit.Goal(max_drop=0.5, min_agreement=99.0).max_drop
+        0.5
     """
 
     max_drop: float
     min_agreement: float | None = None
+
+    def __post_init__(self) -> None:
+        for name, value in (("max_drop", self.max_drop), ("min_agreement", self.min_agreement)):
+            if value is not None and not 0.0 <= value <= 100.0:
+                raise UsageError(
+                    f"{value} is not between 0 and 100 percent", where=name, fix="write half a point as 0.5"
+                )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,13 +102,13 @@ class HoldoutResult:
 
     def proves(self, goal: Goal) -> bool:
         """Return whether the goal is met at the unfavourable end of the intervals."""
-        agrees = goal.min_agreement is None or self.agreement_interval.lo >= goal.min_agreement
-        return self.interval.lo >= -goal.max_drop and agrees
+        agrees = goal.min_agreement is None or 100.0 * self.agreement_interval.lo >= goal.min_agreement
+        return 100.0 * self.interval.lo >= -goal.max_drop and agrees
 
     def suggests(self, goal: Goal) -> bool:
         """Return whether the estimates meet the goal, whatever the intervals."""
-        agrees = goal.min_agreement is None or self.agreement >= goal.min_agreement
-        return self.delta >= -goal.max_drop and agrees
+        agrees = goal.min_agreement is None or 100.0 * self.agreement >= goal.min_agreement
+        return 100.0 * self.delta >= -goal.max_drop and agrees
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,6 +122,15 @@ class Trial:
         float_macs: share of the multiply-adds in float.
         seconds: time to make and measure it.
         holdout: on the evaluation images; None where it was not the best of its stage.
+
+    Example:
+        In the folder that ``quantkit demo`` makes:
+
+        >>> import quantkit
+        >>> options = quantkit.TuneOptions(goal=quantkit.Goal(max_drop=20.0), disable=frozenset(quantkit.Stage))
+        >>> trial = quantkit.tune("run", options, images="images/test", limit=200).trials[0]
+        >>> trial.stage, trial.holdout.images
+        ('default', 200)
     """
 
     stage: str
@@ -111,7 +142,13 @@ class Trial:
 
 
 class Verdict(StrEnum):
-    """How a search ended."""
+    """How a search ended.
+
+    Example:
+        >>> import quantkit
+        >>> [verdict.value for verdict in quantkit.Verdict]
+        ['met', 'likely', 'missed']
+    """
 
     MET = "met"
     LIKELY = "likely"
@@ -122,7 +159,7 @@ class OutOfTimeError(Exception):
     """The time limit of a search has passed."""
 
 
-class Trials(Protocol):
+class TrialRunner(Protocol):
     """Makes and measures recipes; what was measured before is not measured again."""
 
     def shortlist(self, best: Trial, recipes: Sequence[Recipe], share: float) -> Sequence[Recipe]:
@@ -160,7 +197,7 @@ class Outcome:
     out_of_time: bool
 
 
-def search(start: Recipe, trials: Trials, goal: Goal, *, stages: Set[Stage], widening: Widening) -> Outcome:
+def search(start: Recipe, trials: TrialRunner, goal: Goal, *, stages: Set[Stage], widening: Widening) -> Outcome:
     """Return the first recipe that meets a goal, or the nearest to fp32 that was found.
 
     Args:
@@ -252,7 +289,7 @@ def _refined_too(recipe: Recipe, refining: bool) -> list[Recipe]:
     return list(dict.fromkeys([recipe, recipe.changed(refined=recipe.refined or refining)]))
 
 
-def _climb(best: Trial, stage: Stage, recipes: Sequence[Recipe], trials: Trials) -> Trial:
+def _climb(best: Trial, stage: Stage, recipes: Sequence[Recipe], trials: TrialRunner) -> Trial:
     """Return the best trial of a stage, evaluated, where it is nearer to fp32 than the best before, and by enough."""
     share = EARNED.get(stage, 1.0)
     try:
@@ -264,7 +301,7 @@ def _climb(best: Trial, stage: Stage, recipes: Sequence[Recipe], trials: Trials)
         raise _StoppedError(best) from None
 
 
-def _widen(best: Trial, trials: Trials, goal: Goal, widening: Widening, *, rounding: bool) -> Trial:
+def _widen(best: Trial, trials: TrialRunner, goal: Goal, widening: Widening, *, rounding: bool) -> Trial:
     """Leave layers in float, one more at a time, until the estimates meet the goal.
 
     Each number of layers is tried with rounded weights too: they gain more the less noise the activations have.

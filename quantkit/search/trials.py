@@ -9,7 +9,7 @@ import onnx_ir as ir
 
 from quantkit.engine.classifier import PreparedClassifier
 from quantkit.evaluation.selection import SelectionMetric
-from quantkit.progress import Count
+from quantkit.progress import NamedProgress, Progress, ProgressCallback
 from quantkit.runs.folder import RunFolder, RunRecord
 from quantkit.search.candidate_builder import CandidateBuilder, Product
 from quantkit.search.mixed_precision import FloatBudget, MixedPrecision, float_share
@@ -18,10 +18,8 @@ from quantkit.search.stages import HoldoutResult, OutOfTimeError, Trial
 from quantkit.search.trial_cache import Screened, TrialCache
 from quantkit.search.tuning_data import TuningData
 
-# Called with the current step; returns the function that receives its progress.
-Watch = Callable[[str], Count]
 # Evaluates a recipe's model on held-out images; it is the best so far, and is written before.
-Evaluate = Callable[[Recipe, Product, Count], HoldoutResult]
+Evaluate = Callable[[Recipe, Product, Progress], HoldoutResult]
 
 # A preview leaves out corrections, so recipes whose distances it finds within this factor of the nearest are made, and
 # at most so many of a stage.
@@ -77,7 +75,7 @@ class Trials:
         cache: of earlier trials.
         budget: what may be left in float.
         seconds: make nothing more after this time; None for no limit.
-        watch: receives each step.
+        progress: receives the progress.
         timed: called once with the seconds of the first trial and of its evaluation, unless it is in the cache.
     """
 
@@ -88,12 +86,12 @@ class Trials:
         cache: TrialCache,
         budget: FloatBudget,
         seconds: float | None,
-        watch: Watch,
+        progress: Progress,
         timed: Callable[[float, float], None] = lambda trial_s, evaluation_s: None,
     ) -> None:
         self._timed = timed
         self._subject, self._evaluate, self._cache = subject, evaluate, cache
-        self._budget, self._watch = budget, watch
+        self._budget, self._progress = budget, progress
         self._deadline_s = None if seconds is None else time.monotonic() + seconds
         self._kept: dict[Recipe, Product] = {}
         self._evaluated: Trial | None = None
@@ -172,7 +170,8 @@ class Trials:
         if trial.holdout is None:
             product = self.product(trial.recipe)
             words, start_s = f"evaluating {trial.recipe.describe()}", time.monotonic()
-            trial = replace(trial, holdout=self._evaluate(trial.recipe, product, self._watch(words)))
+            progress = NamedProgress(self._progress, words)
+            trial = replace(trial, holdout=self._evaluate(trial.recipe, product, progress))
             self._cache.keep(trial)
             if self._evaluated is None:
                 self._timed(trial.seconds, time.monotonic() - start_s)
@@ -194,7 +193,7 @@ class Trials:
             OutOfTimeError: it was stopped.
         """
         if recipe not in self._kept:
-            count = self._watch(recipe.describe())
+            count = self._progress.task(recipe.describe(), "steps")
             made = self._subject.builder.make(recipe, self._in_time(count) if in_time else count)
             nearest = min(self._order, key=lambda one: one.closeness.distance, default=None)
             wanted = [trial.recipe for trial in (nearest, self._evaluated) if trial is not None]
@@ -206,7 +205,7 @@ class Trials:
         if self._budget.layers == 0 or not self._budget.macs:
             return
         self._check_time()
-        progress = self._in_time(self._watch("sensitivity of each layer"))
+        progress = self._in_time(self._progress.task("measuring layers", "layers"))
         walk = MixedPrecision(self._subject.builder, recipe, self._subject.selection, self._budget, progress)
         while (wider := walk.next()) is not None:
             yield wider
@@ -221,7 +220,7 @@ class Trials:
         known = self._screened.get(recipe) or self._cache.find_screened(recipe)
         if known is None:
             self._check_time()
-            progress = self._in_time(self._watch(f"preview of {recipe.describe()}"))
+            progress = self._in_time(self._progress.task(f"preview of {recipe.describe()}", "steps"))
             effective = self._subject.builder.effective(recipe, progress)
             preview = self._subject.builder.preview(effective, progress)
             if recipe.correction is WeightCorrection.NONE:
@@ -233,8 +232,8 @@ class Trials:
         self._screened[recipe] = known
         return known
 
-    def _in_time(self, count: Count) -> Count:
-        """Return a count that stops what it counts where the time is over."""
+    def _in_time(self, count: ProgressCallback) -> ProgressCallback:
+        """Return a callback that stops what it counts where the time is over."""
 
         def counted(done: int, total: int) -> None:
             count(done, total)

@@ -26,7 +26,7 @@ from quantkit.evaluation.predictions import Collector
 from quantkit.evaluation.preprocessing_diagnosis import diagnose_preprocessing
 from quantkit.evaluation.result import Comparison, EvaluatedModel, compare_models
 from quantkit.graph.model import model_digest, model_files
-from quantkit.progress import Count
+from quantkit.progress import Progress, ProgressCallback, as_progress
 from quantkit.runs.cache import ResultCache
 from quantkit.runs.folder import RunFolder, RunRecord
 from quantkit.runs.inputs import read_scored
@@ -39,12 +39,20 @@ DRIFT_IMAGES = 32
 
 
 @dataclass(frozen=True)
-class Subject:
+class ComparedModel:
     """One ONNX model of a comparison, read.
 
     Attributes:
         name: as the user calls it.
         file: as read, with what it takes and gives.
+
+    Example:
+        In the folder that ``quantkit demo`` makes:
+
+        >>> import quantkit
+        >>> done = quantkit.evaluate_models(["fp32", "kl"], run="run", images="images/test", limit=50, drift_images=0)
+        >>> done.reference.path.name
+        'mini_iresnet.onnx'
     """
 
     name: str
@@ -72,19 +80,73 @@ class Evaluation:
         images: the evaluated images.
         run: the run folder, where there is one.
         notes: which outputs were compared, where that was a choice, and how models are fed that take no plain image.
+
+    Example:
+        In the folder that ``quantkit demo`` makes:
+
+        >>> import quantkit
+        >>> done = quantkit.evaluate_models(["fp32", "kl"], run="run", images="images/test", limit=50, drift_images=0)
+        >>> len(done.images.names), done.comparison.images
+        (50, 50)
     """
 
     comparison: Comparison
-    reference: Subject
+    reference: ComparedModel
     answers: tuple[EvaluatedModel, ...]
     images: ImageFolder
     run: Path | None
     notes: tuple[str, ...] = ()
 
 
-def compare(models: Sequence[AnyPath], **options: Any) -> Comparison:
-    """Compare the first model with each of the others on labelled images; see `evaluate_models` for the options."""
-    return evaluate_models(models, **options).comparison
+def compare(
+    models: Sequence[AnyPath],
+    *,
+    run: AnyPath | None = None,
+    images: AnyPath | ImageFolder | None = None,
+    labels: AnyPath | None = None,
+    names: AnyPath | None = None,
+    exclude: AnyPath | CalibrationSet | None = None,
+    pipeline: PresetSource | None = None,
+    limit: int | None = None,
+    drift_images: int = DRIFT_IMAGES,
+    latency: bool = False,
+    datalist: AnyPath | None = None,
+    output: str | None = None,
+    inputs: Mapping[str, Any] | None = None,
+    threads: int | None = None,
+    progress: Progress | None = None,
+) -> Comparison:
+    """Compare the first model with each of the others on the same labelled images.
+
+    The arguments and errors are those of `evaluate_models`, which also returns what `report` needs.
+
+    Example:
+        In the folder that ``quantkit demo`` makes:
+
+        >>> import quantkit
+        >>> result = quantkit.compare(["fp32", "mse"], run="run", images="images/test", limit=100, drift_images=0)
+        >>> result.candidates[0].name, result.images
+        ('mse', 100)
+        >>> result.candidates[0].versus.agreement > 90.0
+        True
+    """
+    return evaluate_models(
+        models,
+        run=run,
+        images=images,
+        labels=labels,
+        names=names,
+        exclude=exclude,
+        pipeline=pipeline,
+        limit=limit,
+        drift_images=drift_images,
+        latency=latency,
+        datalist=datalist,
+        output=output,
+        inputs=inputs,
+        threads=threads,
+        progress=progress,
+    ).comparison
 
 
 def evaluate_models(
@@ -104,7 +166,7 @@ def evaluate_models(
     inputs: Mapping[str, Any] | None = None,
     device: Device = CPU,
     threads: int | None = None,
-    progress: Count | None = None,
+    progress: Progress | None = None,
 ) -> Evaluation:
     """Run all models over the same images, compare them with the first, and keep what a report shows.
 
@@ -127,7 +189,7 @@ def evaluate_models(
         inputs: values of the inputs beside the image, by name; absent, the run's.
         device: where the models run, and how many images at a time; drift is measured on the CPU.
         threads: workers; as many as there are processors when absent.
-        progress: called with images done and in all.
+        progress: receives the progress.
 
     Raises:
         UsageError: fewer than two models, a name the run does not have, or nothing to say what images to use.
@@ -137,6 +199,14 @@ def evaluate_models(
         CalibrationSetError: there are no images.
         ImageError: an image cannot be decoded.
         VendorFileError: results of a card are damaged or do not fit the images.
+
+    Example:
+        In the folder that ``quantkit demo`` makes:
+
+        >>> import quantkit
+        >>> done = quantkit.evaluate_models(["fp32", "kl"], run="run", images="images/test", limit=50, drift_images=0)
+        >>> [answers.name for answers in done.answers]
+        ['fp32', 'kl']
     """
     if isinstance(models, str | os.PathLike):
         raise UsageError(f"takes a list of models, not {str(models)!r}", where="models", fix="name the reference first")
@@ -148,7 +218,7 @@ def evaluate_models(
     record = None if folder is None else folder.read()
     subjects = [_subject(model, folder, record, datalist, output, inputs) for model in given]
     reference = subjects[0]
-    if not isinstance(reference, Subject):
+    if not isinstance(reference, ComparedModel):
         raise UsageError("results of a card cannot be the reference", where=given[0], fix="name an ONNX model first")
     _require_distinct(given, subjects)
     pipeline = load_preset(pipeline) if pipeline is not None else record.pipeline if record is not None else None
@@ -160,11 +230,11 @@ def evaluate_models(
     found = limited(found, limit)
     threads = threads or default_threads()
     _check_fit(subjects, pipeline, found)
-    onnx = [subject for subject in subjects if isinstance(subject, Subject)]
+    onnx = [subject for subject in subjects if isinstance(subject, ComparedModel)]
     device = device.resolved()
     classifiers = [Classifier(subject.file, device) for subject in onnx]
     with _answers(onnx, classifiers, found, pipeline, threads, run) as answers_to_images:
-        collector = _collect(subjects, answers_to_images, found, progress)
+        collector = _collect(subjects, answers_to_images, found, as_progress(progress).task("comparing", "images"))
     diagnosis = diagnose_preprocessing(
         classifiers[0],
         found,
@@ -184,7 +254,7 @@ def evaluate_models(
             predictions=collector.predictions(index),
             bytes=_size(subject),
             kl=collector.divergence(index),
-            latency_ms=times[onnx.index(subject)] if times and isinstance(subject, Subject) else None,
+            latency_ms=times[onnx.index(subject)] if times and isinstance(subject, ComparedModel) else None,
             tensors=tensors,
             layers=layers,
         )
@@ -194,14 +264,14 @@ def evaluate_models(
     return Evaluation(comparison, reference, answers, found, run, _notes(onnx, classifiers))
 
 
-_Candidate = Subject | tuple[str, DeviceResults]
+_Candidate = ComparedModel | tuple[str, DeviceResults]
 
 
 def _drift(
-    reference: Subject, subject: _Candidate, sample: Sequence[Path], pipeline: Pipeline, threads: int
+    reference: ComparedModel, subject: _Candidate, sample: Sequence[Path], pipeline: Pipeline, threads: int
 ) -> tuple[tuple[TensorDrift, ...], tuple[TensorDrift, ...]]:
     """Measure the drift of a candidate's tensors, end to end and of each layer alone; a card shows neither."""
-    if subject is reference or not isinstance(subject, Subject):
+    if subject is reference or not isinstance(subject, ComparedModel):
         return (), ()
     end_to_end, local = (
         measure(reference.model, subject.model, sample, pipeline, threads)
@@ -212,7 +282,7 @@ def _drift(
 
 @contextmanager
 def _answers(
-    subjects: Sequence[Subject],
+    subjects: Sequence[ComparedModel],
     classifiers: Sequence[Classifier],
     found: ImageFolder,
     pipeline: Pipeline,
@@ -238,17 +308,19 @@ def _cache_of(run: Path | None) -> ResultCache | None:
 
 
 def _collect(
-    subjects: Sequence[_Candidate], answers_to_images: Iterator[ModelScores], found: ImageFolder, progress: Count | None
+    subjects: Sequence[_Candidate],
+    answers_to_images: Iterator[ModelScores],
+    found: ImageFolder,
+    progress: ProgressCallback,
 ) -> Collector:
     """Gather what every model, and every card, said to every image."""
     assert found.labels is not None
     collector = Collector(len(subjects))
     for answers in answers_to_images:
         name, scores = found.names[answers.index], iter(answers.scores)
-        every = [next(scores) if isinstance(one, Subject) else one[1].scores(name) for one in subjects]
+        every = [next(scores) if isinstance(one, ComparedModel) else one[1].scores(name) for one in subjects]
         collector.update(every, [name], [found.labels[answers.index]])
-        if progress is not None:
-            progress(answers.index + 1, len(found.names))
+        progress(answers.index + 1, len(found.names))
     return collector
 
 
@@ -271,10 +343,10 @@ def _subject(
                 fix="give the path of a file that ends in .onnx, or --run",
             )
         path = folder.model(name, record)
-    return Subject(name, read_scored(path, record, output, inputs))
+    return ComparedModel(name, read_scored(path, record, output, inputs))
 
 
-def _notes(subjects: Sequence[Subject], classifiers: Sequence[Classifier]) -> tuple[str, ...]:
+def _notes(subjects: Sequence[ComparedModel], classifiers: Sequence[Classifier]) -> tuple[str, ...]:
     """Return how the reference is read, how others are read otherwise, and what is run otherwise than its file says."""
     first = subjects[0].file.signature.notes
     others = [f"{one.name}: {note}" for one in subjects[1:] for note in one.file.signature.notes if note not in first]
@@ -310,11 +382,11 @@ def _require_distinct(models: Sequence[str | Path], subjects: Sequence[_Candidat
 
 
 def _name(subject: _Candidate) -> str:
-    return subject.name if isinstance(subject, Subject) else subject[0]
+    return subject.name if isinstance(subject, ComparedModel) else subject[0]
 
 
 def _size(subject: _Candidate) -> int | None:
-    if not isinstance(subject, Subject):
+    if not isinstance(subject, ComparedModel):
         return None
     return sum(file.stat().st_size for file in model_files(subject.path))
 
@@ -322,7 +394,7 @@ def _size(subject: _Candidate) -> int | None:
 def _check_fit(subjects: Sequence[_Candidate], pipeline: Pipeline, found: ImageFolder) -> None:
     """See that every model reads what the pipeline gives, knows every label, and (a card) answered every image."""
     for subject in subjects:
-        if not isinstance(subject, Subject):
+        if not isinstance(subject, ComparedModel):
             subject[1].check(found)
             continue
         subject.file.check(pipeline)

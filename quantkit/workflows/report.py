@@ -1,10 +1,10 @@
 """The HTML report of a comparison: everything the run and the comparison know, gathered for one page."""
 
 from collections.abc import Iterator
-from pathlib import Path
 
 import onnx_ir as ir
 
+from quantkit.config.arguments import AnyPath, as_path
 from quantkit.config.method import METHODS, parse_method
 from quantkit.evaluation.result import EvaluatedModel
 from quantkit.graph.model import is_quantized, read_model
@@ -19,24 +19,31 @@ from quantkit.targets import ORT, TARGETS
 from quantkit.workflows.compare import Evaluation
 
 
-def report(evaluation: Evaluation, path: Path, *, subject: str | None = None) -> None:
+def report(evaluation: Evaluation, path: AnyPath, *, candidate: str | None = None) -> None:
     """Write one self-contained HTML file about a candidate of an evaluation.
 
     Args:
         evaluation: from `quantkit.workflows.compare.evaluate_models`.
         path: where to write.
-        subject: the candidate; the first one when absent.
+        candidate: its name; the first one when absent.
 
     Raises:
         UsageError: there is no such candidate.
         OutputError: the file cannot be written.
+
+    Example:
+        In the folder that ``quantkit demo`` makes:
+
+        >>> import quantkit
+        >>> done = quantkit.evaluate_models(["fp32", "kl"], run="run", images="images/test", limit=50, drift_images=0)
+        >>> quantkit.report(done, "report.html")
     """
     names = [answers.name for answers in evaluation.answers]
-    subject = subject or names[1]
+    subject, path = candidate or names[1], as_path(path, "path")
     folder = None if evaluation.run is None else RunFolder(evaluation.run)
     record = None if folder is None else folder.read()
     statistics = load_statistics(folder.statistics)[0] if folder is not None and folder.statistics.is_file() else None
-    candidate = evaluation.answers[names.index(subject)] if subject in names else evaluation.answers[1]
+    answers = evaluation.answers[names.index(subject)] if subject in names else evaluation.answers[1]
     model = _float_model(evaluation, folder, record)
     images = evaluation.images
     classes = max(images.class_names, default=-1) + 1
@@ -44,10 +51,10 @@ def report(evaluation: Evaluation, path: Path, *, subject: str | None = None) ->
         title=evaluation.reference.path.stem,
         comparison=evaluation.comparison,
         subject=subject,
-        tensors=tuple(_tensors(model, statistics, record, candidate)) if model is not None and statistics else (),
+        tensors=tuple(_tensors(model, statistics, record, answers)) if model is not None and statistics else (),
         flips=flipped_images(
             evaluation.answers[0].predictions,
-            candidate.predictions,
+            answers.predictions,
             thumbnail=lambda name: thumbnail(images.root / name),
         ),
         class_names=tuple(images.class_names.get(index, "") for index in range(classes)),

@@ -4,8 +4,7 @@ Recipes are fitted on two thirds of the run's calibration set and compared on th
 best of each stage is evaluated on held-out images. The best model so far is in the run folder from the first stage on.
 """
 
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +18,9 @@ from quantkit.files import sha256_json, write_json
 from quantkit.graph.coverage import Coverage, coverage
 from quantkit.graph.qdq.plan import Plan, plan
 from quantkit.graph.qdq.write import notes_of
-from quantkit.progress import Count
+from quantkit.progress import Progress, as_progress
 from quantkit.ptq.shift_groups import movable
+from quantkit.records import Records
 from quantkit.runs.folder import FP32, RunFolder
 from quantkit.runs.inputs import open_input_shape
 from quantkit.search.candidate_builder import Product
@@ -29,7 +29,7 @@ from quantkit.search.mixed_precision import FloatBudget
 from quantkit.search.recipe import Recipe
 from quantkit.search.stages import REWRITING, Goal, HoldoutResult, Outcome, Stage, Trial, search
 from quantkit.search.trial_cache import Screened, TrialCache, trial_json
-from quantkit.search.trials import Trials, TuningTask, Watch
+from quantkit.search.trials import Trials, TuningTask
 from quantkit.targets import ORT, Target, as_target
 from quantkit.workflows.backends import BackendFiles, TunedModel, backend_of
 from quantkit.workflows.quantize import QuantizeOptions, int8_name, output_path, record_model
@@ -52,11 +52,18 @@ class TuneOptions:
         seconds: stop after this time, in the middle of a trial if need be; None for no limit, and the same result each
             time.
         write_fp32: path of the rewritten fp32 model; in the run folder when absent.
-        require_coverage: least share of the multiply-adds that must be int8 in the model that is kept, 0.95 for 95 %.
+        require_coverage: least percent of the multiply-adds that must be int8 in the model that is kept.
+
+    Example:
+        >>> import quantkit
+        >>> stages = frozenset({quantkit.Stage.PRECISION})
+        >>> options = quantkit.TuneOptions(goal=quantkit.Goal(max_drop=0.5), disable=stages)
+        >>> options.budget.macs
+        10.0
     """
 
     goal: Goal
-    budget: FloatBudget
+    budget: FloatBudget = field(default_factory=FloatBudget)
     disable: frozenset[Stage] = frozenset()
     rewrite: bool = True
     seconds: float | None = None
@@ -65,7 +72,7 @@ class TuneOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Tuning:
+class Tuning(Records):
     """The result of `tune`.
 
     Attributes:
@@ -83,6 +90,15 @@ class Tuning:
         log: JSON file with these results.
         coverage: how many layers and multiply-adds are int8, and which layers are not and why.
         notes: remarks for the user; `quantkit.notes.grouped` makes one line of many of a kind.
+
+    Example:
+        In the folder that ``quantkit demo`` makes:
+
+        >>> import quantkit
+        >>> options = quantkit.TuneOptions(goal=quantkit.Goal(max_drop=20.0), disable=frozenset(quantkit.Stage))
+        >>> done = quantkit.tune("run", options, images="images/test", limit=200)
+        >>> done.name, len(done.rows())
+        ('int8-tuned', 1)
     """
 
     outcome: Outcome
@@ -97,6 +113,10 @@ class Tuning:
     log: Path
     coverage: Coverage
     notes: tuple[str, ...]
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Return one row a trial, in order: nats, dB, points, percent and seconds."""
+        return [_row(trial) for trial in self.trials]
 
     def to_json(self) -> dict[str, Any]:
         """Return plain values."""
@@ -129,8 +149,7 @@ def tune(
     out: AnyPath | None = None,
     fresh: bool = False,
     threads: int | None = None,
-    watch: Watch | None = None,
-    estimate: Callable[[float], None] | None = None,
+    progress: Progress | None = None,
 ) -> Tuning:
     """Find the cheapest recipe that meets a goal, and write its int8 model and a log of the search.
 
@@ -150,9 +169,7 @@ def tune(
         out: path of the model; in the run folder when absent.
         fresh: ignore cached trials.
         threads: workers; as many as there are processors when absent.
-        watch: called with each step; returns the function that receives its progress.
-        estimate: called with the seconds that the search takes at most, once the first trial is made; not called where
-            that trial is cached. Layers in float take additional time.
+        progress: receives the progress, and an estimate of the time once the first trial is made.
 
     Raises:
         UsageError: this is no run folder, or an option cannot be honoured.
@@ -164,10 +181,20 @@ def tune(
         CoverageError: less of the model is int8 than required, in every recipe (then nothing is tried) or in the one
             that is kept (then it is written).
         OutputError: a file cannot be written.
+
+    Example:
+        In the folder that ``quantkit demo`` makes:
+
+        >>> import quantkit
+        >>> goal = quantkit.Goal(max_drop=20.0)
+        >>> options = quantkit.TuneOptions(goal=goal, disable=frozenset(quantkit.Stage))
+        >>> done = quantkit.tune("run", options, images="images/test", limit=200)
+        >>> done.outcome.verdict.value, done.rows()[0]["stage"]
+        ('met', 'default')
     """
     target, tuning = as_target(target), require(TuneOptions, tuning, "tuning")
     options, out = require(QuantizeOptions, options or QuantizeOptions(), "options"), optional_path(out, "out")
-    folder, watch = RunFolder(as_path(run, "run")), watch or _silent
+    folder, progress = RunFolder(as_path(run, "run")), as_progress(progress)
     record = folder.read()
     holdout_images, warnings = evaluation_images(images, labels, names, exclude, record)
     holdout_images = limited(holdout_images, limit)
@@ -189,17 +216,16 @@ def tune(
         files = _Files(subject, tuning, out)
         holdout = Holdout(folder, record, holdout_images, load, threads)
 
-        def evaluate(recipe: Recipe, product: Product, progress: Count) -> HoldoutResult:
+        def evaluate(recipe: Recipe, product: Product, progress: Progress) -> HoldoutResult:
             files.write(recipe, product)
             return holdout.evaluate(files.path, progress)
 
         stages = _stages(subject, tuning, options)
 
         def timed(trial_s: float, evaluation_s: float) -> None:
-            if estimate is not None:
-                estimate(estimated_seconds(stages, trial_s, evaluation_s))
+            progress.message(_estimate(estimated_seconds(stages, trial_s, evaluation_s)))
 
-        trials = Trials(subject, evaluate, cache, budget, tuning.seconds, watch, timed)
+        trials = Trials(subject, evaluate, cache, budget, tuning.seconds, progress, timed)
         outcome = search(
             subject.start,
             trials,
@@ -302,10 +328,26 @@ def _finish(subject: TuningTask, trials: Trials, outcome: Outcome, files: _Files
     return done
 
 
+def _row(trial: Trial) -> dict[str, Any]:
+    holdout = trial.holdout
+    return {
+        "stage": str(trial.stage),
+        "recipe": trial.recipe.describe(),
+        "kl": trial.closeness.kl,
+        "sqnr_db": trial.closeness.sqnr_db,
+        "delta_top1": None if holdout is None else 100.0 * holdout.delta,
+        "agreement": None if holdout is None else 100.0 * holdout.agreement,
+        "float_macs": 100.0 * trial.float_macs,
+        "seconds": trial.seconds,
+    }
+
+
 def _coverage(subject: TuningTask, made: Plan) -> Coverage:
     """Return the coverage of a plan for the network of the run, or for what a recipe made of it."""
     return coverage(made, open_input_shape(subject.record))
 
 
-def _silent(_: str) -> Count:
-    return lambda done, total: None
+def _estimate(seconds: float) -> str:
+    """Return the time that the search takes at most, without layers in float."""
+    text = f"{seconds / 60.0:.0f} min" if seconds >= 90.0 else f"{seconds:.0f} s"
+    return f"estimated time: at most about {text}, less where an early stage meets the budget"

@@ -14,7 +14,7 @@ from quantkit.evaluation.paired import PairedOutcomes, score_interval, wilson_in
 from quantkit.evaluation.predictions import Collector, Predictions
 from quantkit.evaluation.selection import SelectionMetric
 from quantkit.graph.model import model_digest
-from quantkit.progress import Count
+from quantkit.progress import Progress
 from quantkit.ptq.run_correction import images_of
 from quantkit.runs.folder import INT8, RunFolder, RunRecord
 from quantkit.runs.inputs import calibrated, read_scored
@@ -82,7 +82,7 @@ class Holdout:
     load: DecodedImages
     threads: int
 
-    def evaluate(self, path: Path, progress: Count) -> HoldoutResult:
+    def evaluate(self, path: Path, progress: Progress) -> HoldoutResult:
         """Return the accuracy of the model in a file.
 
         Raises:
@@ -114,17 +114,17 @@ class Holdout:
         check_labels(self.images, classifier.file.signature.scores.classes, path)
         return classifier
 
-    def _predictions(self, path: Path, progress: Count) -> tuple[Predictions, Predictions]:
+    def _predictions(self, path: Path, progress: Progress) -> tuple[Predictions, Predictions]:
         """Return the predictions of fp32 and of another model; only images whose scores are not cached are run."""
         models, pipeline, images = [self._fp32, self._open(path)], self.record.pipeline, self.images
         assert images.labels is not None
         keys = [scores_key(model_digest(one.path), pipeline, one.file.signature) for one in models]
-        collector = Collector(len(models))
+        collector, count = Collector(len(models)), progress.task("evaluating", "images")
         with cached_scores(self.folder.cache, keys, images) as caches:
             found = predict_cached(models, caches, images.paths, pipeline, threads=self.threads, load=self.load)
             for one in found:
                 collector.update(one.scores, [images.names[one.index]], [images.labels[one.index]])
-                progress(one.index + 1, len(images.names))
+                count(one.index + 1, len(images.names))
         return collector.predictions(0), collector.predictions(1)
 
 

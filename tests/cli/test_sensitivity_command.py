@@ -90,13 +90,13 @@ def test_names_of_nodes_are_text_and_not_markup(folder: Path, command: Run) -> N
         (["runs/other"], 2, "runs/other: this is not a run folder; run quantkit calibrate first"),
         (["other.onnx"], 2, "runs/other: this is not a run folder; run quantkit calibrate first"),
         (["runs/tiny", "--run", "runs/tiny"], 2, "--run: a run was given twice; give one"),
-        (["--by", "cost"], 2, "--by: there is no order 'cost'; choose only, without or accuracy"),
+        (["--by", "cost"], 2, "--by: 'cost' is not one of isolated, leave-one-out, accuracy"),
         (["--images", "images"], 2, "--images: labelled images are for accuracy; add --by accuracy"),
         (["--by", "accuracy", "--images", "nowhere"], 6, "nowhere"),
         (["--skip", "conv:7"], 2, "there is no conv 7"),
         (["--skip", "*"], 7, "no operator is left to quantize"),
         (["--count", "0"], 2, "greater than or equal to 1"),
-        (["--target", "tpu"], 2, "there is no target 'tpu'"),
+        (["--target", "tpu"], 2, "'tpu' is not one of ort"),
     ],
 )
 def test_what_cannot_be_done_is_one_line(folder: Path, command: Run, words: list[str], code: int, said: str) -> None:

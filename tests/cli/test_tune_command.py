@@ -56,8 +56,8 @@ def test_steps_can_be_left_out(folder: Path, command: Run) -> None:
         (("--write-fp32", "x.onnx"), "there is no rewritten fp32 model"),
         (("--time", "soon"), "invalid duration"),
         (("--max-float", "lots"), "is no percentage"),
-        (("--disable", "luck"), "tune has no stage 'luck'"),
-        (("--target", "tpu"), "there is no target"),
+        (("--disable", "luck"), "'luck' is not one of method"),
+        (("--target", "tpu"), "is not one of ort"),
     ],
 )
 def test_bad_options_are_one_line(folder: Path, command: Run, arguments, said) -> None:

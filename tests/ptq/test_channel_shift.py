@@ -10,7 +10,7 @@ from tune_models import linear_model, minmax_ranges, small_images, small_model, 
 from quantkit.engine.scores import score_sqnr_db, scores_of
 from quantkit.graph.qdq.plan import plan
 from quantkit.graph.qdq.write import write_qdq
-from quantkit.ptq.channel_shift import Objective, best_channel_shifts, center
+from quantkit.ptq.channel_shift import ChannelShiftNoise, best_channel_shifts, center
 from quantkit.ptq.channel_statistics import channel_statistics
 from quantkit.ptq.shift_groups import movable, moved
 from quantkit.targets import ORT, VACC
@@ -58,7 +58,7 @@ def test_the_derivative_of_the_objective_is_that_of_differences() -> None:
     found, statistics = movable(model), channel_statistics(model, images, threads=1)
     at = np.random.default_rng(5).uniform(-0.5, 0.5, found.free.size)
     for target in (ORT, VACC):
-        objective = Objective(model, plan(model, target), found, statistics)
+        objective = ChannelShiftNoise(model, plan(model, target), found, statistics)
         error = check_grad(lambda x, f=objective: f(x)[0], lambda x, f=objective: f(x)[1], at)
         assert error < 1e-5 * max(1.0, np.linalg.norm(objective(at)[1]))
 

@@ -12,7 +12,7 @@ from quantkit.graph.qdq.plan import plan
 from quantkit.graph.qdq.write import write_qdq
 from quantkit.ptq.channel_groups import PINNED, find_channel_groups
 from quantkit.ptq.channel_statistics import channel_statistics
-from quantkit.ptq.equalization import Objective, equalize
+from quantkit.ptq.equalization import EqualizationNoise, equalize
 from quantkit.ptq.noise_model import noise_gains
 from quantkit.ptq.rescale import rescaled
 from quantkit.targets import ORT, VACC
@@ -46,7 +46,7 @@ def test_the_derivative_of_the_objective_is_that_of_differences() -> None:
     for model in (small_model(), mixed_model()):
         ties, statistics = find_channel_groups(model), channel_statistics(model, images, threads=1)
         for target in (ORT, PER_TENSOR, VACC):
-            objective = Objective(model, plan(model, target), ties, statistics)
+            objective = EqualizationNoise(model, plan(model, target), ties, statistics)
             at = rng.uniform(-0.5, 0.5, ties.count)
             error = check_grad(lambda x, f=objective: f(x)[0], lambda x, f=objective: f(x)[1], at)
             assert error < 1e-5 * max(1.0, np.linalg.norm(objective(at)[1]))
