@@ -46,11 +46,7 @@ lint: $(VENV)/.installed-dev
 	$(BIN)/lint-imports
 
 # The site in site/, without a network: fonts, diagrams and search are files of its own. Warnings are errors.
-$(VENV)/.installed-docs: $(VENV)/.installed
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[docs]'
-	touch $@
-
-docs: $(VENV)/.installed-docs
+docs: $(VENV)/.installed-dev
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet --strict
 
 # Wheel and sdist in dist/, installed into an empty environment and used there.

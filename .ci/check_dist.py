@@ -27,7 +27,7 @@ DATA = {
     "quantkit/report/*.css": 1,
     "quantkit/report/*.js": 3,
 }
-METADATA = ("Name", "Version", "Summary", "Requires-Python", "License-Expression", "Keywords", "Description-Content-Type")
+METADATA = ("Version", "Summary", "Requires-Python", "License-Expression", "Keywords", "Description-Content-Type")
 
 
 def only(folder: Path, pattern: str) -> Path:
@@ -57,7 +57,7 @@ def check_sdist(sdist: Path) -> list[str]:
     """Return what an sdist lacks: all that builds and tests the package."""
     with tarfile.open(sdist) as archive:
         names = {name.partition("/")[2] for name in archive.getnames()}
-    wanted = ("pyproject.toml", "README.md", "LICENSE", "CHANGELOG.md", "Makefile", "tests/conftest.py", "docs/numerics.md")
+    wanted = ("pyproject.toml", "README.md", "LICENSE", "Makefile", "tests/conftest.py", "docs/numerics.md")
     return [f"the sdist has no {name}" for name in wanted if name not in names]
 
 

@@ -40,7 +40,9 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 def _from_top(name: str) -> str:
     """Return a page of the checkout's top folder with its links as they are from within ``docs/``."""
-    return (ROOT / f"{name}.md").read_text(encoding="utf-8").replace("](docs/", "](").replace("(README.md)", "(index.md)")
+    return (
+        (ROOT / f"{name}.md").read_text(encoding="utf-8").replace("](docs/", "](").replace("(README.md)", "(index.md)")
+    )
 
 
 def _strings(tree: Any) -> Iterator[str]:
@@ -68,8 +70,12 @@ def _below(command: Any, name: str) -> Iterator[tuple[str, Any]]:
 
 def cli_reference() -> str:
     """Return the reference of all commands in Markdown."""
-    lines = ["# Command line", "", "`python -m quantkit` is the same as `quantkit`. Bad input ends a command with one line"]
-    lines += ["and [an exit code](input.md#exit-codes). Options of every command: `--help`, and `--debug` for tracebacks."]
+    lines = [
+        "# Command line",
+        "",
+        "`python -m quantkit` is the same as `quantkit`. Bad input ends a command with one line and",
+        "[an exit code](input.md#exit-codes). Options of every command: `--help`, and `--debug` for tracebacks.",
+    ]
     for name, command in commands().items():
         lines += ["", f"## {name}", "", *_description(command), "", f"    {_usage(name, command)}", ""]
         lines += _table(command)
