@@ -16,7 +16,7 @@
     └── GateError                20   a --fail-if condition or an accuracy budget was not met
         └── CoverageError        21   less of the model is int8 than --require-coverage asks for
 
-Exit code 130 is an interruption by the user, 70 an error that quantkit did not foresee.
+Exit code 130 is an interruption by the user, 70 an unexpected error.
 """
 
 from typing import ClassVar

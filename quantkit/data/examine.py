@@ -42,7 +42,7 @@ class Examined:
 
 
 def examine(path: Path) -> Examined:
-    """Read and fully decode an image file; a fault is told, not raised."""
+    """Read and fully decode an image file; a fault is returned, not raised."""
     sha256 = ""
     decode = Decode()
     try:

@@ -1,4 +1,4 @@
-"""Find images that serve twice: for calibration and for judging the result."""
+"""Find images that are in both the calibration and the evaluation set."""
 
 import hashlib
 import os

@@ -51,7 +51,7 @@ def plan_from_file(labels: Path, names: Path | None = None, *, count: int, seed:
 def plan_calibration_set(
     lines: Sequence[LabelLine], class_names: dict[int, str], *, count: int, seed: int = 0, source: str = "label file"
 ) -> CalibrationSet:
-    """Choose a set from labels alone, no image at hand.
+    """Choose a set from labels alone, without images.
 
     The choice is the one `build_calibration_set` makes of the same images, as long as it finds none of them unusable.
 

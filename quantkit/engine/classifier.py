@@ -29,7 +29,7 @@ _SIDE = 224
 
 @dataclass(frozen=True)
 class ClassifierFile:
-    """A classifier as it lies in its file.
+    """A classifier as read from its file.
 
     Attributes:
         path: the file.

@@ -20,7 +20,7 @@ def open_session(
         model: path or serialized model.
         threads: threads within one run; passes use 1 and run several images at once instead.
         optimized: where onnxruntime is to write the graph it made of the model.
-        fuse: let onnxruntime optimize; False runs the graph as it stands, QDQ pairs in floating point.
+        fuse: let onnxruntime optimize; False runs the graph unchanged, QDQ pairs in floating point.
         pooled: take the memory of tensors from one pool of all such sessions, so that those which run in turn use the
             same; it stays with the process.
 

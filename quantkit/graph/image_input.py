@@ -230,7 +230,7 @@ def _implied(node: ir.Node, place: int) -> tuple[Layout, int | None] | None:
 
 
 def _of_constant(content: object) -> tuple[Layout, int | None] | None:
-    """Return what a constant that is added or multiplied says: one value a channel stands on the channel axis."""
+    """Return what a constant that is added or multiplied says: its one value per channel shows the channel axis."""
     shape = getattr(content, "shape", ())
     if not 1 <= len(shape) <= 4:
         return None

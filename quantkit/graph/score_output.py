@@ -17,7 +17,7 @@ from quantkit.graph.analysis.values import array, dims, is_op, name_of, reads
 from quantkit.graph.image_input import ImageInput, shape_text, type_name
 
 _FLOATS = frozenset({ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16, ir.DataType.DOUBLE})
-# Monotonous from score to score: what lies before and behind them ranks the classes alike.
+# Monotonic functions: they keep the ranking of the classes.
 _SQUASHING = frozenset({"Softmax", "LogSoftmax", "Sigmoid", "HardSigmoid", "Log", "Exp"})
 _RESHAPING = frozenset(
     {"Identity", "Flatten", "Reshape", "Squeeze", "Unsqueeze", "Cast", "Dropout", "QuantizeLinear", "DequantizeLinear"}

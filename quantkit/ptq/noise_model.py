@@ -35,9 +35,9 @@ _POOLS = frozenset({"AveragePool", "GlobalAveragePool"})
 def noise_gains(model: ir.Model, statistics: Mapping[str, ChannelStatistics]) -> dict[str, Vector]:
     """Return, for every tensor with statistics, the gain of each channel from a value's variance to the scores'."""
     gains = {name: np.zeros(held.power.size) for name, held in statistics.items()}
-    for output in model.graph.outputs:
-        if name_of(output) in gains:
-            gains[name_of(output)] += 1.0
+    scores = name_of(model.graph.outputs[0])  # what else the model gives is not what is measured
+    if scores in gains:
+        gains[scores] += 1.0
     for node in reversed(list(model.graph)):
         found = [gains.get(name_of(value)) for value in node.outputs]
         result = found[0]

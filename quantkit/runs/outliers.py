@@ -1,4 +1,4 @@
-"""Images whose activations lie far beyond those of all others: what is told of them, and the set without them."""
+"""Outlier images, whose activations are far beyond those of all others: a note on them, and the set without them."""
 
 from collections.abc import Collection
 from dataclasses import replace
@@ -16,7 +16,7 @@ _NAMED = 3
 def outlier_note(
     statistics: Statistics, method: Method, target: Target, record: RunRecord, chosen: CalibrationSet | None = None
 ) -> str | None:
-    """Return which images outlie and what that means for the ranges of a method; None where none do.
+    """Return a note on the outlier images and the ranges of a method; None where there are none.
 
     Args:
         statistics: of the run.
@@ -37,7 +37,7 @@ def outlier_note(
 
 
 def set_without_outliers(chosen: CalibrationSet, outliers: Collection[str]) -> CalibrationSet:
-    """Return a set without the images that outlie, by sha256."""
+    """Return a set without its outlier images, given by sha256."""
     kept = tuple(image for image in chosen.images if image.sha256 not in outliers)
     reason = "it drives activations far beyond those of all other images"
     odd = tuple(LeftOut(image.name, reason) for image in chosen.images if image.sha256 in outliers)

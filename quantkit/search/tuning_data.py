@@ -85,7 +85,7 @@ def tuning_data(
     Args:
         prepared: the model.
         chosen: the set, classes mixed.
-        outliers: sha256 of its images that outlie.
+        outliers: sha256 of its outlier images.
         pipeline: preprocessing.
         threads: workers.
 

@@ -1,8 +1,8 @@
-"""What a set of images makes of a model's tensors: the values of all of them, and how far each image goes.
+"""Statistics of a model's tensors over a set of images, and the extremes of each image.
 
-A network can answer one picture in a hundred with activations hundreds of times as large as usual: squeeze-and-
-excitation blocks multiply what is unusual, layer after layer. A range that holds them leaves the other images a few
-levels. Such images are known by their extremes, which are kept; the histograms are then cut to what the others reach.
+One image in a hundred can drive activations hundreds of times as high as usual: squeeze-and-excitation blocks multiply
+unusual values, layer after layer. A range that covers them leaves a few levels for the other images. Such outlier
+images are found by their extremes, which are kept; the histograms are then cut to the extremes of the others.
 """
 
 from dataclasses import dataclass, field
@@ -17,8 +17,8 @@ from quantkit.targets import Target
 
 FloatArray = npt.NDArray[np.float32]
 
-# An image outlies whose largest value of some tensor is this many times that of the median image. In sound networks one
-# image in a hundred goes 20 times as far somewhere; where excitations run away it is 50 to 700 times.
+# An image is an outlier if its largest value of some tensor is this many times that of the median image. In sound
+# networks one image in a hundred reaches 20 times as far somewhere; where excitations run away it is 50 to 700 times.
 FAR = 32.0
 # At most this share of the images: what is more frequent than that is no exception.
 LARGEST_SHARE = 1.0 / 32.0
@@ -32,8 +32,8 @@ class Observed:
         tensors: by tensor name of the prepared model, in graph order.
         extremes: float32 ``[images, tensors, 2]``: least and greatest value of each image's tensors. Where a tensor
             does not keep the images of a batch apart, those of the batch.
-        known_outliers: rows of ``extremes`` whose images were found to outlie on another form of the model; None where
-            they are to be found on this one.
+        known_outliers: rows of ``extremes`` whose images were outliers on another form of the model; None to find
+            them on this one.
     """
 
     tensors: dict[str, TensorStatistics]
@@ -42,7 +42,7 @@ class Observed:
 
     @cached_property
     def outliers(self) -> tuple[int, ...]:
-        """Rows of ``extremes`` whose images outlie; where they are more than exceptions, only the farthest."""
+        """Rows of ``extremes`` of outlier images; the farthest, at most the share `LARGEST_SHARE`."""
         if self.known_outliers is not None:
             return self.known_outliers
         far = self.outlier_ratio
@@ -60,8 +60,8 @@ class Observed:
         return far
 
     @cached_property
-    def ordinary(self) -> dict[str, TensorStatistics]:
-        """The statistics of all images, cut to what those reach that do not outlie."""
+    def without_outliers(self) -> dict[str, TensorStatistics]:
+        """The statistics of all images, cut to the extremes of those that are no outliers."""
         if not self.outliers:
             return self.tensors
         kept = np.delete(self.extremes, self.outliers, axis=0)
@@ -74,8 +74,8 @@ class Observed:
     def for_ranges(self, method: Method, target: Target, *, keep_outliers: bool = False) -> dict[str, TensorStatistics]:
         """Return the statistics that a method sets ranges from.
 
-        They are the ordinary ones, unless the method is minmax, which means all values. A compiler that calibrates by
-        itself is not given the images that outlie, so it does not see their values by any method.
+        They exclude outlier images, unless the method is minmax, which covers all values. A compiler that calibrates by
+        itself is not given the outlier images, so it does not see their values by any method.
         """
         all_values = isinstance(method, MinMax) and not target.compiler_calibrates
-        return self.tensors if keep_outliers or all_values else self.ordinary
+        return self.tensors if keep_outliers or all_values else self.without_outliers

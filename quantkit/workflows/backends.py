@@ -1,7 +1,7 @@
 """What targets need beyond the int8 model, by backend: the one table that binds vendors to the workflows.
 
 `calibrate`, `quantize` and `tune` call every backend after they have written their own files. A backend that cannot
-write its files reports it in a note; it never makes the workflow fail.
+write its files makes the workflow fail for its own target only; for others it reports that in a note.
 """
 
 import importlib

@@ -9,6 +9,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import onnx_ir as ir
+
 from quantkit.config.arguments import AnyPath, as_path, optional_path, require
 from quantkit.config.method import Method, as_method, method_name
 from quantkit.engine.classifier import PreparedClassifier
@@ -17,7 +19,7 @@ from quantkit.engine.session import open_session
 from quantkit.errors import ModelError, UsageError
 from quantkit.files import write_text
 from quantkit.graph.coverage import Coverage, coverage
-from quantkit.graph.model import model_digest
+from quantkit.graph.model import model_digest, save_model
 from quantkit.graph.qdq.plan import Decision, Plan, PlanOptions, plan
 from quantkit.graph.qdq.write import notes_of, write_qdq
 from quantkit.numerics import Range
@@ -260,16 +262,29 @@ def check_loads(prepared: PreparedClassifier, target: Target, options: QuantizeO
     """
     made = plan(prepared.model, options.target(target), options.plan_options())
     trial = write_qdq(prepared.model, made, dict.fromkeys(made.observed, Range(-1.0, 1.0)))
+    fault = _load_fault(trial)
+    if not fault:
+        return
+    if in_fp32 := _load_fault(prepared.model):
+        raise ModelError(
+            f"the fp32 model does not run: {in_fp32}", fix="export it with other operators or another opset"
+        )
+    names = {node.name for node in prepared.model.graph}
+    named = [name for name in re.findall(r"""['"(]([^'"()]+)['")]""", fault) if name in names]
+    fix = f"--skip {named[0]!r} leaves it in float" if named else "--skip leaves single operators in float"
+    raise ModelError(f"the int8 model does not run: {fault}", fix=fix)
+
+
+def _load_fault(model: ir.Model) -> str:
+    """Return why onnxruntime cannot load a model, empty where it can."""
     with tempfile.TemporaryDirectory(prefix="quantkit-") as folder:
-        path = Path(folder) / "int8.onnx"
-        prepared.save(trial, path)
+        path = Path(folder) / "model.onnx"
+        save_model(model, path)
         try:
             open_session(path)
         except ModelError as error:
-            names = {node.name for node in prepared.model.graph}
-            named = [name for name in re.findall(r"""['"(]([^'"()]+)['")]""", error.what) if name in names]
-            fix = f"--skip {named[0]!r} leaves it in float" if named else "--skip leaves single operators in float"
-            raise ModelError(f"the int8 model would not load: {error.what}", fix=fix) from error
+            return error.what
+    return ""
 
 
 def int8_name(target: Target) -> str:

@@ -172,7 +172,7 @@ def _network(
 
 
 def _calibration_images(record: RunRecord, count: int, outliers: tuple[str, ...]) -> _Images:
-    """Return images of the run's calibration set, spread over it, but for those that outlie.
+    """Return images of the run's calibration set, spread over it, without outliers.
 
     Raises:
         CalibrationSetError: the set or one of these images is gone or changed.

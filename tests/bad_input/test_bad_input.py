@@ -12,13 +12,13 @@ from doors import DOORS, command_line, input_folder, prepare
 
 from quantkit import errors
 from quantkit.cli.main import main
-from quantkit.errors import NumericError, QuantkitError
+from quantkit.errors import ModelError, QuantkitError
 from quantkit.workflows.inspect import inspect
 
 Run = Callable[..., tuple[object, str, str]]
 
 # Read by the library, and met later: weights may be infinite where a mask is meant.
-LATER = {"model: infinite_weight.onnx": (NumericError.exit_code, r"\+inf|infinit|Inf")}
+LATER = {"model: infinite_weight.onnx": (ModelError.exit_code, "holds NaN or infinity")}
 
 
 def _name(item: BadInput) -> str:

@@ -7,6 +7,7 @@ import onnx_ir as ir
 import onnxruntime as ort
 import pytest
 from models import tiny_model
+from onnx.reference import ReferenceEvaluator
 
 from quantkit.engine.tap import TappedSession
 from quantkit.errors import ModelError
@@ -108,3 +109,32 @@ def test_several_threads_may_run_one_session(model: Path) -> None:
 def test_a_tensor_that_is_not_there_is_named(model: Path) -> None:
     with pytest.raises(ModelError, match="there is no tensor 'nope'"):
         TappedSession(ir.load(model), ["nope"])
+
+
+def test_tensors_around_a_condition_with_a_layer_in_it_are_tapped() -> None:
+    model = onnx.parser.parse_model(
+        """
+        <ir_version: 8, opset_import: ["": 17]>
+        net (float[1, 3, 8, 8] input) => (float[1, 16, 8, 8] out) {
+            a = Conv <pads = [1, 1, 1, 1]> (input, w1)
+            ar = Relu(a)
+            m = ReduceMean <keepdims = 0> (ar)
+            c = Cast <to = 9> (m)
+            b = If (c) <
+                then_branch = yes () => (float[1, 16, 8, 8] y) { y = Conv (ar, w2) },
+                else_branch = no () => (float[1, 16, 8, 8] n) { n = Identity (ar) }
+            >
+            out = Conv (b, w2)
+        }
+        """
+    )
+    rng = np.random.default_rng(3)
+    for name, shape in {"w1": (16, 3, 3, 3), "w2": (16, 16, 1, 1)}.items():
+        weights = rng.standard_normal(shape).astype(np.float32)
+        model.graph.initializer.append(onnx.numpy_helper.from_array(weights, name))
+    prepared = prepare(ir.from_proto(model)).model
+    x = rng.standard_normal((1, 3, 8, 8)).astype(np.float32)
+    expected = ReferenceEvaluator(model).run(["out"], {"input": x})[0]
+    found = dict(TappedSession(prepared, ["ar", "out"]).tensors(x))
+    np.testing.assert_allclose(found["out"], expected, atol=1e-4)
+    assert found["ar"].min() == 0.0

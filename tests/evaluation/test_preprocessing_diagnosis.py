@@ -81,14 +81,14 @@ def test_what_the_model_wants_is_found_by_eval_and_compare(
 ) -> None:
     model = colours(tmp_path, right)
     options = {"images": tmp_path / "images", "labels": tmp_path / "labels.txt"}
-    said = evaluate(model, pipeline=given, keep=tmp_path / "keep", **options).warnings  # type: ignore[arg-type]
+    said = evaluate(model, pipeline=given, cache=tmp_path / "keep", **options).warnings  # type: ignore[arg-type]
     [doubt] = [warning for warning in said if warning.startswith("the preprocessing seems wrong")]
     assert re.search(words, doubt)
     compared = compare(
         [model, shutil.copyfile(model, tmp_path / "copy.onnx")], pipeline=given, drift_images=0, **options
     )
     assert f"colours: {doubt}" in compared.warnings
-    fine = evaluate(model, pipeline=right, keep=tmp_path / "keep", **options)  # type: ignore[arg-type]
+    fine = evaluate(model, pipeline=right, cache=tmp_path / "keep", **options)  # type: ignore[arg-type]
     assert not [warning for warning in fine.warnings if "preprocessing" in warning]
 
 
@@ -98,7 +98,7 @@ def test_nothing_is_asked_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     scores = Classifier.scores
     counted: Callable[..., object] = lambda self, x: (asked.append(1), scores(self, x))[1]  # noqa: E731
     monkeypatch.setattr(Classifier, "scores", counted)
-    options = {"images": tmp_path / "images", "labels": tmp_path / "labels.txt", "keep": tmp_path / "keep"}
+    options = {"images": tmp_path / "images", "labels": tmp_path / "labels.txt", "cache": tmp_path / "cache"}
     first = evaluate(model, pipeline=of("BGR", 255), **options).warnings  # type: ignore[arg-type]
     before = len(asked)
     assert evaluate(model, pipeline=of("BGR", 255), **options).warnings == first  # type: ignore[arg-type]
@@ -114,7 +114,7 @@ def test_a_poor_model_is_not_blamed_on_its_preprocessing(tmp_path: Path) -> None
         pipeline=of("RGB", 255),
         images=tmp_path / "images",
         labels=tmp_path / "labels.txt",
-        keep=tmp_path / "keep",
+        cache=tmp_path / "keep",
     ).warnings
     assert not [warning for warning in said if "preprocessing seems" in warning]
 

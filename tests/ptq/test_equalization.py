@@ -5,14 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import check_grad
-from tune_models import (
-    minmax_ranges,
-    mixed_model,
-    small_images,
-    small_model,
-    unlike_channels,
-    values_of,
-)
+from tune_models import minmax_ranges, mixed_model, model_of, small_images, small_model, unlike_channels, values_of
 
 from quantkit.engine.scores import score_sqnr_db, scores_of
 from quantkit.graph.qdq.plan import plan
@@ -20,6 +13,7 @@ from quantkit.graph.qdq.write import write_qdq
 from quantkit.ptq.channel_groups import PINNED, find_channel_groups
 from quantkit.ptq.channel_statistics import channel_statistics
 from quantkit.ptq.equalization import Objective, equalize
+from quantkit.ptq.noise_model import noise_gains
 from quantkit.ptq.rescale import rescaled
 from quantkit.targets import ORT, VACC
 
@@ -103,3 +97,23 @@ def test_channel_statistics_are_those_of_numpy() -> None:
     np.testing.assert_allclose(found.lo, values.min(axis=1), rtol=1e-6)
     np.testing.assert_allclose(found.power, np.square(values.astype(np.float64)).mean(axis=1), rtol=1e-6)
     np.testing.assert_allclose(found.active, (values != 0).mean(axis=1), rtol=1e-6)
+
+
+def test_importance_counts_the_scores_and_no_other_output() -> None:
+    text = """
+    <ir_version: 8, opset_import: ["": 17]>
+    two (float[N, 3, 4, 4] x) => (float[N, 2] logits, float[N, 4, 4, 4] maps) {
+        a = Conv (x, w1)
+        maps = Relu(a)
+        g = GlobalAveragePool(maps)
+        f = Flatten(g)
+        logits = Gemm (f, w2)
+    }
+    """
+    rng = np.random.default_rng(0)
+    head = np.concatenate([rng.normal(size=(2, 2)), np.zeros((2, 2))])  # the last two channels reach no score
+    model = model_of(text, {"w1": rng.normal(size=(4, 3, 1, 1)).astype(np.float32), "w2": head.astype(np.float32)})
+    images = [rng.normal(size=(1, 3, 4, 4)).astype(np.float32) for _ in range(4)]
+    gains = noise_gains(model, channel_statistics(model, images, threads=1))["maps"]
+    assert (gains[:2] > 0).all()
+    assert (gains[2:] == 0).all()

@@ -1,17 +1,12 @@
 """The report in a real browser: no error, no request, and what is chosen is drawn."""
 
-import importlib.util
 import json
 from dataclasses import replace
-from pathlib import Path
 
+import chromium_page
 import pytest
 
 from quantkit.report.page import write_report
-
-_spec = importlib.util.spec_from_file_location("chromium_page", Path(__file__).with_name("chromium_page.py"))
-chromium_page = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(chromium_page)
 
 
 @pytest.fixture(scope="module")

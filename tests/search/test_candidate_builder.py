@@ -26,7 +26,7 @@ def test_a_recipe_comes_nearer_to_fp32_than_plain_rounding(target) -> None:
 
 
 @pytest.mark.parametrize("target", [ORT, VACC], ids=["ort", "vacc"])
-def test_an_outlying_image_leaves_the_others_their_levels(target) -> None:
+def test_outlier_image_leaves_levels_to_the_others(target) -> None:
     work, recipe = (
         [*small_images(32), 1000.0 * small_images(1)[0]],
         Recipe(method=Mse(), correction=WeightCorrection.NONE),

@@ -1,4 +1,4 @@
-"""Images that outlie: known by how far they go, never more than exceptions, and cut out of the statistics exactly."""
+"""Outlier images: found by their extremes, never more than a small share, and cut out of the statistics exactly."""
 
 import numpy as np
 import pytest
@@ -50,7 +50,7 @@ def test_images_of_sound_networks_are_all_kept() -> None:
     found = observed([(20.0 if place == 7 else 1.0) * image for place, image in enumerate(images(64))])
     assert 15.0 < found.outlier_ratio.max() < FAR
     assert found.outliers == ()
-    assert found.ordinary is found.tensors
+    assert found.without_outliers is found.tensors
 
 
 def test_what_is_frequent_is_no_exception() -> None:
@@ -71,29 +71,29 @@ def test_what_was_found_on_another_form_of_the_model_holds() -> None:
     found = observed(images(64))
     farthest = int(found.extremes[:, 0, 1].argmax())
     cut = Observed(found.tensors, found.extremes, known_outliers=(farthest,))
-    assert cut.ordinary["t0"].hi == np.delete(found.extremes[:, 0, 1], farthest).max() < found.tensors["t0"].hi
+    assert cut.without_outliers["t0"].hi == np.delete(found.extremes[:, 0, 1], farthest).max() < found.tensors["t0"].hi
 
 
-def test_ordinary_statistics_are_those_without_what_only_outlying_images_reach() -> None:
+def test_statistics_without_outliers_exclude_their_extremes() -> None:
     values = images(64)
     values[3] = 500.0 * values[3]
     rest = np.concatenate(values[:3] + values[4:])
     ends = np.array([rest.min(), rest.max()])
     inside = values[3][((values[3] >= ends[0]) & (values[3] <= ends[1])) | np.isin(bin_of(values[3]), bin_of(ends))]
     assert 0 < inside.size < 10
-    assert observed(values).ordinary["t0"].identical(statistics(np.concatenate([rest, np.clip(inside, *ends)])))
+    assert observed(values).without_outliers["t0"].identical(statistics(np.concatenate([rest, np.clip(inside, *ends)])))
 
 
 @pytest.mark.parametrize("target", [ORT, TENSORRT, VACC], ids=lambda target: target.name)
 def test_minmax_and_who_asks_for_it_get_all_images(target) -> None:
-    """A compiler is not given the images that outlie, so there minmax does not meet them."""
+    """A compiler is not given outlier images, so minmax does not cover them there."""
     values = images(64)
     values[3] = 500.0 * values[3]
     found = observed(values)
     for method in (Percentile(), Kl(), Mse()):
-        assert found.for_ranges(method, target) is found.ordinary
+        assert found.for_ranges(method, target) is found.without_outliers
         assert found.for_ranges(method, target, keep_outliers=True) is found.tensors
-    assert found.for_ranges(MinMax(), target) is (found.ordinary if target is VACC else found.tensors)
+    assert found.for_ranges(MinMax(), target) is (found.without_outliers if target is VACC else found.tensors)
 
 
 @settings(max_examples=200, deadline=None)

@@ -278,7 +278,7 @@ def test_any_classifier_is_scored_and_quantized_as_its_file_says(name: str, imag
     write(model, kind, pictures)
     reference = answers(model, kind, pictures)
     assert len(set(reference.argmax(axis=1))) > 1
-    done = evaluate(model, images=images, pipeline=kind.pipeline, keep=tmp_path / "kept", inputs=inputs, threads=1)
+    done = evaluate(model, images=images, pipeline=kind.pipeline, cache=tmp_path / "kept", inputs=inputs, threads=1)
     assert done.output == "scores"
     np.testing.assert_array_equal(done.predictions.top1, reference.argmax(axis=1))
 
@@ -316,7 +316,7 @@ def test_types_without_kernels_are_evaluated_in_float32(dtype: int, images: Path
     onnx.save(wanted, model)
     reference = answers(tmp_path / "same.onnx", same, pictures)
 
-    done = evaluate(model, images=images, pipeline=PLAIN, keep=tmp_path / "kept", threads=1)
+    done = evaluate(model, images=images, pipeline=PLAIN, cache=tmp_path / "kept", threads=1)
     assert "the model is run in float32" in done.notes[-1]
     sure = np.sort(reference)[:, -1] - np.sort(reference)[:, -2] > 0.1
     np.testing.assert_array_equal(done.predictions.top1[sure], reference.argmax(axis=1)[sure])
@@ -371,7 +371,7 @@ def test_channels_of_the_picture_reach_the_model_in_order(mode: str, channels: i
     made.graph.initializer.append(numpy_helper.from_array(weight, "w"))
     onnx.save(made, tmp_path / "model.onnx")
     pipeline = Pipeline(ops=(Decode(mode=mode), ToTensor(divisor=1.0)))
-    done = evaluate(tmp_path / "model.onnx", images=tmp_path / "images", pipeline=pipeline, keep=tmp_path, threads=1)
+    done = evaluate(tmp_path / "model.onnx", images=tmp_path / "images", pipeline=pipeline, cache=tmp_path, threads=1)
     order = {"L": [0], "LA": [0, 1], "RGB": [0, 1, 2], "BGR": [2, 1, 0], "RGBA": [0, 1, 2, 3], "BGRA": [2, 1, 0, 3]}
     for name, best in zip(done.predictions.names, done.predictions.top1, strict=True):
         pixels = np.asarray(Image.open(tmp_path / "images" / name)).reshape(64, bands)[:, order[mode]]
@@ -410,14 +410,14 @@ def test_scores_asked_for_are_those_evaluated_everywhere(images: Path, tmp_path:
     chosen = quantkit.build_calibration_set(images, count=16)
     done = calibrate(model, chosen, PLAIN, run=tmp_path / "run", output="prob", threads=1)
     assert any("'prob'" in note for note in done.notes)
-    asked = evaluate("fp32", run=tmp_path / "run", images=images, keep=tmp_path / "kept", threads=1)
+    asked = evaluate("fp32", run=tmp_path / "run", images=images, cache=tmp_path / "kept", threads=1)
     assert (asked.output, asked.origin.scores) == ("prob", "probabilities")
-    found = evaluate(model, images=images, pipeline=PLAIN, keep=tmp_path / "kept", threads=1)
+    found = evaluate(model, images=images, pipeline=PLAIN, cache=tmp_path / "kept", threads=1)
     assert (found.output, found.origin.scores) == ("scores", "logits")
-    other = evaluate("fp32", run=tmp_path / "run", output="scores", images=images, keep=tmp_path / "kept", threads=1)
+    other = evaluate("fp32", run=tmp_path / "run", output="scores", images=images, cache=tmp_path / "kept", threads=1)
     assert other.output == "scores"
     with pytest.raises(ModelError, match="no output 'nothing'"):
-        evaluate(model, images=images, pipeline=PLAIN, keep=tmp_path / "kept", output="nothing")
+        evaluate(model, images=images, pipeline=PLAIN, cache=tmp_path / "kept", output="nothing")
 
 
 def test_nhwc_graph_is_no_larger_than_its_nchw_twin(images: Path, tmp_path: Path) -> None:

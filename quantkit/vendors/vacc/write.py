@@ -8,9 +8,11 @@ from typing import Any, Literal, assert_never
 
 from quantkit.config.method import Kl, Method, MinMax, Mse, Percentile
 from quantkit.config.pipeline import Pipeline
-from quantkit.engine.classifier import read_classifier
+from quantkit.engine.classifier import check_image
 from quantkit.errors import ConfigError
-from quantkit.graph.image_input import Layout
+from quantkit.graph.fixed_inputs import fixed_values
+from quantkit.graph.image_input import Layout, find_image
+from quantkit.graph.model import read_model
 from quantkit.vendors.vacc.calibration_folder import CalibrationFolder
 from quantkit.vendors.vacc.convert import framework_of, render
 from quantkit.vendors.vacc.dialects import Dialect
@@ -213,10 +215,10 @@ def read_image_input(model: Path, pipeline: Pipeline | None) -> tuple[str, tuple
         ModelError: the model cannot be read or has no image input.
         ConfigError: the pipeline does not give what the model reads, or neither fixes the size.
     """
-    file = read_classifier(model)
+    graph = read_model(model)
+    image = find_image(graph, fixed_values(graph, {}))
     if pipeline is not None:
-        file.check(pipeline)
-    image = file.signature.image
+        check_image(image, pipeline)
     height, width = (pipeline.output_size if pipeline is not None else None) or (None, None)
     height, width = image.height or height, image.width or width
     if height is None or width is None:

@@ -21,6 +21,7 @@ from quantkit.workflows.vacc.build_file import (
     build_of_run,
     build_rewritten,
     choices_of_run,
+    signature_notes,
     write_vdsp,
 )
 
@@ -57,14 +58,17 @@ class VaccBackend:
     def after_quantize(self, run: QuantizedRun) -> BackendFiles:
         """Write ``vamc.yaml``, and ``calibration.csv`` where the compiler must not see all images."""
         folder, record = run.folder, run.folder.read()
+        path = folder.path / BUILD_FILE
         try:
             chosen = run.calibration_set or set_of_run(record)
             build = build_of_run(folder, record, run.prepared, chosen, self.options)
         except QuantkitError as error:
+            path.unlink(missing_ok=True)
+            if run.target.name == VACC.name:
+                raise
             return BackendFiles((), (f"{BUILD_FILE} was not written: {error}",))
-        path = folder.path / BUILD_FILE
         write_text(path, build.text)
-        files, notes = [path], list(build.notes)
+        files, notes = [path], [*build.notes, *signature_notes(record)]
         if card_set := _write_card_set(folder, record, chosen):
             files.append(card_set)
             notes.append(

@@ -273,6 +273,16 @@ def write_vdsp(folder: RunFolder, pipeline: Pipeline) -> Path | None:
     return path
 
 
+def signature_notes(record: RunRecord) -> list[str]:
+    """Return what the build file cannot say of the model's inputs."""
+    model, notes = record.model, []
+    if model.dtype != "float32" or model.layout != "NCHW":
+        notes.append(f"the image input is {model.dtype} {model.layout}; whether the compiler takes it is not known")
+    if model.inputs:
+        notes.append(f"the inputs {', '.join(model.inputs)} are not in this file; make them constants of the model")
+    return notes
+
+
 def build_rewritten(
     folder: RunFolder, record: RunRecord, checkpoint: Path, method: Method, plan: Plan, options: VamcOptions
 ) -> BuildFile:

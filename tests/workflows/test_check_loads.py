@@ -1,0 +1,43 @@
+"""What onnxruntime cannot load is said before the pass."""
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import pytest
+
+from quantkit.errors import ModelError
+from quantkit.graph.prepare import Prepared, prepare
+from quantkit.targets import ORT
+from quantkit.workflows import quantize
+from quantkit.workflows.quantize import QuantizeOptions, check_loads
+
+TEXT = """
+<ir_version: 8, opset_import: ["": 17 {imports}]>
+net (float[1, 3, 8, 8] input) => (float[1, 4, 6, 6] out) {{
+    a = Conv (input, w)
+    out = {last} (a)
+}}
+"""
+
+
+def prepared(last: str, imports: str = "") -> Prepared:
+    model = onnx.parser.parse_model(TEXT.format(last=last, imports=imports))
+    weights = np.random.default_rng(0).standard_normal((4, 3, 3, 3)).astype(np.float32)
+    model.graph.initializer.append(onnx.numpy_helper.from_array(weights, "w"))
+    return prepare(ir.from_proto(model))
+
+
+def test_model_that_loads_passes() -> None:
+    assert check_loads(prepared("Relu"), ORT, QuantizeOptions()) is None
+
+
+def test_custom_operator_without_a_library_is_named() -> None:
+    with pytest.raises(ModelError, match=r"the fp32 model does not run: .*Mystery"):
+        check_loads(prepared("org.example.Mystery", ', "org.example": 1'), ORT, QuantizeOptions())
+
+
+def test_int8_model_that_does_not_load_names_the_node_to_skip(monkeypatch: pytest.MonkeyPatch) -> None:
+    faults = iter(["Could not find an implementation for QuantizeLinear(99) node with name 'a'", ""])
+    monkeypatch.setattr(quantize, "_load_fault", lambda model: next(faults))
+    with pytest.raises(ModelError, match=r"the int8 model does not run: .*; --skip 'a' leaves it in float"):
+        check_loads(prepared("Relu"), ORT, QuantizeOptions())
