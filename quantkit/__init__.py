@@ -1,4 +1,4 @@
-"""Take a trained fp32 image classifier to int8, and know what that costs.
+"""Post-training int8 quantization for ONNX image classifiers, with measured accuracy loss.
 
 The steps of the command line are functions of the same names: `build_calibration_set`, `calibrate`, `quantize`,
 `compare`. Names are imported when they are first used, so importing the package costs nothing.

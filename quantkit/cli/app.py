@@ -42,7 +42,7 @@ class QuantkitTyper(typer.Typer):
 
 app = QuantkitTyper(
     name="quantkit",
-    help="Take a trained fp32 image classifier to int8, and know what that costs.",
+    help="Post-training int8 quantization for ONNX image classifiers, with measured accuracy loss.",
     no_args_is_help=True,
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
