@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 
 TORCH := .venv-torch
 
-.PHONY: setup setup-torch demo test test-torch lint bench fuzz kill clean
+.PHONY: setup setup-torch demo test test-torch lint docs dist bench fuzz kill clean
 
 # Two stamps: what users need is enough for the demo, and installs faster.
 $(VENV)/.installed: pyproject.toml
@@ -45,6 +45,18 @@ lint: $(VENV)/.installed-dev
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+# The site in site/, without a network: fonts, diagrams and search are files of its own. Warnings are errors.
+docs: $(VENV)/.installed-dev
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet --strict
+
+# Wheel and sdist in dist/, installed into an empty environment and used there.
+dist: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check 'build>=1.2' 'twine>=6'
+	rm -rf dist
+	$(BIN)/python -m build --outdir dist
+	$(BIN)/python -m twine check --strict dist/*
+	$(BIN)/python .ci/check_dist.py dist
+
 bench: $(VENV)/.installed-dev
 	$(BIN)/python benchmarks/calibration.py
 	$(BIN)/python benchmarks/int8_graph.py
@@ -63,4 +75,4 @@ kill: $(VENV)/.installed-dev
 	QUANTKIT_KILLS=$(KILLS) $(BIN)/python -m pytest tests/interruption -s --timeout 3600
 
 clean:
-	rm -rf $(VENV) $(TORCH) .fuzz quantkit-demo build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) $(TORCH) .fuzz quantkit-demo build dist site *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

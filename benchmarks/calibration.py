@@ -2,8 +2,8 @@
 
     python benchmarks/calibration.py [--models resnet50,mobilenet_v2] [--peers none|ort] [--json FILE]
 
-Models are read from ``--model-dir`` (NAME.onnx), or exported there with random weights where torch is installed;
-squeezenet1_1 is the one kept beside the checkout. Photographs come from ``--images``. The ratios are medians over
+Models are read from ``--model-dir`` (NAME.onnx) or beside the checkout, or exported with random weights where torch is
+installed. Photographs come from ``--images``. The ratios are medians over
 rounds in which everything is timed once, on images that are decoded beforehand; ``end_to_end`` includes decoding.
 A pass over few images is mostly what it costs to begin and to end one; a second one, over a quarter of the images,
 tells ``pass_fixed_ms`` from ``pass_ms_per_image`` and gives the ratio of long passes, ``ratio_per_image``.
@@ -11,10 +11,7 @@ tells ``pass_fixed_ms`` from ``pass_ms_per_image`` and gives the ratio of long p
 
 import argparse
 import json
-import multiprocessing
-import re
 import statistics
-import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -23,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from inputs import SHARED, find_model, find_photographs, in_process, peak_mb
 
 from quantkit.config.method import Kl, Method, MinMax, Mse, Percentile
 from quantkit.config.pipeline import PRESETS
@@ -45,7 +43,6 @@ from quantkit.stats.solve import solve, solve_all
 from quantkit.stats.tensor import TensorStatistics
 from quantkit.targets import ORT, TENSORRT, VACC
 
-SHARED = Path(__file__).resolve().parents[2] / "shared" / "assets"
 MODELS = ("resnet50", "mobilenet_v2", "squeezenet1_1", "iresnet50")
 THREADS = 2
 PIPELINE = PRESETS["imagenet"]
@@ -58,22 +55,6 @@ SOLVED: dict[str, tuple[Method, Any]] = {
     "mse_affine": (Mse(), ORT),
     "mse_symmetric": (Mse(), VACC),
 }
-
-
-def find_model(name: str, folder: Path) -> Path | str:
-    """Return the model's file, or why there is none."""
-    if name == "squeezenet1_1":
-        path = SHARED / "squeezenet1_1.onnx"
-        return path if path.is_file() else "needs ../shared/assets"
-    path = folder / f"{name}.onnx"
-    if not path.is_file():
-        try:
-            from quantkit.export.model import export_model
-        except ImportError:
-            return f"needs {path}, or quantkit[torch] to make it"
-        folder.mkdir(parents=True, exist_ok=True)
-        export_model(name, path, random_weights=True)
-    return path
 
 
 def cpu_seconds(work: Callable[[], object]) -> float:
@@ -243,13 +224,7 @@ def off_and_excess(curve: Any, best: int, ours: int) -> tuple[int, float]:
     return abs(ours - best), nearest / float(curve[best]) - 1.0 if curve[best] > 0 else 0.0
 
 
-def peak_mb() -> float:
-    """Return this process' peak resident memory; unlike ru_maxrss it does not begin with the parent's."""
-    status = Path("/proc/self/status").read_text()
-    return int(re.search(r"VmHWM:\s+(\d+) kB", status)[1]) / 1024  # type: ignore[index]
-
-
-def _memory_job(model: Path, paths: list[Path], observing: bool, queue: Any) -> None:
+def _memory_job(model: Path, paths: list[Path], observing: bool) -> float:
     prepared = prepare(read_model(model))
     load = partial(preprocess, pipeline=PIPELINE)
     if observing:
@@ -260,18 +235,7 @@ def _memory_job(model: Path, paths: list[Path], observing: bool, queue: Any) -> 
         feed = plain.get_inputs()[0].name
         for path in paths:
             plain.run(None, {feed: load(path)[None]})
-    queue.put(peak_mb())
-
-
-def peak_memory_mb(job: Callable[..., None], *arguments: Any) -> float:
-    """Return the peak resident memory of a job in a process of its own."""
-    context = multiprocessing.get_context("spawn")
-    queue = context.Queue()
-    process = context.Process(target=job, args=(*arguments, queue))
-    process.start()
-    peak = queue.get()
-    process.join()
-    return float(peak)
+    return peak_mb()
 
 
 def measure_memory(model: Path, paths: list[Path], few: int, many: int) -> dict[str, Any]:
@@ -285,9 +249,9 @@ def measure_memory(model: Path, paths: list[Path], few: int, many: int) -> dict[
     def cycled(count: int) -> list[Path]:
         return [seen_by_all[i % len(seen_by_all)] for i in range(count)]
 
-    plain = peak_memory_mb(_memory_job, model, cycled(few), False)
-    with_few = peak_memory_mb(_memory_job, model, cycled(few), True)
-    with_many = peak_memory_mb(_memory_job, model, cycled(many), True)
+    plain = in_process(_memory_job, model, cycled(few), False)
+    with_few = in_process(_memory_job, model, cycled(few), True)
+    with_many = in_process(_memory_job, model, cycled(many), True)
     return {
         "extra_memory_mb": with_many - plain,
         f"peak_mb_{few}_images": with_few,
@@ -296,7 +260,7 @@ def measure_memory(model: Path, paths: list[Path], few: int, many: int) -> dict[
     }
 
 
-def _ort_job(model: Path, paths: list[Path], method: str, queue: Any) -> None:
+def _ort_job(model: Path, paths: list[Path], method: str) -> tuple[float, float]:
     from onnxruntime.quantization import CalibrationDataReader
     from onnxruntime.quantization.calibrate import CalibrationMethod, create_calibrator
 
@@ -328,19 +292,18 @@ def _ort_job(model: Path, paths: list[Path], method: str, queue: Any) -> None:
             calibrator.compute_data()
 
         peer_s = timed(calibrate)
-    queue.put((peer_s / plain_s, peak_mb()))
+    return peer_s / plain_s, peak_mb()
 
 
 def time_peers(model: Path, paths: list[Path]) -> dict[str, Any]:
     """Time onnxruntime's calibrators, each beside plain inference in a process of its own."""
-    context = multiprocessing.get_context("spawn")
-    result = {}
+    result: dict[str, Any] = {}
     for method in ("minmax", "percentile", "entropy"):
-        queue = context.Queue()
-        process = context.Process(target=_ort_job, args=(model, paths, method, queue))
-        process.start()
-        ratio, peak = queue.get()
-        process.join()
+        try:
+            ratio, peak = in_process(_ort_job, model, paths, method)
+        except RuntimeError as error:
+            print(f"onnxruntime's {method} calibrator failed: {error}")
+            continue
         result[f"ort_{method}"] = {"ratio_to_inference": ratio, "peak_mb": peak, "images": len(paths)}
     return result
 
@@ -358,9 +321,10 @@ def main() -> None:
     parser.add_argument("--memory-counts", default="100,1000")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
-    paths = sorted(options.images.glob("*.JPEG"))[: options.count]
+    paths = find_photographs(options.images, options.count)
     if not paths:
-        sys.exit(f"no photographs in {options.images}; give --images")
+        print(f"skipped: no photographs in {options.images}; give --images")
+        return
     few, many = map(int, options.memory_counts.split(","))
     models: dict[str, Any] = {}
     for name in options.models.split(","):

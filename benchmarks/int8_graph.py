@@ -2,23 +2,19 @@
 
     python benchmarks/int8_graph.py [--models resnet50,iresnet50] [--memory] [--json FILE]
 
-Models are read from ``--model-dir`` (NAME.onnx), or exported there with random weights where torch is installed;
-squeezenet1_1, cifar_resnet20 and mobilenetv2_cifar10 are the ones kept beside the checkout. Both int8 models get the
-ranges between the least and the greatest value on the same photographs, and are judged on others. Ours is corrected in
-its biases on those photographs, as ``quantkit calibrate`` does; the figure without is given too. quantize_static runs
-on what its own pre-processing makes of the model. Latency is that of one image; each ratio is the median over rounds in
-which every model is run in turn. With ``--memory`` the largest iResNet and a generated model of 2.5 GB are read,
-prepared, planned, written and saved in processes of their own.
+Models are read from ``--model-dir`` (NAME.onnx) or beside the checkout, or exported with random weights where torch is
+installed. Both int8 models get the ranges between the least and the greatest value on the same photographs, and are
+evaluated on others. Ours has its biases corrected on those photographs, as ``quantkit calibrate`` does; the figure
+without is given too. quantize_static runs on what its own pre-processing makes of the model. Latency is that of one
+image; each ratio is the median over rounds in which every model is run in turn. With ``--memory`` the largest iResNet
+and a generated model of 2.5 GB are read, prepared, planned, written and saved in processes of their own.
 """
 
 import argparse
 import io
 import json
 import logging
-import multiprocessing
-import re
 import statistics
-import sys
 import tempfile
 import time
 import zipfile
@@ -31,6 +27,7 @@ import numpy.typing as npt
 import onnx
 import onnx_ir as ir
 import onnxruntime as ort
+from inputs import KEPT, SHARED, find_model, find_photographs, in_process, peak_mb
 from PIL import Image
 
 from quantkit.engine.session import open_session
@@ -44,8 +41,6 @@ from quantkit.numerics import Range
 from quantkit.ptq.bias_correction import correct_bias
 from quantkit.targets import ORT
 
-SHARED = Path(__file__).resolve().parents[2] / "shared" / "assets"
-REAL = ("squeezenet1_1", "cifar_resnet20", "mobilenetv2_cifar10")
 MADE = (
     *("resnet18", "resnet50", "resnext50", "wide_resnet50", "mobilenet_v2", "mobilenet_v3_small", "mobilenet_v3_large"),
     *("mnasnet", "efficientnet_b0", "shufflenet_v2", "densenet121", "googlenet", "inception_v3", "regnet_y_400mf"),
@@ -66,40 +61,22 @@ CORRECTED_ON = 48
 FloatArray = npt.NDArray[np.float32]
 
 
-def find_model(name: str, folder: Path) -> Path | str:
-    """Return the model's file, or why there is none."""
-    if name in REAL:
-        path = SHARED / f"{name}.onnx"
-        return path if path.is_file() else "needs ../shared/assets"
-    path = folder / f"{name}.onnx"
-    if not path.is_file():
-        try:
-            from quantkit.export.model import export_model
-        except ImportError:
-            return f"needs {path}, or quantkit[torch] to make it"
-        folder.mkdir(parents=True, exist_ok=True)
-        export_model(name, path, random_weights=True)
-    return path
-
-
-def photographs(name: str, side: int, count: int) -> FloatArray:
-    """Return photos evenly over the classes, squeezed to the model's input, ``[count, 3, side, side]``."""
-    sources: list[Any]
-    if "cifar" in name:
-        archive = zipfile.ZipFile(SHARED / "cifar10_test.zip")
-        names = sorted(entry for entry in archive.namelist() if entry.endswith(".jpg"))
-        sources = [io.BytesIO(archive.read(names[i])) for i in np.linspace(0, len(names) - 1, count).astype(int)]
+def photographs(name: str, folder: Path, side: int, count: int) -> FloatArray:
+    """Return photos evenly over the classes, squeezed to the model's input, ``[N, 3, side, side]``, N = 0 for none."""
+    archive, sources = SHARED / "cifar10_test.zip", []  # type: Path, list[Any]
+    if "cifar" in name and archive.is_file():
+        with zipfile.ZipFile(archive) as opened:
+            names = sorted(entry for entry in opened.namelist() if entry.endswith(".jpg"))
+            places = np.linspace(0, len(names) - 1, count).astype(int)
+            sources = [io.BytesIO(opened.read(names[place])) for place in places]
     else:
-        files = sorted((SHARED / "imagenet_samples").glob("*.JPEG"))
-        if not files:
-            sys.exit("needs the photographs of ../shared/assets")
-        sources = [files[i] for i in np.linspace(0, len(files) - 1, count).astype(int)]
+        sources = list(find_photographs(folder, count))
     images = []
     for source in sources:
         with Image.open(source) as image:
             pixels = np.asarray(image.convert("RGB").resize((side, side), Image.Resampling.BILINEAR), np.float32)
         images.append(((pixels / 255 - MEAN) / STD).transpose(2, 0, 1))
-    return np.stack(images).astype(np.float32)
+    return np.asarray(images, np.float32)
 
 
 def write_ours(path: Path, images: FloatArray, out: Path, plain: Path, *, correct: bool) -> dict[str, float]:
@@ -207,10 +184,12 @@ def float_operators(model: Path, folder: Path) -> dict[str, dict[str, int]]:
     }
 
 
-def compare(name: str, path: Path, options: argparse.Namespace) -> dict[str, Any]:
-    """Write both int8 models and compare them."""
+def compare(name: str, path: Path, options: argparse.Namespace) -> dict[str, Any] | None:
+    """Write both int8 models and compare them; None where there are no photographs."""
     shape = image_input(read_model(path))
-    images = photographs(name, shape.height or 224, 2 * options.count)
+    images = photographs(name, options.images, shape.height or 224, 2 * options.count)
+    if len(images) < 2:
+        return None
     seen, unseen = images[::2], images[1::2]
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
@@ -279,30 +258,18 @@ def write_wide_model(folder: Path, gigabytes: float) -> Path:
     return folder / "wide.onnx"
 
 
-def peak_mb() -> float:
-    """Return this process' peak resident memory."""
-    status = Path("/proc/self/status").read_text()
-    return int(re.search(r"VmHWM:\s+(\d+) kB", status)[1]) / 1024  # type: ignore[index]
-
-
-def _pass_through(path: Path, out: Path, queue: Any) -> None:
+def _pass_through(path: Path, out: Path) -> dict[str, Any]:
     start = time.perf_counter()
     prepared = prepare(read_model(path)).model
     made = plan(prepared, ORT)
     save_model(write_qdq(prepared, made, dict.fromkeys(made.observed, Range(-1.0, 4.0))), out)
-    queue.put({"peak_mb": peak_mb(), "seconds": time.perf_counter() - start, "layers": len(made.layers)})
+    return {"peak_mb": peak_mb(), "seconds": time.perf_counter() - start, "layers": len(made.layers)}
 
 
 def measure_memory(path: Path) -> dict[str, Any]:
     """Take a model from file to int8 file in a process of its own."""
-    context = multiprocessing.get_context("spawn")
-    queue = context.Queue()
     with tempfile.TemporaryDirectory() as folder:
-        out = Path(folder) / "int8.onnx"
-        process = context.Process(target=_pass_through, args=(path, out, queue))
-        process.start()
-        result: dict[str, Any] = queue.get()
-        process.join()
+        result: dict[str, Any] = in_process(_pass_through, path, Path(folder) / "int8.onnx")
         result["int8_bytes"] = sum(file.stat().st_size for file in Path(folder).iterdir())
     return result
 
@@ -310,9 +277,10 @@ def measure_memory(path: Path) -> dict[str, Any]:
 def main() -> None:
     """Run the benchmark."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--models", default=",".join((*REAL, *MADE)))
+    parser.add_argument("--models", default=",".join((*KEPT, *MADE)))
     parser.add_argument("--model-dir", type=Path, default=Path("benchmarks/models"))
-    parser.add_argument("--count", type=int, default=50, help="photographs to calibrate on, and as many to judge on")
+    parser.add_argument("--images", type=Path, default=SHARED / "imagenet_samples")
+    parser.add_argument("--count", type=int, default=50, help="photographs to calibrate on, and as many to evaluate on")
     parser.add_argument("--rounds", type=int, default=51)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--bias-correction", action=argparse.BooleanOptionalAction, default=True)
@@ -327,7 +295,11 @@ def main() -> None:
         if isinstance(path, str):
             print(f"{name}: skipped, {path}")
             continue
-        models[name] = result = compare(name, path, options)
+        result = compare(name, path, options)
+        if result is None:
+            print(f"{name}: skipped, no photographs in {options.images}; give --images")
+            continue
+        models[name] = result
         print(
             f"{name:20} latency x{result['latency_ratio_to_quantize_static']:.3f} of quantize_static, "
             f"x{result['latency_ratio_to_fp32']:.3f} of fp32; SQNR {result['sqnr_db']:.2f} dB "

@@ -1,0 +1,6 @@
+"""``python -m quantkit``: the command line, where the script ``quantkit`` is not on the path."""
+
+from quantkit.cli.main import main
+
+if __name__ == "__main__":
+    main()

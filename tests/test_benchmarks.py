@@ -1,0 +1,111 @@
+"""Every benchmark runs from start to end on a tiny model, and says what it lacks instead of failing."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from PIL import Image
+
+ROOT = Path(__file__).resolve().parents[1]
+FOLDER = ROOT / "benchmarks"
+SIDE = 224
+TEXT = """
+<ir_version: 8, opset_import: ["": 17]>
+tiny (float[N, 3, 224, 224] input) => (float[N, 4] logits) {
+    a = Conv <strides = [32, 32]> (input, w1, b1)
+    r = Relu(a)
+    g = GlobalAveragePool(r)
+    f = Flatten(g)
+    logits = Gemm <transB = 1> (f, w2, b2)
+}
+"""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder with ``tiny.onnx``, sixteen labelled photographs, and a calibration set of four of them."""
+    folder = tmp_path_factory.mktemp("benchmarks")
+    model = onnx.parser.parse_model(TEXT)
+    rng = np.random.default_rng(0)
+    for name, shape in {"w1": (8, 3, 32, 32), "b1": (8,), "w2": (4, 8), "b2": (4,)}.items():
+        values = rng.normal(0, np.prod(shape[1:]) ** -0.5, shape).astype(np.float32)
+        model.graph.initializer.append(onnx.numpy_helper.from_array(values, name))
+    onnx.save(model, folder / "tiny.onnx")
+    for label in range(4):
+        (folder / "images" / str(label)).mkdir(parents=True)
+        for index in range(4):
+            pixels = rng.integers(0, 180, (32, 32, 3), np.uint8)
+            pixels[..., label % 3] += 70
+            image = Image.fromarray(pixels).resize((SIDE, SIDE))
+            image.save(folder / "images" / str(label) / f"{index}.png")
+    return folder
+
+
+def run(script: str, *arguments: object, folder: Path) -> tuple[str, dict[str, Any]]:
+    """Run a benchmark as a user does; return its output and its figures."""
+    figures = folder / f"{script}.json"
+    command = [sys.executable, FOLDER / script, *map(str, arguments), "--json", figures]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout, json.loads(figures.read_text()) if figures.exists() else {}
+
+
+def test_benchmark_calibration_measures_pass_memory_and_peers(folder: Path) -> None:
+    arguments = ["--models", "tiny", "--model-dir", folder, "--images", folder / "images", "--count", 4, "--rounds", 1]
+    _, figures = run("calibration.py", *arguments, "--peer-count", 2, "--memory-counts", "2,4", folder=folder)
+    tiny = figures["models"]["tiny"]
+    assert tiny["images"] == 4
+    assert tiny["ratio_to_inference"] > 0
+    assert set(tiny["peers"]) == {"ort_minmax", "ort_percentile", "ort_entropy"}
+    assert tiny["sketch"]["percentile_worst_relative_error"] < 2**-8
+
+
+def test_benchmark_int8_graph_compares_with_quantize_static(folder: Path) -> None:
+    arguments = ["--models", "tiny", "--model-dir", folder, "--images", folder / "images", "--count", 4, "--rounds", 2]
+    _, figures = run("int8_graph.py", *arguments, folder=folder)
+    tiny = figures["models"]["tiny"]
+    assert tiny["sqnr_db"] > 20
+    assert tiny["float_ops_left"] == 0
+    assert tiny["latency_ratio_to_fp32"] > 0
+
+
+def test_benchmark_evaluation_agrees_with_the_plain_loop(folder: Path) -> None:
+    arguments = ["--model", folder / "tiny.onnx", "--images", folder / "images", "--count", 16, "--rounds", 1]
+    out, figures = run("evaluation.py", *arguments, folder=folder)
+    assert "same top-1 on 16 of 16" in out
+    assert figures["ratio"] > 0
+
+
+def test_benchmark_accuracy_measures_default_tuned_and_peers(folder: Path) -> None:
+    from quantkit.data.build_set import build_calibration_set
+
+    build_calibration_set(folder / "images", count=8).save(folder / "set.csv")
+    arguments = ["--model", folder / "tiny.onnx", "--set", folder / "set.csv", "--images", folder / "images"]
+    out, figures = run(
+        "accuracy.py", *arguments, "--preset", "imagenet", "--targets", "ort", "--min-agreement", 1, folder=folder
+    )
+    tiny = figures["models"]["tiny"]
+    assert 0 <= tiny["ort"]["default"]["agreement"] <= 100
+    assert {"onnxruntime minmax", "onnxruntime entropy", "onnxruntime percentile"} <= set(tiny["peers"])
+    assert "nncf" in out
+
+
+@pytest.mark.parametrize(
+    ("script", "arguments"),
+    [
+        ("calibration.py", ["--images", "absent"]),
+        ("int8_graph.py", ["--images", "absent", "--models", "squeezenet1_1", "--model-dir", "absent"]),
+        ("evaluation.py", ["--model", "absent.onnx"]),
+    ],
+)
+def test_benchmark_without_its_input_says_what_it_needs(script: str, arguments: list[str], tmp_path: Path) -> None:
+    out, figures = run(script, *arguments, folder=tmp_path)
+    assert "skipped" in out
+    assert not figures.get("models")
