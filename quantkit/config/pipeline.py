@@ -140,7 +140,6 @@ class Pipeline(BaseModel):
         return self
 
     @property
-    @property
     def decode(self) -> Decode:
         """The first operation."""
         decode = self.ops[0]
