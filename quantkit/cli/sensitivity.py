@@ -63,7 +63,8 @@ def sensitivity(
 ) -> None:
     """Measure what each layer costs: only it in int8, and all but it; interrupted, it goes on where it was."""
     from quantkit.files import write_json, write_text
-    from quantkit.report.sensitivity import sensitivity_page, summary
+    from quantkit.report.sections.sensitivity import summary
+    from quantkit.report.sensitivity import sensitivity_page
     from quantkit.targets import parse_target
     from quantkit.workflows.project import load_project, run_of_subject
     from quantkit.workflows.quantize import QuantizeOptions
@@ -108,7 +109,7 @@ def sensitivity(
     if csv is not None:
         write_text(csv, found.csv_text())
     if html is not None:
-        write_text(html, sensitivity_page(found))
+        write_text(html, sensitivity_page(found, decision.lines()))
     console.print(_table(found, top))
     for line in summary(found):
         console.print(line, soft_wrap=True, markup=False)

@@ -3,8 +3,9 @@
 import csv
 import io
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 from quantkit.evaluation.paired import Interval
 
@@ -67,6 +68,20 @@ class Figures:
             plain |= vars(self.accuracy) | {"delta_top1_ci95": [interval.lo, interval.hi]}
         return plain
 
+    @classmethod
+    def from_json(cls, plain: Mapping[str, Any]) -> Self:
+        """Return the figures of `to_json`."""
+        accuracy = None
+        if "top1" in plain:
+            accuracy = Accuracy(
+                top1=plain["top1"],
+                delta_top1=plain["delta_top1"],
+                delta_top1_ci95=Interval(*plain["delta_top1_ci95"]),
+                agreement=plain["agreement"],
+            )
+        sqnr_db = math.inf if plain["sqnr_db"] is None else plain["sqnr_db"]
+        return cls(sqnr_db=sqnr_db, kl=plain["kl"], share=plain["share"], accuracy=accuracy)
+
 
 @dataclass(frozen=True, kw_only=True)
 class LayerSensitivity:
@@ -107,6 +122,12 @@ class LayerSensitivity:
             "only": self.only.to_json(),
             "without": self.without.to_json(),
         }
+
+    @classmethod
+    def from_json(cls, plain: Mapping[str, Any]) -> Self:
+        """Return the layer of `to_json`."""
+        own = {key: plain[key] for key in ("node", "op_type", "conv_index", "macs", "macs_share")}
+        return cls(**own, only=Figures.from_json(plain["only"]), without=Figures.from_json(plain["without"]))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -161,6 +182,21 @@ class Sensitivity:
             "layers": [layer.to_json() for layer in self.layers],
             "notes": list(self.notes),
         }
+
+    @classmethod
+    def from_json(cls, plain: Mapping[str, Any]) -> Self:
+        """Return the sensitivity of `to_json`.
+
+        Raises:
+            KeyError: a value is missing.
+        """
+        own = {key: plain[key] for key in ("model", "target", "method", "by", "images", "source", "macs", "top1")}
+        return cls(
+            **own,
+            whole=Figures.from_json(plain["whole"]),
+            layers=tuple(LayerSensitivity.from_json(layer) for layer in plain["layers"]),
+            notes=tuple(plain["notes"]),
+        )
 
     def csv_text(self) -> str:
         """Return one row a layer with plain numbers; a figure that is infinite or was not measured is empty."""
