@@ -34,7 +34,9 @@ class _Bars(HTMLParser):
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.rows += tag == "tr"
         self.bars += tag == "rect"
-        if tag in ("img", "link") or any(name in ("src", "href") for name, _ in attrs):
+        if tag in ("img", "link") or any(
+            name in ("src", "href") and not (value or "").startswith("#") for name, value in attrs
+        ):
             self.loads.append(tag)
 
 
