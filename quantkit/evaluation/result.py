@@ -197,6 +197,12 @@ class Comparison:
         """All models but the reference."""
         return self.models[1:]
 
+    def _repr_html_(self) -> str:
+        """Return the accuracy table for notebooks."""
+        from quantkit.report.notebook import comparison_html
+
+        return comparison_html(self)
+
     def to_json(self) -> dict[str, Any]:
         """Return the value of ``quantkit compare --json``: `images`, `models` and more."""
         return {

@@ -57,6 +57,11 @@ def accuracy_table(comparison: Comparison) -> Table:
     return table
 
 
+def accuracy_rows(comparison: Comparison) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
+    """Return headings and cells of the main table as text."""
+    return _headings(comparison), [_cells(comparison, model) for model in comparison.models]
+
+
 def drift_table(model: ModelResult, tensors: Sequence[TensorDrift] | None = None) -> Table:
     """Return the tensors that drift most (or the given ones); names are cut where the terminal is narrow."""
     table = plain_table(f"Drift of {model.name}: lowest SQNR first")

@@ -165,6 +165,12 @@ class Sensitivity:
         """The noise that the layers make one by one, as a share of that of all together."""
         return math.fsum(layer.only.share for layer in self.layers)
 
+    def _repr_html_(self) -> str:
+        """Return the table of layers for notebooks."""
+        from quantkit.report.notebook import sensitivity_html
+
+        return sensitivity_html(self)
+
     def to_json(self) -> dict[str, Any]:
         """Return plain values; a figure that is infinite or was not measured is null."""
         return {

@@ -26,6 +26,7 @@ from quantkit.evaluation.preprocessing_diagnosis import diagnose_preprocessing
 from quantkit.files import sha256_json
 from quantkit.graph.model import model_digest
 from quantkit.progress import Count
+from quantkit.report.notebook import figures_html
 from quantkit.runs.cache import ResultCache
 from quantkit.runs.folder import RunFolder
 from quantkit.runs.inputs import read_scored
@@ -59,6 +60,13 @@ class ModelEvaluation:
     warnings: tuple[str, ...]
     output: str
     notes: tuple[str, ...] = ()
+
+    def _repr_html_(self) -> str:
+        """Return top-1 and top-5 with their intervals for notebooks."""
+        found = accuracy_of(self.predictions)
+        shares = [("top-1", found.top1, found.top1_ci95), ("top-5", found.top5, found.top5_ci95)]
+        figures = [(name, f"{value:.2f} % [{ci95.lo:.2f}, {ci95.hi:.2f}]") for name, value, ci95 in shares]
+        return figures_html(f"{self.name}, {found.images:,} images, with 95 % intervals", figures)
 
 
 @dataclass(frozen=True)

@@ -1,23 +1,26 @@
-"""``quantkit compare --html``: the report of a comparison and of the run it belongs to."""
+"""``quantkit report`` and ``quantkit compare --html``: the report of a comparison and of its run."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import onnx_ir as ir
 
+from quantkit.config.arguments import AnyPath, as_path
+from quantkit.errors import UsageError
 from quantkit.evaluation.gate import Verdict
 from quantkit.graph.coverage import Coverage, coverage
 from quantkit.graph.model import is_quantized, read_model
 from quantkit.graph.prepare import prepare
 from quantkit.graph.qdq.plan import plan
-from quantkit.report.data import ReportData, changed_images, confusion_pairs
+from quantkit.report.data import ReportData, ReportTensor, changed_images, confusion_pairs
 from quantkit.report.page import write_report
 from quantkit.report.thumbnail import thumbnail
-from quantkit.runs.folder import QuantizedRecord, RunFolder, RunRecord
+from quantkit.runs.folder import FP32, QuantizedRecord, RunFolder, RunRecord
 from quantkit.runs.inputs import open_input_shape
 from quantkit.stats.file import load_statistics
 from quantkit.targets import TARGETS
-from quantkit.workflows.compare import Evaluation
+from quantkit.workflows.compare import Evaluation, evaluate_models
 from quantkit.workflows.provenance import provenance
 from quantkit.workflows.report_tensors import recorded_options, report_tensors
 from quantkit.workflows.run_results import sensitivity_findings, tuning_coverage, tuning_logs
@@ -38,6 +41,30 @@ def report(evaluation: Evaluation, path: Path, *, verdicts: Sequence[Verdict] = 
     write_report(report_data(evaluation, verdicts), path)
 
 
+def report_run(run: AnyPath, path: Path, *, models: Sequence[str] = (), **options: Any) -> Evaluation:
+    """Compare the models of a run with its fp32 model, and write the report.
+
+    Args:
+        run: run folder of `calibrate`.
+        path: where to write.
+        models: names in the run; absent, all its quantized models whose files are there.
+        options: of `quantkit.workflows.compare.evaluate_models`.
+
+    Raises:
+        UsageError: the run has no quantized model.
+        OutputError: the file cannot be written.
+    """
+    folder = RunFolder(as_path(run, "run"))
+    record = folder.read()
+    found = [name for name, made in record.quantized.items() if (folder.path / made.file).is_file()]
+    chosen = [name for name in models or found if name != FP32]
+    if not chosen:
+        raise UsageError("the run has no quantized model", where=folder.path, fix="run quantkit quantize first")
+    evaluation = evaluate_models([FP32, *chosen], run=folder.path, **options)
+    report(evaluation, path)
+    return evaluation
+
+
 def report_data(evaluation: Evaluation, verdicts: Sequence[Verdict] = ()) -> ReportData:
     """Return everything that the report of an evaluation shows."""
     folder = None if evaluation.run is None else RunFolder(evaluation.run)
@@ -53,12 +80,13 @@ def report_data(evaluation: Evaluation, verdicts: Sequence[Verdict] = ()) -> Rep
         if record is not None and answers.name in record.quantized
     }
     classes = max(images.class_names, default=-1) + 1
+    tensors: tuple[ReportTensor, ...] = ()
+    if model is not None and statistics is not None:
+        tensors = report_tensors(model, statistics, folder, made, evaluation)
     return ReportData(
         title=evaluation.reference.path.stem,
         comparison=evaluation.comparison,
-        tensors=()
-        if model is None or statistics is None
-        else report_tensors(model, statistics, folder, made, evaluation),
+        tensors=tensors,
         images=changed_images(predictions, picture=lambda name: thumbnail(images.root / name)),
         confusions=confusion_pairs(predictions),
         class_names=tuple(images.class_names.get(index, "") for index in range(classes)),
