@@ -19,6 +19,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from quantkit import plots as plots
     from quantkit.config.method import Kl as Kl
     from quantkit.config.method import Method as Method
     from quantkit.config.method import MinMax as MinMax
@@ -183,7 +184,10 @@ _MODULE_OF = {
     "tune": "quantkit.workflows.tune",
 }
 
-__all__ = ["__version__", *_MODULE_OF]
+# Modules of functions: ``quantkit.plots.drift(comparison)``.
+_MODULES = ("plots",)
+
+__all__ = ["__version__", *_MODULES, *_MODULE_OF]
 
 
 class _Package(ModuleType):
@@ -201,6 +205,8 @@ sys.modules[__name__].__class__ = _Package
 
 
 def __getattr__(name: str) -> Any:
+    if name in _MODULES:
+        return importlib.import_module(f"quantkit.{name}")
     if name not in _MODULE_OF:
         raise AttributeError(f"module 'quantkit' has no attribute {name!r}")
     value = getattr(importlib.import_module(_MODULE_OF[name]), name)

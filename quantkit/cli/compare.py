@@ -66,7 +66,9 @@ def compare(
     json: Annotated[Path | None, typer.Option(help="Write the comparison as JSON.")] = None,
     csv: Annotated[Path | None, typer.Option(help="Write the table as CSV.")] = None,
     markdown: Annotated[Path | None, typer.Option(help="Write the tables as Markdown.")] = None,
-    html: Annotated[Path | None, typer.Option(help="Write a report: one HTML file that needs no network.")] = None,
+    html: Annotated[
+        Path | None, typer.Option(help="Write a report: one HTML file that opens without a network.")
+    ] = None,
     fail_if: Annotated[
         list[str] | None,
         typer.Option(
@@ -185,7 +187,7 @@ def compare(
     if markdown is not None:
         write_text(markdown, markdown_text(result, verdicts))
     if html is not None:
-        report(evaluation, html)
+        report(evaluation, html, verdicts=verdicts)
     # Nor must it turn a failed gate into a success.
     with despite_closed_pipe():
         _print(evaluation, parts, verdicts)

@@ -34,6 +34,7 @@ COMMAND_MODULES: tuple[str, ...] = (
     "quantkit.cli.tune",
     "quantkit.cli.evaluate",
     "quantkit.cli.compare",
+    "quantkit.cli.report",
     "quantkit.cli.relink",
     "quantkit.cli.vamc",
     "quantkit.cli.advise",

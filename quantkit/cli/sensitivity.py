@@ -66,7 +66,8 @@ def sensitivity(
 ) -> None:
     """Measure the cost of each layer, isolated and left out; resumable."""
     from quantkit.files import write_json, write_text
-    from quantkit.report.sensitivity import sensitivity_page, summary
+    from quantkit.report.sections.sensitivity import summary
+    from quantkit.report.sensitivity import sensitivity_page
     from quantkit.targets import parse_target
     from quantkit.workflows.project import load_project, run_of_subject
     from quantkit.workflows.quantize import QuantizeOptions
@@ -119,7 +120,7 @@ def sensitivity(
     if csv is not None:
         write_text(csv, found.csv_text())
     if html is not None:
-        write_text(html, sensitivity_page(found))
+        write_text(html, sensitivity_page(found, decision.lines()))
     console.print(_table(found, top))
     for line in summary(found):
         console.print(line, soft_wrap=True, markup=False)

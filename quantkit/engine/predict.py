@@ -211,10 +211,25 @@ def _of_one_shape(rows: Sequence[int], images: Sequence[FloatArray]) -> list[lis
     return list(by_shape.values())
 
 
-def time_in_turn(models: Sequence[Classifier], x: FloatArray, rounds: int = 25) -> list[float]:
-    """Return the median time of one image for each model, in milliseconds, one thread.
+@dataclass(frozen=True)
+class Latency:
+    """Times of one image on one thread, in milliseconds.
 
-    The models take turns, so that a machine that speeds up or slows down does so for all of them.
+    Attributes:
+        median: of all runs.
+        p10: 10th percentile.
+        p90: 90th percentile.
+    """
+
+    median: float
+    p10: float
+    p90: float
+
+
+def time_in_turn(models: Sequence[Classifier], x: FloatArray, rounds: int = 25) -> list[Latency]:
+    """Return the time of one image for each model on one thread.
+
+    The models take turns, so that a change in the speed of the machine affects all of them alike.
     """
     times = np.zeros((rounds + 1, len(models)))
     for turn in times:
@@ -222,5 +237,5 @@ def time_in_turn(models: Sequence[Classifier], x: FloatArray, rounds: int = 25) 
             start_s = time.perf_counter()
             model.scores(x, fill=False)
             turn[index] = time.perf_counter() - start_s
-    medians: list[float] = np.median(times[1:] * 1000.0, axis=0).tolist()
-    return medians
+    p10, median, p90 = np.quantile(times[1:] * 1000.0, (0.1, 0.5, 0.9), axis=0)
+    return [Latency(*map(float, of_model)) for of_model in zip(median, p10, p90, strict=True)]

@@ -321,7 +321,7 @@ def _measured(model: ModelResult, images: int) -> dict[str, Figure]:
         figures["kl"] = Figure(versus.kl, versus.kl_ci95)
     for name, delta in (("top1_drop", versus.top1), ("top5_drop", versus.top5)):
         if delta is not None:
-            figures[name] = Figure(-delta.value, Interval(-delta.ci95.hi, -delta.ci95.lo))
+            figures[name] = Figure(0.0 - delta.value, Interval(0.0 - delta.ci95.hi, 0.0 - delta.ci95.lo))
     if versus.top1 is not None:
         figures["mcnemar_p"] = Figure(versus.top1.mcnemar_p)
     return figures

@@ -43,7 +43,8 @@ class EvaluatedModel:
         predictions: its answers.
         bytes: size of its file with external data, None where there is no file (results of a card).
         kl: float64 ``[N]``, divergence of each image from the reference in nats, where full outputs were at hand.
-        latency_ms: time of one image, where it was measured.
+        latency_ms: median time of one image, where it was measured.
+        latency_spread_ms: 10th and 90th percentile of that time.
         tensors: drift of its tensors against the reference, in the order of the network; empty where not measured.
         layers: drift of each integer layer alone, fed what the reference computes; empty where not measured.
     """
@@ -55,6 +56,7 @@ class EvaluatedModel:
     latency_ms: float | None = None
     tensors: tuple[TensorDrift, ...] = ()
     layers: tuple[TensorDrift, ...] = ()
+    latency_spread_ms: Interval | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,7 +123,8 @@ class ModelResult:
         ece: expected calibration error in percent, None without labels.
         tie_rate: percent of images whose first place was shared.
         constant: number of images for which all classes had the same score.
-        latency_ms: time of one image, None where it was not measured.
+        latency_ms: median time of one image, None where it was not measured.
+        latency_spread_ms: 10th and 90th percentile of that time, None as above.
         tensors: drift of every measured tensor in the order of the network.
         layers: drift of each integer layer alone, by the tensor it gives, in the order of the network.
         versus: the comparison with the reference; None for the reference.
@@ -146,6 +149,7 @@ class ModelResult:
     tensors: tuple[TensorDrift, ...]
     versus: Versus | None
     layers: tuple[TensorDrift, ...] = ()
+    latency_spread_ms: Interval | None = None
 
     @property
     def worst_tensors(self) -> tuple[TensorDrift, ...]:
@@ -168,6 +172,7 @@ class ModelResult:
             "tie_rate": self.tie_rate,
             "constant_outputs": self.constant,
             "latency_ms": self.latency_ms,
+            "latency_ms_p10_p90": _pair(self.latency_spread_ms),
         }
         if self.versus is None:
             return own
@@ -212,6 +217,12 @@ class Comparison(Records):
     def rows(self) -> list[dict[str, Any]]:
         """Return one row a model, the reference first: percent, points, bytes, nats and milliseconds."""
         return [_row(self.images, model) for model in self.models]
+
+    def _repr_html_(self) -> str:
+        """Return the accuracy table for notebooks."""
+        from quantkit.report.notebook import comparison_html
+
+        return comparison_html(self)
 
     def to_json(self) -> dict[str, Any]:
         """Return the value of ``quantkit compare --json``: `images`, `models` and more."""
@@ -291,6 +302,7 @@ def _model_result(
         tie_rate=_percent(predictions.tied),
         constant=int(predictions.constant.sum()),
         latency_ms=model.latency_ms,
+        latency_spread_ms=model.latency_spread_ms,
         tensors=model.tensors,
         layers=model.layers,
         versus=None if reference is None else _versus(model, predictions, reference, seed),

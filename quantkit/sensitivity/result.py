@@ -3,8 +3,9 @@
 import csv
 import io
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 from quantkit.evaluation.paired import Interval
 from quantkit.records import Records
@@ -68,6 +69,20 @@ class Figures:
             plain |= vars(self.accuracy) | {"delta_top1_ci95": [interval.lo, interval.hi]}
         return plain
 
+    @classmethod
+    def from_json(cls, plain: Mapping[str, Any]) -> Self:
+        """Return the figures of `to_json`."""
+        accuracy = None
+        if "top1" in plain:
+            accuracy = AccuracyChange(
+                top1=plain["top1"],
+                delta_top1=plain["delta_top1"],
+                delta_top1_ci95=Interval(*plain["delta_top1_ci95"]),
+                agreement=plain["agreement"],
+            )
+        sqnr_db = math.inf if plain["sqnr_db"] is None else plain["sqnr_db"]
+        return cls(sqnr_db=sqnr_db, kl=plain["kl"], share=plain["share"], accuracy=accuracy)
+
 
 @dataclass(frozen=True, kw_only=True)
 class LayerSensitivity:
@@ -117,6 +132,16 @@ class LayerSensitivity:
             "leave_one_out": self.leave_one_out.to_json(),
         }
 
+    @classmethod
+    def from_json(cls, plain: Mapping[str, Any]) -> Self:
+        """Return the layer of `to_json`."""
+        own = {key: plain[key] for key in ("node", "op_type", "conv_index", "macs", "macs_share")}
+        return cls(
+            **own,
+            isolated=Figures.from_json(plain["isolated"]),
+            leave_one_out=Figures.from_json(plain["leave_one_out"]),
+        )
+
 
 @dataclass(frozen=True, kw_only=True)
 class Sensitivity(Records):
@@ -161,6 +186,12 @@ class Sensitivity(Records):
         """The noise that the layers make one by one, as a share of that of all together."""
         return math.fsum(layer.isolated.share for layer in self.layers)
 
+    def _repr_html_(self) -> str:
+        """Return the table of layers for notebooks."""
+        from quantkit.report.notebook import sensitivity_html
+
+        return sensitivity_html(self)
+
     def to_json(self) -> dict[str, Any]:
         """Return plain values; a figure that is infinite or was not measured is null."""
         return {
@@ -182,6 +213,21 @@ class Sensitivity(Records):
     def rows(self) -> list[dict[str, Any]]:
         """Return one row a layer, the most costly first; a figure that is infinite or was not measured is None."""
         return [dict(zip(CSV_COLUMNS, _cells(layer), strict=True)) for layer in self.layers]
+
+    @classmethod
+    def from_json(cls, plain: Mapping[str, Any]) -> Self:
+        """Return the sensitivity of `to_json`.
+
+        Raises:
+            KeyError: a value is missing.
+        """
+        own = {key: plain[key] for key in ("model", "target", "method", "by", "images", "source", "macs", "top1")}
+        return cls(
+            **own,
+            whole=Figures.from_json(plain["whole"]),
+            layers=tuple(LayerSensitivity.from_json(layer) for layer in plain["layers"]),
+            notes=tuple(plain["notes"]),
+        )
 
     def csv_text(self) -> str:
         """Return one row a layer with plain numbers; a figure that is infinite or was not measured is empty."""

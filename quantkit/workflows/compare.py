@@ -16,12 +16,13 @@ from quantkit.data.folder import ImageFolder
 from quantkit.data.preprocess import preprocess
 from quantkit.engine.classifier import ClassifierFile
 from quantkit.engine.device import CPU, Device
-from quantkit.engine.predict import Classifier, ModelScores, evaluate, time_in_turn
+from quantkit.engine.predict import Classifier, Latency, ModelScores, evaluate, time_in_turn
 from quantkit.engine.session import default_threads
 from quantkit.errors import UsageError
 from quantkit.evaluation.drift import TensorDrift
 from quantkit.evaluation.images import check_labels, evaluation_images, limited
 from quantkit.evaluation.measure_drift import measure_drift, measure_local_drift
+from quantkit.evaluation.paired import Interval
 from quantkit.evaluation.predictions import Collector
 from quantkit.evaluation.preprocessing_diagnosis import diagnose_preprocessing
 from quantkit.evaluation.result import Comparison, EvaluatedModel, compare_models
@@ -78,6 +79,7 @@ class Evaluation:
         reference: the model that the others are measured against.
         answers: what each model said, the reference first.
         images: the evaluated images.
+        pipeline: the preprocessing.
         run: the run folder, where there is one.
         notes: which outputs were compared, where that was a choice, and how models are fed that take no plain image.
 
@@ -94,6 +96,7 @@ class Evaluation:
     reference: ComparedModel
     answers: tuple[EvaluatedModel, ...]
     images: ImageFolder
+    pipeline: Pipeline
     run: Path | None
     notes: tuple[str, ...] = ()
 
@@ -244,24 +247,34 @@ def evaluate_models(
         threads=threads,
     )
     warnings += [] if diagnosis is None else [f"{reference.name}: {diagnosis}"]
-    times = time_in_turn(classifiers, preprocess(found.paths[0], pipeline)[None]) if latency else None
+    times: dict[str, Latency] = {}
+    if latency:
+        measured = time_in_turn(classifiers, preprocess(found.paths[0], pipeline)[None])
+        times = {subject.name: time for subject, time in zip(onnx, measured, strict=True)}
     every = max(1, len(found.names) // drift_images) if drift_images else 1
     sample = found.paths[::every][:drift_images]
-    drifts = [_drift(reference, subject, sample, pipeline, threads) for subject in subjects]
+    rescaled = [_name(subject) for subject in subjects if _is_rescaled(subject, folder, record)]
+    drifts = [
+        ((), ()) if _name(subject) in rescaled else _drift(reference, subject, sample, pipeline, threads)
+        for subject in subjects
+    ]
+    if drift_images:
+        warnings += [f"{name}: tune shifted or rescaled its channels, so its drift is not given" for name in rescaled]
     answers = tuple(
         EvaluatedModel(
             name=_name(subject),
             predictions=collector.predictions(index),
             bytes=_size(subject),
             kl=collector.divergence(index),
-            latency_ms=times[onnx.index(subject)] if times and isinstance(subject, ComparedModel) else None,
+            latency_ms=None if (time := times.get(_name(subject))) is None else time.median,
+            latency_spread_ms=None if time is None else Interval(time.p10, time.p90),
             tensors=tensors,
             layers=layers,
         )
         for index, (subject, (tensors, layers)) in enumerate(zip(subjects, drifts, strict=True))
     )
     comparison = compare_models(answers, warnings=warnings)
-    return Evaluation(comparison, reference, answers, found, run, _notes(onnx, classifiers))
+    return Evaluation(comparison, reference, answers, found, pipeline, run, _notes(onnx, classifiers))
 
 
 _Candidate = ComparedModel | tuple[str, DeviceResults]
@@ -278,6 +291,18 @@ def _drift(
         for measure in (measure_drift, measure_local_drift)
     )
     return end_to_end, local
+
+
+def _is_rescaled(subject: _Candidate, folder: RunFolder | None, record: RunRecord | None) -> bool:
+    """Return whether a candidate is a tuned model of the run whose inner tensors are not those of fp32."""
+    if not isinstance(subject, ComparedModel) or folder is None or record is None:
+        return False
+    path = subject.path.resolve()
+    for entry in record.quantized.values():
+        recipe = entry.options.get("recipe")
+        if recipe and (folder.path / entry.file).resolve() == path:
+            return bool(recipe.get("channel_shift") or recipe.get("equalization") or recipe.get("input_folding"))
+    return False
 
 
 @contextmanager

@@ -29,6 +29,7 @@ from quantkit.files import sha256_json
 from quantkit.graph.model import model_digest
 from quantkit.progress import Progress, ProgressCallback, as_progress
 from quantkit.records import Records
+from quantkit.report.notebook import figures_html
 from quantkit.runs.cache import ResultCache, user_cache_folder
 from quantkit.runs.folder import RunFolder
 from quantkit.runs.inputs import read_scored
@@ -91,6 +92,13 @@ class ModelEvaluation(Records):
                 "top5_hi": accuracy.top5_ci95.hi,
             }
         ]
+
+    def _repr_html_(self) -> str:
+        """Return top-1 and top-5 with their intervals for notebooks."""
+        found = accuracy_of(self.predictions)
+        shares = [("top-1", found.top1, found.top1_ci95), ("top-5", found.top5, found.top5_ci95)]
+        figures = [(name, f"{value:.2f} % [{ci95.lo:.2f}, {ci95.hi:.2f}]") for name, value, ci95 in shares]
+        return figures_html(f"{self.name}, {found.images:,} images, with 95 % intervals", figures)
 
 
 @dataclass(frozen=True)

@@ -246,7 +246,7 @@ def quantize_prepared(
         notes.append("this processor's sums of 8-bit products saturate: give --weight-bits 7, or run it elsewhere")
     corrected_fp32, files = None, [path, table]
     if target.compiler_calibrates and corrected.shifts:
-        corrected_fp32 = folder.path / f"{name.replace(INT8, FP32, 1)}.onnx"
+        corrected_fp32 = folder.path / f"{_corrected_name(name)}.onnx"
         model = export_corrected_fp32(prepared.model, made, int8, chosen.weights.qmax)
         prepared.save(restore_batch_norms(model), corrected_fp32)
         notes.append(f"the compiler of {target.name} gets the corrected biases from {corrected_fp32.name} only")
@@ -254,6 +254,11 @@ def quantize_prepared(
     recorded = _options_json(method, options)
     record_model(folder, name, path, method, target.name, recorded, fp32=corrected_fp32)
     return Quantized(name, path, table, ranges, made, covered, corrected_fp32, tuple(files), tuple(notes))
+
+
+def _corrected_name(name: str) -> str:
+    """Return the name of the fp32 model that belongs to an int8 model, never the same as that of the int8 model."""
+    return FP32 + name.removeprefix(INT8) if name.startswith(INT8) else f"{FP32}-{name}"
 
 
 def variant_name(record: RunRecord, method: Method, target: Target) -> str:

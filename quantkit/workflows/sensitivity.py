@@ -35,6 +35,7 @@ from quantkit.sensitivity.result import AccuracyChange, Figures, LayerSensitivit
 from quantkit.stats.solve import solve_observed
 from quantkit.targets import ORT, Target, as_target
 from quantkit.workflows.quantize import QuantizeOptions
+from quantkit.workflows.run_results import keep_sensitivity
 
 By = Literal["isolated", "leave-one-out", "accuracy"]
 # The order of the layers stands after a few dozen.
@@ -103,8 +104,9 @@ def sensitivity(
 ) -> Sensitivity:
     """Measure what each integer layer costs: it alone in int8, and all but it; see `quantkit.sensitivity.measure`.
 
-    What is measured is kept in the run folder, layer by layer, so an interrupted measurement goes on and a repeated one
-    is there at once. A correction of the biases is part of the models where the run has one for these very ranges.
+    Measurements are cached in the run folder, layer by layer, so an interrupted measurement resumes. The result is
+    written to ``sensitivity-TARGET.json`` in the run, for the report. A correction of the biases is part of the models
+    where the run has one for these ranges.
 
     Args:
         run: run folder of `calibrate`.
@@ -160,7 +162,9 @@ def sensitivity(
         chosen = chosen or _calibration_images(record, count or IMAGES, network.outliers)
         count_layers = as_progress(progress).task("measuring layers", "layers")
         cost = _measure(folder, network, chosen, threads or default_threads(), count_layers)
-    return _result(cost, chosen, network, method, by, (*network.corrected.notes, *warnings))
+        result = _result(cost, chosen, network, method, by, (*network.corrected.notes, *warnings))
+        keep_sensitivity(folder, record, result)
+    return result
 
 
 def _network(
