@@ -41,7 +41,7 @@ class _Bars(HTMLParser):
 def test_the_table_fits_the_screen_and_the_files_hold_all(folder: Path, command: Run) -> None:
     out, _ = command("sensitivity", "--top", "1", "--json", "s.json", "--csv", "s.csv", "--html", "s.html")
     title, *table = out.splitlines()[:5]
-    assert title.strip() == "tiny: only it in int8, and all but it, 1 of 3 layers"
+    assert title.strip() == "tiny: layers isolated and left out, 1 of 3 layers"
     assert max(map(len, table)) <= 80
     assert "whole int8 model (ort, percentile): SQNR of the scores" in out
     assert "the 3 layers one by one make" in out
