@@ -19,8 +19,7 @@ from quantkit.engine.classifier import ClassifierFile, feed
 from quantkit.engine.session import first_line, open_session
 from quantkit.errors import ModelError
 from quantkit.graph.model import save_model
-
-FloatArray = npt.NDArray[np.float32]
+from quantkit.types import Float32Array
 
 
 class Classifier:
@@ -52,7 +51,7 @@ class Classifier:
         """The file."""
         return self.file.path
 
-    def scores(self, x: FloatArray) -> FloatArray:
+    def scores(self, x: Float32Array) -> Float32Array:
         """Return the scores ``[1, classes]`` of one image ``[1, C, H, W]``.
 
         Raises:
@@ -87,7 +86,7 @@ class Classifier:
             save_model(self.file.core, path)
             return open_session(path)
 
-    def _first_row(self, values: npt.NDArray[Any]) -> FloatArray:
+    def _first_row(self, values: npt.NDArray[Any]) -> Float32Array:
         """Return the scores of the first image; all axes but those of batch and classes have one entry."""
         wide = [size for size in values.shape if size != 1]
         batch, classes = self._batch, self.file.signature.scores.classes
@@ -115,7 +114,7 @@ class ModelScores:
     """What all models said to one image: scores ``[1, classes]`` each, in the order of the models."""
 
     index: int
-    scores: list[FloatArray]
+    scores: list[Float32Array]
 
 
 def evaluate(
@@ -145,7 +144,7 @@ def evaluate(
         yield answers
 
 
-def time_in_turn(models: Sequence[Classifier], x: FloatArray, rounds: int = 25) -> list[float]:
+def time_in_turn(models: Sequence[Classifier], x: Float32Array, rounds: int = 25) -> list[float]:
     """Return the median time of one image for each model, in milliseconds, one thread.
 
     The models take turns, so that a machine that speeds up or slows down does so for all of them.

@@ -29,8 +29,8 @@ from quantkit.graph.qdq.plan import Plan
 from quantkit.ptq.channel_statistics import ChannelStatistics, channel_statistics
 from quantkit.ptq.noise_model import activation_costs, relative_importance
 from quantkit.ptq.shift_groups import Movable, movable, moved
+from quantkit.types import Float32Array
 
-FloatArray = npt.NDArray[np.float32]
 Vector = npt.NDArray[np.float64]
 
 # Channels that do not reach the ends of their tensor are pulled to the middle by this much.
@@ -40,7 +40,7 @@ SHARPNESS = 40.0
 ITERATIONS = 200
 
 
-def center(model: ir.Model, plan: Plan, images: Sequence[FloatArray], *, threads: int) -> ir.Model | None:
+def center(model: ir.Model, plan: Plan, images: Sequence[Float32Array], *, threads: int) -> ir.Model | None:
     """Return the copy of a model whose tensors span least for the same function; None where nothing can be moved.
 
     Args:

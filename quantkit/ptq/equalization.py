@@ -34,8 +34,8 @@ from quantkit.ptq.channel_groups import PINNED, ChannelGroups, find_channel_grou
 from quantkit.ptq.channel_statistics import ChannelStatistics, channel_statistics
 from quantkit.ptq.noise_model import activation_costs, is_by_channel, layer_weights, relative_importance
 from quantkit.ptq.rescale import rescaled
+from quantkit.types import Float32Array
 
-FloatArray = npt.NDArray[np.float32]
 Vector = npt.NDArray[np.float64]
 IntVector = npt.NDArray[np.int64]
 
@@ -72,7 +72,7 @@ class Equalization:
 
 
 def equalize(
-    model: ir.Model, plan: Plan, images: Sequence[FloatArray], *, keep_capped: bool = False, threads: int
+    model: ir.Model, plan: Plan, images: Sequence[Float32Array], *, keep_capped: bool = False, threads: int
 ) -> Equalization:
     """Return the factors that minimize the noise a plan's rounding adds.
 

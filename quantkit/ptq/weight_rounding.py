@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.linalg.lapack import dtrtri
 
-FloatArray = npt.NDArray[np.float64]
+from quantkit.types import Float64Array
 
 # Added to the diagonal, as a share of its mean: inputs that never varied would leave S singular.
 DAMPING = 0.01
@@ -24,7 +24,9 @@ BLOCK = 64
 SWEEPS = 12
 
 
-def round_weights(weight: FloatArray, covariance: FloatArray, step: FloatArray, *, qmax: int) -> npt.NDArray[np.int8]:
+def round_weights(
+    weight: Float64Array, covariance: Float64Array, step: Float64Array, *, qmax: int
+) -> npt.NDArray[np.int8]:
     """Return integers in ``[-qmax, qmax]`` of least predicted noise; never more than nearest rounding has.
 
     Args:
@@ -41,20 +43,20 @@ def round_weights(weight: FloatArray, covariance: FloatArray, step: FloatArray, 
     return np.where(worse[:, :, None], nearest, found).astype(np.int8)
 
 
-def noise(wanted: FloatArray, rounded: FloatArray, covariance: FloatArray) -> FloatArray:
+def noise(wanted: Float64Array, rounded: Float64Array, covariance: Float64Array) -> Float64Array:
     """Return ``(rounded - wanted) S (rounded - wanted)'`` for every row, ``[groups, rows]``."""
     error = rounded - wanted
     return np.asarray(np.einsum("grk,grk->gr", error @ covariance, error))
 
 
-def _damped(covariance: FloatArray) -> FloatArray:
+def _damped(covariance: Float64Array) -> Float64Array:
     size = covariance.shape[-1]
     mean = np.trace(covariance, axis1=1, axis2=2) / size
     ridge = np.where(mean > 0.0, DAMPING * mean, 1.0)
     return covariance + ridge[:, None, None] * np.eye(size)
 
 
-def _in_sequence(wanted: FloatArray, covariance: FloatArray, qmax: int) -> FloatArray:
+def _in_sequence(wanted: Float64Array, covariance: Float64Array, qmax: int) -> Float64Array:
     """Round column by column, making up for each error in the columns behind."""
     order = np.argsort(-np.diagonal(covariance, axis1=1, axis2=2), axis=1, kind="stable")
     rows = order[:, None, :]
@@ -73,7 +75,7 @@ def _in_sequence(wanted: FloatArray, covariance: FloatArray, qmax: int) -> Float
     return np.take_along_axis(rounded, np.argsort(order, axis=1)[:, None, :], 2)
 
 
-def _factor_of_inverse(matrices: FloatArray) -> FloatArray:
+def _factor_of_inverse(matrices: Float64Array) -> Float64Array:
     """Return upper triangular ``U`` with ``U' U = S^-1``, matrix by matrix.
 
     From the Cholesky factor ``L`` of ``S`` with its rows and columns in reverse order: ``L`` in reverse order is upper
@@ -83,7 +85,7 @@ def _factor_of_inverse(matrices: FloatArray) -> FloatArray:
     return np.stack([dtrtri(one[::-1, ::-1])[0] for one in lower])
 
 
-def _descend(start: FloatArray, wanted: FloatArray, covariance: FloatArray, qmax: int) -> FloatArray:
+def _descend(start: Float64Array, wanted: Float64Array, covariance: Float64Array, qmax: int) -> Float64Array:
     """Move single integers to their best value given all others, column by column."""
     rounded = start.copy()
     slope = (rounded - wanted) @ covariance

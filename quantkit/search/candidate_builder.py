@@ -4,8 +4,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
-import numpy as np
-import numpy.typing as npt
 import onnx_ir as ir
 
 from quantkit.graph.prepare import prepare
@@ -24,8 +22,8 @@ from quantkit.search.recipe import Recipe, WeightCorrection
 from quantkit.stats.observed import Observed
 from quantkit.stats.solve import solve_observed
 from quantkit.targets import Target
+from quantkit.types import Float32Array
 
-FloatArray = npt.NDArray[np.float32]
 # Takes a prepared model and returns what the calibration images make of all tensors that a plan may need.
 Observe = Callable[[ir.Model], Observed]
 # Moved and rescaled channels may change the scores by this share of their span: far more than float32 rounding does.
@@ -79,8 +77,8 @@ class CandidateBuilder:
     observed: Observed
     target: Target
     options: PlanOptions
-    images: Sequence[FloatArray]
-    ranging: Sequence[FloatArray]
+    images: Sequence[Float32Array]
+    ranging: Sequence[Float32Array]
     observe: Observe
     change: Callable[[ir.Model], float]
     keep_outliers: bool

@@ -5,8 +5,6 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
-import numpy as np
-import numpy.typing as npt
 import onnx_ir as ir
 
 from quantkit.config.pipeline import Pipeline
@@ -20,8 +18,7 @@ from quantkit.graph.image_input import image_input
 from quantkit.graph.qdq.taps import observed_tensors
 from quantkit.runs.inputs import model_inputs
 from quantkit.stats.observed import Observed
-
-FloatArray = npt.NDArray[np.float32]
+from quantkit.types import Float32Array
 
 # Every third image of the set chooses, the others are worked on.
 CHOOSING_STRIDE = 3
@@ -54,9 +51,9 @@ class TuningData:
         threads: workers.
     """
 
-    work: Sequence[FloatArray]
-    ranging: Sequence[FloatArray]
-    selection: Sequence[FloatArray]
+    work: Sequence[Float32Array]
+    ranging: Sequence[Float32Array]
+    selection: Sequence[Float32Array]
     paths: Sequence[Path]
     outliers: tuple[int, ...]
     pipeline: Pipeline
