@@ -5,8 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-FloatArray = npt.NDArray[np.floating]
-IntArray = npt.NDArray[np.integer]
+from quantkit.types import FloatArray, IntArray
 
 # Raised whenever the same model, images and options give other numbers than before: cached results are then recomputed.
 NUMERIC_VERSION = 2

@@ -9,7 +9,8 @@ from typing import Literal
 import numpy as np
 
 from quantkit.errors import UsageError
-from quantkit.numerics import FloatArray, QParams, Range, affine_qparams, symmetric_qparams
+from quantkit.numerics import QParams, Range, affine_qparams, symmetric_qparams
+from quantkit.types import FloatArray
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -144,3 +144,17 @@ def test_the_command_line_shows_its_help_without_loading_the_engine() -> None:
 def test_a_name_that_is_not_there_says_so() -> None:
     with pytest.raises(AttributeError, match="has no attribute 'calibrte'"):
         quantkit.calibrte  # noqa: B018
+
+
+def test_types_of_arrays_are_declared_in_one_place() -> None:
+    root = Path(quantkit.__file__).parent
+    declared = [
+        f"{path.relative_to(root)}: {target.id}"
+        for path in sorted(root.rglob("*.py"))
+        for node in ast.parse(path.read_text()).body
+        if isinstance(node, ast.Assign)
+        for target in node.targets
+        if isinstance(target, ast.Name)
+        and target.id.endswith(("FloatArray", "Float32Array", "Float64Array", "IntArray"))
+    ]
+    assert declared == [f"types.py: {name}" for name in ("FloatArray", "Float32Array", "Float64Array", "IntArray")]

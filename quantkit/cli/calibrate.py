@@ -125,10 +125,12 @@ def calibrate(
         "keep outliers": keep_outliers or None,
         "run": settings.run,
     }
+    with show_progress() as progress:
+        chosen = settings.calibration_set(progress)
     with show_progress(configuration) as progress:
         done = step(
             settings.model,
-            settings.calibration_set(progress),
+            chosen,
             settings.pipeline,
             run=settings.run,
             method=settings.method,

@@ -103,6 +103,6 @@ def quantize(
             if row.why:
                 console.print(f"{'':10}{row.why}", soft_wrap=True, markup=False, style="dim")
     print_notes(done.notes)
-    print_files(done.files)
+    print_files(dict.fromkeys((done.path, *done.files)))
     print_coverage(done.coverage)
     print_next("compare", "fp32", done.name, "--run", folder)

@@ -146,7 +146,7 @@ def _table(found: "Sensitivity", top: int | None) -> "Table":
     labelled = found.whole.accuracy is not None
     shown = found.layers if top is None else found.layers[:top]
     many = "" if len(shown) == len(found.layers) else f", {len(shown)} of {len(found.layers)} layers"
-    table = plain_table(f"{found.model}: each layer isolated (alone in int8) and left out (alone in float){many}")
+    table = plain_table(f"{found.model}: layers isolated and left out{many}")
     for heading in ("layer", "node") if labelled else ("layer", "node", "op"):
         table.add_column(heading, no_wrap=heading != "node")
     figures = ("Δ top-1, points", "agree") if labelled else ("dB", "KL", "noise")

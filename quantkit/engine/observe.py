@@ -26,9 +26,10 @@ from quantkit.engine.tap import TappedSession
 from quantkit.errors import NumericError
 from quantkit.graph.qdq.taps import Taps
 from quantkit.stats.convergence import next_point
-from quantkit.stats.observed import FloatArray, Observed
+from quantkit.stats.observed import Observed
 from quantkit.stats.observer import Observer
 from quantkit.stats.tensor import TensorStatistics
+from quantkit.types import Float32Array
 
 # A pass stops at such intervals to be saved; an interruption loses at most this much.
 CHUNK_SECONDS = 3.0
@@ -52,7 +53,7 @@ class Chunk:
     images: int
     at_convergence_point: bool
     totals: dict[str, Observer]
-    extremes: FloatArray
+    extremes: Float32Array
 
     def observed(self) -> Observed:
         """Return what was observed so far; to be called before the pass goes on."""
@@ -118,7 +119,7 @@ def _run_chunk(
     pool: ThreadPoolExecutor,
     workers: list["_Worker"],
     paths: Sequence[Path],
-    extremes: FloatArray,
+    extremes: Float32Array,
     progress: Callable[[int], None] | None,
     done: int,
 ) -> None:
@@ -167,7 +168,7 @@ class _Worker:
         self.observers = {name: Observer() for name in tensors}
         self._columns = {name: column for column, name in enumerate(tensors)}
 
-    def observe(self, paths: Sequence[Path], extremes: FloatArray) -> None:
+    def observe(self, paths: Sequence[Path], extremes: Float32Array) -> None:
         """Count the tensors of some images, and enter the extremes of each, ``[images, tensors, 2]``."""
         x = load_batch(paths, self._load, self.batch if self._fill else len(paths))
         for name, value in self._session.tensors(x):
@@ -180,7 +181,7 @@ class _Worker:
                 # apart.
                 rows[:] = self._count(name, value, paths[0])
 
-    def _count(self, name: str, value: FloatArray, path: Path) -> tuple[float, float]:
+    def _count(self, name: str, value: Float32Array, path: Path) -> tuple[float, float]:
         """Count the values of a tensor and return the extremes among them."""
         shown = self.observers[name].observe(value)
         if shown.non_finite:

@@ -20,8 +20,7 @@ from quantkit.engine.device import CPU, Device
 from quantkit.engine.session import first_line, layers_on_cpu, open_session
 from quantkit.errors import ModelError
 from quantkit.graph.model import save_model
-
-FloatArray = npt.NDArray[np.float32]
+from quantkit.types import Float32Array
 
 
 class Classifier:
@@ -62,7 +61,7 @@ class Classifier:
         """The file."""
         return self.file.path
 
-    def scores(self, x: FloatArray, *, fill: bool = True) -> FloatArray:
+    def scores(self, x: Float32Array, *, fill: bool = True) -> Float32Array:
         """Return the scores ``[N, classes]`` of images ``[N, C, H, W]``, at most as many as the batch.
 
         Args:
@@ -105,7 +104,7 @@ class Classifier:
             save_model(self.file.core, path)
             return open_session(path, device=self.device)
 
-    def _rows(self, values: npt.NDArray[Any], batch: int) -> FloatArray:
+    def _rows(self, values: npt.NDArray[Any], batch: int) -> Float32Array:
         """Return the scores of each image; all axes but those of batch and classes have one entry."""
         wide = [size for size in values.shape if size != 1]
         classes = self.file.signature.scores.classes
@@ -133,7 +132,7 @@ class ModelScores:
     """What all models said to one image: scores ``[1, classes]`` each, in the order of the models."""
 
     index: int
-    scores: list[FloatArray]
+    scores: list[Float32Array]
 
 
 def evaluate(
@@ -153,7 +152,7 @@ def evaluate(
         ModelError: a model cannot be run.
     """
 
-    def load(index: int) -> FloatArray:
+    def load(index: int) -> Float32Array:
         return preprocess(paths[index], pipeline)
 
     every = [[True] * len(models)] * len(paths)
@@ -168,13 +167,13 @@ class PartialScores:
     """What some models said to one image: scores ``[1, classes]``, None of those that were not asked."""
 
     index: int
-    scores: list[FloatArray | None]
+    scores: list[Float32Array | None]
 
 
 def answer_in_batches(
     models: Sequence[Classifier],
     wanted: Sequence[Sequence[bool]],
-    load: Callable[[int], FloatArray],
+    load: Callable[[int], Float32Array],
     *,
     threads: int,
 ) -> Iterator[PartialScores]:
@@ -188,8 +187,8 @@ def answer_in_batches(
     """
     device = models[0].device if len({model.device for model in models}) == 1 else replace(models[0].device, batch=1)
 
-    def run(indexes: Sequence[int], images: Sequence[FloatArray]) -> list[PartialScores]:
-        found: list[list[FloatArray | None]] = [[None] * len(models) for _ in indexes]
+    def run(indexes: Sequence[int], images: Sequence[Float32Array]) -> list[PartialScores]:
+        found: list[list[Float32Array | None]] = [[None] * len(models) for _ in indexes]
         for column, model in enumerate(models):
             rows = [row for row, index in enumerate(indexes) if wanted[index][column]]
             for group in _of_one_shape(rows, images):
@@ -203,7 +202,7 @@ def answer_in_batches(
         yield from answered
 
 
-def _of_one_shape(rows: Sequence[int], images: Sequence[FloatArray]) -> list[list[int]]:
+def _of_one_shape(rows: Sequence[int], images: Sequence[Float32Array]) -> list[list[int]]:
     """Return the rows in groups of images of one shape: pipelines without a fixed size keep each image's own."""
     by_shape: dict[tuple[int, ...], list[int]] = {}
     for row in rows:
@@ -226,7 +225,7 @@ class Latency:
     p90: float
 
 
-def time_in_turn(models: Sequence[Classifier], x: FloatArray, rounds: int = 25) -> list[Latency]:
+def time_in_turn(models: Sequence[Classifier], x: Float32Array, rounds: int = 25) -> list[Latency]:
     """Return the time of one image for each model on one thread.
 
     The models take turns, so that a change in the speed of the machine affects all of them alike.

@@ -4,15 +4,13 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
-import numpy.typing as npt
 import onnx_ir as ir
 
 from quantkit.engine.segments import SegmentedRun, crossing
 from quantkit.graph.analysis.ops import LAYERS
 from quantkit.graph.analysis.value_numbering import Computations
 from quantkit.graph.analysis.values import is_constant, is_op, name_of, node_name, reads
-
-FloatArray = npt.NDArray[np.float32]
+from quantkit.types import Float32Array
 
 
 class PrefixSharedRuns:
@@ -33,7 +31,7 @@ class PrefixSharedRuns:
         threads: images run side by side.
     """
 
-    def __init__(self, model: ir.Model, images: Sequence[FloatArray], *, threads: int) -> None:
+    def __init__(self, model: ir.Model, images: Sequence[Float32Array], *, threads: int) -> None:
         self._model, self._images, self._threads = model, images, threads
         self._walk = SegmentedRun(model, images, threads=threads)
         self._computations = Computations()
@@ -47,7 +45,7 @@ class PrefixSharedRuns:
         self._ending = SegmentedRun(model, (), threads=threads, settled=True)
         self._place = 0  # that the last variant went to
 
-    def scores(self, variant: ir.Model, *, walk_to: str | None = None) -> FloatArray:
+    def scores(self, variant: ir.Model, *, walk_to: str | None = None) -> Float32Array:
         """Return the first output of a variant, ``[images, classes]``, as `quantkit.engine.scores.scores_of` does.
 
         Args:

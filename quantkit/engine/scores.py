@@ -11,8 +11,7 @@ from quantkit.data.parallel import map_in_order
 from quantkit.engine.session import first_line, open_session
 from quantkit.errors import ModelError
 from quantkit.graph.analysis.values import name_of
-
-FloatArray = npt.NDArray[np.float32]
+from quantkit.types import Float32Array
 
 # Scores that are as near as this are the same but for the rounding of float32.
 EXACT_DB = 120.0
@@ -20,7 +19,7 @@ EXACT_DB = 120.0
 FAINT = 1e-6
 
 
-def scores_of(model: ir.Model, images: Sequence[FloatArray], *, threads: int) -> FloatArray:
+def scores_of(model: ir.Model, images: Sequence[Float32Array], *, threads: int) -> Float32Array:
     """Return the scores of a core model, ``[images, classes]``, for images ``[N, C, H, W]`` run one by one.
 
     The scores are its first output (see `quantkit.graph.interface`). Of an image that is repeated to fill a fixed
@@ -32,9 +31,9 @@ def scores_of(model: ir.Model, images: Sequence[FloatArray], *, threads: int) ->
     session = open_session(ir.serde.serialize_model(model).SerializeToString())
     name, output = session.get_inputs()[0].name, name_of(model.graph.outputs[0])
 
-    def one(image: FloatArray) -> FloatArray:
+    def one(image: Float32Array) -> Float32Array:
         try:
-            scores: FloatArray = session.run([output], {name: image})[0]
+            scores: Float32Array = session.run([output], {name: image})[0]
         except Exception as error:  # onnxruntime raises classes of its own, all derived from Exception alone
             raise ModelError(f"onnxruntime cannot run the model ({first_line(error)})") from error
         return scores[:1].reshape(1, -1)
@@ -42,7 +41,7 @@ def scores_of(model: ir.Model, images: Sequence[FloatArray], *, threads: int) ->
     return np.concatenate(list(map_in_order(one, images, threads)))
 
 
-def score_sqnr_db(reference: FloatArray, other: FloatArray) -> float:
+def score_sqnr_db(reference: Float32Array, other: Float32Array) -> float:
     """Return ``10 log10(sum reference^2 / sum (reference - other)^2)`` in dB; infinite where both are equal."""
     signal = float(np.square(reference, dtype=np.float64).sum())
     noise = float(np.square(reference.astype(np.float64) - other).sum())
@@ -51,7 +50,7 @@ def score_sqnr_db(reference: FloatArray, other: FloatArray) -> float:
     return 10.0 * math.log10(signal / noise) if signal > 0.0 else -math.inf
 
 
-def sqnr_by_image_db(reference: FloatArray, other: FloatArray) -> npt.NDArray[np.float64]:
+def sqnr_by_image_db(reference: Float32Array, other: Float32Array) -> npt.NDArray[np.float64]:
     """Return the SQNR of each image's scores in dB, float64 ``[images]``; arguments ``[images, classes]``.
 
     It counts up to where float32 arithmetic ends: between -120 and 120 dB. Equal scores have 120 dB, also where all of

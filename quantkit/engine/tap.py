@@ -16,8 +16,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-import numpy.typing as npt
 import onnx
 import onnx_ir as ir
 import onnxruntime as ort
@@ -28,6 +26,7 @@ from quantkit.engine.session import open_session
 from quantkit.errors import ModelError
 from quantkit.graph.analysis.values import graphs_within
 from quantkit.graph.model import save_model
+from quantkit.types import Float32Array
 
 # Blocks hold 8 or 16 channels, by processor. A tensor whose channels do not fill whole blocks of either is padded with
 # values that no layer computed, so it keeps its reordering.
@@ -36,8 +35,6 @@ _LARGEST_BLOCK = 16
 # Elements of tapped tensors that a piece may compute: 4 MiB, a processor's second-level cache or two. Measured on
 # MobileNetV2, ResNet-50 and SqueezeNet: half as many cost a little more in calls, and twice as many gain nothing.
 PIECE_ELEMENTS = 1 << 20
-
-FloatArray = npt.NDArray[np.float32]
 
 
 class TappedSession:
@@ -74,13 +71,13 @@ class TappedSession:
         self._tap_of = tap_of
         self._input = str(model.graph.inputs[0].name)
 
-    def run(self, x: FloatArray) -> tuple[FloatArray, Iterator[tuple[str, FloatArray]]]:
+    def run(self, x: Float32Array) -> tuple[Float32Array, Iterator[tuple[str, Float32Array]]]:
         """Run one batch ``[N, C, H, W]``; return the model's first output, and the tapped tensors by name."""
         values = dict(self._walk(x))
         tapped = ((name, values[output]) for output, name in self._tap_of.items())
         return values[self._result], itertools.chain(((name, x) for name in self._inputs), tapped)
 
-    def tensors(self, x: FloatArray) -> Iterator[tuple[str, FloatArray]]:
+    def tensors(self, x: Float32Array) -> Iterator[tuple[str, Float32Array]]:
         """Run one batch ``[N, C, H, W]`` and yield each tapped tensor by name soon after it is computed.
 
         A tensor that is let go of before the next is asked for leaves its memory, and its place in the cache, to those
@@ -91,7 +88,7 @@ class TappedSession:
             if output in self._tap_of:
                 yield self._tap_of[output], value
 
-    def _walk(self, x: FloatArray) -> Iterator[tuple[str, FloatArray]]:
+    def _walk(self, x: Float32Array) -> Iterator[tuple[str, Float32Array]]:
         """Run piece by piece and yield what each computes for others."""
         live = {self._input: x}
         for piece in self._partitions:

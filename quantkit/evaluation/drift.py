@@ -15,10 +15,8 @@ import numpy.typing as npt
 from quantkit.errors import ModelError, NumericError
 from quantkit.evaluation.drift_kernel import COLUMNS, Grid, ImageTerms, image_terms
 from quantkit.evaluation.exact_sum import ExactSum
-from quantkit.numerics import FloatArray, QParams
-
-Float64Array = npt.NDArray[np.float64]
-Int64Array = npt.NDArray[np.int64]
+from quantkit.numerics import QParams
+from quantkit.types import Float64Array, FloatArray, Int64Array
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -7,11 +7,8 @@ from typing import NamedTuple
 
 import numba
 import numpy as np
-import numpy.typing as npt
 
-Float32Array = npt.NDArray[np.float32]
-Float64Array = npt.NDArray[np.float64]
-Int64Array = npt.NDArray[np.int64]
+from quantkit.types import Float32Array, Float64Array, Int64Array
 
 # Columns of the sums, with e = y - x.
 COLUMNS = ("xx", "yy", "xy", "ee", "e")

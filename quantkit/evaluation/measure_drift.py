@@ -21,7 +21,7 @@ from quantkit.graph.model import is_quantized
 from quantkit.graph.prepare import prepare
 from quantkit.graph.qdq.isolated import local_graph
 from quantkit.graph.qdq.read import activation_qparams, seen_by_readers
-from quantkit.numerics import FloatArray
+from quantkit.types import FloatArray
 
 # Runs both models on a batch and yields each tensor of the one with that of the other, in the accumulators' order.
 _Run = Callable[[FloatArray], Iterable[tuple[FloatArray, FloatArray]]]

@@ -12,11 +12,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 from scipy import stats
 
-BoolArray = npt.NDArray[np.bool_]
-Float64Array = npt.NDArray[np.float64]
+from quantkit.types import BoolArray, Float64Array
 
 CONFIDENCE = 0.95
 BOOTSTRAP_RESAMPLES = 10_000

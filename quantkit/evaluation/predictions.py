@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from quantkit.errors import LabelError, ModelError, NumericError
-from quantkit.numerics import FloatArray
+from quantkit.types import FloatArray
 
 TOP = 5
 # Sums of softmax rows stray from 1 by float32 rounding over the classes; a row of logits never sums to 1 by chance

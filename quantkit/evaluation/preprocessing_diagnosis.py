@@ -27,11 +27,12 @@ from quantkit.data.preprocess import value_tables
 from quantkit.engine.predict import Classifier, ModelScores, evaluate
 from quantkit.errors import ConfigError
 from quantkit.evaluation.label_diagnosis import label_problem
-from quantkit.evaluation.paired import BoolArray, PairedOutcomes, mcnemar_exact
+from quantkit.evaluation.paired import PairedOutcomes, mcnemar_exact
 from quantkit.evaluation.predictions import Predictions
 from quantkit.graph.model import model_digest
 from quantkit.runs.cache import ResultCache
 from quantkit.runs.score_cache import cached_scores, predict_cached, scores_key
+from quantkit.types import BoolArray
 
 # A classifier worth quantizing is mostly above this; one below it costs the few images that the question takes.
 SUSPICIOUS = 0.5

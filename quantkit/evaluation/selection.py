@@ -19,8 +19,7 @@ import onnx_ir as ir
 from quantkit.engine.scores import scores_of, sqnr_by_image_db
 from quantkit.errors import NumericError
 from quantkit.evaluation.predictions import Scores, kind_of_scores, kl_divergence, log_probabilities
-
-FloatArray = npt.NDArray[np.float32]
+from quantkit.types import Float32Array
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,12 +44,12 @@ class Closeness:
         return math.sqrt(self.expected_kl * 10.0 ** (-self.sqnr_db / 10.0))
 
 
-def mean_sqnr_db(reference: FloatArray, other: FloatArray) -> float:
+def mean_sqnr_db(reference: Float32Array, other: Float32Array) -> float:
     """Return the mean of the images' SQNR in dB, infinite where all scores, ``[images, classes]``, are equal."""
     return math.inf if np.array_equal(reference, other) else float(sqnr_by_image_db(reference, other).mean())
 
 
-def expected_kl(reference: FloatArray, other: FloatArray, kind: Scores = Scores.LOGITS) -> float:
+def expected_kl(reference: Float32Array, other: Float32Array, kind: Scores = Scores.LOGITS) -> float:
     """Return the mean KL divergence, in nats, over all pairs of an image and the noise of another.
 
     ``KL(softmax(y) || softmax(y + e)) = (sum_c p_c e_c^2 - (sum_c p_c e_c)^2) / 2`` to second order in the noise e,
@@ -76,7 +75,7 @@ def _centered(rows: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     return np.asarray(rows - rows.mean(axis=1, keepdims=True))
 
 
-def closeness(reference: FloatArray, scores: FloatArray) -> Closeness:
+def closeness(reference: Float32Array, scores: Float32Array) -> Closeness:
     """Return how near scores are to those of fp32; both ``[images, classes]``.
 
     Raises:
@@ -93,7 +92,7 @@ def closeness(reference: FloatArray, scores: FloatArray) -> Closeness:
     )
 
 
-def without_mean_change(reference: FloatArray, scores: FloatArray) -> tuple[FloatArray, FloatArray]:
+def without_mean_change(reference: Float32Array, scores: Float32Array) -> tuple[Float32Array, Float32Array]:
     """Return both as logits, the second less the mean change of each class, which bias correction removes.
 
     Args:
@@ -120,7 +119,7 @@ class SelectionMetric:
         ModelError: the model cannot be run.
     """
 
-    def __init__(self, prepared: ir.Model, images: Sequence[FloatArray], *, threads: int) -> None:
+    def __init__(self, prepared: ir.Model, images: Sequence[Float32Array], *, threads: int) -> None:
         self._images, self._threads = images, threads
         self._reference = scores_of(prepared, images, threads=threads)
 
@@ -150,5 +149,5 @@ class SelectionMetric:
         change = float(np.abs(self._scores(model) - self._reference).max())
         return change / span if span > 0.0 else change
 
-    def _scores(self, model: ir.Model) -> FloatArray:
+    def _scores(self, model: ir.Model) -> Float32Array:
         return scores_of(model, self._images, threads=self._threads)

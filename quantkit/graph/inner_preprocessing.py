@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import onnx_ir as ir
 
 from quantkit.graph.analysis.values import (
@@ -17,6 +16,7 @@ from quantkit.graph.analysis.values import (
     operand,
     sole_consumer,
 )
+from quantkit.types import Float64Array
 
 _ARITHMETIC = ("Sub", "Add", "Mul", "Div")
 _FORWARDED = ("Identity", "Cast", "Transpose", "Resize", "Pad")
@@ -25,8 +25,6 @@ _MOST_CHANNELS = 4
 # by 1 to 10.
 _FACTOR_OF_BYTES = 0.1
 _MEAN_OF_BYTES = 2.0
-
-FloatArray = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -101,7 +99,7 @@ def inner_preprocessing(image: ir.Value) -> InnerPreprocessing | None:
     return InnerPreprocessing(tuple(steps), _tuple(factor), _tuple(offset))
 
 
-def _affine(node: ir.Node, value: ir.Value) -> tuple[FloatArray, FloatArray] | None:
+def _affine(node: ir.Node, value: ir.Value) -> tuple[Float64Array, Float64Array] | None:
     """Return factor and offset of a node that computes ``factor * x + offset`` for each channel, else None."""
     if is_op(node, "BatchNormalization"):
         return _batch_norm(node)
@@ -121,7 +119,7 @@ def _affine(node: ir.Node, value: ir.Value) -> tuple[FloatArray, FloatArray] | N
             return (1.0 / constant, zero) if first and np.all(constant) else None
 
 
-def _constant(node: ir.Node, value: ir.Value) -> FloatArray | None:
+def _constant(node: ir.Node, value: ir.Value) -> Float64Array | None:
     """Return the constant operand of a node where it is one value, or one for each of a few channels."""
     others = [one for one in node.inputs if one is not value]
     content = array(others[0]) if len(others) == 1 else None
@@ -130,7 +128,7 @@ def _constant(node: ir.Node, value: ir.Value) -> FloatArray | None:
     return np.atleast_1d(content.astype(np.float64).reshape(-1))
 
 
-def _batch_norm(node: ir.Node) -> tuple[FloatArray, FloatArray] | None:
+def _batch_norm(node: ir.Node) -> tuple[Float64Array, Float64Array] | None:
     held = [array(operand(node, index)) for index in range(1, 5)]
     if any(one is None or one.size > _MOST_CHANNELS for one in held):
         return None
@@ -152,11 +150,11 @@ def _text(node: ir.Node, value: ir.Value) -> str:
             return kind
 
 
-def numbers(values: Sequence[float] | FloatArray) -> str:
+def numbers(values: Sequence[float] | Float64Array) -> str:
     """Return one value, or several in brackets, to four digits."""
     texts = [f"{float(value):.4g}" for value in values]
     return texts[0] if len(set(texts)) == 1 else f"[{', '.join(texts)}]"
 
 
-def _tuple(values: FloatArray) -> tuple[float, ...]:
+def _tuple(values: Float64Array) -> tuple[float, ...]:
     return tuple(float(value) for value in values)

@@ -18,7 +18,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 import onnx_ir as ir
 
 from quantkit.engine.scores import scores_of, sqnr_by_image_db
@@ -38,8 +37,7 @@ from quantkit.ptq.layers import (
     set_bias,
     stored_names,
 )
-
-FloatArray = npt.NDArray[np.float32]
+from quantkit.types import Float32Array
 
 # Of this many images one is held back to judge the correction by; the others it is estimated on.
 HELD_BACK = 4
@@ -62,7 +60,7 @@ class BiasCorrection:
         after_db: the same, corrected.
     """
 
-    shifts: dict[str, FloatArray]
+    shifts: dict[str, Float32Array]
     before_db: float
     after_db: float
 
@@ -76,7 +74,7 @@ def correct_bias(
     prepared: ir.Model,
     plan: Plan,
     ranges: Mapping[str, Range],
-    images: Sequence[FloatArray],
+    images: Sequence[Float32Array],
     *,
     threads: int,
     progress: Callable[[int, int], None] | None = None,
@@ -109,11 +107,11 @@ def estimate_shifts(
     prepared: ir.Model,
     plan: Plan,
     ranges: Mapping[str, Range],
-    images: Sequence[FloatArray],
+    images: Sequence[Float32Array],
     *,
     threads: int,
     progress: Callable[[int, int], None] | None = None,
-) -> dict[str, FloatArray]:
+) -> dict[str, Float32Array]:
     """Return the shift of every layer's bias, by the layer's output tensor; arguments as of `correct_bias`."""
     layers = biased_layers(plan)
     int8 = write_qdq(prepared, plan, ranges, bias_shift=no_shifts(layers))
@@ -121,7 +119,7 @@ def estimate_shifts(
     nodes = {node_name(node): node for node in int8.graph}
     float_run = SegmentedRun(prepared, images, threads=threads)
     int8_run = SegmentedRun(int8, images, threads=threads)
-    shifts: dict[str, FloatArray] = {}
+    shifts: dict[str, Float32Array] = {}
     for done, one in enumerate(layers, start=1):
         name = stored.get(one.result, one.result)
         float_run.advance([one.result])
@@ -136,7 +134,7 @@ def estimate_shifts(
 
 def layer_shift(
     float_run: SegmentedRun, int8_run: SegmentedRun, one: BiasedLayer, name: str, qparams: QParams | None
-) -> FloatArray:
+) -> Float32Array:
     """Return the shift of one layer's bias, float32 ``[output channels]``.
 
     Args:

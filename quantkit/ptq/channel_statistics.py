@@ -12,8 +12,8 @@ from quantkit.engine.tap import TappedSession
 from quantkit.graph.analysis.values import name_of
 from quantkit.ptq.channel_groups import channels_of
 from quantkit.ptq.layers import by_channel
+from quantkit.types import Float32Array
 
-FloatArray = npt.NDArray[np.float32]
 Vector = npt.NDArray[np.float64]
 
 
@@ -41,7 +41,9 @@ class ChannelStatistics:
         return np.maximum(self.hi, -self.lo)
 
 
-def channel_statistics(model: ir.Model, images: Sequence[FloatArray], *, threads: int) -> dict[str, ChannelStatistics]:
+def channel_statistics(
+    model: ir.Model, images: Sequence[Float32Array], *, threads: int
+) -> dict[str, ChannelStatistics]:
     """Return the statistics of every float tensor that has a channel axis, by name.
 
     Args:
@@ -53,7 +55,7 @@ def channel_statistics(model: ir.Model, images: Sequence[FloatArray], *, threads
     names = [name_of(value) for value in values if value.dtype == ir.DataType.FLOAT and channels_of(value) is not None]
     session = TappedSession(model, names, ordered=True)
 
-    def one(image: FloatArray) -> dict[str, ChannelStatistics]:
+    def one(image: Float32Array) -> dict[str, ChannelStatistics]:
         return {name: _of_one(value) for name, value in session.run(image)[1]}
 
     total: dict[str, ChannelStatistics] = {}
@@ -66,7 +68,7 @@ def channel_statistics(model: ir.Model, images: Sequence[FloatArray], *, threads
     }
 
 
-def _of_one(value: FloatArray) -> ChannelStatistics:
+def _of_one(value: Float32Array) -> ChannelStatistics:
     channels = by_channel(value)
     return ChannelStatistics(
         channels.min(axis=1).astype(np.float64),

@@ -7,8 +7,8 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from quantkit.graph.analysis.values import attribute_int, attribute_ints, attribute_str
+from quantkit.types import FloatArray
 
-FloatArray = npt.NDArray[np.floating]
 Covariance = npt.NDArray[np.float64]
 
 # Samples for each column of the covariance, and positions of one image, which are strongly correlated.

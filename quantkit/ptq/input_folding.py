@@ -29,8 +29,8 @@ from quantkit.graph.analysis.values import (
 from quantkit.numerics import Range
 from quantkit.ptq.channel_groups import rescalable_layers
 from quantkit.targets import Target
+from quantkit.types import Float32Array
 
-FloatArray = npt.NDArray[np.float32]
 Vector = npt.NDArray[np.float64]
 
 # Name of the convolution, and of the tensor it makes.
@@ -54,7 +54,7 @@ class Levels:
     step: Vector
 
 
-def levels_of(images: Sequence[FloatArray]) -> Levels | None:
+def levels_of(images: Sequence[Float32Array]) -> Levels | None:
     """Return the levels that images lie on, None where they lie on no 256 evenly spaced ones.
 
     The darkest and the brightest value of each channel are taken for the levels 0 and 255, and every other value must
@@ -123,7 +123,7 @@ def with_input_folding(model: ir.Model, levels: Levels) -> ir.Model:
     return copy
 
 
-def _off(image: FloatArray, levels: Levels) -> float:
+def _off(image: Float32Array, levels: Levels) -> float:
     shape = (1, -1, 1, 1)
     places = (image - levels.lo.reshape(shape)) / levels.step.reshape(shape)
     return float(np.abs(places - np.rint(places)).max())

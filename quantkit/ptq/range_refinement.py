@@ -30,8 +30,7 @@ from quantkit.graph.qdq.plan import Plan
 from quantkit.graph.qdq.sharing import RangeGroup
 from quantkit.graph.qdq.write import activation_parameters
 from quantkit.numerics import QParams, Range
-
-FloatArray = npt.NDArray[np.float32]
+from quantkit.types import Float32Array
 
 # An end is moved inwards by this factor again and again, until that fails twice in a row: where a tensor has few
 # levels, the effect of a single step is half chance. Where it never helps, the end is moved half as far, then outwards.
@@ -53,7 +52,7 @@ def refine_ranges(
     model: ir.Model,
     plan: Plan,
     ranges: Mapping[str, Range],
-    images: Sequence[FloatArray],
+    images: Sequence[Float32Array],
     *,
     corrected: bool = True,
     threads: int,
@@ -127,7 +126,7 @@ class _Search:
         model: ir.Model,
         plan: Plan,
         ranges: Mapping[str, Range],
-        images: Sequence[FloatArray],
+        images: Sequence[Float32Array],
         corrected: bool,
         threads: int,
     ) -> None:
@@ -184,7 +183,7 @@ class _Search:
         variant = rounded(self._model, self._plan, {tensor: parameters[tensor] for tensor in group.tensors})
         return self._effect_of(self._variants.scores(variant))
 
-    def _effect_of(self, scores: FloatArray) -> "_Effect":
+    def _effect_of(self, scores: Float32Array) -> "_Effect":
         return _Effect.of(self._reference, scores, corrected=self._corrected)
 
 
@@ -201,7 +200,7 @@ class _Effect:
     log_noise: npt.NDArray[np.float64]
 
     @classmethod
-    def of(cls, reference: FloatArray, scores: FloatArray, *, corrected: bool) -> "_Effect":
+    def of(cls, reference: Float32Array, scores: Float32Array, *, corrected: bool) -> "_Effect":
         if not np.isfinite(scores).all():
             return cls(math.inf, np.full(len(scores), math.inf))
         if corrected:

@@ -19,15 +19,14 @@ from quantkit.ptq.bias_correction import layer_shift
 from quantkit.ptq.im2col import can_unfold, input_covariance
 from quantkit.ptq.layers import BiasedLayer, Vector, biased_layers, no_shifts, set_bias, stored_names
 from quantkit.ptq.weight_rounding import round_weights
-
-FloatArray = npt.NDArray[np.float32]
+from quantkit.types import Float32Array
 
 
 def reconstruct(
     prepared: ir.Model,
     plan: Plan,
     ranges: Mapping[str, Range],
-    images: Sequence[FloatArray],
+    images: Sequence[Float32Array],
     *,
     keep_largest: bool = False,
     threads: int,
@@ -69,7 +68,7 @@ class _Walk:
         int8: ir.Model,
         parameters: Mapping[str, QParams],
         plan: Plan,
-        images: Sequence[FloatArray],
+        images: Sequence[Float32Array],
         keep_largest: bool,
         threads: int,
     ) -> None:
@@ -111,7 +110,7 @@ class _Walk:
         set_bias(self._int8[one.layer.node], one.bias + shift)
         self._int8_run.advance([name])
 
-    def _inputs(self, tensor: str) -> Iterator[FloatArray]:
+    def _inputs(self, tensor: str) -> Iterator[Float32Array]:
         """Yield a tensor of the int8 model for every image, in real units."""
         name = self._stored.get(tensor, tensor)
         for (value,) in self._int8_run.run([name]):

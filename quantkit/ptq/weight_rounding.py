@@ -16,8 +16,7 @@ import numpy.typing as npt
 from scipy.linalg.lapack import dtrtri
 
 from quantkit.data.parallel import map_in_order
-
-FloatArray = npt.NDArray[np.float64]
+from quantkit.types import Float64Array
 
 # Added to the diagonal, as a share of its mean: inputs that never varied would leave S singular.
 DAMPING = 0.01
@@ -29,7 +28,7 @@ LEAST_ROWS, MOST_PARTS = 32, 4
 
 
 def round_weights(
-    weight: FloatArray, covariance: FloatArray, step: FloatArray, *, qmax: int, threads: int = 1
+    weight: Float64Array, covariance: Float64Array, step: Float64Array, *, qmax: int, threads: int = 1
 ) -> npt.NDArray[np.int8]:
     """Return integers in ``[-qmax, qmax]`` of least predicted noise; never more than nearest rounding has.
 
@@ -46,7 +45,7 @@ def round_weights(
     factor = _factor_of_inverse(np.take_along_axis(np.take_along_axis(damped, order[:, :, None], 1), rows, 2))
     integers = weight / step[:, :, None]
 
-    def some(part: FloatArray) -> FloatArray:
+    def some(part: Float64Array) -> Float64Array:
         found = _descend(_in_sequence(part, order, factor, qmax), part, damped, qmax)
         nearest = np.clip(np.rint(part), -qmax, qmax)
         worse = noise(part, found, covariance) > noise(part, nearest, covariance)
@@ -57,20 +56,20 @@ def round_weights(
     return np.concatenate(list(map_in_order(some, parts, threads)), axis=1).astype(np.int8)
 
 
-def noise(wanted: FloatArray, rounded: FloatArray, covariance: FloatArray) -> FloatArray:
+def noise(wanted: Float64Array, rounded: Float64Array, covariance: Float64Array) -> Float64Array:
     """Return ``(rounded - wanted) S (rounded - wanted)'`` for every row, ``[groups, rows]``."""
     error = rounded - wanted
     return np.asarray(np.einsum("grk,grk->gr", error @ covariance, error))
 
 
-def _damped(covariance: FloatArray) -> FloatArray:
+def _damped(covariance: Float64Array) -> Float64Array:
     size = covariance.shape[-1]
     mean = np.trace(covariance, axis1=1, axis2=2) / size
     ridge = np.where(mean > 0.0, DAMPING * mean, 1.0)
     return covariance + ridge[:, None, None] * np.eye(size)
 
 
-def _in_sequence(wanted: FloatArray, order: npt.NDArray[np.int64], factor: FloatArray, qmax: int) -> FloatArray:
+def _in_sequence(wanted: Float64Array, order: npt.NDArray[np.int64], factor: Float64Array, qmax: int) -> Float64Array:
     """Round column by column in this order, compensating each error in the columns that follow."""
     weights = np.take_along_axis(wanted, order[:, None, :], 2)
     rounded = np.empty_like(weights)
@@ -86,7 +85,7 @@ def _in_sequence(wanted: FloatArray, order: npt.NDArray[np.int64], factor: Float
     return np.take_along_axis(rounded, np.argsort(order, axis=1)[:, None, :], 2)
 
 
-def _factor_of_inverse(matrices: FloatArray) -> FloatArray:
+def _factor_of_inverse(matrices: Float64Array) -> Float64Array:
     """Return upper triangular ``U`` with ``U' U = S^-1``, matrix by matrix.
 
     From the Cholesky factor ``L`` of ``S`` with its rows and columns in reverse order: ``L`` in reverse order is upper
@@ -96,7 +95,7 @@ def _factor_of_inverse(matrices: FloatArray) -> FloatArray:
     return np.stack([dtrtri(one[::-1, ::-1])[0] for one in lower])
 
 
-def _descend(start: FloatArray, wanted: FloatArray, covariance: FloatArray, qmax: int) -> FloatArray:
+def _descend(start: Float64Array, wanted: Float64Array, covariance: Float64Array, qmax: int) -> Float64Array:
     """Move single integers to their best value given all others, column by column."""
     rounded = start.copy()
     slope = (rounded - wanted) @ covariance

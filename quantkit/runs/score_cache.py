@@ -18,7 +18,6 @@ from types import TracebackType
 from typing import Any, Self
 
 import numpy as np
-import numpy.typing as npt
 from filelock import FileLock, Timeout
 
 from quantkit.config.pipeline import Pipeline
@@ -31,8 +30,7 @@ from quantkit.files import make_folder, reason
 from quantkit.graph.fixed_inputs import to_json
 from quantkit.graph.signature import Signature
 from quantkit.runs.cache import CacheKey, ResultCache
-
-FloatArray = npt.NDArray[np.float32]
+from quantkit.types import Float32Array
 
 KIND = "scores"
 SUFFIX = ".scores"
@@ -141,12 +139,12 @@ class ScoreCache:
         """Return whether the scores of an image are known."""
         return self._images[index] in self._rows
 
-    def scores(self, index: int) -> FloatArray:
+    def scores(self, index: int) -> Float32Array:
         """Return the cached scores ``[1, classes]`` of an image."""
         row = self._read(4 * self.classes, self._offset(self._rows[self._images[index]]) + _ID_BYTES)
         return np.frombuffer(row, "<f4").astype(np.float32)[None]
 
-    def add(self, index: int, scores: FloatArray) -> None:
+    def add(self, index: int, scores: Float32Array) -> None:
         """Append the scores ``[1, classes]`` of an image.
 
         Raises:
@@ -233,7 +231,7 @@ def predict_cached(
     pipeline: Pipeline,
     *,
     threads: int,
-    load: Callable[[Path], FloatArray] | None = None,
+    load: Callable[[Path], Float32Array] | None = None,
 ) -> Iterator[ModelScores]:
     """Yield every model's scores, image by image in order, as `quantkit.engine.predict.evaluate` does.
 
@@ -254,7 +252,7 @@ def predict_cached(
     """
     wanted = [[not one.knows(index) for one in kept] for index in range(len(paths))]
 
-    def read(index: int) -> FloatArray:
+    def read(index: int) -> Float32Array:
         return preprocess(paths[index], pipeline) if load is None else load(paths[index])
 
     asked = answer_in_batches(models, wanted, read, threads=threads)

@@ -5,8 +5,6 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Protocol
 
-import numpy as np
-import numpy.typing as npt
 import onnx_ir as ir
 
 from quantkit.files import sha256_json
@@ -27,8 +25,8 @@ from quantkit.search.recipe import Recipe, WeightCorrection
 from quantkit.stats.observed import Observed
 from quantkit.stats.solve import solve_observed
 from quantkit.targets import Target
+from quantkit.types import Float32Array
 
-FloatArray = npt.NDArray[np.float32]
 # Shifted and rescaled channels may change the scores by this share of their span: well above float32 rounding.
 SAME_FUNCTION = 1e-4
 # Images that the ranges of a preview are observed on.
@@ -105,8 +103,8 @@ class CandidateBuilder:
     observed: Observed
     target: Target
     options: PlanOptions
-    images: Sequence[FloatArray]
-    ranging: Sequence[FloatArray]
+    images: Sequence[Float32Array]
+    ranging: Sequence[Float32Array]
     observe: Observe
     change: Callable[[ir.Model], float]
     keep_outliers: bool

@@ -8,8 +8,6 @@ compute are tried for true, beside those already in float, and the best of them 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-import numpy as np
-import numpy.typing as npt
 import onnx_ir as ir
 
 from quantkit.errors import ModelError, UsageError
@@ -23,8 +21,6 @@ from quantkit.ptq.bias_correction import estimate_shifts
 from quantkit.search.candidate_builder import CandidateBuilder
 from quantkit.search.recipe import Recipe
 from quantkit.sensitivity.measure import layer_costs
-
-FloatArray = npt.NDArray[np.float32]
 
 # Layers that a step tries beside those already in float.
 TRIED = 4

@@ -4,8 +4,6 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import numpy as np
-import numpy.typing as npt
 import onnx_ir as ir
 
 from quantkit.config.pipeline import Pipeline
@@ -19,8 +17,7 @@ from quantkit.graph.image_input import image_input
 from quantkit.graph.qdq.taps import observed_tensors
 from quantkit.runs.inputs import model_inputs
 from quantkit.stats.observed import Observed
-
-FloatArray = npt.NDArray[np.float32]
+from quantkit.types import Float32Array
 
 # Every third image of the set is in the selection split; corrections are fitted on the others.
 SELECTION_STRIDE = 3
@@ -52,9 +49,9 @@ class TuningData:
         threads: workers.
     """
 
-    work: Sequence[FloatArray]
-    ranging: Sequence[FloatArray]
-    selection: Sequence[FloatArray]
+    work: Sequence[Float32Array]
+    ranging: Sequence[Float32Array]
+    selection: Sequence[Float32Array]
     paths: Sequence[Path]
     outliers: tuple[int, ...]
     load: DecodedImages
@@ -108,7 +105,7 @@ def tuning_data(
             fix="build a larger set with quantkit calib-set build",
         )
 
-    def inputs(wanted: Sequence[Path]) -> list[FloatArray]:
+    def inputs(wanted: Sequence[Path]) -> list[Float32Array]:
         return model_inputs(prepared, wanted, pipeline, threads, load=load)
 
     far = tuple(place for place, image in enumerate(chosen.images) if image.sha256 in outliers)

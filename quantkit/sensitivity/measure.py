@@ -33,8 +33,8 @@ from quantkit.graph.qdq.plan import Layer, Plan, PlanOptions, plan
 from quantkit.graph.qdq.write import write_qdq
 from quantkit.numerics import Range
 from quantkit.targets import Target
+from quantkit.types import Float32Array
 
-FloatArray = npt.NDArray[np.float32]
 Vector = npt.NDArray[np.float64]
 
 
@@ -138,10 +138,10 @@ def layer_costs(
     prepared: ir.Model,
     target: Target,
     ranges: Mapping[str, Range],
-    images: Sequence[FloatArray],
+    images: Sequence[Float32Array],
     *,
     left_out: PlanOptions | None = None,
-    bias_shift: Mapping[str, FloatArray] | None = None,
+    bias_shift: Mapping[str, Float32Array] | None = None,
     threads: int,
     known: Mapping[str, LayerCost] | None = None,
     found: Callable[[LayerCost], None] | None = None,
@@ -208,7 +208,7 @@ class _MeasuredModel:
     target: Target
     ranges: Mapping[str, Range]
     left_out: PlanOptions
-    bias_shift: Mapping[str, FloatArray]
+    bias_shift: Mapping[str, Float32Array]
 
     def plan(self, *nodes: str) -> Plan:
         """Return the plan in which these nodes are left out, too."""
@@ -238,11 +238,11 @@ def _multiplying(made: Plan) -> Iterator[str]:
 class _Evaluate:
     """The scores of fp32, which others are measured by."""
 
-    reference: FloatArray
+    reference: Float32Array
     kind: Scores
 
     @classmethod
-    def of(cls, reference: FloatArray) -> "_Evaluate":
+    def of(cls, reference: Float32Array) -> "_Evaluate":
         _check_finite(reference)
         return cls(reference, kind_of_scores(reference))
 
@@ -254,7 +254,7 @@ class _Evaluate:
     def top1(self) -> npt.NDArray[np.int64]:
         return np.asarray(self.reference.argmax(axis=1), np.int64)
 
-    def deviation(self, scores: FloatArray) -> Deviation:
+    def deviation(self, scores: Float32Array) -> Deviation:
         _check_finite(scores)
         return Deviation(
             noise=np.square(scores.astype(np.float64) - self.reference).sum(axis=1),
@@ -263,7 +263,7 @@ class _Evaluate:
         )
 
 
-def _check_finite(scores: FloatArray) -> None:
+def _check_finite(scores: Float32Array) -> None:
     finite = np.isfinite(scores).all(axis=1)
     if not finite.all():
         raise NumericError(

@@ -23,8 +23,9 @@ from quantkit.errors import ProvenanceError, StatisticsError
 from quantkit.files import write_bytes
 from quantkit.stats.bins import MANTISSA_BITS
 from quantkit.stats.convergence import ConvergencePoint
-from quantkit.stats.observed import FloatArray, Observed
+from quantkit.stats.observed import Observed
 from quantkit.stats.tensor import TensorStatistics
+from quantkit.types import Float32Array
 
 FORMAT = "quantkit-statistics"
 # 2: all rows of tensors whose first axis is not the batch are counted; 3: extremes of every image.
@@ -133,7 +134,7 @@ class Statistics(Observed):
         return replace(self, tensors=tensors, extremes=extremes, images=images, convergence=[])
 
 
-def sorted_images(images: Sequence[str], extremes: FloatArray) -> tuple[tuple[str, ...], FloatArray]:
+def sorted_images(images: Sequence[str], extremes: Float32Array) -> tuple[tuple[str, ...], Float32Array]:
     """Return images in the order that `Statistics` keeps them in, by sha256, and their extremes along with them."""
     order = np.argsort(images)
     return tuple(images[place] for place in order), extremes[order]

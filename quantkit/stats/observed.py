@@ -14,8 +14,7 @@ import numpy.typing as npt
 from quantkit.config.method import Method, MinMax
 from quantkit.stats.tensor import TensorStatistics
 from quantkit.targets import Target
-
-FloatArray = npt.NDArray[np.float32]
+from quantkit.types import Float32Array
 
 # An image is an outlier if its largest value of some tensor is this many times that of the median image. In sound
 # networks one image in a hundred reaches 20 times as far somewhere; where excitations run away it is 50 to 700 times.
@@ -45,7 +44,7 @@ class Observed:
     """
 
     tensors: dict[str, TensorStatistics]
-    extremes: FloatArray
+    extremes: Float32Array
     known_outliers: tuple[int, ...] | None = field(default=None, kw_only=True)
 
     @cached_property

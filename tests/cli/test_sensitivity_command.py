@@ -43,7 +43,7 @@ class _Bars(HTMLParser):
 def test_the_table_fits_the_screen_and_the_files_hold_all(folder: Path, command: Run) -> None:
     out, _ = command("sensitivity", "--top", "1", "--json", "s.json", "--csv", "s.csv", "--html", "s.html")
     title, *table = out.splitlines()[:5]
-    assert title.strip() == "tiny: only it in int8, and all but it, 1 of 3 layers"
+    assert title.strip() == "tiny: layers isolated and left out, 1 of 3 layers"
     assert max(map(len, table)) <= 80
     assert "whole int8 model (ort, percentile): SQNR of the scores" in out
     assert "the isolated noises of the 3 layers add up to" in out
@@ -80,7 +80,7 @@ def test_names_of_nodes_are_text_and_not_markup(folder: Path, command: Run) -> N
     model = onnx.load(folder / "tiny.onnx")
     model.graph.node[0].name = "<b>[red]conv"
     onnx.save(model, folder / "tiny.onnx")
-    command("calibrate")
+    command("calibrate", "--fresh")
     out, _ = command("sensitivity", "--html", "s.html")
     assert "<b>[red]conv" in out
     assert "&lt;b&gt;[red]conv" in (folder / "s.html").read_text()

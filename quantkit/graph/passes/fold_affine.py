@@ -25,8 +25,7 @@ from quantkit.graph.analysis.values import (
     sole_consumer,
     take_over,
 )
-
-Float64Array = npt.NDArray[np.float64]
+from quantkit.types import Float64Array
 
 
 @dataclass(frozen=True)

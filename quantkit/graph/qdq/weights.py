@@ -5,8 +5,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
-from quantkit.numerics import SMALLEST_SCALE, FloatArray, IntArray, QParams, quantize
+from quantkit.numerics import SMALLEST_SCALE, QParams, quantize
 from quantkit.targets import WeightScheme
+from quantkit.types import FloatArray, IntArray
 
 # |bias| is kept below 2^30 steps, which leaves the accumulator as much again for the sum of products:
 # 2^30 / (255 * 127) = 33,156 products of the largest magnitude.

@@ -3,7 +3,6 @@
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-import numpy.typing as npt
 import onnx_ir as ir
 
 from quantkit.errors import ModelError
@@ -18,6 +17,7 @@ from quantkit.graph.qdq.write_activations import drop_absorbed, round_activation
 from quantkit.graph.qdq.write_constants import write_constant_operands, write_layers
 from quantkit.notes import Note, NoteKind, as_note
 from quantkit.numerics import QParams, Range
+from quantkit.types import FloatArray
 
 TARGET_KEY = "quantkit.target"
 SCHEME_KEY = "quantkit.scheme"
@@ -25,8 +25,6 @@ NOTES_KEY = "quantkit.notes"
 # Two inputs of a sum or concatenation whose thresholds differ by more share a scale badly: the smaller one keeps
 # fewer than 16 of 256 levels.
 UNLIKE_RANGES = 16.0
-
-FloatArray = npt.NDArray[np.floating]
 
 
 def write_qdq(

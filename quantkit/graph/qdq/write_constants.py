@@ -15,8 +15,7 @@ from quantkit.graph.qdq.plan import Layer
 from quantkit.graph.qdq.weights import QuantizedWeight, quantize_bias, quantize_weight
 from quantkit.notes import Note, NoteKind
 from quantkit.numerics import Range, quantize
-
-FloatArray = npt.NDArray[np.floating]
+from quantkit.types import FloatArray
 
 
 def write_layers(edit: Edit, shifts: Mapping[str, FloatArray], thresholds: Mapping[str, FloatArray]) -> None:

@@ -20,7 +20,7 @@ from quantkit.data.folder import ImageFolder
 from quantkit.engine.scores import score_sqnr_db, scores_of
 from quantkit.engine.session import default_threads
 from quantkit.errors import UsageError
-from quantkit.evaluation.paired import BoolArray, PairedOutcomes, score_interval
+from quantkit.evaluation.paired import PairedOutcomes, score_interval
 from quantkit.evaluation.result import PERCENT, Comparison, EvaluatedModel, ModelResult, compare_models
 from quantkit.files import write_text
 from quantkit.graph.qdq.plan import Plan
@@ -28,6 +28,7 @@ from quantkit.progress import NamedProgress, Progress, as_progress
 from quantkit.ptq.run_correction import images_of
 from quantkit.runs.folder import FP32
 from quantkit.runs.inputs import model_inputs
+from quantkit.types import BoolArray
 from quantkit.vendors.vacc.write import BuildFile, WeightScale, vendor_method
 from quantkit.workflows.compare import Evaluation, evaluate_models
 from quantkit.workflows.vacc.build_file import CompilerOptions, VamcOptions, choices_of_run, vamc_of_run
