@@ -46,8 +46,8 @@ DeviceOption = Annotated[
     str,
     typer.Option(
         metavar="KIND[:N]",
-        help="Where models run: cpu, cuda, tensorrt or openvino, with the number of the device, such as cuda:1; auto "
-        "is CUDA, OpenVINO or the CPU, the first that starts. A model left to the CPU is an error, "
+        help="Where models run: cpu, cuda, tensorrt or openvino, with a number where there are several (cuda:1), or "
+        "auto: CUDA, OpenVINO or the CPU, the first that starts. Layers that a device leaves to the CPU are an error, "
         "unless with auto.",
     ),
 ]

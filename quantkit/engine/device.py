@@ -1,5 +1,7 @@
 """Devices that models run on: which execution provider of onnxruntime, which of its devices, and its options."""
 
+import contextlib
+import io
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
@@ -133,6 +135,13 @@ class Device:
             )
         return self
 
+    def load_libraries(self) -> None:
+        """Load CUDA and cuDNN where pip has put them; onnxruntime itself looks only where the system has libraries."""
+        preload = getattr(ort, "preload_dlls", None)
+        if self.kind in _NUMBERED and preload is not None:
+            with contextlib.redirect_stdout(io.StringIO()):  # it prints what it does not find
+                preload()
+
     def _starts(self) -> bool:
         """Return whether the provider runs anything: onnxruntime lists it also where its driver is missing."""
         values = [onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [1]) for name in "xy"]
@@ -140,6 +149,7 @@ class Device:
         model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 13)], ir_version=8)
         options = ort.SessionOptions()
         options.log_severity_level = 4
+        self.load_libraries()
         try:
             session = ort.InferenceSession(model.SerializeToString(), options, self.providers, enable_fallback=0)
         except Exception:  # onnxruntime raises classes of its own, all derived from Exception alone

@@ -87,6 +87,7 @@ def _open_on(device: Device, source: str | bytes, options: ort.SessionOptions, w
     """Open a model on another device than the CPU, and see that it runs there."""
     name = PROVIDERS[device.kind][0]
     options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
+    device.load_libraries()
     try:
         # Otherwise onnxruntime prints the error, and goes on with the CPU.
         session = ort.InferenceSession(source, options, device.providers, enable_fallback=0)

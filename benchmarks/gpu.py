@@ -1,0 +1,198 @@
+"""``quantkit eval`` and the calibration pass on a device against the same on the CPU, in images per second.
+
+    python benchmarks/gpu.py [--device cuda] [--batches 1,8,32] [--images 256] [--model FILE --preset FILE --photos DIR]
+                             [--json FILE]
+
+Without ``--model`` it makes a ResNet-50 with random weights and JPEG photographs of 500 x 375 pixels, so it needs no
+data and no torch. Where this onnxruntime has no CUDA, it makes an environment with onnxruntime-gpu in a temporary
+folder and runs itself there. Answers are compared with those of the CPU: how many best classes differ, and the SQNR of
+the margins between the two best scores. Random weights have close scores, so their best classes differ more easily than
+those of a trained model. ``host`` is the processor time of an image in eval, which other programs on the machine
+disturb less than its rate. A first evaluation of 8 images, in which devices compile their kernels, is not counted.
+"""
+
+import argparse
+import json
+import math
+import os
+import subprocess
+import sys
+import tempfile
+import time
+import venv
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+_REPEATED = "QUANTKIT_GPU_BENCHMARK"
+# Blocks of each stage of ResNet-50, and the channels of their inner convolutions.
+STAGES = ((3, 64), (4, 128), (6, 256), (3, 512))
+
+
+def ensure_provider(device: str) -> None:
+    """Run this program in an environment with onnxruntime-gpu where the present one has no CUDA."""
+    import onnxruntime as ort
+
+    is_there = "CUDAExecutionProvider" in ort.get_available_providers()
+    if is_there or device.partition(":")[0] not in ("cuda", "tensorrt"):
+        return
+    if os.environ.get(_REPEATED):
+        sys.exit("onnxruntime-gpu was installed and offers no CUDA here")
+    with tempfile.TemporaryDirectory() as folder:
+        print("installing onnxruntime-gpu in a temporary environment", flush=True)
+        venv.create(folder, with_pip=True)
+        python = Path(folder) / "bin" / "python"
+        others = [path for path in sys.path if path.endswith("site-packages")]
+        # Its own packages come first; those of the present environment are still found.
+        site = next(Path(folder).glob("lib/python*/site-packages"))
+        (site / "present.pth").write_text("\n".join([str(ROOT), *others]) + "\n")
+        subprocess.run([python, "-m", "pip", "install", "-q", "onnxruntime-gpu[cuda,cudnn]"], check=True)
+        finished = subprocess.run([python, *sys.argv], env={**os.environ, _REPEATED: "1"}, check=False)
+    sys.exit(finished.returncode)
+
+
+def write_resnet50(path: Path) -> Path:
+    """Write a ResNet-50 with batch norms folded and random weights that keep the size of activations."""
+    import numpy as np
+    import onnx
+    from onnx import helper, numpy_helper
+
+    rng = np.random.default_rng(0)
+    nodes, weights = [], []
+
+    def conv(x: str, read: int, made: int, side: int, stride: int = 1, gain: float = 2.0, relu: bool = True) -> str:
+        name = f"conv{len(weights)}"
+        values = rng.standard_normal((made, read, side, side)) * math.sqrt(gain / (read * side * side))
+        weights.append(numpy_helper.from_array(values.astype(np.float32), f"{name}.w"))
+        weights.append(numpy_helper.from_array(np.zeros(made, np.float32), f"{name}.b"))
+        inputs = [x, f"{name}.w", f"{name}.b"]
+        nodes.append(helper.make_node("Conv", inputs, [name], strides=[stride] * 2, pads=[side // 2] * 4))
+        if not relu:
+            return name
+        nodes.append(helper.make_node("Relu", [name], [f"{name}.relu"]))
+        return f"{name}.relu"
+
+    x = conv("input", 3, 64, 7, 2)
+    nodes.append(helper.make_node("MaxPool", [x], ["pool"], kernel_shape=[3, 3], strides=[2, 2], pads=[1] * 4))
+    x, width = "pool", 64
+    for stage, (blocks, inner) in enumerate(STAGES):
+        for block in range(blocks):
+            stride = 2 if block == 0 and stage else 1
+            y = conv(conv(x, width, inner, 1), inner, inner, 3, stride)
+            # A block adds a quarter of the variance that it reads.
+            y = conv(y, inner, 4 * inner, 1, gain=0.5, relu=False)
+            skip = x if block else conv(x, width, 4 * inner, 1, stride, gain=1.0, relu=False)
+            nodes.append(helper.make_node("Add", [y, skip], [f"{y}.sum"]))
+            nodes.append(helper.make_node("Relu", [f"{y}.sum"], [f"{y}.out"]))
+            x, width = f"{y}.out", 4 * inner
+    nodes.append(helper.make_node("GlobalAveragePool", [x], ["mean"]))
+    nodes.append(helper.make_node("Flatten", ["mean"], ["features"]))
+    fc = rng.standard_normal((1000, width)) / math.sqrt(width)
+    weights.append(numpy_helper.from_array(fc.astype(np.float32), "fc.w"))
+    nodes.append(helper.make_node("Gemm", ["features", "fc.w"], ["logits"], transB=1))
+    image = helper.make_tensor_value_info("input", onnx.TensorProto.FLOAT, ["N", 3, 224, 224])
+    scores = helper.make_tensor_value_info("logits", onnx.TensorProto.FLOAT, ["N", 1000])
+    graph = helper.make_graph(nodes, "resnet50", [image], [scores], weights)
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), path)
+    return path
+
+
+def write_photographs(folder: Path, count: int) -> Path:
+    """Write JPEG files of smooth random colours, in two class folders."""
+    import numpy as np
+    from PIL import Image
+
+    rng = np.random.default_rng(0)
+    for index in range(count):
+        target = folder / f"class{index % 2}" / f"{index:04d}.jpg"
+        target.parent.mkdir(parents=True, exist_ok=True)
+        coarse = Image.fromarray(rng.integers(0, 256, (12, 16, 3), np.uint8))
+        coarse.resize((500, 375), Image.Resampling.BICUBIC).save(target, quality=90)
+    return folder
+
+
+def measure(model: Path, images: Any, pipeline: Any, device: Any, folder: Path) -> tuple[dict[str, float], float, Any]:
+    """Return images per second of eval and of the pass on a device, host time in ms, and what the model answered."""
+    from quantkit.config.method import MinMax
+    from quantkit.data.build_set import choose_images
+    from quantkit.workflows.calibrate import calibrate
+    from quantkit.workflows.evaluate import evaluate
+    from quantkit.workflows.quantize import QuantizeOptions
+
+    evaluate(model, images=images.only(range(8)), pipeline=pipeline, cache=folder / "first", device=device)
+    start_s = time.process_time()
+    done = evaluate(model, images=images, pipeline=pipeline, cache=folder / "cache", device=device)
+    host_ms = 1000 * (time.process_time() - start_s) / len(images.names)
+    rates = {"eval": len(images.names) / done.elapsed_s}
+    if "QuantizeLinear" not in model.read_bytes().decode("latin-1"):  # a pass observes the fp32 model
+        chosen = choose_images(images, count=len(images.names))
+        options = QuantizeOptions(bias_correction=False)
+        passed = calibrate(model, chosen, pipeline, run=folder / "run", method=MinMax(), options=options, device=device)
+        rates["pass"] = len(images.names) / passed.elapsed_s
+    return rates, host_ms, done.predictions
+
+
+def main() -> int:
+    """Measure and print one line for each device and batch."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--device", default="cuda")
+    parser.add_argument("--batches", default="1,8,32")
+    parser.add_argument("--images", type=int, default=256)
+    parser.add_argument("--model", type=Path)
+    parser.add_argument("--preset", default="imagenet")
+    parser.add_argument("--photos", type=Path)
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args()
+    ensure_provider(options.device)
+
+    import numpy as np
+    import onnxruntime as ort
+
+    from quantkit.data.folder import find_labelled_images
+    from quantkit.engine.device import CPU, Device
+    from quantkit.engine.session import default_threads
+    from quantkit.workflows.presets import load_preset
+
+    report: list[dict[str, Any]] = []
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        model = options.model or write_resnet50(folder / "resnet50.onnx")
+        images = find_labelled_images(options.photos or write_photographs(folder / "photographs", options.images))
+        images = images.only(np.linspace(0, len(images.names) - 1, options.images).astype(int).tolist())
+        devices = [CPU, *(Device.parse(options.device, batch=int(size)) for size in options.batches.split(","))]
+        print(f"{model.name}, {options.images} images, onnxruntime {ort.__version__}, {default_threads()} processors")
+        reference: Any = None
+        for number, device in enumerate(devices):
+            rates, host_ms, answers = measure(model, images, load_preset(options.preset), device, folder / str(number))
+            reference = reference or answers
+            differ = int((answers.top1 != reference.top1).sum())
+            noise = float(np.square(answers.margin - reference.margin, dtype=np.float64).sum())
+            sqnr = (
+                10 * math.log10(float(np.square(reference.margin, dtype=np.float64).sum()) / noise)
+                if noise
+                else math.inf
+            )
+            row = {
+                "device": device.name,
+                "batch": device.batch,
+                **rates,
+                "host_ms": host_ms,
+                "differ": differ,
+                "margin_sqnr_db": sqnr,
+            }
+            report.append(row)
+            shown = "   ".join(
+                f"{name} {rate:7.1f} images/s (x{rate / report[0][name]:.2f})" for name, rate in rates.items()
+            )
+            print(
+                f"{device.name:9} batch {device.batch:3}   {shown}   host {host_ms:.0f} ms   "
+                f"{differ} answers differ, {sqnr:.1f} dB",
+                flush=True,
+            )
+    if options.json:
+        options.json.write_text(json.dumps(report, indent=2) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
