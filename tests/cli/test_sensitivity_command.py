@@ -80,7 +80,7 @@ def test_names_of_nodes_are_text_and_not_markup(folder: Path, command: Run) -> N
     model = onnx.load(folder / "tiny.onnx")
     model.graph.node[0].name = "<b>[red]conv"
     onnx.save(model, folder / "tiny.onnx")
-    command("calibrate")
+    command("calibrate", "--fresh")
     out, _ = command("sensitivity", "--html", "s.html")
     assert "<b>[red]conv" in out
     assert "&lt;b&gt;[red]conv" in (folder / "s.html").read_text()
