@@ -125,7 +125,9 @@ def histogram(
     ax = _axes(ax)
     lower, upper = signed_edges(tensor.bins)
     span = (tensor.lo, tensor.hi) if tensor.hi > tensor.lo else (tensor.lo - 0.5, tensor.hi + 0.5)
-    counts, edges = np.histogram((lower + upper) / 2, bins=_BINS, range=span, weights=tensor.counts)
+    # The middle of an outermost bin can be beyond the extremes themselves.
+    values = np.clip((lower + upper) / 2, tensor.lo, tensor.hi)
+    counts, edges = np.histogram(values, bins=_BINS, range=span, weights=tensor.counts)
     ax.stairs(np.maximum(counts, 0.5), edges, fill=True, color="tab:gray", alpha=0.4, baseline=0.5)
     for place, (name, chosen) in enumerate((ranges or {}).items()):
         colour, style = f"C{place}", _STYLES[place % len(_STYLES)]

@@ -15,6 +15,7 @@ from quantkit.evaluation.predictions import Predictions
 from quantkit.evaluation.result import Comparison, ModelResult
 from quantkit.graph.coverage import Coverage
 from quantkit.numerics import Range
+from quantkit.report.tables import decibels
 from quantkit.sensitivity.result import Sensitivity
 from quantkit.stats.convergence import ConvergencePoint
 from quantkit.stats.tensor import TensorStatistics
@@ -331,7 +332,7 @@ def greatest_losses(data: ReportData, model: ModelResult, count: int = 3) -> tup
     alone = [drift for drift in model.layers if inputs.get(drift.name, ("",))]
     if alone:
         worst = sorted(alone, key=lambda drift: drift.sqnr_db)[:count]
-        return tuple(Loss(tensor=one.name, why=f"isolated SQNR {one.sqnr_db:.1f} dB") for one in worst)
+        return tuple(Loss(tensor=one.name, why=f"isolated SQNR {decibels(one.sqnr_db)} dB") for one in worst)
     sqnr = {drift.name: drift.sqnr_db for drift in model.tensors}
     falls = []
     for tensor in data.tensors:
