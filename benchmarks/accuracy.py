@@ -244,8 +244,8 @@ def measure_form(case: Case, run: Path, form: Form, max_float: float) -> dict[st
 def options_of(case: Case, form: Form, max_float: float) -> TuneOptions:
     """Return what tuning aims at, and what it may spend."""
     if form.target.name == VACC.name:
-        return TuneOptions(goal=Goal(max_drop=0.01), budget=FloatBudget(layers=3, convs_only=True))
-    goal = Goal(max_drop=0.003, min_agreement=case.min_agreement / 100.0)
+        return TuneOptions(goal=Goal(max_drop=1), budget=FloatBudget(layers=3, convs_only=True))
+    goal = Goal(max_drop=0.3, min_agreement=case.min_agreement)
     return TuneOptions(goal=goal, budget=FloatBudget(macs=max_float, layers=None if max_float else 0))
 
 

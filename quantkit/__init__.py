@@ -1,80 +1,182 @@
 """Post-training int8 quantization for ONNX image classifiers, with measured accuracy loss.
 
-The steps of the command line are functions of the same names: `build_calibration_set`, `calibrate`, `quantize`,
-`compare`. Names are imported when they are first used, so importing the package costs nothing.
+The commands of the command line are functions of the same names (`evaluate` is ``quantkit eval``): they take paths as
+text or path-like objects, and names of methods, targets and presets, or values. Percentages are numbers from 0 to 100.
+Names are imported when they are first used, so importing the package costs nothing.
+
+Example:
+    In the folder that ``quantkit demo`` makes:
+
+    >>> import quantkit
+    >>> done = quantkit.calibrate("mini_iresnet.onnx", "calibration.csv", "digits", run="run", method="mse")
+    >>> str(done.coverage)
+    'int8: 28 of 28 layers, 100 % of multiply-adds'
 """
 
 import importlib
+import sys
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from quantkit import plots as plots
     from quantkit.config.method import Kl as Kl
+    from quantkit.config.method import Method as Method
     from quantkit.config.method import MinMax as MinMax
     from quantkit.config.method import Mse as Mse
     from quantkit.config.method import Percentile as Percentile
     from quantkit.config.pipeline import PRESETS as PRESETS
+    from quantkit.config.pipeline import CenterCrop as CenterCrop
+    from quantkit.config.pipeline import Decode as Decode
+    from quantkit.config.pipeline import EvenSides as EvenSides
+    from quantkit.config.pipeline import Normalize as Normalize
+    from quantkit.config.pipeline import Pad as Pad
     from quantkit.config.pipeline import Pipeline as Pipeline
+    from quantkit.config.pipeline import Resize as Resize
+    from quantkit.config.pipeline import ToTensor as ToTensor
     from quantkit.config.pipeline import imagenet_pipeline as imagenet_pipeline
     from quantkit.data.build_set import build_calibration_set as build_calibration_set
+    from quantkit.data.calibration_set import CalibrationImage as CalibrationImage
     from quantkit.data.calibration_set import CalibrationSet as CalibrationSet
+    from quantkit.data.folder import ImageFolder as ImageFolder
+    from quantkit.data.folder import find_images as find_images
+    from quantkit.data.folder import find_labelled_images as find_labelled_images
     from quantkit.data.preprocess import preprocess as preprocess
+    from quantkit.demo.chain import Demo as Demo
     from quantkit.demo.chain import run_demo as run_demo
+    from quantkit.engine.device import Device as Device
     from quantkit.errors import QuantkitError as QuantkitError
+    from quantkit.evaluation.paired import Interval as Interval
     from quantkit.evaluation.result import Comparison as Comparison
+    from quantkit.evaluation.result import ModelResult as ModelResult
+    from quantkit.export.result import Exported as Exported
+    from quantkit.export.result import Parity as Parity
     from quantkit.graph.coverage import Coverage as Coverage
+    from quantkit.graph.coverage import FloatLayer as FloatLayer
+    from quantkit.numerics import Range as Range
+    from quantkit.progress import NoProgress as NoProgress
+    from quantkit.progress import Progress as Progress
+    from quantkit.runs.folder import RunRecord as RunRecord
+    from quantkit.runs.location import relink as relink
     from quantkit.search.mixed_precision import FloatBudget as FloatBudget
     from quantkit.search.stages import Goal as Goal
+    from quantkit.search.stages import Stage as Stage
+    from quantkit.search.stages import Trial as Trial
+    from quantkit.search.stages import Verdict as Verdict
+    from quantkit.sensitivity.result import LayerSensitivity as LayerSensitivity
+    from quantkit.sensitivity.result import Sensitivity as Sensitivity
     from quantkit.stats.bins import signed_edges as signed_edges
     from quantkit.stats.file import Statistics as Statistics
     from quantkit.stats.file import load_statistics as load_statistics
+    from quantkit.stats.observed import Observed as Observed
     from quantkit.stats.solve import solve_all as solve_all
+    from quantkit.stats.tensor import TensorStatistics as TensorStatistics
     from quantkit.targets import ORT as ORT
     from quantkit.targets import TENSORRT as TENSORRT
     from quantkit.targets import VACC as VACC
+    from quantkit.targets import Target as Target
+    from quantkit.workflows.backends import Backend as Backend
+    from quantkit.workflows.calibrate import Calibration as Calibration
     from quantkit.workflows.calibrate import calibrate as calibrate
+    from quantkit.workflows.compare import ComparedModel as ComparedModel
+    from quantkit.workflows.compare import Evaluation as Evaluation
     from quantkit.workflows.compare import compare as compare
     from quantkit.workflows.compare import evaluate_models as evaluate_models
+    from quantkit.workflows.evaluate import Accuracy as Accuracy
+    from quantkit.workflows.evaluate import ModelEvaluation as ModelEvaluation
+    from quantkit.workflows.evaluate import evaluate as evaluate
+    from quantkit.workflows.export import export as export
     from quantkit.workflows.inspect import inspect as inspect
     from quantkit.workflows.model_summary import ModelSummary as ModelSummary
     from quantkit.workflows.presets import load_preset as load_preset
+    from quantkit.workflows.quantize import Quantized as Quantized
     from quantkit.workflows.quantize import QuantizeOptions as QuantizeOptions
     from quantkit.workflows.quantize import quantize as quantize
+    from quantkit.workflows.report import report as report
     from quantkit.workflows.sensitivity import sensitivity as sensitivity
     from quantkit.workflows.tune import TuneOptions as TuneOptions
+    from quantkit.workflows.tune import Tuning as Tuning
     from quantkit.workflows.tune import tune as tune
+    from quantkit.workflows.vacc.backend import VaccBackend as VaccBackend
+    from quantkit.workflows.vacc.build_file import VamcOptions as VamcOptions
 
 __version__ = "0.1.0"
 
 _MODULE_OF = {
-    "Comparison": "quantkit.evaluation.result",
+    "Accuracy": "quantkit.workflows.evaluate",
+    "Calibration": "quantkit.workflows.calibrate",
+    "Backend": "quantkit.workflows.backends",
+    "CalibrationImage": "quantkit.data.calibration_set",
     "CalibrationSet": "quantkit.data.calibration_set",
+    "CenterCrop": "quantkit.config.pipeline",
+    "ComparedModel": "quantkit.workflows.compare",
+    "Comparison": "quantkit.evaluation.result",
     "Coverage": "quantkit.graph.coverage",
+    "Decode": "quantkit.config.pipeline",
+    "Demo": "quantkit.demo.chain",
+    "Evaluation": "quantkit.workflows.compare",
+    "EvenSides": "quantkit.config.pipeline",
+    "Exported": "quantkit.export.result",
     "FloatBudget": "quantkit.search.mixed_precision",
+    "FloatLayer": "quantkit.graph.coverage",
     "Goal": "quantkit.search.stages",
+    "Device": "quantkit.engine.device",
+    "ImageFolder": "quantkit.data.folder",
+    "Interval": "quantkit.evaluation.paired",
     "Kl": "quantkit.config.method",
+    "LayerSensitivity": "quantkit.sensitivity.result",
+    "Method": "quantkit.config.method",
     "MinMax": "quantkit.config.method",
+    "ModelEvaluation": "quantkit.workflows.evaluate",
+    "ModelResult": "quantkit.evaluation.result",
     "ModelSummary": "quantkit.workflows.model_summary",
     "Mse": "quantkit.config.method",
+    "NoProgress": "quantkit.progress",
+    "Normalize": "quantkit.config.pipeline",
     "ORT": "quantkit.targets",
     "PRESETS": "quantkit.config.pipeline",
+    "Observed": "quantkit.stats.observed",
+    "Pad": "quantkit.config.pipeline",
+    "Parity": "quantkit.export.result",
     "Percentile": "quantkit.config.method",
     "Pipeline": "quantkit.config.pipeline",
+    "Progress": "quantkit.progress",
     "QuantizeOptions": "quantkit.workflows.quantize",
+    "Quantized": "quantkit.workflows.quantize",
     "QuantkitError": "quantkit.errors",
+    "Range": "quantkit.numerics",
+    "Resize": "quantkit.config.pipeline",
+    "RunRecord": "quantkit.runs.folder",
+    "Sensitivity": "quantkit.sensitivity.result",
+    "Stage": "quantkit.search.stages",
     "Statistics": "quantkit.stats.file",
     "TENSORRT": "quantkit.targets",
+    "Target": "quantkit.targets",
+    "ToTensor": "quantkit.config.pipeline",
+    "TensorStatistics": "quantkit.stats.tensor",
+    "Trial": "quantkit.search.stages",
     "TuneOptions": "quantkit.workflows.tune",
+    "Tuning": "quantkit.workflows.tune",
     "VACC": "quantkit.targets",
+    "VaccBackend": "quantkit.workflows.vacc.backend",
+    "VamcOptions": "quantkit.workflows.vacc.build_file",
+    "Verdict": "quantkit.search.stages",
     "build_calibration_set": "quantkit.data.build_set",
     "calibrate": "quantkit.workflows.calibrate",
     "compare": "quantkit.workflows.compare",
+    "evaluate": "quantkit.workflows.evaluate",
     "evaluate_models": "quantkit.workflows.compare",
+    "export": "quantkit.workflows.export",
+    "find_images": "quantkit.data.folder",
+    "find_labelled_images": "quantkit.data.folder",
     "imagenet_pipeline": "quantkit.config.pipeline",
     "inspect": "quantkit.workflows.inspect",
     "load_preset": "quantkit.workflows.presets",
     "load_statistics": "quantkit.stats.file",
     "preprocess": "quantkit.data.preprocess",
     "quantize": "quantkit.workflows.quantize",
+    "relink": "quantkit.runs.location",
+    "report": "quantkit.workflows.report",
     "run_demo": "quantkit.demo.chain",
     "sensitivity": "quantkit.workflows.sensitivity",
     "signed_edges": "quantkit.stats.bins",
@@ -82,10 +184,29 @@ _MODULE_OF = {
     "tune": "quantkit.workflows.tune",
 }
 
-__all__ = ["__version__", *_MODULE_OF]
+# Modules of functions: ``quantkit.plots.drift(comparison)``.
+_MODULES = ("plots",)
+
+__all__ = ["__version__", *_MODULES, *_MODULE_OF]
+
+
+class _Package(ModuleType):
+    """The package, whose functions are not hidden by subpackages of the same name.
+
+    Importing ``quantkit.report`` sets that name to the subpackage; ``quantkit.report`` is the function nevertheless.
+    """
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if not (name in _MODULE_OF and isinstance(value, ModuleType)):
+            super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Package
 
 
 def __getattr__(name: str) -> Any:
+    if name in _MODULES:
+        return importlib.import_module(f"quantkit.{name}")
     if name not in _MODULE_OF:
         raise AttributeError(f"module 'quantkit' has no attribute {name!r}")
     value = getattr(importlib.import_module(_MODULE_OF[name]), name)

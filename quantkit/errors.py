@@ -13,6 +13,7 @@
     ├── CheckpointError          11   a torch checkpoint that does not fit the network
     ├── OutputError              12   a folder or file that cannot be written
     ├── NumericError             13   NaN or infinity where a number is needed
+    ├── DeviceError              14   a device that is not there, or does not run the model
     └── GateError                20   a --fail-if condition or an accuracy budget was not met
         └── CoverageError        21   less of the model is int8 than --require-coverage asks for
 
@@ -29,6 +30,14 @@ class QuantkitError(Exception):
         what: the fault, in one sentence without a final full stop.
         where: the file, tensor, line or option concerned.
         fix: what the user can do about it.
+
+    Example:
+        >>> import quantkit
+        >>> try:
+        ...     quantkit.inspect("missing.onnx")
+        ... except quantkit.QuantkitError as error:
+        ...     print(error.exit_code)
+        7
     """
 
     exit_code: ClassVar[int] = 1
@@ -111,6 +120,12 @@ class NumericError(QuantkitError):
     """NaN or infinity where a number is needed."""
 
     exit_code = 13
+
+
+class DeviceError(QuantkitError):
+    """A device that is not there, or that does not run the model's layers."""
+
+    exit_code = 14
 
 
 class GateError(QuantkitError):

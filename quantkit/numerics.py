@@ -9,7 +9,7 @@ FloatArray = npt.NDArray[np.floating]
 IntArray = npt.NDArray[np.integer]
 
 # Raised whenever the same model, images and options give other numbers than before: cached results are then recomputed.
-NUMERIC_VERSION = 1
+NUMERIC_VERSION = 2
 # The smallest scale we write: a normal float32, so no kernel that flushes denormals to zero divides by zero.
 SMALLEST_SCALE = float(np.finfo(np.float32).tiny)
 
@@ -21,6 +21,11 @@ class Range:
     Attributes:
         lo: lower end, finite, at most 0.
         hi: upper end, finite, at least 0.
+
+    Example:
+        >>> import quantkit
+        >>> quantkit.Range(-1.0, 3.0).threshold
+        3.0
     """
 
     lo: float

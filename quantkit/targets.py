@@ -87,6 +87,11 @@ class Target:
         quantize_gemm: fully connected layers become int8 too.
         compiler_calibrates: its compiler takes the fp32 model and the images, and sets ranges by itself.
         export_opset: version of the ONNX operator set to export torch networks with.
+
+    Example:
+        >>> import quantkit
+        >>> quantkit.ORT.with_options(per_channel=False).weights.per_channel
+        False
     """
 
     name: str

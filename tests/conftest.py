@@ -23,6 +23,12 @@ def same_numbers_in_any_order(request: pytest.FixtureRequest, monkeypatch: pytes
         monkeypatch.setattr(request.module, "RNG", np.random.default_rng(held.bit_generator.seed_seq.entropy))
 
 
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keep what belongs to no run out of the cache folder of whoever runs the tests."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "user-cache"))
+
+
 @pytest.fixture(scope="session")
 def shared_assets() -> Path:
     """Folder of real models and photographs, or a skip."""

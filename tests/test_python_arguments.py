@@ -111,7 +111,7 @@ PAIR = ["fp32", "int8-tensorrt"]
         (lambda: quantkit.compare(PAIR, run="run", pipeline=7), "pipeline: takes a path or Pipeline, not int 7"),
         (lambda: quantkit.compare(PAIR, run="run", images="images", exclude=[1]), "exclude: takes a path or Calibrat"),
         (lambda: quantkit.compare(PAIR, run="run", images="images", labels=[1]), "labels: takes a path, not list"),
-        (lambda: quantkit.sensitivity("run", by="noise"), "by: there is no order 'noise'; choose one of only"),
+        (lambda: quantkit.sensitivity("run", by="noise"), "by: there is no order 'noise'; choose one of isolated"),
         (lambda: quantkit.sensitivity(None), "run: takes a path, not None"),
         (lambda: quantkit.tune("run", "0.5"), "tuning: takes TuneOptions, not str '0.5'"),
         (lambda: quantkit.build_calibration_set(["a.png"]), "images: takes a path, not list "),

@@ -127,7 +127,7 @@ def test_the_seed_workflow(given: str, shared_assets: Path, tmp_path: Path, quan
     run = tmp_path / "runs" / "squeezenet1_1"
     quantkit(f"vamc convert {run / 'vamc.yaml'} --to build --out build.yaml")
     quantkit("calib-set materialize calib.csv calib")
-    quantkit("vamc write --model squeezenet1_1.onnx --calib-dir calib --dialect compile --out compile.yaml")
+    quantkit("vamc write --model squeezenet1_1.onnx --calibration-folder calib --dialect compile --out compile.yaml")
     checked = quantkit(f"vamc check build.yaml compile.yaml {run / 'vamc.yaml'} --model squeezenet1_1.onnx")
     assert "3 checked: 0 with errors" in checked
 

@@ -5,9 +5,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from quantkit.cli.options import VerboseOption
-from quantkit.cli.show import console, print_notes, progress_bar
-from quantkit.cli.vamc import parse_dialect, vamc
+from quantkit.cli.options import DialectName
+from quantkit.cli.progress import show_progress
+from quantkit.cli.show import print_notes
+from quantkit.cli.terminal import console
+from quantkit.cli.vamc import vamc
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -26,12 +28,15 @@ def advise(
     skips: Annotated[
         int, typer.Option(min=0, help="Try up to so many sensitive convolutions in float; 0 for none.")
     ] = 3,
-    out: Annotated[Path | None, typer.Option(help="The build file; vamc-advised.yaml in the run by default.")] = None,
-    dialect: Annotated[str, typer.Option(help="build or compile.")] = "compile",
-    calib_dir: Annotated[Path | None, typer.Option(help="Calibration images, as the build file names them.")] = None,
-    threads: Annotated[int | None, typer.Option(help="Workers; all processors by default.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="The build file.", show_default="vamc-advised.yaml in the run")
+    ] = None,
+    dialect: Annotated[DialectName, typer.Option(help="Dialect of the build file.")] = "compile",
+    calibration_folder: Annotated[
+        Path | None, typer.Option(help="Calibration images, as the build file names them.")
+    ] = None,
+    threads: Annotated[int | None, typer.Option(help="Workers.")] = None,
     json: Annotated[Path | None, typer.Option(help="Write all figures as JSON.")] = None,
-    verbose: VerboseOption = False,
 ) -> None:
     """Simulate every combination of the compiler's options on images, and write the best as a build file."""
     from quantkit.files import write_json
@@ -41,12 +46,12 @@ def advise(
     from quantkit.workflows.vacc.compiler_simulator import MODEL_OF_THE_COMPILER
     from quantkit.workflows.vacc.search_options import advise as step
 
-    options = VamcOptions(dialect=parse_dialect(dialect, "--dialect"), calibration_folder=calib_dir)
+    options = VamcOptions(dialect=dialect, calibration_folder=calibration_folder)
     settings = comparison_settings(
         folder=Path(), models=[FP32], run=run, images=images, labels=labels, names=names, preset=None
     )
     assert settings.run is not None
-    with progress_bar("simulating") as bar:
+    with show_progress() as progress:
         advice = step(
             settings.run,
             images=settings.images,
@@ -58,14 +63,14 @@ def advise(
             out=out,
             options=options,
             threads=threads,
-            progress=bar,
+            progress=progress,
         )
     if json is not None:
         write_json(json, advice.to_json())
     console.print(_table(advice))
     for line in (MODEL_OF_THE_COMPILER, *_verdict(advice)):
         console.print(line, soft_wrap=True, markup=False)
-    print_notes(advice.notes, verbose)
+    print_notes(advice.notes)
     console.print(f"wrote {advice.path}; the same again:", soft_wrap=True, markup=False)
     console.print(advice.command, soft_wrap=True, markup=False)
 

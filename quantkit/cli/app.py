@@ -1,15 +1,111 @@
-"""The typer applications that the command modules hang their commands on."""
+"""The typer applications that the command modules hang their commands on, and the options of every command."""
 
 from collections import Counter
 from collections.abc import Callable
-from typing import Any
+from functools import cache
+from pathlib import Path
+from typing import Annotated, Any
 
 import typer
-from typer.core import TyperCommand
+from typer.core import TyperCommand, TyperOption
+
+from quantkit.cli.groups import arrange
+from quantkit.cli.terminal import session
+
+GLOBAL_PANEL = "Global options"
+
+
+def _quiet(given: bool) -> None:
+    session.quiet = session.quiet or given
+
+
+def _verbose(given: bool) -> None:
+    session.verbose = session.verbose or given
+
+
+def _log_file(given: Path | None) -> None:
+    if given is not None:
+        session.open_log(given)
+
+
+def _json_events(given: Path | None) -> None:
+    if given is not None:
+        session.open_events(given)
+
+
+QuietOption = Annotated[
+    bool,
+    typer.Option(
+        "--quiet",
+        "-q",
+        help="Print results, warnings and errors only.",
+        callback=_quiet,
+        expose_value=False,
+        rich_help_panel=GLOBAL_PANEL,
+    ),
+]
+VerboseOption = Annotated[
+    bool,
+    typer.Option(
+        "--verbose",
+        "-v",
+        help="List every note, not one line for each kind, and what happens in between.",
+        callback=_verbose,
+        expose_value=False,
+        rich_help_panel=GLOBAL_PANEL,
+    ),
+]
+LogFileOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--log-file",
+        metavar="FILE",
+        help="Append all that is printed to a file, with the time.",
+        callback=_log_file,
+        expose_value=False,
+        show_default="no log",
+        rich_help_panel=GLOBAL_PANEL,
+    ),
+]
+JsonEventsOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--json-events",
+        metavar="FILE",
+        help="Append progress and outcome to a file, one JSON object a line; - is standard error.",
+        callback=_json_events,
+        expose_value=False,
+        show_default="no events",
+        rich_help_panel=GLOBAL_PANEL,
+    ),
+]
+
+
+@cache
+def _global_options() -> tuple[TyperOption, ...]:
+    """Return the options that every command has; their callbacks set the session."""
+    probe = typer.Typer(add_completion=False)
+
+    @probe.command()
+    def _command(
+        quiet: QuietOption = False,
+        verbose: VerboseOption = False,
+        log_file: LogFileOption = None,
+        json_events: JsonEventsOption = None,
+    ) -> None:
+        raise NotImplementedError
+
+    options = typer.main.get_command(probe).params
+    return tuple(one for one in options if isinstance(one, TyperOption) and one.name != "help")
 
 
 class SingleValueCommand(TyperCommand):
-    """A command that refuses an option given twice where only the last value would count."""
+    """A command with the global options, that refuses an option given twice where only the last value would count."""
+
+    def __init__(self, name: str | None, **options: Any) -> None:
+        super().__init__(name, **options)
+        arrange(self.params)
+        self.params = [*self.params, *_global_options()]
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Parse the command line.

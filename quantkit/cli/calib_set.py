@@ -6,7 +6,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from quantkit.cli.app import sub_app
-from quantkit.cli.show import console, progress_bar, spread
+from quantkit.cli.progress import show_progress
+from quantkit.cli.show import print_files, print_next, spread
+from quantkit.cli.terminal import console
 from quantkit.errors import CalibrationSetError, UsageError
 from quantkit.files import make_folder
 
@@ -19,7 +21,7 @@ _SHOWN = 20
 
 SetFile = Annotated[Path, typer.Argument(metavar="SET.csv", help="A calibration set.")]
 Images = Annotated[Path | None, typer.Option(help="Where the images lie, if not where the set says.")]
-Workers = Annotated[int | None, typer.Option(min=1, help="Threads that decode; all processors by default.")]
+Workers = Annotated[int | None, typer.Option(min=1, help="Threads that decode.")]
 
 
 @app.command()
@@ -56,7 +58,7 @@ def build(
     else:
         from quantkit.data.build_set import build_calibration_set
 
-        with progress_bar("decoding") as bar:
+        with show_progress() as progress:
             chosen = build_calibration_set(
                 images,
                 labels,
@@ -65,21 +67,22 @@ def build(
                 seed=seed,
                 unlabelled=unlabelled,
                 workers=workers,
-                progress=bar,
+                progress=progress,
             )
     chosen.save(out)
     _print_summary(chosen)
-    console.print(f"wrote {out}", soft_wrap=True, markup=False)
+    print_files([out])
     if materialize is not None:
         _materialize(chosen, materialize, link)
+    print_next(*("calibrate", "--model", "MODEL.onnx", "--set", out, "--preset", "imagenet"))
 
 
 @app.command()
 def check(set_: SetFile, images: Images = None, workers: Workers = None) -> None:
     """Read a set, decode every image of it and compare its digest."""
     chosen = _load(set_, images)
-    with progress_bar("checking") as bar:
-        problems = chosen.verify(workers, bar)
+    with show_progress() as progress:
+        problems = chosen.verify(workers, progress)
     _print_summary(chosen)
     if problems:
         _print_left_out("faulty", problems)
@@ -113,11 +116,12 @@ def rebuild(
     from quantkit.data.calibration_set import CalibrationSet
     from quantkit.data.rebuild import rebuild_calibration_set
 
-    with progress_bar("decoding") as bar:
-        chosen = rebuild_calibration_set(CalibrationSet.load(set_), images, workers=workers, progress=bar)
+    with show_progress() as progress:
+        chosen = rebuild_calibration_set(CalibrationSet.load(set_), images, workers=workers, progress=progress)
     chosen.save(out)
     _print_summary(chosen)
-    console.print(f"wrote {out}", soft_wrap=True, markup=False)
+    print_files([out])
+    print_next("calibrate", "--model", "MODEL.onnx", "--set", out, "--preset", "imagenet")
 
 
 def _planned(labels: Path | None, names: Path | None, count: int, seed: int) -> "CalibrationSet":
@@ -139,9 +143,9 @@ def _load(set_: Path, images: Path | None) -> "CalibrationSet":
 def _materialize(chosen: "CalibrationSet", folder: Path, link: bool) -> None:
     from quantkit.data.materialize import materialize
 
-    with progress_bar("laying out") as bar:
-        materialize(chosen, folder, link=link, progress=bar)
-    console.print(f"{len(chosen)} images lie in {folder}", soft_wrap=True, markup=False)
+    with show_progress() as progress:
+        materialize(chosen, folder, link=link, progress=progress)
+    console.print(f"{len(chosen)} images are in {folder}", soft_wrap=True, markup=False)
 
 
 def _print_summary(chosen: "CalibrationSet") -> None:

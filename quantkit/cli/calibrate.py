@@ -9,6 +9,9 @@ import typer
 
 from quantkit.cli.app import app
 from quantkit.cli.options import (
+    BatchOption,
+    DeviceOption,
+    DialectName,
     ExifOption,
     FractionOption,
     InputOption,
@@ -17,23 +20,24 @@ from quantkit.cli.options import (
     OutputOption,
     PerChannelOption,
     PresetOption,
+    ProviderOption,
     RequireCoverageOption,
     SkipOption,
     TargetOption,
-    VerboseOption,
 )
+from quantkit.cli.progress import show_progress
 from quantkit.cli.show import (
-    Bar,
-    console,
-    parse_share,
+    method_text,
+    parse_percent,
     print_coverage,
+    print_files,
+    print_next,
     print_notes,
     print_preset_notes,
-    progress_bar,
 )
+from quantkit.cli.terminal import console
 
 if TYPE_CHECKING:
-    from quantkit.stats.convergence import ConvergencePoint
     from quantkit.workflows.calibrate import Calibration
 
 _RANGES_SHOWN = 8
@@ -43,10 +47,12 @@ _RANGES_SHOWN = 8
 def calibrate(
     model: Annotated[Path | None, typer.Option(help="fp32 ONNX classifier.")] = None,
     set_: Annotated[Path | None, typer.Option("--set", help="Calibration set, from quantkit calib-set build.")] = None,
-    images: Annotated[Path | None, typer.Option(help="In place of --set: folder to draw a balanced set from.")] = None,
+    images: Annotated[
+        Path | None, typer.Option(help="In place of --set: folder to draw a balanced set from.", show_default="none")
+    ] = None,
     labels: Annotated[Path | None, typer.Option(help="Label file of --images.")] = None,
-    count: Annotated[int | None, typer.Option(help="Images to draw from --images; 1000 by default.")] = None,
-    seed: Annotated[int | None, typer.Option(help="Seed of the draw from --images; 0 by default.")] = None,
+    count: Annotated[int | None, typer.Option(help="Images to draw from --images.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of the draw from --images.")] = None,
     preset: PresetOption = None,
     exif: ExifOption = None,
     method: MethodOption = None,
@@ -60,8 +66,8 @@ def calibrate(
     keep_outliers: KeepOutliersOption = False,
     output: OutputOption = None,
     input_: InputOption = None,
-    run: Annotated[Path | None, typer.Option(help="Run folder; runs/<model name> by default.")] = None,
-    dialect: Annotated[str | None, typer.Option(help="Of vamc.yaml: build or compile.")] = None,
+    run: Annotated[Path | None, typer.Option(help="Run folder.", show_default="runs/ and the model's name")] = None,
+    dialect: Annotated[DialectName | None, typer.Option(help="Dialect of vamc.yaml.")] = None,
     calibration_folder: Annotated[
         Path | None, typer.Option(help="Where the card's compiler will find the calibration images.")
     ] = None,
@@ -72,14 +78,18 @@ def calibrate(
         bool, typer.Option("--fresh", help="Ignore cached statistics; replace a run of other inputs.")
     ] = False,
     require_coverage: RequireCoverageOption = None,
-    threads: Annotated[int | None, typer.Option(help="Workers; all processors by default.")] = None,
-    verbose: VerboseOption = False,
+    device: DeviceOption = "cpu",
+    batch: BatchOption = 1,
+    provider_option: ProviderOption = None,
+    threads: Annotated[int | None, typer.Option(help="Workers.")] = None,
 ) -> None:
     """Run the model once over a calibration set; write statistics, ranges and the int8 model."""
+    from quantkit.engine.device import Device
     from quantkit.workflows.calibrate import calibrate as step
     from quantkit.workflows.project import load_project
-    from quantkit.workflows.resolve import calibration_settings, parse_dialect
+    from quantkit.workflows.resolve import calibration_settings
 
+    where = Device.parse(device, batch=batch, options=provider_option or ())
     settings = calibration_settings(
         folder=Path(),
         model=model,
@@ -96,17 +106,29 @@ def calibrate(
         per_channel=per_channel,
         skip=tuple(skip or ()),
         run=run,
-        dialect=parse_dialect(dialect),
+        dialect=dialect,
         calibration_folder=calibration_folder,
         output=output,
         inputs=tuple(input_ or ()),
     )
-    least = parse_share(require_coverage, "--require-coverage", all_allowed=True)
+    least = parse_percent(require_coverage, "--require-coverage", all_allowed=True)
     print_preset_notes(preset, load_project(Path()))
-    with progress_bar("calibrating") as bar:
+    configuration = {
+        "model": settings.model,
+        "images": settings.set or f"{settings.count} of {settings.images}, seed {settings.seed}",
+        "preprocessing": settings.pipeline.describe(),
+        "method": method_text(settings.method),
+        "target": settings.target.name,
+        "per channel": settings.options.per_channel,
+        "skip": settings.options.skip,
+        "bias correction": bias_correction,
+        "keep outliers": keep_outliers or None,
+        "run": settings.run,
+    }
+    with show_progress(configuration) as progress:
         done = step(
             settings.model,
-            settings.calibration_set(bar),
+            settings.calibration_set(progress),
             settings.pipeline,
             run=settings.run,
             method=settings.method,
@@ -115,37 +137,17 @@ def calibrate(
             backends=settings.backends,
             output=settings.output,
             inputs=settings.inputs,
-            until_stable=parse_share(until_stable, "--until-stable"),
+            until_stable=parse_percent(until_stable, "--until-stable"),
             fresh=fresh,
             require_coverage=least,
+            device=where,
             threads=threads,
-            watcher=_Watcher(bar),
+            progress=progress,
         )
-    _print(done, verbose)
+    _print(done)
 
 
-class _Watcher:
-    """Draws the pass and how much its ranges still move."""
-
-    def __init__(self, bar: Bar) -> None:
-        self._bar = bar
-
-    def resumed(self, images: int) -> None:
-        console.print(f"going on after {images} images of an interrupted pass")
-
-    def images(self, done: int, total: int) -> None:
-        self._bar(done, total)
-
-    def converged(self, point: "ConvergencePoint") -> None:
-        moved = "  ".join(f"{name} {share:.2%}" for name, share in point.movement.items())
-        self._bar.say(f"ranges moved: {moved}")
-
-    def layers(self, done: int, total: int) -> None:
-        self._bar.say("biases, layer by layer")
-        self._bar(done, total)
-
-
-def _print(done: "Calibration", verbose: bool) -> None:
+def _print(done: "Calibration") -> None:
     from rich.table import Table
 
     from quantkit.report.names import Name
@@ -156,8 +158,10 @@ def _print(done: "Calibration", verbose: bool) -> None:
         console.print(f"{len(statistics.tensors)} tensors over {images} images: statistics were there, nothing was run")
     else:
         rate = images / done.elapsed_s
+        device = statistics.provenance.device
         console.print(
-            f"{len(statistics.tensors)} tensors over {images} images in {done.elapsed_s:.1f} s ({rate:.1f} images/s)"
+            f"{len(statistics.tensors)} tensors over {images} images on {device} in {done.elapsed_s:.1f} s "
+            f"({rate:.1f} images/s)"
         )
     table = Table(box=None, pad_edge=False)
     table.add_column("tensor")
@@ -174,6 +178,7 @@ def _print(done: "Calibration", verbose: bool) -> None:
         last = statistics.convergence[-1]
         moved = ", ".join(f"{name} {share:.2%} ({last.tensor[name]})" for name, share in last.movement.items())
         console.print(f"ranges that moved most up to image {last.images}: {moved}", soft_wrap=True)
-    print_notes(done.notes, verbose)
-    console.print(f"wrote {', '.join(path.name for path in done.files)} in {done.run}", soft_wrap=True, markup=False)
-    print_coverage(done.coverage, verbose)
+    print_notes(done.notes)
+    print_files(done.files, in_folder=done.run)
+    print_coverage(done.coverage)
+    print_next("compare", "fp32", quantized.name, "--run", done.run)

@@ -1,13 +1,23 @@
 """``quantkit compare``."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from quantkit.cli.app import app
-from quantkit.cli.options import ExifOption, InputOption, OutputOption, PresetOption
-from quantkit.cli.show import console, despite_closed_pipe, print_preset_notes, progress_bar
+from quantkit.cli.options import (
+    BatchOption,
+    DeviceOption,
+    ExifOption,
+    InputOption,
+    OutputOption,
+    PresetOption,
+    ProviderOption,
+)
+from quantkit.cli.progress import show_progress
+from quantkit.cli.show import despite_closed_pipe, print_files, print_next, print_preset_notes
+from quantkit.cli.terminal import console
 from quantkit.errors import UsageError
 
 if TYPE_CHECKING:
@@ -15,9 +25,9 @@ if TYPE_CHECKING:
 
     from rich.table import Table
 
-    from quantkit.evaluation.gate import Verdict
+    from quantkit.evaluation.gate import GateVerdict
     from quantkit.workflows.compare import Evaluation
-    from quantkit.workflows.vacc.error_breakdown import ErrorBreakdown, Runtime
+    from quantkit.workflows.vacc.error_breakdown import ErrorBreakdown
 
 
 @app.command()
@@ -40,19 +50,25 @@ def compare(
     input_: InputOption = None,
     limit: Annotated[int | None, typer.Option(help="Evaluate at most so many images.")] = None,
     drift_images: Annotated[int, typer.Option(help="Images that drift is measured on; 0 for none.")] = 32,
-    attribute: Annotated[
-        bool, typer.Option("--attribute", help="Separate the card's preprocessing, fp16 and int8 (needs a run).")
+    breakdown: Annotated[
+        bool, typer.Option("--breakdown", help="Separate the card's preprocessing, fp16 and int8 (needs a run).")
     ] = False,
     runtime: Annotated[
-        str, typer.Option(help="Preprocessing of --attribute: vamp, or vsx, the vendor's classification script.")
+        Literal["vamp", "vsx"],
+        typer.Option(help="Preprocessing of --breakdown: that of vamp, or of vsx, the vendor's classification script."),
     ] = "vamp",
     latency: Annotated[bool, typer.Option("--latency", help="Time the models too, in turn, one thread.")] = False,
     datalist: Annotated[Path | None, typer.Option(help="List that the results of a card (NAME=DIR) belong to.")] = None,
-    threads: Annotated[int | None, typer.Option(help="Workers; all processors by default.")] = None,
+    device: DeviceOption = "cpu",
+    batch: BatchOption = 1,
+    provider_option: ProviderOption = None,
+    threads: Annotated[int | None, typer.Option(help="Workers.")] = None,
     json: Annotated[Path | None, typer.Option(help="Write the comparison as JSON.")] = None,
     csv: Annotated[Path | None, typer.Option(help="Write the table as CSV.")] = None,
     markdown: Annotated[Path | None, typer.Option(help="Write the tables as Markdown.")] = None,
-    html: Annotated[Path | None, typer.Option(help="Write a report: one HTML file that needs no network.")] = None,
+    html: Annotated[
+        Path | None, typer.Option(help="Write a report: one HTML file that opens without a network.")
+    ] = None,
     fail_if: Annotated[
         list[str] | None,
         typer.Option(
@@ -81,6 +97,7 @@ def compare(
 ) -> None:
     """Compare models on the same images: accuracy, its difference with a 95 % interval, agreement, drift."""
     from quantkit.config.project import Project
+    from quantkit.engine.device import Device
     from quantkit.evaluation.gate import Mode, parse_gates, require
     from quantkit.evaluation.junit import error_report, junit_xml
     from quantkit.files import write_json, write_text
@@ -89,7 +106,7 @@ def compare(
     from quantkit.workflows.compare import evaluate_models
     from quantkit.workflows.report import report
     from quantkit.workflows.resolve import comparison_settings
-    from quantkit.workflows.vacc.error_breakdown import attribute as attribute_points
+    from quantkit.workflows.vacc.error_breakdown import error_breakdown
 
     gates = parse_gates(
         {Mode.FAIL_IF: fail_if, Mode.FAIL_IF_PROVEN: fail_if_proven, Mode.FAIL_UNLESS_PROVEN: fail_unless_proven},
@@ -99,6 +116,7 @@ def compare(
     if junit is not None and not gates:
         raise UsageError("there is no condition to write the verdict of", where="--junit", fix="give --fail-if too")
     with error_report(junit):
+        where = Device.parse(device, batch=batch, options=provider_option or ())
         settings = comparison_settings(
             folder=Path(),
             models=models,
@@ -111,12 +129,18 @@ def compare(
             output=output,
             inputs=tuple(input_ or ()),
         )
-        program = _runtime(runtime)
         if preset is not None:
             print_preset_notes(preset, Project())
-        if attribute and settings.run is None:
-            raise UsageError("only a run tells what int8 would be", where="--attribute", fix="give --run")
-        with progress_bar("comparing") as bar:
+        if breakdown and settings.run is None:
+            raise UsageError("only a run tells what int8 would be", where="--breakdown", fix="give --run")
+        configuration = {
+            "models": tuple(models),
+            "run": settings.run,
+            "images": settings.images,
+            "preprocessing": None if settings.pipeline is None else settings.pipeline.describe(),
+            "limit": limit,
+        }
+        with show_progress(configuration) as progress:
             evaluation = evaluate_models(
                 models,
                 run=settings.run,
@@ -131,20 +155,21 @@ def compare(
                 datalist=datalist,
                 output=settings.output,
                 inputs=settings.inputs,
+                device=where,
                 threads=threads,
-                progress=bar,
+                progress=progress,
             )
         result = evaluation.comparison
-        breakdown = None
-        if attribute and settings.run is not None:
-            with progress_bar("attributing") as bar:
-                breakdown = attribute_points(
+        parts = None
+        if breakdown and settings.run is not None:
+            with show_progress() as progress:
+                parts = error_breakdown(
                     settings.run,
                     images=evaluation.images,
                     pipeline=settings.pipeline,
-                    runtime=program,
+                    runtime=runtime,
                     threads=threads,
-                    progress=bar,
+                    progress=progress,
                 )
         verdicts = [verdict for gate in gates for verdict in gate.verdicts(result)]
     # Files first: a reader of the screen that goes away, as head does, must not cost them.
@@ -154,22 +179,25 @@ def compare(
         content = result.to_json()
         if verdicts:
             content["gates"] = [verdict.to_json() for verdict in verdicts]
-        if breakdown is not None:
-            content["breakdown"] = breakdown.to_json()
+        if parts is not None:
+            content["breakdown"] = parts.to_json()
         write_json(json, content)
     if csv is not None:
         write_text(csv, csv_text(result))
     if markdown is not None:
         write_text(markdown, markdown_text(result, verdicts))
     if html is not None:
-        report(evaluation, html)
+        report(evaluation, html, verdicts=verdicts)
     # Nor must it turn a failed gate into a success.
     with despite_closed_pipe():
-        _print(evaluation, breakdown, verdicts)
+        _print(evaluation, parts, verdicts)
+        print_files(path for path in (json, csv, markdown, html, junit) if path is not None)
+        if settings.run is not None:
+            print_next("sensitivity", settings.run)
     require(verdicts)
 
 
-def _print(evaluation: "Evaluation", breakdown: "ErrorBreakdown | None", verdicts: "Sequence[Verdict]") -> None:
+def _print(evaluation: "Evaluation", breakdown: "ErrorBreakdown | None", verdicts: "Sequence[GateVerdict]") -> None:
     from quantkit.report.tables import accuracy_table, drift_table, notes
 
     result = evaluation.comparison
@@ -185,14 +213,6 @@ def _print(evaluation: "Evaluation", breakdown: "ErrorBreakdown | None", verdict
         console.print(note, soft_wrap=True, markup=False)
     for verdict in verdicts:
         console.print(verdict.line, soft_wrap=True, markup=False, style=None if verdict.passed else "red")
-
-
-def _runtime(name: str) -> "Runtime":
-    match name:
-        case "vamp" | "vsx":
-            return name
-        case _:
-            raise UsageError(f"there is no runtime {name!r}", where="--runtime", fix="choose vamp or vsx")
 
 
 def _breakdown_table(breakdown: "ErrorBreakdown") -> "Table":

@@ -6,7 +6,8 @@ from typing import Annotated
 import typer
 
 from quantkit.cli.app import app
-from quantkit.cli.show import console
+from quantkit.cli.progress import show_progress
+from quantkit.cli.terminal import console
 
 
 @app.command()
@@ -17,11 +18,11 @@ def demo(
     from quantkit.demo.chain import run_demo
     from quantkit.report.tables import accuracy_table, notes
 
-    with console.status("") as status:
-        done = run_demo(out, lambda text: status.update(text))
+    with show_progress() as progress:
+        done = run_demo(out, progress)
     console.print(accuracy_table(done.comparison))
     for note in notes(done.comparison):
         console.print(note, soft_wrap=True, markup=False, style="dim")
     console.print(f"\nimages, calibration set and quantkit.yaml: {done.folder}", soft_wrap=True, markup=False)
     console.print(f"statistics, int8 models, ranges and vamc.yaml: {done.run}", soft_wrap=True, markup=False)
-    console.print(f"go on:  cd {done.folder} && quantkit compare fp32 int8", soft_wrap=True, markup=False)
+    console.print(f"next: cd {done.folder} && quantkit compare fp32 int8", soft_wrap=True, markup=False)

@@ -6,8 +6,18 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from quantkit.cli.app import app
-from quantkit.cli.options import ExifOption, InputOption, OutputOption, PresetOption
-from quantkit.cli.show import console, print_preset_notes, progress_bar
+from quantkit.cli.options import (
+    BatchOption,
+    DeviceOption,
+    ExifOption,
+    InputOption,
+    OutputOption,
+    PresetOption,
+    ProviderOption,
+)
+from quantkit.cli.progress import show_progress
+from quantkit.cli.show import print_files, print_preset_notes
+from quantkit.cli.terminal import console
 from quantkit.errors import UsageError
 
 if TYPE_CHECKING:
@@ -34,9 +44,14 @@ def evaluate(
     merge: Annotated[
         bool, typer.Option("--merge", help="Join the predictions of shards instead: --merge A.npz B.npz --out C.npz.")
     ] = False,
-    out: Annotated[Path | None, typer.Option(help="Write the predictions, an npz file.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Write the predictions, an npz file.", show_default="not written")
+    ] = None,
     json: Annotated[Path | None, typer.Option(help="Write the accuracy as JSON.")] = None,
-    threads: Annotated[int | None, typer.Option(min=1, help="Workers; all processors by default.")] = None,
+    device: DeviceOption = "cpu",
+    batch: BatchOption = 1,
+    provider_option: ProviderOption = None,
+    threads: Annotated[int | None, typer.Option(min=1, help="Workers.")] = None,
 ) -> None:
     """Print a model's top-1 and top-5. Interrupted, the same command goes on; repeated, nothing is run."""
     if merge:
@@ -45,10 +60,12 @@ def evaluate(
     if len(models) > 1:
         raise UsageError(f"{len(models)} models were given", fix="evaluate one at a time, or use quantkit compare")
     from quantkit.config.project import Project
+    from quantkit.engine.device import Device
     from quantkit.workflows.evaluate import evaluate as step
     from quantkit.workflows.evaluate import parse_shard
     from quantkit.workflows.resolve import evaluation_settings
 
+    where = Device.parse(device, batch=batch, options=provider_option or ())
     settings = evaluation_settings(
         folder=Path(),
         model=models[0],
@@ -58,13 +75,20 @@ def evaluate(
         names=names,
         preset=preset,
         exif=exif,
-        out=out,
         output=output,
         inputs=tuple(input_ or ()),
     )
     if preset is not None:
         print_preset_notes(preset, Project())
-    with progress_bar("evaluating") as bar:
+    configuration = {
+        "model": models[0],
+        "run": settings.run,
+        "images": settings.images,
+        "preprocessing": None if settings.pipeline is None else settings.pipeline.describe(),
+        "shard": shard,
+        "limit": limit,
+    }
+    with show_progress(configuration) as progress:
         done = step(
             models[0],
             run=settings.run,
@@ -78,14 +102,15 @@ def evaluate(
             cache=settings.cache,
             output=settings.output,
             inputs=settings.inputs,
+            device=where,
             threads=threads,
-            progress=bar,
+            progress=progress,
         )
     fresh = len(done.predictions) - done.kept
     if fresh:
         before = f" ({done.kept} were there)" if done.kept else ""
         rate = fresh / max(done.elapsed_s, 1e-9)
-        console.print(f"{fresh} images in {done.elapsed_s:.1f} s, {rate:.1f} images/s{before}")
+        console.print(f"{fresh} images on {done.origin.device} in {done.elapsed_s:.1f} s, {rate:.1f} images/s{before}")
     else:
         console.print("all answers were there, nothing was run")
     for note in done.notes:
@@ -135,8 +160,8 @@ def _finish(
         console.print(f"warning: {warning}", soft_wrap=True, markup=False, style="yellow")
     if out is not None:
         save_predictions(out, predictions, origin)
-        console.print(f"wrote {out}", soft_wrap=True, markup=False)
     if json is not None:
         write_json(
             json, {**accuracy.to_json(), "classes": predictions.classes, "output": output, "origin": asdict(origin)}
         )
+    print_files(path for path in (out, json) if path is not None)

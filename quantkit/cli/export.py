@@ -3,19 +3,18 @@
 import json
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from quantkit.cli.app import app
-from quantkit.cli.show import console
+from quantkit.cli.options import TargetName
+from quantkit.cli.terminal import console
 from quantkit.config.pipeline import PRESETS
 from quantkit.errors import UsageError
 
 if TYPE_CHECKING:
-    from quantkit.export.network import Exported
-
-_EXPORTERS = ("auto", "dynamo", "torchscript")
+    from quantkit.export.result import Exported
 
 
 @app.command()
@@ -35,7 +34,7 @@ def export(
         bool, typer.Option("--random-weights", help="Random weights: for structure and speed, never for accuracy.")
     ] = False,
     seed: Annotated[int, typer.Option(help="Seed of --random-weights.")] = 0,
-    out: Annotated[Path | None, typer.Option(help="Where to write; NETWORK.onnx by default.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Where to write.", show_default="NETWORK.onnx")] = None,
     num_classes: Annotated[int | None, typer.Option(min=1, help="Classes of the network's output.")] = None,
     arg: Annotated[
         list[str] | None, typer.Option(help="Argument of the network's factory, KEY=VALUE; VALUE is JSON or a word.")
@@ -43,7 +42,9 @@ def export(
     input_size: Annotated[str | None, typer.Option(help="224, HxW or CxHxW.")] = None,
     input_name: Annotated[str, typer.Option(help="Name of the model's input.")] = "input",
     output_name: Annotated[str, typer.Option(help="Name of the model's output.")] = "logits",
-    target: Annotated[str, typer.Option(help="ort, tensorrt or vacc: sets the default of --opset.")] = "ort",
+    target: Annotated[
+        TargetName, typer.Option(help="What the model is meant for; sets the default of --opset.")
+    ] = "ort",
     opset: Annotated[
         int | None,
         typer.Option(
@@ -51,7 +52,10 @@ def export(
             "for torchvision and timm (its other scripts for classifiers: 10 to 12)."
         ),
     ] = None,
-    exporter: Annotated[str, typer.Option(help="dynamo, torchscript, or auto: the first that succeeds.")] = "auto",
+    exporter: Annotated[
+        Literal["auto", "dynamo", "torchscript"],
+        typer.Option(help="Exporter; auto is the first that succeeds."),
+    ] = "auto",
     images: Annotated[Path | None, typer.Option(help="Folder of images to compare the logits on as well.")] = None,
     count: Annotated[int, typer.Option(min=1, help="How many of them.")] = 16,
     preset: Annotated[
@@ -75,29 +79,23 @@ def export(
     """Write a torch classifier as ONNX, checked against torch; needs the extra ``torch``."""
     from quantkit.config.project import Project
     from quantkit.data.folder import find_images
-    from quantkit.targets import parse_target
     from quantkit.workflows.project import choose_pipeline
 
-    chosen_target = parse_target(target)
     if reference_arg and reference is None:
         raise UsageError("needs --reference", where="--reference-arg")
-    if exporter not in _EXPORTERS:
-        raise UsageError(f"there is no exporter {exporter!r}", where="--exporter", fix=", ".join(_EXPORTERS))
     arguments = dict(_parse_argument(text, "--arg") for text in arg or ())
     reference_arguments = dict(_parse_argument(text, "--reference-arg") for text in reference_arg or ())
     size = None if input_size is None else _parse_size(input_size)
     paths = () if images is None else tuple(find_images(images).paths[:count])
     pipeline = None if preset is None else choose_pipeline(preset, Project())
-    try:
-        from quantkit.export.model import export_model
-    except ModuleNotFoundError as error:
-        raise UsageError(f"export needs {error.name}", fix="pip install 'quantkit[torch]'") from error
+    from quantkit.workflows.export import export as step
+
     if ":" in network or ":" in (reference or ""):
         # As python itself does for a script: the user's module is found in the current folder.
         sys.path.insert(0, str(Path.cwd()))
-    done = export_model(
+    done = step(
         network,
-        out or Path(f"{network.rpartition(':')[2]}.onnx"),
+        out,
         checkpoint=checkpoint,
         weights=weights,
         random_seed=seed if random_weights else None,
@@ -107,8 +105,8 @@ def export(
         input_name=input_name,
         output_name=output_name,
         opset=opset,
-        target=chosen_target,
-        exporter=cast(Literal["auto", "dynamo", "torchscript"], exporter),
+        target=target,
+        exporter=exporter,
         images=paths,
         pipeline=pipeline,
         tolerance=tolerance,

@@ -6,7 +6,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from quantkit.cli.app import sub_app
-from quantkit.cli.show import console, progress_bar, spread
+from quantkit.cli.progress import show_progress
+from quantkit.cli.show import print_next, spread
+from quantkit.cli.terminal import console
 from quantkit.errors import ImageError, UsageError
 
 if TYPE_CHECKING:
@@ -19,7 +21,7 @@ _SHOWN = 10
 Folder = Annotated[Path, typer.Argument(metavar="DIR", help="The images, flat or in class folders.")]
 Labels = Annotated[
     Path | None,
-    typer.Option(help="val_label.txt or the devkit's ground truth; looked for in and around DIR by default."),
+    typer.Option(help="val_label.txt or the devkit's ground truth.", show_default="looked for in and around DIR"),
 ]
 
 
@@ -27,13 +29,13 @@ Labels = Annotated[
 def check(
     folder: Folder,
     labels: Labels = None,
-    workers: Annotated[int | None, typer.Option(min=1, help="Threads; all processors by default.")] = None,
+    workers: Annotated[int | None, typer.Option(min=1, help="Threads.")] = None,
 ) -> None:
     """Count the images of each class, decode every one, name what is corrupt, greyscale or CMYK."""
     from quantkit.data.imagenet import check_imagenet
 
-    with progress_bar("decoding") as bar:
-        report = check_imagenet(folder, labels, workers=workers, progress=bar)
+    with show_progress() as progress:
+        report = check_imagenet(folder, labels, workers=workers, progress=progress)
     _print(report)
     if report.corrupt:
         raise ImageError(
@@ -57,13 +59,14 @@ def prepare(
         raise UsageError(
             "say where the class folders go", where="imagenet prepare", fix="give either --out DIR or --move"
         )
-    with progress_bar("sorting") as bar:
-        done = prepare_imagenet(folder, out, labels, progress=bar)
+    with show_progress() as progress:
+        done = prepare_imagenet(folder, out, labels, progress=progress)
     console.print(
         f"{done['placed']} images placed, {done['already there']} were there, in {out or folder}",
         soft_wrap=True,
         markup=False,
     )
+    print_next("calib-set", "build", "--images", out or folder, "--out", "calibration.csv")
 
 
 def _print(report: "ImagenetReport") -> None:

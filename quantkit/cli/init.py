@@ -1,19 +1,46 @@
 """``quantkit init``."""
 
+import json
+import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from quantkit.cli.app import app
-from quantkit.cli.show import console
+from quantkit.cli.show import print_files, print_next
+from quantkit.cli.terminal import console
+from quantkit.errors import UsageError
 
 
 @app.command()
 def init(
-    name: Annotated[str | None, typer.Argument(help="Ready-made config; without it, they are listed.")] = None,
+    name: Annotated[
+        str | None, typer.Argument(help="Ready-made config; without it, they are listed.", show_default=False)
+    ] = None,
+    model: Annotated[
+        Path | None, typer.Option(help="Write a config for this ONNX model instead.", show_default="none")
+    ] = None,
+    preset: Annotated[
+        str | None,
+        typer.Option(
+            help="Preprocessing of --model: a preset or a file.", show_default="imagenet, or what fits the input"
+        ),
+    ] = None,
+    images: Annotated[
+        Path | None, typer.Option(help="Evaluation images of --model, one folder a class.", show_default="none")
+    ] = None,
+    schema: Annotated[bool, typer.Option("--schema", help="Print the JSON schema of quantkit.yaml.")] = False,
 ) -> None:
-    """Write a complete, commented quantkit.yaml for a well-known network into this folder."""
+    """Write a complete, commented quantkit.yaml into this folder: for a well-known network, or a model of one's own."""
+    if schema:
+        _print_schema()
+        return
+    if model is not None:
+        _write_for_model(name, model, preset, images)
+        return
+    if preset is not None or images is not None:
+        raise UsageError("needs --model", where="--preset" if preset is not None else "--images")
     from quantkit.config.ready import ready_configs, title, write_ready_config
 
     if name is None:
@@ -21,4 +48,22 @@ def init(
             console.print(f"{known:20} {title(text)}", soft_wrap=True, markup=False)
         return
     path = write_ready_config(name, Path())
-    console.print(f"wrote {path}: its comments say what to do next", soft_wrap=True, markup=False)
+    console.print("its comments say what to do next", soft_wrap=True, markup=False)
+    print_files([path])
+
+
+def _write_for_model(name: str | None, model: Path, preset: str | None, images: Path | None) -> None:
+    from quantkit.workflows.new_project import new_project
+
+    if name is not None:
+        raise UsageError("a ready-made config has its own model", where="--model", fix=f"leave out {name}, or --model")
+    path = new_project(model, preset=preset, images=images)
+    print_files([path])
+    print_next("calib-set", "build", "--images", images or "FOLDER", "--out", "calibration.csv")
+
+
+def _print_schema() -> None:
+    from quantkit.config.schema import project_schema
+
+    json.dump(project_schema(), sys.stdout, indent=2, ensure_ascii=False)
+    sys.stdout.write("\n")

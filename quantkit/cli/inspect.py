@@ -10,7 +10,7 @@ import typer
 
 from quantkit.cli.app import app
 from quantkit.cli.options import InputOption, OutputOption
-from quantkit.cli.show import console
+from quantkit.cli.terminal import console, session
 from quantkit.errors import ModelError, UsageError
 
 if TYPE_CHECKING:
@@ -28,14 +28,11 @@ def inspect(
     ] = None,
     size: Annotated[
         str | None,
-        typer.Option(help="Image size where the model leaves it free: 224, or HEIGHTxWIDTH. 224 by default."),
+        typer.Option(help="Image size where the model leaves it free: 224, or HEIGHTxWIDTH."),
     ] = None,
     output: OutputOption = None,
     input_: InputOption = None,
     json_: Annotated[bool, typer.Option("--json", help="Print everything as JSON.")] = False,
-    verbose: Annotated[
-        bool, typer.Option("--verbose", "-v", help="Name every layer and operator in float, for every target.")
-    ] = False,
 ) -> None:
     """Describe a model before any image: inputs, outputs, cost, what becomes int8, problems and their fixes.
 
@@ -54,7 +51,7 @@ def inspect(
         json.dump(summary.to_json(), sys.stdout, indent=2, ensure_ascii=False, allow_nan=False)
         sys.stdout.write("\n")
     else:
-        _print(summary, verbose)
+        _print(summary)
     if summary.errors:
         more = f" (and {len(summary.errors) - 1} more)" if len(summary.errors) > 1 else ""
         raise ModelError(f"calibrate refuses it: {summary.errors[0]}{more}", where=model)
@@ -74,14 +71,14 @@ def parse_size(text: str | None) -> tuple[int, int] | None:
     return int(found[1]), int(found[2] or found[1])
 
 
-def _print(summary: "ModelSummary", verbose: bool) -> None:
+def _print(summary: "ModelSummary") -> None:
     from rich.text import Text
 
     from quantkit.workflows.summary_text import summary_rows
 
     # One line a fact, however long, where no person reads it: for grep and cut.
     width = console.width - _LABEL_WIDTH if console.is_terminal else sys.maxsize
-    for row in summary_rows(summary, verbose=verbose):
+    for row in summary_rows(summary, verbose=session.verbose):
         label = _STYLES[row.tone] if row.tone in ("warning", "error") else "bold"
         for index, line in enumerate(row.lines(max(width, _LEAST_WIDTH))):
             shown = Text(f"{'' if index else row.label:{_LABEL_WIDTH}}", style=label)

@@ -5,17 +5,19 @@ import importlib
 import io
 import logging
 import os
+import re
 import sys
 import traceback
 import warnings
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from typer.exceptions import TyperException
 
 from quantkit import __version__
-from quantkit.cli.app import app
+from quantkit.cli.app import JsonEventsOption, LogFileOption, QuietOption, VerboseOption, app
+from quantkit.cli.terminal import errors, session
+from quantkit.config.nearest import nearest
 from quantkit.errors import OutputError, QuantkitError
 from quantkit.files import reason
 
@@ -24,6 +26,7 @@ COMMAND_MODULES: tuple[str, ...] = (
     "quantkit.cli.demo",
     "quantkit.cli.inspect",
     "quantkit.cli.init",
+    "quantkit.cli.preset",
     "quantkit.cli.calib_set",
     "quantkit.cli.calibrate",
     "quantkit.cli.quantize",
@@ -31,6 +34,7 @@ COMMAND_MODULES: tuple[str, ...] = (
     "quantkit.cli.tune",
     "quantkit.cli.evaluate",
     "quantkit.cli.compare",
+    "quantkit.cli.report",
     "quantkit.cli.relink",
     "quantkit.cli.vamc",
     "quantkit.cli.advise",
@@ -45,8 +49,6 @@ INTERRUPTED = 130
 UNFORESEEN = 70
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 
-_errors = Console(stderr=True, soft_wrap=True, highlight=False)
-
 
 def _print_version(wanted: bool) -> None:
     if wanted:
@@ -60,6 +62,10 @@ def _options(
     version: Annotated[
         bool, typer.Option("--version", help="Print the version and stop.", is_eager=True, callback=_print_version)
     ] = False,
+    quiet: QuietOption = False,
+    verbose: VerboseOption = False,
+    log_file: LogFileOption = None,
+    json_events: JsonEventsOption = None,
 ) -> None:
     del version
     if debug:
@@ -81,7 +87,13 @@ def main() -> None:
     logging.getLogger("onnx_ir").setLevel(logging.CRITICAL)
     for module in COMMAND_MODULES:
         importlib.import_module(module)
-    sys.exit(_run(arguments))
+    session.reset()
+    try:
+        code = _run(arguments)
+        session.event("end", exit_code=code)
+    finally:
+        session.reset()
+    sys.exit(code)
 
 
 def _run(arguments: list[str]) -> int:
@@ -95,7 +107,7 @@ def _run(arguments: list[str]) -> int:
             return USAGE
         context = getattr(error, "ctx", None)
         command = context.command_path if context is not None else "quantkit"
-        return _report(f"{error.format_message()} See {command} --help.", USAGE)
+        return _report(f"{_with_guess(error.format_message())} See {command} --help.", USAGE)
     except (KeyboardInterrupt, typer.Abort):
         return _report("interrupted; the same command goes on from where it stopped", INTERRUPTED)
     except BrokenPipeError:
@@ -111,6 +123,17 @@ def _run(arguments: list[str]) -> int:
         return _not_simulated(error)
 
 
+def _with_guess(message: str) -> str:
+    """Return the message about a value that is none of the choices, with the nearest choice."""
+    found = re.fullmatch(r"Invalid value for '(.+?)': (?:Value error, )?'(.*)' is not one of (.+?)\.", message)
+    if found is None:
+        return message
+    choices = re.findall(r"'([^']+)'", found[3])
+    guess = nearest(found[2], choices)
+    hint = "" if guess is None else f" Did you mean {guess}?"
+    return f"{found[1].split()[0]}: '{found[2]}' is not one of {', '.join(choices)}.{hint}"
+
+
 def _not_simulated(error: Exception) -> int:
     return _report(f"unforeseen {type(error).__name__}: {error}; run again with --debug and report it", UNFORESEEN)
 
@@ -118,7 +141,11 @@ def _not_simulated(error: Exception) -> int:
 def _report(message: str, code: int) -> int:
     if os.environ.get("QUANTKIT_DEBUG"):
         traceback.print_exc()
-    _errors.print("error: " + " ".join(message.split()), style="red", markup=False)
+    session.log(traceback.format_exc())
+    text = " ".join(message.split())
+    if not session.events_on_stderr:
+        errors.print(f"error: {text}", style="red", markup=False, soft_wrap=True)
+    session.event("error", text=text, exit_code=code)
     return code
 
 

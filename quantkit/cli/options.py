@@ -1,16 +1,37 @@
 """Options that several commands take alike."""
 
-from typing import Annotated
+from enum import StrEnum
+from typing import Annotated, Literal
 
 import typer
 
-MethodOption = Annotated[str | None, typer.Option(help="minmax, percentile, kl or mse.")]
+MethodName = Literal["minmax", "percentile", "kl", "mse"]
+TargetName = Literal["ort", "tensorrt", "vacc"]
+DialectName = Literal["build", "compile"]
+
+
+class StageName(StrEnum):
+    """The stages of `quantkit tune`: those of `quantkit.Stage`, which takes longer to import."""
+
+    METHOD = "method"
+    WEIGHT_SCALE = "weight-scale"
+    CHANNEL_SHIFT = "channel-shift"
+    EQUALIZATION = "equalization"
+    RANGES = "ranges"
+    ROUNDING = "rounding"
+    INPUT_FOLDING = "input-folding"
+    PRECISION = "precision"
+
+
+MethodOption = Annotated[MethodName | None, typer.Option(help="How ranges are set.")]
 FractionOption = Annotated[float | None, typer.Option(help="Share of the values a percentile range keeps.")]
-TargetOption = Annotated[str | None, typer.Option(help="ort, tensorrt or vacc.")]
+TargetOption = Annotated[TargetName | None, typer.Option(help="What will run the model.")]
 PerChannelOption = Annotated[
     bool | None, typer.Option("--per-channel/--per-tensor", help="Weight scales, one per channel or per tensor.")
 ]
-ActivationsOption = Annotated[str | None, typer.Option(help="uint8 (affine) or int8 (symmetric).")]
+ActivationsOption = Annotated[
+    Literal["uint8", "int8"] | None, typer.Option(help="Integers of activations: uint8 is affine, int8 symmetric.")
+]
 WeightBitsOption = Annotated[int | None, typer.Option(help="8, or 7 for processors without VNNI.")]
 PowerOfTwoOption = Annotated[bool | None, typer.Option(help="Weight thresholds as powers of two.")]
 KeepOutliersOption = Annotated[
@@ -19,14 +40,27 @@ KeepOutliersOption = Annotated[
 ]
 RequireCoverageOption = Annotated[
     str | None,
+    typer.Option(help="Least share of the multiply-adds that must be int8, e.g. 95%; exit code 21 if less is."),
+]
+DeviceOption = Annotated[
+    str,
     typer.Option(
-        help="Least share of the multiply-adds that must be int8, e.g. 95%; exit code 21 if less is. None by default."
+        metavar="KIND[:N]",
+        help="Where models run: cpu, cuda, tensorrt or openvino, with the number of the device, such as cuda:1; auto "
+        "is CUDA, OpenVINO or the CPU, the first that starts. A model left to the CPU is an error, "
+        "unless with auto.",
     ),
 ]
-VerboseOption = Annotated[bool, typer.Option("--verbose", "-v", help="List every note; by default, one line a kind.")]
-OutputOption = Annotated[
-    str | None, typer.Option(metavar="NAME", help="Output that holds the class scores; found by default.")
+BatchOption = Annotated[
+    int, typer.Option(min=1, help="Images that run together; a batch size fixed by the model takes precedence.")
 ]
+ProviderOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--provider-option", metavar="KEY=VALUE", help="Option of the execution provider, as onnxruntime names it."
+    ),
+]
+OutputOption = Annotated[str | None, typer.Option(metavar="NAME", help="Output that holds the class scores.")]
 InputOption = Annotated[
     list[str] | None,
     typer.Option(
@@ -38,7 +72,7 @@ PresetOption = Annotated[
     str | None,
     typer.Option(
         help="Preprocessing: imagenet, vacc (what the card computes), cifar10, digits, or a file: YAML with ops, a "
-        "vamc build file, or vdsp_params.json. In eval and compare the run's by default."
+        "vamc build file, or vdsp_params.json."
     ),
 ]
 ExifOption = Annotated[
@@ -46,6 +80,6 @@ ExifOption = Annotated[
     typer.Option(
         "--exif/--no-exif",
         help="Apply the EXIF orientation of images, as OpenCV and the vendor's image2npz do, or ignore it, as "
-        "torchvision does; by default as the preset says; the shipped ones ignore it.",
+        "torchvision does; the shipped presets ignore it.",
     ),
 ]

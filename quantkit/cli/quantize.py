@@ -16,10 +16,18 @@ from quantkit.cli.options import (
     RequireCoverageOption,
     SkipOption,
     TargetOption,
-    VerboseOption,
     WeightBitsOption,
 )
-from quantkit.cli.show import console, parse_share, print_coverage, print_notes
+from quantkit.cli.show import (
+    method_text,
+    parse_percent,
+    print_configuration,
+    print_coverage,
+    print_files,
+    print_next,
+    print_notes,
+)
+from quantkit.cli.terminal import console
 
 
 @app.command()
@@ -29,7 +37,8 @@ def quantize(
     fraction: FractionOption = None,
     target: TargetOption = None,
     out: Annotated[
-        Path | None, typer.Option(help="Where to write; int8.onnx or int8-METHOD.onnx in the run folder by default.")
+        Path | None,
+        typer.Option(help="Where to write.", show_default="int8.onnx or int8-METHOD.onnx in the run folder"),
     ] = None,
     per_channel: PerChannelOption = None,
     activations: ActivationsOption = None,
@@ -46,7 +55,6 @@ def quantize(
     keep_outliers: KeepOutliersOption = False,
     explain: Annotated[bool, typer.Option("--explain", help="List every operator: how, or why not.")] = False,
     require_coverage: RequireCoverageOption = None,
-    verbose: VerboseOption = False,
 ) -> None:
     """Solve the ranges by another method, from the statistics, and write the int8 model."""
     from quantkit.targets import parse_target
@@ -65,19 +73,36 @@ def quantize(
         bias_correction=bias_correction,
         keep_outliers=keep_outliers,
     )
+    folder = find_run(run, project, Path())
+    chosen = method_of(method, fraction, project)
+    aim = parse_target(target or project.target or "ort")
     done = step(
-        find_run(run, project, Path()),
-        method=method_of(method, fraction, project),
-        target=parse_target(target or project.target or "ort"),
+        folder,
+        method=chosen,
+        target=aim,
         options=options,
         out=out,
-        require_coverage=parse_share(require_coverage, "--require-coverage", all_allowed=True),
+        require_coverage=parse_percent(require_coverage, "--require-coverage", all_allowed=True),
+    )
+    print_configuration(
+        {
+            "run": folder,
+            "method": method_text(chosen),
+            "target": aim.name,
+            "per channel": options.per_channel,
+            "activations": activations,
+            "weight bits": weight_bits,
+            "skip": options.skip,
+            "bias correction": bias_correction,
+            "keep outliers": keep_outliers or None,
+        }
     )
     if explain:
         for row in done.explain():
             console.print(f"{row.kind:8}  {row.op_type:18}  {row.how:9}  {row.name}", soft_wrap=True, markup=False)
             if row.why:
                 console.print(f"{'':10}{row.why}", soft_wrap=True, markup=False, style="dim")
-    print_notes(done.notes, verbose)
-    console.print(f"wrote {done.path} ({done.name})", soft_wrap=True, markup=False)
-    print_coverage(done.coverage, verbose)
+    print_notes(done.notes)
+    print_files(done.files)
+    print_coverage(done.coverage)
+    print_next("compare", "fp32", done.name, "--run", folder)

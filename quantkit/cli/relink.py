@@ -6,16 +6,21 @@ from typing import Annotated
 import typer
 
 from quantkit.cli.app import app
-from quantkit.cli.show import console
+from quantkit.cli.show import print_files
+from quantkit.cli.terminal import console
 from quantkit.errors import UsageError
 
 
 @app.command()
 def relink(
     run: Annotated[Path, typer.Argument(help="Run folder.")],
-    model: Annotated[Path | None, typer.Option(help="The fp32 model of the run.")] = None,
-    set_: Annotated[Path | None, typer.Option("--set", help="The calibration set of the run.")] = None,
-    images: Annotated[Path | None, typer.Option(help="Folder of the calibration images.")] = None,
+    model: Annotated[Path | None, typer.Option(help="The fp32 model of the run.", show_default="as recorded")] = None,
+    set_: Annotated[
+        Path | None, typer.Option("--set", help="The calibration set of the run.", show_default="as recorded")
+    ] = None,
+    images: Annotated[
+        Path | None, typer.Option(help="Folder of the calibration images.", show_default="as recorded")
+    ] = None,
 ) -> None:
     """Record where the model, calibration set or images of a run are now, after a check by digest."""
     from quantkit.runs.location import relink as step
@@ -25,3 +30,4 @@ def relink(
     record = step(run, model=model, set_=set_, images=images)
     console.print(f"model: {record.model.path}", soft_wrap=True, markup=False)
     console.print(f"set: {record.set.path or 'not saved'}", soft_wrap=True, markup=False)
+    print_files([run / "run.json"])

@@ -15,10 +15,11 @@ from quantkit.cli.options import (
     PowerOfTwoOption,
     SkipOption,
     TargetOption,
-    VerboseOption,
     WeightBitsOption,
 )
-from quantkit.cli.show import console, print_notes, progress_bar
+from quantkit.cli.progress import show_progress
+from quantkit.cli.show import method_text, print_files, print_next, print_notes
+from quantkit.cli.terminal import console
 from quantkit.errors import UsageError
 
 if TYPE_CHECKING:
@@ -34,9 +35,12 @@ def sensitivity(
     ] = None,
     run: Annotated[Path | None, typer.Option(help="Run folder of quantkit calibrate.")] = None,
     by: Annotated[
-        str, typer.Option(help="Order: only (noise a layer makes), without (noise that goes with it), or accuracy.")
-    ] = "only",
-    count: Annotated[int | None, typer.Option(min=1, help="Images to use; a few dozen by default.")] = None,
+        Literal["isolated", "leave-one-out", "accuracy"],
+        typer.Option(
+            help="Order of the layers: noise of the layer alone in int8, noise saved by it alone in float, or accuracy."
+        ),
+    ] = "isolated",
+    count: Annotated[int | None, typer.Option(min=1, help="Images to use.", show_default="a few dozen")] = None,
     top: Annotated[int | None, typer.Option(min=1, help="Print so many layers; files hold all.")] = None,
     method: MethodOption = None,
     fraction: FractionOption = None,
@@ -55,15 +59,15 @@ def sensitivity(
     labels: Annotated[Path | None, typer.Option(help="Label file of --images.")] = None,
     names: Annotated[Path | None, typer.Option(help="Class names, one a line.")] = None,
     exclude: Annotated[Path | None, typer.Option(help="Calibration set whose images are left out.")] = None,
-    threads: Annotated[int | None, typer.Option(help="Workers; all processors by default.")] = None,
+    threads: Annotated[int | None, typer.Option(help="Workers.")] = None,
     json: Annotated[Path | None, typer.Option(help="Write all figures as JSON.")] = None,
     csv: Annotated[Path | None, typer.Option(help="Write the table as CSV.")] = None,
     html: Annotated[Path | None, typer.Option(help="Write a page with the table and its bars.")] = None,
-    verbose: VerboseOption = False,
 ) -> None:
-    """Measure what each layer costs: only it in int8, and all but it; interrupted, it goes on where it was."""
+    """Measure the cost of each layer, isolated and left out; resumable."""
     from quantkit.files import write_json, write_text
-    from quantkit.report.sensitivity import sensitivity_page, summary
+    from quantkit.report.sections.sensitivity import summary
+    from quantkit.report.sensitivity import sensitivity_page
     from quantkit.targets import parse_target
     from quantkit.workflows.project import load_project, run_of_subject
     from quantkit.workflows.quantize import QuantizeOptions
@@ -74,7 +78,7 @@ def sensitivity(
     if subject is not None and run is not None:
         raise UsageError("a run was given twice", where="--run", fix="give one")
     project = load_project(Path())
-    own_images = _order(by) == "accuracy" and images is None
+    own_images = by == "accuracy" and images is None
     found_by = project.images if own_images else images
     folder, chosen = run_of_subject(subject or run, project, Path()), method_of(method, fraction, project)
     options = QuantizeOptions(
@@ -86,20 +90,28 @@ def sensitivity(
         bias_correction=bias_correction,
         keep_outliers=keep_outliers,
     )
-    with progress_bar("measuring layers") as bar:
+    configuration = {
+        "run": folder,
+        "method": method_text(chosen),
+        "target": target or project.target or "ort",
+        "by": by,
+        "images": found_by,
+        "skip": options.skip,
+    }
+    with show_progress(configuration) as progress:
         found = step(
             folder,
             method=chosen,
             target=parse_target(target or project.target or "ort"),
             options=options,
-            by=_order(by),
+            by=by,
             count=count,
             images=found_by,
             labels=project.labels if own_images and labels is None else labels,
             names=names or project.names,
             exclude=exclude,
             threads=threads,
-            progress=bar,
+            progress=progress,
         )
     decision = decide(found)
     # Files first: a reader of the screen that goes away, as head does, must not cost them.
@@ -108,7 +120,7 @@ def sensitivity(
     if csv is not None:
         write_text(csv, found.csv_text())
     if html is not None:
-        write_text(html, sensitivity_page(found))
+        write_text(html, sensitivity_page(found, decision.lines()))
     console.print(_table(found, top))
     for line in summary(found):
         console.print(line, soft_wrap=True, markup=False)
@@ -120,15 +132,10 @@ def sensitivity(
             compare_command(folder, found),
         ):
             console.print(f"    {line}", soft_wrap=True, markup=False)
-    print_notes(found.notes, verbose)
-
-
-def _order(by: str) -> Literal["only", "without", "accuracy"]:
-    match by:
-        case "only" | "without" | "accuracy":
-            return by
-        case _:
-            raise UsageError(f"there is no order {by!r}", where="--by", fix="choose only, without or accuracy")
+    print_notes(found.notes)
+    print_files(path for path in (json, csv, html) if path is not None)
+    if not decision.layers:
+        print_next("tune", folder)
 
 
 def _table(found: "Sensitivity", top: int | None) -> "Table":
@@ -139,11 +146,11 @@ def _table(found: "Sensitivity", top: int | None) -> "Table":
     labelled = found.whole.accuracy is not None
     shown = found.layers if top is None else found.layers[:top]
     many = "" if len(shown) == len(found.layers) else f", {len(shown)} of {len(found.layers)} layers"
-    table = plain_table(f"{found.model}: only it in int8, and all but it{many}")
+    table = plain_table(f"{found.model}: each layer isolated (alone in int8) and left out (alone in float){many}")
     for heading in ("layer", "node") if labelled else ("layer", "node", "op"):
         table.add_column(heading, no_wrap=heading != "node")
     figures = ("Δ top-1, points", "agree") if labelled else ("dB", "KL", "noise")
-    headings = [f"{kind}\n{name}" for kind in ("only it", "all but") for name in figures]
+    headings = [f"{kind}\n{name}" for kind in ("isolated", "left out") for name in figures]
     for heading in headings if labelled else ("MACs", *headings):
         table.add_column(heading, justify="right", no_wrap=True)
     names = [layer.node for layer in shown]
@@ -151,7 +158,7 @@ def _table(found: "Sensitivity", top: int | None) -> "Table":
         name = "" if layer.conv_index is None else layer.skip
         node = Name(layer.node, names, least=11)
         about = (name, node) if labelled else (name, node, layer.op_type[:6], share(layer.macs_share, 1))
-        table.add_row(*about, *(cell for one in (layer.only, layer.without) for cell in _cells(one)))
+        table.add_row(*about, *(cell for one in (layer.isolated, layer.leave_one_out) for cell in _cells(one)))
     return table
 
 

@@ -1,66 +1,21 @@
-"""What several commands print alike: progress with rate and time left, and percentages."""
+"""What several commands print alike: notes, coverage, written files, percentages."""
 
 import os
+import shlex
 import sys
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    ProgressColumn,
-    Task,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
-from rich.text import Text
-
+from quantkit.cli.terminal import console, errors, session
 from quantkit.errors import UsageError
 from quantkit.notes import grouped
 
 if TYPE_CHECKING:
-    from quantkit.graph.coverage import Coverage
-
-if TYPE_CHECKING:
+    from quantkit.config.method import Method
     from quantkit.config.project import Project
-
-
-class _Console(Console):
-    """A console that leaves a closed pipe to the caller; rich would end the program with code 1, whatever happened."""
-
-    def on_broken_pipe(self) -> None:
-        raise BrokenPipeError
-
-
-console = _Console(highlight=False)
-_errors = Console(stderr=True, highlight=False)
-
-
-class _Rate(ProgressColumn):
-    """Finished items a second."""
-
-    def render(self, task: Task) -> Text:
-        speed = task.finished_speed or task.speed
-        return Text("" if speed is None else f"{speed:.1f}/s", style="progress.data.speed")
-
-
-@contextmanager
-def progress_bar(what: str) -> Iterator["Bar"]:
-    """Draw a bar on standard error while the block runs."""
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        _Rate(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=_errors, transient=True, disable=not _errors.is_terminal) as progress:
-        yield Bar(progress, what)
+    from quantkit.graph.coverage import Coverage
 
 
 @contextmanager
@@ -73,29 +28,12 @@ def despite_closed_pipe() -> Iterator[None]:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-class Bar:
-    """One line of progress."""
-
-    def __init__(self, progress: Progress, what: str) -> None:
-        self._progress = progress
-        self._what = what
-        self._task = progress.add_task(what, total=None)
-
-    def __call__(self, done: int, total: int) -> None:
-        """Show that ``done`` of ``total`` are finished."""
-        self._progress.update(self._task, completed=done, total=total)
-
-    def say(self, note: str) -> None:
-        """Show a short note behind the name of what is done."""
-        self._progress.update(self._task, description=f"{self._what} [dim]{note}[/]")
-
-
 def print_preset_notes(preset: str | None, project: "Project") -> None:
     """Print on standard error what had to be inferred to read the preset from a file of the vendor's."""
     from quantkit.workflows.project import notes_of_preset
 
     for note in notes_of_preset(preset, project):
-        _errors.print(f"note: {note}", soft_wrap=True, markup=False)
+        errors.print(f"note: {note}", soft_wrap=True, markup=False)
 
 
 def spread(counts: Collection[int]) -> str:
@@ -104,34 +42,98 @@ def spread(counts: Collection[int]) -> str:
     return f"{least}" if least == most else f"{least} to {most}"
 
 
-def print_notes(notes: Iterable[str], verbose: bool, *, to_errors: bool = False) -> None:
-    """Print notes: one line for all of a kind, or with ``verbose`` each of them.
+def print_notes(notes: Iterable[str], *, to_errors: bool = False) -> None:
+    """Print notes: one line for all of a kind, with ``--verbose`` each of them, with ``--quiet`` none.
 
     Args:
         notes: of a step.
-        verbose: list every note below the line of its kind.
         to_errors: print on standard error, where standard output is a file that was asked for.
     """
-    where = _errors if to_errors else console
+    where = errors if to_errors else console
     for group in grouped(notes):
-        hint = "" if verbose or not group.is_summary else "; --verbose lists them"
+        session.event("note", text=group.text, items=list(group.items) if group.is_summary else [])
+        if session.quiet:
+            continue
+        hint = "" if session.verbose or not group.is_summary else "; --verbose lists them"
         where.print(f"note: {group.text}{hint}", soft_wrap=True, markup=False)
-        if verbose and group.is_summary:
+        if session.verbose and group.is_summary:
             for item in group.items:
                 where.print(f"    {item}", soft_wrap=True, markup=False, style="dim")
 
 
-def print_coverage(covered: "Coverage", verbose: bool) -> None:
-    """Print how much is int8 in one line, as a warning where that is little; with ``verbose`` each layer in float."""
+def print_files(files: Iterable[Path], *, in_folder: Path | None = None) -> None:
+    """Print which files a command wrote; nothing with ``--quiet``.
+
+    Args:
+        files: that were written.
+        in_folder: print the names of files in this folder alone, and the folder once.
+    """
+    paths = list(files)
+    session.event("wrote", files=[str(path) for path in paths])
+    if session.quiet or not paths:
+        return
+    if in_folder is None:
+        text = ", ".join(map(str, paths))
+    else:
+        text = f"{', '.join(path.name for path in paths)} in {in_folder}"
+    console.print(f"wrote {text}", soft_wrap=True, markup=False)
+
+
+def print_next(*words: str | Path) -> None:
+    """Print the command that usually comes next, quoted for a shell; nothing with ``--quiet``."""
+    command = shlex.join(["quantkit", *map(str, words)])
+    session.event("next", command=command)
+    if not session.quiet:
+        console.print(f"next: {command}", soft_wrap=True, markup=False)
+
+
+def print_configuration(values: Mapping[str, object]) -> None:
+    """Print the merged settings of a command, one a line, on standard error; nothing with ``--quiet``.
+
+    Args:
+        values: by name; None and empty ones are left out.
+    """
+    given = {name: _plain(value) for name, value in values.items() if value is not None and value not in ((), {}, "")}
+    if not given:
+        return
+    session.event("configuration", values=given)
+    if session.quiet or session.events_on_stderr:
+        return
+    width = max(map(len, given), default=0)
+    for name, text in given.items():
+        errors.print(f"{name:{width}}  {text}", soft_wrap=True, markup=False, style="dim")
+
+
+def method_text(method: "Method") -> str:
+    """Return a method's name and settings."""
+    from dataclasses import asdict
+
+    from quantkit.config.method import method_name
+
+    return " ".join((method_name(method), *(f"{name} {value}" for name, value in asdict(method).items())))
+
+
+def _plain(value: object) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, Mapping):
+        return ", ".join(f"{name} {_plain(one)}" for name, one in value.items())
+    if isinstance(value, tuple | list | frozenset):
+        return ", ".join(map(str, value))
+    return str(value)
+
+
+def print_coverage(covered: "Coverage") -> None:
+    """Print how much is int8 in one line, as a warning where that is little; with ``--verbose`` each layer in float."""
     warning = "warning: " if covered.is_low else ""
     console.print(f"{warning}{covered}", soft_wrap=True, markup=False, style="yellow" if covered.is_low else None)
-    if verbose:
+    if session.verbose:
         for layer in covered.float_layers:
             console.print(f"    {layer.name}: {layer.why}", soft_wrap=True, markup=False, style="dim")
 
 
-def parse_share(text: str | None, option: str, *, all_allowed: bool = False) -> float | None:
-    """Return a share from ``0.5%`` or ``0.005``.
+def parse_percent(text: str | None, option: str, *, all_allowed: bool = False) -> float | None:
+    """Return percent from ``0.5%`` or the share ``0.005``.
 
     Args:
         text: as typed, None where it was not given.
@@ -144,9 +146,9 @@ def parse_share(text: str | None, option: str, *, all_allowed: bool = False) -> 
     if text is None:
         return None
     try:
-        share = float(text.removesuffix("%")) / (100.0 if text.endswith("%") else 1.0)
+        percent = float(text.removesuffix("%")) * (1.0 if text.endswith("%") else 100.0)
     except ValueError:
         raise UsageError(f"{text!r} is no percentage", where=option, fix="write it as 0.5%") from None
-    if not (0.0 <= share < 1.0 or (all_allowed and share == 1.0)):
+    if not (0.0 <= percent < 100.0 or (all_allowed and percent == 100.0)):
         raise UsageError(f"{text} is not between 0% and 100%", where=option, fix="write half a percent as 0.5%")
-    return share
+    return percent

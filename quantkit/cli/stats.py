@@ -6,7 +6,8 @@ from typing import Annotated
 import typer
 
 from quantkit.cli.app import sub_app
-from quantkit.cli.show import console
+from quantkit.cli.show import print_files, print_next
+from quantkit.cli.terminal import console
 
 stats = sub_app("stats", "Statistics files: what they hold, merged, and compared.")
 
@@ -66,7 +67,9 @@ def merge(
     for file in files[1:]:
         merged = merged.merge(load_statistics(file)[0])
     save_statistics(merged, out)
-    console.print(f"wrote {out}: {len(merged.tensors)} tensors over {len(merged.images)} images", soft_wrap=True)
+    console.print(f"{len(merged.tensors)} tensors over {len(merged.images)} images")
+    print_files([out])
+    print_next("stats", "show", out)
 
 
 @stats.command()

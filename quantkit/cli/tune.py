@@ -1,7 +1,6 @@
 """``quantkit tune``."""
 
 import re
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -14,18 +13,19 @@ from quantkit.cli.options import (
     PresetOption,
     RequireCoverageOption,
     SkipOption,
+    StageName,
     TargetOption,
-    VerboseOption,
 )
-from quantkit.cli.show import Bar, console, parse_share, print_coverage, print_notes, progress_bar
+from quantkit.cli.progress import show_progress
+from quantkit.cli.show import parse_percent, print_coverage, print_files, print_next, print_notes
+from quantkit.cli.terminal import console
 from quantkit.errors import UsageError
 
 if TYPE_CHECKING:
     from rich.table import Table
 
     from quantkit.config.project import Project
-    from quantkit.progress import Count
-    from quantkit.search.stages import Stage
+    from quantkit.progress import Progress
     from quantkit.workflows.tune import Tuning
 
 _SECONDS = {"s": 1.0, "m": 60.0, "h": 3600.0}
@@ -36,53 +36,56 @@ def tune(
     subject: Annotated[
         Path | None, typer.Argument(metavar="[RUN or MODEL]", help="Run folder of quantkit calibrate, or its model.")
     ] = None,
-    max_drop: Annotated[float, typer.Option(min=0.0, help="Points of top-1 that int8 may lose.")] = 0.5,
+    max_drop: Annotated[float, typer.Option(min=0.0, help="Largest loss of top-1, in points.")] = 0.5,
     min_agreement: Annotated[
-        float | None, typer.Option(min=0.0, max=100.0, help="Percent of the images to be answered as fp32 does.")
+        float | None, typer.Option(min=0.0, max=100.0, help="Least agreement with fp32, in percent; none by default.")
     ] = None,
     target: TargetOption = None,
-    time: Annotated[str | None, typer.Option(help="Try nothing more after this time, e.g. 10m.")] = None,
+    time: Annotated[str | None, typer.Option(help="Stop after this time, such as 10m; no limit by default.")] = None,
     run: Annotated[Path | None, typer.Option(help="Run folder of quantkit calibrate.")] = None,
     set_: Annotated[
-        Path | None, typer.Option("--set", help="Calibration set of a model that was not calibrated yet.")
+        Path | None, typer.Option("--set", help="Calibration set, for a model without a run.", show_default="none")
     ] = None,
     preset: PresetOption = None,
-    images: Annotated[Path | None, typer.Option(help="Folder of evaluation images, which judge.")] = None,
+    images: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder of evaluation images; by default the folder of the calibration set, without the set."
+        ),
+    ] = None,
     labels: Annotated[Path | None, typer.Option(help="Label file of --images.")] = None,
     names: Annotated[Path | None, typer.Option(help="Class names, one a line.")] = None,
     exclude: Annotated[Path | None, typer.Option(help="Calibration set whose images are left out.")] = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="Judge on at most so many images.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Maximum number of evaluation images.")] = None,
     per_channel: PerChannelOption = None,
     skip: SkipOption = None,
     keep_outliers: KeepOutliersOption = False,
-    max_float: Annotated[str, typer.Option(help="Share of the multiply-adds that may be left in float.")] = "10%",
+    max_float: Annotated[str, typer.Option(help="Largest share of the multiply-adds left in float.")] = "10%",
     max_skips: Annotated[
-        int | None, typer.Option(min=0, help="Layers that may be left in float; for vacc 3 by default.")
+        int | None,
+        typer.Option(min=0, help="Maximum number of layers left in float.", show_default="no limit; 3 for vacc"),
     ] = None,
     rewrite: Annotated[
-        bool, typer.Option("--rewrite/--no-rewrite", help="Change weights and biases, or only options and precision.")
+        bool, typer.Option("--rewrite/--no-rewrite", help="Whether weights and biases may be changed.")
     ] = True,
     disable: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="Disable a stage: method, weight-scale, channel-shift, equalization, ranges, rounding, input-folding, "
-            "precision."
-        ),
+        list[StageName] | None,
+        typer.Option(help="Stage of the search to leave out; repeatable."),
     ] = None,
     write_fp32: Annotated[
-        Path | None, typer.Option(help="For vacc: the rewritten fp32 model; in the run folder by default.")
+        Path | None,
+        typer.Option(help="For vacc: path of the rewritten fp32 model.", show_default="in the run folder"),
     ] = None,
-    out: Annotated[Path | None, typer.Option(help="Where to write the model; in the run folder by default.")] = None,
-    fresh: Annotated[bool, typer.Option("--fresh", help="Try again what was tried before.")] = False,
+    out: Annotated[Path | None, typer.Option(help="Path of the int8 model.", show_default="in the run folder")] = None,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Ignore cached trials.")] = False,
     require_coverage: RequireCoverageOption = None,
-    threads: Annotated[int | None, typer.Option(help="Workers; all processors by default.")] = None,
-    verbose: VerboseOption = False,
-    json: Annotated[Path | None, typer.Option(help="Write all that was found out as JSON.")] = None,
+    threads: Annotated[int | None, typer.Option(help="Workers.")] = None,
+    json: Annotated[Path | None, typer.Option(help="Write the trials and the result as JSON.")] = None,
 ) -> None:
-    """Find the cheapest change that brings int8 within a budget; interrupted, it goes on where it was."""
+    """Find the cheapest int8 model within an accuracy budget. Resumable."""
     from quantkit.files import write_json
     from quantkit.search.mixed_precision import FloatBudget
-    from quantkit.search.stages import Goal
+    from quantkit.search.stages import Goal, Stage
     from quantkit.targets import parse_target
     from quantkit.workflows.project import load_project
     from quantkit.workflows.quantize import QuantizeOptions
@@ -93,21 +96,30 @@ def tune(
     chosen = parse_target(target or project.target or "ort")
     if write_fp32 is not None and (not chosen.compiler_calibrates or not rewrite):
         raise UsageError("there is no rewritten fp32 model", where="--write-fp32", fix="give --target vacc --rewrite")
-    macs = parse_share(max_float, "--max-float")
+    macs = parse_percent(max_float, "--max-float")
     assert macs is not None
-    with progress_bar("tuning") as bar:
+    configuration = {
+        "target": chosen.name,
+        "max drop": f"{max_drop:g} points",
+        "min agreement": None if min_agreement is None else f"{min_agreement:g} %",
+        "max float": f"{macs:g} % of the multiply-adds",
+        "disabled stages": tuple(map(str, disable or ())),
+        "rewrite": rewrite,
+        "skip": tuple(skip or project.skip),
+        "images": images or project.images,
+        "time": time,
+    }
+    with show_progress(configuration) as progress:
         done = step(
-            _run(subject, run, set_, preset, project, bar),
+            _run(subject, run, set_, preset, project, progress),
             TuneOptions(
-                goal=Goal(
-                    max_drop=max_drop / 100.0, min_agreement=None if min_agreement is None else min_agreement / 100.0
-                ),
+                goal=Goal(max_drop=max_drop, min_agreement=min_agreement),
                 budget=FloatBudget(macs=macs, layers=max_skips),
-                disable=frozenset(parse_stage(name) for name in disable or ()),
+                disable=frozenset(Stage(name) for name in disable or ()),
                 rewrite=rewrite,
                 seconds=parse_seconds(time),
                 write_fp32=write_fp32,
-                require_coverage=parse_share(require_coverage, "--require-coverage", all_allowed=True),
+                require_coverage=parse_percent(require_coverage, "--require-coverage", all_allowed=True),
             ),
             target=chosen,
             options=QuantizeOptions(
@@ -123,11 +135,11 @@ def tune(
             out=out,
             fresh=fresh,
             threads=threads,
-            watch=_watch(bar),
+            progress=progress,
         )
     if json is not None:
         write_json(json, done.to_json())
-    _print(done, verbose)
+    _print(done)
 
 
 def parse_seconds(text: str | None) -> float | None:
@@ -140,25 +152,17 @@ def parse_seconds(text: str | None) -> float | None:
         return None
     found = re.fullmatch(r"(\d+(?:\.\d+)?)([smh]?)", text)
     if found is None:
-        raise UsageError(f"{text!r} is no time", where="--time", fix="write ten minutes as 10m")
+        raise UsageError(f"invalid duration {text!r}", where="--time", fix="write ten minutes as 10m")
     return float(found[1]) * _SECONDS[found[2] or "s"]
 
 
-def parse_stage(name: str) -> "Stage":
-    """Return a step of the search.
-
-    Raises:
-        UsageError: there is none of that name.
-    """
-    from quantkit.search.stages import Stage
-
-    if name not in set(Stage):
-        raise UsageError(f"tune has no stage {name!r}", where="--disable", fix=f"give one of {', '.join(Stage)}")
-    return Stage(name)
-
-
 def _run(
-    subject: Path | None, run: Path | None, set_: Path | None, preset: str | None, project: "Project", bar: Bar
+    subject: Path | None,
+    run: Path | None,
+    set_: Path | None,
+    preset: str | None,
+    project: "Project",
+    progress: "Progress",
 ) -> Path:
     """Return the run to tune; a model that has none is calibrated first, where a set is given."""
     from quantkit.workflows.calibrate import calibrate
@@ -189,35 +193,33 @@ def _run(
         dialect=None,
         calibration_folder=None,
     )
-    bar.say("calibrating")
-    calibrate(settings.model, set_, settings.pipeline, run=settings.run, options=settings.options)
+    calibrate(
+        settings.model,
+        set_,
+        settings.pipeline,
+        run=settings.run,
+        options=settings.options,
+        progress=progress,
+    )
     return settings.run
 
 
-def _watch(bar: Bar) -> "Callable[[str], Count]":
-    def tell(what: str) -> "Count":
-        bar.say(what)
-        return bar
-
-    return tell
-
-
-def _print(done: "Tuning", verbose: bool) -> None:
+def _print(done: "Tuning") -> None:
     best = done.outcome.best
     console.print(_table(done))
     for line in _verdict(done):
         console.print(line, soft_wrap=True, markup=False)
-    print_notes(done.notes, verbose)
-    files = [path.name for path in (*done.files, done.log)]
+    print_notes(done.notes)
     console.print(f"kept: {best.recipe.describe()}", soft_wrap=True, markup=False)
-    console.print(f"wrote {', '.join(files)} in {done.log.parent} ({done.name})", soft_wrap=True, markup=False)
-    print_coverage(done.coverage, verbose)
+    print_files((*done.files, done.log), in_folder=done.log.parent)
+    print_coverage(done.coverage)
+    print_next("compare", "fp32", done.name, "--run", done.log.parent)
 
 
 def _table(done: "Tuning") -> "Table":
     from quantkit.report.tables import plain_table, points
 
-    table = plain_table("what was tried; difference to fp32 with its 95 % interval")
+    table = plain_table("trials; difference to fp32 with its 95 % interval")
     table.add_column("recipe")
     for heading in ("KL, 1e-3", "SQNR, dB", "Δ top-1, points", "agree", "float"):
         table.add_column(heading, justify="right", no_wrap=True)
@@ -239,19 +241,21 @@ def _verdict(done: "Tuning") -> tuple[str, ...]:
 
     evaluated = done.outcome.best.holdout
     assert evaluated is not None
-    images = f"on {evaluated.images:,} images that had no part in the choice"
+    images = f"on {evaluated.images:,} held-out images"
     words = {
-        Verdict.MET: f"the budget is met {images}, chance and repeated looks allowed for",
-        Verdict.LIKELY: f"the budget is met {images}, but not beyond chance: more images would tell",
-        Verdict.MISSED: f"the budget is missed {images}; this is the nearest to fp32 that was found",
+        Verdict.MET: f"the budget is met {images}, at the confidence level that allows for repeated evaluation",
+        Verdict.LIKELY: f"the budget is met {images}, but not significantly: evaluate more images to confirm it",
+        Verdict.MISSED: f"the budget is missed {images}; this is the model nearest to fp32 that was found",
     }
     lines = [words[done.outcome.verdict]]
     if done.outcome.out_of_time:
-        lines.append("the time was over before everything was tried: the same command goes on from here")
+        lines.append("the time limit ended the search: the same command resumes it")
     if done.rescaling_change is not None:
         lines.append(
-            f"moved and rescaled channels change the scores of fp32 by {done.rescaling_change:.1e} of their span"
+            f"shifted and rescaled channels change the fp32 scores by at most {done.rescaling_change:.1e} of their span"
         )
     if done.fp32_change is not None:
-        lines.append(f"the fp32 model to hand over differs by {done.fp32_change:.1e} of it, moved biases and all")
+        lines.append(
+            f"the fp32 model for the compiler differs by at most {done.fp32_change:.1e} of it, corrections included"
+        )
     return tuple(lines)

@@ -3,20 +3,20 @@
 import json
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from quantkit.cli.app import sub_app
-from quantkit.cli.options import ExifOption, PresetOption, VerboseOption
-from quantkit.cli.show import console, print_notes, print_preset_notes, progress_bar
+from quantkit.cli.options import DialectName, ExifOption, MethodName, PresetOption
+from quantkit.cli.progress import show_progress
+from quantkit.cli.show import print_notes, print_preset_notes
+from quantkit.cli.terminal import console
 from quantkit.errors import UsageError, VendorFileError
 
 if TYPE_CHECKING:
     from quantkit.config.pipeline import Pipeline
     from quantkit.vendors.vacc.check import FileReport
-    from quantkit.vendors.vacc.dialects import Dialect
-    from quantkit.vendors.vacc.write import Precision, WeightScale
 
 vamc = sub_app("vamc", "Write, check and convert build files of the VACC compiler.")
 
@@ -57,61 +57,65 @@ def check(
 @vamc.command()
 def convert(
     file: Annotated[Path, typer.Argument(help="Build file of either dialect.")],
-    to: Annotated[str, typer.Option(help="The dialect to write: build or compile.")],
-    out: Annotated[Path | None, typer.Option(help="Where to; the screen by default.")] = None,
-    verbose: VerboseOption = False,
+    to: Annotated[DialectName, typer.Option(help="The dialect to write.")],
+    out: Annotated[Path | None, typer.Option(help="Where to.", show_default="standard output")] = None,
 ) -> None:
     """Write a build file in the other dialect, and say what could not be said."""
     from quantkit.vendors.vacc.convert import convert as converted
     from quantkit.vendors.vacc.document import Document
 
-    result = converted(Document.load(file), parse_dialect(to, "--to"))
+    result = converted(Document.load(file), to)
     _put(result.text, out)
-    print_notes(result.notes, verbose, to_errors=True)
+    print_notes(result.notes, to_errors=True)
 
 
 @vamc.command()
 def write(
     run: Annotated[Path | None, typer.Option(help="Run folder: model, images, preprocessing, choices.")] = None,
     model: Annotated[Path | None, typer.Option(help="fp32 ONNX model, where there is no run.")] = None,
-    calib_dir: Annotated[Path | None, typer.Option(help="Folder of calibration images, or of npz tensors.")] = None,
+    calibration_folder: Annotated[
+        Path | None, typer.Option(help="Folder of calibration images, or of npz tensors.")
+    ] = None,
     preset: PresetOption = None,
     exif: ExifOption = None,
-    dialect: Annotated[str, typer.Option(help="build or compile.")] = "compile",
-    method: Annotated[str | None, typer.Option(help="minmax, percentile, kl or mse; the run's by default.")] = None,
+    dialect: Annotated[DialectName, typer.Option(help="Dialect of the build file.")] = "compile",
+    method: Annotated[
+        MethodName | None, typer.Option(help="How ranges are set.", show_default="the run's, or percentile")
+    ] = None,
     fraction: Annotated[float | None, typer.Option(help="Share of the values a percentile range keeps.")] = None,
     per_channel: Annotated[
         bool | None, typer.Option("--per-channel/--per-tensor", help="Weight scales, one per channel or per tensor.")
     ] = None,
-    weight_scale: Annotated[str | None, typer.Option(help="max or power2; the compiler's own by default.")] = None,
+    weight_scale: Annotated[Literal["max", "power2"] | None, typer.Option(help="How weight scales are chosen.")] = None,
     skip_conv: Annotated[list[int] | None, typer.Option(help="Leave this convolution in float, by index.")] = None,
-    suffix: Annotated[str | None, typer.Option(help="Of the calibration files; looked up by default.")] = None,
-    count: Annotated[int | None, typer.Option(help="Calibration files to take; all by default.")] = None,
+    suffix: Annotated[str | None, typer.Option(help="Of the calibration files.", show_default="looked up")] = None,
+    count: Annotated[int | None, typer.Option(help="Calibration files to take.", show_default="all")] = None,
     softmax: Annotated[bool, typer.Option("--softmax", help="Append a softmax.")] = False,
-    dtype: Annotated[str, typer.Option(help="int8, or fp16: no calibration and no calibration images.")] = "int8",
+    dtype: Annotated[
+        Literal["int8", "fp16"], typer.Option(help="Precision; fp16 has no calibration and no calibration images.")
+    ] = "int8",
     cluster_mode: Annotated[
-        int | None, typer.Option(help="Compiler option; the vendor's files have 0. Left out by default.")
+        int | None, typer.Option(help="Compiler option.", show_default="the vendor's files have 0. Left out")
     ] = None,
     data_transport_mode: Annotated[
-        int | None, typer.Option(help="Compiler option; the vendor's files have 1 or 3. Left out by default.")
+        int | None, typer.Option(help="Compiler option.", show_default="the vendor's files have 1 or 3. Left out")
     ] = None,
     skip_matmul: Annotated[
         list[int] | None, typer.Option(help="Leave this matrix product in float, by the vendor's index.", min=0)
     ] = None,
     calibrate_chunk_by: Annotated[
         int | None,
-        typer.Option(help="Layers the compiler observes per pass, -1 for all. Left out by default.", min=-1),
+        typer.Option(help="Layers the compiler observes per pass, -1 for all.", min=-1),
     ] = None,
     overflow_adaptive: Annotated[
         bool, typer.Option("--overflow-adaptive", help="Write overflow_adaptive: 1, as for language models.")
     ] = False,
     name: Annotated[
-        str | None, typer.Option(help="Of the compiled model; the model's file name (fp16: NAME_fp16) by default.")
+        str | None, typer.Option(help="Of the compiled model.", show_default="the model's file name (fp16: NAME_fp16)")
     ] = None,
     workspace: Annotated[str, typer.Option(help="Where the compiled model goes.")] = "./deploy_weights/",
     vdsp: Annotated[Path | None, typer.Option(help="Write the card's preprocessing, vdsp_params.json, here.")] = None,
-    out: Annotated[Path | None, typer.Option(help="Where to; the screen by default.")] = None,
-    verbose: VerboseOption = False,
+    out: Annotated[Path | None, typer.Option(help="Where to.", show_default="standard output")] = None,
 ) -> None:
     """Write the build file of a run, or of a model. With both --suffix and --count the folder need not be here."""
     from quantkit.config.method import Percentile, parse_method
@@ -122,15 +126,15 @@ def write(
     from quantkit.workflows.vacc.build_file import VamcOptions, vamc_fp16, vamc_of_model, vamc_of_run
 
     options = VamcOptions(
-        dialect=parse_dialect(dialect, "--dialect"),
-        calibration_folder=calib_dir,
+        dialect=dialect,
+        calibration_folder=calibration_folder,
         suffix=suffix,
         count=count,
-        weight_scale=_weight_scale(weight_scale),
+        weight_scale=weight_scale,
         softmax=softmax,
         name=name,
         workspace=workspace,
-        precision=_precision(dtype),
+        precision=dtype,
         compiler=CompilerSettings(
             cluster_mode=cluster_mode,
             data_transport_mode=data_transport_mode,
@@ -141,7 +145,7 @@ def write(
     )
     if options.precision == "fp16":
         calibration = {
-            "--calib-dir": calib_dir,
+            "--calibration-folder": calibration_folder,
             "--suffix": suffix,
             "--count": count,
             "--method": method,
@@ -173,12 +177,14 @@ def write(
         pipeline = _pipeline(preset) if preset is not None or vdsp is not None else None
         build = vamc_fp16(model, pipeline, options)
     else:
-        if calib_dir is None:
-            raise UsageError("the calibration images are not known", where="--calib-dir", fix="give their folder")
+        if calibration_folder is None:
+            raise UsageError(
+                "the calibration images are not known", where="--calibration-folder", fix="give their folder"
+            )
         pipeline = _pipeline(preset, exif)
         build = vamc_of_model(
             model,
-            calib_dir,
+            calibration_folder,
             pipeline,
             method=chosen or Percentile(),
             per_channel=per_channel is not False,
@@ -194,7 +200,7 @@ def write(
         write_text(vdsp, card.params.text())
         notes += card.notes
     _put(build.text, out)
-    print_notes(notes, verbose, to_errors=True)
+    print_notes(notes, to_errors=True)
 
 
 def _refuse_calibration(options: list[str]) -> None:
@@ -208,7 +214,7 @@ def _refuse_calibration(options: list[str]) -> None:
 def tensors(
     images: Annotated[Path, typer.Argument(help="Calibration set (.csv), or a folder of images.")],
     model: Annotated[Path, typer.Option(help="fp32 ONNX model that reads them.")],
-    out: Annotated[Path, typer.Option(help="Folder to write; the build file's --calib-dir.")],
+    out: Annotated[Path, typer.Option(help="Folder to write; the build file's --calibration-folder.")],
     preset: PresetOption = None,
     exif: ExifOption = None,
 ) -> None:
@@ -221,8 +227,10 @@ def tensors(
     pipeline = _pipeline(preset, exif)
     input_name, _ = read_image_input(model, pipeline)
     chosen = CalibrationSet.load(images) if images.suffix == ".csv" else find_images(images)
-    with progress_bar("preprocessing") as bar:
-        written = write_calibration_tensors(chosen.paths, pipeline, out, input_name=input_name, progress=bar)
+    with show_progress() as progress:
+        written = write_calibration_tensors(
+            chosen.paths, pipeline, out, input_name=input_name, progress=progress.task("writing tensors", "images")
+        )
     console.print(f"wrote {written.count} tensors to {out} (suffix: {written.suffix})", soft_wrap=True, markup=False)
 
 
@@ -230,7 +238,9 @@ def tensors(
 def show_vdsp(
     files: Annotated[list[Path] | None, typer.Argument(help="vdsp_params.json files to describe.")] = None,
     preset: PresetOption = None,
-    out: Annotated[Path | None, typer.Option(help="Where to write that of --preset; the screen by default.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Where to write that of --preset.", show_default="standard output")
+    ] = None,
 ) -> None:
     """Say what preprocessing the card's files are; or, with --preset, write the file for a preprocessing."""
     from quantkit.vendors.vacc.vdsp import describe, load_vdsp, recognise
@@ -284,35 +294,6 @@ def _pipeline(preset: str | None, exif: bool | None = None) -> "Pipeline":
         raise UsageError("the preprocessing is not known", where="--preset", fix="give a preset or a YAML file")
     print_preset_notes(preset, project)
     return pipeline
-
-
-def parse_dialect(name: str, option: str) -> "Dialect":
-    """Return the dialect of a command-line name.
-
-    Raises:
-        UsageError: no such dialect.
-    """
-    match name:
-        case "build" | "compile":
-            return name
-        case _:
-            raise UsageError(f"there is no dialect {name!r}", where=option, fix="choose build or compile")
-
-
-def _precision(name: str) -> "Precision":
-    match name:
-        case "int8" | "fp16":
-            return name
-        case _:
-            raise UsageError(f"there is no precision {name!r}", where="--dtype", fix="choose int8 or fp16")
-
-
-def _weight_scale(name: str | None) -> "WeightScale | None":
-    match name:
-        case None | "max" | "power2":
-            return name
-        case _:
-            raise UsageError(f"there is no weight scale {name!r}", where="--weight-scale", fix="choose max or power2")
 
 
 def _put(text: str, out: Path | None) -> None:

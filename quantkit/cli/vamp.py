@@ -7,7 +7,9 @@ import typer
 
 from quantkit.cli.app import sub_app
 from quantkit.cli.options import ExifOption, PresetOption
-from quantkit.cli.show import console, print_preset_notes, progress_bar
+from quantkit.cli.progress import show_progress
+from quantkit.cli.show import print_preset_notes
+from quantkit.cli.terminal import console
 from quantkit.errors import UsageError
 
 vamp = sub_app("vamp", "Inputs for the VACC card's runner, and accuracy from its results.")
@@ -24,9 +26,9 @@ def inputs(
     run: Annotated[Path | None, typer.Option(help="Run folder whose preprocessing the card is to compute.")] = None,
     preset: PresetOption = None,
     exif: ExifOption = None,
-    datalist: Annotated[Path | None, typer.Option(help="The list; npz_datalist.txt in --out by default.")] = None,
+    datalist: Annotated[Path | None, typer.Option(help="The list.", show_default="npz_datalist.txt in --out")] = None,
     skip_broken: Annotated[bool, typer.Option("--skip-broken", help="Go on without undecodable images.")] = False,
-    threads: Annotated[int | None, typer.Option(help="Workers; all processors by default.")] = None,
+    threads: Annotated[int | None, typer.Option(help="Workers.")] = None,
 ) -> None:
     """Write every image un-resized as npz, and the datalist. Interrupted, the same command goes on.
 
@@ -49,7 +51,7 @@ def inputs(
         )
     if run is None:
         print_preset_notes(preset, project)
-    with progress_bar("writing inputs") as bar:
+    with show_progress() as progress:
         done = write_card_inputs(
             images,
             out,
@@ -60,7 +62,7 @@ def inputs(
             datalist=datalist,
             skip_broken=skip_broken,
             threads=threads,
-            progress=bar,
+            progress=progress,
         )
     report = done.report
     kept = len(report.files) - report.written
@@ -77,7 +79,7 @@ def inputs(
 def command(
     build: Annotated[Path | None, typer.Argument(help="Build file of the model.")] = None,
     vdsp: Annotated[
-        Path | None, typer.Option(help="vdsp_params.json of the model; the one beside the build file by default.")
+        Path | None, typer.Option(help="vdsp_params.json of the model.", show_default="the one beside the build file")
     ] = None,
     model: Annotated[str | None, typer.Option(help="Compiled model, DIR/mod; told from the build file else.")] = None,
     datalist: Annotated[Path, typer.Option(help="List of inputs.")] = Path("npz_datalist.txt"),
@@ -146,9 +148,13 @@ def evaluate(
         raise UsageError("which results?", where="--results", fix="give --results and --datalist, or --text")
     else:
         outputs = pair_outputs(results, datalist)
-        with progress_bar("reading results") as bar:
+        with show_progress() as progress:
             accuracy = evaluate_outputs(
-                outputs, read_classes(labels, outputs), out, skip_damaged=skip_damaged, progress=bar
+                outputs,
+                read_classes(labels, outputs),
+                out,
+                skip_damaged=skip_damaged,
+                progress=progress.task("reading results", "images"),
             )
     typer.echo(accuracy.line())
     console.print(f"top-1 {accuracy.top1} and top-5 {accuracy.top5} of {accuracy.images} images right", soft_wrap=True)

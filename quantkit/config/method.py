@@ -8,7 +8,13 @@ from quantkit.errors import UsageError
 
 @dataclass(frozen=True, kw_only=True)
 class MinMax:
-    """The observed minimum and maximum."""
+    """The observed minimum and maximum.
+
+    Example:
+        >>> import quantkit
+        >>> quantkit.MinMax()
+        MinMax()
+    """
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,6 +25,11 @@ class Percentile:
         fraction: share of the values that the range keeps, in (0.5, 1].
         of: ``magnitude`` cuts the largest ``|x|``, ``value`` cuts half of the rest at either end; ``auto`` takes
             magnitude for a symmetric scheme and value for an affine one.
+
+    Example:
+        >>> import quantkit
+        >>> quantkit.Percentile(fraction=0.999).of
+        'auto'
     """
 
     fraction: float = 0.99999
@@ -40,6 +51,11 @@ class Kl:
         definition: ``tensorrt`` (2048 bins of ``|x|``, 128 levels), ``relay`` (8001 bins on [-T, T], 255 levels, what
             the VACC compiler descends from), ``ort`` (onnxruntime's search with 2048 bins and 255 levels); ``auto``
             takes the target's own.
+
+    Example:
+        >>> import quantkit
+        >>> quantkit.Kl(definition="tensorrt")
+        Kl(definition='tensorrt')
     """
 
     definition: Literal["auto", "tensorrt", "relay", "ort"] = "auto"
@@ -47,7 +63,13 @@ class Kl:
 
 @dataclass(frozen=True, kw_only=True)
 class Mse:
-    """Least expected squared error of the quantizer over the histogram."""
+    """Least expected squared error of the quantizer over the histogram.
+
+    Example:
+        >>> import quantkit
+        >>> quantkit.Mse()
+        Mse()
+    """
 
 
 Method = MinMax | Percentile | Kl | Mse

@@ -3,7 +3,7 @@
 Nothing here touches an image; `quantkit.data.preprocess` executes a pipeline.
 """
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, PositiveInt, field_validator, model_validator
 
@@ -23,6 +23,11 @@ class Decode(_Op):
             ``LA``); a file without alpha is opaque, 255.
         exif: turn the picture as its EXIF orientation says. Torchvision does not; OpenCV, and so the vendor's
             ``image2npz`` step, does.
+
+    Example:
+        >>> import quantkit
+        >>> quantkit.Decode(mode="BGR").channels
+        3
     """
 
     op: Literal["decode"] = "decode"
@@ -53,6 +58,11 @@ class Resize(_Op):
         interpolation: the filter, pillow's and torchvision's names.
         antialias: widen the filter when shrinking, as pillow does; without it the filter samples at its own
             width as OpenCV and the card do (bilinear and nearest only).
+
+    Example:
+        >>> import quantkit
+        >>> quantkit.Resize(size=256, interpolation="bicubic").antialias
+        True
     """
 
     op: Literal["resize"] = "resize"
@@ -62,7 +72,13 @@ class Resize(_Op):
 
 
 class CenterCrop(_Op):
-    """Cut ``(height, width)`` from the middle; a smaller picture is padded with zeros first, as torchvision does."""
+    """Cut ``(height, width)`` from the middle; a smaller picture is padded with zeros first, as torchvision does.
+
+    Example:
+        >>> import quantkit
+        >>> quantkit.CenterCrop(size=224).size
+        (224, 224)
+    """
 
     op: Literal["center_crop"] = "center_crop"
     size: tuple[PositiveInt, PositiveInt]
@@ -74,14 +90,26 @@ class CenterCrop(_Op):
 
 
 class Pad(_Op):
-    """Pad to a square with a constant, the picture in the middle (the vendor's ``pad_to_square``)."""
+    """Pad to a square with a constant, the picture in the middle (the vendor's ``pad_to_square``).
+
+    Example:
+        >>> import quantkit
+        >>> quantkit.Pad(value=114).value
+        114
+    """
 
     op: Literal["pad"] = "pad"
     value: Annotated[int, Field(ge=0, le=255)] = 0
 
 
 class EvenSides(_Op):
-    """Shrink an odd height or width by one pixel, bilinear without antialias, as the vendor's vsx script does."""
+    """Shrink an odd height or width by one pixel, bilinear without antialias, as the vendor's vsx script does.
+
+    Example:
+        >>> import quantkit
+        >>> quantkit.EvenSides().op
+        'even_sides'
+    """
 
     op: Literal["even_sides"] = "even_sides"
 
@@ -91,6 +119,11 @@ class ToTensor(_Op):
 
     Attributes:
         divisor: what each value is divided by: 255 as torchvision does, 1 to keep 0..255.
+
+    Example:
+        >>> import quantkit
+        >>> quantkit.ToTensor(divisor=1.0).divisor
+        1.0
     """
 
     op: Literal["to_tensor"] = "to_tensor"
@@ -98,11 +131,30 @@ class ToTensor(_Op):
 
 
 class Normalize(_Op):
-    """``(x - mean[c]) / std[c]`` for each channel, in float32."""
+    """``(x - mean[c]) / std[c]`` for each channel, in float32; one number is the same for every channel.
+
+    Example:
+        >>> import quantkit
+        >>> quantkit.Normalize(mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25)).std
+        (0.25, 0.25, 0.25)
+    """
 
     op: Literal["normalize"] = "normalize"
     mean: tuple[FiniteFloat, ...]
     std: tuple[Annotated[FiniteFloat, Field(gt=0)], ...]
+
+    @model_validator(mode="before")
+    @classmethod
+    def _numbers(cls, values: Any) -> Any:
+        """Take a number for the same value in every channel."""
+        if not isinstance(values, dict):
+            return values
+        lengths = [len(one) for name in ("mean", "std") if isinstance(one := values.get(name), list | tuple)]
+        channels = max(lengths, default=1)
+        return {
+            name: (value,) * channels if name in ("mean", "std") and _is_number(value) else value
+            for name, value in values.items()
+        }
 
     @model_validator(mode="after")
     def _same_length(self) -> Self:
@@ -122,11 +174,31 @@ class Pipeline(BaseModel):
 
     Attributes:
         ops: the operations in order.
+
+    Example:
+        >>> import quantkit
+        >>> ops = (quantkit.Decode(), quantkit.Resize(size=(224, 224)), quantkit.ToTensor())
+        >>> quantkit.Pipeline(ops=ops).output_size
+        (224, 224)
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     ops: tuple[PipelineOp, ...]
+
+    @field_validator("ops", mode="after")
+    @classmethod
+    def _every_channel(cls, ops: tuple[PipelineOp, ...]) -> tuple[PipelineOp, ...]:
+        """Repeat the one mean and the one std of a normalization for every channel."""
+        if not (ops and isinstance(ops[0], Decode)):
+            return ops
+        channels = ops[0].channels
+        return tuple(
+            Normalize(mean=op.mean * channels, std=op.std * channels)
+            if isinstance(op, Normalize) and len(op.mean) == 1 < channels
+            else op
+            for op in ops
+        )
 
     @model_validator(mode="after")
     def _in_order(self) -> Self:
@@ -145,6 +217,10 @@ class Pipeline(BaseModel):
         decode = self.ops[0]
         assert isinstance(decode, Decode)
         return decode
+
+    def describe(self) -> str:
+        """Return the operations in one line, with the values that differ from their defaults."""
+        return ", ".join(_describe(op) for op in self.ops)
 
     def with_exif(self, exif: bool) -> "Pipeline":
         """Return the pipeline with the EXIF orientation applied, or ignored."""
@@ -177,6 +253,20 @@ class Pipeline(BaseModel):
         return size
 
 
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _describe(op: PipelineOp) -> str:
+    values = op.model_dump(exclude_defaults=True)
+    shown = [f"{name} {_side(value)}" for name, value in values.items()]
+    return " ".join((op.op, *([_side(values["size"])] if list(values) == ["size"] else shown)))
+
+
+def _side(value: object) -> str:
+    return " ".join(map(str, value)) if isinstance(value, tuple) else str(value)
+
+
 def even(side: int) -> int:
     """Return the side, in pixels, that `EvenSides` makes of a side; a side of one pixel stays."""
     return max(side // 2 * 2, 1)
@@ -187,7 +277,13 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
 def imagenet_pipeline(resize: int = 256, crop: int = 224, interpolation: Interpolation = "bilinear") -> Pipeline:
-    """Torchvision's evaluation transform: ``Resize(resize) CenterCrop(crop) ToTensor Normalize``."""
+    """Torchvision's evaluation transform: ``Resize(resize) CenterCrop(crop) ToTensor Normalize``.
+
+    Example:
+        >>> import quantkit
+        >>> quantkit.imagenet_pipeline(resize=232).output_size
+        (224, 224)
+    """
     return Pipeline(
         ops=(
             Decode(),

@@ -1,10 +1,13 @@
 """YAML text into plain data: no tags, no anchors, no repeated keys, and faults with their line."""
 
+import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
+from pydantic_core import ErrorDetails
 from ruamel.yaml import YAML
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 from ruamel.yaml.events import AliasEvent, CollectionEndEvent, CollectionStartEvent, Event, ScalarEvent
@@ -17,6 +20,9 @@ from quantkit.files import reason
 _MAX_BYTES = 1 << 18
 # No file of settings, and none of the vendor's build files, has ten.
 MAX_DEPTH = 100
+_MAX_FAULTS = 10
+# Plain words that YAML reads as something else than text.
+_RESERVED = frozenset({"true", "false", "yes", "no", "on", "off", "null", "y", "n"})
 
 
 class RefusedYamlError(Exception):
@@ -80,17 +86,32 @@ def parse_yaml(text: str, where: object) -> dict[str, Any]:
 
 
 def validation_error(error: ValidationError, known: list[str], where: object) -> ConfigError:
-    """Return the first fault of a validation as one sentence, with the nearest known key for an unknown one."""
-    first = error.errors()[0]
-    key = ".".join(str(part) for part in first["loc"])
-    if first["type"] == "extra_forbidden":
-        guess = nearest(str(first["loc"][-1]), known)
-        return ConfigError(
-            f"there is no key {key!r}", where=where, fix=None if guess is None else f"did you mean {guess}?"
-        )
-    message = first["msg"].removeprefix("Value error, ")
-    more = f" (and {error.error_count() - 1} more faults)" if error.error_count() > 1 else ""
-    return ConfigError(f"{key}: {message}{more}" if key else f"{message}{more}", where=where)
+    """Return all faults of a validation in one line, each with the nearest known word for an unknown one."""
+    faults = [_fault(one, known) for one in error.errors()]
+    if len(faults) == 1:
+        [(text, fix)] = faults
+        return ConfigError(text, where=where, fix=fix)
+    shown = [text if fix is None else f"{text}, {fix}" for text, fix in faults[:_MAX_FAULTS]]
+    more = f"; and {len(faults) - _MAX_FAULTS} more" if len(faults) > _MAX_FAULTS else ""
+    return ConfigError(f"{len(faults)} faults: {'; '.join(shown)}{more}", where=where)
+
+
+def _fault(fault: ErrorDetails, known: list[str]) -> tuple[str, str | None]:
+    """Return what is wrong, and the nearest known word where an unknown one was written."""
+    key = ".".join(str(part) for part in fault["loc"])
+    if fault["type"] == "extra_forbidden":
+        guess = nearest(str(fault["loc"][-1]), known)
+        return f"there is no key {key!r}", None if guess is None else f"did you mean {guess}?"
+    message = fault["msg"].removeprefix("Value error, ")
+    guess = _nearest_choice(fault)
+    return f"{key}: {message}" if key else message, None if guess is None else f"did you mean {guess}?"
+
+
+def _nearest_choice(fault: ErrorDetails) -> str | None:
+    context = fault.get("ctx", {})
+    choices = re.findall(r"'([^']+)'", str(context.get("expected") or context.get("expected_tags") or ""))
+    word = context.get("tag", fault["input"])
+    return nearest(word, choices) if isinstance(word, str) and choices else None
 
 
 def read_text(path: Path) -> str:
@@ -109,3 +130,9 @@ def read_text(path: Path) -> str:
         raise ConfigError(f"cannot be read ({reason(error)})", where=path) from error
     except UnicodeDecodeError as error:
         raise ConfigError("is not UTF-8 text", where=path) from error
+
+
+def quoted(text: str) -> str:
+    """Return text as a YAML scalar, in double quotes where a plain one could be read otherwise."""
+    plain = re.fullmatch(r"[A-Za-z][A-Za-z0-9_./-]*", text) is not None
+    return text if plain and text.lower() not in _RESERVED else json.dumps(text, ensure_ascii=False)

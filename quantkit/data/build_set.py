@@ -5,12 +5,13 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from quantkit.config.arguments import AnyPath, as_path, optional_path
-from quantkit.data.calibration_set import CalibrationImage, CalibrationSet, LeftOut, Progress
+from quantkit.data.calibration_set import CalibrationImage, CalibrationSet, LeftOut
 from quantkit.data.examine import Examined, examine, lookalikes
 from quantkit.data.folder import ImageFolder, find_images, find_labelled_images
 from quantkit.data.parallel import map_in_order
 from quantkit.data.selection import NO_LABEL, balanced_quotas, interleaved, queues_by_class
 from quantkit.errors import CalibrationSetError, UsageError
+from quantkit.progress import Progress, as_progress
 
 
 def build_calibration_set(
@@ -37,12 +38,20 @@ def build_calibration_set(
         seed: another seed draws other images.
         unlabelled: do not look for labels; draw from all images alike.
         workers: number of threads that decode.
-        progress: called with the number of images accepted and ``count``.
+        progress: receives the progress.
 
     Raises:
         CalibrationSetError: there is no such folder, it holds no images, or fewer usable ones than asked for.
         LabelError: labels are missing or malformed.
         UsageError: a count below one.
+
+    Example:
+        In the folder that ``quantkit demo`` makes:
+
+        >>> import quantkit
+        >>> chosen = quantkit.build_calibration_set("images/calibration", count=20)
+        >>> len(chosen), chosen.per_class[0]
+        (20, 2)
     """
     folder = as_path(images, "images")
     labels, names = optional_path(labels, "labels"), optional_path(names, "names")
@@ -57,12 +66,12 @@ def choose_images(
     if count < 1:
         raise UsageError(f"cannot choose {count} images", where="--count", fix="give a number from 1 up")
     selector = _Selector(found, count, seed)
+    accepted = as_progress(progress).task("decoding", "images")
     while batch := selector.wanted():
         paths = [found.root / found.names[position] for position in batch]
         for position, examined in zip(batch, map_in_order(examine, paths, workers), strict=True):
             selector.evaluate(position, examined)
-            if progress is not None:
-                progress(min(selector.accepted, count), count)
+            accepted(min(selector.accepted, count), count)
     return selector.result()
 
 

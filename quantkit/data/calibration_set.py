@@ -7,10 +7,10 @@ import json
 import os
 import re
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,8 +21,8 @@ from quantkit.data.examine import examine
 from quantkit.data.parallel import map_in_order
 from quantkit.errors import CalibrationSetError
 from quantkit.files import reason, write_bytes
-
-Progress = Callable[[int, int], None]
+from quantkit.progress import Progress, as_progress
+from quantkit.records import Records
 
 FORMAT = 1
 _TITLE = "quantkit calibration set"
@@ -39,6 +39,11 @@ class CalibrationImage:
         sha256: hex digest of the file's bytes; empty in a set that was chosen from labels alone.
         label: class index, or None.
         class_name: name of the class, or empty.
+
+    Example:
+        >>> import quantkit
+        >>> quantkit.CalibrationImage(name="cat/1.png", sha256="", label=0).label
+        0
     """
 
     name: str
@@ -56,7 +61,7 @@ class LeftOut:
 
 
 @dataclass(frozen=True)
-class CalibrationSet:
+class CalibrationSet(Records):
     """A chosen, checked list of images.
 
     The images stand in an order whose every beginning is balanced over the classes too, so the first hundred of a set
@@ -69,6 +74,13 @@ class CalibrationSet:
         source: where the labels came from, in words.
         left_out: images that were passed over because they cannot be used, with the reason.
         remarks: what a user should know of the set, such as classes that have no image.
+
+    Example:
+        In the folder that ``quantkit demo`` makes:
+
+        >>> import quantkit
+        >>> len(quantkit.CalibrationSet.load("calibration.csv"))
+        200
     """
 
     root: Path
@@ -199,13 +211,18 @@ class CalibrationSet:
             )
         return loaded
 
+    def rows(self) -> list[dict[str, Any]]:
+        """Return one row an image: name, class and digest."""
+        return [vars(image).copy() for image in self.images]
+
     def verify(self, workers: int | None = None, progress: Progress | None = None) -> tuple[LeftOut, ...]:
         """Return the images that are missing, changed or not decodable, with the reason; empty when all is well.
 
         Args:
             workers: number of threads.
-            progress: called with the number of images done and their total.
+            progress: receives the progress.
         """
+        count = as_progress(progress).task("checking", "images")
         problems = []
         examined = map_in_order(examine, self.paths, workers)
         for done, (image, found) in enumerate(zip(self.images, examined, strict=True), start=1):
@@ -214,8 +231,7 @@ class CalibrationSet:
                 fault = "the file is not the one of the set (other digest)"
             if fault:
                 problems.append(LeftOut(image.name, fault))
-            if progress is not None:
-                progress(done, len(self.images))
+            count(done, len(self.images))
         return tuple(problems)
 
 

@@ -10,6 +10,7 @@ from typing import Literal, NoReturn
 import numpy as np
 from numpy.typing import NDArray
 
+from quantkit.config.arguments import AnyPath, as_path, optional_path
 from quantkit.data.classes import imagenet_classes, imagenet_index, leading_wnid, read_class_names
 from quantkit.data.imagenet_names import follows_imagenet, imagenet_remarks
 from quantkit.data.images import IMAGE_SUFFIXES
@@ -34,6 +35,13 @@ class ImageFolder:
             sorted, or as the file of class names has them), ``file`` (a label file); None without labels.
         source: where the labels came from, in words.
         warnings: what was odd but did not matter enough to stop.
+
+    Example:
+        In the folder that ``quantkit demo`` makes:
+
+        >>> import quantkit
+        >>> quantkit.find_labelled_images("images/test").classes
+        10
     """
 
     root: Path
@@ -59,7 +67,7 @@ class ImageFolder:
         )
 
 
-def find_images(folder: Path) -> ImageFolder:
+def find_images(folder: AnyPath) -> ImageFolder:
     """Find every image below a folder, by suffix; hidden files and folders are passed over.
 
     The order depends on the names alone, not on the file system. A folder reached twice through links is read once.
@@ -67,7 +75,15 @@ def find_images(folder: Path) -> ImageFolder:
     Raises:
         CalibrationSetError: there is no such folder, it cannot be listed, or it holds no image; the message says what
             was found instead.
+
+    Example:
+        In the folder that ``quantkit demo`` makes:
+
+        >>> import quantkit
+        >>> len(quantkit.find_images("images/test").names)
+        697
     """
+    folder = as_path(folder, "folder")
     if not folder.is_dir():
         what = "not a folder" if folder.exists() else "there is no such folder"
         raise CalibrationSetError(what, where=folder, fix="give the folder that holds the images")
@@ -87,7 +103,7 @@ def find_images(folder: Path) -> ImageFolder:
     return ImageFolder(folder, tuple(sorted(names)))
 
 
-def find_labelled_images(folder: Path, labels: Path | None = None, names: Path | None = None) -> ImageFolder:
+def find_labelled_images(folder: AnyPath, labels: AnyPath | None = None, names: AnyPath | None = None) -> ImageFolder:
     """Find the images below a folder and the class of each.
 
     Labels come from the label file where one is given; else from folders that are named by WordNet ids of ImageNet-1k;
@@ -103,7 +119,15 @@ def find_labelled_images(folder: Path, labels: Path | None = None, names: Path |
     Raises:
         CalibrationSetError: see `find_images`.
         LabelError: no labels can be found, some images have none, or a file is malformed.
+
+    Example:
+        In the folder that ``quantkit demo`` makes:
+
+        >>> import quantkit
+        >>> quantkit.find_labelled_images("images/test").labels.shape
+        (697,)
     """
+    labels, names = optional_path(labels, "labels"), optional_path(names, "names")
     found = find_images(folder)
     given_names = read_class_names(names) if names is not None else None
     labelled = (

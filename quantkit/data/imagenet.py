@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from quantkit.data.calibration_set import LeftOut, Progress
+from quantkit.data.calibration_set import LeftOut
 from quantkit.data.classes import imagenet_classes, imagenet_index, leading_wnid
 from quantkit.data.devkit import CLASSES, GROUND_TRUTH, VALIDATION_IMAGES, read_imagenet_labels
 from quantkit.data.examine import examine
@@ -16,6 +16,7 @@ from quantkit.data.labels import LabelLine
 from quantkit.data.parallel import map_in_order
 from quantkit.errors import LabelError, OutputError, UsageError
 from quantkit.files import make_folder, reason, sha256_file
+from quantkit.progress import Progress, as_progress
 
 # Where the labels of a flat folder usually lie, from the folder itself or the one around it.
 _USUAL_LABEL_FILES = (
@@ -67,7 +68,7 @@ def check_imagenet(
         folder: images in class folders named by WordNet ids, or flat.
         labels: label file or the devkit's ground truth; where absent and needed, looked for in and around the folder.
         workers: number of threads that decode.
-        progress: called with the number of images done and their total.
+        progress: receives the progress.
 
     Raises:
         CalibrationSetError: there is no such folder, or no image in it.
@@ -78,13 +79,13 @@ def check_imagenet(
     corrupt: list[LeftOut] = []
     special: dict[Note, list[str]] = defaultdict(list)
     examined = map_in_order(examine, [folder / name for name in names], workers)
+    count = as_progress(progress).task("checking", "images")
     for done, (name, found) in enumerate(zip(names, examined, strict=True), start=1):
         if found.fault:
             corrupt.append(LeftOut(name, found.fault))
         for note in found.notes:
             special[note].append(name)
-        if progress is not None:
-            progress(done, len(names))
+        count(done, len(names))
     return ImagenetReport(
         images=len(names),
         source=source,
@@ -107,7 +108,7 @@ def prepare_imagenet(
         to: where the class folders go, with links to the images, which stay; absent, the images themselves are moved
             into class folders within ``folder``.
         labels: label file or the devkit's ground truth; where absent, looked for in and around the folder.
-        progress: called with the number of images done and their total.
+        progress: receives the progress.
 
     Returns:
         How many images were "placed" now and how many were "already there".
@@ -123,11 +124,11 @@ def prepare_imagenet(
         raise UsageError("the links cannot go into the folder of the images", where=to, fix="give another, or move")
     wnids, _ = _wnids(folder, names, labels)
     done: Counter[str] = Counter()
+    count = as_progress(progress).task("sorting", "images")
     for name, wnid in zip(names, wnids, strict=True):
         placed = _place(folder, name, (to or folder) / wnid / PurePosixPath(name).name, moving=to is None)
         done["placed" if placed else "already there"] += 1
-        if progress is not None:
-            progress(done.total(), len(names))
+        count(done.total(), len(names))
     return done
 
 

@@ -4,9 +4,10 @@ import os
 import shutil
 from pathlib import Path, PurePosixPath
 
-from quantkit.data.calibration_set import CalibrationImage, CalibrationSet, Progress
+from quantkit.data.calibration_set import CalibrationImage, CalibrationSet
 from quantkit.errors import CalibrationSetError, OutputError
 from quantkit.files import TEMPORARY_SUFFIX, make_folder, reason, replacing, sha256_file
+from quantkit.progress import Progress, as_progress
 
 
 def materialize(chosen: CalibrationSet, folder: Path, *, link: bool = True, progress: Progress | None = None) -> None:
@@ -21,7 +22,7 @@ def materialize(chosen: CalibrationSet, folder: Path, *, link: bool = True, prog
         folder: where to; made when absent. It may hold nothing but files of this set.
         link: make hard links where the file system allows, which cost no space and, unlike symbolic links, can be read
             inside a container. Copies otherwise.
-        progress: called with the number of images done and their total.
+        progress: receives the progress.
 
     Raises:
         CalibrationSetError: an image is missing or is not the one of the set.
@@ -30,10 +31,10 @@ def materialize(chosen: CalibrationSet, folder: Path, *, link: bool = True, prog
     make_folder(folder)
     names = materialized_names(chosen)
     _refuse_strangers(folder, set(names))
+    count = as_progress(progress).task("copying", "images")
     for done, (image, name) in enumerate(zip(chosen.images, names, strict=True), start=1):
         _place(chosen.root / image.name, image, folder / name, link)
-        if progress is not None:
-            progress(done, len(names))
+        count(done, len(names))
 
 
 def materialized_names(chosen: CalibrationSet) -> list[str]:

@@ -5,6 +5,7 @@ bit for bit; the rounding rules below are theirs and are kept on purpose, odd as
 """
 
 from functools import lru_cache
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -43,15 +44,17 @@ def preprocess(
     Raises:
         ImageError: the image cannot be decoded, or its result has another size than ``out``.
         ConfigError: the pipeline cannot be executed (see `check_pipeline`).
+
+    Example:
+        In the folder that ``quantkit demo`` makes:
+
+        >>> import quantkit
+        >>> path = quantkit.find_images("images/test").paths[0]
+        >>> quantkit.preprocess(path, "digits").shape
+        (1, 8, 8)
     """
     path, pipeline = as_path(path, "path"), as_pipeline(pipeline)
-    decode = pipeline.ops[0]
-    assert isinstance(decode, Decode)
-    image = to_mode(open_image(read_bytes(path), path), decode, path)
-    try:
-        pixels = transform(image, pipeline)
-    except ImageError as error:
-        raise ImageError(error.what, where=path, fix=error.fix) from error
+    pixels = pixels_of(path, pipeline)
     if out is None:
         out = np.empty((pipeline.channels, *pixels.shape[:2]), np.float32)
     elif out.shape[1:] != pixels.shape[:2]:
@@ -63,6 +66,21 @@ def preprocess(
         )
     normalize(pixels, pipeline, out)
     return out
+
+
+def pixels_of(path: Path, pipeline: Pipeline) -> NDArray[np.uint8]:
+    """Read one image and run the operations before ``to_tensor``; see `transform` for the result.
+
+    Raises:
+        ImageError: the image cannot be decoded.
+    """
+    decode = pipeline.ops[0]
+    assert isinstance(decode, Decode)
+    image = to_mode(open_image(read_bytes(path), path), decode, path)
+    try:
+        return transform(image, pipeline)
+    except ImageError as error:
+        raise ImageError(error.what, where=path, fix=error.fix) from error
 
 
 def transform(image: Image.Image, pipeline: Pipeline) -> NDArray[np.uint8]:

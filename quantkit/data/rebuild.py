@@ -11,7 +11,7 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
-from quantkit.data.calibration_set import CalibrationImage, CalibrationSet, Progress
+from quantkit.data.calibration_set import CalibrationImage, CalibrationSet
 from quantkit.data.classes import imagenet_classes, read_class_names
 from quantkit.data.devkit import CLASSES, GROUND_TRUTH, read_imagenet_labels
 from quantkit.data.examine import Examined, examine
@@ -21,6 +21,7 @@ from quantkit.data.labels import LabelLine, check_labels_fit, read_label_file
 from quantkit.data.parallel import map_in_order
 from quantkit.data.selection import balanced_quotas, interleaved, queues_by_class
 from quantkit.errors import CalibrationSetError, LabelError, UsageError
+from quantkit.progress import Progress, as_progress
 
 _SHOWN = 5
 
@@ -105,7 +106,7 @@ def rebuild_calibration_set(
         planned: the set, with digests or chosen from labels alone.
         folder: where a copy of the data lies, flat or in any folders.
         workers: number of threads that decode.
-        progress: called with the number of images done and their total.
+        progress: receives the progress.
 
     Returns:
         The same set with the paths of this copy, and the digests that were seen.
@@ -119,10 +120,10 @@ def rebuild_calibration_set(
     names = [name for names in candidates for name in names]
     examined = map_in_order(examine, [folder / name for name in names], workers)
     seen: dict[str, Examined] = {}
+    count = as_progress(progress).task("decoding", "images")
     for done, (name, one) in enumerate(zip(names, examined, strict=True), start=1):
         seen[name] = one
-        if progress is not None:
-            progress(done, len(names))
+        count(done, len(names))
     found, problems = [], []
     for image, choices in zip(planned.images, candidates, strict=True):
         right = [name for name in choices if image.sha256 in ("", seen[name].sha256)]

@@ -1,7 +1,6 @@
 """The whole chain on what ships in the package: digits, a small network, every method, one table."""
 
 import shutil
-from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.resources import as_file
 from importlib.resources import files as package_files
@@ -15,6 +14,7 @@ from quantkit.data.build_set import build_calibration_set
 from quantkit.demo.digits import MODEL, unpack_digits
 from quantkit.evaluation.result import Comparison
 from quantkit.files import make_folder, replacing, write_text
+from quantkit.progress import Progress, as_progress
 from quantkit.runs.folder import FP32
 from quantkit.workflows.calibrate import calibrate
 from quantkit.workflows.compare import compare
@@ -40,6 +40,12 @@ class Demo:
         folder: where everything lies.
         run: the run folder in it.
         comparison: fp32 against one int8 model a method.
+
+    Example:
+        >>> import quantkit
+        >>> demo = quantkit.run_demo("quantkit-demo")  # doctest: +SKIP
+        >>> demo.comparison.candidates[0].name  # doctest: +SKIP
+        'minmax'
     """
 
     folder: Path
@@ -47,32 +53,36 @@ class Demo:
     comparison: Comparison
 
 
-def run_demo(folder: AnyPath, say: Callable[[str], None] | None = None) -> Demo:
+def run_demo(folder: AnyPath, progress: Progress | None = None) -> Demo:
     """Unpack the digits and their network, calibrate once, quantize by every method, compare.
 
     Args:
         folder: where to; made when absent.
-        say: told what begins, one short sentence each.
+        progress: receives the progress, and a message for each step.
 
     Raises:
         OutputError: the folder cannot be written, or holds something else under the names the demo uses.
+
+    Example:
+        >>> import quantkit
+        >>> demo = quantkit.run_demo("quantkit-demo")  # doctest: +SKIP
     """
-    say, folder = say or (lambda _: None), as_path(folder, "folder")
+    progress, folder = as_progress(progress), as_path(folder, "folder")
     make_folder(folder)
-    say("unpacking 897 handwritten digits and a miniature iResNet")
+    progress.message("unpacking 897 handwritten digits and a miniature iResNet")
     images = unpack_digits(folder / "images")
     model = folder / MODEL
     with as_file(package_files("quantkit.demo") / MODEL) as shipped, replacing(model) as temporary:
         shutil.copyfile(shipped, temporary)
     write_text(folder / PROJECT_FILE, _PROJECT)
-    say("building a class-balanced calibration set of 200 images")
-    build_calibration_set(images / "calibration", count=200).save(folder / "calibration.csv")
-    say("calibrating: one pass over them, for every method")
+    progress.message("building a class-balanced calibration set of 200 images")
+    build_calibration_set(images / "calibration", count=200, progress=progress).save(folder / "calibration.csv")
+    progress.message("calibrating: one pass over them, for every method")
     run = folder / "run"
-    calibrate(model, folder / "calibration.csv", PRESETS[PRESET], run=run)
+    calibrate(model, folder / "calibration.csv", PRESETS[PRESET], run=run, progress=progress)
     for name in METHODS:
-        say(f"quantizing by {name}, from the statistics of that pass, and correcting biases")
+        progress.message(f"quantizing by {name}, from the statistics of that pass, and correcting biases")
         quantize(run, method=parse_method(name), out=run / f"{name}.onnx")
-    say("comparing all of them with fp32 on 697 other images")
-    comparison = compare([FP32, *METHODS], run=run, images=images / "test", drift_images=0)
+    progress.message("comparing all of them with fp32 on 697 other images")
+    comparison = compare([FP32, *METHODS], run=run, images=images / "test", drift_images=0, progress=progress)
     return Demo(folder, run, comparison)

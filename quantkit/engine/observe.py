@@ -1,9 +1,10 @@
 """The pass: every image once through the model, every tensor into its histogram, nothing kept.
 
 Each worker thread decodes an image, runs the model on it with one thread, and counts its tensors: no queue, no waiting
-on a loader, and all processors are busy with different images. The counts are integers, so neither the number of
-workers nor the order of the images shows in the result. Batches are of one image (or of the model's own fixed size):
-the result does not depend on a batch size either, and one image's activations are all that a worker holds.
+on a loader, and all processors are busy with different images. Another device than the CPU takes the workers' batches
+in turn, while the others decode and count. The counts are integers, so neither the number of workers nor the order of
+the images shows in the result. On the CPU batches are of one image (or of the model's own fixed size), and one image's
+activations are all that a worker holds.
 
 Memory has a bound that does not depend on how many images there are, but for 8 bytes an image and tensor: how far each
 image went. It depends on the largest of them, which takes 4 bytes a pixel while it is decoded; the allocator may keep
@@ -65,6 +66,7 @@ def observe(
     load: Load,
     *,
     batch: int = 1,
+    fill: bool = True,
     threads: int,
     before: Observed | None = None,
     progress: Callable[[int], None] | None = None,
@@ -76,8 +78,9 @@ def observe(
         tensors: names of the tapped tensors, in the order the statistics are to have.
         paths: the images.
         load: reads and preprocesses one image, by any thread.
-        batch: the model's fixed batch size, 1 where it is dynamic; a last partial batch is filled up, and the filling
-            not counted in tensors whose first axis is the batch.
+        batch: images that run together. Where the first axis of a tensor is not the batch, they share its extremes.
+        fill: the batch size is fixed by the model: a last partial batch is filled up, and the filling not counted in
+            tensors whose first axis is the batch.
         threads: workers.
         before: what the first images gave, from an interrupted pass.
         progress: called with the number of images seen, by any thread.
@@ -94,7 +97,7 @@ def observe(
         extremes[:done] = before.extremes
         for name, statistics in before.tensors.items():
             totals[name].add(statistics)
-    workers = [_Worker(session, tensors, load, batch) for _ in range(threads)]
+    workers = [_Worker(session, tensors, load, batch, fill) for _ in range(threads)]
     with ThreadPoolExecutor(threads) as pool:
         while done < len(paths):
             end = min(_chunk_end(done, rate, threads * batch), next_point(done), len(paths))
@@ -156,8 +159,9 @@ def _absorb(pool: ThreadPoolExecutor, workers: list["_Worker"], totals: dict[str
 class _Worker:
     """One thread's session calls and its own counters."""
 
-    def __init__(self, session: TappedSession, tensors: Sequence[str], load: Load, batch: int) -> None:
+    def __init__(self, session: TappedSession, tensors: Sequence[str], load: Load, batch: int, fill: bool) -> None:
         self.batch = batch
+        self._fill = fill
         self._session = session
         self._load = load
         self.observers = {name: Observer() for name in tensors}
@@ -165,10 +169,10 @@ class _Worker:
 
     def observe(self, paths: Sequence[Path], extremes: FloatArray) -> None:
         """Count the tensors of some images, and enter the extremes of each, ``[images, tensors, 2]``."""
-        x = load_batch(paths, self._load, self.batch)
+        x = load_batch(paths, self._load, self.batch if self._fill else len(paths))
         for name, value in self._session.tensors(x):
             rows = extremes[:, self._columns[name]]
-            if value.ndim > 0 and value.shape[0] == self.batch:
+            if value.ndim > 0 and value.shape[0] == len(x):
                 for path, one, row in zip(paths, value, rows, strict=False):
                     row[:] = self._count(name, one, path)
             else:

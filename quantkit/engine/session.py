@@ -1,23 +1,38 @@
-"""onnxruntime sessions, made one way everywhere."""
+"""onnxruntime sessions, opened in one place."""
 
 import functools
 import os
+import re
 from pathlib import Path
 
 import onnxruntime as ort
 
-from quantkit.errors import ModelError
+from quantkit.engine.device import CPU, PROVIDERS, Device
+from quantkit.errors import DeviceError, ModelError
 
-PROVIDERS = ["CPUExecutionProvider"]
+# Operators whose arithmetic is nearly all of a classifier's; what else runs on the CPU is not worth a word.
+_LAYERS = frozenset(
+    ("Conv", "ConvTranspose", "Gemm", "MatMul", "QLinearConv", "QLinearMatMul", "ConvInteger", "MatMulInteger", "QGemm")
+)
+
+# Where onnxruntime's messages may begin: file, line and signature of the function that failed.
+_IN_THE_SOURCE = re.compile(r"^\S+\.cc:\d+ [^\n]*\) ")
 
 
 def open_session(
-    model: Path | bytes, *, threads: int = 1, optimized: Path | None = None, fuse: bool = True, pooled: bool = False
+    model: Path | bytes,
+    *,
+    device: Device = CPU,
+    threads: int = 1,
+    optimized: Path | None = None,
+    fuse: bool = True,
+    pooled: bool = False,
 ) -> ort.InferenceSession:
-    """Open a model on the CPU.
+    """Open a model.
 
     Args:
         model: path or serialized model.
+        device: where it runs, from `quantkit.engine.device.Device.resolved`.
         threads: threads within one run; passes use 1 and run several images at once instead.
         optimized: where onnxruntime is to write the graph it made of the model.
         fuse: let onnxruntime optimize; False runs the graph unchanged, QDQ pairs in floating point.
@@ -26,6 +41,7 @@ def open_session(
 
     Raises:
         ModelError: onnxruntime cannot load the model; its own words are passed on.
+        DeviceError: the device is not there, does not take its options, or leaves layers to the CPU.
     """
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
@@ -45,10 +61,53 @@ def open_session(
         )
         options.add_session_config_entry("session.optimized_model_external_initializers_min_size_in_bytes", "1024")
     where = "the model" if isinstance(model, bytes) else model
+    source = model if isinstance(model, bytes) else os.fspath(model)
+    if not device.is_cpu:
+        return _open_on(device, source, options, where)
     try:
-        return ort.InferenceSession(model if isinstance(model, bytes) else os.fspath(model), options, PROVIDERS)
+        return ort.InferenceSession(source, options, device.providers)
     except Exception as error:  # onnxruntime raises classes of its own, all derived from Exception alone
         raise ModelError(f"onnxruntime cannot load it ({first_line(error)})", where=where) from error
+
+
+def layers_on_cpu(session: ort.InferenceSession) -> tuple[int, int]:
+    """Return how many layers of a session run on the CPU provider, and how many there are.
+
+    onnxruntime tells it from 1.24 on; before, and of sessions opened without asking for it, both are 0.
+    """
+    tell = getattr(session, "get_provider_graph_assignment_info", None)
+    if tell is None:
+        return 0, 0
+    assigned = [(part.ep_name, node.op_type) for part in tell() for node in part.get_nodes()]
+    layers = [provider for provider, operator in assigned if operator in _LAYERS]
+    return layers.count(*PROVIDERS["cpu"]), len(layers)
+
+
+def _open_on(device: Device, source: str | bytes, options: ort.SessionOptions, where: object) -> ort.InferenceSession:
+    """Open a model on another device than the CPU, and see that it runs there."""
+    name = PROVIDERS[device.kind][0]
+    options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
+    try:
+        # Otherwise onnxruntime prints the error, and goes on with the CPU.
+        session = ort.InferenceSession(source, options, device.providers, enable_fallback=0)
+    except Exception as error:
+        raise DeviceError(f"{name} cannot run it ({first_line(error)})", where=where) from error
+    if device.fallback:
+        return session
+    if name not in session.get_providers():
+        raise DeviceError(
+            f"{name} could not be started; onnxruntime would use {session.get_providers()[0]}",
+            where=f"--device {device.name}",
+            fix="see that the driver and the provider's libraries are installed, or give --device auto",
+        )
+    on_cpu, layers = layers_on_cpu(session)
+    if on_cpu:
+        raise DeviceError(
+            f"{name} leaves {on_cpu} of {layers} layers to the CPU",
+            where=where,
+            fix="give --device auto to allow that, or --device cpu",
+        )
+    return session
 
 
 @functools.cache
@@ -64,5 +123,6 @@ def default_threads() -> int:
 
 
 def first_line(error: Exception) -> str:
-    """Return the first line of an error's own words, shortened."""
-    return str(error).strip().splitlines()[0][:300] if str(error).strip() else type(error).__name__
+    """Return the first line of an error's own words, shortened, without the place in onnxruntime's own code."""
+    text = _IN_THE_SOURCE.sub("", str(error).strip())
+    return text.splitlines()[0][:300] if text else type(error).__name__

@@ -106,7 +106,7 @@ class Term:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Verdict:
+class GateVerdict:
     """What a gate says about one candidate.
 
     Attributes:
@@ -173,7 +173,7 @@ class Gate:
         """The figures that the condition names, each once."""
         return tuple(dict.fromkeys(term.name for terms in self.alternatives for term in terms))
 
-    def verdicts(self, comparison: Comparison) -> tuple[Verdict, ...]:
+    def verdicts(self, comparison: Comparison) -> tuple[GateVerdict, ...]:
         """Evaluate the condition for every candidate.
 
         Raises:
@@ -204,7 +204,7 @@ class Gate:
             if name in self.names and not measured:
                 raise UsageError(f"{name} is not measured", where=self.where, fix=f"give {fix}")
 
-    def _verdict(self, model: ModelResult, images: int) -> Verdict:
+    def _verdict(self, model: ModelResult, images: int) -> GateVerdict:
         measured = _measured(model, images)
         figures = {name: self._figure(name, model.name, measured) for name in self.names}
         holds = any(all(term.holds(figures[term.name]) for term in terms) for terms in self.alternatives)
@@ -214,7 +214,7 @@ class Gate:
             Mode.FAIL_IF_PROVEN: proven is not True,
             Mode.FAIL_UNLESS_PROVEN: proven is True,
         }[self.mode]
-        return Verdict(gate=self, model=model.name, figures=figures, passed=passed, proven=proven)
+        return GateVerdict(gate=self, model=model.name, figures=figures, passed=passed, proven=proven)
 
     def _figure(self, name: str, model: str, measured: dict[str, Figure]) -> Figure:
         figure = measured.get(name)
@@ -224,13 +224,13 @@ class Gate:
         return figure
 
 
-def require(verdicts: Sequence[Verdict]) -> None:
+def require(verdicts: Sequence[GateVerdict]) -> None:
     """Raise where a verdict is a failure.
 
     Raises:
         GateError: naming every condition and model that failed, with the figures.
     """
-    failed: dict[Gate, list[Verdict]] = {}
+    failed: dict[Gate, list[GateVerdict]] = {}
     for verdict in verdicts:
         if not verdict.passed:
             failed.setdefault(verdict.gate, []).append(verdict)
@@ -321,7 +321,7 @@ def _measured(model: ModelResult, images: int) -> dict[str, Figure]:
         figures["kl"] = Figure(versus.kl, versus.kl_ci95)
     for name, delta in (("top1_drop", versus.top1), ("top5_drop", versus.top5)):
         if delta is not None:
-            figures[name] = Figure(-delta.value, Interval(-delta.ci95.hi, -delta.ci95.lo))
+            figures[name] = Figure(0.0 - delta.value, Interval(0.0 - delta.ci95.hi, 0.0 - delta.ci95.lo))
     if versus.top1 is not None:
         figures["mcnemar_p"] = Figure(versus.top1.mcnemar_p)
     return figures

@@ -11,7 +11,7 @@ from pathlib import Path
 from xml.etree import ElementTree as ET
 
 from quantkit.errors import QuantkitError
-from quantkit.evaluation.gate import Verdict
+from quantkit.evaluation.gate import GateVerdict
 from quantkit.evaluation.result import Comparison
 from quantkit.files import write_text
 
@@ -20,7 +20,7 @@ SUITE = "quantkit compare"
 _NOT_XML = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
-def junit_xml(comparison: Comparison, verdicts: Sequence[Verdict]) -> str:
+def junit_xml(comparison: Comparison, verdicts: Sequence[GateVerdict]) -> str:
     """Return the verdicts as a JUnit XML document, with the reference and the number of images as properties."""
     suite = _suite(len(verdicts), failures=sum(not verdict.passed for verdict in verdicts))
     properties = ET.SubElement(suite, "properties")

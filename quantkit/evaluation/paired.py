@@ -26,7 +26,13 @@ _BISECTIONS = 55
 
 @dataclass(frozen=True)
 class Interval:
-    """A confidence interval ``[lo, hi]``."""
+    """A confidence interval ``[lo, hi]``.
+
+    Example:
+        >>> import quantkit
+        >>> quantkit.Interval(-0.5, 0.25).hi
+        0.25
+    """
 
     lo: float
     hi: float

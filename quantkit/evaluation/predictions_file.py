@@ -32,6 +32,7 @@ class Origin:
         onnxruntime: its version.
         quantkit: its version.
         shards: the parts that are here, as ``(i, n)`` with i from 1; empty where all images are.
+        device: that the model ran on, in one line.
     """
 
     model: str
@@ -41,6 +42,7 @@ class Origin:
     onnxruntime: str
     quantkit: str
     shards: tuple[tuple[int, int], ...] = ()
+    device: str = "cpu"
 
 
 def save_predictions(path: Path, predictions: Predictions, origin: Origin) -> None:
@@ -117,6 +119,7 @@ def _check_same(path: Path, first: Origin, other: Origin) -> None:
         ("scores", "another kind of scores"),
         ("onnxruntime", "another version of onnxruntime"),
         ("quantkit", "another version of quantkit"),
+        ("device", "another device"),
     ):
         if getattr(other, field) != getattr(first, field):
             raise ProvenanceError(f"it was made with {what} than the first file", where=path, fix="evaluate it again")

@@ -176,7 +176,8 @@ def _right(
     assert sample.labels is not None
     if cache is None:
         return _compared(evaluate([classifier], sample.paths, pipeline, threads=threads), sample)
-    with cached_scores(cache, [scores_key(digest, pipeline, classifier.file.signature)], sample) as scores:
+    key = scores_key(digest, pipeline, classifier.file.signature, classifier.device)
+    with cached_scores(cache, [key], sample) as scores:
         return _compared(predict_cached([classifier], scores, sample.paths, pipeline, threads=threads), sample)
 
 

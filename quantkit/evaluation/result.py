@@ -27,6 +27,7 @@ from quantkit.evaluation.paired import (
 )
 from quantkit.evaluation.power import minimum_detectable_difference, sample_size_note
 from quantkit.evaluation.predictions import Predictions
+from quantkit.records import Records
 
 JSON_SCHEMA = 1
 WORST_TENSORS = 10
@@ -42,7 +43,8 @@ class EvaluatedModel:
         predictions: its answers.
         bytes: size of its file with external data, None where there is no file (results of a card).
         kl: float64 ``[N]``, divergence of each image from the reference in nats, where full outputs were at hand.
-        latency_ms: time of one image, where it was measured.
+        latency_ms: median time of one image, where it was measured.
+        latency_spread_ms: 10th and 90th percentile of that time.
         tensors: drift of its tensors against the reference, in the order of the network; empty where not measured.
         layers: drift of each integer layer alone, fed what the reference computes; empty where not measured.
     """
@@ -54,6 +56,7 @@ class EvaluatedModel:
     latency_ms: float | None = None
     tensors: tuple[TensorDrift, ...] = ()
     layers: tuple[TensorDrift, ...] = ()
+    latency_spread_ms: Interval | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,10 +123,19 @@ class ModelResult:
         ece: expected calibration error in percent, None without labels.
         tie_rate: percent of images whose first place was shared.
         constant: number of images for which all classes had the same score.
-        latency_ms: time of one image, None where it was not measured.
+        latency_ms: median time of one image, None where it was not measured.
+        latency_spread_ms: 10th and 90th percentile of that time, None as above.
         tensors: drift of every measured tensor in the order of the network.
         layers: drift of each integer layer alone, by the tensor it gives, in the order of the network.
         versus: the comparison with the reference; None for the reference.
+
+    Example:
+        In the folder that ``quantkit demo`` makes:
+
+        >>> import quantkit
+        >>> result = quantkit.compare(["fp32", "kl"], run="run", images="images/test", limit=50, drift_images=0)
+        >>> result.models[1].name, result.models[1].versus.changed <= 5
+        ('kl', True)
     """
 
     name: str
@@ -137,6 +149,7 @@ class ModelResult:
     tensors: tuple[TensorDrift, ...]
     versus: Versus | None
     layers: tuple[TensorDrift, ...] = ()
+    latency_spread_ms: Interval | None = None
 
     @property
     def worst_tensors(self) -> tuple[TensorDrift, ...]:
@@ -159,6 +172,7 @@ class ModelResult:
             "tie_rate": self.tie_rate,
             "constant_outputs": self.constant,
             "latency_ms": self.latency_ms,
+            "latency_ms_p10_p90": _pair(self.latency_spread_ms),
         }
         if self.versus is None:
             return own
@@ -167,7 +181,7 @@ class ModelResult:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Comparison:
+class Comparison(Records):
     """Models compared on the same images; the first is the reference.
 
     Attributes:
@@ -175,6 +189,14 @@ class Comparison:
         labelled: the true classes are known.
         models: the reference and then the candidates.
         warnings: what makes the figures doubtful, one sentence each.
+
+    Example:
+        In the folder that ``quantkit demo`` makes:
+
+        >>> import quantkit
+        >>> result = quantkit.compare(["fp32", "kl"], run="run", images="images/test", limit=50, drift_images=0)
+        >>> [row["model"] for row in result.rows()]
+        ['fp32', 'kl']
     """
 
     images: int
@@ -191,6 +213,16 @@ class Comparison:
     def candidates(self) -> tuple[ModelResult, ...]:
         """All models but the reference."""
         return self.models[1:]
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Return one row a model, the reference first: percent, points, bytes, nats and milliseconds."""
+        return [_row(self.images, model) for model in self.models]
+
+    def _repr_html_(self) -> str:
+        """Return the accuracy table for notebooks."""
+        from quantkit.report.notebook import comparison_html
+
+        return comparison_html(self)
 
     def to_json(self) -> dict[str, Any]:
         """Return the value of ``quantkit compare --json``: `images`, `models` and more."""
@@ -270,6 +302,7 @@ def _model_result(
         tie_rate=_percent(predictions.tied),
         constant=int(predictions.constant.sum()),
         latency_ms=model.latency_ms,
+        latency_spread_ms=model.latency_spread_ms,
         tensors=model.tensors,
         layers=model.layers,
         versus=None if reference is None else _versus(model, predictions, reference, seed),
@@ -377,6 +410,25 @@ def _accuracy_json(delta: Delta | None, metric: str) -> dict[str, Any]:
         return dict.fromkeys(keys + counts)
     figures = (delta.value, _pair(delta.ci95), _pair(delta.bootstrap95), delta.mcnemar_p)
     return dict(zip(keys + counts, (*figures, delta.lost, delta.gained, delta.minimum_detectable), strict=True))
+
+
+def _row(images: int, model: ModelResult) -> dict[str, Any]:
+    versus = model.versus
+    delta = None if versus is None else versus.top1
+    return {
+        "model": model.name,
+        "images": images,
+        "top1": model.top1,
+        "top5": model.top5,
+        "delta_top1": None if delta is None else delta.value,
+        "delta_top1_lo": None if delta is None else delta.ci95.lo,
+        "delta_top1_hi": None if delta is None else delta.ci95.hi,
+        "mcnemar_p": None if delta is None else delta.mcnemar_p,
+        "agreement": None if versus is None else versus.agreement,
+        "kl": None if versus is None else versus.kl,
+        "bytes": model.bytes,
+        "latency_ms": model.latency_ms,
+    }
 
 
 def _pair(interval: Interval | None) -> list[float] | None:

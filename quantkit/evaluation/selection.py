@@ -1,11 +1,11 @@
-"""How near an int8 model comes to fp32 on images that had no part in making it: what a search chooses by.
+"""How near an int8 model comes to fp32 on held-back images: the figure that a search selects by.
 
-Agreement on a few dozen images hardly tells good models apart: it sees only the answers that tipped over. The
-divergence of the answers counts how far each moved, but hangs on the few that are easily tipped, and on the noise that
-these happen to meet. So every answer is asked what the noise of every image would do to it. The noise of the scores
-relative to their signal, in decibels, counts all images alike, also beside some whose scores are a hundred times as
-large, and so strays less by chance. Both follow the power of the noise, and the geometric mean of the two ranks models
-steadier than either.
+Agreement on a few dozen images hardly separates good models: it counts only the images whose top class changed. The KL
+divergence of the softmaxed scores counts how far each image moved, but depends mostly on the few images with a small
+margin and on the noise that these happen to meet. `expected_kl` therefore applies the noise of every image to every
+image. The SQNR of the scores, in decibels, weighs all images alike, also beside some whose scores are a hundred times
+as large, and so has less variance. Both follow the power of the noise, and their geometric mean ranks models more
+stably than either.
 """
 
 import math
@@ -25,13 +25,13 @@ FloatArray = npt.NDArray[np.float32]
 
 @dataclass(frozen=True, kw_only=True)
 class Closeness:
-    """How near the answers of an int8 model are to those of fp32.
+    """How near the scores of an int8 model are to those of fp32.
 
     Attributes:
         kl: mean ``KL(fp32 || int8)`` of the softmaxed scores in nats.
-        expected_kl: the same as `expected_kl` finds it, every image with the noise of every image.
+        expected_kl: the same with the noise of every image applied to every image, see `expected_kl`.
         sqnr_db: SQNR of the scores in dB, the mean over the images.
-        agreement: share of the images with the same first class.
+        agreement: share of the images with the same top class.
     """
 
     kl: float
@@ -41,7 +41,7 @@ class Closeness:
 
     @property
     def distance(self) -> float:
-        """``sqrt(expected_kl * noise / signal)``, what models are ranked by: less is nearer."""
+        """``sqrt(expected_kl * noise / signal)``, the figure that models are ranked by; smaller is nearer."""
         return math.sqrt(self.expected_kl * 10.0 ** (-self.sqnr_db / 10.0))
 
 
@@ -51,28 +51,28 @@ def mean_sqnr_db(reference: FloatArray, other: FloatArray) -> float:
 
 
 def expected_kl(reference: FloatArray, other: FloatArray, kind: Scores = Scores.LOGITS) -> float:
-    """Return the mean over all pairs of images of what the noise of one does to the answer of the other, in nats.
+    """Return the mean KL divergence, in nats, over all pairs of an image and the noise of another.
 
     ``KL(softmax(y) || softmax(y + e)) = (sum_c p_c e_c^2 - (sum_c p_c e_c)^2) / 2`` to second order in the noise e,
-    with ``p = softmax(y)``. Where scores are large noise is, too, so image i meets that of image j ``s_i / s_j`` times;
-    s is the norm of an image's scores less their mean, or the median norm where that is more.
+    with ``p = softmax(y)``. Noise grows with the scores, so image i gets the noise of image j times ``s_i / s_j``; s is
+    the norm of an image's scores less their mean, or the median norm where that is larger.
 
     Args:
         reference: scores of fp32, ``[images, classes]``.
-        other: scores to compare, likewise.
+        other: scores to compare, of the same shape.
         kind: of the scores; of probabilities, the logarithms count.
     """
     log_p = log_probabilities(reference, kind)
-    noise = _shifted(log_probabilities(other, kind) - log_p)
-    size = np.linalg.norm(_shifted(log_p), axis=1, keepdims=True)
+    noise = _centered(log_probabilities(other, kind) - log_p)
+    size = np.linalg.norm(_centered(log_p), axis=1, keepdims=True)
     size = np.maximum(size, np.median(size))
     relative, p = noise / np.where(size > 0.0, size, 1.0), np.exp(log_p)
     pairs = p @ np.square(relative).T - np.square(p @ relative.T)
     return max(float((pairs * np.square(size)).mean()) / 2.0, 0.0)
 
 
-def _shifted(rows: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """Return rows less the mean of each, which softmax does not see."""
+def _centered(rows: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Return rows less the mean of each, which softmax does not depend on."""
     return np.asarray(rows - rows.mean(axis=1, keepdims=True))
 
 
@@ -93,8 +93,23 @@ def closeness(reference: FloatArray, scores: FloatArray) -> Closeness:
     )
 
 
+def without_mean_change(reference: FloatArray, scores: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """Return both as logits, the second less the mean change of each class, which bias correction removes.
+
+    Args:
+        reference: scores of fp32, ``[images, classes]``.
+        scores: finite scores to compare, of the same shape.
+    """
+    if kind_of_scores(reference) is Scores.PROBABILITIES:  # biases act before the softmax
+        reference, scores = (
+            log_probabilities(one, Scores.PROBABILITIES).astype(np.float32) for one in (reference, scores)
+        )
+    drift = (scores - reference).mean(axis=0, dtype=np.float64)
+    return reference, (scores - drift).astype(np.float32)
+
+
 class SelectionMetric:
-    """The images that choose, with what fp32 says of them.
+    """The selection split, with the scores of fp32 on it.
 
     Args:
         prepared: the fp32 model.
@@ -116,10 +131,24 @@ class SelectionMetric:
             ModelError: it cannot be run.
             NumericError: its scores are NaN or infinite.
         """
-        return closeness(self._reference, scores_of(model, self._images, threads=self._threads))
+        return closeness(self._reference, self._scores(model))
+
+    def distance_if_corrected(self, model: ir.Model) -> float:
+        """Return the distance of a model as if its biases were corrected; infinite where its scores are not finite.
+
+        Raises:
+            ModelError: it cannot be run.
+        """
+        scores = self._scores(model)
+        if not np.isfinite(scores).all():
+            return math.inf
+        return closeness(*without_mean_change(self._reference, scores)).distance
 
     def largest_change(self, model: ir.Model) -> float:
         """Return the largest difference of any score to fp32's, as a share of the span of all its scores."""
         span = float(np.ptp(self._reference))
-        change = float(np.abs(scores_of(model, self._images, threads=self._threads) - self._reference).max())
+        change = float(np.abs(self._scores(model) - self._reference).max())
         return change / span if span > 0.0 else change
+
+    def _scores(self, model: ir.Model) -> FloatArray:
+        return scores_of(model, self._images, threads=self._threads)

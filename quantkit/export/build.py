@@ -152,6 +152,15 @@ def _find_weights(name: str, weights: str) -> Any:
     return enum[member]
 
 
+def pretrained_pipeline(name: str, weights: str) -> Pipeline:
+    """Return the preprocessing of published torchvision weights, which are not downloaded.
+
+    Raises:
+        UsageError: no such network or weights.
+    """
+    return _pipeline_of(_find_weights(name, weights))
+
+
 def _pipeline_of(weights: Any) -> Pipeline:
     transform = weights.transforms()
     side = transform.crop_size[0]

@@ -23,9 +23,10 @@ from quantkit.export.build import (
 )
 from quantkit.export.checkpoint import load_weights, read_state_dict
 from quantkit.export.iresnet import IRESNETS, PAPER_IRESNETS
-from quantkit.export.network import Exported, count_classes, example_input, export_network
+from quantkit.export.network import count_classes, example_input, export_network
 from quantkit.export.parity import Original
 from quantkit.export.random_weights import give_random_weights
+from quantkit.export.result import Exported
 from quantkit.export.translate import Exporter
 from quantkit.files import sha256_file
 from quantkit.targets import ORT, Target

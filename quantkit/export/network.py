@@ -1,7 +1,6 @@
 """Export a torch network: translate, check against torch, write."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -12,47 +11,14 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from quantkit import files
-from quantkit.config.pipeline import Pipeline
 from quantkit.errors import ModelError, UsageError
-from quantkit.export.parity import Original, Parity, check_parity
+from quantkit.export.parity import Original, check_parity
+from quantkit.export.result import Exported
 from quantkit.export.translate import Exporter, first_line, translate
 from quantkit.graph.model import model_files, save_model
 
 # The oldest that torch's exporters write.
 OLDEST_OPSET = 9
-
-
-@dataclass(frozen=True)
-class Exported:
-    """What an export wrote, and how it was checked.
-
-    Attributes:
-        path: the ONNX file.
-        exporter: ``dynamo`` or ``torchscript``.
-        failed_exporter: the exporter that was tried first and failed, None where the first succeeded.
-        fallback_reason: why it failed.
-        opset: version of the ONNX operator set.
-        input_size: ``(C, H, W)``.
-        classes: length of the output.
-        parameters: number of them in the network.
-        parity: the comparison with the network in torch.
-        reference_parity: the comparison with the reference implementation, None where none was given.
-        size_bytes: of the file, with that of its tensors where they lie beside it.
-        pipeline: the preprocessing that published weights were made for, None for other weights.
-    """
-
-    path: Path
-    exporter: str
-    failed_exporter: str | None
-    fallback_reason: str | None
-    opset: int
-    input_size: tuple[int, int, int]
-    classes: int
-    parameters: int
-    parity: Parity
-    size_bytes: int
-    reference_parity: Parity | None = None
-    pipeline: Pipeline | None = None
 
 
 def export_network(

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from quantkit.errors import ModelError
+from quantkit.export.result import Parity
 from quantkit.export.translate import first_line
 
 # One image, and more than one: a batch that the exporter fixed shows in one of them.
@@ -30,30 +31,6 @@ class Original:
     description: str
     network: nn.Module
     fix: str
-
-
-@dataclass(frozen=True)
-class Parity:
-    """How far an exported model is from a torch network.
-
-    Attributes:
-        against: the network, as it is called in messages.
-        random_error: largest ``|onnx - torch|`` over the logits of random input.
-        image_error: the same over real images, None where none were given.
-        images: number of real images.
-        largest_logit: largest ``|torch|`` seen, what the errors are to be read against.
-    """
-
-    against: str
-    random_error: float
-    image_error: float | None
-    images: int
-    largest_logit: float
-
-    @property
-    def max_abs_error(self) -> float:
-        """The larger of the two errors."""
-        return max(self.random_error, self.image_error or 0.0)
 
 
 class _Comparison:

@@ -48,7 +48,7 @@ mini_iresnet = partial(
 )
 
 
-class Digits(NamedTuple):
+class LabelledDigits(NamedTuple):
     """The bundled digits.
 
     Attributes:
@@ -88,10 +88,10 @@ def write_digits(path: Path) -> None:
         np.savez_compressed(file, images=images, labels=labels, train=train, calibration=calibration, test=test)
 
 
-def read_digits(path: Path) -> Digits:
+def read_digits(path: Path) -> LabelledDigits:
     """Read the file that `write_digits` wrote."""
     with np.load(path, allow_pickle=False) as archive:
-        return Digits(
+        return LabelledDigits(
             archive["images"], *(archive[name].astype(np.int64) for name in ("labels", "train", "calibration", "test"))
         )
 
@@ -102,7 +102,7 @@ def to_input(images: NDArray[np.uint8]) -> Tensor:
     return torch.from_numpy(table[images][:, np.newaxis])
 
 
-def train(digits: Digits, epochs: int = EPOCHS) -> nn.Module:
+def train(digits: LabelledDigits, epochs: int = EPOCHS) -> nn.Module:
     """Train the network: SGD with momentum, one cycle of the learning rate, shifts by one pixel."""
     torch.manual_seed(SEED)
     network = mini_iresnet()
@@ -127,7 +127,7 @@ def _shifted(images: Tensor) -> Tensor:
     return functional.pad(images, (1, 1, 1, 1), value=-1.0)[:, :, down : down + 8, right : right + 8]
 
 
-def accuracy(network: nn.Module, digits: Digits, part: NDArray[np.int64]) -> float:
+def accuracy(network: nn.Module, digits: LabelledDigits, part: NDArray[np.int64]) -> float:
     """Return the top-1 accuracy in percent."""
     with torch.inference_mode():
         predictions = network(to_input(digits.images[part])).argmax(1).numpy()

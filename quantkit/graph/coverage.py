@@ -9,7 +9,7 @@ import onnx_ir as ir
 
 from quantkit.errors import CoverageError
 from quantkit.graph.analysis import ops
-from quantkit.graph.analysis.macs import LayerCost, layer_costs
+from quantkit.graph.analysis.macs import LayerOperations, layer_costs
 from quantkit.graph.analysis.values import ORIGIN, node_name
 from quantkit.graph.qdq.placement import STRONG, Placement
 from quantkit.graph.qdq.plan import Plan
@@ -33,6 +33,15 @@ class FloatLayer:
         op_type: its operator, with the domain where that is not ONNX's own.
         why: the reason.
         multiply_adds: for one image, None where they are not known.
+
+    Example:
+        In the folder that ``quantkit demo`` makes:
+
+        >>> import quantkit
+        >>> options = quantkit.QuantizeOptions(skip=("conv:0",), bias_correction=False)
+        >>> done = quantkit.quantize("run", options=options, out="skipped.onnx")
+        >>> [layer.op_type for layer in done.coverage.float_layers]
+        ['Conv']
     """
 
     name: str
@@ -55,6 +64,13 @@ class Coverage:
         int8_multiply_adds: of those of them that are int8.
         uncounted: layers whose multiply-adds are not known.
         float_layers: the layers that stay in float, in graph order.
+
+    Example:
+        In the folder that ``quantkit demo`` makes:
+
+        >>> import quantkit
+        >>> quantkit.inspect("mini_iresnet.onnx").targets[0].coverage.layers
+        28
     """
 
     layers: int
@@ -85,16 +101,16 @@ class Coverage:
         """Tell whether at least this share (0 to 1) of the multiply-adds is certain to be int8."""
         return self.is_certain and self.share >= share
 
-    def require(self, share: float | None) -> None:
-        """Refuse a model of which less than a share (0 to 1) of the multiply-adds is int8; None requires nothing.
+    def require(self, least: float | None) -> None:
+        """Refuse a model of which less than ``least`` percent of the multiply-adds is int8; None requires nothing.
 
         Raises:
             CoverageError: less of it is int8, or a layer in float has an unknown number of multiply-adds.
         """
-        if share is None or self.meets(share):
+        if least is None or self.meets(least / 100.0):
             return
         raise CoverageError(
-            f"{percent(share)} of the multiply-adds in int8 are required; {self}",
+            f"{percent(least / 100.0)} of the multiply-adds in int8 are required; {self}",
             where="--require-coverage",
             fix="without the requirement, --verbose lists the layers in float",
         )
@@ -152,7 +168,7 @@ def coverage(plan: Plan, input_shape: Sequence[int] | None = None) -> Coverage:
     return coverage_of(layer_costs(model, input_shape), plan.placement, plan.absorbed)
 
 
-def coverage_of(costs: Sequence[LayerCost], placement: Placement, absorbed: Collection[str]) -> Coverage:
+def coverage_of(costs: Sequence[LayerOperations], placement: Placement, absorbed: Collection[str]) -> Coverage:
     """Return how much of a prepared model a placement makes int8.
 
     Args:
@@ -204,7 +220,7 @@ def percent(share: float) -> str:
     return "100 %" if share >= 1.0 else f"{floor(1000.0 * share) / 10.0:.1f} %"
 
 
-def _why(cost: LayerCost, reasons: dict[str, str], kinds: dict[str, str]) -> str:
+def _why(cost: LayerOperations, reasons: dict[str, str], kinds: dict[str, str]) -> str:
     if cost.within is not None:
         return ops.FLOAT_REASONS.get(kinds.get(cost.within, ""), "what runs inside another operator is not quantized")
     return reasons.get(cost.name) or _UNEXPLAINED

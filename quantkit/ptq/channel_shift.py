@@ -26,11 +26,10 @@ from scipy.optimize import minimize
 from scipy.sparse import csr_array, vstack
 
 from quantkit.graph.qdq.plan import Plan
-from quantkit.ptq.channel_statistics import ChannelStatistics, channel_statistics
+from quantkit.ptq.channel_statistics import ChannelStatistics
 from quantkit.ptq.noise_model import activation_costs, relative_importance
 from quantkit.ptq.shift_groups import Movable, movable, moved
 
-FloatArray = npt.NDArray[np.float32]
 Vector = npt.NDArray[np.float64]
 
 # Channels that do not reach the ends of their tensor are pulled to the middle by this much.
@@ -38,35 +37,47 @@ PULL = 0.1
 # Sharpness of the smooth maximum, of values between 0 and 1.
 SHARPNESS = 40.0
 ITERATIONS = 200
+# Offsets below this share of the narrowest span that they change are none.
+LEAST_SHIFT = 1e-3
 
 
-def center(model: ir.Model, plan: Plan, images: Sequence[FloatArray], *, threads: int) -> ir.Model | None:
-    """Return the copy of a model whose tensors span least for the same function; None where nothing can be moved.
+def center(model: ir.Model, plan: Plan, statistics: Mapping[str, ChannelStatistics]) -> ir.Model | None:
+    """Return the copy of a model whose tensors span least for the same function; None where no channel can be shifted.
 
     Args:
         model: prepared.
         plan: made for it.
-        images: a few dozen, ``[N, C, H, W]`` each.
-        threads: images run side by side.
+        statistics: of the model's channels, over a few dozen images.
     """
     found = movable(model)
-    if not found.free.any():
-        return None
-    statistics = channel_statistics(model, images, threads=threads)
-    return moved(model, found, best_channel_shifts(model, plan, found, statistics))
+    shifts = best_channel_shifts(model, plan, found, statistics)
+    return moved(model, found, shifts) if shifts is not None else None
 
 
 def best_channel_shifts(
     model: ir.Model, plan: Plan, found: Movable, statistics: Mapping[str, ChannelStatistics]
-) -> Vector:
-    """Return the offsets that minimize ``J``, float64 ``[count]``."""
-    objective = Objective(model, plan, found, statistics)
-    start = np.zeros(found.free.size)
-    result = minimize(objective, start, jac=True, method="L-BFGS-B", options={"maxiter": ITERATIONS})
-    return np.asarray(result.x * objective.units)
+) -> Vector | None:
+    """Return the offsets that minimize ``J``, float64 ``[count]``; None where none of them would change a range."""
+    objective = ChannelShiftNoise(model, plan, found, statistics)
+    free = objective.units > 0.0
+    if not free.any():
+        return None
+    shifts = np.zeros(found.free.size)
+
+    def of_free(units: Vector) -> tuple[float, Vector]:
+        shifts[free] = units
+        value, gradient = objective(shifts)
+        return value, gradient[free]
+
+    start = np.zeros(np.count_nonzero(free))
+    result = minimize(of_free, start, jac=True, method="L-BFGS-B", options={"maxiter": ITERATIONS})
+    if np.abs(result.x).max() < LEAST_SHIFT:
+        return None
+    shifts[free] = result.x
+    return np.asarray(shifts * objective.units)
 
 
-class Objective:
+class ChannelShiftNoise:
     """``log J`` and its gradient.
 
     Args:
@@ -87,7 +98,7 @@ class Objective:
         for group in plan.groups:
             names = [name for name in group.tensors if name in statistics]
             cost = sum(float(costs[name].sum()) for name in names)
-            if cost > 0.0 and any(found.arriving[name].nnz for name in names):
+            if cost > 0.0 and any(found.arriving[name][:, found.free].nnz for name in names):
                 symmetric = plan.target.activations.symmetric
                 self._terms.append(_Term.of(found, names, statistics, cost, symmetric=symmetric))
         self.units = self._units(found)

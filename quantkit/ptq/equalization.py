@@ -20,8 +20,9 @@ In ``log s`` every term is an exponential of a maximum of affine functions, so J
 with a smooth maximum.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -31,11 +32,10 @@ from scipy.optimize import minimize
 from quantkit.graph.analysis.values import attribute_int, node_name
 from quantkit.graph.qdq.plan import Layer, Plan
 from quantkit.ptq.channel_groups import PINNED, ChannelGroups, find_channel_groups
-from quantkit.ptq.channel_statistics import ChannelStatistics, channel_statistics
+from quantkit.ptq.channel_statistics import ChannelStatistics
 from quantkit.ptq.noise_model import activation_costs, is_by_channel, layer_weights, relative_importance
 from quantkit.ptq.rescale import rescaled
 
-FloatArray = npt.NDArray[np.float32]
 Vector = npt.NDArray[np.float64]
 IntVector = npt.NDArray[np.int64]
 
@@ -49,7 +49,11 @@ WEIGHT_NOISE = 0.3
 SHARPNESS = 40.0
 # A rescaled channel stays this far below the limit of a Clip.
 CAP_MARGIN = 0.5
+# What is further below the maximum than this has less than e^-40 of it.
+NEGLIGIBLE = 40.0 / SHARPNESS
 ITERATIONS = 200
+# Factors this near to one, as logarithms, change nothing that rounding would show.
+LEAST_LOG = 1e-3
 
 
 @dataclass(frozen=True)
@@ -72,47 +76,67 @@ class Equalization:
 
 
 def equalize(
-    model: ir.Model, plan: Plan, images: Sequence[FloatArray], *, keep_capped: bool = False, threads: int
-) -> Equalization:
-    """Return the factors that minimize the noise a plan's rounding adds.
+    model: ir.Model,
+    plan: Plan,
+    statistics: Mapping[str, ChannelStatistics],
+    *,
+    keep_capped: bool = False,
+    start: Equalization | None = None,
+) -> Equalization | None:
+    """Return the factors that minimize the noise a plan's rounding adds; None where no channel can be rescaled.
 
-    A channel that a Clip limits can be rescaled where the images leave it well below the limit; whether others do, they
-    cannot say. So the function has to be looked at on others, and where it changed the factors found with
+    A channel that a Clip limits can be rescaled where the images leave it well below the limit; other images may not.
+    So the caller compares the scores on other images, and where they differ takes the factors found with
     ``keep_capped``.
 
     Args:
         model: prepared.
         plan: made for it; its target says how activations and weights are scaled.
-        images: a few dozen, ``[N, C, H, W]`` each.
+        statistics: of the model's channels, over a few dozen images.
         keep_capped: leave every channel as it is that a Clip limits.
-        threads: images run side by side.
+        start: factors to begin with, such as those found without ``keep_capped``.
     """
     groups = find_channel_groups(model)
-    statistics = channel_statistics(model, images, threads=threads)
-    bounds = _bounds(groups, statistics, keep_capped)
-    objective = Objective(model, plan, groups, statistics)
-    start = np.zeros(groups.count)
-    found = minimize(objective, start, jac=True, method="L-BFGS-B", bounds=bounds, options={"maxiter": ITERATIONS})
-    gain_db = 10.0 / np.log(10.0) * (objective(start)[0] - float(found.fun))
-    return Equalization(groups, np.exp(found.x), float(gain_db))
+    low, high = _bounds(groups, statistics, keep_capped)
+    free = low < high
+    objective = EqualizationNoise(model, plan, groups, statistics, ~free)
+    if not free.any() or objective.is_empty:
+        return None
+    zeros = np.zeros(groups.count)
+
+    def of_free(logs: Vector) -> tuple[float, Vector]:
+        whole = zeros.copy()
+        whole[free] = logs
+        value, gradient = objective(whole)
+        return value, gradient[free]
+
+    first = zeros if start is None else np.clip(np.log(start.factors), low, high)
+    bounds = list(zip(low[free].tolist(), high[free].tolist(), strict=True))
+    found = minimize(of_free, first[free], jac=True, method="L-BFGS-B", bounds=bounds, options={"maxiter": ITERATIONS})
+    gain_db = 10.0 / np.log(10.0) * (objective(zeros)[0] - float(found.fun))
+    if np.abs(found.x).max() < LEAST_LOG or gain_db <= 0.0:
+        return None
+    logs = zeros
+    logs[free] = found.x
+    return Equalization(groups, np.exp(logs), float(gain_db))
 
 
 def _bounds(
     groups: ChannelGroups, statistics: Mapping[str, ChannelStatistics], keep_capped: bool
-) -> list[tuple[float, float]]:
-    """Return the least and greatest logarithm of each class' factor."""
+) -> tuple[Vector, Vector]:
+    """Return the least and the greatest logarithm of each class' factor."""
     low, high = np.full(groups.count, -np.log(LARGEST_FACTOR)), np.full(groups.count, np.log(LARGEST_FACTOR))
     low[PINNED] = high[PINNED] = 0.0
     for cap in groups.caps:
         reach = np.maximum(statistics[cap.tensor].hi, 1e-12)
         room = np.log(CAP_MARGIN * cap.limit / reach)
         classes = groups.classes[cap.tensor]
-        # Where the limit is felt, a factor would change what it cuts off.
+        # Where values reach the limit, a factor would change what it cuts off.
         np.minimum.at(high, classes, np.maximum(room, 0.0))
         np.maximum.at(low, classes, np.where(room > 0.0, low[classes], 0.0))
         if keep_capped:
             low[classes] = high[classes] = 0.0
-    return list(zip(low.tolist(), high.tolist(), strict=True))
+    return low, high
 
 
 @dataclass(frozen=True)
@@ -126,7 +150,16 @@ class _ActivationTerm:
 
 @dataclass(frozen=True)
 class _WeightTerm:
-    """One layer: ``log_weights`` and ``classes`` are ``[out, in / groups]``, ``energy`` the inputs' likewise."""
+    """One layer.
+
+    Attributes:
+        log_weights: float64 ``[groups, out / groups, in / groups]``.
+        classes: of the inputs, ``[groups, in / groups]``.
+        energy: of the inputs, likewise.
+        importance: of the outputs, ``[groups, out / groups]``.
+        outputs: classes of the outputs, likewise.
+        per_channel: one scale per output channel, or one per tensor.
+    """
 
     log_weights: Vector
     classes: IntVector
@@ -136,28 +169,47 @@ class _WeightTerm:
     per_channel: bool
 
 
-class Objective:
-    """``log J`` and its gradient in the logarithms of the factors."""
+class EqualizationNoise:
+    """``log J`` and its gradient in the logarithms of the factors.
+
+    Args:
+        model: prepared.
+        plan: made for it.
+        groups: its classes of channels.
+        statistics: of its channels.
+        fixed: bool ``[classes]``, those whose factor stays one; what only they enter is not computed again and again.
+    """
 
     def __init__(
-        self, model: ir.Model, plan: Plan, groups: ChannelGroups, statistics: Mapping[str, ChannelStatistics]
+        self,
+        model: ir.Model,
+        plan: Plan,
+        groups: ChannelGroups,
+        statistics: Mapping[str, ChannelStatistics],
+        fixed: npt.NDArray[np.bool_] | None = None,
     ) -> None:
         self._channel_groups, self._statistics, self._plan = groups, statistics, plan
+        self._fixed = np.arange(groups.count) == PINNED if fixed is None else fixed
         self._nodes = {node_name(node): node for node in model.graph}
         self._importance = relative_importance(model, statistics)
         layers = [layer for layer in plan.layers if {layer.input, layer.output} <= statistics.keys()]
         self._weights = [term for layer in layers if (term := self._weight_term(layer)) is not None]
         self._activations = self._activation_terms(activation_costs(plan, self._importance, statistics))
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether no rounding adds noise that the scores show."""
+        return self(np.zeros(self._channel_groups.count))[0] == -math.inf
+
     def __call__(self, logs: Vector) -> tuple[float, Vector]:
-        """Return the objective and its gradient."""
+        """Return the objective and its gradient; minus infinity where no rounding adds noise."""
         total, gradient = 0.0, np.zeros(logs.size)
         for activation in self._activations:
             total += _add_activation(activation, logs, gradient)
         for weight in self._weights:
             total += _add_weight(weight, logs, gradient)
-        if total <= 0.0:  # nothing is known to matter for the scores
-            return 0.0, np.zeros(logs.size)
+        if total <= 0.0:
+            return -math.inf, np.zeros(logs.size)
         return float(np.log(total)), gradient / total
 
     def _weight_term(self, layer: Layer) -> _WeightTerm | None:
@@ -170,16 +222,17 @@ class Objective:
         groups = attribute_int(node, "group", 1)
         if scheme.per_channel and inputs == 1:
             return None  # a factor of its one input goes into the channel's own scale
-        columns = np.repeat(np.arange(groups * inputs).reshape(groups, inputs), outputs // groups, axis=0)
         step = 1.0 / (12.0 * scheme.divisor**2)
-        return _WeightTerm(
-            np.log(np.maximum(largest, 1e-9 * max(float(largest.max()), 1e-30))),
-            self._channel_groups.classes[layer.input][columns],
-            self._statistics[layer.input].power[columns] * taps * step * WEIGHT_NOISE,
-            self._importance[layer.output],
-            self._channel_groups.classes[layer.output],
+        floor = 1e-9 * max(float(largest.max()), 1e-30)
+        term = _WeightTerm(
+            np.log(np.maximum(largest, floor)).reshape(groups, outputs // groups, inputs),
+            self._channel_groups.classes[layer.input].reshape(groups, inputs),
+            (self._statistics[layer.input].power * taps * step * WEIGHT_NOISE).reshape(groups, inputs),
+            self._importance[layer.output].reshape(groups, -1),
+            self._channel_groups.classes[layer.output].reshape(groups, -1),
             scheme.per_channel,
         )
+        return _without_fixed_inputs(term, self._fixed)
 
     def _activation_terms(self, costs: Mapping[str, Vector]) -> list[_ActivationTerm]:
         terms = []
@@ -215,28 +268,55 @@ def _add_activation(term: _ActivationTerm, logs: Vector, gradient: Vector) -> fl
     return value
 
 
+def _without_fixed_inputs(term: _WeightTerm, fixed: npt.NDArray[np.bool_]) -> _WeightTerm:
+    """Return a term whose inputs of fixed factor are one: their smooth maximum, and the sum of their energies."""
+    inputs = fixed[term.classes[0]]
+    if len(term.classes) > 1 or np.count_nonzero(inputs) < 2:
+        return term
+    maximum, _ = _smooth_maximum(term.log_weights[:, :, inputs])
+    return replace(
+        term,
+        log_weights=np.concatenate([term.log_weights[:, :, ~inputs], maximum[:, :, None]], axis=2),
+        classes=np.append(term.classes[:, ~inputs], [[PINNED]], axis=1),
+        energy=np.append(term.energy[:, ~inputs], term.energy[:, inputs].sum(axis=1, keepdims=True), axis=1),
+    )
+
+
 def _add_weight(term: _WeightTerm, logs: Vector, gradient: Vector) -> float:
+    """Add the gradient of one layer's noise, and return that noise.
+
+    The noise is a sum over outputs of ``importance * step^2`` times a sum over inputs of their energy, group by group;
+    so only the share of each weight in the maximum is as large as the weights are.
+    """
     moved = logs[term.classes]
     energy = term.energy * np.exp(2.0 * moved)
+    by_group = energy.sum(axis=1, keepdims=True)
+    logs_out = np.zeros(()) if term.per_channel else logs[term.outputs]
+    steps = term.log_weights - moved[:, None, :]
     if term.per_channel:
-        maximum, share = _smooth_maximum(term.log_weights - moved)
-        noise = term.importance[:, None] * np.exp(2.0 * maximum)[:, None] * energy
-        values = noise.sum(axis=1)
-        np.add.at(gradient, term.classes, 2.0 * (noise - values[:, None] * share))
-        return float(values.sum())
-    out = logs[term.outputs][:, None]
-    maximum, share = _smooth_maximum((term.log_weights - moved + out).reshape(1, -1))
-    share = share.reshape(moved.shape)
-    noise = term.importance[:, None] * np.exp(2.0 * (maximum - out)) * energy
-    value = float(noise.sum())
-    np.add.at(gradient, term.classes, 2.0 * (noise - value * share))
-    np.add.at(gradient, term.outputs, 2.0 * (value * share.sum(axis=1) - noise.sum(axis=1)))
+        maximum, share = _smooth_maximum(steps)
+    else:
+        maximum, share = _smooth_maximum((steps + logs_out[:, :, None]).reshape(1, -1))
+        share = share.reshape(steps.shape)
+    by_output = term.importance * np.exp(2.0 * (maximum - logs_out))
+    value = float((by_output * by_group).sum())
+    by_input = energy * by_output.sum(axis=1, keepdims=True)
+    if term.per_channel:
+        by_input -= ((by_output * by_group)[:, None, :] @ share)[:, 0]
+    else:
+        by_input -= value * share.sum(axis=1)
+        np.add.at(gradient, term.outputs, 2.0 * (value * share.sum(axis=2) - by_output * by_group))
+    np.add.at(gradient, term.classes, 2.0 * by_input)
     return value
 
 
 def _smooth_maximum(values: Vector) -> tuple[Vector, Vector]:
     """Return the smooth maximum along the last axis, and its derivative: the share of each value in it."""
     greatest = values.max(axis=-1, keepdims=True)
-    weights = np.exp(SHARPNESS * (values - greatest))
+    below = values - greatest
+    weights = np.zeros(below.shape)
+    counts = below > -NEGLIGIBLE
+    weights[counts] = np.exp(SHARPNESS * below[counts])
     total = weights.sum(axis=-1, keepdims=True)
-    return (greatest + np.log(total) / SHARPNESS)[..., 0], weights / total
+    weights /= total
+    return (greatest + np.log(total) / SHARPNESS)[..., 0], weights

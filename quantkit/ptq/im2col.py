@@ -1,6 +1,6 @@
-"""What a layer multiplies its weights with: its input as columns, and their covariance."""
+"""im2col columns: the input of a layer as the columns that its weights are multiplied with, and their covariance."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -11,15 +11,17 @@ from quantkit.graph.analysis.values import attribute_int, attribute_ints, attrib
 FloatArray = npt.NDArray[np.floating]
 Covariance = npt.NDArray[np.float64]
 
-# Samples a column of the covariance should rest on, and positions of one image, which are all much alike.
+# Samples for each column of the covariance, and positions of one image, which are strongly correlated.
 SAMPLES_PER_COLUMN = 4
 LEAST_POSITIONS, MOST_POSITIONS = 32, 256
 # A covariance of this many columns takes half a gigabyte.
 LARGEST_COLUMNS = 8192
+# Samples that are multiplied together: adding to the covariance image by image costs more than the products.
+BLOCK_SAMPLES = 1024
 
 
 def can_unfold(node: ir.Node, weight_shape: Sequence[int]) -> bool:
-    """Tell whether `input_covariance` knows the layer: a 2-D convolution with explicit padding, a Gemm or MatMul."""
+    """Return whether `input_covariance` supports a layer: a 2-D convolution with explicit padding, Gemm or MatMul."""
     if node.op_type == "Conv":
         plain = len(weight_shape) == 4 and attribute_str(node, "auto_pad", "NOTSET") == "NOTSET"
         return plain and int(np.prod(weight_shape[1:])) <= LARGEST_COLUMNS
@@ -41,16 +43,29 @@ def input_covariance(
     groups = attribute_int(node, "group", 1) if node.op_type == "Conv" else 1
     rng = np.random.default_rng(seed)
     count, total, squares = 0, np.zeros(0), np.zeros(0)
-    for value in inputs:
-        columns = _unfolded(node, weight_shape, value, images, rng).astype(np.float64)
-        blocks = columns.reshape(groups, columns.shape[0] // groups, -1)
+    for columns in _joined(_unfolded(node, weight_shape, value, images, rng) for value in inputs):
+        blocks = columns.astype(np.float64).reshape(groups, columns.shape[0] // groups, -1)
         if not count:
             total, squares = np.zeros(blocks.shape[:2]), np.zeros((*blocks.shape[:2], blocks.shape[1]))
         count += blocks.shape[2]
         total += blocks.sum(axis=2)
         squares += blocks @ blocks.transpose(0, 2, 1)
     mean = total / count
-    return np.asarray(squares / count - mean[:, :, None] * mean[:, None, :])
+    squares /= count
+    squares -= mean[:, :, None] * mean[:, None, :]
+    return squares
+
+
+def _joined(columns: Iterable[FloatArray]) -> Iterator[FloatArray]:
+    """Yield the columns of several images side by side, at least `BLOCK_SAMPLES` samples but for the last."""
+    held: list[FloatArray] = []
+    for one in columns:
+        held.append(one)
+        if sum(part.shape[1] for part in held) >= BLOCK_SAMPLES:
+            yield np.concatenate(held, axis=1)
+            held = []
+    if held:
+        yield np.concatenate(held, axis=1)
 
 
 def _unfolded(

@@ -41,6 +41,8 @@ def noise_gains(model: ir.Model, statistics: Mapping[str, ChannelStatistics]) ->
     for node in reversed(list(model.graph)):
         found = [gains.get(name_of(value)) for value in node.outputs]
         result = found[0]
+        if result is None and node.outputs[0].dtype == ir.DataType.FLOAT:
+            result = np.ones(1)  # its channels are not known, and as little is known of what they matter
         if result is None:
             continue
         if node.op_type == "Split":
@@ -120,7 +122,7 @@ def _back(
         if weights.shape[0] == result.size:
             back = through_weights(node, result, np.square(weights).sum(axis=2)) / spread
             return back if back.size == own.power.size else np.full(own.power.size, float(result.mean()))
-    if node.op_type == "Relu" and after is not None:
+    if node.op_type in ("Relu", "Clip") and index == 0 and after is not None:
         return result * after.active
     if node.op_type in _POOLS:
         return result * density**2 if node.op_type == "GlobalAveragePool" else _pooled(node, result)

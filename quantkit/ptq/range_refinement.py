@@ -1,15 +1,15 @@
-"""Ranges refined for the scores: each tensor is rounded alone, and its range is what brings the scores nearest to fp32.
+"""Range refinement: the ends of a range move to where the scores, with that tensor alone rounded, are nearest to fp32.
 
-A method sets a range by what it does to the tensor itself. The scores see the tensor through what reads it: a ReLU
-behind a sum cuts off most of what lies far below zero, a channel that nothing weighs may reach the furthest, and a
-range that is right for the mean of all channels is then too wide for those that count. Here the ends of one range after
-the other are moved, with all other tensors in float, so that no other noise hides what the move does:
+A method sets a range by the values of the tensor itself. The scores depend on the tensor through its readers: a ReLU
+behind a sum cuts off most of what is far below zero, a channel with small weights may have the largest values, and a
+range that is right for the mean of all channels is then too wide for those that matter. Here the ends of one range
+after the other are moved, with all other tensors in float, so that no other noise hides the effect:
 
     distance(lo, hi) = sqrt(KL * noise / signal) of the scores, as `quantkit.evaluation.selection` measures it
 
-less the mean change of each score where the correction of biases takes it back. An end that moves must bring the
-distance down by a share that chance does not, or it stays; a range whose rounding hardly shows in the scores stays as
-it is, and so does one that others follow from.
+less the mean change of each score where bias correction removes it. Only the tensors whose rounding changes the scores
+most are refined, as a few images rank them. An end moves where the distance falls by more than chance explains. A range
+that others follow from stays, and all ranges stay where the moves together gain next to nothing.
 """
 
 import math
@@ -23,7 +23,7 @@ import onnx_ir as ir
 from quantkit.engine.prefix_sharing import PrefixSharedRuns
 from quantkit.engine.scores import scores_of
 from quantkit.evaluation.predictions import Scores, kind_of_scores, log_probabilities
-from quantkit.evaluation.selection import closeness
+from quantkit.evaluation.selection import closeness, without_mean_change
 from quantkit.graph.analysis.values import add_constant, forget_names, insert_behind, name_of, node_name, unused_name
 from quantkit.graph.qdq.edit import all_values
 from quantkit.graph.qdq.plan import Plan
@@ -33,15 +33,20 @@ from quantkit.numerics import QParams, Range
 
 FloatArray = npt.NDArray[np.float32]
 
-# An end is moved inwards by this factor again and again, until that did not help twice in a row: where a tensor has but
-# few levels, what a step less does is half chance. Where it never helps, the end is moved half as far, else outwards.
+# An end is moved inwards by this factor again and again, until that fails twice in a row: where a tensor has few
+# levels, the effect of a single step is half chance. Where it never helps, the end is moved half as far, then outwards.
 INWARDS, PATIENCE, HALF, OUTWARDS = 0.8, 2, 0.9, 1.1
-# No end is moved further in: what so few images do not reach, others do.
+# No end is moved further in: values that so few images do not reach, others do.
 LEAST_FACTOR = 0.2
-# What a move has to bring the distance down to, and by how many standard errors the images gain.
+# The share of the distance that a move may leave, and the number of standard errors by which the images must gain.
 EARNED, CERTAINTY = 0.95, 1.0
-# Ranges that make less than this share of the distance of all together are left alone.
+# Ranges with less than this share of the distance of all together are left alone.
 LEAST_SHARE = 0.003
+# Where there are more ranges than this, so many images rank them, and those are refined that have this share of the
+# noise, the largest first.
+RANKED_ABOVE, RANKING_IMAGES, RANKED_SHARE = 12, 12, 0.8
+# The least share of the noise of all ranges that the moves together must remove.
+LEAST_GAIN = 0.02
 
 
 def refine_ranges(
@@ -54,36 +59,68 @@ def refine_ranges(
     threads: int,
     progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, Range]:
-    """Return the ranges of the observed tensors, some of them narrower or wider.
+    """Return the ranges of the observed tensors, some of them narrower or wider; all as given where that gains little.
 
     Args:
         model: prepared.
         plan: made for it.
         ranges: at least one for every tensor of ``plan.observed``.
         images: a few dozen, ``[N, C, H, W]`` each.
-        corrected: biases will be, so a change that is the same for all images does not count.
+        corrected: biases will be corrected, so a change that is the same for all images does not count.
         threads: images run side by side.
-        progress: called with the number of ranges looked at and of all.
+        progress: called with the number of ranges ranked and refined, and of all there are to do.
 
     Raises:
         ModelError: the model cannot be run.
     """
-    search = _Search(model, plan, ranges, images, corrected, threads)
     own = [group for group in plan.groups if _is_its_own(group, plan.groups)]
-    for done, group in enumerate(own, start=1):
-        search.refine(group)
+    ranked = own if len(own) > RANKED_ABOVE else []
+    done = 0
+
+    def count(left: int) -> None:
+        nonlocal done
+        done += 1
         if progress is not None:
-            progress(done, len(own))
-    return search.ranges
+            progress(done, done + left)
+
+    if ranked:
+        ranking = _Search(model, plan, ranges, images[:RANKING_IMAGES], corrected, threads)
+        noise = []
+        for left, group in zip(range(2 * len(own) - 1, 0, -1), own, strict=False):
+            noise.append(ranking.noise(group))
+            count(left)
+        own = _largest(own, noise)
+    search = _Search(model, plan, ranges, images, corrected, threads)
+    for left, group in zip(range(len(own) - 1, -1, -1), own, strict=True):
+        search.refine(group)
+        count(left)
+    return search.ranges if search.gain >= LEAST_GAIN else dict(ranges)
+
+
+def _largest(groups: Sequence[RangeGroup], noise: Sequence[float]) -> list[RangeGroup]:
+    """Return the groups that together have `RANKED_SHARE` of the noise, the fewest possible, in their order."""
+    order = sorted(range(len(groups)), key=lambda index: -noise[index])
+    wanted, chosen = RANKED_SHARE * sum(noise), set()
+    for index in order:
+        if wanted <= 0.0:
+            break
+        chosen.add(index)
+        wanted -= noise[index]
+    return [group for index, group in enumerate(groups) if index in chosen]
 
 
 def _is_its_own(group: RangeGroup, groups: Sequence[RangeGroup]) -> bool:
-    """Tell whether a group's range follows from tensors that no other group's range follows from."""
+    """Return whether a group's range follows from tensors that no other group's range follows from."""
     return not any(set(group.observed) & set(other.observed) for other in groups if other is not group)
 
 
 class _Search:
-    """The scores of the fp32 model with one tensor rounded, and the ranges found so far."""
+    """The scores of the fp32 model with one tensor rounded, and the ranges found so far.
+
+    Attributes:
+        ranges: the ranges, refined so far.
+        gain: share of the noise of all ranges that the moves so far remove.
+    """
 
     def __init__(
         self,
@@ -94,24 +131,33 @@ class _Search:
         corrected: bool,
         threads: int,
     ) -> None:
-        self.ranges = dict(ranges)
+        self.ranges, self.gain = dict(ranges), 0.0
         self._model, self._plan, self._corrected = model, plan, corrected
         self._reference = scores_of(model, images, threads=threads)
         everything = rounded(model, plan, activation_parameters(plan, ranges))
         self._whole = self._effect_of(scores_of(everything, images, threads=threads)).distance
         self._variants = PrefixSharedRuns(model, images, threads=threads)
 
+    def noise(self, group: RangeGroup) -> float:
+        """Return the square of the distance with a group's tensors rounded; 0 where it is negligible."""
+        distance = self._effect(group, self.ranges).distance
+        return 0.0 if distance < LEAST_SHARE * self._whole or not math.isfinite(distance) else distance**2
+
     def refine(self, group: RangeGroup) -> None:
         """Move the upper end of a group's range, then the lower one."""
-        found = self._effect(group, self.ranges)
+        start = found = self._effect(group, self.ranges)
         if found.distance < LEAST_SHARE * self._whole:
             return
         symmetric = self._plan.target.activations.symmetric
         for ends in ((True, True),) if symmetric else ((False, True), (True, False)):
             found = self._move(group, ends, found)
+        if found is not start:
+            # Where the distance was infinite, any finite one is all the gain there is.
+            before = start.distance if math.isfinite(start.distance) else math.hypot(self._whole, found.distance)
+            self.gain += (before**2 - found.distance**2) / max(self._whole**2, np.finfo(np.float64).tiny)
 
     def _move(self, group: RangeGroup, ends: tuple[bool, bool], start: "_Effect") -> "_Effect":
-        """Move these ends of a range (lower, upper) to where its rounding shows least, and return how much it does."""
+        """Move these ends of a range (lower, upper) to the least distance, and return that effect."""
         before, best = self.ranges, start
 
         def helps(factor: float) -> bool:
@@ -144,7 +190,7 @@ class _Search:
 
 @dataclass(frozen=True, eq=False)
 class _Effect:
-    """What rounding does to the scores.
+    """The effect of rounding on the scores.
 
     Attributes:
         distance: of all images.
@@ -158,17 +204,17 @@ class _Effect:
     def of(cls, reference: FloatArray, scores: FloatArray, *, corrected: bool) -> "_Effect":
         if not np.isfinite(scores).all():
             return cls(math.inf, np.full(len(scores), math.inf))
-        if kind_of_scores(reference) is Scores.PROBABILITIES:  # biases act before the softmax
+        if corrected:
+            reference, scores = without_mean_change(reference, scores)
+        elif kind_of_scores(reference) is Scores.PROBABILITIES:
             reference, scores = (
                 log_probabilities(one, Scores.PROBABILITIES).astype(np.float32) for one in (reference, scores)
             )
-        drift = (scores - reference).mean(axis=0, dtype=np.float64) if corrected else 0.0
-        shifted = (scores - drift).astype(np.float32)
-        noise = np.square(shifted.astype(np.float64) - reference).sum(axis=1)
-        return cls(closeness(reference, shifted).distance, np.log(noise + np.finfo(np.float64).tiny))
+        noise = np.square(scores.astype(np.float64) - reference).sum(axis=1)
+        return cls(closeness(reference, scores).distance, np.log(noise + np.finfo(np.float64).tiny))
 
     def is_less_than(self, other: "_Effect") -> bool:
-        """Tell whether this is less, by more than images differ by chance."""
+        """Return whether this is less by more than chance explains."""
         if self.distance >= EARNED * other.distance or not math.isfinite(other.distance):
             return self.distance < other.distance == math.inf
         gains = other.log_noise - self.log_noise
@@ -183,7 +229,8 @@ def _scaled(ranges: Mapping[str, Range], group: RangeGroup, below: float, above:
 def rounded(model: ir.Model, plan: Plan, parameters: Mapping[str, QParams]) -> ir.Model:
     """Return a copy of a float model in which some tensors are rounded to integers and back.
 
-    What reads integers in the int8 model reads the rounded values, and all else where no float value is there any more.
+    Nodes that read integers in the int8 model read the rounded values; so do all others where the int8 model has no
+    float value left.
 
     Args:
         model: prepared.

@@ -1,6 +1,7 @@
-"""The layers of an int8 model remade one by one, each on what the layers before it really hand it.
+"""Layer-wise reconstruction: the layers of an int8 model corrected one by one, each on its int8 inputs.
 
-Weights are rounded again for least noise of the result, then the bias is moved to where the mean is that of fp32.
+The weights are rounded for the least error of the layer's output, then the bias is shifted so that the mean is that of
+fp32.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -76,12 +77,12 @@ class _Walk:
         self._int8 = {node_name(node): node for node in int8.graph}
         self._stored = stored_names(int8)
         self._parameters, self._qmax, self._images = parameters, plan.target.weights.qmax, len(images)
-        self._keep_largest = keep_largest
+        self._keep_largest, self._threads = keep_largest, threads
         self._float_run = SegmentedRun(prepared, images, threads=threads)
         self._int8_run = SegmentedRun(int8, images, threads=threads)
 
     def round(self, layer: Layer, seed: int) -> None:
-        """Round a layer's weights anew, where they are its own and of a kind whose input can be unfolded."""
+        """Round a layer's weights, where no other layer shares them and `im2col` supports the layer."""
         original, node = self._float[layer.node], self._int8[layer.node]
         weight = np.asarray(array(required(original, 1)), np.float64)
         dequantize = required(node, 1).producer()
@@ -94,7 +95,7 @@ class _Walk:
         groups = attribute_int(original, "group", 1)
         blocks = rows.reshape(groups, rows.shape[0] // groups, -1)
         step = np.broadcast_to(scale.astype(np.float64), (rows.shape[0],)).reshape(groups, -1)
-        rounded = round_weights(blocks, covariance, step, qmax=self._qmax)
+        rounded = round_weights(blocks, covariance, step, qmax=self._qmax, threads=self._threads)
         if self._keep_largest:
             rounded = np.where(_largest(blocks, scale.size == 1), _nearest(blocks, step, self._qmax), rounded)
         rounded = rounded.reshape(rows.shape)
@@ -102,7 +103,7 @@ class _Walk:
         integers.const_value = ir.Tensor(np.ascontiguousarray(stored), name=integers.name)
 
     def correct(self, one: BiasedLayer) -> None:
-        """Move a layer's bias to where its mean result is that of fp32, and go on behind it."""
+        """Shift a layer's bias so that its mean output is that of fp32, and move the cut behind it."""
         name = self._stored.get(one.result, one.result)
         qparams = self._parameters[one.result] if one.result in self._stored else None
         self._float_run.advance([one.result])
@@ -122,7 +123,7 @@ class _Walk:
 
 
 def _largest(blocks: Vector, per_tensor: bool) -> npt.NDArray[np.bool_]:
-    """Tell which weights ``[groups, rows, columns]`` set the scale of their row, or of the tensor."""
+    """Return which weights ``[groups, rows, columns]`` set the scale of their row, or of the tensor."""
     magnitude = np.abs(blocks)
     return np.asarray(magnitude == magnitude.max(axis=None if per_tensor else 2, keepdims=True))
 

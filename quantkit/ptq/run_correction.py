@@ -14,7 +14,7 @@ from quantkit.engine.session import default_threads
 from quantkit.graph.prepare import Prepared
 from quantkit.graph.qdq.plan import Plan, PlanOptions
 from quantkit.numerics import Range
-from quantkit.progress import Count
+from quantkit.progress import ProgressCallback
 from quantkit.ptq.bias_correction import BiasCorrection, correct_bias
 from quantkit.runs.cache import CacheEntry, CacheKey, ResultCache
 from quantkit.runs.folder import RunFolder, RunRecord
@@ -57,7 +57,7 @@ class Images:
     chosen: CalibrationSet
     pipeline: Pipeline
     threads: int | None = None
-    progress: Count | None = None
+    progress: ProgressCallback | None = None
 
 
 def images_of(record: RunRecord) -> Images | None:

@@ -10,6 +10,7 @@ so do the outputs of the model.
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import reduce
+from math import prod
 from operator import add
 
 import numpy as np
@@ -23,6 +24,7 @@ from quantkit.graph.analysis.values import (
     attribute_int,
     attribute_ints,
     attribute_str,
+    dims,
     name_of,
     node_name,
     operand,
@@ -162,7 +164,7 @@ class _Builder:
             return self._fitting(reduce(add, parts), result)
         if node.op_type == "Concat" and whole and attribute_int(node, "axis", 0) == 1:
             return self._fitting(csr_array(vstack(parts)), result)
-        if node.op_type == "Flatten" and attribute_int(node, "axis", 1) == 1:
+        if _flattens(node):
             times, rest = divmod(channels_of(result) or 0, parts[0].shape[0])
             return None if rest or not times else csr_array(parts[0][np.repeat(np.arange(parts[0].shape[0]), times)])
         return None
@@ -186,6 +188,17 @@ class _Builder:
         matrix = None if value is None else self._of(value)
         if matrix is not None:
             self._pinned[np.unique(matrix.tocoo().coords[1])] = True
+
+
+def _flattens(node: ir.Node) -> bool:
+    """Tell whether a node makes one row of each image: a Flatten, or a Reshape to ``[N, channels * positions]``."""
+    if node.op_type == "Flatten":
+        return attribute_int(node, "axis", 1) == 1
+    sizes, after = dims(operand(node, 0)), dims(node.outputs[0])
+    if node.op_type != "Reshape" or sizes is None or after is None or len(after) != 2:
+        return False
+    row = sizes[1:]
+    return None not in row and after[1] == prod(size for size in row if size is not None)
 
 
 def _pads(node: ir.Node) -> bool:

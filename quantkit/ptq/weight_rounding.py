@@ -1,19 +1,21 @@
-"""Weights rounded for the layer's result rather than each to its nearest integer.
+"""Weight rounding for the least error of the layer's output, instead of each weight to its nearest integer.
 
 With ``S`` the covariance of a layer's inputs, rounding weights ``w`` to ``q`` integers of a step ``d`` adds noise of
 power ``(d q - w) S (d q - w)'`` to an output whose mean the bias takes care of. Nearest rounding minimizes only the
-diagonal part. Found here in two moves, without training (the aim is that of Nagel et al., Up or Down? Adaptive Rounding
-for Post-Training Quantization, ICML 2020):
+diagonal part. It is minimized here in two steps, without training (the aim is that of Nagel et al., Up or Down?
+Adaptive Rounding for Post-Training Quantization, ICML 2020):
 
-1. weights are rounded one after the other, those whose input is strongest first, and what each loses is made up for by
-   those not yet rounded (Frantar et al., OPTQ, ICLR 2023; with the Cholesky factor U of S^-1, rounding weight k with
+1. weights are rounded one after the other, those with the strongest input first, and the error of each is compensated
+   by those not yet rounded (Frantar et al., OPTQ, ICLR 2023; with the Cholesky factor U of S^-1, rounding weight k with
    error e changes weight j > k by ``-e U_kj / U_kk``);
-2. single integers are then moved to the best one given all others, until none wants to move or the sweeps are over.
+2. single integers are then moved to the best one given all others, until none moves or the sweeps are over.
 """
 
 import numpy as np
 import numpy.typing as npt
 from scipy.linalg.lapack import dtrtri
+
+from quantkit.data.parallel import map_in_order
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -22,9 +24,13 @@ DAMPING = 0.01
 # Weights between two updates of all weights behind them.
 BLOCK = 64
 SWEEPS = 12
+# Rows are rounded in parts of at least so many rows, and in at most so many parts.
+LEAST_ROWS, MOST_PARTS = 32, 4
 
 
-def round_weights(weight: FloatArray, covariance: FloatArray, step: FloatArray, *, qmax: int) -> npt.NDArray[np.int8]:
+def round_weights(
+    weight: FloatArray, covariance: FloatArray, step: FloatArray, *, qmax: int, threads: int = 1
+) -> npt.NDArray[np.int8]:
     """Return integers in ``[-qmax, qmax]`` of least predicted noise; never more than nearest rounding has.
 
     Args:
@@ -32,13 +38,23 @@ def round_weights(weight: FloatArray, covariance: FloatArray, step: FloatArray, 
         covariance: float64 ``[groups, columns, columns]`` of the inputs.
         step: float64 ``[groups, rows]``, real units an integer.
         qmax: greatest magnitude of an integer.
+        threads: the rows do not depend on each other; parts of them are rounded side by side.
     """
     damped = _damped(covariance)
+    order = np.argsort(-np.diagonal(damped, axis1=1, axis2=2), axis=1, kind="stable")
+    rows = order[:, None, :]
+    factor = _factor_of_inverse(np.take_along_axis(np.take_along_axis(damped, order[:, :, None], 1), rows, 2))
     integers = weight / step[:, :, None]
-    nearest = np.clip(np.rint(integers), -qmax, qmax)
-    found = _descend(_in_sequence(integers, damped, qmax), integers, damped, qmax)
-    worse = noise(integers, found, covariance) > noise(integers, nearest, covariance)
-    return np.where(worse[:, :, None], nearest, found).astype(np.int8)
+
+    def some(part: FloatArray) -> FloatArray:
+        found = _descend(_in_sequence(part, order, factor, qmax), part, damped, qmax)
+        nearest = np.clip(np.rint(part), -qmax, qmax)
+        worse = noise(part, found, covariance) > noise(part, nearest, covariance)
+        return np.where(worse[:, :, None], nearest, found)
+
+    # The parts do not depend on the number of threads, and so neither does the result.
+    parts = np.array_split(integers, min(max(integers.shape[1] // LEAST_ROWS, 1), MOST_PARTS), axis=1)
+    return np.concatenate(list(map_in_order(some, parts, threads)), axis=1).astype(np.int8)
 
 
 def noise(wanted: FloatArray, rounded: FloatArray, covariance: FloatArray) -> FloatArray:
@@ -54,12 +70,9 @@ def _damped(covariance: FloatArray) -> FloatArray:
     return covariance + ridge[:, None, None] * np.eye(size)
 
 
-def _in_sequence(wanted: FloatArray, covariance: FloatArray, qmax: int) -> FloatArray:
-    """Round column by column, making up for each error in the columns behind."""
-    order = np.argsort(-np.diagonal(covariance, axis1=1, axis2=2), axis=1, kind="stable")
-    rows = order[:, None, :]
-    factor = _factor_of_inverse(np.take_along_axis(np.take_along_axis(covariance, order[:, :, None], 1), rows, 2))
-    weights = np.take_along_axis(wanted, rows, 2)
+def _in_sequence(wanted: FloatArray, order: npt.NDArray[np.int64], factor: FloatArray, qmax: int) -> FloatArray:
+    """Round column by column in this order, compensating each error in the columns that follow."""
+    weights = np.take_along_axis(wanted, order[:, None, :], 2)
     rounded = np.empty_like(weights)
     size = weights.shape[2]
     for start in range(0, size, BLOCK):

@@ -1,55 +1,60 @@
-"""What an HTML report is made from: typed, plain data that a run fills in."""
+"""The content of an HTML report as typed plain data; `quantkit.workflows.report` fills it in from a run."""
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
+import itertools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Literal, get_args
 
 import numpy as np
 
 from quantkit.errors import UsageError
 from quantkit.evaluation.drift import TensorDrift
+from quantkit.evaluation.gate import GateVerdict
+from quantkit.evaluation.paired import Interval
 from quantkit.evaluation.predictions import Predictions
 from quantkit.evaluation.result import Comparison, ModelResult
+from quantkit.graph.coverage import Coverage
 from quantkit.numerics import Range
+from quantkit.sensitivity.result import Sensitivity
 from quantkit.stats.convergence import ConvergencePoint
 from quantkit.stats.tensor import TensorStatistics
 
-MAX_FLIPS = 120
+MAX_IMAGES = 120
+MAX_CONFUSIONS = 40
 
-FlipKind = Literal["lost", "gained", "changed"]
-FLIP_KINDS: tuple[FlipKind, ...] = get_args(FlipKind)
+ChangeKind = Literal["lost", "gained", "changed"]
+CHANGE_KINDS: tuple[ChangeKind, ...] = get_args(ChangeKind)
 
 
 @dataclass(frozen=True, kw_only=True)
 class MethodRange:
-    """The range one method chose for a tensor.
+    """The range that one calibration method gives a tensor.
 
     Attributes:
-        method: as on the command line, with its fraction if it has one.
-        range: what the integers span.
-        step: real units in one integer step.
-        used: this is the range in the model that the report is about.
+        method: name of the method, followed by the target where several are shown.
+        range: the real values that the integers span.
+        step: real units per integer step.
+        used_by: names of the candidates quantized with this method.
     """
 
     method: str
     range: Range
     step: float
-    used: bool = False
+    used_by: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
 class ReportTensor:
-    """One tensor of the network, in the order of the network.
+    """One tensor of the network.
 
     Attributes:
         name: ONNX name.
-        op_type: operator that produces it.
-        layer: name of the node that produces it.
-        inputs: names of the tensors in the report that it is computed from; empty at the first.
-        statistics: its values in the calibration pass; None where not observed.
-        ranges: what every method would choose.
-        local: drift of this layer alone, fed fp32 input; None where not measured.
-        reason: why it is left in floating point; empty where it is quantized.
+        op_type: operator that computes it.
+        layer: name of the node that computes it.
+        inputs: names of the nearest tensors of the report that it is computed from; empty for graph inputs.
+        statistics: values seen in calibration; None where the tensor was not observed.
+        ranges: range by calibration method.
+        reason: why the tensor stays in float; empty where it is quantized.
     """
 
     name: str
@@ -58,17 +63,16 @@ class ReportTensor:
     inputs: tuple[str, ...] = ()
     statistics: TensorStatistics | None = None
     ranges: tuple[MethodRange, ...] = ()
-    local: TensorDrift | None = None
     reason: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Answer:
-    """What one model said of an image: a class and how sure it was.
+    """The class that a model gives an image.
 
     Attributes:
         label: index of the class.
-        confidence: softmax probability of it.
+        confidence: softmax probability of that class, 0 to 1.
     """
 
     label: int
@@ -76,33 +80,117 @@ class Answer:
 
 
 @dataclass(frozen=True, kw_only=True)
-class FlippedImage:
-    """An image that the two models put in different classes.
+class ChangedImage:
+    """An image that at least one candidate puts in another class than the reference.
 
     Attributes:
-        name: as in the predictions.
-        kind: ``lost`` and ``gained`` by the true class; ``changed`` where neither is right or the truth is not known.
-        label: the true class, None where it is not known.
-        reference: what the reference said.
-        candidate: what the candidate said.
-        thumbnail: a small JPEG or PNG, None where the image is not at hand.
+        name: path relative to the image folder.
+        label: index of the true class, None where it is not known.
+        answers: one per model, in the order of the comparison.
+        kinds: one per candidate: ``lost`` or ``gained`` where the true class decides, ``changed`` where neither model
+            is right or the truth is not known, None where the candidate agrees with the reference.
+        picture: JPEG or PNG, None where the image cannot be read.
     """
 
     name: str
-    kind: FlipKind
     label: int | None
-    reference: Answer
-    candidate: Answer
-    thumbnail: bytes | None = None
+    answers: tuple[Answer, ...]
+    kinds: tuple[ChangeKind | None, ...]
+    picture: bytes | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
-class Blame:
-    """A layer that the loss is put on.
+class Confusion:
+    """A pair of classes that models confuse.
 
     Attributes:
-        tensor: name of the tensor the layer gives.
-        why: in a few words, with a figure.
+        expected: index of the true class; without labels, of the class that the reference gives.
+        answered: index of the class given instead.
+        counts: number of such images per model, in the order of the comparison.
+    """
+
+    expected: int
+    answered: int
+    counts: tuple[int, ...]
+
+    @property
+    def increase(self) -> int:
+        """Greatest increase of a candidate over the reference."""
+        return max(self.counts[1:]) - self.counts[0]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TuningStage:
+    """The best recipe of one stage of `quantkit tune`.
+
+    Attributes:
+        stage: name of the stage.
+        tried: number of recipes tried.
+        recipe: the best of them in words.
+        agreement: share of the selection images in the class of fp32, 0 to 1.
+        sqnr_db: SQNR of the scores on the selection images; None where it is infinite.
+        seconds: time spent on all recipes of the stage.
+        float_macs: share of the multiply-adds in float, 0 to 1.
+        images: number of held-out evaluation images; 0 where the recipe was not evaluated.
+        delta: top-1 minus that of fp32 on them, in percentage points.
+        ci95: interval of that difference.
+        kept: this recipe makes the tuned model.
+    """
+
+    stage: str
+    tried: int
+    recipe: str
+    agreement: float
+    sqnr_db: float | None
+    seconds: float
+    float_macs: float
+    images: int = 0
+    delta: float | None = None
+    ci95: Interval | None = None
+    kept: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class TuningLog:
+    """One search of `quantkit tune`.
+
+    Attributes:
+        name: of the tuned model in the run.
+        target: what it was tuned for.
+        verdict: how the search ended, as a sentence.
+        stages: in the order of the search.
+        notes: of the search.
+    """
+
+    name: str
+    target: str
+    verdict: str
+    stages: tuple[TuningStage, ...]
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class SensitivityFinding:
+    """A measured sensitivity, and what it recommends.
+
+    Attributes:
+        result: the figures.
+        decision: the recommendation in sentences.
+        command: command that makes the recommended model, empty where nothing is recommended.
+    """
+
+    result: Sensitivity
+    decision: tuple[str, ...]
+    command: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Loss:
+    """A layer at which a candidate loses precision.
+
+    Attributes:
+        tensor: name of the tensor that the layer computes.
+        why: the figure, in a few words.
     """
 
     tensor: str
@@ -111,132 +199,167 @@ class Blame:
 
 @dataclass(frozen=True, kw_only=True)
 class ReportData:
-    """Everything a report shows.
+    """Everything that a report shows.
 
     Attributes:
         title: name of the network.
         comparison: the models, the reference first.
-        subject: name of the candidate that the report is about.
-        tensors: the network's tensors in order; drift is taken from the comparison by name.
-        flips: images in another class, as `flipped_images` gives them; how many there are, the comparison knows.
-        class_names: name of each class; empty where they have none.
+        tensors: tensors of the network in order; their drift is in the comparison, by name.
+        images: images that changed class, as `changed_images` returns them.
+        confusions: pairs of classes, as `confusion_pairs` returns them.
+        class_names: name of each class; empty where classes have none.
         convergence: how the ranges moved during calibration.
-        blame: the layers to blame, worst first; empty to take them from the drift (`layers_to_blame`).
-        provenance: names and values of what the report was made from, in order.
+        coverage: per candidate, how much of it is int8; candidates of unknown origin are left out.
+        tunings: searches of `quantkit tune` in the run.
+        sensitivities: results of `quantkit sensitivity` in the run.
+        verdicts: of the gates.
+        provenance: names and values, in order.
     """
 
     title: str
     comparison: Comparison
-    subject: str
     tensors: tuple[ReportTensor, ...] = ()
-    flips: tuple[FlippedImage, ...] = ()
+    images: tuple[ChangedImage, ...] = ()
+    confusions: tuple[Confusion, ...] = ()
     class_names: tuple[str, ...] = ()
     convergence: tuple[ConvergencePoint, ...] = ()
-    blame: tuple[Blame, ...] = ()
-    provenance: tuple[tuple[str, str], ...] = field(default=())
+    coverage: tuple[tuple[str, Coverage], ...] = ()
+    tunings: tuple[TuningLog, ...] = ()
+    sensitivities: tuple[SensitivityFinding, ...] = ()
+    verdicts: tuple[GateVerdict, ...] = ()
+    provenance: tuple[tuple[str, str], ...] = ()
 
     def __post_init__(self) -> None:
-        if self.subject not in {model.name for model in self.comparison.candidates}:
-            raise UsageError(
-                f"the comparison has no candidate {self.subject!r}",
-                fix=f"choose one of {', '.join(model.name for model in self.comparison.candidates)}",
-            )
+        if not self.comparison.candidates:
+            raise UsageError("a report needs a comparison of two or more models", fix="name a candidate")
 
     @property
-    def model(self) -> ModelResult:
-        """The candidate that the report is about."""
-        return next(model for model in self.comparison.candidates if model.name == self.subject)
+    def candidates(self) -> tuple[ModelResult, ...]:
+        """The models that are compared with the reference."""
+        return self.comparison.candidates
 
     @property
     def network(self) -> tuple[ReportTensor, ...]:
-        """The tensors in order, with those that only the drift knows where it has them."""
-        found, place = list(self.tensors), 0
+        """The tensors in order, including those known only from the drift of a candidate."""
+        found = list(self.tensors)
         names = [tensor.name for tensor in found]
-        for drift in self.model.tensors:
-            if drift.name in names:
-                place = max(place, names.index(drift.name) + 1)
-            else:
-                found.insert(place, ReportTensor(name=drift.name, op_type=drift.op_type))
-                names.insert(place, drift.name)
-                place += 1
+        for model in self.candidates:
+            place = 0
+            for drift in model.tensors:
+                if drift.name in names:
+                    place = max(place, names.index(drift.name) + 1)
+                else:
+                    found.insert(place, ReportTensor(name=drift.name, op_type=drift.op_type))
+                    names.insert(place, drift.name)
+                    place += 1
         return tuple(found)
 
     def class_name(self, label: int) -> str:
-        """Return the name of a class, the first of its synonyms, or else its number."""
+        """Return the name of a class, the first of its synonyms; its number where it has none."""
         name = self.class_names[label].split(",")[0].strip() if label < len(self.class_names) else ""
         return name or f"class {label}"
 
 
-def flipped_images(
-    reference: Predictions,
-    candidate: Predictions,
+def changed_images(
+    models: Sequence[Predictions],
     *,
-    thumbnail: Callable[[str], bytes | None] | None = None,
-    limit: int = MAX_FLIPS,
-) -> tuple[FlippedImage, ...]:
-    """Return images that the candidate puts in another class: lost first, then gained, then the others.
+    picture: Callable[[str], bytes | None] | None = None,
+    limit: int = MAX_IMAGES,
+) -> tuple[ChangedImage, ...]:
+    """Return images that a candidate puts in another class than the reference.
 
-    Within a kind the image that the reference was surest of comes first: it is the most surprising.
+    Every candidate and kind of change gets an equal part of the limit; unused parts go to the next kinds. Within a
+    kind, the image with the highest confidence of the reference comes first.
 
     Args:
-        reference: answers of the reference.
-        candidate: answers of the candidate, in the same order of images.
-        thumbnail: gives a small JPEG or PNG for an image's name; called for the images returned only.
-        limit: how many to return at most.
+        models: predictions of the reference and the candidates, in the same order of images.
+        picture: returns a JPEG or PNG for an image name; called only for the images returned.
+        limit: maximum number of images.
     """
-    indices = {kind: _ranked(reference, candidate, kind) for kind in FLIP_KINDS}
-    # Each kind has a third of the room, and takes what the others leave.
-    shown = {kind: list(found[: limit // len(FLIP_KINDS)]) for kind, found in indices.items()}
-    for kind, found in indices.items():
-        room = limit - sum(map(len, shown.values()))
-        shown[kind] += found[len(shown[kind]) : len(shown[kind]) + room]
+    reference, candidates = models[0], models[1:]
+    kinds = [_kinds(reference, candidate) for candidate in candidates]
+    groups: list[list[int]] = [
+        sorted(np.flatnonzero(of_candidate == kind).tolist(), key=lambda index: -reference.confidence[index])
+        for kind in range(1, len(CHANGE_KINDS) + 1)
+        for of_candidate in kinds
+    ]
+    share = limit // max(len(groups), 1)
+    first = dict.fromkeys(index for group in groups for index in group[:share])
+    others = (index for group in groups for index in group[share:] if index not in first)
+    wanted = [*first, *itertools.islice(dict.fromkeys(others), max(limit - len(first), 0))]
     return tuple(
-        FlippedImage(
+        ChangedImage(
             name=reference.names[index],
-            kind=kind,
             label=None if reference.labels is None else int(reference.labels[index]),
-            reference=_answer(reference, index),
-            candidate=_answer(candidate, index),
-            thumbnail=None if thumbnail is None else thumbnail(reference.names[index]),
+            answers=tuple(_answer(model, index) for model in models),
+            kinds=tuple(CHANGE_KINDS[of[index] - 1] if of[index] else None for of in kinds),
+            picture=None if picture is None else picture(reference.names[index]),
         )
-        for kind, found in shown.items()
-        for index in found
+        for index in _by_group(wanted, groups)
     )
 
 
-def layers_to_blame(data: ReportData, count: int = 3) -> tuple[Blame, ...]:
-    """Return the layers at which most precision is lost, worst first.
+def confusion_pairs(models: Sequence[Predictions], *, limit: int = MAX_CONFUSIONS) -> tuple[Confusion, ...]:
+    """Return the pairs of classes whose confusions changed, the greatest increase first.
 
-    Where layers were measured alone (`ReportTensor.local`), by the lowest SQNR there. Otherwise by how far the
-    end-to-end SQNR of a tensor lies below the worst of those it is computed from. Inputs of the graph are no
-    layers and bear no blame.
+    Args:
+        models: predictions of the reference and the candidates, in the same order of images.
+        limit: maximum number of pairs.
     """
-    if data.blame:
-        return data.blame[:count]
-    alone = [(tensor.local.sqnr_db, tensor) for tensor in data.tensors if tensor.local is not None and tensor.inputs]
+    reference = models[0]
+    expected = reference.top1 if reference.labels is None else reference.labels
+    counts: dict[tuple[int, int], list[int]] = {}
+    for place, model in enumerate(models):
+        wrong = model.top1 != expected
+        for pair in zip(expected[wrong].tolist(), model.top1[wrong].tolist(), strict=True):
+            counts.setdefault(pair, [0] * len(models))[place] += 1
+    pairs = [
+        Confusion(expected=pair[0], answered=pair[1], counts=tuple(found))
+        for pair, found in counts.items()
+        if len(set(found)) > 1
+    ]
+    return tuple(sorted(pairs, key=lambda one: (-one.increase, -max(one.counts), one.expected, one.answered))[:limit])
+
+
+def greatest_losses(data: ReportData, model: ModelResult, count: int = 3) -> tuple[Loss, ...]:
+    """Return the layers at which a candidate loses most precision, the worst first.
+
+    Where layers were measured in isolation, those with the lowest SQNR there; otherwise those at which the accumulated
+    SQNR falls furthest below the lowest of their inputs. Graph inputs are not layers and are left out.
+    """
+    inputs = {tensor.name: tensor.inputs for tensor in data.tensors}
+    alone = [drift for drift in model.layers if inputs.get(drift.name, ("",))]
     if alone:
-        worst = sorted(alone, key=lambda item: item[0])[:count]
-        return tuple(Blame(tensor=tensor.name, why=f"{db:.1f} dB when it alone is int8") for db, tensor in worst)
-    sqnr = {drift.name: drift.sqnr_db for drift in data.model.tensors}
+        worst = sorted(alone, key=lambda drift: drift.sqnr_db)[:count]
+        return tuple(Loss(tensor=one.name, why=f"isolated SQNR {one.sqnr_db:.1f} dB") for one in worst)
+    sqnr = {drift.name: drift.sqnr_db for drift in model.tensors}
     falls = []
     for tensor in data.tensors:
         before = [sqnr[name] for name in tensor.inputs if name in sqnr and np.isfinite(sqnr[name])]
         if before and tensor.name in sqnr:
             falls.append((sqnr[tensor.name] - min(before), tensor.name))
     steepest = [item for item in sorted(falls)[:count] if item[0] < 0]
-    return tuple(Blame(tensor=name, why=f"SQNR falls by {-fall:.1f} dB here") for fall, name in steepest)
+    return tuple(Loss(tensor=name, why=f"accumulated SQNR falls by {-fall:.1f} dB") for fall, name in steepest)
 
 
-def _ranked(reference: Predictions, candidate: Predictions, kind: FlipKind) -> list[int]:
-    """Images that changed in one way, the surest first."""
+def by_name(drifts: Sequence[TensorDrift]) -> dict[str, TensorDrift]:
+    """Return drifts by the name of their tensor."""
+    return {drift.name: drift for drift in drifts}
+
+
+def _kinds(reference: Predictions, candidate: Predictions) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
+    """Return 0 for each image of the same class, otherwise 1 plus the index of its kind."""
     changed = reference.top1 != candidate.top1
     if reference.labels is None:
-        wanted = changed if kind == "changed" else np.zeros_like(changed)
-    else:
-        right, now_right = reference.top1 == reference.labels, candidate.top1 == reference.labels
-        wanted = {"lost": right, "gained": now_right, "changed": ~(right | now_right)}[kind] & changed
-    found = np.flatnonzero(wanted)
-    return [int(index) for index in found[np.argsort(-reference.confidence[found], kind="stable")]]
+        return np.where(changed, 3, 0)
+    right, now_right = reference.top1 == reference.labels, candidate.top1 == reference.labels
+    return np.where(changed, np.where(right, 1, np.where(now_right, 2, 3)), 0)
+
+
+def _by_group(wanted: Sequence[int], groups: Sequence[Sequence[int]]) -> list[int]:
+    """Return the images in the order of the groups: all of the first, then the others of the second, and so on."""
+    kept = set(wanted)
+    return list(dict.fromkeys(index for group in groups for index in group if index in kept))
 
 
 def _answer(predictions: Predictions, index: int) -> Answer:

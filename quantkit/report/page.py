@@ -1,45 +1,98 @@
-"""One HTML file that shows a comparison: it opens without a network, and nothing in it came from one.
+"""One HTML file that opens without a network.
 
-The charts are drawn by a script of our own, some 30 kB; a plotting library would add several MB to every report and
-draw pictures that a keyboard or a screen reader cannot enter. The page forbids itself, by content security policy, to
-load anything and to run any script but this one.
+The charts are drawn by scripts of some 30 kB; a plotting library would add several MB to every report and draw pictures
+that a keyboard or a screen reader cannot enter. A content security policy forbids the page to load anything and to run
+any script but these.
 """
 
 import base64
 import hashlib
+from collections.abc import Mapping
 from importlib.resources import files
 from pathlib import Path
 from string import Template
+from typing import Any
 
 from quantkit.files import write_text
 from quantkit.report.data import ReportData
-from quantkit.report.figures import report_figures
 from quantkit.report.html import Html, element, embedded_json, fragment
-from quantkit.report.sections import sections, verdict_section
+from quantkit.report.sections import sections
+from quantkit.report.sections.verdict import verdict_section
 
-_SCRIPTS = ("report_axes.js", "report_charts.js", "report.js")
+_SCRIPTS = ("report_axes.js", "report_charts.js", "report_network.js", "report.js")
 
 
 def report_html(data: ReportData) -> str:
     """Return the report as one HTML page."""
-    style = _resource("report.css")
-    script = "\n".join(_resource(name) for name in _SCRIPTS)
     shown = sections(data)
-    links = [element("a", name.capitalize(), href=f"#{name}") for name, _, _ in shown]
-    body = [
-        element("section", element("h2", heading), content, id=name, aria_label=heading)
-        for name, heading, content in shown
-    ]
+    names = ", ".join(model.name for model in data.candidates)
+    against = f"{names} against {data.comparison.reference.name}"
+    figures: dict[str, Any] = {"tensors": [], "candidates": []}
+    figures |= {key: value for section in shown for key, value in section.shared.items()}
+    figures["charts"] = {
+        chart.name: {"kind": chart.kind, **chart.values} for section in shown for chart in section.charts
+    }
+    return document(
+        title=f"{data.title}: {against}",
+        above=against,
+        heading=data.title,
+        head=fragment(
+            element("section", verdict_section(data), id="verdict", aria_label="Verdict"),
+            element(
+                "nav",
+                *(element("a", section.heading, href=f"#{section.id}") for section in shown),
+                aria_label="Sections",
+            ),
+        ),
+        body=fragment(
+            *(
+                element(
+                    "section",
+                    element("h2", section.heading),
+                    section.content,
+                    id=section.id,
+                    aria_label=section.heading,
+                )
+                for section in shown
+            )
+        ),
+        made_by="quantkit compare",
+        figures=figures,
+    )
+
+
+def document(
+    *,
+    title: str,
+    above: str,
+    heading: str,
+    head: Html,
+    body: Html,
+    made_by: str,
+    figures: Mapping[str, Any] | None = None,
+) -> str:
+    """Return a page in the style of the reports.
+
+    Args:
+        title: of the window.
+        above: line above the heading.
+        heading: of the page.
+        head: what comes first.
+        body: the sections.
+        made_by: the command that wrote the page.
+        figures: JSON values that the script reads.
+    """
+    style, script = _resource("report.css"), "\n".join(_resource(name) for name in _SCRIPTS)
     return Template(_resource("report.html")).substitute(
         policy=_policy(style, script),
-        title=element("title", f"{data.title}: {data.subject} against {data.comparison.reference.name}"),
+        title=element("title", title),
         style=style,
-        heading=fragment(data.title),
-        pairing=fragment(f"{data.subject} against {data.comparison.reference.name}"),
-        verdict=verdict_section(data),
-        links=fragment(*links),
-        body=fragment(*body),
-        figures=embedded_json(report_figures(data)),
+        above=fragment(above),
+        heading=fragment(heading),
+        head=head,
+        body=body,
+        made_by=fragment(made_by),
+        figures=embedded_json(figures or {"tensors": [], "candidates": [], "charts": {}}),
         script=script,
     )
 

@@ -1,36 +1,29 @@
-// The page: what is chosen, and who is told when that changes. The chosen tensor is in the address, so it can be sent.
+// The page: its state, and what is drawn again when it changes. The address holds the chosen tensor, so it can be shared.
 
 const figures = JSON.parse(document.getElementById("figures").textContent);
 const place = (id) => document.getElementById(id);
 let chosen = figures.tensors.length ? 0 : null;
 let view = 0;
 
-// A chart that fails must not be taken for an empty one.
+// A chart that fails must not look like an empty one.
 window.addEventListener("error", (event) => {
   const trouble = place("trouble");
   trouble.hidden = false;
   trouble.textContent = `A chart could not be drawn (${event.message}). The tables are complete.`;
 });
 
-const charts = {
-  deltas: drawDeltas,
-  tradeoff: drawTradeoff,
-  drift: (host) => wireDrift(host, drawDrift(host, figures, chosen)),
-  histogram: (host) => chosen !== null && drawHistogram(host, figures.tensors[chosen], view),
-  classes: drawClasses,
-  margins: drawMargins,
-  convergence: drawConvergence,
-};
-
 function draw(name) {
-  const host = place(`${name}-chart`);
-  if (!host) return;
+  const host = place(`${name}-chart`), spec = figures.charts[name];
+  if (!host || !spec) return;
   try {
-    charts[name](host, figures);
+    drawers[spec.kind](host, spec, { tensors: figures.tensors, chosen, view });
   } catch (error) {
     reportError(error); // and go on with the other charts
   }
 }
+
+// Charts that show the chosen tensor are drawn again when another is chosen.
+const FOLLOWING = ["drift", "network", "histogram"];
 
 function wireDrift(host, { target, at }) {
   const readout = place("drift-readout");
@@ -44,8 +37,10 @@ function wireDrift(host, { target, at }) {
 
 function spoken(index) {
   const tensor = figures.tensors[index];
-  const parts = figures.series.map((name, i) => (tensor.sqnr[i] === null ? null : `${name} ${number(tensor.sqnr[i])} dB`));
-  if (tensor.local !== null) parts.push(`alone ${number(tensor.local)} dB`);
+  const parts = figures.candidates.flatMap((name, i) => [
+    tensor.sqnr[i] === null ? null : `${name} ${number(tensor.sqnr[i])} dB`,
+    tensor.isolated[i] === null ? null : `${name} isolated ${number(tensor.isolated[i])} dB`,
+  ]);
   return [tensor.name, ...parts.filter((part) => part !== null)].join(", ");
 }
 
@@ -58,11 +53,12 @@ function choose(index, { move = false } = {}) {
     select.value = String(chosen);
     showViews(tensor);
     showRanges(tensor);
+    showFigures(tensor);
     showFacts(tensor);
     place("chosen").textContent = spoken(chosen);
-    draw("histogram");
   }
-  draw("drift");
+  for (const name of FOLLOWING) draw(name);
+  markWide();
   for (const row of document.querySelectorAll("tr.chosen")) row.classList.remove("chosen");
   for (const button of document.querySelectorAll("td button.tensor, th button.tensor")) {
     if (button.dataset.tensor === tensor.name) button.closest("tr").classList.add("chosen");
@@ -80,6 +76,7 @@ function made(tag, content, attributes) {
 
 function showViews(tensor) {
   const fieldset = place("views");
+  if (!fieldset) return;
   fieldset.hidden = tensor.views.length < 2;
   const options = tensor.views.map((each, index) => {
     const label = made("label"), input = made("input", undefined, { type: "radio", name: "view", value: index });
@@ -91,23 +88,31 @@ function showViews(tensor) {
   fieldset.replaceChildren(fieldset.querySelector("legend"), ...options);
 }
 
-function showRanges(tensor) {
-  if (!tensor.ranges.length) { place("ranges").replaceChildren(); return; }
-  const table = made("table"), head = made("tr"), body = made("tbody");
-  table.append(made("caption", `Ranges of ${tensor.name}`, { class: "unseen" }));
-  for (const name of ["method", "least", "greatest", "one step", "values outside"]) head.append(made("th", name, { scope: "col" }));
-  const top = made("thead");
+function tableOf(caption, headings, rows) {
+  const table = made("table"), top = made("thead"), head = made("tr"), body = made("tbody");
+  table.append(made("caption", caption, { class: "unseen" }), top, body);
   top.append(head);
-  for (const each of tensor.ranges) {
+  headings.forEach((name, index) => head.append(made("th", name, { scope: "col", ...(index === 0 ? { class: "text" } : {}) })));
+  for (const cells of rows) {
     const row = made("tr");
-    row.append(made("th", each.used ? `${each.method} (used)` : each.method, { scope: "row" }));
-    for (const cell of [number(each.lo), number(each.hi), each.step, each.outside]) row.append(made("td", cell));
+    cells.forEach((cell, index) => row.append(index ? made("td", cell) : made("th", cell, { scope: "row", class: "text" })));
     body.append(row);
   }
-  table.append(top, body);
-  const scroll = made("div", undefined, { class: "scroll", tabindex: "0", role: "region", "aria-label": "Ranges by method" });
+  const scroll = made("div", undefined, { class: "scroll", tabindex: "0", role: "region", "aria-label": caption });
   scroll.append(table);
-  place("ranges").replaceChildren(scroll);
+  return scroll;
+}
+
+function showRanges(tensor) {
+  const rows = tensor.ranges.map((each) => [each.method, number(each.lo), number(each.hi), each.step, each.outside, each.used.join(", ") || "–"]);
+  const headings = ["method", "least", "greatest", "one step", "values outside", "used by"];
+  place("ranges").replaceChildren(...(rows.length ? [tableOf(`Ranges of ${tensor.name}`, headings, rows)] : []));
+}
+
+function showFigures(tensor) {
+  const rows = tensor.figures;
+  const headings = ["error", ...figures.candidates];
+  place("figures-of").replaceChildren(...(rows.length ? [tableOf(`Error of ${tensor.name}`, headings, rows)] : []));
 }
 
 function showFacts(tensor) {
@@ -131,6 +136,8 @@ function wireTensors() {
     if (index >= 0) button.addEventListener("click", () => choose(index, { move: true }));
     else button.disabled = true;
   }
+  const colours = place("colour");
+  if (colours) colours.addEventListener("change", () => draw("network"));
   const host = place("drift-chart");
   if (!host || chosen === null) return;
   for (const [name, value] of Object.entries({
@@ -145,23 +152,30 @@ function wireTensors() {
   });
 }
 
+// What a cell sorts by: its value, or the number that its text begins with, or its text.
+function rank(cell) {
+  if (cell.dataset.value !== undefined) return Number(cell.dataset.value.replace("inf", "Infinity"));
+  const plain = cell.textContent.trim().replace("−", "-").replace("∞", "Infinity").replaceAll(",", "");
+  return /^[-+]?([0-9.]|Infinity)/.test(plain) ? Number.parseFloat(plain) : plain === "–" ? null : plain;
+}
+
+// Numbers before texts; what is absent comes last in either direction.
+function compareRanks(a, b, sign) {
+  if (a === null || b === null) return (a === null) - (b === null);
+  if (typeof a === "number" && typeof b === "number") return sign * (a - b);
+  return sign * String(a).localeCompare(String(b), undefined, { numeric: true });
+}
+
 function wireSorting() {
   for (const table of document.querySelectorAll("table.sortable")) {
-    const heads = [...table.tHead.rows[0].cells], body = table.tBodies[0], natural = [...body.rows];
+    const heads = [...table.tHead.rows[table.tHead.rows.length - 1].cells], body = table.tBodies[0], natural = [...body.rows];
     heads.forEach((head, column) => head.firstChild.addEventListener("click", () => {
       const up = head.getAttribute("aria-sort") !== "ascending";
       for (const other of heads) other.removeAttribute("aria-sort");
       head.setAttribute("aria-sort", up ? "ascending" : "descending");
-      const rank = (row) => {
-        const cell = row.cells[column].textContent.replace("−", "-").replace("∞", "Infinity");
-        const value = Number.parseFloat(cell);
-        return Number.isNaN(value) || column < 2 ? cell : value;
-      };
-      const sorted = [...natural].sort((a, b) => {
-        const [p, q] = [rank(a), rank(b)];
-        return typeof p === "number" && typeof q === "number" ? p - q : String(p).localeCompare(String(q));
-      });
-      body.append(...(up ? sorted : sorted.reverse()));
+      const ranked = natural.map((row) => [rank(row.cells[column]), row]);
+      ranked.sort((a, b) => compareRanks(a[0], b[0], up ? 1 : -1));
+      body.append(...ranked.map((pair) => pair[1]));
     }));
   }
 }
@@ -170,44 +184,72 @@ function wireSorting() {
 const FEW = 12;
 
 function wireCards() {
-  const list = place("cards"), everything = place("all-cards");
+  const list = place("cards"), everything = place("all-cards"), changedIn = place("changed-in");
   if (!list) return;
   const buttons = [...document.querySelectorAll(".filter button")];
   let kind = "all", all = false;
+  const matches = (card) => {
+    const kinds = card.dataset.kinds.split(","), of = changedIn && changedIn.value !== "" ? [kinds[Number(changedIn.value)]] : kinds;
+    return of.some((one) => one !== "" && (kind === "all" || one === kind));
+  };
   const show = () => {
-    const wanted = [...list.children].filter((card) => kind === "all" || card.dataset.kind === kind);
+    const wanted = [...list.children].filter(matches);
     const shown = new Set(all ? wanted : wanted.slice(0, FEW));
     for (const card of list.children) card.hidden = !shown.has(card);
     for (const button of buttons) button.setAttribute("aria-pressed", String(button.dataset.kind === kind));
     everything.hidden = all || wanted.length <= FEW;
     everything.textContent = `Show all ${wanted.length}`;
+    place("no-cards").hidden = wanted.length > 0;
   };
   for (const button of buttons) button.addEventListener("click", () => { kind = button.dataset.kind; show(); });
+  if (changedIn) changedIn.addEventListener("change", show);
   everything.addEventListener("click", () => { all = true; show(); });
+  addEventListener("beforeprint", () => { all = true; show(); });
   show();
+}
+
+function wirePictures() {
+  const viewer = place("viewer");
+  if (!viewer) return;
+  for (const button of document.querySelectorAll("button.enlarge")) button.addEventListener("click", () => {
+    const large = button.firstChild.cloneNode();
+    for (const size of ["width", "height"]) large.removeAttribute(size);
+    large.classList.toggle("tiny", Math.max(button.firstChild.naturalWidth, button.firstChild.naturalHeight) < 100);
+    place("picture").replaceChildren(large, button.nextSibling.cloneNode(true));
+    viewer.showModal();
+  });
+  place("close-picture").addEventListener("click", () => viewer.close());
+  viewer.addEventListener("click", (event) => { if (event.target === viewer) viewer.close(); });
 }
 
 function startingTensor() {
   const wanted = new URLSearchParams(location.hash.slice(1)).get("tensor");
   const asked = figures.tensors.findIndex((tensor) => tensor.name === wanted);
   if (asked >= 0) return asked;
-  const blamed = document.querySelector(".blame button.tensor");
-  const worst = blamed ? figures.tensors.findIndex((tensor) => tensor.name === blamed.dataset.tensor) : -1;
-  return Math.max(worst, 0);
+  const worst = document.querySelector(".losses button.tensor");
+  return Math.max(worst ? figures.tensors.findIndex((tensor) => tensor.name === worst.dataset.tensor) : -1, 0);
 }
 
 wireTensors();
 wireSorting();
 wireCards();
-for (const name of Object.keys(charts)) if (name !== "drift" && name !== "histogram") draw(name);
+wirePictures();
+for (const name of Object.keys(figures.charts)) if (!FOLLOWING.includes(name)) draw(name);
 if (chosen !== null) {
   const anchor = location.hash;
   choose(startingTensor());
   if (!anchor.startsWith("#tensor=")) history.replaceState(null, "", anchor || location.pathname + location.search);
 }
 
+// On a narrow page, a line below a table says that it goes on to the right.
+function markWide() {
+  for (const scroll of document.querySelectorAll(".scroll")) scroll.classList.toggle("wide", scroll.scrollWidth > scroll.clientWidth + 1);
+}
+for (const closed of document.querySelectorAll("details")) closed.addEventListener("toggle", markWide);
+markWide();
+
 let drawnAt = innerWidth;
-const redraw = () => { for (const name of Object.keys(charts)) draw(name); };
+const redraw = () => { markWide(); for (const name of Object.keys(figures.charts)) draw(name); };
 addEventListener("resize", () => { if (innerWidth !== drawnAt) { drawnAt = innerWidth; redraw(); } });
 addEventListener("beforeprint", () => { for (const closed of document.querySelectorAll("details")) closed.open = true; redraw(); });
 addEventListener("afterprint", redraw);

@@ -65,9 +65,15 @@ function canvas(host, height, margin, summary) {
   return { root, width, height, left: margin.left, right: width - margin.right, top: margin.top, bottom: height - margin.bottom };
 }
 
-function text(box, x, y, content, attributes) {
+// Text; where it is shortened, `whole` is shown when the pointer rests on it.
+function text(box, x, y, content, attributes, whole) {
   const made = node("text", { x, y, ...attributes });
   made.textContent = content;
+  if (whole !== undefined && whole !== content) {
+    const title = node("title");
+    title.textContent = whole;
+    made.append(title);
+  }
   box.root.append(made);
   return made;
 }
@@ -131,11 +137,11 @@ function colour(index) {
 function legend(box, entries) {
   let x = 0, y = 12;
   for (const entry of entries) {
-    const needed = 22 + entry.name.length * LETTER;
+    const name = shorten(entry.name, box.width - 30), needed = 22 + name.length * LETTER;
     if (x > 0 && x + needed > box.width) { x = 0; y += 18; }
     if (entry.hollow) box.root.append(node("circle", { cx: x + 6, cy: y - 4, r: 3.5, class: "hollow" }));
     else marker(box, x + 6, y - 4, entry.index, 4, `dot ${colour(entry.index)}`);
-    text(box, x + 16, y, entry.name, {});
+    text(box, x + 16, y, name, {}, entry.name);
     x += needed + 14;
   }
   return y + 8;
@@ -144,7 +150,7 @@ function legend(box, entries) {
 function legendHeight(width, entries) {
   let x = 0, rows = 1;
   for (const entry of entries) {
-    const needed = 22 + entry.name.length * LETTER;
+    const needed = 22 + shorten(entry.name, width - 30).length * LETTER;
     if (x > 0 && x + needed > width) { x = 0; rows += 1; }
     x += needed + 14;
   }

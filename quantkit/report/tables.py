@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from quantkit.evaluation.drift import TensorDrift
-from quantkit.evaluation.gate import Verdict
+from quantkit.evaluation.gate import GateVerdict
 from quantkit.evaluation.paired import Interval
 from quantkit.evaluation.result import Comparison, Delta, ModelResult
 from quantkit.report.names import Name
@@ -39,6 +39,8 @@ CSV_COLUMNS = (
     "kl",
     "ece",
     "latency_ms",
+    "latency_ms_p10",
+    "latency_ms_p90",
 )
 
 
@@ -53,6 +55,11 @@ def accuracy_table(comparison: Comparison) -> Table:
         name, *figures = _cells(comparison, model)
         table.add_row(Name(name, names), *figures)
     return table
+
+
+def accuracy_rows(comparison: Comparison) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
+    """Return headings and cells of the main table as text."""
+    return _headings(comparison), [_cells(comparison, model) for model in comparison.models]
 
 
 def drift_table(model: ModelResult, tensors: Sequence[TensorDrift] | None = None) -> Table:
@@ -75,12 +82,12 @@ def drift_table(model: ModelResult, tensors: Sequence[TensorDrift] | None = None
     return table
 
 
-# Of fewer images one easily makes half of the error.
+# With fewer images, one easily causes half of the error.
 MANY = 10
 
 
 def notes(comparison: Comparison) -> list[str]:
-    """Return what has to be said under the table: what so many images detect, and warnings."""
+    """Return the notes below the table: the loss that this many images detect, and warnings."""
     said = []
     for model in comparison.candidates:
         versus = model.versus
@@ -88,13 +95,13 @@ def notes(comparison: Comparison) -> list[str]:
             said.append(f"{model.name}: {versus.sample_size}")
         if lonely := [one for one in model.worst_tensors if one.images >= MANY and one.image_share > 0.5]:
             said.append(
-                f"{model.name}: a single image makes more than half of the error of {len(lonely)} of the "
-                f"{len(model.worst_tensors)} tensors with the lowest SQNR, which says little of the other images"
+                f"{model.name}: one image causes more than half of the error of {len(lonely)} of the "
+                f"{len(model.worst_tensors)} tensors with the lowest SQNR, so their SQNR hardly describes other images"
             )
     return [*said, *comparison.warnings]
 
 
-def markdown(comparison: Comparison, verdicts: Sequence[Verdict] = ()) -> str:
+def markdown(comparison: Comparison, verdicts: Sequence[GateVerdict] = ()) -> str:
     """Return the main table, the notes, the verdicts of gates and the drift of each candidate as GitHub Markdown."""
     lines = [f"**{_accuracy_title(comparison)}**", ""]
     headings = _headings(comparison)
@@ -143,6 +150,8 @@ def csv_text(comparison: Comparison) -> str:
             None if versus is None else versus.kl,
             model.ece,
             model.latency_ms,
+            None if model.latency_spread_ms is None else model.latency_spread_ms.lo,
+            None if model.latency_spread_ms is None else model.latency_spread_ms.hi,
         ]
         writer.writerow("" if value is None else value for value in row)
     return buffer.getvalue()
@@ -174,6 +183,15 @@ def decibels(value: float) -> str:
     if math.isinf(value):
         return "∞" if value > 0 else f"{MINUS}∞"
     return f"{value:.1f}".replace("-", MINUS)
+
+
+def milliseconds(model: ModelResult) -> str:
+    """Format the median latency with its 10th and 90th percentile: ``6.95 [6.81, 7.4]``; without a spread, alone."""
+    if model.latency_ms is None:
+        return ABSENT
+    text = f"{model.latency_ms:.3g}"
+    spread = model.latency_spread_ms
+    return text if spread is None else f"{text} [{spread.lo:.3g}, {spread.hi:.3g}]"
 
 
 def share(value: float | None, digits: int = 2) -> str:

@@ -123,6 +123,14 @@ class RunRecord(_Record):
         pipeline: the preprocessing.
         quantized: the quantized models, by name.
         backends: options of the vendors' files, by backend.
+        configuration: the merged settings of the calibration: those given, of quantkit.yaml, and defaults.
+
+    Example:
+        In the folder that ``quantkit demo`` makes:
+
+        >>> import quantkit
+        >>> quantkit.relink("run", set_="calibration.csv").set.images
+        200
     """
 
     version: int = 1
@@ -132,6 +140,7 @@ class RunRecord(_Record):
     pipeline: Pipeline
     quantized: dict[str, QuantizedRecord] = Field(default_factory=dict)
     backends: dict[str, dict[str, Any]] = Field(default_factory=dict)
+    configuration: dict[str, Any] = Field(default_factory=dict)
 
 
 class RunFolder:

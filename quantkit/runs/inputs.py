@@ -13,7 +13,7 @@ from quantkit.config.pipeline import Pipeline
 from quantkit.data.parallel import map_in_order
 from quantkit.data.preprocess import preprocess
 from quantkit.engine.classifier import ClassifierFile, PreparedClassifier, classifier_signature, read_classifier
-from quantkit.engine.observe import load_batch
+from quantkit.engine.observe import Load, load_batch
 from quantkit.errors import ProvenanceError
 from quantkit.graph.image_input import image_input
 from quantkit.graph.model import read_model
@@ -83,12 +83,19 @@ def open_input_shape(record: RunRecord) -> tuple[int, ...] | None:
 
 
 def model_inputs(
-    model: ir.Model, paths: Sequence[Path], pipeline: Pipeline, threads: int
+    model: ir.Model, paths: Sequence[Path], pipeline: Pipeline, threads: int, *, load: Load | None = None
 ) -> list[npt.NDArray[np.float32]]:
     """Return each image as ``[N, C, H, W]`` float32, repeated to fill the batch of a model whose batch is fixed.
+
+    Args:
+        model: that takes them.
+        paths: of the images.
+        pipeline: preprocessing.
+        threads: images read side by side.
+        load: reads one image in place of the pipeline, such as `quantkit.data.decoded.DecodedImages`.
 
     Raises:
         ImageError: an image cannot be decoded.
     """
-    load, batch = partial(preprocess, pipeline=pipeline), image_input(model).batch or 1
-    return list(map_in_order(lambda path: load_batch([path], load, batch), paths, threads))
+    batch, read = image_input(model).batch or 1, load or partial(preprocess, pipeline=pipeline)
+    return list(map_in_order(lambda path: load_batch([path], read, batch), paths, threads))

@@ -7,6 +7,7 @@ folder. `relink` records a new place.
 
 from pathlib import Path
 
+from quantkit.config.arguments import AnyPath, as_path, optional_path
 from quantkit.data.calibration_set import CalibrationSet
 from quantkit.errors import CalibrationSetError, ProvenanceError
 from quantkit.graph.model import model_digest
@@ -44,7 +45,9 @@ def find_set(record: RunRecord | None) -> CalibrationSet | None:
         return None
 
 
-def relink(run: Path, *, model: Path | None = None, set_: Path | None = None, images: Path | None = None) -> RunRecord:
+def relink(
+    run: AnyPath, *, model: AnyPath | None = None, set_: AnyPath | None = None, images: AnyPath | None = None
+) -> RunRecord:
     """Record where the model, the calibration set or its images are now, after a check by digest.
 
     Args:
@@ -58,8 +61,21 @@ def relink(run: Path, *, model: Path | None = None, set_: Path | None = None, im
         ProvenanceError: a file is not the one of the run.
         ModelError: the model cannot be read.
         CalibrationSetError: the manifest is damaged, or an image is missing or changed.
+
+    Example:
+        In the folder that ``quantkit demo`` makes:
+
+        >>> import quantkit
+        >>> record = quantkit.relink("run", model="mini_iresnet.onnx")
+        >>> record.model.classes
+        10
     """
-    folder = RunFolder(run)
+    folder = RunFolder(as_path(run, "run"))
+    model, set_, images = (
+        optional_path(model, "model"),
+        optional_path(set_, "set_"),
+        optional_path(images, "images"),
+    )
     with folder.locked():
         record = folder.read()
         if model is not None:

@@ -12,10 +12,10 @@ import hashlib
 import json
 import os
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -23,9 +23,9 @@ from filelock import FileLock, Timeout
 
 from quantkit.config.pipeline import Pipeline
 from quantkit.data.folder import ImageFolder
-from quantkit.data.parallel import map_in_order
 from quantkit.data.preprocess import preprocess
-from quantkit.engine.predict import Classifier, ModelScores
+from quantkit.engine.device import CPU, Device
+from quantkit.engine.predict import Classifier, ModelScores, answer_in_batches
 from quantkit.errors import ImageError, ModelError, OutputError, UsageError
 from quantkit.files import make_folder, reason
 from quantkit.graph.fixed_inputs import to_json
@@ -42,20 +42,23 @@ _ID_BYTES = 16
 _CRC_BYTES = 4
 
 
-def scores_key(model_sha256: str, pipeline: Pipeline, signature: Signature) -> CacheKey:
-    """Return what scores depend on besides the image: model, preprocessing, output and other inputs.
+def scores_key(model_sha256: str, pipeline: Pipeline, signature: Signature, device: Device = CPU) -> CacheKey:
+    """Return what scores depend on besides the image: model, preprocessing, output, other inputs, and the device.
 
     Args:
         model_sha256: digest of the file.
         pipeline: the preprocessing.
         signature: which output of the model is scored, and what its other inputs are fed.
+        device: where the model runs. Its batch is no part of the key: scores differ by it in roundings alone.
     """
-    inputs = {
+    inputs: dict[str, Any] = {
         "model": model_sha256,
         "output": signature.scores.name,
         "inputs": to_json(signature.fixed),
         "pipeline": pipeline.model_dump(mode="json"),
     }
+    if not device.is_cpu:
+        inputs |= device.identity()
     return CacheKey(KIND, _FORMAT, inputs)
 
 
@@ -230,6 +233,7 @@ def predict_cached(
     pipeline: Pipeline,
     *,
     threads: int,
+    load: Callable[[Path], FloatArray] | None = None,
 ) -> Iterator[ModelScores]:
     """Yield every model's scores, image by image in order, as `quantkit.engine.predict.evaluate` does.
 
@@ -240,7 +244,8 @@ def predict_cached(
         kept: of each model, its scores so far; one file for two models that are the same.
         paths: the images, in the order that ``kept`` has them.
         pipeline: their preprocessing.
-        threads: workers; each decodes an image and runs the models on it.
+        threads: workers that decode.
+        load: reads one image in place of the pipeline, such as `quantkit.data.decoded.DecodedImages`.
 
     Raises:
         ImageError: an image cannot be decoded.
@@ -249,13 +254,12 @@ def predict_cached(
     """
     wanted = [[not one.knows(index) for one in kept] for index in range(len(paths))]
 
-    def ask(index: int) -> list[FloatArray | None]:
-        x = preprocess(paths[index], pipeline)[None]
-        return [model.scores(x) if run else None for model, run in zip(models, wanted[index], strict=True)]
+    def read(index: int) -> FloatArray:
+        return preprocess(paths[index], pipeline) if load is None else load(paths[index])
 
-    asked = map_in_order(ask, [index for index, runs in enumerate(wanted) if any(runs)], threads)
+    asked = answer_in_batches(models, wanted, read, threads=threads)
     for index, runs in enumerate(wanted):
-        for one, scores in zip(kept, next(asked) if any(runs) else (), strict=False):
+        for one, scores in zip(kept, next(asked).scores if any(runs) else (), strict=False):
             if scores is not None and not one.knows(index):
                 one.add(index, scores)
         yield ModelScores(index, [one.scores(index) for one in kept])

@@ -1,23 +1,27 @@
-"""Makes the int8 model of a recipe; what recipes have in common is made once."""
+"""The candidate builder makes the int8 model of a recipe; what recipes have in common is computed once."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
+from quantkit.files import sha256_json
 from quantkit.graph.prepare import prepare
 from quantkit.graph.qdq.plan import Plan, PlanOptions, plan
-from quantkit.graph.qdq.write import write_qdq
+from quantkit.graph.qdq.write import activation_parameters, write_qdq
 from quantkit.numerics import Range
+from quantkit.progress import ProgressCallback
 from quantkit.ptq.bias_correction import estimate_shifts
 from quantkit.ptq.channel_shift import center
+from quantkit.ptq.channel_statistics import ChannelStatistics, channel_statistics
 from quantkit.ptq.equalization import Equalization, equalize
 from quantkit.ptq.fp32_export import export_corrected_fp32, restore_batch_norms
 from quantkit.ptq.input_folding import LEVELS, SPAN, Levels, holds_padding, levels_of, takes_levels, with_input_folding
-from quantkit.ptq.range_refinement import refine_ranges
+from quantkit.ptq.range_refinement import refine_ranges, rounded
 from quantkit.ptq.reconstruction import reconstruct
 from quantkit.search.recipe import Recipe, WeightCorrection
 from quantkit.stats.observed import Observed
@@ -25,21 +29,27 @@ from quantkit.stats.solve import solve_observed
 from quantkit.targets import Target
 
 FloatArray = npt.NDArray[np.float32]
-# Takes a prepared model and returns what the calibration images make of all tensors that a plan may need.
-Observe = Callable[[ir.Model], Observed]
-Progress = Callable[[int, int], None]
-# Moved and rescaled channels may change the scores by this share of their span: far more than float32 rounding does.
+# Shifted and rescaled channels may change the scores by this share of their span: well above float32 rounding.
 SAME_FUNCTION = 1e-4
+# Images that the ranges of a preview are observed on.
+PREVIEW_IMAGES = 96
+
+
+class Observe(Protocol):
+    """Returns the statistics of a prepared model's tensors that any plan may need."""
+
+    def __call__(self, model: ir.Model, images: int | None = None) -> Observed:
+        """Observe the model on the calibration images, or on the first of them only."""
 
 
 @dataclass(frozen=True)
 class Product:
-    """What a recipe makes.
+    """The models that a recipe makes.
 
     Attributes:
         int8: the quantized model.
         plan: of the int8 model.
-        corrected_fp32: the fp32 model to hand to a compiler that calibrates by itself; None where that is the original.
+        corrected_fp32: the fp32 model for a compiler that calibrates by itself; None where that is the original.
     """
 
     int8: ir.Model
@@ -48,30 +58,46 @@ class Product:
 
 
 @dataclass(frozen=True)
+class Preview:
+    """The model of a recipe before weights and biases are corrected, made in a fraction of the time.
+
+    Attributes:
+        model: the model; where weights will be rounded for their layer's result, they are left in float.
+        digest: of what a recipe does to model and ranges: recipes with equal digests and corrections make equal models.
+    """
+
+    model: ir.Model
+    digest: str
+
+
+@dataclass(frozen=True)
 class _Base:
-    """An fp32 model to quantize, with what was observed of it, and as a compiler gets it where it was rewritten."""
+    """An fp32 model to quantize, with its statistics, and in the form for a compiler where it was rewritten."""
 
     model: ir.Model
     observed: Observed
     corrected_fp32: ir.Model | None = None
 
 
+_BaseKey = tuple[Target, bool, float, bool]
+
+
 @dataclass
 class CandidateBuilder:
-    """Everything that recipes are made from.
+    """Makes the models of recipes.
 
     Attributes:
         prepared: the fp32 model.
-        observed: of all its tensors that a plan may need.
-        target: what will run the int8 model. Where its compiler takes ranges and rounds by itself, whatever is mended
-            must stand in the fp32 model that it is handed.
+        observed: statistics of its tensors that a plan may need.
+        target: what will run the int8 model. Where its compiler sets ranges and rounds by itself, every correction is
+            made in the fp32 model that it compiles.
         options: what the user leaves in float.
-        images: a few dozen, ``[N, C, H, W]`` each, that correction and rounding look at.
-        ranging: a few dozen that ranges are refined on, best none of the others.
+        images: a few dozen, ``[N, C, H, W]`` each, that corrections and roundings are fitted on.
+        ranging: a few dozen that ranges are refined on, preferably others.
         observe: observes a rewritten model.
-        change: measures, on images that had no part in making it, how far a model's scores lie from those of fp32, as a
-            share of their span.
-        keep_outliers: set ranges for all images, also for the few that go far beyond all others.
+        change: returns the largest change of a model's scores from those of fp32 on held-back images, as a share of
+            their span.
+        keep_outliers: set ranges for all images, outlier images included.
         threads: images run side by side.
     """
 
@@ -86,8 +112,11 @@ class CandidateBuilder:
     keep_outliers: bool
     threads: int
     _shifted: dict[Target, ir.Model] = field(default_factory=dict, init=False)
+    _statistics: dict[int, dict[str, ChannelStatistics]] = field(default_factory=dict, init=False)
     _equalizations: dict[tuple[Target, bool], Equalization | None] = field(default_factory=dict, init=False)
-    _bases: dict[tuple[Target, bool, float, bool], _Base] = field(default_factory=dict, init=False)
+    _models: dict[_BaseKey, ir.Model] = field(default_factory=dict, init=False)
+    _bases: dict[_BaseKey, _Base] = field(default_factory=dict, init=False)
+    _preview_bases: dict[_BaseKey, _Base] = field(default_factory=dict, init=False)
     _refined: dict[Recipe, dict[str, Range]] = field(default_factory=dict, init=False)
 
     @cached_property
@@ -101,12 +130,53 @@ class CandidateBuilder:
             return None
         return found if self.change(with_input_folding(self.prepared, found)) <= SAME_FUNCTION else None
 
-    def make(self, recipe: Recipe, progress: Progress | None = None) -> Product:
+    def effective(self, recipe: Recipe, progress: ProgressCallback | None = None) -> Recipe:
+        """Return the recipe without the steps that would change nothing in this model.
+
+        These are a channel shift or an equalization where no channel can be shifted or rescaled to any advantage, input
+        folding where the first layer cannot read 8-bit levels, and refined ranges where all stay as the method sets
+        them.
+
+        Args:
+            recipe: of a stage.
+            progress: called with the number of ranges refined and of all ranges.
+        """
+        target = recipe.target(self.target)
+        if recipe.input_folding and self.levels is None:
+            recipe = recipe.changed(input_folding=False)
+        if recipe.channel_shift and self._center(target) is self.prepared:
+            recipe = recipe.changed(channel_shift=False)
+        if recipe.equalization and self._equalization(target, recipe.channel_shift) is None:
+            recipe = recipe.changed(equalization=0.0)
+        if recipe.refined and not self._refine(recipe, progress):
+            recipe = recipe.changed(refined=False)
+        return recipe
+
+    def preview(self, recipe: Recipe, progress: ProgressCallback | None = None) -> Preview:
+        """Return the model of a recipe before its corrections; ranges of a rewritten model are those of few images.
+
+        Args:
+            recipe: from `effective`.
+            progress: called with the number of ranges refined and of all ranges.
+
+        Raises:
+            UsageError: a layer to leave in float does not exist.
+            ModelError: nothing is left to quantize, or the model cannot be run.
+        """
+        base = self._preview_base(recipe)
+        made, ranges = self._planned(base, recipe, progress)
+        kept = {name: [range_.lo, range_.hi] for name, range_ in sorted(ranges.items())}
+        digest = sha256_json({**recipe.to_json(), "method": None, "refined": None, "correction": None, "ranges": kept})
+        if recipe.correction is WeightCorrection.ROUNDING:
+            return Preview(rounded(base.model, made, activation_parameters(made, ranges)), digest)
+        return Preview(write_qdq(base.model, made, ranges), digest)
+
+    def make(self, recipe: Recipe, progress: ProgressCallback | None = None) -> Product:
         """Make the model of a recipe; the same recipe gives the same bits.
 
         Args:
             recipe: what to make.
-            progress: called with the number of ranges refined and of all ranges, then likewise of layers mended.
+            progress: called with the number of ranges refined and of all ranges, then of layers corrected and of all.
 
         Raises:
             UsageError: a layer to leave in float does not exist.
@@ -119,13 +189,19 @@ class CandidateBuilder:
         made, ranges = self._planned(base, recipe, progress)
         return Product(self._correct(base.model, made, ranges, recipe, progress), made, base.corrected_fp32)
 
-    def ranged(self, recipe: Recipe, progress: Progress | None = None) -> tuple[ir.Model, dict[str, Range]]:
-        """Return the fp32 model that a recipe quantizes, before anything is mended, and the ranges of its tensors."""
+    def rewritten(self, recipe: Recipe) -> ir.Model:
+        """Return the fp32 model with shifted and rescaled channels, before its corrections."""
+        return self._model(self._key(recipe))
+
+    def ranged(self, recipe: Recipe, progress: ProgressCallback | None = None) -> tuple[ir.Model, dict[str, Range]]:
+        """Return the fp32 model that a recipe quantizes, before its corrections, and the ranges of its tensors."""
         base, target = self._base(recipe), recipe.target(self.target)
         ranges = solve_observed(base.observed, recipe.method, target, keep_outliers=self.keep_outliers)
         return base.model, ranges | self._set_otherwise(recipe, progress)
 
-    def _planned(self, base: _Base, recipe: Recipe, progress: Progress | None = None) -> tuple[Plan, dict[str, Range]]:
+    def _planned(
+        self, base: _Base, recipe: Recipe, progress: ProgressCallback | None = None
+    ) -> tuple[Plan, dict[str, Range]]:
         """Return the plan of a recipe for a model, and the ranges that it needs."""
         target = recipe.target(self.target)
         made = plan(base.model, target, recipe.left_out(self.options))
@@ -134,20 +210,20 @@ class CandidateBuilder:
         )
         return made, ranges | self._set_otherwise(recipe, progress)
 
-    def _set_otherwise(self, recipe: Recipe, progress: Progress | None = None) -> dict[str, Range]:
+    def _set_otherwise(self, recipe: Recipe, progress: ProgressCallback | None = None) -> dict[str, Range]:
         """Return the ranges of a recipe that its method does not set."""
         levels = {LEVELS: SPAN} if recipe.input_folding else {}
         return self._refine(recipe, progress) | levels if recipe.refined else levels
 
-    def _refine(self, recipe: Recipe, progress: Progress | None) -> dict[str, Range]:
-        """Return the refined ranges; neither layers in float nor the rounding of weights makes them others."""
+    def _refine(self, recipe: Recipe, progress: ProgressCallback | None) -> dict[str, Range]:
+        """Return the ranges that refinement changes; neither layers in float nor rounded weights make a difference."""
         corrected = recipe.correction is not WeightCorrection.NONE
         correction = WeightCorrection.BIAS if corrected else WeightCorrection.NONE
         plain = recipe.changed(refined=False, input_folding=False, correction=correction, skip=())
         if plain not in self._refined:
             base = self._base(plain)
             made, ranges = self._planned(base, plain)
-            self._refined[plain] = refine_ranges(
+            refined = refine_ranges(
                 base.model,
                 made,
                 ranges,
@@ -156,51 +232,78 @@ class CandidateBuilder:
                 threads=self.threads,
                 progress=progress,
             )
+            self._refined[plain] = {name: moved for name, moved in refined.items() if moved != ranges.get(name)}
         return self._refined[plain]
 
     def _base(self, recipe: Recipe) -> _Base:
-        target = recipe.target(self.target)
-        key = (target, recipe.channel_shift, recipe.equalization, recipe.input_folding)
+        key = self._key(recipe)
         if key not in self._bases:
-            model = self._rewritten(*key[:3])
-            if recipe.input_folding and self.levels is not None:
-                model = with_input_folding(model, self.levels)
+            model = self._model(key)
             if model is self.prepared:
                 return _Base(self.prepared, self.observed)
             corrected_fp32 = restore_batch_norms(model) if self.target.compiler_calibrates else None
             self._bases[key] = _Base(model, self.observe(model), corrected_fp32)
         return self._bases[key]
 
-    def _rewritten(self, target: Target, channel_shift: bool, strength: float) -> ir.Model:
-        """Return the model with its channels moved and rescaled; what would not keep the function is left out."""
-        model = self._center(target) if channel_shift else self.prepared
-        if not strength:
-            return model
-        key = (target, channel_shift)
-        if key not in self._equalizations:
-            self._equalizations[key] = self._equalize(model, target)
-        equalization = self._equalizations[key]
-        return model if equalization is None else equalization.apply(model, strength)
+    def _preview_base(self, recipe: Recipe) -> _Base:
+        """Return the base of a recipe, observed on few images where it has not been observed on all."""
+        key = self._key(recipe)
+        model = self._model(key)
+        if recipe.refined or key in self._bases or model is self.prepared:
+            return self._base(recipe)
+        if key not in self._preview_bases:
+            self._preview_bases[key] = _Base(model, self.observe(model, PREVIEW_IMAGES))
+        return self._preview_bases[key]
+
+    def _key(self, recipe: Recipe) -> _BaseKey:
+        return (recipe.target(self.target), recipe.channel_shift, recipe.equalization, recipe.input_folding)
+
+    def _model(self, key: _BaseKey) -> ir.Model:
+        """Return the rewritten fp32 model; rewrites that would change the function are left out."""
+        if key not in self._models:
+            target, channel_shift, strength, input_folding = key
+            model = self._center(target) if channel_shift else self.prepared
+            equalization = self._equalization(target, channel_shift) if strength else None
+            if equalization is not None:
+                model = equalization.apply(model, strength)
+            if input_folding and self.levels is not None:
+                model = with_input_folding(model, self.levels)
+            self._models[key] = model
+        return self._models[key]
 
     def _center(self, target: Target) -> ir.Model:
+        """Return the model with its channels shifted; the model itself where nothing can be shifted."""
         if target not in self._shifted:
             made = plan(self.prepared, target, self.options)
-            found = center(self.prepared, made, self.images, threads=self.threads)
+            found = center(self.prepared, made, self._channels(self.prepared))
             same = found is not None and self.change(found) <= SAME_FUNCTION
             self._shifted[target] = found if found is not None and same else self.prepared
         return self._shifted[target]
 
+    def _equalization(self, target: Target, channel_shift: bool) -> Equalization | None:
+        """Return the best factors that keep the function on other images too, None where there are none."""
+        key = (target, channel_shift)
+        if key not in self._equalizations:
+            model = self._center(target) if channel_shift else self.prepared
+            self._equalizations[key] = self._equalize(model, target)
+        return self._equalizations[key]
+
     def _equalize(self, model: ir.Model, target: Target) -> Equalization | None:
-        """Return the best factors that keep the function on other images too, None where none were found."""
-        made = plan(model, target, self.options)
+        made, found = plan(model, target, self.options), None
         for keep_capped in (False, True):
-            found = equalize(model, made, self.images, keep_capped=keep_capped, threads=self.threads)
-            if self.change(found.apply(model)) <= SAME_FUNCTION:
+            found = equalize(model, made, self._channels(model), keep_capped=keep_capped, start=found)
+            if found is None or self.change(found.apply(model)) <= SAME_FUNCTION:
                 return found
         return None
 
-    def _corrected_base(self, base: _Base, recipe: Recipe, progress: Progress | None) -> _Base:
-        """Return the fp32 model in which the mended weights and biases stand, prepared as a compiler would meet it."""
+    def _channels(self, model: ir.Model) -> dict[str, ChannelStatistics]:
+        """Return the statistics of a model's channels; the model must be one that this object keeps."""
+        if id(model) not in self._statistics:
+            self._statistics[id(model)] = channel_statistics(model, self.images, threads=self.threads)
+        return self._statistics[id(model)]
+
+    def _corrected_base(self, base: _Base, recipe: Recipe, progress: ProgressCallback | None) -> _Base:
+        """Return the fp32 model with the corrected weights and biases, prepared as a compiler would read it."""
         made, ranges = self._planned(base, recipe)
         int8 = self._correct(base.model, made, ranges, recipe, progress)
         corrected_fp32 = restore_batch_norms(export_corrected_fp32(base.model, made, int8, made.target.weights.qmax))
@@ -208,7 +311,12 @@ class CandidateBuilder:
         return _Base(model, self.observe(model), corrected_fp32)
 
     def _correct(
-        self, model: ir.Model, made: Plan, ranges: Mapping[str, Range], recipe: Recipe, progress: Progress | None
+        self,
+        model: ir.Model,
+        made: Plan,
+        ranges: Mapping[str, Range],
+        recipe: Recipe,
+        progress: ProgressCallback | None,
     ) -> ir.Model:
         if recipe.correction is WeightCorrection.NONE:
             return write_qdq(model, made, ranges)

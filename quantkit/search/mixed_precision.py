@@ -12,14 +12,15 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from quantkit.errors import ModelError
+from quantkit.errors import ModelError, UsageError
 from quantkit.evaluation.selection import SelectionMetric
 from quantkit.graph.analysis.macs import multiply_adds
 from quantkit.graph.analysis.values import node_name
 from quantkit.graph.qdq.plan import Plan, plan
 from quantkit.graph.qdq.write import write_qdq
+from quantkit.progress import ProgressCallback
 from quantkit.ptq.bias_correction import estimate_shifts
-from quantkit.search.candidate_builder import CandidateBuilder, Progress
+from quantkit.search.candidate_builder import CandidateBuilder
 from quantkit.search.recipe import Recipe
 from quantkit.sensitivity.measure import layer_costs
 
@@ -38,14 +39,28 @@ class FloatBudget:
     """What may be left in float.
 
     Attributes:
-        macs: share of the network's multiply-adds.
+        macs: percent of the network's multiply-adds, 0 to 100.
         layers: number of layers; None for any.
         convs_only: 2-D convolutions alone, as VACC's ``skip_conv_layers`` can name.
+
+    Raises:
+        UsageError: a value is out of range.
+
+    Example:
+        >>> import quantkit
+        >>> quantkit.FloatBudget(macs=5.0, layers=3).layers
+        3
     """
 
-    macs: float = 0.1
+    macs: float = 10.0
     layers: int | None = None
     convs_only: bool = False
+
+    def __post_init__(self) -> None:
+        if not 0.0 <= self.macs <= 100.0:
+            raise UsageError(f"{self.macs} is not between 0 and 100 percent", where="macs", fix="write a tenth as 10")
+        if self.layers is not None and self.layers < 0:
+            raise UsageError(f"{self.layers} is below 0", where="layers")
 
 
 class MixedPrecision:
@@ -65,7 +80,7 @@ class MixedPrecision:
         recipe: Recipe,
         selection: SelectionMetric,
         budget: FloatBudget,
-        progress: Progress | None = None,
+        progress: ProgressCallback | None = None,
     ) -> None:
         self._builder, self._recipe, self._selection, self._budget = candidate_builder, recipe, selection, budget
         self._target = recipe.target(candidate_builder.target)
@@ -90,7 +105,7 @@ class MixedPrecision:
         self._recipe = self._recipe.changed(skip=(*self._recipe.skip, best))
         return self._recipe
 
-    def _order(self, progress: Progress | None) -> list[str]:
+    def _order(self, progress: ProgressCallback | None) -> list[str]:
         """Return the layers by what leaving each in float saves for what it computes, the most rewarding first."""
         costs = layer_costs(
             self._model,
@@ -113,7 +128,9 @@ class MixedPrecision:
     def _fitting(self) -> list[str]:
         if self._budget.layers is not None and len(self._recipe.skip) >= self._budget.layers:
             return []
-        return [name for name in self._promising if self._float + self._macs.get(name, 0.0) <= self._budget.macs]
+        return [
+            name for name in self._promising if 100.0 * (self._float + self._macs.get(name, 0.0)) <= self._budget.macs
+        ]
 
     def _distance(self, name: str) -> float:
         recipe = self._recipe.changed(skip=(*self._recipe.skip, name))

@@ -1,4 +1,4 @@
-"""One way to make an int8 model, as data: what a search tries and a journal keeps."""
+"""One way to make an int8 model, as data: what a search tries and the cache stores."""
 
 from dataclasses import asdict, dataclass, replace
 from enum import StrEnum
@@ -11,7 +11,7 @@ from quantkit.targets import Target
 
 
 class WeightCorrection(StrEnum):
-    """What is done to weights and biases once the ranges stand."""
+    """How weights and biases are corrected once the ranges are set."""
 
     NONE = "none"
     BIAS = "bias"
@@ -24,9 +24,9 @@ class Recipe:
 
     Attributes:
         method: how ranges are set.
-        channel_shift: channels moved so that tensors of signed values span less.
+        channel_shift: channels shifted so that tensors of signed values span less.
         equalization: strength of the rescaling of channels: 0 for none, 1 for the least predicted noise.
-        refined: ends of ranges moved to where the scores are nearest to fp32.
+        refined: ends of ranges moved where that brings the scores nearer to fp32.
         correction: biases corrected; or weights rounded for the layer's result and biases corrected; or neither.
         per_channel: one weight scale per output channel, or one per tensor.
         power_of_two: weight thresholds rounded up to powers of two.
@@ -49,7 +49,7 @@ class Recipe:
         return target.with_options(per_channel=self.per_channel, power_of_two=self.power_of_two)
 
     def left_out(self, options: PlanOptions) -> PlanOptions:
-        """Return what stays in float: what the user wants there, what the search left, and what makes levels."""
+        """Return what stays in float: the user's layers, those of the search, and the operator of input folding."""
         levels = (LEVELS,) if self.input_folding else ()
         return replace(options, skip=(*options.skip, *self.skip, *levels))
 
@@ -58,7 +58,7 @@ class Recipe:
         return replace(self, **fields)
 
     def to_json(self) -> dict[str, Any]:
-        """Return plain values, from which no two recipes are alike."""
+        """Return plain values, different for every two recipes."""
         plain = asdict(self) | {"method": {"name": method_name(self.method), **asdict(self.method)}}
         return plain | {"correction": self.correction.value, "skip": list(self.skip)}
 

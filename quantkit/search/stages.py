@@ -1,8 +1,9 @@
-"""The search for the cheapest recipe that meets a goal: from what costs nothing at run time to what costs speed.
+"""The search for the cheapest recipe that meets a goal: from stages without run-time cost to those that cost speed.
 
-One rung after the other: methods, moved and rescaled channels, refined ranges, rounded weights, an input that is not
-rounded, layers in float. A rung's recipes are compared on the images that choose, the best one goes on if it is nearer
-to fp32 than what there was, and is judged on other images. Nothing depends on chance or on time, unless time runs out.
+The stages are, in this order: methods, shifted and rescaled channels, refined ranges, rounded weights, input folding,
+layers in float. The recipes of a stage are compared on the selection split, first by a preview that takes a fraction of
+the time, then the nearest of these in full. The best one is kept if it is nearer to fp32 than the best before, and is
+evaluated on held-out images. The result depends on neither chance nor time, unless the time limit ends the search.
 """
 
 from collections.abc import Callable, Iterator, Sequence, Set
@@ -11,20 +12,27 @@ from enum import StrEnum
 from typing import Protocol
 
 from quantkit.config.method import Kl, Method, MinMax, Mse, Percentile
+from quantkit.errors import UsageError
 from quantkit.evaluation.paired import CONFIDENCE, Interval
 from quantkit.evaluation.selection import Closeness
 from quantkit.search.recipe import Recipe, WeightCorrection
 
 # Strengths of the equalization that are tried.
 STRENGTHS = (0.5, 1.0)
-# Repeated evaluation on the same images makes a lucky verdict likelier; the intervals allow for this many looks.
+# Repeated evaluation on the same images raises the rate of false positives; the intervals allow for this many looks.
 LOOKS = 12
 # One-sided confidence of all verdicts together, as that of both sides of one look: Bonferroni's inequality.
 LOOK_CONFIDENCE = 1.0 - 2.0 * (1.0 - CONFIDENCE) / LOOKS
 
 
 class Stage(StrEnum):
-    """A step of the search."""
+    """A stage of the search.
+
+    Example:
+        >>> import quantkit
+        >>> quantkit.Stage("rounding").value
+        'rounding'
+    """
 
     METHOD = "method"
     WEIGHT_SCALE = "weight-scale"
@@ -36,37 +44,52 @@ class Stage(StrEnum):
     PRECISION = "precision"
 
 
-# What a rung has to bring the distance down to: what costs time on every image must earn it.
+# The share of the distance that a stage may leave: what costs time on every image must gain more.
 EARNED = {Stage.INPUT_FOLDING: 0.95}
-# The rungs that change weights or biases, beside the correction of biases.
+# The stages that change weights or biases, beside the correction of biases.
 REWRITING = frozenset({Stage.CHANNEL_SHIFT, Stage.EQUALIZATION, Stage.ROUNDING, Stage.INPUT_FOLDING})
 
 
 @dataclass(frozen=True, kw_only=True)
 class Goal:
-    """What is to be met.
+    """The accuracy that a search aims for.
 
     Attributes:
-        max_drop: points of top-1 that int8 may lose, as a share.
-        min_agreement: share of the images that must be answered as fp32 does; None for any.
+        max_drop: points of top-1 that int8 may lose, 0.5 for half a percent of the images.
+        min_agreement: least agreement with fp32 in percent of the images, 0 to 100; None for any.
+
+    Raises:
+        UsageError: a value is out of range.
+
+    Example:
+        >>> import quantkit
+        >>> quantkit.Goal(max_drop=0.5, min_agreement=99.0).max_drop
+        0.5
     """
 
     max_drop: float
     min_agreement: float | None = None
 
+    def __post_init__(self) -> None:
+        for name, value in (("max_drop", self.max_drop), ("min_agreement", self.min_agreement)):
+            if value is not None and not 0.0 <= value <= 100.0:
+                raise UsageError(
+                    f"{value} is not between 0 and 100 percent", where=name, fix="write half a point as 0.5"
+                )
+
 
 @dataclass(frozen=True, kw_only=True)
 class HoldoutResult:
-    """What images that had no part in the choice say of a model; all shares of 1.
+    """The accuracy of a model on held-out evaluation images; all shares of 1.
 
     Attributes:
-        images: how many there are.
+        images: number of images.
         top1: accuracy of the model.
-        delta: that less the accuracy of fp32.
-        ci95: interval of the difference by itself.
+        delta: its accuracy less that of fp32.
+        ci95: 95 % interval of the difference, of this evaluation by itself.
         interval: interval of the difference that allows for all looks of a search.
-        agreement: share answered as fp32 does.
-        agreement_interval: likewise for all looks.
+        agreement: share of the images with the top class of fp32.
+        agreement_interval: interval of the agreement that allows for all looks.
     """
 
     images: int
@@ -78,27 +101,36 @@ class HoldoutResult:
     agreement_interval: Interval
 
     def proves(self, goal: Goal) -> bool:
-        """Tell whether the goal is met even at the far end of the intervals."""
-        agrees = goal.min_agreement is None or self.agreement_interval.lo >= goal.min_agreement
-        return self.interval.lo >= -goal.max_drop and agrees
+        """Return whether the goal is met at the unfavourable end of the intervals."""
+        agrees = goal.min_agreement is None or 100.0 * self.agreement_interval.lo >= goal.min_agreement
+        return 100.0 * self.interval.lo >= -goal.max_drop and agrees
 
     def suggests(self, goal: Goal) -> bool:
-        """Tell whether the goal is met as far as the images show, chance left aside."""
-        agrees = goal.min_agreement is None or self.agreement >= goal.min_agreement
-        return self.delta >= -goal.max_drop and agrees
+        """Return whether the estimates meet the goal, whatever the intervals."""
+        agrees = goal.min_agreement is None or 100.0 * self.agreement >= goal.min_agreement
+        return 100.0 * self.delta >= -goal.max_drop and agrees
 
 
 @dataclass(frozen=True, kw_only=True)
 class Trial:
-    """One recipe that was tried.
+    """One recipe that was made and measured.
 
     Attributes:
-        stage: step of the search.
-        recipe: what was tried.
-        closeness: on the images that choose.
+        stage: of the search.
+        recipe: the recipe.
+        closeness: on the selection split.
         float_macs: share of the multiply-adds in float.
-        seconds: it took to make and measure.
-        holdout: on the images that judge; None where it was not the best of its rung.
+        seconds: time to make and measure it.
+        holdout: on the evaluation images; None where it was not the best of its stage.
+
+    Example:
+        In the folder that ``quantkit demo`` makes:
+
+        >>> import quantkit
+        >>> options = quantkit.TuneOptions(goal=quantkit.Goal(max_drop=20.0), disable=frozenset(quantkit.Stage))
+        >>> trial = quantkit.tune("run", options, images="images/test", limit=200).trials[0]
+        >>> trial.stage, trial.holdout.images
+        ('default', 200)
     """
 
     stage: str
@@ -110,7 +142,13 @@ class Trial:
 
 
 class Verdict(StrEnum):
-    """How a search ended."""
+    """How a search ended.
+
+    Example:
+        >>> import quantkit
+        >>> [verdict.value for verdict in quantkit.Verdict]
+        ['met', 'likely', 'missed']
+    """
 
     MET = "met"
     LIKELY = "likely"
@@ -118,17 +156,26 @@ class Verdict(StrEnum):
 
 
 class OutOfTimeError(Exception):
-    """The time that a search was given is over."""
+    """The time limit of a search has passed."""
 
 
-class Trials(Protocol):
-    """Makes and measures; what was measured before is not measured again."""
+class TrialRunner(Protocol):
+    """Makes and measures recipes; what was measured before is not measured again."""
+
+    def shortlist(self, best: Trial, recipes: Sequence[Recipe], share: float) -> Sequence[Recipe]:
+        """Return the recipes worth a trial: those that differ from the best, the nearest to fp32 by their previews.
+
+        Args:
+            best: the trial to improve on.
+            recipes: of a stage.
+            share: of the distance of ``best`` that a recipe must fall below.
+        """
 
     def attempt(self, stage: str, recipe: Recipe) -> Trial:
-        """Make the model of a recipe and measure it on the images that choose; may raise `OutOfTimeError`."""
+        """Make the model of a recipe and measure it on the selection split; may raise `OutOfTimeError`."""
 
     def evaluate(self, trial: Trial) -> Trial:
-        """Measure a trial's model on the images that judge."""
+        """Measure a trial's model on the evaluation images."""
 
 
 # The recipes with ever more layers in float, from a recipe on.
@@ -137,12 +184,12 @@ Widening = Callable[[Recipe], Iterator[Recipe]]
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a search came to.
+    """The result of a search.
 
     Attributes:
-        best: the trial to keep, judged.
-        verdict: on it.
-        out_of_time: the search was ended by the clock.
+        best: the trial to keep, evaluated on the evaluation images.
+        verdict: whether it meets the goal.
+        out_of_time: the search was ended by the time limit.
     """
 
     best: Trial
@@ -150,15 +197,15 @@ class Outcome:
     out_of_time: bool
 
 
-def search(start: Recipe, trials: Trials, goal: Goal, *, stages: Set[Stage], widening: Widening) -> Outcome:
+def search(start: Recipe, trials: TrialRunner, goal: Goal, *, stages: Set[Stage], widening: Widening) -> Outcome:
     """Return the first recipe that meets a goal, or the nearest to fp32 that was found.
 
     Args:
-        start: what an ordinary calibration does.
-        trials: makes and measures.
-        goal: what is to be met.
-        stages: the steps that may be taken.
-        widening: gives recipes with more layers in float.
+        start: the recipe of calibrate.
+        trials: makes and measures recipes.
+        goal: the accuracy to reach.
+        stages: the stages to run.
+        widening: yields recipes with more layers in float.
     """
     best = trials.evaluate(trials.attempt("default", start))
     try:
@@ -175,7 +222,7 @@ def search(start: Recipe, trials: Trials, goal: Goal, *, stages: Set[Stage], wid
 
 
 class _StoppedError(Exception):
-    """Time ran out; ``best`` is what there was."""
+    """The time limit has passed; ``best`` is the best trial so far."""
 
     def __init__(self, best: Trial) -> None:
         super().__init__()
@@ -186,7 +233,7 @@ _Recipes = Callable[[Recipe], Sequence[Recipe]]
 
 
 def _stages(start: Recipe, stages: Set[Stage]) -> Iterator[tuple[Stage, _Recipes]]:
-    """Yield the rungs that cost next to nothing at run time, each as the recipes to try from the best so far."""
+    """Yield the stages of little or no run-time cost, each with a function from the best recipe to those to try."""
     forms, rewriting = Stage.WEIGHT_SCALE in stages, bool(stages & REWRITING)
     recipes: dict[Stage, _Recipes] = {
         Stage.METHOD: lambda best: _methods(start, best, forms and not rewriting),
@@ -217,7 +264,7 @@ def _methods(start: Recipe, best: Recipe, weight_forms: bool) -> list[Recipe]:
 def _equalized(best: Recipe, channel_shift: bool) -> list[Recipe]:
     """Rescaled channels have other distributions, for which another method may be the best.
 
-    What moving channels buys shows most where they are rescaled too, so it is tried again where it bought nothing.
+    Shifted channels gain most where they are rescaled too, so both are tried together where a shift gained nothing.
     """
     methods: dict[Method, None] = dict.fromkeys([best.method, Mse()])
     return [
@@ -229,7 +276,7 @@ def _equalized(best: Recipe, channel_shift: bool) -> list[Recipe]:
 
 
 def _rounded(best: Recipe, refining: bool) -> list[Recipe]:
-    """Rounding takes away noise that equalization had to weigh, so its full strength is tried once more."""
+    """Rounding removes noise that equalization had to trade off, so its full strength is tried once more."""
     strengths = dict.fromkeys([best.equalization, STRENGTHS[-1]])
     first, *others = [
         best.changed(correction=WeightCorrection.ROUNDING, equalization=strength) for strength in strengths
@@ -238,25 +285,26 @@ def _rounded(best: Recipe, refining: bool) -> list[Recipe]:
 
 
 def _refined_too(recipe: Recipe, refining: bool) -> list[Recipe]:
-    """Return a recipe, and with refined ranges where it has none: they show better the less other noise there is."""
+    """Return a recipe, and the same with refined ranges: they gain more the less other noise there is."""
     return list(dict.fromkeys([recipe, recipe.changed(refined=recipe.refined or refining)]))
 
 
-def _climb(best: Trial, stage: Stage, recipes: Sequence[Recipe], trials: Trials) -> Trial:
-    """Return the best of a rung, judged, where it is nearer to fp32 than what there was, and by enough."""
+def _climb(best: Trial, stage: Stage, recipes: Sequence[Recipe], trials: TrialRunner) -> Trial:
+    """Return the best trial of a stage, evaluated, where it is nearer to fp32 than the best before, and by enough."""
+    share = EARNED.get(stage, 1.0)
     try:
-        tried = [trials.attempt(stage, recipe) for recipe in recipes if recipe != best.recipe]
+        tried = [trials.attempt(stage, recipe) for recipe in trials.shortlist(best, recipes, share)]
         nearest = min(tried, key=lambda one: one.closeness.distance, default=best)
-        nearer = nearest.closeness.distance < EARNED.get(stage, 1.0) * best.closeness.distance
+        nearer = nearest.closeness.distance < share * best.closeness.distance
         return trials.evaluate(nearest) if nearer else best
     except OutOfTimeError:
         raise _StoppedError(best) from None
 
 
-def _widen(best: Trial, trials: Trials, goal: Goal, widening: Widening, *, rounding: bool) -> Trial:
-    """Leave layers in float, one more at a time, until the images no longer say that the goal is missed.
+def _widen(best: Trial, trials: TrialRunner, goal: Goal, widening: Widening, *, rounding: bool) -> Trial:
+    """Leave layers in float, one more at a time, until the estimates meet the goal.
 
-    The less noise the activations make, the more there is to gain from rounding.
+    Each number of layers is tried with rounded weights too: they gain more the less noise the activations have.
     """
     if _holdout(best).suggests(goal):
         return best

@@ -1,8 +1,8 @@
-"""Trials of a search, cached in the run: what was tried is not tried again, and an interrupted search resumes."""
+"""Trials of a search and previews of recipes, cached in the run: an interrupted search resumes."""
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from quantkit.evaluation.paired import Interval
@@ -11,8 +11,25 @@ from quantkit.runs.cache import CacheEntry, CacheKey, ResultCache
 from quantkit.search.recipe import Recipe
 from quantkit.search.stages import HoldoutResult, Trial
 
-KIND = "trials"
+KIND, SCREENS = "trials", "trial-previews"
 _FORMAT = 3
+# The fields that `quantkit.search.candidate_builder.CandidateBuilder.effective` may change.
+_REWRITES = ("channel_shift", "equalization", "refined", "input_folding")
+
+
+@dataclass(frozen=True)
+class Screened:
+    """A recipe measured by its preview.
+
+    Attributes:
+        recipe: without the rewrites that change nothing.
+        digest: of what it does to model and ranges; equal for recipes with equal results.
+        distance: of its preview on the selection split, biases as if corrected.
+    """
+
+    recipe: Recipe
+    digest: str
+    distance: float
 
 
 class TrialCache:
@@ -20,7 +37,7 @@ class TrialCache:
 
     Args:
         cache: of the run.
-        depends_on: all that the trials depend on besides their recipes, as JSON values.
+        depends_on: everything that the trials depend on besides their recipes, as JSON values.
         fresh: ignore trials of earlier searches.
     """
 
@@ -47,19 +64,44 @@ class TrialCache:
         except (KeyError, TypeError, ValueError):
             return None
 
+    def find_screened(self, recipe: Recipe) -> Screened | None:
+        """Return the preview figures of a recipe, None where there are none."""
+        key = self._key(recipe, SCREENS)
+        entry = self._cache.load(key) if self._written is None or key.digest in self._written else None
+        if entry is None:
+            return None
+        try:
+            values = entry.values
+            effective = recipe.changed(**{name: values["effective"][name] for name in _REWRITES})
+            return Screened(effective, str(values["digest"]), float(values["distance"]))
+        except (KeyError, TypeError, ValueError):
+            return None
+
+    def keep_screened(self, recipe: Recipe, screened: Screened) -> None:
+        """Write the preview figures of a recipe.
+
+        Raises:
+            OutputError: they cannot be written.
+        """
+        effective = {name: getattr(screened.recipe, name) for name in _REWRITES}
+        values = {"effective": effective, "digest": screened.digest, "distance": screened.distance}
+        self._store(self._key(recipe, SCREENS), values)
+
     def keep(self, trial: Trial) -> None:
-        """Write a trial, in the place of what was known of its recipe before.
+        """Write a trial, in place of the entry of its recipe.
 
         Raises:
             OutputError: it cannot be written.
         """
-        key = self._key(trial.recipe)
-        self._cache.store(key, CacheEntry(trial_json(trial)))
+        self._store(self._key(trial.recipe), trial_json(trial))
+
+    def _store(self, key: CacheKey, values: Mapping[str, Any]) -> None:
+        self._cache.store(key, CacheEntry(values))
         if self._written is not None:
             self._written.add(key.digest)
 
-    def _key(self, recipe: Recipe) -> CacheKey:
-        return CacheKey(KIND, _FORMAT, {**self._depends_on, "recipe": recipe.to_json()})
+    def _key(self, recipe: Recipe, kind: str = KIND) -> CacheKey:
+        return CacheKey(kind, _FORMAT, {**self._depends_on, "recipe": recipe.to_json()})
 
 
 def trial_json(trial: Trial) -> dict[str, Any]:
@@ -77,7 +119,7 @@ def trial_json(trial: Trial) -> dict[str, Any]:
 
 
 def _closeness(plain: Mapping[str, Any]) -> Closeness:
-    """Return figures of a trial, in which a model equal to fp32 has no finite SQNR."""
+    """Return the figures of a trial; JSON has no infinity, the SQNR of a model equal to fp32."""
     return Closeness(**{**plain, "sqnr_db": math.inf if plain["sqnr_db"] is None else plain["sqnr_db"]})
 
 

@@ -1,7 +1,7 @@
-"""Recipes made, measured on the images that choose and on those that judge, and kept in a journal."""
+"""Trials: recipes made, measured on the selection split and on the evaluation images, and cached."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -9,19 +9,21 @@ import onnx_ir as ir
 
 from quantkit.engine.classifier import PreparedClassifier
 from quantkit.evaluation.selection import SelectionMetric
-from quantkit.progress import Count
+from quantkit.progress import NamedProgress, Progress, ProgressCallback
 from quantkit.runs.folder import RunFolder, RunRecord
 from quantkit.search.candidate_builder import CandidateBuilder, Product
 from quantkit.search.mixed_precision import FloatBudget, MixedPrecision, float_share
-from quantkit.search.recipe import Recipe
+from quantkit.search.recipe import Recipe, WeightCorrection
 from quantkit.search.stages import HoldoutResult, OutOfTimeError, Trial
-from quantkit.search.trial_cache import TrialCache
+from quantkit.search.trial_cache import Screened, TrialCache
 from quantkit.search.tuning_data import TuningData
 
-# Called with the current step; returns the function that receives its progress.
-Watch = Callable[[str], Count]
-# Evaluates an int8 model on held-out images.
-Evaluate = Callable[[ir.Model, Count], HoldoutResult]
+# Evaluates a recipe's model on held-out images; it is the best so far, and is written before.
+Evaluate = Callable[[Recipe, Product, Progress], HoldoutResult]
+
+# A preview leaves out corrections, so recipes whose distances it finds within this factor of the nearest are made, and
+# at most so many of a stage.
+CLOSE, FINALISTS = 1.05, 2
 
 
 @dataclass(frozen=True)
@@ -35,7 +37,7 @@ class TuningTask:
         tuning_data: its calibration images.
         builder: makes recipes.
         selection: compares them.
-        start: what an ordinary calibration does.
+        start: the recipe of calibrate.
     """
 
     folder: RunFolder
@@ -65,15 +67,16 @@ class TuningTask:
 
 
 class Trials:
-    """Makes and measures recipes; what the journal knows is not measured again.
+    """Makes and measures recipes; those in the cache are not measured again.
 
     Args:
         subject: what is tuned.
-        evaluate: evaluates an int8 model on images that had no part in making it.
-        cache: of what is known.
+        evaluate: evaluates a model on held-out images.
+        cache: of earlier trials.
         budget: what may be left in float.
-        seconds: make nothing more after so many; None for no limit.
-        watch: told what is done.
+        seconds: make nothing more after this time; None for no limit.
+        progress: receives the progress.
+        timed: called once with the seconds of the first trial and of its evaluation, unless it is in the cache.
     """
 
     def __init__(
@@ -83,22 +86,62 @@ class Trials:
         cache: TrialCache,
         budget: FloatBudget,
         seconds: float | None,
-        watch: Watch,
+        progress: Progress,
+        timed: Callable[[float, float], None] = lambda trial_s, evaluation_s: None,
     ) -> None:
+        self._timed = timed
         self._subject, self._evaluate, self._cache = subject, evaluate, cache
-        self._budget, self._watch = budget, watch
+        self._budget, self._progress = budget, progress
         self._deadline_s = None if seconds is None else time.monotonic() + seconds
         self._kept: dict[Recipe, Product] = {}
         self._evaluated: Trial | None = None
         self._order: list[Trial] = []
+        self._screened: dict[Recipe, Screened] = {}
 
     @property
     def made(self) -> tuple[Trial, ...]:
-        """The trials of this search, in order, each as it is known last."""
+        """The trials of this search, in order, each with its latest figures."""
         return tuple(self._order)
 
+    @property
+    def screened(self) -> tuple[Screened, ...]:
+        """The recipes that were measured by their previews, in order."""
+        return tuple(self._screened.values())
+
+    def shortlist(self, best: Trial, recipes: Sequence[Recipe], share: float) -> Sequence[Recipe]:
+        """Return the recipes worth a trial: those that differ from the best, the nearest to fp32 by their previews.
+
+        A recipe that makes the same model as the best or as one before it is left out, and so is one whose preview is
+        further from fp32 than the stage allows.
+
+        Args:
+            best: the trial to improve on.
+            recipes: of a stage.
+            share: of the distance of ``best`` that a recipe must fall below.
+
+        Raises:
+            OutOfTimeError: the time is over.
+        """
+        start = self._screen(best.recipe)
+        seen: set[object] = {best.recipe, (start.digest, best.recipe.correction)}
+        found: dict[Recipe, float] = {}
+        for recipe in recipes:
+            one = self._screen(recipe)
+            if not seen.isdisjoint(same := {one.recipe, (one.digest, recipe.correction)}):
+                continue
+            seen |= same
+            # Previews with rounded weights leave the weights in float. They cannot be compared with others, and gain at
+            # least as much of their smaller distance as the whole model does.
+            comparable = recipe.correction is best.recipe.correction
+            slack = 1.0 if recipe.correction is WeightCorrection.ROUNDING else CLOSE
+            if not comparable or one.distance <= slack * share * start.distance:
+                found[one.recipe] = one.distance
+        nearest = min(found.values(), default=0.0)
+        ranked = sorted(found, key=lambda recipe: found[recipe])
+        return [recipe for recipe in ranked if found[recipe] <= CLOSE * nearest][:FINALISTS]
+
     def attempt(self, stage: str, recipe: Recipe) -> Trial:
-        """Make the model of a recipe and measure it on the images that choose.
+        """Make the model of a recipe and measure it on the selection split.
 
         Raises:
             OutOfTimeError: the time is over.
@@ -126,28 +169,31 @@ class Trials:
         """Evaluate a trial's model on the held-out images."""
         if trial.holdout is None:
             product = self.product(trial.recipe)
-            words = f"evaluating {trial.recipe.describe()}"
-            trial = replace(trial, holdout=self._evaluate(product.int8, self._watch(words)))
+            words, start_s = f"evaluating {trial.recipe.describe()}", time.monotonic()
+            progress = NamedProgress(self._progress, words)
+            trial = replace(trial, holdout=self._evaluate(trial.recipe, product, progress))
             self._cache.keep(trial)
+            if self._evaluated is None:
+                self._timed(trial.seconds, time.monotonic() - start_s)
         self._evaluated = trial
         self._order = [trial if one.recipe == trial.recipe else one for one in self._order]
         return trial
 
     def product(self, recipe: Recipe, *, in_time: bool = False) -> Product:
-        """Return what a recipe makes.
+        """Return the models of a recipe.
 
-        The last one is kept, the nearest to fp32, which is likely to be judged, and the last judged, which a search
-        goes on from and ends with.
+        Kept in memory are the last one, the nearest to fp32, which is likely to be evaluated, and the last evaluated,
+        which a search goes on from and ends with.
 
         Args:
             recipe: to make.
-            in_time: give up halfway where the time is over.
+            in_time: stop halfway where the time is over.
 
         Raises:
-            OutOfTimeError: it was given up.
+            OutOfTimeError: it was stopped.
         """
         if recipe not in self._kept:
-            count = self._watch(recipe.describe())
+            count = self._progress.task(recipe.describe(), "steps")
             made = self._subject.builder.make(recipe, self._in_time(count) if in_time else count)
             nearest = min(self._order, key=lambda one: one.closeness.distance, default=None)
             wanted = [trial.recipe for trial in (nearest, self._evaluated) if trial is not None]
@@ -159,14 +205,35 @@ class Trials:
         if self._budget.layers == 0 or not self._budget.macs:
             return
         self._check_time()
-        progress = self._in_time(self._watch("what each layer costs"))
+        progress = self._in_time(self._progress.task("measuring layers", "layers"))
         walk = MixedPrecision(self._subject.builder, recipe, self._subject.selection, self._budget, progress)
         while (wider := walk.next()) is not None:
             yield wider
             self._check_time()
 
-    def _in_time(self, count: Count) -> Count:
-        """Return a count that ends what it counts where the time is over."""
+    def _screen(self, recipe: Recipe) -> Screened:
+        """Return the figures of a recipe's preview.
+
+        Raises:
+            OutOfTimeError: the time is over.
+        """
+        known = self._screened.get(recipe) or self._cache.find_screened(recipe)
+        if known is None:
+            self._check_time()
+            progress = self._in_time(self._progress.task(f"preview of {recipe.describe()}", "steps"))
+            effective = self._subject.builder.effective(recipe, progress)
+            preview = self._subject.builder.preview(effective, progress)
+            if recipe.correction is WeightCorrection.NONE:
+                distance = self._subject.selection.closeness(preview.model).distance
+            else:
+                distance = self._subject.selection.distance_if_corrected(preview.model)
+            known = Screened(effective, preview.digest, distance)
+            self._cache.keep_screened(recipe, known)
+        self._screened[recipe] = known
+        return known
+
+    def _in_time(self, count: ProgressCallback) -> ProgressCallback:
+        """Return a callback that stops what it counts where the time is over."""
 
         def counted(done: int, total: int) -> None:
             count(done, total)

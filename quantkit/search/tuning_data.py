@@ -1,8 +1,7 @@
-"""What tuning works on: the images of a run's calibration set, and the statistics of a model rewritten on the way."""
+"""The tuning data: a run's calibration images by their use, and the statistics of a rewritten model over them."""
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +10,7 @@ import onnx_ir as ir
 
 from quantkit.config.pipeline import Pipeline
 from quantkit.data.calibration_set import CalibrationSet
-from quantkit.data.preprocess import preprocess
+from quantkit.data.decoded import DecodedImages
 from quantkit.engine.observe import complete, observe
 from quantkit.engine.tap import TappedSession
 from quantkit.errors import CalibrationSetError
@@ -23,33 +22,32 @@ from quantkit.stats.observed import Observed
 
 FloatArray = npt.NDArray[np.float32]
 
-# Every third image of the set chooses, the others are worked on.
-CHOOSING_STRIDE = 3
-# All images worked on are in memory with what a layer makes of them, so there are more of them only where the network
-# is small: as many as it takes for so many multiply-adds.
-FIT_IMAGES, MAX_FIT_IMAGES, WORK_MACS = 96, 256, 20e9
-CHOOSING = 128
-# A range is refined by running the network a few times on images like these, again bounded by multiply-adds.
-LEAST_RANGING, RANGING, RANGING_MACS = 32, 96, 100e9
-# Ranges of a rewritten model are found anew on so many images of the set; they stand after a few hundred.
+# Every third image of the set is in the selection split; corrections are fitted on the others.
+SELECTION_STRIDE = 3
+# The images that corrections are fitted on are in memory with a layer's tensors, so there are more of them only where
+# the network is small: as many as this number of multiply-adds allows.
+FIT_IMAGES, MAX_FIT_IMAGES, FIT_MACS = 96, 256, 20e9
+SELECTION_IMAGES = 128
+# A range is refined by running the network a few times on this many images, again bounded by multiply-adds.
+LEAST_RANGING, RANGING, RANGING_MACS = 32, 64, 60e9
+# Ranges of a rewritten model are observed on at most this many images of the set; a few hundred suffice.
 OBSERVED = 512
 LEAST_IMAGES = 6
 
 
 @dataclass(frozen=True)
 class TuningData:
-    """The images of a calibration set, by what they are for.
+    """The images of a calibration set, by their use.
 
     Attributes:
-        work: images that corrections and roundings are estimated on, ``[N, C, H, W]`` each.
-        ranging: images that ranges are refined on. Those worked on are among them only where the set has no others:
-            equalization brings the channels of a tensor to one reach on the images worked on, and so cutting into it
-            looks better there than it is.
-        selection: images that choose between recipes; none of them is among the others.
-        paths: images that ranges are found on.
-        outliers: places in ``paths`` of those whose activations lie far beyond those of all others in the original
-            model; none of these is worked on.
-        pipeline: their preprocessing.
+        work: images that corrections and roundings are fitted on, ``[N, C, H, W]`` each.
+        ranging: images that ranges are refined on. They overlap with those of ``work`` only where the set has no
+            others: equalization gives the channels of a tensor the same reach on ``work``, so a narrower range looks
+            better there than it is.
+        selection: the selection split, ``[N, C, H, W]`` each; none of them is among the others.
+        paths: images that ranges are observed on.
+        outliers: positions in ``paths`` of outlier images of the original model; none of them is in ``work``.
+        load: reads an image of ``paths``.
         batch: the model's fixed batch size, 1 where it is dynamic.
         threads: workers.
     """
@@ -59,26 +57,35 @@ class TuningData:
     selection: Sequence[FloatArray]
     paths: Sequence[Path]
     outliers: tuple[int, ...]
-    pipeline: Pipeline
+    load: DecodedImages
     batch: int
     threads: int
 
-    def observe(self, model: ir.Model) -> Observed:
-        """Return what the images make of a prepared model's tensors that any plan may need.
+    def observe(self, model: ir.Model, images: int | None = None) -> Observed:
+        """Return the statistics of a prepared model's tensors that any plan may need.
+
+        Args:
+            model: prepared.
+            images: use the first of ``paths`` only, this many; absent, all.
 
         Raises:
             ModelError: the model cannot be run.
-            NumericError: a tensor is NaN or infinite.
+            NumericError: a tensor holds NaN or infinity.
         """
-        wanted = observed_tensors(model)
-        load = partial(preprocess, pipeline=self.pipeline)
+        wanted, paths = observed_tensors(model), self.paths[:images]
         session = TappedSession(model, wanted.tapped)
-        *_, last = observe(session, wanted.tapped, self.paths, load, batch=self.batch, threads=self.threads)
-        return replace(complete(last.observed(), wanted), known_outliers=self.outliers)
+        *_, last = observe(session, wanted.tapped, paths, self.load, batch=self.batch, threads=self.threads)
+        outliers = tuple(place for place in self.outliers if place < len(paths))
+        return replace(complete(last.observed(), wanted), known_outliers=outliers)
 
 
 def tuning_data(
-    prepared: ir.Model, chosen: CalibrationSet, outliers: Collection[str], pipeline: Pipeline, threads: int
+    prepared: ir.Model,
+    chosen: CalibrationSet,
+    outliers: Collection[str],
+    pipeline: Pipeline,
+    threads: int,
+    load: DecodedImages | None = None,
 ) -> TuningData:
     """Read the images of a calibration set.
 
@@ -88,36 +95,40 @@ def tuning_data(
         outliers: sha256 of its outlier images.
         pipeline: preprocessing.
         threads: workers.
+        load: reads images with this preprocessing; made when absent.
 
     Raises:
         CalibrationSetError: there are too few.
         ImageError: an image cannot be decoded.
     """
-    paths = chosen.paths
+    paths, load = chosen.paths, load or DecodedImages(pipeline)
     if len(paths) < LEAST_IMAGES:
         raise CalibrationSetError(
             f"tuning needs at least {LEAST_IMAGES} calibration images, and the set has {len(paths)}",
             fix="build a larger set with quantkit calib-set build",
         )
+
+    def inputs(wanted: Sequence[Path]) -> list[FloatArray]:
+        return model_inputs(prepared, wanted, pipeline, threads, load=load)
+
     far = tuple(place for place, image in enumerate(chosen.images) if image.sha256 in outliers)
-    selection = paths[CHOOSING_STRIDE - 1 :: CHOOSING_STRIDE][:CHOOSING]
-    others = (place for place in range(len(paths)) if place % CHOOSING_STRIDE != CHOOSING_STRIDE - 1)
+    selection = paths[SELECTION_STRIDE - 1 :: SELECTION_STRIDE][:SELECTION_IMAGES]
+    others = (place for place in range(len(paths)) if place % SELECTION_STRIDE != SELECTION_STRIDE - 1)
     usable = [paths[place] for place in others if place not in far]
-    first = model_inputs(prepared, usable[:1], pipeline, threads)
+    first = inputs(usable[:1])
     macs = sum(multiply_adds(prepared, first[0].shape).values()) * len(first[0]) if first else 0
     ranging_count = _affordable(macs, RANGING_MACS, LEAST_RANGING, RANGING)
     work_count = min(
-        _affordable(macs, WORK_MACS, FIT_IMAGES, MAX_FIT_IMAGES), max(len(usable) - ranging_count, FIT_IMAGES)
+        _affordable(macs, FIT_MACS, FIT_IMAGES, MAX_FIT_IMAGES), max(len(usable) - ranging_count, FIT_IMAGES)
     )
-    work = model_inputs(prepared, usable[:work_count], pipeline, threads)
-    ranging = model_inputs(prepared, usable[work_count:][:ranging_count], pipeline, threads)
+    work, ranging = inputs(usable[:work_count]), inputs(usable[work_count:][:ranging_count])
     return TuningData(
         work=work,
         ranging=[*ranging, *work][:ranging_count],
-        selection=model_inputs(prepared, selection, pipeline, threads),
+        selection=inputs(selection),
         paths=paths[:OBSERVED],
         outliers=tuple(place for place in far if place < OBSERVED),
-        pipeline=pipeline,
+        load=load,
         batch=image_input(prepared).batch or 1,
         threads=threads,
     )

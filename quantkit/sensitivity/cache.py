@@ -13,7 +13,7 @@ from quantkit.runs.cache import CacheEntry, CacheKey, ResultCache
 from quantkit.sensitivity.measure import Deviation, LayerCost, NetworkCost
 
 KIND = "layer-costs"
-_FORMAT = 2
+_FORMAT = 3
 _SECONDS = 1.0
 
 
@@ -64,7 +64,7 @@ class LayerCostCache:
         """
         values: dict[str, Any] = {
             "layers": [
-                vars(cost) | {"only": _plain(cost.only), "without": _plain(cost.without)}
+                vars(cost) | {"isolated": _plain(cost.isolated), "leave_one_out": _plain(cost.leave_one_out)}
                 for cost in self.layers.values()
             ]
         }
@@ -83,7 +83,12 @@ class LayerCostCache:
         try:
             values = entry.values
             layers = [
-                LayerCost(**(one | {"only": _deviation(one["only"]), "without": _deviation(one["without"])}))
+                LayerCost(
+                    **(
+                        one
+                        | {"isolated": _deviation(one["isolated"]), "leave_one_out": _deviation(one["leave_one_out"])}
+                    )
+                )
                 for one in values["layers"]
             ]
             if "whole" in values:

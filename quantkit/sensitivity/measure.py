@@ -68,16 +68,16 @@ class LayerCost:
         op_type: Conv, ConvTranspose, Gemm or MatMul.
         conv_index: of a 2-D convolution, as VACC's ``skip_conv_layers`` counts; None for other layers.
         macs: multiply-adds for one image, None where the model does not tell its sizes.
-        only: of the model in which this layer alone is int8.
-        without: of the model in which all integer layers but this one are int8.
+        isolated: of the model in which this layer alone is int8.
+        leave_one_out: of the model in which all integer layers but this one are int8.
     """
 
     node: str
     op_type: str
     conv_index: int | None
     macs: int | None
-    only: Deviation
-    without: Deviation
+    isolated: Deviation
+    leave_one_out: Deviation
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -104,8 +104,8 @@ class NetworkCost:
         layers = (
             replace(
                 same[0],
-                only=Deviation.concatenate([layer.only for layer in same]),
-                without=Deviation.concatenate([layer.without for layer in same]),
+                isolated=Deviation.concatenate([layer.isolated for layer in same]),
+                leave_one_out=Deviation.concatenate([layer.leave_one_out for layer in same]),
             )
             for same in zip(*(part.layers for part in parts), strict=True)
         )
@@ -126,12 +126,12 @@ class NetworkCost:
 
     def share_made(self, layer: LayerCost) -> float:
         """Return the noise that a layer makes by itself as a share of that of the whole int8 model."""
-        return _share(float(layer.only.noise.sum()), float(self.whole.noise.sum()))
+        return _share(float(layer.isolated.noise.sum()), float(self.whole.noise.sum()))
 
     def share_saved(self, layer: LayerCost) -> float:
         """Return the share of the whole noise that goes when a layer is left in float; negative where there is more."""
         whole = float(self.whole.noise.sum())
-        return _share(whole - float(layer.without.noise.sum()), whole)
+        return _share(whole - float(layer.leave_one_out.noise.sum()), whole)
 
 
 def layer_costs(
@@ -147,7 +147,7 @@ def layer_costs(
     found: Callable[[LayerCost], None] | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> NetworkCost:
-    """Measure every integer layer: it alone in int8, and all but it.
+    """Measure every integer layer isolated, it alone in int8, and left out, all but it in int8.
 
     The result does not depend on the number of threads.
 
@@ -169,7 +169,7 @@ def layer_costs(
         ModelError: nothing is left to quantize, a tensor has no range, or onnxruntime cannot run a model.
         NumericError: scores are NaN or infinite.
     """
-    subject = _Subject(prepared, target, ranges, left_out or PlanOptions(), bias_shift or {})
+    subject = _MeasuredModel(prepared, target, ranges, left_out or PlanOptions(), bias_shift or {})
     made = subject.plan()
     int8 = subject.model(made)
     evaluate = _Evaluate.of(scores_of(prepared, images, threads=threads))
@@ -185,8 +185,10 @@ def layer_costs(
                 op_type=layer.op_type,
                 conv_index=made.conv_index.get(layer.node),
                 macs=macs.get(layer.node),
-                only=evaluate.deviation(floats.scores(subject.only(layer, made), walk_to=layer.node)),
-                without=evaluate.deviation(integers.scores(subject.without(layer, made), walk_to=layer.node)),
+                isolated=evaluate.deviation(floats.scores(subject.isolated(layer, made), walk_to=layer.node)),
+                leave_one_out=evaluate.deviation(
+                    integers.scores(subject.leave_one_out(layer, made), walk_to=layer.node)
+                ),
             )
             if found is not None:
                 found(cost)
@@ -199,7 +201,7 @@ def layer_costs(
 
 
 @dataclass(frozen=True)
-class _Subject:
+class _MeasuredModel:
     """The network and how it is quantized."""
 
     prepared: ir.Model
@@ -215,11 +217,11 @@ class _Subject:
     def model(self, made: Plan) -> ir.Model:
         return write_qdq(self.prepared, made, self.ranges, bias_shift=self.bias_shift)
 
-    def only(self, layer: Layer, made: Plan) -> ir.Model:
+    def isolated(self, layer: Layer, made: Plan) -> ir.Model:
         others = [name for name in _multiplying(made) if name != layer.node]
         return self.model(self.plan(*others))
 
-    def without(self, layer: Layer, made: Plan) -> ir.Model:
+    def leave_one_out(self, layer: Layer, made: Plan) -> ir.Model:
         if list(_multiplying(made)) == [layer.node]:
             return self.prepared  # no operator is left to quantize
         return self.model(self.plan(layer.node))

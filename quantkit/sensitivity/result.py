@@ -3,10 +3,12 @@
 import csv
 import io
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 from quantkit.evaluation.paired import Interval
+from quantkit.records import Records
 
 JSON_SCHEMA = 1
 _FIGURES = ("sqnr_db", "kl", "share", "top1", "delta_top1", "delta_top1_lo", "delta_top1_hi", "agreement")
@@ -16,13 +18,13 @@ CSV_COLUMNS = (
     "op_type",
     "macs",
     "macs_share",
-    *(f"only_{name}" for name in _FIGURES),
-    *(f"without_{name}" for name in _FIGURES),
+    *(f"isolated_{name}" for name in _FIGURES),
+    *(f"leave_one_out_{name}" for name in _FIGURES),
 )
 
 
 @dataclass(frozen=True, kw_only=True)
-class Accuracy:
+class AccuracyChange:
     """What a model says to labelled images, in percent.
 
     Attributes:
@@ -53,7 +55,7 @@ class Figures:
     sqnr_db: float
     kl: float
     share: float
-    accuracy: Accuracy | None
+    accuracy: AccuracyChange | None
 
     def to_json(self) -> dict[str, Any]:
         """Return plain values; infinite is null."""
@@ -67,6 +69,20 @@ class Figures:
             plain |= vars(self.accuracy) | {"delta_top1_ci95": [interval.lo, interval.hi]}
         return plain
 
+    @classmethod
+    def from_json(cls, plain: Mapping[str, Any]) -> Self:
+        """Return the figures of `to_json`."""
+        accuracy = None
+        if "top1" in plain:
+            accuracy = AccuracyChange(
+                top1=plain["top1"],
+                delta_top1=plain["delta_top1"],
+                delta_top1_ci95=Interval(*plain["delta_top1_ci95"]),
+                agreement=plain["agreement"],
+            )
+        sqnr_db = math.inf if plain["sqnr_db"] is None else plain["sqnr_db"]
+        return cls(sqnr_db=sqnr_db, kl=plain["kl"], share=plain["share"], accuracy=accuracy)
+
 
 @dataclass(frozen=True, kw_only=True)
 class LayerSensitivity:
@@ -78,8 +94,16 @@ class LayerSensitivity:
         conv_index: of a 2-D convolution, None for other layers.
         macs: multiply-adds for one image, None where they are not known.
         macs_share: of those of the whole network.
-        only: of the model in which this layer alone is int8.
-        without: of the model in which all integer layers but this one are int8.
+        isolated: of the model in which this layer alone is int8.
+        leave_one_out: of the model in which all integer layers but this one are int8.
+
+    Example:
+        In the folder that ``quantkit demo`` makes:
+
+        >>> import quantkit
+        >>> layer = quantkit.sensitivity("run", count=4).layers[0]
+        >>> layer.isolated.share > 0.0
+        True
     """
 
     node: str
@@ -87,8 +111,8 @@ class LayerSensitivity:
     conv_index: int | None
     macs: int | None
     macs_share: float | None
-    only: Figures
-    without: Figures
+    isolated: Figures
+    leave_one_out: Figures
 
     @property
     def skip(self) -> str:
@@ -104,20 +128,30 @@ class LayerSensitivity:
             "conv_index": self.conv_index,
             "macs": self.macs,
             "macs_share": self.macs_share,
-            "only": self.only.to_json(),
-            "without": self.without.to_json(),
+            "isolated": self.isolated.to_json(),
+            "leave_one_out": self.leave_one_out.to_json(),
         }
+
+    @classmethod
+    def from_json(cls, plain: Mapping[str, Any]) -> Self:
+        """Return the layer of `to_json`."""
+        own = {key: plain[key] for key in ("node", "op_type", "conv_index", "macs", "macs_share")}
+        return cls(
+            **own,
+            isolated=Figures.from_json(plain["isolated"]),
+            leave_one_out=Figures.from_json(plain["leave_one_out"]),
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
-class Sensitivity:
+class Sensitivity(Records):
     """What each layer of a network costs.
 
     Attributes:
         model: name of the network.
         target: what will run it.
         method: how ranges were set.
-        by: what the layers are ordered by: only, without or accuracy.
+        by: what the layers are ordered by: isolated, leave-one-out or accuracy.
         images: how many were used.
         source: what they are.
         macs: multiply-adds of the whole network for one image.
@@ -125,6 +159,14 @@ class Sensitivity:
         whole: of the whole int8 model.
         layers: the most costly first.
         notes: what the user may want to know.
+
+    Example:
+        In the folder that ``quantkit demo`` makes:
+
+        >>> import quantkit
+        >>> found = quantkit.sensitivity("run", count=4)
+        >>> len(found.rows()) == len(found.layers), found.rows()[0]["op_type"]
+        (True, 'Conv')
     """
 
     model: str
@@ -142,7 +184,13 @@ class Sensitivity:
     @property
     def sum_made(self) -> float:
         """The noise that the layers make one by one, as a share of that of all together."""
-        return math.fsum(layer.only.share for layer in self.layers)
+        return math.fsum(layer.isolated.share for layer in self.layers)
+
+    def _repr_html_(self) -> str:
+        """Return the table of layers for notebooks."""
+        from quantkit.report.notebook import sensitivity_html
+
+        return sensitivity_html(self)
 
     def to_json(self) -> dict[str, Any]:
         """Return plain values; a figure that is infinite or was not measured is null."""
@@ -162,17 +210,41 @@ class Sensitivity:
             "notes": list(self.notes),
         }
 
+    def rows(self) -> list[dict[str, Any]]:
+        """Return one row a layer, the most costly first; a figure that is infinite or was not measured is None."""
+        return [dict(zip(CSV_COLUMNS, _cells(layer), strict=True)) for layer in self.layers]
+
+    @classmethod
+    def from_json(cls, plain: Mapping[str, Any]) -> Self:
+        """Return the sensitivity of `to_json`.
+
+        Raises:
+            KeyError: a value is missing.
+        """
+        own = {key: plain[key] for key in ("model", "target", "method", "by", "images", "source", "macs", "top1")}
+        return cls(
+            **own,
+            whole=Figures.from_json(plain["whole"]),
+            layers=tuple(LayerSensitivity.from_json(layer) for layer in plain["layers"]),
+            notes=tuple(plain["notes"]),
+        )
+
     def csv_text(self) -> str:
         """Return one row a layer with plain numbers; a figure that is infinite or was not measured is empty."""
         buffer = io.StringIO()
         writer = csv.writer(buffer, lineterminator="\n")
         writer.writerow(CSV_COLUMNS)
         for layer in self.layers:
-            row = [layer.skip, layer.node, layer.op_type, layer.macs, layer.macs_share]
-            for figures in (layer.only, layer.without):
-                plain = figures.to_json()
-                interval = plain.pop("delta_top1_ci95", (None, None))
-                plain |= dict(zip(("delta_top1_lo", "delta_top1_hi"), interval, strict=True))
-                row += [plain.get(name) for name in _FIGURES]
-            writer.writerow("" if value is None else value for value in row)
+            writer.writerow("" if value is None else value for value in _cells(layer))
         return buffer.getvalue()
+
+
+def _cells(layer: LayerSensitivity) -> list[Any]:
+    """Return the values of a layer in the order of `CSV_COLUMNS`."""
+    row: list[Any] = [layer.skip, layer.node, layer.op_type, layer.macs, layer.macs_share]
+    for figures in (layer.isolated, layer.leave_one_out):
+        plain = figures.to_json()
+        interval = plain.pop("delta_top1_ci95", (None, None))
+        plain |= dict(zip(("delta_top1_lo", "delta_top1_hi"), interval, strict=True))
+        row += [plain.get(name) for name in _FIGURES]
+    return row

@@ -40,7 +40,14 @@ def magnitude_edges(bins: npt.NDArray[np.integer]) -> tuple[FloatVector, FloatVe
 
 
 def signed_edges(bins: npt.NDArray[np.integer]) -> tuple[FloatVector, FloatVector]:
-    """Return the lower and upper edge of each bin as signed values, float64."""
+    """Return the lower and upper edge of each bin as signed values, float64.
+
+    Example:
+        >>> import numpy as np, quantkit
+        >>> lower, upper = quantkit.signed_edges(np.array([127 << 9], np.uint32))
+        >>> float(lower[0]), float(upper[0])
+        (1.0, 1.001953125)
+    """
     inner, outer = magnitude_edges(bins)
     negative = np.asarray(bins, np.int64) >= SIGN_BIN
     return np.where(negative, -outer, inner), np.where(negative, -inner, outer)

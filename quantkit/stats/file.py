@@ -57,12 +57,14 @@ class Provenance:
         pipeline_sha256: digest of the preprocessing.
         quantkit: version that made them.
         onnxruntime: version that ran the model.
+        device: that the model ran on, in one line.
     """
 
     model_sha256: str
     pipeline_sha256: str
     quantkit: str
     onnxruntime: str
+    device: str = "cpu"
 
     def require_same(self, other: "Provenance", where: object) -> None:
         """Refuse statistics made from another model or preprocessing.
@@ -89,6 +91,14 @@ class Statistics(Observed):
         images: sha256 of every image seen, sorted: the set, whatever the order it was seen in. The rows of ``extremes``
             are in this order.
         convergence: how the ranges settled during the pass.
+
+    Example:
+        In the folder that ``quantkit demo`` makes:
+
+        >>> import quantkit
+        >>> statistics, _ = quantkit.load_statistics("run/statistics.safetensors")
+        >>> len(statistics.images), statistics.tensors["input"].hi
+        (200, 1.0)
     """
 
     provenance: Provenance
@@ -152,6 +162,14 @@ def load_statistics(path: AnyPath) -> tuple[Statistics, dict[str, Any]]:
 
     Raises:
         StatisticsError: not a statistics file, damaged, or of a version this quantkit does not read.
+
+    Example:
+        In the folder that ``quantkit demo`` makes:
+
+        >>> import quantkit
+        >>> statistics, extra = quantkit.load_statistics("run/statistics.safetensors")
+        >>> list(statistics.tensors)[0]
+        'input'
     """
     redo, path = "run quantkit calibrate again", as_path(path, "path")
     _refuse_other_kinds(path)

@@ -34,6 +34,14 @@ class Observed:
             does not keep the images of a batch apart, those of the batch.
         known_outliers: rows of ``extremes`` whose images were outliers on another form of the model; None to find
             them on this one.
+
+    Example:
+        In the folder that ``quantkit demo`` makes:
+
+        >>> import quantkit
+        >>> statistics, _ = quantkit.load_statistics("run/statistics.safetensors")
+        >>> statistics.outliers
+        ()
     """
 
     tensors: dict[str, TensorStatistics]

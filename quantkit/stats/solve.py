@@ -44,14 +44,37 @@ def _solve(statistics: TensorStatistics, method: Method, target: Target) -> Rang
 
 
 def solve_all(
-    statistics: Mapping[str, TensorStatistics], method: Method | str, target: Target | str, *, threads: int = 2
+    statistics: Observed | Mapping[str, TensorStatistics],
+    method: Method | str,
+    target: Target | str,
+    *,
+    keep_outliers: bool = False,
+    threads: int = 2,
 ) -> dict[str, Range]:
-    """Return the range of every tensor, in the order of ``statistics``.
+    """Return the range of every tensor, in the order of ``statistics``, as `quantkit.calibrate` sets it.
+
+    Args:
+        statistics: of `load_statistics`: outlier images do not set ranges then, but for ``minmax``. Or statistics by
+            tensor name, which do not know images: all values count.
+        method: how ranges are set, a value or a name.
+        target: what they are set for, a value or a name.
+        keep_outliers: count all images.
+        threads: tensors solved side by side.
 
     Raises:
         UsageError: no such method or target.
+
+    Example:
+        In the folder that ``quantkit demo`` makes:
+
+        >>> import quantkit
+        >>> statistics, _ = quantkit.load_statistics("run/statistics.safetensors")
+        >>> quantkit.solve_all(statistics, "minmax", "ort")["input"]
+        Range(lo=-1.0, hi=1.0)
     """
     method, target = as_method(method), as_target(target)
+    if isinstance(statistics, Observed):
+        statistics = statistics.for_ranges(method, target, keep_outliers=keep_outliers)
     with ThreadPoolExecutor(threads) as pool:
         ranges = pool.map(lambda one: solve(one, method, target), statistics.values())
         return dict(zip(statistics, ranges, strict=True))

@@ -30,6 +30,14 @@ class TensorStatistics:
         nan: number of NaN values.
         positive_infinities: number of them.
         negative_infinities: number of them.
+
+    Example:
+        In the folder that ``quantkit demo`` makes:
+
+        >>> import quantkit
+        >>> statistics, _ = quantkit.load_statistics("run/statistics.safetensors")
+        >>> statistics.tensors["input"].range
+        Range(lo=-1.0, hi=1.0)
     """
 
     bins: BinVector

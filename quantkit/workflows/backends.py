@@ -69,7 +69,14 @@ class TunedModel:
 
 
 class Backend(Protocol):
-    """The files and limits of one vendor's tool chain."""
+    """The files and limits of one vendor's tool chain.
+
+    Example:
+        >>> import quantkit
+        >>> backend: quantkit.Backend = quantkit.VaccBackend()
+        >>> backend.options_json()
+        {}
+    """
 
     def options_json(self) -> dict[str, Any]:
         """Return the backend's options as JSON values; ``run.json`` keeps them."""

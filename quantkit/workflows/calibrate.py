@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from quantkit.data.overlap import digest_of
 from quantkit.data.parallel import map_in_order
 from quantkit.data.preprocess import preprocess
 from quantkit.engine.classifier import ClassifierFile, PreparedClassifier, read_classifier
+from quantkit.engine.device import CPU, Device
 from quantkit.engine.observe import Chunk, complete, observe
 from quantkit.engine.session import default_threads
 from quantkit.engine.tap import TappedSession
@@ -30,8 +31,9 @@ from quantkit.graph.model import model_digest, model_files
 from quantkit.graph.qdq.plan import plan
 from quantkit.graph.qdq.taps import Taps, observed_tensors
 from quantkit.numerics import Range
-from quantkit.progress import NoProgress, Watcher
+from quantkit.progress import Progress, as_progress, begun_when_called
 from quantkit.ptq.run_correction import Images
+from quantkit.records import Records
 from quantkit.runs.folder import RECORD, ModelRecord, RunFolder, RunRecord, SetRecord
 from quantkit.stats.convergence import ConvergencePoint, movement, settling_note
 from quantkit.stats.file import Provenance, Statistics, load_statistics, save_statistics, sorted_images
@@ -44,7 +46,7 @@ from quantkit.workflows.quantize import Quantized, QuantizeOptions, check_loads,
 
 
 @dataclass(frozen=True)
-class Calibration:
+class Calibration(Records):
     """What `calibrate` did.
 
     Attributes:
@@ -55,6 +57,14 @@ class Calibration:
         reused: the statistics were there already, made from the same model, set and pipeline.
         files: what was written, or stands as it was.
         notes: what the user may want to know; `quantkit.notes.grouped` makes one line of many of a kind.
+
+    Example:
+        In the folder that ``quantkit demo`` makes:
+
+        >>> import quantkit
+        >>> done = quantkit.calibrate("mini_iresnet.onnx", "calibration.csv", "digits", run="run")
+        >>> done.reused, done.rows()[0]["tensor"]
+        (True, 'input')
     """
 
     run: Path
@@ -65,6 +75,19 @@ class Calibration:
     files: tuple[Path, ...]
     notes: tuple[str, ...]
 
+    def rows(self) -> list[dict[str, Any]]:
+        """Return one row for each observed tensor: its range, and its least and greatest observed value."""
+        return [
+            {
+                "tensor": name,
+                "lo": one.lo,
+                "hi": one.hi,
+                "observed_lo": self.statistics.tensors[name].lo,
+                "observed_hi": self.statistics.tensors[name].hi,
+            }
+            for name, one in self.quantized.ranges.items()
+        ]
+
     @property
     def coverage(self) -> Coverage:
         """How many layers and multiply-adds are int8, and which layers are not and why."""
@@ -72,7 +95,7 @@ class Calibration:
 
 
 @dataclass(frozen=True)
-class _Subject:
+class _CalibratedModel:
     """The model of a pass, read and prepared."""
 
     file: ClassifierFile
@@ -96,8 +119,9 @@ def calibrate(
     until_stable: float | None = None,
     fresh: bool = False,
     require_coverage: float | None = None,
+    device: Device = CPU,
     threads: int | None = None,
-    watcher: Watcher | None = None,
+    progress: Progress | None = None,
 ) -> Calibration:
     """Run the model once over the set, and write statistics, ranges, ``int8.onnx`` and provenance to the run folder.
 
@@ -115,27 +139,39 @@ def calibrate(
         backends: backends with options of their own, by name; the others take those of the run or their defaults.
         output: name of the output that holds the class scores; found when absent.
         inputs: values of the inputs beside the image, by name: numbers, arrays, or paths of ``.npy`` files.
-        until_stable: stop when no range moved by more than this share of its width from one convergence point to the
-            next, 0.005 for half a percent.
+        until_stable: stop when no range moved by more than so many percent of its width from one convergence point to
+            the next; None for all images.
         fresh: ignore cached statistics, and replace a run of another model, set or preprocessing.
-        require_coverage: least share of the multiply-adds that must be int8, 0.95 for 95 %; None requires nothing.
+        require_coverage: least percent of the multiply-adds that must be int8; None requires nothing.
+        device: where the pass runs, and how many images at a time; biases are corrected on the CPU.
         threads: workers; as many as there are processors when absent.
-        watcher: told of progress.
+        progress: receives the progress.
 
     Raises:
         UsageError: the run is of another model, set or preprocessing, and ``fresh`` is not given; or an argument is of
             another kind.
         ModelError: the model cannot be read, run or quantized.
+        DeviceError: the device is not there, or does not run the model.
         CoverageError: less of the model would be int8 than required; no image was read.
         ConfigError: the pipeline does not fit the model.
         CalibrationSetError: the set is damaged, or its images are missing or changed.
         ImageError: an image cannot be decoded.
         NumericError: a tensor became NaN or infinite; tensor and image are named.
         OutputError: the run folder cannot be written.
+
+    Example:
+        In the folder that ``quantkit demo`` makes:
+
+        >>> import quantkit
+        >>> done = quantkit.calibrate("mini_iresnet.onnx", "calibration.csv", "digits", run="run", method="kl")
+        >>> str(done.coverage)
+        'int8: 28 of 28 layers, 100 % of multiply-adds'
     """
     method, target, pipeline = as_method(method), as_target(target), load_preset(pipeline)
-    options, watcher = require(QuantizeOptions, options or QuantizeOptions(), "options"), watcher or NoProgress()
+    options = require(QuantizeOptions, options or QuantizeOptions(), "options")
+    progress = as_progress(progress)
     run, calibration_set = as_path(run, "run"), path_or(CalibrationSet, calibration_set, "calibration_set")
+    device = device.resolved()
     subject = _read_subject(as_path(model, "model"), output, inputs)
     subject.file.check(pipeline)
     _require_coverage(subject, pipeline, target, options, require_coverage)
@@ -146,7 +182,9 @@ def calibrate(
         replaced = [] if before is None else _other_inputs(before, subject, chosen, pipeline)
         if before is not None and replaced:
             _replace(folder, before, replaced, fresh)
-        observer = _Pass(subject, chosen, pipeline, folder, method, target, options.keep_outliers, threads, watcher)
+        observer = _Pass(
+            subject, chosen, pipeline, folder, method, target, options.keep_outliers, device, threads, progress
+        )
         statistics = None if fresh else observer.finished(until_stable)
         reused, elapsed_s = statistics is not None, 0.0
         if statistics is None:
@@ -158,6 +196,8 @@ def calibrate(
         if before is not None:
             kept = {} if replaced else before.quantized
             record = record.model_copy(update={"quantized": kept, "backends": before.backends})
+        configuration = _configuration(method, target, options, until_stable, require_coverage)
+        record = record.model_copy(update={"configuration": configuration})
         folder.write(record)
         quantized = quantize_prepared(
             folder,
@@ -168,7 +208,7 @@ def calibrate(
             options,
             name=int8_name(target),
             path=folder.path / f"{int8_name(target)}.onnx",
-            images=Images(chosen, pipeline, threads, watcher.layers),
+            images=Images(chosen, pipeline, threads, begun_when_called(progress, "correcting biases", "layers")),
         )
         changed = QuantizedRun(folder=folder, target=target, prepared=subject.prepared.model, calibration_set=chosen)
         backend = after_quantize(changed, backends)
@@ -181,7 +221,20 @@ def calibrate(
     return Calibration(run, quantized, statistics, elapsed_s, reused, files, notes)
 
 
-def _read_subject(path: Path, output: str | None, inputs: Mapping[str, Any] | None) -> _Subject:
+def _configuration(
+    method: Method, target: Target, options: QuantizeOptions, until_stable: float | None, require_coverage: float | None
+) -> dict[str, Any]:
+    """Return the settings of a calibration that ``run.json`` does not name elsewhere, as JSON values."""
+    return {
+        "method": {"name": method_name(method), **asdict(method)},
+        "target": target.name,
+        "options": asdict(options),
+        "until_stable": until_stable,
+        "require_coverage": require_coverage,
+    }
+
+
+def _read_subject(path: Path, output: str | None, inputs: Mapping[str, Any] | None) -> _CalibratedModel:
     file = read_classifier(path, output=output, inputs=inputs)
     prepared, image = file.prepared(), file.signature.image
     record = ModelRecord(
@@ -195,11 +248,11 @@ def _read_subject(path: Path, output: str | None, inputs: Mapping[str, Any] | No
         dtype=image.type_name,
         inputs=to_json(file.signature.fixed),
     )
-    return _Subject(file, record, prepared, observed_tensors(prepared.model))
+    return _CalibratedModel(file, record, prepared, observed_tensors(prepared.model))
 
 
 def _require_coverage(
-    subject: _Subject, pipeline: Pipeline, target: Target, options: QuantizeOptions, least: float | None
+    subject: _CalibratedModel, pipeline: Pipeline, target: Target, options: QuantizeOptions, least: float | None
 ) -> None:
     """Refuse a model of which too little would be int8 before any image is read."""
     if least is None:
@@ -239,7 +292,9 @@ def _read_set(given: Path | CalibrationSet) -> tuple[CalibrationSet, str]:
     return chosen, manifest
 
 
-def _other_inputs(before: RunRecord, subject: _Subject, chosen: CalibrationSet, pipeline: Pipeline) -> list[str]:
+def _other_inputs(
+    before: RunRecord, subject: _CalibratedModel, chosen: CalibrationSet, pipeline: Pipeline
+) -> list[str]:
     """Return what a run was made from that is not what it is to be made from now."""
     changed = {
         f"model ({Path(before.model.path).name})": before.model.key != subject.record.key,
@@ -270,7 +325,7 @@ def _replace(folder: RunFolder, before: RunRecord, replaced: list[str], fresh: b
 
 
 def _record(
-    subject: _Subject, chosen: CalibrationSet, manifest: str, pipeline: Pipeline, statistics: Statistics
+    subject: _CalibratedModel, chosen: CalibrationSet, manifest: str, pipeline: Pipeline, statistics: Statistics
 ) -> RunRecord:
     return RunRecord(
         quantkit=__version__,
@@ -291,19 +346,20 @@ class _Pass:
 
     def __init__(
         self,
-        subject: _Subject,
+        subject: _CalibratedModel,
         chosen: CalibrationSet,
         pipeline: Pipeline,
         folder: RunFolder,
         method: Method,
         target: Target,
         keep_outliers: bool,
+        device: Device,
         threads: int | None,
-        watcher: Watcher,
+        progress: Progress,
     ) -> None:
         self._subject, self._chosen, self._pipeline, self._folder = subject, chosen, pipeline, folder
-        self._target, self._keep_outliers, self._watcher = target, keep_outliers, watcher
-        self._threads = threads or default_threads()
+        self._target, self._keep_outliers, self._progress = target, keep_outliers, progress
+        self._device, self._threads = device, threads or default_threads()
         # Convergence is watched for the method in use, and for the two that cost nothing to solve.
         self._methods: dict[str, Method] = {"minmax": MinMax(), "percentile": Percentile(), method_name(method): method}
         self._wanted = method_name(method)
@@ -314,6 +370,7 @@ class _Pass:
             pipeline_sha256=sha256_json(pipeline.model_dump(mode="json")),
             quantkit=__version__,
             onnxruntime=onnxruntime.__version__,
+            device=device.describe(),
         )
 
     def finished(self, until_stable: float | None) -> Statistics | None:
@@ -326,22 +383,25 @@ class _Pass:
 
     def run(self, until_stable: float | None, fresh: bool) -> Statistics:
         """Observe all images, or until the ranges stand still."""
+        count = self._progress.task("calibrating", "images")
         begun, extra = (None, {}) if fresh else self._load(self._folder.partial)
         tapped = self._subject.observed.tapped
         if begun is not None:
             self._points = list(begun.convergence)
             self._ranges = _ranges_from_json(extra.get("ranges", {}))
-            self._watcher.resumed(len(begun.images))
-        session = TappedSession(self._subject.prepared.model, tapped)
+            self._progress.message(f"resuming after {len(begun.images)} images")
+        session = TappedSession(self._subject.prepared.model, tapped, device=self._device)
+        fixed = self._subject.file.signature.image.batch
         chunks = observe(
             session,
             tapped,
             self._chosen.paths,
             partial(preprocess, pipeline=self._pipeline),
-            batch=self._subject.file.signature.image.batch or 1,
+            batch=fixed or self._device.batch,
+            fill=fixed is not None,
             threads=self._threads,
             before=None if begun is None else self._tapped(begun),
-            progress=lambda count: self._watcher.images(count, len(self._chosen)),
+            progress=lambda images: count(images, len(self._chosen)),
         )
         statistics = begun
         for chunk in chunks:
@@ -367,7 +427,7 @@ class _Pass:
                     {name: tensor for name, (_, tensor) in moved.items()},
                 )
                 self._points.append(point)
-                self._watcher.converged(point)
+                self._progress.message(_movement_text(point))
             self._ranges = ranges
         images, extremes = sorted_images(self._digests(chunk.images), observed.extremes)
         return Statistics(observed.tensors, extremes, self._provenance, images, convergence=list(self._points))
@@ -391,7 +451,9 @@ class _Pass:
     def _is_stable(self, chunk: Chunk, until_stable: float | None) -> bool:
         if until_stable is None or not chunk.at_convergence_point or not self._points:
             return False
-        return self._points[-1].images == chunk.images and self._points[-1].movement[self._wanted] <= until_stable
+        return (
+            self._points[-1].images == chunk.images and 100.0 * self._points[-1].movement[self._wanted] <= until_stable
+        )
 
     def _load(self, path: Path) -> tuple[Statistics | None, dict[str, Any]]:
         """Return the statistics of a file, and their ``extra``, where they are a beginning of this very pass."""
@@ -407,6 +469,11 @@ class _Pass:
 def _ranges_to_json(ranges: dict[str, dict[str, Range]]) -> dict[str, dict[str, list[float]]]:
     """Return the ranges of the last convergence point, for an interrupted pass to go on from."""
     return {method: {name: [one.lo, one.hi] for name, one in solved.items()} for method, solved in ranges.items()}
+
+
+def _movement_text(point: ConvergencePoint) -> str:
+    moved = ", ".join(f"{name} {share:.2%}" for name, share in point.movement.items())
+    return f"largest change of a range since the last check at {point.images} images: {moved}"
 
 
 def _ranges_from_json(value: dict[str, dict[str, list[float]]]) -> dict[str, dict[str, Range]]:

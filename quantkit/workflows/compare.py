@@ -15,17 +15,19 @@ from quantkit.data.calibration_set import CalibrationSet
 from quantkit.data.folder import ImageFolder
 from quantkit.data.preprocess import preprocess
 from quantkit.engine.classifier import ClassifierFile
-from quantkit.engine.predict import Classifier, ModelScores, evaluate, time_in_turn
+from quantkit.engine.device import CPU, Device
+from quantkit.engine.predict import Classifier, Latency, ModelScores, evaluate, time_in_turn
 from quantkit.engine.session import default_threads
 from quantkit.errors import UsageError
 from quantkit.evaluation.drift import TensorDrift
 from quantkit.evaluation.images import check_labels, evaluation_images, limited
 from quantkit.evaluation.measure_drift import measure_drift, measure_local_drift
+from quantkit.evaluation.paired import Interval
 from quantkit.evaluation.predictions import Collector
 from quantkit.evaluation.preprocessing_diagnosis import diagnose_preprocessing
 from quantkit.evaluation.result import Comparison, EvaluatedModel, compare_models
 from quantkit.graph.model import model_digest, model_files
-from quantkit.progress import Count
+from quantkit.progress import Progress, ProgressCallback, as_progress
 from quantkit.runs.cache import ResultCache
 from quantkit.runs.folder import RunFolder, RunRecord
 from quantkit.runs.inputs import read_scored
@@ -38,12 +40,20 @@ DRIFT_IMAGES = 32
 
 
 @dataclass(frozen=True)
-class Subject:
+class ComparedModel:
     """One ONNX model of a comparison, read.
 
     Attributes:
         name: as the user calls it.
         file: as read, with what it takes and gives.
+
+    Example:
+        In the folder that ``quantkit demo`` makes:
+
+        >>> import quantkit
+        >>> done = quantkit.evaluate_models(["fp32", "kl"], run="run", images="images/test", limit=50, drift_images=0)
+        >>> done.reference.path.name
+        'mini_iresnet.onnx'
     """
 
     name: str
@@ -69,21 +79,77 @@ class Evaluation:
         reference: the model that the others are measured against.
         answers: what each model said, the reference first.
         images: the evaluated images.
+        pipeline: the preprocessing.
         run: the run folder, where there is one.
         notes: which outputs were compared, where that was a choice, and how models are fed that take no plain image.
+
+    Example:
+        In the folder that ``quantkit demo`` makes:
+
+        >>> import quantkit
+        >>> done = quantkit.evaluate_models(["fp32", "kl"], run="run", images="images/test", limit=50, drift_images=0)
+        >>> len(done.images.names), done.comparison.images
+        (50, 50)
     """
 
     comparison: Comparison
-    reference: Subject
+    reference: ComparedModel
     answers: tuple[EvaluatedModel, ...]
     images: ImageFolder
+    pipeline: Pipeline
     run: Path | None
     notes: tuple[str, ...] = ()
 
 
-def compare(models: Sequence[AnyPath], **options: Any) -> Comparison:
-    """Compare the first model with each of the others on labelled images; see `evaluate_models` for the options."""
-    return evaluate_models(models, **options).comparison
+def compare(
+    models: Sequence[AnyPath],
+    *,
+    run: AnyPath | None = None,
+    images: AnyPath | ImageFolder | None = None,
+    labels: AnyPath | None = None,
+    names: AnyPath | None = None,
+    exclude: AnyPath | CalibrationSet | None = None,
+    pipeline: PresetSource | None = None,
+    limit: int | None = None,
+    drift_images: int = DRIFT_IMAGES,
+    latency: bool = False,
+    datalist: AnyPath | None = None,
+    output: str | None = None,
+    inputs: Mapping[str, Any] | None = None,
+    threads: int | None = None,
+    progress: Progress | None = None,
+) -> Comparison:
+    """Compare the first model with each of the others on the same labelled images.
+
+    The arguments and errors are those of `evaluate_models`, which also returns what `report` needs.
+
+    Example:
+        In the folder that ``quantkit demo`` makes:
+
+        >>> import quantkit
+        >>> result = quantkit.compare(["fp32", "mse"], run="run", images="images/test", limit=100, drift_images=0)
+        >>> result.candidates[0].name, result.images
+        ('mse', 100)
+        >>> result.candidates[0].versus.agreement > 90.0
+        True
+    """
+    return evaluate_models(
+        models,
+        run=run,
+        images=images,
+        labels=labels,
+        names=names,
+        exclude=exclude,
+        pipeline=pipeline,
+        limit=limit,
+        drift_images=drift_images,
+        latency=latency,
+        datalist=datalist,
+        output=output,
+        inputs=inputs,
+        threads=threads,
+        progress=progress,
+    ).comparison
 
 
 def evaluate_models(
@@ -101,8 +167,9 @@ def evaluate_models(
     datalist: AnyPath | None = None,
     output: str | None = None,
     inputs: Mapping[str, Any] | None = None,
+    device: Device = CPU,
     threads: int | None = None,
-    progress: Count | None = None,
+    progress: Progress | None = None,
 ) -> Evaluation:
     """Run all models over the same images, compare them with the first, and keep what a report shows.
 
@@ -123,16 +190,26 @@ def evaluate_models(
         datalist: of the card's results.
         output: name of the output that holds the class scores; absent, the run's, or found.
         inputs: values of the inputs beside the image, by name; absent, the run's.
+        device: where the models run, and how many images at a time; drift is measured on the CPU.
         threads: workers; as many as there are processors when absent.
-        progress: called with images done and in all.
+        progress: receives the progress.
 
     Raises:
         UsageError: fewer than two models, a name the run does not have, or nothing to say what images to use.
         ModelError: a model cannot be read or run, or the models do not fit each other.
+        DeviceError: the device is not there, or does not run a model.
         LabelError: labels are missing, malformed, or no classes of the model.
         CalibrationSetError: there are no images.
         ImageError: an image cannot be decoded.
         VendorFileError: results of a card are damaged or do not fit the images.
+
+    Example:
+        In the folder that ``quantkit demo`` makes:
+
+        >>> import quantkit
+        >>> done = quantkit.evaluate_models(["fp32", "kl"], run="run", images="images/test", limit=50, drift_images=0)
+        >>> [answers.name for answers in done.answers]
+        ['fp32', 'kl']
     """
     if isinstance(models, str | os.PathLike):
         raise UsageError(f"takes a list of models, not {str(models)!r}", where="models", fix="name the reference first")
@@ -144,7 +221,7 @@ def evaluate_models(
     record = None if folder is None else folder.read()
     subjects = [_subject(model, folder, record, datalist, output, inputs) for model in given]
     reference = subjects[0]
-    if not isinstance(reference, Subject):
+    if not isinstance(reference, ComparedModel):
         raise UsageError("results of a card cannot be the reference", where=given[0], fix="name an ONNX model first")
     _require_distinct(given, subjects)
     pipeline = load_preset(pipeline) if pipeline is not None else record.pipeline if record is not None else None
@@ -156,10 +233,11 @@ def evaluate_models(
     found = limited(found, limit)
     threads = threads or default_threads()
     _check_fit(subjects, pipeline, found)
-    onnx = [subject for subject in subjects if isinstance(subject, Subject)]
-    classifiers = [Classifier(subject.file) for subject in onnx]
+    onnx = [subject for subject in subjects if isinstance(subject, ComparedModel)]
+    device = device.resolved()
+    classifiers = [Classifier(subject.file, device) for subject in onnx]
     with _answers(onnx, classifiers, found, pipeline, threads, run) as answers_to_images:
-        collector = _collect(subjects, answers_to_images, found, progress)
+        collector = _collect(subjects, answers_to_images, found, as_progress(progress).task("comparing", "images"))
     diagnosis = diagnose_preprocessing(
         classifiers[0],
         found,
@@ -169,34 +247,44 @@ def evaluate_models(
         threads=threads,
     )
     warnings += [] if diagnosis is None else [f"{reference.name}: {diagnosis}"]
-    times = time_in_turn(classifiers, preprocess(found.paths[0], pipeline)[None]) if latency else None
+    times: dict[str, Latency] = {}
+    if latency:
+        measured = time_in_turn(classifiers, preprocess(found.paths[0], pipeline)[None])
+        times = {subject.name: time for subject, time in zip(onnx, measured, strict=True)}
     every = max(1, len(found.names) // drift_images) if drift_images else 1
     sample = found.paths[::every][:drift_images]
-    drifts = [_drift(reference, subject, sample, pipeline, threads) for subject in subjects]
+    rescaled = [_name(subject) for subject in subjects if _is_rescaled(subject, folder, record)]
+    drifts = [
+        ((), ()) if _name(subject) in rescaled else _drift(reference, subject, sample, pipeline, threads)
+        for subject in subjects
+    ]
+    if drift_images:
+        warnings += [f"{name}: tune shifted or rescaled its channels, so its drift is not given" for name in rescaled]
     answers = tuple(
         EvaluatedModel(
             name=_name(subject),
             predictions=collector.predictions(index),
             bytes=_size(subject),
             kl=collector.divergence(index),
-            latency_ms=times[onnx.index(subject)] if times and isinstance(subject, Subject) else None,
+            latency_ms=None if (time := times.get(_name(subject))) is None else time.median,
+            latency_spread_ms=None if time is None else Interval(time.p10, time.p90),
             tensors=tensors,
             layers=layers,
         )
         for index, (subject, (tensors, layers)) in enumerate(zip(subjects, drifts, strict=True))
     )
     comparison = compare_models(answers, warnings=warnings)
-    return Evaluation(comparison, reference, answers, found, run, _notes(onnx, classifiers))
+    return Evaluation(comparison, reference, answers, found, pipeline, run, _notes(onnx, classifiers))
 
 
-_Candidate = Subject | tuple[str, DeviceResults]
+_Candidate = ComparedModel | tuple[str, DeviceResults]
 
 
 def _drift(
-    reference: Subject, subject: _Candidate, sample: Sequence[Path], pipeline: Pipeline, threads: int
+    reference: ComparedModel, subject: _Candidate, sample: Sequence[Path], pipeline: Pipeline, threads: int
 ) -> tuple[tuple[TensorDrift, ...], tuple[TensorDrift, ...]]:
     """Measure the drift of a candidate's tensors, end to end and of each layer alone; a card shows neither."""
-    if subject is reference or not isinstance(subject, Subject):
+    if subject is reference or not isinstance(subject, ComparedModel):
         return (), ()
     end_to_end, local = (
         measure(reference.model, subject.model, sample, pipeline, threads)
@@ -205,9 +293,21 @@ def _drift(
     return end_to_end, local
 
 
+def _is_rescaled(subject: _Candidate, folder: RunFolder | None, record: RunRecord | None) -> bool:
+    """Return whether a candidate is a tuned model of the run whose inner tensors are not those of fp32."""
+    if not isinstance(subject, ComparedModel) or folder is None or record is None:
+        return False
+    path = subject.path.resolve()
+    for entry in record.quantized.values():
+        recipe = entry.options.get("recipe")
+        if recipe and (folder.path / entry.file).resolve() == path:
+            return bool(recipe.get("channel_shift") or recipe.get("equalization") or recipe.get("input_folding"))
+    return False
+
+
 @contextmanager
 def _answers(
-    subjects: Sequence[Subject],
+    subjects: Sequence[ComparedModel],
     classifiers: Sequence[Classifier],
     found: ImageFolder,
     pipeline: Pipeline,
@@ -219,7 +319,10 @@ def _answers(
     if cache is None:
         yield evaluate(classifiers, found.paths, pipeline, threads=threads)
         return
-    keys = [scores_key(model_digest(subject.path), pipeline, subject.file.signature) for subject in subjects]
+    keys = [
+        scores_key(model_digest(one.path), pipeline, one.file.signature, classifier.device)
+        for one, classifier in zip(subjects, classifiers, strict=True)
+    ]
     with cached_scores(cache, keys, found) as scores:
         yield predict_cached(classifiers, scores, found.paths, pipeline, threads=threads)
 
@@ -230,17 +333,19 @@ def _cache_of(run: Path | None) -> ResultCache | None:
 
 
 def _collect(
-    subjects: Sequence[_Candidate], answers_to_images: Iterator[ModelScores], found: ImageFolder, progress: Count | None
+    subjects: Sequence[_Candidate],
+    answers_to_images: Iterator[ModelScores],
+    found: ImageFolder,
+    progress: ProgressCallback,
 ) -> Collector:
     """Gather what every model, and every card, said to every image."""
     assert found.labels is not None
     collector = Collector(len(subjects))
     for answers in answers_to_images:
         name, scores = found.names[answers.index], iter(answers.scores)
-        every = [next(scores) if isinstance(one, Subject) else one[1].scores(name) for one in subjects]
+        every = [next(scores) if isinstance(one, ComparedModel) else one[1].scores(name) for one in subjects]
         collector.update(every, [name], [found.labels[answers.index]])
-        if progress is not None:
-            progress(answers.index + 1, len(found.names))
+        progress(answers.index + 1, len(found.names))
     return collector
 
 
@@ -263,10 +368,10 @@ def _subject(
                 fix="give the path of a file that ends in .onnx, or --run",
             )
         path = folder.model(name, record)
-    return Subject(name, read_scored(path, record, output, inputs))
+    return ComparedModel(name, read_scored(path, record, output, inputs))
 
 
-def _notes(subjects: Sequence[Subject], classifiers: Sequence[Classifier]) -> tuple[str, ...]:
+def _notes(subjects: Sequence[ComparedModel], classifiers: Sequence[Classifier]) -> tuple[str, ...]:
     """Return how the reference is read, how others are read otherwise, and what is run otherwise than its file says."""
     first = subjects[0].file.signature.notes
     others = [f"{one.name}: {note}" for one in subjects[1:] for note in one.file.signature.notes if note not in first]
@@ -302,11 +407,11 @@ def _require_distinct(models: Sequence[str | Path], subjects: Sequence[_Candidat
 
 
 def _name(subject: _Candidate) -> str:
-    return subject.name if isinstance(subject, Subject) else subject[0]
+    return subject.name if isinstance(subject, ComparedModel) else subject[0]
 
 
 def _size(subject: _Candidate) -> int | None:
-    if not isinstance(subject, Subject):
+    if not isinstance(subject, ComparedModel):
         return None
     return sum(file.stat().st_size for file in model_files(subject.path))
 
@@ -314,7 +419,7 @@ def _size(subject: _Candidate) -> int | None:
 def _check_fit(subjects: Sequence[_Candidate], pipeline: Pipeline, found: ImageFolder) -> None:
     """See that every model reads what the pipeline gives, knows every label, and (a card) answered every image."""
     for subject in subjects:
-        if not isinstance(subject, Subject):
+        if not isinstance(subject, ComparedModel):
             subject[1].check(found)
             continue
         subject.file.check(pipeline)

@@ -10,10 +10,12 @@ import onnx_ir as ir
 import onnxruntime
 
 from quantkit import __version__
+from quantkit.config.arguments import AnyPath, as_path, optional_path
 from quantkit.config.pipeline import Pipeline
 from quantkit.data.calibration_set import CalibrationSet
 from quantkit.data.folder import ImageFolder
 from quantkit.engine.classifier import ClassifierFile
+from quantkit.engine.device import CPU, Device
 from quantkit.engine.predict import Classifier
 from quantkit.engine.session import default_threads
 from quantkit.errors import UsageError
@@ -25,8 +27,10 @@ from quantkit.evaluation.predictions_file import Origin
 from quantkit.evaluation.preprocessing_diagnosis import diagnose_preprocessing
 from quantkit.files import sha256_json
 from quantkit.graph.model import model_digest
-from quantkit.progress import Count
-from quantkit.runs.cache import ResultCache
+from quantkit.progress import Progress, ProgressCallback, as_progress
+from quantkit.records import Records
+from quantkit.report.notebook import figures_html
+from quantkit.runs.cache import ResultCache, user_cache_folder
 from quantkit.runs.folder import RunFolder
 from quantkit.runs.inputs import read_scored
 from quantkit.runs.score_cache import ScoreCache, cached_scores, predict_cached, scores_key
@@ -37,7 +41,7 @@ _PASSED_OVER = frozenset({"QuantizeLinear", "DequantizeLinear", "Cast", "Flatten
 
 
 @dataclass(frozen=True)
-class ModelEvaluation:
+class ModelEvaluation(Records):
     """What one model said to labelled images.
 
     Attributes:
@@ -49,6 +53,14 @@ class ModelEvaluation:
         warnings: what is doubtful about images, labels or model.
         output: name of the output that holds the scores.
         notes: how the model is read, where that was a choice or is not as its file says.
+
+    Example:
+        In the folder that ``quantkit demo`` makes:
+
+        >>> import quantkit
+        >>> done = quantkit.evaluate("fp32", run="run", images="images/test", limit=50)
+        >>> done.rows()[0]["images"]
+        50
     """
 
     name: str
@@ -59,6 +71,34 @@ class ModelEvaluation:
     warnings: tuple[str, ...]
     output: str
     notes: tuple[str, ...] = ()
+
+    @property
+    def accuracy(self) -> "Accuracy":
+        """Top-1 and top-5 in percent, with their intervals."""
+        return accuracy_of(self.predictions)
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Return one row: percent, with the bounds of the 95 % intervals."""
+        accuracy = self.accuracy
+        return [
+            {
+                "model": self.name,
+                "images": accuracy.images,
+                "top1": accuracy.top1,
+                "top1_lo": accuracy.top1_ci95.lo,
+                "top1_hi": accuracy.top1_ci95.hi,
+                "top5": accuracy.top5,
+                "top5_lo": accuracy.top5_ci95.lo,
+                "top5_hi": accuracy.top5_ci95.hi,
+            }
+        ]
+
+    def _repr_html_(self) -> str:
+        """Return top-1 and top-5 with their intervals for notebooks."""
+        found = accuracy_of(self.predictions)
+        shares = [("top-1", found.top1, found.top1_ci95), ("top-5", found.top5, found.top5_ci95)]
+        figures = [(name, f"{value:.2f} % [{ci95.lo:.2f}, {ci95.hi:.2f}]") for name, value, ci95 in shares]
+        return figures_html(f"{self.name}, {found.images:,} images, with 95 % intervals", figures)
 
 
 @dataclass(frozen=True)
@@ -73,6 +113,14 @@ class Accuracy:
         top5_ci95: its 95 % interval.
         tied: images whose first place was shared, and went to the lowest class index.
         constant: images for which all classes had the same score.
+
+    Example:
+        In the folder that ``quantkit demo`` makes:
+
+        >>> import quantkit
+        >>> done = quantkit.evaluate("fp32", run="run", images="images/test", limit=50)
+        >>> done.accuracy.top5
+        100.0
     """
 
     images: int
@@ -92,21 +140,22 @@ class Accuracy:
 
 
 def evaluate(
-    model: str | Path,
+    model: AnyPath,
     *,
-    run: Path | None = None,
-    images: Path | ImageFolder | None = None,
-    labels: Path | None = None,
-    names: Path | None = None,
-    exclude: Path | CalibrationSet | None = None,
+    run: AnyPath | None = None,
+    images: AnyPath | ImageFolder | None = None,
+    labels: AnyPath | None = None,
+    names: AnyPath | None = None,
+    exclude: AnyPath | CalibrationSet | None = None,
     pipeline: PresetSource | None = None,
     limit: int | None = None,
     shard: tuple[int, int] | None = None,
-    cache: Path,
+    cache: AnyPath | None = None,
     output: str | None = None,
     inputs: Mapping[str, Any] | None = None,
+    device: Device = CPU,
     threads: int | None = None,
-    progress: Count | None = None,
+    progress: Progress | None = None,
 ) -> ModelEvaluation:
     """Ask a model about labelled images, each image once ever.
 
@@ -124,29 +173,40 @@ def evaluate(
         pipeline: preprocessing: a pipeline, a preset's name, or a file (see `load_preset`); absent, the run's.
         limit: evaluate at most so many images, spread over the classes as they lie.
         shard: ``(i, n)``, i from 1: every n-th image alone, from the i-th.
-        cache: folder for cached results; made when absent.
+        cache: folder for cached results; absent, that of the run, or the user's cache folder.
         output: name of the output that holds the class scores; absent, the run's, or found.
         inputs: values of the inputs beside the image, by name; absent, the run's.
+        device: where the model runs, and how many images at a time.
         threads: workers; as many as there are processors when absent.
-        progress: called with images done and in all.
+        progress: receives the progress.
 
     Raises:
         UsageError: a name the run does not have, no such shard, nothing to say what images to use, or another process
             is running this model on these images.
         ConfigError: the pipeline does not fit the model.
         ModelError: the model cannot be read or run.
+        DeviceError: the device is not there, or does not run the model.
         LabelError: labels are missing, malformed, or no classes of the model.
         CalibrationSetError: there are no images.
         ImageError: an image cannot be decoded.
         NumericError: a score is NaN or infinite.
         OutputError: the scores cannot be kept.
+
+    Example:
+        In the folder that ``quantkit demo`` makes:
+
+        >>> import quantkit
+        >>> done = quantkit.evaluate("mini_iresnet.onnx", images="images/test", pipeline="digits", limit=50)
+        >>> done.accuracy.top1 > 90.0
+        True
     """
+    given, run = as_path(model, "model"), optional_path(run, "run")
     folder = None if run is None else RunFolder(run)
     record = None if folder is None else folder.read()
-    path = Path(model)
+    path = given
     if folder is not None and record is not None and path.suffix != ".onnx":
         name, path = str(model), folder.model(str(model), record)
-    elif isinstance(model, Path) or path.suffix == ".onnx":
+    elif not isinstance(model, str) or path.suffix == ".onnx":
         name = path.stem
     else:
         raise UsageError(f"{model!r} is no ONNX file, and no run was given to look it up in", fix="give --run")
@@ -160,15 +220,16 @@ def evaluate(
     file.check(pipeline)
     check_labels(found, file.signature.scores.classes, path)
     part = found if shard is None else _shard(found, *shard)
-    digest = model_digest(path)
-    key = scores_key(digest, pipeline, file.signature)
+    device, digest = device.resolved(), model_digest(path)
+    key = scores_key(digest, pipeline, file.signature, device)
     threads = threads or default_threads()
+    count = as_progress(progress).task("evaluating", "images")
     start_s = time.monotonic()
-    results = ResultCache(cache)
+    results = _result_cache(optional_path(cache, "cache"), folder)
     with cached_scores(results, [key], part) as [scores]:
         before = scores.known
-        classifier = Classifier(file)
-        predictions, kind = _answers(classifier, scores, part, pipeline, threads, progress)
+        classifier = Classifier(file, device)
+        predictions, kind = _answers(classifier, scores, part, pipeline, threads, count)
     elapsed_s = time.monotonic() - start_s
     origin = Origin(
         model=digest,
@@ -178,11 +239,18 @@ def evaluate(
         onnxruntime=onnxruntime.__version__,
         quantkit=__version__,
         shards=() if shard is None or shard[1] == 1 else (shard,),
+        device=device.describe(),
     )
     other = diagnose_preprocessing(classifier, part, pipeline, predictions, cache=results, threads=threads)
     warnings = (*doubts, *(diagnosis for diagnosis in (diagnose_labels(predictions), other) if diagnosis is not None))
     notes = (*file.signature.notes, *classifier.notes)
     return ModelEvaluation(name, predictions, origin, before, elapsed_s, warnings, file.signature.scores.name, notes)
+
+
+def _result_cache(given: Path | None, folder: RunFolder | None) -> ResultCache:
+    if given is not None:
+        return ResultCache(given)
+    return ResultCache(user_cache_folder()) if folder is None else folder.cache
 
 
 def accuracy_of(predictions: Predictions) -> Accuracy:
@@ -224,7 +292,7 @@ def _answers(
     part: ImageFolder,
     pipeline: Pipeline,
     threads: int,
-    progress: Count | None,
+    progress: ProgressCallback,
 ) -> tuple[Predictions, Scores]:
     assert part.labels is not None
     collector = Collector(1, kind=Scores.PROBABILITIES if _ends_in_softmax(classifier.file) else None)
@@ -233,8 +301,7 @@ def _answers(
         # Told from one image, so that it does not depend on which images come together.
         collector.kind = collector.kind or kind_of_scores(scores)
         collector.update([scores], [part.names[answers.index]], [part.labels[answers.index]])
-        if progress is not None:
-            progress(answers.index + 1, len(part.names))
+        progress(answers.index + 1, len(part.names))
     assert collector.kind is not None
     return collector.predictions(0), collector.kind
 

@@ -14,7 +14,7 @@ import onnx_ir as ir
 from quantkit.engine.classifier import ClassifierFile, classifier_signature
 from quantkit.engine.session import open_session
 from quantkit.errors import ModelError, QuantkitError
-from quantkit.graph.analysis.macs import LayerCost, layer_costs
+from quantkit.graph.analysis.macs import LayerOperations, layer_costs
 from quantkit.graph.analysis.ops import PASS_THROUGH, Role
 from quantkit.graph.analysis.values import dtype_name, is_op, node_name, operand
 from quantkit.graph.coverage import coverage_of
@@ -69,6 +69,13 @@ def inspect(
 
     Raises:
         ModelError: the file cannot be read at all, or holds no graph.
+
+    Example:
+        In the folder that ``quantkit demo`` makes:
+
+        >>> import quantkit
+        >>> quantkit.inspect("mini_iresnet.onnx").scores.classes
+        10
     """
     path = Path(model)
     read, faults = read_with_faults(path)
@@ -218,7 +225,7 @@ def _input_shape(
     return (image.batch or 1, *sides), (height, width)
 
 
-def _targets(prepared: Prepared, costs: Sequence[LayerCost], finding: _Finding) -> Iterator[TargetSummary]:
+def _targets(prepared: Prepared, costs: Sequence[LayerOperations], finding: _Finding) -> Iterator[TargetSummary]:
     layers = {cost.name for cost in costs}
     for target in TARGETS.values():
         made = finding.attempt(partial(plan, prepared.model, target))
@@ -273,6 +280,6 @@ def _operators(model: ir.Model) -> dict[str, int]:
     return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
 
 
-def _total(costs: Sequence[LayerCost] | None) -> int | None:
+def _total(costs: Sequence[LayerOperations] | None) -> int | None:
     known = [cost.multiply_adds for cost in costs or () if cost.multiply_adds is not None]
     return sum(known) if known else None

@@ -7,6 +7,7 @@ from typing import Any, Literal
 from quantkit.errors import QuantkitError
 from quantkit.graph.coverage import Coverage
 from quantkit.graph.inner_preprocessing import InnerPreprocessing
+from quantkit.records import Records
 from quantkit.report.html import Html, element
 
 JSON_SCHEMA = 1
@@ -130,7 +131,7 @@ class Problem:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ModelSummary:
+class ModelSummary(Records):
     """A model as it is known before any image is seen.
 
     Attributes:
@@ -154,6 +155,13 @@ class ModelSummary:
         notes: what `quantkit.calibrate` would change in the graph and say.
         problems: what is wrong, errors first.
         next_command: the command that goes on from here, None where there are errors.
+
+    Example:
+        In the folder that ``quantkit demo`` makes:
+
+        >>> import quantkit
+        >>> [row["target"] for row in quantkit.inspect("mini_iresnet.onnx").rows()]
+        ['ort', 'tensorrt', 'vacc']
     """
 
     path: str
@@ -213,6 +221,13 @@ class ModelSummary:
             "problems": [asdict(one) for one in self.problems],
             "next_command": self.next_command,
         }
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Return one row a target: how many layers it has, and how many of them are int8."""
+        return [
+            {"target": one.name, "layers": one.coverage.layers, "float_layers": len(one.coverage.float_layers)}
+            for one in self.targets
+        ]
 
     def __str__(self) -> str:
         """Return the summary as plain text, one line a fact."""

@@ -35,7 +35,8 @@ def load_preset(source: PresetSource) -> Pipeline:
         VendorFileError: a file of the vendor's is damaged.
 
     Example:
-        >>> load_preset("vacc").output_size
+        >>> import quantkit
+        >>> quantkit.load_preset("vacc").output_size
         (224, 224)
     """
     path_or(Pipeline, source, "pipeline")

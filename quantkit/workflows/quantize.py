@@ -25,6 +25,7 @@ from quantkit.graph.qdq.write import notes_of, write_qdq
 from quantkit.numerics import Range
 from quantkit.ptq.fp32_export import export_corrected_fp32, restore_batch_norms
 from quantkit.ptq.run_correction import Correction, Images, correction, images_of
+from quantkit.records import Records
 from quantkit.runs.folder import FP32, INT8, RANGES, QuantizedRecord, RunFolder, RunRecord
 from quantkit.runs.inputs import calibrated, open_input_shape
 from quantkit.runs.outliers import outlier_note
@@ -51,6 +52,11 @@ class QuantizeOptions:
             may be given as text.
         bias_correction: move the biases where that brings the scores nearer to those of fp32.
         keep_outliers: set ranges for all images, also for the few that go far beyond all others.
+
+    Example:
+        >>> import quantkit
+        >>> quantkit.QuantizeOptions(skip="conv:0", per_channel=False).skip
+        ('conv:0',)
     """
 
     per_channel: bool | None = None
@@ -93,7 +99,7 @@ class QuantizeOptions:
 
 
 @dataclass(frozen=True)
-class Quantized:
+class Quantized(Records):
     """An int8 model that was written.
 
     Attributes:
@@ -107,6 +113,14 @@ class Quantized:
             nothing was corrected or the target takes the int8 model.
         files: all files that were written.
         notes: what the user should know; `quantkit.notes.grouped` makes one line of many of a kind.
+
+    Example:
+        In the folder that ``quantkit demo`` makes:
+
+        >>> import quantkit
+        >>> done = quantkit.quantize("run", method="mse", out="mse.onnx")
+        >>> done.rows()[0]["tensor"]
+        'input'
     """
 
     name: str
@@ -118,6 +132,10 @@ class Quantized:
     corrected_fp32: Path | None
     files: tuple[Path, ...]
     notes: tuple[str, ...]
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Return one row for each observed tensor: its name and its range."""
+        return [{"tensor": name, "lo": one.lo, "hi": one.hi} for name, one in self.ranges.items()]
 
     def explain(self) -> list[Decision]:
         """Return every operator and tensor with what became of it, and why."""
@@ -144,7 +162,7 @@ def quantize(
         out: where to write; by default in the run folder, under the name that `variant_name` gives.
         use_images: correct the biases for these ranges on the calibration images where they can be found. Otherwise a
             correction is used only where one was made for the same ranges before.
-        require_coverage: least share of the multiply-adds that must be int8, 0.95 for 95 %; None requires nothing.
+        require_coverage: least percent of the multiply-adds that must be int8; None requires nothing.
 
     Raises:
         CoverageError: less of the model is int8 than required; nothing was written.
@@ -152,6 +170,13 @@ def quantize(
         ProvenanceError: the fp32 model has changed since the calibration.
         StatisticsError: the statistics are damaged.
         ModelError: the model cannot be quantized.
+
+    Example:
+        In the folder that ``quantkit demo`` makes:
+
+        >>> import quantkit
+        >>> quantkit.quantize("run", method="mse", target="tensorrt", out="mse-tensorrt.onnx").path.name
+        'mse-tensorrt.onnx'
     """
     folder = RunFolder(as_path(run, "run"))
     record = folder.read()
@@ -221,7 +246,7 @@ def quantize_prepared(
         notes.append("this processor's sums of 8-bit products saturate: give --weight-bits 7, or run it elsewhere")
     corrected_fp32, files = None, [path, table]
     if target.compiler_calibrates and corrected.shifts:
-        corrected_fp32 = folder.path / f"{name.replace(INT8, FP32, 1)}.onnx"
+        corrected_fp32 = folder.path / f"{_corrected_name(name)}.onnx"
         model = export_corrected_fp32(prepared.model, made, int8, chosen.weights.qmax)
         prepared.save(restore_batch_norms(model), corrected_fp32)
         notes.append(f"the compiler of {target.name} gets the corrected biases from {corrected_fp32.name} only")
@@ -229,6 +254,11 @@ def quantize_prepared(
     recorded = _options_json(method, options)
     record_model(folder, name, path, method, target.name, recorded, fp32=corrected_fp32)
     return Quantized(name, path, table, ranges, made, covered, corrected_fp32, tuple(files), tuple(notes))
+
+
+def _corrected_name(name: str) -> str:
+    """Return the name of the fp32 model that belongs to an int8 model, never the same as that of the int8 model."""
+    return FP32 + name.removeprefix(INT8) if name.startswith(INT8) else f"{FP32}-{name}"
 
 
 def variant_name(record: RunRecord, method: Method, target: Target) -> str:

@@ -1,130 +1,130 @@
-"""The HTML report of a comparison: everything the run and the comparison know, gathered for one page."""
+"""``quantkit report`` and ``quantkit compare --html``: the report of a comparison and of its run."""
 
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import onnx_ir as ir
 
-from quantkit.config.method import METHODS, parse_method
-from quantkit.evaluation.result import EvaluatedModel
+from quantkit.config.arguments import AnyPath, as_path
+from quantkit.errors import UsageError
+from quantkit.evaluation.gate import GateVerdict
+from quantkit.graph.coverage import Coverage, coverage
 from quantkit.graph.model import is_quantized, read_model
 from quantkit.graph.prepare import prepare
-from quantkit.report.data import MethodRange, ReportData, ReportTensor, flipped_images
+from quantkit.graph.qdq.plan import plan
+from quantkit.report.data import ReportData, ReportTensor, changed_images, confusion_pairs
 from quantkit.report.page import write_report
 from quantkit.report.thumbnail import thumbnail
-from quantkit.runs.folder import RunFolder, RunRecord
-from quantkit.stats.file import Statistics, load_statistics
-from quantkit.stats.solve import solve_observed
-from quantkit.targets import ORT, TARGETS
-from quantkit.workflows.compare import Evaluation
+from quantkit.runs.folder import FP32, QuantizedRecord, RunFolder, RunRecord
+from quantkit.runs.inputs import open_input_shape
+from quantkit.stats.file import load_statistics
+from quantkit.targets import TARGETS
+from quantkit.workflows.compare import Evaluation, evaluate_models
+from quantkit.workflows.provenance import provenance
+from quantkit.workflows.report_tensors import recorded_options, report_tensors
+from quantkit.workflows.run_results import sensitivity_findings, tuning_coverage, tuning_logs
 
 
-def report(evaluation: Evaluation, path: Path, *, subject: str | None = None) -> None:
-    """Write one self-contained HTML file about a candidate of an evaluation.
+def report(evaluation: Evaluation, path: AnyPath, *, verdicts: Sequence[GateVerdict] = ()) -> None:
+    """Write one self-contained HTML file about an evaluation, and about the run where there is one.
 
     Args:
         evaluation: from `quantkit.workflows.compare.evaluate_models`.
         path: where to write.
-        subject: the candidate; the first one when absent.
+        verdicts: of the gates on it.
 
     Raises:
-        UsageError: there is no such candidate.
+        StatisticsError: the statistics of the run are damaged.
+        OutputError: the file cannot be written.
+
+    Example:
+        In the folder that ``quantkit demo`` makes:
+
+        >>> import quantkit
+        >>> done = quantkit.evaluate_models(["fp32", "kl"], run="run", images="images/test", limit=50, drift_images=0)
+        >>> quantkit.report(done, "report.html")
+    """
+    write_report(report_data(evaluation, verdicts), as_path(path, "path"))
+
+
+def report_run(run: AnyPath, path: AnyPath, *, models: Sequence[str] = (), **options: Any) -> Evaluation:
+    """Compare the models of a run with its fp32 model, and write the report.
+
+    Args:
+        run: run folder of `calibrate`.
+        path: where to write.
+        models: names in the run; absent, all its quantized models whose files are there.
+        options: of `quantkit.workflows.compare.evaluate_models`.
+
+    Raises:
+        UsageError: the run has no quantized model.
         OutputError: the file cannot be written.
     """
-    names = [answers.name for answers in evaluation.answers]
-    subject = subject or names[1]
+    folder = RunFolder(as_path(run, "run"))
+    record = folder.read()
+    found = [name for name, made in record.quantized.items() if (folder.path / made.file).is_file()]
+    chosen = [name for name in models or found if name != FP32]
+    if not chosen:
+        raise UsageError("the run has no quantized model", where=folder.path, fix="run quantkit quantize first")
+    evaluation = evaluate_models([FP32, *chosen], run=folder.path, **options)
+    report(evaluation, path)
+    return evaluation
+
+
+def report_data(evaluation: Evaluation, verdicts: Sequence[GateVerdict] = ()) -> ReportData:
+    """Return everything that the report of an evaluation shows."""
     folder = None if evaluation.run is None else RunFolder(evaluation.run)
     record = None if folder is None else folder.read()
     statistics = load_statistics(folder.statistics)[0] if folder is not None and folder.statistics.is_file() else None
-    candidate = evaluation.answers[names.index(subject)] if subject in names else evaluation.answers[1]
     model = _float_model(evaluation, folder, record)
     images = evaluation.images
+    predictions = [answers.predictions for answers in evaluation.answers]
+    predictions = [predictions[0], *(one.ordered_like(predictions[0].names) for one in predictions[1:])]
+    made = {
+        answers.name: record.quantized[answers.name]
+        for answers in evaluation.answers[1:]
+        if record is not None and answers.name in record.quantized
+    }
     classes = max(images.class_names, default=-1) + 1
-    data = ReportData(
+    tensors: tuple[ReportTensor, ...] = ()
+    if model is not None and statistics is not None:
+        tensors = report_tensors(model, statistics, folder, made, evaluation)
+    return ReportData(
         title=evaluation.reference.path.stem,
         comparison=evaluation.comparison,
-        subject=subject,
-        tensors=tuple(_tensors(model, statistics, record, candidate)) if model is not None and statistics else (),
-        flips=flipped_images(
-            evaluation.answers[0].predictions,
-            candidate.predictions,
-            thumbnail=lambda name: thumbnail(images.root / name),
-        ),
+        tensors=tensors,
+        images=changed_images(predictions, picture=lambda name: thumbnail(images.root / name)),
+        confusions=confusion_pairs(predictions),
         class_names=tuple(images.class_names.get(index, "") for index in range(classes)),
         convergence=tuple(statistics.convergence) if statistics else (),
-        provenance=tuple(_provenance(evaluation, record, subject)),
+        coverage=() if folder is None or record is None or model is None else _coverage(folder, record, model, made),
+        tunings=() if folder is None or record is None else tuning_logs(folder, record),
+        sensitivities=() if folder is None or record is None else sensitivity_findings(folder, record),
+        verdicts=tuple(verdicts),
+        provenance=tuple(provenance(evaluation, record, made)),
     )
-    write_report(data, path)
 
 
 def _float_model(evaluation: Evaluation, folder: RunFolder | None, record: RunRecord | None) -> ir.Model | None:
-    """Return the fp32 model that the tensors are those of: the reference, or the run's where that is quantized."""
+    """Return the fp32 model of the tensors: the reference, or the run's where the reference is quantized."""
     if not is_quantized(evaluation.reference.model):
         return evaluation.reference.model
     return None if folder is None or record is None else read_model(folder.fp32(record))
 
 
-def _tensors(
-    model: ir.Model, statistics: Statistics, record: RunRecord | None, candidate: EvaluatedModel
-) -> Iterator[ReportTensor]:
-    """Yield every observed tensor and every layer's result, in the order of the network.
-
-    With the range that each method would choose, and what the layer loses by itself.
-    """
-    made = record.quantized.get(candidate.name) if record is not None else None
-    target = TARGETS[made.target] if made is not None else ORT
-    keep = made is not None and made.keeps_outliers
-    solved = {name: solve_observed(statistics, parse_method(name), target, keep_outliers=keep) for name in METHODS}
-    producers = {str(value.name): node for node in prepare(model).model.graph for value in node.outputs}
-    local = {drift.name: drift for drift in candidate.layers}
-    names = dict.fromkeys([*statistics.tensors, *local])
-    inputs, results = [name for name in names if name not in producers], [name for name in producers if name in names]
-    for name in [*inputs, *results]:
-        node, one = producers.get(name), statistics.tensors.get(name)
-        yield ReportTensor(
-            name=name,
-            op_type="" if node is None else node.op_type,
-            layer="" if node is None else str(node.name),
-            inputs=() if node is None else _observed_sources(node, statistics),
-            statistics=one,
-            local=local.get(name),
-            ranges=tuple(
-                MethodRange(
-                    method=method,
-                    range=ranges[name],
-                    step=float(target.activations.qparams(ranges[name]).scale),
-                    used=made is not None and made.method == method,
-                )
-                for method, ranges in solved.items()
-                if name in ranges
-            ),
-        )
-
-
-def _observed_sources(node: ir.Node, statistics: Statistics) -> tuple[str, ...]:
-    """Return the nearest observed tensors that a node is computed from."""
-    sources: dict[str, None] = {}
-    waiting = [value for value in node.inputs if value is not None]
-    while waiting:
-        value = waiting.pop(0)
-        producer = value.producer()
-        if str(value.name) in statistics.tensors:
-            sources[str(value.name)] = None
-        elif producer is not None:
-            waiting.extend(one for one in producer.inputs if one is not None)
-    return tuple(sources)
-
-
-def _provenance(evaluation: Evaluation, record: RunRecord | None, subject: str) -> Iterator[tuple[str, str]]:
-    yield "reference", str(evaluation.reference.path)
-    yield "evaluation images", f"{len(evaluation.images.names)} in {evaluation.images.root}"
-    yield "labels", evaluation.images.source
-    if record is None:
-        return
-    yield "run", str(evaluation.run)
-    yield "fp32 sha256", record.model.sha256
-    yield "calibration set", f"{record.set.images_used} of {record.set.images} images, {record.set.digest}"
-    if made := record.quantized.get(subject):
-        yield f"{subject} sha256", made.sha256
-        yield f"{subject} made by", f"{made.method} for {made.target}, {made.options}"
-    yield "quantkit", record.quantkit
+def _coverage(
+    folder: RunFolder, record: RunRecord, model: ir.Model, made: Mapping[str, QuantizedRecord]
+) -> tuple[tuple[str, Coverage], ...]:
+    """Return the coverage of each candidate that the run has made; that of a tuned one is in its log."""
+    prepared, found = prepare(model).model, []
+    for name, entry in made.items():
+        if "recipe" in entry.options:
+            known = tuning_coverage(folder, entry)
+        else:
+            options = recorded_options(entry)
+            known = coverage(
+                plan(prepared, options.target(TARGETS[entry.target]), options.plan_options()), open_input_shape(record)
+            )
+        if known is not None:
+            found.append((name, known))
+    return tuple(found)

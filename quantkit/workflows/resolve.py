@@ -12,9 +12,10 @@ from quantkit.data.build_set import build_calibration_set
 from quantkit.data.calibration_set import CalibrationSet
 from quantkit.errors import UsageError
 from quantkit.graph.fixed_inputs import parse_inputs
-from quantkit.progress import Count
+from quantkit.progress import Progress
 from quantkit.runs.cache import FOLDER as CACHE
-from quantkit.runs.folder import RunFolder
+from quantkit.runs.cache import user_cache_folder
+from quantkit.runs.folder import RECORD, RunFolder
 from quantkit.targets import Target, parse_target
 from quantkit.workflows.backends import Backend, backends_from
 from quantkit.workflows.project import choose_pipeline, find_run, load_project, run_of_model
@@ -62,7 +63,7 @@ class CalibrationSettings:
     output: str | None
     inputs: dict[str, Any]
 
-    def calibration_set(self, progress: Count | None = None) -> Path:
+    def calibration_set(self, progress: Progress | None = None) -> Path:
         """Return the manifest; draws the set into the run folder where only images were given."""
         if self.set is not None:
             return self.set
@@ -157,19 +158,6 @@ def _refuse_draw(set_: Path | None, **options: object) -> None:
                 where=f"--{name}",
                 fix=f"give --images to draw a set, or leave out --{name}",
             )
-
-
-def parse_dialect(name: str | None) -> Literal["build", "compile"] | None:
-    """Return the dialect of a command-line name.
-
-    Raises:
-        UsageError: no such dialect.
-    """
-    match name:
-        case None | "build" | "compile":
-            return name
-        case _:
-            raise UsageError(f"there is no dialect {name!r}", where="--dialect", fix="choose build or compile")
 
 
 def method_of(method: str | None, fraction: float | None, project: Project) -> Method:
@@ -287,14 +275,13 @@ def evaluation_settings(
     names: Path | None,
     preset: str | None,
     exif: bool | None = None,
-    out: Path | None,
     output: str | None = None,
     inputs: Sequence[str] = (),
 ) -> EvaluationSettings:
     """Return the settings of an evaluation: the options first, then the folder's ``quantkit.yaml``.
 
-    Scores are kept in the run, so that `quantkit.compare` finds them: the one given, the project's where the model is
-    the project's too, or the model's own. For other models they are kept beside ``out``, if that is given.
+    Scores are cached in the run, so that `quantkit.compare` finds them: the one given, the project's where the model is
+    the project's too, or the model's own. Where there is no run, they are cached in the user's cache folder.
 
     Raises:
         UsageError: a run is named by nothing, or a file is given and nothing says how images are preprocessed.
@@ -317,7 +304,7 @@ def evaluation_settings(
         labels=project.labels if own_images and labels is None else labels,
         names=names or project.names,
         pipeline=pipeline,
-        cache=(run or _cache_folder(Path(model), project, folder, out)) / CACHE,
+        cache=_cache_folder(run, Path(model), project, folder),
         output=output or (project.output if run is None else None),
         inputs=parse_inputs(inputs) or (dict(project.inputs) if run is None else {}),
     )
@@ -328,8 +315,10 @@ def _check_exif(exif: bool | None, pipeline: Pipeline | None) -> None:
         raise UsageError("the preprocessing is the run's", where="--exif", fix="give --preset too, or drop it")
 
 
-def _cache_folder(model: Path, project: Project, folder: Path, out: Path | None) -> Path:
-    if project.model is not None and project.model.resolve() == model.resolve():
-        return project.run or run_of_model(model, folder)
-    own = run_of_model(model, folder)
-    return own if out is None or own.is_dir() else out.parent
+def _cache_folder(run: Path | None, model: Path, project: Project, folder: Path) -> Path:
+    if run is None:
+        is_project = project.model is not None and project.model.resolve() == model.resolve()
+        run = (project.run if is_project else None) or run_of_model(model, folder)
+        if not (run / RECORD).is_file():
+            return user_cache_folder()
+    return run / CACHE

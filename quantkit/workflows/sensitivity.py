@@ -23,7 +23,7 @@ from quantkit.evaluation.result import PERCENT
 from quantkit.graph.prepare import Prepared
 from quantkit.graph.qdq.plan import plan
 from quantkit.numerics import Range
-from quantkit.progress import Count
+from quantkit.progress import Progress, ProgressCallback, as_progress
 from quantkit.ptq.run_correction import Correction, correction
 from quantkit.runs.folder import RunFolder, RunRecord
 from quantkit.runs.inputs import calibrated, model_inputs
@@ -31,12 +31,13 @@ from quantkit.runs.location import set_of_run
 from quantkit.runs.outliers import set_without_outliers
 from quantkit.sensitivity.cache import LayerCostCache
 from quantkit.sensitivity.measure import Deviation, NetworkCost, layer_costs
-from quantkit.sensitivity.result import Accuracy, Figures, LayerSensitivity, Sensitivity
+from quantkit.sensitivity.result import AccuracyChange, Figures, LayerSensitivity, Sensitivity
 from quantkit.stats.solve import solve_observed
 from quantkit.targets import ORT, Target, as_target
 from quantkit.workflows.quantize import QuantizeOptions
+from quantkit.workflows.run_results import keep_sensitivity
 
-By = Literal["only", "without", "accuracy"]
+By = Literal["isolated", "leave-one-out", "accuracy"]
 # The order of the layers stands after a few dozen.
 IMAGES = 32
 # So many are in memory at a time, with what a layer makes of them.
@@ -92,19 +93,20 @@ def sensitivity(
     method: Method | str | None = None,
     target: Target | str = ORT,
     options: QuantizeOptions | None = None,
-    by: By = "only",
+    by: By = "isolated",
     count: int | None = None,
     images: AnyPath | ImageFolder | None = None,
     labels: AnyPath | None = None,
     names: AnyPath | None = None,
     exclude: AnyPath | CalibrationSet | None = None,
     threads: int | None = None,
-    progress: Count | None = None,
+    progress: Progress | None = None,
 ) -> Sensitivity:
     """Measure what each integer layer costs: it alone in int8, and all but it; see `quantkit.sensitivity.measure`.
 
-    What is measured is kept in the run folder, layer by layer, so an interrupted measurement goes on and a repeated one
-    is there at once. A correction of the biases is part of the models where the run has one for these very ranges.
+    Measurements are cached in the run folder, layer by layer, so an interrupted measurement resumes. The result is
+    written to ``sensitivity-TARGET.json`` in the run, for the report. A correction of the biases is part of the models
+    where the run has one for these ranges.
 
     Args:
         run: run folder of `calibrate`.
@@ -120,7 +122,7 @@ def sensitivity(
         names: class names, one a line.
         exclude: calibration set whose images are left out.
         threads: images run side by side; as many as there are processors when absent.
-        progress: called with layers done and in all.
+        progress: receives the progress.
 
     Raises:
         UsageError: this is no run folder, or an option cannot be honoured.
@@ -131,6 +133,14 @@ def sensitivity(
         ImageError: an image cannot be decoded.
         NumericError: scores are NaN or infinite.
         OutputError: the run folder cannot be written.
+
+    Example:
+        In the folder that ``quantkit demo`` makes:
+
+        >>> import quantkit
+        >>> found = quantkit.sensitivity("run", by="leave-one-out", count=4)
+        >>> found.images, found.by
+        (4, 'leave-one-out')
     """
     if count is not None and count < 1:
         raise UsageError(f"{count} images show nothing", where="--images", fix="take a few dozen")
@@ -150,8 +160,11 @@ def sensitivity(
     with folder.locked():
         network = _network(folder, record, method, target, options)
         chosen = chosen or _calibration_images(record, count or IMAGES, network.outliers)
-        cost = _measure(folder, network, chosen, threads or default_threads(), progress)
-    return _result(cost, chosen, network, method, by, (*network.corrected.notes, *warnings))
+        count_layers = as_progress(progress).task("measuring layers", "layers")
+        cost = _measure(folder, network, chosen, threads or default_threads(), count_layers)
+        result = _result(cost, chosen, network, method, by, (*network.corrected.notes, *warnings))
+        keep_sensitivity(folder, record, result)
+    return result
 
 
 def _network(
@@ -203,7 +216,7 @@ def _labelled(found: ImageFolder, record: RunRecord) -> _Images:
 
 
 def _measure(
-    folder: RunFolder, network: _Network, chosen: _Images, threads: int, progress: Count | None
+    folder: RunFolder, network: _Network, chosen: _Images, threads: int, progress: ProgressCallback
 ) -> NetworkCost:
     """Measure lot by lot, each from where it was left."""
     lots = range(0, len(chosen.paths), _LOT)
@@ -219,7 +232,7 @@ def _measure(
 
 
 def _measure_lot(
-    network: _Network, paths: Sequence[Path], cache: LayerCostCache, threads: int, progress: Count | None
+    network: _Network, paths: Sequence[Path], cache: LayerCostCache, threads: int, progress: ProgressCallback
 ) -> NetworkCost:
     inputs = model_inputs(network.prepared.model, paths, network.record.pipeline, threads)
     try:
@@ -241,12 +254,9 @@ def _measure_lot(
         raise
 
 
-def _shifted(progress: Count | None, lot: int, lots: Sequence[int]) -> Count | None:
+def _shifted(progress: ProgressCallback, lot: int, lots: Sequence[int]) -> ProgressCallback:
     """Return the progress of one lot as that of all."""
-    if progress is None:
-        return None
-    tell = progress
-    return lambda done, total: tell(lot * total + done, len(lots) * total)
+    return lambda done, total: progress(lot * total + done, len(lots) * total)
 
 
 def _result(
@@ -260,8 +270,8 @@ def _result(
             conv_index=layer.conv_index,
             macs=layer.macs,
             macs_share=None if layer.macs is None or not cost.macs else layer.macs / cost.macs,
-            only=figures(layer.only, cost.share_made(layer)),
-            without=figures(layer.without, cost.share_saved(layer)),
+            isolated=figures(layer.isolated, cost.share_made(layer)),
+            leave_one_out=figures(layer.leave_one_out, cost.share_saved(layer)),
         )
         for layer in cost.layers
     ]
@@ -287,7 +297,7 @@ def _figures(cost: NetworkCost, labels: npt.NDArray[np.int64] | None, deviation:
     accuracy = None
     if labels is not None:
         outcomes = PairedOutcomes.of(cost.top1 == labels, deviation.top1 == labels)
-        accuracy = Accuracy(
+        accuracy = AccuracyChange(
             top1=PERCENT * float((deviation.top1 == labels).mean()),
             delta_top1=PERCENT * outcomes.delta,
             delta_top1_ci95=score_interval(outcomes).scaled(PERCENT),
@@ -298,7 +308,7 @@ def _figures(cost: NetworkCost, labels: npt.NDArray[np.int64] | None, deviation:
 
 def _rank(layer: LayerSensitivity, by: By) -> tuple[float, float]:
     """Return what to sort by: the most costly layer has the least."""
-    noise = -layer.only.share
-    if by == "accuracy" and layer.only.accuracy is not None:
-        return layer.only.accuracy.agreement, noise
-    return (-layer.without.share if by == "without" else noise), noise
+    noise = -layer.isolated.share
+    if by == "accuracy" and layer.isolated.accuracy is not None:
+        return layer.isolated.accuracy.agreement, noise
+    return (-layer.leave_one_out.share if by == "leave-one-out" else noise), noise

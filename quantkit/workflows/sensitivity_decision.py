@@ -21,7 +21,7 @@ MAX_LAYERS = 3
 
 
 @dataclass(frozen=True, kw_only=True)
-class Decision:
+class FloatDecision:
     """The layers to leave in float.
 
     Attributes:
@@ -66,7 +66,7 @@ class Decision:
         }
 
 
-def decide(found: Sensitivity) -> Decision:
+def decide(found: Sensitivity) -> FloatDecision:
     """Choose the layers to leave in float, greedily by the noise that goes without each.
 
     A layer is chosen where it gains at least `WORTH_DB` by itself, up to `MAX_LAYERS` layers and `MAX_MACS` of the
@@ -78,21 +78,21 @@ def decide(found: Sensitivity) -> Decision:
         layer
         for layer in found.layers
         if layer.macs_share is not None
-        and math.isfinite(layer.without.share)
+        and math.isfinite(layer.leave_one_out.share)
         and (layer.conv_index is not None or not convs_only)
     ]
     chosen: list[LayerSensitivity] = []
     macs = 0.0
-    for layer in sorted(layers, key=lambda one: -one.without.share):
+    for layer in sorted(layers, key=lambda one: -one.leave_one_out.share):
         assert layer.macs_share is not None
-        if len(chosen) == MAX_LAYERS or _decibels(1.0 - layer.without.share) < WORTH_DB:
+        if len(chosen) == MAX_LAYERS or _decibels(1.0 - layer.leave_one_out.share) < WORTH_DB:
             break
         if macs + layer.macs_share <= MAX_MACS:
             chosen.append(layer)
             macs += layer.macs_share
-    gains = tuple(_decibels(1.0 - layer.without.share) for layer in chosen)
-    best = max((_decibels(1.0 - layer.without.share) for layer in layers), default=-math.inf)
-    return Decision(
+    gains = tuple(_decibels(1.0 - layer.leave_one_out.share) for layer in chosen)
+    best = max((_decibels(1.0 - layer.leave_one_out.share) for layer in layers), default=-math.inf)
+    return FloatDecision(
         layers=tuple(chosen),
         gains_db=gains,
         macs_share=macs,

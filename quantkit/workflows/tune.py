@@ -1,34 +1,39 @@
-"""``quantkit tune``: the cheapest change to a quantization that brings the accuracy back, found, judged and written.
+"""``quantkit tune``: find the cheapest recipe whose int8 model meets an accuracy goal, and write that model.
 
-Recipes are made and compared on the images of the run's calibration set, two thirds of which are worked on and one
-third of which chooses; the best of each rung is judged on evaluation images that had no part in either.
+Recipes are fitted on two thirds of the run's calibration set and compared on the other third, the selection split. The
+best of each stage is evaluated on held-out images. The best model so far is in the run folder from the first stage on.
 """
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from quantkit.config.arguments import AnyPath, as_path, optional_path, require
 from quantkit.data.calibration_set import CalibrationSet
+from quantkit.data.decoded import DecodedImages
 from quantkit.data.folder import ImageFolder
-from quantkit.engine.session import default_threads, open_session
+from quantkit.engine.session import default_threads
 from quantkit.evaluation.images import evaluation_images, limited
 from quantkit.files import sha256_json, write_json
 from quantkit.graph.coverage import Coverage, coverage
 from quantkit.graph.qdq.plan import Plan, plan
 from quantkit.graph.qdq.write import notes_of
-from quantkit.progress import Count
+from quantkit.progress import Progress, as_progress
 from quantkit.ptq.shift_groups import movable
+from quantkit.records import Records
 from quantkit.runs.folder import FP32, RunFolder
 from quantkit.runs.inputs import open_input_shape
+from quantkit.search.candidate_builder import Product
+from quantkit.search.estimate import estimated_seconds
 from quantkit.search.mixed_precision import FloatBudget
-from quantkit.search.stages import REWRITING, Goal, Outcome, Stage, Trial, search
-from quantkit.search.trial_cache import TrialCache, trial_json
-from quantkit.search.trials import Trials, TuningTask, Watch
+from quantkit.search.recipe import Recipe
+from quantkit.search.stages import REWRITING, Goal, HoldoutResult, Outcome, Stage, Trial, search
+from quantkit.search.trial_cache import Screened, TrialCache, trial_json
+from quantkit.search.trials import Trials, TuningTask
 from quantkit.targets import ORT, Target, as_target
 from quantkit.workflows.backends import BackendFiles, TunedModel, backend_of
 from quantkit.workflows.quantize import QuantizeOptions, int8_name, output_path, record_model
-from quantkit.workflows.tuning_task import holdout_evaluation, tuning_task
+from quantkit.workflows.tuning_task import Holdout, tuning_task
 
 JSON_SCHEMA = 1
 TUNED = "tuned"
@@ -36,22 +41,29 @@ TUNED = "tuned"
 
 @dataclass(frozen=True, kw_only=True)
 class TuneOptions:
-    """What a search may do.
+    """Goal and limits of a search.
 
     Attributes:
-        goal: what is to be met.
+        goal: the accuracy to reach.
         budget: what may be left in float.
         disable: stages of the search to skip.
         rewrite: weights and biases may be changed; for a target whose compiler calibrates, an fp32 model is written for
             it.
-        seconds: try nothing more after so many, and give up what is being tried; None for no limit, and the same result
-            each time.
-        write_fp32: where the rewritten fp32 model goes; in the run folder when absent.
-        require_coverage: least share of the multiply-adds that must be int8 in the model that is kept, 0.95 for 95 %.
+        seconds: stop after this time, in the middle of a trial if need be; None for no limit, and the same result each
+            time.
+        write_fp32: path of the rewritten fp32 model; in the run folder when absent.
+        require_coverage: least percent of the multiply-adds that must be int8 in the model that is kept.
+
+    Example:
+        >>> import quantkit
+        >>> stages = frozenset({quantkit.Stage.PRECISION})
+        >>> options = quantkit.TuneOptions(goal=quantkit.Goal(max_drop=0.5), disable=stages)
+        >>> options.budget.macs
+        10.0
     """
 
     goal: Goal
-    budget: FloatBudget
+    budget: FloatBudget = field(default_factory=FloatBudget)
     disable: frozenset[Stage] = frozenset()
     rewrite: bool = True
     seconds: float | None = None
@@ -60,27 +72,38 @@ class TuneOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Tuning:
-    """What `tune` found and wrote.
+class Tuning(Records):
+    """The result of `tune`.
 
     Attributes:
         outcome: the recipe that is kept, and how the search ended.
-        trials: everything tried, in order.
+        trials: the recipes that were made, in order.
+        screened: the recipes that were compared by a preview, in order.
         name: of the tuned model in the run.
         path: its file.
         fp32: the rewritten fp32 model for the compiler, None where there is none.
-        fp32_change: largest difference of its scores to those of the original, as a share of their span; biases that
-            were moved and weights that were rounded otherwise show in it.
-        rescaling_change: likewise of the model whose channels were moved or rescaled and nothing else; None where none
-            were.
+        fp32_change: largest difference of its scores from those of the original, as a share of their span, with
+            corrected biases and rounded weights.
+        rescaling_change: the same for the model whose channels were shifted or rescaled and nothing else; None where
+            none were.
         files: the models, and the files of the target's vendor.
-        log: the file that holds all this.
+        log: JSON file with these results.
         coverage: how many layers and multiply-adds are int8, and which layers are not and why.
-        notes: what the user may want to know; `quantkit.notes.grouped` makes one line of many of a kind.
+        notes: remarks for the user; `quantkit.notes.grouped` makes one line of many of a kind.
+
+    Example:
+        In the folder that ``quantkit demo`` makes:
+
+        >>> import quantkit
+        >>> options = quantkit.TuneOptions(goal=quantkit.Goal(max_drop=20.0), disable=frozenset(quantkit.Stage))
+        >>> done = quantkit.tune("run", options, images="images/test", limit=200)
+        >>> done.name, len(done.rows())
+        ('int8-tuned', 1)
     """
 
     outcome: Outcome
     trials: tuple[Trial, ...]
+    screened: tuple[Screened, ...]
     name: str
     path: Path
     fp32: Path | None
@@ -91,6 +114,10 @@ class Tuning:
     coverage: Coverage
     notes: tuple[str, ...]
 
+    def rows(self) -> list[dict[str, Any]]:
+        """Return one row a trial, in order: nats, dB, points, percent and seconds."""
+        return [_row(trial) for trial in self.trials]
+
     def to_json(self) -> dict[str, Any]:
         """Return plain values."""
         return {
@@ -99,6 +126,7 @@ class Tuning:
             "out_of_time": self.outcome.out_of_time,
             "best": trial_json(self.outcome.best),
             "trials": [trial_json(trial) for trial in self.trials],
+            "previews": [{"words": one.recipe.describe(), "distance": one.distance} for one in self.screened],
             "files": [str(path) for path in self.files],
             "fp32_change": self.fp32_change,
             "rescaling_change": self.rescaling_change,
@@ -121,42 +149,52 @@ def tune(
     out: AnyPath | None = None,
     fresh: bool = False,
     threads: int | None = None,
-    watch: Watch | None = None,
+    progress: Progress | None = None,
 ) -> Tuning:
-    """Find the cheapest recipe that meets a goal, and write the int8 model it makes and all that was found out.
+    """Find the cheapest recipe that meets a goal, and write its int8 model and a log of the search.
 
-    An interrupted search goes on where it was: what was tried is in a journal. Without a limit of time the result
-    depends on nothing but model, images and options.
+    Resumable: trials are cached in the run. Without a time limit the result depends only on model, images and options.
+    Each model that is the best so far is written before it is evaluated, so an interrupted search leaves one.
 
     Args:
         run: run folder of `calibrate`.
-        tuning: the goal, and what may be done for it.
+        tuning: goal and limits.
         target: what will run the model, a value or a name.
-        options: choices that the search keeps to.
-        images: evaluation images that judge; absent, the folder of the calibration set without the set.
+        options: quantization options that all recipes have.
+        images: evaluation images; absent, the folder of the calibration set without the set.
         labels: their label file.
         names: class names, one a line.
         exclude: calibration set whose images are left out.
-        limit: judge on at most so many images.
-        out: where to write the model; in the run folder when absent.
-        fresh: try again what was tried before.
+        limit: maximum number of evaluation images.
+        out: path of the model; in the run folder when absent.
+        fresh: ignore cached trials.
         threads: workers; as many as there are processors when absent.
-        watch: called with what is being done; gives what is told of its progress.
+        progress: receives the progress, and an estimate of the time once the first trial is made.
 
     Raises:
         UsageError: this is no run folder, or an option cannot be honoured.
         ProvenanceError: model or statistics are not those of the run.
-        CalibrationSetError: the calibration images are gone or too few, or no image is left to judge.
+        CalibrationSetError: the calibration images are missing or too few, or no evaluation image is left.
         ModelError: the model cannot be quantized or run.
         LabelError: labels are missing, malformed, or no classes of the model.
         ImageError: an image cannot be decoded.
-        CoverageError: less of the model is int8 than required: of any recipe, so that nothing was tried, or of the one
-            that is kept, which is written.
+        CoverageError: less of the model is int8 than required, in every recipe (then nothing is tried) or in the one
+            that is kept (then it is written).
         OutputError: a file cannot be written.
+
+    Example:
+        In the folder that ``quantkit demo`` makes:
+
+        >>> import quantkit
+        >>> goal = quantkit.Goal(max_drop=20.0)
+        >>> options = quantkit.TuneOptions(goal=goal, disable=frozenset(quantkit.Stage))
+        >>> done = quantkit.tune("run", options, images="images/test", limit=200)
+        >>> done.outcome.verdict.value, done.rows()[0]["stage"]
+        ('met', 'default')
     """
     target, tuning = as_target(target), require(TuneOptions, tuning, "tuning")
     options, out = require(QuantizeOptions, options or QuantizeOptions(), "options"), optional_path(out, "out")
-    folder, watch = RunFolder(as_path(run, "run")), watch or _silent
+    folder, progress = RunFolder(as_path(run, "run")), as_progress(progress)
     record = folder.read()
     holdout_images, warnings = evaluation_images(images, labels, names, exclude, record)
     holdout_images = limited(holdout_images, limit)
@@ -164,7 +202,8 @@ def tune(
         threads = threads or default_threads()
         backend = backend_of(target, folder)
         budget = tuning.budget if backend is None else backend.tune_limits(tuning.budget)
-        subject = tuning_task(folder, record, target, options, tuning.rewrite, threads)
+        load = DecodedImages(record.pipeline)
+        subject = tuning_task(folder, record, target, options, tuning.rewrite, threads, load)
         _coverage(subject, plan(subject.prepared, subject.builder.target, subject.builder.options)).require(
             tuning.require_coverage
         )
@@ -174,16 +213,27 @@ def tune(
             "budget": asdict(budget),
         }
         cache = TrialCache(folder.cache, depends_on, fresh=fresh)
-        evaluate = holdout_evaluation(subject, holdout_images, threads)
-        trials = Trials(subject, evaluate, cache, budget, tuning.seconds, watch)
+        files = _Files(subject, tuning, out)
+        holdout = Holdout(folder, record, holdout_images, load, threads)
+
+        def evaluate(recipe: Recipe, product: Product, progress: Progress) -> HoldoutResult:
+            files.write(recipe, product)
+            return holdout.evaluate(files.path, progress)
+
+        stages = _stages(subject, tuning, options)
+
+        def timed(trial_s: float, evaluation_s: float) -> None:
+            progress.message(_estimate(estimated_seconds(stages, trial_s, evaluation_s)))
+
+        trials = Trials(subject, evaluate, cache, budget, tuning.seconds, progress, timed)
         outcome = search(
             subject.start,
             trials,
             tuning.goal,
-            stages=_stages(subject, tuning, options),
+            stages=stages,
             widening=trials.widening,
         )
-        done = _write(subject, trials, outcome, tuning, out, tuple(warnings))
+        done = _finish(subject, trials, outcome, files, tuple(warnings))
     done.coverage.require(tuning.require_coverage)
     return done
 
@@ -195,7 +245,7 @@ def _evaluated_on(images: ImageFolder) -> str:
 
 
 def _stages(subject: TuningTask, tuning: TuneOptions, options: QuantizeOptions) -> frozenset[Stage]:
-    """Return the steps that can be taken for this model and target, and that the user wants."""
+    """Return the stages that can change this model for this target, less those that the user disables."""
     closed = set(tuning.disable)
     if not tuning.rewrite:
         closed |= REWRITING
@@ -210,46 +260,86 @@ def _stages(subject: TuningTask, tuning: TuneOptions, options: QuantizeOptions) 
     return frozenset(Stage) - closed
 
 
-def _write(
-    subject: TuningTask,
-    trials: Trials,
-    outcome: Outcome,
-    tuning: TuneOptions,
-    out: Path | None,
-    warnings: tuple[str, ...],
-) -> Tuning:
-    """Write the model that is kept, what its target needs beside it, and the log."""
-    folder, recipe = subject.folder, outcome.best.recipe
-    product, target, selection = trials.product(recipe), subject.builder.target, subject.selection
-    name, path = output_path(folder, f"{int8_name(target)}-{TUNED}", out)
-    subject.classifier.save(product.int8, path)
-    open_session(path)  # a model that onnxruntime cannot load is not a result
-    record_model(folder, name, path, recipe.method, target.name, {"recipe": recipe.to_json()})
-    fp32, change, beside = None, None, BackendFiles()
-    notes: list[str] = [*warnings, *notes_of(product.int8)]
-    if target.compiler_calibrates and product.corrected_fp32 is not None:
-        fp32 = tuning.write_fp32 or folder.path / f"{FP32}-{target.name}-{TUNED}.onnx"
-        subject.classifier.save(product.corrected_fp32, fp32)
-        change = selection.largest_change(product.corrected_fp32)
-    if (backend := backend_of(target, folder)) is not None:
-        beside = backend.after_tune(folder, TunedModel(fp32=fp32, method=recipe.method, plan=product.plan))
-        notes.extend(beside.notes)
+class _Files:
+    """The files of the best model so far, in the run folder or where the user wants them.
+
+    Args:
+        subject: what is tuned.
+        tuning: goal and limits.
+        out: path of the int8 model; in the run folder when absent.
+
+    Attributes:
+        name: of the int8 model in the run.
+        path: its file.
+        fp32: the rewritten fp32 model for the compiler, None where there is none.
+        beside: the files of the target's vendor.
+    """
+
+    def __init__(self, subject: TuningTask, tuning: TuneOptions, out: Path | None) -> None:
+        self._subject, self._write_fp32 = subject, tuning.write_fp32
+        self._target = subject.builder.target
+        self.name, self.path = output_path(subject.folder, f"{int8_name(self._target)}-{TUNED}", out)
+        self.fp32: Path | None = None
+        self.beside = BackendFiles()
+        self._written: Recipe | None = None
+
+    def write(self, recipe: Recipe, product: Product) -> None:
+        """Write the models of a recipe and the vendor's files, unless they are there; enter them into ``run.json``.
+
+        Raises:
+            OutputError: a file cannot be written.
+        """
+        if recipe == self._written:
+            return
+        folder, save = self._subject.folder, self._subject.classifier.save
+        save(product.int8, self.path)
+        record_model(folder, self.name, self.path, recipe.method, self._target.name, {"recipe": recipe.to_json()})
+        self.fp32 = None
+        if self._target.compiler_calibrates and product.corrected_fp32 is not None:
+            self.fp32 = self._write_fp32 or folder.path / f"{FP32}-{self._target.name}-{TUNED}.onnx"
+            save(product.corrected_fp32, self.fp32)
+        if (backend := backend_of(self._target, folder)) is not None:
+            tuned = TunedModel(fp32=self.fp32, method=recipe.method, plan=product.plan)
+            self.beside = backend.after_tune(folder, tuned)
+        self._written = recipe
+
+
+def _finish(subject: TuningTask, trials: Trials, outcome: Outcome, files: _Files, warnings: tuple[str, ...]) -> Tuning:
+    """Write the files of the recipe that is kept, where they are not there, and the log."""
+    recipe, selection = outcome.best.recipe, subject.selection
+    product = trials.product(recipe)
+    files.write(recipe, product)
     rescaled = recipe.channel_shift or recipe.equalization or recipe.input_folding
     done = Tuning(
         outcome=outcome,
         trials=trials.made,
-        name=name,
-        path=path,
-        fp32=fp32,
-        fp32_change=change,
-        rescaling_change=selection.largest_change(subject.builder.ranged(recipe)[0]) if rescaled else None,
-        files=(path, *([fp32] if fp32 is not None else []), *beside.files),
-        log=folder.path / f"tune-{target.name}.json",
+        screened=trials.screened,
+        name=files.name,
+        path=files.path,
+        fp32=files.fp32,
+        fp32_change=None if product.corrected_fp32 is None else selection.largest_change(product.corrected_fp32),
+        rescaling_change=selection.largest_change(subject.builder.rewritten(recipe)) if rescaled else None,
+        files=(files.path, *([files.fp32] if files.fp32 is not None else []), *files.beside.files),
+        log=subject.folder.path / f"tune-{subject.builder.target.name}.json",
         coverage=_coverage(subject, product.plan),
-        notes=tuple(notes),
+        notes=(*warnings, *notes_of(product.int8), *files.beside.notes),
     )
     write_json(done.log, done.to_json())
     return done
+
+
+def _row(trial: Trial) -> dict[str, Any]:
+    holdout = trial.holdout
+    return {
+        "stage": str(trial.stage),
+        "recipe": trial.recipe.describe(),
+        "kl": trial.closeness.kl,
+        "sqnr_db": trial.closeness.sqnr_db,
+        "delta_top1": None if holdout is None else 100.0 * holdout.delta,
+        "agreement": None if holdout is None else 100.0 * holdout.agreement,
+        "float_macs": 100.0 * trial.float_macs,
+        "seconds": trial.seconds,
+    }
 
 
 def _coverage(subject: TuningTask, made: Plan) -> Coverage:
@@ -257,5 +347,7 @@ def _coverage(subject: TuningTask, made: Plan) -> Coverage:
     return coverage(made, open_input_shape(subject.record))
 
 
-def _silent(_: str) -> Count:
-    return lambda done, total: None
+def _estimate(seconds: float) -> str:
+    """Return the time that the search takes at most, without layers in float."""
+    text = f"{seconds / 60.0:.0f} min" if seconds >= 90.0 else f"{seconds:.0f} s"
+    return f"estimated time: at most about {text}, less where an early stage meets the budget"

@@ -1,34 +1,41 @@
-"""What ``quantkit tune`` reads of a run before it searches, and how it evaluates a candidate on held-out images."""
+"""The inputs of ``quantkit tune``, read from a run, and the evaluation of a candidate on held-out images."""
 
-from dataclasses import replace
-
-import onnx_ir as ir
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
 
 from quantkit.config.method import parse_method
+from quantkit.data.decoded import DecodedImages
 from quantkit.data.folder import ImageFolder
+from quantkit.engine.predict import Classifier
 from quantkit.errors import CalibrationSetError
+from quantkit.evaluation.images import check_labels
 from quantkit.evaluation.paired import PairedOutcomes, score_interval, wilson_interval
+from quantkit.evaluation.predictions import Collector, Predictions
 from quantkit.evaluation.selection import SelectionMetric
-from quantkit.graph.model import model_files
-from quantkit.progress import Count
+from quantkit.graph.model import model_digest
+from quantkit.progress import Progress
 from quantkit.ptq.run_correction import images_of
-from quantkit.runs.folder import FP32, INT8, RunFolder, RunRecord
-from quantkit.runs.inputs import calibrated
+from quantkit.runs.folder import INT8, RunFolder, RunRecord
+from quantkit.runs.inputs import calibrated, read_scored
+from quantkit.runs.score_cache import cached_scores, predict_cached, scores_key
 from quantkit.search.candidate_builder import CandidateBuilder
 from quantkit.search.recipe import Recipe, WeightCorrection
 from quantkit.search.stages import LOOK_CONFIDENCE, HoldoutResult
-from quantkit.search.trials import Evaluate, TuningTask
+from quantkit.search.trials import TuningTask
 from quantkit.search.tuning_data import tuning_data
 from quantkit.targets import Target
-from quantkit.workflows.compare import evaluate_models
 from quantkit.workflows.quantize import QuantizeOptions
-
-# The file of a candidate while it is evaluated.
-CANDIDATE = "tune-candidate.onnx"
 
 
 def tuning_task(
-    folder: RunFolder, record: RunRecord, target: Target, options: QuantizeOptions, rewrite: bool, threads: int
+    folder: RunFolder,
+    record: RunRecord,
+    target: Target,
+    options: QuantizeOptions,
+    rewrite: bool,
+    threads: int,
+    load: DecodedImages | None = None,
 ) -> TuningTask:
     """Read a run and its calibration images; see `quantkit.workflows.tune.tune` for the errors."""
     whole, statistics = calibrated(folder, record)
@@ -39,7 +46,7 @@ def tuning_task(
             where=record.set.path or None,
             fix="put them back, or run quantkit calibrate again",
         )
-    data = tuning_data(whole.model, chosen.chosen, statistics.outlier_images, record.pipeline, threads)
+    data = tuning_data(whole.model, chosen.chosen, statistics.outlier_images, record.pipeline, threads, load)
     selection = SelectionMetric(whole.model, data.selection, threads=threads)
     builder = CandidateBuilder(
         prepared=whole.model,
@@ -57,21 +64,34 @@ def tuning_task(
     return TuningTask(folder, record, whole, data, builder, selection, start)
 
 
-def holdout_evaluation(task: TuningTask, images: ImageFolder, threads: int) -> Evaluate:
-    """Return a function that evaluates an int8 model against the run's fp32 model on held-out images."""
+@dataclass
+class Holdout:
+    """The evaluation images of a search: models are compared with fp32 on them, and their scores are cached.
 
-    def evaluate(int8: ir.Model, progress: Count) -> HoldoutResult:
-        run = task.folder.path
-        path = run / CANDIDATE
-        task.classifier.save(int8, path)
-        try:
-            evaluation = evaluate_models(
-                [FP32, path], run=run, images=images, drift_images=0, threads=threads, progress=progress
-            )
-        finally:
-            for file in model_files(path):
-                file.unlink(missing_ok=True)
-        reference, candidate = (answer.predictions for answer in evaluation.answers)
+    Attributes:
+        folder: of the run.
+        record: of the run.
+        images: the labelled evaluation images.
+        load: reads one of them.
+        threads: images run side by side.
+    """
+
+    folder: RunFolder
+    record: RunRecord
+    images: ImageFolder
+    load: DecodedImages
+    threads: int
+
+    def evaluate(self, path: Path, progress: Progress) -> HoldoutResult:
+        """Return the accuracy of the model in a file.
+
+        Raises:
+            ModelError: the model cannot be run.
+            ImageError: an image cannot be decoded.
+            LabelError: there are no labels, or they are no classes of the model.
+            NumericError: a score is NaN or infinite.
+        """
+        reference, candidate = self._predictions(path, progress)
         agreeing = int((reference.top1 == candidate.top1).sum())
         outcomes = PairedOutcomes.of(reference.correct(), candidate.correct())
         return HoldoutResult(
@@ -84,11 +104,32 @@ def holdout_evaluation(task: TuningTask, images: ImageFolder, threads: int) -> E
             agreement_interval=wilson_interval(agreeing, outcomes.images, LOOK_CONFIDENCE),
         )
 
-    return evaluate
+    @cached_property
+    def _fp32(self) -> Classifier:
+        return self._open(self.folder.fp32(self.record))
+
+    def _open(self, path: Path) -> Classifier:
+        classifier = Classifier(read_scored(path, self.record, None, None))
+        classifier.file.check(self.record.pipeline)
+        check_labels(self.images, classifier.file.signature.scores.classes, path)
+        return classifier
+
+    def _predictions(self, path: Path, progress: Progress) -> tuple[Predictions, Predictions]:
+        """Return the predictions of fp32 and of another model; only images whose scores are not cached are run."""
+        models, pipeline, images = [self._fp32, self._open(path)], self.record.pipeline, self.images
+        assert images.labels is not None
+        keys = [scores_key(model_digest(one.path), pipeline, one.file.signature) for one in models]
+        collector, count = Collector(len(models)), progress.task("evaluating", "images")
+        with cached_scores(self.folder.cache, keys, images) as caches:
+            found = predict_cached(models, caches, images.paths, pipeline, threads=self.threads, load=self.load)
+            for one in found:
+                collector.update(one.scores, [images.names[one.index]], [images.labels[one.index]])
+                count(one.index + 1, len(images.names))
+        return collector.predictions(0), collector.predictions(1)
 
 
 def _start(record: RunRecord, options: QuantizeOptions, target: Target, correction: WeightCorrection) -> Recipe:
-    """Return the recipe of an ordinary calibration of the run: its method, biases corrected where allowed."""
+    """Return the recipe of the run's calibration: its method, with bias correction where that is allowed."""
     made = record.quantized.get(INT8)
     method = parse_method("percentile")
     if made is not None:

@@ -8,7 +8,7 @@ from quantkit.config.pipeline import Pipeline
 from quantkit.data.folder import find_labelled_images
 from quantkit.errors import ImageError
 from quantkit.files import write_text
-from quantkit.progress import Count
+from quantkit.progress import Progress, as_progress
 from quantkit.vendors.vacc.card_preprocessing import card_warning
 from quantkit.vendors.vacc.inputs import DATALIST, InputsReport, plan_inputs, write_datalist, write_inputs
 from quantkit.vendors.vacc.yaml_text import dump
@@ -42,7 +42,7 @@ def write_card_inputs(
     datalist: Path | None = None,
     skip_broken: bool = False,
     threads: int | None = None,
-    progress: Count | None = None,
+    progress: Progress | None = None,
 ) -> CardInputs:
     """Write every image un-resized as ``CLASS/NAME.npz``, the datalist, and the preprocessing that goes with them.
 
@@ -56,7 +56,7 @@ def write_card_inputs(
         datalist: where to write the list; ``npz_datalist.txt`` in ``out`` when absent.
         skip_broken: leave out images that cannot be decoded.
         threads: workers; as many as there are processors when absent.
-        progress: called with images done and in all.
+        progress: receives the progress.
 
     Raises:
         CalibrationSetError: there are no images, or two would become one file.
@@ -70,7 +70,8 @@ def write_card_inputs(
         preprocessing = preprocessing.with_exif(exif)
     applied = bool(exif) if preprocessing is None else preprocessing.decode.exif
     found = find_labelled_images(images, labels, names)
-    report = write_inputs(plan_inputs(found, out), exif=applied, workers=threads, progress=progress)
+    count = as_progress(progress).task("writing inputs", "images")
+    report = write_inputs(plan_inputs(found, out), exif=applied, workers=threads, progress=count)
     if report.broken and not skip_broken:
         raise _broken(report.broken, len(found.names))
     path = datalist or out / DATALIST

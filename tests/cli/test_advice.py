@@ -63,7 +63,7 @@ def test_calibration_folder_that_nobody_made_comes_with_its_command(folder: Path
 
 
 def test_calibration_folder_of_the_users_own_is_not_commented(folder: Path, command: Run) -> None:
-    command("vamc", "write", "--run", "runs/tiny", "--calib-dir", "/data/calib", "--out", "v.yaml")
+    command("vamc", "write", "--run", "runs/tiny", "--calibration-folder", "/data/calib", "--out", "v.yaml")
     assert "made by" not in (folder / "v.yaml").read_text()
 
 
@@ -86,7 +86,7 @@ def test_missing_vdsp_params_come_with_the_command_that_writes_them(folder: Path
         ("calibrate --set calib.csv --labels l.txt", "--labels: the calibration set is calib.csv"),
         ("tune --preset imagenet", "--preset: a calibrated run has its own preprocessing; give --set too"),
         ("calib-set build --unlabelled --out c.csv", "--unlabelled: there are no images to draw from; give --images"),
-        ("quantize --activations int4", "--activations: cannot quantize to 'int4'; choose uint8 or int8"),
+        ("quantize --activations int4", "--activations: 'int4' is not one of uint8, int8"),
         ("quantize --weight-bits 6", "--weight-bits: cannot quantize to 6; choose 7 or 8"),
     ],
 )

@@ -10,7 +10,8 @@ import pytest
 from models import tiny_model, write_images
 
 from quantkit.cli.inspect import parse_size
-from quantkit.cli.show import parse_share, print_notes
+from quantkit.cli.show import parse_percent, print_notes
+from quantkit.cli.terminal import session
 from quantkit.errors import UsageError
 from quantkit.notes import Note, NoteKind
 
@@ -98,24 +99,26 @@ def test_parse_size_refuses(text: str) -> None:
         parse_size(text)
 
 
-def test_parse_share_takes_all_only_where_allowed() -> None:
-    assert parse_share("100%", "--require-coverage", all_allowed=True) == 1.0
-    assert parse_share("1", "--require-coverage", all_allowed=True) == 1.0
+def test_parse_percent_takes_all_only_where_allowed() -> None:
+    assert parse_percent("100%", "--require-coverage", all_allowed=True) == 100.0
+    assert parse_percent("1", "--require-coverage", all_allowed=True) == 100.0
     with pytest.raises(UsageError, match="is not between 0% and 100%"):
-        parse_share("100%", "--until-stable")
+        parse_percent("100%", "--until-stable")
     with pytest.raises(UsageError, match="is not between 0% and 100%"):
-        parse_share("101%", "--require-coverage", all_allowed=True)
+        parse_percent("101%", "--require-coverage", all_allowed=True)
 
 
 def test_calibrate_quantize_and_tune_end_with_coverage(folder: Path, run: Run) -> None:
     last = "int8: 3 of 3 layers, 100 % of multiply-adds"
     out, _ = run(folder, "calibrate", "--images", "images", "--count", "24", "--require-coverage", "100%")
-    assert out.splitlines()[-1] == last
+    assert out.splitlines()[-2] == last
+    assert out.splitlines()[-1].startswith("next: quantkit compare fp32 int8")
     out, _ = run(folder, "quantize", "--method", "mse")
-    assert out.splitlines()[-1] == last
-    without = [part for name in ("method", "ranges", "rounding", "equalization") for part in ("--without", name)]
+    assert out.splitlines()[-2] == last
+    assert out.splitlines()[-1].startswith("next: quantkit compare fp32 int8")
+    without = [part for name in ("method", "ranges", "rounding", "equalization") for part in ("--disable", name)]
     out, _ = run(folder, "tune", "--exclude", "runs/tiny/set.csv", "--max-float", "0%", *without, "--json", "t.json")
-    assert out.splitlines()[-1].startswith("int8: ")
+    assert out.splitlines()[-2].startswith("int8: ")
     assert json.loads((folder / "t.json").read_text())["coverage"]["layers"] >= 3
 
 
@@ -131,14 +134,17 @@ def test_low_coverage_is_a_warning_and_a_gate(folder: Path, run: Run) -> None:
     assert lines[-1].endswith(": left out as conv 1")
 
 
-def test_print_notes_groups_by_kind_and_verbose_lists(capsys: pytest.CaptureFixture[str]) -> None:
+def test_print_notes_groups_by_kind_and_verbose_lists(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     notes = ["first", *(Note(f"c{index}: 2 channels", NoteKind.WIDENED, number=2) for index in range(40))]
-    print_notes(notes, verbose=False)
+    print_notes(notes)
     assert capsys.readouterr().out.splitlines() == [
         "note: first",
         "note: weight scales widened for int32 biases: 80 channels of 40 layers; --verbose lists them",
     ]
-    print_notes(notes, verbose=True)
+    monkeypatch.setattr(session, "verbose", True)
+    print_notes(notes)
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 42
     assert lines[1] == "note: weight scales widened for int32 biases: 80 channels of 40 layers"

@@ -3,6 +3,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+from progress_log import ProgressLog
 
 from quantkit.data.build_set import build_calibration_set, choose_images
 from quantkit.data.calibration_set import CalibrationSet
@@ -139,10 +140,10 @@ def test_a_count_below_one(three_classes: Path, count: int) -> None:
 
 def test_progress_ends_at_the_count(three_classes: Path) -> None:
     (three_classes / "emu/0.png").write_bytes(b"")
-    seen: list[tuple[int, int]] = []
-    build_calibration_set(three_classes, count=20, progress=lambda done, total: seen.append((done, total)))
-    assert seen[-1] == (20, 20)
-    assert [done for done, _ in seen] == sorted(done for done, _ in seen)
+    log = ProgressLog()
+    build_calibration_set(three_classes, count=20, progress=log)
+    assert log.counts[-1] == (20, 20)
+    assert [done for done, _ in log.counts] == sorted(done for done, _ in log.counts)
 
 
 def test_real_photos(shared_assets: Path) -> None:

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from progress_log import ProgressLog
 
 from quantkit.data.build_set import build_calibration_set
 from quantkit.data.calibration_set import CalibrationImage, CalibrationSet, LeftOut
@@ -85,13 +86,13 @@ def test_verify_names_what_is_missing_changed_or_broken(chosen: CalibrationSet) 
     (chosen.root / gone).unlink()
     shutil.copyfile(chosen.root / chosen.images[4].name, chosen.root / changed)
     (chosen.root / broken).write_bytes(b"\xff\xd8\xff\xe0")
-    seen: list[tuple[int, int]] = []
-    problems = {item.name: item.why for item in chosen.verify(progress=lambda *at: seen.append(at))}
+    log = ProgressLog()
+    problems = {item.name: item.why for item in chosen.verify(progress=log)}
     assert problems.keys() == {gone, changed, broken}
     assert "no such file" in problems[gone]
     assert problems[changed] == "the file is not the one of the set (other digest)"
     assert "not an image" in problems[broken] or "damaged" in problems[broken]
-    assert seen[-1] == (11, 11)
+    assert log.counts[-1] == (11, 11)
 
 
 def test_a_set_chosen_from_labels_alone_has_no_digest() -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from progress_log import ProgressLog
 from scipy.io import savemat
 
 from quantkit.data.classes import ilsvrc_order, imagenet_classes, imagenet_index
@@ -46,11 +47,11 @@ SORTED = {f"{WNIDS[label_of(number)]}/{val_name(number)}": f"image {number}".enc
 
 
 def test_move_sorts_in_place(flat: Path) -> None:
-    seen: list[tuple[int, int]] = []
-    done = prepare_imagenet(flat, progress=lambda *at: seen.append(at))
+    log = ProgressLog()
+    done = prepare_imagenet(flat, progress=log)
     assert contents(flat) == SORTED
     assert done == Counter({"placed": 40})
-    assert seen[-1] == (40, 40)
+    assert log.counts[-1] == (40, 40)
     assert prepare_imagenet(flat) == Counter({"already there": 40})
 
 
@@ -302,15 +303,15 @@ def test_check_counts_and_names(tmp_path: Path, make_images) -> None:
     Image.new("L", (8, 8)).save(folder / "n01443537/grey.png")
     Image.new("CMYK", (8, 8)).save(folder / "n01443537/ink.jpg")
     (folder / "n01443537/cut.jpg").write_bytes(b"\xff\xd8\xff\xe0")
-    seen: list[tuple[int, int]] = []
-    report = check_imagenet(folder, progress=lambda *at: seen.append(at))
+    log = ProgressLog()
+    report = check_imagenet(folder, progress=log)
     assert (report.images, report.source) == (6, "class folders")
     assert report.per_class == {"n01440764": 2, "n01443537": 4}
     assert [item.name for item in report.corrupt] == ["n01443537/cut.jpg"]
     assert report.notes == {"greyscale": ("n01443537/grey.png",), "CMYK": ("n01443537/ink.jpg",)}
     assert len(report.missing) == 998
     assert not report.is_whole_validation_set
-    assert seen[-1] == (6, 6)
+    assert log.counts[-1] == (6, 6)
 
 
 def test_file_names_that_begin_with_a_wordnet_id_need_no_labels(tmp_path: Path, make_images) -> None:

@@ -3,6 +3,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+from progress_log import ProgressLog
 
 from quantkit.data.build_set import build_calibration_set
 from quantkit.data.calibration_set import CalibrationSet
@@ -24,12 +25,12 @@ def digests(folder: Path) -> dict[str, str]:
 def test_every_image_lies_flat_under_a_name_that_keeps_the_order(
     chosen: CalibrationSet, tmp_path: Path, link: bool
 ) -> None:
-    seen: list[tuple[int, int]] = []
-    materialize(chosen, tmp_path / "flat", link=link, progress=lambda *at: seen.append(at))
+    log = ProgressLog()
+    materialize(chosen, tmp_path / "flat", link=link, progress=log)
     found = digests(tmp_path / "flat")
     assert list(found.values()) == [image.sha256 for image in chosen.images]
     assert list(found) == materialized_names(chosen)
-    assert seen[-1] == (11, 11)
+    assert log.counts[-1] == (11, 11)
     same_file = chosen.paths[0].samefile(tmp_path / "flat" / next(iter(found)))
     assert same_file is link
 
@@ -42,12 +43,12 @@ def test_names_that_repeat_in_several_folders_stay_apart(chosen: CalibrationSet,
 def test_an_interrupted_run_goes_on(chosen: CalibrationSet, tmp_path: Path) -> None:
     flat = tmp_path / "flat"
 
-    def interrupt(done: int, total: int) -> None:
+    def interrupt(name: str, done: int, total: int) -> None:
         if done == 4:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        materialize(chosen, flat, link=False, progress=interrupt)
+        materialize(chosen, flat, link=False, progress=ProgressLog(interrupt))
     before = {path.name: path.stat().st_mtime_ns for path in flat.iterdir()}
     (flat / ".left.0a1b2c3d.quantkit-tmp").write_bytes(b"half")
     materialize(chosen, flat, link=False)

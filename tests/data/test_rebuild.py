@@ -2,6 +2,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+from progress_log import ProgressLog
 
 from quantkit.data.build_set import build_calibration_set
 from quantkit.data.calibration_set import CalibrationSet
@@ -104,9 +105,9 @@ def test_an_ambiguous_name_without_digest_is_refused(planned: CalibrationSet, fl
 
 
 def test_progress_reaches_the_end(planned: CalibrationSet, flat: Path) -> None:
-    seen: list[tuple[int, int]] = []
-    rebuild_calibration_set(planned, flat, progress=lambda *at: seen.append(at))
-    assert seen[-1] == (9, 9)
+    log = ProgressLog()
+    rebuild_calibration_set(planned, flat, progress=log)
+    assert log.counts[-1] == (9, 9)
 
 
 def test_bad_plans(labels: Path) -> None:

@@ -52,7 +52,7 @@ def test_coverage_plain_network_is_all_int8() -> None:
     assert (found.layers, found.int8_layers, found.multiply_adds) == (3, 3, A + B + H)
     assert str(found) == "int8: 3 of 3 layers, 100 % of multiply-adds"
     assert not found.is_low
-    found.require(1.0)
+    found.require(100.0)
 
 
 def test_coverage_computed_weights_stay_in_float_with_reason() -> None:
@@ -84,7 +84,7 @@ def test_coverage_open_size_unknown_is_not_counted_as_covered() -> None:
     assert found.is_low
     assert "multiply-adds of 2 are unknown" in str(found)
     with pytest.raises(CoverageError, match=r"50\.0 % of the multiply-adds in int8 are required; int8: 2 of 3 layers"):
-        found.require(0.5)
+        found.require(50.0)
 
 
 def test_coverage_product_of_activations_is_a_layer() -> None:

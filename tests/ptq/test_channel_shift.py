@@ -10,7 +10,7 @@ from tune_models import linear_model, minmax_ranges, small_images, small_model, 
 from quantkit.engine.scores import score_sqnr_db, scores_of
 from quantkit.graph.qdq.plan import plan
 from quantkit.graph.qdq.write import write_qdq
-from quantkit.ptq.channel_shift import Objective, best_channel_shifts, center
+from quantkit.ptq.channel_shift import ChannelShiftNoise, best_channel_shifts, center
 from quantkit.ptq.channel_statistics import channel_statistics
 from quantkit.ptq.shift_groups import movable, moved
 from quantkit.targets import ORT, VACC
@@ -50,7 +50,7 @@ def test_what_a_padded_layer_an_activation_or_nobody_puts_back_stays() -> None:
 def test_a_network_of_activations_has_nothing_to_move() -> None:
     model = small_model()
     assert not movable(model).free.any()
-    assert center(model, plan(model, ORT), small_images(4), threads=1) is None
+    assert center(model, plan(model, ORT), channel_statistics(model, small_images(4), threads=1)) is None
 
 
 def test_the_derivative_of_the_objective_is_that_of_differences() -> None:
@@ -58,7 +58,7 @@ def test_the_derivative_of_the_objective_is_that_of_differences() -> None:
     found, statistics = movable(model), channel_statistics(model, images, threads=1)
     at = np.random.default_rng(5).uniform(-0.5, 0.5, found.free.size)
     for target in (ORT, VACC):
-        objective = Objective(model, plan(model, target), found, statistics)
+        objective = ChannelShiftNoise(model, plan(model, target), found, statistics)
         error = check_grad(lambda x, f=objective: f(x)[0], lambda x, f=objective: f(x)[1], at)
         assert error < 1e-5 * max(1.0, np.linalg.norm(objective(at)[1]))
 
@@ -78,7 +78,7 @@ def test_a_tensor_alone_comes_to_span_what_its_widest_channel_does() -> None:
 def test_channels_off_zero_lose_less(target) -> None:
     images, others = small_images(24), small_images(48, seed=8)
     model = linear_model(off=60.0)
-    found = center(model, plan(model, target), images, threads=2)
+    found = center(model, plan(model, target), channel_statistics(model, images, threads=2))
     assert found is not None
     reference = scores_of(model, others, threads=2)
 

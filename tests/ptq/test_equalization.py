@@ -12,7 +12,7 @@ from quantkit.graph.qdq.plan import plan
 from quantkit.graph.qdq.write import write_qdq
 from quantkit.ptq.channel_groups import PINNED, find_channel_groups
 from quantkit.ptq.channel_statistics import channel_statistics
-from quantkit.ptq.equalization import Objective, equalize
+from quantkit.ptq.equalization import EqualizationNoise, equalize
 from quantkit.ptq.noise_model import noise_gains
 from quantkit.ptq.rescale import rescaled
 from quantkit.targets import ORT, VACC
@@ -46,7 +46,7 @@ def test_the_derivative_of_the_objective_is_that_of_differences() -> None:
     for model in (small_model(), mixed_model()):
         ties, statistics = find_channel_groups(model), channel_statistics(model, images, threads=1)
         for target in (ORT, PER_TENSOR, VACC):
-            objective = Objective(model, plan(model, target), ties, statistics)
+            objective = EqualizationNoise(model, plan(model, target), ties, statistics)
             at = rng.uniform(-0.5, 0.5, ties.count)
             error = check_grad(lambda x, f=objective: f(x)[0], lambda x, f=objective: f(x)[1], at)
             assert error < 1e-5 * max(1.0, np.linalg.norm(objective(at)[1]))
@@ -55,7 +55,7 @@ def test_the_derivative_of_the_objective_is_that_of_differences() -> None:
 @pytest.mark.parametrize("target", [ORT, PER_TENSOR, VACC], ids=["ort", "per tensor", "vacc"])
 def test_unlike_channels_lose_less(target) -> None:
     model, images, others = unlike_channels(), small_images(32), small_images(48, seed=8)
-    found = equalize(model, plan(model, target), images, threads=2)
+    found = equalize(model, plan(model, target), channel_statistics(model, images, threads=2))
     equal = found.apply(model)
     reference = scores_of(model, others, threads=2)
     before, after = (
@@ -71,7 +71,7 @@ def test_unlike_channels_lose_less(target) -> None:
 
 def test_a_strength_of_zero_changes_nothing() -> None:
     model, images = unlike_channels(), small_images(8)
-    found = equalize(model, plan(model, ORT), images, threads=1)
+    found = equalize(model, plan(model, ORT), channel_statistics(model, images, threads=1))
     for name, one in found.apply(model, 0.0).graph.initializers.items():
         np.testing.assert_array_equal(one.const_value.numpy(), model.graph.initializers[name].const_value.numpy())
 
@@ -79,7 +79,7 @@ def test_a_strength_of_zero_changes_nothing() -> None:
 def test_a_limit_that_is_not_felt_stays_unfelt() -> None:
     model, images = mixed_model(limit=2.0), small_images(16)
     statistics = channel_statistics(model, images, threads=1)
-    equal = equalize(model, plan(model, PER_TENSOR), images, threads=1).apply(model)
+    equal = equalize(model, plan(model, PER_TENSOR), statistics).apply(model)
     after = channel_statistics(equal, images, threads=1)
     effective = statistics["b"].hi >= 2.0
     assert (after["b"].hi[~effective] < 2.0).all()

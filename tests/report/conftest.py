@@ -8,10 +8,23 @@ import pytest
 from PIL import Image, ImageDraw
 
 from quantkit.evaluation.drift import TensorDrift
+from quantkit.evaluation.gate import Mode, parse_gate
+from quantkit.evaluation.paired import Interval
 from quantkit.evaluation.predictions import Collector
 from quantkit.evaluation.result import EvaluatedModel, compare_models
+from quantkit.graph.coverage import Coverage, FloatLayer
 from quantkit.numerics import Range
-from quantkit.report.data import MethodRange, ReportData, ReportTensor, flipped_images
+from quantkit.report.data import (
+    MethodRange,
+    ReportData,
+    ReportTensor,
+    SensitivityFinding,
+    TuningLog,
+    TuningStage,
+    changed_images,
+    confusion_pairs,
+)
+from quantkit.sensitivity.result import Figures, LayerSensitivity, Sensitivity
 from quantkit.stats.convergence import ConvergencePoint
 from quantkit.stats.observer import Observer
 
@@ -69,7 +82,7 @@ def fake_ranges(statistics):
     parts = dict(zip(METHODS, (1.0, 0.72, 0.61, 0.8), strict=True))
     return tuple(
         MethodRange(method=name, range=Range(whole.lo * part, whole.hi * part), step=(whole.hi - whole.lo) * part / 255,
-                    used=name == "percentile")
+                    used_by=("int8-percentile",) if name == "percentile" else ())
         for name, part in parts.items()
     )  # fmt: skip
 
@@ -85,6 +98,36 @@ def fake_thumbnail(name):
     buffer = io.BytesIO()
     image.save(buffer, "JPEG", quality=80)
     return buffer.getvalue()
+
+
+def fake_coverage(hostile=""):
+    layer = FloatLayer(name="conv_17" + hostile, op_type="Conv", why="computed weights" + hostile, multiply_adds=10)
+    return Coverage(layers=54, int8_layers=53, multiply_adds=4_000, int8_multiply_adds=3_990, uncounted=0,
+                    float_layers=(layer,))  # fmt: skip
+
+
+def fake_tuning(hostile=""):
+    stage = TuningStage(stage="method", tried=4, recipe="mse, biases" + hostile, agreement=0.95, sqnr_db=31.0,
+                        seconds=30.0, float_macs=0.0, images=500, delta=-0.6, ci95=Interval(-1.4, 0.2))  # fmt: skip
+    rounded = TuningStage(stage="rounding", tried=1, recipe="mse, rounded" + hostile, agreement=0.97, sqnr_db=None,
+                          seconds=100.0, float_macs=0.01, images=500, delta=-0.2, ci95=Interval(-0.9, 0.5),
+                          kept=True)  # fmt: skip
+    return TuningLog(name="int8-tuned" + hostile, target="ort", verdict="The goal is met.", stages=(stage, rounded),
+                     notes=("a note" + hostile,))  # fmt: skip
+
+
+def fake_sensitivity(rng, hostile=""):
+    def figures(share):
+        return Figures(sqnr_db=30.0 - 10 * math.log10(abs(share) + 1e-3), kl=0.01, share=share, accuracy=None)
+
+    layers = tuple(
+        LayerSensitivity(node=f"conv{index}" + hostile, op_type="Conv", conv_index=index, macs=10, macs_share=0.1,
+                         only=figures(float(rng.uniform(0, 0.3))), without=figures(float(rng.uniform(-0.1, 0.3))))
+        for index in range(10)
+    )  # fmt: skip
+    return Sensitivity(model="ResNet-50" + hostile, target="ort", method="percentile", by="only", images=32,
+                       source="calibration images", macs=100, top1=None, whole=figures(1.0), layers=layers,
+                       notes=())  # fmt: skip
 
 
 def fake_report(*, labelled=True, candidates=3, hostile=""):
@@ -105,6 +148,7 @@ def fake_report(*, labelled=True, candidates=3, hostile=""):
         falls = np.cumsum(rng.exponential(0.35, len(network)))
         drift = [fake_drift(rng, t[0], t[1], float(level - fall + rng.normal(0, 0.8)))
                  for t, fall in zip(network, falls, strict=True)]  # fmt: skip
+        layers = [fake_drift(rng, t[0], t[1], float(rng.normal(42, 3))) for t in network]
         models.append(
             EvaluatedModel(
                 name=name + hostile,
@@ -113,6 +157,8 @@ def fake_report(*, labelled=True, candidates=3, hostile=""):
                 latency_ms=latency,
                 kl=collector.divergence(index),
                 tensors=tuple(drift) if index else (),
+                layers=tuple(layers) if index else (),
+                latency_spread_ms=Interval(0.9 * latency, 1.2 * latency),
             )
         )
     tensors = []
@@ -127,7 +173,6 @@ def fake_report(*, labelled=True, candidates=3, hostile=""):
                 inputs=inputs,
                 statistics=statistics,
                 ranges=fake_ranges(statistics),
-                local=fake_drift(rng, name, op_type, float(rng.normal(42, 3))),
                 reason="the graph's output: its scores stay in float" + hostile if last else "",
             )
         )
@@ -136,13 +181,25 @@ def fake_report(*, labelled=True, candidates=3, hostile=""):
         by_method = {method: moved * factor for method, factor in zip(METHODS, (1.0, 0.5, 0.3, 0.4), strict=True)}
         points.append(ConvergencePoint(images, by_method, dict.fromkeys(METHODS, network[9][0])))
         images, moved = images + max(4, images // 4), moved * 0.78
-    reference, subject = models[0].predictions, models[1].predictions
+    predictions = [model.predictions for model in models]
+    comparison = compare_models(models, warnings=["12 images are in the calibration set too" + hostile])
+    gate = parse_gate("top1_drop > 3" if labelled else "agreement < 80", Mode.FAIL_IF_PROVEN)
     return ReportData(
         title="ResNet-50" + hostile,
-        comparison=compare_models(models, warnings=["12 images are in the calibration set too" + hostile]),
-        subject=models[1].name,
+        comparison=comparison,
         tensors=tuple(tensors),
-        flips=flipped_images(reference, subject, thumbnail=fake_thumbnail, limit=60),
+        images=changed_images(predictions, picture=fake_thumbnail, limit=60),
+        confusions=confusion_pairs(predictions),
+        coverage=((models[1].name, fake_coverage(hostile)),),
+        tunings=(fake_tuning(hostile),),
+        sensitivities=(
+            SensitivityFinding(
+                result=fake_sensitivity(rng, hostile),
+                decision=("leave conv:0 in float",),
+                command="quantkit quantize --skip conv:0" + hostile,
+            ),
+        ),
+        verdicts=gate.verdicts(comparison),
         class_names=tuple(f"class name {index}{hostile}" for index in range(CLASSES)),
         convergence=tuple(points),
         provenance=(

@@ -24,7 +24,10 @@ def pages(tmp_path_factory, report_data, other_reports):
     folder = tmp_path_factory.mktemp("reports")
     for name, data in {"full": report_data, **other_reports}.items():
         write_report(data, folder / f"{name}.html")
-    bare = replace(report_data, tensors=(), flips=(), convergence=(), provenance=(), class_names=())
+    bare = replace(
+        report_data, tensors=(), images=(), confusions=(), coverage=(), tunings=(), sensitivities=(), verdicts=(),
+        convergence=(), provenance=(), class_names=(),
+    )  # fmt: skip
     write_report(bare, folder / "bare.html")
     return folder
 
@@ -57,7 +60,7 @@ def page(browser, pages):
 
 def test_the_worst_layer_is_drawn_first(page, report_data):
     name, steps = drawn(page)
-    assert name == page.evaluate("document.querySelector('.blame button').textContent")
+    assert name == page.evaluate("document.querySelector('.losses button').textContent")
     assert steps == 240
     assert page.evaluate("location.hash") == ""
 
@@ -68,7 +71,7 @@ def test_choosing_from_the_list_draws_the_tensor(page, report_data):
     name, steps = drawn(page)
     assert (name, steps) == (report_data.tensors[20].name, 240)
     methods = page.evaluate("[...document.querySelectorAll('#histogram-chart text.label')].map((t) => t.textContent)")
-    assert methods == ["minmax", "percentile (used)", "kl", "mse"]
+    assert methods == ["minmax", "percentile (int8-percentile)", "kl", "mse"]
     assert report_data.tensors[20].layer in page.evaluate("document.getElementById('facts').textContent")
     assert page.evaluate("document.querySelector('tr.chosen button').textContent") == name
     assert name in page.evaluate("document.getElementById('chosen').textContent")
@@ -125,12 +128,15 @@ def test_the_table_of_tensors_sorts_by_number(page, report_data):
 
 
 def test_flipped_images_are_few_at_first_and_filtered_by_kind(page, report_data):
-    shown = "[...document.querySelectorAll('#cards > li')].filter((c) => !c.hidden).map((c) => c.dataset.kind)"
+    shown = "[...document.querySelectorAll('#cards > li')].filter((c) => !c.hidden).map((c) => c.dataset.kinds)"
     assert len(page.evaluate(shown)) == 12
     page.click("#all-cards")
-    assert len(page.evaluate(shown)) == len(report_data.flips)
+    assert len(page.evaluate(shown)) == len(report_data.images)
     page.click(".filter [data-kind=gained]")
-    assert set(page.evaluate(shown)) == {"gained"}
+    assert all("gained" in kinds.split(",") for kinds in page.evaluate(shown))
+    page.evaluate("(() => { const s = document.getElementById('changed-in'); s.value = '1';"
+                  " s.dispatchEvent(new Event('change')); })()")  # fmt: skip
+    assert {kinds.split(",")[1] for kinds in page.evaluate(shown)} == {"gained"}
     # decode() waits for the picture, which a busy machine shows late.
     image = "document.querySelector('#cards > li:not([hidden]) img')"
     assert page.evaluate(f"{image}.decode().then(() => {image}.naturalWidth)") == 96
@@ -156,7 +162,7 @@ def test_a_chart_that_fails_says_so(browser, pages, tmp_path):
     text = (pages / "full.html").read_text(encoding="utf-8")
     start = text.index('id="figures">') + len('id="figures">')
     figures = json.loads(text[start : text.index("</script>", start)])
-    figures["margins"] = [1]
+    figures["charts"]["margins"]["series"] = [1]
     broken = tmp_path / "broken.html"
     broken.write_text(text[:start] + json.dumps(figures) + text[text.index("</script>", start) :], encoding="utf-8")
     page = browser.open(broken)

@@ -50,8 +50,7 @@ def test_an_image_that_makes_most_of_the_error_is_told(runaway, drift_images, sa
     """Its error drowns that of all others; among few images one easily does."""
     told = render.notes(comparison(runaway=runaway, drift_images=drift_images))
     assert (
-        any("int8: a single image makes more than half of the error of 1 of the 2 tensors" in note for note in told)
-        == said
+        any("int8: one image causes more than half of the error of 1 of the 2 tensors" in note for note in told) == said
     )
 
 

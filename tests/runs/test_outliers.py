@@ -153,4 +153,4 @@ def test_layers_are_measured_with_the_ranges_of_the_model(place: Path) -> None:
         sensitivity(place / "run", count=40, options=QuantizeOptions(keep_outliers=keep)) for keep in (False, True)
     )
     assert (without.images, kept.images) == (39, 40)
-    assert min(one.only.sqnr_db for one in without.layers) > 20.0
+    assert min(one.isolated.sqnr_db for one in without.layers) > 20.0

@@ -67,7 +67,7 @@ def test_moved_and_rescaled_channels_are_what_the_card_is_handed(target) -> None
 
 def test_layers_go_to_float_within_the_budget_one_by_one() -> None:
     builder, selection = builder_of(mixed_model())
-    walk = MixedPrecision(builder, Recipe(method=Mse()), selection, FloatBudget(macs=0.5, layers=2))
+    walk = MixedPrecision(builder, Recipe(method=Mse()), selection, FloatBudget(macs=50, layers=2))
     skipped, before = [], selection.closeness(builder.make(Recipe(method=Mse())).int8).distance
     while (recipe := walk.next()) is not None:
         skipped.append(recipe.skip)

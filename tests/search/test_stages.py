@@ -54,6 +54,9 @@ class Fake:
         ]
         return kl - 0.05 * len(recipe.skip) + 0.3 * (not recipe.per_channel)
 
+    def shortlist(self, best: Trial, recipes, share: float):
+        return [recipe for recipe in dict.fromkeys(recipes) if recipe != best.recipe]
+
     def attempt(self, stage: str, recipe: Recipe) -> Trial:
         if self._left == 0:
             raise OutOfTimeError
@@ -81,7 +84,7 @@ def run(trials: Fake, goal: Goal, **options):
 
 def test_a_default_within_the_budget_ends_the_search_at_once() -> None:
     trials = Fake(deltas=lambda kl: 0.0)
-    outcome = run(trials, Goal(max_drop=0.005))
+    outcome = run(trials, Goal(max_drop=0.5))
     assert [one.recipe for one in trials.attempted] == [START]
     assert outcome.best.recipe == START
     assert outcome.verdict is Verdict.MET
@@ -89,7 +92,7 @@ def test_a_default_within_the_budget_ends_the_search_at_once() -> None:
 
 def test_each_rung_starts_from_the_best_before_and_layers_go_to_float_last() -> None:
     trials = Fake(deltas=lambda kl: -kl)
-    outcome = run(trials, Goal(max_drop=0.3))
+    outcome = run(trials, Goal(max_drop=30))
     stages = list(dict.fromkeys(one.stage for one in trials.attempted))
     assert stages == ["default", "method", "equalization", "ranges", "rounding", "input-folding", "precision"]
     best = outcome.best.recipe
@@ -103,7 +106,7 @@ def test_each_rung_starts_from_the_best_before_and_layers_go_to_float_last() -> 
 
 def test_it_ends_on_the_first_rung_that_proves_the_budget() -> None:
     trials = Fake(deltas=lambda kl: 0.0 if kl < 0.75 else -0.1)
-    outcome = run(trials, Goal(max_drop=0.005))
+    outcome = run(trials, Goal(max_drop=0.5))
     assert outcome.verdict is Verdict.MET
     assert outcome.best.recipe == Recipe(method=Mse(), equalization=1.0)
     assert {one.stage for one in trials.attempted} == {"default", "method", "equalization"}
@@ -111,7 +114,7 @@ def test_it_ends_on_the_first_rung_that_proves_the_budget() -> None:
 
 def test_a_budget_that_is_not_proved_but_met_spends_no_layer() -> None:
     trials = Fake(deltas=lambda kl: -0.0045)
-    outcome = run(trials, Goal(max_drop=0.005))
+    outcome = run(trials, Goal(max_drop=0.5))
     assert outcome.verdict is Verdict.LIKELY
     assert outcome.best.recipe.skip == ()
 
@@ -122,9 +125,9 @@ def test_refined_ranges_that_other_noise_hid_are_tried_again_without_it() -> Non
             gain = 0.1 if recipe.correction is WeightCorrection.ROUNDING else -0.1
             return super().kl(recipe) - gain * recipe.refined
 
-    outcome = run(Hidden(), Goal(max_drop=0.0))
+    outcome = run(Hidden(), Goal(max_drop=0))
     assert outcome.best.recipe.refined
-    assert not run(Hidden(), Goal(max_drop=0.0), stages=OPEN - {Stage.RANGES}).best.recipe.refined
+    assert not run(Hidden(), Goal(max_drop=0), stages=OPEN - {Stage.RANGES}).best.recipe.refined
 
 
 def test_a_rung_that_does_not_help_is_not_judged() -> None:
@@ -133,7 +136,7 @@ def test_a_rung_that_does_not_help_is_not_judged() -> None:
             return 1.0 + super().kl(recipe) if recipe.equalization else super().kl(recipe)
 
     trials = Worse()
-    outcome = run(trials, Goal(max_drop=0.0))
+    outcome = run(trials, Goal(max_drop=0))
     assert outcome.best.recipe.equalization == 0.0
     assert all(recipe.equalization == 0.0 for recipe in trials.evaluated)
     assert outcome.verdict is Verdict.MISSED
@@ -145,7 +148,7 @@ def test_without_rewriting_there_are_methods_and_layers_only() -> None:
     outcome = search(
         start,
         trials,
-        Goal(max_drop=0.0),
+        Goal(max_drop=0),
         stages=frozenset({Stage.METHOD, Stage.WEIGHT_SCALE, Stage.PRECISION}),
         widening=widening,
     )
@@ -160,7 +163,7 @@ def test_without_rewriting_there_are_methods_and_layers_only() -> None:
 
 def test_the_scale_of_weights_is_a_rung_where_the_target_leaves_it_open() -> None:
     trials = Fake()
-    search(START, trials, Goal(max_drop=0.0), stages=frozenset(Stage), widening=widening)
+    search(START, trials, Goal(max_drop=0), stages=frozenset(Stage), widening=widening)
     stages = list(dict.fromkeys(one.stage for one in trials.attempted))
     assert stages == ["default", *Stage]
     assert {one.recipe.power_of_two for one in trials.attempted if one.stage == "weight-scale"} == {True}
@@ -173,7 +176,7 @@ def test_moved_channels_that_buy_nothing_alone_are_tried_with_rescaled_ones() ->
             return super().kl(recipe) - (0.1 if recipe.channel_shift and recipe.equalization else 0.0)
 
     trials = OnlyTogether()
-    outcome = run(trials, Goal(max_drop=0.0), stages=frozenset(Stage) - {Stage.WEIGHT_SCALE})
+    outcome = run(trials, Goal(max_drop=0), stages=frozenset(Stage) - {Stage.WEIGHT_SCALE})
     assert outcome.best.recipe.channel_shift
     assert START.changed(method=Mse(), channel_shift=True) not in trials.evaluated
     tried = [one.recipe for one in trials.attempted if one.stage == "equalization"]
@@ -186,14 +189,14 @@ def test_what_costs_time_on_every_image_must_earn_it(gain, kept) -> None:
         def kl(self, recipe: Recipe) -> float:
             return super().kl(recipe) * (1.0 - gain * recipe.input_folding)
 
-    outcome = run(Levels(), Goal(max_drop=0.0), stages=frozenset({Stage.INPUT_FOLDING}))
+    outcome = run(Levels(), Goal(max_drop=0), stages=frozenset({Stage.INPUT_FOLDING}))
     assert outcome.best.recipe.input_folding == kept
 
 
 @pytest.mark.parametrize("left_out", list(Stage))
 def test_a_step_that_is_left_out_is_not_taken(left_out) -> None:
     trials = Fake()
-    run(trials, Goal(max_drop=0.0), stages=frozenset(Stage) - {left_out})
+    run(trials, Goal(max_drop=0), stages=frozenset(Stage) - {left_out})
     taken = {one.stage for one in trials.attempted}
     assert taken == {"default", *Stage} - {left_out}
 
@@ -201,20 +204,20 @@ def test_a_step_that_is_left_out_is_not_taken(left_out) -> None:
 @pytest.mark.parametrize("attempts", [1, 3, 5, 9])
 def test_the_clock_ends_a_search_with_the_best_so_far(attempts) -> None:
     trials = Fake(attempts=attempts)
-    outcome = run(trials, Goal(max_drop=0.0))
+    outcome = run(trials, Goal(max_drop=0))
     assert outcome.out_of_time
     assert outcome.best.recipe in trials.evaluated
-    whole = run(Fake(), Goal(max_drop=0.0))
+    whole = run(Fake(), Goal(max_drop=0))
     assert not whole.out_of_time
     assert whole.best.closeness.kl <= outcome.best.closeness.kl
 
 
 def test_agreement_is_a_goal_of_its_own() -> None:
-    assert holdout(0.0, agreement=0.99).proves(Goal(max_drop=0.01, min_agreement=0.985))
-    assert not holdout(0.0, agreement=0.99).proves(Goal(max_drop=0.01, min_agreement=0.99))
-    assert holdout(0.0, agreement=0.99).suggests(Goal(max_drop=0.01, min_agreement=0.99))
-    assert not holdout(0.0, agreement=0.98).suggests(Goal(max_drop=0.01, min_agreement=0.99))
-    assert not holdout(-0.02).suggests(Goal(max_drop=0.01))
+    assert holdout(0.0, agreement=0.99).proves(Goal(max_drop=1, min_agreement=98.5))
+    assert not holdout(0.0, agreement=0.99).proves(Goal(max_drop=1, min_agreement=99))
+    assert holdout(0.0, agreement=0.99).suggests(Goal(max_drop=1, min_agreement=99))
+    assert not holdout(0.0, agreement=0.98).suggests(Goal(max_drop=1, min_agreement=99))
+    assert not holdout(-0.02).suggests(Goal(max_drop=1))
 
 
 def test_repeated_looks_widen_the_interval() -> None:

@@ -51,7 +51,7 @@ def test_both_ways_are_those_of_whole_models_with_layers_skipped(model, images, 
     np.testing.assert_array_equal(found.top1, reference.argmax(axis=1))
     for cost in found.layers:
         others = [name for name in names if name != cost.node]
-        for deviation, whole in ((cost.only, scores(*others)), (cost.without, scores(cost.node))):
+        for deviation, whole in ((cost.isolated, scores(*others)), (cost.leave_one_out, scores(cost.node))):
             noise = np.square(whole.astype(np.float64) - reference).sum(axis=1)
             p, q = (np.exp(x) / np.exp(x).sum(axis=1, keepdims=True) for x in (reference.astype(np.float64), whole))
             divergence = (p * np.log(p / q)).sum(axis=1)
@@ -64,10 +64,10 @@ def test_both_ways_are_those_of_whole_models_with_layers_skipped(model, images, 
 def test_shares_are_of_the_noise_of_the_whole_int8_model(model, images) -> None:
     found = layer_costs(model, VACC, ranges_of(model, images), images, threads=1)
     for cost in found.layers:
-        whole, only, without = (d.noise.sum() for d in (found.whole, cost.only, cost.without))
+        whole, only, without = (d.noise.sum() for d in (found.whole, cost.isolated, cost.leave_one_out))
         assert found.share_made(cost) == pytest.approx(only / whole)
         assert found.share_saved(cost) == pytest.approx((whole - without) / whole)
-        assert found.sqnr_db(cost.only) == pytest.approx(10 * math.log10(found.signal.sum() / only))
+        assert found.sqnr_db(cost.isolated) == pytest.approx(10 * math.log10(found.signal.sum() / only))
 
 
 def test_what_is_left_out_anyway_stays_in_float(model, images) -> None:
@@ -78,9 +78,9 @@ def test_what_is_left_out_anyway_stays_in_float(model, images) -> None:
     assert len(found.layers) == 3
     before = layer_costs(model, VACC, ranges, images, threads=1)
     alone = {cost.node: cost for cost in before.layers}
-    np.testing.assert_array_equal(found.whole.noise, alone[skipped].without.noise)
+    np.testing.assert_array_equal(found.whole.noise, alone[skipped].leave_one_out.noise)
     for cost in found.layers:
-        np.testing.assert_array_equal(cost.only.noise, alone[cost.node].only.noise)
+        np.testing.assert_array_equal(cost.isolated.noise, alone[cost.node].isolated.noise)
 
 
 def test_without_the_last_integer_layer_the_model_is_fp32(model, images) -> None:
@@ -88,8 +88,8 @@ def test_without_the_last_integer_layer_the_model_is_fp32(model, images) -> None
     (cost,) = layer_costs(model, ORT, ranges_of(model, images), images, left_out=left_out, threads=1).layers
     assert cost.op_type == "Gemm"
     assert cost.conv_index is None
-    assert cost.without.noise.max() == 0.0
-    assert cost.only.noise.max() > 0.0
+    assert cost.leave_one_out.noise.max() == 0.0
+    assert cost.isolated.noise.max() > 0.0
 
 
 def test_a_layer_takes_its_part_of_a_bias_correction_along(model, images) -> None:
@@ -99,16 +99,16 @@ def test_a_layer_takes_its_part_of_a_bias_correction_along(model, images) -> Non
     plain = layer_costs(model, VACC, ranges, images, threads=1)
     shifted = layer_costs(model, VACC, ranges, images, bias_shift=shift, threads=1)
     for index, (one, other) in enumerate(zip(plain.layers, shifted.layers, strict=True)):
-        assert (one.only.noise != other.only.noise).any() == (index == 1)
-        assert (one.without.noise != other.without.noise).any() == (index != 1)
+        assert (one.isolated.noise != other.isolated.noise).any() == (index == 1)
+        assert (one.leave_one_out.noise != other.leave_one_out.noise).any() == (index != 1)
 
 
 def test_same_bits_with_any_number_of_threads(model, images) -> None:
     ranges = ranges_of(model, images)
     first, second = (layer_costs(model, ORT, ranges, images, threads=threads) for threads in (1, 3))
     for one, other in zip(first.layers, second.layers, strict=True):
-        np.testing.assert_array_equal(one.only.noise, other.only.noise)
-        np.testing.assert_array_equal(one.without.noise, other.without.noise)
+        np.testing.assert_array_equal(one.isolated.noise, other.isolated.noise)
+        np.testing.assert_array_equal(one.leave_one_out.noise, other.leave_one_out.noise)
 
 
 def test_known_layers_are_not_measured_again(model, images) -> None:
@@ -126,7 +126,7 @@ def test_known_layers_are_not_measured_again(model, images) -> None:
     assert [cost.node for cost in told] == [cost.node for cost in whole.layers[2:]]
     assert again.layers[1] is marked
     for one, other in zip(whole.layers, again.layers, strict=True):
-        np.testing.assert_array_equal(one.without.noise, other.without.noise)
+        np.testing.assert_array_equal(one.leave_one_out.noise, other.leave_one_out.noise)
 
 
 def test_multiply_adds_and_indices_come_along(model, images) -> None:

@@ -14,6 +14,7 @@ from quantkit.stats.bins import MANTISSA_BITS
 from quantkit.stats.kl import symmetric_divergences
 from quantkit.stats.kl import tensorrt_divergences as our_tensorrt
 from quantkit.stats.linear import linear_magnitudes, linear_symmetric
+from quantkit.stats.observed import Observed
 from quantkit.stats.observer import Observer
 from quantkit.stats.percentile import magnitude_percentile, two_sided_percentile
 from quantkit.stats.solve import solve, solve_all
@@ -233,3 +234,15 @@ def test_method_names_are_checked() -> None:
         parse_method("kl", fraction=0.9)
     with pytest.raises(UsageError, match=r"99.999 percent is written 0.99999"):
         parse_method("percentile", fraction=99.999)
+
+
+def test_solve_all_statistics_leave_out_outlier_images_as_calibrate_does() -> None:
+    usual = np.linspace(-1.0, 1.0, 4096, dtype=np.float32)
+    statistics = statistics_of(np.concatenate([usual, np.full(16, 900.0, np.float32)]))
+    extremes = np.tile(np.array([-1.0, 1.0], np.float32), (64, 1, 1))
+    extremes[7] = (-1.0, 900.0)
+    observed = Observed({"x": statistics}, extremes)
+    kept, cut = (solve_all(observed, Percentile(fraction=1.0), ORT, keep_outliers=keep)["x"] for keep in (True, False))
+    assert kept.hi > 800.0
+    assert cut.hi == pytest.approx(1.0, abs=0.01)
+    assert solve_all(observed, MinMax(), ORT)["x"].hi == 900.0

@@ -343,9 +343,9 @@ def test_any_classifier_is_tuned_and_measured_on_its_scores(name: str, images: P
     calibrate(model, tmp_path / "set.csv", kind.pipeline, run=run, inputs=dict(kind.inputs), threads=1)
     found = sensitivity(run, count=8, threads=1)
     assert len(found.layers) == 3
-    assert all(math.isfinite(layer.only.sqnr_db) and layer.only.sqnr_db > 10.0 for layer in found.layers)
+    assert all(math.isfinite(layer.isolated.sqnr_db) and layer.isolated.sqnr_db > 10.0 for layer in found.layers)
 
-    goal = Goal(max_drop=0.0, min_agreement=1.0)
+    goal = Goal(max_drop=0, min_agreement=100)
     tuned = tune(run, TuneOptions(goal=goal, budget=FloatBudget(layers=0)), images=images, threads=1)
     assert ends(tuned.path) == ends(model)
     reference, integer = answers(model, kind, pictures), answers(tuned.path, kind, pictures)

@@ -10,6 +10,7 @@ import onnx
 import onnx_ir as ir
 import pytest
 from models import tiny_model, write_images
+from progress_log import ProgressLog
 
 from quantkit.config.method import Kl, Mse, Percentile
 from quantkit.config.pipeline import Decode, Pipeline, ToTensor
@@ -189,7 +190,7 @@ def test_a_model_compared_with_itself_agrees_in_everything(place: Place) -> None
 
 def test_a_pass_that_is_stable_stops_early_and_says_so(place: Place) -> None:
     place.set = build_calibration_set(write_images(place.folder / "many", per_class=30), count=100)
-    done = calibrate(place.model, place.set, PIPELINE, run=place.run, until_stable=0.9)
+    done = calibrate(place.model, place.set, PIPELINE, run=place.run, until_stable=90)
     assert len(done.statistics.images) == 24
     assert RunFolder(place.run).read().set.images_used == 24
     assert not calibrate(place.model, place.set, PIPELINE, run=place.run).reused  # all images are wanted now
@@ -200,28 +201,19 @@ def test_an_interrupted_pass_goes_on_and_ends_with_the_same_bits(place: Place, m
     run = place.calibrate(threads=1)
     expected = (run / "statistics.safetensors").read_bytes()
     place.run = place.folder / "interrupted"
-    resumed: list[int] = []
 
-    class Watcher:
-        def resumed(self, images: int) -> None:
-            resumed.append(images)
-
-        def images(self, done: int, total: int) -> None:
-            if done == 9 and not resumed:
-                raise KeyboardInterrupt
-
-        def converged(self, point: object) -> None:
-            pass
-
-        def layers(self, done: int, total: int) -> None:
-            pass
+    def interrupt(name: str, done: int, total: int) -> None:
+        if done == 9:
+            raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        place.calibrate(threads=1, watcher=Watcher())
+        place.calibrate(threads=1, progress=ProgressLog(interrupt))
     assert not (place.run / "statistics.safetensors").exists()
-    place.calibrate(threads=1, watcher=Watcher())
-    assert resumed
-    assert 0 < resumed[0] <= 8
+    log = ProgressLog()
+    place.calibrate(threads=1, progress=log)
+    [resumed] = [int(text.split()[2]) for text in log.messages if text.startswith("resuming after")]
+    assert 0 < resumed <= 8
+    assert log.tasks[0] == ("calibrating", "images")
     assert (place.run / "statistics.safetensors").read_bytes() == expected
     assert not (place.run / "statistics.partial.safetensors").exists()
 

@@ -18,6 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from models import tiny_model, write_images
 from PIL import Image
+from progress_log import ProgressLog
 
 from quantkit.config.pipeline import Decode, Pipeline, ToTensor
 from quantkit.data.build_set import build_calibration_set
@@ -170,12 +171,12 @@ def test_an_interrupted_evaluation_goes_on_where_it_was(place: Place, asked: lis
     whole = place.saved(cache=place.folder / "whole", threads=1)
     asked.clear()
 
-    def interrupt(done: int, total: int) -> None:
+    def interrupt(name: str, done: int, total: int) -> None:
         if done == 20:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        place.evaluate(threads=1, progress=interrupt)
+        place.evaluate(threads=1, progress=ProgressLog(interrupt))
     before = len(asked)
     assert place.saved(threads=1) == whole
     assert len(asked) - before == 12
@@ -440,15 +441,25 @@ def test_answers_are_kept_where_compare_looks_for_them(
     run = _command(place.folder, monkeypatch, capsys)
     run("eval", "tiny.onnx", "--images", "images", "--preset", "pipeline.yaml")
     run("calibrate", "--model", "tiny.onnx", "--images", "images", "--count", "8", "--preset", "pipeline.yaml")
+    run("eval", "tiny.onnx", "--images", "images", "--preset", "pipeline.yaml")
     asked.clear()
     run("compare", "fp32", "int8", "--images", "images", "--drift-images", "0")
     assert asked == ["int8"] * 32
+
+
+def test_eval_without_a_run_caches_scores_in_the_user_cache_alone(
+    place: Place, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(place.folder / "home"))
+    (place.folder / "pipeline.yaml").write_text("ops:\n- op: decode\n- op: to_tensor\n")
     (place.folder / "quantkit.yaml").write_text("model: tiny.onnx\npreset: pipeline.yaml\nrun: mine\nimages: images\n")
-    run("eval", "tiny.onnx", "--out", "p.npz")
-    assert len(list((place.folder / "mine/cache").rglob("*.scores"))) == 1
-    tiny_model(place.folder / "other.onnx", seed=2)
-    run("eval", "other.onnx", "--out", "elsewhere/p.npz")
-    assert {path.name for path in (place.folder / "elsewhere").iterdir()} == {"cache", "p.npz"}
+    before = {path.name for path in place.folder.iterdir()}
+    run = _command(place.folder, monkeypatch, capsys)
+    run("eval", "tiny.onnx", "--out", "elsewhere/p.npz")
+    assert {path.name for path in place.folder.iterdir()} - before == {"elsewhere", "home"}
+    assert [path.name for path in (place.folder / "elsewhere").iterdir()] == ["p.npz"]
+    assert len(list((place.folder / "home/quantkit").rglob("*.scores"))) == 1
+    assert "all answers were there" in run("eval", "tiny.onnx")[0]
 
 
 def _command(

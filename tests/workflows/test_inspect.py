@@ -55,7 +55,7 @@ def test_inspect_figures_of_a_small_network(model: Path) -> None:
 
 def test_inspect_coverage_is_that_of_calibrate(model: Path, tmp_path: Path) -> None:
     chosen = build_calibration_set(write_images(tmp_path / "images"), count=8)
-    done = quantkit.calibrate(model, chosen, PIPELINE, run=tmp_path / "run", require_coverage=1.0)
+    done = quantkit.calibrate(model, chosen, PIPELINE, run=tmp_path / "run", require_coverage=100)
     assert done.coverage == quantkit.inspect(model).targets[0].coverage
     again = quantkit.quantize(tmp_path / "run", target=quantkit.VACC)
     assert again.coverage.multiply_adds == MULTIPLY_ADDS
@@ -67,13 +67,13 @@ def test_calibrate_require_coverage_refuses_before_anything_is_read(model: Path,
     chosen = build_calibration_set(write_images(tmp_path / "images"), count=8)
     wanted = {"run": tmp_path / "run", "options": options}
     with pytest.raises(CoverageError, match=rf"int8: 2 of 3 layers, {100 * share:.1f} % of multiply-adds; float: "):
-        quantkit.calibrate(model, chosen, PIPELINE, require_coverage=share + 0.01, **wanted)
+        quantkit.calibrate(model, chosen, PIPELINE, require_coverage=100.0 * share + 1.0, **wanted)
     assert not (tmp_path / "run").exists()
-    done = quantkit.calibrate(model, chosen, PIPELINE, require_coverage=share - 0.01, **wanted)
+    done = quantkit.calibrate(model, chosen, PIPELINE, require_coverage=100.0 * share - 1.0, **wanted)
     before = done.quantized.path.read_bytes()
     with pytest.raises(CoverageError, match="left out as conv 0"):
         quantkit.quantize(
-            tmp_path / "run", options=quantkit.QuantizeOptions(skip=("conv:0", "conv:1")), require_coverage=0.5
+            tmp_path / "run", options=quantkit.QuantizeOptions(skip=("conv:0", "conv:1")), require_coverage=50
         )
     assert done.quantized.path.read_bytes() == before
 

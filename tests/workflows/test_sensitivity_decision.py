@@ -23,14 +23,14 @@ def layer(index: int | None, share: float, macs: float | None, node: str = "node
         conv_index=index,
         macs=1,
         macs_share=macs,
-        only=figures(share),
-        without=figures(share),
+        isolated=figures(share),
+        leave_one_out=figures(share),
     )
 
 
 def found(*layers: LayerSensitivity, target: str = "ort") -> Sensitivity:
     return Sensitivity(
-        model="m", target=target, method="kl", by="only", images=8, source="calibration images", macs=10, top1=None,
+        model="m", target=target, method="kl", by="isolated", images=8, source="calibration images", macs=10, top1=None,
         whole=figures(1.0), layers=layers, notes=(),
     )  # fmt: skip
 

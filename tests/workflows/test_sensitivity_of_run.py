@@ -8,6 +8,7 @@ import numpy as np
 import onnxruntime as ort
 import pytest
 from models import tiny_model, write_images
+from progress_log import ProgressLog
 
 from quantkit.config.method import Percentile
 from quantkit.config.pipeline import Decode, Pipeline, ToTensor
@@ -76,14 +77,14 @@ def test_figures_are_those_of_models_written_with_layers_skipped(run: Path, targ
     assert found.whole.sqnr_db == pytest.approx(written())
     assert len(names) == 3
     for layer in found.layers:
-        assert layer.only.sqnr_db == pytest.approx(written(*(n for n in names if n != layer.node)), abs=0.3)
-        assert layer.without.sqnr_db == pytest.approx(written(layer.skip), abs=0.3)
+        assert layer.isolated.sqnr_db == pytest.approx(written(*(n for n in names if n != layer.node)), abs=0.3)
+        assert layer.leave_one_out.sqnr_db == pytest.approx(written(layer.skip), abs=0.3)
 
 
 def test_the_most_costly_comes_first(run: Path) -> None:
-    shares = [layer.only.share for layer in sensitivity(run).layers]
+    shares = [layer.isolated.share for layer in sensitivity(run).layers]
     assert shares == sorted(shares, reverse=True)
-    saved = [layer.without.share for layer in sensitivity(run, by="without").layers]
+    saved = [layer.leave_one_out.share for layer in sensitivity(run, by="leave-one-out").layers]
     assert saved == sorted(saved, reverse=True)
 
 
@@ -107,13 +108,13 @@ def test_another_question_is_measured_anew(run: Path, measured: list[int], chang
 
 
 def test_an_interrupted_measurement_goes_on_where_it_was(run: Path, measured: list[int]) -> None:
-    def stop(done: int, total: int) -> None:
+    def stop(name: str, done: int, total: int) -> None:
         assert total == 3
         if done == 2:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        sensitivity(run, progress=stop)
+        sensitivity(run, progress=ProgressLog(stop))
     assert len(measured) == 4
     resumed = sensitivity(run)
     assert len(measured) == 6
@@ -135,17 +136,18 @@ def test_sensitivity_damaged_cache_entry_is_measured_again(run: Path, measured: 
 
 
 def test_images_in_several_lots_give_the_same_figures(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    first, seen = sensitivity(run), []
+    first, log = sensitivity(run), ProgressLog()
     monkeypatch.setattr(step, "_LOT", 5)
-    assert sensitivity(run, progress=lambda *count: seen.append(count)) == first
-    assert seen == [(done, 12) for done in range(1, 13)]
+    assert sensitivity(run, progress=log) == first
+    assert log.tasks == [("measuring layers", "layers")]
+    assert log.counts == [(done, 12) for done in range(1, 13)]
 
 
 def test_accuracy_is_that_of_compare(run: Path) -> None:
     options = partial(QuantizeOptions, bias_correction=False)
     found = sensitivity(run, by="accuracy", options=options(), images=run.parent / "images")
     assert found.images == 32
-    agreements = [layer.only.accuracy.agreement for layer in found.layers if layer.only.accuracy is not None]
+    agreements = [layer.isolated.accuracy.agreement for layer in found.layers if layer.isolated.accuracy is not None]
     assert agreements == sorted(agreements)
     assert len(agreements) == 3
     layer = found.layers[0]
@@ -153,7 +155,7 @@ def test_accuracy_is_that_of_compare(run: Path) -> None:
     quantize(run, options=options())
     result = compare(["fp32", "int8", "other"], run=run, images=run.parent / "images")
     assert found.top1 == result.reference.top1
-    for figures, model in zip((found.whole, layer.without), result.candidates, strict=True):
+    for figures, model in zip((found.whole, layer.leave_one_out), result.candidates, strict=True):
         assert figures.accuracy is not None
         assert model.versus is not None
         assert model.versus.top1 is not None
@@ -180,14 +182,14 @@ def test_files_hold_the_figures(run: Path) -> None:
     found = sensitivity(run, by="accuracy", images=run.parent / "images")
     plain = json.loads(json.dumps(found.to_json(), allow_nan=False))
     assert [one["layer"] for one in plain["layers"]] == [layer.skip for layer in found.layers]
-    assert plain["layers"][0]["only"]["delta_top1_ci95"] == list(
-        vars(found.layers[0].only.accuracy.delta_top1_ci95).values()
+    assert plain["layers"][0]["isolated"]["delta_top1_ci95"] == list(
+        vars(found.layers[0].isolated.accuracy.delta_top1_ci95).values()
     )
     head, *rows = found.csv_text().splitlines()
     assert len(rows) == 3
     values = dict(zip(head.split(","), rows[0].split(","), strict=True))
-    assert float(values["without_share"]) == found.layers[0].without.share
-    assert float(values["only_delta_top1_lo"]) == found.layers[0].only.accuracy.delta_top1_ci95.lo
+    assert float(values["leave_one_out_share"]) == found.layers[0].leave_one_out.share
+    assert float(values["isolated_delta_top1_lo"]) == found.layers[0].isolated.accuracy.delta_top1_ci95.lo
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ import numpy as np
 import onnxruntime as ort
 import pytest
 from models import uneven_model, write_images
+from progress_log import ProgressLog
 
 from quantkit.config.method import Percentile
 from quantkit.config.pipeline import Decode, Pipeline, ToTensor
@@ -24,7 +25,7 @@ from quantkit.search import trials as tune_trials
 from quantkit.search import tuning_data as tune_material
 from quantkit.search.mixed_precision import FloatBudget
 from quantkit.search.stages import Goal, Stage, Verdict
-from quantkit.search.tuning_data import CHOOSING_STRIDE, tuning_data
+from quantkit.search.tuning_data import SELECTION_STRIDE, tuning_data
 from quantkit.targets import ORT, VACC
 from quantkit.vendors.vacc.convert import read_spec
 from quantkit.vendors.vacc.document import Document
@@ -35,7 +36,7 @@ from quantkit.workflows.quantize import QuantizeOptions
 from quantkit.workflows.tune import TuneOptions, Tuning, tune
 
 PIPELINE = Pipeline(ops=(Decode(), ToTensor()))
-EVERYTHING = TuneOptions(goal=Goal(max_drop=0.0, min_agreement=1.0), budget=FloatBudget(macs=0.6))
+EVERYTHING = TuneOptions(goal=Goal(max_drop=0, min_agreement=100), budget=FloatBudget(macs=60))
 
 
 @pytest.fixture
@@ -89,7 +90,7 @@ def test_the_model_that_is_kept_does_what_the_log_says(run: Path) -> None:
 
 
 def test_the_default_is_the_first_trial_and_is_what_calibrate_made(run: Path) -> None:
-    done = tune(run, replace(EVERYTHING, goal=Goal(max_drop=1.0)))
+    done = tune(run, replace(EVERYTHING, goal=Goal(max_drop=100)))
     assert done.outcome.verdict is Verdict.MET
     assert len(done.trials) == 1
     assert done.trials[0].recipe.method == Percentile(fraction=0.999)
@@ -161,7 +162,7 @@ def test_choosing_and_working_images_are_not_the_same(run: Path, tmp_path: Path)
     held = tuning_data(model, chosen, {outliers}, PIPELINE, threads=2)
     work, selection = ({image.tobytes() for image in images} for images in (held.work, held.selection))
     assert not work & selection
-    assert len(held.selection) == len(chosen) // CHOOSING_STRIDE
+    assert len(held.selection) == len(chosen) // SELECTION_STRIDE
     assert len(held.work) + len(held.selection) == len(chosen) - 1
     assert digest_of(held.paths[held.outliers[0]]) == outliers
     assert {image.tobytes() for image in held.ranging} == work, "there are no others"
@@ -179,7 +180,7 @@ def test_ranges_are_refined_on_images_that_are_not_worked_on(run: Path, tmp_path
 
 
 def vacc(run: Path, **options) -> Tuning:
-    budget = FloatBudget(macs=1.0, layers=1, convs_only=True)
+    budget = FloatBudget(macs=100, layers=1, convs_only=True)
     return tune(run, replace(EVERYTHING, budget=budget, **options), target=VACC)
 
 
@@ -236,14 +237,15 @@ def test_what_has_begun_is_given_up_when_the_time_is_over(run: Path, monkeypatch
     """The clock stands until the first range is refined, and is then far beyond the limit."""
     clock, begun = [0.0], []
 
-    def watch(words: str):
-        if "refined" in words:
-            begun.append(words)
-            return lambda done, total: clock.__setitem__(0, 1e6)
-        return lambda done, total: None
+    class Watch(ProgressLog):
+        def task(self, name, unit):
+            if "refined" in name:
+                begun.append(name)
+                return lambda done, total: clock.__setitem__(0, 1e6)
+            return super().task(name, unit)
 
     monkeypatch.setattr(tune_trials, "time", SimpleNamespace(monotonic=lambda: clock[0]))
-    done = tune(run, replace(EVERYTHING, seconds=1000.0), watch=watch, fresh=True)
+    done = tune(run, replace(EVERYTHING, seconds=1000.0), progress=Watch(), fresh=True)
     assert done.outcome.out_of_time
     assert len(begun) == 1
     assert not any(trial.recipe.refined for trial in done.trials)
@@ -274,4 +276,4 @@ def test_too_few_images_are_said(tmp_path: Path) -> None:
 
 def test_the_original_is_not_overwritten(run: Path) -> None:
     with pytest.raises(UsageError, match="name of the original model"):
-        tune(run, replace(EVERYTHING, goal=Goal(max_drop=1.0)), out=run / "fp32.onnx", target=ORT)
+        tune(run, replace(EVERYTHING, goal=Goal(max_drop=100)), out=run / "fp32.onnx", target=ORT)

@@ -37,7 +37,7 @@ _UNCOUNTED = frozenset(
 
 
 @dataclass(frozen=True, kw_only=True)
-class LayerCost:
+class LayerOperations:
     """One layer: a node that multiplies and adds.
 
     Attributes:
@@ -53,7 +53,7 @@ class LayerCost:
     multiply_adds: int | None
 
 
-def layer_costs(model: ir.Model, input_shape: Sequence[int] | None = None) -> list[LayerCost]:
+def layer_costs(model: ir.Model, input_shape: Sequence[int] | None = None) -> list[LayerOperations]:
     """Return every layer of a model in graph order.
 
     Layers are Conv, ConvTranspose, DeformConv, Gemm, MatMul (of two activations, too), Einsum, Attention, LSTM, GRU,
@@ -72,7 +72,7 @@ def layer_costs(model: ir.Model, input_shape: Sequence[int] | None = None) -> li
             name = node.name or str(node.outputs[0].name)
             kind = node.op_type if node.domain == "" else f"{node.domain}.{node.op_type}"
             each = None if count is None else count // (batch or 1)
-            costs.append(LayerCost(name=name, op_type=kind, within=within, multiply_adds=each))
+            costs.append(LayerOperations(name=name, op_type=kind, within=within, multiply_adds=each))
     return costs
 
 

@@ -16,6 +16,9 @@ import onnxruntime as ort
 # Initializers up to this size go to onnxruntime with their content, which shapes may depend on; larger ones are fed.
 _SHAPE_BYTES = 1024
 
+# ONNX's inference names the sizes that it does not know: unk__0, unk__1, ...
+_GENERATED = "unk__"
+
 # Types and shapes as onnxruntime writes them: "tensor(float)".
 _ELEMENT_TYPES = {
     "float": ir.DataType.FLOAT,
@@ -58,6 +61,7 @@ def _ask_onnx(model: ir.Model) -> bool:
     """Take the types and shapes that ONNX infers for the values of the main graph."""
     try:
         proto = _without_weights(model)
+        _forget_generated_sizes(proto)
         inferred = onnx.shape_inference.infer_shapes(proto, check_type=False, strict_mode=False, data_prop=True).graph
     except Exception as error:  # onnx raises several classes, some without a common base
         logging.getLogger(__name__).debug("onnx infers no types: %s", error)
@@ -77,6 +81,17 @@ def _ask_onnx(model: ir.Model) -> bool:
             if shape is not None and shape != value.shape:
                 value.shape, modified = shape, True
     return modified
+
+
+def _forget_generated_sizes(proto: onnx.ModelProto) -> None:
+    """Clear sizes that an earlier inference named itself: ONNX keeps what it finds, also where it now knows better.
+
+    A Pad whose amounts are still computed, for example, hides the batch size of everything behind it.
+    """
+    for entry in proto.graph.value_info:
+        for size in entry.type.tensor_type.shape.dim:
+            if size.dim_param.startswith(_GENERATED):
+                size.Clear()
 
 
 def _ask_onnxruntime(model: ir.Model) -> bool:

@@ -23,7 +23,7 @@ from quantkit.vendors.vacc.dialects import (
     Dialect,
     ExtraOps,
     Frontend,
-    QuantizeOptions,
+    QuantizeSection,
     dialect_of,
     dotted,
     fault_text,
@@ -32,7 +32,7 @@ from quantkit.vendors.vacc.dialects import (
 )
 from quantkit.vendors.vacc.document import Document
 from quantkit.vendors.vacc.fields import CHECK, READABLE, Section
-from quantkit.vendors.vacc.spec import BuildSpec, Calibration, CalibrationData, Head, Source, Texts, Workspace
+from quantkit.vendors.vacc.spec import BuildSpec, CalibrationData, CalibrationSpec, Head, Source, Texts, Workspace
 from quantkit.vendors.vacc.yaml_text import dump
 
 FRAMEWORKS = {
@@ -179,13 +179,13 @@ def _source(
     )
 
 
-def _calibration(section: BuildCalibration | QuantizeOptions) -> Calibration:
+def _calibration(section: BuildCalibration | QuantizeSection) -> CalibrationSpec:
     method, per_channel = "calibrate_mode", "quantize_per_channel"
     if isinstance(section, BuildCalibration):
         # The earlier form of the build dialect has its own words for both.
         method = method if section.quant_mode is None else "quant_mode"
         per_channel = per_channel if section.per_channel is None else "per_channel"
-    return Calibration(
+    return CalibrationSpec(
         method=getattr(section, method),
         fraction=section.calibrate_range,
         per_channel=getattr(section, per_channel),
@@ -351,7 +351,7 @@ def _section(known: dict[str, Any], options: dict[str, Any]) -> dict[str, Any]:
     return given | {key: value for key, value in options.items() if key not in given}
 
 
-def _calibration_keys(calibration: Calibration | None, method: str, per_channel: str) -> dict[str, Any] | None:
+def _calibration_keys(calibration: CalibrationSpec | None, method: str, per_channel: str) -> dict[str, Any] | None:
     if calibration is None:
         return None
     known = {

@@ -34,7 +34,7 @@ class Sampler(Section):
     get_data_num: Count = None
 
 
-class CompilerOptions(Section):
+class CompilerSection(Section):
     """Options of the compiler that files of both dialects have; their meaning is the vendor's."""
 
     cluster_mode: Any = None
@@ -72,7 +72,7 @@ class BuildModel(Section):
     config: Text = None
 
 
-class BuildCommon(CompilerOptions):
+class BuildCommon(CompilerSection):
     """``engine.common``: int8 or not, and options of the compiler."""
 
     do_quantization: QuantizationFlag = None
@@ -151,7 +151,7 @@ class Frontend(Section):
     quantize: Any = None
 
 
-class CompileOptions(CompilerOptions):
+class CompileOptions(CompilerSection):
     """``backend.compile``: options of the compiler, whose meaning is the vendor's."""
 
     attention_split_num: Any = None
@@ -174,7 +174,7 @@ class CompileOptions(CompilerOptions):
     stream_mode: Any = None
 
 
-class QuantizeOptions(CalibrationOptions):
+class QuantizeSection(CalibrationOptions):
     """``backend.quantize``: how int8 ranges are found."""
 
     skip_matmul_layers: Indices = None
@@ -185,13 +185,13 @@ class QuantizeOptions(CalibrationOptions):
     requant_suppress: Any = None
 
 
-class Backend(Section):
+class BackendSection(Section):
     """``backend`` of the compile dialect."""
 
     type: Text = None
     dtype: Text = None
     compile: CompileOptions | None = None
-    quantize: QuantizeOptions | None = None
+    quantize: QuantizeSection | None = None
     dynamic_params: Any = None
     merge_params: Any = None
     remove_params: Any = None
@@ -232,7 +232,7 @@ class CompileDialect(Section):
     name: Text = None
     frontend: Frontend | None = None
     graph: Graph | None = None
-    backend: Backend | None = None
+    backend: BackendSection | None = None
     dataset: CompileDataset | None = None
     workspace: CompileWorkspace | None = None
 

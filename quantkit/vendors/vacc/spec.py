@@ -30,7 +30,7 @@ class Source(_Part):
     options: dict[str, Any] = Field(default_factory=dict)
 
 
-class Calibration(_Part):
+class CalibrationSpec(_Part):
     """How int8 ranges are found.
 
     Attributes:
@@ -121,7 +121,7 @@ class BuildSpec(_Part):
     source: Source | None = None
     backend: str | None = None
     precision: str | None = None
-    calibration: Calibration | None = None
+    calibration: CalibrationSpec | None = None
     compile_options: dict[str, Any] = Field(default_factory=dict)
     head: Head | None = None
     data: CalibrationData | None = None

@@ -17,7 +17,7 @@ from quantkit.vendors.vacc.calibration_folder import CalibrationFolder
 from quantkit.vendors.vacc.convert import framework_of, render
 from quantkit.vendors.vacc.dialects import Dialect
 from quantkit.vendors.vacc.ops import ops_from_pipeline
-from quantkit.vendors.vacc.spec import BuildSpec, Calibration, CalibrationData, Head, Source, Workspace
+from quantkit.vendors.vacc.spec import BuildSpec, CalibrationData, CalibrationSpec, Head, Source, Workspace
 from quantkit.vendors.vacc.yaml_nodes import KeyPath
 from quantkit.vendors.vacc.yaml_text import dump
 
@@ -129,7 +129,7 @@ def write_build_file(
         source=_source(checkpoint, input_name, input_shape, dialect),
         backend="vacc",
         precision="int8",
-        calibration=Calibration(
+        calibration=CalibrationSpec(
             method=vendor_method(method),
             fraction=method.fraction if isinstance(method, Percentile) else None,
             per_channel=per_channel,

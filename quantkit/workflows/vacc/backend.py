@@ -36,6 +36,12 @@ class VaccBackend:
 
     Args:
         options: of the build file.
+
+    Example:
+        >>> import quantkit
+        >>> backend = quantkit.VaccBackend(quantkit.VamcOptions(dialect="build"))
+        >>> backend.options_json()
+        {'dialect': 'build'}
     """
 
     def __init__(self, options: VamcOptions | None = None) -> None:

@@ -54,6 +54,11 @@ class VamcOptions:
         workspace: where the compiled model goes.
         precision: int8, or fp16: no calibration.
         compiler: further options of the compiler.
+
+    Example:
+        >>> import quantkit
+        >>> quantkit.VamcOptions(dialect="build").precision
+        'int8'
     """
 
     dialect: Literal["build", "compile"] = "compile"

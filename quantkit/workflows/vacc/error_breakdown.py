@@ -1,4 +1,4 @@
-"""``quantkit compare --attribute``: how much the card's preprocessing, half precision and int8 each take.
+"""``quantkit compare --breakdown``: how much the card's preprocessing, half precision and int8 each take.
 
 Between a model here and the same model on the card lie three changes. Each is made alone, and all are made one after
 the other, on the same images:
@@ -23,7 +23,7 @@ from quantkit.data.folder import ImageFolder
 from quantkit.errors import VendorFileError
 from quantkit.evaluation.result import Delta, EvaluatedModel, ModelResult, compare_models
 from quantkit.graph.half_precision import half_model
-from quantkit.progress import Count
+from quantkit.progress import NamedProgress, Progress, as_progress
 from quantkit.runs.folder import FP32
 from quantkit.vendors.vacc.vdsp import in_half
 from quantkit.workflows.compare import evaluate_models
@@ -131,7 +131,7 @@ def card_pipeline(pipeline: Pipeline, runtime: Runtime = "vamp") -> Pipeline:
     return Pipeline(ops=(decode, *others))
 
 
-def attribute(
+def error_breakdown(
     run: Path,
     *,
     images: Path | ImageFolder | None = None,
@@ -142,7 +142,7 @@ def attribute(
     runtime: Runtime = "vamp",
     limit: int | None = None,
     threads: int | None = None,
-    progress: Count | None = None,
+    progress: Progress | None = None,
 ) -> ErrorBreakdown:
     """Separate what the card's preprocessing, half precision and int8 take from a run's fp32 model.
 
@@ -156,7 +156,7 @@ def attribute(
         runtime: the vendor's program whose preprocessing is the first step.
         limit: evaluate at most so many images.
         threads: workers; as many as there are processors when absent.
-        progress: called with images done and in all, for each of the two ways to preprocess.
+        progress: receives the progress.
 
     Raises:
         UsageError: this is no run folder.
@@ -184,7 +184,7 @@ def attribute(
             limit=limit,
             drift_images=0,
             threads=threads,
-            progress=progress,
+            progress=NamedProgress(as_progress(progress), "breaking down the error"),
         )
         here, card = (evaluate(pipeline=one) for one in (own, card_pipeline(own, runtime)))
     start, *changed = here.answers

@@ -24,7 +24,7 @@ from quantkit.evaluation.paired import BoolArray, PairedOutcomes, score_interval
 from quantkit.evaluation.result import PERCENT, Comparison, EvaluatedModel, ModelResult, compare_models
 from quantkit.files import write_text
 from quantkit.graph.qdq.plan import Plan
-from quantkit.progress import Count
+from quantkit.progress import NamedProgress, Progress, as_progress
 from quantkit.ptq.run_correction import images_of
 from quantkit.runs.folder import FP32
 from quantkit.runs.inputs import model_inputs
@@ -78,7 +78,7 @@ class Candidate:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Sensitivity:
+class ConvSensitivity:
     """What one convolution costs.
 
     Attributes:
@@ -109,7 +109,7 @@ class Advice:
     images: tuple[int, int]
     candidates: tuple[Candidate, ...]
     best: Candidate
-    sensitivities: tuple[Sensitivity, ...]
+    sensitivities: tuple[ConvSensitivity, ...]
     path: Path
     command: str
     notes: tuple[str, ...]
@@ -144,7 +144,7 @@ def advise(
     out: Path | None = None,
     options: VamcOptions | None = None,
     threads: int | None = None,
-    progress: Count | None = None,
+    progress: Progress | None = None,
 ) -> Advice:
     """Simulate every combination of the compiler's options on evaluation images, and write the best as a build file.
 
@@ -164,7 +164,7 @@ def advise(
         out: where to write; in the run folder when absent.
         options: further choices of the build file; its weight scale is chosen here.
         threads: workers; as many as there are processors when absent.
-        progress: called with images done and in all, for each round of candidates.
+        progress: receives the progress.
 
     Raises:
         UsageError: this is no run folder, or there is but one evaluation image.
@@ -189,13 +189,13 @@ def advise(
         limit=limit,
         drift_images=0,
         threads=threads,
-        progress=progress,
+        progress=NamedProgress(as_progress(progress), "simulating"),
     )
     base = choices_of_run(simulator.record)
     candidates, evaluation = _try(simulator, list(_combinations(base)), evaluate)
     best = _most_agreeing(candidates)
     notes = list(evaluation.comparison.warnings)
-    sensitivities: tuple[Sensitivity, ...] = ()
+    sensitivities: tuple[ConvSensitivity, ...] = ()
     if skips and _agreement(best) < AGREES_ENOUGH:
         sensitivities = sensitivities_of(simulator, best.choices, threads=threads)
         if not sensitivities:
@@ -221,7 +221,7 @@ def advise(
 
 def sensitivities_of(
     simulator: CompilerSimulator, choices: CompilerOptions, *, threads: int
-) -> tuple[Sensitivity, ...]:
+) -> tuple[ConvSensitivity, ...]:
     """Return what each convolution costs by itself, the most costly first; empty without the calibration images.
 
     Args:
@@ -248,7 +248,7 @@ def sensitivities_of(
 
     whole = sqnr_db(choices)
     gains = [
-        Sensitivity(conv=conv, node=node, gain_db=sqnr_db(_skipping(choices, [conv])) - whole)
+        ConvSensitivity(conv=conv, node=node, gain_db=sqnr_db(_skipping(choices, [conv])) - whole)
         for conv, node in convs.items()
     ]
     return tuple(sorted(gains, key=lambda one: -one.gain_db))
@@ -276,7 +276,9 @@ def _combinations(base: CompilerOptions) -> Iterator[CompilerOptions]:
                 yield replace(base, method=method, per_channel=per_channel, power_of_two=power_of_two)
 
 
-def _skip_lists(best: CompilerOptions, sensitivities: Sequence[Sensitivity], most: int) -> Iterator[CompilerOptions]:
+def _skip_lists(
+    best: CompilerOptions, sensitivities: Sequence[ConvSensitivity], most: int
+) -> Iterator[CompilerOptions]:
     """Yield the best options with the most sensitive convolution left in float, with the two most sensitive, ..."""
     costly = [one.conv for one in sensitivities if one.gain_db > 0.0]
     for count in range(1, min(most, len(costly), len(sensitivities) - 1) + 1):
@@ -352,7 +354,7 @@ def _build(run: Path, best: Candidate, out: Path, options: VamcOptions) -> tuple
         words += ["--skip-conv", str(conv)]
     words += ["--dialect", options.dialect]
     if options.calibration_folder is not None:
-        words += ["--calib-dir", str(options.calibration_folder)]
+        words += ["--calibration-folder", str(options.calibration_folder)]
     return build, shlex.join([*words, "--out", str(out)])
 
 

@@ -54,7 +54,7 @@ def test_check_against_a_model_and_the_cards_preprocessing(run: Run, tmp_path: P
     (tmp_path / "pipeline.yaml").write_text(PIPELINE)
     (tmp_path / "calib").mkdir()
     (tmp_path / "calib" / "a.png").touch()
-    arguments = ("--model", "tiny.onnx", "--preset", "pipeline.yaml", "--calib-dir", "calib")
+    arguments = ("--model", "tiny.onnx", "--preset", "pipeline.yaml", "--calibration-folder", "calib")
     code, out, _ = run("vamc", "write", *arguments, "--out", "vamc.yaml", "--vdsp", "vdsp.json", "--skip-conv", 1)
     assert (code, out) == (0, "wrote vamc.yaml\n")
     assert run("vamc", "check", "vamc.yaml", "--vdsp", "vdsp.json")[0] == 0
@@ -87,7 +87,7 @@ def test_convert_to_the_screen_and_to_a_file(run: Run, tmp_path: Path) -> None:
 def test_write_needs_no_folder_with_suffix_and_count(run: Run, tmp_path: Path) -> None:
     tiny_model(tmp_path / "tiny.onnx")
     (tmp_path / "pipeline.yaml").write_text(PIPELINE)
-    base = ("vamc", "write", "--model", "tiny.onnx", "--preset", "pipeline.yaml", "--calib-dir", "/far/away")
+    base = ("vamc", "write", "--model", "tiny.onnx", "--preset", "pipeline.yaml", "--calibration-folder", "/far/away")
     code, out, _ = run(*base, "--suffix", "JPEG", "--count", 7, "--dialect", "build", "--method", "kl", "--per-tensor")
     assert code == 0
     for line in ("path: /far/away", "get_data_num: 7", "quant_mode: kl_divergence", "per_channel: false"):
@@ -95,7 +95,7 @@ def test_write_needs_no_folder_with_suffix_and_count(run: Run, tmp_path: Path) -
     assert run(*base)[0] == 6
     assert run(*base, "--suffix", "a", "--count", 1, "--weight-scale", "big")[0] == 2
     assert run(*base, "--suffix", "a", "--count", 1, "--fraction", 0.9, "--method", "kl")[0] == 2
-    assert run("vamc", "write", "--model", "tiny.onnx", "--calib-dir", "x")[::2] == (
+    assert run("vamc", "write", "--model", "tiny.onnx", "--calibration-folder", "x")[::2] == (
         2, "error: --preset: the preprocessing is not known; give a preset or a YAML file"
     )  # fmt: skip
 
@@ -122,7 +122,7 @@ def test_write_fp16_needs_the_model_only(run: Run, tmp_path: Path) -> None:
 def test_write_int8_options_of_the_compiler(run: Run, tmp_path: Path) -> None:
     tiny_model(tmp_path / "tiny.onnx")
     (tmp_path / "pipeline.yaml").write_text(PIPELINE)
-    base = ("vamc", "write", "--model", "tiny.onnx", "--preset", "pipeline.yaml", "--calib-dir", "x")
+    base = ("vamc", "write", "--model", "tiny.onnx", "--preset", "pipeline.yaml", "--calibration-folder", "x")
     base += ("--suffix", "JPEG", "--count", "7")
     code, out, _ = run(*base, "--skip-matmul", 0, "--skip-matmul", 3, "--calibrate-chunk-by", -1, "--overflow-adaptive")
     assert code == 0
@@ -153,7 +153,7 @@ def test_tensors_then_a_build_file_of_them(run: Run, tmp_path: Path, photos: Pat
     common = ("--model", "tiny.onnx", "--preset", "pipeline.yaml")
     code, out, _ = run("vamc", "tensors", photos, *common, "--out", "tensors")
     assert (code, out) == (0, "wrote 6 tensors to tensors (suffix: npz)\n")
-    code, out, _ = run("vamc", "write", *common, "--calib-dir", "tensors")
+    code, out, _ = run("vamc", "write", *common, "--calibration-folder", "tensors")
     assert code == 0
     assert "suffix: npz" in out
     assert "process_ops" not in out

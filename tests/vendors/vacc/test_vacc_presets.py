@@ -233,7 +233,7 @@ def test_every_command_that_takes_a_preset_takes_a_vendor_file(run: Run, tmp_pat
         ("eval", "tiny.onnx", "--images", "images", "--preset", "c.yaml", "--exif"),
         ("compare", "tiny.onnx", "twin.onnx", "--images", "images", "--preset", "c.yaml", "--drift-images", 0),
         ("calibrate", "--model", "tiny.onnx", "--images", "images", "--count", 8, "--preset", "c.yaml"),
-        ("vamc", "write", "--model", "tiny.onnx", "--calib-dir", "images", "--preset", "c.yaml"),
+        ("vamc", "write", "--model", "tiny.onnx", "--calibration-folder", "images", "--preset", "c.yaml"),
         ("vamc", "tensors", "images", "--model", "tiny.onnx", "--out", "tensors", "--preset", "c.yaml"),
         ("vamp", "inputs", "--images", "images", "--out", "npz", "--preset", "c.yaml"),
     ):

@@ -202,7 +202,7 @@ def test_calibration_tensors_are_our_own_preprocessing(tmp_path: Path, photos: P
 @pytest.mark.parametrize("layers", [50, 101, 152, 200])
 @pytest.mark.parametrize("dialect", ["build", "compile"])
 def test_shipped_build_files_are_what_is_written_today(layers: int, dialect: Any) -> None:
-    """Renewed by ``quantkit vamc write --preset vacc --calib-dir calibration --suffix JPEG --count 1000``."""
+    """Renewed by ``quantkit vamc write --preset vacc --calibration-folder calibration --suffix JPEG --count 1000``."""
     path = CONFIGS / f"iresnet{layers}-{dialect}.yaml"
     name = f"iresnet{layers}"
     build = written(
@@ -220,7 +220,7 @@ def test_shipped_build_files_are_what_is_written_today(layers: int, dialect: Any
 
 @pytest.mark.parametrize("dialect", ["build", "compile"])
 def test_shipped_build_files_of_the_demo_fit_its_model(dialect: Any) -> None:
-    """Renewed by ``quantkit vamc write --preset digits --calib-dir calibration --suffix png --count 100``."""
+    """Renewed by ``quantkit vamc write --preset digits --calibration-folder calibration --suffix png --count 100``."""
     path = CONFIGS / f"mini_iresnet-{dialect}.yaml"
     model = Path("quantkit/demo/mini_iresnet.onnx")
     root = CONFIGS.parents[1]

@@ -1,0 +1,109 @@
+"""How options are grouped and which default they show in ``--help``, in one place for all commands."""
+
+from collections.abc import Iterable
+from typing import Any
+
+INPUT, METHOD, TARGET, OUTPUT, RESOURCES = "Input", "Method", "Target", "Output", "Resources"
+
+_OPTIONS: dict[str, str] = {
+    INPUT: "model run set images labels names exclude preset exif input output count seed limit unlabelled shard merge "
+    "datalist drift-images size checkpoint weights random-weights num-classes arg input-size input-name output-name "
+    "reference reference-arg results text text-run skip-broken skip-damaged",
+    METHOD: "method fraction per-channel activations weight-bits power-of-two skip bias-correction keep-outliers "
+    "until-stable by max-drop min-agreement max-float max-skips rewrite disable skips tolerance exporter skip-conv "
+    "skip-matmul weight-scale calibrate-chunk-by overflow-adaptive cluster-mode data-transport-mode softmax",
+    TARGET: "target dialect calibration-folder dtype opset workspace name suffix vdsp runtime breakdown "
+    "require-coverage to instances processes batch",
+    OUTPUT: "out json csv markdown html junit explain top fail-if fail-if-proven fail-unless-proven latency "
+    "materialize link move write-fp32 notes schema",
+    RESOURCES: "threads workers time fresh",
+}
+_PANEL_OF = {name: panel for panel, names in _OPTIONS.items() for name in names.split()}
+
+# Shown as the default of options that have none of their own; a command's own `show_default` goes before.
+_DEFAULTS = {
+    "activations": "uint8 for ort, int8 else",
+    "arg": "none",
+    "calibrate-chunk-by": "the compiler's own",
+    "calibration-folder": "calibration in the run folder",
+    "checkpoint": "none",
+    "cluster-mode": "the compiler's own",
+    "count": "1000 drawn images",
+    "csv": "not written",
+    "data-transport-mode": "the compiler's own",
+    "datalist": "none",
+    "dialect": "that of quantkit.yaml, or compile",
+    "disable": "none",
+    "exclude": "none",
+    "exif": "as the preset says",
+    "fail-if": "no condition",
+    "fail-if-proven": "no condition",
+    "fail-unless-proven": "no condition",
+    "fraction": "0.99999",
+    "html": "not written",
+    "images": "that of quantkit.yaml, or of the run",
+    "input": "none",
+    "input-size": "the network's own",
+    "json": "not written",
+    "junit": "not written",
+    "labels": "found by folder and file names",
+    "limit": "all images",
+    "markdown": "not written",
+    "materialize": "not written",
+    "max-skips": "any number; 3 for vacc",
+    "method": "that of quantkit.yaml, or percentile",
+    "min-agreement": "any",
+    "model": "that of quantkit.yaml",
+    "name": "the model's file name",
+    "names": "those of quantkit.yaml, or none",
+    "num-classes": "the network's own",
+    "opset": "18; 11 for vacc",
+    "out": "in the run folder",
+    "output": "found by name, shape and graph",
+    "per-channel": "the target's own",
+    "power-of-two": "the target's own",
+    "preset": "that of the run, or of quantkit.yaml",
+    "reference": "none",
+    "reference-arg": "none",
+    "require-coverage": "no requirement",
+    "results": "none",
+    "run": "that of quantkit.yaml, or the only one under runs/",
+    "seed": "0",
+    "set": "that of quantkit.yaml",
+    "shard": "all images",
+    "size": "224",
+    "skip": "none, or that of quantkit.yaml",
+    "skip-conv": "none",
+    "skip-matmul": "none",
+    "suffix": "that of the images",
+    "target": "that of quantkit.yaml, or ort",
+    "text": "none",
+    "text-run": "the only one",
+    "threads": "all processors",
+    "time": "no limit",
+    "top": "all layers",
+    "until-stable": "all images",
+    "vdsp": "not written",
+    "weight-bits": "8",
+    "weight-scale": "the compiler's own",
+    "weights": "none",
+    "workers": "all processors",
+    "write-fp32": "in the run folder",
+}
+
+
+def arrange(options: Iterable[Any]) -> None:
+    """Put options of a command into their groups, and give those without a default the text that ``--help`` shows."""
+    for option in options:
+        if option.param_type_name != "option" or option.name == "help":
+            continue
+        name = _long_name(option)
+        if option.rich_help_panel is None:
+            option.rich_help_panel = _PANEL_OF.get(name)
+        if option.default is None and not option.required and not isinstance(option.show_default, str):
+            option.show_default = _DEFAULTS.get(name, option.show_default)
+
+
+def _long_name(option: Any) -> str:
+    names: list[str] = [one.removeprefix("--") for one in option.opts if one.startswith("--")]
+    return names[0]

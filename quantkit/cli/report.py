@@ -1,0 +1,51 @@
+"""``quantkit report``."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from quantkit.cli.app import app
+from quantkit.cli.progress import show_progress
+from quantkit.cli.show import print_files
+
+
+@app.command()
+def report(
+    subject: Annotated[
+        Path | None, typer.Argument(metavar="[RUN or MODEL]", help="Run folder of quantkit calibrate, or its model.")
+    ] = None,
+    html: Annotated[Path, typer.Option(help="HTML file to write.")] = Path("report.html"),
+    models: Annotated[
+        list[str] | None,
+        typer.Option("--model", help="Name of a model in the run; repeatable. Default: every model of the run."),
+    ] = None,
+    images: Annotated[Path | None, typer.Option(help="Folder of evaluation images.")] = None,
+    labels: Annotated[Path | None, typer.Option(help="Label file of --images.")] = None,
+    names: Annotated[Path | None, typer.Option(help="Class names, one a line.")] = None,
+    exclude: Annotated[Path | None, typer.Option(help="Calibration set whose images are left out.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Maximum number of evaluation images.")] = None,
+    latency: Annotated[bool, typer.Option("--latency", help="Time the models too, in turn, one thread.")] = False,
+    threads: Annotated[int | None, typer.Option(help="Workers.")] = None,
+) -> None:
+    """Write one HTML report of a run: all its models compared with fp32, drift, sensitivity, tuning, coverage."""
+    from quantkit.workflows.project import load_project, run_of_subject
+    from quantkit.workflows.report import report_run
+
+    project = load_project(Path())
+    own_images = images is None
+    with show_progress() as progress:
+        report_run(
+            run_of_subject(subject, project, Path()),
+            html,
+            models=tuple(models or ()),
+            images=project.images if own_images else images,
+            labels=project.labels if own_images and labels is None else labels,
+            names=names or project.names,
+            exclude=exclude,
+            limit=limit,
+            latency=latency,
+            threads=threads,
+            progress=progress,
+        )
+    print_files([html])

@@ -1,0 +1,50 @@
+"""Decoded images, kept as 8-bit pixels: no file is decoded and resized twice while they are in use."""
+
+import threading
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from quantkit.config.pipeline import Pipeline
+from quantkit.data.preprocess import normalize, pixels_of
+
+# 3,500 images of 224 x 224 pixels.
+LIMIT_BYTES = 512 << 20
+
+
+class DecodedImages:
+    """Loads images as `quantkit.data.preprocess.preprocess` does, to the same bits, and decodes each file once.
+
+    Only the pixels are kept, a quarter of the size of what the model reads; several threads may load at once. Images
+    beyond the limit are decoded each time.
+
+    Args:
+        pipeline: preprocessing of all images.
+        limit_bytes: memory for pixels.
+    """
+
+    def __init__(self, pipeline: Pipeline, limit_bytes: int = LIMIT_BYTES) -> None:
+        self._pipeline, self._left = pipeline, limit_bytes
+        self._pixels: dict[Path, NDArray[np.uint8]] = {}
+        self._lock = threading.Lock()
+
+    def __call__(self, path: Path) -> NDArray[np.float32]:
+        """Return one image as float32 ``[C, H, W]``.
+
+        Raises:
+            ImageError: the image cannot be decoded.
+        """
+        pixels = self._pixels.get(path)
+        if pixels is None:
+            pixels = pixels_of(path, self._pipeline)
+            self._keep(path, pixels)
+        out = np.empty((self._pipeline.channels, *pixels.shape[:2]), np.float32)
+        normalize(pixels, self._pipeline, out)
+        return out
+
+    def _keep(self, path: Path, pixels: NDArray[np.uint8]) -> None:
+        with self._lock:
+            if path not in self._pixels and pixels.nbytes <= self._left:
+                self._pixels[path] = pixels.copy() if pixels.base is not None else pixels
+                self._left -= pixels.nbytes

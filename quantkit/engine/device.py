@@ -1,0 +1,150 @@
+"""Devices that models run on: which execution provider of onnxruntime, which of its devices, and its options."""
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from typing import Any, Self
+
+import onnx
+import onnxruntime as ort
+
+from quantkit.errors import DeviceError, UsageError
+
+AUTO = "auto"
+# The providers of each kind of device, in the order in which onnxruntime is to ask them for a node. What TensorRT
+# cannot run is run by CUDA, on the same device.
+PROVIDERS: dict[str, tuple[str, ...]] = {
+    "cpu": ("CPUExecutionProvider",),
+    "cuda": ("CUDAExecutionProvider",),
+    "tensorrt": ("TensorrtExecutionProvider", "CUDAExecutionProvider"),
+    "openvino": ("OpenVINOExecutionProvider",),
+}
+# What `auto` tries before the CPU. TensorRT builds engines for minutes, so it is used only where it is named.
+_PREFERRED = ("cuda", "openvino")
+_PACKAGES = {"cuda": "onnxruntime-gpu", "tensorrt": "onnxruntime-gpu", "openvino": "onnxruntime-openvino"}
+# Providers whose devices are told apart by number.
+_NUMBERED = ("cuda", "tensorrt")
+
+
+@dataclass(frozen=True)
+class Device:
+    """Where models run.
+
+    Scores differ between devices by what their kernels round otherwise. They do not depend on the batch but for that:
+    a provider may choose other kernels for other batches.
+
+    Attributes:
+        kind: ``cpu``, ``cuda``, ``tensorrt``, ``openvino``, or ``auto``: CUDA, OpenVINO or the CPU, the first that
+            starts.
+        index: which of several devices, from 0; for CUDA and TensorRT.
+        batch: images that run together, at least 1; a batch size that the model fixes takes precedence.
+        options: of the provider, as onnxruntime documents them, by name.
+        fallback: layers may run on the CPU. It is set for what `auto` has found; otherwise that is an error.
+
+    Raises:
+        UsageError: no such kind, or a batch or index that is none.
+    """
+
+    kind: str = "cpu"
+    index: int = 0
+    batch: int = 1
+    options: tuple[tuple[str, str], ...] = ()
+    fallback: bool = False
+
+    def __post_init__(self) -> None:
+        if self.kind not in (*PROVIDERS, AUTO):
+            raise UsageError(
+                f"unknown device {self.kind!r}", where="--device", fix=f"choose {', '.join(PROVIDERS)} or {AUTO}"
+            )
+        if self.index < 0 or (self.index and self.kind not in _NUMBERED):
+            raise UsageError(f"{self.kind} has no device {self.index}", where="--device", fix="leave out the number")
+        if self.batch < 1:
+            raise UsageError(f"invalid batch {self.batch}", where="--batch", fix="give a number from 1 up")
+        if self.options and self.kind in ("cpu", AUTO):
+            raise UsageError(
+                f"the device {self.kind} takes no options",
+                where="--provider-option",
+                fix="name the provider with --device",
+            )
+
+    @classmethod
+    def parse(cls, text: str, *, batch: int = 1, options: Iterable[str] = ()) -> Self:
+        """Return the device of ``KIND`` or ``KIND:INDEX``, with options written ``KEY=VALUE``.
+
+        Raises:
+            UsageError: the text or an option is malformed.
+        """
+        found = re.fullmatch(r"([a-z]+)(?::(\d{1,3}))?", text)
+        if found is None:
+            raise UsageError(f"invalid device {text!r}", where="--device", fix="write cpu, openvino, cuda or cuda:1")
+        pairs = {}
+        for option in options:
+            name, equals, value = option.partition("=")
+            if not (name and equals) or name in pairs:
+                what = "is given twice" if name in pairs else "is not of the form KEY=VALUE"
+                raise UsageError(f"{option!r} {what}", where="--provider-option")
+            pairs[name] = value
+        return cls(found[1], int(found[2] or 0), batch, tuple(sorted(pairs.items())))
+
+    @property
+    def name(self) -> str:
+        """Kind, with the index where it is not 0: ``cpu``, ``cuda:1``."""
+        return f"{self.kind}:{self.index}" if self.index else self.kind
+
+    @property
+    def is_cpu(self) -> bool:
+        """Whether this is onnxruntime's own provider for the CPU."""
+        return self.kind == "cpu"
+
+    @property
+    def providers(self) -> list[str | tuple[str, dict[str, str]]]:
+        """The providers to open a session with, the CPU's last: it runs what the others do not take."""
+        if self.is_cpu:
+            return [*PROVIDERS["cpu"]]
+        number = {"device_id": str(self.index)} if self.kind in _NUMBERED else {}
+        first, *others = PROVIDERS[self.kind]
+        return [(first, number | dict(self.options)), *((other, number) for other in others), *PROVIDERS["cpu"]]
+
+    def identity(self) -> dict[str, Any]:
+        """Return what the scores depend on; neither the batch nor whether layers may fall back."""
+        return {"device": self.name, "options": dict(self.options)}
+
+    def describe(self) -> str:
+        """Return the identity in one line: ``openvino``, ``cuda:1 (cudnn_conv_algo_search=DEFAULT)``."""
+        options = " ".join(f"{name}={value}" for name, value in self.options)
+        return f"{self.name} ({options})" if options else self.name
+
+    def resolved(self) -> "Device":
+        """Return the device itself, or the one that `auto` stands for here.
+
+        Raises:
+            DeviceError: this onnxruntime has no such provider.
+        """
+        there = ort.get_available_providers()
+        if self.kind == AUTO:
+            candidates = [replace(self, kind=kind, fallback=True) for kind in _PREFERRED if PROVIDERS[kind][0] in there]
+            return next((one for one in candidates if one._starts()), replace(self, kind="cpu"))
+        missing = PROVIDERS[self.kind][0]
+        if missing not in there:
+            raise DeviceError(
+                f"this onnxruntime has no {missing}; it has {', '.join(there)}",
+                where=f"--device {self.name}",
+                fix=f"install {_PACKAGES[self.kind]} in place of onnxruntime",
+            )
+        return self
+
+    def _starts(self) -> bool:
+        """Return whether the provider runs anything: onnxruntime lists it also where its driver is missing."""
+        values = [onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [1]) for name in "xy"]
+        graph = onnx.helper.make_graph([onnx.helper.make_node("Relu", ["x"], ["y"])], "starts", values[:1], values[1:])
+        model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 13)], ir_version=8)
+        options = ort.SessionOptions()
+        options.log_severity_level = 4
+        try:
+            session = ort.InferenceSession(model.SerializeToString(), options, self.providers, enable_fallback=0)
+        except Exception:  # onnxruntime raises classes of its own, all derived from Exception alone
+            return False
+        return PROVIDERS[self.kind][0] in session.get_providers()
+
+
+CPU = Device()

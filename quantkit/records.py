@@ -1,0 +1,79 @@
+"""Results as rows of named values: for pandas or polars, and as tables in notebooks."""
+
+import importlib
+from collections.abc import Mapping, Sequence
+from html import escape
+from typing import Any
+
+from quantkit.errors import UsageError
+
+Row = Mapping[str, Any]
+# Rows of a table in a notebook; the data frame has all.
+_SHOWN = 20
+_LEFT, _RIGHT = "text-align:left", "text-align:right"
+
+
+class Records:
+    """A result that has rows."""
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Return the result as rows with the same keys, of numbers, text, booleans and None."""
+        raise NotImplementedError
+
+    def to_dataframe(self) -> Any:
+        """Return the rows as a data frame: of pandas, or of polars where pandas is not installed.
+
+        Raises:
+            UsageError: neither is installed.
+        """
+        return dataframe(self.rows())
+
+    def _repr_html_(self) -> str:
+        """Return the rows as a table, for notebooks."""
+        return html_table(self.rows())
+
+
+def dataframe(rows: Sequence[Row]) -> Any:
+    """Return rows as a data frame of pandas, or of polars where pandas is not installed.
+
+    Raises:
+        UsageError: neither is installed.
+    """
+    for name in ("pandas", "polars"):
+        try:
+            library = importlib.import_module(name)
+        except ImportError:
+            continue
+        return library.DataFrame([dict(row) for row in rows])
+    raise UsageError("to_dataframe needs pandas or polars", fix="pip install pandas, or use rows()")
+
+
+def html_table(rows: Sequence[Row], shown: int = _SHOWN) -> str:
+    """Return rows as an HTML table; of more than ``shown`` rows the first ones, and how many there are.
+
+    Args:
+        rows: with the same keys.
+        shown: rows to show at most.
+    """
+    if not rows:
+        return "<table><tbody></tbody></table>"
+    names = list(rows[0])
+    numeric = {name: all(_is_number(row[name]) for row in rows) for name in names}
+    style = {name: _RIGHT if numeric[name] else _LEFT for name in names}
+    head = "".join(f'<th style="{style[name]}">{escape(name)}</th>' for name in names)
+    body = "".join(
+        "<tr>" + "".join(f'<td style="{style[name]}">{escape(_text(row[name]))}</td>' for name in names) + "</tr>"
+        for row in rows[:shown]
+    )
+    table = f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+    return table if len(rows) <= shown else f"{table}<p>{shown} of {len(rows)} rows</p>"
+
+
+def _is_number(value: object) -> bool:
+    return value is None or (isinstance(value, int | float) and not isinstance(value, bool))
+
+
+def _text(value: object) -> str:
+    if value is None:
+        return ""
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

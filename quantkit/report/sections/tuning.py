@@ -1,0 +1,97 @@
+"""What `quantkit tune` tried, what each stage gained, and how long it took."""
+
+from quantkit.report.data import ReportData, TuningLog, TuningStage
+from quantkit.report.html import Html, element, fragment
+from quantkit.report.layout import SPACE, Cell, Chart, Section, muted, table
+from quantkit.report.tables import ABSENT, decibels, points, share
+
+
+def tuning_section(data: ReportData) -> Section | None:
+    """Return the stages of every search in the run; None without one."""
+    if not data.tunings:
+        return None
+    charts = [chart for log in data.tunings if (chart := _chart(log)) is not None]
+    return Section(
+        id="tuning",
+        heading="Tuning",
+        content=fragment(
+            *(_search(log, charts) for log in data.tunings),
+            muted(
+                "Each row is the best recipe of a stage. Recipes are selected by their agreement and the SQNR of their "
+                "scores on the selection split of the calibration set. The best recipe of a stage that improves on the "
+                "stages before it is evaluated on held-out images, which gives the difference of top-1."
+            ),
+        ),
+        charts=charts,
+    )
+
+
+def _search(log: TuningLog, charts: list[Chart]) -> Html:
+    headings = ["stage", "best recipe", "tried", "agreement %", "Δ agreement", "SQNR of the scores, dB"]
+    headings += ["Δ top-1, points", "in float", "time, s"]
+    rows, before = [], None
+    for stage in log.stages:
+        rows.append(_row(stage, before))
+        before = stage.agreement if before is None else max(before, stage.agreement)
+    total = sum(stage.seconds for stage in log.stages)
+    tried = sum(stage.tried for stage in log.stages)
+    chart = next((chart.figure for chart in charts if chart.name == _chart_name(log)), None)
+    return element(
+        "div",
+        element("h3", f"{log.name}, target {log.target}"),
+        element("p", f"{log.verdict} {tried} recipes were tried in {_duration(total)}."),
+        table(f"Stages of {log.name}", headings, rows, text_columns=2),
+        chart,
+        element("ul", *(element("li", note) for note in log.notes), class_="notes") if log.notes else None,
+    )
+
+
+def _row(stage: TuningStage, before: float | None) -> list[object]:
+    delta = ABSENT if stage.delta is None else Cell(points(stage.delta, stage.ci95), value=stage.delta)
+    gained = ABSENT if before is None else points(100.0 * (stage.agreement - before))
+    return [
+        element("strong", f"{stage.stage} (kept)") if stage.kept else stage.stage,
+        stage.recipe,
+        f"{stage.tried}",
+        f"{100.0 * stage.agreement:.2f}",
+        gained,
+        "∞" if stage.sqnr_db is None else decibels(stage.sqnr_db),
+        delta,
+        share(stage.float_macs, digits=1),
+        f"{stage.seconds:.1f}",
+    ]
+
+
+def _chart(log: TuningLog) -> Chart | None:
+    """Top-1 of the best recipe of each stage on the held-out images."""
+    rows = [
+        {
+            "name": f"{stage.stage}: {stage.recipe}",
+            "value": stage.delta,
+            "lo": stage.ci95.lo,
+            "hi": stage.ci95.hi,
+            "label": points(stage.delta, stage.ci95),
+        }
+        for stage in log.stages
+        if stage.delta is not None and stage.ci95 is not None
+    ]
+    if not rows:
+        return None
+    images = max(stage.images for stage in log.stages)
+    caption = f"Difference of top-1 to fp32 after each stage, with its 95{SPACE}% interval, {images:,} held-out images"
+    return Chart(
+        name=_chart_name(log),
+        caption=caption,
+        kind="intervals",
+        values={"title": "top-1 minus that of fp32, points", "rows": rows},
+    )
+
+
+def _chart_name(log: TuningLog) -> str:
+    return f"tuning-{log.target}"
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"

@@ -1,0 +1,129 @@
+"""What a report was made from, when and where, in words."""
+
+import os
+import platform
+from collections.abc import Iterator, Mapping
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+
+from quantkit import __version__
+from quantkit.config.pipeline import CenterCrop, Decode, EvenSides, Normalize, Pad, Pipeline, Resize, ToTensor
+from quantkit.runs.folder import QuantizedRecord, RunRecord
+from quantkit.workflows.compare import Evaluation
+
+_DIGITS = 12
+
+
+def provenance(
+    evaluation: Evaluation, record: RunRecord | None, made: Mapping[str, QuantizedRecord]
+) -> Iterator[tuple[str, str]]:
+    """Yield names and values.
+
+    Args:
+        evaluation: the comparison.
+        record: of its run.
+        made: the candidates that the run has made.
+    """
+    yield "date", datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z")
+    yield "reference", str(evaluation.reference.path)
+    images = evaluation.images
+    yield "evaluation images", f"{len(images.names):,} in {images.root}"
+    yield "labels", images.source
+    yield "preprocessing", pipeline_words(evaluation.pipeline)
+    for note in evaluation.notes:
+        yield "model input and output", note
+    if record is not None:
+        yield "run", str(evaluation.run)
+        yield "fp32 model", f"SHA-256 {record.model.sha256[:_DIGITS]}…"
+        chosen = record.set
+        used = f"{chosen.images_used:,} of {chosen.images:,} images" if chosen.images_used != chosen.images else ""
+        used = used or f"{chosen.images:,} images"
+        where = f" from {chosen.path}" if chosen.path else ""
+        yield "calibration set", f"{used}{where}, digest {chosen.digest.removeprefix('sha256:')[:_DIGITS]}…"
+        if record.pipeline != evaluation.pipeline:
+            yield "preprocessing of the calibration", pipeline_words(record.pipeline)
+        for name, entry in made.items():
+            yield name, f"{model_words(entry)}; SHA-256 {entry.sha256[:_DIGITS]}…"
+    yield "machine", machine_words()
+    versions = {"quantkit": __version__, "onnxruntime": onnxruntime.__version__, "onnx": onnx.__version__}
+    versions |= {"numpy": np.__version__, "Python": platform.python_version()}
+    yield "versions", ", ".join(f"{name} {version}" for name, version in versions.items())
+
+
+def model_words(entry: QuantizedRecord) -> str:
+    """Return how a model of the run was quantized, in words."""
+    options: dict[str, Any] = dict(entry.options)
+    words = [f"{entry.method} for target {entry.target}"]
+    if "recipe" in options:
+        return f"tuned for target {entry.target}, method {entry.method}"
+    if entry.method == "percentile" and "fraction" in options:
+        words[0] = f"{entry.method} {options['fraction']:g} for target {entry.target}"
+    if "per_channel" in options:
+        words.append("weights per channel" if options["per_channel"] else "weights per tensor")
+    if options.get("activation_type"):
+        words.append(f"{options['activation_type']} activations")
+    if options.get("weight_bits"):
+        words.append(f"{options['weight_bits']}-bit weights")
+    if options.get("power_of_two"):
+        words.append("weight thresholds rounded up to powers of two")
+    if options.get("skip"):
+        words.append(f"in float by --skip: {', '.join(options['skip'])}")
+    words.append("bias correction on" if options.get("bias_correction") else "bias correction off")
+    if options.get("keep_outliers"):
+        words.append("outlier images kept")
+    return ", ".join(words)
+
+
+def pipeline_words(pipeline: Pipeline) -> str:
+    """Return a preprocessing pipeline in words, one clause per operation."""
+    return ", then ".join(_op_words(op) for op in pipeline.ops)
+
+
+def machine_words() -> str:
+    """Return processor, number of logical processors, and operating system."""
+    return f"{_processor()}, {os.cpu_count()} logical processors, {platform.system()} {platform.release()}"
+
+
+def _op_words(op: object) -> str:
+    match op:
+        case Decode():
+            turned = ", turned by EXIF" if op.exif else ""
+            return f"decode to {op.mode}{turned}"
+        case Resize():
+            size = f"the shorter side to {op.size}" if isinstance(op.size, int) else f"to {_by(op.size)}"
+            return f"resize {size} ({op.interpolation}, {'with' if op.antialias else 'without'} antialiasing)"
+        case CenterCrop():
+            return f"crop the center to {_by(op.size)}"
+        case Pad():
+            return f"pad to a square with {op.value}"
+        case EvenSides():
+            return "shrink odd sides by one pixel"
+        case ToTensor():
+            return f"divide by {op.divisor:g}"
+        case Normalize():
+            return f"subtract the mean ({_list(op.mean)}) and divide by ({_list(op.std)})"
+        case _:
+            return str(op)
+
+
+def _by(size: tuple[int, int]) -> str:
+    return f"{size[0]} × {size[1]}"
+
+
+def _list(values: tuple[float, ...]) -> str:
+    return ", ".join(f"{value:g}" for value in values)
+
+
+def _processor() -> str:
+    """Return the name of the processor; the standard library knows only its architecture on Linux."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        lines = []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()

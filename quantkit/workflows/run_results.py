@@ -1,0 +1,141 @@
+"""Results that earlier commands left in a run: searches of `tune`, and sensitivities."""
+
+import json
+from collections.abc import Iterator, Mapping
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+from quantkit.config.method import parse_method
+from quantkit.evaluation.paired import Interval
+from quantkit.files import write_json
+from quantkit.graph.coverage import Coverage, FloatLayer
+from quantkit.report.data import SensitivityFinding, TuningLog, TuningStage
+from quantkit.runs.folder import QuantizedRecord, RunFolder, RunRecord
+from quantkit.sensitivity.result import Sensitivity
+from quantkit.workflows.quantize import QuantizeOptions
+from quantkit.workflows.sensitivity_decision import decide, quantize_command
+
+_VERDICTS = {
+    "met": "The goal is met.",
+    "likely": "The goal is met on the held-out images, but not with statistical significance.",
+    "missed": "The goal is not met.",
+}
+
+
+def tuning_logs(folder: RunFolder, record: RunRecord) -> tuple[TuningLog, ...]:
+    """Return the searches whose tuned model is still that of the run."""
+    found = []
+    for name, entry in record.quantized.items():
+        plain = _log(folder, entry)
+        if plain is None:
+            continue
+        verdict = _VERDICTS.get(plain.get("verdict", ""), "")
+        verdict += " The time ran out before everything was tried." if plain.get("out_of_time") else ""
+        found.append(
+            TuningLog(
+                name=name,
+                target=entry.target,
+                verdict=verdict.strip(),
+                stages=tuple(_stages(plain)),
+                notes=tuple(plain.get("notes", ())),
+            )
+        )
+    return tuple(found)
+
+
+def tuning_coverage(folder: RunFolder, entry: QuantizedRecord) -> Coverage | None:
+    """Return the coverage of a tuned model, None where its log is gone."""
+    plain = _log(folder, entry)
+    if plain is None or "coverage" not in plain:
+        return None
+    values = {key: plain["coverage"][key] for key in ("layers", "int8_layers", "multiply_adds", "int8_multiply_adds")}
+    return Coverage(
+        **values,
+        uncounted=plain["coverage"]["uncounted"],
+        float_layers=tuple(FloatLayer(**layer) for layer in plain["coverage"]["float_layers"]),
+    )
+
+
+def sensitivity_path(folder: RunFolder, target: str) -> Path:
+    """Return where the last sensitivity for a target is kept."""
+    return folder.path / f"sensitivity-{target}.json"
+
+
+def keep_sensitivity(folder: RunFolder, record: RunRecord, found: Sensitivity) -> None:
+    """Write a sensitivity into the run, with what it belongs to, for the report.
+
+    Raises:
+        OutputError: it cannot be written.
+    """
+    write_json(sensitivity_path(folder, found.target), {"belongs_to": _identity(record), **found.to_json()})
+
+
+def sensitivity_findings(folder: RunFolder, record: RunRecord) -> tuple[SensitivityFinding, ...]:
+    """Return the sensitivities of the run's model and calibration set, with what they recommend."""
+    found = []
+    for path in sorted(folder.path.glob("sensitivity-*.json")):
+        plain = _read(path)
+        if plain is None or plain.get("belongs_to") != _identity(record):
+            continue
+        try:
+            result = Sensitivity.from_json(plain)
+        except (KeyError, TypeError, ValueError):
+            continue
+        decision = decide(result)
+        command = ""
+        if decision.skips:
+            command = quantize_command(
+                folder.path, result, parse_method(result.method), QuantizeOptions(), decision.skips
+            )
+        found.append(SensitivityFinding(result=result, decision=decision.lines(), command=command))
+    return tuple(found)
+
+
+def _identity(record: RunRecord) -> dict[str, Any]:
+    return {"model": record.model.key, "set": record.set.digest}
+
+
+def _log(folder: RunFolder, entry: QuantizedRecord) -> dict[str, Any] | None:
+    """Return the log of the search that made a model, None for any other model."""
+    recipe = entry.options.get("recipe")
+    plain = None if recipe is None else _read(folder.path / f"tune-{entry.target}.json")
+    # A log of a later search, whose model went elsewhere, has another recipe.
+    return plain if plain is not None and plain.get("best", {}).get("recipe") == recipe else None
+
+
+def _read(path: Path) -> dict[str, Any] | None:
+    """Return a JSON object, None where there is none; what only illustrates a report is no reason to fail."""
+    try:
+        plain = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return plain if isinstance(plain, dict) else None
+
+
+def _stages(plain: Mapping[str, Any]) -> Iterator[TuningStage]:
+    for stage, group in groupby(plain["trials"], key=lambda trial: trial["stage"]):
+        trials = list(group)
+        evaluated = [trial for trial in trials if trial["holdout"] is not None]
+        best = max(evaluated or trials, key=lambda trial: (trial["closeness"]["agreement"], _sqnr(trial)))
+        kept = next((trial for trial in trials if trial["recipe"] == plain["best"]["recipe"]), None)
+        best = kept or best
+        holdout = best["holdout"]
+        yield TuningStage(
+            stage=stage,
+            tried=len(trials),
+            recipe=best["words"],
+            agreement=best["closeness"]["agreement"],
+            sqnr_db=best["closeness"]["sqnr_db"],
+            seconds=sum(trial["seconds"] for trial in trials),
+            float_macs=best["float_macs"],
+            images=0 if holdout is None else holdout["images"],
+            delta=None if holdout is None else 100.0 * holdout["delta"],
+            ci95=None if holdout is None else Interval(**holdout["ci95"]).scaled(100.0),
+            kept=kept is not None,
+        )
+
+
+def _sqnr(trial: Mapping[str, Any]) -> float:
+    sqnr_db = trial["closeness"]["sqnr_db"]
+    return float("inf") if sqnr_db is None else float(sqnr_db)

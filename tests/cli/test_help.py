@@ -1,0 +1,107 @@
+"""What ``--help`` shows of every command, and what the command line says of a wrong choice."""
+
+import importlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+
+from quantkit.cli.app import GLOBAL_PANEL, app
+from quantkit.cli.groups import INPUT, METHOD, OUTPUT, RESOURCES, TARGET
+from quantkit.cli.main import COMMAND_MODULES
+from quantkit.cli.options import StageName
+from quantkit.search.stages import Stage
+
+Command = Callable[..., tuple[str, str]]
+
+for _module in COMMAND_MODULES:
+    importlib.import_module(_module)
+
+
+def _commands(command: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
+    if not hasattr(command, "commands"):
+        yield path, command
+        return
+    for name, inner in command.commands.items():
+        yield from _commands(inner, (*path, name))
+
+
+COMMANDS = dict(_commands(typer.main.get_command(app)))
+
+
+def _options(path: tuple[str, ...]) -> list[Any]:
+    return [one for one in COMMANDS[path].params if one.param_type_name == "option" and one.name != "help"]
+
+
+@pytest.mark.parametrize("path", COMMANDS, ids=" ".join)
+def test_every_option_is_in_a_group(path: tuple[str, ...]) -> None:
+    groups = {option.opts[0]: option.rich_help_panel for option in _options(path)}
+    assert set(groups.values()) <= {INPUT, METHOD, TARGET, OUTPUT, RESOURCES, GLOBAL_PANEL}, groups
+
+
+@pytest.mark.parametrize("path", COMMANDS, ids=" ".join)
+def test_every_option_shows_its_default(path: tuple[str, ...]) -> None:
+    without = [
+        option.opts[0]
+        for option in _options(path)
+        if option.default is None and not option.required and not isinstance(option.show_default, str)
+    ]
+    assert without == []
+
+
+@pytest.mark.parametrize("path", COMMANDS, ids=" ".join)
+def test_every_option_has_a_help_text_that_is_a_sentence(path: tuple[str, ...]) -> None:
+    assert [option.opts[0] for option in _options(path) if not (option.help or "").endswith(".")] == []
+
+
+@pytest.mark.parametrize("path", COMMANDS, ids=" ".join)
+def test_every_command_has_the_global_options(path: tuple[str, ...]) -> None:
+    names = {option.opts[0] for option in _options(path) if option.rich_help_panel == GLOBAL_PANEL}
+    assert names == {"--quiet", "--verbose", "--log-file", "--json-events"}
+
+
+def test_stage_names_are_those_of_the_search() -> None:
+    assert [stage.value for stage in StageName] == [stage.value for stage in Stage]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        ("calibrate --method klt", "--method: 'klt' is not one of minmax, percentile, kl, mse. Did you mean kl?"),
+        ("quantize --target tensort", "--target: 'tensort' is not one of ort, tensorrt, vacc. Did you mean tensorrt?"),
+        ("quantize --activations int4", "'int4' is not one of uint8, int8. Did you mean int8?"),
+        ("sensitivity --by leaveoneout", "Did you mean leave-one-out?"),
+        ("tune --disable roundin", "Did you mean rounding?"),
+        ("compare a b --runtime cuda", "--runtime: 'cuda' is not one of vamp, vsx."),
+        ("vamc convert a.yaml --to buid", "--to: 'buid' is not one of build, compile. Did you mean build?"),
+        ("export x --exporter jit", "--exporter: 'jit' is not one of auto, dynamo, torchscript."),
+    ],
+)
+def test_wrong_choice_names_the_choices_and_the_nearest(command: Command, arguments: str, expected: str) -> None:
+    _, err = command(*arguments.split(), code=2)
+    assert expected in err
+    assert len(err.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("path", "option", "choices"),
+    [
+        (("calibrate",), "method", ["minmax", "percentile", "kl", "mse"]),
+        (("tune",), "disable", [stage.value for stage in Stage]),
+        (("sensitivity",), "by", ["isolated", "leave-one-out", "accuracy"]),
+    ],
+)
+def test_choices_are_completed_by_the_shell(path: tuple[str, ...], option: str, choices: list[str]) -> None:
+    [found] = [one for one in _options(path) if one.name == option]
+    context = typer.Context(COMMANDS[path])
+    assert [item.value for item in found.shell_complete(context, "")] == choices
+
+
+def test_help_shows_groups_and_defaults(command: Command, tmp_path: Path) -> None:
+    out, _ = command("calibrate", "--help")
+    for group in (INPUT, METHOD, TARGET, RESOURCES, GLOBAL_PANEL):
+        assert f"─ {group} ─" in out
+    assert "minmax|" in out
+    assert "[default: (all processors)]" in " ".join(out.replace("│", " ").split())

@@ -1,0 +1,265 @@
+"""Devices: what users may write, what is refused, batches in order, and OpenVINO's provider as a second device.
+
+The tests of OpenVINO's provider need onnxruntime-openvino in place of onnxruntime, and are skipped elsewhere.
+"""
+
+import threading
+import time
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import pytest
+from graph_runs import sqnr_db
+from models import tiny_model, write_images
+from PIL import Image
+
+from quantkit.config.pipeline import Decode, Pipeline, ToTensor
+from quantkit.data.build_set import build_calibration_set
+from quantkit.data.folder import find_labelled_images
+from quantkit.engine.batches import map_batches
+from quantkit.engine.classifier import read_classifier
+from quantkit.engine.device import CPU, Device
+from quantkit.engine.predict import Classifier, evaluate
+from quantkit.engine.session import layers_on_cpu, open_session
+from quantkit.errors import DeviceError, UsageError
+from quantkit.runs.score_cache import scores_key
+from quantkit.stats.file import load_statistics
+from quantkit.workflows.calibrate import calibrate
+from quantkit.workflows.compare import compare
+from quantkit.workflows.evaluate import evaluate as evaluate_model
+
+PIPELINE = Pipeline(ops=(Decode(), ToTensor()))
+OPENVINO = "OpenVINOExecutionProvider" in ort.get_available_providers()
+needs_openvino = pytest.mark.skipif(not OPENVINO, reason="needs onnxruntime-openvino in place of onnxruntime")
+
+
+@pytest.fixture
+def model(tmp_path):
+    return tiny_model(tmp_path / "tiny.onnx")
+
+
+@pytest.fixture
+def images(tmp_path):
+    return write_images(tmp_path / "images", per_class=5)
+
+
+def all_scores(model, images, device):
+    classifier = Classifier(read_classifier(model), device)
+    found = find_labelled_images(images)
+    answers = list(evaluate([classifier], found.paths, PIPELINE, threads=3))
+    assert [one.index for one in answers] == list(range(len(found.names)))
+    return np.concatenate([one.scores[0] for one in answers])
+
+
+@pytest.mark.parametrize(
+    ("text", "kind", "index", "name"),
+    [("cpu", "cpu", 0, "cpu"), ("cuda:1", "cuda", 1, "cuda:1"), ("tensorrt:0", "tensorrt", 0, "tensorrt")],
+)
+def test_device_text_gives_kind_and_index(text, kind, index, name):
+    device = Device.parse(text, batch=8)
+    assert (device.kind, device.index, device.name, device.batch) == (kind, index, name, 8)
+
+
+@pytest.mark.parametrize(
+    ("text", "options", "batch", "message"),
+    [
+        ("gpu", (), 1, "unknown device 'gpu'"),
+        ("cuda:", (), 1, "invalid device 'cuda:'"),
+        ("openvino:1", (), 1, "openvino has no device 1"),
+        ("cpu", ("a=b",), 1, "the device cpu takes no options"),
+        ("openvino", ("precision",), 1, "'precision' is not of the form KEY=VALUE"),
+        ("openvino", ("a=1", "a=2"), 1, "'a=2' is given twice"),
+        ("cpu", (), 0, "invalid batch 0"),
+    ],
+)
+def test_device_that_cannot_be_is_refused(text, options, batch, message):
+    with pytest.raises(UsageError, match=message):
+        Device.parse(text, batch=batch, options=options)
+
+
+def test_tensorrt_falls_back_to_cuda_on_the_same_device():
+    names = [one[0] if isinstance(one, tuple) else one for one in Device.parse("tensorrt:2").providers]
+    assert names == ["TensorrtExecutionProvider", "CUDAExecutionProvider", "CPUExecutionProvider"]
+    assert Device.parse("tensorrt:2").providers[1][1] == {"device_id": "2"}
+
+
+@pytest.mark.skipif("CUDAExecutionProvider" in ort.get_available_providers(), reason="onnxruntime has CUDA here")
+def test_device_without_provider_is_refused():
+    with pytest.raises(DeviceError, match=r"no CUDAExecutionProvider; it has .*install onnxruntime-gpu"):
+        Device("cuda").resolved()
+
+
+@pytest.mark.skipif("CUDAExecutionProvider" in ort.get_available_providers(), reason="onnxruntime has CUDA here")
+@pytest.mark.filterwarnings("ignore:Specified provider:UserWarning")
+def test_provider_that_does_not_start_is_an_error_and_no_run_on_the_cpu(model):
+    with pytest.raises(DeviceError, match="CUDAExecutionProvider could not be started"):
+        open_session(model, device=Device("cuda"))
+
+
+@pytest.mark.skipif(len(ort.get_available_providers()) > 2 or OPENVINO, reason="another provider is there")
+def test_auto_is_the_cpu_where_nothing_else_is():
+    assert Device("auto", batch=4).resolved() == Device("cpu", batch=4)
+
+
+def test_cache_key_depends_on_device_and_options_and_not_on_the_batch(model):
+    signature = read_classifier(model).signature
+
+    def digest(device):
+        return scores_key("0" * 64, PIPELINE, signature, device).digest
+
+    assert digest(CPU) == digest(Device(batch=8)) == scores_key("0" * 64, PIPELINE, signature).digest
+    assert digest(Device("openvino")) == digest(Device("openvino", batch=8))
+    others = [CPU, Device("openvino"), Device("openvino", options=(("precision", "FP16"),)), Device("cuda")]
+    assert len({digest(one) for one in (*others, Device("cuda", index=1))}) == 5
+
+
+@pytest.mark.parametrize("device", [Device(batch=4), Device("openvino", batch=4)], ids=lambda device: device.kind)
+def test_batches_are_in_order_and_the_last_is_smaller(device):
+    def load(job):
+        time.sleep(0.001 * (job % 3))
+        return 10 * job
+
+    found = list(map_batches(load, lambda jobs, items: (list(jobs), list(items)), range(10), device=device, threads=3))
+    assert [jobs for jobs, _ in found] == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9]]
+    assert [items for _, items in found] == [[0, 10, 20, 30], [40, 50, 60, 70], [80, 90]]
+
+
+def test_device_runs_one_batch_at_a_time_while_workers_load():
+    running, most, loaded_meanwhile = threading.Semaphore(1), [], []
+    loads = []
+
+    def run(jobs, items):
+        most.append(running.acquire(blocking=False))
+        before = len(loads)
+        time.sleep(0.02)
+        loaded_meanwhile.append(len(loads) - before)
+        running.release()
+        return len(items)
+
+    device = Device("openvino", batch=4)
+    counts = list(map_batches(lambda job: loads.append(job), run, range(64), device=device, threads=2))
+    assert sum(counts) == 64
+    assert all(most)
+    assert sum(loaded_meanwhile) > 0
+
+
+@pytest.mark.parametrize("kind", ["cpu", "openvino"])
+def test_failure_of_a_load_is_raised_at_its_turn(kind):
+    def load(job):
+        if job == 5:
+            raise ValueError("image 5")
+        return job
+
+    batches = map_batches(load, lambda jobs, _: jobs, range(9), device=Device(kind, batch=2), threads=2)
+    assert [next(batches), next(batches)] == [[0, 1], [2, 3]]
+    with pytest.raises(ValueError, match="image 5"):
+        next(batches)
+
+
+@pytest.mark.parametrize("batch", [2, 7, 64])
+def test_scores_on_the_cpu_do_not_depend_on_the_batch_but_for_rounding(model, images, batch):
+    one, many = all_scores(model, images, CPU), all_scores(model, images, Device(batch=batch))
+    assert sqnr_db(one, many) >= 120.0
+
+
+def test_fixed_batch_takes_precedence(tmp_path, images):
+    fixed = tiny_model(tmp_path / "fixed.onnx", batch="3")
+    assert Classifier(read_classifier(fixed), Device(batch=8)).device.batch == 3
+    one = all_scores(tiny_model(tmp_path / "one.onnx"), images, CPU)
+    assert sqnr_db(one, all_scores(fixed, images, Device(batch=8))) >= 120.0
+
+
+def test_images_of_several_sizes_run_in_batches_of_one_size(tmp_path):
+    model, paths = tiny_model(tmp_path / "tiny.onnx"), []
+    free = onnx.load(model)
+    for axis in (2, 3):
+        free.graph.input[0].type.tensor_type.shape.dim[axis].dim_param = f"side{axis}"
+    onnx.save(free, model)
+    for index, side in enumerate((8, 12, 8, 12, 8)):
+        paths.append(tmp_path / f"{index}.png")
+        Image.fromarray(np.full((side, side, 3), 40 * index, np.uint8)).save(paths[-1])
+    scores = [
+        np.concatenate([one.scores[0] for one in evaluate([classifier], paths, PIPELINE, threads=1)])
+        for classifier in (Classifier(read_classifier(model), device) for device in (CPU, Device(batch=4)))
+    ]
+    assert sqnr_db(*scores) >= 120.0
+
+
+@needs_openvino
+def test_openvino_runs_every_layer_and_gives_the_scores_of_the_cpu(model, images):
+    device = Device("openvino", batch=4, options=(("precision", "FP32"),)).resolved()
+    session = open_session(model, device=device)
+    assert session.get_providers()[0] == "OpenVINOExecutionProvider"
+    on_cpu, layers = layers_on_cpu(session)
+    assert (on_cpu, layers) == (0, 3)
+    assert sqnr_db(all_scores(model, images, CPU), all_scores(model, images, device)) >= 100.0
+
+
+@needs_openvino
+def test_openvino_refuses_an_option_it_does_not_have(model):
+    device = Device.parse("openvino", options=["nonsense=1"]).resolved()
+    with pytest.raises(DeviceError, match="Invalid OpenVINO EP option: nonsense"):
+        open_session(model, device=device)
+
+
+@needs_openvino
+def test_auto_takes_openvino_and_says_what_ran_there(model):
+    device = Device("auto").resolved()
+    assert device == Device("openvino", fallback=True)
+    assert Classifier(read_classifier(model), device).notes == ("tiny.onnx: 3 of 3 layers run on openvino",)
+
+
+@pytest.mark.skipif(
+    not hasattr(ort.InferenceSession, "get_provider_graph_assignment_info"), reason="onnxruntime < 1.24"
+)
+def test_layers_left_to_the_cpu_are_an_error_unless_auto(model, monkeypatch):
+    class OnTheCpu(ort.InferenceSession):
+        """A session with a provider that takes no node: onnxruntime then runs all of them on the CPU."""
+
+        def __init__(self, source, options, providers, **settings):
+            super().__init__(source, options, ["CPUExecutionProvider"], **settings)
+
+        def get_providers(self):
+            return ["OpenVINOExecutionProvider", *super().get_providers()]
+
+    monkeypatch.setattr(ort, "InferenceSession", OnTheCpu)
+    with pytest.raises(DeviceError, match="OpenVINOExecutionProvider leaves 3 of 3 layers to the CPU"):
+        open_session(model, device=Device("openvino"))
+    with_fallback = Classifier(read_classifier(model), Device("openvino", fallback=True))
+    assert with_fallback.notes == ("tiny.onnx: 0 of 3 layers run on openvino",)
+
+
+@needs_openvino
+@pytest.mark.parametrize("batch", [1, 4, 32])
+def test_pass_on_openvino_gives_the_statistics_of_the_cpu(model, images, tmp_path, batch):
+    chosen = build_calibration_set(images, count=18)
+    device = Device("openvino", batch=batch, options=(("precision", "FP32"),))
+    calibrate(model, chosen, PIPELINE, run=tmp_path / "cpu")
+    done = calibrate(model, chosen, PIPELINE, run=tmp_path / "ov", device=device)
+    assert done.statistics.provenance.device == "openvino (precision=FP32)"
+    here, there = (load_statistics(tmp_path / run / "statistics.safetensors")[0] for run in ("cpu", "ov"))
+    assert here.images == there.images
+    for name, one in here.tensors.items():
+        other = there.tensors[name]
+        step = (one.hi - one.lo) / 255
+        assert abs(one.lo - other.lo) < 0.01 * step
+        assert abs(one.hi - other.hi) < 0.01 * step
+        assert one.count == other.count
+    assert np.abs(here.extremes - there.extremes).max() < 1e-4 * np.abs(here.extremes).max()
+
+
+@needs_openvino
+def test_eval_and_compare_on_openvino(model, images, tmp_path):
+    chosen = build_calibration_set(images, count=8)
+    calibrate(model, chosen, PIPELINE, run=tmp_path / "run")
+    device = Device("openvino", batch=4)
+    options = {"images": images, "pipeline": PIPELINE, "cache": tmp_path / "cache"}
+    here, there = (evaluate_model(model, **options, device=one) for one in (CPU, device))
+    assert there.kept == 0  # the scores of the CPU are not taken for those of OpenVINO
+    assert (here.origin.device, there.origin.device) == ("cpu", "openvino")
+    assert np.array_equal(here.predictions.top1, there.predictions.top1)
+    again = evaluate_model(model, **options, device=Device("openvino"))
+    assert again.kept == len(again.predictions)
+    result = compare(["fp32", "int8"], run=tmp_path / "run", images=images, device=device, drift_images=0)
+    assert result.candidates
