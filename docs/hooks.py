@@ -152,11 +152,10 @@ def _default_name(parameter: Any, default: Any) -> str:
 
 def api_reference() -> str:
     """Return the reference of all public names, each described by its docstring."""
-    kinds: dict[str, list[str]] = {"Functions": [], "Classes": [], "Values": []}
+    kinds: dict[str, list[str]] = {"Functions": [], "Classes": [], "Values": [], "Modules": []}
     for name in sorted(set(quantkit.__all__) - {"__version__"}, key=str.lower):
         value = getattr(quantkit, name)
-        kind = "Classes" if inspect.isclass(value) else "Functions" if callable(value) else "Values"
-        kinds[kind].append(name)
+        kinds[_kind(value)].append(name)
     lines = ["# Python", "", "Everything here is imported from `quantkit`; names are loaded when they are first used."]
     for kind, names in kinds.items():
         lines += ["", f"## {kind}"] if names else []
@@ -166,9 +165,17 @@ def api_reference() -> str:
     return "\n".join(lines) + "\n"
 
 
+def _kind(value: Any) -> str:
+    if inspect.ismodule(value):
+        return "Modules"
+    return "Classes" if inspect.isclass(value) else "Functions" if callable(value) else "Values"
+
+
 def _path(name: str) -> str:
     """Return where a public name is defined."""
     value = getattr(quantkit, name)
+    if inspect.ismodule(value):
+        return value.__name__
     if inspect.isclass(value) or inspect.isfunction(value):
         return f"{value.__module__}.{value.__qualname__}"
     return f"{quantkit._MODULE_OF[name]}.{name}"

@@ -8,6 +8,7 @@ import sys
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -92,19 +93,33 @@ COMMANDS = [(name, line) for name, page in PAGES.items() for line in shown(page,
 RUN = sorted({name for name, _ in COMMANDS} - PARSED_ONLY.keys())
 
 
+def find_command(words: list[str]) -> tuple[Any, list[str]]:
+    """Return the command, or group of commands, that words begin with, and the words after its name."""
+    for module in COMMAND_MODULES:
+        importlib.import_module(module)
+    command = typer.main.get_command(app)
+    while words and words[0] in getattr(command, "commands", {}):
+        command, words = command.commands[words[0]], words[1:]
+    return command, words
+
+
 @pytest.mark.parametrize(("page", "line"), COMMANDS)
 def test_docs_command_has_known_options(page: str, line: str) -> None:
     del page
-    for module in COMMAND_MODULES:
-        importlib.import_module(module)
-    words = [word for word in shlex.split(line) if not word.startswith("PYTHONPATH=")]
-    name = words.pop(0)
-    command = typer.main.get_command(app)
-    while hasattr(command, "commands"):
-        assert words[0] in command.commands, f"{name} has no command {words[0]}"
-        name = f"{name} {words[0]}"
-        command = command.commands[words.pop(0)]
-    command.make_context(name, words)
+    _, *words = (word for word in shlex.split(line) if not word.startswith("PYTHONPATH="))
+    command, rest = find_command(words)
+    assert not hasattr(command, "commands"), f"{line}: no such command"
+    command.make_context("quantkit", rest)
+
+
+@pytest.mark.parametrize("page", PAGES.values(), ids=PAGES)
+def test_docs_commands_within_sentences_exist_with_their_options(page: Path) -> None:
+    for line in re.findall(r"`quantkit ([a-z][^`]*)`", page.read_text()):
+        words = line.split()
+        command, rest = find_command(words)
+        assert len(rest) < len(words), f"{page.name}: there is no quantkit {line}"
+        known = {option for one in command.params for option in (*one.opts, *one.secondary_opts)}
+        assert {word for word in rest if word.startswith("--")} <= known, f"{page.name}: quantkit {line}"
 
 
 def test_docs_pages_that_a_newcomer_reads_are_run() -> None:
