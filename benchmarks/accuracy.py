@@ -246,7 +246,7 @@ def options_of(case: Case, form: Form, max_float: float) -> TuneOptions:
     if form.target.name == VACC.name:
         return TuneOptions(goal=Goal(max_drop=1), budget=FloatBudget(layers=3, convs_only=True))
     goal = Goal(max_drop=0.3, min_agreement=case.min_agreement)
-    return TuneOptions(goal=goal, budget=FloatBudget(macs=max_float, layers=None if max_float else 0))
+    return TuneOptions(goal=goal, budget=FloatBudget(macs=100.0 * max_float, layers=None if max_float else 0))
 
 
 def figures(result: Comparison, one: ModelResult) -> dict[str, Any]:

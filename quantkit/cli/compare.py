@@ -16,7 +16,7 @@ from quantkit.cli.options import (
     ProviderOption,
 )
 from quantkit.cli.progress import show_progress
-from quantkit.cli.show import despite_closed_pipe, print_files, print_next, print_preset_notes
+from quantkit.cli.show import despite_closed_pipe, print_files, print_next, print_notes, print_preset_notes
 from quantkit.cli.terminal import console
 from quantkit.errors import UsageError
 
@@ -207,8 +207,7 @@ def _print(evaluation: "Evaluation", breakdown: "ErrorBreakdown | None", verdict
             console.print(drift_table(candidate))
     if breakdown is not None:
         console.print(_breakdown_table(breakdown))
-    for note in evaluation.notes:
-        console.print(f"note: {note}", soft_wrap=True, markup=False)
+    print_notes(evaluation.notes)
     for note in dict.fromkeys((*notes(result), *(breakdown.notes if breakdown is not None else ()))):
         console.print(note, soft_wrap=True, markup=False)
     for verdict in verdicts:

@@ -16,7 +16,7 @@ from quantkit.cli.options import (
     ProviderOption,
 )
 from quantkit.cli.progress import show_progress
-from quantkit.cli.show import print_files, print_preset_notes
+from quantkit.cli.show import print_files, print_notes, print_preset_notes
 from quantkit.cli.terminal import console
 from quantkit.errors import UsageError
 
@@ -113,8 +113,7 @@ def evaluate(
         console.print(f"{fresh} images on {done.origin.device} in {done.elapsed_s:.1f} s, {rate:.1f} images/s{before}")
     else:
         console.print("all answers were there, nothing was run")
-    for note in done.notes:
-        console.print(f"note: {note}", soft_wrap=True, markup=False)
+    print_notes(done.notes)
     _finish(done.predictions, done.origin, done.warnings, out, json, done.output)
 
 

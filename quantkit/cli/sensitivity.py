@@ -150,7 +150,10 @@ def _table(found: "Sensitivity", top: int | None) -> "Table":
     for heading in ("layer", "node") if labelled else ("layer", "node", "op"):
         table.add_column(heading, no_wrap=heading != "node")
     figures = ("Δ top-1, points", "agree") if labelled else ("dB", "KL", "noise")
-    headings = [f"{kind}\n{name}" for kind in ("isolated", "left out") for name in figures]
+    # The kind stands over the first of its figures only, which leaves room for the names of nodes.
+    headings = [
+        f"{'' if index else kind}\n{name}" for kind in ("isolated", "left out") for index, name in enumerate(figures)
+    ]
     for heading in headings if labelled else ("MACs", *headings):
         table.add_column(heading, justify="right", no_wrap=True)
     names = [layer.node for layer in shown]

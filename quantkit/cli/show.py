@@ -32,8 +32,7 @@ def print_preset_notes(preset: str | None, project: "Project") -> None:
     """Print on standard error what had to be inferred to read the preset from a file of the vendor's."""
     from quantkit.workflows.project import notes_of_preset
 
-    for note in notes_of_preset(preset, project):
-        errors.print(f"note: {note}", soft_wrap=True, markup=False)
+    print_notes(notes_of_preset(preset, project), to_errors=True)
 
 
 def spread(counts: Collection[int]) -> str:
@@ -52,7 +51,7 @@ def print_notes(notes: Iterable[str], *, to_errors: bool = False) -> None:
     where = errors if to_errors else console
     for group in grouped(notes):
         session.event("note", text=group.text, items=list(group.items) if group.is_summary else [])
-        if session.quiet:
+        if session.quiet or (to_errors and session.events_on_stderr):
             continue
         hint = "" if session.verbose or not group.is_summary else "; --verbose lists them"
         where.print(f"note: {group.text}{hint}", soft_wrap=True, markup=False)

@@ -8,7 +8,7 @@ import typer
 from quantkit.cli.app import sub_app
 from quantkit.cli.options import ExifOption, PresetOption
 from quantkit.cli.progress import show_progress
-from quantkit.cli.show import print_preset_notes
+from quantkit.cli.show import print_notes, print_preset_notes
 from quantkit.cli.terminal import console
 from quantkit.errors import UsageError
 
@@ -69,8 +69,7 @@ def inputs(
     console.print(
         f"wrote {report.written} files ({kept} were there); {done.datalist} lists {len(report.files)}", soft_wrap=True
     )
-    for note in done.notes:
-        typer.echo(f"note: {note}", err=True)
+    print_notes(done.notes, to_errors=True)
     for fault in report.broken:
         typer.echo(f"left out: {fault}", err=True)
 
@@ -158,8 +157,7 @@ def evaluate(
             )
     typer.echo(accuracy.line())
     console.print(f"top-1 {accuracy.top1} and top-5 {accuracy.top5} of {accuracy.images} images right", soft_wrap=True)
-    for note in (*accuracy.notes, *accuracy.vendor_notes()):
-        typer.echo(f"note: {note}", err=True)
+    print_notes((*accuracy.notes, *accuracy.vendor_notes()), to_errors=True)
     for fault in accuracy.faults:
         typer.echo(f"left out: {fault}", err=True)
     if out is not None and text is None:

@@ -32,7 +32,7 @@ def test_the_two_spellings_need_nothing_but_the_project_file(folder: Path, run: 
     assert (folder / "o.csv").stat().st_size > 0
     assert "| int8 |" in (folder / "o.md").read_text()
     out, _ = run(folder, "quantize", "--method", "kl", "--explain")
-    assert "wrote runs/tiny/int8.onnx" in out
+    assert "wrote runs/tiny/int8-kl.onnx" in out
     assert "operator  Conv" in out
     out, _ = run(folder, "stats", "show", "runs/tiny/statistics.safetensors")
     assert "tensors over 16 images" in out
