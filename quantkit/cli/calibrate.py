@@ -161,9 +161,11 @@ def _print(done: "Calibration") -> None:
     else:
         rate = images / done.elapsed_s
         device = statistics.provenance.device
+        where_run = "" if device == "cpu" else f" on {device}"
         console.print(
-            f"{len(statistics.tensors)} tensors over {images} images on {device} in {done.elapsed_s:.1f} s "
-            f"({rate:.1f} images/s)"
+            f"{len(statistics.tensors)} tensors over {images} images in {done.elapsed_s:.1f} s "
+            f"({rate:.1f} images/s{where_run})",
+            markup=False,
         )
     table = Table(box=None, pad_edge=False)
     table.add_column("tensor")

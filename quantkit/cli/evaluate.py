@@ -110,7 +110,8 @@ def evaluate(
     if fresh:
         before = f" ({done.kept} were there)" if done.kept else ""
         rate = fresh / max(done.elapsed_s, 1e-9)
-        console.print(f"{fresh} images on {done.origin.device} in {done.elapsed_s:.1f} s, {rate:.1f} images/s{before}")
+        where_run = "" if done.origin.device == "cpu" else f" on {done.origin.device}"
+        console.print(f"{fresh} images in {done.elapsed_s:.1f} s, {rate:.1f} images/s{where_run}{before}", markup=False)
     else:
         console.print("all answers were there, nothing was run")
     print_notes(done.notes)
