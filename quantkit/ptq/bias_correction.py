@@ -11,7 +11,8 @@ already corrected; values beyond the limits of a gate count as its limits:
 
 with share the part of channel c that the activation function does not clip, and variance that of the differences over
 the images: a drift that a few dozen images do not show significantly is corrected little. Correcting all layers at once
-would count each shift again in every layer behind it, and diverges."""
+would count each shift again in every layer behind it, and diverges.
+"""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass

@@ -5,7 +5,8 @@ channel with another step, and a quantizer with one scale for all channels round
 x 1 convolution in float takes the reals back to the levels, ``p = (x - lo) / step``, which a scale of one and a zero
 point of zero quantize without any error, and the first layer reads levels, with ``W'[o, c] = W[o, c] * step_c`` and
 ``b'[o] = b[o] + sum over c and taps of W[o, c, tap] * lo_c``. The 1 x 1 convolution does the padding too, since a zero
-is another level in each channel. Other inputs are rounded as by any 8-bit quantizer that spans what an image can hold."""
+is another level in each channel. Other inputs are rounded as by any 8-bit quantizer that spans what an image can hold.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

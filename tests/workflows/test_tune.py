@@ -61,6 +61,10 @@ def made(monkeypatch: pytest.MonkeyPatch) -> list[object]:
     return recipes
 
 
+def build_file(done: Tuning) -> Path:
+    return next(path for path in done.files if path.name == "vamc-tuned.yaml")
+
+
 def spec_of(path: Path) -> BuildSpec:
     return read_spec(Document.load(path))
 
@@ -188,8 +192,7 @@ def test_what_the_card_gets_is_what_was_foretold(run: Path, tmp_path: Path) -> N
     done = vacc(run, write_fp32=tmp_path / "better.onnx")
     best = done.outcome.best.recipe
     assert done.fp32 == tmp_path / "better.onnx"
-    assert done.build_file is not None
-    spec = spec_of(done.build_file)
+    spec = spec_of(build_file(done))
     assert spec.source.checkpoint == str(tmp_path / "better.onnx")
     calibrate(
         done.fp32,
@@ -210,8 +213,7 @@ def test_what_the_card_gets_is_what_was_foretold(run: Path, tmp_path: Path) -> N
 
 def test_the_skipped_convolutions_are_named_by_index(run: Path) -> None:
     done = vacc(run)
-    assert done.build_file is not None
-    spec = spec_of(done.build_file)
+    spec = spec_of(build_file(done))
     model = prepare(read_model(Path(spec.source.checkpoint))).model
     convs = conv2d_nodes(model.graph)
     assert [convs[index] for index in spec.calibration.skip_conv_layers or ()] == list(done.outcome.best.recipe.skip)
@@ -227,8 +229,7 @@ def test_rescaling_alone_keeps_the_function(run: Path) -> None:
 def test_without_rewriting_the_card_gets_the_original(run: Path, tmp_path: Path) -> None:
     done = vacc(run, rewrite=False)
     assert done.fp32 is None
-    assert done.build_file is not None
-    assert spec_of(done.build_file).source.checkpoint == str((tmp_path / "tiny.onnx").resolve())
+    assert spec_of(build_file(done)).source.checkpoint == str((tmp_path / "tiny.onnx").resolve())
     assert {one.stage for one in done.trials} <= {"default", "method", "precision"}
 
 
