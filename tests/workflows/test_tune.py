@@ -12,6 +12,7 @@ from models import uneven_model, write_images
 
 from quantkit.config.method import Percentile
 from quantkit.config.pipeline import Decode, Pipeline, ToTensor
+from quantkit.data import decoded, preprocess
 from quantkit.data.build_set import build_calibration_set
 from quantkit.data.folder import find_labelled_images
 from quantkit.data.overlap import digest_of
@@ -128,6 +129,48 @@ def test_the_same_bits_again_and_after_an_interruption(
     assert resumed.outcome.best.closeness == log
     assert len(made) - before < len(resumed.trials)
     assert not list(run.glob("tune-candidate*"))
+
+
+def test_tune_interrupted_leaves_the_best_model_so_far(
+    run: Path, made: list[object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counted = tune_trials.CandidateBuilder.make
+
+    def interrupted(self, recipe, progress=None):
+        if made:
+            raise KeyboardInterrupt
+        return counted(self, recipe, progress)
+
+    monkeypatch.setattr(tune_trials.CandidateBuilder, "make", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        tune(run, EVERYTHING)
+    assert len(made) == 1
+    assert np.isfinite(scores(run / "int8-tuned.onnx")).all()
+    assert compare(["fp32", "int8-tuned"], run=run, drift_images=0).candidates[0].versus is not None
+
+
+def test_tune_decodes_no_image_twice(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    decodings: list[Path] = []
+    read = decoded.pixels_of
+
+    def counted(path: Path, pipeline: Pipeline):
+        decodings.append(path)
+        return read(path, pipeline)
+
+    monkeypatch.setattr(decoded, "pixels_of", counted)
+    monkeypatch.setattr(preprocess, "pixels_of", counted)
+    tune(run, EVERYTHING)
+    assert decodings
+    assert len(decodings) == len(set(decodings))
+
+
+def test_tune_estimates_its_time_once(run: Path) -> None:
+    estimates: list[float] = []
+    tune(run, EVERYTHING, estimate=estimates.append)
+    assert len(estimates) == 1
+    assert estimates[0] > 0.0
+    tune(run, EVERYTHING, estimate=estimates.append)
+    assert len(estimates) == 1, "all trials are cached"
 
 
 def test_what_a_search_ends_with_is_not_made_twice(
