@@ -1,17 +1,17 @@
-"""Bias correction: move each layer's bias so that, in int8, its mean result is that of the fp32 model.
+"""Bias correction: shift each layer's bias so that its mean output in int8 is that of the fp32 model.
 
 Rounding weights and activations shifts the mean of every channel a little; a ReLU turns even unbiased noise into a
 shift, and over fifty layers the shifts add up (Nagel et al., Data-Free Quantization Through Weight Equalization and
 Bias Correction, ICCV 2019, section 4.2, which also corrects from data, one layer after the other). The mean is compared
 where the next layer reads it, behind the activation function, on the integers themselves, with all layers before
-already corrected; what lies beyond the limits of a gate counts as its limit:
+already corrected; values beyond the limits of a gate count as its limits:
 
     drift[c] = mean over images of (mean(fp32[c]) - mean(int8[c]))
     shift[c] = drift[c] / share[c] * drift[c]^2 / (drift[c]^2 + CAUTION * variance[c] / images)
 
-share being the part of channel c that the activation function lets through, and variance that of the differences from
-image to image: what a few dozen images cannot tell from chance is moved little. Correcting all layers at once would
-count each shift again in every layer behind it, and diverges.
+with share the part of channel c that the activation function does not clip, and variance that of the differences over
+the images: a drift that a few dozen images do not show significantly is corrected little. Correcting all layers at once
+would count each shift again in every layer behind it, and diverges.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -39,10 +39,10 @@ from quantkit.ptq.layers import (
 )
 from quantkit.types import Float32Array
 
-# Of this many images one is held back to judge the correction by; the others it is estimated on.
+# Of this many images one is held back to evaluate the correction; the others are used to estimate it.
 HELD_BACK = 4
-# So few images hardly tell a small gain from chance, and a correction mostly helps: it is left out where they lose more
-# than this many standard errors.
+# A correction mostly helps, and so few images do not show a small gain significantly: it is left out where they lose
+# more than this many standard errors.
 CERTAINTY = 1.0
 # A channel that the activation function closes for more than this has too few values to learn a shift from.
 LEAST_SHARE = 0.05
@@ -52,7 +52,7 @@ CAUTION = 3.0
 
 @dataclass(frozen=True)
 class BiasCorrection:
-    """Shifts of the biases, and what they were measured to do.
+    """Shifts of the biases, and their measured effect.
 
     Attributes:
         shifts: float32 ``[output channels]`` to add to each bias, by the layer's output tensor; empty unless kept.
@@ -66,7 +66,7 @@ class BiasCorrection:
 
     @property
     def kept(self) -> bool:
-        """Whether biases are moved: not where the images held back say that it does harm."""
+        """Whether biases are shifted: not where that increases the error of the images held back."""
         return bool(self.shifts)
 
 
@@ -79,7 +79,7 @@ def correct_bias(
     threads: int,
     progress: Callable[[int, int], None] | None = None,
 ) -> BiasCorrection:
-    """Estimate the shift of every layer's bias, and keep the shifts unless images held back lose by them.
+    """Estimate the shift of every layer's bias, and keep the shifts unless they increase the error of images held back.
 
     Args:
         prepared: model from `quantkit.graph.prepare.prepare`.

@@ -1,9 +1,9 @@
-"""Which channels of which tensors can be rescaled, and which must be rescaled together.
+"""Channel groups: which channels of which tensors can be rescaled, and which must have the same factor.
 
-A layer undoes in its weights whatever factor its input channels carry, and gives its output channels any factor. What
-lies between layers hands a factor on: ReLU and the poolings are homogeneous (``f(s x) = s f(x)`` for ``s > 0``), a sum
-needs the same factor on both sides, a concatenation or a padding moves channels. All other operators pin theirs to one,
-as do the input and the outputs of the model.
+A layer compensates any factor of its input channels in its weights, and can give its output channels any factor. The
+operators between layers pass a factor on: ReLU and the poolings are homogeneous (``f(s x) = s f(x)`` for ``s > 0``), a
+sum needs the same factor in all its terms, a concatenation or a padding moves channels. All other operators pin the
+factors of their tensors to one, as do the input and the outputs of the model.
 """
 
 from collections.abc import Iterator
@@ -53,10 +53,10 @@ PINNED = 0
 
 @dataclass(frozen=True)
 class Cap:
-    """An upper limit that a Clip sets: rescaled channels must stay below it where they were.
+    """The upper limit of a Clip: rescaled channels must stay below it where the original ones did.
 
     Attributes:
-        tensor: what the Clip reads.
+        tensor: input of the Clip.
         limit: the limit.
     """
 
@@ -71,7 +71,7 @@ class ChannelGroups:
     Attributes:
         classes: int64 ``[channels]`` for each tensor with a channel axis; class 0 is pinned to one.
         count: number of classes, the pinned one included.
-        caps: limits that rescaled channels must not reach.
+        caps: the upper limits of Clips.
     """
 
     classes: dict[str, IntVector]
@@ -108,13 +108,13 @@ def _is_rescalable(node: ir.Node) -> bool:
 
 
 def _has_channel_bias(node: ir.Node) -> bool:
-    """Tell whether a layer's bias is one of its output channels; that of a Gemm may also differ from row to row."""
+    """Return whether a layer's bias is one of its output channels; that of a Gemm may also differ from row to row."""
     bias = operand(node, 2)
     return bias is None or all(size == 1 for size in (dims(bias) or [None])[:-1])
 
 
 class _Builder:
-    """Numbers every channel of every tensor, and collects which are tied."""
+    """Numbers every channel of every tensor, and collects which have the same factor."""
 
     def __init__(self, model: ir.Model) -> None:
         self._first: dict[str, int] = {}
@@ -133,7 +133,7 @@ class _Builder:
             self._pin(value)
 
     def tie(self, node: ir.Node) -> None:
-        """Tie the channels of a node's inputs to those of its outputs, or pin both."""
+        """Give the channels of a node's inputs and outputs the same factors, or pin both."""
         if _is_rescalable(node):
             return
         groups = list(self._channel_groups(node))
@@ -156,7 +156,7 @@ class _Builder:
         return ChannelGroups(classes, int(count), tuple(self._caps))
 
     def _channel_groups(self, node: ir.Node) -> Iterator[tuple[IntVector, IntVector]]:
-        """Yield the channels that a node ties; nothing where it pins them."""
+        """Yield the channels that a node gives the same factor; nothing where it pins them."""
         source, result = operand(node, 0), node.outputs[0]
         if node.domain != "" or source is None:
             return

@@ -1,19 +1,19 @@
-"""Centering: channels moved so that a tensor of signed values spans less.
+"""Channel shifting: offsets of the channels for which tensors of signed values have narrower ranges.
 
-A tensor quantized with one scale spans from the lowest of its channels to the highest, and each channel that lies off
-zero widens it. What a layer hands on without an activation function can be moved at no cost: the offset is taken off
-the layer's bias, and added to the biases of the layers that read it, times their weights. Nagel et al. (Data-Free
-Quantization Through Weight Equalization and Bias Correction, ICCV 2019, section 4.1.4) move what lies above zero behind
-a ReLU that way; Wei et al. (Outlier Suppression+, EMNLP 2023) move the inputs of linear layers. Here the offsets of
-all layers are found together, since a sum moves by the offsets of its terms:
+The range of a tensor quantized with one scale spans all of its channels, and each channel with a mean far from zero
+widens it. Outputs of a layer that no activation function follows can be shifted without run-time cost: the offset is
+subtracted from the layer's bias and added, times their weights, to the biases of the layers that read it. Nagel et al.
+(Data-Free Quantization Through Weight Equalization and Bias Correction, ICCV 2019, section 4.1.4) shift the outputs of
+a ReLU that way; Wei et al. (Outlier Suppression+, EMNLP 2023) shift the inputs of linear layers. Here the offsets of
+all layers are found together, since a sum is shifted by the offsets of its terms:
 
     J(v) = sum over range groups g of  cost_g * (width_g(v)^2 + PULL * mean over channels of (middle_c - m_c)^2)
 
-    m = M v           offsets of a tensor's channels, M says which layers' offsets arrive there
+    m = M v           offsets of a tensor's channels, M: which layers' offsets reach it
     width_g           max_c(hi_c - m_c) - min_c(lo_c - m_c), zero included; for a symmetric scheme twice the reach
-    cost_g            what noise of a unit step costs, as in `quantkit.ptq.equalization`
+    cost_g            the cost of noise of a unit step, as in `quantkit.ptq.equalization`
 
-J is convex. Padding with zeros forbids a move: behind it a zero would no longer be zero.
+J is convex. A tensor that is padded with zeros cannot be shifted.
 """
 
 from collections.abc import Mapping, Sequence
@@ -32,7 +32,7 @@ from quantkit.ptq.shift_groups import Movable, movable, moved
 
 Vector = npt.NDArray[np.float64]
 
-# Channels that do not reach the ends of their tensor are pulled to the middle by this much.
+# Weight of the term that centers channels which do not reach the ends of their tensor.
 PULL = 0.1
 # Sharpness of the smooth maximum, of values between 0 and 1.
 SHARPNESS = 40.0
@@ -42,7 +42,7 @@ LEAST_SHIFT = 1e-3
 
 
 def center(model: ir.Model, plan: Plan, statistics: Mapping[str, ChannelStatistics]) -> ir.Model | None:
-    """Return the copy of a model whose tensors span least for the same function; None where no channel can be shifted.
+    """Return the copy of a model with the narrowest ranges for the same function; None where none gets narrower.
 
     Args:
         model: prepared.
@@ -83,11 +83,11 @@ class ChannelShiftNoise:
     Args:
         model: prepared.
         plan: made for it.
-        found: what can be moved in it.
+        found: its channels that can be shifted.
         statistics: of its channels.
 
     Attributes:
-        units: float64 ``[count]``, what each offset is counted in: the span of the narrowest group that it moves.
+        units: float64 ``[count]``, the unit of each offset: the span of the narrowest group that it reaches.
     """
 
     def __init__(
@@ -122,7 +122,7 @@ class ChannelShiftNoise:
 
 @dataclass(frozen=True)
 class _Term:
-    """One range group: what arrives at its channels, and between what they lie."""
+    """One range group: the offsets that reach its channels, and the least and greatest values of these."""
 
     arriving: csr_array
     lo: Vector
@@ -146,7 +146,7 @@ class _Term:
 
     @property
     def width(self) -> float:
-        """What the group spans where nothing is moved."""
+        """The span of the group without offsets."""
         return max(float(np.maximum(self.hi, -self.lo).max()), 1e-30)
 
     def __call__(self, moves: Vector) -> tuple[float, Vector]:

@@ -1,11 +1,11 @@
-"""Equalization: the factors of the channels that lose least when everything is rounded.
+"""Equalization: factors of the channels for which rounding adds the least noise.
 
-A tensor quantized with one scale gives a channel that reaches a tenth of its range a tenth of the levels, and so does
-a weight tensor. Since factors of channels can be moved from one layer to the next (Nagel et al., Data-Free Quantization
-Through Weight Equalization and Bias Correction, ICCV 2019, section 4.1, and Meller et al., Same, Same But Different,
-ICML 2019), small channels can be made large at no cost at run time. Those papers equalize the ranges of weights; with a
-scale for each weight channel that costs accuracy, since what one layer gains its successor loses. Here the factors
-minimize the noise that rounding adds, of activations and weights together, relative to each layer's signal:
+In a tensor quantized with one scale, a channel with a tenth of the tensor's range gets a tenth of the levels; the same
+holds for a weight tensor. Since factors of channels can be moved from one layer to the next (Nagel et al., Data-Free
+Quantization Through Weight Equalization and Bias Correction, ICCV 2019, section 4.1, and Meller et al., Same, Same But
+Different, ICML 2019), small channels can be enlarged without run-time cost. Those papers equalize the ranges of
+weights; with a scale for each weight channel that costs accuracy, since the next layer loses what a layer gains. Here
+the factors minimize the noise that rounding adds, of activations and weights together, relative to each layer's signal:
 
     J(s) = sum over tensors    D_t(s)^2 / 12 * sum over channels c of  a_tc e_tc / s_c^2
          + sum over layers     sum over outputs o of  v_o d_o(s)^2 / 12 * sum over inputs c of  m_c s_c^2
@@ -41,7 +41,7 @@ IntVector = npt.NDArray[np.int64]
 
 # A channel that reaches less than this share of its tensor may reach more on other images.
 LEAST_REACH = 0.05
-# No factor beyond this either way: what was never seen to matter is not blown up.
+# The largest factor, and the inverse of the smallest.
 LARGEST_FACTOR = 32.0
 # `quantkit.ptq.weight_rounding` removes most of the noise of weights rounded to nearest.
 WEIGHT_NOISE = 0.3

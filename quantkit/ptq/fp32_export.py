@@ -1,9 +1,9 @@
-"""An fp32 model for a compiler that quantizes by itself: what was mended, written so that it finds it again.
+"""fp32 export: an int8 model's corrections as an fp32 model, for a compiler that quantizes by itself.
 
-Such a compiler takes ranges and rounds weights on its own, so a better int8 model has to be handed to it as a better
-fp32 model: rescaled channels and moved biases as they are, and weights that shall be rounded another way moved onto the
-very value they shall have. Every other weight stays as it is, the largest of each scale among them, so the compiler
-finds the same scales and rounds to the same integers.
+Such a compiler sets ranges and rounds weights on its own, so a corrected int8 model has to be given to it as an fp32
+model: with rescaled channels and corrected biases, and with each weight that is not rounded to nearest set to the value
+of its integer. All other weights stay as they are, the largest of each scale among them, so the compiler finds the same
+scales and rounds to the same integers.
 """
 
 from dataclasses import dataclass
@@ -50,7 +50,7 @@ class _Stored:
 
     @property
     def real(self) -> Vector:
-        """What the integers stand for."""
+        """The real values of the integers."""
         return np.asarray(self.values * self.step)
 
 
@@ -60,17 +60,17 @@ def export_corrected_fp32(prepared: ir.Model, plan: Plan, int8: ir.Model, qmax: 
     Args:
         prepared: the fp32 model that the plan was made for; left as it is.
         plan: of the int8 model.
-        int8: with its weights and biases mended.
+        int8: with corrected weights and biases.
         qmax: greatest magnitude of a weight's integer.
     """
     model = prepared.clone()
     floats = {node_name(node): node for node in model.graph}
     integers = {node_name(node): node for node in int8.graph}
     for layer in plan.layers:
-        node, mended = floats[layer.node], integers[layer.node]
-        _hand_weight(model.graph, node, mended, layer, qmax)
+        node, corrected = floats[layer.node], integers[layer.node]
+        _set_weight(model.graph, node, corrected, layer, qmax)
         if node.op_type in BIASED:
-            _hand_bias(model.graph, node, mended)
+            _set_bias(model.graph, node, corrected)
     RemoveUnusedPass()(model)
     return model
 
@@ -79,7 +79,7 @@ def restore_batch_norms(model: ir.Model) -> ir.Model:
     """Return a copy in which batch norms that preparation made depthwise convolutions are batch norms again.
 
     ``y = w x + b`` is a BatchNormalization of scale w, offset b, mean 0 and variance ``1 - epsilon``, which float32
-    divides by exactly 1. A compiler that keeps batch norms in float must not meet a convolution in their place.
+    divides by exactly 1. A compiler that keeps batch norms in float must not get a convolution in their place.
     """
     model = model.clone()
     for node in list(model.graph):
@@ -89,22 +89,22 @@ def restore_batch_norms(model: ir.Model) -> ir.Model:
     return model
 
 
-def _hand_weight(graph: ir.Graph, node: ir.Node, mended: ir.Node, layer: Layer, qmax: int) -> None:
-    stored = _stored(required(mended, 1))
+def _set_weight(graph: ir.Graph, node: ir.Node, corrected: ir.Node, layer: Layer, qmax: int) -> None:
+    stored = _stored(required(corrected, 1))
     if stored is None:
         return
     weight = required(node, 1)
     original = np.asarray(array(weight), np.float64)
     nearest = np.clip(np.rint(original / stored.step), -qmax, qmax)
-    moved = nearest != stored.values
-    if moved.any():
-        content = np.where(moved, stored.real, original).astype(np.float32)
+    changed = nearest != stored.values
+    if changed.any():
+        content = np.where(changed, stored.real, original).astype(np.float32)
         node.replace_input_with(1, add_constant(graph, f"{layer.node}.weight", content))
         release(weight)
 
 
-def _hand_bias(graph: ir.Graph, node: ir.Node, mended: ir.Node) -> None:
-    value = operand(mended, 2)
+def _set_bias(graph: ir.Graph, node: ir.Node, corrected: ir.Node) -> None:
+    value = operand(corrected, 2)
     if value is None:
         return
     stored = _stored(value)

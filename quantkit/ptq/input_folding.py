@@ -1,9 +1,9 @@
-"""Exact input: the levels of an 8-bit image as the integers of the int8 model.
+"""Input folding: the int8 model reads the levels of an 8-bit image as its integers.
 
-An image is decoded to 8 bits; preprocessing maps its levels ``p`` to reals ``x = lo + step * p``, for each channel with
-another step, and a quantizer with one scale for all channels rounds them a second time. Here a depthwise 1 x 1
-convolution in float takes the reals back to the levels, ``p = (x - lo) / step``, which a scale of one and a zero point
-of zero quantize without any error, and the first layer reads levels, with ``W'[o, c] = W[o, c] * step_c`` and
+An image is decoded to 8 bits; preprocessing maps its levels ``p`` to real values ``x = lo + step * p``, for each
+channel with another step, and a quantizer with one scale for all channels rounds them a second time. Here a depthwise 1
+x 1 convolution in float takes the reals back to the levels, ``p = (x - lo) / step``, which a scale of one and a zero
+point of zero quantize without any error, and the first layer reads levels, with ``W'[o, c] = W[o, c] * step_c`` and
 ``b'[o] = b[o] + sum over c and taps of W[o, c, tap] * lo_c``. The 1 x 1 convolution does the padding too, since a zero
 is another level in each channel. Other inputs are rounded as by any 8-bit quantizer that spans what an image can hold.
 """
@@ -55,7 +55,7 @@ class Levels:
 
 
 def levels_of(images: Sequence[Float32Array]) -> Levels | None:
-    """Return the levels that images lie on, None where they lie on no 256 evenly spaced ones.
+    """Return the levels of images, None where their values are not 256 evenly spaced ones.
 
     The darkest and the brightest value of each channel are taken for the levels 0 and 255, and every other value must
     lie on one between them.
@@ -74,7 +74,7 @@ def levels_of(images: Sequence[Float32Array]) -> Levels | None:
 
 
 def takes_levels(model: ir.Model, target: Target) -> bool:
-    """Tell whether the first layer of a prepared model can read levels, and the target store them as they are."""
+    """Return whether the first layer of a prepared model can read levels, and the target store them as they are."""
     stored = target.activations.qparams(SPAN)
     as_they_are = float(stored.scale) == 1.0 and int(stored.zero_point) == 0
     names = {name for node in model.graph for name in (node.name, *(value.name for value in node.outputs))}
@@ -82,7 +82,7 @@ def takes_levels(model: ir.Model, target: Target) -> bool:
 
 
 def holds_padding(model: ir.Model, levels: Levels) -> bool:
-    """Tell whether the zeros that the first layer pads with lie within the levels, so that integers can hold them."""
+    """Return whether the zeros that the first layer pads with lie within the levels, so that integers can hold them."""
     first = _first_layer(model)
     zeros = -levels.lo / levels.step
     return (

@@ -1,4 +1,4 @@
-"""Layers of an int8 model as correction sees them: what each hands on, and the bias that can be moved."""
+"""Layers of an int8 model as corrections use them: the output of each, and the bias that can be corrected."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -24,13 +24,13 @@ BIASED = frozenset({"Conv", "ConvTranspose", "Gemm"})
 
 @dataclass(frozen=True)
 class BiasedLayer:
-    """A layer with the bias it has, or could have.
+    """A layer that has a bias or can get one.
 
     Attributes:
         layer: as planned.
-        result: tensor that it hands on, behind its activation function.
-        passing: the activation function hands on unchanged what lies strictly within.
-        effective: readers of the result tell nothing apart beyond.
+        result: its output, behind its activation function.
+        passing: the activation function returns values strictly within unchanged.
+        effective: readers of the result do not distinguish values beyond.
         bias: float64 ``[output channels]`` of the fp32 model, zeros where it has none.
     """
 

@@ -1,8 +1,8 @@
-"""How much noise in each channel of each tensor shows in the scores, by propagating variances backwards.
+"""The noise model: the gain from noise in each channel of each tensor to the scores, by propagating variances back.
 
 For white noise a layer gives ``gain(i) = sum over o and taps of W[o, i, tap]^2 gain(o) / stride^2``, a ReLU passes the
-share of its values that is positive, a pool averages. Real noise is coloured and adds up more than that the further it
-travels, so gains compare the channels of one tensor with each other, not tensors that lie far apart.
+share of its values that is positive, a pool averages. Real noise is correlated and accumulates
+more than that, so gains compare the channels of one tensor with each other, not tensors many layers apart.
 """
 
 from collections.abc import Mapping
@@ -42,7 +42,7 @@ def noise_gains(model: ir.Model, statistics: Mapping[str, ChannelStatistics]) ->
         found = [gains.get(name_of(value)) for value in node.outputs]
         result = found[0]
         if result is None and node.outputs[0].dtype == ir.DataType.FLOAT:
-            result = np.ones(1)  # its channels are not known, and as little is known of what they matter
+            result = np.ones(1)  # of unknown channels: counted as one of the scores
         if result is None:
             continue
         if node.op_type == "Split":
@@ -54,16 +54,16 @@ def noise_gains(model: ir.Model, statistics: Mapping[str, ChannelStatistics]) ->
 
 
 def relative_importance(model: ir.Model, statistics: Mapping[str, ChannelStatistics]) -> dict[str, Vector]:
-    """Return the gains of each tensor's channels over what the tensor's own signal would show: ``v / (v . power)``."""
+    """Return the gains of each tensor's channels over that of the tensor's own signal: ``v / (v . power)``."""
     return {name: _relative(gain, statistics[name].power) for name, gain in noise_gains(model, statistics).items()}
 
 
 def activation_costs(
     plan: Plan, importance: Mapping[str, Vector], statistics: Mapping[str, ChannelStatistics]
 ) -> dict[str, Vector]:
-    """Return what noise in each channel of each tensor costs: at the layers that read it, else by its importance.
+    """Return the cost of noise in each channel of each tensor: at the layers that read it, else by its importance.
 
-    Values that are exactly zero are rounded to zero, so a channel counts by its share of others.
+    Exact zeros are rounded to zero, so the cost of a channel is multiplied by its share of other values.
     """
     nodes = {node_name(node): node for node in plan.placement.graph}
     costs: dict[str, Vector] = {}
@@ -94,7 +94,7 @@ def layer_weights(node: ir.Node) -> Vector:
 
 
 def is_by_channel(node: ir.Node, weights: Vector, inputs: int, outputs: int) -> bool:
-    """Tell whether a layer's weights go from so many channels on axis 1 to so many; in transformers they are last."""
+    """Return whether a layer's weights go from so many channels on axis 1 to so many; in transformers they are last."""
     return len(weights) == outputs and weights.shape[1] * attribute_int(node, "group", 1) == inputs
 
 

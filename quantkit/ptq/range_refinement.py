@@ -45,7 +45,7 @@ LEAST_SHARE = 0.003
 # noise, the largest first.
 RANKED_ABOVE, RANKING_IMAGES, RANKED_SHARE = 12, 12, 0.8
 # The least share of the noise of all ranges that the moves together must remove.
-LEAST_GAIN = 0.02
+LEAST_GAIN = 0.002
 
 
 def refine_ranges(
@@ -138,9 +138,9 @@ class _Search:
         self._variants = PrefixSharedRuns(model, images, threads=threads)
 
     def noise(self, group: RangeGroup) -> float:
-        """Return the square of the distance with a group's tensors rounded; 0 where it is negligible."""
+        """Return the distance, which follows the power of the noise, with a group rounded; 0 where it is negligible."""
         distance = self._effect(group, self.ranges).distance
-        return 0.0 if distance < LEAST_SHARE * self._whole or not math.isfinite(distance) else distance**2
+        return 0.0 if distance < LEAST_SHARE * self._whole or not math.isfinite(distance) else distance
 
     def refine(self, group: RangeGroup) -> None:
         """Move the upper end of a group's range, then the lower one."""
@@ -152,8 +152,8 @@ class _Search:
             found = self._move(group, ends, found)
         if found is not start:
             # Where the distance was infinite, any finite one is all the gain there is.
-            before = start.distance if math.isfinite(start.distance) else math.hypot(self._whole, found.distance)
-            self.gain += (before**2 - found.distance**2) / max(self._whole**2, np.finfo(np.float64).tiny)
+            before = start.distance if math.isfinite(start.distance) else self._whole + found.distance
+            self.gain += (before - found.distance) / max(self._whole, np.finfo(np.float64).tiny)
 
     def _move(self, group: RangeGroup, ends: tuple[bool, bool], start: "_Effect") -> "_Effect":
         """Move these ends of a range (lower, upper) to the least distance, and return that effect."""

@@ -1,4 +1,4 @@
-"""Rescaled channels: another set of weights for the same function."""
+"""Rescaled channels: other weights for the same function."""
 
 import numpy as np
 import numpy.typing as npt
@@ -11,7 +11,7 @@ Vector = npt.NDArray[np.float64]
 
 
 def rescaled(model: ir.Model, groups: ChannelGroups, factors: Vector) -> ir.Model:
-    """Return a copy of a model in which every channel is larger by the factor of its class, and the result the same.
+    """Return a copy of a model in which every channel is multiplied by the factor of its class, for the same output.
 
     ``W'[o, i] = W[o, i] * factor(o) / factor(i)`` and ``b'[o] = b[o] * factor(o)``, in float64 and rounded once.
 

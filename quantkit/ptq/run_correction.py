@@ -1,4 +1,4 @@
-"""Bias correction within a run: estimated where the images are at hand, kept in the run folder, used again."""
+"""Bias correction within a run: estimated where the images are available, and cached in the run folder."""
 
 from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass
@@ -23,20 +23,20 @@ from quantkit.runs.location import find_set
 
 KIND = "bias"
 FORMAT = 1
-# The shifts stand after some dozens of images; every one of them is in memory with what a layer makes of it.
+# A few dozen images suffice; every one of them is in memory with a layer's tensors.
 IMAGES = 96
-# Where the noise of the scores is more than a quarter of what they are, answers are lost: measured, at 16 dB every
-# fifteenth answer changes, and near 0 dB all of them.
+# Where the noise of the scores is more than a quarter of the signal, accuracy is lost: as measured, at 16 dB the top
+# class of every fifteenth image changes, and near 0 dB that of all.
 LOW_DB = 12.0
 
 
 @dataclass(frozen=True)
 class Correction:
-    """What `correction` found.
+    """The result of `correction`.
 
     Attributes:
-        shifts: to hand to `quantkit.graph.qdq.write.write_qdq`.
-        notes: what it did, or why nothing was done.
+        shifts: for `quantkit.graph.qdq.write.write_qdq`.
+        notes: the effect, or the reason why nothing was corrected.
     """
 
     shifts: dict[str, npt.NDArray[np.float32]]
@@ -45,13 +45,13 @@ class Correction:
 
 @dataclass(frozen=True)
 class Images:
-    """The calibration images a correction may look at.
+    """The calibration images that a correction may use.
 
     Attributes:
         chosen: the set.
         pipeline: its preprocessing.
         threads: images run side by side; as many as there are processors when absent.
-        progress: told of the layers done.
+        progress: called with the number of layers done and of all layers.
     """
 
     chosen: CalibrationSet
@@ -82,7 +82,7 @@ def correction(
     images: Images | None,
     outliers: Collection[str] = (),
 ) -> Correction:
-    """Return the correction of one quantization: the one kept under its name where it applies, else a new one.
+    """Return the correction of one quantization: the cached one where it applies, else a new one.
 
     Args:
         folder: of the run, whose ``run.json`` is written.
@@ -90,8 +90,8 @@ def correction(
         plan: made for it.
         options: what the plan leaves in float.
         ranges: of the observed tensors.
-        images: None where they are not at hand.
-        outliers: images not to look at, by sha256: one that drives activations far beyond all others outweighs them.
+        images: None where they are not available.
+        outliers: images to leave out, by sha256: one with activations far beyond all others would outweigh them.
 
     Raises:
         ImageError: an image cannot be decoded.
@@ -115,11 +115,11 @@ def correction(
 
 def _notes(found: BiasCorrection) -> tuple[str, ...]:
     change = f"SQNR of the scores {found.before_db:.1f} -> {found.after_db:.1f} dB on images held back"
-    did = "biases corrected" if found.kept else "bias correction did harm and was left out"
+    did = "biases corrected" if found.kept else "bias correction increased the error and was left out"
     left_db = found.after_db if found.kept else found.before_db
     far = (
-        f"the scores lie far from those of fp32 (SQNR {left_db:.1f} dB): expect lost accuracy; "
-        "quantkit compare measures it, quantkit tune looks for what wins it back"
+        f"the scores are far from those of fp32 (SQNR {left_db:.1f} dB): expect a loss of accuracy; "
+        "quantkit compare measures it, quantkit tune reduces it"
     )
     return (f"{did}: {change}", *([far] if left_db < LOW_DB else []))
 

@@ -1,10 +1,10 @@
-"""Which channels can be moved by an offset, and the same function in other biases.
+"""Shift groups: which channels can be shifted by an offset, for the same function with other biases.
 
-What a layer hands on can be moved by an offset for each channel: it is taken off the layer's bias, and put back by the
-layers that read it, in their biases, times their weights. Pools and concatenations hand offsets on, a sum has those of
-its terms together. Whatever else reads a moved tensor would see it, an activation function first of all; so would a
-convolution that pads with zeros, for behind the move a zero is no longer zero. Such channels stay where they are, and
-so do the outputs of the model.
+The output of a layer can be shifted by an offset for each channel: the offset is subtracted from the layer's bias, and
+the layers that read the output add it, times their weights, to theirs. Pools and concatenations pass offsets on; a sum
+has the sum of its terms' offsets. Any other reader of a shifted tensor would compute something else: an activation
+function, for example, or a convolution that pads with zeros, which are no longer zeros of the original tensor. Such
+channels are not shifted, and neither are the outputs of the model.
 """
 
 from collections.abc import Iterable, Mapping
@@ -36,18 +36,18 @@ from quantkit.ptq.noise_model import layer_weights
 
 Vector = npt.NDArray[np.float64]
 
-# What hands offsets on channel by channel; an average does so only where it pads with nothing.
-_HANDING_ON = frozenset({"Identity", "Dropout", "MaxPool", "GlobalAveragePool", "GlobalMaxPool"})
+# Operators that pass offsets on channel by channel; an average does so only without padding.
+_PASSING_ON = frozenset({"Identity", "Dropout", "MaxPool", "GlobalAveragePool", "GlobalMaxPool"})
 
 
 @dataclass(frozen=True)
 class Movable:
-    """Which channels can be moved, and where a move arrives.
+    """Which channels can be shifted, and which tensors an offset reaches.
 
     Attributes:
-        arriving: for each tensor with a channel axis, float64 ``[channels, count]``: what it gets of each offset.
+        arriving: for each tensor with a channel axis, float64 ``[channels, count]``: its share of each offset.
         first: index of the first offset of each layer that gives some, by node name.
-        free: bool ``[count]``: the offset can be taken up by every layer it arrives at.
+        free: bool ``[count]``: every layer that the offset reaches can compensate it.
     """
 
     arriving: Mapping[str, csr_array]
@@ -60,7 +60,7 @@ class Movable:
 
 
 def movable(model: ir.Model) -> Movable:
-    """Return what can be moved in a prepared model."""
+    """Return the channels of a prepared model that can be shifted."""
     builder = _Builder(model)
     for node in model.graph:
         builder.follow(node)
@@ -68,13 +68,13 @@ def movable(model: ir.Model) -> Movable:
 
 
 def moved(model: ir.Model, found: Movable, moves: Vector) -> ir.Model:
-    """Return a copy of a model with offsets taken off the biases of some layers and put back by those that read them.
+    """Return a copy of a model with offsets subtracted from the biases of some layers and added by their readers.
 
     ``b'[o] = b[o] - v[o] + sum over inputs i and taps of W[o, i, tap] m[i]``, in float64 and rounded once.
 
     Args:
         model: prepared.
-        found: what can be moved in it.
+        found: its channels that can be shifted.
         moves: float64 ``[count]``, the offset of each channel.
     """
     copy = model.clone()
@@ -90,7 +90,7 @@ def moved(model: ir.Model, found: Movable, moves: Vector) -> ir.Model:
 
 
 def _taken_up(node: ir.Node, offsets: Vector) -> Vector:
-    """Return what offsets of a layer's inputs add to its outputs."""
+    """Return the change of a layer's outputs by offsets of its inputs."""
     weights = layer_weights(node).sum(axis=2)
     groups = attribute_int(node, "group", 1)
     per_group = weights.reshape(groups, -1, weights.shape[1]), offsets.reshape(groups, -1)
@@ -122,19 +122,19 @@ class _Builder:
             self._give(value, None)
 
     def follow(self, node: ir.Node) -> None:
-        """Note what a node's outputs get of the offsets of its inputs, and pin what it cannot take."""
+        """Record the offsets of a node's outputs, and pin those of inputs that it does not pass on."""
         if node_name(node) in self._layers:
             self._layer(node)
             return
-        handed = self._handed_on(node)
-        if handed is None:
+        passed = self._passed_on(node)
+        if passed is None:
             for value in node.inputs:
                 self._pin(value)
         for value in node.outputs:
-            self._give(value, handed)
+            self._give(value, passed)
 
     def result(self, outputs: Iterable[ir.Value]) -> Movable:
-        """Return what was found; the outputs of the model stay as they are."""
+        """Return the result; the outputs of the model are pinned."""
         for value in outputs:
             self._pin(value)
         return Movable(self._arriving, self._first, ~self._pinned)
@@ -150,15 +150,15 @@ class _Builder:
         self._next += size
         self._give(result, ones)
 
-    def _handed_on(self, node: ir.Node) -> csr_array | None:
-        """Return what arrives at a node's only output; None where its inputs must not be moved."""
+    def _passed_on(self, node: ir.Node) -> csr_array | None:
+        """Return the offsets of a node's only output; None where its inputs must not be shifted."""
         result = node.outputs[0]
         parts = [matrix for value in node.inputs if value is not None and (matrix := self._of(value)) is not None]
         if node.domain != "" or len(node.outputs) != 1 or not parts:
             return None
         # Operands of other ranks are broadcast from the last axis on, not channel by channel.
         whole = len(parts) == len(node.inputs) and len({rank(value) for value in node.inputs}) == 1
-        if node.op_type in _HANDING_ON or (node.op_type == "AveragePool" and not _pads(node)):
+        if node.op_type in _PASSING_ON or (node.op_type == "AveragePool" and not _pads(node)):
             return self._fitting(parts[0], result)
         if node.op_type in ("Add", "Sum") and whole and len({part.shape[0] for part in parts}) == 1:
             return self._fitting(reduce(add, parts), result)
@@ -191,7 +191,7 @@ class _Builder:
 
 
 def _flattens(node: ir.Node) -> bool:
-    """Tell whether a node makes one row of each image: a Flatten, or a Reshape to ``[N, channels * positions]``."""
+    """Return whether a node makes one row of each image: a Flatten, or a Reshape to ``[N, channels * positions]``."""
     if node.op_type == "Flatten":
         return attribute_int(node, "axis", 1) == 1
     sizes, after = dims(operand(node, 0)), dims(node.outputs[0])

@@ -1,8 +1,8 @@
-"""Mixed precision: which layers to leave in float, one after the other, each the best next to those before.
+"""Mixed precision: leave layers in float one by one, each the best in addition to those before.
 
-What layers cost does not add up: noise partly cancels, and layers in a row undo each other's damage. So a list sorted
-once by sensitivity is only where a step looks first. At each step the few layers that promise most for what they
-compute are tried for true, beside those already in float, and the best of them is taken.
+The sensitivities of layers do not add up: noise partly cancels. So a list sorted once by sensitivity only selects the
+candidates of a step. At each step the few layers with the largest gain for their multiply-adds are measured in addition
+to those already in float, and the best of them is taken.
 """
 
 from collections.abc import Mapping, Sequence
@@ -22,11 +22,11 @@ from quantkit.search.candidate_builder import CandidateBuilder
 from quantkit.search.recipe import Recipe
 from quantkit.sensitivity.measure import layer_costs
 
-# Layers that a step tries beside those already in float.
+# Layers that a step measures.
 TRIED = 4
-# The order of the layers stands after so many images.
+# Images that the order of the layers is measured on.
 IMAGES = 24
-# What the conversions around a float layer cost, as a share of the network's multiply-adds.
+# Cost of the conversions around a float layer, as a share of the network's multiply-adds.
 CONVERSIONS = 0.005
 
 
@@ -60,13 +60,13 @@ class FloatBudget:
 
 
 class MixedPrecision:
-    """A greedy walk from all layers in int8 towards more in float.
+    """A greedy search from all layers in int8 towards more in float.
 
     Args:
         candidate_builder: makes the models.
-        recipe: what the walk begins with.
-        selection: the images that choose.
-        budget: where it ends.
+        recipe: that it starts from.
+        selection: compares the models.
+        budget: what may be left in float.
         progress: called with the number of layers measured and of all layers.
     """
 
@@ -102,7 +102,7 @@ class MixedPrecision:
         return self._recipe
 
     def _order(self, progress: ProgressCallback | None) -> list[str]:
-        """Return the layers by what leaving each in float saves for what it computes, the most rewarding first."""
+        """Return the layers by their gain in float for their multiply-adds, the largest first."""
         costs = layer_costs(
             self._model,
             self._target,

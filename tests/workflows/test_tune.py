@@ -13,6 +13,7 @@ from progress_log import ProgressLog
 
 from quantkit.config.method import Percentile
 from quantkit.config.pipeline import Decode, Pipeline, ToTensor
+from quantkit.data import decoded, preprocess
 from quantkit.data.build_set import build_calibration_set
 from quantkit.data.folder import find_labelled_images
 from quantkit.data.overlap import digest_of
@@ -60,6 +61,10 @@ def made(monkeypatch: pytest.MonkeyPatch) -> list[object]:
 
     monkeypatch.setattr(tune_trials.CandidateBuilder, "make", counted)
     return recipes
+
+
+def build_file(done: Tuning) -> Path:
+    return next(path for path in done.files if path.name == "vamc-tuned.yaml")
 
 
 def spec_of(path: Path) -> BuildSpec:
@@ -127,6 +132,48 @@ def test_the_same_bits_again_and_after_an_interruption(
     assert not list(run.glob("tune-candidate*"))
 
 
+def test_tune_interrupted_leaves_the_best_model_so_far(
+    run: Path, made: list[object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counted = tune_trials.CandidateBuilder.make
+
+    def interrupted(self, recipe, progress=None):
+        if made:
+            raise KeyboardInterrupt
+        return counted(self, recipe, progress)
+
+    monkeypatch.setattr(tune_trials.CandidateBuilder, "make", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        tune(run, EVERYTHING)
+    assert len(made) == 1
+    assert np.isfinite(scores(run / "int8-tuned.onnx")).all()
+    assert compare(["fp32", "int8-tuned"], run=run, drift_images=0).candidates[0].versus is not None
+
+
+def test_tune_decodes_no_image_twice(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    decodings: list[Path] = []
+    read = decoded.pixels_of
+
+    def counted(path: Path, pipeline: Pipeline):
+        decodings.append(path)
+        return read(path, pipeline)
+
+    monkeypatch.setattr(decoded, "pixels_of", counted)
+    monkeypatch.setattr(preprocess, "pixels_of", counted)
+    tune(run, EVERYTHING)
+    assert decodings
+    assert len(decodings) == len(set(decodings))
+
+
+def test_tune_estimates_its_time_once(run: Path) -> None:
+    estimates: list[float] = []
+    tune(run, EVERYTHING, estimate=estimates.append)
+    assert len(estimates) == 1
+    assert estimates[0] > 0.0
+    tune(run, EVERYTHING, estimate=estimates.append)
+    assert len(estimates) == 1, "all trials are cached"
+
+
 def test_what_a_search_ends_with_is_not_made_twice(
     run: Path, made: list[object], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -189,8 +236,7 @@ def test_what_the_card_gets_is_what_was_foretold(run: Path, tmp_path: Path) -> N
     done = vacc(run, write_fp32=tmp_path / "better.onnx")
     best = done.outcome.best.recipe
     assert done.fp32 == tmp_path / "better.onnx"
-    assert done.build_file is not None
-    spec = spec_of(done.build_file)
+    spec = spec_of(build_file(done))
     assert spec.source.checkpoint == str(tmp_path / "better.onnx")
     calibrate(
         done.fp32,
@@ -211,8 +257,7 @@ def test_what_the_card_gets_is_what_was_foretold(run: Path, tmp_path: Path) -> N
 
 def test_the_skipped_convolutions_are_named_by_index(run: Path) -> None:
     done = vacc(run)
-    assert done.build_file is not None
-    spec = spec_of(done.build_file)
+    spec = spec_of(build_file(done))
     model = prepare(read_model(Path(spec.source.checkpoint))).model
     convs = conv2d_nodes(model.graph)
     assert [convs[index] for index in spec.calibration.skip_conv_layers or ()] == list(done.outcome.best.recipe.skip)
@@ -228,8 +273,7 @@ def test_rescaling_alone_keeps_the_function(run: Path) -> None:
 def test_without_rewriting_the_card_gets_the_original(run: Path, tmp_path: Path) -> None:
     done = vacc(run, rewrite=False)
     assert done.fp32 is None
-    assert done.build_file is not None
-    assert spec_of(done.build_file).source.checkpoint == str((tmp_path / "tiny.onnx").resolve())
+    assert spec_of(build_file(done)).source.checkpoint == str((tmp_path / "tiny.onnx").resolve())
     assert {one.stage for one in done.trials} <= {"default", "method", "precision"}
 
 
