@@ -75,6 +75,7 @@ class SetRecord(_Record):
         images: how many there are.
         images_used: how many the pass saw (fewer where it stopped when stable).
         outliers: those of them that drive activations far beyond all others, by sha256.
+        suffix: ending of the image files, without a dot (the first in order where there are several).
     """
 
     path: str
@@ -84,6 +85,7 @@ class SetRecord(_Record):
     images: int
     images_used: int
     outliers: tuple[str, ...] = ()
+    suffix: str = ""
 
 
 class QuantizedRecord(_Record):

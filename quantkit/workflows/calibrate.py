@@ -4,7 +4,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import partial
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -336,6 +336,7 @@ def _record(
             images=len(chosen),
             images_used=len(statistics.images),
             outliers=statistics.outlier_images,
+            suffix=min(PurePosixPath(image.name).suffix.removeprefix(".") for image in chosen.images),
         ),
         pipeline=pipeline,
     )

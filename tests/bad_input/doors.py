@@ -12,7 +12,7 @@ from corpus_arrays import _npz
 from corpus_models import model
 from PIL import Image
 
-from quantkit.config.pipeline import PRESETS, Decode
+from quantkit.config.pipeline import Decode
 from quantkit.data.calibration_set import CalibrationSet
 from quantkit.data.classes import read_class_names
 from quantkit.data.folder import find_labelled_images
@@ -24,7 +24,7 @@ from quantkit.evaluation.predictions_file import load_predictions
 from quantkit.ptq import run_correction
 from quantkit.runs.cache import CacheKey, ResultCache
 from quantkit.runs.folder import RunFolder
-from quantkit.runs.score_cache import ScoreCache, scores_key
+from quantkit.runs.score_cache import ScoreCache
 from quantkit.stats.file import load_statistics
 from quantkit.vendors.vacc.check import check_file
 from quantkit.vendors.vacc.convert import convert
@@ -152,7 +152,7 @@ def input_folder(kind: str, place: Path) -> Path:
 
 
 def _cached_scores(path: Path) -> str:
-    cache, key = ResultCache(path.parent), scores_key("0" * 64, PRESETS["imagenet"])
+    cache, key = ResultCache(path.parent), CacheKey("scores", 1, {"model": "0" * 64})
     with ScoreCache(cache, key, [b"0" * 16]) as empty:
         file = empty.path
     file.write_bytes(path.read_bytes())

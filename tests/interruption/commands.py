@@ -102,7 +102,7 @@ COMMANDS = (
         ("out.json", "out.csv"),
     ),
     Command("eval", ("eval", "tiny.onnx", *_IMAGES, *_PRESET, "--out", "eval.npz"), ("eval.npz",)),
-    Command("sensitivity", ("sensitivity", "--run", "run"), ("run/sensitivity",)),
+    Command("sensitivity", ("sensitivity", "--run", "run"), ("run/sensitivity-ort.json",)),
     Command("vamp inputs", ("vamp", "inputs", *_IMAGES, "--out", "npz"), ("npz",)),
 )
 

@@ -1,6 +1,7 @@
 """Bias correction in the chain: on by default, kept in the run, used again, and said to be missing where it is."""
 
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -33,6 +34,10 @@ def run(tmp_path: Path) -> Path:
     return tmp_path / "run"
 
 
+def said(notes: Sequence[str], text: str) -> bool:
+    return any(text in note for note in notes)
+
+
 def test_the_same_quantization_takes_the_shifts_it_has(run: Path) -> None:
     before = (run / "int8.onnx").read_bytes()
     shutil.rmtree(run.parent / "images")
@@ -47,13 +52,13 @@ def test_shifts_are_not_estimated_twice(run: Path, monkeypatch: pytest.MonkeyPat
 
 def test_another_method_is_corrected_anew(run: Path) -> None:
     (before,) = (run / "cache/bias").iterdir()
-    assert "no image was used" in quantize(run, method=COARSE).notes[-1]
+    assert said(quantize(run, method=COARSE, use_images=False).notes, "no image was used")
     done = quantize(run, method=COARSE, use_images=True)
-    assert "dB on images held back" in done.notes[-1]
+    assert said(done.notes, "dB on images held back")
     (after,) = set((run / "cache/bias").iterdir()) - {before}
     assert after.read_bytes() != before.read_bytes()
     quantize(run)
-    assert "biases corrected" in quantize(run).notes[-1], "the first correction is still there"
+    assert said(quantize(run).notes, "biases corrected"), "the first correction is still there"
 
 
 @pytest.mark.parametrize(("after_db", "kept", "far"), [(11.9, True, True), (12.0, True, False), (25.0, False, True)])
@@ -78,7 +83,7 @@ def test_without_its_images_another_quantization_is_uncorrected_and_says_so(run:
         case _:
             (run.parent / "set.csv").unlink()
     done = quantize(run, method=COARSE, use_images=True)
-    assert "biases are not corrected for these ranges" in done.notes[-1]
+    assert said(done.notes, "biases are not corrected for these ranges")
     plain = quantize(run, method=COARSE, options=QuantizeOptions(bias_correction=False), out=run / "plain.onnx")
     assert done.path.read_bytes() == plain.path.read_bytes()
 
@@ -86,7 +91,7 @@ def test_without_its_images_another_quantization_is_uncorrected_and_says_so(run:
 def test_uncorrected_where_the_user_says_so(run: Path) -> None:
     corrected = (run / "int8.onnx").read_bytes()
     done = quantize(run, options=QuantizeOptions(bias_correction=False))
-    assert not any("bias" in note for note in done.notes)
+    assert not any("biases" in note for note in done.notes)
     assert done.path.read_bytes() != corrected
 
 

@@ -53,7 +53,7 @@ def test_run_moved_works_as_before(project: Path, move: Callable[[Path], Path], 
     run = move(project)
     monkeypatch.chdir(run.parent.parent)
     assert quantize(run).path.read_bytes() == before
-    assert compare(["fp32", "int8"], run=run, drift_images=0).candidates[0].images > 0
+    assert compare(["fp32", "int8"], run=run, drift_images=0).images > 0
     written = json.loads((run / "run.json").read_text())
     assert not Path(written["model"]["path"]).is_absolute()
     assert Path(written["model"]["absolute"]).is_file()
@@ -80,7 +80,7 @@ def test_run_missing_images_are_found_after_relink(project: Path) -> None:
     with pytest.raises(CalibrationSetError, match="images are missing or changed"):
         relink(run, images=project)
     relink(run, images=away)
-    assert compare(["fp32", "int8"], run=run, drift_images=0).candidates[0].images > 0
+    assert compare(["fp32", "int8"], run=run, drift_images=0).images > 0
 
 
 def test_relink_other_model_is_refused(project: Path) -> None:

@@ -13,7 +13,6 @@ import quantkit
 from quantkit.config.pipeline import Decode, Pipeline, ToTensor
 from quantkit.data.build_set import build_calibration_set
 from quantkit.errors import CoverageError, ModelError
-from quantkit.graph.model import image_input, read_model
 from quantkit.workflows.model_summary import ModelSummary
 from quantkit.workflows.summary_text import short_count, summary_rows
 
@@ -135,9 +134,7 @@ def test_inspect_two_inputs_keep_the_rest_known(model: Path) -> None:
     summary = quantkit.inspect(changed(model, add_input))
     assert [one.name for one in summary.inputs] == ["input", "mask"]
     assert summary.multiply_adds == MULTIPLY_ADDS
-    with pytest.raises(ModelError, match="several inputs"):
-        image_input(read_model(model))
-    assert any("several inputs" in problem.what for problem in summary.errors)
+    assert any("no value" in problem.what for problem in summary.errors)
 
 
 def test_inspect_normalization_inside_gives_the_pipeline(model: Path) -> None:

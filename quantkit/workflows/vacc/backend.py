@@ -66,8 +66,8 @@ class VaccBackend:
         folder, record = run.folder, run.folder.read()
         path = folder.path / BUILD_FILE
         try:
-            chosen = run.calibration_set or set_of_run(record)
-            build = build_of_run(folder, record, run.prepared, chosen, self.options)
+            build = build_of_run(folder, record, run.prepared, self.options)
+            card_set = _write_card_set(folder, record, run.calibration_set)
         except QuantkitError as error:
             path.unlink(missing_ok=True)
             if run.target.name == VACC.name:
@@ -75,7 +75,7 @@ class VaccBackend:
             return BackendFiles((), (f"{BUILD_FILE} was not written: {error}",))
         write_text(path, build.text)
         files, notes = [path], [*build.notes, *signature_notes(record)]
-        if card_set := _write_card_set(folder, record, chosen):
+        if card_set is not None:
             files.append(card_set)
             notes.append(
                 f"the compiler is to calibrate on {card_set.name}, without outlier images (calib-set materialize)"
@@ -105,11 +105,11 @@ class VaccBackend:
         return replace(budget, layers=layers, convs_only=True)
 
 
-def _write_card_set(folder: RunFolder, record: RunRecord, chosen: CalibrationSet) -> Path | None:
+def _write_card_set(folder: RunFolder, record: RunRecord, chosen: CalibrationSet | None) -> Path | None:
     """Write the set for a compiler that calibrates by itself where it is not the run's own."""
     path = folder.path / CARD_SET
     if choices_of_run(record).keep_outliers or not record.set.outliers:
         path.unlink(missing_ok=True)
         return None
-    set_without_outliers(chosen, record.set.outliers).save(path)
+    set_without_outliers(chosen or set_of_run(record), record.set.outliers).save(path)
     return path

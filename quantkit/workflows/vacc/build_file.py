@@ -10,13 +10,11 @@ import onnx_ir as ir
 
 from quantkit.config.method import Method, Percentile, parse_method
 from quantkit.config.pipeline import Pipeline
-from quantkit.data.calibration_set import CalibrationSet
 from quantkit.errors import ConfigError, VendorFileError
 from quantkit.files import write_text
 from quantkit.graph.qdq.plan import Plan, PlanOptions, plan
 from quantkit.runs.folder import INT8, RunFolder, RunRecord
 from quantkit.runs.inputs import fp32_of_run
-from quantkit.runs.location import set_of_run
 from quantkit.targets import VACC, Target
 from quantkit.vendors.vacc.calibration_folder import CalibrationFolder, calibration_folder
 from quantkit.vendors.vacc.vdsp import vdsp_from_pipeline
@@ -158,8 +156,7 @@ def vamc_of_run(
         left_out=choices.left_out if skip_convs is None else PlanOptions(skip_convs=tuple(skip_convs)),
     )
     made = plan(fp32_of_run(folder, record).prepared().model, choices.target, choices.left_out)
-    suffixes = frozenset([options.suffix]) if options.suffix is not None else _suffixes_of(set_of_run(record))
-    return _build_file(folder, record, choices.method, made, suffixes, options), record.pipeline
+    return _build_file(folder, record, choices.method, made, options), record.pipeline
 
 
 def vamc_of_model(
@@ -242,16 +239,13 @@ def _fp16(model: str, input_name: str, shape: Sequence[int], options: VamcOption
     )
 
 
-def build_of_run(
-    folder: RunFolder, record: RunRecord, prepared: ir.Model, chosen: CalibrationSet, options: VamcOptions
-) -> BuildFile:
+def build_of_run(folder: RunFolder, record: RunRecord, prepared: ir.Model, options: VamcOptions) -> BuildFile:
     """Return the build file that says what the run does; nothing is written.
 
     Args:
         folder: the run folder.
         record: its record.
         prepared: the prepared fp32 model of the run.
-        chosen: its calibration set.
         options: further choices.
 
     Raises:
@@ -259,8 +253,7 @@ def build_of_run(
     """
     choices = choices_of_run(record)
     made = plan(prepared, choices.target, choices.left_out)
-    suffixes = frozenset([options.suffix]) if options.suffix is not None else _suffixes_of(chosen)
-    return _build_file(folder, record, choices.method, made, suffixes, options, choices.checkpoint(folder))
+    return _build_file(folder, record, choices.method, made, options, choices.checkpoint(folder))
 
 
 def write_vdsp(folder: RunFolder, pipeline: Pipeline) -> Path | None:
@@ -302,11 +295,9 @@ def build_rewritten(
         options: further choices.
 
     Raises:
-        UsageError: the run's set is gone.
         ConfigError: nothing fixes the size of the model's input.
     """
-    suffixes = frozenset([options.suffix]) if options.suffix is not None else _suffixes_of(set_of_run(record))
-    return _build_file(folder, record, method, plan, suffixes, options, checkpoint)
+    return _build_file(folder, record, method, plan, options, checkpoint)
 
 
 def _build_file(
@@ -314,7 +305,6 @@ def _build_file(
     record: RunRecord,
     method: Method,
     plan: Plan,
-    suffixes: frozenset[str],
     options: VamcOptions,
     checkpoint: Path | None = None,
 ) -> BuildFile:
@@ -330,7 +320,7 @@ def _build_file(
         input_shape=file_shape(record.model.layout, record.pipeline.channels, *_size(record)),
         pipeline=record.pipeline,
         method=method,
-        data=CalibrationFolder(path=str(images), suffix=sorted(suffixes)[0], count=count),
+        data=CalibrationFolder(path=str(images), suffix=_suffix(record, options), count=count),
         dialect=options.dialect,
         per_channel=plan.target.weights.per_channel,
         weight_scale=options.weight_scale or ("power2" if plan.target.weights.power_of_two else None),
@@ -353,8 +343,11 @@ def _materialize_command(folder: RunFolder, record: RunRecord, images: Path, lef
     return shlex.join(["quantkit", "calib-set", "materialize", str(manifest), str(images)])
 
 
-def _suffixes_of(chosen: CalibrationSet) -> frozenset[str]:
-    return frozenset(path.suffix.removeprefix(".") for path in chosen.paths)
+def _suffix(record: RunRecord, options: VamcOptions) -> str:
+    suffix = options.suffix or record.set.suffix
+    if not suffix:
+        raise ConfigError("the names of the calibration images have no suffix", fix="give --suffix")
+    return suffix
 
 
 def _size(record: RunRecord) -> tuple[int, int]:

@@ -214,7 +214,7 @@ def test_a_pipeline_the_card_lost_leaves_no_vdsp_params_behind(run: Run, tmp_pat
     base = ("calibrate", "--model", "tiny.onnx", "--images", "images", "--count", 8, "--target", "vacc", "--run", "run")
     assert run(*base, "--preset", "c.yaml")[0] == 0
     assert (tmp_path / "run/vdsp_params.json").is_file()
-    code, out, _ = run(*base, "--preset", "pad.yaml")
+    code, out, _ = run(*base, "--preset", "pad.yaml", "--fresh")
     assert (code, "the card cannot run this preprocessing" in out) == (0, True)
     assert not (tmp_path / "run/vdsp_params.json").exists()
 

@@ -54,11 +54,9 @@ def test_what_is_asked_for_is_changed_and_nothing_else(run: Path) -> None:
     assert (spec.name, spec.head is not None) == ("other", True)
 
 
-def test_a_run_whose_set_is_gone_needs_a_suffix(run: Path, tmp_path: Path) -> None:
+def test_build_file_run_without_its_set_is_the_same(run: Path, tmp_path: Path) -> None:
     (tmp_path / "set.csv").unlink()
-    with pytest.raises(UsageError, match="the run's set is gone; give --suffix"):
-        vamc_of_run(run)
-    assert vamc_of_run(run, options=VamcOptions(suffix="png"))[0].text == (run / "vamc.yaml").read_text()
+    assert vamc_of_run(run)[0].text == (run / "vamc.yaml").read_text()
 
 
 def test_an_index_beyond_the_model_is_refused(run: Path) -> None:
