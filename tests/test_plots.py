@@ -156,8 +156,8 @@ def test_sensitivity_plots_noise_added_and_removed():
         return Figures(sqnr_db=30.0, kl=0.1, share=share, accuracy=None)
 
     layers = tuple(
-        LayerSensitivity(node=name, op_type="Conv", conv_index=None, macs=1, macs_share=0.5, only=figures(a),
-                         without=figures(b))
+        LayerSensitivity(node=name, op_type="Conv", conv_index=None, macs=1, macs_share=0.5, isolated=figures(a),
+                         leave_one_out=figures(b))
         for name, a, b in (("one", 0.5, 0.25), ("two", 0.1, -0.05))
     )  # fmt: skip
     found = Sensitivity(model="net", target="ort", method="kl", by="only", images=3, source="images", macs=2, top1=None,

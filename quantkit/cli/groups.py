@@ -13,10 +13,10 @@ _OPTIONS: dict[str, str] = {
     "until-stable by max-drop min-agreement max-float max-skips rewrite disable skips tolerance exporter skip-conv "
     "skip-matmul weight-scale calibrate-chunk-by overflow-adaptive cluster-mode data-transport-mode softmax",
     TARGET: "target dialect calibration-folder dtype opset workspace name suffix vdsp runtime breakdown "
-    "require-coverage to instances processes batch",
+    "require-coverage to instances processes",
     OUTPUT: "out json csv markdown html junit explain top fail-if fail-if-proven fail-unless-proven latency "
     "materialize link move write-fp32 notes schema",
-    RESOURCES: "threads workers time fresh",
+    RESOURCES: "device provider-option batch threads workers time fresh",
 }
 _PANEL_OF = {name: panel for panel, names in _OPTIONS.items() for name in names.split()}
 
@@ -63,6 +63,7 @@ _DEFAULTS = {
     "per-channel": "the target's own",
     "power-of-two": "the target's own",
     "preset": "that of the run, or of quantkit.yaml",
+    "provider-option": "none",
     "reference": "none",
     "reference-arg": "none",
     "require-coverage": "no requirement",

@@ -45,6 +45,11 @@ class Device:
 
     Raises:
         UsageError: no such kind, or a batch or index that is none.
+
+    Example:
+        >>> import quantkit
+        >>> quantkit.Device(kind="cuda", batch=32).is_cpu
+        False
     """
 
     kind: str = "cpu"

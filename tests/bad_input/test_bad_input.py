@@ -71,7 +71,7 @@ def test_a_command_ends_in_one_line_and_its_exit_code(item: BadInput, place: Pat
     path = item.write(input_folder(item.kind, place))
     folder = path.parent if item.kind == "project" else place
     before = sorted(found for found in place.rglob("*") if found.is_file())
-    code, _, err = run(folder, *command_line(item.kind, path))
+    code, _, err = run(folder, "-q", *command_line(item.kind, path))
     wanted, says = LATER.get(_name(item), (item.error.exit_code if item.error else 0, item.result))
     assert code == wanted, err
     if code:

@@ -192,7 +192,10 @@ def test_a_very_long_picture_does_not_become_a_bomb(tmp_path: Path) -> None:
     ("ops", "message"),
     [
         ((Decode(), Resize(size=8, interpolation="bicubic", antialias=False), ToTensor()), "bicubic without antialias"),
-        ((Decode(), ToTensor(), Normalize(mean=(0.5,), std=(0.5,))), "mean and std have 1 values for 3 channels"),
+        (
+            (Decode(), ToTensor(), Normalize(mean=(0.5, 0.5), std=(0.5, 0.5))),
+            "mean and std have 2 values for 3 channels",
+        ),
         ((Decode(mode="L"), ToTensor()), "the model reads 3 channels and the pipeline gives 1"),
         ((Decode(), CenterCrop(size=(192, 224)), ToTensor()), "the model reads height 224 and the pipeline gives 192"),
         ((Decode(), Resize(size=(224, 256)), ToTensor()), "the model reads width 224 and the pipeline gives 256"),
@@ -210,8 +213,8 @@ def test_a_pipeline_that_fits_or_fixes_nothing_passes() -> None:
 
 
 def test_the_first_op_that_cannot_run_is_met_without_a_check_too() -> None:
-    pipeline = Pipeline(ops=(Decode(), ToTensor(), Normalize(mean=(0.5,), std=(0.5,))))
-    with pytest.raises(ConfigError, match="mean and std have 1 values for 3 channels"):
+    pipeline = Pipeline(ops=(Decode(), ToTensor(), Normalize(mean=(0.5, 0.5), std=(0.5, 0.5))))
+    with pytest.raises(ConfigError, match="mean and std have 2 values for 3 channels"):
         run(noise(4, 4), pipeline)
 
 

@@ -38,13 +38,13 @@ def test_says_what_to_install_without_torch(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--exporter", "jit"], "--exporter: there is no exporter 'jit'; auto, dynamo, torchscript"),
+        (["--exporter", "jit"], "--exporter: 'jit' is not one of auto, dynamo, torchscript"),
         (["--input-size", "1x2x3x4"], "--input-size: '1x2x3x4' is no input size; write 224, 224x224 or 3x224x224"),
         (["--input-size", "0"], "--input-size: '0' is no input size"),
         (["--arg", "width"], "--arg: 'width' is not KEY=VALUE"),
         (["--images", "nowhere"], "nowhere: there is no such folder"),
         (["--preset", "imagenets"], "--preset: there is no preset 'imagenets'"),
-        (["--target", "vac"], "--target: there is no target 'vac'; choose one of ort, tensorrt, vacc"),
+        (["--target", "vac"], "--target: 'vac' is not one of ort, tensorrt, vacc"),
         (["--reference-arg", "width=1"], "--reference-arg: needs --reference"),
         (["--reference", "iresnet50", "--reference-arg", "width"], "--reference-arg: 'width' is not KEY=VALUE"),
     ],

@@ -38,7 +38,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 def refused(server: Server, folder: Path, *arguments: str, largest_file: int | None = None) -> str:
     """Run a command that cannot write; the one line that it says comes back."""
-    codes, _ = server.run(folder, Command("refused", arguments, ()), largest_file=largest_file)
+    codes, _ = server.run(folder, Command("refused", ("-q", *arguments), ()), largest_file=largest_file)
     said = (folder / "errors.0").read_text()
     assert codes == [OutputError.exit_code], said
     [line] = [line for line in said.splitlines() if line.strip()]

@@ -12,7 +12,7 @@ from quantkit.graph.qdq.plan import plan
 from quantkit.ptq.channel_groups import PINNED, find_channel_groups
 from quantkit.ptq.channel_shift import center
 from quantkit.ptq.channel_statistics import ChannelStatistics, channel_statistics
-from quantkit.ptq.equalization import Objective, equalize
+from quantkit.ptq.equalization import EqualizationNoise, equalize
 from quantkit.ptq.noise_model import noise_gains
 from quantkit.search.recipe import Recipe
 from quantkit.targets import ORT, VACC
@@ -62,7 +62,7 @@ def test_degenerate_models_have_finite_objectives_and_keep_their_function(body, 
     made, statistics = plan(model, target), channel_statistics(model, images, threads=1)
     groups = find_channel_groups(model)
     with np.errstate(all="raise", under="ignore"):
-        value, gradient = Objective(model, made, groups, statistics)(np.zeros(groups.count))
+        value, gradient = EqualizationNoise(model, made, groups, statistics)(np.zeros(groups.count))
         equalized, shifted = equalize(model, made, statistics), center(model, made, statistics)
     assert not np.isnan(value)
     assert np.isfinite(gradient).all()

@@ -122,7 +122,8 @@ def fake_sensitivity(rng, hostile=""):
 
     layers = tuple(
         LayerSensitivity(node=f"conv{index}" + hostile, op_type="Conv", conv_index=index, macs=10, macs_share=0.1,
-                         only=figures(float(rng.uniform(0, 0.3))), without=figures(float(rng.uniform(-0.1, 0.3))))
+                         isolated=figures(float(rng.uniform(0, 0.3))),
+                         leave_one_out=figures(float(rng.uniform(-0.1, 0.3))))
         for index in range(10)
     )  # fmt: skip
     return Sensitivity(model="ResNet-50" + hostile, target="ort", method="percentile", by="only", images=32,

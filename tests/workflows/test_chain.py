@@ -282,7 +282,7 @@ def test_statistics_of_another_model_are_refused(place: Place) -> None:
     with pytest.raises(ProvenanceError, match="the fp32 model is not the one this run was calibrated with"):
         quantize(run)
     place.model.unlink()
-    with pytest.raises(ModelError, match="is missing; .*quantkit relink"):
+    with pytest.raises(ModelError, match=r"is missing; .*quantkit relink"):
         quantize(run)
 
 

@@ -166,12 +166,11 @@ def test_tune_decodes_no_image_twice(run: Path, monkeypatch: pytest.MonkeyPatch)
 
 
 def test_tune_estimates_its_time_once(run: Path) -> None:
-    estimates: list[float] = []
-    tune(run, EVERYTHING, estimate=estimates.append)
-    assert len(estimates) == 1
-    assert estimates[0] > 0.0
-    tune(run, EVERYTHING, estimate=estimates.append)
-    assert len(estimates) == 1, "all trials are cached"
+    first, again = ProgressLog(), ProgressLog()
+    tune(run, EVERYTHING, progress=first)
+    assert len([text for text in first.messages if "estimated time" in text]) == 1
+    tune(run, EVERYTHING, progress=again)
+    assert not any("estimated time" in text for text in again.messages), "all trials are cached"
 
 
 def test_what_a_search_ends_with_is_not_made_twice(

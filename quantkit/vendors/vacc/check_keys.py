@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from quantkit.vendors.vacc.convert import section_type
 from quantkit.vendors.vacc.dialects import MODELS, Dialect, dotted, fault_text
 from quantkit.vendors.vacc.document import Document
-from quantkit.vendors.vacc.fields import CHECK, READABLE, Section
+from quantkit.vendors.vacc.fields import CHECK, READABLE, YamlSection
 from quantkit.vendors.vacc.findings import Finding, abbreviated, misspelt
 from quantkit.vendors.vacc.yaml_nodes import KeyPath
 
@@ -119,7 +119,7 @@ def _remove(data: Any, path: KeyPath) -> None:
     del data[last]
 
 
-def check_fields(document: Document, model: type[Section], data: Any, path: KeyPath) -> Iterator[Finding]:
+def check_fields(document: Document, model: type[YamlSection], data: Any, path: KeyPath) -> Iterator[Finding]:
     """Yield what is wrong with the types and keys of one free-standing section, such as an operation."""
     yield from _check_types(document, model, data, path)
     known = tuple(model.model_fields)
@@ -140,7 +140,9 @@ def _check_repeated(document: Document) -> Iterator[Finding]:
         )
 
 
-def _check_types(document: Document, model: type[Section], data: Any = None, path: KeyPath = ()) -> Iterator[Finding]:
+def _check_types(
+    document: Document, model: type[YamlSection], data: Any = None, path: KeyPath = ()
+) -> Iterator[Finding]:
     try:
         model.model_validate(document.data if data is None else data, context=CHECK)
     except ValidationError as error:
@@ -166,7 +168,7 @@ def _key_with_value(key: str, value: Any) -> str | None:
 
 
 def _check_section(
-    document: Document, dialect: Dialect, model: type[Section], data: Any, path: KeyPath
+    document: Document, dialect: Dialect, model: type[YamlSection], data: Any, path: KeyPath
 ) -> Iterator[Finding]:
     if not isinstance(data, dict):
         return
@@ -203,7 +205,7 @@ def _mixes_forms(document: Document, path: KeyPath) -> bool:
 
 
 def _foreign_or_unknown(
-    document: Document, dialect: Dialect, model: type[Section], data: dict[str, Any], path: KeyPath
+    document: Document, dialect: Dialect, model: type[YamlSection], data: dict[str, Any], path: KeyPath
 ) -> Finding:
     section, key = dotted(path[:-1]), str(path[-1])
     other: Dialect = "build" if dialect == "compile" else "compile"
@@ -235,7 +237,7 @@ def _keys_of_counterpart(section: str, other: Dialect) -> tuple[str, ...]:
         counterpart = next((build for build, compile_ in _COUNTERPART.items() if compile_ == section), None)
     if counterpart is None:
         return ()
-    model: type[Section] | None = MODELS[other]
+    model: type[YamlSection] | None = MODELS[other]
     for step in filter(None, counterpart.split(".")):
         model = model and section_type(model.model_fields[step].annotation)
     return tuple(model.model_fields) if model else ()
@@ -246,7 +248,7 @@ def _unknown_key(
     path: KeyPath,
     known: tuple[str, ...],
     data: dict[str, Any],
-    dialect_model: type[Section] | None = None,
+    dialect_model: type[YamlSection] | None = None,
 ) -> Finding:
     key, name, line = str(path[-1]), dotted(path), document.line_of(path)
     absent = tuple(word for word in known if word not in data)
@@ -261,7 +263,7 @@ def _unknown_key(
     return Finding("warning", line, name, f"`{name}` is not known", fix)
 
 
-def _places_of(key: str, model: type[Section], path: str = "") -> list[str]:
+def _places_of(key: str, model: type[YamlSection], path: str = "") -> list[str]:
     """Return the sections of a dialect that have a key; words that many sections have say nothing."""
     if key in ("type", "path", "name", "params", "dtype"):
         return []

@@ -9,7 +9,7 @@ from pydantic import ValidationError
 from quantkit.vendors.vacc.check_keys import check_fields
 from quantkit.vendors.vacc.dialects import dotted
 from quantkit.vendors.vacc.document import Document
-from quantkit.vendors.vacc.fields import Section
+from quantkit.vendors.vacc.fields import YamlSection
 from quantkit.vendors.vacc.findings import Finding, Severity, misspelt
 from quantkit.vendors.vacc.ops import OPS, CenterCropOp, NormalizeOp, PadOp, ResizeOp
 from quantkit.vendors.vacc.yaml_nodes import KeyPath
@@ -56,7 +56,7 @@ def check_ops(document: Document, path: KeyPath, ops: list[Any], shape: tuple[in
     return findings
 
 
-def _check_one(document: Document, path: KeyPath, op: dict[str, Any], findings: list[Finding]) -> Section | None:
+def _check_one(document: Document, path: KeyPath, op: dict[str, Any], findings: list[Finding]) -> YamlSection | None:
     """Add what is wrong with one operation by itself; return it typed, or None where that cannot be."""
     name = op.get("type")
     kind = OPS.get(name) if isinstance(name, str) else None

@@ -31,7 +31,7 @@ from quantkit.vendors.vacc.dialects import (
     read_compile,
 )
 from quantkit.vendors.vacc.document import Document
-from quantkit.vendors.vacc.fields import CHECK, READABLE, Section
+from quantkit.vendors.vacc.fields import CHECK, READABLE, YamlSection
 from quantkit.vendors.vacc.spec import BuildSpec, CalibrationData, CalibrationSpec, Head, Source, Texts, Workspace
 from quantkit.vendors.vacc.yaml_text import dump
 
@@ -229,7 +229,7 @@ def _workspace(section: BuildWorkspace | CompileWorkspace | None, path: str) -> 
     )
 
 
-def _rest(section: Section | None, *taken: str) -> dict[str, Any]:
+def _rest(section: YamlSection | None, *taken: str) -> dict[str, Any]:
     """Return what a section says beyond some of its keys, in the order of the file."""
     if section is None:
         return {}
@@ -319,7 +319,7 @@ def framework_of(checkpoint: Texts) -> str | None:
     return next((FRAMEWORKS[suffix] for suffix in suffixes if suffix in FRAMEWORKS), None)
 
 
-def unknown_keys(data: dict[str, Any], model: type[Section], path: str = "") -> list[str]:
+def unknown_keys(data: dict[str, Any], model: type[YamlSection], path: str = "") -> list[str]:
     """Return a note for each key that a dialect is not known to have."""
     notes: list[str] = []
     for key, value in data.items():
@@ -334,10 +334,10 @@ def unknown_keys(data: dict[str, Any], model: type[Section], path: str = "") -> 
     return notes
 
 
-def section_type(annotation: Any) -> type[Section] | None:
+def section_type(annotation: Any) -> type[YamlSection] | None:
     """Return the section that a field holds, or None for a plain value."""
     candidates = getattr(annotation, "__args__", (annotation,))
-    return next((c for c in candidates if isinstance(c, type) and issubclass(c, Section)), None)
+    return next((c for c in candidates if isinstance(c, type) and issubclass(c, YamlSection)), None)
 
 
 def _given(section: dict[str, Any]) -> dict[str, Any]:

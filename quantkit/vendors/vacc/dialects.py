@@ -16,25 +16,25 @@ from quantkit.vendors.vacc.fields import (
     Fraction,
     Indices,
     QuantizationFlag,
-    Section,
     Shape,
     Text,
     Texts,
     Whole,
+    YamlSection,
 )
 from quantkit.vendors.vacc.yaml_nodes import YamlError
 
 Dialect = Literal["build", "compile"]
 
 
-class Sampler(Section):
+class Sampler(YamlSection):
     """Which of the calibration files are taken; ``npz`` files hold ready tensors."""
 
     suffix: Texts = None
     get_data_num: Count = None
 
 
-class CompilerSection(Section):
+class CompilerSection(YamlSection):
     """Options of the compiler that files of both dialects have; their meaning is the vendor's."""
 
     cluster_mode: Any = None
@@ -47,7 +47,7 @@ class CompilerSection(Section):
     switch_lhs_rhs: Any = None
 
 
-class CalibrationOptions(Section):
+class CalibrationOptions(YamlSection):
     """How int8 ranges are found: keys that files of both dialects have."""
 
     calibrate_mode: Text = None
@@ -63,7 +63,7 @@ class CalibrationOptions(Section):
     quantize_mode: Any = None
 
 
-class BuildModel(Section):
+class BuildModel(YamlSection):
     """``model`` of the build dialect."""
 
     name: Text = None
@@ -92,14 +92,14 @@ class BuildCalibration(CalibrationOptions):
     per_channel: Flag = None
 
 
-class ExtraOps(Section):
+class ExtraOps(YamlSection):
     """Operators appended to the graph: softmax, the suppression of boxes, none."""
 
     type: Text = None
     params: Any = None
 
 
-class BuildEngine(Section):
+class BuildEngine(YamlSection):
     """``engine`` of the build dialect.
 
     The vendor's build files come in two forms that no file mixes: the earlier one has ``common.do_quantization``,
@@ -115,7 +115,7 @@ class BuildEngine(Section):
     calibration: BuildCalibration | None = None
 
 
-class BuildDataset(Section):
+class BuildDataset(YamlSection):
     """``dataset`` of the build dialect."""
 
     path: Texts = None
@@ -123,7 +123,7 @@ class BuildDataset(Section):
     transform_ops: list[dict[str, Any]] | None = None
 
 
-class BuildWorkspace(Section):
+class BuildWorkspace(YamlSection):
     """``workspace`` of the build dialect."""
 
     work_dir: Text = None
@@ -131,7 +131,7 @@ class BuildWorkspace(Section):
     save_log: Flag = None
 
 
-class BuildDialect(Section):
+class BuildDialect(YamlSection):
     """A whole file for ``vamc build``."""
 
     model: BuildModel | None = None
@@ -140,7 +140,7 @@ class BuildDialect(Section):
     workspace: BuildWorkspace | None = None
 
 
-class Frontend(Section):
+class Frontend(YamlSection):
     """``frontend`` of the compile dialect: the source model."""
 
     type: Text = None
@@ -185,7 +185,7 @@ class QuantizeSection(CalibrationOptions):
     requant_suppress: Any = None
 
 
-class BackendSection(Section):
+class BackendSection(YamlSection):
     """``backend`` of the compile dialect."""
 
     type: Text = None
@@ -197,13 +197,13 @@ class BackendSection(Section):
     remove_params: Any = None
 
 
-class Graph(Section):
+class Graph(YamlSection):
     """``graph`` of the compile dialect."""
 
     extra_ops: ExtraOps | None = None
 
 
-class CompileDataset(Section):
+class CompileDataset(YamlSection):
     """``dataset`` of the compile dialect; language models give ``name``, ``nsamples`` and ``seqlen``."""
 
     type: Text = None
@@ -215,7 +215,7 @@ class CompileDataset(Section):
     seqlen: Whole = None
 
 
-class CompileWorkspace(Section):
+class CompileWorkspace(YamlSection):
     """``workspace`` of the compile dialect."""
 
     path: Text = None
@@ -226,7 +226,7 @@ class CompileWorkspace(Section):
     workers: Any = None
 
 
-class CompileDialect(Section):
+class CompileDialect(YamlSection):
     """A whole file for ``vamc compile``."""
 
     name: Text = None

@@ -21,7 +21,7 @@ WRONG = "vacc_wrong"
 _FLAG_WORDS = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
 
 
-class Section(BaseModel):
+class YamlSection(BaseModel):
     """A section of a build file: its known keys are fields, and other keys are kept as they are."""
 
     model_config = ConfigDict(extra="allow", frozen=True, protected_namespaces=())

@@ -22,10 +22,10 @@ from quantkit.config.pipeline import (
     Resize,
     ToTensor,
 )
-from quantkit.vendors.vacc.fields import ClosedSize, Flag, Numbers, PositiveNumbers, Section, Size, Text, Whole
+from quantkit.vendors.vacc.fields import ClosedSize, Flag, Numbers, PositiveNumbers, Size, Text, Whole, YamlSection
 
 
-class DecodeImageOp(Section):
+class DecodeImageOp(YamlSection):
     """``DecodeImage``: a file to 8-bit pixels; ``cv2_flags: 0`` decodes to grey."""
 
     type: Text = None
@@ -33,7 +33,7 @@ class DecodeImageOp(Section):
     cv2_flags: Any = None
 
 
-class ResizeOp(Section):
+class ResizeOp(YamlSection):
     """``Resize``: ``[height, width]`` squashes; ``[side, -1]`` with ``adaptive_side`` keeps the aspect."""
 
     type: Text = None
@@ -43,7 +43,7 @@ class ResizeOp(Section):
     backend: Text = None
 
 
-class CenterCropOp(Section):
+class CenterCropOp(YamlSection):
     """``CenterCrop``."""
 
     type: Text = None
@@ -51,28 +51,28 @@ class CenterCropOp(Section):
     backend: Text = None
 
 
-class PadOp(Section):
+class PadOp(YamlSection):
     """``Pad``."""
 
     type: Text = None
     pad_to_square: Flag = None
 
 
-class CvtColorOp(Section):
+class CvtColorOp(YamlSection):
     """``CvtColor``: an OpenCV code, counted from RGB."""
 
     type: Text = None
     code: Text = None
 
 
-class ChannelSplitOp(Section):
+class ChannelSplitOp(YamlSection):
     """``ChannelSplit``: keep one channel."""
 
     type: Text = None
     index: Whole = None
 
 
-class NormalizeOp(Section):
+class NormalizeOp(YamlSection):
     """``Normalize``: ``(x / 255 - mean) / std``, or without the division where ``div255`` is false."""
 
     type: Text = None
@@ -82,13 +82,13 @@ class NormalizeOp(Section):
     norm_type: Any = None
 
 
-class ToTensorOp(Section):
+class ToTensorOp(YamlSection):
     """``ToTensor``."""
 
     type: Text = None
 
 
-class CustomFuncOp(Section):
+class CustomFuncOp(YamlSection):
     """``CustomFunc``: the vendor's tools import and call it; quantkit never does."""
 
     type: Text = None
@@ -98,7 +98,7 @@ class CustomFuncOp(Section):
     img_shape: Any = None
 
 
-OPS: dict[str, type[Section]] = {
+OPS: dict[str, type[YamlSection]] = {
     "DecodeImage": DecodeImageOp,
     "Resize": ResizeOp,
     "CenterCrop": CenterCropOp,

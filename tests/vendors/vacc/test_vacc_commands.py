@@ -80,7 +80,7 @@ def test_convert_to_the_screen_and_to_a_file(run: Run, tmp_path: Path) -> None:
     assert code == 0
     assert "quant_mode: percentile" in out
     assert run("vamc", "convert", "b.yaml", "--to", "magic")[::2] == (
-        2, "error: --to: there is no dialect 'magic'; choose build or compile"
+        2, "error: --to: 'magic' is not one of build, compile. See quantkit vamc convert --help."
     )  # fmt: skip
 
 
@@ -115,7 +115,7 @@ def test_write_fp16_needs_the_model_only(run: Run, tmp_path: Path) -> None:
         2, "error: --count --skip-conv: an fp16 build has no calibration; drop the option, or write --dtype int8"
     )  # fmt: skip
     assert run("vamc", "write", "--model", "tiny.onnx", "--dtype", "fp32")[::2] == (
-        2, "error: --dtype: there is no precision 'fp32'; choose int8 or fp16"
+        2, "error: --dtype: 'fp32' is not one of int8, fp16. See quantkit vamc write --help."
     )  # fmt: skip
 
 

@@ -92,7 +92,7 @@ def test_normalizations_that_are_none_or_half(ops: list[dict[str, Any]], channel
     assert pipeline is not None
     last = pipeline.ops[-1]
     assert isinstance(last, Normalize) == (channels is not None)
-    assert not isinstance(last, Normalize) or (last.mean, last.std) == ((0.5,), (1.0,))
+    assert not isinstance(last, Normalize) or (last.mean, last.std) == ((0.5,) * 3, (1.0,) * 3)
 
 
 @pytest.mark.parametrize(
