@@ -17,7 +17,10 @@ if TYPE_CHECKING:
     from quantkit.config.pipeline import imagenet_pipeline as imagenet_pipeline
     from quantkit.data.build_set import build_calibration_set as build_calibration_set
     from quantkit.data.calibration_set import CalibrationSet as CalibrationSet
+    from quantkit.data.item import ImageItem as ImageItem
     from quantkit.data.preprocess import preprocess as preprocess
+    from quantkit.data.source import ImageSource as ImageSource
+    from quantkit.data.sources.open import open_source as open_source
     from quantkit.demo.chain import run_demo as run_demo
     from quantkit.errors import QuantkitError as QuantkitError
     from quantkit.evaluation.result import Comparison as Comparison
@@ -42,6 +45,8 @@ __version__ = "0.1.0"
 _MODULE_OF = {
     "Comparison": "quantkit.evaluation.result",
     "CalibrationSet": "quantkit.data.calibration_set",
+    "ImageItem": "quantkit.data.item",
+    "ImageSource": "quantkit.data.source",
     "Kl": "quantkit.config.method",
     "MinMax": "quantkit.config.method",
     "Mse": "quantkit.config.method",
@@ -61,6 +66,7 @@ _MODULE_OF = {
     "evaluate_models": "quantkit.workflows.compare",
     "imagenet_pipeline": "quantkit.config.pipeline",
     "load_statistics": "quantkit.stats.file",
+    "open_source": "quantkit.data.sources.open",
     "preprocess": "quantkit.data.preprocess",
     "quantize": "quantkit.workflows.quantize",
     "run_demo": "quantkit.demo.chain",

@@ -11,8 +11,10 @@ from quantkit.cli.app import app
 from quantkit.cli.options import (
     FractionOption,
     KeepOutliersOption,
+    LabelsOption,
     MethodOption,
     PerChannelOption,
+    SkipDamagedOption,
     SkipOption,
     TargetOption,
 )
@@ -29,8 +31,15 @@ _RANGES_SHOWN = 8
 def calibrate(
     model: Annotated[Path | None, typer.Option(help="fp32 ONNX classifier.")] = None,
     set_: Annotated[Path | None, typer.Option("--set", help="Calibration set, from quantkit calib-set build.")] = None,
-    images: Annotated[Path | None, typer.Option(help="In place of --set: folder to draw a balanced set from.")] = None,
-    labels: Annotated[Path | None, typer.Option(help="Label file of --images.")] = None,
+    images: Annotated[
+        str | None,
+        typer.Option(
+            metavar="PLACE",
+            help="In place of --set: draw a balanced set from a folder, tar, zip, parquet, shards or a URL.",
+        ),
+    ] = None,
+    skip_damaged: SkipDamagedOption = False,
+    labels: LabelsOption = None,
     count: Annotated[int, typer.Option(help="Images to draw from --images.")] = 1000,
     seed: Annotated[int, typer.Option(help="Seed of the draw.")] = 0,
     preset: Annotated[
@@ -65,6 +74,7 @@ def calibrate(
         model=model,
         set_=set_,
         images=images,
+        skip_damaged=skip_damaged,
         labels=labels,
         count=count,
         seed=seed,

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from quantkit.cli.app import app
+from quantkit.cli.options import ImagesOption, LabelsOption, SkipDamagedOption, images_given
 from quantkit.cli.show import console, progress_bar
 from quantkit.errors import UsageError
 
@@ -19,8 +20,9 @@ if TYPE_CHECKING:
 def compare(
     models: Annotated[list[str], typer.Argument(help="fp32 first: names in the run, ONNX files, or card=DIR.")],
     run: Annotated[Path | None, typer.Option(help="Run folder of quantkit calibrate.")] = None,
-    images: Annotated[Path | None, typer.Option(help="Folder of evaluation images.")] = None,
-    labels: Annotated[Path | None, typer.Option(help="Label file of --images.")] = None,
+    images: ImagesOption = None,
+    skip_damaged: SkipDamagedOption = False,
+    labels: LabelsOption = None,
     names: Annotated[Path | None, typer.Option(help="Class names, one a line.")] = None,
     exclude: Annotated[Path | None, typer.Option(help="Calibration set whose images are left out.")] = None,
     preset: Annotated[str | None, typer.Option(help="Preprocessing; the run's by default.")] = None,
@@ -61,7 +63,7 @@ def compare(
         evaluation = evaluate_models(
             models,
             run=settings.run,
-            images=settings.images,
+            images=images_given(settings.images, skip_damaged),
             labels=settings.labels,
             names=settings.names,
             exclude=exclude,

@@ -41,7 +41,10 @@ def export(
     output_name: Annotated[str, typer.Option(help="Name of the model's output.")] = "logits",
     opset: Annotated[int, typer.Option(help="Version of the ONNX operator set.")] = 18,
     exporter: Annotated[str, typer.Option(help="dynamo, torchscript, or auto: the first that succeeds.")] = "auto",
-    images: Annotated[Path | None, typer.Option(help="Folder of images to compare the logits on as well.")] = None,
+    images: Annotated[
+        str | None,
+        typer.Option(metavar="PLACE", help="Compare the logits on these images, too: a folder, archive, ..."),
+    ] = None,
     count: Annotated[int, typer.Option(min=1, help="How many of them.")] = 16,
     preset: Annotated[
         str | None, typer.Option(help="Preprocessing of --images: imagenet, cifar10, digits, or a YAML file with ops.")
@@ -59,7 +62,7 @@ def export(
         raise UsageError(f"there is no exporter {exporter!r}", where="--exporter", fix=", ".join(_EXPORTERS))
     arguments = dict(_parse_argument(text) for text in arg or ())
     size = None if input_size is None else _parse_size(input_size)
-    paths = () if images is None else tuple(find_images(images).paths[:count])
+    items = () if images is None else find_images(images).items[:count]
     pipeline = None if preset is None else choose_pipeline(preset, Project())
     try:
         from quantkit.export.model import export_model
@@ -81,7 +84,7 @@ def export(
         output_name=output_name,
         opset=opset,
         exporter=cast(Literal["auto", "dynamo", "torchscript"], exporter),
-        images=paths,
+        images=items,
         pipeline=pipeline,
         tolerance=tolerance,
     )

@@ -19,13 +19,13 @@ _SHOWN = 10
 Folder = Annotated[Path, typer.Argument(metavar="DIR", help="The images, flat or in class folders.")]
 Labels = Annotated[
     Path | None,
-    typer.Option(help="val_label.txt or the devkit's ground truth; looked for in and around DIR by default."),
+    typer.Option(help="val_label.txt, the devkit's .tar.gz or ground truth; looked for in and around DIR by default."),
 ]
 
 
 @app.command()
 def check(
-    folder: Folder,
+    folder: Annotated[str, typer.Argument(metavar="PLACE", help="The images: a folder, or ILSVRC2012_img_val.tar.")],
     labels: Labels = None,
     workers: Annotated[int | None, typer.Option(min=1, help="Threads; all processors by default.")] = None,
 ) -> None:

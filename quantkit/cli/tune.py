@@ -8,7 +8,16 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from quantkit.cli.app import app
-from quantkit.cli.options import KeepOutliersOption, PerChannelOption, SkipOption, TargetOption
+from quantkit.cli.options import (
+    ImagesOption,
+    KeepOutliersOption,
+    LabelsOption,
+    PerChannelOption,
+    SkipDamagedOption,
+    SkipOption,
+    TargetOption,
+    images_given,
+)
 from quantkit.cli.show import Bar, console, parse_share, progress_bar
 from quantkit.errors import UsageError
 
@@ -39,8 +48,9 @@ def tune(
         Path | None, typer.Option("--set", help="Calibration set of a model that was not calibrated yet.")
     ] = None,
     preset: Annotated[str | None, typer.Option(help="Preprocessing of a model that was not calibrated yet.")] = None,
-    images: Annotated[Path | None, typer.Option(help="Folder of evaluation images, which judge.")] = None,
-    labels: Annotated[Path | None, typer.Option(help="Label file of --images.")] = None,
+    images: ImagesOption = None,
+    skip_damaged: SkipDamagedOption = False,
+    labels: LabelsOption = None,
     names: Annotated[Path | None, typer.Option(help="Class names, one a line.")] = None,
     exclude: Annotated[Path | None, typer.Option(help="Calibration set whose images are left out.")] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Judge on at most so many images.")] = None,
@@ -104,7 +114,7 @@ def tune(
                 skip=tuple(skip or project.skip),
                 keep_outliers=keep_outliers,
             ),
-            images=images or project.images,
+            images=images_given(images or project.images, skip_damaged),
             labels=labels if images is not None else labels or project.labels,
             names=names or project.names,
             exclude=exclude,

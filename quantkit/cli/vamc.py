@@ -138,7 +138,9 @@ def write(
 
 @vamc.command()
 def tensors(
-    images: Annotated[Path, typer.Argument(help="Calibration set (.csv), or a folder of images.")],
+    images: Annotated[
+        str, typer.Argument(metavar="PLACE", help="Calibration set (.csv), or images: a folder, an archive, a URL, ...")
+    ],
     model: Annotated[Path, typer.Option(help="fp32 ONNX model that reads them.")],
     out: Annotated[Path, typer.Option(help="Folder to write; the build file's --calib-dir.")],
     preset: Annotated[str | None, typer.Option(help="imagenet, cifar10, digits, or a YAML file with ops.")] = None,
@@ -151,9 +153,9 @@ def tensors(
 
     pipeline = _pipeline(preset)
     input_name, _ = read_image_input(model, pipeline)
-    chosen = CalibrationSet.load(images) if images.suffix == ".csv" else find_images(images)
+    items = CalibrationSet.load(Path(images)).items if images.endswith(".csv") else find_images(images).items
     with progress_bar("preprocessing") as bar:
-        written = write_calibration_tensors(chosen.paths, pipeline, out, input_name=input_name, progress=bar)
+        written = write_calibration_tensors(items, pipeline, out, input_name=input_name, progress=bar)
     console.print(f"wrote {written.count} tensors to {out} (suffix: {written.suffix})", soft_wrap=True, markup=False)
 
 

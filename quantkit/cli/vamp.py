@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from quantkit.cli.app import sub_app
+from quantkit.cli.options import SomeImagesOption
 from quantkit.cli.show import console, progress_bar
 from quantkit.errors import ImageError, UsageError
 
@@ -14,7 +15,7 @@ vamp = sub_app("vamp", "Inputs for the VACC card's runner, and accuracy from its
 
 @vamp.command()
 def inputs(
-    images: Annotated[Path, typer.Option(help="Folder of evaluation images.")],
+    images: SomeImagesOption,
     out: Annotated[Path, typer.Option(help="Folder to write: CLASS/NAME.npz, and the datalist.")],
     labels: Annotated[Path | None, typer.Option(help="Label file, where folders and names do not tell.")] = None,
     names: Annotated[Path | None, typer.Option(help="Class names, one a line in class-index order.")] = None,

@@ -21,7 +21,8 @@ class Project(BaseModel):
         preset: name of a preset, or a YAML file with ``ops``.
         ops: the preprocessing itself, in place of a preset.
         set: calibration set manifest.
-        images: folder of evaluation images; without it, the rest of the folder that the set was drawn from.
+        images: evaluation images: a folder, an archive, parquet, shards, or a URL; without it, the rest of the images
+            that the set was drawn from.
         labels: label file of the evaluation images.
         names: class names, one a line.
         method: minmax, percentile, kl or mse.
@@ -41,7 +42,7 @@ class Project(BaseModel):
     preset: str | None = None
     ops: tuple[dict[str, Any], ...] | None = None
     set: Path | None = None
-    images: Path | None = None
+    images: str | None = None
     labels: Path | None = None
     names: Path | None = None
     method: Literal["minmax", "percentile", "kl", "mse"] | None = None
@@ -68,8 +69,10 @@ class Project(BaseModel):
 
     def under(self, folder: Path) -> "Project":
         """Return the project with its paths taken from a folder."""
-        fields = ("model", "set", "images", "labels", "names", "run", "calibration_folder")
+        fields = ("model", "set", "labels", "names", "run", "calibration_folder")
         moved = {name: folder / path for name in fields if (path := getattr(self, name)) is not None}
+        if self.images is not None and "://" not in self.images:
+            moved["images"] = str(folder / self.images)
         return self.model_copy(update=moved)
 
 
@@ -105,9 +108,12 @@ def pipeline_of_ops(ops: Any, where: object) -> Pipeline:
         ConfigError: an operation that does not exist, a wrong value, or a wrong order.
     """
     try:
-        return Pipeline(ops=ops)
+        pipeline = Pipeline(ops=ops)
     except ValidationError as error:
         raise validation_error(error, ["op", "size", "mean", "std", "mode", "interpolation"], where) from error
+    if not pipeline.ops:
+        raise ConfigError("ops is empty", where=where, fix="begin with decode and to_tensor")
+    return pipeline
 
 
 def preset_pipeline(name: str) -> Pipeline:

@@ -10,6 +10,7 @@ import numpy.typing as npt
 import onnxruntime as ort
 
 from quantkit.config.pipeline import Pipeline
+from quantkit.data.item import ImageItem
 from quantkit.data.parallel import map_in_order
 from quantkit.data.preprocess import preprocess
 from quantkit.engine.session import open_session
@@ -59,7 +60,7 @@ class ModelScores:
 
 def evaluate(
     models: Sequence[Classifier],
-    paths: Sequence[Path],
+    images: Sequence[ImageItem],
     pipeline: Pipeline,
     *,
     threads: int,
@@ -75,10 +76,10 @@ def evaluate(
     """
 
     def answer(index: int) -> ModelScores:
-        x = preprocess(paths[index], pipeline)[None]
+        x = preprocess(images[index], pipeline)[None]
         return ModelScores(index, [model.scores(x) for model in models])
 
-    for answers in map_in_order(answer, range(len(paths)), threads):
+    for answers in map_in_order(answer, range(len(images)), threads):
         if progress is not None:
             progress(answers.index + 1)
         yield answers

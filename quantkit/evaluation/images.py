@@ -3,19 +3,21 @@
 from pathlib import Path
 
 from quantkit.data.calibration_set import CalibrationSet
-from quantkit.data.folder import ImageFolder, find_labelled_images
+from quantkit.data.folder import find_labelled_images
 from quantkit.data.overlap import overlap
+from quantkit.data.source import ImageSource, Location
+from quantkit.data.sources.open import ImagesLike
 from quantkit.errors import CalibrationSetError, LabelError, UsageError
 from quantkit.runs.folder import RunRecord
 
 
 def evaluation_images(
-    images: Path | ImageFolder | None,
+    images: ImagesLike,
     labels: Path | None,
     names: Path | None,
     exclude: Path | CalibrationSet | None,
     record: RunRecord | None,
-) -> tuple[ImageFolder, list[str]]:
+) -> tuple[ImageSource, list[str]]:
     """Return the evaluation images and what is doubtful about them.
 
     Raises:
@@ -28,18 +30,18 @@ def evaluation_images(
         exclude = CalibrationSet.load(exclude)
     if images is None:
         if calibration is None:
-            raise UsageError("nothing says which images to evaluate", fix="give --images DIR")
-        images, exclude = calibration.root, exclude or calibration
-    found = images if isinstance(images, ImageFolder) else find_labelled_images(images, labels, names)
+            raise UsageError("nothing says which images to evaluate", fix="give --images")
+        images, exclude = calibration.source_of_images(), exclude or calibration
+    found = find_labelled_images(images, labels, names)
     warnings = list(found.warnings)
     if exclude is not None:
-        taken = set(overlap(exclude, found.paths))
+        taken = set(overlap(exclude, found.items))
         found = found.only([index for index in range(len(found.names)) if index not in taken])
         if not found.names:
             raise CalibrationSetError(
                 "all images are in the calibration set", where=found.root, fix="give other --images to compare on"
             )
-    elif calibration is not None and (shared := overlap(calibration, found.paths)):
+    elif calibration is not None and (shared := overlap(calibration, found.items)):
         warnings.append(
             f"{len(shared)} of {len(found.names)} images are in the calibration set too: the difference looks smaller "
             "than it is; leave them out with --exclude"
@@ -53,7 +55,7 @@ def _calibration_set(record: RunRecord | None) -> CalibrationSet | None:
     return CalibrationSet.load(Path(record.set.path))
 
 
-def check_labels(found: ImageFolder, classes: int | None, where: Path) -> None:
+def check_labels(found: ImageSource, classes: int | None, where: Location) -> None:
     """See before the work that a model has a class for every label.
 
     Args:
@@ -74,7 +76,7 @@ def check_labels(found: ImageFolder, classes: int | None, where: Path) -> None:
         )
 
 
-def limited(found: ImageFolder, limit: int | None) -> ImageFolder:
+def limited(found: ImageSource, limit: int | None) -> ImageSource:
     """Return at most so many images, taken evenly from the order of their names, and so from the classes."""
     count = len(found.names)
     kept = count if limit is None else min(limit, count)

@@ -2,12 +2,12 @@
 
 from collections.abc import Callable, Container, Iterable, Sequence
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 import onnx_ir as ir
 
 from quantkit.config.pipeline import Pipeline
+from quantkit.data.item import ImageItem
 from quantkit.data.parallel import map_in_order
 from quantkit.data.preprocess import preprocess
 from quantkit.engine.observe import load_batch
@@ -27,7 +27,7 @@ _Run = Callable[[FloatArray], Iterable[tuple[FloatArray, FloatArray]]]
 
 
 def measure_drift(
-    reference: ir.Model, candidate: ir.Model, paths: Sequence[Path], pipeline: Pipeline, threads: int = 1
+    reference: ir.Model, candidate: ir.Model, images: Sequence[ImageItem], pipeline: Pipeline, threads: int = 1
 ) -> tuple[TensorDrift, ...]:
     """Return the drift of every quantized tensor of the candidate that the prepared reference has too, in graph order.
 
@@ -38,7 +38,7 @@ def measure_drift(
     Args:
         reference: the fp32 model.
         candidate: its QDQ model.
-        paths: images.
+        images: the images.
         pipeline: their preprocessing.
         threads: workers.
     """
@@ -56,11 +56,11 @@ def measure_drift(
         return ((_effective(one[name], limits[name]), _effective(other[name], limits[name])) for name in known)
 
     accumulators = [DriftAccumulator(name, op_type=producers[name], qparams=qparams[name]) for name in known]
-    return _measure(accumulators, run, image_input(prepared).batch, paths, pipeline, threads)
+    return _measure(accumulators, run, image_input(prepared).batch, images, pipeline, threads)
 
 
 def measure_local_drift(
-    reference: ir.Model, candidate: ir.Model, paths: Sequence[Path], pipeline: Pipeline, threads: int = 1
+    reference: ir.Model, candidate: ir.Model, images: Sequence[ImageItem], pipeline: Pipeline, threads: int = 1
 ) -> tuple[TensorDrift, ...]:
     """Return what each integer layer of the candidate adds by itself, in graph order.
 
@@ -72,7 +72,7 @@ def measure_local_drift(
     Args:
         reference: the fp32 model.
         candidate: its QDQ model.
-        paths: images.
+        images: the images.
         pipeline: their preprocessing.
         threads: workers.
     """
@@ -99,7 +99,7 @@ def measure_local_drift(
     accumulators = [
         DriftAccumulator(layer.tensor, op_type=layer.op_type, qparams=layer.qparams) for layer in local.layers
     ]
-    return _measure(accumulators, run, image_input(prepared).batch, paths, pipeline, threads)
+    return _measure(accumulators, run, image_input(prepared).batch, images, pipeline, threads)
 
 
 def _limits(prepared: ir.Model, rounded: Container[str]) -> dict[str, Bounds]:
@@ -118,21 +118,21 @@ def _measure(
     accumulators: Sequence[DriftAccumulator],
     run: _Run,
     batch: int | None,
-    paths: Sequence[Path],
+    images: Sequence[ImageItem],
     pipeline: Pipeline,
     threads: int,
 ) -> tuple[TensorDrift, ...]:
     """Stream images through the models and sum up, one image a worker at a time."""
     load = partial(preprocess, pipeline=pipeline)
 
-    def measure(path: Path) -> list[list[ImageTerms]]:
-        pairs = run(load_batch([path], load, batch or 1))
+    def measure(image: ImageItem) -> list[list[ImageTerms]]:
+        pairs = run(load_batch([image], load, batch or 1))
         return [
             accumulator.measure(reference[:1], candidate[:1])
             for accumulator, (reference, candidate) in zip(accumulators, pairs, strict=True)
         ]
 
-    for measured in map_in_order(measure, paths, threads):
+    for measured in map_in_order(measure, images, threads):
         for accumulator, terms in zip(accumulators, measured, strict=True):
             accumulator.add(terms)
-    return tuple(accumulator.result() for accumulator in accumulators) if paths else ()
+    return tuple(accumulator.result() for accumulator in accumulators) if images else ()

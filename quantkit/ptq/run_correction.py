@@ -69,10 +69,15 @@ def images_of(record: RunRecord) -> Images | None:
         chosen = CalibrationSet.load(Path(record.set.path))
     except CalibrationSetError:
         return None
-    needed = list(zip(chosen.images, chosen.paths, strict=True))[:IMAGES]
-    if chosen.digest != record.set.digest or not all(path.is_file() for _, path in needed):
+    if chosen.digest != record.set.digest:
         return None
-    digests = map_in_order(digest_of, (path for _, path in needed))
+    try:
+        needed = list(zip(chosen.images, chosen.items, strict=True))[:IMAGES]
+    except CalibrationSetError:
+        return None
+    if not all(item.exists() for _, item in needed):
+        return None
+    digests = map_in_order(digest_of, (item for _, item in needed))
     same = all(image.sha256 == digest for (image, _), digest in zip(needed, digests, strict=True))
     return Images(chosen, record.pipeline) if same else None
 
@@ -106,9 +111,9 @@ def correction(
     found = _load(folder.cache, key)
     if found is None and images is not None:
         threads = images.threads or default_threads()
-        looked_at = zip(images.chosen.images[:IMAGES], images.chosen.paths, strict=False)
-        paths = [path for image, path in looked_at if image.sha256 not in outliers]
-        inputs = model_inputs(prepared.model, paths, images.pipeline, threads)
+        looked_at = zip(images.chosen.images[:IMAGES], images.chosen.items, strict=False)
+        items = [item for image, item in looked_at if image.sha256 not in outliers]
+        inputs = model_inputs(prepared.model, items, images.pipeline, threads)
         found = correct_bias(prepared.model, plan, ranges, inputs, threads=threads, progress=images.progress)
         folder.cache.store(key, _entry(found))
     if found is None:

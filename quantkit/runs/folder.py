@@ -58,6 +58,7 @@ class SetRecord(_Record):
         images: how many there are.
         images_used: how many the pass saw (fewer where it stopped when stable).
         outliers: those of them that drive activations far beyond all others, by sha256.
+        ready_arrays: whether they were float32 arrays, which were not preprocessed.
     """
 
     path: str
@@ -65,6 +66,7 @@ class SetRecord(_Record):
     images: int
     images_used: int
     outliers: tuple[str, ...] = ()
+    ready_arrays: bool = False
 
 
 class QuantizedRecord(_Record):

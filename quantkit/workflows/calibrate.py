@@ -13,10 +13,12 @@ import onnxruntime
 from quantkit import __version__
 from quantkit.config.method import Method, MinMax, Percentile, method_name
 from quantkit.config.pipeline import Pipeline
-from quantkit.data.calibration_set import CalibrationSet
+from quantkit.data.calibration_set import CalibrationSet, whole_source
 from quantkit.data.overlap import digest_of
 from quantkit.data.parallel import map_in_order
 from quantkit.data.preprocess import check_pipeline, preprocess
+from quantkit.data.sources.open import ImagesLike, open_source
+from quantkit.engine.inputs import check_arrays, used_pipeline
 from quantkit.engine.observe import Chunk, complete, observe
 from quantkit.engine.session import default_threads
 from quantkit.engine.tap import TappedSession
@@ -76,8 +78,8 @@ class _Subject:
 
 def calibrate(
     model: Path,
-    calibration_set: Path | CalibrationSet,
-    pipeline: Pipeline,
+    calibration_set: ImagesLike,
+    pipeline: Pipeline | None = None,
     *,
     run: Path,
     method: Method | None = None,
@@ -96,8 +98,9 @@ def calibrate(
 
     Args:
         model: fp32 ONNX classifier.
-        calibration_set: manifest, or the set itself.
-        pipeline: preprocessing.
+        calibration_set: manifest, or the set itself; or images of Python, all of which are used: arrays, an iterable, a
+            ``DataLoader``, a ``datasets.Dataset``, a ``CalibrationDataReader``, an `ImageSource`.
+        pipeline: preprocessing; None for ready arrays, which are not preprocessed.
         run: run folder; made when absent.
         method: how ranges are set.
         target: what will run the int8 model.
@@ -119,8 +122,11 @@ def calibrate(
     """
     method, options, watcher = method or Percentile(), options or QuantizeOptions(), watcher or NoProgress()
     subject = _read_subject(model)
-    check_pipeline(pipeline, subject.input.channels, subject.input.height, subject.input.width)
+    if pipeline is not None:
+        check_pipeline(pipeline, subject.input.channels, subject.input.height, subject.input.width)
     chosen, manifest = _read_set(calibration_set)
+    pipeline = used_pipeline(pipeline, chosen.array_shape)
+    check_arrays(chosen.array_shape, subject.input, chosen.root)
     folder = RunFolder(run)
     with folder.locked():
         observer = _Pass(subject, chosen, pipeline, folder, method, target, options.keep_outliers, threads, watcher)
@@ -164,29 +170,33 @@ def _read_subject(path: Path) -> _Subject:
     return _Subject(path, model_digest(path), image, output, classes, prepared, observed)
 
 
-def _read_set(given: Path | CalibrationSet) -> tuple[CalibrationSet, str]:
+def _read_set(given: ImagesLike) -> tuple[CalibrationSet, str]:
+    manifest = ""
     if isinstance(given, CalibrationSet):
-        chosen, manifest = given, ""
-    else:
+        chosen = given
+    elif isinstance(given, Path):
         chosen, manifest = CalibrationSet.load(given), str(given.resolve())
+    else:
+        chosen = whole_source(open_source(given))
     if not chosen.images:
         raise CalibrationSetError("the set holds no images", where=manifest or chosen.root)
     if not chosen.is_rebuilt:
         raise CalibrationSetError(
             "the set was chosen from labels alone", where=manifest, fix="run quantkit calib-set rebuild first"
         )
-    missing = [path for path in chosen.paths if not path.is_file()]
+    missing = [item for item in chosen.items if not item.exists()]
     if missing:
         raise CalibrationSetError(
-            f"{len(missing)} of {len(chosen)} images of the set are missing, {missing[0].name} first",
+            f"{len(missing)} of {len(chosen)} images of the set are missing, {missing[0].id} first",
             where=chosen.root,
             fix="put them back, or build the set again",
         )
-    for image, digest in zip(chosen.images, map_in_order(digest_of, chosen.paths), strict=True):
+    digests = map_in_order(digest_of, chosen.items)
+    for item, image, digest in zip(chosen.items, chosen.images, digests, strict=True):
         if digest != image.sha256:
             raise CalibrationSetError(
                 "the image is not the one the set was built with",
-                where=chosen.root / image.name,
+                where=item.where,
                 fix="build the set again",
             )
     return chosen, manifest
@@ -212,6 +222,7 @@ def _record(
             images=len(chosen),
             images_used=len(statistics.images),
             outliers=statistics.outlier_images,
+            ready_arrays=chosen.array_shape is not None,
         ),
         pipeline=pipeline,
     )
@@ -267,7 +278,7 @@ class _Pass:
         chunks = observe(
             session,
             tapped,
-            self._chosen.paths,
+            self._chosen.items,
             partial(preprocess, pipeline=self._pipeline),
             batch=self._subject.input.batch or 1,
             threads=self._threads,

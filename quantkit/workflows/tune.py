@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from quantkit.data.calibration_set import CalibrationSet
-from quantkit.data.folder import ImageFolder
+from quantkit.data.source import ImageSource
+from quantkit.data.sources.open import ImagesLike
 from quantkit.engine.session import default_threads, open_session
 from quantkit.evaluation.images import evaluation_images, limited
 from quantkit.files import sha256_json, write_json
@@ -105,7 +106,7 @@ def tune(
     *,
     target: Target = ORT,
     options: QuantizeOptions | None = None,
-    images: Path | ImageFolder | None = None,
+    images: ImagesLike = None,
     labels: Path | None = None,
     names: Path | None = None,
     exclude: Path | CalibrationSet | None = None,
@@ -171,10 +172,10 @@ def tune(
         return _write(subject, trials, outcome, tuning, out, tuple(warnings))
 
 
-def _evaluated_on(images: ImageFolder) -> str:
-    """Return a digest of the evaluation images' names, sizes and labels, the same wherever their folder is."""
+def _evaluated_on(images: ImageSource) -> str:
+    """Return a digest of the evaluation images' names, sizes and labels, the same wherever they are."""
     labels = None if images.labels is None else [int(label) for label in images.labels]
-    return sha256_json([[(name, (images.root / name).stat().st_size) for name in images.names], labels])
+    return sha256_json([[(item.id, item.portable()) for item in images.items], labels])
 
 
 def _stages(subject: TuningTask, tuning: TuneOptions, options: QuantizeOptions) -> frozenset[Stage]:

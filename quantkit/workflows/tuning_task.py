@@ -5,7 +5,7 @@ from dataclasses import replace
 import onnx_ir as ir
 
 from quantkit.config.method import parse_method
-from quantkit.data.folder import ImageFolder
+from quantkit.data.source import ImageSource
 from quantkit.errors import CalibrationSetError
 from quantkit.evaluation.paired import PairedOutcomes, score_interval, wilson_interval
 from quantkit.evaluation.selection import SelectionMetric
@@ -57,7 +57,7 @@ def tuning_task(
     return TuningTask(folder, record, whole.model, data, builder, selection, start)
 
 
-def holdout_evaluation(folder: RunFolder, images: ImageFolder, threads: int) -> Evaluate:
+def holdout_evaluation(folder: RunFolder, images: ImageSource, threads: int) -> Evaluate:
     """Return a function that evaluates an int8 model against the run's fp32 model on held-out images."""
 
     def evaluate(int8: ir.Model, progress: Count) -> HoldoutResult:

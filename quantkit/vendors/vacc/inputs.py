@@ -4,6 +4,7 @@
 of each file is named by its class, which is how the evaluation knows the truth.
 """
 
+import io
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -13,9 +14,10 @@ from PIL import Image
 
 from quantkit.config.pipeline import Decode
 from quantkit.data.classes import imagenet_classes
-from quantkit.data.folder import ImageFolder
-from quantkit.data.images import decode_image
+from quantkit.data.images import decode_image, encoded
+from quantkit.data.item import ImageItem
 from quantkit.data.parallel import map_in_order
+from quantkit.data.source import ImageSource
 from quantkit.errors import CalibrationSetError, ImageError
 from quantkit.files import TEMPORARY_SUFFIX, make_folder, write_text
 from quantkit.vendors.vacc.tensors import npz_shape, write_npz
@@ -30,7 +32,7 @@ _IMAGENET_VALIDATION = "ILSVRC2012_val_"
 class InputFile:
     """One image and the file it becomes."""
 
-    image: Path
+    image: ImageItem
     npz: Path
 
 
@@ -49,7 +51,7 @@ class InputsReport:
     broken: tuple[ImageError, ...]
 
 
-def plan_inputs(found: ImageFolder, out: Path) -> tuple[InputFile, ...]:
+def plan_inputs(found: ImageSource, out: Path) -> tuple[InputFile, ...]:
     """Return the file that each labelled image becomes: ``out/CLASS/NAME.npz``, in the order of the images' names.
 
     The class folder is the WordNet id for ImageNet-1k, else the class' name, else its index.
@@ -57,17 +59,18 @@ def plan_inputs(found: ImageFolder, out: Path) -> tuple[InputFile, ...]:
     Raises:
         CalibrationSetError: two images would become the same file, or a name holds a line break.
     """
-    files: dict[Path, str] = {}
-    for name, folder in zip(found.names, _class_folders(found), strict=True):
+    files: dict[Path, ImageItem] = {}
+    for item, folder in zip(found.items, _class_folders(found), strict=True):
+        name = item.id
         npz = out / folder / f"{PurePosixPath(name).stem}.npz"
         if npz in files:
             raise CalibrationSetError(
-                f"{files[npz]} and {name} would both become {npz}", where=found.root, fix="rename one of them"
+                f"{files[npz].id} and {name} would both become {npz}", where=found.root, fix="rename one of them"
             )
         if len(str(npz).splitlines()) != 1:
             raise CalibrationSetError("a name with a line break cannot stand in a datalist", where=repr(name))
-        files[npz] = name
-    return tuple(InputFile(found.root / name, npz) for npz, name in files.items())
+        files[npz] = item
+    return tuple(InputFile(item, npz) for npz, item in files.items())
 
 
 def write_inputs(
@@ -112,7 +115,7 @@ def write_datalist(path: Path, files: Iterable[InputFile]) -> None:
     write_text(path, "".join(f"{file.npz.absolute()}\n" for file in files))
 
 
-def _class_folders(found: ImageFolder) -> list[str]:
+def _class_folders(found: ImageSource) -> list[str]:
     assert found.labels is not None
     wnids = list(imagenet_classes())
     words = dict(enumerate(imagenet_classes().values()))
@@ -151,10 +154,11 @@ def _write_one(file: InputFile) -> bool | ImageError:
 
 def _is_current(file: InputFile) -> bool:
     try:
-        if not file.npz.exists() or file.npz.stat().st_mtime_ns < file.image.stat().st_mtime_ns:
+        changed_ns = file.image.modified_ns()
+        if not file.npz.exists() or changed_ns is None or file.npz.stat().st_mtime_ns < changed_ns:
             return False
-        with Image.open(file.image) as image:
+        with Image.open(io.BytesIO(encoded(file.image))) as image:
             size = (3, image.height, image.width)
-    except OSError:
+    except (OSError, ImageError):
         return False
     return npz_shape(file.npz, INPUT_KEY) == size

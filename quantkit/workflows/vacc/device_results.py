@@ -5,7 +5,7 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 import numpy.typing as npt
 
-from quantkit.data.folder import ImageFolder
+from quantkit.data.source import ImageSource
 from quantkit.errors import UsageError, VendorFileError
 from quantkit.vendors.vacc.results import pair_outputs, read_scores
 
@@ -28,7 +28,7 @@ class DeviceResults:
         for name in self._outputs:
             self._by_file.setdefault(PurePosixPath(name).name, name)
 
-    def check(self, found: ImageFolder) -> None:
+    def check(self, found: ImageSource) -> None:
         """See that every image has an answer.
 
         Raises:

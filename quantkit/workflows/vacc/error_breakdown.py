@@ -18,7 +18,7 @@ from typing import Any
 
 from quantkit.config.pipeline import Normalize, Pipeline, PipelineOp, Resize
 from quantkit.data.calibration_set import CalibrationSet
-from quantkit.data.folder import ImageFolder
+from quantkit.data.sources.open import ImagesLike
 from quantkit.errors import VendorFileError
 from quantkit.evaluation.result import Delta, EvaluatedModel, ModelResult, compare_models
 from quantkit.graph.half_precision import half_model
@@ -113,7 +113,7 @@ def card_pipeline(pipeline: Pipeline) -> Pipeline:
 def attribute(
     run: Path,
     *,
-    images: Path | ImageFolder | None = None,
+    images: ImagesLike = None,
     labels: Path | None = None,
     names: Path | None = None,
     exclude: Path | CalibrationSet | None = None,
