@@ -189,7 +189,7 @@ def _number(field: bytes, offset: int) -> int:
 
 
 def _decimal(text: str, offset: int) -> int:
-    if not (text.isascii() and text.isdecimal()) or len(text) > 18:
+    if not (text.isascii() and text.isdecimal()) or len(text) > 20:
         raise _DamagedError(f"a size that is no number in the header at byte {offset}")
     return int(text)
 
