@@ -1,6 +1,6 @@
 """Image sources against a folder: the same statistics, and the speed of reading and preprocessing.
 
-    python benchmarks/sources.py [--images DIR] [--model ONNX] [--count 1000] [--rounds 3] [--json FILE]
+    python benchmarks/sources.py [--images DIR] [--model ONNX] [--preset NAME] [--count 1000] [--rounds 3] [--json F]
 
 The images of a folder are written as tar, zip, WebDataset shards, parquet and ready arrays. For each form: one pass of
 `calibrate`, of which the SHA-256 of the tensors' statistics and of the whole file are compared with the folder's (the
@@ -29,7 +29,7 @@ import numpy as np
 import pyarrow
 import pyarrow.parquet
 
-from quantkit.config.pipeline import PRESETS
+from quantkit.config.pipeline import PRESETS, Pipeline
 from quantkit.data.calibration_set import whole_source
 from quantkit.data.folder import find_labelled_images
 from quantkit.data.item import ImageItem
@@ -41,7 +41,6 @@ from quantkit.workflows.calibrate import calibrate
 from quantkit.workflows.quantize import QuantizeOptions
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "assets"
-PIPELINE = PRESETS["imagenet"]
 SHARDS, ROWS = 4, 100
 
 
@@ -88,18 +87,12 @@ def write_parquet(folder: Path, found: ImageSource) -> Path:
     return folder / "images.parquet"
 
 
-def make_arrays(_: Path, found: ImageSource) -> tuple[Any, Any]:
-    """Return the preprocessed images as one array."""
-    return np.stack([preprocess(item, PIPELINE) for item in found.items]), found.labels
-
-
 FORMS: dict[str, Callable[[Path, ImageSource], Any]] = {
     "folder": lambda _, found: found,
     "tar": write_tar,
     "zip": write_zip,
     "webdataset": write_webdataset,
     "parquet": write_parquet,
-    "arrays": make_arrays,
 }
 
 
@@ -113,10 +106,10 @@ def digest_of(found: Statistics) -> str:
     return digest.hexdigest()
 
 
-def seconds_to_preprocess(items: Sequence[ImageItem]) -> float:
+def seconds_to_preprocess(items: Sequence[ImageItem], pipeline: Pipeline) -> float:
     """Return how long all processors take to read and preprocess images."""
     start_s = time.perf_counter()
-    deque(map_in_order(partial(preprocess, pipeline=PIPELINE), items), maxlen=0)
+    deque(map_in_order(partial(preprocess, pipeline=pipeline), items), maxlen=0)
     return time.perf_counter() - start_s
 
 
@@ -125,20 +118,24 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", type=Path, default=SHARED / "squeezenet1_1.onnx")
     parser.add_argument("--images", type=Path, default=SHARED / "imagenet_samples")
+    parser.add_argument("--preset", choices=PRESETS, default="imagenet")
     parser.add_argument("--count", type=int, default=1000)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     if not options.model.is_file() or not options.images.is_dir():
-        print("needs a classifier of 224 x 224 images (--model) and photographs (--images)", file=sys.stderr)
+        print("needs a classifier (--model) and photographs (--images)", file=sys.stderr)
         return 1
     found = find_labelled_images(options.images)
     found = found.only(range(0, len(found), max(1, len(found) // options.count))[: options.count])
     with tempfile.TemporaryDirectory(prefix="quantkit-sources-") as scratch:
         folder = Path(scratch)
         sources = {form: find_labelled_images(write(folder, found)) for form, write in FORMS.items()}
-        digests = statistics_of(options.model, sources, folder)
-        ratios = measure(sources, options.rounds)
+        pipeline = PRESETS[options.preset]
+        arrays = np.stack([preprocess(item, pipeline) for item in found.items])
+        sources["arrays"] = find_labelled_images((arrays, found.labels))
+        digests = statistics_of(options.model, sources, pipeline, folder)
+        ratios = measure(sources, pipeline, options.rounds)
     result = {form: {**digests[form], **ratios[form]} for form in sources}
     for form, figures in result.items():
         print(
@@ -152,11 +149,12 @@ def main() -> int:
     return 0 if same else 1
 
 
-def statistics_of(model: Path, sources: dict[str, ImageSource], folder: Path) -> dict[str, dict[str, str]]:
+def statistics_of(
+    model: Path, sources: dict[str, ImageSource], pipeline: Pipeline, folder: Path
+) -> dict[str, dict[str, str]]:
     """Return the digests of the statistics of each form."""
     digests = {}
     for form, source in sources.items():
-        pipeline = None if source.array_shape else PIPELINE
         plain = QuantizeOptions(bias_correction=False)
         done = calibrate(model, whole_source(source), pipeline, run=folder / f"run-{form}", options=plain)
         file = (done.run / "statistics.safetensors").read_bytes()
@@ -164,7 +162,7 @@ def statistics_of(model: Path, sources: dict[str, ImageSource], folder: Path) ->
     return digests
 
 
-def measure(sources: dict[str, ImageSource], rounds: int) -> dict[str, dict[str, float]]:
+def measure(sources: dict[str, ImageSource], pipeline: Pipeline, rounds: int) -> dict[str, dict[str, float]]:
     """Return the speed of each form as a ratio to the folder's."""
     shuffled = np.random.default_rng(0).permutation(len(sources["folder"]))
     ratios: dict[str, dict[str, float]] = {form: {} for form in sources}
@@ -172,7 +170,8 @@ def measure(sources: dict[str, ImageSource], rounds: int) -> dict[str, dict[str,
         rates: dict[str, list[float]] = {form: [] for form in sources}
         for _ in range(rounds):
             for form, source in sources.items():
-                rates[form].append(1.0 / seconds_to_preprocess([source.items[position] for position in positions]))
+                items = [source.items[position] for position in positions]
+                rates[form].append(1.0 / seconds_to_preprocess(items, pipeline))
         for form in sources:
             pairs = zip(rates[form], rates["folder"], strict=True)
             ratios[form][order] = statistics.median(ours / folder for ours, folder in pairs)

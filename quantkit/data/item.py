@@ -31,6 +31,8 @@ class ImageItem(ABC):
         size: bytes of the encoded image, None where that is not known without reading it.
     """
 
+    __slots__ = ()
+
     id: str
     size: int | None = None
 

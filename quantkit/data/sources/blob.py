@@ -2,6 +2,7 @@
 
 import io
 import os
+import secrets
 import time
 import weakref
 from abc import ABC, abstractmethod
@@ -15,6 +16,10 @@ from quantkit.files import reason
 # Attempts of one remote read, and the pause after the first that fails; it doubles.
 ATTEMPTS = 3
 PAUSE_S = 0.5
+# What file systems call the version or the time of change of a file.
+_VERSION_KEYS = ("ETag", "etag", "Last-Modified", "LastModified", "mtime", "updated", "created")
+# Stands for the version of a file whose server tells none: what is cached of it holds for this process only.
+_UNKNOWN_VERSION = f"unknown {secrets.token_hex(8)}"
 # A remote read is given up after so long, and a second more for each megabyte.
 TIMEOUT_S = 60.0
 
@@ -146,8 +151,8 @@ class RemoteBlob(Blob):
         if not isinstance(info.get("size"), int):
             raise CalibrationSetError("the server does not say how large it is", where=name, fix="fetch it first")
         self.size = int(info["size"])
-        changed = (info.get(key) for key in ("ETag", "etag", "mtime", "LastModified", "updated", "created"))
-        self.version = str(next((value for value in changed if value is not None), ""))
+        changed = (info.get(key) for key in _VERSION_KEYS)
+        self.version = str(next((value for value in changed if value is not None), _UNKNOWN_VERSION))
 
     def read_at(self, offset: int, length: int) -> bytes:
         """Return bytes from an offset, by one range request; repeated where the connection fails."""

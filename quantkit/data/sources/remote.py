@@ -66,7 +66,9 @@ class RemoteFiles:
         return self._blobs(found)
 
     def is_folder(self) -> bool:
-        """Return whether the URL names a folder."""
+        """Return whether the URL names a folder; a web server's is told by a slash at the end alone."""
+        if self.protocol in ("http", "https"):
+            return self.url.endswith("/")  # asking would fetch what is a file
         try:
             return bool(self._fs.isdir(self.path))
         except Exception:  # what cannot be asked is taken for a file, whose error says more
