@@ -2,7 +2,7 @@
 
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import PurePosixPath
 
@@ -52,25 +52,41 @@ def archive_source(root: Location, blobs: Sequence[Blob], faults: Faults) -> Ima
     if not found:
         looked = " ".join(sorted(IMAGE_SUFFIXES))
         raise CalibrationSetError(f"no images found in it (looked for {looked})", where=root)
-    labels = [classes.get((blob, _sample(member.name))) for blob, member in found]
+    if classes:
+        found = _with_classes(root, found, classes, faults)
     ids = _ids(found)
     order = sorted(range(len(found)), key=lambda index: ids[index])
     items = tuple(MemberItem(*found[index], ids[index]) for index in order)
-    source = ImageSource(root, items, warnings=faults.warnings())
     if not classes:
-        return source
-    lacking = [item.where for item, index in zip(items, order, strict=True) if labels[index] is None]
-    if lacking:
-        shown = ", ".join(map(str, lacking[:_SHOWN]))
-        raise LabelError(
-            f"{len(lacking)} of {len(items)} images have no {CLASS_SUFFIX} member: {shown}",
-            where=root,
-            fix="write one for each image, or give a label file with --labels",
-        )
-    numbers = [_class_index(found[index][0], member) for index in order if (member := labels[index]) is not None]
+        return ImageSource(root, items, warnings=faults.warnings())
+    numbers = [_class_index(item.blob, classes[item.blob, _sample(item.member.name)]) for item in items]
     return ImageSource(
-        root, items, np.array(numbers, np.int64), source=f"{CLASS_SUFFIX} members", warnings=source.warnings
+        root, items, np.array(numbers, np.int64), source=f"{CLASS_SUFFIX} members", warnings=faults.warnings()
     )
+
+
+def _with_classes(
+    root: Location, found: list[tuple[Blob, Member]], classes: Mapping[tuple[Blob, str], Member], faults: Faults
+) -> list[tuple[Blob, Member]]:
+    """Return the images that have a class member; a shard that was cut short may end between the two.
+
+    Raises:
+        LabelError: some have none, and faults are refused; or none has one.
+    """
+    kept = [(blob, member) for blob, member in found if (blob, _sample(member.name)) in classes]
+    if len(kept) == len(found):
+        return kept
+    there = set(kept)
+    lacking = [f"{blob.name}: {member.name}" for blob, member in found if (blob, member) not in there]
+    error = LabelError(
+        f"{len(lacking)} of {len(found)} images have no {CLASS_SUFFIX} member: {', '.join(lacking[:_SHOWN])}",
+        where=root,
+        fix="write one for each image, or give a label file with --labels",
+    )
+    if not kept:
+        raise error
+    faults.report(error)
+    return kept
 
 
 def _index(blob: Blob, faults: Faults) -> tuple[Member, ...]:
