@@ -87,13 +87,17 @@ def flat(name: str) -> str:
 
 
 def table(
-    images: Pictures, *, path_of: Callable[[str], str | None] = flat, classes: Sequence[str] = CLASSES
+    images: Pictures,
+    *,
+    path_of: Callable[[str], str | None] = flat,
+    classes: Sequence[str] = CLASSES,
+    labels: Sequence[int | None] | None = None,
 ) -> pyarrow.Table:
     """Return a table in the layout of Hugging Face's image data sets, with its metadata."""
     rows = [{"bytes": data, "path": path_of(name)} for name, data in images.items()]
     kind = pyarrow.struct([("bytes", pyarrow.binary()), ("path", pyarrow.string())])
     features = {"image": {"_type": "Image"}, "label": {"names": list(classes), "_type": "ClassLabel"}}
-    columns = [pyarrow.array(rows, kind), pyarrow.array(labels_of(images, classes), pyarrow.int64())]
+    columns = [pyarrow.array(rows, kind), pyarrow.array(labels or labels_of(images, classes), pyarrow.int64())]
     made = pyarrow.Table.from_arrays(columns, ["image", "label"])
     return made.replace_schema_metadata({"huggingface": json.dumps({"info": {"features": features}})})
 

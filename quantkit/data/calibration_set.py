@@ -98,7 +98,7 @@ class CalibrationSet:
         if self.opened is None and isinstance(self.root, Path) and self._in_folder(self.root):
             return tuple(FileItem(self.root / image.name, image.name) for image in self.images)
         # Damaged parts do not matter as long as the set's own images are there; their digests are compared.
-        there = (self.opened or open_source(self.root, skip_damaged=True)).by_name
+        there = (self.opened or open_source(self.root, skip_damaged=True, own_labels=False)).by_name
         return tuple(
             there.get(image.name) or MissingItem(image.name, self.root, "there is no such image in it")
             for image in self.images
@@ -219,7 +219,7 @@ class CalibrationSet:
         if isinstance(images, Path) and not images.is_file():
             root = images
         elif images is not None:
-            opened = open_source(images, skip_damaged=True)
+            opened = open_source(images, skip_damaged=True, own_labels=False)
             root = opened.root
         loaded = cls(
             root=root,

@@ -16,17 +16,23 @@ from quantkit.errors import LabelError
 _LABEL_FILE_SUFFIXES = (".txt", ".csv", ".tsv")
 
 
-def find_images(images: ImagesLike, *, skip_damaged: bool = False) -> ImageSource:
+def find_images(images: ImagesLike, *, skip_damaged: bool = False, own_labels: bool = False) -> ImageSource:
     """Find the images of a place; see `quantkit.data.sources.open.open_source`.
 
     In a folder images are told by suffix; hidden files and folders are passed over, a folder reached twice through
     links is read once, and the order depends on the names alone, not on the file system.
 
+    Args:
+        images: the place.
+        skip_damaged: use the rest of a damaged source.
+        own_labels: read the labels that the source itself has.
+
     Raises:
         CalibrationSetError: there is no such place, it is damaged, or it holds no image; the message says what was
             found instead.
+        LabelError: its own labels are incomplete or malformed.
     """
-    return open_source(images, skip_damaged=skip_damaged)
+    return open_source(images, skip_damaged=skip_damaged, own_labels=own_labels)
 
 
 def find_labelled_images(
@@ -51,7 +57,7 @@ def find_labelled_images(
         CalibrationSetError: see `find_images`.
         LabelError: no labels can be found, some images have none, or a file is malformed.
     """
-    found = find_images(images, skip_damaged=skip_damaged)
+    found = find_images(images, skip_damaged=skip_damaged, own_labels=labels is None)
     given_names = read_class_names(names) if names is not None else None
     if labels is not None:
         labelled = _from_label_file(found, labels, given_names)

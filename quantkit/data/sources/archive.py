@@ -49,6 +49,8 @@ def archive_source(root: Location, blobs: Sequence[Blob], faults: Faults) -> Ima
                 classes[blob, _sample(sound.name)] = sound
             else:
                 found.append((blob, sound))
+    if not faults.labels:
+        classes.clear()
     if not found:
         looked = " ".join(sorted(IMAGE_SUFFIXES))
         raise CalibrationSetError(f"no images found in it (looked for {looked})", where=root)

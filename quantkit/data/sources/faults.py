@@ -11,13 +11,14 @@ class Faults:
 
     Args:
         skip: collect them instead of raising the first.
+        labels: the source's own labels are read, and their faults count; not where a label file is given.
 
     Attributes:
         found: those collected.
     """
 
-    def __init__(self, skip: bool = False) -> None:
-        self.skip = skip
+    def __init__(self, skip: bool = False, *, labels: bool = True) -> None:
+        self.skip, self.labels = skip, labels
         self.found: list[QuantkitError] = []
 
     def report(self, error: QuantkitError) -> None:

@@ -32,6 +32,7 @@ def open_source(
     *,
     skip_damaged: bool = False,
     limit: int | None = None,
+    own_labels: bool = True,
     storage_options: dict[str, Any] | None = None,
 ) -> ImageSource:
     """Return the images of a place, or of Python objects, with the labels that they bring themselves.
@@ -44,6 +45,7 @@ def open_source(
         skip_damaged: use the rest of a damaged source, and say in ``warnings`` what was left out; otherwise the first
             fault is raised.
         limit: use so many images of an iterable; needed where it has no end.
+        own_labels: read the labels of an archive or a parquet file; without, their faults do not matter.
         storage_options: of the file system of a URL, as fsspec takes them.
 
     Raises:
@@ -53,7 +55,7 @@ def open_source(
         NumericError: an array holds NaN or infinity.
         UsageError: a URL that is not read, an iterable without an end, or a package that is not installed.
     """
-    faults = Faults(skip_damaged)
+    faults = Faults(skip_damaged, labels=own_labels)
     if isinstance(images, ImageSource):
         return images
     if isinstance(images, str) and images.startswith(IN_MEMORY):

@@ -95,7 +95,7 @@ def parquet_source(root: Location, blobs: Sequence[Blob], faults: Faults) -> Ima
 def _sound_files(blobs: Sequence[Blob], faults: Faults) -> Iterator[ParquetImages]:
     for blob in blobs:
         try:
-            yield ParquetImages(blob)
+            yield ParquetImages(blob, with_labels=faults.labels)
         except UsageError:
             raise
         except QuantkitError as error:

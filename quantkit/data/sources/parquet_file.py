@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from quantkit.data.images import MAX_FILE_BYTES
 from quantkit.data.sources.blob import Blob, BlobFile, LocalBlob, one_line
-from quantkit.errors import CalibrationSetError, ImageError, LabelError, UsageError
+from quantkit.errors import CalibrationSetError, ImageError, LabelError, QuantkitError, UsageError
 
 # A row group is read whole, so one of this size takes as much memory.
 MAX_ROW_GROUP_BYTES = 1 << 30
@@ -53,32 +53,27 @@ class ParquetImages:
 
     Args:
         blob: the file.
+        with_labels: read the column of labels.
 
     Raises:
         CalibrationSetError: this is no parquet file, it is damaged, or it lacks the columns.
         UsageError: pyarrow is not installed.
     """
 
-    def __init__(self, blob: Blob) -> None:
-        self.blob = blob
+    def __init__(self, blob: Blob, *, with_labels: bool = True) -> None:
+        self.blob, self._with_labels = blob, with_labels
         self._lock = threading.Lock()
         self._file = _opened(blob)
-        schema = self._file.schema_arrow
-        if "image" not in schema.names:
+        try:
+            schema = self._file.schema_arrow
+            self._column, self._has_path = _image_column(schema, blob)
+            self.rows = self._read_rows(schema)
+        except QuantkitError:
+            raise
+        except Exception as error:  # arrow raises whatever a damaged file leads it to
             raise CalibrationSetError(
-                f"no column image; it has {', '.join(schema.names[:8]) or 'none'}", where=blob.name, fix=LAYOUT
-            )
-        import pyarrow
-
-        kind = schema.field("image").type
-        children = {field.name: field.type for field in kind} if pyarrow.types.is_struct(kind) else {}
-        if _is_binary(kind):
-            self._column, self._has_path = "image", False
-        elif "bytes" in children and _is_binary(children["bytes"]):
-            self._column, self._has_path = "image.bytes", "path" in children
-        else:
-            raise CalibrationSetError(f"the column image is {kind}, not bytes", where=blob.name, fix=LAYOUT)
-        self.rows = self._read_rows(schema)
+                f"the file is damaged ({one_line(error)})", where=blob.name, fix="fetch it again"
+            ) from error
 
     @property
     def stem(self) -> str:
@@ -148,15 +143,12 @@ class ParquetImages:
         return sum(column.total_uncompressed_size for column in columns if column.path_in_schema == self._column)
 
     def _read_rows(self, schema: Any) -> Rows:
-        wanted = (["image.path"] if self._has_path else []) + (["label"] if "label" in schema.names else [])
+        wanted = (["image.path"] if self._has_path else []) + (
+            ["label"] if self._with_labels and "label" in schema.names else []
+        )
         metadata = self._file.metadata
-        try:
-            table = self._file.read(columns=wanted, use_threads=False) if wanted else None
-            counts = [metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)]
-        except Exception as error:  # arrow raises whatever a damaged file leads it to
-            raise CalibrationSetError(
-                f"the file is damaged ({one_line(error)})", where=self.blob.name, fix="fetch it again"
-            ) from error
+        table = self._file.read(columns=wanted, use_threads=False) if wanted else None
+        counts = [metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)]
         starts = tuple(np.cumsum([0, *counts]).tolist())
         if not starts[-1]:
             raise CalibrationSetError("it has no rows", where=self.blob.name)
@@ -193,10 +185,7 @@ class ParquetImages:
                 if column.path_in_schema != self._column or column.statistics is None:
                     continue
                 if column.statistics.null_count:
-                    try:
-                        empty = self.read_group(group).is_null().to_pylist()
-                    except ImageError as error:
-                        raise CalibrationSetError(error.what, where=error.where, fix=error.fix) from error
+                    empty = self.read_group(group).is_null().to_pylist()
                     nulls.extend(start + row for row, is_null in enumerate(empty) if is_null)
             start += count
         return tuple(nulls)
@@ -232,6 +221,27 @@ class _KeptGroups:
 
 
 KEPT = _KeptGroups(KEPT_BYTES)
+
+
+def _image_column(schema: Any, blob: Blob) -> tuple[str, bool]:
+    """Return the column that holds the images, and whether there are file names beside them.
+
+    Raises:
+        CalibrationSetError: there is no such column.
+    """
+    import pyarrow
+
+    if "image" not in schema.names:
+        raise CalibrationSetError(
+            f"no column image; it has {', '.join(schema.names[:8]) or 'none'}", where=blob.name, fix=LAYOUT
+        )
+    kind = schema.field("image").type
+    children = {field.name: field.type for field in kind} if pyarrow.types.is_struct(kind) else {}
+    if _is_binary(kind):
+        return "image", False
+    if "bytes" in children and _is_binary(children["bytes"]):
+        return "image.bytes", "path" in children
+    raise CalibrationSetError(f"the column image is {kind}, not bytes", where=blob.name, fix=LAYOUT)
 
 
 def _file_name(path: object) -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 import fsspec
 import numpy as np
 import pytest
-from source_forms import labels_of, pictures, write_folder, write_parquet, write_tar, write_webdataset, write_zip
+from source_forms import flat, labels_of, pictures, write_folder, write_parquet, write_tar, write_webdataset, write_zip
 
 from quantkit.data.build_set import build_calibration_set
 from quantkit.data.calibration_set import CalibrationSet
@@ -19,6 +19,7 @@ from quantkit.data.overlap import overlap
 from quantkit.data.rebuild import rebuild_calibration_set
 from quantkit.data.source import ImageSource
 from quantkit.data.sources.open import open_source
+from quantkit.errors import LabelError
 
 PICTURES = pictures()
 
@@ -248,3 +249,20 @@ def test_tar_reads_single_members_not_the_archive(tmp_path: Path, monkeypatch: p
     write_tar(tmp_path / "other.tar", large)
     find_images(tmp_path / "other.tar")
     assert sum(read) < 1_000_000
+
+
+@pytest.mark.parametrize("form", ["tar", "parquet"])
+def test_label_file_serves_a_source_whose_own_labels_are_faulty(form: str, tmp_path: Path) -> None:
+    if form == "tar":
+        path = write_tar(tmp_path / "zoo.tar", {**PICTURES, "cat/0.cls": b"cat"})
+        names = list(PICTURES)
+    else:
+        path = write_parquet(tmp_path / "zoo.parquet", PICTURES, labels=[None] * len(PICTURES))
+        names = [flat(name) for name in PICTURES]
+    with pytest.raises(LabelError, match=r"no \.cls member|no label"):
+        find_labelled_images(path)
+    (tmp_path / "labels.txt").write_text("".join(f"{name} 5\n" for name in names))
+    found = find_labelled_images(path, tmp_path / "labels.txt")
+    assert found.labels is not None
+    assert set(found.labels.tolist()) == {5}
+    assert build_calibration_set(path, count=3, unlabelled=True).labels is None
