@@ -30,8 +30,8 @@ import pyarrow
 import pyarrow.parquet
 
 from quantkit.config.pipeline import PRESETS, Pipeline
-from quantkit.data.calibration_set import whole_source
 from quantkit.data.folder import find_labelled_images
+from quantkit.data.given_set import whole_source
 from quantkit.data.item import ImageItem
 from quantkit.data.parallel import map_in_order
 from quantkit.data.preprocess import preprocess

@@ -262,28 +262,6 @@ class CalibrationSet:
         return tuple(problems)
 
 
-def whole_source(source: ImageSource, workers: int | None = None) -> CalibrationSet:
-    """Return all images of a source, in their order, as a set.
-
-    Raises:
-        ImageError: an image cannot be read.
-        CalibrationSetError: two images are the same, which would count it twice.
-    """
-    digests = list(map_in_order(ImageItem.digest, source.items, workers))
-    first: dict[str, str] = {}
-    for item, digest in zip(source.items, digests, strict=True):
-        if first.setdefault(digest, item.id) != item.id:
-            raise CalibrationSetError(
-                f"the same image as {first[digest]}", where=item.where, fix="give each image once"
-            )
-    labels = [None] * len(source) if source.labels is None else source.labels.tolist()
-    images = tuple(
-        CalibrationImage(item.id, digest, label, source.class_names.get(label, "") if label is not None else "")
-        for item, digest, label in zip(source.items, digests, labels, strict=True)
-    )
-    return CalibrationSet(source.root, images, source=source.source, opened=source)
-
-
 def _root_of(path: Path, recorded: str) -> Location:
     """Return the place of the images that a manifest names; one that is no path stays as it is."""
     if "://" in recorded or recorded.startswith(IN_MEMORY):

@@ -61,17 +61,24 @@ class Images:
     progress: Count | None = None
 
 
-def images_of(record: RunRecord) -> Images | None:
-    """Return the images of a run's set, None where the set or one of the images needed is gone or changed."""
-    if not record.set.path:
+def images_of(record: RunRecord, given: CalibrationSet | None = None) -> Images | None:
+    """Return the images of a run's set, None where the set or one of the images needed is gone or changed.
+
+    Args:
+        record: of the run.
+        given: the set, where the run does not know its place: that of arrays.
+
+    Raises:
+        CalibrationSetError: the set given is another than the run's.
+    """
+    if given is not None:
+        require_set_of_run(given, record)
+    if given is None and not record.set.path:
         return None
     try:
-        chosen = CalibrationSet.load(Path(record.set.path))
-    except CalibrationSetError:
-        return None
-    if chosen.digest != record.set.digest:
-        return None
-    try:
+        chosen = given or CalibrationSet.load(Path(record.set.path))
+        if chosen.digest != record.set.digest:
+            return None
         needed = list(zip(chosen.images, chosen.items, strict=True))[:IMAGES]
     except CalibrationSetError:
         return None
@@ -80,6 +87,18 @@ def images_of(record: RunRecord) -> Images | None:
     digests = map_in_order(digest_of, (item for _, item in needed))
     same = all(image.sha256 == digest for (image, _), digest in zip(needed, digests, strict=True))
     return Images(chosen, record.pipeline) if same else None
+
+
+def require_set_of_run(given: CalibrationSet, record: RunRecord) -> None:
+    """Check that a calibration set is the one of a run.
+
+    Raises:
+        CalibrationSetError: it is another.
+    """
+    if given.digest != record.set.digest:
+        raise CalibrationSetError(
+            "the calibration set is not the one of the run", where=given.root, fix="give the images of calibrate"
+        )
 
 
 def correction(

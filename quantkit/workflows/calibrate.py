@@ -13,11 +13,12 @@ import onnxruntime
 from quantkit import __version__
 from quantkit.config.method import Method, MinMax, Percentile, method_name
 from quantkit.config.pipeline import Pipeline
-from quantkit.data.calibration_set import CalibrationSet, whole_source
+from quantkit.data.calibration_set import CalibrationSet
+from quantkit.data.given_set import given_set
 from quantkit.data.overlap import digest_of
 from quantkit.data.parallel import map_in_order
 from quantkit.data.preprocess import check_pipeline, preprocess
-from quantkit.data.sources.open import ImagesLike, open_source
+from quantkit.data.sources.open import ImagesLike
 from quantkit.engine.inputs import check_arrays, used_pipeline
 from quantkit.engine.observe import Chunk, complete, observe
 from quantkit.engine.session import default_threads
@@ -171,13 +172,8 @@ def _read_subject(path: Path) -> _Subject:
 
 
 def _read_set(given: ImagesLike) -> tuple[CalibrationSet, str]:
-    manifest = ""
-    if isinstance(given, CalibrationSet):
-        chosen = given
-    elif isinstance(given, Path):
-        chosen, manifest = CalibrationSet.load(given), str(given.resolve())
-    else:
-        chosen = whole_source(open_source(given))
+    chosen = given_set(given)
+    manifest = str(Path(given).resolve()) if isinstance(given, str | Path) else ""
     if not chosen.images:
         raise CalibrationSetError("the set holds no images", where=manifest or chosen.root)
     if not chosen.is_rebuilt:

@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from quantkit.config.method import Method, Percentile, method_name
+from quantkit.data.given_set import given_set
+from quantkit.data.sources.open import ImagesLike
 from quantkit.engine.saturation import products_saturate
 from quantkit.engine.session import open_session
 from quantkit.errors import UsageError
@@ -112,6 +114,7 @@ def quantize(
     options: QuantizeOptions | None = None,
     out: Path | None = None,
     use_images: bool = True,
+    calibration_set: ImagesLike = None,
 ) -> Quantized:
     """Solve the ranges from a run's statistics and write an int8 model; the model is not run over the set again.
 
@@ -123,6 +126,7 @@ def quantize(
         out: where to write; by default in the run folder, under the name that `variant_name` gives.
         use_images: correct the biases for these ranges on the calibration images where they can be found. Otherwise a
             correction is used only where one was made for the same ranges before.
+        calibration_set: the images of `calibrate` again, where they were arrays; else they are found by the run.
 
     Raises:
         UsageError: this is no run folder, or an option cannot be honoured.
@@ -134,7 +138,8 @@ def quantize(
     record = folder.read()
     prepared, statistics = calibrated(folder, record)
     method, options = method or Percentile(), options or QuantizeOptions()
-    images = images_of(record) if use_images and options.bias_correction else None
+    given = None if calibration_set is None else given_set(calibration_set)
+    images = images_of(record, given) if use_images and options.bias_correction else None
     with folder.locked():
         name, path = output_path(folder, variant_name(record, method, target), out)
         done = quantize_prepared(

@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from quantkit.config.method import Method, Percentile, method_name
 from quantkit.data.calibration_set import CalibrationSet
+from quantkit.data.given_set import given_set
 from quantkit.data.item import ImageItem
 from quantkit.data.overlap import digest_of
 from quantkit.data.parallel import map_in_order
@@ -93,6 +94,7 @@ def sensitivity(
     options: QuantizeOptions | None = None,
     by: By = "only",
     count: int | None = None,
+    calibration_set: ImagesLike = None,
     images: ImagesLike = None,
     labels: Path | None = None,
     names: Path | None = None,
@@ -114,6 +116,7 @@ def sensitivity(
             float, or the share of images that it alone puts in another class.
         count: images to use, spread over the set or folder; absent, a few dozen calibration images, or all evaluation
             images.
+        calibration_set: the images of `calibrate` again, where they were arrays; else they are found by the run.
         images: evaluation images, for ``accuracy``; absent, the folder of the calibration set without the set.
         labels: their label file.
         names: class names, one a line.
@@ -145,7 +148,7 @@ def sensitivity(
     method = method or Percentile()
     with folder.locked():
         network = _network(folder, record, method, target, options or QuantizeOptions())
-        chosen = chosen or _calibration_images(record, count or IMAGES, network.outliers)
+        chosen = chosen or _calibration_images(record, count or IMAGES, network.outliers, calibration_set)
         cost = _measure(folder, network, chosen, threads or default_threads(), progress)
     return _result(cost, chosen, network, method, by, (*network.corrected.notes, *warnings))
 
@@ -167,19 +170,20 @@ def _network(
     return _Network(record, prepared, chosen, ranges, options, corrected, outliers)
 
 
-def _calibration_images(record: RunRecord, count: int, outliers: tuple[str, ...]) -> _Images:
+def _calibration_images(record: RunRecord, count: int, outliers: tuple[str, ...], given: ImagesLike) -> _Images:
     """Return images of the run's calibration set, spread over it, but for those that outlie.
 
     Raises:
         CalibrationSetError: the set or one of these images is gone or changed.
     """
-    if not record.set.path:
+    if given is None and not record.set.path:
         raise CalibrationSetError("the run does not know where its calibration set is", fix="use --by accuracy")
-    manifest = Path(record.set.path)
-    chosen = CalibrationSet.load(manifest)
+    chosen = given_set(Path(record.set.path) if given is None else given)
     if chosen.digest != record.set.digest:
         raise CalibrationSetError(
-            "the calibration set is not the one of the run", where=manifest, fix="run quantkit calibrate again"
+            "the calibration set is not the one of the run",
+            where=record.set.path or chosen.root,
+            fix="run quantkit calibrate again",
         )
     chosen = set_without_outliers(chosen, outliers)
     whole = list(zip(chosen.images, chosen.items, strict=True))

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from quantkit.data.calibration_set import CalibrationSet
+from quantkit.data.given_set import given_set
 from quantkit.data.source import ImageSource
 from quantkit.data.sources.open import ImagesLike
 from quantkit.engine.session import default_threads, open_session
@@ -106,6 +107,7 @@ def tune(
     *,
     target: Target = ORT,
     options: QuantizeOptions | None = None,
+    calibration_set: ImagesLike = None,
     images: ImagesLike = None,
     labels: Path | None = None,
     names: Path | None = None,
@@ -126,6 +128,7 @@ def tune(
         tuning: the goal, and what may be done for it.
         target: what will run the model.
         options: choices that the search keeps to.
+        calibration_set: the images of `calibrate` again, where they were arrays; else they are found by the run.
         images: evaluation images that judge; absent, the folder of the calibration set without the set.
         labels: their label file.
         names: class names, one a line.
@@ -153,7 +156,8 @@ def tune(
         threads = threads or default_threads()
         backend = backend_of(target, folder)
         budget = tuning.budget if backend is None else backend.tune_limits(tuning.budget)
-        subject = tuning_task(folder, record, target, options, tuning.rewrite, threads)
+        given = None if calibration_set is None else given_set(calibration_set)
+        subject = tuning_task(folder, record, target, options, tuning.rewrite, threads, given)
         depends_on = {
             **subject.depends_on(),
             "evaluated_on": _evaluated_on(holdout_images),

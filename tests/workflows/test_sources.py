@@ -20,12 +20,16 @@ from quantkit.data.preprocess import preprocess
 from quantkit.data.sources.member import MemberItem
 from quantkit.errors import CalibrationSetError, ConfigError, ImageError, NumericError, UsageError
 from quantkit.runs.folder import RunFolder
+from quantkit.search.mixed_precision import FloatBudget
+from quantkit.search.stages import Goal
 from quantkit.stats.file import load_statistics
 from quantkit.workflows.calibrate import calibrate
 from quantkit.workflows.compare import compare, evaluate_models
 from quantkit.workflows.evaluate import accuracy_of, evaluate
+from quantkit.workflows.quantize import quantize
 from quantkit.workflows.report import report
 from quantkit.workflows.sensitivity import sensitivity
+from quantkit.workflows.tune import TuneOptions, tune
 
 PIPELINE = Pipeline(ops=(Decode(), ToTensor()))
 
@@ -257,3 +261,19 @@ def test_moved_set_and_archive_are_found_relative_to_each_other(place: Place) ->
     build_calibration_set(tar, count=8).save(place.folder / "data" / "set.csv")
     shutil.move(place.folder / "data", place.folder / "elsewhere")
     assert CalibrationSet.load(place.folder / "elsewhere" / "set.csv").verify() == ()
+
+
+def test_later_steps_take_the_arrays_of_calibrate_again(place: Place) -> None:
+    images, labels = place.arrays()
+    given = (images[:24], labels[:24])
+    run = calibrate(place.model, given, run=place.folder / "run").run
+    with pytest.raises(CalibrationSetError, match="does not know where its calibration set is"):
+        sensitivity(run, count=4)
+    assert sensitivity(run, count=4, calibration_set=given).images == 4
+    assert any("biases corrected" in note or "did harm" in note for note in quantize(run, calibration_set=given).notes)
+    goal = Goal(max_drop=0.5)
+    options = TuneOptions(goal=goal, budget=FloatBudget())
+    tuned = tune(run, options, calibration_set=given, images=(images[24:], labels[24:]))
+    assert tuned.path.is_file()
+    with pytest.raises(CalibrationSetError, match="the calibration set is not the one of the run; give the images of"):
+        tune(run, options, calibration_set=(images[:23], labels[:23]), images=(images[24:], labels[24:]))

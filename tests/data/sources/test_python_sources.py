@@ -11,8 +11,9 @@ from source_forms import labels_of, pictures, write_folder
 
 from quantkit.config.pipeline import PRESETS
 from quantkit.data.build_set import build_calibration_set
-from quantkit.data.calibration_set import CalibrationSet, whole_source
+from quantkit.data.calibration_set import CalibrationSet
 from quantkit.data.folder import find_labelled_images
+from quantkit.data.given_set import whole_source
 from quantkit.data.item import content_digest
 from quantkit.data.preprocess import preprocess
 from quantkit.data.sources import iterables
