@@ -5,7 +5,7 @@
 The images of a folder are written as tar, zip, WebDataset shards, parquet and ready arrays. For each form: one pass of
 `calibrate`, of which the SHA-256 of the tensors' statistics and of the whole file are compared with the folder's (the
 file names the digests of the images, so that of arrays differs); and the time to read and preprocess every image once,
-in order and in random order, on all processors. The forms take turns, round by round; a ratio is the median of the
+in order and in random order, on all processors. The forms take turns, twenty images each; a ratio is the median of the
 rounds' ratios to the folder, above 1 where the form is faster.
 """
 
@@ -42,6 +42,8 @@ from quantkit.workflows.quantize import QuantizeOptions
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "assets"
 SHARDS, ROWS = 4, 100
+# Images of one form that are read before it is the next one's turn.
+IN_TURN = 20
 
 
 def add(archive: tarfile.TarFile, name: str, data: bytes) -> None:
@@ -163,19 +165,25 @@ def statistics_of(
 
 
 def measure(sources: dict[str, ImageSource], pipeline: Pipeline, rounds: int) -> dict[str, dict[str, float]]:
-    """Return the speed of each form as a ratio to the folder's."""
-    shuffled = np.random.default_rng(0).permutation(len(sources["folder"]))
+    """Return the speed of each form as a ratio to the folder's, the median of the rounds."""
+    count = len(sources["folder"])
+    orders = {"in order": list(range(count)), "random order": np.random.default_rng(0).permutation(count).tolist()}
     ratios: dict[str, dict[str, float]] = {form: {} for form in sources}
-    for order, positions in (("in order", range(len(shuffled))), ("random order", shuffled.tolist())):
-        rates: dict[str, list[float]] = {form: [] for form in sources}
-        for _ in range(rounds):
-            for form, source in sources.items():
-                items = [source.items[position] for position in positions]
-                rates[form].append(1.0 / seconds_to_preprocess(items, pipeline))
+    for order, positions in orders.items():
+        found = [seconds_in_turn(sources, positions, pipeline) for _ in range(rounds)]
         for form in sources:
-            pairs = zip(rates[form], rates["folder"], strict=True)
-            ratios[form][order] = statistics.median(ours / folder for ours, folder in pairs)
+            ratios[form][order] = statistics.median(seconds["folder"] / seconds[form] for seconds in found)
     return ratios
+
+
+def seconds_in_turn(sources: dict[str, ImageSource], positions: Sequence[int], pipeline: Pipeline) -> dict[str, float]:
+    """Return how long each form takes; a few images of each in turn, so that all meet the same machine."""
+    seconds = dict.fromkeys(sources, 0.0)
+    for start in range(0, len(positions), IN_TURN):
+        for form, source in sources.items():
+            items = [source.items[position] for position in positions[start : start + IN_TURN]]
+            seconds[form] += seconds_to_preprocess(items, pipeline)
+    return seconds
 
 
 if __name__ == "__main__":

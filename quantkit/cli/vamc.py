@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from quantkit.cli.app import sub_app
+from quantkit.cli.options import SkipDamagedOption, images_given
 from quantkit.cli.show import console, progress_bar
 from quantkit.errors import UsageError, VendorFileError
 
@@ -144,6 +145,7 @@ def tensors(
     model: Annotated[Path, typer.Option(help="fp32 ONNX model that reads them.")],
     out: Annotated[Path, typer.Option(help="Folder to write; the build file's --calib-dir.")],
     preset: Annotated[str | None, typer.Option(help="imagenet, cifar10, digits, or a YAML file with ops.")] = None,
+    skip_damaged: SkipDamagedOption = False,
 ) -> None:
     """Write calibration images as npz tensors, preprocessed as quantkit does it."""
     from quantkit.data.calibration_set import CalibrationSet
@@ -153,7 +155,10 @@ def tensors(
 
     pipeline = _pipeline(preset)
     input_name, _ = read_image_input(model, pipeline)
-    items = CalibrationSet.load(Path(images)).items if images.endswith(".csv") else find_images(images).items
+    if images.endswith(".csv"):
+        items = CalibrationSet.load(Path(images)).items
+    else:
+        items = find_images(images_given(images, skip_damaged)).items
     with progress_bar("preprocessing") as bar:
         written = write_calibration_tensors(items, pipeline, out, input_name=input_name, progress=bar)
     console.print(f"wrote {written.count} tensors to {out} (suffix: {written.suffix})", soft_wrap=True, markup=False)

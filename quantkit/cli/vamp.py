@@ -20,14 +20,16 @@ def inputs(
     labels: Annotated[Path | None, typer.Option(help="Label file, where folders and names do not tell.")] = None,
     names: Annotated[Path | None, typer.Option(help="Class names, one a line in class-index order.")] = None,
     datalist: Annotated[Path | None, typer.Option(help="The list; npz_datalist.txt in --out by default.")] = None,
-    skip_broken: Annotated[bool, typer.Option("--skip-broken", help="Go on without undecodable images.")] = False,
+    skip_broken: Annotated[
+        bool, typer.Option("--skip-broken", help="Go on without undecodable images and damaged parts of archives.")
+    ] = False,
     threads: Annotated[int | None, typer.Option(help="Workers; all processors by default.")] = None,
 ) -> None:
     """Write every image un-resized as npz, and the datalist. Interrupted, the same command goes on."""
     from quantkit.data.folder import find_labelled_images
     from quantkit.vendors.vacc.inputs import DATALIST, plan_inputs, write_datalist, write_inputs
 
-    found = find_labelled_images(images, labels, names)
+    found = find_labelled_images(images, labels, names, skip_damaged=skip_broken)
     with progress_bar("writing inputs") as bar:
         report = write_inputs(plan_inputs(found, out), workers=threads, progress=bar)
     if report.broken and not skip_broken:
@@ -40,6 +42,8 @@ def inputs(
     write_datalist(path, report.files)
     kept = len(report.files) - report.written
     console.print(f"wrote {report.written} files ({kept} were there); {path} lists {len(report.files)}", soft_wrap=True)
+    for warning in found.warnings:
+        typer.echo(f"note: {warning}", err=True)
     for fault in report.broken:
         typer.echo(f"left out: {fault}", err=True)
 

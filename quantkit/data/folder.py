@@ -19,7 +19,7 @@ _LABEL_FILE_SUFFIXES = (".txt", ".csv", ".tsv")
 def find_images(images: ImagesLike, *, skip_damaged: bool = False, own_labels: bool = False) -> ImageSource:
     """Find the images of a place; see `quantkit.data.sources.open.open_source`.
 
-    In a folder images are told by suffix; hidden files and folders are passed over, a folder reached twice through
+    In a folder, images are found by suffix; hidden files and folders are passed over, a folder reached twice through
     links is read once, and the order depends on the names alone, not on the file system.
 
     Args:

@@ -41,6 +41,7 @@ class ImagenetReport:
         per_class: number of images of each class present, by WordNet id, sorted.
         corrupt: images that cannot be decoded, with the reason.
         notes: names of the images that are no plain colour pictures, by what they are.
+        warnings: what was left out of a damaged archive.
     """
 
     images: int
@@ -48,6 +49,7 @@ class ImagenetReport:
     per_class: dict[str, int]
     corrupt: tuple[LeftOut, ...]
     notes: dict[Note, tuple[str, ...]]
+    warnings: tuple[str, ...] = ()
 
     @property
     def missing(self) -> tuple[str, ...]:
@@ -62,13 +64,19 @@ class ImagenetReport:
 
 
 def check_imagenet(
-    images: ImagesLike, labels: Path | None = None, *, workers: int | None = None, progress: Progress | None = None
+    images: ImagesLike,
+    labels: Path | None = None,
+    *,
+    skip_damaged: bool = False,
+    workers: int | None = None,
+    progress: Progress | None = None,
 ) -> ImagenetReport:
     """Count a copy of ImageNet by class and decode every image.
 
     Args:
         images: images in class folders named by WordNet ids, or flat: a folder, or ``ILSVRC2012_img_val.tar``.
         labels: label file or the devkit's ground truth; where absent and needed, looked for in and around the folder.
+        skip_damaged: count the rest of a damaged archive.
         workers: number of threads that decode.
         progress: called with the number of images done and their total.
 
@@ -76,7 +84,7 @@ def check_imagenet(
         CalibrationSetError: there is no such folder, or no image in it.
         LabelError: labels are missing, malformed or contradict the folders.
     """
-    found_images = find_images(images)
+    found_images = find_images(images, skip_damaged=skip_damaged)
     names = found_images.names
     wnids, source = _wnids(found_images.root, names, labels)
     corrupt: list[LeftOut] = []
@@ -95,6 +103,7 @@ def check_imagenet(
         per_class=dict(sorted(Counter(wnids).items())),
         corrupt=tuple(corrupt),
         notes={note: tuple(named) for note, named in special.items()},
+        warnings=found_images.warnings,
     )
 
 

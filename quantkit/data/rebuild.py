@@ -115,7 +115,7 @@ def rebuild_calibration_set(
         CalibrationSetError: an image is not there, is another than the set's, or cannot be decoded. None is replaced:
             that would be another set.
     """
-    source = find_images(images)
+    source = find_images(images, skip_damaged=True)  # every image of the set is looked up and compared
     finder = _CopyFinder(source.names)
     candidates = [finder.candidates(image.name) for image in planned.images]
     names = [name for names in candidates for name in names]

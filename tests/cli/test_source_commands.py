@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 from models import tiny_model, write_images
-from source_forms import write_parquet, write_tar, write_webdataset
+from source_forms import write_parquet, write_tar, write_webdataset, write_zip
 
 Command = Callable[..., tuple[str, str]]
 
@@ -76,3 +76,31 @@ def test_imagenet_check_reads_a_tar(tmp_path: Path, command: Command, pictures: 
     write_tar(tmp_path / "val.tar", {f"n01440764/{number}.png": data for number, data in enumerate(pictures.values())})
     out, _ = command("imagenet", "check", "val.tar")
     assert "24 images, 1 of 1000 classes" in out
+
+
+def test_tensors_and_imagenet_check_use_the_rest_of_a_damaged_tar(
+    tmp_path: Path, command: Command, pictures: dict[str, bytes]
+) -> None:
+    tar = write_tar(
+        tmp_path / "val.tar", {f"n01440764/{number}.png": data for number, data in enumerate(pictures.values())}
+    )
+    tar.write_bytes(tar.read_bytes()[:3000])
+    tensors = ["vamc", "tensors", "val.tar", "--model", "tiny.onnx", "--preset", "pipeline.yaml", "--out", "tensors"]
+    command(*tensors, code=6)
+    out, _ = command(*tensors, "--skip-damaged")
+    written = len(list((tmp_path / "tensors").iterdir()))
+    assert f"wrote {written} tensors" in out
+    command("imagenet", "check", "val.tar", code=6)
+    out, _ = command("imagenet", "check", "val.tar", "--skip-damaged")
+    assert f"{written} images" in out
+    assert "left out 1 damaged parts of the source" in out
+
+
+def test_vamp_inputs_are_written_from_a_zip_and_kept(
+    tmp_path: Path, command: Command, pictures: dict[str, bytes]
+) -> None:
+    write_zip(tmp_path / "images.zip", pictures)
+    out, _ = command("vamp", "inputs", "--images", "images.zip", "--out", "npz")
+    assert "wrote 24 files (0 were there)" in out
+    out, _ = command("vamp", "inputs", "--images", "images.zip", "--out", "npz")
+    assert "wrote 0 files (24 were there)" in out

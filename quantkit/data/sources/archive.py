@@ -34,7 +34,7 @@ def archive_source(root: Location, blobs: Sequence[Blob], faults: Faults) -> Ima
     Args:
         root: the place that was given.
         blobs: the archives, tar or zip each.
-        faults: told of damaged archives and of members that cannot be used.
+        faults: receives damaged archives and members that cannot be used.
 
     Raises:
         CalibrationSetError: an archive cannot be read or holds something to refuse, or there is no image.
@@ -138,13 +138,13 @@ def _sound(blob: Blob, members: Sequence[Member], faults: Faults) -> list[Member
     """Return the members that can be used; the others are reported."""
     times = Counter(_normal(member.name) for member in members)
     sound = []
-    told: set[str] = set()
+    reported: set[str] = set()
     for member in members:
         name = _normal(member.name)
         fault = member.fault or _name_fault(member.name)
         if not fault and times[name] > 1:
-            fault = "" if name in told else f"{times[name]} members of this name"
-            told.add(name)
+            fault = "" if name in reported else f"{times[name]} members of this name"
+            reported.add(name)
         elif not fault:
             sound.append(member)
         if fault:

@@ -16,9 +16,9 @@ from quantkit.files import reason
 # Attempts of one remote read, and the pause after the first that fails; it doubles.
 ATTEMPTS = 3
 PAUSE_S = 0.5
-# What file systems call the version or the time of change of a file.
+# Names under which file systems report the version or the modification time of a file.
 _VERSION_KEYS = ("ETag", "etag", "Last-Modified", "LastModified", "mtime", "updated", "created")
-# Stands for the version of a file whose server tells none: what is cached of it holds for this process only.
+# Version of a file whose server reports none. Cached results of such a file are valid in this process only.
 _UNKNOWN_VERSION = f"unknown {secrets.token_hex(8)}"
 # A remote read is given up after so long, and a second more for each megabyte.
 TIMEOUT_S = 60.0

@@ -83,8 +83,10 @@ def _local(path: Path, faults: Faults) -> ImageSource:
         return _builder([blob])(path, [blob], faults)
     text = str(path)
     if not has_pattern(text):
-        what = "not a folder" if path.exists() else "there is no such folder"
-        raise CalibrationSetError(what, where=path, fix="give the folder that holds the images")
+        what = "neither a file nor a folder" if path.exists() else "there is no such folder"
+        is_url_path = path.parts and path.parts[0].endswith(":") and len(path.parts[0]) > 2
+        fix = "give a URL as text, not as a Path" if is_url_path else "give the folder or file that holds the images"
+        raise CalibrationSetError(what, where=path, fix=fix)
     blobs: list[Blob] = []
     for name in expand_braces(text):
         blobs.extend(_local_blobs(Path(name), faults))
@@ -161,7 +163,7 @@ def _shards(root: Location, blobs: Sequence[Blob], faults: Faults) -> ImageSourc
 
 
 def _builder(blobs: Sequence[Blob]) -> _Build:
-    """Return what reads files of this kind: told by their suffix, else by their first bytes.
+    """Return the reader of files of this kind, found by their suffix, else by their first bytes.
 
     Raises:
         CalibrationSetError: they are neither archives nor parquet files, or of both kinds.

@@ -67,7 +67,7 @@ def parquet_source(root: Location, blobs: Sequence[Blob], faults: Faults) -> Ima
     Args:
         root: the place that was given.
         blobs: the files.
-        faults: told of damaged files and of rows without an image.
+        faults: receives damaged files and rows without an image.
 
     Raises:
         CalibrationSetError: a file cannot be read, lacks the columns, or has rows without an image.

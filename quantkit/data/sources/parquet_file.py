@@ -36,7 +36,7 @@ class Rows:
     Attributes:
         names: the file name of each row's image, empty where the file has none.
         labels: int64 ``[rows]``, -1 for none; None where there is no such column.
-        nulls: rows without an image, as far as the file's statistics tell.
+        nulls: rows without an image, according to the statistics of the file.
         starts: the first row of each row group, and the number of rows.
         class_names: from the metadata of Hugging Face, empty without.
     """
@@ -107,7 +107,7 @@ class ParquetImages:
                 value = _leaf(batch.column(0))[0].as_py()
                 if isinstance(value, bytes):
                     return next((suffix for start, suffix in _SUFFIX_BY_START.items() if value.startswith(start)), "")
-        except Exception:  # told when the row is read
+        except Exception:  # reported when the row is read
             return ""
         return ""
 

@@ -66,7 +66,7 @@ class RemoteFiles:
         return self._blobs(found)
 
     def is_folder(self) -> bool:
-        """Return whether the URL names a folder; a web server's is told by a slash at the end alone."""
+        """Return whether the URL names a folder; that of a web server must end with a slash."""
         if self.protocol in ("http", "https"):
             return self.url.endswith("/")  # asking would fetch what is a file
         try:

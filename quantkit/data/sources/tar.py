@@ -47,7 +47,7 @@ def tar_index(blob: Blob, faults: Faults, wanted: Callable[[str], bool]) -> list
 
     Args:
         blob: the archive.
-        faults: told where the archive ends too early or cannot be followed.
+        faults: receives the place where the archive ends too early or is damaged.
         wanted: whether a name is of interest; of other members nothing is kept.
 
     Raises:

@@ -47,7 +47,7 @@ FORMS: dict[str, Callable[[Path], Path | str]] = {
     "folder": lambda place: write_folder(place / "zoo", PICTURES),
     "tar": lambda place: write_tar(place / "zoo.tar", PICTURES),
     "tar of a folder": lambda place: write_tar(place / "zoo.tar", {f"zoo/{name}": PICTURES[name] for name in PICTURES}),
-    "tar of the folder at hand": lambda place: write_tar(
+    "tar with dot names": lambda place: write_tar(
         place / "zoo.tar", {f"./{name}": PICTURES[name] for name in PICTURES}
     ),
     "GNU tar": lambda place: write_tar(place / "zoo.tar", PICTURES, tarfile.GNU_FORMAT),
@@ -169,7 +169,7 @@ def test_changed_archive_changes_fingerprints(tmp_path: Path) -> None:
     assert not set(before) & set(after)
 
 
-def test_shards_with_members_of_one_name_are_told_apart_by_shard(tmp_path: Path) -> None:
+def test_shards_with_equal_member_names_prefix_the_shard_name(tmp_path: Path) -> None:
     for shard in range(2):
         write_tar(
             tmp_path / f"data-{shard}.tar", {"0.png": list(PICTURES.values())[shard], "0.cls": str(shard).encode()}

@@ -1,4 +1,4 @@
-"""URLs that do not answer, stop half-way, or lie; servers on this machine's loopback address only."""
+"""URLs that do not answer, stop half-way, or report wrong sizes; servers on this machine's loopback address only."""
 
 import functools
 import http.server
@@ -22,7 +22,7 @@ PICTURES = pictures(2)
 
 
 class Handler(http.server.SimpleHTTPRequestHandler):
-    """A file server that answers ranges, and fails as it is told."""
+    """A file server that answers ranges, and fails as set."""
 
     fault = ""
 
@@ -187,3 +187,8 @@ def test_set_from_a_url_is_loaded_by_its_manifest(tmp_path: Path) -> None:
     chosen.save(tmp_path / "set.csv")
     assert "# images: memory://manifest-zoo\n" in (tmp_path / "set.csv").read_text()
     assert CalibrationSet.load(tmp_path / "set.csv").verify() == ()
+
+
+def test_url_given_as_a_path_says_to_give_text() -> None:
+    with pytest.raises(CalibrationSetError, match="there is no such folder; give a URL as text, not as a Path"):
+        open_source(Path("s3://bucket/val.tar"))
