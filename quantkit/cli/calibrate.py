@@ -62,7 +62,9 @@ def calibrate(
     until_stable: Annotated[
         str | None, typer.Option(help="Stop when no range moves by more than this, e.g. 0.5%.")
     ] = None,
-    fresh: Annotated[bool, typer.Option("--fresh", help="Observe again even where the statistics are there.")] = False,
+    fresh: Annotated[
+        bool, typer.Option("--fresh", help="Ignore cached statistics; replace a run of other inputs.")
+    ] = False,
     threads: Annotated[int | None, typer.Option(help="Workers; all processors by default.")] = None,
 ) -> None:
     """Run the model once over a calibration set; write statistics, ranges and the int8 model."""

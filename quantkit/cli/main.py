@@ -30,6 +30,7 @@ COMMAND_MODULES: tuple[str, ...] = (
     "quantkit.cli.tune",
     "quantkit.cli.evaluate",
     "quantkit.cli.compare",
+    "quantkit.cli.relink",
     "quantkit.cli.vamc",
     "quantkit.cli.advise",
     "quantkit.cli.vamp",

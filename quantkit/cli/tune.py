@@ -64,10 +64,10 @@ def tune(
     rewrite: Annotated[
         bool, typer.Option("--rewrite/--no-rewrite", help="Change weights and biases, or only options and precision.")
     ] = True,
-    without: Annotated[
+    disable: Annotated[
         list[str] | None,
         typer.Option(
-            help="Leave out a step: method, weight-scale, centering, equalization, ranges, rounding, exact-input, "
+            help="Disable a stage: method, weight-scale, channel-shift, equalization, ranges, rounding, input-folding, "
             "precision."
         ),
     ] = None,
@@ -103,7 +103,7 @@ def tune(
                     max_drop=max_drop / 100.0, min_agreement=None if min_agreement is None else min_agreement / 100.0
                 ),
                 budget=FloatBudget(macs=macs, layers=max_skips),
-                without=frozenset(parse_stage(name) for name in without or ()),
+                disable=frozenset(parse_stage(name) for name in disable or ()),
                 rewrite=rewrite,
                 seconds=parse_seconds(time),
                 write_fp32=write_fp32,
@@ -152,7 +152,7 @@ def parse_stage(name: str) -> "Stage":
     from quantkit.search.stages import Stage
 
     if name not in set(Stage):
-        raise UsageError(f"tune has no step {name!r}", where="--without", fix=f"give one of {', '.join(Stage)}")
+        raise UsageError(f"tune has no stage {name!r}", where="--disable", fix=f"give one of {', '.join(Stage)}")
     return Stage(name)
 
 

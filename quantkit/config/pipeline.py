@@ -9,6 +9,8 @@ from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, PositiveInt, fie
 
 from quantkit.errors import ConfigError
 
+ORDER = "ops must be: decode; then resize, center_crop or pad; then to_tensor; then at most one normalize"
+
 Interpolation = Literal["nearest", "bilinear", "bicubic", "lanczos", "box", "hamming"]
 
 
@@ -113,9 +115,7 @@ class Pipeline(BaseModel):
         if not ranks:
             return self
         if ranks != sorted(ranks) or ranks.count(0) != 1 or ranks.count(2) != 1 or ranks.count(3) > 1:
-            raise ValueError(
-                "ops must be: decode; then resize, center_crop or pad; then to_tensor; then at most one normalize"
-            )
+            raise ValueError(ORDER)
         return self
 
     @property

@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from quantkit.config.pipeline import PRESETS, Pipeline
+from quantkit.config.pipeline import ORDER, PRESETS, Pipeline
 from quantkit.config.text import parse_yaml, validation_error
 from quantkit.errors import ConfigError
 
@@ -112,7 +112,7 @@ def pipeline_of_ops(ops: Any, where: object) -> Pipeline:
     except ValidationError as error:
         raise validation_error(error, ["op", "size", "mean", "std", "mode", "interpolation"], where) from error
     if not pipeline.ops:
-        raise ConfigError("ops is empty", where=where, fix="begin with decode and to_tensor")
+        raise ConfigError(ORDER, where=where)
     return pipeline
 
 

@@ -9,6 +9,7 @@ from quantkit.data.source import ImageSource, Location
 from quantkit.data.sources.open import ImagesLike
 from quantkit.errors import CalibrationSetError, LabelError, UsageError
 from quantkit.runs.folder import RunRecord
+from quantkit.runs.location import find_set
 
 
 def evaluation_images(
@@ -25,7 +26,7 @@ def evaluation_images(
         CalibrationSetError: there are none, or none outside of the calibration set.
         LabelError: labels are missing or malformed.
     """
-    calibration = _calibration_set(record)
+    calibration = find_set(record)
     if isinstance(exclude, Path):
         exclude = CalibrationSet.load(exclude)
     if images is None:
@@ -47,12 +48,6 @@ def evaluation_images(
             "than it is; leave them out with --exclude"
         )
     return found, warnings
-
-
-def _calibration_set(record: RunRecord | None) -> CalibrationSet | None:
-    if record is None or not record.set.path or not Path(record.set.path).is_file():
-        return None
-    return CalibrationSet.load(Path(record.set.path))
 
 
 def check_labels(found: ImageSource, classes: int | None, where: Location) -> None:

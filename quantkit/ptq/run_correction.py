@@ -2,7 +2,6 @@
 
 from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -21,6 +20,7 @@ from quantkit.ptq.bias_correction import BiasCorrection, correct_bias
 from quantkit.runs.cache import CacheEntry, CacheKey, ResultCache
 from quantkit.runs.folder import RunFolder, RunRecord
 from quantkit.runs.inputs import model_inputs
+from quantkit.runs.location import find_set, set_of_run
 
 KIND = "bias"
 FORMAT = 1
@@ -71,34 +71,18 @@ def images_of(record: RunRecord, given: CalibrationSet | None = None) -> Images 
     Raises:
         CalibrationSetError: the set given is another than the run's.
     """
-    if given is not None:
-        require_set_of_run(given, record)
-    if given is None and not record.set.path:
+    chosen = find_set(record) if given is None else set_of_run(record, given)
+    if chosen is None:
         return None
     try:
-        chosen = given or CalibrationSet.load(Path(record.set.path))
-        if chosen.digest != record.set.digest:
-            return None
         needed = list(zip(chosen.images, chosen.items, strict=True))[:IMAGES]
-    except CalibrationSetError:
+    except CalibrationSetError:  # the place of the images is gone
         return None
     if not all(item.exists() for _, item in needed):
         return None
     digests = map_in_order(digest_of, (item for _, item in needed))
     same = all(image.sha256 == digest for (image, _), digest in zip(needed, digests, strict=True))
     return Images(chosen, record.pipeline) if same else None
-
-
-def require_set_of_run(given: CalibrationSet, record: RunRecord) -> None:
-    """Check that a calibration set is the one of a run.
-
-    Raises:
-        CalibrationSetError: it is another.
-    """
-    if given.digest != record.set.digest:
-        raise CalibrationSetError(
-            "the calibration set is not the one of the run", where=given.root, fix="give the images of calibrate"
-        )
 
 
 def correction(

@@ -3,7 +3,7 @@
 import contextlib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,8 @@ from filelock import FileLock, Timeout
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from quantkit.config.pipeline import Pipeline
-from quantkit.errors import ConfigError, ModelError, OutputError, ProvenanceError, UsageError
+from quantkit.data.calibration_set import CalibrationSet
+from quantkit.errors import CalibrationSetError, ConfigError, ModelError, OutputError, ProvenanceError, UsageError
 from quantkit.files import make_folder, reason, write_json
 from quantkit.graph.model import model_digest
 from quantkit.runs.cache import FOLDER as CACHE
@@ -33,7 +34,8 @@ class ModelRecord(_Record):
     """The fp32 model of a run.
 
     Attributes:
-        path: absolute path of the ONNX file.
+        path: absolute path of the ONNX file; in the file, relative to the run folder.
+        absolute: in the file, where the ONNX file was when it was written.
         sha256: digest of the file and its external data.
         input: name of its image input.
         shape: ``[N, C, H, W]`` of that input, null where dynamic.
@@ -42,6 +44,7 @@ class ModelRecord(_Record):
     """
 
     path: str
+    absolute: str = ""
     sha256: str
     input: str
     shape: tuple[int | None, int | None, int | None, int | None]
@@ -53,7 +56,10 @@ class SetRecord(_Record):
     """The calibration set of a run.
 
     Attributes:
-        path: absolute path of the manifest.
+        path: absolute path of the manifest, empty for a set that was never saved; in the file, relative to the run
+            folder.
+        absolute: in the file, where the manifest was when it was written.
+        images_root: place of the images where it is not the one that the manifest names, empty otherwise.
         digest: of its content, wherever the images lie.
         images: how many there are.
         images_used: how many the pass saw (fewer where it stopped when stable).
@@ -62,6 +68,8 @@ class SetRecord(_Record):
     """
 
     path: str
+    absolute: str = ""
+    images_root: str = ""
     digest: str
     images: int
     images_used: int
@@ -187,7 +195,7 @@ class RunFolder:
         """
         path = self.path / RECORD
         try:
-            return RunRecord.model_validate_json(path.read_bytes())
+            return _located(RunRecord.model_validate_json(path.read_bytes()), self.path)
         except FileNotFoundError:
             raise UsageError("this is not a run folder", where=self.path, fix="run quantkit calibrate first") from None
         except OSError as error:
@@ -200,8 +208,12 @@ class RunFolder:
             ) from error
 
     def write(self, record: RunRecord) -> None:
-        """Write ``run.json``."""
-        write_json(self.path / RECORD, json.loads(record.model_dump_json()))
+        """Write ``run.json``, paths relative to the folder where they can be."""
+        plain = json.loads(record.model_dump_json())
+        for entry in (plain["model"], plain["set"]):
+            if entry["path"]:
+                entry["absolute"], entry["path"] = entry["path"], _relative(Path(entry["path"]), self.path)
+        write_json(self.path / RECORD, plain)
 
     def fp32(self, record: RunRecord) -> Path:
         """Return the fp32 model's path, after a look that it is still the one the run was made from.
@@ -212,7 +224,11 @@ class RunFolder:
         """
         path = Path(record.model.path)
         if not path.is_file():
-            raise ModelError("the fp32 model of this run is gone", where=path, fix="put it back, or calibrate again")
+            raise ModelError(
+                "the fp32 model of this run is missing",
+                where=path,
+                fix="put it back, or say where it is: quantkit relink RUN --model FILE",
+            )
         if model_digest(path) != record.model.sha256:
             raise ProvenanceError(
                 "the fp32 model is not the one this run was calibrated with",
@@ -235,3 +251,50 @@ class RunFolder:
         raise UsageError(
             f"the run has no model {name!r}", where=self.path, fix=f"it has {names}; or give a path to an ONNX file"
         )
+
+
+def _relative(path: Path, folder: Path) -> str:
+    """Return a path relative to the run folder with forward slashes; the absolute one where there is no such path."""
+    try:
+        return Path(os.path.relpath(path, folder.resolve())).as_posix()
+    except ValueError:  # another drive
+        return str(path)
+
+
+def _located(record: RunRecord, folder: Path) -> RunRecord:
+    """Return the record with the absolute paths of where model and set are now."""
+    model = record.model
+    model = model.model_copy(update={"path": _locate(folder, model.path, model.absolute, model.sha256, _model_digest)})
+    chosen = record.set
+    if chosen.path:
+        found = _locate(folder, chosen.path, chosen.absolute, chosen.digest, _set_digest)
+        chosen = chosen.model_copy(update={"path": found})
+    return record.model_copy(update={"model": model, "set": chosen})
+
+
+def _locate(folder: Path, path: str, absolute: str, digest: str, digest_of: Callable[[Path], str | None]) -> str:
+    """Return where a recorded file is: the relative path, the absolute one, or a file of the same digest nearby."""
+    beside = Path(os.path.normpath(folder.resolve() / path))
+    if beside.is_file():
+        return str(beside)
+    if absolute and Path(absolute).is_file():
+        return absolute
+    for near in dict.fromkeys((folder.resolve().parent, folder.resolve(), folder.resolve().parent.parent, Path.cwd())):
+        for candidate in sorted(near.glob(f"*{beside.suffix}")):
+            if digest_of(candidate) == digest:
+                return str(candidate)
+    return absolute or str(beside)
+
+
+def _model_digest(path: Path) -> str | None:
+    try:
+        return model_digest(path)
+    except ModelError:
+        return None
+
+
+def _set_digest(path: Path) -> str | None:
+    try:
+        return CalibrationSet.load(path).digest
+    except CalibrationSetError:
+        return None

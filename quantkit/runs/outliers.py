@@ -2,12 +2,11 @@
 
 from collections.abc import Collection
 from dataclasses import replace
-from pathlib import Path
 
 from quantkit.config.method import Method
 from quantkit.data.calibration_set import CalibrationSet, LeftOut
-from quantkit.errors import CalibrationSetError
 from quantkit.runs.folder import RunRecord
+from quantkit.runs.location import find_set
 from quantkit.stats.file import Statistics
 from quantkit.targets import Target
 
@@ -46,10 +45,7 @@ def set_without_outliers(chosen: CalibrationSet, outliers: Collection[str]) -> C
 
 
 def _names(digests: tuple[str, ...], record: RunRecord, chosen: CalibrationSet | None) -> str:
-    try:
-        chosen = chosen or CalibrationSet.load(Path(record.set.path))
-        name_of = {image.sha256: image.name for image in chosen.images}
-    except CalibrationSetError:
-        name_of = {}
+    chosen = chosen or find_set(record)
+    name_of = {} if chosen is None else {image.sha256: image.name for image in chosen.images}
     names = [name_of.get(digest, digest[:12]) for digest in digests]
     return ", ".join(names[:_NAMED]) + (", ..." if len(names) > _NAMED else "")

@@ -79,7 +79,7 @@ class Recipe:
             self.correction
         ]
         if self.input_folding:
-            words.append("exact input")
+            words.append("input folding")
         if self.skip:
             words.append(f"{len(self.skip)} in float")
         return ", ".join(words)

@@ -28,18 +28,18 @@ class Stage(StrEnum):
 
     METHOD = "method"
     WEIGHT_SCALE = "weight-scale"
-    CENTERING = "channel_shift"
+    CHANNEL_SHIFT = "channel-shift"
     EQUALIZATION = "equalization"
     RANGES = "ranges"
     ROUNDING = "rounding"
-    EXACT_INPUT = "exact-input"
+    INPUT_FOLDING = "input-folding"
     PRECISION = "precision"
 
 
 # What a rung has to bring the distance down to: what costs time on every image must earn it.
-EARNED = {Stage.EXACT_INPUT: 0.95}
+EARNED = {Stage.INPUT_FOLDING: 0.95}
 # The rungs that change weights or biases, beside the correction of biases.
-REWRITING = frozenset({Stage.CENTERING, Stage.EQUALIZATION, Stage.ROUNDING, Stage.EXACT_INPUT})
+REWRITING = frozenset({Stage.CHANNEL_SHIFT, Stage.EQUALIZATION, Stage.ROUNDING, Stage.INPUT_FOLDING})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -190,11 +190,11 @@ def _stages(start: Recipe, stages: Set[Stage]) -> Iterator[tuple[Stage, _Recipes
     forms, rewriting = Stage.WEIGHT_SCALE in stages, bool(stages & REWRITING)
     recipes: dict[Stage, _Recipes] = {
         Stage.METHOD: lambda best: _methods(start, best, forms and not rewriting),
-        Stage.CENTERING: lambda best: [best.changed(channel_shift=True)],
-        Stage.EQUALIZATION: lambda best: _equalized(best, Stage.CENTERING in stages),
+        Stage.CHANNEL_SHIFT: lambda best: [best.changed(channel_shift=True)],
+        Stage.EQUALIZATION: lambda best: _equalized(best, Stage.CHANNEL_SHIFT in stages),
         Stage.RANGES: lambda best: [best.changed(refined=True)],
         Stage.ROUNDING: lambda best: _rounded(best, Stage.RANGES in stages),
-        Stage.EXACT_INPUT: lambda best: _refined_too(best.changed(input_folding=True), Stage.RANGES in stages),
+        Stage.INPUT_FOLDING: lambda best: _refined_too(best.changed(input_folding=True), Stage.RANGES in stages),
     }
     if forms and rewriting:
         recipes[Stage.WEIGHT_SCALE] = lambda best: [best.changed(power_of_two=not best.power_of_two)]

@@ -23,9 +23,9 @@ from quantkit.engine.inputs import check_arrays, used_pipeline
 from quantkit.engine.observe import Chunk, complete, observe
 from quantkit.engine.session import default_threads
 from quantkit.engine.tap import TappedSession
-from quantkit.errors import CalibrationSetError, StatisticsError
+from quantkit.errors import CalibrationSetError, StatisticsError, UsageError
 from quantkit.files import sha256_json
-from quantkit.graph.model import ImageInput, image_input, logits_output, model_digest, read_model
+from quantkit.graph.model import ImageInput, image_input, logits_output, model_digest, model_files, read_model
 from quantkit.graph.prepare import Prepared, prepare
 from quantkit.graph.qdq.taps import Taps, observed_tensors
 from quantkit.numerics import Range
@@ -109,11 +109,12 @@ def calibrate(
         backends: backends with options of their own, by name; the others take those of the run or their defaults.
         until_stable: stop when no range moved by more than this share of its width from one convergence point to the
             next, 0.005 for half a percent.
-        fresh: observe again even where statistics are there.
+        fresh: ignore cached statistics, and replace a run of another model, set or preprocessing.
         threads: workers; as many as there are processors when absent.
         watcher: told of progress.
 
     Raises:
+        UsageError: the run is of another model, set or preprocessing, and ``fresh`` is not given.
         ModelError: the model cannot be read, run or quantized.
         ConfigError: the pipeline does not fit the model.
         CalibrationSetError: the set is damaged, or its images are missing or changed.
@@ -130,6 +131,10 @@ def calibrate(
     check_arrays(chosen.array_shape, subject.input, chosen.root)
     folder = RunFolder(run)
     with folder.locked():
+        before = folder.read() if (folder.path / RECORD).is_file() else None
+        replaced = [] if before is None else _other_inputs(before, subject, chosen, pipeline)
+        if before is not None and replaced:
+            _replace(folder, before, replaced, fresh)
         observer = _Pass(subject, chosen, pipeline, folder, method, target, options.keep_outliers, threads, watcher)
         statistics = None if fresh else observer.finished(until_stable)
         reused, elapsed_s = statistics is not None, 0.0
@@ -138,10 +143,9 @@ def calibrate(
             statistics = observer.run(until_stable, fresh)
             elapsed_s = time.monotonic() - start_s
         record = _record(subject, chosen, manifest, pipeline, statistics)
-        if (folder.path / RECORD).is_file():
-            before = folder.read()
-            kept = {"quantized": before.quantized if reused else {}, "backends": before.backends}
-            record = record.model_copy(update=kept)
+        if before is not None:
+            kept = {} if replaced else before.quantized
+            record = record.model_copy(update={"quantized": kept, "backends": before.backends})
         folder.write(record)
         quantized = quantize_prepared(
             folder,
@@ -196,6 +200,35 @@ def _read_set(given: ImagesLike) -> tuple[CalibrationSet, str]:
                 fix="build the set again",
             )
     return chosen, manifest
+
+
+def _other_inputs(before: RunRecord, subject: _Subject, chosen: CalibrationSet, pipeline: Pipeline) -> list[str]:
+    """Return what a run was made from that is not what it is to be made from now."""
+    changed = {
+        f"model ({Path(before.model.path).name})": before.model.sha256 != subject.digest,
+        f"calibration set ({before.set.images} images)": before.set.digest != chosen.digest,
+        "preprocessing": before.pipeline != pipeline,
+    }
+    return [what for what, differs in changed.items() if differs]
+
+
+def _replace(folder: RunFolder, before: RunRecord, replaced: list[str], fresh: bool) -> None:
+    """Remove the models of a run that is made anew from other inputs.
+
+    Raises:
+        UsageError: that was not asked for.
+    """
+    if not fresh:
+        raise UsageError(
+            f"this run has another {' and another '.join(replaced)}",
+            where=folder.path,
+            fix="give another --run, or --fresh to replace this one",
+        )
+    for made in before.quantized.values():
+        path = folder.path / made.file
+        if path.parent == folder.path and path.is_file():
+            for file in model_files(path):
+                file.unlink(missing_ok=True)
 
 
 def _record(

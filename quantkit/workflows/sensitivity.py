@@ -29,6 +29,7 @@ from quantkit.progress import Count
 from quantkit.ptq.run_correction import Correction, correction
 from quantkit.runs.folder import RunFolder, RunRecord
 from quantkit.runs.inputs import calibrated, model_inputs
+from quantkit.runs.location import set_of_run
 from quantkit.runs.outliers import set_without_outliers
 from quantkit.sensitivity.cache import LayerCostCache
 from quantkit.sensitivity.measure import Deviation, NetworkCost, layer_costs
@@ -176,15 +177,7 @@ def _calibration_images(record: RunRecord, count: int, outliers: tuple[str, ...]
     Raises:
         CalibrationSetError: the set or one of these images is gone or changed.
     """
-    if given is None and not record.set.path:
-        raise CalibrationSetError("the run does not know where its calibration set is", fix="use --by accuracy")
-    chosen = given_set(Path(record.set.path) if given is None else given)
-    if chosen.digest != record.set.digest:
-        raise CalibrationSetError(
-            "the calibration set is not the one of the run",
-            where=record.set.path or chosen.root,
-            fix="run quantkit calibrate again",
-        )
+    chosen = set_of_run(record, None if given is None else given_set(given))
     chosen = set_without_outliers(chosen, outliers)
     whole = list(zip(chosen.images, chosen.items, strict=True))
     count = min(count, len(whole))

@@ -40,7 +40,7 @@ class TuneOptions:
     Attributes:
         goal: what is to be met.
         budget: what may be left in float.
-        without: steps of the search that are left out.
+        disable: stages of the search to skip.
         rewrite: weights and biases may be changed; for a target whose compiler calibrates, an fp32 model is written for
             it.
         seconds: try nothing more after so many, and give up what is being tried; None for no limit, and the same result
@@ -50,7 +50,7 @@ class TuneOptions:
 
     goal: Goal
     budget: FloatBudget
-    without: frozenset[Stage] = frozenset()
+    disable: frozenset[Stage] = frozenset()
     rewrite: bool = True
     seconds: float | None = None
     write_fp32: Path | None = None
@@ -184,7 +184,7 @@ def _evaluated_on(images: ImageSource) -> str:
 
 def _stages(subject: TuningTask, tuning: TuneOptions, options: QuantizeOptions) -> frozenset[Stage]:
     """Return the steps that can be taken for this model and target, and that the user wants."""
-    closed = set(tuning.without)
+    closed = set(tuning.disable)
     if not tuning.rewrite:
         closed |= REWRITING
     if not subject.builder.target.compiler_calibrates or options.per_channel is not None:
@@ -192,9 +192,9 @@ def _stages(subject: TuningTask, tuning: TuneOptions, options: QuantizeOptions) 
     if subject.builder.target.compiler_calibrates:
         closed.add(Stage.RANGES)
     if not movable(subject.prepared).free.any():
-        closed.add(Stage.CENTERING)
+        closed.add(Stage.CHANNEL_SHIFT)
     if subject.builder.levels is None:
-        closed.add(Stage.EXACT_INPUT)
+        closed.add(Stage.INPUT_FOLDING)
     return frozenset(Stage) - closed
 
 

@@ -127,6 +127,8 @@ DOORS: dict[str, Door] = {
 def command_line(kind: str, path: Path) -> list[str]:
     """Return a command that meets the input; it runs in the folder of `prepare`, a project's in its own."""
     file, images = str(path), ["--images", "images"]
+    labelled = path.name.startswith(("class_", "null_label", "half_labelled"))
+    built = ["calib-set", "build", "--images", file, "--count", "1", "--out", "drawn.csv"]
     tensors = ["--model", "good.onnx", "--preset", "pipeline.yaml", "--out", "tensors"]
     lines = {
         "image": ["eval", "good.onnx", "--images", str(path.parent.parent), "--preset", "pipeline.yaml"],
@@ -152,7 +154,7 @@ def command_line(kind: str, path: Path) -> list[str]:
         ],
         "statistics": ["stats", "show", file],
         "predictions": ["eval", "--merge", file, file, "--out", "merged.npz"],
-        **{form: ["vamc", "tensors", file, *tensors] for form in ("tar", "zip", "parquet")},
+        **{form: built if labelled else ["vamc", "tensors", file, *tensors] for form in ("tar", "zip", "parquet")},
     }
     return lines[kind]
 

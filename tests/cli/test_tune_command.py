@@ -44,7 +44,7 @@ def test_a_card_gets_its_three_files(folder: Path, command: Run) -> None:
 
 def test_steps_can_be_left_out(folder: Path, command: Run) -> None:
     command("calibrate", "--model", "tiny.onnx", "--set", "calib.csv", "--preset", "pipeline.yaml")
-    left_out = ("--without", "method", "--without", "precision")
+    left_out = ("--disable", "method", "--disable", "precision")
     command("tune", "runs/tiny", "--max-drop", "0", "--min-agreement", "100", *left_out, "--json", "t.json")
     taken = {trial["stage"] for trial in json.loads((folder / "t.json").read_text())["trials"]}
     assert taken == {"default", "equalization", "ranges", "rounding"}, "and the tiny model has no channel to move"
@@ -56,7 +56,7 @@ def test_steps_can_be_left_out(folder: Path, command: Run) -> None:
         (("--write-fp32", "x.onnx"), "there is no rewritten fp32 model"),
         (("--time", "soon"), "is no time"),
         (("--max-float", "lots"), "is no percentage"),
-        (("--without", "luck"), "tune has no step 'luck'"),
+        (("--disable", "luck"), "tune has no stage 'luck'"),
         (("--target", "tpu"), "there is no target"),
     ],
 )

@@ -23,7 +23,7 @@ from quantkit.search.stages import (
 
 START = Recipe(method=Percentile())
 # What onnxruntime leaves open for a model with nothing to move.
-OPEN = frozenset(Stage) - {Stage.WEIGHT_SCALE, Stage.CENTERING}
+OPEN = frozenset(Stage) - {Stage.WEIGHT_SCALE, Stage.CHANNEL_SHIFT}
 
 
 def holdout(delta: float, width: float = 0.002, agreement: float = 0.99) -> HoldoutResult:
@@ -91,7 +91,7 @@ def test_each_rung_starts_from_the_best_before_and_layers_go_to_float_last() -> 
     trials = Fake(deltas=lambda kl: -kl)
     outcome = run(trials, Goal(max_drop=0.3))
     stages = list(dict.fromkeys(one.stage for one in trials.attempted))
-    assert stages == ["default", "method", "equalization", "ranges", "rounding", "exact-input", "precision"]
+    assert stages == ["default", "method", "equalization", "ranges", "rounding", "input-folding", "precision"]
     best = outcome.best.recipe
     assert best == Recipe(
         method=Mse(), equalization=1.0, correction=WeightCorrection.ROUNDING, skip=("conv0", "conv1")
@@ -186,7 +186,7 @@ def test_what_costs_time_on_every_image_must_earn_it(gain, kept) -> None:
         def kl(self, recipe: Recipe) -> float:
             return super().kl(recipe) * (1.0 - gain * recipe.input_folding)
 
-    outcome = run(Levels(), Goal(max_drop=0.0), stages=frozenset({Stage.EXACT_INPUT}))
+    outcome = run(Levels(), Goal(max_drop=0.0), stages=frozenset({Stage.INPUT_FOLDING}))
     assert outcome.best.recipe.input_folding == kept
 
 

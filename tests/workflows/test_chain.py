@@ -92,12 +92,37 @@ def test_statistics_are_used_again_until_an_input_changes(place: Place) -> None:
     again = calibrate(place.model, place.set, PIPELINE, run=run, method=Mse())
     assert again.reused
     assert not calibrate(place.model, place.set, PIPELINE, run=run, fresh=True).reused
-    other_set = build_calibration_set(place.images, count=16, seed=5)
-    assert not calibrate(place.model, other_set, PIPELINE, run=run).reused
-    halved = Pipeline(ops=(Decode(), ToTensor(divisor=128)))
-    assert not calibrate(place.model, other_set, halved, run=run).reused
+    assert set(RunFolder(run).read().quantized) == {"int8"}
+
+
+def _other_set(place: Place) -> None:
+    place.set = build_calibration_set(place.images, count=16, seed=5)
+
+
+def _other_model(place: Place) -> None:
     tiny_model(place.model, seed=3)
-    assert not calibrate(place.model, other_set, halved, run=run).reused
+
+
+@pytest.mark.parametrize(("change", "named"), [(_other_set, "calibration set"), (_other_model, "model")])
+def test_calibrate_into_a_run_of_other_inputs_is_refused_without_fresh(place: Place, change, named) -> None:
+    run = place.calibrate()
+    quantize(run, method=Mse())
+    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    change(place)
+    with pytest.raises(UsageError, match=f"this run has another {named} .*--fresh to replace"):
+        calibrate(place.model, place.set, PIPELINE, run=run)
+    assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
+    assert not calibrate(place.model, place.set, PIPELINE, run=run, fresh=True).reused
+    assert set(RunFolder(run).read().quantized) == {"int8"}
+    assert not (run / "int8-mse.onnx").exists()
+
+
+def test_calibrate_with_another_preprocessing_is_refused_without_fresh(place: Place) -> None:
+    run = place.calibrate()
+    halved = Pipeline(ops=(Decode(), ToTensor(divisor=128)))
+    with pytest.raises(UsageError, match="another preprocessing"):
+        calibrate(place.model, place.set, halved, run=run)
+    assert not calibrate(place.model, place.set, halved, run=run, fresh=True).reused
 
 
 def test_quantizing_again_needs_no_image(place: Place) -> None:

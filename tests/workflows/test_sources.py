@@ -267,7 +267,7 @@ def test_later_steps_take_the_arrays_of_calibrate_again(place: Place) -> None:
     images, labels = place.arrays()
     given = (images[:24], labels[:24])
     run = calibrate(place.model, given, run=place.folder / "run").run
-    with pytest.raises(CalibrationSetError, match="does not know where its calibration set is"):
+    with pytest.raises(CalibrationSetError, match="the calibration set of the run was never saved"):
         sensitivity(run, count=4)
     assert sensitivity(run, count=4, calibration_set=given).images == 4
     assert any("biases corrected" in note or "did harm" in note for note in quantize(run, calibration_set=given).notes)

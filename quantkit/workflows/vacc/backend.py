@@ -9,6 +9,7 @@ from quantkit.data.calibration_set import CalibrationSet
 from quantkit.errors import QuantkitError
 from quantkit.files import write_text
 from quantkit.runs.folder import RunFolder, RunRecord
+from quantkit.runs.location import set_of_run
 from quantkit.runs.outliers import set_without_outliers
 from quantkit.search.mixed_precision import FloatBudget
 from quantkit.targets import VACC
@@ -19,7 +20,6 @@ from quantkit.workflows.vacc.build_file import (
     build_of_run,
     build_rewritten,
     choices_of_run,
-    set_of_run,
 )
 
 BUILD_FILE = "vamc.yaml"

@@ -10,11 +10,12 @@ import onnx_ir as ir
 from quantkit.config.method import Method, Percentile, parse_method
 from quantkit.config.pipeline import Pipeline
 from quantkit.data.calibration_set import CalibrationSet
-from quantkit.errors import CalibrationSetError, ConfigError, UsageError
+from quantkit.errors import ConfigError
 from quantkit.graph.model import read_model
 from quantkit.graph.prepare import prepare
 from quantkit.graph.qdq.plan import Plan, PlanOptions, plan
 from quantkit.runs.folder import INT8, RunFolder, RunRecord
+from quantkit.runs.location import set_of_run
 from quantkit.targets import VACC, Target
 from quantkit.vendors.vacc.calibration_folder import CalibrationFolder, calibration_folder
 from quantkit.vendors.vacc.write import BuildFile, WeightScale, read_image_input, write_build_file
@@ -255,25 +256,6 @@ def _build_file(
         softmax=options.softmax,
         workspace=options.workspace,
     )
-
-
-def set_of_run(record: RunRecord) -> CalibrationSet:
-    """Return the calibration set of a run.
-
-    Raises:
-        UsageError: it is missing.
-    """
-    try:
-        chosen = CalibrationSet.load(Path(record.set.path)) if record.set.path else None
-    except CalibrationSetError:
-        chosen = None
-    if chosen is None:
-        raise UsageError(
-            "the suffix of the calibration images is not known: the run's set is missing",
-            where=record.set.path or None,
-            fix="give --suffix",
-        )
-    return chosen
 
 
 def _suffixes_of(chosen: CalibrationSet) -> frozenset[str]:

@@ -1,0 +1,29 @@
+"""``quantkit relink``."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from quantkit.cli.app import app
+from quantkit.cli.show import console
+from quantkit.errors import UsageError
+
+
+@app.command()
+def relink(
+    run: Annotated[Path, typer.Argument(help="Run folder.")],
+    model: Annotated[Path | None, typer.Option(help="The fp32 model of the run.")] = None,
+    set_: Annotated[Path | None, typer.Option("--set", help="The calibration set of the run.")] = None,
+    images: Annotated[
+        str | None, typer.Option(metavar="PLACE", help="Calibration images: a folder, an archive, shards or a URL.")
+    ] = None,
+) -> None:
+    """Record where the model, calibration set or images of a run are now, after a check by digest."""
+    from quantkit.runs.location import relink as step
+
+    if model is None and set_ is None and images is None:
+        raise UsageError("nothing to record", fix="give --model, --set or --images")
+    record = step(run, model=model, set_=set_, images=images)
+    console.print(f"model: {record.model.path}", soft_wrap=True, markup=False)
+    console.print(f"set: {record.set.path or 'not saved'}", soft_wrap=True, markup=False)
