@@ -17,7 +17,10 @@ if TYPE_CHECKING:
     from quantkit.config.pipeline import imagenet_pipeline as imagenet_pipeline
     from quantkit.data.build_set import build_calibration_set as build_calibration_set
     from quantkit.data.calibration_set import CalibrationSet as CalibrationSet
+    from quantkit.data.item import ImageItem as ImageItem
     from quantkit.data.preprocess import preprocess as preprocess
+    from quantkit.data.source import ImageSource as ImageSource
+    from quantkit.data.sources.open import open_source as open_source
     from quantkit.demo.chain import run_demo as run_demo
     from quantkit.errors import QuantkitError as QuantkitError
     from quantkit.evaluation.result import Comparison as Comparison
@@ -51,6 +54,8 @@ _MODULE_OF = {
     "Coverage": "quantkit.graph.coverage",
     "FloatBudget": "quantkit.search.mixed_precision",
     "Goal": "quantkit.search.stages",
+    "ImageItem": "quantkit.data.item",
+    "ImageSource": "quantkit.data.source",
     "Kl": "quantkit.config.method",
     "MinMax": "quantkit.config.method",
     "ModelSummary": "quantkit.workflows.model_summary",
@@ -73,6 +78,7 @@ _MODULE_OF = {
     "inspect": "quantkit.workflows.inspect",
     "load_preset": "quantkit.workflows.presets",
     "load_statistics": "quantkit.stats.file",
+    "open_source": "quantkit.data.sources.open",
     "preprocess": "quantkit.data.preprocess",
     "quantize": "quantkit.workflows.quantize",
     "run_demo": "quantkit.demo.chain",

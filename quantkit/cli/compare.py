@@ -6,7 +6,16 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from quantkit.cli.app import app
-from quantkit.cli.options import ExifOption, InputOption, OutputOption, PresetOption
+from quantkit.cli.options import (
+    ExifOption,
+    ImagesOption,
+    InputOption,
+    LabelsOption,
+    OutputOption,
+    PresetOption,
+    SkipDamagedOption,
+    images_given,
+)
 from quantkit.cli.show import console, despite_closed_pipe, print_preset_notes, progress_bar
 from quantkit.errors import UsageError
 
@@ -30,8 +39,9 @@ def compare(
         ),
     ],
     run: Annotated[Path | None, typer.Option(help="Run folder of quantkit calibrate.")] = None,
-    images: Annotated[Path | None, typer.Option(help="Folder of evaluation images.")] = None,
-    labels: Annotated[Path | None, typer.Option(help="Label file of --images.")] = None,
+    images: ImagesOption = None,
+    skip_damaged: SkipDamagedOption = False,
+    labels: LabelsOption = None,
     names: Annotated[Path | None, typer.Option(help="Class names, one a line.")] = None,
     exclude: Annotated[Path | None, typer.Option(help="Calibration set whose images are left out.")] = None,
     preset: PresetOption = None,
@@ -120,7 +130,7 @@ def compare(
             evaluation = evaluate_models(
                 models,
                 run=settings.run,
-                images=settings.images,
+                images=images_given(settings.images, skip_damaged),
                 labels=settings.labels,
                 names=settings.names,
                 exclude=exclude,

@@ -6,7 +6,16 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from quantkit.cli.app import app
-from quantkit.cli.options import ExifOption, InputOption, OutputOption, PresetOption
+from quantkit.cli.options import (
+    ExifOption,
+    ImagesOption,
+    InputOption,
+    LabelsOption,
+    OutputOption,
+    PresetOption,
+    SkipDamagedOption,
+    images_given,
+)
 from quantkit.cli.show import console, print_preset_notes, progress_bar
 from quantkit.errors import UsageError
 
@@ -21,8 +30,9 @@ def evaluate(
         list[str], typer.Argument(metavar="MODEL", help="ONNX file, or name in the run; files to --merge.")
     ],
     run: Annotated[Path | None, typer.Option(help="Run folder of quantkit calibrate.")] = None,
-    images: Annotated[Path | None, typer.Option(help="Folder of images.")] = None,
-    labels: Annotated[Path | None, typer.Option(help="Label file of --images.")] = None,
+    images: ImagesOption = None,
+    skip_damaged: SkipDamagedOption = False,
+    labels: LabelsOption = None,
     names: Annotated[Path | None, typer.Option(help="Class names, one a line.")] = None,
     exclude: Annotated[Path | None, typer.Option(help="Calibration set whose images are left out.")] = None,
     preset: PresetOption = None,
@@ -68,7 +78,7 @@ def evaluate(
         done = step(
             models[0],
             run=settings.run,
-            images=settings.images,
+            images=images_given(settings.images, skip_damaged),
             labels=settings.labels,
             names=settings.names,
             exclude=exclude,

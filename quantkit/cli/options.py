@@ -1,8 +1,26 @@
 """Options that several commands take alike."""
 
-from typing import Annotated
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from quantkit.data.sources.open import ImagesLike
+
+_PLACES = "a folder, tar, zip, parquet, shards (data-{000..009}.tar, *.parquet) or a URL"
+ImagesOption = Annotated[
+    str | None, typer.Option(metavar="PLACE", help=f"Images: {_PLACES}; those of the run or project by default.")
+]
+SomeImagesOption = Annotated[str, typer.Option(metavar="PLACE", help=f"Images: {_PLACES}.")]
+SkipDamagedOption = Annotated[
+    bool,
+    typer.Option("--skip-damaged", help="Use the rest of damaged or missing shards; what is left out is listed."),
+]
+LabelsOption = Annotated[
+    Path | None,
+    typer.Option(help="Label file of --images, or the ImageNet devkit (.tar.gz, or its ground truth)."),
+]
 
 MethodOption = Annotated[str | None, typer.Option(help="minmax, percentile, kl or mse.")]
 FractionOption = Annotated[float | None, typer.Option(help="Share of the values a percentile range keeps.")]
@@ -49,3 +67,12 @@ ExifOption = Annotated[
         "torchvision does; by default as the preset says; the shipped ones ignore it.",
     ),
 ]
+
+
+def images_given(images: str | None, skip_damaged: bool) -> "ImagesLike":
+    """Return the images of ``--images`` as the workflows take them."""
+    if images is None or not skip_damaged:
+        return images
+    from quantkit.data.usable import usable_images
+
+    return usable_images(images)

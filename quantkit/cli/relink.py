@@ -15,7 +15,9 @@ def relink(
     run: Annotated[Path, typer.Argument(help="Run folder.")],
     model: Annotated[Path | None, typer.Option(help="The fp32 model of the run.")] = None,
     set_: Annotated[Path | None, typer.Option("--set", help="The calibration set of the run.")] = None,
-    images: Annotated[Path | None, typer.Option(help="Folder of the calibration images.")] = None,
+    images: Annotated[
+        str | None, typer.Option(metavar="PLACE", help="Calibration images: a folder, an archive, shards or a URL.")
+    ] = None,
 ) -> None:
     """Record where the model, calibration set or images of a run are now, after a check by digest."""
     from quantkit.runs.location import relink as step

@@ -9,13 +9,17 @@ import typer
 
 from quantkit.cli.app import app
 from quantkit.cli.options import (
+    ImagesOption,
     KeepOutliersOption,
+    LabelsOption,
     PerChannelOption,
     PresetOption,
     RequireCoverageOption,
+    SkipDamagedOption,
     SkipOption,
     TargetOption,
     VerboseOption,
+    images_given,
 )
 from quantkit.cli.show import Bar, console, parse_share, print_coverage, print_notes, progress_bar
 from quantkit.errors import UsageError
@@ -47,8 +51,9 @@ def tune(
         Path | None, typer.Option("--set", help="Calibration set of a model that was not calibrated yet.")
     ] = None,
     preset: PresetOption = None,
-    images: Annotated[Path | None, typer.Option(help="Folder of evaluation images, which judge.")] = None,
-    labels: Annotated[Path | None, typer.Option(help="Label file of --images.")] = None,
+    images: ImagesOption = None,
+    skip_damaged: SkipDamagedOption = False,
+    labels: LabelsOption = None,
     names: Annotated[Path | None, typer.Option(help="Class names, one a line.")] = None,
     exclude: Annotated[Path | None, typer.Option(help="Calibration set whose images are left out.")] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Judge on at most so many images.")] = None,
@@ -115,7 +120,7 @@ def tune(
                 skip=tuple(skip or project.skip),
                 keep_outliers=keep_outliers,
             ),
-            images=images or project.images,
+            images=images_given(images or project.images, skip_damaged),
             labels=labels if images is not None else labels or project.labels,
             names=names or project.names,
             exclude=exclude,

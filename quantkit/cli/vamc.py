@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from quantkit.cli.app import sub_app
-from quantkit.cli.options import ExifOption, PresetOption, VerboseOption
+from quantkit.cli.options import ExifOption, PresetOption, SkipDamagedOption, VerboseOption, images_given
 from quantkit.cli.show import console, print_notes, print_preset_notes, progress_bar
 from quantkit.errors import UsageError, VendorFileError
 
@@ -206,11 +206,14 @@ def _refuse_calibration(options: list[str]) -> None:
 
 @vamc.command()
 def tensors(
-    images: Annotated[Path, typer.Argument(help="Calibration set (.csv), or a folder of images.")],
+    images: Annotated[
+        str, typer.Argument(metavar="PLACE", help="Calibration set (.csv), or images: a folder, an archive, a URL, ...")
+    ],
     model: Annotated[Path, typer.Option(help="fp32 ONNX model that reads them.")],
     out: Annotated[Path, typer.Option(help="Folder to write; the build file's --calib-dir.")],
     preset: PresetOption = None,
     exif: ExifOption = None,
+    skip_damaged: SkipDamagedOption = False,
 ) -> None:
     """Write calibration images as npz tensors, preprocessed as quantkit does it."""
     from quantkit.data.calibration_set import CalibrationSet
@@ -220,9 +223,12 @@ def tensors(
 
     pipeline = _pipeline(preset, exif)
     input_name, _ = read_image_input(model, pipeline)
-    chosen = CalibrationSet.load(images) if images.suffix == ".csv" else find_images(images)
+    if images.endswith(".csv"):
+        items = CalibrationSet.load(Path(images)).items
+    else:
+        items = find_images(images_given(images, skip_damaged)).items
     with progress_bar("preprocessing") as bar:
-        written = write_calibration_tensors(chosen.paths, pipeline, out, input_name=input_name, progress=bar)
+        written = write_calibration_tensors(items, pipeline, out, input_name=input_name, progress=bar)
     console.print(f"wrote {written.count} tensors to {out} (suffix: {written.suffix})", soft_wrap=True, markup=False)
 
 

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from quantkit.cli.app import sub_app
-from quantkit.cli.options import ExifOption, PresetOption
+from quantkit.cli.options import ExifOption, PresetOption, SomeImagesOption
 from quantkit.cli.show import console, print_preset_notes, progress_bar
 from quantkit.errors import UsageError
 
@@ -15,7 +15,7 @@ vamp = sub_app("vamp", "Inputs for the VACC card's runner, and accuracy from its
 
 @vamp.command()
 def inputs(
-    images: Annotated[Path, typer.Option(help="Folder of evaluation images.")],
+    images: SomeImagesOption,
     out: Annotated[Path, typer.Option(help="Folder to write: CLASS/NAME.npz, and the datalist.")],
     labels: Annotated[Path | None, typer.Option(help="Label file, where folders and names do not tell.")] = None,
     names: Annotated[
@@ -25,7 +25,9 @@ def inputs(
     preset: PresetOption = None,
     exif: ExifOption = None,
     datalist: Annotated[Path | None, typer.Option(help="The list; npz_datalist.txt in --out by default.")] = None,
-    skip_broken: Annotated[bool, typer.Option("--skip-broken", help="Go on without undecodable images.")] = False,
+    skip_broken: Annotated[
+        bool, typer.Option("--skip-broken", help="Go on without undecodable images and damaged parts of archives.")
+    ] = False,
     threads: Annotated[int | None, typer.Option(help="Workers; all processors by default.")] = None,
 ) -> None:
     """Write every image un-resized as npz, and the datalist. Interrupted, the same command goes on.

@@ -13,6 +13,7 @@ import onnx_ir as ir
 import onnxruntime as ort
 
 from quantkit.config.pipeline import Pipeline
+from quantkit.data.item import ImageItem
 from quantkit.data.parallel import map_in_order
 from quantkit.data.preprocess import preprocess
 from quantkit.engine.classifier import ClassifierFile, feed
@@ -120,7 +121,7 @@ class ModelScores:
 
 def evaluate(
     models: Sequence[Classifier],
-    paths: Sequence[Path],
+    images: Sequence[ImageItem],
     pipeline: Pipeline,
     *,
     threads: int,
@@ -136,10 +137,10 @@ def evaluate(
     """
 
     def answer(index: int) -> ModelScores:
-        x = preprocess(paths[index], pipeline)[None]
+        x = preprocess(images[index], pipeline)[None]
         return ModelScores(index, [model.scores(x) for model in models])
 
-    for answers in map_in_order(answer, range(len(paths)), threads):
+    for answers in map_in_order(answer, range(len(images)), threads):
         if progress is not None:
             progress(answers.index + 1)
         yield answers

@@ -10,6 +10,7 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from quantkit.config.pipeline import Pipeline
+from quantkit.data.item import ImageItem
 from quantkit.data.parallel import map_in_order
 from quantkit.data.preprocess import preprocess
 from quantkit.engine.classifier import ClassifierFile, PreparedClassifier, classifier_signature, read_classifier
@@ -83,7 +84,7 @@ def open_input_shape(record: RunRecord) -> tuple[int, ...] | None:
 
 
 def model_inputs(
-    model: ir.Model, paths: Sequence[Path], pipeline: Pipeline, threads: int
+    model: ir.Model, images: Sequence[ImageItem], pipeline: Pipeline, threads: int
 ) -> list[npt.NDArray[np.float32]]:
     """Return each image as ``[N, C, H, W]`` float32, repeated to fill the batch of a model whose batch is fixed.
 
@@ -91,4 +92,4 @@ def model_inputs(
         ImageError: an image cannot be decoded.
     """
     load, batch = partial(preprocess, pipeline=pipeline), image_input(model).batch or 1
-    return list(map_in_order(lambda path: load_batch([path], load, batch), paths, threads))
+    return list(map_in_order(lambda image: load_batch([image], load, batch), images, threads))

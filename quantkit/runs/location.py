@@ -8,6 +8,7 @@ folder. `relink` records a new place.
 from pathlib import Path
 
 from quantkit.data.calibration_set import CalibrationSet
+from quantkit.data.source import Location, is_url
 from quantkit.errors import CalibrationSetError, ProvenanceError
 from quantkit.graph.model import model_digest
 from quantkit.runs.folder import RunFolder, RunRecord, SetRecord
@@ -15,12 +16,22 @@ from quantkit.runs.folder import RunFolder, RunRecord, SetRecord
 RELINK = "quantkit relink"
 
 
-def set_of_run(record: RunRecord) -> CalibrationSet:
+def set_of_run(record: RunRecord, given: CalibrationSet | None = None) -> CalibrationSet:
     """Return the calibration set of a run, as it was when the run was calibrated.
+
+    Args:
+        record: of the run.
+        given: the set, for a run that does not know its place, such as one of arrays; it is compared by digest.
 
     Raises:
         CalibrationSetError: the run has no manifest, or the manifest is missing, damaged, or of another set.
     """
+    if given is not None:
+        if given.digest != record.set.digest:
+            raise CalibrationSetError(
+                "the calibration set is not the one of the run", where=given.root, fix="give the images of calibrate"
+            )
+        return given
     if not record.set.path:
         raise CalibrationSetError("the calibration set of the run was never saved", fix="calibrate with a saved set")
     path = Path(record.set.path)
@@ -28,7 +39,7 @@ def set_of_run(record: RunRecord) -> CalibrationSet:
         raise CalibrationSetError(
             "the calibration set of the run is missing", where=path, fix=f"put it back, or say {RELINK} RUN --set FILE"
         )
-    chosen = CalibrationSet.load(path, Path(record.set.images_root) if record.set.images_root else None)
+    chosen = CalibrationSet.load(path, record.set.images_root or None)
     if chosen.digest != record.set.digest:
         raise CalibrationSetError(
             "the calibration set is not the one of the run", where=path, fix="run quantkit calibrate again"
@@ -44,14 +55,16 @@ def find_set(record: RunRecord | None) -> CalibrationSet | None:
         return None
 
 
-def relink(run: Path, *, model: Path | None = None, set_: Path | None = None, images: Path | None = None) -> RunRecord:
+def relink(
+    run: Path, *, model: Path | None = None, set_: Path | None = None, images: Location | None = None
+) -> RunRecord:
     """Record where the model, the calibration set or its images are now, after a check by digest.
 
     Args:
         run: run folder.
         model: the fp32 model.
         set_: manifest of the calibration set.
-        images: folder of the calibration images.
+        images: place of the calibration images: a folder, an archive, shards or a URL.
 
     Raises:
         UsageError: this is no run folder.
@@ -72,18 +85,18 @@ def relink(run: Path, *, model: Path | None = None, set_: Path | None = None, im
     return record
 
 
-def _relinked_set(record: RunRecord, set_: Path | None, images: Path | None) -> SetRecord:
+def _relinked_set(record: RunRecord, set_: Path | None, images: Location | None) -> SetRecord:
     changes = {}
     if set_ is not None:
         changes["path"] = str(set_.resolve())
     if images is not None:
-        changes["images_root"] = str(images.resolve())
+        changes["images_root"] = str(images) if is_url(images) else str(Path(images).resolve())
     changed = record.set.model_copy(update=changes)
     chosen = set_of_run(record.model_copy(update={"set": changed}))
     if images is not None and (faults := chosen.verify()):
         raise CalibrationSetError(
             f"{len(faults)} of {len(chosen)} images are missing or changed, {faults[0].name} first ({faults[0].why})",
             where=images,
-            fix="give the folder that the set's names are relative to",
+            fix="give the folder or archive that the set's names are of",
         )
     return changed

@@ -13,7 +13,6 @@ import json
 import os
 import zlib
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from types import TracebackType
 from typing import Self
 
@@ -22,11 +21,12 @@ import numpy.typing as npt
 from filelock import FileLock, Timeout
 
 from quantkit.config.pipeline import Pipeline
-from quantkit.data.folder import ImageFolder
+from quantkit.data.item import ImageItem
 from quantkit.data.parallel import map_in_order
 from quantkit.data.preprocess import preprocess
+from quantkit.data.source import ImageSource
 from quantkit.engine.predict import Classifier, ModelScores
-from quantkit.errors import ImageError, ModelError, OutputError, UsageError
+from quantkit.errors import ModelError, OutputError, UsageError
 from quantkit.files import make_folder, reason
 from quantkit.graph.fixed_inputs import to_json
 from quantkit.graph.signature import Signature
@@ -59,8 +59,8 @@ def scores_key(model_sha256: str, pipeline: Pipeline, signature: Signature) -> C
     return CacheKey(KIND, _FORMAT, inputs)
 
 
-def image_ids(images: ImageFolder) -> list[bytes]:
-    """Return what names each image, 16 bytes: a digest of the name, size and time of change of its file.
+def image_ids(images: ImageSource) -> list[bytes]:
+    """Return what names each image, 16 bytes: a digest of its fingerprint, for a file name, size and time of change.
 
     Reading 50,000 files to know that none has changed would take as long as decoding them. So these names hold on one
     machine: a copy of the images whose times differ is evaluated anew.
@@ -68,7 +68,7 @@ def image_ids(images: ImageFolder) -> list[bytes]:
     Raises:
         ImageError: an image is gone.
     """
-    return [hashlib.sha256(_name_size_time(images.root, name)).digest()[:_ID_BYTES] for name in images.names]
+    return [hashlib.sha256(os.fsencode(item.fingerprint())).digest()[:_ID_BYTES] for item in images.items]
 
 
 class ScoreCache:
@@ -202,7 +202,7 @@ class ScoreCache:
 
 
 @contextlib.contextmanager
-def cached_scores(cache: ResultCache, keys: Sequence[CacheKey], images: ImageFolder) -> Iterator[list[ScoreCache]]:
+def cached_scores(cache: ResultCache, keys: Sequence[CacheKey], images: ImageSource) -> Iterator[list[ScoreCache]]:
     """Open the cached scores of several models; the cache is trimmed at the end.
 
     Args:
@@ -226,7 +226,7 @@ def cached_scores(cache: ResultCache, keys: Sequence[CacheKey], images: ImageFol
 def predict_cached(
     models: Sequence[Classifier],
     kept: Sequence[ScoreCache],
-    paths: Sequence[Path],
+    images: Sequence[ImageItem],
     pipeline: Pipeline,
     *,
     threads: int,
@@ -238,7 +238,7 @@ def predict_cached(
     Args:
         models: the models.
         kept: of each model, its scores so far; one file for two models that are the same.
-        paths: the images, in the order that ``kept`` has them.
+        images: the images, in the order that ``kept`` has them.
         pipeline: their preprocessing.
         threads: workers; each decodes an image and runs the models on it.
 
@@ -247,10 +247,10 @@ def predict_cached(
         ModelError: a model cannot be run.
         OutputError: scores cannot be kept.
     """
-    wanted = [[not one.knows(index) for one in kept] for index in range(len(paths))]
+    wanted = [[not one.knows(index) for one in kept] for index in range(len(images))]
 
     def ask(index: int) -> list[FloatArray | None]:
-        x = preprocess(paths[index], pipeline)[None]
+        x = preprocess(images[index], pipeline)[None]
         return [model.scores(x) if run else None for model, run in zip(models, wanted[index], strict=True)]
 
     asked = map_in_order(ask, [index for index, runs in enumerate(wanted) if any(runs)], threads)
@@ -259,14 +259,6 @@ def predict_cached(
             if scores is not None and not one.knows(index):
                 one.add(index, scores)
         yield ModelScores(index, [one.scores(index) for one in kept])
-
-
-def _name_size_time(root: Path, name: str) -> bytes:
-    try:
-        status = (root / name).stat()
-    except OSError as error:
-        raise ImageError(f"cannot be read ({reason(error)})", where=root / name) from error
-    return os.fsencode(name) + f"\0{status.st_size}\0{status.st_mtime_ns}".encode()
 
 
 def _crc(content: bytes) -> bytes:

@@ -3,7 +3,6 @@
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -11,6 +10,7 @@ import onnx_ir as ir
 
 from quantkit.config.pipeline import Pipeline
 from quantkit.data.calibration_set import CalibrationSet
+from quantkit.data.item import ImageItem
 from quantkit.data.preprocess import preprocess
 from quantkit.engine.observe import complete, observe
 from quantkit.engine.tap import TappedSession
@@ -46,8 +46,8 @@ class TuningData:
             equalization brings the channels of a tensor to one reach on the images worked on, and so cutting into it
             looks better there than it is.
         selection: images that choose between recipes; none of them is among the others.
-        paths: images that ranges are found on.
-        outliers: places in ``paths`` of those whose activations lie far beyond those of all others in the original
+        observed: images that ranges are found on.
+        outliers: places in ``observed`` of those whose activations lie far beyond those of all others in the original
             model; none of these is worked on.
         pipeline: their preprocessing.
         batch: the model's fixed batch size, 1 where it is dynamic.
@@ -57,7 +57,7 @@ class TuningData:
     work: Sequence[FloatArray]
     ranging: Sequence[FloatArray]
     selection: Sequence[FloatArray]
-    paths: Sequence[Path]
+    observed: Sequence[ImageItem]
     outliers: tuple[int, ...]
     pipeline: Pipeline
     batch: int
@@ -73,7 +73,7 @@ class TuningData:
         wanted = observed_tensors(model)
         load = partial(preprocess, pipeline=self.pipeline)
         session = TappedSession(model, wanted.tapped)
-        *_, last = observe(session, wanted.tapped, self.paths, load, batch=self.batch, threads=self.threads)
+        *_, last = observe(session, wanted.tapped, self.observed, load, batch=self.batch, threads=self.threads)
         return replace(complete(last.observed(), wanted), known_outliers=self.outliers)
 
 
@@ -93,16 +93,16 @@ def tuning_data(
         CalibrationSetError: there are too few.
         ImageError: an image cannot be decoded.
     """
-    paths = chosen.paths
-    if len(paths) < LEAST_IMAGES:
+    items = chosen.items
+    if len(items) < LEAST_IMAGES:
         raise CalibrationSetError(
-            f"tuning needs at least {LEAST_IMAGES} calibration images, and the set has {len(paths)}",
+            f"tuning needs at least {LEAST_IMAGES} calibration images, and the set has {len(items)}",
             fix="build a larger set with quantkit calib-set build",
         )
     far = tuple(place for place, image in enumerate(chosen.images) if image.sha256 in outliers)
-    selection = paths[CHOOSING_STRIDE - 1 :: CHOOSING_STRIDE][:CHOOSING]
-    others = (place for place in range(len(paths)) if place % CHOOSING_STRIDE != CHOOSING_STRIDE - 1)
-    usable = [paths[place] for place in others if place not in far]
+    selection = items[CHOOSING_STRIDE - 1 :: CHOOSING_STRIDE][:CHOOSING]
+    others = (place for place in range(len(items)) if place % CHOOSING_STRIDE != CHOOSING_STRIDE - 1)
+    usable = [items[place] for place in others if place not in far]
     first = model_inputs(prepared, usable[:1], pipeline, threads)
     macs = sum(multiply_adds(prepared, first[0].shape).values()) * len(first[0]) if first else 0
     ranging_count = _affordable(macs, RANGING_MACS, LEAST_RANGING, RANGING)
@@ -115,7 +115,7 @@ def tuning_data(
         work=work,
         ranging=[*ranging, *work][:ranging_count],
         selection=model_inputs(prepared, selection, pipeline, threads),
-        paths=paths[:OBSERVED],
+        observed=items[:OBSERVED],
         outliers=tuple(place for place in far if place < OBSERVED),
         pipeline=pipeline,
         batch=image_input(prepared).batch or 1,

@@ -12,9 +12,12 @@ import onnx_ir as ir
 from quantkit.config.arguments import AnyPath, as_path, optional_path
 from quantkit.config.pipeline import Pipeline
 from quantkit.data.calibration_set import CalibrationSet
-from quantkit.data.folder import ImageFolder
+from quantkit.data.item import ImageItem
 from quantkit.data.preprocess import preprocess
+from quantkit.data.source import ImageSource
+from quantkit.data.sources.open import ImagesLike
 from quantkit.engine.classifier import ClassifierFile
+from quantkit.engine.inputs import check_arrays, used_pipeline
 from quantkit.engine.predict import Classifier, ModelScores, evaluate, time_in_turn
 from quantkit.engine.session import default_threads
 from quantkit.errors import UsageError
@@ -76,7 +79,7 @@ class Evaluation:
     comparison: Comparison
     reference: Subject
     answers: tuple[EvaluatedModel, ...]
-    images: ImageFolder
+    images: ImageSource
     run: Path | None
     notes: tuple[str, ...] = ()
 
@@ -90,7 +93,7 @@ def evaluate_models(
     models: Sequence[AnyPath],
     *,
     run: AnyPath | None = None,
-    images: AnyPath | ImageFolder | None = None,
+    images: ImagesLike = None,
     labels: AnyPath | None = None,
     names: AnyPath | None = None,
     exclude: AnyPath | CalibrationSet | None = None,
@@ -111,7 +114,8 @@ def evaluate_models(
             its own, or ``NAME=DIR`` for results of a card. The first, the reference, is any ONNX model, quantized or
             not.
         run: run folder; needed for names and where no pipeline is given.
-        images: folder of evaluation images; absent, the folder that the run's calibration set was drawn from.
+        images: a folder, an archive, a URL, arrays, ... (`quantkit.open_source`); absent, the images that the run's
+            calibration set was drawn from.
         labels: label file; absent, the labels come from folders or file names.
         names: class names, one a line.
         exclude: calibration set whose images are left out, told by their bytes; absent, the run's own where the images
@@ -147,10 +151,9 @@ def evaluate_models(
     if not isinstance(reference, Subject):
         raise UsageError("results of a card cannot be the reference", where=given[0], fix="name an ONNX model first")
     _require_distinct(given, subjects)
-    pipeline = load_preset(pipeline) if pipeline is not None else record.pipeline if record is not None else None
-    if pipeline is None:
-        raise UsageError("nothing says how images are preprocessed", fix="give --preset, or --run of a calibrated run")
+    preprocessing = load_preset(pipeline) if pipeline is not None else record.pipeline if record is not None else None
     found, warnings = evaluation_images(images, labels, names, exclude, record)
+    pipeline = used_pipeline(preprocessing, found.array_shape)
     if datalist is not None and (other := other_preprocessing(datalist, pipeline)) is not None:
         warnings.append(other)
     found = limited(found, limit)
@@ -169,9 +172,9 @@ def evaluate_models(
         threads=threads,
     )
     warnings += [] if diagnosis is None else [f"{reference.name}: {diagnosis}"]
-    times = time_in_turn(classifiers, preprocess(found.paths[0], pipeline)[None]) if latency else None
+    times = time_in_turn(classifiers, preprocess(found.items[0], pipeline)[None]) if latency else None
     every = max(1, len(found.names) // drift_images) if drift_images else 1
-    sample = found.paths[::every][:drift_images]
+    sample = found.items[::every][:drift_images]
     drifts = [_drift(reference, subject, sample, pipeline, threads) for subject in subjects]
     answers = tuple(
         EvaluatedModel(
@@ -193,7 +196,7 @@ _Candidate = Subject | tuple[str, DeviceResults]
 
 
 def _drift(
-    reference: Subject, subject: _Candidate, sample: Sequence[Path], pipeline: Pipeline, threads: int
+    reference: Subject, subject: _Candidate, sample: Sequence[ImageItem], pipeline: Pipeline, threads: int
 ) -> tuple[tuple[TensorDrift, ...], tuple[TensorDrift, ...]]:
     """Measure the drift of a candidate's tensors, end to end and of each layer alone; a card shows neither."""
     if subject is reference or not isinstance(subject, Subject):
@@ -209,7 +212,7 @@ def _drift(
 def _answers(
     subjects: Sequence[Subject],
     classifiers: Sequence[Classifier],
-    found: ImageFolder,
+    found: ImageSource,
     pipeline: Pipeline,
     threads: int,
     run: Path | None,
@@ -217,11 +220,11 @@ def _answers(
     """Give what every ONNX model says to every image; in a run of ours, no model is asked twice about the same."""
     cache = _cache_of(run)
     if cache is None:
-        yield evaluate(classifiers, found.paths, pipeline, threads=threads)
+        yield evaluate(classifiers, found.items, pipeline, threads=threads)
         return
     keys = [scores_key(model_digest(subject.path), pipeline, subject.file.signature) for subject in subjects]
     with cached_scores(cache, keys, found) as scores:
-        yield predict_cached(classifiers, scores, found.paths, pipeline, threads=threads)
+        yield predict_cached(classifiers, scores, found.items, pipeline, threads=threads)
 
 
 def _cache_of(run: Path | None) -> ResultCache | None:
@@ -230,7 +233,7 @@ def _cache_of(run: Path | None) -> ResultCache | None:
 
 
 def _collect(
-    subjects: Sequence[_Candidate], answers_to_images: Iterator[ModelScores], found: ImageFolder, progress: Count | None
+    subjects: Sequence[_Candidate], answers_to_images: Iterator[ModelScores], found: ImageSource, progress: Count | None
 ) -> Collector:
     """Gather what every model, and every card, said to every image."""
     assert found.labels is not None
@@ -311,11 +314,12 @@ def _size(subject: _Candidate) -> int | None:
     return sum(file.stat().st_size for file in model_files(subject.path))
 
 
-def _check_fit(subjects: Sequence[_Candidate], pipeline: Pipeline, found: ImageFolder) -> None:
+def _check_fit(subjects: Sequence[_Candidate], pipeline: Pipeline, found: ImageSource) -> None:
     """See that every model reads what the pipeline gives, knows every label, and (a card) answered every image."""
     for subject in subjects:
         if not isinstance(subject, Subject):
             subject[1].check(found)
             continue
         subject.file.check(pipeline)
+        check_arrays(found.array_shape, subject.file.signature.image, found.root)
         check_labels(found, subject.file.signature.scores.classes, subject.path)

@@ -48,7 +48,7 @@ def report(evaluation: Evaluation, path: Path, *, subject: str | None = None) ->
         flips=flipped_images(
             evaluation.answers[0].predictions,
             candidate.predictions,
-            thumbnail=lambda name: thumbnail(images.root / name),
+            thumbnail=lambda name: thumbnail(images.by_name[name]),
         ),
         class_names=tuple(images.class_names.get(index, "") for index in range(classes)),
         convergence=tuple(statistics.convergence) if statistics else (),

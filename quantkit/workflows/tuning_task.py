@@ -5,7 +5,8 @@ from dataclasses import replace
 import onnx_ir as ir
 
 from quantkit.config.method import parse_method
-from quantkit.data.folder import ImageFolder
+from quantkit.data.calibration_set import CalibrationSet
+from quantkit.data.source import ImageSource
 from quantkit.errors import CalibrationSetError
 from quantkit.evaluation.paired import PairedOutcomes, score_interval, wilson_interval
 from quantkit.evaluation.selection import SelectionMetric
@@ -28,11 +29,17 @@ CANDIDATE = "tune-candidate.onnx"
 
 
 def tuning_task(
-    folder: RunFolder, record: RunRecord, target: Target, options: QuantizeOptions, rewrite: bool, threads: int
+    folder: RunFolder,
+    record: RunRecord,
+    target: Target,
+    options: QuantizeOptions,
+    rewrite: bool,
+    threads: int,
+    calibration_set: CalibrationSet | None = None,
 ) -> TuningTask:
     """Read a run and its calibration images; see `quantkit.workflows.tune.tune` for the errors."""
     whole, statistics = calibrated(folder, record)
-    chosen = images_of(record)
+    chosen = images_of(record, calibration_set)
     if chosen is None:
         raise CalibrationSetError(
             "the images of the calibration set are missing, or not those of the run",
@@ -57,7 +64,7 @@ def tuning_task(
     return TuningTask(folder, record, whole, data, builder, selection, start)
 
 
-def holdout_evaluation(task: TuningTask, images: ImageFolder, threads: int) -> Evaluate:
+def holdout_evaluation(task: TuningTask, images: ImageSource, threads: int) -> Evaluate:
     """Return a function that evaluates an int8 model against the run's fp32 model on held-out images."""
 
     def evaluate(int8: ir.Model, progress: Count) -> HoldoutResult:
