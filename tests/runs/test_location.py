@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -53,7 +54,7 @@ def test_run_moved_works_as_before(project: Path, move: Callable[[Path], Path], 
     run = move(project)
     monkeypatch.chdir(run.parent.parent)
     assert quantize(run).path.read_bytes() == before
-    assert compare(["fp32", "int8"], run=run, drift_images=0).candidates[0].images > 0
+    assert compare(["fp32", "int8"], run=run, drift_images=0).images > 0
     written = json.loads((run / "run.json").read_text())
     assert not Path(written["model"]["path"]).is_absolute()
     assert Path(written["model"]["absolute"]).is_file()
@@ -76,11 +77,11 @@ def test_run_missing_images_are_found_after_relink(project: Path) -> None:
     record = RunFolder(run).read()
     found = find_set(record)
     assert found is not None
-    assert not found.paths[0].is_file()
+    assert not found.items[0].exists()
     with pytest.raises(CalibrationSetError, match="images are missing or changed"):
         relink(run, images=project)
     relink(run, images=away)
-    assert compare(["fp32", "int8"], run=run, drift_images=0).candidates[0].images > 0
+    assert compare(["fp32", "int8"], run=run, drift_images=0).images > 0
 
 
 def test_relink_other_model_is_refused(project: Path) -> None:
@@ -89,3 +90,17 @@ def test_relink_other_model_is_refused(project: Path) -> None:
     with pytest.raises(ProvenanceError, match="not the model of the run"):
         relink(project / "runs/tiny", model=other)
     assert (project / "runs/tiny/run.json").read_bytes() == before
+
+
+def test_relink_takes_an_archive_of_the_images(project: Path) -> None:
+    run = project / "runs" / "tiny"
+    found = find_set(RunFolder(run).read())
+    assert found is not None
+    with zipfile.ZipFile(project / "all.zip", "w") as archive:
+        for item in found.items:
+            archive.writestr(item.id, item.read())
+    shutil.rmtree(found.root)
+    relink(run, images=project / "all.zip")
+    again = find_set(RunFolder(run).read())
+    assert again is not None
+    assert again.verify() == ()

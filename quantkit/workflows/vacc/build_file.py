@@ -3,7 +3,7 @@
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Literal
 
 import onnx_ir as ir
@@ -354,7 +354,7 @@ def _materialize_command(folder: RunFolder, record: RunRecord, images: Path, lef
 
 
 def _suffixes_of(chosen: CalibrationSet) -> frozenset[str]:
-    return frozenset(path.suffix.removeprefix(".") for path in chosen.paths)
+    return frozenset(PurePosixPath(image.name).suffix.removeprefix(".") for image in chosen.images)
 
 
 def _size(record: RunRecord) -> tuple[int, int]:
