@@ -16,7 +16,7 @@ _OPTIONS: dict[str, str] = {
     "require-coverage to instances processes batch",
     OUTPUT: "out json csv markdown html junit explain top fail-if fail-if-proven fail-unless-proven latency "
     "materialize link move write-fp32 notes schema",
-    RESOURCES: "threads workers time fresh",
+    RESOURCES: "threads workers time fresh device provider-option",
 }
 _PANEL_OF = {name: panel for panel, names in _OPTIONS.items() for name in names.split()}
 
@@ -32,6 +32,7 @@ _DEFAULTS = {
     "csv": "not written",
     "data-transport-mode": "the compiler's own",
     "datalist": "none",
+    "device": "cpu",
     "dialect": "that of quantkit.yaml, or compile",
     "disable": "none",
     "exclude": "none",
@@ -63,6 +64,7 @@ _DEFAULTS = {
     "per-channel": "the target's own",
     "power-of-two": "the target's own",
     "preset": "that of the run, or of quantkit.yaml",
+    "provider-option": "none",
     "reference": "none",
     "reference-arg": "none",
     "require-coverage": "no requirement",

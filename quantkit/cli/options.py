@@ -101,7 +101,7 @@ ExifOption = Annotated[
 ]
 
 
-def images_given(images: str | None, skip_damaged: bool) -> "ImagesLike":
+def images_given(images: "ImagesLike | None", skip_damaged: bool) -> "ImagesLike | None":
     """Return the images of ``--images`` as the workflows take them."""
     if images is None or not skip_damaged:
         return images

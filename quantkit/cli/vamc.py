@@ -232,7 +232,7 @@ def tensors(
     if images.endswith(".csv"):
         items = CalibrationSet.load(Path(images)).items
     else:
-        items = find_images(images_given(images, skip_damaged)).items
+        items = find_images(images_given(images, skip_damaged) or images).items
     with show_progress() as progress:
         written = write_calibration_tensors(
             items, pipeline, out, input_name=input_name, progress=progress.task("writing tensors", "images")

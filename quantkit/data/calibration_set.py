@@ -215,7 +215,7 @@ class CalibrationSet(Records):
         write_bytes(path, text.getvalue().encode(errors="surrogateescape"))
 
     @classmethod
-    def load(cls, path: AnyPath, images: ImagesLike = None) -> Self:
+    def load(cls, path: AnyPath, images: ImagesLike | None = None) -> Self:
         """Read a manifest.
 
         Args:

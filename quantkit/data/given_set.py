@@ -9,8 +9,11 @@ from quantkit.data.source import ImageSource
 from quantkit.data.sources.open import ImagesLike, open_source
 from quantkit.errors import CalibrationSetError
 
+# What `given_set` takes: a set, the path of a manifest, or images of Python.
+SetLike = CalibrationSet | ImagesLike
 
-def given_set(given: ImagesLike) -> CalibrationSet:
+
+def given_set(given: SetLike) -> CalibrationSet:
     """Return a calibration set.
 
     Args:

@@ -9,13 +9,11 @@ from pathlib import Path
 from threading import Lock
 
 import numpy as np
-from numpy.typing import NDArray
 
 from quantkit.data.images import read_bytes
 from quantkit.errors import ImageError
 from quantkit.files import reason
-
-FloatArray = NDArray[np.float32]
+from quantkit.types import Float32Array
 
 _MOST_DIGESTS = 200_000
 
@@ -29,6 +27,14 @@ class ImageItem(ABC):
     Attributes:
         id: name within the source, with forward slashes; unique there.
         size: bytes of the encoded image, None where that is not known without reading it.
+
+    Example:
+        In the folder that ``quantkit demo`` makes:
+
+        >>> import quantkit
+        >>> item = quantkit.open_source("images/test").items[0]
+        >>> isinstance(item, quantkit.ImageItem), len(item.read()) == item.size
+        (True, True)
     """
 
     __slots__ = ()
@@ -37,7 +43,7 @@ class ImageItem(ABC):
     size: int | None = None
 
     @abstractmethod
-    def read(self) -> bytes | FloatArray:
+    def read(self) -> bytes | Float32Array:
         """Return the encoded image, or a ready float32 array ``[C, H, W]``, which is not preprocessed.
 
         Raises:
@@ -181,7 +187,7 @@ def as_item(image: Path | ImageItem) -> ImageItem:
     return FileItem(image) if isinstance(image, Path) else image
 
 
-def content_digest(content: bytes | FloatArray) -> str:
+def content_digest(content: bytes | Float32Array) -> str:
     """Return the hex SHA-256 of an encoded image; of an array, that of its dtype, shape and values."""
     if isinstance(content, bytes):
         return hashlib.sha256(content).hexdigest()

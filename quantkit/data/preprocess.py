@@ -14,6 +14,7 @@ from quantkit.config.arguments import AnyPath, as_path
 from quantkit.config.pipeline import CenterCrop, Decode, EvenSides, Normalize, Pad, Pipeline, Resize, ToTensor, even
 from quantkit.config.project import as_pipeline
 from quantkit.data.images import BGR_ORDER, MAX_PIXELS, Readable, content, open_image, place_of, to_mode
+from quantkit.data.item import ImageItem
 from quantkit.data.resize import resize_bilinear, resize_nearest
 from quantkit.errors import ConfigError, ImageError
 
@@ -28,7 +29,7 @@ _FILTERS = {
 
 
 def preprocess(
-    image: AnyPath | Readable, pipeline: Pipeline | AnyPath, out: NDArray[np.float32] | None = None
+    image: AnyPath | ImageItem, pipeline: Pipeline | AnyPath, out: NDArray[np.float32] | None = None
 ) -> NDArray[np.float32]:
     """Read one image and run the pipeline over it; a ready array is taken as it is.
 

@@ -31,6 +31,14 @@ class ImageSource:
         numbering: what the class indices follow: ``imagenet`` (the sorted WordNet ids), ``folders`` (the class folders,
             sorted, or as the file of class names has them), ``file`` (a label file); None without labels, and where
             the place stores them and does not say.
+
+    Example:
+        In the folder that ``quantkit demo`` makes:
+
+        >>> import quantkit
+        >>> source = quantkit.find_labelled_images("images/test")
+        >>> len(source.only(range(10))), source.classes
+        (10, 10)
     """
 
     root: Location

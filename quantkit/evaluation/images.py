@@ -14,7 +14,7 @@ from quantkit.runs.location import find_set
 
 
 def evaluation_images(
-    images: ImagesLike,
+    images: ImagesLike | None,
     labels: AnyPath | None,
     names: AnyPath | None,
     exclude: AnyPath | CalibrationSet | None,

@@ -16,11 +16,10 @@ from quantkit.config.arguments import AnyPath, as_path, require
 from quantkit.config.method import Method, MinMax, Percentile, as_method, method_name
 from quantkit.config.pipeline import Pipeline
 from quantkit.data.calibration_set import CalibrationSet
-from quantkit.data.given_set import given_set
+from quantkit.data.given_set import SetLike, given_set
 from quantkit.data.overlap import digest_of
 from quantkit.data.parallel import map_in_order
 from quantkit.data.preprocess import preprocess
-from quantkit.data.sources.open import ImagesLike
 from quantkit.engine.classifier import ClassifierFile, PreparedClassifier, read_classifier
 from quantkit.engine.device import CPU, Device
 from quantkit.engine.inputs import check_arrays, used_pipeline
@@ -110,7 +109,7 @@ class _CalibratedModel:
 
 def calibrate(
     model: AnyPath,
-    calibration_set: ImagesLike,
+    calibration_set: SetLike,
     pipeline: PresetSource | None = None,
     *,
     run: AnyPath,
@@ -278,7 +277,7 @@ def _require_coverage(
     coverage(made, shape).require(least)
 
 
-def _read_set(given: ImagesLike) -> tuple[CalibrationSet, str]:
+def _read_set(given: SetLike) -> tuple[CalibrationSet, str]:
     chosen = given_set(given)
     manifest = str(Path(given).resolve()) if isinstance(given, str | os.PathLike) else ""
     if not chosen.images:

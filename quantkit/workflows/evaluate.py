@@ -145,7 +145,7 @@ def evaluate(
     model: AnyPath,
     *,
     run: AnyPath | None = None,
-    images: ImagesLike = None,
+    images: ImagesLike | None = None,
     labels: AnyPath | None = None,
     names: AnyPath | None = None,
     exclude: AnyPath | CalibrationSet | None = None,

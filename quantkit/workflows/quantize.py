@@ -13,8 +13,7 @@ import onnx_ir as ir
 
 from quantkit.config.arguments import AnyPath, as_path, optional_path, require
 from quantkit.config.method import Method, as_method, method_name
-from quantkit.data.given_set import given_set
-from quantkit.data.sources.open import ImagesLike
+from quantkit.data.given_set import SetLike, given_set
 from quantkit.engine.classifier import PreparedClassifier
 from quantkit.engine.saturation import products_saturate
 from quantkit.engine.session import open_session
@@ -153,7 +152,7 @@ def quantize(
     out: AnyPath | None = None,
     use_images: bool = True,
     require_coverage: float | None = None,
-    calibration_set: ImagesLike = None,
+    calibration_set: SetLike | None = None,
 ) -> Quantized:
     """Solve the ranges from a run's statistics and write an int8 model; the model is not run over the set again.
 

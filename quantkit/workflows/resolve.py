@@ -51,7 +51,7 @@ class CalibrationSettings:
 
     model: Path
     set: Path | None
-    images: ImagesLike
+    images: ImagesLike | None
     labels: Path | None
     names: Path | None
     count: int
@@ -93,7 +93,7 @@ def calibration_settings(
     folder: Path,
     model: Path | None,
     set_: Path | None,
-    images: ImagesLike,
+    images: ImagesLike | None,
     labels: Path | None,
     count: int | None,
     skip_damaged: bool = False,
@@ -194,7 +194,7 @@ class ComparisonSettings:
     """
 
     run: Path | None
-    images: ImagesLike
+    images: ImagesLike | None
     labels: Path | None
     names: Path | None
     pipeline: Pipeline | None
@@ -207,7 +207,7 @@ def comparison_settings(
     folder: Path,
     models: Sequence[str],
     run: Path | None,
-    images: ImagesLike,
+    images: ImagesLike | None,
     labels: Path | None,
     names: Path | None,
     preset: str | None,
@@ -267,7 +267,7 @@ class EvaluationSettings:
     """
 
     run: Path | None
-    images: ImagesLike
+    images: ImagesLike | None
     labels: Path | None
     names: Path | None
     pipeline: Pipeline | None
@@ -281,7 +281,7 @@ def evaluation_settings(
     folder: Path,
     model: str,
     run: Path | None,
-    images: ImagesLike,
+    images: ImagesLike | None,
     labels: Path | None,
     names: Path | None,
     preset: str | None,

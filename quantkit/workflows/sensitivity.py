@@ -12,7 +12,7 @@ import numpy.typing as npt
 from quantkit.config.arguments import AnyPath, as_path, require
 from quantkit.config.method import Method, as_method, method_name
 from quantkit.data.calibration_set import CalibrationSet
-from quantkit.data.given_set import given_set
+from quantkit.data.given_set import SetLike, given_set
 from quantkit.data.item import ImageItem
 from quantkit.data.overlap import digest_of
 from quantkit.data.parallel import map_in_order
@@ -98,8 +98,8 @@ def sensitivity(
     options: QuantizeOptions | None = None,
     by: By = "isolated",
     count: int | None = None,
-    calibration_set: ImagesLike = None,
-    images: ImagesLike = None,
+    calibration_set: SetLike | None = None,
+    images: ImagesLike | None = None,
     labels: AnyPath | None = None,
     names: AnyPath | None = None,
     exclude: AnyPath | CalibrationSet | None = None,
@@ -189,7 +189,7 @@ def _network(
     return _Network(record, prepared, chosen, ranges, options, corrected, outliers)
 
 
-def _calibration_images(record: RunRecord, count: int, outliers: tuple[str, ...], given: ImagesLike) -> _Images:
+def _calibration_images(record: RunRecord, count: int, outliers: tuple[str, ...], given: SetLike | None) -> _Images:
     """Return images of the run's calibration set, spread over it, without outliers.
 
     Raises:

@@ -11,7 +11,7 @@ from typing import Any
 from quantkit.config.arguments import AnyPath, as_path, optional_path, require
 from quantkit.data.calibration_set import CalibrationSet
 from quantkit.data.decoded import DecodedImages
-from quantkit.data.given_set import given_set
+from quantkit.data.given_set import SetLike, given_set
 from quantkit.data.source import ImageSource
 from quantkit.data.sources.open import ImagesLike
 from quantkit.engine.session import default_threads
@@ -143,8 +143,8 @@ def tune(
     *,
     target: Target | str = ORT,
     options: QuantizeOptions | None = None,
-    calibration_set: ImagesLike = None,
-    images: ImagesLike = None,
+    calibration_set: SetLike | None = None,
+    images: ImagesLike | None = None,
     labels: AnyPath | None = None,
     names: AnyPath | None = None,
     exclude: AnyPath | CalibrationSet | None = None,

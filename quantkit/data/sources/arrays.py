@@ -6,9 +6,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from quantkit.data.item import FloatArray, ImageItem, content_digest
+from quantkit.data.item import ImageItem, content_digest
 from quantkit.data.source import ImageSource
 from quantkit.errors import ImageError, LabelError, NumericError, UsageError
+from quantkit.types import Float32Array
 
 # Begins the place of images that Python gave; no path and no URL begins so.
 IN_MEMORY = "images in memory"
@@ -25,7 +26,7 @@ class ContentItem(ImageItem):
 
     __slots__ = ("_digest", "_where", "content", "id")
 
-    def __init__(self, id: str, content: bytes | FloatArray, where: str) -> None:
+    def __init__(self, id: str, content: bytes | Float32Array, where: str) -> None:
         self.id, self.content, self._where = id, content, where
         self._digest = ""
 
@@ -34,7 +35,7 @@ class ContentItem(ImageItem):
         """Source and position."""
         return self._where
 
-    def read(self) -> bytes | FloatArray:
+    def read(self) -> bytes | Float32Array:
         """Return the content.
 
         Raises:
@@ -121,7 +122,7 @@ def check_shape(array: NDArray[Any], shape: tuple[int, ...] | None, where: str) 
         )
 
 
-def check_finite(array: FloatArray, where: str) -> None:
+def check_finite(array: Float32Array, where: str) -> None:
     """Check that an array holds numbers only.
 
     Raises:

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from quantkit.data.images import read_bytes
-from quantkit.data.item import FloatArray, ImageItem, content_digest
+from quantkit.data.item import ImageItem, content_digest
 from quantkit.data.source import ImageSource
 from quantkit.data.sources.arrays import (
     IN_MEMORY,
@@ -27,6 +27,7 @@ from quantkit.data.sources.arrays import (
     position_id,
 )
 from quantkit.errors import CalibrationSetError, ImageError, LabelError, UsageError
+from quantkit.types import Float32Array
 
 MEMORY_BYTES = 2 << 30
 # Images behind the newest one that are kept of an iterable that is read again; threads ask a few at a time.
@@ -34,7 +35,7 @@ _WINDOW = 128
 _IMAGE_KEYS = ("image", "pixel_values", "input", "images", "x")
 _LABEL_KEYS = ("label", "labels", "target", "y", "cls")
 
-Content = bytes | FloatArray
+Content = bytes | Float32Array
 _Sample = tuple[Content, int | None]
 
 

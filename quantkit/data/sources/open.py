@@ -1,12 +1,13 @@
 """From what a user gives, a path, a pattern, a URL or Python objects, to a source of images."""
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from quantkit.config.arguments import AnyPath
 from quantkit.data.source import ImageSource, Location, is_url
 from quantkit.data.sources.archive import archive_source
 from quantkit.data.sources.arrays import IN_MEMORY, array_source
@@ -19,7 +20,7 @@ from quantkit.data.sources.tar import BLOCK, is_compressed, is_tar
 from quantkit.errors import CalibrationSetError, ImageError, UsageError
 
 # What `open_source` takes: a `Location`, a source, arrays, or an iterable; see `docs/sources.md`.
-ImagesLike = Any
+ImagesLike = AnyPath | ImageSource | Iterable[Any]
 
 TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz")
 ARCHIVE_SUFFIXES = (*TAR_SUFFIXES, ".zip")
@@ -55,6 +56,16 @@ def open_source(
         ImageError: an array of a wrong dtype or shape.
         NumericError: an array holds NaN or infinity.
         UsageError: a URL that is not read, an iterable without an end, or a package that is not installed.
+
+    Example:
+        In the folder that ``quantkit demo`` makes:
+
+        >>> import numpy, quantkit
+        >>> len(quantkit.open_source("images/test"))
+        697
+        >>> arrays = numpy.zeros((4, 1, 8, 8), numpy.float32)
+        >>> quantkit.open_source((arrays, [0, 1, 2, 3])).array_shape
+        (1, 8, 8)
     """
     faults = Faults(skip_damaged, labels=own_labels)
     if isinstance(images, ImageSource):

@@ -134,7 +134,7 @@ def card_pipeline(pipeline: Pipeline, runtime: Runtime = "vamp") -> Pipeline:
 def error_breakdown(
     run: Path,
     *,
-    images: ImagesLike = None,
+    images: ImagesLike | None = None,
     labels: Path | None = None,
     names: Path | None = None,
     exclude: Path | CalibrationSet | None = None,

@@ -136,7 +136,7 @@ class Advice:
 def advise(
     run: Path,
     *,
-    images: ImagesLike = None,
+    images: ImagesLike | None = None,
     labels: Path | None = None,
     names: Path | None = None,
     exclude: Path | CalibrationSet | None = None,
