@@ -41,9 +41,10 @@ from quantkit.config.pipeline import (
 from quantkit.config.project import Project
 from quantkit.data.build_set import build_calibration_set
 from quantkit.data.calibration_set import CalibrationSet
-from quantkit.data.folder import ImageFolder, find_labelled_images
+from quantkit.data.folder import find_labelled_images
 from quantkit.data.overlap import overlap
 from quantkit.data.preprocess import preprocess
+from quantkit.data.source import ImageSource
 from quantkit.evaluation.result import Comparison, ModelResult
 from quantkit.runs.folder import FP32
 from quantkit.search.mixed_precision import FloatBudget
@@ -75,7 +76,7 @@ class Case:
     model: Path
     pipeline: Pipeline
     chosen: CalibrationSet
-    holdout_images: ImageFolder
+    holdout_images: ImageSource
     min_agreement: float
 
 
@@ -188,9 +189,9 @@ def unpacked(name: str, folder: Path) -> Path:
     return folder / name
 
 
-def without(images: ImageFolder, chosen: CalibrationSet) -> ImageFolder:
+def without(images: ImageSource, chosen: CalibrationSet) -> ImageSource:
     """Return the images that are not in a set."""
-    taken = set(overlap(chosen, images.paths))
+    taken = set(overlap(chosen, images.items))
     return images.only([place for place in range(len(images.names)) if place not in taken])
 
 
@@ -266,7 +267,7 @@ def figures(result: Comparison, one: ModelResult) -> dict[str, Any]:
 
 def measure_peers(case: Case, folder: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yield the figures of other quantizers."""
-    images = [preprocess(path, case.pipeline)[None] for path in case.chosen.paths]
+    images = [preprocess(image, case.pipeline)[None] for image in case.chosen.items]
     folder.mkdir(exist_ok=True)
     makers: dict[str, Callable[[Path], None]] = {}
     for method in ("MinMax", "Entropy", "Percentile"):

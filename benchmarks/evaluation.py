@@ -22,7 +22,8 @@ from inputs import SHARED
 from PIL import Image
 
 from quantkit.config.pipeline import IMAGENET_MEAN, IMAGENET_STD, PRESETS
-from quantkit.data.folder import ImageFolder, find_labelled_images
+from quantkit.data.folder import find_labelled_images
+from quantkit.data.source import ImageSource
 from quantkit.engine.session import default_threads
 from quantkit.workflows.evaluate import evaluate
 
@@ -40,12 +41,12 @@ def load(path: Path) -> np.ndarray:
     return np.ascontiguousarray(x.transpose(2, 0, 1)[None])
 
 
-def plain_loop(model: Path, images: ImageFolder) -> tuple[list[int], float, float]:
+def plain_loop(model: Path, images: ImageSource) -> tuple[list[int], float, float]:
     """Return the predicted classes, and the seconds spent on decoding and on inference."""
     session = ort.InferenceSession(model, providers=["CPUExecutionProvider"])
     name = session.get_inputs()[0].name
     predicted, decode_s, infer_s = [], 0.0, 0.0
-    for path in images.paths:
+    for path in (item.path for item in images.items):
         start_s = time.perf_counter()
         x = load(path)
         between_s = time.perf_counter()
@@ -55,7 +56,7 @@ def plain_loop(model: Path, images: ImageFolder) -> tuple[list[int], float, floa
     return predicted, decode_s, infer_s
 
 
-def quantkit_eval(model: Path, images: ImageFolder) -> list[int]:
+def quantkit_eval(model: Path, images: ImageSource) -> list[int]:
     """Return the predicted classes of an evaluation that finds nothing kept."""
     with tempfile.TemporaryDirectory() as cache:
         done = evaluate(model, images=images, pipeline=PRESETS["imagenet"], cache=Path(cache))

@@ -38,10 +38,12 @@ if TYPE_CHECKING:
     from quantkit.data.build_set import build_calibration_set as build_calibration_set
     from quantkit.data.calibration_set import CalibrationImage as CalibrationImage
     from quantkit.data.calibration_set import CalibrationSet as CalibrationSet
-    from quantkit.data.folder import ImageFolder as ImageFolder
     from quantkit.data.folder import find_images as find_images
     from quantkit.data.folder import find_labelled_images as find_labelled_images
+    from quantkit.data.item import ImageItem as ImageItem
     from quantkit.data.preprocess import preprocess as preprocess
+    from quantkit.data.source import ImageSource as ImageSource
+    from quantkit.data.sources.open import open_source as open_source
     from quantkit.demo.chain import Demo as Demo
     from quantkit.demo.chain import run_demo as run_demo
     from quantkit.engine.device import Device as Device
@@ -121,7 +123,8 @@ _MODULE_OF = {
     "FloatLayer": "quantkit.graph.coverage",
     "Goal": "quantkit.search.stages",
     "Device": "quantkit.engine.device",
-    "ImageFolder": "quantkit.data.folder",
+    "ImageItem": "quantkit.data.item",
+    "ImageSource": "quantkit.data.source",
     "Interval": "quantkit.evaluation.paired",
     "Kl": "quantkit.config.method",
     "LayerSensitivity": "quantkit.sensitivity.result",
@@ -173,6 +176,7 @@ _MODULE_OF = {
     "inspect": "quantkit.workflows.inspect",
     "load_preset": "quantkit.workflows.presets",
     "load_statistics": "quantkit.stats.file",
+    "open_source": "quantkit.data.sources.open",
     "preprocess": "quantkit.data.preprocess",
     "quantize": "quantkit.workflows.quantize",
     "relink": "quantkit.runs.location",

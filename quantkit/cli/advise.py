@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from quantkit.cli.options import DialectName
+from quantkit.cli.options import DialectName, ImagesOption, LabelsOption, SkipDamagedOption, images_given
 from quantkit.cli.progress import show_progress
 from quantkit.cli.show import print_notes
 from quantkit.cli.terminal import console
@@ -20,8 +20,9 @@ if TYPE_CHECKING:
 @vamc.command()
 def advise(
     run: Annotated[Path | None, typer.Option(help="Run folder of quantkit calibrate.")] = None,
-    images: Annotated[Path | None, typer.Option(help="Folder of evaluation images.")] = None,
-    labels: Annotated[Path | None, typer.Option(help="Label file of --images.")] = None,
+    images: ImagesOption = None,
+    skip_damaged: SkipDamagedOption = False,
+    labels: LabelsOption = None,
     names: Annotated[Path | None, typer.Option(help="Class names, one a line.")] = None,
     exclude: Annotated[Path | None, typer.Option(help="Calibration set whose images are left out.")] = None,
     limit: Annotated[int | None, typer.Option(help="Evaluate at most so many images.")] = None,
@@ -54,7 +55,7 @@ def advise(
     with show_progress() as progress:
         advice = step(
             settings.run,
-            images=settings.images,
+            images=images_given(settings.images, skip_damaged),
             labels=settings.labels,
             names=settings.names,
             exclude=exclude,

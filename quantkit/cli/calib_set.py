@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from quantkit.cli.app import sub_app
+from quantkit.cli.options import SkipDamagedOption
 from quantkit.cli.progress import show_progress
 from quantkit.cli.show import print_files, print_next, spread
 from quantkit.cli.terminal import console
@@ -20,7 +21,9 @@ app = sub_app("calib-set", "Build a class-balanced, checked, reproducible calibr
 _SHOWN = 20
 
 SetFile = Annotated[Path, typer.Argument(metavar="SET.csv", help="A calibration set.")]
-Images = Annotated[Path | None, typer.Option(help="Where the images lie, if not where the set says.")]
+Images = Annotated[
+    str | None, typer.Option(metavar="PLACE", help="Where the images are, if not where the set says; as for build.")
+]
 Workers = Annotated[int | None, typer.Option(min=1, help="Threads that decode.")]
 
 
@@ -28,10 +31,20 @@ Workers = Annotated[int | None, typer.Option(min=1, help="Threads that decode.")
 def build(
     out: Annotated[Path, typer.Option(help="The set to write, a CSV file.")],
     images: Annotated[
-        Path | None, typer.Option(help="Folder of images; without it the set is chosen from --labels alone.")
+        str | None,
+        typer.Option(
+            metavar="PLACE",
+            help="A folder, tar, zip, parquet, shards (data-{000..009}.tar, *.parquet) or a URL; without it the set is "
+            "chosen from --labels alone.",
+        ),
     ] = None,
+    skip_damaged: SkipDamagedOption = False,
     labels: Annotated[
-        Path | None, typer.Option(help="Label file, one 'name label' a line; else folder or file names tell.")
+        Path | None,
+        typer.Option(
+            help="Label file, one 'name label' a line, or the ImageNet devkit (.tar.gz); else the source's own labels, "
+            "folder or file names."
+        ),
     ] = None,
     names: Annotated[Path | None, typer.Option(help="Class names, one a line in class-index order.")] = None,
     count: Annotated[int, typer.Option(help="How many images to take.")] = 1000,
@@ -66,6 +79,7 @@ def build(
                 count=count,
                 seed=seed,
                 unlabelled=unlabelled,
+                skip_damaged=skip_damaged,
                 workers=workers,
                 progress=progress,
             )
@@ -108,7 +122,9 @@ def materialize_command(
 @app.command()
 def rebuild(
     set_: SetFile,
-    images: Annotated[Path, typer.Option(help="A copy of the data, flat or in any folders.")],
+    images: Annotated[
+        str, typer.Option(metavar="PLACE", help="A copy of the data: a folder, tar, zip, parquet, shards or a URL.")
+    ],
     out: Annotated[Path, typer.Option(help="The set to write, a CSV file.")],
     workers: Workers = None,
 ) -> None:
@@ -132,7 +148,7 @@ def _planned(labels: Path | None, names: Path | None, count: int, seed: int) -> 
     return plan_from_file(labels, names, count=count, seed=seed)
 
 
-def _load(set_: Path, images: Path | None) -> "CalibrationSet":
+def _load(set_: Path, images: str | None) -> "CalibrationSet":
     from quantkit.data.calibration_set import CalibrationSet
 
     chosen = CalibrationSet.load(set_, images)

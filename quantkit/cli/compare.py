@@ -10,10 +10,14 @@ from quantkit.cli.options import (
     BatchOption,
     DeviceOption,
     ExifOption,
+    ImagesOption,
     InputOption,
+    LabelsOption,
     OutputOption,
     PresetOption,
     ProviderOption,
+    SkipDamagedOption,
+    images_given,
 )
 from quantkit.cli.progress import show_progress
 from quantkit.cli.show import despite_closed_pipe, print_files, print_next, print_notes, print_preset_notes
@@ -40,8 +44,9 @@ def compare(
         ),
     ],
     run: Annotated[Path | None, typer.Option(help="Run folder of quantkit calibrate.")] = None,
-    images: Annotated[Path | None, typer.Option(help="Folder of evaluation images.")] = None,
-    labels: Annotated[Path | None, typer.Option(help="Label file of --images.")] = None,
+    images: ImagesOption = None,
+    skip_damaged: SkipDamagedOption = False,
+    labels: LabelsOption = None,
     names: Annotated[Path | None, typer.Option(help="Class names, one a line.")] = None,
     exclude: Annotated[Path | None, typer.Option(help="Calibration set whose images are left out.")] = None,
     preset: PresetOption = None,
@@ -144,7 +149,7 @@ def compare(
             evaluation = evaluate_models(
                 models,
                 run=settings.run,
-                images=settings.images,
+                images=images_given(settings.images, skip_damaged),
                 labels=settings.labels,
                 names=settings.names,
                 exclude=exclude,

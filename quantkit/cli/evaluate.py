@@ -10,10 +10,14 @@ from quantkit.cli.options import (
     BatchOption,
     DeviceOption,
     ExifOption,
+    ImagesOption,
     InputOption,
+    LabelsOption,
     OutputOption,
     PresetOption,
     ProviderOption,
+    SkipDamagedOption,
+    images_given,
 )
 from quantkit.cli.progress import show_progress
 from quantkit.cli.show import print_files, print_notes, print_preset_notes
@@ -31,8 +35,9 @@ def evaluate(
         list[str], typer.Argument(metavar="MODEL", help="ONNX file, or name in the run; files to --merge.")
     ],
     run: Annotated[Path | None, typer.Option(help="Run folder of quantkit calibrate.")] = None,
-    images: Annotated[Path | None, typer.Option(help="Folder of images.")] = None,
-    labels: Annotated[Path | None, typer.Option(help="Label file of --images.")] = None,
+    images: ImagesOption = None,
+    skip_damaged: SkipDamagedOption = False,
+    labels: LabelsOption = None,
     names: Annotated[Path | None, typer.Option(help="Class names, one a line.")] = None,
     exclude: Annotated[Path | None, typer.Option(help="Calibration set whose images are left out.")] = None,
     preset: PresetOption = None,
@@ -92,7 +97,7 @@ def evaluate(
         done = step(
             models[0],
             run=settings.run,
-            images=settings.images,
+            images=images_given(settings.images, skip_damaged),
             labels=settings.labels,
             names=settings.names,
             exclude=exclude,

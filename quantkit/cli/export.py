@@ -56,7 +56,10 @@ def export(
         Literal["auto", "dynamo", "torchscript"],
         typer.Option(help="Exporter; auto is the first that succeeds."),
     ] = "auto",
-    images: Annotated[Path | None, typer.Option(help="Folder of images to compare the logits on as well.")] = None,
+    images: Annotated[
+        str | None,
+        typer.Option(metavar="PLACE", help="Compare the logits on these images, too: a folder, archive, ..."),
+    ] = None,
     count: Annotated[int, typer.Option(min=1, help="How many of them.")] = 16,
     preset: Annotated[
         str | None,
@@ -86,7 +89,7 @@ def export(
     arguments = dict(_parse_argument(text, "--arg") for text in arg or ())
     reference_arguments = dict(_parse_argument(text, "--reference-arg") for text in reference_arg or ())
     size = None if input_size is None else _parse_size(input_size)
-    paths = () if images is None else tuple(find_images(images).paths[:count])
+    items = () if images is None else find_images(images).items[:count]
     pipeline = None if preset is None else choose_pipeline(preset, Project())
     from quantkit.workflows.export import export as step
 
@@ -107,7 +110,7 @@ def export(
         opset=opset,
         target=target,
         exporter=exporter,
-        images=paths,
+        images=items,
         pipeline=pipeline,
         tolerance=tolerance,
         reference=reference,

@@ -32,6 +32,7 @@ _DEFAULTS = {
     "csv": "not written",
     "data-transport-mode": "the compiler's own",
     "datalist": "none",
+    "device": "cpu",
     "dialect": "that of quantkit.yaml, or compile",
     "disable": "none",
     "exclude": "none",

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from quantkit.cli.app import sub_app
+from quantkit.cli.options import SkipDamagedOption
 from quantkit.cli.progress import show_progress
 from quantkit.cli.show import print_next, spread
 from quantkit.cli.terminal import console
@@ -21,21 +22,24 @@ _SHOWN = 10
 Folder = Annotated[Path, typer.Argument(metavar="DIR", help="The images, flat or in class folders.")]
 Labels = Annotated[
     Path | None,
-    typer.Option(help="val_label.txt or the devkit's ground truth.", show_default="looked for in and around DIR"),
+    typer.Option(
+        help="val_label.txt, the devkit's .tar.gz or ground truth.", show_default="looked for in and around the images"
+    ),
 ]
 
 
 @app.command()
 def check(
-    folder: Folder,
+    folder: Annotated[str, typer.Argument(metavar="PLACE", help="The images: a folder, or ILSVRC2012_img_val.tar.")],
     labels: Labels = None,
+    skip_damaged: SkipDamagedOption = False,
     workers: Annotated[int | None, typer.Option(min=1, help="Threads.")] = None,
 ) -> None:
     """Count the images of each class, decode every one, name what is corrupt, greyscale or CMYK."""
     from quantkit.data.imagenet import check_imagenet
 
     with show_progress() as progress:
-        report = check_imagenet(folder, labels, workers=workers, progress=progress)
+        report = check_imagenet(folder, labels, skip_damaged=skip_damaged, workers=workers, progress=progress)
     _print(report)
     if report.corrupt:
         raise ImageError(
@@ -82,6 +86,7 @@ def _print(report: "ImagenetReport") -> None:
     if report.missing and len(report.missing) < len(words):
         lines.append("no image of " + _some([f"{wnid} {words[wnid].partition(',')[0]}" for wnid in report.missing]))
     lines.extend(f"{note}: {len(names)}: {_some(names)}" for note, names in sorted(report.notes.items()))
+    lines.extend(report.warnings)
     lines.extend(f"corrupt: {item.name}: {item.why}" for item in report.corrupt[:_SHOWN])
     if len(report.corrupt) > _SHOWN:
         lines.append(f"... and {len(report.corrupt) - _SHOWN} more")

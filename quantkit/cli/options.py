@@ -1,9 +1,13 @@
 """Options that several commands take alike."""
 
 from enum import StrEnum
-from typing import Annotated, Literal
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
+
+if TYPE_CHECKING:
+    from quantkit.data.sources.open import ImagesLike
 
 MethodName = Literal["minmax", "percentile", "kl", "mse"]
 TargetName = Literal["ort", "tensorrt", "vacc"]
@@ -22,6 +26,18 @@ class StageName(StrEnum):
     INPUT_FOLDING = "input-folding"
     PRECISION = "precision"
 
+
+_PLACES = "a folder, tar, zip, parquet, shards (data-{000..009}.tar, *.parquet) or a URL"
+ImagesOption = Annotated[str | None, typer.Option(metavar="PLACE", help=f"Images: {_PLACES}.")]
+SomeImagesOption = Annotated[str, typer.Option(metavar="PLACE", help=f"Images: {_PLACES}.")]
+SkipDamagedOption = Annotated[
+    bool,
+    typer.Option("--skip-damaged", help="Use the rest of damaged or missing shards; what is left out is listed."),
+]
+LabelsOption = Annotated[
+    Path | None,
+    typer.Option(help="Label file of --images, or the ImageNet devkit (.tar.gz, or its ground truth)."),
+]
 
 MethodOption = Annotated[MethodName | None, typer.Option(help="How ranges are set.")]
 FractionOption = Annotated[float | None, typer.Option(help="Share of the values a percentile range keeps.")]
@@ -83,3 +99,12 @@ ExifOption = Annotated[
         "torchvision does; the shipped presets ignore it.",
     ),
 ]
+
+
+def images_given(images: "ImagesLike | None", skip_damaged: bool) -> "ImagesLike | None":
+    """Return the images of ``--images`` as the workflows take them."""
+    if images is None or not skip_damaged:
+        return images
+    from quantkit.data.usable import usable_images
+
+    return usable_images(images)

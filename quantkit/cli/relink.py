@@ -19,7 +19,12 @@ def relink(
         Path | None, typer.Option("--set", help="The calibration set of the run.", show_default="as recorded")
     ] = None,
     images: Annotated[
-        Path | None, typer.Option(help="Folder of the calibration images.", show_default="as recorded")
+        str | None,
+        typer.Option(
+            metavar="PLACE",
+            help="Calibration images: a folder, an archive, shards or a URL.",
+            show_default="as recorded",
+        ),
     ] = None,
 ) -> None:
     """Record where the model, calibration set or images of a run are now, after a check by digest."""

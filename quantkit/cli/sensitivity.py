@@ -9,13 +9,17 @@ from quantkit.cli.app import app
 from quantkit.cli.options import (
     ActivationsOption,
     FractionOption,
+    ImagesOption,
     KeepOutliersOption,
+    LabelsOption,
     MethodOption,
     PerChannelOption,
     PowerOfTwoOption,
+    SkipDamagedOption,
     SkipOption,
     TargetOption,
     WeightBitsOption,
+    images_given,
 )
 from quantkit.cli.progress import show_progress
 from quantkit.cli.show import method_text, print_files, print_next, print_notes
@@ -55,8 +59,9 @@ def sensitivity(
         typer.Option("--bias-correction/--no-bias-correction", help="With the run's correction of biases, or not."),
     ] = True,
     keep_outliers: KeepOutliersOption = False,
-    images: Annotated[Path | None, typer.Option(help="Folder of evaluation images, for --by accuracy.")] = None,
-    labels: Annotated[Path | None, typer.Option(help="Label file of --images.")] = None,
+    images: ImagesOption = None,
+    skip_damaged: SkipDamagedOption = False,
+    labels: LabelsOption = None,
     names: Annotated[Path | None, typer.Option(help="Class names, one a line.")] = None,
     exclude: Annotated[Path | None, typer.Option(help="Calibration set whose images are left out.")] = None,
     threads: Annotated[int | None, typer.Option(help="Workers.")] = None,
@@ -106,7 +111,7 @@ def sensitivity(
             options=options,
             by=by,
             count=count,
-            images=found_by,
+            images=images_given(found_by, skip_damaged),
             labels=project.labels if own_images and labels is None else labels,
             names=names or project.names,
             exclude=exclude,

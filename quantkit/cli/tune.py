@@ -8,13 +8,17 @@ import typer
 
 from quantkit.cli.app import app
 from quantkit.cli.options import (
+    ImagesOption,
     KeepOutliersOption,
+    LabelsOption,
     PerChannelOption,
     PresetOption,
     RequireCoverageOption,
+    SkipDamagedOption,
     SkipOption,
     StageName,
     TargetOption,
+    images_given,
 )
 from quantkit.cli.progress import show_progress
 from quantkit.cli.show import parse_percent, print_coverage, print_files, print_next, print_notes
@@ -47,13 +51,9 @@ def tune(
         Path | None, typer.Option("--set", help="Calibration set, for a model without a run.", show_default="none")
     ] = None,
     preset: PresetOption = None,
-    images: Annotated[
-        Path | None,
-        typer.Option(
-            help="Folder of evaluation images; by default the folder of the calibration set, without the set."
-        ),
-    ] = None,
-    labels: Annotated[Path | None, typer.Option(help="Label file of --images.")] = None,
+    images: ImagesOption = None,
+    skip_damaged: SkipDamagedOption = False,
+    labels: LabelsOption = None,
     names: Annotated[Path | None, typer.Option(help="Class names, one a line.")] = None,
     exclude: Annotated[Path | None, typer.Option(help="Calibration set whose images are left out.")] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Maximum number of evaluation images.")] = None,
@@ -127,7 +127,7 @@ def tune(
                 skip=tuple(skip or project.skip),
                 keep_outliers=keep_outliers,
             ),
-            images=images or project.images,
+            images=images_given(images or project.images, skip_damaged),
             labels=labels if images is not None else labels or project.labels,
             names=names or project.names,
             exclude=exclude,

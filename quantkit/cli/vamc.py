@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from quantkit.cli.app import sub_app
-from quantkit.cli.options import DialectName, ExifOption, MethodName, PresetOption
+from quantkit.cli.options import DialectName, ExifOption, MethodName, PresetOption, SkipDamagedOption, images_given
 from quantkit.cli.progress import show_progress
 from quantkit.cli.show import print_notes, print_preset_notes
 from quantkit.cli.terminal import console
@@ -212,11 +212,14 @@ def _refuse_calibration(options: list[str]) -> None:
 
 @vamc.command()
 def tensors(
-    images: Annotated[Path, typer.Argument(help="Calibration set (.csv), or a folder of images.")],
+    images: Annotated[
+        str, typer.Argument(metavar="PLACE", help="Calibration set (.csv), or images: a folder, an archive, a URL, ...")
+    ],
     model: Annotated[Path, typer.Option(help="fp32 ONNX model that reads them.")],
     out: Annotated[Path, typer.Option(help="Folder to write; the build file's --calibration-folder.")],
     preset: PresetOption = None,
     exif: ExifOption = None,
+    skip_damaged: SkipDamagedOption = False,
 ) -> None:
     """Write calibration images as npz tensors, preprocessed as quantkit does it."""
     from quantkit.data.calibration_set import CalibrationSet
@@ -226,10 +229,13 @@ def tensors(
 
     pipeline = _pipeline(preset, exif)
     input_name, _ = read_image_input(model, pipeline)
-    chosen = CalibrationSet.load(images) if images.suffix == ".csv" else find_images(images)
+    if images.endswith(".csv"):
+        items = CalibrationSet.load(Path(images)).items
+    else:
+        items = find_images(images_given(images, skip_damaged) or images).items
     with show_progress() as progress:
         written = write_calibration_tensors(
-            chosen.paths, pipeline, out, input_name=input_name, progress=progress.task("writing tensors", "images")
+            items, pipeline, out, input_name=input_name, progress=progress.task("writing tensors", "images")
         )
     console.print(f"wrote {written.count} tensors to {out} (suffix: {written.suffix})", soft_wrap=True, markup=False)
 

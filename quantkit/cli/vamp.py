@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from quantkit.cli.app import sub_app
-from quantkit.cli.options import ExifOption, PresetOption
+from quantkit.cli.options import ExifOption, PresetOption, SomeImagesOption
 from quantkit.cli.progress import show_progress
 from quantkit.cli.show import print_notes, print_preset_notes
 from quantkit.cli.terminal import console
@@ -17,7 +17,7 @@ vamp = sub_app("vamp", "Inputs for the VACC card's runner, and accuracy from its
 
 @vamp.command()
 def inputs(
-    images: Annotated[Path, typer.Option(help="Folder of evaluation images.")],
+    images: SomeImagesOption,
     out: Annotated[Path, typer.Option(help="Folder to write: CLASS/NAME.npz, and the datalist.")],
     labels: Annotated[Path | None, typer.Option(help="Label file, where folders and names do not tell.")] = None,
     names: Annotated[
@@ -27,7 +27,9 @@ def inputs(
     preset: PresetOption = None,
     exif: ExifOption = None,
     datalist: Annotated[Path | None, typer.Option(help="The list.", show_default="npz_datalist.txt in --out")] = None,
-    skip_broken: Annotated[bool, typer.Option("--skip-broken", help="Go on without undecodable images.")] = False,
+    skip_broken: Annotated[
+        bool, typer.Option("--skip-broken", help="Go on without undecodable images and damaged parts of archives.")
+    ] = False,
     threads: Annotated[int | None, typer.Option(help="Workers.")] = None,
 ) -> None:
     """Write every image un-resized as npz, and the datalist. Interrupted, the same command goes on.

@@ -7,6 +7,10 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, PositiveInt, field_validator, model_validator
 
+from quantkit.errors import ConfigError
+
+ORDER = "ops must be: decode; then resize, center_crop, pad or even_sides; then to_tensor; then at most one normalize"
+
 Interpolation = Literal["nearest", "bilinear", "bicubic", "lanczos", "box", "hamming"]
 Mode = Literal["RGB", "BGR", "L", "RGBA", "BGRA", "LA"]
 
@@ -170,7 +174,8 @@ class Pipeline(BaseModel):
     """From a file to the ``[C, H, W]`` float32 the model reads.
 
     The order is fixed where it must be: decode first, then any number of resize, crop, pad and even_sides, then
-    to_tensor, then at most one normalize.
+    to_tensor, then at most one normalize. Without any operation (`READY_ARRAYS`) it says that the images are arrays
+    which need none.
 
     Attributes:
         ops: the operations in order.
@@ -204,16 +209,21 @@ class Pipeline(BaseModel):
     def _in_order(self) -> Self:
         rank = {"decode": 0, "resize": 1, "center_crop": 1, "pad": 1, "even_sides": 1, "to_tensor": 2, "normalize": 3}
         ranks = [rank[op.op] for op in self.ops]
+        if not ranks:
+            return self
         if ranks != sorted(ranks) or ranks.count(0) != 1 or ranks.count(2) != 1 or ranks.count(3) > 1:
-            raise ValueError(
-                "ops must be: decode; then resize, center_crop, pad or even_sides; "
-                "then to_tensor; then at most one normalize"
-            )
+            raise ValueError(ORDER)
         return self
 
     @property
     def decode(self) -> Decode:
-        """The first operation."""
+        """The first operation.
+
+        Raises:
+            ConfigError: there are no operations.
+        """
+        if not self.ops:
+            raise ConfigError("ready arrays were used, and no preprocessing is known", fix="calibrate with --preset")
         decode = self.ops[0]
         assert isinstance(decode, Decode)
         return decode
@@ -271,6 +281,9 @@ def even(side: int) -> int:
     """Return the side, in pixels, that `EvenSides` makes of a side; a side of one pixel stays."""
     return max(side // 2 * 2, 1)
 
+
+# Of images that are ready float32 arrays: nothing is done to them.
+READY_ARRAYS = Pipeline(ops=())
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from quantkit.config.arguments import AnyPath, path_or
-from quantkit.config.pipeline import PRESETS, Pipeline
+from quantkit.config.pipeline import ORDER, PRESETS, Pipeline
 from quantkit.config.text import parse_yaml, read_text, validation_error
 from quantkit.errors import ConfigError
 
@@ -23,7 +23,8 @@ class Project(BaseModel):
         ops: the preprocessing itself, in place of a preset.
         exif: apply the EXIF orientation of images, or ignore it; as the preset says by default.
         set: calibration set manifest.
-        images: folder of evaluation images; without it, the rest of the folder that the set was drawn from.
+        images: evaluation images: a folder, an archive, parquet, shards, or a URL; without it, the rest of the images
+            that the set was drawn from.
         labels: label file of the evaluation images.
         names: class names, one a line.
         method: minmax, percentile, kl or mse.
@@ -46,7 +47,7 @@ class Project(BaseModel):
     ops: tuple[dict[str, Any], ...] | None = None
     exif: bool | None = None
     set: Path | None = None
-    images: Path | None = None
+    images: str | None = None
     labels: Path | None = None
     names: Path | None = None
     method: Literal["minmax", "percentile", "kl", "mse"] | None = None
@@ -75,8 +76,10 @@ class Project(BaseModel):
 
     def under(self, folder: Path) -> "Project":
         """Return the project with its paths taken from a folder."""
-        fields = ("model", "set", "images", "labels", "names", "run", "calibration_folder")
+        fields = ("model", "set", "labels", "names", "run", "calibration_folder")
         moved = {name: folder / path for name in fields if (path := getattr(self, name)) is not None}
+        if self.images is not None and "://" not in self.images:
+            moved["images"] = str(folder / self.images)
         files = {name: str(folder / value) if isinstance(value, str) else value for name, value in self.inputs.items()}
         return self.model_copy(update={**moved, "inputs": files})
 
@@ -113,9 +116,12 @@ def pipeline_of_ops(ops: Any, where: object) -> Pipeline:
         ConfigError: an operation that does not exist, a wrong value, or a wrong order.
     """
     try:
-        return Pipeline(ops=ops)
+        pipeline = Pipeline(ops=ops)
     except ValidationError as error:
         raise validation_error(error, ["op", "size", "mean", "std", "mode", "interpolation"], where) from error
+    if not pipeline.ops:
+        raise ConfigError(ORDER, where=where)
+    return pipeline
 
 
 def as_pipeline(pipeline: Pipeline | AnyPath) -> Pipeline:

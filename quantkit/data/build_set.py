@@ -4,24 +4,27 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
 
-from quantkit.config.arguments import AnyPath, as_path, optional_path
+from quantkit.config.arguments import AnyPath, optional_path
 from quantkit.data.calibration_set import CalibrationImage, CalibrationSet, LeftOut
 from quantkit.data.examine import Examined, examine, lookalikes
-from quantkit.data.folder import ImageFolder, find_images, find_labelled_images
+from quantkit.data.folder import find_images, find_labelled_images
 from quantkit.data.parallel import map_in_order
 from quantkit.data.selection import NO_LABEL, balanced_quotas, interleaved, queues_by_class
+from quantkit.data.source import ImageSource
+from quantkit.data.sources.open import ImagesLike
 from quantkit.errors import CalibrationSetError, UsageError
 from quantkit.progress import Progress, as_progress
 
 
 def build_calibration_set(
-    images: AnyPath,
+    images: ImagesLike,
     labels: AnyPath | None = None,
     *,
     names: AnyPath | None = None,
     count: int = 1000,
     seed: int = 0,
     unlabelled: bool = False,
+    skip_damaged: bool = False,
     workers: int | None = None,
     progress: Progress | None = None,
 ) -> CalibrationSet:
@@ -31,12 +34,13 @@ def build_calibration_set(
     the next of its class. The same images, labels and seed give the same set.
 
     Args:
-        images: folder of images.
+        images: a folder, an archive, parquet, shards, a URL, arrays, ...; see `quantkit.data.sources.open.open_source`.
         labels: label file; absent, the labels come from the names of folders or files (see `find_labelled_images`).
         names: file of class names, one a line in class-index order.
         count: how many images to take.
         seed: another seed draws other images.
         unlabelled: do not look for labels; draw from all images alike.
+        skip_damaged: use the rest of a damaged source.
         workers: number of threads that decode.
         progress: receives the progress.
 
@@ -53,14 +57,17 @@ def build_calibration_set(
         >>> len(chosen), chosen.per_class[0]
         (20, 2)
     """
-    folder = as_path(images, "images")
     labels, names = optional_path(labels, "labels"), optional_path(names, "names")
-    found = find_images(folder) if unlabelled else find_labelled_images(folder, labels, names)
+    if unlabelled:
+        found = find_images(images, skip_damaged=skip_damaged)
+        found = replace(found, labels=None, class_names={}, source="no labels", numbering=None)
+    else:
+        found = find_labelled_images(images, labels, names, skip_damaged=skip_damaged)
     return choose_images(found, count=count, seed=seed, workers=workers, progress=progress)
 
 
 def choose_images(
-    found: ImageFolder, *, count: int, seed: int = 0, workers: int | None = None, progress: Progress | None = None
+    found: ImageSource, *, count: int, seed: int = 0, workers: int | None = None, progress: Progress | None = None
 ) -> CalibrationSet:
     """Choose from images already found; see `build_calibration_set`."""
     if count < 1:
@@ -68,21 +75,21 @@ def choose_images(
     selector = _Selector(found, count, seed)
     accepted = as_progress(progress).task("decoding", "images")
     while batch := selector.wanted():
-        paths = [found.root / found.names[position] for position in batch]
-        for position, examined in zip(batch, map_in_order(examine, paths, workers), strict=True):
+        items = [found.items[position] for position in batch]
+        for position, examined in zip(batch, map_in_order(examine, items, workers), strict=True):
             selector.evaluate(position, examined)
             accepted(min(selector.accepted, count), count)
     return selector.result()
 
 
-# Position of an image in its folder, and what a look at it showed.
+# Position of an image in its source, and what a look at it showed.
 _Taken = tuple[int, Examined]
 
 
 class _Selector:
     """Walks the queues of the classes; what is refused frees its place for the next."""
 
-    def __init__(self, found: ImageFolder, count: int, seed: int) -> None:
+    def __init__(self, found: ImageSource, count: int, seed: int) -> None:
         self._found = found
         self._count = count
         self._seed = seed
@@ -137,7 +144,9 @@ class _Selector:
         quotas = balanced_quotas(self._usable, self._count, self._seed)
         taken = interleaved({label: images[: quotas[label]] for label, images in self._taken.items()}, self._seed)
         images = tuple(self._image(position, examined.sha256) for position, examined in taken)
-        chosen = CalibrationSet(self._found.root, images, self._seed, self._found.source, tuple(self._left_out))
+        chosen = CalibrationSet(
+            self._found.root, images, self._seed, self._found.source, tuple(self._left_out), opened=self._found
+        )
         looks = _remarks_on_images([image.name for image in images], [examined for _, examined in taken])
         return replace(chosen, remarks=(*self._found.warnings, *_remarks_on_classes(chosen, self._found), *looks))
 
@@ -149,7 +158,7 @@ class _Selector:
         return CalibrationImage(self._found.names[position], sha256, label, class_name)
 
 
-def _remarks_on_classes(chosen: CalibrationSet, found: ImageFolder) -> list[str]:
+def _remarks_on_classes(chosen: CalibrationSet, found: ImageSource) -> list[str]:
     """Say which classes the set lacks, and how unequal it is where the data did not allow better."""
     if found.labels is None:
         return []
@@ -187,7 +196,7 @@ def _remarks_on_images(names: Sequence[str], examined: Sequence[Examined]) -> li
     return remarks
 
 
-def _list(labels: Sequence[int], found: ImageFolder, count: int = 5) -> str:
+def _list(labels: Sequence[int], found: ImageSource, count: int = 5) -> str:
     shown = ", ".join(
         f"{label} {found.class_names.get(label, '').partition(',')[0]}".strip() for label in labels[:count]
     )

@@ -1,4 +1,4 @@
-"""A calibration set: which images, with the digests and labels that make it the same set wherever they lie."""
+"""A calibration set: which images, with the digests and labels that make it the same set wherever they are."""
 
 import csv
 import hashlib
@@ -8,7 +8,8 @@ import os
 import re
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Any, Self
 
@@ -16,9 +17,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quantkit import __version__
-from quantkit.config.arguments import AnyPath, as_path, optional_path
+from quantkit.config.arguments import AnyPath, as_path
 from quantkit.data.examine import examine
+from quantkit.data.item import FileItem, ImageItem, MissingItem
 from quantkit.data.parallel import map_in_order
+from quantkit.data.source import ImageSource, Location, is_url
+from quantkit.data.sources.arrays import IN_MEMORY
+from quantkit.data.sources.open import ARCHIVE_SUFFIXES, PARQUET_SUFFIXES, ImagesLike, open_source
+from quantkit.data.sources.shards import has_pattern
 from quantkit.errors import CalibrationSetError
 from quantkit.files import reason, write_bytes
 from quantkit.progress import Progress, as_progress
@@ -68,12 +74,13 @@ class CalibrationSet(Records):
     of a thousand are a fair smaller set.
 
     Attributes:
-        root: folder that the images' names are below.
+        root: place that the images' names are of: a folder, an archive, a pattern of shards, or a URL.
         images: the images.
         seed: what drew them.
         source: where the labels came from, in words.
         left_out: images that were passed over because they cannot be used, with the reason.
         remarks: what a user should know of the set, such as classes that have no image.
+        opened: the source, if it is open already; needed for arrays, which no file holds.
 
     Example:
         In the folder that ``quantkit demo`` makes:
@@ -83,20 +90,51 @@ class CalibrationSet(Records):
         200
     """
 
-    root: Path
+    root: Location
     images: tuple[CalibrationImage, ...]
     seed: int = 0
     source: str = "no labels"
     left_out: tuple[LeftOut, ...] = ()
     remarks: tuple[str, ...] = ()
+    opened: ImageSource | None = field(default=None, compare=False, repr=False)
 
     def __len__(self) -> int:
         return len(self.images)
 
+    @cached_property
+    def items(self) -> tuple[ImageItem, ...]:
+        """The images, in the set's order; of those that are not there, reading raises an `ImageError`.
+
+        Raises:
+            CalibrationSetError: the place of the images is gone or cannot be read.
+        """
+        if self.opened is None and isinstance(self.root, Path) and self._in_folder(self.root):
+            return tuple(FileItem(self.root / image.name, image.name) for image in self.images)
+        # Damaged parts do not matter as long as the set's own images are there; their digests are compared.
+        there = (self.opened or open_source(self.root, skip_damaged=True, own_labels=False)).by_name
+        return tuple(
+            there.get(image.name) or MissingItem(image.name, self.root, "there is no such image in it")
+            for image in self.images
+        )
+
+    def _in_folder(self, root: Path) -> bool:
+        """Return whether the images are files below a folder, not members of archives in it."""
+        if not root.is_dir():
+            return not (root.exists() or has_pattern(str(root)))
+        return any((root / image.name).exists() for image in self.images[:1]) or not _has_archives(root)
+
+    def source_of_images(self) -> ImageSource:
+        """Return all images of the place that the set was drawn from.
+
+        Raises:
+            CalibrationSetError: it is gone or cannot be read.
+        """
+        return self.opened or open_source(self.root)
+
     @property
-    def paths(self) -> list[Path]:
-        """Full paths of the images, in the set's order."""
-        return [self.root / image.name for image in self.images]
+    def array_shape(self) -> tuple[int, int, int] | None:
+        """``(C, H, W)`` where the images are ready arrays, which are not preprocessed; None for pictures."""
+        return None if self.opened is None else self.opened.array_shape
 
     @property
     def labels(self) -> NDArray[np.int64] | None:
@@ -142,15 +180,15 @@ class CalibrationSet(Records):
     def save(self, path: AnyPath) -> None:
         """Write the manifest: comment lines about the set, then one CSV row an image.
 
-        The image folder is recorded relative to the manifest, unless the two have nothing but the root of the file
-        system in common.
+        The place of the images is recorded relative to the manifest, unless it is a URL or the two have nothing but the
+        root of the file system in common.
 
         Raises:
             OutputError: the file cannot be written.
             CalibrationSetError: the name of an image, or of their folder, holds a line break.
         """
         path = as_path(path, "path")
-        root = _relative_root(self.root, path.parent)
+        root = _relative_root(self.root, path.parent) if isinstance(self.root, Path) else self.root
         for name in (root, *(image.name for image in self.images)):
             if name != _one_line(name):
                 raise CalibrationSetError("a name that holds a line break", where=repr(name), fix="rename it")
@@ -177,22 +215,30 @@ class CalibrationSet(Records):
         write_bytes(path, text.getvalue().encode(errors="surrogateescape"))
 
     @classmethod
-    def load(cls, path: AnyPath, images: AnyPath | None = None) -> Self:
+    def load(cls, path: AnyPath, images: ImagesLike | None = None) -> Self:
         """Read a manifest.
 
         Args:
             path: the manifest.
-            images: the image folder, where it is not the one recorded.
+            images: the place of the images, where it is not the one recorded.
 
         Raises:
             CalibrationSetError: the file cannot be read, is no manifest, or is damaged; names the line. That the images
                 are there and unchanged is for `verify` to say.
         """
-        path, images = as_path(path, "path"), optional_path(images, "images")
+        path = as_path(path, "path")
         facts, rows = _read_manifest(path)
-        recorded = Path(facts.get("images", ["."])[0])
+        root, opened = _root_of(path, facts.get("images", ["."])[0]), None
+        if isinstance(images, os.PathLike) or (isinstance(images, str) and not is_url(images)):
+            images = Path(images)
+        if isinstance(images, Path) and not images.is_file():
+            root = images
+        elif images is not None:
+            opened = open_source(images, skip_damaged=True, own_labels=False)
+            root = opened.root
         loaded = cls(
-            root=images or Path(os.path.normpath(path.parent / recorded)),
+            root=root,
+            opened=opened,
             images=rows,
             seed=_whole_number(path, facts, "seed"),
             source=facts.get("labels", ["no labels"])[0],
@@ -224,7 +270,7 @@ class CalibrationSet(Records):
         """
         count = as_progress(progress).task("checking", "images")
         problems = []
-        examined = map_in_order(examine, self.paths, workers)
+        examined = map_in_order(examine, self.items, workers)
         for done, (image, found) in enumerate(zip(self.images, examined, strict=True), start=1):
             fault = found.fault
             if not fault and image.sha256 and found.sha256 != image.sha256:
@@ -233,6 +279,17 @@ class CalibrationSet(Records):
                 problems.append(LeftOut(image.name, fault))
             count(done, len(self.images))
         return tuple(problems)
+
+
+def _root_of(path: Path, recorded: str) -> Location:
+    """Return the place of the images that a manifest names; one that is no path stays as it is."""
+    if "://" in recorded or recorded.startswith(IN_MEMORY):
+        return recorded
+    return Path(os.path.normpath(path.parent / recorded))
+
+
+def _has_archives(folder: Path) -> bool:
+    return any(path.name.endswith((*ARCHIVE_SUFFIXES, *PARQUET_SUFFIXES)) for path in folder.rglob("*"))
 
 
 def _relative_root(root: Path, folder: Path) -> str:

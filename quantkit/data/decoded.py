@@ -1,4 +1,4 @@
-"""Decoded images, kept as 8-bit pixels: no file is decoded and resized twice while they are in use."""
+"""Decoded images, kept as 8-bit pixels: no image is decoded and resized twice while they are in use."""
 
 import threading
 from pathlib import Path
@@ -7,6 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quantkit.config.pipeline import Pipeline
+from quantkit.data.images import Readable, content, place_of
+from quantkit.data.item import FileItem
 from quantkit.data.preprocess import normalize, pixels_of
 
 # 3,500 images of 224 x 224 pixels.
@@ -14,7 +16,7 @@ LIMIT_BYTES = 512 << 20
 
 
 class DecodedImages:
-    """Loads images as `quantkit.data.preprocess.preprocess` does, to the same bits, and decodes each file once.
+    """Loads images as `quantkit.data.preprocess.preprocess` does, to the same bits, and decodes each once.
 
     Only the pixels are kept, a quarter of the size of what the model reads; several threads may load at once. Images
     beyond the limit are decoded each time.
@@ -26,25 +28,29 @@ class DecodedImages:
 
     def __init__(self, pipeline: Pipeline, limit_bytes: int = LIMIT_BYTES) -> None:
         self._pipeline, self._left = pipeline, limit_bytes
-        self._pixels: dict[Path, NDArray[np.uint8]] = {}
+        self._pixels: dict[Path | Readable, NDArray[np.uint8]] = {}
         self._lock = threading.Lock()
 
-    def __call__(self, path: Path) -> NDArray[np.float32]:
-        """Return one image as float32 ``[C, H, W]``.
+    def __call__(self, image: Path | Readable) -> NDArray[np.float32]:
+        """Return one image as float32 ``[C, H, W]``; a ready array is taken as it is.
 
         Raises:
             ImageError: the image cannot be decoded.
         """
-        pixels = self._pixels.get(path)
+        key = image.path if isinstance(image, FileItem) else image
+        pixels = self._pixels.get(key)
         if pixels is None:
-            pixels = pixels_of(path, self._pipeline)
-            self._keep(path, pixels)
+            data = content(image)
+            if not isinstance(data, bytes):
+                return data
+            pixels = pixels_of(data, self._pipeline, place_of(image))
+            self._keep(key, pixels)
         out = np.empty((self._pipeline.channels, *pixels.shape[:2]), np.float32)
         normalize(pixels, self._pipeline, out)
         return out
 
-    def _keep(self, path: Path, pixels: NDArray[np.uint8]) -> None:
+    def _keep(self, key: Path | Readable, pixels: NDArray[np.uint8]) -> None:
         with self._lock:
-            if path not in self._pixels and pixels.nbytes <= self._left:
-                self._pixels[path] = pixels.copy() if pixels.base is not None else pixels
+            if key not in self._pixels and pixels.nbytes <= self._left:
+                self._pixels[key] = pixels.copy() if pixels.base is not None else pixels
                 self._left -= pixels.nbytes

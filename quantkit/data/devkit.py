@@ -2,8 +2,10 @@
 
 import io
 import re
+import tarfile
+import zlib
 from collections.abc import Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -17,6 +19,9 @@ from quantkit.files import reason
 VALIDATION_IMAGES = 50_000
 CLASSES = 1000
 GROUND_TRUTH = "ILSVRC2012_validation_ground_truth.txt"
+_META = "meta.mat"
+# The files read are of a few hundred kilobytes.
+_MAX_DEVKIT_BYTES = 1 << 24
 
 
 def read_ground_truth(path: Path, meta: Path | None = None) -> tuple[LabelLine, ...]:
@@ -33,7 +38,11 @@ def read_ground_truth(path: Path, meta: Path | None = None) -> tuple[LabelLine, 
         LabelError: it does not hold 50,000 ids of 1 to 1000, or ``meta.mat`` is not the one of ILSVRC 2012.
     """
     order = read_meta(meta) if meta is not None else ilsvrc_order()
-    lines = [line.strip() for line in read_lines(path)]
+    return _numbered(path, read_lines(path), order)
+
+
+def _numbered(path: Path, text: Sequence[str], order: Sequence[str]) -> tuple[LabelLine, ...]:
+    lines = [line.strip() for line in text]
     if len(lines) != VALIDATION_IMAGES:
         raise LabelError(
             f"{len(lines)} lines where {VALIDATION_IMAGES} belong", where=path, fix="fetch the devkit again"
@@ -47,14 +56,19 @@ def read_meta(path: Path) -> tuple[str, ...]:
     Raises:
         LabelError: the file cannot be read, or does not define the 1,000 classes of ILSVRC 2012.
     """
-    from scipy.io import loadmat
-
     try:
-        content: Any = io.BytesIO(path.read_bytes())
+        content = path.read_bytes()
     except OSError as error:
         raise LabelError(f"cannot read the file ({reason(error)})", where=path) from error
+    return _order(content, path)
+
+
+def _order(content: bytes, path: Path) -> tuple[str, ...]:
+    from scipy.io import loadmat
+
+    file: Any = io.BytesIO(content)
     try:
-        synsets: Any = loadmat(content, squeeze_me=True)["synsets"]
+        synsets: Any = loadmat(file, squeeze_me=True)["synsets"]
         wnid_by_id = {int(row["ILSVRC2012_ID"]): str(row["WNID"]) for row in synsets.ravel()}
     except Exception as error:  # scipy raises whatever a damaged file leads it to
         raise LabelError("not the meta.mat of the ILSVRC 2012 devkit", where=path, fix="fetch it again") from error
@@ -64,15 +78,44 @@ def read_meta(path: Path) -> tuple[str, ...]:
     return order
 
 
+def is_devkit(path: Path) -> bool:
+    """Return whether a label file is the devkit as downloaded, or its ground truth."""
+    return path.name == GROUND_TRUTH or (path.name.startswith("ILSVRC2012_devkit") and path.suffix in (".gz", ".tar"))
+
+
+def read_devkit(path: Path) -> tuple[LabelLine, ...]:
+    """Read the ground truth within the devkit's ``.tar.gz``; nothing is unpacked to disk.
+
+    Raises:
+        LabelError: it cannot be read, or holds no ground truth; see `read_ground_truth`.
+    """
+    try:
+        with tarfile.open(path) as archive:
+            found = {PurePosixPath(member.name).name: member for member in archive if member.isfile()}
+            contents = {
+                name: file.read(_MAX_DEVKIT_BYTES)
+                for name in (GROUND_TRUTH, _META)
+                if name in found and (file := archive.extractfile(found[name])) is not None
+            }
+    except (OSError, EOFError, tarfile.TarError, zlib.error, ValueError) as error:
+        raise LabelError(f"not the devkit's archive ({error})", where=path, fix="fetch it again") from error
+    if GROUND_TRUTH not in contents:
+        raise LabelError(f"it holds no {GROUND_TRUTH}", where=path, fix="give ILSVRC2012_devkit_t12.tar.gz")
+    order = _order(contents[_META], path) if _META in contents else ilsvrc_order()
+    return _numbered(path, contents[GROUND_TRUTH].decode("ascii", "replace").split("\n")[:-1], order)
+
+
 def read_imagenet_labels(path: Path) -> tuple[LabelLine, ...]:
-    """Read a label file of ImageNet, or the devkit's ground truth with the ``meta.mat`` beside it.
+    """Read a label file of ImageNet, the devkit's archive, or its ground truth with the ``meta.mat`` beside it.
 
     Raises:
         LabelError: the file is malformed, or a label is no class index of ImageNet-1k.
     """
     if path.name == GROUND_TRUTH:
-        meta = path.with_name("meta.mat")
+        meta = path.with_name(_META)
         return read_ground_truth(path, meta if meta.is_file() else None)
+    if is_devkit(path):
+        return read_devkit(path)
     lines = read_label_file(path)
     check_labels_fit(np.array([line.label for line in lines], np.int64), CLASSES, path)
     return lines

@@ -1,80 +1,38 @@
-"""Find the images of a folder, and their labels."""
+"""Find the images of a folder or another source, and their labels."""
 
-import os
-from collections import Counter
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
-from typing import Literal, NoReturn
+from typing import NoReturn
 
 import numpy as np
-from numpy.typing import NDArray
 
-from quantkit.config.arguments import AnyPath, as_path, optional_path
+from quantkit.config.arguments import AnyPath, optional_path
 from quantkit.data.classes import imagenet_classes, imagenet_index, leading_wnid, read_class_names
+from quantkit.data.devkit import is_devkit, read_imagenet_labels
 from quantkit.data.imagenet_names import follows_imagenet, imagenet_remarks
-from quantkit.data.images import IMAGE_SUFFIXES
 from quantkit.data.labels import pair_labels, read_label_file
-from quantkit.errors import CalibrationSetError, LabelError
-from quantkit.files import reason
+from quantkit.data.source import ImageSource
+from quantkit.data.sources.open import ImagesLike, open_source
+from quantkit.errors import LabelError
 
 _LABEL_FILE_SUFFIXES = (".txt", ".csv", ".tsv")
 
 
-@dataclass(frozen=True)
-class ImageFolder:
-    """Images of one folder, in the order of their names.
+def find_images(images: ImagesLike, *, skip_damaged: bool = False, own_labels: bool = False) -> ImageSource:
+    """Find the images of a place; see `quantkit.data.sources.open.open_source`.
 
-    Attributes:
-        root: the folder.
-        names: paths of the images below the folder, with forward slashes, sorted.
-        labels: int64 ``[N]`` class indices, or None where the images have no labels.
-        class_names: name of each class that has one, by class index.
-        classes: how many classes there are, present or not; None where that is not known.
-        numbering: what the class indices follow: ``imagenet`` (the sorted WordNet ids), ``folders`` (the class folders,
-            sorted, or as the file of class names has them), ``file`` (a label file); None without labels.
-        source: where the labels came from, in words.
-        warnings: what was odd but did not matter enough to stop.
+    In a folder, images are found by suffix; hidden files and folders are passed over, a folder reached twice through
+    links is read once, and the order depends on the names alone, not on the file system.
 
-    Example:
-        In the folder that ``quantkit demo`` makes:
-
-        >>> import quantkit
-        >>> quantkit.find_labelled_images("images/test").classes
-        10
-    """
-
-    root: Path
-    names: tuple[str, ...]
-    labels: NDArray[np.int64] | None = None
-    class_names: dict[int, str] = field(default_factory=dict)
-    classes: int | None = None
-    numbering: Literal["imagenet", "folders", "file"] | None = None
-    source: str = "no labels"
-    warnings: tuple[str, ...] = ()
-
-    @property
-    def paths(self) -> list[Path]:
-        """The images' full paths, in the order of ``names``."""
-        return [self.root / name for name in self.names]
-
-    def only(self, positions: Sequence[int]) -> "ImageFolder":
-        """Return the folder with the images at some positions alone."""
-        return replace(
-            self,
-            names=tuple(self.names[position] for position in positions),
-            labels=None if self.labels is None else self.labels[list(positions)],
-        )
-
-
-def find_images(folder: AnyPath) -> ImageFolder:
-    """Find every image below a folder, by suffix; hidden files and folders are passed over.
-
-    The order depends on the names alone, not on the file system. A folder reached twice through links is read once.
+    Args:
+        images: the place.
+        skip_damaged: use the rest of a damaged source.
+        own_labels: read the labels that the source itself has.
 
     Raises:
-        CalibrationSetError: there is no such folder, it cannot be listed, or it holds no image; the message says what
-            was found instead.
+        CalibrationSetError: there is no such place, it is damaged, or it holds no image; the message says what was
+            found instead.
+        LabelError: its own labels are incomplete or malformed.
 
     Example:
         In the folder that ``quantkit demo`` makes:
@@ -83,38 +41,30 @@ def find_images(folder: AnyPath) -> ImageFolder:
         >>> len(quantkit.find_images("images/test").names)
         697
     """
-    folder = as_path(folder, "folder")
-    if not folder.is_dir():
-        what = "not a folder" if folder.exists() else "there is no such folder"
-        raise CalibrationSetError(what, where=folder, fix="give the folder that holds the images")
-    names: list[str] = []
-    others: Counter[str] = Counter()
-    for name in _walk(folder):
-        suffix = PurePosixPath(name).suffix.lower()
-        if suffix in IMAGE_SUFFIXES:
-            names.append(name)
-        else:
-            others[suffix or "no suffix"] += 1
-    if not names:
-        instead = ", ".join(f"{count} {suffix}" for suffix, count in others.most_common(3)) or "nothing"
-        raise CalibrationSetError(
-            f"no images found (looked for {' '.join(sorted(IMAGE_SUFFIXES))}; there is {instead})", where=folder
-        )
-    return ImageFolder(folder, tuple(sorted(names)))
+    return open_source(images, skip_damaged=skip_damaged, own_labels=own_labels)
 
 
-def find_labelled_images(folder: AnyPath, labels: AnyPath | None = None, names: AnyPath | None = None) -> ImageFolder:
-    """Find the images below a folder and the class of each.
+def find_labelled_images(
+    images: ImagesLike,
+    labels: AnyPath | None = None,
+    names: AnyPath | None = None,
+    *,
+    skip_damaged: bool = False,
+) -> ImageSource:
+    """Find the images of a place and the class of each.
 
-    Labels come from the label file where one is given; else from folders that are named by WordNet ids of ImageNet-1k;
-    else from file names that begin with such an id; else from class folders, one a class. A WordNet id has the class
-    index that all ImageNet-1k models use, its position among the 1,000 sorted ids, however few of them are present.
+    Labels come from the label file where one is given; else from the source itself where it has some (WebDataset's
+    ``.cls``, the column ``label`` of parquet, labels beside arrays); else from folders that are named by WordNet ids of
+    ImageNet-1k; else from file names that begin with such an id; else from class folders, one a class. A WordNet id has
+    the class index that all ImageNet-1k models use, its position among the 1,000 sorted ids, however few are present.
     Other class folders are numbered as the file of class names has them, or in sorted order where it does not.
 
     Args:
-        folder: the folder of images.
-        labels: a label file (see `quantkit.data.labels`).
+        images: a folder, an archive, a URL, arrays, ...; see `quantkit.data.sources.open.open_source`.
+        labels: a label file (see `quantkit.data.labels`), or the ILSVRC 2012 devkit: its ground truth, or the
+            ``.tar.gz`` as downloaded.
         names: a file of class names, one a line in class-index order.
+        skip_damaged: use the rest of a damaged source.
 
     Raises:
         CalibrationSetError: see `find_images`.
@@ -128,11 +78,12 @@ def find_labelled_images(folder: AnyPath, labels: AnyPath | None = None, names: 
         (697,)
     """
     labels, names = optional_path(labels, "labels"), optional_path(names, "names")
-    found = find_images(folder)
+    found = find_images(images, skip_damaged=skip_damaged, own_labels=labels is None)
     given_names = read_class_names(names) if names is not None else None
-    labelled = (
-        _from_label_file(found, labels, given_names) if labels is not None else _from_names(found, given_names or ())
-    )
+    if labels is not None:
+        labelled = _from_label_file(found, labels, given_names)
+    else:
+        labelled = _with_own_labels(found) if found.labels is not None else _from_names(found, given_names or ())
     assert labelled.labels is not None
     if given_names is None:
         return labelled
@@ -145,7 +96,7 @@ def find_labelled_images(folder: AnyPath, labels: AnyPath | None = None, names: 
     numbering, remarks = labelled.numbering, tuple[str, ...]()
     if numbering == "imagenet" or follows_imagenet(given_names):
         remarks = imagenet_remarks(given_names, names)
-        numbering = "imagenet" if numbering == "file" else numbering
+        numbering = "imagenet" if numbering in ("file", None) else numbering
     return replace(
         labelled,
         class_names=dict(enumerate(given_names)),
@@ -155,8 +106,16 @@ def find_labelled_images(folder: AnyPath, labels: AnyPath | None = None, names: 
     )
 
 
-def _from_label_file(found: ImageFolder, path: Path, given_names: tuple[str, ...] | None) -> ImageFolder:
-    lines = read_label_file(path, given_names)
+def _with_own_labels(found: ImageSource) -> ImageSource:
+    """Return a source that stores its labels, with what they follow."""
+    names = [found.class_names.get(label, "") for label in range(len(found.class_names))]
+    if found.numbering is None and follows_imagenet(names):
+        return replace(found, numbering="imagenet")
+    return found
+
+
+def _from_label_file(found: ImageSource, path: Path, given_names: tuple[str, ...] | None) -> ImageSource:
+    lines = read_imagenet_labels(path) if is_devkit(path) else read_label_file(path, given_names)
     pairing = pair_labels(path, lines, found.names)
     if pairing.unlabelled:
         raise LabelError(
@@ -164,7 +123,7 @@ def _from_label_file(found: ImageFolder, path: Path, given_names: tuple[str, ...
             where=path,
             fix="add them to the label file, or move them away",
         )
-    warnings = []
+    warnings = list(found.warnings)
     if pairing.repeated:
         warnings.append(f"{path}: {pairing.repeated} lines repeat an earlier one")
     if pairing.unmatched:
@@ -179,7 +138,7 @@ def _from_label_file(found: ImageFolder, path: Path, given_names: tuple[str, ...
     )
 
 
-def _from_names(found: ImageFolder, given_names: tuple[str, ...]) -> ImageFolder:
+def _from_names(found: ImageSource, given_names: tuple[str, ...]) -> ImageSource:
     tops = [name.partition("/")[0] if "/" in name else None for name in found.names]
     if all(top in imagenet_index() for top in tops):
         return _from_wnids(found, [top for top in tops if top is not None], "folders named by WordNet ids")
@@ -193,7 +152,7 @@ def _from_names(found: ImageFolder, given_names: tuple[str, ...]) -> ImageFolder
     _refuse_unlabelled(found, tops)
 
 
-def _from_wnids(found: ImageFolder, wnids: list[str], source: str) -> ImageFolder:
+def _from_wnids(found: ImageSource, wnids: list[str], source: str) -> ImageSource:
     labels = np.array([imagenet_index()[wnid] for wnid in wnids], np.int64)
     class_names = dict(enumerate(imagenet_classes().values()))
     return replace(
@@ -206,13 +165,13 @@ def _from_wnids(found: ImageFolder, wnids: list[str], source: str) -> ImageFolde
     )
 
 
-def _from_class_folders(found: ImageFolder, tops: list[str], given_names: tuple[str, ...]) -> ImageFolder:
+def _from_class_folders(found: ImageSource, tops: list[str], given_names: tuple[str, ...]) -> ImageSource:
     classes = sorted(set(tops))
     if len(classes) == 1 and all(name.count("/") > 1 for name in found.names):
         raise LabelError(
             f"all images lie in the one folder {classes[0]}, which holds folders of its own",
             where=found.root,
-            fix=f"give {found.root / classes[0]} if those are the classes",
+            fix=f"give {found.root}/{classes[0]} if those are the classes",
         )
     in_file = all(given_names.count(name) == 1 for name in classes)
     if given_names and not in_file:
@@ -222,7 +181,7 @@ def _from_class_folders(found: ImageFolder, tops: list[str], given_names: tuple[
     source = f"{len(classes)} class folders" + (", numbered by the file of class names" if in_file else "")
     class_names = {position: name for name, position in index.items()}
     remark = None if in_file else _remark_on_numbers(classes)
-    warnings = () if remark is None else (remark,)
+    warnings = found.warnings if remark is None else (*found.warnings, remark)
     return replace(
         found,
         labels=labels,
@@ -234,7 +193,7 @@ def _from_class_folders(found: ImageFolder, tops: list[str], given_names: tuple[
     )
 
 
-def _check_named_otherwise(found: ImageFolder, classes: list[str], given_names: tuple[str, ...]) -> None:
+def _check_named_otherwise(found: ImageSource, classes: list[str], given_names: tuple[str, ...]) -> None:
     """Check that class folders whose names are not in the file of class names can be numbered in sorted order.
 
     Raises:
@@ -272,7 +231,7 @@ def _remark_on_numbers(classes: list[str]) -> str | None:
     return None
 
 
-def _refuse_unlabelled(found: ImageFolder, tops: list[str | None]) -> NoReturn:
+def _refuse_unlabelled(found: ImageSource, tops: list[str | None]) -> NoReturn:
     loose = [name for name, top in zip(found.names, tops, strict=True) if top is None]
     if len(loose) < len(tops):
         raise LabelError(
@@ -280,7 +239,8 @@ def _refuse_unlabelled(found: ImageFolder, tops: list[str | None]) -> NoReturn:
             where=found.root,
             fix="move them into the folder of their class, or give a label file with --labels",
         )
-    candidates = [path.name for path in sorted(found.root.iterdir()) if path.suffix.lower() in _LABEL_FILE_SUFFIXES]
+    beside = sorted(found.root.iterdir()) if isinstance(found.root, Path) and found.root.is_dir() else []
+    candidates = [path.name for path in beside if path.suffix.lower() in _LABEL_FILE_SUFFIXES]
     there = f" ({', '.join(candidates[:3])} lies beside the images)" if candidates else ""
     raise LabelError(
         "no labels: the images are in no class folders and their names begin with no WordNet id of ImageNet-1k",
@@ -291,35 +251,3 @@ def _refuse_unlabelled(found: ImageFolder, tops: list[str | None]) -> NoReturn:
 
 def _first(names: list[str] | tuple[str, ...], count: int = 5) -> str:
     return ", ".join(names[:count]) + (", ..." if len(names) > count else "")
-
-
-def _walk(folder: Path) -> Iterator[str]:
-    """Yield the path of every file below a folder, with forward slashes, links followed but never in a circle."""
-    seen: set[tuple[int, int]] = set()
-    pending = [(folder, "")]
-    while pending:
-        path, prefix = pending.pop()
-        try:
-            status = path.stat()
-            if (status.st_dev, status.st_ino) in seen:
-                continue
-            seen.add((status.st_dev, status.st_ino))
-            entries = sorted(os.scandir(path), key=lambda entry: entry.name)
-        except OSError as error:
-            raise CalibrationSetError(f"cannot list the folder ({reason(error)})", where=path) from error
-        folders = []
-        for entry in entries:
-            if entry.name.startswith("."):
-                continue
-            if _is_folder(entry):
-                folders.append((path / entry.name, f"{prefix}{entry.name}/"))
-            else:
-                yield prefix + entry.name
-        pending.extend(reversed(folders))
-
-
-def _is_folder(entry: os.DirEntry[str]) -> bool:
-    try:
-        return entry.is_dir()
-    except OSError:  # a link that leads to itself
-        return False

@@ -14,6 +14,8 @@ from quantkit.data.folder import find_images
 from quantkit.data.images import Note
 from quantkit.data.labels import LabelLine
 from quantkit.data.parallel import map_in_order
+from quantkit.data.source import Location
+from quantkit.data.sources.open import ImagesLike
 from quantkit.errors import LabelError, OutputError, UsageError
 from quantkit.files import make_folder, reason, sha256_file
 from quantkit.progress import Progress, as_progress
@@ -24,6 +26,7 @@ _USUAL_LABEL_FILES = (
     "val.txt",
     GROUND_TRUTH,
     f"ILSVRC2012_devkit_t12/data/{GROUND_TRUTH}",
+    "ILSVRC2012_devkit_t12.tar.gz",
     "LOC_val_solution.csv",
 )
 _SHOWN = 5
@@ -39,6 +42,7 @@ class ImagenetReport:
         per_class: number of images of each class present, by WordNet id, sorted.
         corrupt: images that cannot be decoded, with the reason.
         notes: names of the images that are no plain colour pictures, by what they are.
+        warnings: what was left out of a damaged archive.
     """
 
     images: int
@@ -46,6 +50,7 @@ class ImagenetReport:
     per_class: dict[str, int]
     corrupt: tuple[LeftOut, ...]
     notes: dict[Note, tuple[str, ...]]
+    warnings: tuple[str, ...] = ()
 
     @property
     def missing(self) -> tuple[str, ...]:
@@ -60,13 +65,19 @@ class ImagenetReport:
 
 
 def check_imagenet(
-    folder: Path, labels: Path | None = None, *, workers: int | None = None, progress: Progress | None = None
+    images: ImagesLike,
+    labels: Path | None = None,
+    *,
+    skip_damaged: bool = False,
+    workers: int | None = None,
+    progress: Progress | None = None,
 ) -> ImagenetReport:
-    """Count a folder of ImageNet by class and decode every image.
+    """Count a copy of ImageNet by class and decode every image.
 
     Args:
-        folder: images in class folders named by WordNet ids, or flat.
+        images: images in class folders named by WordNet ids, or flat: a folder, or ``ILSVRC2012_img_val.tar``.
         labels: label file or the devkit's ground truth; where absent and needed, looked for in and around the folder.
+        skip_damaged: count the rest of a damaged archive.
         workers: number of threads that decode.
         progress: receives the progress.
 
@@ -74,11 +85,12 @@ def check_imagenet(
         CalibrationSetError: there is no such folder, or no image in it.
         LabelError: labels are missing, malformed or contradict the folders.
     """
-    names = find_images(folder).names
-    wnids, source = _wnids(folder, names, labels)
+    found_images = find_images(images, skip_damaged=skip_damaged)
+    names = found_images.names
+    wnids, source = _wnids(found_images.root, names, labels)
     corrupt: list[LeftOut] = []
     special: dict[Note, list[str]] = defaultdict(list)
-    examined = map_in_order(examine, [folder / name for name in names], workers)
+    examined = map_in_order(examine, found_images.items, workers)
     count = as_progress(progress).task("checking", "images")
     for done, (name, found) in enumerate(zip(names, examined, strict=True), start=1):
         if found.fault:
@@ -92,6 +104,7 @@ def check_imagenet(
         per_class=dict(sorted(Counter(wnids).items())),
         corrupt=tuple(corrupt),
         notes={note: tuple(named) for note, named in special.items()},
+        warnings=found_images.warnings,
     )
 
 
@@ -150,7 +163,7 @@ def _place(folder: Path, name: str, target: Path, *, moving: bool) -> bool:
     return not there
 
 
-def _wnids(folder: Path, names: Sequence[str], labels: Path | None) -> tuple[list[str], str]:
+def _wnids(root: Location, names: Sequence[str], labels: Path | None) -> tuple[list[str], str]:
     """Return the WordNet id of each image and where they came from; folders and labels must not contradict."""
     from_folders = [_class_folder(name) for name in names]
     if labels is None and all(from_folders):
@@ -158,7 +171,7 @@ def _wnids(folder: Path, names: Sequence[str], labels: Path | None) -> tuple[lis
     from_names = [leading_wnid(PurePosixPath(name).name) for name in names]
     if labels is None and all(from_names):
         return [wnid for wnid in from_names if wnid is not None], "file names that begin with WordNet ids"
-    path = labels or _usual_label_file(folder)
+    path = labels or _usual_label_file(root)
     wnid_by_name = _wnid_by_name(path)
     wnids: list[str] = []
     without: list[str] = []
@@ -199,15 +212,15 @@ def _wnid_by_name(path: Path) -> dict[str, str]:
     return {name: wnids[line.label] for name, line in found.items()}
 
 
-def _usual_label_file(folder: Path) -> Path:
-    around = folder.resolve().parent
-    for candidate in _candidates(folder, around):
+def _usual_label_file(root: Location) -> Path:
+    around = root.resolve().parent if isinstance(root, Path) else Path()
+    for candidate in _candidates(Path(root), around) if isinstance(root, Path) else ():
         if candidate.is_file():
             return candidate
     raise LabelError(
         "the images are in no class folders, their names begin with no WordNet id, and no label file lies beside them "
         f"(looked for {', '.join(_USUAL_LABEL_FILES)} in it and in {around})",
-        where=folder,
+        where=root,
         fix="give one with --labels",
     )
 

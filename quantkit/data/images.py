@@ -8,7 +8,7 @@ import io
 import stat
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -63,8 +63,20 @@ class DecodedImage:
     notes: tuple[Note, ...]
 
 
-def decode_image(path: Path, decode: Decode) -> DecodedImage:
-    """Decode an image file fully.
+@runtime_checkable
+class Readable(Protocol):
+    """An image that is read by itself, such as a member of an archive (`quantkit.data.item.ImageItem`)."""
+
+    @property
+    def where(self) -> object:
+        """What to call it in messages."""
+
+    def read(self) -> bytes | NDArray[np.float32]:
+        """Return the encoded image, or a ready array."""
+
+
+def decode_image(image: Path | Readable, decode: Decode) -> DecodedImage:
+    """Decode an image fully.
 
     Modes are converted as torchvision's usual loader, ``Image.open(file).convert("RGB")``, does it: greyscale is
     repeated in three channels, palette and CMYK are converted, an alpha channel is dropped and the colours under it
@@ -73,16 +85,17 @@ def decode_image(path: Path, decode: Decode) -> DecodedImage:
     animation the first frame is taken. The EXIF orientation is applied only where ``decode.exif`` says so.
 
     Args:
-        path: the file.
+        image: the file, or an image of a source.
         decode: channels wanted and whether EXIF turns the picture.
 
     Raises:
         ImageError: the file cannot be read, is no image, is damaged or truncated, is larger than `MAX_PIXELS`, or has
             pixels of no stated range (floating point).
     """
-    image = open_image(read_bytes(path), path)
-    found = notes(image, decode)
-    pixels = np.asarray(to_mode(image, decode, path))
+    where = place_of(image)
+    opened = open_image(encoded(image), where)
+    found = notes(opened, decode)
+    pixels = np.asarray(to_mode(opened, decode, where))
     if decode.is_bgr:
         pixels = pixels[:, :, BGR_ORDER[: pixels.shape[2]]]
     return DecodedImage(np.ascontiguousarray(pixels.reshape(*pixels.shape[:2], -1)), found)
@@ -110,7 +123,38 @@ def read_bytes(path: Path) -> bytes:
     return data
 
 
-def open_image(data: bytes, where: Path) -> Image.Image:
+def content(image: Path | Readable) -> bytes | NDArray[np.float32]:
+    """Return what an image holds: encoded bytes, or a ready array.
+
+    Raises:
+        ImageError: it cannot be read, or is empty.
+    """
+    if isinstance(image, Path):
+        return read_bytes(image)
+    found = image.read()
+    if isinstance(found, bytes) and not found:
+        raise ImageError("the image is empty", where=image.where, fix="fetch it again, or remove it")
+    return found
+
+
+def encoded(image: Path | Readable) -> bytes:
+    """Return the bytes of an encoded image.
+
+    Raises:
+        ImageError: it cannot be read, or is a ready array.
+    """
+    found = content(image)
+    if not isinstance(found, bytes):
+        raise ImageError("a ready array, where a picture is needed", where=place_of(image))
+    return found
+
+
+def place_of(image: Path | Readable) -> object:
+    """Return what to call an image in messages."""
+    return image if isinstance(image, Path) else image.where
+
+
+def open_image(data: bytes, where: object) -> Image.Image:
     """Decode the bytes of an image file, all of them, in the file's own mode.
 
     Args:
@@ -136,7 +180,7 @@ def open_image(data: bytes, where: Path) -> Image.Image:
     return image
 
 
-def to_mode(image: Image.Image, decode: Decode, where: Path) -> Image.Image:
+def to_mode(image: Image.Image, decode: Decode, where: object) -> Image.Image:
     """Convert a decoded image to pillow's mode of the channels wanted: ``RGB`` also where BGR is.
 
     Raises:
@@ -196,7 +240,7 @@ def _is_animated(image: Image.Image) -> bool:
         return True
 
 
-def _scale_16_bit(image: Image.Image, where: Path) -> Image.Image:
+def _scale_16_bit(image: Image.Image, where: object) -> Image.Image:
     """Scale 0..65535 to 0..255, rounded to nearest: 65535 / 257 = 255, so white stays white."""
     values = np.asarray(image).astype(np.int64)
     if values.min() < 0 or values.max() > 65535:

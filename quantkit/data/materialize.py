@@ -1,12 +1,13 @@
 """Lay the images of a calibration set flat into one folder, as the vendor's ``dataset.path`` wants them."""
 
 import os
-import shutil
 from pathlib import Path, PurePosixPath
 
 from quantkit.data.calibration_set import CalibrationImage, CalibrationSet
-from quantkit.errors import CalibrationSetError, OutputError
-from quantkit.files import TEMPORARY_SUFFIX, make_folder, reason, replacing, sha256_file
+from quantkit.data.images import encoded
+from quantkit.data.item import FileItem, ImageItem, content_digest
+from quantkit.errors import CalibrationSetError, ImageError, OutputError
+from quantkit.files import TEMPORARY_SUFFIX, make_folder, sha256_file, write_bytes
 from quantkit.progress import Progress, as_progress
 
 
@@ -21,7 +22,7 @@ def materialize(chosen: CalibrationSet, folder: Path, *, link: bool = True, prog
         chosen: the set.
         folder: where to; made when absent. It may hold nothing but files of this set.
         link: make hard links where the file system allows, which cost no space and, unlike symbolic links, can be read
-            inside a container. Copies otherwise.
+            inside a container. Copies otherwise, as always of images in archives.
         progress: receives the progress.
 
     Raises:
@@ -32,8 +33,8 @@ def materialize(chosen: CalibrationSet, folder: Path, *, link: bool = True, prog
     names = materialized_names(chosen)
     _refuse_strangers(folder, set(names))
     count = as_progress(progress).task("copying", "images")
-    for done, (image, name) in enumerate(zip(chosen.images, names, strict=True), start=1):
-        _place(chosen.root / image.name, image, folder / name, link)
+    for done, (item, image, name) in enumerate(zip(chosen.items, chosen.images, names, strict=True), start=1):
+        _place(item, image, folder / name, link)
         count(done, len(names))
 
 
@@ -53,23 +54,21 @@ def _refuse_strangers(folder: Path, names: set[str]) -> None:
             )
 
 
-def _place(source: Path, image: CalibrationImage, target: Path, link: bool) -> None:
+def _place(item: ImageItem, image: CalibrationImage, target: Path, link: bool) -> None:
     try:
-        digest = sha256_file(source)
-    except OSError as error:
-        raise CalibrationSetError(
-            f"cannot read the image ({reason(error)})", where=source, fix="say where the images lie with --images"
-        ) from error
+        content = encoded(item)
+    except ImageError as error:
+        raise CalibrationSetError(error.what, where=item.where, fix="say where the images lie with --images") from error
+    digest = content_digest(content)
     if image.sha256 and digest != image.sha256:
         raise CalibrationSetError(
-            "the file is not the one of the set (other digest)", where=source, fix="build the set again"
+            "the file is not the one of the set (other digest)", where=item.where, fix="build the set again"
         )
     if target.is_file() and sha256_file(target) == digest:
         return
-    if link and _linked(source, target):
+    if link and isinstance(item, FileItem) and _linked(item.path, target):
         return
-    with replacing(target) as temporary:
-        shutil.copyfile(source, temporary)
+    write_bytes(target, content)
 
 
 def _linked(source: Path, target: Path) -> bool:

@@ -5,7 +5,6 @@ bit for bit; the rounding rules below are theirs and are kept on purpose, odd as
 """
 
 from functools import lru_cache
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,7 +13,8 @@ from PIL import Image, ImageOps
 from quantkit.config.arguments import AnyPath, as_path
 from quantkit.config.pipeline import CenterCrop, Decode, EvenSides, Normalize, Pad, Pipeline, Resize, ToTensor, even
 from quantkit.config.project import as_pipeline
-from quantkit.data.images import BGR_ORDER, MAX_PIXELS, open_image, read_bytes, to_mode
+from quantkit.data.images import BGR_ORDER, MAX_PIXELS, Readable, content, open_image, place_of, to_mode
+from quantkit.data.item import ImageItem
 from quantkit.data.resize import resize_bilinear, resize_nearest
 from quantkit.errors import ConfigError, ImageError
 
@@ -29,12 +29,12 @@ _FILTERS = {
 
 
 def preprocess(
-    path: AnyPath, pipeline: Pipeline | AnyPath, out: NDArray[np.float32] | None = None
+    image: AnyPath | ImageItem, pipeline: Pipeline | AnyPath, out: NDArray[np.float32] | None = None
 ) -> NDArray[np.float32]:
-    """Read one image and run the pipeline over it.
+    """Read one image and run the pipeline over it; a ready array is taken as it is.
 
     Args:
-        path: the image file.
+        image: an image file, or an image of a source.
         pipeline: the operations, the name of a preset, or a YAML file with ``ops``.
         out: where to write the result, C-contiguous float32 ``[C, H, W]``; made when absent.
 
@@ -49,38 +49,67 @@ def preprocess(
         In the folder that ``quantkit demo`` makes:
 
         >>> import quantkit
-        >>> path = quantkit.find_images("images/test").paths[0]
-        >>> quantkit.preprocess(path, "digits").shape
+        >>> image = quantkit.find_images("images/test").items[0]
+        >>> quantkit.preprocess(image, "digits").shape
         (1, 8, 8)
     """
-    path, pipeline = as_path(path, "path"), as_pipeline(pipeline)
-    pixels = pixels_of(path, pipeline)
+    source = image if isinstance(image, Readable) else as_path(image, "image")
+    pipeline = as_pipeline(pipeline)
+    where, data = place_of(source), content(source)
+    if not isinstance(data, bytes):
+        return _ready(data, out, where)
+    pixels = pixels_of(data, pipeline, where)
     if out is None:
         out = np.empty((pipeline.channels, *pixels.shape[:2]), np.float32)
     elif out.shape[1:] != pixels.shape[:2]:
         found, wanted = (f"{height} x {width}" for height, width in (pixels.shape[:2], out.shape[1:]))
         raise ImageError(
             f"the picture is {found} (height x width) after preprocessing where {wanted} is needed",
-            where=path,
+            where=where,
             fix="add a resize or center_crop to the pipeline",
         )
     normalize(pixels, pipeline, out)
     return out
 
 
-def pixels_of(path: Path, pipeline: Pipeline) -> NDArray[np.uint8]:
-    """Read one image and run the operations before ``to_tensor``; see `transform` for the result.
+def pixels_of(data: bytes, pipeline: Pipeline, where: object) -> NDArray[np.uint8]:
+    """Decode an image and run the operations before ``to_tensor``; see `transform` for the result.
+
+    Args:
+        data: the encoded image.
+        pipeline: the operations.
+        where: what to call the image in messages.
 
     Raises:
         ImageError: the image cannot be decoded.
+        ConfigError: the pipeline is that of ready arrays.
     """
+    if not pipeline.ops:
+        raise ConfigError(
+            "a picture, and no preprocessing: the run was calibrated on ready arrays",
+            where=where,
+            fix="give --preset, or ready arrays",
+        )
     decode = pipeline.ops[0]
     assert isinstance(decode, Decode)
-    image = to_mode(open_image(read_bytes(path), path), decode, path)
+    image = to_mode(open_image(data, where), decode, where)
     try:
         return transform(image, pipeline)
     except ImageError as error:
-        raise ImageError(error.what, where=path, fix=error.fix) from error
+        raise ImageError(error.what, where=where, fix=error.fix) from error
+
+
+def _ready(array: NDArray[np.float32], out: NDArray[np.float32] | None, where: object) -> NDArray[np.float32]:
+    if out is None:
+        return array
+    if out.shape != array.shape:
+        raise ImageError(
+            f"an array of shape {list(array.shape)} where {list(out.shape)} is needed",
+            where=where,
+            fix="preprocess it to the size that the model reads",
+        )
+    out[:] = array
+    return out
 
 
 def transform(image: Image.Image, pipeline: Pipeline) -> NDArray[np.uint8]:
@@ -180,6 +209,8 @@ def check_pipeline(
             or numbers that an integer input cannot hold. A pipeline that does not fix the size is checked image by
             image instead.
     """
+    if not pipeline.ops:
+        return
     for op in pipeline.ops:
         match op:
             case Normalize():

@@ -13,13 +13,14 @@ import numpy as np
 
 from quantkit.data.calibration_set import CalibrationImage, CalibrationSet
 from quantkit.data.classes import imagenet_classes, read_class_names
-from quantkit.data.devkit import CLASSES, GROUND_TRUTH, read_imagenet_labels
+from quantkit.data.devkit import CLASSES, is_devkit, read_imagenet_labels
 from quantkit.data.examine import Examined, examine
 from quantkit.data.folder import find_images
 from quantkit.data.images import IMAGE_SUFFIXES
 from quantkit.data.labels import LabelLine, check_labels_fit, read_label_file
 from quantkit.data.parallel import map_in_order
 from quantkit.data.selection import balanced_quotas, interleaved, queues_by_class
+from quantkit.data.sources.open import ImagesLike
 from quantkit.errors import CalibrationSetError, LabelError, UsageError
 from quantkit.progress import Progress, as_progress
 
@@ -30,7 +31,7 @@ def plan_from_file(labels: Path, names: Path | None = None, *, count: int, seed:
     """Choose a set from a label file alone; see `plan_calibration_set`.
 
     Args:
-        labels: label file, or the ground truth of the ImageNet devkit.
+        labels: label file, or the ImageNet devkit: its archive, or its ground truth.
         names: file of class names, one a line in class-index order; those of ImageNet-1k for its own label files.
         count: how many images to choose.
         seed: another seed chooses other images.
@@ -41,7 +42,7 @@ def plan_from_file(labels: Path, names: Path | None = None, *, count: int, seed:
         UsageError: a count below one.
     """
     class_names = read_class_names(names) if names is not None else None
-    lines = read_imagenet_labels(labels) if labels.name == GROUND_TRUTH else read_label_file(labels, class_names)
+    lines = read_imagenet_labels(labels) if is_devkit(labels) else read_label_file(labels, class_names)
     if class_names is None and all(PurePosixPath(line.name).name.startswith("ILSVRC2012_val_") for line in lines):
         check_labels_fit(np.array([line.label for line in lines], np.int64), CLASSES, labels)
         class_names = tuple(imagenet_classes().values())
@@ -98,13 +99,13 @@ def plan_calibration_set(
 
 
 def rebuild_calibration_set(
-    planned: CalibrationSet, folder: Path, *, workers: int | None = None, progress: Progress | None = None
+    planned: CalibrationSet, images: ImagesLike, *, workers: int | None = None, progress: Progress | None = None
 ) -> CalibrationSet:
-    """Find the images of a set in another folder, by file name and, where the set has them, by digest.
+    """Find the images of a set in another place, by file name and, where the set has them, by digest.
 
     Args:
         planned: the set, with digests or chosen from labels alone.
-        folder: where a copy of the data lies, flat or in any folders.
+        images: a copy of the data: a folder, flat or with folders, an archive, parquet, shards or a URL.
         workers: number of threads that decode.
         progress: receives the progress.
 
@@ -115,10 +116,11 @@ def rebuild_calibration_set(
         CalibrationSetError: an image is not there, is another than the set's, or cannot be decoded. None is replaced:
             that would be another set.
     """
-    finder = _CopyFinder(find_images(folder).names)
+    source = find_images(images, skip_damaged=True)  # every image of the set is looked up and compared
+    finder = _CopyFinder(source.names)
     candidates = [finder.candidates(image.name) for image in planned.images]
     names = [name for names in candidates for name in names]
-    examined = map_in_order(examine, [folder / name for name in names], workers)
+    examined = map_in_order(examine, [source.by_name[name] for name in names], workers)
     seen: dict[str, Examined] = {}
     count = as_progress(progress).task("decoding", "images")
     for done, (name, one) in enumerate(zip(names, examined, strict=True), start=1):
@@ -136,10 +138,10 @@ def rebuild_calibration_set(
         shown = ", ".join(problems[:_SHOWN]) + (", ..." if len(problems) > _SHOWN else "")
         raise CalibrationSetError(
             f"{len(problems)} of {len(planned)} images of the set cannot be used: {shown}",
-            where=folder,
+            where=source.root,
             fix="give a whole copy of the data the set was made from",
         )
-    return replace(planned, root=folder, images=tuple(found))
+    return replace(planned, root=source.root, images=tuple(found), opened=source)
 
 
 def _fault(choices: Sequence[str], right: Sequence[str]) -> str:

@@ -17,11 +17,12 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import reduce
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
+from quantkit.data.images import place_of
+from quantkit.data.item import ImageItem
 from quantkit.engine.tap import TappedSession
 from quantkit.errors import NumericError
 from quantkit.graph.qdq.taps import Taps
@@ -35,8 +36,8 @@ from quantkit.types import Float32Array
 CHUNK_SECONDS = 3.0
 
 
-# Reads one image file and returns ``[C, H, W]`` float32.
-Load = Callable[[Path], npt.NDArray[np.float32]]
+# Reads one image and returns ``[C, H, W]`` float32.
+Load = Callable[[ImageItem], npt.NDArray[np.float32]]
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,7 @@ class Chunk:
 def observe(
     session: TappedSession,
     tensors: Sequence[str],
-    paths: Sequence[Path],
+    images: Sequence[ImageItem],
     load: Load,
     *,
     batch: int = 1,
@@ -77,7 +78,7 @@ def observe(
     Args:
         session: the model with its taps.
         tensors: names of the tapped tensors, in the order the statistics are to have.
-        paths: the images.
+        images: the images.
         load: reads and preprocesses one image, by any thread.
         batch: images that run together. Where the first axis of a tensor is not the batch, they share its extremes.
         fill: the batch size is fixed by the model: a last partial batch is filled up, and the filling not counted in
@@ -91,7 +92,7 @@ def observe(
         NumericError: a tensor holds NaN or infinity; names tensor and image.
     """
     totals = {name: Observer() for name in tensors}
-    extremes = np.zeros((len(paths), len(tensors), 2), np.float32)
+    extremes = np.zeros((len(images), len(tensors), 2), np.float32)
     done, rate = 0, 0.0
     if before is not None:
         done = len(before.extremes)
@@ -100,13 +101,13 @@ def observe(
             totals[name].add(statistics)
     workers = [_Worker(session, tensors, load, batch, fill) for _ in range(threads)]
     with ThreadPoolExecutor(threads) as pool:
-        while done < len(paths):
-            end = min(_chunk_end(done, rate, threads * batch), next_point(done), len(paths))
+        while done < len(images):
+            end = min(_chunk_end(done, rate, threads * batch), next_point(done), len(images))
             start_s = time.monotonic()
-            _run_chunk(pool, workers, paths[:end], extremes, progress, done)
+            _run_chunk(pool, workers, images[:end], extremes, progress, done)
             rate = (end - done) / max(time.monotonic() - start_s, 1e-6)
             _absorb(pool, workers, totals)
-            at_point = end == next_point(done) or end == len(paths)
+            at_point = end == next_point(done) or end == len(images)
             done = end
             yield Chunk(done, at_point, totals, extremes[:done])
 
@@ -118,20 +119,20 @@ def _chunk_end(done: int, rate: float, least: int) -> int:
 def _run_chunk(
     pool: ThreadPoolExecutor,
     workers: list["_Worker"],
-    paths: Sequence[Path],
+    images: Sequence[ImageItem],
     extremes: Float32Array,
     progress: Callable[[int], None] | None,
     done: int,
 ) -> None:
     batch = workers[0].batch
-    starts = range(done, len(paths), batch)
-    work = iter([slice(start, min(start + batch, len(paths))) for start in starts])  # a list iterator is safe to share
+    starts = range(done, len(images), batch)
+    work = iter([slice(start, min(start + batch, len(images))) for start in starts])  # a list iterator is safe to share
     seen = itertools.count(done + 1)
 
     def job(worker: "_Worker") -> None:
-        for images in work:
-            worker.observe(paths[images], extremes[images])
-            for _ in paths[images]:
+        for part in work:
+            worker.observe(images[part], extremes[part])
+            for _ in images[part]:
                 count = next(seen)
                 if progress is not None:
                     progress(count)
@@ -168,37 +169,37 @@ class _Worker:
         self.observers = {name: Observer() for name in tensors}
         self._columns = {name: column for column, name in enumerate(tensors)}
 
-    def observe(self, paths: Sequence[Path], extremes: Float32Array) -> None:
+    def observe(self, images: Sequence[ImageItem], extremes: Float32Array) -> None:
         """Count the tensors of some images, and enter the extremes of each, ``[images, tensors, 2]``."""
-        x = load_batch(paths, self._load, self.batch if self._fill else len(paths))
+        x = load_batch(images, self._load, self.batch if self._fill else len(images))
         for name, value in self._session.tensors(x):
             rows = extremes[:, self._columns[name]]
             if value.ndim > 0 and value.shape[0] == len(x):
-                for path, one, row in zip(paths, value, rows, strict=False):
-                    row[:] = self._count(name, one, path)
+                for image, one, row in zip(images, value, rows, strict=False):
+                    row[:] = self._count(name, one, image)
             else:
                 # Transformers put tokens or windows first: the images of a batch, and what fills it up, are not told
                 # apart.
-                rows[:] = self._count(name, value, paths[0])
+                rows[:] = self._count(name, value, images[0])
 
-    def _count(self, name: str, value: Float32Array, path: Path) -> tuple[float, float]:
+    def _count(self, name: str, value: Float32Array, image: ImageItem) -> tuple[float, float]:
         """Count the values of a tensor and return the extremes among them."""
         shown = self.observers[name].observe(value)
         if shown.non_finite:
             raise NumericError(
                 f"{shown.non_finite} of {value.size} values of the tensor {name} are NaN or infinite",
-                where=path,
+                where=place_of(image),
                 fix="find the node that makes them, or leave the image out of the set",
             )
         # A sum with 0.0 turns -0.0 into 0.0, so that equal extremes have equal bits.
         return (shown.lo + 0.0, shown.hi + 0.0) if value.size else (0.0, 0.0)
 
 
-def load_batch(paths: Sequence[Path], load: Load, batch: int) -> npt.NDArray[np.float32]:
+def load_batch(images: Sequence[ImageItem], load: Load, batch: int) -> npt.NDArray[np.float32]:
     """Load images into ``[batch, C, H, W]``, float32; the last image fills up a partial batch."""
-    images = [load(path) for path in paths]
-    images.extend(images[-1:] * (batch - len(images)))
-    return np.stack(images)
+    loaded = [load(image) for image in images]
+    loaded.extend(loaded[-1:] * (batch - len(loaded)))
+    return np.stack(loaded)
 
 
 def complete(tapped: Observed, wanted: Taps) -> Observed:

@@ -13,6 +13,7 @@ import onnx_ir as ir
 import onnxruntime as ort
 
 from quantkit.config.pipeline import Pipeline
+from quantkit.data.item import ImageItem
 from quantkit.data.preprocess import preprocess
 from quantkit.engine.batches import map_batches
 from quantkit.engine.classifier import ClassifierFile, feed
@@ -137,7 +138,7 @@ class ModelScores:
 
 def evaluate(
     models: Sequence[Classifier],
-    paths: Sequence[Path],
+    images: Sequence[ImageItem],
     pipeline: Pipeline,
     *,
     threads: int,
@@ -153,9 +154,9 @@ def evaluate(
     """
 
     def load(index: int) -> Float32Array:
-        return preprocess(paths[index], pipeline)
+        return preprocess(images[index], pipeline)
 
-    every = [[True] * len(models)] * len(paths)
+    every = [[True] * len(models)] * len(images)
     for answers in answer_in_batches(models, every, load, threads=threads):
         if progress is not None:
             progress(answers.index + 1)

@@ -4,20 +4,22 @@ from pathlib import Path
 
 from quantkit.config.arguments import AnyPath, optional_path, path_or
 from quantkit.data.calibration_set import CalibrationSet
-from quantkit.data.folder import ImageFolder, find_labelled_images
+from quantkit.data.folder import find_labelled_images
 from quantkit.data.overlap import overlap
+from quantkit.data.source import ImageSource, Location
+from quantkit.data.sources.open import ImagesLike
 from quantkit.errors import CalibrationSetError, LabelError, UsageError
 from quantkit.runs.folder import RunRecord
 from quantkit.runs.location import find_set
 
 
 def evaluation_images(
-    images: AnyPath | ImageFolder | None,
+    images: ImagesLike | None,
     labels: AnyPath | None,
     names: AnyPath | None,
     exclude: AnyPath | CalibrationSet | None,
     record: RunRecord | None,
-) -> tuple[ImageFolder, list[str]]:
+) -> tuple[ImageSource, list[str]]:
     """Return the evaluation images and what is doubtful about them.
 
     Raises:
@@ -31,23 +33,18 @@ def evaluation_images(
         exclude = CalibrationSet.load(taken_out) if isinstance(taken_out, Path) else taken_out
     if images is None:
         if calibration is None:
-            raise UsageError("nothing says which images to evaluate", fix="give --images DIR")
-        images, exclude = calibration.root, exclude or calibration
-    where = path_or(ImageFolder, images, "images")
-    found = (
-        find_labelled_images(where, optional_path(labels, "labels"), optional_path(names, "names"))
-        if isinstance(where, Path)
-        else where
-    )
+            raise UsageError("nothing says which images to evaluate", fix="give --images")
+        images, exclude = calibration.source_of_images(), exclude or calibration
+    found = find_labelled_images(images, optional_path(labels, "labels"), optional_path(names, "names"))
     warnings = list(found.warnings)
     if exclude is not None:
-        taken = set(overlap(exclude, found.paths))
+        taken = set(overlap(exclude, found.items))
         found = found.only([index for index in range(len(found.names)) if index not in taken])
         if not found.names:
             raise CalibrationSetError(
                 "all images are in the calibration set", where=found.root, fix="give other --images to compare on"
             )
-    elif calibration is not None and (shared := overlap(calibration, found.paths)):
+    elif calibration is not None and (shared := overlap(calibration, found.items)):
         warnings.append(
             f"{len(shared)} of {len(found.names)} images are in the calibration set too: the difference looks smaller "
             "than it is; leave them out with --exclude"
@@ -55,7 +52,7 @@ def evaluation_images(
     return found, warnings
 
 
-def check_labels(found: ImageFolder, classes: int | None, where: Path) -> None:
+def check_labels(found: ImageSource, classes: int | None, where: Location) -> None:
     """See before the work that a model has a class for every label.
 
     Args:
@@ -76,7 +73,7 @@ def check_labels(found: ImageFolder, classes: int | None, where: Path) -> None:
         )
 
 
-def limited(found: ImageFolder, limit: int | None) -> ImageFolder:
+def limited(found: ImageSource, limit: int | None) -> ImageSource:
     """Return at most so many images, taken evenly from the order of their names, and so from the classes."""
     count = len(found.names)
     kept = count if limit is None else min(limit, count)

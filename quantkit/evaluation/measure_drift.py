@@ -2,12 +2,12 @@
 
 from collections.abc import Callable, Container, Iterable, Sequence
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 import onnx_ir as ir
 
 from quantkit.config.pipeline import Pipeline
+from quantkit.data.item import ImageItem
 from quantkit.data.parallel import map_in_order
 from quantkit.data.preprocess import preprocess
 from quantkit.engine.observe import load_batch
@@ -28,7 +28,7 @@ _Run = Callable[[FloatArray], Iterable[tuple[FloatArray, FloatArray]]]
 
 
 def measure_drift(
-    reference: ir.Model, candidate: ir.Model, paths: Sequence[Path], pipeline: Pipeline, threads: int = 1
+    reference: ir.Model, candidate: ir.Model, images: Sequence[ImageItem], pipeline: Pipeline, threads: int = 1
 ) -> tuple[TensorDrift, ...]:
     """Return the drift of every quantized tensor of the candidate that the reference has too, in graph order.
 
@@ -39,7 +39,7 @@ def measure_drift(
     Args:
         reference: the model to measure against: fp32, or quantized by any tool.
         candidate: a QDQ model.
-        paths: images.
+        images: the images.
         pipeline: their preprocessing.
         threads: workers.
     """
@@ -64,11 +64,11 @@ def measure_drift(
         )
 
     accumulators = [DriftAccumulator(name, op_type=producers[name], qparams=qparams[name]) for name in known]
-    return _measure(accumulators, run, image_input(prepared).batch, paths, pipeline, threads)
+    return _measure(accumulators, run, image_input(prepared).batch, images, pipeline, threads)
 
 
 def measure_local_drift(
-    reference: ir.Model, candidate: ir.Model, paths: Sequence[Path], pipeline: Pipeline, threads: int = 1
+    reference: ir.Model, candidate: ir.Model, images: Sequence[ImageItem], pipeline: Pipeline, threads: int = 1
 ) -> tuple[TensorDrift, ...]:
     """Return what each integer layer of the candidate adds by itself, in graph order.
 
@@ -80,7 +80,7 @@ def measure_local_drift(
     Args:
         reference: the fp32 model.
         candidate: its QDQ model.
-        paths: images.
+        images: the images.
         pipeline: their preprocessing.
         threads: workers.
     """
@@ -109,7 +109,7 @@ def measure_local_drift(
     accumulators = [
         DriftAccumulator(layer.tensor, op_type=layer.op_type, qparams=layer.qparams) for layer in local.layers
     ]
-    return _measure(accumulators, run, image_input(prepared).batch, paths, pipeline, threads)
+    return _measure(accumulators, run, image_input(prepared).batch, images, pipeline, threads)
 
 
 def _pairs(reference: ir.Model, candidate: ir.Model, names: Sequence[str]) -> dict[str, tuple[str, str]]:
@@ -156,21 +156,21 @@ def _measure(
     accumulators: Sequence[DriftAccumulator],
     run: _Run,
     batch: int | None,
-    paths: Sequence[Path],
+    images: Sequence[ImageItem],
     pipeline: Pipeline,
     threads: int,
 ) -> tuple[TensorDrift, ...]:
     """Stream images through the models and sum up, one image a worker at a time."""
     load = partial(preprocess, pipeline=pipeline)
 
-    def measure(path: Path) -> list[list[ImageTerms]]:
-        pairs = run(load_batch([path], load, batch or 1))
+    def measure(image: ImageItem) -> list[list[ImageTerms]]:
+        pairs = run(load_batch([image], load, batch or 1))
         return [
             accumulator.measure(reference[:1], candidate[:1])
             for accumulator, (reference, candidate) in zip(accumulators, pairs, strict=True)
         ]
 
-    for measured in map_in_order(measure, paths, threads):
+    for measured in map_in_order(measure, images, threads):
         for accumulator, terms in zip(accumulators, measured, strict=True):
             accumulator.add(terms)
-    return tuple(accumulator.result() for accumulator in accumulators) if paths else ()
+    return tuple(accumulator.result() for accumulator in accumulators) if images else ()

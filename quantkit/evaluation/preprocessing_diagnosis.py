@@ -22,8 +22,8 @@ from quantkit.config.pipeline import (
     Resize,
     ToTensor,
 )
-from quantkit.data.folder import ImageFolder
 from quantkit.data.preprocess import value_tables
+from quantkit.data.source import ImageSource
 from quantkit.engine.predict import Classifier, ModelScores, evaluate
 from quantkit.errors import ConfigError
 from quantkit.evaluation.label_diagnosis import label_problem
@@ -79,7 +79,7 @@ _ORDERS: dict[Mode, tuple[Mode, ...]] = {
 
 def diagnose_preprocessing(
     classifier: Classifier,
-    found: ImageFolder,
+    found: ImageSource,
     pipeline: Pipeline,
     predictions: Predictions,
     *,
@@ -106,6 +106,8 @@ def diagnose_preprocessing(
         ImageError: an image cannot be decoded.
         ModelError: the model cannot be run.
     """
+    if found.array_shape is not None or not pipeline.ops:
+        return None  # ready arrays: what made them is not known
     right = predictions.correct()
     if len(predictions) < FEWEST or right.mean() >= SUSPICIOUS or label_problem(predictions) is not None:
         return None
@@ -168,7 +170,7 @@ def _scaled(pipeline: Pipeline, decode: Decode, scaling: _Scaling) -> Pipeline:
 def _right(
     classifier: Classifier,
     digest: str,
-    sample: ImageFolder,
+    sample: ImageSource,
     pipeline: Pipeline,
     cache: ResultCache | None,
     threads: int,
@@ -176,13 +178,13 @@ def _right(
     """Return for each image whether the model's best class is the true one."""
     assert sample.labels is not None
     if cache is None:
-        return _compared(evaluate([classifier], sample.paths, pipeline, threads=threads), sample)
+        return _compared(evaluate([classifier], sample.items, pipeline, threads=threads), sample)
     key = scores_key(digest, pipeline, classifier.file.signature, classifier.device)
     with cached_scores(cache, [key], sample) as scores:
-        return _compared(predict_cached([classifier], scores, sample.paths, pipeline, threads=threads), sample)
+        return _compared(predict_cached([classifier], scores, sample.items, pipeline, threads=threads), sample)
 
 
-def _compared(answers: Iterator[ModelScores], sample: ImageFolder) -> BoolArray:
+def _compared(answers: Iterator[ModelScores], sample: ImageSource) -> BoolArray:
     best = np.array([int(one.scores[0].argmax()) for one in answers])
     right: BoolArray = best == sample.labels
     return right

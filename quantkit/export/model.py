@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from quantkit.config.pipeline import Pipeline, imagenet_pipeline
+from quantkit.data.item import ImageItem
 from quantkit.data.preprocess import check_pipeline, preprocess
 from quantkit.errors import CheckpointError, QuantkitError, UsageError
 from quantkit.export.build import (
@@ -47,7 +48,7 @@ def export_model(
     opset: int | None = None,
     target: Target = ORT,
     exporter: Exporter = "auto",
-    images: Sequence[Path] = (),
+    images: Sequence[ImageItem] = (),
     pipeline: Pipeline | None = None,
     tolerance: float = 1e-4,
     reference: str | None = None,
@@ -174,10 +175,12 @@ def _iresnet_of(keys: int) -> str | None:
         return next((name for name, factory in IRESNETS.items() if len(factory().state_dict()) == keys), None)
 
 
-def _preprocessed(images: Sequence[Path], pipeline: Pipeline | None, size: ImageSize) -> Iterable[NDArray[np.float32]]:
+def _preprocessed(
+    images: Sequence[ImageItem], pipeline: Pipeline | None, size: ImageSize
+) -> Iterable[NDArray[np.float32]]:
     if not images:
         return ()
     side = size[1]
     chosen = pipeline or imagenet_pipeline(resize=round(side * 256 / 224), crop=side)
     check_pipeline(chosen, *size)
-    return (preprocess(path, chosen) for path in images)
+    return (preprocess(image, chosen) for image in images)

@@ -11,6 +11,7 @@ from quantkit.data.calibration_set import CalibrationSet
 from quantkit.data.overlap import digest_of
 from quantkit.data.parallel import map_in_order
 from quantkit.engine.session import default_threads
+from quantkit.errors import CalibrationSetError
 from quantkit.graph.prepare import Prepared
 from quantkit.graph.qdq.plan import Plan, PlanOptions
 from quantkit.numerics import Range
@@ -19,7 +20,7 @@ from quantkit.ptq.bias_correction import BiasCorrection, correct_bias
 from quantkit.runs.cache import CacheEntry, CacheKey, ResultCache
 from quantkit.runs.folder import RunFolder, RunRecord
 from quantkit.runs.inputs import model_inputs
-from quantkit.runs.location import find_set
+from quantkit.runs.location import find_set, set_of_run
 
 KIND = "bias"
 FORMAT = 1
@@ -60,15 +61,26 @@ class Images:
     progress: ProgressCallback | None = None
 
 
-def images_of(record: RunRecord) -> Images | None:
-    """Return the images of a run's set, None where the set or one of the images needed is gone or changed."""
-    chosen = find_set(record)
+def images_of(record: RunRecord, given: CalibrationSet | None = None) -> Images | None:
+    """Return the images of a run's set, None where the set or one of the images needed is gone or changed.
+
+    Args:
+        record: of the run.
+        given: the set, where the run does not know its place: that of arrays.
+
+    Raises:
+        CalibrationSetError: the set given is another than the run's.
+    """
+    chosen = find_set(record) if given is None else set_of_run(record, given)
     if chosen is None:
         return None
-    needed = list(zip(chosen.images, chosen.paths, strict=True))[:IMAGES]
-    if not all(path.is_file() for _, path in needed):
+    try:
+        needed = list(zip(chosen.images, chosen.items, strict=True))[:IMAGES]
+    except CalibrationSetError:  # the place of the images is gone
         return None
-    digests = map_in_order(digest_of, (path for _, path in needed))
+    if not all(item.exists() for _, item in needed):
+        return None
+    digests = map_in_order(digest_of, (item for _, item in needed))
     same = all(image.sha256 == digest for (image, _), digest in zip(needed, digests, strict=True))
     return Images(chosen, record.pipeline) if same else None
 
@@ -102,9 +114,9 @@ def correction(
     found = _load(folder.cache, key)
     if found is None and images is not None:
         threads = images.threads or default_threads()
-        looked_at = zip(images.chosen.images[:IMAGES], images.chosen.paths, strict=False)
-        paths = [path for image, path in looked_at if image.sha256 not in outliers]
-        inputs = model_inputs(prepared.model, paths, images.pipeline, threads)
+        looked_at = zip(images.chosen.images[:IMAGES], images.chosen.items, strict=False)
+        items = [item for image, item in looked_at if image.sha256 not in outliers]
+        inputs = model_inputs(prepared.model, items, images.pipeline, threads)
         found = correct_bias(prepared.model, plan, ranges, inputs, threads=threads, progress=images.progress)
         folder.cache.store(key, _entry(found))
     if found is None:

@@ -70,12 +70,13 @@ class SetRecord(_Record):
         path: absolute path of the manifest, empty for a set that was never saved; in the file, relative to the run
             folder.
         absolute: in the file, where the manifest was when it was written.
-        images_root: folder of the images where it is not the one that the manifest names, empty otherwise.
+        images_root: place of the images where it is not the one that the manifest names, empty otherwise.
         digest: of its content, wherever the images lie.
         images: how many there are.
         images_used: how many the pass saw (fewer where it stopped when stable).
         outliers: those of them that drive activations far beyond all others, by sha256.
         suffix: ending of the image files, without a dot (the first in order where there are several).
+        ready_arrays: whether they were float32 arrays, which were not preprocessed.
     """
 
     path: str
@@ -86,6 +87,7 @@ class SetRecord(_Record):
     images_used: int
     outliers: tuple[str, ...] = ()
     suffix: str = ""
+    ready_arrays: bool = False
 
 
 class QuantizedRecord(_Record):

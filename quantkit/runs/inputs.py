@@ -10,6 +10,7 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from quantkit.config.pipeline import Pipeline
+from quantkit.data.item import ImageItem
 from quantkit.data.parallel import map_in_order
 from quantkit.data.preprocess import preprocess
 from quantkit.engine.classifier import ClassifierFile, PreparedClassifier, classifier_signature, read_classifier
@@ -83,13 +84,13 @@ def open_input_shape(record: RunRecord) -> tuple[int, ...] | None:
 
 
 def model_inputs(
-    model: ir.Model, paths: Sequence[Path], pipeline: Pipeline, threads: int, *, load: Load | None = None
+    model: ir.Model, images: Sequence[ImageItem], pipeline: Pipeline, threads: int, *, load: Load | None = None
 ) -> list[npt.NDArray[np.float32]]:
     """Return each image as ``[N, C, H, W]`` float32, repeated to fill the batch of a model whose batch is fixed.
 
     Args:
         model: that takes them.
-        paths: of the images.
+        images: the images.
         pipeline: preprocessing.
         threads: images read side by side.
         load: reads one image in place of the pipeline, such as `quantkit.data.decoded.DecodedImages`.
@@ -98,4 +99,4 @@ def model_inputs(
         ImageError: an image cannot be decoded.
     """
     batch, read = image_input(model).batch or 1, load or partial(preprocess, pipeline=pipeline)
-    return list(map_in_order(lambda path: load_batch([path], read, batch), paths, threads))
+    return list(map_in_order(lambda image: load_batch([image], read, batch), images, threads))

@@ -13,7 +13,6 @@ import json
 import os
 import zlib
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
@@ -21,11 +20,12 @@ import numpy as np
 from filelock import FileLock, Timeout
 
 from quantkit.config.pipeline import Pipeline
-from quantkit.data.folder import ImageFolder
+from quantkit.data.item import ImageItem
 from quantkit.data.preprocess import preprocess
+from quantkit.data.source import ImageSource
 from quantkit.engine.device import CPU, Device
 from quantkit.engine.predict import Classifier, ModelScores, answer_in_batches
-from quantkit.errors import ImageError, ModelError, OutputError, UsageError
+from quantkit.errors import ModelError, OutputError, UsageError
 from quantkit.files import make_folder, reason
 from quantkit.graph.fixed_inputs import to_json
 from quantkit.graph.signature import Signature
@@ -60,8 +60,8 @@ def scores_key(model_sha256: str, pipeline: Pipeline, signature: Signature, devi
     return CacheKey(KIND, _FORMAT, inputs)
 
 
-def image_ids(images: ImageFolder) -> list[bytes]:
-    """Return what names each image, 16 bytes: a digest of the name, size and time of change of its file.
+def image_ids(images: ImageSource) -> list[bytes]:
+    """Return what names each image, 16 bytes: a digest of its fingerprint, for a file name, size and time of change.
 
     Reading 50,000 files to know that none has changed would take as long as decoding them. So these names hold on one
     machine: a copy of the images whose times differ is evaluated anew.
@@ -69,7 +69,7 @@ def image_ids(images: ImageFolder) -> list[bytes]:
     Raises:
         ImageError: an image is gone.
     """
-    return [hashlib.sha256(_name_size_time(images.root, name)).digest()[:_ID_BYTES] for name in images.names]
+    return [hashlib.sha256(os.fsencode(item.fingerprint())).digest()[:_ID_BYTES] for item in images.items]
 
 
 class ScoreCache:
@@ -203,7 +203,7 @@ class ScoreCache:
 
 
 @contextlib.contextmanager
-def cached_scores(cache: ResultCache, keys: Sequence[CacheKey], images: ImageFolder) -> Iterator[list[ScoreCache]]:
+def cached_scores(cache: ResultCache, keys: Sequence[CacheKey], images: ImageSource) -> Iterator[list[ScoreCache]]:
     """Open the cached scores of several models; the cache is trimmed at the end.
 
     Args:
@@ -227,11 +227,11 @@ def cached_scores(cache: ResultCache, keys: Sequence[CacheKey], images: ImageFol
 def predict_cached(
     models: Sequence[Classifier],
     kept: Sequence[ScoreCache],
-    paths: Sequence[Path],
+    images: Sequence[ImageItem],
     pipeline: Pipeline,
     *,
     threads: int,
-    load: Callable[[Path], Float32Array] | None = None,
+    load: Callable[[ImageItem], Float32Array] | None = None,
 ) -> Iterator[ModelScores]:
     """Yield every model's scores, image by image in order, as `quantkit.engine.predict.evaluate` does.
 
@@ -240,7 +240,7 @@ def predict_cached(
     Args:
         models: the models.
         kept: of each model, its scores so far; one file for two models that are the same.
-        paths: the images, in the order that ``kept`` has them.
+        images: the images, in the order that ``kept`` has them.
         pipeline: their preprocessing.
         threads: workers that decode.
         load: reads one image in place of the pipeline, such as `quantkit.data.decoded.DecodedImages`.
@@ -250,10 +250,10 @@ def predict_cached(
         ModelError: a model cannot be run.
         OutputError: scores cannot be kept.
     """
-    wanted = [[not one.knows(index) for one in kept] for index in range(len(paths))]
+    wanted = [[not one.knows(index) for one in kept] for index in range(len(images))]
 
     def read(index: int) -> Float32Array:
-        return preprocess(paths[index], pipeline) if load is None else load(paths[index])
+        return preprocess(images[index], pipeline) if load is None else load(images[index])
 
     asked = answer_in_batches(models, wanted, read, threads=threads)
     for index, runs in enumerate(wanted):
@@ -261,14 +261,6 @@ def predict_cached(
             if scores is not None and not one.knows(index):
                 one.add(index, scores)
         yield ModelScores(index, [one.scores(index) for one in kept])
-
-
-def _name_size_time(root: Path, name: str) -> bytes:
-    try:
-        status = (root / name).stat()
-    except OSError as error:
-        raise ImageError(f"cannot be read ({reason(error)})", where=root / name) from error
-    return os.fsencode(name) + f"\0{status.st_size}\0{status.st_mtime_ns}".encode()
 
 
 def _crc(content: bytes) -> bytes:

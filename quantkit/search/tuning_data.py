@@ -2,13 +2,13 @@
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import onnx_ir as ir
 
 from quantkit.config.pipeline import Pipeline
 from quantkit.data.calibration_set import CalibrationSet
 from quantkit.data.decoded import DecodedImages
+from quantkit.data.item import ImageItem
 from quantkit.engine.observe import complete, observe
 from quantkit.engine.tap import TappedSession
 from quantkit.errors import CalibrationSetError
@@ -42,9 +42,9 @@ class TuningData:
             others: equalization gives the channels of a tensor the same reach on ``work``, so a narrower range looks
             better there than it is.
         selection: the selection split, ``[N, C, H, W]`` each; none of them is among the others.
-        paths: images that ranges are observed on.
-        outliers: positions in ``paths`` of outlier images of the original model; none of them is in ``work``.
-        load: reads an image of ``paths``.
+        observed: images that ranges are observed on.
+        outliers: positions in ``observed`` of outlier images of the original model; none of them is in ``work``.
+        load: reads an image of ``observed``.
         batch: the model's fixed batch size, 1 where it is dynamic.
         threads: workers.
     """
@@ -52,7 +52,7 @@ class TuningData:
     work: Sequence[Float32Array]
     ranging: Sequence[Float32Array]
     selection: Sequence[Float32Array]
-    paths: Sequence[Path]
+    observed: Sequence[ImageItem]
     outliers: tuple[int, ...]
     load: DecodedImages
     batch: int
@@ -63,16 +63,16 @@ class TuningData:
 
         Args:
             model: prepared.
-            images: use the first of ``paths`` only, this many; absent, all.
+            images: use the first of ``observed`` only, this many; absent, all.
 
         Raises:
             ModelError: the model cannot be run.
             NumericError: a tensor holds NaN or infinity.
         """
-        wanted, paths = observed_tensors(model), self.paths[:images]
+        wanted, used = observed_tensors(model), self.observed[:images]
         session = TappedSession(model, wanted.tapped)
-        *_, last = observe(session, wanted.tapped, paths, self.load, batch=self.batch, threads=self.threads)
-        outliers = tuple(place for place in self.outliers if place < len(paths))
+        *_, last = observe(session, wanted.tapped, used, self.load, batch=self.batch, threads=self.threads)
+        outliers = tuple(place for place in self.outliers if place < len(used))
         return replace(complete(last.observed(), wanted), known_outliers=outliers)
 
 
@@ -98,20 +98,20 @@ def tuning_data(
         CalibrationSetError: there are too few.
         ImageError: an image cannot be decoded.
     """
-    paths, load = chosen.paths, load or DecodedImages(pipeline)
-    if len(paths) < LEAST_IMAGES:
+    items, load = chosen.items, load or DecodedImages(pipeline)
+    if len(items) < LEAST_IMAGES:
         raise CalibrationSetError(
-            f"tuning needs at least {LEAST_IMAGES} calibration images, and the set has {len(paths)}",
+            f"tuning needs at least {LEAST_IMAGES} calibration images, and the set has {len(items)}",
             fix="build a larger set with quantkit calib-set build",
         )
 
-    def inputs(wanted: Sequence[Path]) -> list[Float32Array]:
+    def inputs(wanted: Sequence[ImageItem]) -> list[Float32Array]:
         return model_inputs(prepared, wanted, pipeline, threads, load=load)
 
     far = tuple(place for place, image in enumerate(chosen.images) if image.sha256 in outliers)
-    selection = paths[SELECTION_STRIDE - 1 :: SELECTION_STRIDE][:SELECTION_IMAGES]
-    others = (place for place in range(len(paths)) if place % SELECTION_STRIDE != SELECTION_STRIDE - 1)
-    usable = [paths[place] for place in others if place not in far]
+    selection = items[SELECTION_STRIDE - 1 :: SELECTION_STRIDE][:SELECTION_IMAGES]
+    others = (place for place in range(len(items)) if place % SELECTION_STRIDE != SELECTION_STRIDE - 1)
+    usable = [items[place] for place in others if place not in far]
     first = inputs(usable[:1])
     macs = sum(multiply_adds(prepared, first[0].shape).values()) * len(first[0]) if first else 0
     ranging_count = _affordable(macs, RANGING_MACS, LEAST_RANGING, RANGING)
@@ -123,7 +123,7 @@ def tuning_data(
         work=work,
         ranging=[*ranging, *work][:ranging_count],
         selection=inputs(selection),
-        paths=paths[:OBSERVED],
+        observed=items[:OBSERVED],
         outliers=tuple(place for place in far if place < OBSERVED),
         load=load,
         batch=image_input(prepared).batch or 1,

@@ -1,5 +1,6 @@
 """``quantkit calibrate``: one pass over the calibration set, then ranges, int8 model and vendor file."""
 
+import os
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -11,15 +12,17 @@ import numpy as np
 import onnxruntime
 
 from quantkit import __version__
-from quantkit.config.arguments import AnyPath, as_path, path_or, require
+from quantkit.config.arguments import AnyPath, as_path, require
 from quantkit.config.method import Method, MinMax, Percentile, as_method, method_name
 from quantkit.config.pipeline import Pipeline
 from quantkit.data.calibration_set import CalibrationSet
+from quantkit.data.given_set import SetLike, given_set
 from quantkit.data.overlap import digest_of
 from quantkit.data.parallel import map_in_order
 from quantkit.data.preprocess import preprocess
 from quantkit.engine.classifier import ClassifierFile, PreparedClassifier, read_classifier
 from quantkit.engine.device import CPU, Device
+from quantkit.engine.inputs import check_arrays, used_pipeline
 from quantkit.engine.observe import Chunk, complete, observe
 from quantkit.engine.session import default_threads
 from quantkit.engine.tap import TappedSession
@@ -106,8 +109,8 @@ class _CalibratedModel:
 
 def calibrate(
     model: AnyPath,
-    calibration_set: AnyPath | CalibrationSet,
-    pipeline: PresetSource,
+    calibration_set: SetLike,
+    pipeline: PresetSource | None = None,
     *,
     run: AnyPath,
     method: Method | str | None = None,
@@ -130,8 +133,10 @@ def calibrate(
 
     Args:
         model: fp32 ONNX classifier.
-        calibration_set: manifest, or the set itself.
-        pipeline: preprocessing: a value, the name of a preset, or a file (see `load_preset`).
+        calibration_set: manifest, or the set itself; or images of Python, all of which are used: arrays, an iterable, a
+            ``DataLoader``, a ``datasets.Dataset``, a ``CalibrationDataReader``, an `ImageSource`.
+        pipeline: preprocessing: a value, the name of a preset, or a file (see `load_preset`); None for ready arrays,
+            which are not preprocessed.
         run: run folder; made when absent.
         method: how ranges are set, a value or a name; percentile when absent.
         target: what will run the int8 model, a value or a name.
@@ -167,15 +172,19 @@ def calibrate(
         >>> str(done.coverage)
         'int8: 28 of 28 layers, 100 % of multiply-adds'
     """
-    method, target, pipeline = as_method(method), as_target(target), load_preset(pipeline)
+    method, target, run = as_method(method), as_target(target), as_path(run, "run")
     options = require(QuantizeOptions, options or QuantizeOptions(), "options")
-    progress = as_progress(progress)
-    run, calibration_set = as_path(run, "run"), path_or(CalibrationSet, calibration_set, "calibration_set")
-    device = device.resolved()
+    progress, device = as_progress(progress), device.resolved()
+    pipeline = None if pipeline is None else load_preset(pipeline)
     subject = _read_subject(as_path(model, "model"), output, inputs)
-    subject.file.check(pipeline)
-    _require_coverage(subject, pipeline, target, options, require_coverage)
+    if pipeline is not None:
+        subject.file.check(pipeline)
+        _require_coverage(subject, pipeline.output_size, target, options, require_coverage)
     chosen, manifest = _read_set(calibration_set)
+    pipeline = used_pipeline(pipeline, chosen.array_shape)
+    if chosen.array_shape is not None:
+        check_arrays(chosen.array_shape, subject.file.signature.image, chosen.root)
+        _require_coverage(subject, chosen.array_shape[1:], target, options, require_coverage)
     folder = RunFolder(run)
     with folder.locked():
         before = folder.read() if (folder.path / RECORD).is_file() else None
@@ -252,41 +261,44 @@ def _read_subject(path: Path, output: str | None, inputs: Mapping[str, Any] | No
 
 
 def _require_coverage(
-    subject: _CalibratedModel, pipeline: Pipeline, target: Target, options: QuantizeOptions, least: float | None
+    subject: _CalibratedModel,
+    size: tuple[int, int] | None,
+    target: Target,
+    options: QuantizeOptions,
+    least: float | None,
 ) -> None:
-    """Refuse a model of which too little would be int8 before any image is read."""
+    """Refuse a model of which too little would be int8, before the pass; ``size`` is height and width of the images."""
     if least is None:
         return
-    (batch, _, height, width), size = subject.record.shape, pipeline.output_size
-    is_open = height is None or width is None
-    shape = (batch or 1, pipeline.channels, *size) if is_open and size is not None else None
+    image = subject.file.signature.image
+    is_open = image.height is None or image.width is None
+    shape = (image.batch or 1, image.channels, *size) if is_open and size is not None else None
     made = plan(subject.prepared.model, options.target(target), options.plan_options())
     coverage(made, shape).require(least)
 
 
-def _read_set(given: Path | CalibrationSet) -> tuple[CalibrationSet, str]:
-    if isinstance(given, CalibrationSet):
-        chosen, manifest = given, ""
-    else:
-        chosen, manifest = CalibrationSet.load(given), str(given.resolve())
+def _read_set(given: SetLike) -> tuple[CalibrationSet, str]:
+    chosen = given_set(given)
+    manifest = str(Path(given).resolve()) if isinstance(given, str | os.PathLike) else ""
     if not chosen.images:
         raise CalibrationSetError("the set holds no images", where=manifest or chosen.root)
     if not chosen.is_rebuilt:
         raise CalibrationSetError(
             "the set was chosen from labels alone", where=manifest, fix="run quantkit calib-set rebuild first"
         )
-    missing = [path for path in chosen.paths if not path.is_file()]
+    missing = [item for item in chosen.items if not item.exists()]
     if missing:
         raise CalibrationSetError(
-            f"{len(missing)} of {len(chosen)} images of the set are missing, {missing[0].name} first",
+            f"{len(missing)} of {len(chosen)} images of the set are missing, {missing[0].id} first",
             where=chosen.root,
             fix="put them back, or build the set again",
         )
-    for image, digest in zip(chosen.images, map_in_order(digest_of, chosen.paths), strict=True):
+    digests = map_in_order(digest_of, chosen.items)
+    for item, image, digest in zip(chosen.items, chosen.images, digests, strict=True):
         if digest != image.sha256:
             raise CalibrationSetError(
                 "the image is not the one the set was built with",
-                where=chosen.root / image.name,
+                where=item.where,
                 fix="build the set again",
             )
     return chosen, manifest
@@ -337,6 +349,7 @@ def _record(
             images_used=len(statistics.images),
             outliers=statistics.outlier_images,
             suffix=min(PurePosixPath(image.name).suffix.removeprefix(".") for image in chosen.images),
+            ready_arrays=chosen.array_shape is not None,
         ),
         pipeline=pipeline,
     )
@@ -396,7 +409,7 @@ class _Pass:
         chunks = observe(
             session,
             tapped,
-            self._chosen.paths,
+            self._chosen.items,
             partial(preprocess, pipeline=self._pipeline),
             batch=fixed or self._device.batch,
             fill=fixed is not None,

@@ -12,10 +12,13 @@ import onnx_ir as ir
 from quantkit.config.arguments import AnyPath, as_path, optional_path
 from quantkit.config.pipeline import Pipeline
 from quantkit.data.calibration_set import CalibrationSet
-from quantkit.data.folder import ImageFolder
+from quantkit.data.item import ImageItem
 from quantkit.data.preprocess import preprocess
+from quantkit.data.source import ImageSource
+from quantkit.data.sources.open import ImagesLike
 from quantkit.engine.classifier import ClassifierFile
 from quantkit.engine.device import CPU, Device
+from quantkit.engine.inputs import check_arrays, used_pipeline
 from quantkit.engine.predict import Classifier, Latency, ModelScores, evaluate, time_in_turn
 from quantkit.engine.session import default_threads
 from quantkit.errors import UsageError
@@ -95,7 +98,7 @@ class Evaluation:
     comparison: Comparison
     reference: ComparedModel
     answers: tuple[EvaluatedModel, ...]
-    images: ImageFolder
+    images: ImageSource
     pipeline: Pipeline
     run: Path | None
     notes: tuple[str, ...] = ()
@@ -105,7 +108,7 @@ def compare(
     models: Sequence[AnyPath],
     *,
     run: AnyPath | None = None,
-    images: AnyPath | ImageFolder | None = None,
+    images: ImagesLike | None = None,
     labels: AnyPath | None = None,
     names: AnyPath | None = None,
     exclude: AnyPath | CalibrationSet | None = None,
@@ -156,7 +159,7 @@ def evaluate_models(
     models: Sequence[AnyPath],
     *,
     run: AnyPath | None = None,
-    images: AnyPath | ImageFolder | None = None,
+    images: ImagesLike | None = None,
     labels: AnyPath | None = None,
     names: AnyPath | None = None,
     exclude: AnyPath | CalibrationSet | None = None,
@@ -178,7 +181,8 @@ def evaluate_models(
             its own, or ``NAME=DIR`` for results of a card. The first, the reference, is any ONNX model, quantized or
             not.
         run: run folder; needed for names and where no pipeline is given.
-        images: folder of evaluation images; absent, the folder that the run's calibration set was drawn from.
+        images: a folder, an archive, a URL, arrays, ... (`quantkit.open_source`); absent, the images that the run's
+            calibration set was drawn from.
         labels: label file; absent, the labels come from folders or file names.
         names: class names, one a line.
         exclude: calibration set whose images are left out, told by their bytes; absent, the run's own where the images
@@ -224,10 +228,9 @@ def evaluate_models(
     if not isinstance(reference, ComparedModel):
         raise UsageError("results of a card cannot be the reference", where=given[0], fix="name an ONNX model first")
     _require_distinct(given, subjects)
-    pipeline = load_preset(pipeline) if pipeline is not None else record.pipeline if record is not None else None
-    if pipeline is None:
-        raise UsageError("nothing says how images are preprocessed", fix="give --preset, or --run of a calibrated run")
+    preprocessing = load_preset(pipeline) if pipeline is not None else record.pipeline if record is not None else None
     found, warnings = evaluation_images(images, labels, names, exclude, record)
+    pipeline = used_pipeline(preprocessing, found.array_shape)
     if datalist is not None and (other := other_preprocessing(datalist, pipeline)) is not None:
         warnings.append(other)
     found = limited(found, limit)
@@ -249,10 +252,10 @@ def evaluate_models(
     warnings += [] if diagnosis is None else [f"{reference.name}: {diagnosis}"]
     times: dict[str, Latency] = {}
     if latency:
-        measured = time_in_turn(classifiers, preprocess(found.paths[0], pipeline)[None])
+        measured = time_in_turn(classifiers, preprocess(found.items[0], pipeline)[None])
         times = {subject.name: time for subject, time in zip(onnx, measured, strict=True)}
     every = max(1, len(found.names) // drift_images) if drift_images else 1
-    sample = found.paths[::every][:drift_images]
+    sample = found.items[::every][:drift_images]
     rescaled = [_name(subject) for subject in subjects if _is_rescaled(subject, folder, record)]
     drifts = [
         ((), ()) if _name(subject) in rescaled else _drift(reference, subject, sample, pipeline, threads)
@@ -281,7 +284,7 @@ _Candidate = ComparedModel | tuple[str, DeviceResults]
 
 
 def _drift(
-    reference: ComparedModel, subject: _Candidate, sample: Sequence[Path], pipeline: Pipeline, threads: int
+    reference: ComparedModel, subject: _Candidate, sample: Sequence[ImageItem], pipeline: Pipeline, threads: int
 ) -> tuple[tuple[TensorDrift, ...], tuple[TensorDrift, ...]]:
     """Measure the drift of a candidate's tensors, end to end and of each layer alone; a card shows neither."""
     if subject is reference or not isinstance(subject, ComparedModel):
@@ -309,7 +312,7 @@ def _is_rescaled(subject: _Candidate, folder: RunFolder | None, record: RunRecor
 def _answers(
     subjects: Sequence[ComparedModel],
     classifiers: Sequence[Classifier],
-    found: ImageFolder,
+    found: ImageSource,
     pipeline: Pipeline,
     threads: int,
     run: Path | None,
@@ -317,14 +320,14 @@ def _answers(
     """Give what every ONNX model says to every image; in a run of ours, no model is asked twice about the same."""
     cache = _cache_of(run)
     if cache is None:
-        yield evaluate(classifiers, found.paths, pipeline, threads=threads)
+        yield evaluate(classifiers, found.items, pipeline, threads=threads)
         return
     keys = [
         scores_key(model_digest(one.path), pipeline, one.file.signature, classifier.device)
         for one, classifier in zip(subjects, classifiers, strict=True)
     ]
     with cached_scores(cache, keys, found) as scores:
-        yield predict_cached(classifiers, scores, found.paths, pipeline, threads=threads)
+        yield predict_cached(classifiers, scores, found.items, pipeline, threads=threads)
 
 
 def _cache_of(run: Path | None) -> ResultCache | None:
@@ -335,7 +338,7 @@ def _cache_of(run: Path | None) -> ResultCache | None:
 def _collect(
     subjects: Sequence[_Candidate],
     answers_to_images: Iterator[ModelScores],
-    found: ImageFolder,
+    found: ImageSource,
     progress: ProgressCallback,
 ) -> Collector:
     """Gather what every model, and every card, said to every image."""
@@ -416,11 +419,12 @@ def _size(subject: _Candidate) -> int | None:
     return sum(file.stat().st_size for file in model_files(subject.path))
 
 
-def _check_fit(subjects: Sequence[_Candidate], pipeline: Pipeline, found: ImageFolder) -> None:
+def _check_fit(subjects: Sequence[_Candidate], pipeline: Pipeline, found: ImageSource) -> None:
     """See that every model reads what the pipeline gives, knows every label, and (a card) answered every image."""
     for subject in subjects:
         if not isinstance(subject, ComparedModel):
             subject[1].check(found)
             continue
         subject.file.check(pipeline)
+        check_arrays(found.array_shape, subject.file.signature.image, found.root)
         check_labels(found, subject.file.signature.scores.classes, subject.path)

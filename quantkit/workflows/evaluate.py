@@ -13,9 +13,11 @@ from quantkit import __version__
 from quantkit.config.arguments import AnyPath, as_path, optional_path
 from quantkit.config.pipeline import Pipeline
 from quantkit.data.calibration_set import CalibrationSet
-from quantkit.data.folder import ImageFolder
+from quantkit.data.source import ImageSource
+from quantkit.data.sources.open import ImagesLike
 from quantkit.engine.classifier import ClassifierFile
 from quantkit.engine.device import CPU, Device
+from quantkit.engine.inputs import check_arrays, used_pipeline
 from quantkit.engine.predict import Classifier
 from quantkit.engine.session import default_threads
 from quantkit.errors import UsageError
@@ -143,7 +145,7 @@ def evaluate(
     model: AnyPath,
     *,
     run: AnyPath | None = None,
-    images: AnyPath | ImageFolder | None = None,
+    images: ImagesLike | None = None,
     labels: AnyPath | None = None,
     names: AnyPath | None = None,
     exclude: AnyPath | CalibrationSet | None = None,
@@ -166,7 +168,8 @@ def evaluate(
     Args:
         model: name in the run (``fp32``, ``int8``, ...), or path of an ONNX file.
         run: run folder; needed for names and where no pipeline is given.
-        images: folder of images; absent, the folder that the run's calibration set was drawn from.
+        images: a folder, an archive, a URL, arrays, ... (`quantkit.open_source`); absent, the images that the run's
+            calibration set was drawn from.
         labels: label file; absent, the labels come from folders or file names.
         names: class names, one a line.
         exclude: calibration set whose images are left out.
@@ -210,14 +213,14 @@ def evaluate(
         name = path.stem
     else:
         raise UsageError(f"{model!r} is no ONNX file, and no run was given to look it up in", fix="give --run")
-    pipeline = load_preset(pipeline) if pipeline is not None else record.pipeline if record is not None else None
-    if pipeline is None:
-        raise UsageError("nothing says how images are preprocessed", fix="give --preset, or --run of a calibrated run")
+    preprocessing = load_preset(pipeline) if pipeline is not None else record.pipeline if record is not None else None
     file = read_scored(path, record, output, inputs)
     found, doubts = evaluation_images(images, labels, names, exclude, record)
+    pipeline = used_pipeline(preprocessing, found.array_shape)
     found = limited(found, limit)
     # Before the work: the model takes what the pipeline gives, and has a class for every label.
     file.check(pipeline)
+    check_arrays(found.array_shape, file.signature.image, found.root)
     check_labels(found, file.signature.scores.classes, path)
     part = found if shard is None else _shard(found, *shard)
     device, digest = device.resolved(), model_digest(path)
@@ -289,14 +292,14 @@ def parse_shard(text: str) -> tuple[int, int]:
 def _answers(
     classifier: Classifier,
     cached: ScoreCache,
-    part: ImageFolder,
+    part: ImageSource,
     pipeline: Pipeline,
     threads: int,
     progress: ProgressCallback,
 ) -> tuple[Predictions, Scores]:
     assert part.labels is not None
     collector = Collector(1, kind=Scores.PROBABILITIES if _ends_in_softmax(classifier.file) else None)
-    for answers in predict_cached([classifier], [cached], part.paths, pipeline, threads=threads):
+    for answers in predict_cached([classifier], [cached], part.items, pipeline, threads=threads):
         scores = answers.scores[0]
         # Told from one image, so that it does not depend on which images come together.
         collector.kind = collector.kind or kind_of_scores(scores)
@@ -317,12 +320,12 @@ def _ends_in_softmax(file: ClassifierFile) -> bool:
     return False
 
 
-def _shard(found: ImageFolder, i: int, n: int) -> ImageFolder:
+def _shard(found: ImageSource, i: int, n: int) -> ImageSource:
     if n > len(found.names):
         raise UsageError(f"there are {len(found.names)} images for {n} shards", where="--shard", fix="make fewer")
     return found.only(range(i - 1, len(found.names), n))
 
 
-def _portable_digest(found: ImageFolder) -> str:
-    """Return a digest of names and sizes, which copies of the images on other machines have too."""
-    return sha256_json([(name, (found.root / name).stat().st_size) for name in found.names])
+def _portable_digest(found: ImageSource) -> str:
+    """Return a digest of names and sizes or contents, which copies of the images on other machines have too."""
+    return sha256_json([(item.id, item.portable()) for item in found.items])

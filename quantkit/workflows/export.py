@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from quantkit.config.arguments import AnyPath, as_path, optional_path
+from quantkit.data.item import FileItem, ImageItem
 from quantkit.errors import UsageError
 from quantkit.export.result import Exported
 from quantkit.targets import ORT, Target, as_target
@@ -26,7 +27,7 @@ def export(
     opset: int | None = None,
     target: Target | str = ORT,
     exporter: Literal["auto", "dynamo", "torchscript"] = "auto",
-    images: Sequence[AnyPath] = (),
+    images: Sequence[AnyPath | ImageItem] = (),
     pipeline: PresetSource | None = None,
     tolerance: float = 1e-4,
     reference: str | None = None,
@@ -50,7 +51,7 @@ def export(
         opset: version of the ONNX operator set; that of the target when absent.
         target: what the model is meant for, a value or a name.
         exporter: ``dynamo``, ``torchscript``, or ``auto``, the first that succeeds.
-        images: image files to compare the scores on, beside random input.
+        images: image files, or images of a source, to compare the scores on, beside random input.
         pipeline: how they are preprocessed; as the published weights ask for, or as for ImageNet, when absent.
         tolerance: largest error accepted, times the largest score where that is above 1.
         reference: another implementation to compare with, under the same weights, named as ``network`` is.
@@ -69,7 +70,7 @@ def export(
         >>> done = quantkit.export("resnet50", weights="DEFAULT")  # doctest: +SKIP
     """
     target = as_target(target)
-    files = [as_path(image, "images") for image in images]
+    items = [image if isinstance(image, ImageItem) else FileItem(as_path(image, "images")) for image in images]
     chosen = None if pipeline is None else load_preset(pipeline)
     path = optional_path(out, "out") or Path(f"{network.rpartition(':')[2]}.onnx")
     try:
@@ -90,7 +91,7 @@ def export(
         opset=opset,
         target=target,
         exporter=exporter,
-        images=files,
+        images=items,
         pipeline=chosen,
         tolerance=tolerance,
         reference=reference,

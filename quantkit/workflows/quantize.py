@@ -13,6 +13,7 @@ import onnx_ir as ir
 
 from quantkit.config.arguments import AnyPath, as_path, optional_path, require
 from quantkit.config.method import Method, as_method, method_name
+from quantkit.data.given_set import SetLike, given_set
 from quantkit.engine.classifier import PreparedClassifier
 from quantkit.engine.saturation import products_saturate
 from quantkit.engine.session import open_session
@@ -151,6 +152,7 @@ def quantize(
     out: AnyPath | None = None,
     use_images: bool = True,
     require_coverage: float | None = None,
+    calibration_set: SetLike | None = None,
 ) -> Quantized:
     """Solve the ranges from a run's statistics and write an int8 model; the model is not run over the set again.
 
@@ -163,6 +165,7 @@ def quantize(
         use_images: correct the biases for these ranges on the calibration images where they can be found. Otherwise a
             correction is used only where one was made for the same ranges before.
         require_coverage: least percent of the multiply-adds that must be int8; None requires nothing.
+        calibration_set: the images of `calibrate` again, if they were arrays; else they are found by the run.
 
     Raises:
         CoverageError: less of the model is int8 than required; nothing was written.
@@ -183,7 +186,8 @@ def quantize(
     prepared, statistics = calibrated(folder, record)
     method, target = as_method(method), as_target(target)
     options = require(QuantizeOptions, options or QuantizeOptions(), "options")
-    images = images_of(record) if use_images and options.bias_correction else None
+    given = None if calibration_set is None else given_set(calibration_set)
+    images = images_of(record, given) if use_images and options.bias_correction else None
     with folder.locked():
         name, path = output_path(folder, variant_name(record, method, target), optional_path(out, "out"))
         done = quantize_prepared(

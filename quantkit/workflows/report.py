@@ -93,7 +93,7 @@ def report_data(evaluation: Evaluation, verdicts: Sequence[GateVerdict] = ()) ->
         title=evaluation.reference.path.stem,
         comparison=evaluation.comparison,
         tensors=tensors,
-        images=changed_images(predictions, picture=lambda name: thumbnail(images.root / name)),
+        images=changed_images(predictions, picture=lambda name: thumbnail(images.by_name[name])),
         confusions=confusion_pairs(predictions),
         class_names=tuple(images.class_names.get(index, "") for index in range(classes)),
         convergence=tuple(statistics.convergence) if statistics else (),

@@ -10,6 +10,7 @@ from quantkit.config.pipeline import Pipeline
 from quantkit.config.project import PROJECT_FILE, Project
 from quantkit.data.build_set import build_calibration_set
 from quantkit.data.calibration_set import CalibrationSet
+from quantkit.data.sources.open import ImagesLike
 from quantkit.errors import UsageError
 from quantkit.graph.fixed_inputs import parse_inputs
 from quantkit.progress import Progress
@@ -32,7 +33,8 @@ class CalibrationSettings:
     Attributes:
         model: fp32 ONNX file.
         set: manifest, None where a set is drawn.
-        images: folder to draw from.
+        images: place to draw from.
+        skip_damaged: draw from the rest of it where it is damaged.
         labels: its label file.
         names: its class names.
         count: images to draw.
@@ -49,10 +51,11 @@ class CalibrationSettings:
 
     model: Path
     set: Path | None
-    images: Path | None
+    images: ImagesLike | None
     labels: Path | None
     names: Path | None
     count: int
+    skip_damaged: bool = False
     seed: int
     pipeline: Pipeline
     run: Path
@@ -69,7 +72,13 @@ class CalibrationSettings:
             return self.set
         assert self.images is not None
         drawn = build_calibration_set(
-            self.images, self.labels, names=self.names, count=self.count, seed=self.seed, progress=progress
+            self.images,
+            self.labels,
+            names=self.names,
+            count=self.count,
+            seed=self.seed,
+            skip_damaged=self.skip_damaged,
+            progress=progress,
         )
         folder = RunFolder(self.run)
         folder.create()
@@ -84,9 +93,10 @@ def calibration_settings(
     folder: Path,
     model: Path | None,
     set_: Path | None,
-    images: Path | None,
+    images: ImagesLike | None,
     labels: Path | None,
     count: int | None,
+    skip_damaged: bool = False,
     seed: int | None,
     preset: str | None,
     exif: bool | None = None,
@@ -129,6 +139,7 @@ def calibration_settings(
         labels=labels,
         names=project.names,
         count=DRAWN_IMAGES if count is None else count,
+        skip_damaged=skip_damaged,
         seed=seed or 0,
         pipeline=pipeline,
         run=run or project.run or run_of_model(model, folder),
@@ -183,7 +194,7 @@ class ComparisonSettings:
     """
 
     run: Path | None
-    images: Path | None
+    images: ImagesLike | None
     labels: Path | None
     names: Path | None
     pipeline: Pipeline | None
@@ -196,7 +207,7 @@ def comparison_settings(
     folder: Path,
     models: Sequence[str],
     run: Path | None,
-    images: Path | None,
+    images: ImagesLike | None,
     labels: Path | None,
     names: Path | None,
     preset: str | None,
@@ -256,7 +267,7 @@ class EvaluationSettings:
     """
 
     run: Path | None
-    images: Path | None
+    images: ImagesLike | None
     labels: Path | None
     names: Path | None
     pipeline: Pipeline | None
@@ -270,7 +281,7 @@ def evaluation_settings(
     folder: Path,
     model: str,
     run: Path | None,
-    images: Path | None,
+    images: ImagesLike | None,
     labels: Path | None,
     names: Path | None,
     preset: str | None,

@@ -12,9 +12,12 @@ import numpy.typing as npt
 from quantkit.config.arguments import AnyPath, as_path, require
 from quantkit.config.method import Method, as_method, method_name
 from quantkit.data.calibration_set import CalibrationSet
-from quantkit.data.folder import ImageFolder
+from quantkit.data.given_set import SetLike, given_set
+from quantkit.data.item import ImageItem
 from quantkit.data.overlap import digest_of
 from quantkit.data.parallel import map_in_order
+from quantkit.data.source import ImageSource
+from quantkit.data.sources.open import ImagesLike
 from quantkit.engine.session import default_threads
 from quantkit.errors import CalibrationSetError, UsageError
 from quantkit.evaluation.images import check_labels, evaluation_images, limited
@@ -75,13 +78,13 @@ class _Images:
     """The images that layers are measured on.
 
     Attributes:
-        paths: of the files.
-        digests: of their bytes.
+        items: the images.
+        digests: of their content.
         labels: int64 ``[images]``, None where accuracy is not asked for.
         source: what they are.
     """
 
-    paths: tuple[Path, ...]
+    items: tuple[ImageItem, ...]
     digests: tuple[str, ...]
     labels: npt.NDArray[np.int64] | None
     source: str
@@ -95,7 +98,8 @@ def sensitivity(
     options: QuantizeOptions | None = None,
     by: By = "isolated",
     count: int | None = None,
-    images: AnyPath | ImageFolder | None = None,
+    calibration_set: SetLike | None = None,
+    images: ImagesLike | None = None,
     labels: AnyPath | None = None,
     names: AnyPath | None = None,
     exclude: AnyPath | CalibrationSet | None = None,
@@ -117,6 +121,7 @@ def sensitivity(
             float, or the share of images that it alone puts in another class.
         count: images to use, spread over the set or folder; absent, a few dozen calibration images, or all evaluation
             images.
+        calibration_set: the images of `calibrate` again, where they were arrays; else they are found by the run.
         images: evaluation images, for ``accuracy``; absent, the folder of the calibration set without the set.
         labels: their label file.
         names: class names, one a line.
@@ -159,7 +164,7 @@ def sensitivity(
         chosen, warnings = None, []
     with folder.locked():
         network = _network(folder, record, method, target, options)
-        chosen = chosen or _calibration_images(record, count or IMAGES, network.outliers)
+        chosen = chosen or _calibration_images(record, count or IMAGES, network.outliers, calibration_set)
         count_layers = as_progress(progress).task("measuring layers", "layers")
         cost = _measure(folder, network, chosen, threads or default_threads(), count_layers)
         result = _result(cost, chosen, network, method, by, (*network.corrected.notes, *warnings))
@@ -184,57 +189,61 @@ def _network(
     return _Network(record, prepared, chosen, ranges, options, corrected, outliers)
 
 
-def _calibration_images(record: RunRecord, count: int, outliers: tuple[str, ...]) -> _Images:
+def _calibration_images(record: RunRecord, count: int, outliers: tuple[str, ...], given: SetLike | None) -> _Images:
     """Return images of the run's calibration set, spread over it, without outliers.
 
     Raises:
         CalibrationSetError: the set or one of these images is gone or changed.
     """
-    chosen = set_of_run(record)
+    chosen = set_of_run(record, None if given is None else given_set(given))
     chosen = set_without_outliers(chosen, outliers)
-    whole = list(zip(chosen.images, chosen.paths, strict=True))
+    whole = list(zip(chosen.images, chosen.items, strict=True))
     count = min(count, len(whole))
     taken = [whole[index * len(whole) // count] for index in range(count)]
-    for image, path in taken:
-        if not path.is_file():
+    for image, item in taken:
+        if not item.exists():
             raise CalibrationSetError(
-                "the calibration image is gone", where=path, fix="put it back, or use --by accuracy with other images"
+                "the calibration image is gone",
+                where=item.where,
+                fix="put it back, or use --by accuracy with other images",
             )
-        if digest_of(path) != image.sha256:
+        if digest_of(item) != image.sha256:
             raise CalibrationSetError(
-                "the image is not the one the run was calibrated with", where=path, fix="run quantkit calibrate again"
+                "the image is not the one the run was calibrated with",
+                where=item.where,
+                fix="run quantkit calibrate again",
             )
-    paths, digests = tuple(path for _, path in taken), tuple(str(image.sha256) for image, _ in taken)
-    return _Images(paths, digests, None, "calibration images")
+    items, digests = tuple(item for _, item in taken), tuple(str(image.sha256) for image, _ in taken)
+    return _Images(items, digests, None, "calibration images")
 
 
-def _labelled(found: ImageFolder, record: RunRecord) -> _Images:
+def _labelled(found: ImageSource, record: RunRecord) -> _Images:
     assert found.labels is not None
     check_labels(found, record.model.classes, found.root)
-    digests = tuple(map_in_order(digest_of, found.paths))
-    return _Images(tuple(found.paths), digests, np.asarray(found.labels, np.int64), f"images of {found.root}")
+    digests = tuple(map_in_order(digest_of, found.items))
+    return _Images(found.items, digests, np.asarray(found.labels, np.int64), f"images of {found.root}")
 
 
 def _measure(
     folder: RunFolder, network: _Network, chosen: _Images, threads: int, progress: ProgressCallback
 ) -> NetworkCost:
     """Measure lot by lot, each from where it was left."""
-    lots = range(0, len(chosen.paths), _LOT)
+    lots = range(0, len(chosen.items), _LOT)
     parts: list[NetworkCost] = []
     for number, start in enumerate(lots):
         lot = slice(start, start + _LOT)
         cache = LayerCostCache(folder.cache, {**network.depends_on, "images": list(chosen.digests[lot])})
         if cache.network is None:
-            cache.finish(_measure_lot(network, chosen.paths[lot], cache, threads, _shifted(progress, number, lots)))
+            cache.finish(_measure_lot(network, chosen.items[lot], cache, threads, _shifted(progress, number, lots)))
         assert cache.network is not None
         parts.append(cache.network)
     return NetworkCost.concatenate(parts)
 
 
 def _measure_lot(
-    network: _Network, paths: Sequence[Path], cache: LayerCostCache, threads: int, progress: ProgressCallback
+    network: _Network, images: Sequence[ImageItem], cache: LayerCostCache, threads: int, progress: ProgressCallback
 ) -> NetworkCost:
-    inputs = model_inputs(network.prepared.model, paths, network.record.pipeline, threads)
+    inputs = model_inputs(network.prepared.model, images, network.record.pipeline, threads)
     try:
         return layer_costs(
             network.prepared.model,
@@ -283,7 +292,7 @@ def _result(
         target=network.target.name,
         method=method_name(method),
         by=by,
-        images=len(chosen.paths),
+        images=len(chosen.items),
         source=chosen.source,
         macs=cost.macs,
         top1=reference,

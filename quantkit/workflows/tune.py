@@ -11,7 +11,9 @@ from typing import Any
 from quantkit.config.arguments import AnyPath, as_path, optional_path, require
 from quantkit.data.calibration_set import CalibrationSet
 from quantkit.data.decoded import DecodedImages
-from quantkit.data.folder import ImageFolder
+from quantkit.data.given_set import SetLike, given_set
+from quantkit.data.source import ImageSource
+from quantkit.data.sources.open import ImagesLike
 from quantkit.engine.session import default_threads
 from quantkit.evaluation.images import evaluation_images, limited
 from quantkit.files import sha256_json, write_json
@@ -141,7 +143,8 @@ def tune(
     *,
     target: Target | str = ORT,
     options: QuantizeOptions | None = None,
-    images: AnyPath | ImageFolder | None = None,
+    calibration_set: SetLike | None = None,
+    images: ImagesLike | None = None,
     labels: AnyPath | None = None,
     names: AnyPath | None = None,
     exclude: AnyPath | CalibrationSet | None = None,
@@ -161,6 +164,7 @@ def tune(
         tuning: goal and limits.
         target: what will run the model, a value or a name.
         options: quantization options that all recipes have.
+        calibration_set: the images of `calibrate` again, if they were arrays; else they are found by the run.
         images: evaluation images; absent, the folder of the calibration set without the set.
         labels: their label file.
         names: class names, one a line.
@@ -203,7 +207,8 @@ def tune(
         backend = backend_of(target, folder)
         budget = tuning.budget if backend is None else backend.tune_limits(tuning.budget)
         load = DecodedImages(record.pipeline)
-        subject = tuning_task(folder, record, target, options, tuning.rewrite, threads, load)
+        given = None if calibration_set is None else given_set(calibration_set)
+        subject = tuning_task(folder, record, target, options, tuning.rewrite, threads, load, given)
         _coverage(subject, plan(subject.prepared, subject.builder.target, subject.builder.options)).require(
             tuning.require_coverage
         )
@@ -238,10 +243,10 @@ def tune(
     return done
 
 
-def _evaluated_on(images: ImageFolder) -> str:
-    """Return a digest of the evaluation images' names, sizes and labels, the same wherever their folder is."""
+def _evaluated_on(images: ImageSource) -> str:
+    """Return a digest of the evaluation images' names, sizes and labels, the same wherever they are."""
     labels = None if images.labels is None else [int(label) for label in images.labels]
-    return sha256_json([[(name, (images.root / name).stat().st_size) for name in images.names], labels])
+    return sha256_json([[(item.id, item.portable()) for item in images.items], labels])
 
 
 def _stages(subject: TuningTask, tuning: TuneOptions, options: QuantizeOptions) -> frozenset[Stage]:

@@ -5,8 +5,9 @@ from functools import cached_property
 from pathlib import Path
 
 from quantkit.config.method import parse_method
+from quantkit.data.calibration_set import CalibrationSet
 from quantkit.data.decoded import DecodedImages
-from quantkit.data.folder import ImageFolder
+from quantkit.data.source import ImageSource
 from quantkit.engine.predict import Classifier
 from quantkit.errors import CalibrationSetError
 from quantkit.evaluation.images import check_labels
@@ -36,10 +37,11 @@ def tuning_task(
     rewrite: bool,
     threads: int,
     load: DecodedImages | None = None,
+    calibration_set: CalibrationSet | None = None,
 ) -> TuningTask:
     """Read a run and its calibration images; see `quantkit.workflows.tune.tune` for the errors."""
     whole, statistics = calibrated(folder, record)
-    chosen = images_of(record)
+    chosen = images_of(record, calibration_set)
     if chosen is None:
         raise CalibrationSetError(
             "the images of the calibration set are missing, or not those of the run",
@@ -78,7 +80,7 @@ class Holdout:
 
     folder: RunFolder
     record: RunRecord
-    images: ImageFolder
+    images: ImageSource
     load: DecodedImages
     threads: int
 
@@ -121,7 +123,7 @@ class Holdout:
         keys = [scores_key(model_digest(one.path), pipeline, one.file.signature) for one in models]
         collector, count = Collector(len(models)), progress.task("evaluating", "images")
         with cached_scores(self.folder.cache, keys, images) as caches:
-            found = predict_cached(models, caches, images.paths, pipeline, threads=self.threads, load=self.load)
+            found = predict_cached(models, caches, images.items, pipeline, threads=self.threads, load=self.load)
             for one in found:
                 collector.update(one.scores, [images.names[one.index]], [images.labels[one.index]])
                 count(one.index + 1, len(images.names))

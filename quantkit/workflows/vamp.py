@@ -6,6 +6,7 @@ from pathlib import Path
 
 from quantkit.config.pipeline import Pipeline
 from quantkit.data.folder import find_labelled_images
+from quantkit.data.sources.open import ImagesLike
 from quantkit.errors import ImageError
 from quantkit.files import write_text
 from quantkit.progress import Progress, as_progress
@@ -32,7 +33,7 @@ class CardInputs:
 
 
 def write_card_inputs(
-    images: Path,
+    images: ImagesLike,
     out: Path,
     *,
     labels: Path | None = None,
@@ -47,14 +48,14 @@ def write_card_inputs(
     """Write every image un-resized as ``CLASS/NAME.npz``, the datalist, and the preprocessing that goes with them.
 
     Args:
-        images: folder of images.
+        images: a folder, an archive, parquet, shards or a URL.
         out: folder to write.
         labels: label file, where folders and names do not tell the classes.
         names: class names, for labels that are names; folders never have them.
         pipeline: preprocessing that the card is to compute, see `load_preset`; its EXIF setting holds here.
         exif: apply the EXIF orientation or not; absent, as the pipeline says, else not.
         datalist: where to write the list; ``npz_datalist.txt`` in ``out`` when absent.
-        skip_broken: leave out images that cannot be decoded.
+        skip_broken: leave out images that cannot be decoded, and the damaged parts of archives.
         threads: workers; as many as there are processors when absent.
         progress: receives the progress.
 
@@ -69,7 +70,7 @@ def write_card_inputs(
     if exif is not None and preprocessing is not None:
         preprocessing = preprocessing.with_exif(exif)
     applied = bool(exif) if preprocessing is None else preprocessing.decode.exif
-    found = find_labelled_images(images, labels, names)
+    found = find_labelled_images(images, labels, names, skip_damaged=skip_broken)
     count = as_progress(progress).task("writing inputs", "images")
     report = write_inputs(plan_inputs(found, out), exif=applied, workers=threads, progress=count)
     if report.broken and not skip_broken:

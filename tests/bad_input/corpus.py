@@ -3,12 +3,13 @@
 import sys
 from pathlib import Path
 
+from corpus_archives import ARCHIVES
 from corpus_arrays import ARRAYS
 from corpus_images import IMAGES
 from corpus_models import MODELS
 from corpus_texts import TEXTS
 
-CORPUS = IMAGES + MODELS + TEXTS + ARRAYS
+CORPUS = IMAGES + MODELS + TEXTS + ARRAYS + ARCHIVES
 
 if __name__ == "__main__":
     for item in CORPUS:

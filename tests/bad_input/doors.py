@@ -18,6 +18,7 @@ from quantkit.data.classes import read_class_names
 from quantkit.data.folder import find_labelled_images
 from quantkit.data.images import decode_image
 from quantkit.data.preprocess import check_pipeline
+from quantkit.data.sources.open import open_source
 from quantkit.engine.classifier import read_classifier
 from quantkit.errors import LabelError
 from quantkit.evaluation.predictions_file import load_predictions
@@ -62,6 +63,10 @@ def _image(path: Path) -> str:
     decoded = decode_image(path, Decode())
     height, width, _ = decoded.pixels.shape
     return ", ".join([f"{width} x {height}", *decoded.notes])
+
+
+def _source(path: Path) -> str:
+    return f"{len([item.read() for item in open_source(path).items])} images"
 
 
 def _model(path: Path) -> str:
@@ -112,12 +117,18 @@ DOORS: dict[str, Door] = {
     "card result": lambda path: str(read_scores(DeviceOutput(path, "a/0"), 4)),
     "statistics": lambda path: str(len(load_statistics(path)[0].tensors)),
     "predictions": lambda path: str(len(load_predictions(path)[0])),
+    "tar": _source,
+    "zip": _source,
+    "parquet": _source,
 }
 
 
 def command_line(kind: str, path: Path) -> list[str]:
     """Return a command that meets the input; it runs in the folder of `prepare`, a project's in its own."""
     file, images = str(path), ["--images", "images"]
+    labelled = path.name.startswith(("class_", "null_label", "half_labelled"))
+    built = ["calib-set", "build", "--images", file, "--count", "1", "--out", "drawn.csv"]
+    tensors = ["--model", "good.onnx", "--preset", "pipeline.yaml", "--out", "tensors"]
     lines = {
         "image": ["eval", "good.onnx", "--images", str(path.parent.parent), "--preset", "pipeline.yaml"],
         "model": ["calibrate", "--model", file, *images, "--count", "2", "--preset", "pipeline.yaml"],
@@ -142,6 +153,7 @@ def command_line(kind: str, path: Path) -> list[str]:
         ],
         "statistics": ["stats", "show", file],
         "predictions": ["eval", "--merge", file, file, "--out", "merged.npz"],
+        **{form: built if labelled else ["vamc", "tensors", file, *tensors] for form in ("tar", "zip", "parquet")},
     }
     return lines[kind]
 

@@ -54,6 +54,7 @@ def fuzz(kind: str, seconds: int) -> None:
     place = Path(tempfile.mkdtemp(prefix="quantkit-fuzz-"))
     prepare(place)
     names = {"project": "quantkit.yaml", "run record": "run.json"}
+    names |= {suffix: f"fuzzed.{suffix}" for suffix in ("tar", "zip", "parquet")}
     path = input_folder(kind, place) / names.get(kind, "fuzzed")
     path.parent.mkdir(parents=True, exist_ok=True)
 

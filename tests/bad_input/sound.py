@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 from bad_item import BadInput
+from corpus_archives import file, parquet, tar, zipped
 from corpus_models import model
 from corpus_texts import GOOD_MANIFEST, LINES, RELAY
 from PIL import Image
@@ -186,6 +187,9 @@ SOUND = tuple(
             ),
         ),
         ("class names", "names.txt", b"cat\ndog\nemu\n"),
+        ("tar", "sound.tar", tar(file("b/c.png", b"x"), file("good.cls", b"1"), file("b/c.cls", b"0"))),
+        ("zip", "sound.zip", zipped(("b/c.png", b"x"))),
+        ("parquet", "sound.parquet", parquet()),
         ("cached scores", "any.scores", b"{}".ljust(1024) + b"\0" * 72),
     )
 )

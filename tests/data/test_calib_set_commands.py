@@ -37,11 +37,11 @@ def test_build_check_materialize(run: Run, three_classes: Path, tmp_path: Path) 
     assert lines[0] == "15 images: 3 classes, 3 to 6 each; labels: 3 class folders; seed 1"
     assert lines[1] == f"digest {CalibrationSet.load(tmp_path / 'sets/zoo.csv').digest}"
     assert "note: the classes have 3 to 6 images, for want of usable ones" in lines
-    assert lines[-2] == "wrote sets/zoo.csv"
+    assert "wrote sets/zoo.csv" in lines
     code, out, _ = run("calib-set", "check", "sets/zoo.csv")
     assert (code, out.splitlines()[-1]) == (0, "all 15 images are there, unchanged and decodable")
     code, out, _ = run("calib-set", "materialize", "sets/zoo.csv", "flat")
-    assert (code, out) == (0, "15 images lie in flat\n")
+    assert (code, out) == (0, "15 images are in flat\n")
     assert len(list((tmp_path / "flat").iterdir())) == 15
 
 
@@ -60,7 +60,8 @@ def test_build_can_materialize_at_once_as_copies(run: Run, three_classes: Path, 
     code, out, _ = run(
         "calib-set", "build", "--images", "zoo", "--count", 6, "--out", "zoo.csv", "--materialize", "flat", "--copy"
     )
-    assert (code, out.splitlines()[-2]) == (0, "6 images lie in flat")
+    assert code == 0
+    assert "6 images are in flat" in out.splitlines()
     assert all(path.stat().st_nlink == 1 for path in (tmp_path / "flat").iterdir())
 
 
@@ -93,7 +94,8 @@ def test_build_from_labels_alone_and_rebuild(run: Run, tmp_path: Path, make_imag
         in err
     )
     code, out, _ = run("calib-set", "rebuild", "plan.csv", "--images", "copy", "--out", "set.csv")
-    assert (code, out.splitlines()[-2]) == (0, "wrote set.csv")
+    assert code == 0
+    assert "wrote set.csv" in out.splitlines()
     assert run("calib-set", "check", "set.csv")[0] == 0
 
 
@@ -105,7 +107,7 @@ def test_imagenet_prepare_and_check(run: Run, tmp_path: Path, make_images) -> No
     code, out, _ = run("imagenet", "prepare", "val", "--out", "sorted")
     assert (code, out.splitlines()[0]) == (0, "4 images placed, 0 were there, in sorted")
     code, out, _ = run("imagenet", "prepare", "val", "--move")
-    assert (code, out) == (0, "4 images placed, 0 were there, in val\n")
+    assert (code, out.splitlines()[0]) == (0, "4 images placed, 0 were there, in val")
     (tmp_path / "val/n01440764/ILSVRC2012_val_00000002.png").write_bytes(b"")
     code, out, err = run("imagenet", "check", "val")
     assert code == 4
@@ -145,7 +147,7 @@ def test_bad_input_is_one_line_and_writes_nothing(
 
 def test_check_of_a_damaged_set(run: Run, three_classes: Path, tmp_path: Path) -> None:
     run("calib-set", "build", "--images", "zoo", "--count", 6, "--out", "zoo.csv")
-    victim = CalibrationSet.load(tmp_path / "zoo.csv").paths[0]
+    victim = CalibrationSet.load(tmp_path / "zoo.csv").items[0].path
     victim.unlink()
     code, out, err = run("calib-set", "check", "zoo.csv")
     assert code == 6

@@ -76,7 +76,7 @@ def test_digest_is_of_content_and_labels_alone(chosen: CalibrationSet) -> None:
 def test_labels_and_paths_follow_the_images(chosen: CalibrationSet) -> None:
     assert chosen.labels is not None
     assert chosen.labels.dtype == np.int64
-    for label, path in zip(chosen.labels, chosen.paths, strict=True):
+    for label, path in zip(chosen.labels, (item.path for item in chosen.items), strict=True):
         assert path.parent.name == ("cat", "dog", "emu")[label]
         assert path.is_file()
 

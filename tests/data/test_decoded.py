@@ -35,9 +35,9 @@ def images(tmp_path: Path) -> list[Path]:
 def decodings(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     seen: list[Path] = []
 
-    def counted(path: Path, pipeline: Pipeline):
-        seen.append(path)
-        return pixels_of(path, pipeline)
+    def counted(data: bytes, pipeline: Pipeline, where: Path):
+        seen.append(where)
+        return pixels_of(data, pipeline, where)
 
     monkeypatch.setattr(decoded, "pixels_of", counted)
     return seen

@@ -24,7 +24,7 @@ def test_images_are_found_by_suffix_sorted_hidden_ones_passed_over(tmp_path: Pat
     lay(tmp_path, "b.JPEG", "a/z.png", "a.jpg", "a/.hidden.jpg", "._b.JPEG", ".cache/x.jpg", "Thumbs.db", "notes.txt")
     found = find_images(tmp_path)
     assert found.names == ("a.jpg", "a/z.png", "b.JPEG")
-    assert found.paths == [tmp_path / "a.jpg", tmp_path / "a/z.png", tmp_path / "b.JPEG"]
+    assert [item.path for item in found.items] == [tmp_path / "a.jpg", tmp_path / "a/z.png", tmp_path / "b.JPEG"]
     assert found.labels is None
 
 
@@ -59,7 +59,7 @@ def test_missing_folder_and_file_in_its_place(tmp_path: Path) -> None:
     lay(tmp_path, "a.jpg")
     with pytest.raises(CalibrationSetError, match=r"none: there is no such folder"):
         find_images(tmp_path / "none")
-    with pytest.raises(CalibrationSetError, match=r"a\.jpg: not a folder"):
+    with pytest.raises(CalibrationSetError, match=r"a\.jpg: neither a folder of images nor a tar, zip or parquet file"):
         find_images(tmp_path / "a.jpg")
 
 

@@ -13,11 +13,11 @@ from quantkit.files import sha256_file
 def test_shared_images_are_found_by_content_whatever_their_name(three_classes: Path, tmp_path: Path) -> None:
     chosen = build_calibration_set(three_classes, count=6)
     everything = find_images(three_classes)
-    positions = overlap(chosen, everything.paths)
+    positions = overlap(chosen, everything.items)
     assert {everything.names[position] for position in positions} == {image.name for image in chosen.images}
     renamed = tmp_path / "renamed.png"
-    shutil.copyfile(chosen.paths[0], renamed)
-    others = [path for path in everything.paths if path not in chosen.paths]
+    shutil.copyfile(chosen.items[0].path, renamed)
+    others = [item.path for item in everything.items if item.id not in {image.name for image in chosen.images}]
     assert overlap(chosen, [*others, renamed]) == [len(others)]
 
 
@@ -26,7 +26,7 @@ def test_the_set_need_not_be_at_hand(three_classes: Path, tmp_path: Path) -> Non
     copies = tmp_path / "copies"
     shutil.copytree(three_classes, copies)
     shutil.rmtree(three_classes)
-    assert len(overlap(chosen, find_images(copies).paths)) == 6
+    assert len(overlap(chosen, find_images(copies).items)) == 6
 
 
 def test_a_changed_file_is_read_again(tmp_path: Path) -> None:

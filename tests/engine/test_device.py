@@ -47,7 +47,7 @@ def images(tmp_path):
 def all_scores(model, images, device):
     classifier = Classifier(read_classifier(model), device)
     found = find_labelled_images(images)
-    answers = list(evaluate([classifier], found.paths, PIPELINE, threads=3))
+    answers = list(evaluate([classifier], found.items, PIPELINE, threads=3))
     assert [one.index for one in answers] == list(range(len(found.names)))
     return np.concatenate([one.scores[0] for one in answers])
 

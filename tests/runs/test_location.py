@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -76,7 +77,7 @@ def test_run_missing_images_are_found_after_relink(project: Path) -> None:
     record = RunFolder(run).read()
     found = find_set(record)
     assert found is not None
-    assert not found.paths[0].is_file()
+    assert not found.items[0].exists()
     with pytest.raises(CalibrationSetError, match="images are missing or changed"):
         relink(run, images=project)
     relink(run, images=away)
@@ -89,3 +90,17 @@ def test_relink_other_model_is_refused(project: Path) -> None:
     with pytest.raises(ProvenanceError, match="not the model of the run"):
         relink(project / "runs/tiny", model=other)
     assert (project / "runs/tiny/run.json").read_bytes() == before
+
+
+def test_relink_takes_an_archive_of_the_images(project: Path) -> None:
+    run = project / "runs" / "tiny"
+    found = find_set(RunFolder(run).read())
+    assert found is not None
+    with zipfile.ZipFile(project / "all.zip", "w") as archive:
+        for item in found.items:
+            archive.writestr(item.id, item.read())
+    shutil.rmtree(found.root)
+    relink(run, images=project / "all.zip")
+    again = find_set(RunFolder(run).read())
+    assert again is not None
+    assert again.verify() == ()

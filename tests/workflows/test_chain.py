@@ -333,8 +333,8 @@ def test_bad_input_is_met_at_the_door(place: Place) -> None:
 
 def build_then_damage(place: Place) -> CalibrationSet:
     chosen = build_calibration_set(place.images, count=12)
-    path = chosen.paths[0]
-    path.write_bytes(chosen.paths[1].read_bytes())
+    path = chosen.items[0].path
+    path.write_bytes(chosen.items[1].path.read_bytes())
     return chosen
 
 

@@ -12,6 +12,7 @@ from onnxruntime.quantization import CalibrationDataReader, QuantFormat, quantiz
 
 from quantkit.config.pipeline import Decode, Pipeline, ToTensor
 from quantkit.data.build_set import build_calibration_set
+from quantkit.data.item import ImageItem
 from quantkit.data.preprocess import preprocess
 from quantkit.errors import UsageError
 from quantkit.evaluation.measure_drift import measure_drift
@@ -38,8 +39,8 @@ chain (float[N, 3, 8, 8] input) => (float[N, 4] logits) {
 
 
 class _Images(CalibrationDataReader):
-    def __init__(self, paths: list[Path]) -> None:
-        self._inputs = iter([{"input": preprocess(path, PIPELINE)[None]} for path in paths])
+    def __init__(self, images: list[ImageItem]) -> None:
+        self._inputs = iter([{"input": preprocess(image, PIPELINE)[None]} for image in images])
 
     def get_next(self) -> dict[str, np.ndarray] | None:
         return next(self._inputs, None)
@@ -61,7 +62,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     logging.disable(logging.WARNING)
     for name, form in (("qdq", QuantFormat.QDQ), ("qop", QuantFormat.QOperator)):
         quantize_static(
-            folder / "fp32.onnx", folder / f"{name}.onnx", _Images(list(chosen.paths)), quant_format=form,
+            folder / "fp32.onnx", folder / f"{name}.onnx", _Images(list(chosen.items)), quant_format=form,
             per_channel=True,
         )  # fmt: skip
     logging.disable(logging.NOTSET)

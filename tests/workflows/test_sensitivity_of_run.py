@@ -64,7 +64,7 @@ def sqnr_db(reference: np.ndarray, other: np.ndarray) -> float:
 @pytest.mark.parametrize("target", [ORT, VACC], ids=lambda target: target.name)
 def test_figures_are_those_of_models_written_with_layers_skipped(run: Path, target) -> None:
     found = sensitivity(run, target=target, options=PLAIN, count=16)
-    images = list(CalibrationSet.load(run.parent / "set.csv").paths)
+    images = list(CalibrationSet.load(run.parent / "set.csv").items)
     reference = scores_of_file(run.parent / "tiny.onnx", images)
     names = [layer.node for layer in found.layers]
 
@@ -202,7 +202,7 @@ def test_files_hold_the_figures(run: Path) -> None:
     ],
 )
 def test_without_its_images_it_says_so(run: Path, fault: str, match: str) -> None:
-    paths = sorted(CalibrationSet.load(run.parent / "set.csv").paths)
+    paths = sorted(item.path for item in CalibrationSet.load(run.parent / "set.csv").items)
     match fault:
         case "gone":
             for path in paths:

@@ -210,7 +210,7 @@ def test_choosing_and_working_images_are_not_the_same(run: Path, tmp_path: Path)
     assert not work & selection
     assert len(held.selection) == len(chosen) // SELECTION_STRIDE
     assert len(held.work) + len(held.selection) == len(chosen) - 1
-    assert digest_of(held.paths[held.outliers[0]]) == outliers
+    assert digest_of(held.observed[held.outliers[0]]) == outliers
     assert {image.tobytes() for image in held.ranging} == work, "there are no others"
 
 

@@ -6,9 +6,10 @@ shape that the build file gives it, so with a batch of one.
 """
 
 from collections.abc import Callable, Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from quantkit.config.pipeline import Pipeline
+from quantkit.data.item import ImageItem
 from quantkit.data.parallel import map_in_order
 from quantkit.data.preprocess import preprocess
 from quantkit.errors import CalibrationSetError
@@ -19,7 +20,7 @@ from quantkit.vendors.vacc.write import TENSORS
 
 
 def write_calibration_tensors(
-    images: Sequence[Path],
+    images: Sequence[ImageItem],
     pipeline: Pipeline,
     folder: Path,
     *,
@@ -46,10 +47,12 @@ def write_calibration_tensors(
     if not images:
         raise CalibrationSetError("there are no images", where=folder)
     digits = len(str(len(images) - 1))
-    targets = [folder / f"{place:0{digits}d}_{image.stem}.{TENSORS}" for place, image in enumerate(images)]
+    targets = [
+        folder / f"{place:0{digits}d}_{PurePosixPath(image.id).stem}.{TENSORS}" for place, image in enumerate(images)
+    ]
     _refuse_strangers(make_folder(folder), {target.name for target in targets})
 
-    def write_one(job: tuple[Path, Path]) -> None:
+    def write_one(job: tuple[ImageItem, Path]) -> None:
         image, target = job
         write_npz(target, {input_name: preprocess(image, pipeline)[None]}, durable=False)
 

@@ -5,6 +5,7 @@ of each file identifies its class, which is how the evaluation knows the truth: 
 WordNet id up. The vendor's ``image2npz`` decodes with OpenCV, which applies the EXIF orientation; here it is a choice.
 """
 
+import io
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
@@ -15,9 +16,10 @@ from PIL import Image
 
 from quantkit.config.pipeline import Decode
 from quantkit.data.classes import imagenet_classes
-from quantkit.data.folder import ImageFolder
-from quantkit.data.images import decode_image, exif_orientation
+from quantkit.data.images import decode_image, encoded, exif_orientation
+from quantkit.data.item import FileItem, ImageItem
 from quantkit.data.parallel import map_in_order
+from quantkit.data.source import ImageSource
 from quantkit.errors import CalibrationSetError, ImageError, LabelError
 from quantkit.files import TEMPORARY_SUFFIX, make_folder, write_text
 from quantkit.vendors.vacc.tensors import npz_shape, write_npz
@@ -37,7 +39,7 @@ class InputFile:
         npz: the file to write.
     """
 
-    image: Path
+    image: ImageItem
     npz: Path
 
 
@@ -58,7 +60,7 @@ class InputsReport:
     turned: int = 0
 
 
-def plan_inputs(found: ImageFolder, out: Path) -> tuple[InputFile, ...]:
+def plan_inputs(found: ImageSource, out: Path) -> tuple[InputFile, ...]:
     """Return the file that each labelled image becomes: ``out/CLASS/NAME.npz``, in the order of the images' names.
 
     The class folder is the WordNet id for ImageNet-1k, else the image's own class folder, as the vendor's ``image2npz``
@@ -67,17 +69,18 @@ def plan_inputs(found: ImageFolder, out: Path) -> tuple[InputFile, ...]:
     Raises:
         CalibrationSetError: two images would become the same file, or a name holds a line break.
     """
-    files: dict[Path, str] = {}
-    for name, folder in zip(found.names, _class_folders(found), strict=True):
+    files: dict[Path, ImageItem] = {}
+    for item, folder in zip(found.items, _class_folders(found), strict=True):
+        name = item.id
         npz = out / folder / f"{PurePosixPath(name).stem}.npz"
         if npz in files:
             raise CalibrationSetError(
-                f"{files[npz]} and {name} would both become {npz}", where=found.root, fix="rename one of them"
+                f"{files[npz].id} and {name} would both become {npz}", where=found.root, fix="rename one of them"
             )
         if len(str(npz).splitlines()) != 1:
             raise CalibrationSetError("a name with a line break cannot stand in a datalist", where=repr(name))
-        files[npz] = name
-    return tuple(InputFile(found.root / name, npz) for npz, name in files.items())
+        files[npz] = item
+    return tuple(InputFile(item, npz) for npz, item in files.items())
 
 
 def write_inputs(
@@ -129,7 +132,7 @@ def write_datalist(path: Path, files: Iterable[InputFile]) -> None:
     write_text(path, "".join(f"{file.npz.absolute()}\n" for file in files))
 
 
-def _class_folders(found: ImageFolder) -> list[str]:
+def _class_folders(found: ImageSource) -> list[str]:
     assert found.labels is not None
     unnamed_validation = not found.class_names and all(_is_imagenet(name) for name in found.names)
     if found.numbering == "imagenet" or unnamed_validation:
@@ -141,7 +144,7 @@ def _class_folders(found: ImageFolder) -> list[str]:
     return [str(label) for label in found.labels]
 
 
-def _check_imagenet_labels(found: ImageFolder, classes: int) -> None:
+def _check_imagenet_labels(found: ImageSource, classes: int) -> None:
     assert found.labels is not None
     greatest = int(found.labels.max())
     if greatest >= classes:
@@ -193,10 +196,10 @@ def _write_one(decode: Decode, file: InputFile) -> _Outcome | ImageError:
     return _Outcome(written=True, turned=turned)
 
 
-def _header(path: Path) -> _Header | None:
+def _header(item: ImageItem) -> _Header | None:
     """Return what an image's header tells, or None where it cannot be read; decoding says why."""
     try:
-        with Image.open(path) as image:
+        with Image.open(item.path if isinstance(item, FileItem) else io.BytesIO(encoded(item))) as image:
             return _Header(image.height, image.width, exif_orientation(image) != 1)
     except Exception:  # pillow's readers raise whatever a damaged file leads them to
         return None
@@ -204,8 +207,9 @@ def _header(path: Path) -> _Header | None:
 
 def _is_current(file: InputFile, header: _Header) -> bool:
     try:
-        if not file.npz.exists() or file.npz.stat().st_mtime_ns < file.image.stat().st_mtime_ns:
+        changed_ns = file.image.modified_ns()
+        if not file.npz.exists() or changed_ns is None or file.npz.stat().st_mtime_ns < changed_ns:
             return False
-    except OSError:
+    except (OSError, ImageError):
         return False
     return npz_shape(file.npz, INPUT_KEY) == (3, header.height, header.width)

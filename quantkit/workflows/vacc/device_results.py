@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from quantkit.config.pipeline import Pipeline
-from quantkit.data.folder import ImageFolder
+from quantkit.data.source import ImageSource
 from quantkit.errors import UsageError, VendorFileError
 from quantkit.vendors.vacc.results import pair_outputs, read_scores
 from quantkit.workflows.presets import load_preset
@@ -47,7 +47,7 @@ class DeviceResults:
         files = {PurePosixPath(name).name: name for name in self._outputs}
         self._by_file = {file: name for file, name in files.items() if counts[file] == 1}
 
-    def check(self, found: ImageFolder) -> None:
+    def check(self, found: ImageSource) -> None:
         """See that every image has an answer.
 
         Raises:

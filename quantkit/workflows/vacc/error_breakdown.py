@@ -19,7 +19,7 @@ from typing import Any, Literal
 
 from quantkit.config.pipeline import Decode, EvenSides, Normalize, Pipeline, PipelineOp, Resize
 from quantkit.data.calibration_set import CalibrationSet
-from quantkit.data.folder import ImageFolder
+from quantkit.data.sources.open import ImagesLike
 from quantkit.errors import VendorFileError
 from quantkit.evaluation.result import Delta, EvaluatedModel, ModelResult, compare_models
 from quantkit.graph.half_precision import half_model
@@ -134,7 +134,7 @@ def card_pipeline(pipeline: Pipeline, runtime: Runtime = "vamp") -> Pipeline:
 def error_breakdown(
     run: Path,
     *,
-    images: Path | ImageFolder | None = None,
+    images: ImagesLike | None = None,
     labels: Path | None = None,
     names: Path | None = None,
     exclude: Path | CalibrationSet | None = None,

@@ -16,7 +16,7 @@ from typing import Any
 
 from quantkit.config.method import Kl, MinMax, Mse, Percentile, method_name
 from quantkit.data.calibration_set import CalibrationSet
-from quantkit.data.folder import ImageFolder
+from quantkit.data.sources.open import ImagesLike
 from quantkit.engine.scores import score_sqnr_db, scores_of
 from quantkit.engine.session import default_threads
 from quantkit.errors import UsageError
@@ -136,7 +136,7 @@ class Advice:
 def advise(
     run: Path,
     *,
-    images: Path | ImageFolder | None = None,
+    images: ImagesLike | None = None,
     labels: Path | None = None,
     names: Path | None = None,
     exclude: Path | CalibrationSet | None = None,
@@ -241,7 +241,7 @@ def sensitivities_of(
     if images is None or len(layers) < 2:
         return ()
     prepared = simulator.prepared.model
-    inputs = model_inputs(prepared, images.chosen.paths[:SENSITIVITY_IMAGES], images.pipeline, threads)
+    inputs = model_inputs(prepared, images.chosen.items[:SENSITIVITY_IMAGES], images.pipeline, threads)
     reference = scores_of(prepared, inputs, threads=threads)
 
     def sqnr_db(one: CompilerOptions) -> float:

@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 from quantkit.data.folder import find_labelled_images
+from quantkit.data.item import FileItem
 from quantkit.errors import CalibrationSetError, VendorFileError
 from quantkit.vendors.vacc.inputs import InputFile, plan_inputs, write_datalist, write_inputs
 from quantkit.vendors.vacc.tensors import npz_shape, read_npz, write_npz
@@ -61,10 +62,10 @@ def test_pixels_are_whole_pictures_in_class_folders(tmp_path: Path, photos: Path
     assert seen[-1] == (len(found.names),) * 2
     for file in report.files:
         pixels = read_npz(file.npz, "input_0")
-        with Image.open(file.image) as image:
+        with Image.open(file.image.path) as image:
             np.testing.assert_array_equal(pixels, np.asarray(image.convert("RGB")).transpose(2, 0, 1))
         assert pixels.dtype == np.uint8
-        assert file.npz == tmp_path / "npz" / file.image.parent.name / f"{file.image.stem}.npz"
+        assert file.npz == tmp_path / "npz" / file.image.path.parent.name / f"{file.image.path.stem}.npz"
     write_datalist(tmp_path / "list.txt", report.files)
     lines = (tmp_path / "list.txt").read_text().splitlines()
     assert lines == [str(tmp_path / "npz" / Path(name).with_suffix(".npz")) for name in found.names]
@@ -106,8 +107,8 @@ def test_what_is_there_stays_and_what_changed_is_written_again(tmp_path: Path, p
     stamps = [file.npz.stat().st_mtime_ns for file in files]
     assert write_inputs(files).written == 0
     files[0].npz.write_bytes(files[0].npz.read_bytes()[:-40])  # as a power failure may leave it
-    Image.new("RGB", (5, 4)).save(files[1].image)  # another picture
-    os.utime(files[2].image)  # newer than what was made of it
+    Image.new("RGB", (5, 4)).save(files[1].image.path)  # another picture
+    os.utime(files[2].image.path)  # newer than what was made of it
     assert write_inputs(files).written == 3
     assert read_npz(files[1].npz, "input_0").shape == (3, 4, 5)
     assert [file.npz.stat().st_mtime_ns for file in files[3:]] == stamps[3:]
@@ -115,7 +116,7 @@ def test_what_is_there_stays_and_what_changed_is_written_again(tmp_path: Path, p
 
 def test_broken_images_are_named_and_left_out(tmp_path: Path, photos: Path) -> None:
     found = find_labelled_images(photos)
-    broken = found.paths[1]
+    broken = found.items[1].path
     broken.write_bytes(broken.read_bytes()[:60])
     report = write_inputs(plan_inputs(found, tmp_path / "npz"))
     assert [fault.where for fault in report.broken] == [str(broken)]
@@ -146,5 +147,5 @@ def test_a_killed_run_leaves_no_part_of_a_file_and_goes_on(tmp_path: Path, rng: 
 
 
 def test_an_image_that_vanished_is_named(tmp_path: Path) -> None:
-    report = write_inputs([InputFile(tmp_path / "gone.png", tmp_path / "npz" / "a" / "gone.npz")])
+    report = write_inputs([InputFile(FileItem(tmp_path / "gone.png"), tmp_path / "npz" / "a" / "gone.npz")])
     assert "gone.png: cannot read the image" in str(report.broken[0])

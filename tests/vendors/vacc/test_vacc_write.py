@@ -176,10 +176,11 @@ def test_a_calibration_folder_tells_suffix_and_count(tmp_path: Path) -> None:
 
 
 def test_calibration_tensors_are_our_own_preprocessing(tmp_path: Path, photos: Path) -> None:
+    from quantkit.data.folder import find_images
     from quantkit.data.preprocess import preprocess
 
     pipeline = Pipeline(ops=(Decode(), Resize(size=(8, 8)), ToTensor()))
-    images = sorted(photos.rglob("*.png"))
+    images = find_images(photos).items
     folder = write_calibration_tensors(images, pipeline, tmp_path / "t", input_name="input")
     assert (folder.suffix, folder.count) == ("npz", len(images))
     files = sorted((tmp_path / "t").iterdir())

@@ -1,0 +1,48 @@
+"""What is wrong with a source: refused at once, or collected while the rest is used, as the user chose."""
+
+from quantkit.errors import CalibrationSetError, QuantkitError
+
+_SHOWN = 3
+SKIP = "or use the rest with --skip-damaged"
+
+
+class Faults:
+    """Faults of a source.
+
+    Args:
+        skip: collect them instead of raising the first.
+        labels: the source's own labels are read, and their faults count; not where a label file is given.
+
+    Attributes:
+        found: those collected.
+    """
+
+    def __init__(self, skip: bool = False, *, labels: bool = True) -> None:
+        self.skip, self.labels = skip, labels
+        self.found: list[QuantkitError] = []
+
+    def report(self, error: QuantkitError) -> None:
+        """Raise a fault, or collect it.
+
+        Raises:
+            QuantkitError: the fault, unless faults are skipped.
+        """
+        if not self.skip:
+            raise error
+        self.found.append(error)
+
+    def damaged(self, what: str, where: object, fix: str = "fetch it again") -> None:
+        """Report a damaged part of a source.
+
+        Raises:
+            CalibrationSetError: the fault, unless faults are skipped.
+        """
+        self.report(CalibrationSetError(what, where=where, fix=f"{fix}, {SKIP}"))
+
+    def warnings(self) -> tuple[str, ...]:
+        """Return what was left out, in one sentence; empty where nothing was."""
+        if not self.found:
+            return ()
+        shown = "; ".join(f"{error.where}: {error.what}" for error in self.found[:_SHOWN])
+        more = "; ..." if len(self.found) > _SHOWN else ""
+        return (f"left out {len(self.found)} damaged parts of the source: {shown}{more}",)

@@ -1,0 +1,36 @@
+"""A source without the images that cannot be decoded, for whoever asked to go on without them."""
+
+from dataclasses import replace
+
+from quantkit.data.examine import examine
+from quantkit.data.parallel import map_in_order
+from quantkit.data.source import ImageSource
+from quantkit.data.sources.open import ImagesLike, open_source
+from quantkit.errors import CalibrationSetError
+
+_SHOWN = 3
+
+
+def usable_images(images: ImagesLike, workers: int | None = None) -> ImageSource:
+    """Open a source, use the rest of what is damaged, and leave out the images that cannot be decoded.
+
+    Every image is decoded once for that. What was left out is in ``warnings``.
+
+    Args:
+        images: see `quantkit.data.sources.open.open_source`.
+        workers: number of threads that decode.
+
+    Raises:
+        CalibrationSetError: there is no such place, or nothing in it can be used.
+    """
+    source = open_source(images, skip_damaged=True)
+    faults = [examined.fault for examined in map_in_order(examine, source.items, workers)]
+    broken = [f"{item.where}: {fault}" for item, fault in zip(source.items, faults, strict=True) if fault]
+    if len(broken) == len(source):
+        raise CalibrationSetError(f"none of its {len(source)} images can be decoded ({broken[0]})", where=source.root)
+    if not broken:
+        return source
+    shown = "; ".join(broken[:_SHOWN]) + ("; ..." if len(broken) > _SHOWN else "")
+    warning = f"left out {len(broken)} images that cannot be decoded: {shown}"
+    kept = source.only([position for position, fault in enumerate(faults) if not fault])
+    return replace(kept, warnings=(*source.warnings, warning))
