@@ -48,6 +48,10 @@ if TYPE_CHECKING:
     from quantkit.demo.chain import run_demo as run_demo
     from quantkit.engine.device import Device as Device
     from quantkit.errors import QuantkitError as QuantkitError
+    from quantkit.evaluation.gate import Gate as Gate
+    from quantkit.evaluation.gate import GateMode as GateMode
+    from quantkit.evaluation.gate import GateVerdict as GateVerdict
+    from quantkit.evaluation.gate import parse_gate as parse_gate
     from quantkit.evaluation.paired import Interval as Interval
     from quantkit.evaluation.result import Comparison as Comparison
     from quantkit.evaluation.result import ModelResult as ModelResult
@@ -120,6 +124,10 @@ _MODULE_OF = {
     "EvenSides": "quantkit.config.pipeline",
     "Exported": "quantkit.export.result",
     "FloatBudget": "quantkit.search.mixed_precision",
+    "Gate": "quantkit.evaluation.gate",
+    "GateMode": "quantkit.evaluation.gate",
+    "GateVerdict": "quantkit.evaluation.gate",
+    "parse_gate": "quantkit.evaluation.gate",
     "FloatLayer": "quantkit.graph.coverage",
     "Goal": "quantkit.search.stages",
     "Device": "quantkit.engine.device",

@@ -103,7 +103,7 @@ def compare(
     """Compare models on the same images: accuracy, its difference with a 95 % interval, agreement, drift."""
     from quantkit.config.project import Project
     from quantkit.engine.device import Device
-    from quantkit.evaluation.gate import Mode, parse_gates, require
+    from quantkit.evaluation.gate import GateMode, parse_gates, require
     from quantkit.evaluation.junit import error_report, junit_xml
     from quantkit.files import write_json, write_text
     from quantkit.report.tables import csv_text
@@ -114,7 +114,11 @@ def compare(
     from quantkit.workflows.vacc.error_breakdown import error_breakdown
 
     gates = parse_gates(
-        {Mode.FAIL_IF: fail_if, Mode.FAIL_IF_PROVEN: fail_if_proven, Mode.FAIL_UNLESS_PROVEN: fail_unless_proven},
+        {
+            GateMode.FAIL_IF: fail_if,
+            GateMode.FAIL_IF_PROVEN: fail_if_proven,
+            GateMode.FAIL_UNLESS_PROVEN: fail_unless_proven,
+        },
         latency=latency,
         drift=drift_images > 0,
     )

@@ -36,8 +36,14 @@ _GRAMMAR = (
 )
 
 
-class Mode(StrEnum):
-    """How a condition decides; the value is the option of the command line."""
+class GateMode(StrEnum):
+    """How a condition decides; the value is the option of the command line.
+
+    Example:
+        >>> import quantkit
+        >>> str(quantkit.GateMode.FAIL_IF)
+        '--fail-if'
+    """
 
     FAIL_IF = "--fail-if"
     FAIL_IF_PROVEN = "--fail-if-proven"
@@ -115,6 +121,13 @@ class GateVerdict:
         figures: the figures that the condition names.
         passed: the candidate passes.
         proven: every value in the 95 % intervals meets the condition (True), none does (False), or some do (None).
+
+    Example:
+        >>> import quantkit
+        >>> result = quantkit.compare(["fp32", "kl"], run="run", images="images/test", limit=50, drift_images=0)
+        >>> [verdict] = quantkit.parse_gate("agreement < 50").verdicts(result)
+        >>> verdict.passed
+        True
     """
 
     gate: "Gate"
@@ -155,10 +168,15 @@ class Gate:
     Attributes:
         alternatives: joined by "or"; each is a tuple of terms joined by "and".
         mode: how the condition decides.
+
+    Example:
+        >>> import quantkit
+        >>> quantkit.parse_gate("top1_drop > 0.5 or agreement < 98").names
+        ('top1_drop', 'agreement')
     """
 
     alternatives: tuple[tuple[Term, ...], ...]
-    mode: Mode = Mode.FAIL_IF
+    mode: GateMode = GateMode.FAIL_IF
 
     def __str__(self) -> str:
         return " or ".join(" and ".join(map(str, terms)) for terms in self.alternatives)
@@ -210,9 +228,9 @@ class Gate:
         holds = any(all(term.holds(figures[term.name]) for term in terms) for terms in self.alternatives)
         proven = _any(_all(term.proven(figures[term.name]) for term in terms) for terms in self.alternatives)
         passed = {
-            Mode.FAIL_IF: not holds,
-            Mode.FAIL_IF_PROVEN: proven is not True,
-            Mode.FAIL_UNLESS_PROVEN: proven is True,
+            GateMode.FAIL_IF: not holds,
+            GateMode.FAIL_IF_PROVEN: proven is not True,
+            GateMode.FAIL_UNLESS_PROVEN: proven is True,
         }[self.mode]
         return GateVerdict(gate=self, model=model.name, figures=figures, passed=passed, proven=proven)
 
@@ -238,12 +256,18 @@ def require(verdicts: Sequence[GateVerdict]) -> None:
         raise GateError("; ".join(f"{gate.where}: {', '.join(map(str, said))}" for gate, said in failed.items()))
 
 
-def parse_gate(text: str, mode: Mode = Mode.FAIL_IF) -> Gate:
+def parse_gate(text: str, mode: GateMode = GateMode.FAIL_IF) -> Gate:
     """Read a condition: ``NAME OP NUMBER``, joined by ``and`` and ``or``, of which ``and`` binds tighter.
 
     Raises:
         UsageError: it does not follow the grammar, names a figure that does not exist, or one without an interval in a
             mode that needs intervals.
+
+    Example:
+        >>> import quantkit
+        >>> gate = quantkit.parse_gate("top1_drop <= 0.5", quantkit.GateMode.FAIL_UNLESS_PROVEN)
+        >>> str(gate)
+        'top1_drop <= 0.5'
     """
     alternatives = tuple(
         tuple(_term(part, text, mode) for part in re.split(r"\band\b", alternative))
@@ -252,7 +276,7 @@ def parse_gate(text: str, mode: Mode = Mode.FAIL_IF) -> Gate:
     return Gate(alternatives, mode)
 
 
-def parse_gates(conditions: Mapping[Mode, Sequence[str] | None], *, latency: bool, drift: bool) -> tuple[Gate, ...]:
+def parse_gates(conditions: Mapping[GateMode, Sequence[str] | None], *, latency: bool, drift: bool) -> tuple[Gate, ...]:
     """Read the conditions of all modes, and refuse before the work what could not be evaluated after it.
 
     Args:
@@ -269,18 +293,18 @@ def parse_gates(conditions: Mapping[Mode, Sequence[str] | None], *, latency: boo
     return gates
 
 
-def _term(part: str, text: str, mode: Mode) -> Term:
+def _term(part: str, text: str, mode: GateMode) -> Term:
     match = _TERM.fullmatch(part)
     if match is None:
         raise UsageError(f"cannot read {part.strip()!r} in {text!r}", where=mode, fix=_GRAMMAR)
     name, symbol, number = match.groups()
     if name not in FIGURES:
         raise UsageError(f"there is no figure {name!r}", where=mode, fix=f"choose one of {', '.join(FIGURES)}")
-    if mode is not Mode.FAIL_IF and name not in _HAVE_INTERVALS:
+    if mode is not GateMode.FAIL_IF and name not in _HAVE_INTERVALS:
         raise UsageError(
             f"{name} has no interval",
             where=mode,
-            fix=f"use {Mode.FAIL_IF} for it; intervals have {', '.join(_HAVE_INTERVALS)}",
+            fix=f"use {GateMode.FAIL_IF} for it; intervals have {', '.join(_HAVE_INTERVALS)}",
         )
     return Term(name, symbol, float(number))
 

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from scipy.stats import binomtest
 
 from quantkit.errors import GateError, UsageError
-from quantkit.evaluation.gate import FIGURES, Mode, Term, parse_gate, parse_gates, require
+from quantkit.evaluation.gate import FIGURES, GateMode, Term, parse_gate, parse_gates, require
 from quantkit.evaluation.paired import PairedOutcomes, score_interval
 from quantkit.evaluation.predictions import Predictions
 from quantkit.evaluation.result import EvaluatedModel, compare_models
@@ -71,7 +71,7 @@ def test_the_message_names_model_figure_and_interval():
     ],
 )
 def test_fail_if_proven_fails_only_where_the_whole_interval_meets(lost, condition, fails_if, fails_if_proven):
-    for mode, fails in ((Mode.FAIL_IF, fails_if), (Mode.FAIL_IF_PROVEN, fails_if_proven)):
+    for mode, fails in ((GateMode.FAIL_IF, fails_if), (GateMode.FAIL_IF_PROVEN, fails_if_proven)):
         (verdict,) = parse_gate(condition, mode).verdicts(comparison(lost))
         assert verdict.passed is not fails
 
@@ -86,7 +86,7 @@ def test_fail_if_proven_fails_only_where_the_whole_interval_meets(lost, conditio
     ],
 )
 def test_fail_unless_proven_passes_only_where_the_whole_interval_meets(lost, images, passes):
-    gate = parse_gate("top1_drop <= 0.5", Mode.FAIL_UNLESS_PROVEN)
+    gate = parse_gate("top1_drop <= 0.5", GateMode.FAIL_UNLESS_PROVEN)
     (verdict,) = gate.verdicts(comparison(lost, images=images))
     upper = -100 * score_interval(PairedOutcomes(images, lost, 0)).lo
     assert verdict.passed is passes is (upper <= 0.5)
@@ -95,8 +95,8 @@ def test_fail_unless_proven_passes_only_where_the_whole_interval_meets(lost, ima
 def test_interval_that_holds_the_limit_passes_one_mode_and_fails_the_other():
     """The interval [-0.81, 0.58] of the drop neither proves nor excludes a drop above 0.5."""
     result = comparison(6)
-    (worse,) = parse_gate("top1_drop > 0.5", Mode.FAIL_IF_PROVEN).verdicts(result)
-    (within,) = parse_gate("top1_drop <= 0.5", Mode.FAIL_UNLESS_PROVEN).verdicts(result)
+    (worse,) = parse_gate("top1_drop > 0.5", GateMode.FAIL_IF_PROVEN).verdicts(result)
+    (within,) = parse_gate("top1_drop <= 0.5", GateMode.FAIL_UNLESS_PROVEN).verdicts(result)
     assert (worse.passed, within.passed) == (True, False)
     assert worse.proven is within.proven is None
     assert "neither proven nor excluded at 95 %" in within.line
@@ -104,18 +104,18 @@ def test_interval_that_holds_the_limit_passes_one_mode_and_fails_the_other():
 
 @pytest.mark.parametrize("name", ["mcnemar_p", "ece", "sqnr_db", "latency_ms"])
 def test_proven_modes_refuse_figures_without_an_interval(name):
-    for mode in (Mode.FAIL_IF_PROVEN, Mode.FAIL_UNLESS_PROVEN):
+    for mode in (GateMode.FAIL_IF_PROVEN, GateMode.FAIL_UNLESS_PROVEN):
         with pytest.raises(UsageError, match=f"{mode}: {name} has no interval; use --fail-if for it"):
             parse_gate(f"{name} > 10", mode)
 
 
 def test_size_is_exact_and_so_proven():
-    assert not parse_gate("bytes > 10", Mode.FAIL_IF_PROVEN).verdicts(comparison(6))[0].passed
-    assert parse_gate("bytes <= 30", Mode.FAIL_UNLESS_PROVEN).verdicts(comparison(6))[0].passed
+    assert not parse_gate("bytes > 10", GateMode.FAIL_IF_PROVEN).verdicts(comparison(6))[0].passed
+    assert parse_gate("bytes <= 30", GateMode.FAIL_UNLESS_PROVEN).verdicts(comparison(6))[0].passed
 
 
 def test_top1_has_the_interval_of_wilson():
-    (verdict,) = parse_gate("top1 < 99", Mode.FAIL_IF_PROVEN).verdicts(comparison(6))
+    (verdict,) = parse_gate("top1 < 99", GateMode.FAIL_IF_PROVEN).verdicts(comparison(6))
     expected = binomtest(994, 1000).proportion_ci(0.95, method="wilson")
     interval = verdict.figures["top1"].interval
     assert (interval.lo, interval.hi) == pytest.approx((100 * expected.low, 100 * expected.high), abs=1e-9)
@@ -125,7 +125,7 @@ def test_top1_has_the_interval_of_wilson():
 def test_modes_are_ordered_by_how_much_they_fail(lost, limit, symbol):
     """What is proven is also measured; what the release gate passes, the measured values meet."""
     result, text = comparison(lost, images=300), f"top1_drop {symbol} {limit!r}"
-    measured, proven, released = (parse_gate(text, mode).verdicts(result)[0].passed for mode in Mode)
+    measured, proven, released = (parse_gate(text, mode).verdicts(result)[0].passed for mode in GateMode)
     assert proven or not measured
     assert not released or not measured
 
@@ -148,7 +148,7 @@ def test_or_fails_where_an_alternative_holds(text, fails):
 
 
 def test_or_is_proven_where_an_alternative_is():
-    gate = parse_gate("top1_drop > 0.5 or bytes > 10", Mode.FAIL_IF_PROVEN)
+    gate = parse_gate("top1_drop > 0.5 or bytes > 10", GateMode.FAIL_IF_PROVEN)
     assert gate.verdicts(comparison(6))[0].proven is True
 
 
@@ -169,10 +169,10 @@ def test_passed_gate_says_so_with_the_figures():
 
 def test_figures_that_will_not_be_measured_are_refused_before_the_work():
     with pytest.raises(UsageError, match='--fail-if "latency_ms > 3": latency_ms is not measured; give --latency'):
-        parse_gates({Mode.FAIL_IF: ["latency_ms > 3"]}, latency=False, drift=True)
+        parse_gates({GateMode.FAIL_IF: ["latency_ms > 3"]}, latency=False, drift=True)
     with pytest.raises(UsageError, match="sqnr_db is not measured; give --drift-images"):
-        parse_gates({Mode.FAIL_IF: ["sqnr_db < 3"], Mode.FAIL_IF_PROVEN: None}, latency=True, drift=False)
-    assert len(parse_gates({Mode.FAIL_IF: ["latency_ms > 3", "sqnr_db < 3"]}, latency=True, drift=True)) == 2
+        parse_gates({GateMode.FAIL_IF: ["sqnr_db < 3"], GateMode.FAIL_IF_PROVEN: None}, latency=True, drift=False)
+    assert len(parse_gates({GateMode.FAIL_IF: ["latency_ms > 3", "sqnr_db < 3"]}, latency=True, drift=True)) == 2
 
 
 @pytest.mark.parametrize(
@@ -221,4 +221,4 @@ def test_condition_reads_back_as_it_is_written(given_terms):
 def test_divergence_has_an_interval():
     kl = np.random.default_rng(0).exponential(0.1, 1000)
     with pytest.raises(GateError, match="kl is 0"):
-        parse_gate("kl > 0.05", Mode.FAIL_IF_PROVEN).check(comparison(6, kl=kl))
+        parse_gate("kl > 0.05", GateMode.FAIL_IF_PROVEN).check(comparison(6, kl=kl))

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image, ImageDraw
 
 from quantkit.evaluation.drift import TensorDrift
-from quantkit.evaluation.gate import Mode, parse_gate
+from quantkit.evaluation.gate import GateMode, parse_gate
 from quantkit.evaluation.paired import Interval
 from quantkit.evaluation.predictions import Collector
 from quantkit.evaluation.result import EvaluatedModel, compare_models
@@ -184,7 +184,7 @@ def fake_report(*, labelled=True, candidates=3, hostile=""):
         images, moved = images + max(4, images // 4), moved * 0.78
     predictions = [model.predictions for model in models]
     comparison = compare_models(models, warnings=["12 images are in the calibration set too" + hostile])
-    gate = parse_gate("top1_drop > 3" if labelled else "agreement < 80", Mode.FAIL_IF_PROVEN)
+    gate = parse_gate("top1_drop > 3" if labelled else "agreement < 80", GateMode.FAIL_IF_PROVEN)
     return ReportData(
         title="ResNet-50" + hostile,
         comparison=comparison,

@@ -151,12 +151,12 @@ def test_tune_interrupted_leaves_the_best_model_so_far(
 
 
 def test_tune_decodes_no_image_twice(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    decodings: list[Path] = []
+    decodings: list[object] = []
     read = decoded.pixels_of
 
-    def counted(path: Path, pipeline: Pipeline):
-        decodings.append(path)
-        return read(path, pipeline)
+    def counted(data: bytes, pipeline: Pipeline, where: object):
+        decodings.append(where)
+        return read(data, pipeline, where)
 
     monkeypatch.setattr(decoded, "pixels_of", counted)
     monkeypatch.setattr(preprocess, "pixels_of", counted)

@@ -1,15 +1,15 @@
 """The verdicts of the gates: every condition on every candidate."""
 
-from quantkit.evaluation.gate import Mode
+from quantkit.evaluation.gate import GateMode
 from quantkit.report.data import ReportData
 from quantkit.report.html import element, fragment
 from quantkit.report.layout import Cell, Section, muted, table
 from quantkit.report.tables import MINUS
 
 _MODES = {
-    Mode.FAIL_IF: "fails if measured",
-    Mode.FAIL_IF_PROVEN: "fails if proven",
-    Mode.FAIL_UNLESS_PROVEN: "fails unless proven",
+    GateMode.FAIL_IF: "fails if measured",
+    GateMode.FAIL_IF_PROVEN: "fails if proven",
+    GateMode.FAIL_UNLESS_PROVEN: "fails unless proven",
 }
 _PROVEN = {True: "proven", False: "excluded", None: "undecided"}
 
