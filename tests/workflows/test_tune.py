@@ -154,9 +154,9 @@ def test_tune_decodes_no_image_twice(run: Path, monkeypatch: pytest.MonkeyPatch)
     decodings: list[Path] = []
     read = decoded.pixels_of
 
-    def counted(path: Path, pipeline: Pipeline):
-        decodings.append(path)
-        return read(path, pipeline)
+    def counted(data: bytes, pipeline: Pipeline, where: Path):
+        decodings.append(where)
+        return read(data, pipeline, where)
 
     monkeypatch.setattr(decoded, "pixels_of", counted)
     monkeypatch.setattr(preprocess, "pixels_of", counted)
