@@ -87,10 +87,7 @@ def test_lazy_names_are_those_that_type_checkers_see() -> None:
     tree = ast.parse(Path(quantkit.__file__).read_text())
     [checking] = [node for node in tree.body if isinstance(node, ast.If)]
     seen = {
-        alias.asname: node.module
-        for node in checking.body
-        if isinstance(node, ast.ImportFrom) and node.module != "quantkit"
-        for alias in node.names
+        alias.asname: node.module for node in checking.body if isinstance(node, ast.ImportFrom) for alias in node.names
     }
     assert seen == quantkit._MODULE_OF
 

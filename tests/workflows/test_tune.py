@@ -151,10 +151,10 @@ def test_tune_interrupted_leaves_the_best_model_so_far(
 
 
 def test_tune_decodes_no_image_twice(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    decodings: list[object] = []
+    decodings: list[Path] = []
     read = decoded.pixels_of
 
-    def counted(data: bytes, pipeline: Pipeline, where: object):
+    def counted(data: bytes, pipeline: Pipeline, where: Path):
         decodings.append(where)
         return read(data, pipeline, where)
 
