@@ -3,6 +3,7 @@
 from types import SimpleNamespace
 
 import pytest
+from progress_log import ProgressLog
 from tune_models import builder_of, linear_model, small_model, unlike_channels
 
 from quantkit.config.method import Kl, MinMax, Mse, Percentile
@@ -22,16 +23,11 @@ def best(recipe: Recipe = START) -> Trial:
     return Trial(stage="default", recipe=recipe, closeness=closeness, float_macs=0.0, seconds=1.0)
 
 
-def trials_of(model, tmp_path, watched=None) -> Trials:
+def trials_of(model, tmp_path, log: ProgressLog | None = None) -> Trials:
     builder, selection = builder_of(model)
     subject = SimpleNamespace(builder=builder, selection=selection)
-    steps = [] if watched is None else watched
-
-    def watch(words: str):
-        steps.append(words)
-        return lambda done, total: None
-
-    return Trials(subject, None, TrialCache(ResultCache(tmp_path / "cache"), {}), FloatBudget(), None, watch)
+    cache = TrialCache(ResultCache(tmp_path / "cache"), {})
+    return Trials(subject, None, cache, FloatBudget(), None, log or ProgressLog())
 
 
 def test_shortlist_recipes_that_change_nothing_are_left_out(tmp_path) -> None:
@@ -83,8 +79,8 @@ def test_shortlist_a_stage_must_earn_its_share(tmp_path, share) -> None:
 
 def test_shortlist_previews_are_cached(tmp_path) -> None:
     recipes = [START.changed(method=method) for method in (Mse(), Kl())]
-    steps: list[str] = []
-    first = trials_of(small_model(), tmp_path, steps).shortlist(best(), recipes, 1.0)
-    assert len(steps) == 3
-    assert trials_of(small_model(), tmp_path, steps).shortlist(best(), recipes, 1.0) == first
-    assert len(steps) == 3
+    log = ProgressLog()
+    first = trials_of(small_model(), tmp_path, log).shortlist(best(), recipes, 1.0)
+    assert len(log.tasks) == 3
+    assert trials_of(small_model(), tmp_path, log).shortlist(best(), recipes, 1.0) == first
+    assert len(log.tasks) == 3
