@@ -120,3 +120,24 @@ def test_result_is_that_of_the_original(rest):
     assert [node.op_type for node in prepared.graph].count("Transpose") <= 2
     image = image_of(proto)
     assert sqnr_db(run(model, image), run(prepared, image)) > 110
+
+
+def test_layout_mean_over_space_behind_channels_last_norm_becomes_a_pool():
+    """Swin ends so: normalized with channels last, then averaged over height and width with channels first."""
+    text = """<ir_version: 8, opset_import: ["": 17]>
+    g (float[N, 3, 8, 8] image) => (float[N, 4] scores)
+    <float[4] scale = {1.0, 1.0, 1.0, 1.0}, int64[2] flat = {-1, 4}> {
+        conv = Conv (image, w)
+        last = Transpose <perm = [0, 2, 3, 1]> (conv)
+        norm = LayerNormalization <axis = -1> (last, scale)
+        first = Transpose <perm = [0, 3, 1, 2]> (norm)
+        mean = ReduceMean <axes = [2, 3], keepdims = 1> (first)
+        scores = Reshape (mean, flat)
+    }"""
+    proto = onnx.parser.parse_model(text)
+    weight = np.random.default_rng(0).normal(size=(4, 3, 1, 1)).astype(np.float32)
+    proto.graph.initializer.append(onnx.numpy_helper.from_array(weight, "w"))
+    prepared = prepare(ir.from_proto(proto)).model
+    kinds = [node.op_type for node in prepared.graph]
+    assert "GlobalAveragePool" in kinds
+    assert "ReduceMean" not in kinds

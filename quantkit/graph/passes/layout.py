@@ -217,6 +217,9 @@ class _Mover:
             return False
         axes = [axis % len(order) for axis in axes]
         moved = sorted(order[axis] for axis in axes)
+        spatial = list(range(2, len(order)))
+        if node.op_type == "ReduceMean" and sorted(axes) == spatial and moved != spatial:
+            return False  # over other axes it has no integer kernel; over these it becomes GlobalAveragePool
         if node.op_type == "ArgMax":
             node.attributes.add(ir.AttrInt64("axis", moved[0]))
         elif operand(node, 1) is not None:
