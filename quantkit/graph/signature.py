@@ -12,7 +12,6 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from quantkit.graph.analysis.values import name_of
 from quantkit.graph.image_input import ImageInput, find_image, free_inputs
 from quantkit.graph.score_output import AS_ASKED, OutputInfo, ScoreOutput, choose_scores, describe_outputs
 
@@ -151,8 +150,3 @@ def _values(model: ir.Model) -> list[ir.Value]:
 def _cast_types(model: ir.Model) -> list[int]:
     casts = (node for node in model.graph.all_nodes() if node.op_type == "Cast")
     return [node.attributes["to"].as_int() for node in casts if "to" in node.attributes]
-
-
-def names_of_inputs(model: ir.Model) -> list[str]:
-    """Return the names of the inputs that have to be fed."""
-    return [name_of(value) for value in free_inputs(model)]

@@ -229,6 +229,20 @@ def comparison_settings(
     if run is None and not (only_files and pipeline is not None):
         run = _run_for(only_files, project, folder)
     _check_exif(exif, pipeline)
+    return _completed(project, run, images, labels, names, pipeline, output, inputs)
+
+
+def _completed(
+    project: Project,
+    run: Path | None,
+    images: ImagesLike | None,
+    labels: Path | None,
+    names: Path | None,
+    pipeline: Pipeline | None,
+    output: str | None,
+    inputs: Sequence[str],
+) -> ComparisonSettings:
+    """Return the options, completed by the project file: its labels for its own images, its output without a run."""
     own_images = images is None
     return ComparisonSettings(
         run=run,
@@ -252,28 +266,14 @@ def _run_for(only_files: bool, project: Project, folder: Path) -> Path:
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvaluationSettings:
+class EvaluationSettings(ComparisonSettings):
     """The arguments of `quantkit.workflows.evaluate.evaluate` that a project file can give.
 
     Attributes:
-        run: run folder, None where a file is evaluated with a pipeline of its own.
-        images: images.
-        labels: their label file.
-        names: class names.
-        pipeline: preprocessing, None for the run's own.
         cache: folder for cached results.
-        output: name of the output that holds the class scores, None for the run's own, or to be found.
-        inputs: values of the inputs beside the image, by name.
     """
 
-    run: Path | None
-    images: ImagesLike | None
-    labels: Path | None
-    names: Path | None
-    pipeline: Pipeline | None
     cache: Path
-    output: str | None
-    inputs: dict[str, Any]
 
 
 def evaluation_settings(
@@ -308,17 +308,8 @@ def evaluation_settings(
             "nothing says how images are preprocessed", fix=f"give --preset, --run, or a preset in {PROJECT_FILE}"
         )
     _check_exif(exif, pipeline)
-    own_images = images is None
-    return EvaluationSettings(
-        run=run,
-        images=project.images if own_images else images,
-        labels=project.labels if own_images and labels is None else labels,
-        names=names or project.names,
-        pipeline=pipeline,
-        cache=_cache_folder(run, Path(model), project, folder),
-        output=output or (project.output if run is None else None),
-        inputs=parse_inputs(inputs) or (dict(project.inputs) if run is None else {}),
-    )
+    shared = _completed(project, run, images, labels, names, pipeline, output, inputs)
+    return EvaluationSettings(**vars(shared), cache=_cache_folder(run, Path(model), project, folder))
 
 
 def _check_exif(exif: bool | None, pipeline: Pipeline | None) -> None:

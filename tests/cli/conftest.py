@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from models import tiny_model, write_images
 
 from quantkit.cli.main import main
 
@@ -37,3 +38,21 @@ def command(tmp_path: Path, run: Run) -> Run:
         return run(tmp_path, *arguments, code=code)
 
     return typed
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    """A project folder with model, images, preset and ``quantkit.yaml``, before any command."""
+    tiny_model(tmp_path / "tiny.onnx")
+    write_images(tmp_path / "images", per_class=8)
+    (tmp_path / "pipeline.yaml").write_text("ops:\n- op: decode\n- op: to_tensor\n")
+    (tmp_path / "quantkit.yaml").write_text("model: tiny.onnx\npreset: pipeline.yaml\nset: calib.csv\n")
+    return tmp_path
+
+
+@pytest.fixture
+def calibrated(project: Path, command: Run) -> Path:
+    """The project with its calibration set of 16 images and its run."""
+    command("calib-set", "build", "--images", "images", "--count", "16", "--out", "calib.csv")
+    command("calibrate")
+    return project

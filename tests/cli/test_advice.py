@@ -6,21 +6,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from models import tiny_model, write_images
 
 Run = Callable[..., tuple[str, str]]
 
 
 @pytest.fixture
-def folder(tmp_path: Path, command: Run) -> Path:
+def folder(project: Path, command: Run) -> Path:
     """A project with a calibrated run."""
-    tiny_model(tmp_path / "tiny.onnx")
-    write_images(tmp_path / "images", per_class=8)
-    (tmp_path / "pipeline.yaml").write_text("ops:\n- op: decode\n- op: to_tensor\n")
-    (tmp_path / "quantkit.yaml").write_text("model: tiny.onnx\npreset: pipeline.yaml\nset: calib.csv\n")
     command("calib-set", "build", "--images", "images", "--count", "16", "--out", "calib.csv")
     command("calibrate", "--target", "vacc")
-    return tmp_path
+    return project
 
 
 def test_what_is_no_statistics_file_is_named_for_what_it_is(folder: Path, command: Run) -> None:

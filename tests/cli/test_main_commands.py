@@ -7,18 +7,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from models import tiny_model, write_images
 
 Run = Callable[..., tuple[str, str]]
 
 
 @pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    tiny_model(tmp_path / "tiny.onnx")
-    write_images(tmp_path / "images", per_class=8)
-    (tmp_path / "pipeline.yaml").write_text("ops:\n- op: decode\n- op: to_tensor\n")
-    (tmp_path / "quantkit.yaml").write_text("model: tiny.onnx\npreset: pipeline.yaml\nset: calib.csv\n")
-    return tmp_path
+def folder(project: Path) -> Path:
+    return project
 
 
 def test_the_two_spellings_need_nothing_but_the_project_file(folder: Path, run: Run) -> None:

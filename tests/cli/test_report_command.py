@@ -7,7 +7,6 @@ from pathlib import Path
 
 import onnx
 import pytest
-from models import tiny_model, write_images
 
 from quantkit.config.pipeline import PRESETS, Decode, Normalize, Pad, Pipeline, ToTensor
 from quantkit.runs.folder import RunFolder
@@ -19,14 +18,8 @@ Run = Callable[..., tuple[str, str]]
 
 
 @pytest.fixture
-def folder(tmp_path: Path, command: Run) -> Path:
-    tiny_model(tmp_path / "tiny.onnx")
-    write_images(tmp_path / "images", per_class=8)
-    (tmp_path / "pipeline.yaml").write_text("ops:\n- op: decode\n- op: to_tensor\n")
-    (tmp_path / "quantkit.yaml").write_text("model: tiny.onnx\npreset: pipeline.yaml\nset: calib.csv\n")
-    command("calib-set", "build", "--images", "images", "--count", "16", "--out", "calib.csv")
-    command("calibrate")
-    return tmp_path
+def folder(calibrated: Path) -> Path:
+    return calibrated
 
 
 def test_report_of_run_has_all_models_and_results(folder: Path, command: Run) -> None:

@@ -7,20 +7,13 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
-from models import tiny_model, write_images
 
 Run = Callable[..., tuple[str, str]]
 
 
 @pytest.fixture
-def folder(tmp_path: Path, command: Run) -> Path:
-    tiny_model(tmp_path / "tiny.onnx")
-    write_images(tmp_path / "images", per_class=8)
-    (tmp_path / "pipeline.yaml").write_text("ops:\n- op: decode\n- op: to_tensor\n")
-    (tmp_path / "quantkit.yaml").write_text("model: tiny.onnx\npreset: pipeline.yaml\nset: calib.csv\n")
-    command("calib-set", "build", "--images", "images", "--count", "16", "--out", "calib.csv")
-    command("calibrate")
-    return tmp_path
+def folder(calibrated: Path) -> Path:
+    return calibrated
 
 
 class _Bars(HTMLParser):

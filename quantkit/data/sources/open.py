@@ -17,7 +17,7 @@ from quantkit.data.sources.folder import folder_source, list_folder, no_images
 from quantkit.data.sources.iterables import dataset_source, is_dataset, iterable_source
 from quantkit.data.sources.shards import absent_of_count, expand_braces, gaps, has_pattern
 from quantkit.data.sources.tar import BLOCK, is_compressed, is_tar
-from quantkit.errors import CalibrationSetError, ImageError, UsageError
+from quantkit.errors import CalibrationSetError, ImageError
 
 # What `open_source` takes: a `Location`, a source, arrays, or an iterable; see `docs/sources.md`.
 ImagesLike = AnyPath | ImageSource | Iterable[Any]
@@ -209,13 +209,3 @@ def _is_parquet(blob: Blob) -> bool:
     raise CalibrationSetError(
         "neither a folder of images nor a tar, zip or parquet file", where=blob.name, fix="give one of these"
     )
-
-
-def refuse_arrays(source: ImageSource, what: str) -> None:
-    """Refuse ready arrays where encoded images are needed.
-
-    Raises:
-        UsageError: the images are arrays.
-    """
-    if source.array_shape is not None:
-        raise UsageError(f"{what} needs pictures, and these are ready arrays", where=source.root)
