@@ -1,4 +1,8 @@
-"""Devices that models run on: which execution provider of onnxruntime, which of its devices, and its options."""
+"""Devices that models run on: which execution provider of onnxruntime, which of its devices, and its options.
+
+Providers are set up so that float32 stays float32, for the scores of an fp32 model are what all else is compared with:
+CUDA does without TF32 (onnxruntime uses it by default), OpenVINO without bfloat16.
+"""
 
 import contextlib
 import io
@@ -10,7 +14,9 @@ from typing import Any, Self
 import onnx
 import onnxruntime as ort
 
+from quantkit.config.arguments import require
 from quantkit.errors import DeviceError, UsageError
+from quantkit.files import make_folder, user_cache_folder
 
 AUTO = "auto"
 # The providers of each kind of device, in the order in which onnxruntime is to ask them for a node. What TensorRT
@@ -26,6 +32,13 @@ _PREFERRED = ("cuda", "openvino")
 _PACKAGES = {"cuda": "onnxruntime-gpu", "tensorrt": "onnxruntime-gpu", "openvino": "onnxruntime-openvino"}
 # Providers whose devices are told apart by number.
 _NUMBERED = ("cuda", "tensorrt")
+# Options that are given unless the user gives one of the names behind them; see the top of this file.
+_PRECISE = {
+    "CUDAExecutionProvider": ("use_tf32", "0", ()),
+    "OpenVINOExecutionProvider": ("precision", "FP32", ("load_config",)),
+}
+_TENSORRT = "TensorrtExecutionProvider"
+_ENGINES = "tensorrt"  # folder of TensorRT's engines in the user's cache
 
 
 @dataclass(frozen=True)
@@ -104,21 +117,38 @@ class Device:
         return self.kind == "cpu"
 
     @property
-    def providers(self) -> list[str | tuple[str, dict[str, str]]]:
-        """The providers to open a session with, the CPU's last: it runs what the others do not take."""
+    def provider(self) -> str:
+        """The execution provider of onnxruntime that is asked first."""
+        return PROVIDERS[self.kind][0]
+
+    @property
+    def settings(self) -> dict[str, str]:
+        """The options that scores depend on: those given, and those that keep float32 what it is."""
+        return _precise(self.provider, dict(self.options)) if self.kind != AUTO else {}
+
+    def providers(self, *, quantized: bool = False) -> list[str | tuple[str, dict[str, str]]]:
+        """Return the providers to open a session with, the CPU's last: it runs what the others do not take.
+
+        Args:
+            quantized: the model has QuantizeLinear and DequantizeLinear nodes, for which TensorRT needs to be told that
+                int8 is allowed.
+        """
         if self.is_cpu:
             return [*PROVIDERS["cpu"]]
         number = {"device_id": str(self.index)} if self.kind in _NUMBERED else {}
-        first, *others = PROVIDERS[self.kind]
-        return [(first, number | dict(self.options)), *((other, number) for other in others), *PROVIDERS["cpu"]]
+        own = number | self.settings
+        if self.provider == _TENSORRT:
+            own = _engine_cache() | ({"trt_int8_enable": "1"} if quantized else {}) | own
+        others = [(other, number | _precise(other, {})) for other in PROVIDERS[self.kind][1:]]
+        return [(self.provider, own), *others, *PROVIDERS["cpu"]]
 
     def identity(self) -> dict[str, Any]:
         """Return what the scores depend on; neither the batch nor whether layers may fall back."""
-        return {"device": self.name, "options": dict(self.options)}
+        return {"device": self.name, "options": self.settings}
 
     def describe(self) -> str:
-        """Return the identity in one line: ``openvino``, ``cuda:1 (cudnn_conv_algo_search=DEFAULT)``."""
-        options = " ".join(f"{name}={value}" for name, value in self.options)
+        """Return the identity in one line: ``cpu``, ``openvino (precision=FP32)``, ``cuda:1 (use_tf32=0)``."""
+        options = " ".join(f"{name}={value}" for name, value in sorted(self.settings.items()))
         return f"{self.name} ({options})" if options else self.name
 
     def resolved(self) -> "Device":
@@ -131,17 +161,25 @@ class Device:
         if self.kind == AUTO:
             candidates = [replace(self, kind=kind, fallback=True) for kind in _PREFERRED if PROVIDERS[kind][0] in there]
             return next((one for one in candidates if one._starts()), replace(self, kind="cpu"))
-        missing = PROVIDERS[self.kind][0]
-        if missing not in there:
+        if self.provider not in there:
+            package = _PACKAGES[self.kind]
             raise DeviceError(
-                f"this onnxruntime has no {missing}; it has {', '.join(there)}",
+                f"this onnxruntime has no {self.provider}; it has {', '.join(there)}",
                 where=f"--device {self.name}",
-                fix=f"install {_PACKAGES[self.kind]} in place of onnxruntime",
+                fix=f"pip uninstall onnxruntime, then pip install {package}",
             )
         return self
 
     def load_libraries(self) -> None:
-        """Load CUDA and cuDNN where pip has put them; onnxruntime itself looks only where the system has libraries."""
+        """Load CUDA and cuDNN where pip has put them, and make the folder that TensorRT keeps its engines in.
+
+        onnxruntime itself looks for libraries only where the system has them.
+
+        Raises:
+            OutputError: the folder cannot be made.
+        """
+        if self.provider == _TENSORRT and "trt_engine_cache_path" not in self.settings:
+            make_folder(user_cache_folder() / _ENGINES)
         preload = getattr(ort, "preload_dlls", None)
         if self.kind in _NUMBERED and preload is not None:
             with contextlib.redirect_stdout(io.StringIO()):  # it prints what it does not find
@@ -156,10 +194,41 @@ class Device:
         options.log_severity_level = 4
         self.load_libraries()
         try:
-            session = ort.InferenceSession(model.SerializeToString(), options, self.providers, enable_fallback=0)
+            session = ort.InferenceSession(model.SerializeToString(), options, self.providers(), enable_fallback=0)
         except Exception:  # onnxruntime raises classes of its own, all derived from Exception alone
             return False
-        return PROVIDERS[self.kind][0] in session.get_providers()
+        return self.provider in session.get_providers()
 
 
 CPU = Device()
+
+
+def as_device(value: Device | str) -> Device:
+    """Return a device as it is, or that of a text such as ``cuda:1``.
+
+    Raises:
+        UsageError: it is neither, or there is no such device.
+    """
+    return Device.parse(value) if isinstance(value, str) else require(Device, value, "device")
+
+
+def _precise(provider: str, options: dict[str, str]) -> dict[str, str]:
+    """Return options of a provider, with the one that keeps float32 what it is, unless they say otherwise."""
+    if provider not in _PRECISE:
+        return options
+    name, value, others = _PRECISE[provider]
+    return options if any(one in options for one in others) else {name: value} | options
+
+
+def _engine_cache() -> dict[str, str]:
+    """Return options that keep TensorRT's engines and timings between runs.
+
+    onnxruntime names the files by model, shapes, TensorRT version and GPU.
+    """
+    folder = str(user_cache_folder() / _ENGINES)
+    return {
+        "trt_engine_cache_enable": "1",
+        "trt_engine_cache_path": folder,
+        "trt_timing_cache_enable": "1",
+        "trt_timing_cache_path": folder,
+    }

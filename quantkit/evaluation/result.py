@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from quantkit.engine.placement import Placement
 from quantkit.errors import LabelError, ModelError, UsageError
 from quantkit.evaluation.classes import ClassDelta, class_deltas
 from quantkit.evaluation.confidence import MarginBin, expected_calibration_error, flips_by_margin
@@ -47,6 +48,7 @@ class EvaluatedModel:
         latency_spread_ms: 10th and 90th percentile of that time.
         tensors: drift of its tensors against the reference, in the order of the network; empty where not measured.
         layers: drift of each integer layer alone, fed what the reference computes; empty where not measured.
+        ran_on: the device that answered, None for results of a card.
     """
 
     name: str
@@ -57,6 +59,7 @@ class EvaluatedModel:
     tensors: tuple[TensorDrift, ...] = ()
     layers: tuple[TensorDrift, ...] = ()
     latency_spread_ms: Interval | None = None
+    ran_on: Placement | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,6 +131,7 @@ class ModelResult:
         tensors: drift of every measured tensor in the order of the network.
         layers: drift of each integer layer alone, by the tensor it gives, in the order of the network.
         versus: the comparison with the reference; None for the reference.
+        ran_on: the device that answered, None for results of a card.
 
     Example:
         In the folder that ``quantkit demo`` makes:
@@ -150,6 +154,7 @@ class ModelResult:
     versus: Versus | None
     layers: tuple[TensorDrift, ...] = ()
     latency_spread_ms: Interval | None = None
+    ran_on: Placement | None = None
 
     @property
     def worst_tensors(self) -> tuple[TensorDrift, ...]:
@@ -173,6 +178,7 @@ class ModelResult:
             "constant_outputs": self.constant,
             "latency_ms": self.latency_ms,
             "latency_ms_p10_p90": _pair(self.latency_spread_ms),
+            "ran_on": None if self.ran_on is None else self.ran_on.to_json(),
         }
         if self.versus is None:
             return own
@@ -305,6 +311,7 @@ def _model_result(
         latency_spread_ms=model.latency_spread_ms,
         tensors=model.tensors,
         layers=model.layers,
+        ran_on=model.ran_on,
         versus=None if reference is None else _versus(model, predictions, reference, seed),
     )
 

@@ -128,6 +128,7 @@ class RunRecord(_Record):
         quantized: the quantized models, by name.
         backends: options of the vendors' files, by backend.
         configuration: the merged settings of the calibration: those given, of quantkit.yaml, and defaults.
+        observed_on: the device that the pass ran on, as `quantkit.Placement.to_json` has it; empty in older runs.
 
     Example:
         In the folder that ``quantkit demo`` makes:
@@ -145,6 +146,7 @@ class RunRecord(_Record):
     quantized: dict[str, QuantizedRecord] = Field(default_factory=dict)
     backends: dict[str, dict[str, Any]] = Field(default_factory=dict)
     configuration: dict[str, Any] = Field(default_factory=dict)
+    observed_on: dict[str, Any] = Field(default_factory=dict)
 
 
 class RunFolder:

@@ -68,7 +68,7 @@ class Provenance:
     device: str = "cpu"
 
     def require_same(self, other: "Provenance", where: object) -> None:
-        """Refuse statistics made from another model or preprocessing.
+        """Refuse statistics made from another model or preprocessing, or on another device.
 
         Raises:
             ProvenanceError: naming what differs and what to redo.
@@ -81,6 +81,12 @@ class Provenance:
                     where=where,
                     fix="run quantkit calibrate again",
                 )
+        if self.device != other.device:
+            raise ProvenanceError(
+                f"these statistics were observed on {other.device}, not on {self.device}: devices round otherwise",
+                where=where,
+                fix="run quantkit calibrate for all shards with the same --device",
+            )
 
 
 @dataclass(frozen=True, eq=False)
@@ -115,7 +121,7 @@ class Statistics(Observed):
         """Return the statistics of both sets of images, exactly what one pass over all of them gives.
 
         Raises:
-            ProvenanceError: the two come from different models or preprocessing, or share images.
+            ProvenanceError: the two come from different models, preprocessing or devices, or share images.
             StatisticsError: they hold different tensors.
         """
         self.provenance.require_same(other.provenance, "the second file")

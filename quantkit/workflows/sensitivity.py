@@ -18,6 +18,7 @@ from quantkit.data.overlap import digest_of
 from quantkit.data.parallel import map_in_order
 from quantkit.data.source import ImageSource
 from quantkit.data.sources.open import ImagesLike
+from quantkit.engine.device import CPU, Device, as_device
 from quantkit.engine.session import default_threads
 from quantkit.errors import CalibrationSetError, UsageError
 from quantkit.evaluation.images import check_labels, evaluation_images, limited
@@ -58,11 +59,13 @@ class _Network:
     options: QuantizeOptions
     corrected: Correction
     outliers: tuple[str, ...]
+    device: Device
 
     @property
     def depends_on(self) -> dict[str, Any]:
         """All that the scores of its models depend on, besides the images."""
-        return {
+        device = {} if self.device.is_cpu else self.device.identity()
+        return device | {
             "model": self.record.model.key,
             "output": self.record.model.output,
             "pipeline": self.record.pipeline.model_dump(mode="json"),
@@ -103,6 +106,7 @@ def sensitivity(
     labels: AnyPath | None = None,
     names: AnyPath | None = None,
     exclude: AnyPath | CalibrationSet | None = None,
+    device: Device | str = CPU,
     threads: int | None = None,
     progress: Progress | None = None,
 ) -> Sensitivity:
@@ -126,6 +130,7 @@ def sensitivity(
         labels: their label file.
         names: class names, one a line.
         exclude: calibration set whose images are left out.
+        device: where the models run, fp32 too; see `quantkit.Device`. A correction of the biases is fitted on the CPU.
         threads: images run side by side; as many as there are processors when absent.
         progress: receives the progress.
 
@@ -133,6 +138,7 @@ def sensitivity(
         UsageError: this is no run folder, or an option cannot be honoured.
         ProvenanceError: model or statistics are not those of the run.
         ModelError: the model cannot be quantized or run.
+        DeviceError: the device is not there, or does not run a model.
         CalibrationSetError: the calibration images are not at hand, or there are no evaluation images.
         LabelError: labels are missing, malformed, or no classes of the model.
         ImageError: an image cannot be decoded.
@@ -151,7 +157,7 @@ def sensitivity(
         raise UsageError(f"{count} images show nothing", where="--images", fix="take a few dozen")
     if by not in get_args(By):
         raise UsageError(f"there is no order {by!r}", where="by", fix=f"choose one of {', '.join(get_args(By))}")
-    method, target = as_method(method), as_target(target)
+    method, target, device = as_method(method), as_target(target), as_device(device).resolved()
     options = require(QuantizeOptions, options or QuantizeOptions(), "options")
     folder = RunFolder(as_path(run, "run"))
     record = folder.read()
@@ -163,7 +169,7 @@ def sensitivity(
             raise UsageError("labelled images are for accuracy", where="--images", fix="add --by accuracy")
         chosen, warnings = None, []
     with folder.locked():
-        network = _network(folder, record, method, target, options)
+        network = _network(folder, record, method, target, options, device)
         chosen = chosen or _calibration_images(record, count or IMAGES, network.outliers, calibration_set)
         count_layers = as_progress(progress).task("measuring layers", "layers")
         cost = _measure(folder, network, chosen, threads or default_threads(), count_layers)
@@ -173,7 +179,7 @@ def sensitivity(
 
 
 def _network(
-    folder: RunFolder, record: RunRecord, method: Method, target: Target, options: QuantizeOptions
+    folder: RunFolder, record: RunRecord, method: Method, target: Target, options: QuantizeOptions, device: Device
 ) -> _Network:
     prepared, statistics = calibrated(folder, record)
     chosen, left_out = options.target(target), options.plan_options()
@@ -186,7 +192,7 @@ def _network(
         corrected = correction(folder, prepared, made, left_out, observed, None)
     # One image that drives activations far beyond all others would outweigh them in every figure.
     outliers = () if options.keep_outliers else statistics.outlier_images
-    return _Network(record, prepared, chosen, ranges, options, corrected, outliers)
+    return _Network(record, prepared, chosen, ranges, options, corrected, outliers, device)
 
 
 def _calibration_images(record: RunRecord, count: int, outliers: tuple[str, ...], given: SetLike | None) -> _Images:
@@ -253,6 +259,7 @@ def _measure_lot(
             left_out=network.options.plan_options(),
             bias_shift=network.corrected.shifts,
             threads=threads,
+            device=network.device,
             known=cache.layers,
             found=cache.add,
             progress=progress,
@@ -294,6 +301,7 @@ def _result(
         by=by,
         images=len(chosen.items),
         source=chosen.source,
+        device=network.device.describe(),
         macs=cost.macs,
         top1=reference,
         whole=figures(cost.whole, 1.0),
