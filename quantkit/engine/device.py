@@ -5,6 +5,7 @@ CUDA does without TF32 (onnxruntime uses it by default), OpenVINO without bfloat
 """
 
 import contextlib
+import importlib
 import io
 import re
 from collections.abc import Iterable
@@ -171,7 +172,7 @@ class Device:
         return self
 
     def load_libraries(self) -> None:
-        """Load CUDA and cuDNN where pip has put them, and make the folder that TensorRT keeps its engines in.
+        """Load CUDA, cuDNN and TensorRT where pip has put them, and make the folder that TensorRT keeps its engines in.
 
         onnxruntime itself looks for libraries only where the system has them.
 
@@ -180,6 +181,9 @@ class Device:
         """
         if self.provider == _TENSORRT and "trt_engine_cache_path" not in self.settings:
             make_folder(user_cache_folder() / _ENGINES)
+        if self.provider == _TENSORRT:
+            with contextlib.suppress(ImportError):
+                importlib.import_module("tensorrt")  # it loads its libraries, which onnxruntime then finds
         preload = getattr(ort, "preload_dlls", None)
         if self.kind in _NUMBERED and preload is not None:
             with contextlib.redirect_stdout(io.StringIO()):  # it prints what it does not find

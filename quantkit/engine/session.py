@@ -86,7 +86,7 @@ def _open_on(
         raise DeviceError(
             f"{name} could not be started; onnxruntime would use {session.get_providers()[0]}",
             where=f"--device {device.name}",
-            fix="see that the driver and the provider's libraries are installed, or give --device auto",
+            fix=_missing_libraries(device),
         )
     placed = placement_of(session, device)
     if placed.layers_on_cpu:
@@ -96,6 +96,16 @@ def _open_on(
             fix="give --device auto to allow that, or --device cpu",
         )
     return session
+
+
+def _missing_libraries(device: Device) -> str:
+    """Return what to install where a provider is there and does not start."""
+    packages = {
+        "cuda": "an NVIDIA driver, and pip install 'onnxruntime-gpu[cuda,cudnn]'",
+        "tensorrt": "an NVIDIA driver, and pip install 'onnxruntime-gpu[cuda,cudnn]' tensorrt",
+    }
+    needed = packages.get(device.kind, "the provider's libraries")
+    return f"see that the version of onnxruntime fits what is installed ({needed}), or give --device auto"
 
 
 @functools.cache

@@ -1,7 +1,7 @@
 """Devices in whole commands: one device for fp32 and int8, own caches, what is recorded, and what is not mixed.
 
-Without onnxruntime-openvino, a session that runs on the CPU and calls itself that of OpenVINO stands in: it goes through
-the same code. With it, the same tests run on the provider itself.
+Without onnxruntime-openvino, a session that runs on the CPU and calls itself that of OpenVINO stands in: it takes the
+same way through the code. With it, the same tests run on the provider itself.
 """
 
 import json
