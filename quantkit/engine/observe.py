@@ -102,7 +102,7 @@ def observe(
     workers = [_Worker(session, tensors, load, batch, fill) for _ in range(threads)]
     with ThreadPoolExecutor(threads) as pool:
         while done < len(images):
-            end = min(_chunk_end(done, rate, threads * batch), next_point(done), len(images))
+            end = min(_chunk_end(done, rate, threads, batch), next_point(done), len(images))
             start_s = time.monotonic()
             _run_chunk(pool, workers, images[:end], extremes, progress, done)
             rate = (end - done) / max(time.monotonic() - start_s, 1e-6)
@@ -112,8 +112,9 @@ def observe(
             yield Chunk(done, at_point, totals, extremes[:done])
 
 
-def _chunk_end(done: int, rate: float, least: int) -> int:
-    return done + max(least, int(rate * CHUNK_SECONDS))
+def _chunk_end(done: int, rate: float, threads: int, batch: int) -> int:
+    """Return where a chunk ends: after whole batches, as a device compiles or chooses its kernels for a shape."""
+    return done + batch * max(threads, int(rate * CHUNK_SECONDS) // batch)
 
 
 def _run_chunk(

@@ -51,7 +51,7 @@ class Placement:
         options = " ".join(f"{name}={value}" for name, value in self.options)
         text = f"{self.device} ({self.provider}{', ' if options else ''}{options})"
         if self.layers is None or self.layers_on_cpu is None:
-            return text
+            return f"{text}; onnxruntime {self.onnxruntime} does not tell which layers"
         text += f", {self.layers - self.layers_on_cpu} of {self.layers} layers"
         if self.left_to_cpu:
             nodes = sum(count for _, count in self.left_to_cpu)

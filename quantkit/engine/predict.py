@@ -56,7 +56,7 @@ class Classifier:
         self._as_file = _numpy_has(file)
         self._session = self._open()
         self.placement = placement_of(self._session, self.device)
-        if not device.is_cpu and (device.fallback or self.placement.left_to_cpu):
+        if not device.is_cpu and (device.fallback or self.placement.left_to_cpu or self.placement.layers is None):
             self.notes += (f"{self.path.name}: runs on {self.placement.describe()}",)
 
     @property

@@ -317,6 +317,41 @@ def test_layers_left_to_the_cpu_are_an_error_unless_auto(model, monkeypatch):
     assert placed["nodes"] == {"CPUExecutionProvider": sum(placed["left_to_cpu"].values())}
 
 
+def test_placement_of_the_cpu_is_its_name_and_counts_nothing(model):
+    placed = Classifier(read_classifier(model)).placement
+    assert placed.describe() == "cpu"
+    assert placed.to_json() == {
+        "device": "cpu",
+        "provider": "CPUExecutionProvider",
+        "options": {},
+        "onnxruntime": ort.__version__,
+        "layers": None,
+        "layers_on_cpu": None,
+        "nodes": None,
+        "left_to_cpu": None,
+    }
+
+
+def test_placement_says_what_a_provider_leaves_to_the_cpu():
+    placed = Placement(
+        "cuda:1",
+        "CUDAExecutionProvider",
+        (("use_tf32", "0"),),
+        layers=53,
+        layers_on_cpu=0,
+        nodes=(("CPUExecutionProvider", 3), ("CUDAExecutionProvider", 120)),
+        left_to_cpu=(("TopK", 2), ("Shape", 1)),
+    )
+    assert placed.describe() == (
+        "cuda:1 (CUDAExecutionProvider, use_tf32=0), 53 of 53 layers; 3 of 123 nodes on the CPU (TopK 2, Shape 1)"
+    )
+
+
+def test_placement_says_where_onnxruntime_does_not_tell():
+    text = Placement("cuda", "CUDAExecutionProvider", onnxruntime="1.20.0").describe()
+    assert text == "cuda (CUDAExecutionProvider); onnxruntime 1.20.0 does not tell which layers"
+
+
 @needs_openvino
 @pytest.mark.parametrize("batch", [1, 4, 32])
 def test_pass_on_openvino_gives_the_statistics_of_the_cpu(model, images, tmp_path, batch):
