@@ -39,7 +39,7 @@ class Classifier:
         file: the same.
         device: the same, with the batch that is run.
         placement: where its layers really run.
-        notes: what is run otherwise than the file says, one sentence each.
+        notes: what is run otherwise than the file says, and on which device but the CPU, one sentence each.
 
     Raises:
         ModelError: onnxruntime cannot load it.
@@ -56,7 +56,7 @@ class Classifier:
         self._as_file = _numpy_has(file)
         self._session = self._open()
         self.placement = placement_of(self._session, self.device)
-        if not device.is_cpu and (device.fallback or self.placement.left_to_cpu or self.placement.layers is None):
+        if not device.is_cpu:
             self.notes += (f"{self.path.name}: runs on {self.placement.describe()}",)
 
     @property

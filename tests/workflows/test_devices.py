@@ -23,6 +23,7 @@ from quantkit.engine.scores import scores_of
 from quantkit.errors import ProvenanceError, UsageError
 from quantkit.graph.model import read_model
 from quantkit.graph.prepare import prepare
+from quantkit.report.sections.sensitivity import summary
 from quantkit.search.mixed_precision import FloatBudget
 from quantkit.search.stages import Goal, Stage
 from quantkit.stats.file import load_statistics, save_statistics
@@ -129,6 +130,8 @@ def test_sensitivity_on_a_device_gives_the_figures_of_the_cpu_and_keeps_its_own(
     assert there.whole.sqnr_db == pytest.approx(here.whole.sqnr_db, abs=3.0)
     kept = json.loads((run / "sensitivity-ort.json").read_text())
     assert kept["device"] == "openvino (precision=FP32)"
+    assert any("all models ran on openvino (precision=FP32)" in line for line in summary(there))
+    assert not any("ran on" in line for line in summary(here))
     assert len(list((run / "cache" / "layer-costs").glob("*.safetensors"))) == 2
 
 
@@ -211,6 +214,7 @@ def test_statistics_without_a_device_are_of_the_cpu(run: Path, tmp_path: Path) -
 def test_results_name_the_provider_that_answered(run: Path, images: Path, openvino: Device, tmp_path: Path) -> None:
     done = evaluate_models(["fp32", "int8"], run=run, images=images, drift_images=0, device=openvino)
     models = done.comparison.to_json()["models"]
+    assert [note for note in done.notes if "runs on openvino (OpenVINOExecutionProvider, precision=FP32)" in note]
     for one in models:
         assert one["ran_on"]["device"] == "openvino"
         assert one["ran_on"]["provider"] == OPENVINO
