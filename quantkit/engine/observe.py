@@ -23,6 +23,7 @@ import numpy.typing as npt
 
 from quantkit.data.images import place_of
 from quantkit.data.item import ImageItem
+from quantkit.data.parallel import worker_threads
 from quantkit.engine.tap import TappedSession
 from quantkit.errors import NumericError
 from quantkit.graph.qdq.taps import Taps
@@ -100,7 +101,7 @@ def observe(
         for name, statistics in before.tensors.items():
             totals[name].add(statistics)
     workers = [_Worker(session, tensors, load, batch, fill) for _ in range(threads)]
-    with ThreadPoolExecutor(threads) as pool:
+    with worker_threads(threads) as pool:
         while done < len(images):
             end = min(_chunk_end(done, rate, threads, batch), next_point(done), len(images))
             start_s = time.monotonic()
