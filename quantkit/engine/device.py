@@ -221,7 +221,8 @@ def _precise(provider: str, options: dict[str, str]) -> dict[str, str]:
     if provider not in _PRECISE:
         return options
     name, value, others = _PRECISE[provider]
-    return options if any(one in options for one in others) else {name: value} | options
+    without_float32 = "NPU" in options.get("device_type", "")
+    return options if without_float32 or any(one in options for one in others) else {name: value} | options
 
 
 def _engine_cache() -> dict[str, str]:

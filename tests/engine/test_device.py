@@ -113,6 +113,8 @@ def test_tensorrt_keeps_engines_in_the_user_cache_and_allows_int8_for_quantized_
         (Device("openvino"), {"precision": "FP32"}),
         (Device("openvino", options=(("precision", "ACCURACY"),)), {"precision": "ACCURACY"}),
         (Device("openvino", options=(("load_config", "{}"),)), {"load_config": "{}"}),
+        (Device("openvino", options=(("device_type", "NPU"),)), {"device_type": "NPU"}),
+        (Device("openvino", options=(("device_type", "GPU"),)), {"device_type": "GPU", "precision": "FP32"}),
         (Device("tensorrt"), {}),
     ],
     ids=lambda value: value.describe() if isinstance(value, Device) else "",
