@@ -9,6 +9,7 @@ import onnx_ir as ir
 
 from quantkit.data.parallel import map_in_order
 from quantkit.engine.device import CPU, Device
+from quantkit.engine.placement import Placement, placement_of
 from quantkit.engine.session import first_line, open_session
 from quantkit.errors import ModelError
 from quantkit.graph.analysis.values import name_of
@@ -50,6 +51,16 @@ def scores_of(model: ir.Model, images: Sequence[Float32Array], *, threads: int, 
         return np.concatenate([_rows(run, batch, device.batch) for batch in _batches(images, device.batch)])
     found = map_in_order(lambda x: run(x)[:1].reshape(1, -1), images, threads if device.is_cpu else 1)
     return np.concatenate(list(found))
+
+
+def placement(model: ir.Model, device: Device) -> Placement:
+    """Return where a core model runs on a device.
+
+    Raises:
+        ModelError: onnxruntime cannot load the model.
+        DeviceError: the device does not run it.
+    """
+    return placement_of(open_session(ir.serde.serialize_model(model).SerializeToString(), device=device), device)
 
 
 def _are_single(images: Sequence[Float32Array]) -> bool:

@@ -229,8 +229,8 @@ def calibrate(
         statistics.convergence, len(statistics.images), method_name(method), subject.record.classes
     )
     settling = () if unsettled is None else (unsettled,)
-    partly = observer.placement is not None and observer.placement.left_to_cpu
-    ran_on = (f"the pass ran on {observer.placement.describe()}",) if observer.placement and partly else ()
+    placed = observer.placement
+    ran_on = () if placed is None or device.is_cpu else (f"the pass ran on {placed.describe()}",)
     notes = (*ran_on, *settling, *quantized.notes, *backend.notes)
     return Calibration(run, quantized, statistics, elapsed_s, reused, files, notes)
 

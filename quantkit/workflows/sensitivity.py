@@ -19,6 +19,7 @@ from quantkit.data.parallel import map_in_order
 from quantkit.data.source import ImageSource
 from quantkit.data.sources.open import ImagesLike
 from quantkit.engine.device import CPU, Device, as_device
+from quantkit.engine.scores import placement
 from quantkit.engine.session import default_threads
 from quantkit.errors import CalibrationSetError, UsageError
 from quantkit.evaluation.images import check_labels, evaluation_images, limited
@@ -173,7 +174,9 @@ def sensitivity(
         chosen = chosen or _calibration_images(record, count or IMAGES, network.outliers, calibration_set)
         count_layers = as_progress(progress).task("measuring layers", "layers")
         cost = _measure(folder, network, chosen, threads or default_threads(), count_layers)
-        result = _result(cost, chosen, network, method, by, (*network.corrected.notes, *warnings))
+        # Without `auto`, a device runs all layers or none.
+        ran_on = (f"fp32 runs on {placement(network.prepared.model, device).describe()}",) if device.fallback else ()
+        result = _result(cost, chosen, network, method, by, (*network.corrected.notes, *ran_on, *warnings))
         keep_sensitivity(folder, record, result)
     return result
 

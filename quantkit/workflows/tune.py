@@ -247,7 +247,7 @@ def tune(
             stages=stages,
             widening=trials.widening,
         )
-        done = _finish(subject, trials, outcome, files, tuple(warnings))
+        done = _finish(subject, trials, outcome, files, (*warnings, *holdout.notes))
     done.coverage.require(tuning.require_coverage)
     return done
 

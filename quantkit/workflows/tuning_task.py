@@ -110,6 +110,11 @@ class Holdout:
             agreement_interval=wilson_interval(agreeing, outcomes.images, LOOK_CONFIDENCE),
         )
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Where fp32 runs, if not on the CPU."""
+        return () if self.device.is_cpu else (f"fp32 runs on {self._fp32.placement.describe()}",)
+
     @cached_property
     def _fp32(self) -> Classifier:
         return self._open(self.folder.fp32(self.record))

@@ -21,6 +21,7 @@ from quantkit.engine.predict import Classifier
 from quantkit.engine.prefix_sharing import PrefixSharedRuns, WholeRuns, variant_runs
 from quantkit.engine.scores import scores_of
 from quantkit.errors import ProvenanceError, UsageError
+from quantkit.evaluation.selection import SelectionMetric
 from quantkit.graph.model import read_model
 from quantkit.graph.prepare import prepare
 from quantkit.report.sections.sensitivity import summary
@@ -135,10 +136,13 @@ def test_sensitivity_on_a_device_gives_the_figures_of_the_cpu_and_keeps_its_own(
     assert len(list((run / "cache" / "layer-costs").glob("*.safetensors"))) == 2
 
 
-def test_fp32_alone_is_noiseless_on_the_device_that_judges_it(run: Path, openvino: Device) -> None:
-    """What the device rounds otherwise than the CPU is no cost of a layer: fp32 is answered there too."""
-    found = sensitivity(run, options=QuantizeOptions(bias_correction=False, skip=("conv:0",)), count=8, device=openvino)
-    assert all(layer.isolated.share > 0.0 for layer in found.layers)
+def test_sensitivity_with_auto_says_where_layers_run(run: Path, openvino: Device) -> None:
+    found = sensitivity(run, options=PLAIN, count=4, device=Device("auto", batch=openvino.batch))
+    assert [note for note in found.notes if "fp32 runs on openvino (OpenVINOExecutionProvider" in note]
+    assert not [note for note in sensitivity(run, options=PLAIN, count=4, device=openvino).notes if "runs on" in note]
+
+
+def test_scores_of_fp32_on_a_device_are_the_same_bits_again(run: Path, openvino: Device) -> None:
     model = read_model(run.parent / "tiny.onnx")
     given = random_images(4)
     again = [scores_of(model, given, threads=1, device=openvino) for _ in range(2)]
@@ -166,17 +170,28 @@ def test_tune_on_a_device_evaluates_both_models_there(run: Path, images: Path, o
     done = tune(other, options, images=images, exclude=run.parent / "set.csv", device=openvino)
     assert done.device == json.loads(done.log.read_text())["device"] == "openvino (precision=FP32)"
     assert set(opened) == {"openvino"}
+    assert [note for note in done.notes if "fp32 runs on openvino (OpenVINOExecutionProvider" in note]
     opened.clear()
     again = tune(other, options, images=images, exclude=run.parent / "set.csv")
     assert again.device == "cpu"
     assert set(opened) == {"cpu"}, "trials of one device are not taken for those of another"
 
 
-def test_tune_finds_the_same_function_on_the_cpu_whatever_the_device_rounds(run: Path, openvino: Device) -> None:
-    options = TuneOptions(goal=Goal(max_drop=100.0))
-    done = tune(run, options, device=openvino)
-    assert done.fp32_change is None
-    assert done.outcome.best.closeness.sqnr_db > 10.0
+def test_change_of_a_rewritten_model_is_measured_on_the_cpu(tmp_path: Path, openvino: Device, monkeypatch) -> None:
+    """A device may compute with fewer bits; whether two models are the same is no matter of its precision."""
+    model = prepare(read_model(tiny_model(tmp_path / "tiny.onnx"))).model
+    metric = SelectionMetric(model, random_images(4), threads=1, device=openvino)
+    asked: list[str] = []
+
+    def noted(one, given, *, threads, device=CPU):
+        asked.append(device.kind)
+        return scores_of(one, given, threads=threads, device=device)
+
+    monkeypatch.setattr("quantkit.evaluation.selection.scores_of", noted)
+    assert metric.largest_change(model) == 0.0
+    assert asked == ["cpu", "cpu"]
+    metric.closeness(model)
+    assert asked[2:] == ["openvino"]
 
 
 def test_statistics_of_two_devices_do_not_merge(tmp_path: Path, images: Path, openvino: Device) -> None:
