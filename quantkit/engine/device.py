@@ -8,7 +8,7 @@ import contextlib
 import importlib
 import io
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Self
 
@@ -42,6 +42,12 @@ _TENSORRT = "TensorrtExecutionProvider"
 _ENGINES = "tensorrt"  # folder of TensorRT's engines in the user's cache
 
 
+def _pairs(options: Mapping[str, str] | Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
+    """Return names and values of options as text."""
+    pairs = options.items() if isinstance(options, Mapping) else options
+    return [(str(name), str(value)) for name, value in pairs]
+
+
 @dataclass(frozen=True)
 class Device:
     """Where models run.
@@ -54,7 +60,7 @@ class Device:
             starts.
         index: which of several devices, from 0; for CUDA and TensorRT.
         batch: images that run together, at least 1; a batch size that the model fixes takes precedence.
-        options: of the provider, as onnxruntime documents them, by name.
+        options: of the provider, as onnxruntime documents them: a mapping of names to values, kept as sorted pairs.
         fallback: layers may run on the CPU. It is set for what `auto` has found; otherwise that is an error.
 
     Raises:
@@ -64,15 +70,18 @@ class Device:
         >>> import quantkit
         >>> quantkit.Device(kind="cuda", batch=32).is_cpu
         False
+        >>> quantkit.Device("openvino", options={"precision": "ACCURACY"}).describe()
+        'openvino (precision=ACCURACY)'
     """
 
     kind: str = "cpu"
     index: int = 0
     batch: int = 1
-    options: tuple[tuple[str, str], ...] = ()
+    options: Mapping[str, str] | tuple[tuple[str, str], ...] = ()
     fallback: bool = False
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "options", tuple(sorted(_pairs(self.options))))
         if self.kind not in (*PROVIDERS, AUTO):
             raise UsageError(
                 f"unknown device {self.kind!r}", where="--device", fix=f"choose {', '.join(PROVIDERS)} or {AUTO}"
@@ -105,7 +114,7 @@ class Device:
                 what = "is given twice" if name in pairs else "is not of the form KEY=VALUE"
                 raise UsageError(f"{option!r} {what}", where="--provider-option")
             pairs[name] = value
-        return cls(found[1], int(found[2] or 0), batch, tuple(sorted(pairs.items())))
+        return cls(found[1], int(found[2] or 0), batch, pairs)
 
     @property
     def name(self) -> str:
@@ -125,7 +134,7 @@ class Device:
     @property
     def settings(self) -> dict[str, str]:
         """The options that scores depend on: those given, and those that keep float32 what it is."""
-        return _precise(self.provider, dict(self.options)) if self.kind != AUTO else {}
+        return _precise(self.provider, dict(_pairs(self.options))) if self.kind != AUTO else {}
 
     def providers(self, *, quantized: bool = False) -> list[str | tuple[str, dict[str, str]]]:
         """Return the providers to open a session with, the CPU's last: it runs what the others do not take.

@@ -123,6 +123,14 @@ def test_device_keeps_float32_unless_an_option_says_otherwise(device, settings):
     assert device.settings == settings == device.identity()["options"]
 
 
+def test_device_options_are_a_mapping_or_pairs():
+    one = Device("cuda", options={"use_tf32": 1, "arena_extend_strategy": "kSameAsRequested"})
+    pairs = (("arena_extend_strategy", "kSameAsRequested"), ("use_tf32", "1"))
+    assert one == Device("cuda", options=pairs)
+    assert one.options == pairs
+    assert hash(one) == hash(Device("cuda", options=pairs[::-1]))
+
+
 def quantized_file(path, zero_point, *, given=True):
     """Write Quantize, Dequantize and Relu around activations with one zero point."""
     inputs = ["x", "scale", "zero"] if given else ["x", "scale"]
