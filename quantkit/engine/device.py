@@ -1,7 +1,7 @@
-"""Devices that models run on: which execution provider of onnxruntime, which of its devices, and its options.
+"""Devices for inference: execution provider of onnxruntime, device index, batch size and options.
 
-Providers are set up so that float32 stays float32, for the scores of an fp32 model are what all else is compared with:
-CUDA does without TF32 (onnxruntime uses it by default), OpenVINO without bfloat16.
+By default, providers compute float32 in full precision, because fp32 is the reference of all comparisons: CUDA without
+TF32 (onnxruntime's default), OpenVINO without bfloat16.
 """
 
 import contextlib
@@ -20,18 +20,18 @@ from quantkit.errors import DeviceError, UsageError
 from quantkit.files import make_folder, user_cache_folder
 
 AUTO = "auto"
-# The providers of each kind of device, in the order in which onnxruntime is to ask them for a node. What TensorRT
-# cannot run is run by CUDA, on the same device.
+# The providers of each kind of device, in order of preference for a node. Nodes that TensorRT does not support run on
+# CUDA, on the same device.
 PROVIDERS: dict[str, tuple[str, ...]] = {
     "cpu": ("CPUExecutionProvider",),
     "cuda": ("CUDAExecutionProvider",),
     "tensorrt": ("TensorrtExecutionProvider", "CUDAExecutionProvider"),
     "openvino": ("OpenVINOExecutionProvider",),
 }
-# What `auto` tries before the CPU. TensorRT builds engines for minutes, so it is used only where it is named.
+# Devices that `auto` tries before the CPU. TensorRT builds engines for minutes, so it must be selected explicitly.
 _PREFERRED = ("cuda", "openvino")
 _PACKAGES = {"cuda": "onnxruntime-gpu", "tensorrt": "onnxruntime-gpu", "openvino": "onnxruntime-openvino"}
-# Providers whose devices are told apart by number.
+# Providers with numbered devices.
 _NUMBERED = ("cuda", "tensorrt")
 # Options that are given unless the user gives one of the names behind them; see the top of this file.
 _PRECISE = {
@@ -50,21 +50,23 @@ def _pairs(options: Mapping[str, str] | Iterable[tuple[str, str]]) -> list[tuple
 
 @dataclass(frozen=True)
 class Device:
-    """Where models run.
+    """A device for inference.
 
-    Scores differ between devices by what their kernels round otherwise. They do not depend on the batch but for that:
-    a provider may choose other kernels for other batches.
+    Scores differ between devices by the rounding of their kernels, and between batch sizes only if the provider selects
+    other kernels.
 
     Attributes:
         kind: ``cpu``, ``cuda``, ``tensorrt``, ``openvino``, or ``auto``: CUDA, OpenVINO or the CPU, the first that
             starts.
-        index: which of several devices, from 0; for CUDA and TensorRT.
-        batch: images that run together, at least 1; a batch size that the model fixes takes precedence.
-        options: of the provider, as onnxruntime documents them: a mapping of names to values, kept as sorted pairs.
-        fallback: layers may run on the CPU. It is set for what `auto` has found; otherwise that is an error.
+        index: index of the device from 0, for CUDA and TensorRT.
+        batch: batch size, at least 1; a batch size fixed by the model takes precedence.
+        options: options of the provider as documented by onnxruntime: a mapping of names to values, stored as sorted
+            pairs.
+        fallback: whether layers may run on the CPU, which is an error otherwise. It is set for devices selected by
+            `auto`.
 
     Raises:
-        UsageError: no such kind, or a batch or index that is none.
+        UsageError: an unknown kind, or an invalid batch or index.
 
     Example:
         >>> import quantkit
@@ -92,14 +94,14 @@ class Device:
             raise UsageError(f"invalid batch {self.batch}", where="--batch", fix="give a number from 1 up")
         if self.options and self.kind in ("cpu", AUTO):
             raise UsageError(
-                f"the device {self.kind} takes no options",
+                f"the device {self.kind} has no options",
                 where="--provider-option",
                 fix="name the provider with --device",
             )
 
     @classmethod
     def parse(cls, text: str, *, batch: int = 1, options: Iterable[str] = ()) -> Self:
-        """Return the device of ``KIND`` or ``KIND:INDEX``, with options written ``KEY=VALUE``.
+        """Return the device of ``KIND`` or ``KIND:INDEX``, with options of the form ``KEY=VALUE``.
 
         Raises:
             UsageError: the text or an option is malformed.
@@ -118,30 +120,30 @@ class Device:
 
     @property
     def name(self) -> str:
-        """Kind, with the index where it is not 0: ``cpu``, ``cuda:1``."""
+        """The kind, with the index if it is not 0: ``cpu``, ``cuda:1``."""
         return f"{self.kind}:{self.index}" if self.index else self.kind
 
     @property
     def is_cpu(self) -> bool:
-        """Whether this is onnxruntime's own provider for the CPU."""
+        """Whether this is onnxruntime's CPU provider."""
         return self.kind == "cpu"
 
     @property
     def provider(self) -> str:
-        """The execution provider of onnxruntime that is asked first."""
+        """The execution provider of onnxruntime with the highest priority."""
         return PROVIDERS[self.kind][0]
 
     @property
     def settings(self) -> dict[str, str]:
-        """The options that scores depend on: those given, and those that keep float32 what it is."""
+        """The options that scores depend on: those given, and the default precision of the provider."""
         return _precise(self.provider, dict(_pairs(self.options))) if self.kind != AUTO else {}
 
     def providers(self, *, quantized: bool = False) -> list[str | tuple[str, dict[str, str]]]:
-        """Return the providers to open a session with, the CPU's last: it runs what the others do not take.
+        """Return the providers of a session; the last one is the CPU, for nodes that the others do not support.
 
         Args:
-            quantized: the model has QuantizeLinear and DequantizeLinear nodes, for which TensorRT needs to be told that
-                int8 is allowed.
+            quantized: whether the model has QuantizeLinear and DequantizeLinear nodes; TensorRT needs an option for
+                them.
         """
         if self.is_cpu:
             return [*PROVIDERS["cpu"]]
@@ -153,7 +155,7 @@ class Device:
         return [(self.provider, own), *others, *PROVIDERS["cpu"]]
 
     def identity(self) -> dict[str, Any]:
-        """Return what the scores depend on; neither the batch nor whether layers may fall back."""
+        """Return the settings that the scores depend on, which exclude batch size and fallback."""
         return {"device": self.name, "options": self.settings}
 
     def describe(self) -> str:
@@ -162,7 +164,7 @@ class Device:
         return f"{self.name} ({options})" if options else self.name
 
     def resolved(self) -> "Device":
-        """Return the device itself, or the one that `auto` stands for here.
+        """Return this device, or the one that `auto` selects on this machine.
 
         Raises:
             DeviceError: this onnxruntime has no such provider.
@@ -181,12 +183,12 @@ class Device:
         return self
 
     def load_libraries(self) -> None:
-        """Load CUDA, cuDNN and TensorRT where pip has put them, and make the folder that TensorRT keeps its engines in.
+        """Load CUDA, cuDNN and TensorRT installed by pip, and create the folder of TensorRT's engines.
 
-        onnxruntime itself looks for libraries only where the system has them.
+        onnxruntime searches only the system's libraries.
 
         Raises:
-            OutputError: the folder cannot be made.
+            OutputError: the folder cannot be created.
         """
         if self.provider == _TENSORRT and "trt_engine_cache_path" not in self.settings:
             make_folder(user_cache_folder() / _ENGINES)
@@ -195,11 +197,11 @@ class Device:
                 importlib.import_module("tensorrt")  # it loads its libraries, which onnxruntime then finds
         preload = getattr(ort, "preload_dlls", None)
         if self.kind in _NUMBERED and preload is not None:
-            with contextlib.redirect_stdout(io.StringIO()):  # it prints what it does not find
+            with contextlib.redirect_stdout(io.StringIO()):  # it prints missing libraries
                 preload()
 
     def _starts(self) -> bool:
-        """Return whether the provider runs anything: onnxruntime lists it also where its driver is missing."""
+        """Return whether the provider works: onnxruntime also lists it if its driver is missing."""
         values = [onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [1]) for name in "xy"]
         graph = onnx.helper.make_graph([onnx.helper.make_node("Relu", ["x"], ["y"])], "starts", values[:1], values[1:])
         model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 13)], ir_version=8)
@@ -208,7 +210,7 @@ class Device:
         self.load_libraries()
         try:
             session = ort.InferenceSession(model.SerializeToString(), options, self.providers(), enable_fallback=0)
-        except Exception:  # onnxruntime raises classes of its own, all derived from Exception alone
+        except Exception:  # the exception classes of onnxruntime derive directly from Exception
             return False
         return self.provider in session.get_providers()
 

@@ -1,4 +1,4 @@
-"""onnxruntime sessions, opened in one place."""
+"""Opens onnxruntime sessions."""
 
 import functools
 import os
@@ -12,7 +12,7 @@ from quantkit.engine.placement import placement_of
 from quantkit.engine.tensorrt import check_quantized
 from quantkit.errors import DeviceError, ModelError
 
-# Where onnxruntime's messages may begin: file, line and signature of the function that failed.
+# Possible start of onnxruntime's messages: file, line and signature of the function that failed.
 _IN_THE_SOURCE = re.compile(r"^\S+\.cc:\d+ [^\n]*\) ")
 
 
@@ -25,20 +25,19 @@ def open_session(
     fuse: bool = True,
     pooled: bool = False,
 ) -> ort.InferenceSession:
-    """Open a model.
+    """Open a session.
 
     Args:
         model: path or serialized model.
-        device: where it runs, from `quantkit.engine.device.Device.resolved`.
-        threads: threads within one run; passes use 1 and run several images at once instead.
-        optimized: where onnxruntime is to write the graph it made of the model.
-        fuse: let onnxruntime optimize; False runs the graph unchanged, QDQ pairs in floating point.
-        pooled: take the memory of tensors from one pool of all such sessions, so that those which run in turn use the
-            same; it stays with the process.
+        device: a device from `quantkit.engine.device.Device.resolved`.
+        threads: threads within one run; passes use 1 and run several images in parallel.
+        optimized: file for the graph optimized by onnxruntime.
+        fuse: let onnxruntime optimize; False runs the graph unchanged, with QDQ pairs in float.
+        pooled: allocate tensors from a memory pool shared by all such sessions; the pool is kept by the process.
 
     Raises:
-        ModelError: onnxruntime cannot load the model; its own words are passed on.
-        DeviceError: the device is not there, does not take its options, or leaves layers to the CPU.
+        ModelError: onnxruntime cannot load the model; the message includes its reason.
+        DeviceError: the device is not available, does not accept its options, or leaves layers to the CPU.
     """
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
@@ -49,7 +48,7 @@ def open_session(
     if pooled:
         _make_pool()
         options.add_session_config_entry("session.use_env_allocators", "1")
-        # Weights are not to stay behind in the pool when the session is gone.
+        # Weights must not remain in the pool after the session is closed.
         options.add_session_config_entry("session.use_device_allocator_for_initializers", "1")
     if optimized is not None:
         options.optimized_model_filepath = os.fspath(optimized)
@@ -64,19 +63,19 @@ def open_session(
         return _open_on(device, source, options, where, quantized)
     try:
         return ort.InferenceSession(source, options, device.providers())
-    except Exception as error:  # onnxruntime raises classes of its own, all derived from Exception alone
+    except Exception as error:  # the exception classes of onnxruntime derive directly from Exception
         raise ModelError(f"onnxruntime cannot load it ({first_line(error)})", where=where) from error
 
 
 def _open_on(
     device: Device, source: str | bytes, options: ort.SessionOptions, where: object, quantized: bool
 ) -> ort.InferenceSession:
-    """Open a model on another device than the CPU, and see that it runs there."""
+    """Open a session on a device other than the CPU, and check that the model runs on it."""
     name = device.provider
     options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
     device.load_libraries()
     try:
-        # Otherwise onnxruntime prints the error, and goes on with the CPU.
+        # Otherwise onnxruntime prints the error, and falls back to the CPU.
         session = ort.InferenceSession(source, options, device.providers(quantized=quantized), enable_fallback=0)
     except Exception as error:
         raise DeviceError(f"{name} cannot run it ({first_line(error)})", where=where) from error
@@ -110,17 +109,17 @@ def _missing_libraries(device: Device) -> str:
 
 @functools.cache
 def _make_pool() -> None:
-    """Register the memory pool with onnxruntime, once in a process."""
+    """Register the memory pool with onnxruntime, once per process."""
     kind = ort.OrtMemoryInfo("Cpu", ort.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, ort.OrtMemType.DEFAULT)
     ort.create_and_register_allocator(kind, None)
 
 
 def default_threads() -> int:
-    """Return how many processors this process may use."""
+    """Return the number of processors available to this process."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def first_line(error: Exception) -> str:
-    """Return the first line of an error's own words, shortened, without the place in onnxruntime's own code."""
+    """Return the shortened first line of an error message, without the location in onnxruntime's source."""
     text = _IN_THE_SOURCE.sub("", str(error).strip())
     return text.splitlines()[0][:300] if text else type(error).__name__
