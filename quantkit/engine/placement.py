@@ -16,7 +16,7 @@ _CPU = PROVIDERS["cpu"][0]
 
 
 @dataclass(frozen=True)
-class Placement:
+class DevicePlacement:
     """Where one model runs.
 
     Attributes:
@@ -31,7 +31,7 @@ class Placement:
 
     Example:
         >>> import quantkit
-        >>> quantkit.Placement("cpu", "CPUExecutionProvider").describe()
+        >>> quantkit.DevicePlacement("cpu", "CPUExecutionProvider").describe()
         'cpu'
     """
 
@@ -74,12 +74,12 @@ class Placement:
         }
 
 
-def placement_of(session: ort.InferenceSession | None, device: Device) -> Placement:
+def placement_of(session: ort.InferenceSession | None, device: Device) -> DevicePlacement:
     """Return where the model of a session runs; without a session, or on the CPU, no nodes are counted.
 
     onnxruntime tells the nodes from 1.24 on, of sessions opened with ``session.record_ep_graph_assignment_info``.
     """
-    found = Placement(device.name, device.provider, tuple(sorted(device.settings.items())))
+    found = DevicePlacement(device.name, device.provider, tuple(sorted(device.settings.items())))
     tell = None if session is None else getattr(session, "get_provider_graph_assignment_info", None)
     if device.is_cpu or tell is None:
         return found
@@ -88,7 +88,7 @@ def placement_of(session: ort.InferenceSession | None, device: Device) -> Placem
         return found
     layers = [provider for provider, operator in assigned if operator in _LAYERS]
     left = Counter(operator for provider, operator in assigned if provider == _CPU)
-    return Placement(
+    return DevicePlacement(
         found.device,
         found.provider,
         found.options,

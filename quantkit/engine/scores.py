@@ -9,7 +9,7 @@ import onnx_ir as ir
 
 from quantkit.data.parallel import map_in_order
 from quantkit.engine.device import CPU, Device
-from quantkit.engine.placement import Placement, placement_of
+from quantkit.engine.placement import DevicePlacement, placement_of
 from quantkit.engine.session import first_line, open_session
 from quantkit.errors import ModelError
 from quantkit.graph.analysis.values import name_of
@@ -53,7 +53,7 @@ def scores_of(model: ir.Model, images: Sequence[Float32Array], *, threads: int, 
     return np.concatenate(list(found))
 
 
-def placement(model: ir.Model, device: Device) -> Placement:
+def placement(model: ir.Model, device: Device) -> DevicePlacement:
     """Return where a core model runs on a device.
 
     Raises:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from quantkit.engine.placement import Placement
+from quantkit.engine.placement import DevicePlacement
 from quantkit.errors import LabelError, ModelError, UsageError
 from quantkit.evaluation.classes import class_deltas
 from quantkit.evaluation.confidence import expected_calibration_error, flips_by_margin
@@ -50,7 +50,7 @@ class EvaluatedModel:
     tensors: tuple[TensorDrift, ...] = ()
     layers: tuple[TensorDrift, ...] = ()
     latency_spread_ms: Interval | None = None
-    ran_on: Placement | None = None
+    ran_on: DevicePlacement | None = None
 
 
 def compare_models(models: Sequence[EvaluatedModel], *, warnings: Sequence[str] = (), seed: int = 0) -> Comparison:

@@ -7,7 +7,7 @@ nats, sizes in bytes, latency in milliseconds.
 from dataclasses import dataclass
 from typing import Any
 
-from quantkit.engine.placement import Placement
+from quantkit.engine.placement import DevicePlacement
 from quantkit.evaluation.classes import ClassDelta
 from quantkit.evaluation.confidence import MarginBin
 from quantkit.evaluation.drift import TensorDrift
@@ -111,7 +111,7 @@ class ModelResult:
     versus: Versus | None
     layers: tuple[TensorDrift, ...] = ()
     latency_spread_ms: Interval | None = None
-    ran_on: Placement | None = None
+    ran_on: DevicePlacement | None = None
 
     @property
     def worst_tensors(self) -> tuple[TensorDrift, ...]:

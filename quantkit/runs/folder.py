@@ -127,7 +127,7 @@ class RunRecord(_Record):
         quantized: the quantized models, by name.
         backends: options of the vendors' files, by backend.
         configuration: the effective settings of the calibration, from options, quantkit.yaml and defaults.
-        observed_on: device of the calibration pass, as `quantkit.Placement.to_json`; empty in older runs.
+        observed_on: device of the calibration pass, as `quantkit.DevicePlacement.to_json`; empty in older runs.
 
     Example:
         In the folder written by ``quantkit demo``:

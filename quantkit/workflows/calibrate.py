@@ -24,7 +24,7 @@ from quantkit.engine.classifier import ClassifierFile, PreparedClassifier, read_
 from quantkit.engine.device import CPU, Device, as_device
 from quantkit.engine.inputs import check_arrays, used_pipeline
 from quantkit.engine.observe import Chunk, complete, observe
-from quantkit.engine.placement import Placement, placement_of
+from quantkit.engine.placement import DevicePlacement, placement_of
 from quantkit.engine.session import default_threads
 from quantkit.engine.tap import TappedSession
 from quantkit.errors import CalibrationSetError, StatisticsError, UsageError
@@ -360,7 +360,7 @@ def _record(
     )
 
 
-def _observed_on(placement: Placement | None, statistics: Statistics, before: RunRecord | None) -> dict[str, Any]:
+def _observed_on(placement: DevicePlacement | None, statistics: Statistics, before: RunRecord | None) -> dict[str, Any]:
     """Return where the pass ran: this one, or the one before whose statistics are used again."""
     made = statistics.provenance
     if placement is not None:
@@ -394,7 +394,7 @@ class _Pass:
         self._subject, self._chosen, self._pipeline, self._folder = subject, chosen, pipeline, folder
         self._target, self._keep_outliers, self._progress = target, keep_outliers, progress
         self._device, self._threads = device, threads or default_threads()
-        self.placement: Placement | None = None
+        self.placement: DevicePlacement | None = None
         # Convergence is tracked for the method in use, and for the two that are cheap to solve.
         self._methods: dict[str, Method] = {"minmax": MinMax(), "percentile": Percentile(), method_name(method): method}
         self._wanted = method_name(method)

@@ -18,7 +18,7 @@ from quantkit.data.sources.open import ImagesLike
 from quantkit.engine.classifier import ClassifierFile
 from quantkit.engine.device import CPU, Device, as_device
 from quantkit.engine.inputs import check_arrays, used_pipeline
-from quantkit.engine.placement import Placement
+from quantkit.engine.placement import DevicePlacement
 from quantkit.engine.predict import Classifier
 from quantkit.engine.session import default_threads
 from quantkit.errors import UsageError
@@ -75,7 +75,7 @@ class ModelEvaluation(Records):
     warnings: tuple[str, ...]
     output: str
     notes: tuple[str, ...] = ()
-    ran_on: Placement | None = None
+    ran_on: DevicePlacement | None = None
 
     @property
     def accuracy(self) -> "Accuracy":

@@ -25,7 +25,7 @@ from quantkit.data.folder import find_labelled_images
 from quantkit.engine.batches import map_batches
 from quantkit.engine.classifier import read_classifier
 from quantkit.engine.device import CPU, Device
-from quantkit.engine.placement import Placement, placement_of
+from quantkit.engine.placement import DevicePlacement, placement_of
 from quantkit.engine.predict import Classifier, evaluate
 from quantkit.engine.session import open_session
 from quantkit.engine.tensorrt import check_quantized
@@ -343,7 +343,7 @@ def test_placement_of_the_cpu_is_its_name_and_counts_nothing(model):
 
 
 def test_placement_says_what_a_provider_leaves_to_the_cpu():
-    placed = Placement(
+    placed = DevicePlacement(
         "cuda:1",
         "CUDAExecutionProvider",
         (("use_tf32", "0"),),
@@ -358,7 +358,7 @@ def test_placement_says_what_a_provider_leaves_to_the_cpu():
 
 
 def test_placement_says_where_onnxruntime_does_not_tell():
-    text = Placement("cuda", "CUDAExecutionProvider", onnxruntime="1.20.0").describe()
+    text = DevicePlacement("cuda", "CUDAExecutionProvider", onnxruntime="1.20.0").describe()
     assert text == "cuda (CUDAExecutionProvider); onnxruntime 1.20.0 does not tell which layers"
 
 
@@ -393,7 +393,7 @@ def test_eval_and_compare_on_openvino(model, images, tmp_path):
     here, there = (evaluate_model(model, **options, device=one) for one in (CPU, device))
     assert there.kept == 0  # the scores of the CPU are not taken for those of OpenVINO
     assert (here.origin.device, there.origin.device) == ("cpu", "openvino (precision=FP32)")
-    assert there.ran_on == Placement(
+    assert there.ran_on == DevicePlacement(
         "openvino",
         "OpenVINOExecutionProvider",
         (("precision", "FP32"),),
