@@ -295,16 +295,16 @@ def _located(record: RunRecord, folder: Path) -> RunRecord:
 
 def _locate(folder: Path, path: str, absolute: str, digest: str, digest_of: Callable[[Path], str | None]) -> str:
     """Return the location of a recorded file: the relative or absolute path, or a file with the same digest nearby."""
-    beside = Path(os.path.normpath(folder.resolve() / path))
-    if beside.is_file():
-        return str(beside)
+    relative = Path(os.path.normpath(folder.resolve() / path))
+    if relative.is_file():
+        return str(relative)
     if absolute and Path(absolute).is_file():
         return absolute
     for near in dict.fromkeys((folder.resolve().parent, folder.resolve(), folder.resolve().parent.parent, Path.cwd())):
-        for candidate in sorted(near.glob(f"*{beside.suffix}")):
+        for candidate in sorted(near.glob(f"*{relative.suffix}")):
             if digest_of(candidate) == digest:
                 return str(candidate)
-    return absolute or str(beside)
+    return absolute or str(relative)
 
 
 def _model_digest(path: Path) -> str | None:
