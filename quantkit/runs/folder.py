@@ -127,6 +127,7 @@ class RunRecord(_Record):
         quantized: the quantized models, by name.
         backends: options of the vendors' files, by backend.
         configuration: the effective settings of the calibration, from options, quantkit.yaml and defaults.
+        observed_on: device of the calibration pass, as `quantkit.DevicePlacement.to_json`; empty in older runs.
 
     Example:
         In the folder written by ``quantkit demo``:
@@ -144,6 +145,7 @@ class RunRecord(_Record):
     quantized: dict[str, QuantizedRecord] = Field(default_factory=dict)
     backends: dict[str, dict[str, Any]] = Field(default_factory=dict)
     configuration: dict[str, Any] = Field(default_factory=dict)
+    observed_on: dict[str, Any] = Field(default_factory=dict)
 
 
 class RunFolder:
