@@ -38,7 +38,7 @@ from quantkit.progress import Progress, as_progress, begun_when_called
 from quantkit.ptq.run_correction import Images
 from quantkit.records import Records
 from quantkit.runs.folder import RECORD, ModelRecord, RunFolder, RunRecord, SetRecord
-from quantkit.stats.convergence import ConvergencePoint, movement, settling_note
+from quantkit.stats.convergence import ConvergencePoint, movement
 from quantkit.stats.file import Provenance, Statistics, load_statistics, save_statistics, sorted_images
 from quantkit.stats.observed import Observed
 from quantkit.stats.solve import solve_observed
@@ -222,11 +222,7 @@ def calibrate(
         changed = QuantizedRun(folder=folder, target=target, prepared=subject.prepared.model, calibration_set=chosen)
         backend = after_quantize(changed, backends)
     files = (folder.statistics, *quantized.files, *backend.files)
-    unsettled = settling_note(
-        statistics.convergence, len(statistics.images), method_name(method), subject.record.classes
-    )
-    settling = () if unsettled is None else (unsettled,)
-    notes = (*settling, *quantized.notes, *backend.notes)
+    notes = (*quantized.notes, *backend.notes)
     return Calibration(run, quantized, statistics, elapsed_s, reused, files, notes)
 
 

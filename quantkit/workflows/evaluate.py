@@ -36,7 +36,7 @@ from quantkit.runs.cache import ResultCache, user_cache_folder
 from quantkit.runs.folder import RunFolder
 from quantkit.runs.inputs import read_scored
 from quantkit.runs.score_cache import ScoreCache, cached_scores, predict_cached, scores_key
-from quantkit.workflows.presets import PresetSource, load_preset
+from quantkit.workflows.presets import PresetSource, preprocessing_of
 
 # What may stand between a softmax and the output of a model without changing its kind.
 _PASSED_OVER = frozenset({"QuantizeLinear", "DequantizeLinear", "Cast", "Flatten", "Identity", "Reshape", "Squeeze"})
@@ -213,10 +213,9 @@ def evaluate(
         name = path.stem
     else:
         raise UsageError(f"{model!r} is no ONNX file, and no run was given to look it up in", fix="give --run")
-    preprocessing = load_preset(pipeline) if pipeline is not None else record.pipeline if record is not None else None
     file = read_scored(path, record, output, inputs)
     found, doubts = evaluation_images(images, labels, names, exclude, record)
-    pipeline = used_pipeline(preprocessing, found.array_shape)
+    pipeline = used_pipeline(preprocessing_of(pipeline, record), found.array_shape)
     found = limited(found, limit)
     # Before the work: the model takes what the pipeline gives, and has a class for every label.
     file.check(pipeline)

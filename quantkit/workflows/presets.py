@@ -10,6 +10,7 @@ from quantkit.config.pipeline import PRESETS, Pipeline
 from quantkit.config.project import parse_pipeline
 from quantkit.errors import ConfigError
 from quantkit.files import reason
+from quantkit.runs.folder import RunRecord
 from quantkit.vendors.vacc.preset import VendorPreset, preset_of_build_file, preset_of_vdsp
 
 PresetSource = Pipeline | str | os.PathLike[str]
@@ -41,6 +42,22 @@ def load_preset(source: PresetSource) -> Pipeline:
     """
     path_or(Pipeline, source, "pipeline")
     return source if isinstance(source, Pipeline) else _read(source).pipeline
+
+
+def preprocessing_of(given: PresetSource | None, record: RunRecord | None) -> Pipeline | None:
+    """Return the preprocessing given, else that of a run, else None.
+
+    Args:
+        given: see `load_preset`.
+        record: of the run that models are evaluated in.
+
+    Raises:
+        ConfigError: see `load_preset`.
+        VendorFileError: see `load_preset`.
+    """
+    if given is not None:
+        return load_preset(given)
+    return None if record is None else record.pipeline
 
 
 def preset_notes(source: PresetSource | None) -> tuple[str, ...]:

@@ -30,6 +30,7 @@ from quantkit.records import Records
 from quantkit.runs.folder import FP32, INT8, RANGES, QuantizedRecord, RunFolder, RunRecord
 from quantkit.runs.inputs import calibrated, open_input_shape
 from quantkit.runs.outliers import outlier_note
+from quantkit.stats.convergence import settling_note
 from quantkit.stats.cut_ranges import cut_range_notes
 from quantkit.stats.file import Statistics
 from quantkit.stats.solve import solve_observed
@@ -242,7 +243,10 @@ def quantize_prepared(
     open_session(path)  # a model that onnxruntime cannot load is not a result
     table = folder.path / (RANGES if name == INT8 else f"{name}.{RANGES}")
     write_text(table, ranges_csv(ranges, made, statistics))
-    notes: list[str] = [*prepared.notes, *notes_of(int8), *corrected.notes]
+    classes = folder.read().model.classes
+    unsettled = settling_note(statistics.convergence, len(statistics.images), method_name(method), classes)
+    notes: list[str] = [*([] if unsettled is None else [unsettled]), *prepared.notes, *notes_of(int8)]
+    notes += corrected.notes
     notes += cut_range_notes(statistics, ranges, method, chosen, keep_outliers=options.keep_outliers)
     if not options.keep_outliers:
         at_hand = None if images is None else images.chosen

@@ -223,7 +223,7 @@ def comparison_settings(
     """
     project = load_project(folder)
     pipeline = choose_pipeline(preset, project, exif) if preset is not None else None
-    only_files = all(model.endswith(".onnx") for model in models)
+    only_files = all(model.endswith(".onnx") or "=" in model for model in models)
     if run is None and only_files:
         pipeline = pipeline or choose_pipeline(None, project, exif)
     if run is None and not (only_files and pipeline is not None):

@@ -32,15 +32,23 @@ class DeviceResults:
     """The scores a card gave, by image.
 
     Args:
+        name: as the user calls them.
         results: folder of output files.
         datalist: the list that the card was run on.
 
     Raises:
         VendorFileError: outputs and list do not fit each other.
+
+    Example:
+        With the results of the card in ``card``, and the list of its inputs:
+
+        >>> import quantkit
+        >>> models = ["fp32", "card=card"]
+        >>> done = quantkit.evaluate_models(models, run="run", datalist="npz_datalist.txt")  # doctest: +SKIP
     """
 
-    def __init__(self, results: Path, datalist: Path) -> None:
-        self.path = results
+    def __init__(self, name: str, results: Path, datalist: Path) -> None:
+        self.name, self.path = name, results
         self._outputs = {output.name: output for output in pair_outputs(results, datalist)}
         # By file name alone only where one class has it: in class folders of other names, 0.png may be of any class.
         counts = Counter(PurePosixPath(name).name for name in self._outputs)
@@ -84,4 +92,4 @@ def card_answers(name: str, folder: Path, datalist: Path | None) -> DeviceResult
         raise UsageError("there is no such model file or folder of results", where=f"{name}={folder}")
     if datalist is None:
         raise UsageError(f"{name}={folder} are results of a card", fix="give the --datalist that it was run on")
-    return DeviceResults(folder, datalist)
+    return DeviceResults(name, folder, datalist)
