@@ -85,10 +85,13 @@ def build(
             )
     chosen.save(out)
     _print_summary(chosen)
-    print_files([out])
     if materialize is not None:
         _materialize(chosen, materialize, link)
-    print_next(*("calibrate", "--model", "MODEL.onnx", "--set", out, "--preset", "imagenet"))
+    print_files([out, *([] if materialize is None else [materialize])])
+    if chosen.is_rebuilt:
+        print_next("calibrate", "--model", "MODEL.onnx", "--set", out, "--preset", "imagenet")
+    else:
+        print_next("calib-set", "rebuild", out, "--images", "FOLDER", "--out", "SET.csv")
 
 
 @app.command()
@@ -117,6 +120,8 @@ def materialize_command(
 ) -> None:
     """Lay the images of a set flat into one folder, as the vendor's dataset.path wants them."""
     _materialize(_load(set_, images), folder, link)
+    print_files([folder])
+    print_next("vamc", "write", "--run", "RUN", "--calibration-folder", folder, "--out", "vamc.yaml")
 
 
 @app.command()

@@ -127,7 +127,8 @@ class RunRecord(_Record):
         pipeline: the preprocessing.
         quantized: the quantized models, by name.
         backends: options of the vendors' files, by backend.
-        configuration: the merged settings of the calibration: those given, of quantkit.yaml, and defaults.
+        configuration: the merged settings of the commands that wrote into the run; see
+            `quantkit.runs.configuration`.
 
     Example:
         In the folder that ``quantkit demo`` makes:
@@ -183,16 +184,20 @@ class RunFolder:
             raise OutputError("the run folder cannot be written (permission denied)", where=self.path)
 
     @contextlib.contextmanager
-    def locked(self) -> Iterator[None]:
+    def locked(self, wait_s: float = 0.0) -> Iterator[None]:
         """Keep other processes from writing the run at the same time.
 
         The system frees the lock when the process ends, however it ends.
 
+        Args:
+            wait_s: seconds to wait for another process that holds the run.
+
         Raises:
+            OutputError: the run folder cannot be written.
             UsageError: another process holds the run.
         """
         self.create()
-        lock = FileLock(self.path / ".lock", timeout=0)
+        lock = FileLock(self.path / ".lock", timeout=wait_s)
         try:
             lock.acquire()
         except Timeout:
