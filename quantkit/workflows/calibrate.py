@@ -47,7 +47,14 @@ from quantkit.stats.solve import solve_observed
 from quantkit.targets import ORT, Target, as_target
 from quantkit.workflows.backends import Backend, QuantizedRun, after_quantize
 from quantkit.workflows.presets import PresetSource, load_preset
-from quantkit.workflows.quantize import Quantized, QuantizeOptions, check_loads, int8_name, quantize_prepared
+from quantkit.workflows.quantize import (
+    Quantized,
+    QuantizeOptions,
+    check_loads,
+    int8_name,
+    quantize_prepared,
+    replaced_notes,
+)
 
 
 @dataclass(frozen=True)
@@ -225,7 +232,8 @@ def calibrate(
         changed = QuantizedRun(folder=folder, target=target, prepared=subject.prepared.model, calibration_set=chosen)
         backend = after_quantize(changed, backends)
     files = (folder.statistics, *quantized.files, *backend.files)
-    notes = (*quantized.notes, *backend.notes)
+    changed_notes = () if before is None else replaced_notes(before, quantized.name, folder)
+    notes = (*changed_notes, *quantized.notes, *backend.notes)
     return Calibration(run, quantized, statistics, elapsed_s, reused, files, notes)
 
 

@@ -208,7 +208,7 @@ def quantize(
         backend = after_quantize(
             QuantizedRun(folder=folder, target=target, prepared=prepared.model, calibration_set=chosen)
         )
-    replaced = _replaced(record, name, folder)
+    replaced = replaced_notes(record, name, folder)
     return replace(done, notes=(*replaced, *done.notes, *backend.notes), files=(*done.files, *backend.files))
 
 
@@ -281,11 +281,13 @@ def variant_name(record: RunRecord, method: Method, target: Target) -> str:
     return name if made is None or made.method == method_name(method) else f"{name}-{method_name(method)}"
 
 
-def _replaced(before: RunRecord, name: str, folder: RunFolder) -> tuple[str, ...]:
-    """Return a note where a model of other options was replaced."""
+def replaced_notes(before: RunRecord, name: str, folder: RunFolder) -> tuple[str, ...]:
+    """Return a note where a model of another method or of other options was replaced."""
     old, new = before.quantized.get(name), folder.read().quantized[name]
-    if old is None or old.options == new.options:
+    if old is None or (old.method, old.options) == (new.method, new.options):
         return ()
+    if old.method != new.method:
+        return (f"{name} was replaced: method {old.method} -> {new.method}",)
     changed = sorted(key for key in {*old.options, *new.options} if old.options.get(key) != new.options.get(key))
     words = ", ".join(
         f"{key} {old.options.get(key, 'default')} -> {new.options.get(key, 'default')}" for key in changed

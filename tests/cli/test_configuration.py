@@ -1,10 +1,10 @@
 """The settings of a command: printed with their sources when it begins, and stored in the run."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import Run
 
 from quantkit.config.method import Kl
 from quantkit.config.project import parse_project
@@ -12,6 +12,7 @@ from quantkit.config.settings import Setting, Settings, settings_from_json, sett
 from quantkit.runs.configuration import record_settings, settings_of_run, with_settings
 from quantkit.runs.folder import RunFolder
 
+Run = Callable[..., tuple[str, str]]
 PROJECT = """\
 # The settings of this folder.
 model: tiny.onnx

@@ -4,18 +4,18 @@ import importlib
 import json
 import os
 import shlex
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import typer
-from conftest import Run
 from PIL import Image
 
 from quantkit.cli.main import COMMAND_MODULES, app
 
+Run = Callable[..., tuple[str, str]]
 # A line for each command that can write files, in an order in which each finds what it needs.
 WRITING = (
     "init --model other.onnx --images images",
