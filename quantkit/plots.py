@@ -11,8 +11,9 @@ import numpy as np
 import numpy.typing as npt
 
 from quantkit.errors import UsageError
+from quantkit.evaluation.compare_models import EvaluatedModel
 from quantkit.evaluation.drift import TensorDrift
-from quantkit.evaluation.result import Comparison, EvaluatedModel, ModelResult
+from quantkit.evaluation.result import Comparison, ModelResult
 from quantkit.numerics import Range
 from quantkit.sensitivity.result import Sensitivity
 from quantkit.stats.bins import signed_edges

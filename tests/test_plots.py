@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 import quantkit
+from quantkit.evaluation.compare_models import EvaluatedModel, compare_models
 from quantkit.evaluation.drift import TensorDrift
 from quantkit.evaluation.predictions import Predictions
-from quantkit.evaluation.result import EvaluatedModel, compare_models
 from quantkit.numerics import Range
 from quantkit.sensitivity.result import Figures, LayerSensitivity, Sensitivity
 from quantkit.stats.convergence import ConvergencePoint

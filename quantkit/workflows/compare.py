@@ -22,13 +22,14 @@ from quantkit.engine.inputs import check_arrays, used_pipeline
 from quantkit.engine.predict import Classifier, Latency, ModelScores, evaluate, time_in_turn
 from quantkit.engine.session import default_threads
 from quantkit.errors import UsageError
+from quantkit.evaluation.compare_models import EvaluatedModel, compare_models
 from quantkit.evaluation.drift import TensorDrift
 from quantkit.evaluation.images import check_labels, evaluation_images, limited
 from quantkit.evaluation.measure_drift import measure_drift, measure_local_drift
 from quantkit.evaluation.paired import Interval
 from quantkit.evaluation.predictions import Collector
 from quantkit.evaluation.preprocessing_diagnosis import diagnose_preprocessing
-from quantkit.evaluation.result import Comparison, EvaluatedModel, compare_models
+from quantkit.evaluation.result import Comparison
 from quantkit.graph.model import model_digest, model_files
 from quantkit.progress import Progress, ProgressCallback, as_progress
 from quantkit.runs.folder import RunFolder, RunRecord

@@ -7,10 +7,10 @@ from hypothesis import strategies as st
 from scipy.stats import binomtest
 
 from quantkit.errors import GateError, UsageError
+from quantkit.evaluation.compare_models import EvaluatedModel, compare_models
 from quantkit.evaluation.gate import FIGURES, GateMode, Term, parse_gate, parse_gates, require
 from quantkit.evaluation.paired import PairedOutcomes, score_interval
 from quantkit.evaluation.predictions import Predictions
-from quantkit.evaluation.result import EvaluatedModel, compare_models
 
 
 def comparison(lost, *, images=1000, labels=True, kl=None):

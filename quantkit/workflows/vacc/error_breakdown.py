@@ -21,7 +21,8 @@ from quantkit.config.pipeline import Decode, EvenSides, Normalize, Pipeline, Pip
 from quantkit.data.calibration_set import CalibrationSet
 from quantkit.data.sources.open import ImagesLike
 from quantkit.errors import VendorFileError
-from quantkit.evaluation.result import Delta, EvaluatedModel, ModelResult, compare_models
+from quantkit.evaluation.compare_models import EvaluatedModel, compare_models
+from quantkit.evaluation.result import Delta, ModelResult
 from quantkit.graph.half_precision import half_model
 from quantkit.progress import NamedProgress, Progress, as_progress
 from quantkit.runs.folder import FP32

@@ -20,8 +20,9 @@ from quantkit.data.sources.open import ImagesLike
 from quantkit.engine.scores import score_sqnr_db, scores_of
 from quantkit.engine.session import default_threads
 from quantkit.errors import UsageError
+from quantkit.evaluation.compare_models import EvaluatedModel, compare_models
 from quantkit.evaluation.paired import PairedOutcomes, score_interval
-from quantkit.evaluation.result import PERCENT, Comparison, EvaluatedModel, ModelResult, compare_models
+from quantkit.evaluation.result import PERCENT, Comparison, ModelResult
 from quantkit.files import write_text
 from quantkit.graph.qdq.plan import Plan
 from quantkit.progress import NamedProgress, Progress, as_progress

@@ -9,10 +9,10 @@ from scipy import stats
 
 from quantkit.errors import LabelError, ModelError, UsageError
 from quantkit.evaluation.classes import class_deltas
+from quantkit.evaluation.compare_models import EvaluatedModel, compare_models
 from quantkit.evaluation.confidence import expected_calibration_error, flips_by_margin
 from quantkit.evaluation.paired import PairedOutcomes, score_interval
 from quantkit.evaluation.predictions import Predictions
-from quantkit.evaluation.result import EvaluatedModel, compare_models
 
 IMAGES, CLASSES = 400, 10
 
