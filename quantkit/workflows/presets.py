@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 from quantkit.config.arguments import path_or
+from quantkit.config.nearest import nearest
 from quantkit.config.pipeline import PRESETS, Pipeline
 from quantkit.config.project import parse_pipeline
 from quantkit.errors import ConfigError
@@ -82,10 +83,12 @@ def _read(source: str | os.PathLike[str]) -> VendorPreset:
     if name in PRESETS and isinstance(source, str):
         return VendorPreset(PRESETS[name], ())
     if isinstance(source, str) and not is_preset_file(name):
+        guess = nearest(name, PRESETS)
         raise ConfigError(
             f"there is no preset {name!r}",
             where="--preset",
-            fix=f"choose one of {', '.join(PRESETS)}, or a file (.yaml, .json)",
+            fix=f"{'' if guess is None else f'did you mean {guess}? '}choose one of {', '.join(PRESETS)}, or a file "
+            "(.yaml, .json)",
         )
     return _read_file(Path(source))
 
