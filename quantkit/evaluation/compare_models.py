@@ -1,4 +1,4 @@
-"""Comparing one reference model with others, paired image by image."""
+"""Compares a reference model with other models, paired by image."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -27,17 +27,17 @@ from quantkit.evaluation.result import PERCENT, Comparison, Delta, ModelResult, 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class EvaluatedModel:
-    """A model and what it answered: the input of `compare_models`.
+    """A model with its predictions: the input of `compare_models`.
 
     Attributes:
-        name: what the user calls it, unique in a comparison.
-        predictions: its answers.
-        bytes: size of its file with external data, None where there is no file (results of a card).
-        kl: float64 ``[N]``, divergence of each image from the reference in nats, where full outputs were at hand.
-        latency_ms: median time of one image, where it was measured.
-        latency_spread_ms: 10th and 90th percentile of that time.
-        tensors: drift of its tensors against the reference, in the order of the network; empty where not measured.
-        layers: drift of each integer layer alone, fed what the reference computes; empty where not measured.
+        name: name of the model, unique in a comparison.
+        predictions: its predictions.
+        bytes: size of its file with external data, None if there is no file (results of a card).
+        kl: float64 ``[N]``, divergence of each image from the reference in nats, if full outputs are available.
+        latency_ms: median latency of one image, if measured.
+        latency_spread_ms: 10th and 90th percentile of the latency.
+        tensors: accumulated drift of its tensors, in the order of the network; empty if not measured.
+        layers: isolated drift of each integer layer; empty if not measured.
     """
 
     name: str
@@ -51,17 +51,17 @@ class EvaluatedModel:
 
 
 def compare_models(models: Sequence[EvaluatedModel], *, warnings: Sequence[str] = (), seed: int = 0) -> Comparison:
-    """Compare the first model with each of the others, paired image by image.
+    """Compare the first model with each of the others, paired by image.
 
     Args:
-        models: the reference and at least one candidate; answers are brought into the reference's order by name.
-        warnings: doubts the caller already has, such as images that are in the calibration set too.
-        seed: of the bootstrap.
+        models: the reference and at least one candidate; predictions are matched by name.
+        warnings: further warnings, such as images that are also in the calibration set.
+        seed: random seed of the bootstrap.
 
     Raises:
-        UsageError: fewer than two models, or two with one name.
-        LabelError: the models answered for different images, or under different labels.
-        ModelError: the models tell different numbers of classes apart.
+        UsageError: fewer than two models, or two models with the same name.
+        LabelError: the models have predictions for different images, or different labels.
+        ModelError: the models have different numbers of classes.
     """
     names = [model.name for model in models]
     if len(models) < 2:
@@ -84,13 +84,13 @@ def compare_models(models: Sequence[EvaluatedModel], *, warnings: Sequence[str] 
 
 
 def _paired(model: EvaluatedModel, reference: Predictions) -> Predictions:
-    """Bring a model's answers into the reference's order, under the reference's labels."""
+    """Return a model's predictions in the order of the reference, after checking the labels."""
     answers = model.predictions.ordered_like(reference.names)
     if answers.classes != reference.classes:
         raise ModelError(
-            f"tells {answers.classes} classes apart and the reference {reference.classes}",
+            f"has {answers.classes} classes and the reference {reference.classes}",
             where=model.name,
-            fix="compare models of the same classes",
+            fix="compare models with the same classes",
         )
     if answers.labels is not None and reference.labels is not None:
         differing = np.flatnonzero(answers.labels != reference.labels)
@@ -143,7 +143,7 @@ def _versus(model: EvaluatedModel, candidate: Predictions, reference: Prediction
 
 
 def _percent(images: np.ndarray[tuple[int, ...], np.dtype[np.bool_]]) -> float:
-    """Share of the images that are marked; divided last, so that 57 of 100 is 57.0."""
+    """Return the percentage of marked images; divided last, so that 57 of 100 is 57.0."""
     return PERCENT * int(images.sum()) / images.size
 
 
@@ -176,7 +176,7 @@ def _warnings(name: str, reference: Predictions, results: Sequence[ModelResult])
             )
         elif result.tie_rate >= 1.0:
             found.append(
-                f"{result.name}: the first place is shared on {result.tie_rate:.1f} % of the images; the lower class "
-                "index is taken"
+                f"{result.name}: the best scores are tied on {result.tie_rate:.1f} % of the images; the lower class "
+                "index is used"
             )
     return found

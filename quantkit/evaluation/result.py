@@ -1,7 +1,7 @@
-"""The result of comparing one reference model with others on the same images, and its JSON form.
+"""The result of a comparison of a reference model with others on the same images, and its JSON form.
 
-Shares of images are percent here and in the JSON (``top1: 69.4``), and so are differences of them (percentage points);
-divergence is in nats, sizes in bytes, latency in milliseconds.
+Shares of images are in percent here and in the JSON (``top1: 69.4``), differences in percentage points, divergence in
+nats, sizes in bytes, latency in milliseconds.
 """
 
 from dataclasses import dataclass
@@ -25,11 +25,11 @@ class Delta:
     Attributes:
         value: candidate minus reference.
         ci95: Tango's score interval, the one reported.
-        bootstrap95: the paired bootstrap's, as a check on the first.
-        mcnemar_p: exact p of no difference.
-        lost: images right in the reference alone.
-        gained: images right in the candidate alone.
-        minimum_detectable: the smallest loss that this many images detect with a power of 80 %.
+        bootstrap95: interval of the paired bootstrap, as a check.
+        mcnemar_p: McNemar's exact p of no difference.
+        lost: number of images that are correct only in the reference.
+        gained: number of images that are correct only in the candidate.
+        minimum_detectable: the smallest loss that this number of images detects with a power of 80 %.
     """
 
     value: float
@@ -43,19 +43,19 @@ class Delta:
 
 @dataclass(frozen=True, kw_only=True)
 class Versus:
-    """A candidate against the reference.
+    """Comparison of a candidate with the reference.
 
     Attributes:
-        top1: paired difference of top-1, None without labels.
+        top1: paired difference in top-1, None without labels.
         top5: paired difference of top-5, None without labels.
         agreement: percent of images that both models put in the same class.
-        agreement_ci95: Wilson's interval of it.
+        agreement_ci95: its 95 % interval (Wilson).
         changed: number of images in another class.
-        kl: mean divergence of the softmax outputs in nats, None where outputs were not at hand.
-        kl_ci95: Student's interval of that mean.
+        kl: mean divergence of the softmax outputs in nats, None if outputs are not available.
+        kl_ci95: its 95 % interval (Student).
         classes: per-class results; empty without labels.
-        margins: how often images flip by the reference's margin.
-        sample_size: what this many images detect, in one sentence; None without labels.
+        margins: rate of changed classes by the reference's margin.
+        sample_size: one sentence about the loss that this number of images detects; None without labels.
     """
 
     top1: Delta | None
@@ -72,24 +72,24 @@ class Versus:
 
 @dataclass(frozen=True, kw_only=True)
 class ModelResult:
-    """One model of a comparison.
+    """A model of a comparison.
 
     Attributes:
-        name: as the user gave it.
-        bytes: size of the file, None without one.
-        top1: percent right, None without labels.
-        top5: percent with the label among the first five, None without labels.
+        name: name of the model.
+        bytes: size of the file, None without a file.
+        top1: top-1 in percent, None without labels.
+        top5: top-5 in percent, None without labels.
         ece: expected calibration error in percent, None without labels.
-        tie_rate: percent of images whose first place was shared.
-        constant: number of images for which all classes had the same score.
-        latency_ms: median time of one image, None where it was not measured.
-        latency_spread_ms: 10th and 90th percentile of that time, None as above.
-        tensors: drift of every measured tensor in the order of the network.
-        layers: drift of each integer layer alone, by the tensor it gives, in the order of the network.
+        tie_rate: percentage of images with tied best scores.
+        constant: number of images with equal scores of all classes.
+        latency_ms: median latency of one image, None if not measured.
+        latency_spread_ms: 10th and 90th percentile of the latency, None if not measured.
+        tensors: accumulated drift of every measured tensor, in the order of the network.
+        layers: isolated drift of each integer layer, by its output tensor, in the order of the network.
         versus: the comparison with the reference; None for the reference.
 
     Example:
-        In the folder that ``quantkit demo`` makes:
+        In the folder written by ``quantkit demo``:
 
         >>> import quantkit
         >>> result = quantkit.compare(["fp32", "kl"], run="run", images="images/test", limit=50, drift_images=0)
@@ -117,11 +117,11 @@ class ModelResult:
 
     @property
     def worst_layers(self) -> tuple[TensorDrift, ...]:
-        """The layers that lose most by themselves, worst first: those to blame for the drift behind them."""
+        """The layers with the lowest isolated SQNR, worst first: the causes of accumulated drift."""
         return tuple(sorted(self.layers, key=lambda layer: layer.sqnr_db)[:WORST_TENSORS])
 
     def to_json(self) -> dict[str, Any]:
-        """Return plain values; a figure that was not measured is null, an infinite one too."""
+        """Return JSON values; missing and infinite figures are null."""
         own = {
             "name": self.name,
             "top1": self.top1,
@@ -144,13 +144,13 @@ class Comparison(Records):
     """Models compared on the same images; the first is the reference.
 
     Attributes:
-        images: how many images all models answered.
-        labelled: the true classes are known.
-        models: the reference and then the candidates.
-        warnings: what makes the figures doubtful, one sentence each.
+        images: number of images.
+        labelled: whether the true classes are known.
+        models: the reference, then the candidates.
+        warnings: suspected problems, one sentence each.
 
     Example:
-        In the folder that ``quantkit demo`` makes:
+        In the folder written by ``quantkit demo``:
 
         >>> import quantkit
         >>> result = quantkit.compare(["fp32", "kl"], run="run", images="images/test", limit=50, drift_images=0)
@@ -170,11 +170,11 @@ class Comparison(Records):
 
     @property
     def candidates(self) -> tuple[ModelResult, ...]:
-        """All models but the reference."""
+        """All models except the reference."""
         return self.models[1:]
 
     def rows(self) -> list[dict[str, Any]]:
-        """Return one row a model, the reference first: percent, points, bytes, nats and milliseconds."""
+        """Return one row per model, the reference first: percent, points, bytes, nats and milliseconds."""
         return [_row(self.images, model) for model in self.models]
 
     def _repr_html_(self) -> str:
@@ -184,7 +184,7 @@ class Comparison(Records):
         return comparison_html(self)
 
     def to_json(self) -> dict[str, Any]:
-        """Return the value of ``quantkit compare --json``: `images`, `models` and more."""
+        """Return the content of ``quantkit compare --json``: `images`, `models` and more."""
         return {
             "schema": JSON_SCHEMA,
             "images": self.images,

@@ -1,4 +1,4 @@
-"""From the histogram's logarithmic bins to the equal bins that the KL definitions are written in."""
+"""Converts logarithmic bins to the equal bins of the KL definitions."""
 
 import numpy as np
 import numpy.typing as npt
@@ -33,11 +33,11 @@ def linear_symmetric(statistics: TensorStatistics, bins: int) -> CountVector:
 
 
 def _spread(lower: FloatVector, upper: FloatVector, counts: CountVector, edges: FloatVector) -> CountVector:
-    """Count values below each edge, those of a bin taken as evenly spread in it, rounded to whole values.
+    """Count values in equal bins, with the values of a bin evenly spread and rounded to integer counts.
 
-    Whole values matter: the definitions ask which bins are empty, and half a value in each of two bins is not what a
-    histogram of the raw values would hold. For the same reason, values that are one value many times, such as the grey
-    levels of an image, are not spread (see `_point_masses`).
+    Integer counts are needed because the definitions depend on which bins are empty, and half a value in each of two
+    bins does not occur in a histogram of raw values. For the same reason, one value that occurs many times, such as a
+    grey level of an image, is not spread (see `_point_masses`).
     """
     lower, upper = _point_masses(lower, np.maximum(upper, lower), counts)
     ends = np.cumsum(counts)

@@ -148,7 +148,7 @@ def test_results_of_a_card_as_reference_give_the_figures_of_the_model_they_are_o
     result = evaluation.comparison
     assert result.candidates[0].versus == of_model.candidates[0].versus
     assert not result.candidates[0].tensors
-    assert any("card is results of a card, so there is no drift" in warning for warning in result.warnings)
+    assert any("card is a result of a card, so the drift" in warning for warning in result.warnings)
     for run in (None, folder / "run"):
         again = evaluate_models(models, **places, run=run, pipeline=PIPELINE, datalist=datalist, latency=True)
         report(again, tmp_path / "report.html")
@@ -178,9 +178,9 @@ def test_files_of_one_name_are_refused_before_the_work_with_names_to_give(folder
 @pytest.mark.parametrize(
     ("model", "match"),
     [
-        ("int8", "'int8' is no ONNX file, and no run was given"),
+        ("int8", "'int8' is not an ONNX file, and no run was given"),
         ("a=nowhere", "a=nowhere: there is no such model file or folder of results"),
-        ("=x.onnx", "'=x.onnx' is no ONNX file"),
+        ("=x.onnx", "'=x.onnx' is not an ONNX file"),
     ],
 )
 def test_unknown_models_are_refused(model: str, match: str, folder: Path) -> None:
