@@ -126,7 +126,8 @@ class RunRecord(_Record):
         pipeline: the preprocessing.
         quantized: the quantized models, by name.
         backends: options of the vendors' files, by backend.
-        configuration: the effective settings of the calibration, from options, quantkit.yaml and defaults.
+        configuration: the effective settings of the commands that wrote into the run; see
+            `quantkit.runs.configuration`.
         observed_on: device of the calibration pass, as `quantkit.DevicePlacement.to_json`; empty in older runs.
 
     Example:
@@ -184,16 +185,20 @@ class RunFolder:
             raise OutputError("the run folder cannot be written (permission denied)", where=self.path)
 
     @contextlib.contextmanager
-    def locked(self) -> Iterator[None]:
+    def locked(self, wait_s: float = 0.0) -> Iterator[None]:
         """Context manager that prevents other processes from writing the run.
 
         The operating system releases the lock when the process ends.
 
+        Args:
+            wait_s: seconds to wait for another process that holds the run.
+
         Raises:
+            OutputError: the run folder cannot be written.
             UsageError: another process has locked the run.
         """
         self.create()
-        lock = FileLock(self.path / ".lock", timeout=0)
+        lock = FileLock(self.path / ".lock", timeout=wait_s)
         try:
             lock.acquire()
         except Timeout:
