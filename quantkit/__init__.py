@@ -106,6 +106,7 @@ if TYPE_CHECKING:
     from quantkit.workflows.tune import tune as tune
     from quantkit.workflows.vacc.backend import VaccBackend as VaccBackend
     from quantkit.workflows.vacc.build_file import VamcOptions as VamcOptions
+    from quantkit.workflows.vacc.device_results import DeviceResults as DeviceResults
 
 __version__ = "0.1.0"
 
@@ -173,6 +174,7 @@ _MODULE_OF = {
     "VACC": "quantkit.targets",
     "VaccBackend": "quantkit.workflows.vacc.backend",
     "VamcOptions": "quantkit.workflows.vacc.build_file",
+    "DeviceResults": "quantkit.workflows.vacc.device_results",
     "Verdict": "quantkit.search.stages",
     "build_calibration_set": "quantkit.data.build_set",
     "calibrate": "quantkit.workflows.calibrate",

@@ -8,7 +8,7 @@ import typer
 from quantkit.cli.app import app
 from quantkit.cli.options import BatchOption, DeviceOption, ProviderOption
 from quantkit.cli.progress import show_progress
-from quantkit.cli.show import print_files
+from quantkit.cli.show import print_files, print_next
 
 
 @app.command()
@@ -39,9 +39,10 @@ def report(
 
     project = load_project(Path())
     own_images = images is None
+    run = run_of_subject(subject, project, Path())
     with show_progress() as progress:
         report_run(
-            run_of_subject(subject, project, Path()),
+            run,
             html,
             models=tuple(models or ()),
             images=project.images if own_images else images,
@@ -55,3 +56,4 @@ def report(
             progress=progress,
         )
     print_files([html])
+    print_next("tune", run)

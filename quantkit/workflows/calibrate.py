@@ -15,6 +15,7 @@ from quantkit import __version__
 from quantkit.config.arguments import AnyPath, as_path, require
 from quantkit.config.method import Method, MinMax, Percentile, as_method, method_name
 from quantkit.config.pipeline import Pipeline
+from quantkit.config.settings import Setting, Settings
 from quantkit.data.calibration_set import CalibrationSet
 from quantkit.data.given_set import SetLike, given_set
 from quantkit.data.overlap import digest_of
@@ -38,15 +39,23 @@ from quantkit.numerics import Range
 from quantkit.progress import Progress, as_progress, begun_when_called
 from quantkit.ptq.run_correction import Images
 from quantkit.records import Records
+from quantkit.runs.configuration import with_settings
 from quantkit.runs.folder import RECORD, ModelRecord, RunFolder, RunRecord, SetRecord
-from quantkit.stats.convergence import ConvergencePoint, movement, settling_note
+from quantkit.stats.convergence import ConvergencePoint, movement
 from quantkit.stats.file import Provenance, Statistics, load_statistics, save_statistics, sorted_images
 from quantkit.stats.observed import Observed
 from quantkit.stats.solve import solve_observed
 from quantkit.targets import ORT, Target, as_target
 from quantkit.workflows.backends import Backend, QuantizedRun, after_quantize
 from quantkit.workflows.presets import PresetSource, load_preset
-from quantkit.workflows.quantize import Quantized, QuantizeOptions, check_loads, int8_name, quantize_prepared
+from quantkit.workflows.quantize import (
+    Quantized,
+    QuantizeOptions,
+    check_loads,
+    int8_name,
+    quantize_prepared,
+    replaced_notes,
+)
 
 
 @dataclass(frozen=True)
@@ -207,10 +216,12 @@ def calibrate(
         if before is not None:
             kept = {} if replaced else before.quantized
             record = record.model_copy(update={"quantized": kept, "backends": before.backends})
-        configuration = _configuration(method, target, options, until_stable, require_coverage)
+        if before is not None and not replaced:
+            record = record.model_copy(update={"configuration": before.configuration})
         observed_on = _observed_on(observer.placement, statistics, before)
-        record = record.model_copy(update={"configuration": configuration, "observed_on": observed_on})
-        folder.write(record)
+        record = record.model_copy(update={"observed_on": observed_on})
+        settings = _settings(method, target, options, until_stable, require_coverage)
+        folder.write(with_settings(record, "calibrate", settings))
         quantized = quantize_prepared(
             folder,
             subject.prepared,
@@ -225,27 +236,25 @@ def calibrate(
         changed = QuantizedRun(folder=folder, target=target, prepared=subject.prepared.model, calibration_set=chosen)
         backend = after_quantize(changed, backends)
     files = (folder.statistics, *quantized.files, *backend.files)
-    unsettled = settling_note(
-        statistics.convergence, len(statistics.images), method_name(method), subject.record.classes
-    )
-    settling = () if unsettled is None else (unsettled,)
     placed = observer.placement
     ran_on = () if placed is None or device.is_cpu else (f"the pass ran on {placed.describe()}",)
-    notes = (*ran_on, *settling, *quantized.notes, *backend.notes)
+    changed_notes = () if before is None else replaced_notes(before, quantized.name, folder)
+    notes = (*ran_on, *changed_notes, *quantized.notes, *backend.notes)
     return Calibration(run, quantized, statistics, elapsed_s, reused, files, notes)
 
 
-def _configuration(
+def _settings(
     method: Method, target: Target, options: QuantizeOptions, until_stable: float | None, require_coverage: float | None
-) -> dict[str, Any]:
-    """Return the settings of a calibration that ``run.json`` records nowhere else, as JSON values."""
-    return {
-        "method": {"name": method_name(method), **asdict(method)},
-        "target": target.name,
-        "options": asdict(options),
-        "until_stable": until_stable,
-        "require_coverage": require_coverage,
-    }
+) -> dict[str, Setting]:
+    """Return the settings of a calibration that ``run.json`` records nowhere else."""
+    settings = Settings()
+    settings.add("method", method)
+    settings.add("target", target.name)
+    for name, value in asdict(options).items():
+        settings.add(name.replace("_", " "), value)
+    settings.add("until stable", until_stable)
+    settings.add("require coverage", require_coverage)
+    return settings.by_name
 
 
 def _read_subject(path: Path, output: str | None, inputs: Mapping[str, Any] | None) -> _CalibratedModel:

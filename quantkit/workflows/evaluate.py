@@ -37,7 +37,7 @@ from quantkit.runs.cache import ResultCache
 from quantkit.runs.folder import RunFolder
 from quantkit.runs.inputs import read_scored
 from quantkit.runs.score_cache import ScoreCache, cached_scores, predict_cached, scores_key
-from quantkit.workflows.presets import PresetSource, load_preset
+from quantkit.workflows.presets import PresetSource, preprocessing_of
 
 # Operators that may follow a softmax without changing the kind of the scores.
 _PASSED_OVER = frozenset({"QuantizeLinear", "DequantizeLinear", "Cast", "Flatten", "Identity", "Reshape", "Squeeze"})
@@ -216,10 +216,9 @@ def evaluate(
         name = path.stem
     else:
         raise UsageError(f"{model!r} is not an ONNX file, and no run was given to look up the name", fix="give --run")
-    preprocessing = load_preset(pipeline) if pipeline is not None else record.pipeline if record is not None else None
     file = read_scored(path, record, output, inputs)
     found, doubts = evaluation_images(images, labels, names, exclude, record)
-    pipeline = used_pipeline(preprocessing, found.array_shape)
+    pipeline = used_pipeline(preprocessing_of(pipeline, record), found.array_shape)
     found = limited(found, limit)
     # Checked before the work: the model fits the pipeline, and has a class for every label.
     file.check(pipeline)

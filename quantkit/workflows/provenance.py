@@ -13,6 +13,8 @@ import onnxruntime
 
 from quantkit import __version__
 from quantkit.config.pipeline import CenterCrop, Decode, EvenSides, Normalize, Pad, Pipeline, Resize, ToTensor
+from quantkit.config.settings import Setting, setting_text
+from quantkit.runs.configuration import settings_of_run
 from quantkit.runs.folder import QuantizedRecord, RunRecord
 from quantkit.workflows.compare import Evaluation
 
@@ -49,6 +51,9 @@ def provenance(
             yield "preprocessing of the calibration", pipeline_words(record.pipeline)
         for name, entry in made.items():
             yield name, f"{model_words(entry)}; SHA-256 {entry.sha256[:_DIGITS]}…"
+        for command, settings in settings_of_run(record).items():
+            if command == "calibrate" or command.partition(" ")[2] in made:
+                yield f"settings of {command}", settings_words(settings)
     yield from _device_words(evaluation, record)
     yield "machine", machine_words()
     versions = {"quantkit": __version__, "onnxruntime": onnxruntime.__version__, "onnx": onnx.__version__}
@@ -92,6 +97,12 @@ def model_words(entry: QuantizedRecord) -> str:
     if options.get("keep_outliers"):
         words.append("outlier images kept")
     return ", ".join(words)
+
+
+def settings_words(settings: Mapping[str, Setting]) -> str:
+    """Return the settings of a command that were given somewhere, with where; the others are defaults."""
+    given = [f"{name} {setting_text(one.value)} ({one.source})" for name, one in settings.items() if one.source]
+    return "; ".join([*given, "defaults else" if given else "defaults"])
 
 
 def pipeline_words(pipeline: Pipeline) -> str:

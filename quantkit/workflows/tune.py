@@ -286,7 +286,7 @@ class _Files:
         name: of the int8 model in the run.
         path: its file.
         fp32: the rewritten fp32 model for the compiler, None where there is none.
-        beside: the files of the target's vendor.
+        vendor_files: the files of the target's vendor.
     """
 
     def __init__(self, subject: TuningTask, tuning: TuneOptions, out: Path | None) -> None:
@@ -294,7 +294,7 @@ class _Files:
         self._target = subject.builder.target
         self.name, self.path = output_path(subject.folder, f"{int8_name(self._target)}-{TUNED}", out)
         self.fp32: Path | None = None
-        self.beside = BackendFiles()
+        self.vendor_files = BackendFiles()
         self._written: Recipe | None = None
 
     def write(self, recipe: Recipe, product: Product) -> None:
@@ -314,7 +314,7 @@ class _Files:
             save(product.corrected_fp32, self.fp32)
         if (backend := backend_of(self._target, folder)) is not None:
             tuned = TunedModel(fp32=self.fp32, method=recipe.method, plan=product.plan)
-            self.beside = backend.after_tune(folder, tuned)
+            self.vendor_files = backend.after_tune(folder, tuned)
         self._written = recipe
 
 
@@ -333,10 +333,10 @@ def _finish(subject: TuningTask, trials: Trials, outcome: Outcome, files: _Files
         fp32=files.fp32,
         fp32_change=None if product.corrected_fp32 is None else selection.largest_change(product.corrected_fp32),
         rescaling_change=selection.largest_change(subject.builder.rewritten(recipe)) if rescaled else None,
-        files=(files.path, *([files.fp32] if files.fp32 is not None else []), *files.beside.files),
+        files=(files.path, *([files.fp32] if files.fp32 is not None else []), *files.vendor_files.files),
         log=subject.folder.path / f"tune-{subject.builder.target.name}.json",
         coverage=_coverage(subject, product.plan),
-        notes=(*warnings, *notes_of(product.int8), *files.beside.notes),
+        notes=(*warnings, *notes_of(product.int8), *files.vendor_files.notes),
         device=subject.device.describe(),
     )
     write_json(done.log, done.to_json())
