@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     from quantkit.demo.chain import Demo as Demo
     from quantkit.demo.chain import run_demo as run_demo
     from quantkit.engine.device import Device as Device
+    from quantkit.engine.placement import DevicePlacement as DevicePlacement
     from quantkit.errors import QuantkitError as QuantkitError
     from quantkit.evaluation.gate import Gate as Gate
     from quantkit.evaluation.gate import GateMode as GateMode
@@ -132,6 +133,7 @@ _MODULE_OF = {
     "FloatLayer": "quantkit.graph.coverage",
     "Goal": "quantkit.search.stages",
     "Device": "quantkit.engine.device",
+    "DevicePlacement": "quantkit.engine.placement",
     "ImageItem": "quantkit.data.item",
     "ImageSource": "quantkit.data.source",
     "Interval": "quantkit.evaluation.paired",

@@ -1,7 +1,7 @@
 """``quantkit eval``."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -25,6 +25,8 @@ from quantkit.cli.terminal import console
 from quantkit.errors import UsageError
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from quantkit.evaluation.predictions import Predictions
     from quantkit.evaluation.predictions_file import Origin
 
@@ -120,7 +122,8 @@ def evaluate(
     else:
         console.print("all scores were cached, nothing was run")
     print_notes(done.notes)
-    _finish(done.predictions, done.origin, done.warnings, out, json, done.output)
+    ran_on = None if done.ran_on is None else done.ran_on.to_json()
+    _finish(done.predictions, done.origin, done.warnings, out, json, {"output": done.output, "ran_on": ran_on})
     if shard is not None and out is not None:
         print_next("eval", "--merge", out, "OTHER.npz", "--out", "all.npz")
     elif settings.run is not None:
@@ -151,7 +154,7 @@ def _finish(
     warnings: tuple[str, ...],
     out: Path | None,
     json: Path | None,
-    output: str | None = None,
+    about: "Mapping[str, Any] | None" = None,
 ) -> None:
     from dataclasses import asdict
 
@@ -175,6 +178,8 @@ def _finish(
         save_predictions(out, predictions, origin)
     if json is not None:
         write_json(
-            json, {**accuracy.to_json(), "classes": predictions.classes, "output": output, "origin": asdict(origin)}
+            json,
+            {**accuracy.to_json(), "classes": predictions.classes, "output": None, "origin": asdict(origin)}
+            | dict(about or {}),
         )
     print_files(path for path in (out, json) if path is not None)

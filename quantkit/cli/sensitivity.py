@@ -9,6 +9,8 @@ import typer
 from quantkit.cli.app import app
 from quantkit.cli.options import (
     ActivationsOption,
+    BatchOption,
+    DeviceOption,
     FractionOption,
     ImagesOption,
     KeepOutliersOption,
@@ -16,6 +18,7 @@ from quantkit.cli.options import (
     MethodOption,
     PerChannelOption,
     PowerOfTwoOption,
+    ProviderOption,
     SkipDamagedOption,
     SkipOption,
     TargetOption,
@@ -67,13 +70,20 @@ def sensitivity(
     labels: LabelsOption = None,
     names: Annotated[Path | None, typer.Option(help="Class names, one per line.")] = None,
     exclude: Annotated[Path | None, typer.Option(help="Calibration set whose images are left out.")] = None,
+    device: DeviceOption = "cpu",
+    batch: BatchOption = 1,
+    provider_option: ProviderOption = None,
     threads: Annotated[int | None, typer.Option(help="Number of worker threads.")] = None,
     json: Annotated[Path | None, typer.Option(help="Write all figures as JSON.")] = None,
     csv: Annotated[Path | None, typer.Option(help="Write the table as CSV.")] = None,
     html: Annotated[Path | None, typer.Option(help="Write a page with the table and its bars.")] = None,
 ) -> None:
-    """Measure the cost of each layer, isolated and left out; resumable."""
+    """Measure the cost of each layer, isolated and left out; resumable.
+
+    With --device, fp32 and all int8 models run there. A correction of biases is fitted on the CPU.
+    """
     from quantkit.config.settings import Settings
+    from quantkit.engine.device import Device
     from quantkit.files import write_json, write_text
     from quantkit.report.sections.sensitivity import summary
     from quantkit.report.sensitivity import sensitivity_page
@@ -89,6 +99,7 @@ def sensitivity(
 
     if subject is not None and run is not None:
         raise UsageError("a run was given twice", where="--run", fix="give it once")
+    where = Device.parse(device, batch=batch, options=provider_option or ())
     project = load_project(Path())
     own_images = by == "accuracy" and images is None
     found_by = project.images if own_images else images
@@ -128,6 +139,7 @@ def sensitivity(
             labels=project.labels if own_images and labels is None else labels,
             names=names or project.names,
             exclude=exclude,
+            device=where,
             threads=threads,
             progress=progress,
         )

@@ -8,11 +8,14 @@ import typer
 
 from quantkit.cli.app import app
 from quantkit.cli.options import (
+    BatchOption,
+    DeviceOption,
     ImagesOption,
     KeepOutliersOption,
     LabelsOption,
     PerChannelOption,
     PresetOption,
+    ProviderOption,
     RequireCoverageOption,
     SkipDamagedOption,
     SkipOption,
@@ -29,6 +32,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from quantkit.config.project import Project
+    from quantkit.engine.device import Device
     from quantkit.progress import Progress
     from quantkit.workflows.tune import Tuning
 
@@ -79,11 +83,19 @@ def tune(
     out: Annotated[Path | None, typer.Option(help="Path of the int8 model.", show_default="in the run folder")] = None,
     fresh: Annotated[bool, typer.Option("--fresh", help="Ignore cached trials.")] = False,
     require_coverage: RequireCoverageOption = None,
+    device: DeviceOption = "cpu",
+    batch: BatchOption = 1,
+    provider_option: ProviderOption = None,
     threads: Annotated[int | None, typer.Option(help="Number of worker threads.")] = None,
     json: Annotated[Path | None, typer.Option(help="Write the trials and the result as JSON.")] = None,
 ) -> None:
-    """Find the cheapest int8 model within an accuracy budget. Resumable."""
+    """Find the cheapest int8 model within an accuracy budget. Resumable.
+
+    With --device, models are observed, compared and evaluated there, fp32 too. Ranges are refined, and biases and
+    weights corrected, on the CPU.
+    """
     from quantkit.config.settings import Settings
+    from quantkit.engine.device import Device
     from quantkit.files import write_json
     from quantkit.runs.configuration import record_settings
     from quantkit.search.mixed_precision import FloatBudget
@@ -94,6 +106,7 @@ def tune(
     from quantkit.workflows.tune import TuneOptions
     from quantkit.workflows.tune import tune as step
 
+    where = Device.parse(device, batch=batch, options=provider_option or ())
     project = load_project(Path())
     chosen = parse_target(target or project.target or "ort")
     if write_fp32 is not None and (not chosen.compiler_calibrates or not rewrite):
@@ -118,7 +131,7 @@ def tune(
     merged.add("time", time, given=time)
     with show_progress(merged.by_name) as progress:
         done = step(
-            _run(subject, run, set_, preset, project, progress),
+            _run(subject, run, set_, preset, project, where, progress),
             TuneOptions(
                 goal=Goal(max_drop=max_drop, min_agreement=min_agreement),
                 budget=FloatBudget(macs=macs, layers=max_skips),
@@ -141,6 +154,7 @@ def tune(
             limit=limit,
             out=out,
             fresh=fresh,
+            device=where,
             threads=threads,
             progress=progress,
         )
@@ -170,6 +184,7 @@ def _run(
     set_: Path | None,
     preset: str | None,
     project: "Project",
+    device: "Device",
     progress: "Progress",
 ) -> Path:
     """Return the run to tune; a model without a run is calibrated first, if a set is given."""
@@ -207,6 +222,7 @@ def _run(
         settings.pipeline,
         run=settings.run,
         options=settings.options,
+        device=device,
         progress=progress,
     )
     return settings.run

@@ -297,11 +297,11 @@ def _print_reports(reports: "list[FileReport]", *, notes: bool) -> None:
             place = report.path if finding.line is None else f"{report.path}:{finding.line}"
             console.print(f"{place}: {finding}", soft_wrap=True, markup=False, style=_STYLES[finding.severity])
     wrong = sum(report.count("error") > 0 for report in reports)
-    doubtful = sum(report.count("error") == 0 < report.count("warning") for report in reports)
+    warned = sum(report.count("error") == 0 < report.count("warning") for report in reports)
     unchecked = sum(report.count("note") > 0 for report in reports)
     console.print(
-        f"{len(reports)} checked: {wrong} with errors, {doubtful} with warnings only, "
-        f"{len(reports) - wrong - doubtful} clean"
+        f"{len(reports)} checked: {wrong} with errors, {warned} with warnings only, "
+        f"{len(reports) - wrong - warned} clean"
         + (f"; {unchecked} could not be checked in full (--notes says why)" if unchecked and not notes else ""),
         soft_wrap=True,
         markup=False,

@@ -93,7 +93,7 @@ def command(
     batch: Annotated[int, typer.Option("-b", "--batch", help="Images per batch.")] = 22,
 ) -> None:
     """Print the command lines that measure speed and accuracy on the card."""
-    from quantkit.vendors.vacc.command import VampRun, compiled_model, picture_size, vdsp_beside
+    from quantkit.vendors.vacc.command import VampRun, compiled_model, default_vdsp, picture_size
     from quantkit.vendors.vacc.convert import read_spec
     from quantkit.vendors.vacc.dialects import dialect_of
     from quantkit.vendors.vacc.document import Document
@@ -104,7 +104,7 @@ def command(
         if spec is None or document is None:
             raise UsageError("no compiled model given", where="--model", fix="give --model DIR/mod, or the build file")
         model = compiled_model(spec, dialect_of(document))
-    params = Path(vdsp or vdsp_beside(build))
+    params = Path(vdsp or default_vdsp(build))
     run = VampRun(
         model=model,
         vdsp=str(params),

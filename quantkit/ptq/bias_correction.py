@@ -162,7 +162,7 @@ def _shift(differences: Vector, share: Vector) -> Vector:
 
 
 def _means_and_share(run: SegmentedRun, one: BiasedLayer) -> tuple[Vector, Vector]:
-    """Return each channel's means, image by image, and the share of it strictly within the activation's limits."""
+    """Return each channel's means, image by image, and the share of values strictly within the activation's limits."""
     means, shares = [], []
     for (value,) in run.run([one.result]):
         channels, limits = by_channel(value), one.passing.intersection(one.effective)

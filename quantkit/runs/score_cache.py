@@ -26,10 +26,10 @@ from quantkit.data.source import ImageSource
 from quantkit.engine.device import CPU, Device
 from quantkit.engine.predict import Classifier, ModelScores, answer_in_batches
 from quantkit.errors import ModelError, OutputError, UsageError
-from quantkit.files import make_folder, reason
+from quantkit.files import make_folder, reason, user_cache_folder
 from quantkit.graph.fixed_inputs import to_json
 from quantkit.graph.signature import Signature
-from quantkit.runs.cache import FOLDER, CacheKey, ResultCache, user_cache_folder
+from quantkit.runs.cache import FOLDER, CacheKey, ResultCache
 from quantkit.types import Float32Array
 
 KIND = "scores"

@@ -17,7 +17,7 @@ from quantkit.data.preprocess import preprocess
 from quantkit.data.source import ImageSource
 from quantkit.data.sources.open import ImagesLike
 from quantkit.engine.classifier import ClassifierFile
-from quantkit.engine.device import CPU, Device
+from quantkit.engine.device import CPU, Device, as_device
 from quantkit.engine.inputs import check_arrays, used_pipeline
 from quantkit.engine.predict import Classifier, Latency, ModelScores, evaluate, time_in_turn
 from quantkit.engine.session import default_threads
@@ -119,10 +119,11 @@ def compare(
     datalist: AnyPath | None = None,
     output: str | None = None,
     inputs: Mapping[str, Any] | None = None,
+    device: Device | str = CPU,
     threads: int | None = None,
     progress: Progress | None = None,
 ) -> Comparison:
-    """Compare the first model with each of the others on the same labelled images.
+    """Compare the first model with each of the others on the same labelled images, all on one device.
 
     The arguments and errors are those of `evaluate_models`, which also returns what `report` needs.
 
@@ -135,6 +136,10 @@ def compare(
         ('mse', 100)
         >>> result.candidates[0].versus.agreement > 90.0
         True
+        >>> batches = quantkit.Device("cpu", batch=25)
+        >>> options = {"run": "run", "images": "images/test", "limit": 100, "drift_images": 0}
+        >>> quantkit.compare(["fp32", "mse"], **options, device=batches).reference.ran_on.provider
+        'CPUExecutionProvider'
     """
     return evaluate_models(
         models,
@@ -150,6 +155,7 @@ def compare(
         datalist=datalist,
         output=output,
         inputs=inputs,
+        device=device,
         threads=threads,
         progress=progress,
     ).comparison
@@ -170,7 +176,7 @@ def evaluate_models(
     datalist: AnyPath | None = None,
     output: str | None = None,
     inputs: Mapping[str, Any] | None = None,
-    device: Device = CPU,
+    device: Device | str = CPU,
     threads: int | None = None,
     progress: Progress | None = None,
 ) -> Evaluation:
@@ -193,7 +199,8 @@ def evaluate_models(
         datalist: datalist of the card's results.
         output: name of the output with the class scores; by default the run's, or detected.
         inputs: values of the other inputs, by name; by default the run's.
-        device: device and batch size of the models; drift is measured on the CPU.
+        device: device and batch size of all models, the reference included: a `quantkit.Device`, or a name such as
+            ``cuda:1``. Drift (image by image) and latency are measured on it too.
         threads: number of worker threads; one per processor by default.
         progress: receives the progress.
 
@@ -233,7 +240,7 @@ def evaluate_models(
     threads = threads or default_threads()
     _check_fit(subjects, pipeline, found)
     onnx = [subject for subject in subjects if isinstance(subject, ComparedModel)]
-    device = device.resolved()
+    device = as_device(device).resolved()
     classifiers = [Classifier(subject.file, device) for subject in onnx]
     with _answers(onnx, classifiers, found, pipeline, threads, run) as answers_to_images:
         collector = _collect(subjects, answers_to_images, found, as_progress(progress).task("comparing", "images"))
@@ -251,7 +258,7 @@ def evaluate_models(
     sample = found.items[::every][:drift_images]
     rescaled = [subject.name for subject in subjects if _is_rescaled(subject, folder, record)]
     drifts = [
-        ((), ()) if subject.name in rescaled else _drift(reference, subject, sample, pipeline, threads)
+        ((), ()) if subject.name in rescaled else _drift(reference, subject, sample, pipeline, threads, device)
         for subject in subjects
     ]
     if drift_images and not isinstance(reference, ComparedModel):
@@ -260,6 +267,7 @@ def evaluate_models(
         warnings += [
             f"{name}: tune shifted or rescaled its channels, so its drift is not measured" for name in rescaled
         ]
+    placements = {subject.name: one.placement for subject, one in zip(onnx, classifiers, strict=True)}
     answers = tuple(
         EvaluatedModel(
             name=subject.name,
@@ -270,6 +278,7 @@ def evaluate_models(
             latency_spread_ms=None if time is None else Interval(time.p10, time.p90),
             tensors=tensors,
             layers=layers,
+            ran_on=placements.get(subject.name),
         )
         for index, (subject, (tensors, layers)) in enumerate(zip(subjects, drifts, strict=True))
     )
@@ -281,13 +290,18 @@ _Candidate = ComparedModel | DeviceResults
 
 
 def _drift(
-    reference: _Candidate, subject: _Candidate, sample: Sequence[ImageItem], pipeline: Pipeline, threads: int
+    reference: _Candidate,
+    subject: _Candidate,
+    sample: Sequence[ImageItem],
+    pipeline: Pipeline,
+    threads: int,
+    device: Device,
 ) -> tuple[tuple[TensorDrift, ...], tuple[TensorDrift, ...]]:
     """Measure the accumulated and the isolated drift of a candidate; results of a card have neither."""
     if subject is reference or not (isinstance(subject, ComparedModel) and isinstance(reference, ComparedModel)):
         return (), ()
     end_to_end, local = (
-        measure(reference.model, subject.model, sample, pipeline, threads)
+        measure(reference.model, subject.model, sample, pipeline, threads, device)
         for measure in (measure_drift, measure_local_drift)
     )
     return end_to_end, local

@@ -54,10 +54,25 @@ def provenance(
         for command, settings in settings_of_run(record).items():
             if command == "calibrate" or command.partition(" ")[2] in made:
                 yield f"settings of {command}", settings_words(settings)
+    yield from _device_words(evaluation, record)
     yield "machine", machine_words()
     versions = {"quantkit": __version__, "onnxruntime": onnxruntime.__version__, "onnx": onnx.__version__}
     versions |= {"numpy": np.__version__, "Python": platform.python_version()}
     yield "versions", ", ".join(f"{name} {version}" for name, version in versions.items())
+
+
+def _device_words(evaluation: Evaluation, record: RunRecord | None) -> Iterator[tuple[str, str]]:
+    """Yield the device that the models ran on, once where it is one for all, and that of the calibration pass."""
+    ran_on = {one.name: one.ran_on.describe() for one in evaluation.answers if one.ran_on is not None}
+    if len(set(ran_on.values())) == 1:
+        yield "device of all models", next(iter(ran_on.values()))
+    else:
+        yield from ((f"device of {name}", words) for name, words in ran_on.items())
+    if record is not None and record.observed_on:
+        observed = record.observed_on
+        options = "".join(f", {name}={value}" for name, value in observed["options"].items())
+        where = f"{observed['device']} ({observed['provider']}{options})"
+        yield "calibration pass", f"on {where}, onnxruntime {observed['onnxruntime']}"
 
 
 def model_words(entry: QuantizedRecord) -> str:
