@@ -10,7 +10,6 @@ import typer
 from quantkit.cli.app import app
 from quantkit.cli.options import TargetName
 from quantkit.cli.terminal import console
-from quantkit.config.pipeline import PRESETS
 from quantkit.errors import UsageError
 
 if TYPE_CHECKING:
@@ -138,6 +137,8 @@ def _parse_size(text: str) -> tuple[int, int, int]:
 
 
 def _print(network: str, done: "Exported", input_name: str, output_name: str) -> None:
+    from quantkit.config.pipeline import PRESETS
+
     shape = ", ".join(str(side) for side in done.input_size)
     ends = f"{input_name} [N, {shape}], {output_name} [N, {done.classes}]"
     lines = [f"{network}: {done.parameters:,} parameters, {ends}, opset {done.opset}, {done.exporter} exporter"]
