@@ -14,6 +14,7 @@ import typer
 from typer.exceptions import TyperException
 
 from quantkit import __version__
+from quantkit.cli import lazy_imports
 from quantkit.cli.app import JsonEventsOption, LogFileOption, QuietOption, VerboseOption, app
 from quantkit.cli.commands import command_line
 from quantkit.cli.terminal import errors, session
@@ -62,6 +63,7 @@ def main() -> None:
     warnings.filterwarnings("ignore", module=r"PIL\.")
     # So is what onnx_ir remarks about an invalid graph.
     logging.getLogger("onnx_ir").setLevel(logging.CRITICAL)
+    lazy_imports.install()
     session.reset()
     try:
         code = _run(arguments)

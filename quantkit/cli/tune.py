@@ -84,7 +84,7 @@ def tune(
 ) -> None:
     """Find the cheapest int8 model within an accuracy budget. Resumable."""
     from quantkit.files import write_json
-    from quantkit.search.mixed_precision import FloatBudget
+    from quantkit.search.budget import FloatBudget
     from quantkit.search.stages import Goal, Stage
     from quantkit.targets import parse_target
     from quantkit.workflows.project import load_project
