@@ -5,6 +5,7 @@ import hashlib
 import json
 import os
 import secrets
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,25 @@ from quantkit.errors import OutputError
 
 # A name no reader takes for a result: hidden, and with a suffix nothing looks for.
 TEMPORARY_SUFFIX = ".quantkit-tmp"
+# The variable that names the folder of all caches of a user where it is not the usual one.
+CACHE_HOME = "XDG_CACHE_HOME"
+
+
+def user_cache_folder() -> Path:
+    """Return the folder of results that belong to no run: ``quantkit`` in the user's cache folder.
+
+    That is ``XDG_CACHE_HOME`` where it is set, else ``~/.cache``, ``~/Library/Caches`` on macOS, or ``LOCALAPPDATA`` on
+    Windows.
+    """
+    given = os.environ.get(CACHE_HOME)
+    if given and Path(given).is_absolute():
+        return Path(given) / "quantkit"
+    if sys.platform == "darwin":
+        return Path.home() / "Library/Caches/quantkit"
+    local = os.environ.get("LOCALAPPDATA")
+    if sys.platform == "win32" and local:
+        return Path(local) / "quantkit/cache"
+    return Path.home() / ".cache/quantkit"
 
 
 def sha256_file(path: Path) -> str:

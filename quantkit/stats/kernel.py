@@ -1,7 +1,7 @@
 """The inner loop of a pass: count the bins of one tensor, and find its extremes.
 
-`count_bins` is compiled by numba, releases the GIL, and keeps its compiled code between runs; `count_bins_numpy`
-gives the same integers without it.
+`count_bins` is compiled and releases the lock of the interpreter (`quantkit.kernels`); `count_bins_numpy` gives the
+same integers without compiled code.
 
 Counting is bound by its stores, one a value; what can be saved is waiting. While a block is counted the next one is
 fetched into the cache, and so are the counters before a tensor is begun: with some hundred kilobytes of counters a
@@ -10,13 +10,10 @@ tensor, and a model's own work in between, they have left it since the last imag
 
 from typing import Any, NamedTuple
 
-import numba
 import numpy as np
 import numpy.typing as npt
-from llvmlite import ir as llvm
-from numba.core import types
-from numba.extending import intrinsic
 
+from quantkit.kernels import Address, inlined, kernel
 from quantkit.stats.bins import BINS, MANTISSA_BITS, SHIFT
 
 Counts = npt.NDArray[np.uint32]
@@ -36,7 +33,6 @@ _NEAR = 12 << MANTISSA_BITS
 # Bins looked at together when counters are moved.
 _SCAN = 256
 
-_SHIFT = np.uint32(SHIFT)
 _ONE = np.uint32(1)
 _MAGNITUDE = np.uint32(0x7FFFFFFF)
 
@@ -55,73 +51,103 @@ class Extremes(NamedTuple):
     unsigned_max: int
 
 
-def _generate_fetch(_: Any, array: Any, index: Any) -> Any:
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        data = context.make_array(signature.args[0])(context, builder, arguments[0]).data
-        byte, flag = llvm.IntType(8).as_pointer(), llvm.IntType(32)
-        kind = llvm.FunctionType(llvm.VoidType(), [byte, flag, flag, flag])
-        function = builder.module.declare_intrinsic("llvm.prefetch", [byte], kind)
-        address = builder.bitcast(builder.gep(data, [arguments[1]]), byte)
-        builder.call(function, [address, flag(0), flag(3), flag(1)])  # to be read, kept near, data
-        return context.get_dummy_value()
+def _fetch(array: Any, index: int) -> None:
+    """Have the line of the cache with ``array[index]``, which may be beyond the end, read in the meantime.
 
-    return types.void(array, types.intp), generate
+    That is what it does in compiled code; see `_names`.
+    """
 
 
-# Has a cache line read in the meantime: the one that holds ``array[index]``, which may lie beyond the end.
-_fetch: Any = intrinsic(_generate_fetch)
+def _names() -> dict[str, Any]:
+    from llvmlite import ir as llvm
+    from numba.core import types
+    from numba.extending import intrinsic
+
+    @intrinsic
+    def fetch(_: Any, pointer: Any, index: Any) -> Any:
+        def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+            byte, flag = llvm.IntType(8).as_pointer(), llvm.IntType(32)
+            kind = llvm.FunctionType(llvm.VoidType(), [byte, flag, flag, flag])
+            function = builder.module.declare_intrinsic("llvm.prefetch", [byte], kind)
+            address = builder.bitcast(builder.gep(*arguments[:1], arguments[1:]), byte)
+            builder.call(function, [address, flag(0), flag(3), flag(1)])  # to be read, kept near, data
+            return context.get_dummy_value()
+
+        return types.void(pointer, types.intp), generate
+
+    return {"_fetch": fetch}
 
 
-@numba.njit(nogil=True, cache=True)
+@kernel("void", "uint32*", "int64", "uint32*", "int64", "uint32", "int64", "int64", "int64*", names=_names)
 def _count_bins(
-    bits: Bits, counts: Counts, shift: np.uint32, positive_top: int, negative_top: int
-) -> tuple[np.int32, np.int32, np.uint32]:
-    # The number of bins comes in with the arguments: compiled code is kept between runs, and a constant of another
-    # module that changed since would have it write behind the end of ``counts``.
-    bins = counts.size - ZERO_SLOTS
-    if (0xFFFFFFFF >> shift) + 1 != bins:
-        raise ValueError("counts does not have one place for every bin")
+    bits: Bits,
+    size: int,
+    counts: Counts,
+    bins: int,
+    shift: np.uint32,
+    positive_top: int,
+    negative_top: int,
+    extremes: npt.NDArray[np.int64],
+) -> None:
+    """Count the bins and write the `Extremes`."""
     for i in range(max(positive_top - _NEAR, 0), positive_top + 1, _LINE):
         _fetch(counts, i)
     for i in range(max(negative_top - _NEAR, bins // 2), negative_top + 1, _LINE):
         _fetch(counts, i)
     signed_max, signed_min, unsigned_max = np.int32(-0x80000000), np.int32(0x7FFFFFFF), np.uint32(0)
-    for start in range(0, bits.size, _BLOCK):
-        block = bits[start : min(start + _BLOCK, bits.size)]
-        signed = block.view(np.int32)
-        for i in range(block.size):
-            signed_max = max(signed_max, signed[i])
-            signed_min = min(signed_min, signed[i])
-            unsigned_max = max(unsigned_max, block[i])
-        whole = block.size // _LINE * _LINE
-        for i in range(0, whole, _LINE):
-            _fetch(bits, start + _BLOCK + i)
+    for start in range(0, size, _BLOCK):
+        stop = min(start + _BLOCK, size)
+        for i in range(start, stop):
+            signed_max = max(signed_max, np.int32(bits[i]))
+            signed_min = min(signed_min, np.int32(bits[i]))
+            unsigned_max = max(unsigned_max, bits[i])
+        whole = start + (stop - start) // _LINE * _LINE
+        for i in range(start, whole, _LINE):
+            _fetch(bits, i + _BLOCK)
             for j in range(_LINE):
-                pattern = block[i + j]
+                pattern = bits[i + j]
                 index = np.uint32(bins + j % ZERO_SLOTS) if pattern & _MAGNITUDE == 0 else pattern >> shift
                 counts[index] += _ONE
-        for i in range(whole, block.size):
-            index = np.uint32(bins) if block[i] & _MAGNITUDE == 0 else block[i] >> shift
+        for i in range(whole, stop):
+            index = np.uint32(bins) if bits[i] & _MAGNITUDE == 0 else bits[i] >> shift
             counts[index] += _ONE
-    return signed_max, signed_min, unsigned_max
+    extremes[0], extremes[1], extremes[2] = signed_max, signed_min, unsigned_max
 
 
-@numba.njit(nogil=True, cache=True)
-def _move_stretch(recent: Counts, counts: npt.NDArray[np.int64], end: int) -> int:
+@inlined
+def _move_stretch(recent: Counts, first: int, counts: npt.NDArray[np.int64], end: int) -> int:
+    """Move up to `_SCAN` counters that end at ``end`` of those that begin at ``first``."""
     start = max(end - _SCAN, 0)
     occupied = np.uint32(0)
     for i in range(start, end):  # most stretches are empty, and this loop is vectorized
-        occupied |= recent[i]
+        occupied |= recent[first + i]
     moved = 0
     if occupied != 0:
         for i in range(start, end):
-            moved += recent[i]
-            counts[i] += recent[i]
-            recent[i] = 0
+            moved += recent[first + i]
+            counts[i] += recent[first + i]
+            recent[first + i] = np.uint32(0)
     return moved
 
 
-@numba.njit(nogil=True, cache=True)
+@kernel("void", "uint32*", "int64*", "int64*", "int64", "int64", "int64", "int64", "int64*")
+def _move_counts(
+    recent: Counts,
+    positive: npt.NDArray[np.int64],
+    negative: npt.NDArray[np.int64],
+    signs: int,
+    positive_stop: int,
+    negative_stop: int,
+    total: int,
+    moved: npt.NDArray[np.int64],
+) -> None:
+    while moved[0] + moved[1] < total and max(positive_stop, negative_stop) > 0:
+        moved[0] += _move_stretch(recent, 0, positive, positive_stop)
+        moved[1] += _move_stretch(recent, signs, negative, negative_stop)
+        positive_stop -= _SCAN
+        negative_stop -= _SCAN
+
+
 def move_counts(
     recent: Counts,
     positive: npt.NDArray[np.int64],
@@ -146,50 +172,77 @@ def move_counts(
     Returns:
         How many were moved to either.
     """
-    signs = positive.size
-    moved_positive, moved_negative = 0, 0
-    while moved_positive + moved_negative < total and max(positive_stop, negative_stop) > 0:
-        moved_positive += _move_stretch(recent[:signs], positive, positive_stop)
-        moved_negative += _move_stretch(recent[signs:], negative, negative_stop)
-        positive_stop -= _SCAN
-        negative_stop -= _SCAN
-    return moved_positive, moved_negative
+    moved = np.zeros(2, np.int64)
+    _move_counts(recent, positive, negative, positive.size, positive_stop, negative_stop, total, moved)
+    return int(moved[0]), int(moved[1])
 
 
-@numba.njit(nogil=True, cache=True)
-def occupied_bins(counts: npt.NDArray[np.int64], stop: int, total: int) -> npt.NDArray[np.uint32]:
-    """Return those of the first ``stop`` bins that hold something, ascending; all of them together hold ``total``."""
-    first, left, found = stop, total, 0
+@kernel("int64", "int64*", "int64", "int64", "int64*")
+def _first_occupied(counts: npt.NDArray[np.int64], stop: int, total: int, found: npt.NDArray[np.int64]) -> int:
+    """Return the first of the bins before ``stop`` that hold ``total`` together, and count those that hold some."""
+    first, left = stop, total
     while first > 0 and left > 0:
         first -= 1
         left -= counts[first]
-        found += counts[first] != 0
-    bins = np.empty(found, np.uint32)
+        found[0] += counts[first] != 0
+    return first
+
+
+@kernel("void", "int64*", "int64", "int64", "uint32*")
+def _list_occupied(counts: npt.NDArray[np.int64], first: int, stop: int, bins: npt.NDArray[np.uint32]) -> None:
     found = 0
     for i in range(first, stop):
         if counts[i] != 0:
-            bins[found] = i
+            bins[found] = np.uint32(i)
             found += 1
+
+
+def occupied_bins(counts: npt.NDArray[np.int64], stop: int, total: int) -> npt.NDArray[np.uint32]:
+    """Return those of the first ``stop`` bins that hold something, ascending; all of them together hold ``total``."""
+    found = np.zeros(1, np.int64)
+    first = _first_occupied(counts, stop, total, found)
+    bins = np.empty(int(found[0]), np.uint32)
+    _list_occupied(counts, first, stop, bins)
     return bins
 
 
-def count_bins(bits: Bits, counts: Counts, tops: tuple[int, int]) -> Extremes:
-    """Add the bins of a tensor to ``counts`` and return the extremes of its bit patterns.
+class Counters:
+    """The counters of one tensor's bins.
+
+    Attributes:
+        counts: uint32 ``[SLOTS]``. Zeros are counted in the slots behind the last bin.
+    """
+
+    def __init__(self, counts: Counts) -> None:
+        if counts.shape != (SLOTS,):
+            raise ValueError("counts does not have one place for every bin")
+        self.counts = counts
+        self._counts, self._extremes = Address(counts), Address(np.empty(3, np.int64))
+
+    def count(self, bits: Bits, tops: tuple[int, int]) -> Extremes:
+        """Do what `count_bins` does."""
+        _count_bins(bits, bits.size, self._counts, BINS, SHIFT, *tops, self._extremes)
+        return Extremes(*self._extremes.array.tolist())
+
+
+def count_bins(bits: Bits, counters: Counters, tops: tuple[int, int]) -> Extremes:
+    """Count the bins of a tensor and return the extremes of its bit patterns.
 
     Args:
         bits: uint32 ``[n]``, contiguous, n > 0: float32 values viewed as integers.
-        counts: uint32 ``[SLOTS]``; changed in place. Zeros are counted in the slots behind the last bin.
+        counters: changed in place, by one thread at a time.
         tops: the bins of the greatest positive and the most negative value expected, 0 where there is none; for speed
             alone.
     """
-    return Extremes(*map(int, _count_bins(bits, counts, _SHIFT, *tops)))
+    return counters.count(bits, tops)
 
 
-def count_bins_numpy(bits: Bits, counts: Counts, tops: tuple[int, int]) -> Extremes:
+def count_bins_numpy(bits: Bits, counters: Counters, tops: tuple[int, int]) -> Extremes:
     """Do what `count_bins` does, with the same counts in the bins, without compiled code."""
+    counts = counters.counts
     zero = bits & _MAGNITUDE == 0
     counts[BINS] += np.uint32(np.count_nonzero(zero))
-    occupied = np.bincount(bits[~zero] >> _SHIFT)
+    occupied = np.bincount(bits[~zero] >> np.uint32(SHIFT))
     counts[: occupied.size] += occupied.astype(np.uint32)
     signed = bits.view(np.int32)
     return Extremes(int(signed.max()), int(signed.min()), int(bits.max()))

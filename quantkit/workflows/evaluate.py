@@ -27,12 +27,12 @@ from quantkit.evaluation.paired import Interval, wilson_interval
 from quantkit.evaluation.predictions import TOP, Collector, Predictions, Scores, kind_of_scores
 from quantkit.evaluation.predictions_file import Origin
 from quantkit.evaluation.preprocessing_diagnosis import diagnose_preprocessing
-from quantkit.files import sha256_json
+from quantkit.files import sha256_json, user_cache_folder
 from quantkit.graph.model import model_digest
 from quantkit.progress import Progress, ProgressCallback, as_progress
 from quantkit.records import Records
 from quantkit.report.notebook import figures_html
-from quantkit.runs.cache import ResultCache, user_cache_folder
+from quantkit.runs.cache import ResultCache
 from quantkit.runs.folder import RunFolder
 from quantkit.runs.inputs import read_scored
 from quantkit.runs.score_cache import ScoreCache, cached_scores, predict_cached, scores_key

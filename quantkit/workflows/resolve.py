@@ -12,10 +12,10 @@ from quantkit.data.build_set import build_calibration_set
 from quantkit.data.calibration_set import CalibrationSet
 from quantkit.data.sources.open import ImagesLike
 from quantkit.errors import UsageError
+from quantkit.files import user_cache_folder
 from quantkit.graph.fixed_inputs import parse_inputs
 from quantkit.progress import Progress
 from quantkit.runs.cache import FOLDER as CACHE
-from quantkit.runs.cache import user_cache_folder
 from quantkit.runs.folder import RECORD, RunFolder
 from quantkit.targets import Target, parse_target
 from quantkit.workflows.backends import Backend, backends_from
