@@ -24,10 +24,10 @@ print("imported:", *sorted(sys.modules))
 """
 
 
-def imported(*arguments: str | Path, folder: Path | None = None) -> set[str]:
+def imported(*arguments: str, folder: Path | None = None) -> set[str]:
     """Return the names of all modules that a command has imported in a process of its own."""
     done = subprocess.run(
-        [sys.executable, "-c", _PROGRAM, *map(str, arguments)], capture_output=True, text=True, check=False, cwd=folder
+        [sys.executable, "-c", _PROGRAM, *arguments], capture_output=True, text=True, check=False, cwd=folder
     )
     assert done.returncode == 0, done.stderr
     return set(done.stdout.rpartition("imported:")[2].split())
@@ -54,3 +54,21 @@ def test_list_of_commands_is_that_of_their_modules() -> None:
     built = {name: one.help.splitlines()[0] for name, one in typer.main.get_command(app).commands.items()}
     listed = {name: one.help for name, one in command_line().commands.items()}
     assert list(listed.items()) == list(built.items())
+
+
+@pytest.mark.parametrize("method", ["minmax", "percentile", "kl", "mse"])
+def test_quantize_imports_neither_compiler_nor_statistics_package(calibrated: Path, method: str) -> None:
+    imported("quantize", "--method", method, folder=calibrated)  # compiles what no earlier process has compiled
+    modules = imported("quantize", "--method", method, folder=calibrated)
+    assert modules & {"numba", "scipy", "matplotlib", "pandas", "torch", "pyarrow"} == set()
+    assert "sympy.core" not in modules
+
+
+def test_lazily_imported_package_is_whole_when_it_is_used() -> None:
+    code = (
+        "import sys\nfrom quantkit.cli import lazy_imports\nlazy_imports.install()\nimport onnx_ir\n"
+        "assert 'sympy.core' not in sys.modules\n"
+        "print((onnx_ir.SymbolicDim('n') + 1).value, (2 * onnx_ir.SymbolicDim('n')).evaluate({'n': 3}))"
+    )
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert out.split() == ["n", "+", "1", "6"]
