@@ -1,15 +1,15 @@
-"""Functions compiled by numba once, whose machine code later processes load without numba.
+"""Functions compiled once by numba; later processes load their machine code without numba.
 
-numba keeps compiled code between processes too, but to look it up it imports itself and all it can compile: 0.7 s of
-processor time, more than a command on a small model takes otherwise. Here numba compiles a function to LLVM's language,
-LLVM turns that into machine code, which is kept in a file, and ctypes calls it. Later processes need LLVM alone.
+numba caches compiled code between processes too, but a lookup imports numba, scipy.linalg and cffi: 0.7 s of processor
+time, more than the rest of a command on a small model. Here numba compiles a function to LLVM IR, LLVM generates the
+machine code, which is cached in a file, and ctypes calls it. Later processes import LLVM only.
 
-A kernel is a function of pointers and numbers: arrays come as pointers and their sizes as numbers. It allocates nothing
-and raises nothing; what it is given must be checked before. The lock of the interpreter is released while it runs.
+A kernel is a function of pointers and numbers: arrays are passed as pointers, their sizes as numbers. It must not
+allocate or raise, so its arguments are checked by the caller. The GIL is released while it runs.
 
-The file is named by all the machine code depends on: the function, the functions and constants it refers to, the
-processor, and the versions of Python and LLVM. It is kept beside the package, in ``__pycache__``, or in the user's
-cache folder where the package cannot be written.
+The file name is a digest of everything that the machine code depends on: the function, the functions and constants it
+refers to, the processor, and the versions of Python and LLVM. The file is in ``__pycache__`` of the package, or in the
+user's cache folder if the package is read-only.
 """
 
 import contextlib
@@ -60,11 +60,11 @@ class Kernel:
     """A compiled function; see `kernel`.
 
     Attributes:
-        function: in Python; it takes the same arguments, and is slow.
+        function: the Python function, with the same arguments.
         result: type of the result.
-        arguments: types of the arguments, ``*`` behind those of pointers.
-        fastmath: liberties of the arithmetic, as numba names them.
-        names: where given, returns what the function refers to and only numba can define; called to compile it.
+        arguments: types of the arguments; pointers end in ``*``.
+        fastmath: relaxations of the arithmetic, numba's names.
+        names: returns global names of the function that need numba, by name; called before compilation.
     """
 
     function: FunctionType
@@ -102,7 +102,7 @@ class Kernel:
         return prototype(self._engine.get_function_address(self.function.__name__))
 
     def _compiled(self, machine: Any) -> bytes:
-        import numba  # 0.7 s, and only where there is no machine code yet
+        import numba  # takes 0.7 s, and is needed only if no machine code is cached
 
         def numba_type(name: str) -> Any:
             types: Any = numba.types
@@ -117,7 +117,7 @@ class Kernel:
         signature = numba_type(self.result)(*map(numba_type, self.arguments))
         compiled = numba.cfunc(signature, error_model="numpy", fastmath=set(self.fastmath))(function)
         module = llvm.parse_assembly(compiled.inspect_llvm())
-        # What reports errors of the compiled function to numba, and so needs numba, goes when it is seen to make none.
+        # The code that reports exceptions needs numba; it is unreachable, and removed, if the function raises none.
         for one in module.functions:
             if not one.is_declaration and one.name != compiled.native_name:
                 one.linkage = "internal"
@@ -135,7 +135,7 @@ class Kernel:
         return code
 
     def _key(self) -> str:
-        """Return a digest of all that the machine code depends on."""
+        """Return a digest of everything that the machine code depends on."""
         parts = (
             *_meaning(self.function),
             *(_meaning(self.names) if isinstance(self.names, FunctionType) else ()),
@@ -162,8 +162,8 @@ def kernel(
     Args:
         result: type of the result, such as ``float64``; ``void`` for none.
         arguments: types of the arguments; ``float64*`` is an array of them.
-        fastmath: liberties of the arithmetic, as numba names them.
-        names: returns what the function refers to and only numba can define; called to compile it.
+        fastmath: relaxations of the arithmetic, numba's names.
+        names: returns global names of the function that need numba, by name; called before compilation.
     """
 
     def decorate(function: Callable[..., Any]) -> Kernel:
@@ -174,7 +174,7 @@ def kernel(
 
 
 def _meaning(function: FunctionType) -> Iterator[str]:
-    """Yield what a function does: its code, and the constants and functions it refers to."""
+    """Yield the code of a function, and the constants and functions it refers to."""
     yield from _code(function.__code__)
     for name in function.__code__.co_names:
         value = function.__globals__.get(name)
@@ -195,7 +195,7 @@ def _code(code: CodeType) -> Iterator[str]:
 
 
 class Address:
-    """An array whose address is known: for one that is passed often, since to find it takes a microsecond."""
+    """An array with its address, for arrays that are passed often: the lookup takes a microsecond."""
 
     def __init__(self, array: npt.NDArray[Any]) -> None:
         self.array = array
@@ -230,7 +230,7 @@ def _c_type(name: str) -> Any:
 
 
 def _target_machine() -> Any:
-    """Return what generates code for this processor; each engine owns one."""
+    """Return a code generator for this processor; each engine owns one."""
     llvm.initialize_native_target()
     llvm.initialize_native_asmprinter()
     return llvm.Target.from_default_triple().create_target_machine(
@@ -243,7 +243,7 @@ def _folders() -> tuple[Path, Path]:
 
 
 def _read(name: str) -> bytes | None:
-    """Return kept machine code; None where there is none, or it is damaged."""
+    """Return cached machine code; None if there is none, or it is damaged."""
     for folder in _folders():
         with contextlib.suppress(OSError):
             content = (folder / name).read_bytes()
@@ -254,7 +254,7 @@ def _read(name: str) -> bytes | None:
 
 
 def _keep(name: str, code: bytes) -> None:
-    """Keep machine code in the first folder that can be written; where none can, each process compiles anew."""
+    """Cache machine code in the first writable folder; without one, each process compiles."""
     for folder in _folders():
         with contextlib.suppress(OutputError), replacing(folder / name, durable=False) as temporary:
             temporary.write_bytes(hashlib.sha256(code).digest() + code)

@@ -101,14 +101,14 @@ COMMAND_MODULES: tuple[str, ...] = tuple(module for entry in _COMMANDS.values() 
 
 
 class _Deferred(TyperCommand):
-    """Stands for a command or a group in the list of commands; replaced by the real one when it is called."""
+    """Placeholder of a command or group in the list of commands; imports the real one when it is called."""
 
     def __init__(self, name: str, entry: _Entry) -> None:
         super().__init__(name, help=entry.summary)
         self._modules = entry.modules
 
     def make_context(self, info_name: str | None, args: list[str], parent: Any = None, **extra: Any) -> Any:
-        """Import the command and return its context; whoever calls runs the command of the context."""
+        """Import the command and return its context; typer runs the command of the context."""
         for module in self._modules:
             importlib.import_module(module)
         group = typer.main.get_command(app)

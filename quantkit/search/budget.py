@@ -1,4 +1,4 @@
-"""How much of a network a search may leave in float."""
+"""Limits on the layers that a search may leave in float."""
 
 from dataclasses import dataclass
 
@@ -7,12 +7,12 @@ from quantkit.errors import UsageError
 
 @dataclass(frozen=True, kw_only=True)
 class FloatBudget:
-    """What may be left in float.
+    """Limits on layers in float.
 
     Attributes:
         macs: percent of the network's multiply-adds, 0 to 100.
         layers: number of layers; None for any.
-        convs_only: 2-D convolutions alone, as VACC's ``skip_conv_layers`` can name.
+        convs_only: only 2-D convolutions, the operators of VACC's ``skip_conv_layers``.
 
     Raises:
         UsageError: a value is out of range.

@@ -1,11 +1,11 @@
-"""The inner loop of a pass: count the bins of one tensor, and find its extremes.
+"""The inner loop of a pass: counts the bins of a tensor, and finds its extremes.
 
-`count_bins` is compiled and releases the lock of the interpreter (`quantkit.kernels`); `count_bins_numpy` gives the
-same integers without compiled code.
+`count_bins` is compiled (`quantkit.kernels`) and releases the GIL; `count_bins_numpy` computes the same integers
+without compiled code.
 
-Counting is bound by its stores, one a value; what can be saved is waiting. While a block is counted the next one is
-fetched into the cache, and so are the counters before a tensor is begun: with some hundred kilobytes of counters a
-tensor, and a model's own work in between, they have left it since the last image.
+Counting is bound by one store per value, so only latency can be saved. While a block is counted the next one is
+prefetched into the cache, and so are the counters before a tensor is counted: with some hundred kilobytes of counters
+per tensor, and the inference in between, they are no longer cached from the previous image.
 """
 
 from typing import Any, NamedTuple
@@ -19,18 +19,18 @@ from quantkit.stats.bins import BINS, MANTISSA_BITS, SHIFT
 Counts = npt.NDArray[np.uint32]
 Bits = npt.NDArray[np.uint32]
 
-# Zeros are half of what a ReLU gives. Counting them all in one bin makes every increment wait for the one before
-# (a store-to-load stall), so they go round ZERO_SLOTS places behind the last bin.
+# Half of the outputs of a ReLU are zeros. If they were counted in one bin, every increment would wait for the previous
+# one (a store-to-load stall), so they are distributed over ZERO_SLOTS slots after the last bin.
 ZERO_SLOTS = 8
 SLOTS = BINS + ZERO_SLOTS
 
-# The extremes are found block by block, just before the block is counted, while it lies in the first-level cache.
+# The extremes are found block by block, just before the block is counted, while it is in the first-level cache.
 _BLOCK = 2048
-# Values or counters in a line of the cache, 64 bytes on the processors this runs on; elsewhere only speed suffers.
+# Values or counters per cache line of 64 bytes; on processors with other lines only the speed differs.
 _LINE = 16
-# How far below a tensor's greatest magnitude its counters are fetched ahead; smaller values are few.
+# Range of counters below a tensor's largest magnitude to prefetch; smaller values are rare.
 _NEAR = 12 << MANTISSA_BITS
-# Bins looked at together when counters are moved.
+# Number of bins per block when counters are moved.
 _SCAN = 256
 
 _ONE = np.uint32(1)
@@ -38,12 +38,12 @@ _MAGNITUDE = np.uint32(0x7FFFFFFF)
 
 
 class Extremes(NamedTuple):
-    """Extremes of the bit patterns of a tensor, from which its extremes as numbers follow.
+    """Extremes of the bit patterns of a tensor, which determine its extremes as numbers.
 
     Attributes:
-        signed_max: greatest pattern read as int32: the largest value unless all are negative.
-        signed_min: least pattern read as int32: the negative value nearest zero, or the least non-negative one.
-        unsigned_max: greatest pattern read as uint32: the most negative value, if any is negative.
+        signed_max: largest pattern as int32: the largest value unless all are negative.
+        signed_min: smallest pattern as int32: the negative value nearest zero, or the smallest non-negative one.
+        unsigned_max: largest pattern as uint32: the most negative value, if any is negative.
     """
 
     signed_max: int
@@ -52,10 +52,7 @@ class Extremes(NamedTuple):
 
 
 def _fetch(array: Any, index: int) -> None:
-    """Have the line of the cache with ``array[index]``, which may be beyond the end, read in the meantime.
-
-    That is what it does in compiled code; see `_names`.
-    """
+    """Prefetch the cache line of ``array[index]``, which may be beyond the end; in compiled code (see `_names`)."""
 
 
 def _names() -> dict[str, Any]:
@@ -156,21 +153,21 @@ def move_counts(
     negative_stop: int,
     total: int,
 ) -> tuple[int, int]:
-    """Add the uint32 counters of bins to the int64 ones of either sign and set them to zero.
+    """Add the uint32 counters of bins to the int64 counters of each sign, and set them to zero.
 
-    It goes from the greatest magnitude down until it has moved all there is: what lies below was never occupied, and
-    is memory that the system would have to supply only to find it empty.
+    Counters are moved from the largest magnitude down until all counts are moved: lower bins were never occupied, and
+    reading them would allocate memory.
 
     Args:
         recent: the counters of all bins.
-        positive: those of the bins of positive values.
-        negative: those of the bins of negative values.
-        positive_stop: behind which of the positive ones none is occupied.
-        negative_stop: likewise, of the negative ones.
+        positive: the counters of positive values.
+        negative: the counters of negative values.
+        positive_stop: end of the occupied positive bins.
+        negative_stop: end of the occupied negative bins.
         total: the sum of ``recent``.
 
     Returns:
-        How many were moved to either.
+        The counts moved to each sign.
     """
     moved = np.zeros(2, np.int64)
     _move_counts(recent, positive, negative, positive.size, positive_stop, negative_stop, total, moved)
@@ -179,7 +176,7 @@ def move_counts(
 
 @kernel("int64", "int64*", "int64", "int64", "int64*")
 def _first_occupied(counts: npt.NDArray[np.int64], stop: int, total: int, found: npt.NDArray[np.int64]) -> int:
-    """Return the first of the bins before ``stop`` that hold ``total`` together, and count those that hold some."""
+    """Return the first of the bins before ``stop`` whose counts sum to ``total``, and add the number occupied."""
     first, left = stop, total
     while first > 0 and left > 0:
         first -= 1
@@ -198,7 +195,7 @@ def _list_occupied(counts: npt.NDArray[np.int64], first: int, stop: int, bins: n
 
 
 def occupied_bins(counts: npt.NDArray[np.int64], stop: int, total: int) -> npt.NDArray[np.uint32]:
-    """Return those of the first ``stop`` bins that hold something, ascending; all of them together hold ``total``."""
+    """Return the occupied bins among the first ``stop``, ascending; their counts sum to ``total``."""
     found = np.zeros(1, np.int64)
     first = _first_occupied(counts, stop, total, found)
     bins = np.empty(int(found[0]), np.uint32)
@@ -210,12 +207,12 @@ class Counters:
     """The counters of one tensor's bins.
 
     Attributes:
-        counts: uint32 ``[SLOTS]``. Zeros are counted in the slots behind the last bin.
+        counts: uint32 ``[SLOTS]``. Zeros are counted in the slots after the last bin.
     """
 
     def __init__(self, counts: Counts) -> None:
         if counts.shape != (SLOTS,):
-            raise ValueError("counts does not have one place for every bin")
+            raise ValueError("counts must have one slot for every bin")
         self.counts = counts
         self._counts, self._extremes = Address(counts), Address(np.empty(3, np.int64))
 
@@ -230,15 +227,14 @@ def count_bins(bits: Bits, counters: Counters, tops: tuple[int, int]) -> Extreme
 
     Args:
         bits: uint32 ``[n]``, contiguous, n > 0: float32 values viewed as integers.
-        counters: changed in place, by one thread at a time.
-        tops: the bins of the greatest positive and the most negative value expected, 0 where there is none; for speed
-            alone.
+        counters: updated in place, by one thread at a time.
+        tops: the bins of the largest positive and the most negative value expected, 0 for none; affects only speed.
     """
     return counters.count(bits, tops)
 
 
 def count_bins_numpy(bits: Bits, counters: Counters, tops: tuple[int, int]) -> Extremes:
-    """Do what `count_bins` does, with the same counts in the bins, without compiled code."""
+    """Compute the same counts as `count_bins`, without compiled code."""
     counts = counters.counts
     zero = bits & _MAGNITUDE == 0
     counts[BINS] += np.uint32(np.count_nonzero(zero))

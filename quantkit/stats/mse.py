@@ -1,9 +1,9 @@
-"""Ranges of least expected squared error of the quantizer over the histogram.
+"""Ranges with the smallest expected squared quantization error over the histogram.
 
-The values of a bin count as evenly spread over it, and the error is then an exact integral, not a sum over sampled
-points: with ``u = x / scale`` and n the integer that u is quantized to, the integral of ``(u - n)^2`` is
-``n / 12 + (u - n)^3 / 3``, continuous from one integer to the next (each full step contributes 1/12), and with n held
-at the last integer beyond the range, where values are clipped.
+The values of a bin are treated as evenly spread, so the error is an exact integral, not a sum over sampled points: with
+``u = x / scale`` and n the integer that u is quantized to, the integral of ``(u - n)^2`` is ``n / 12 + (u - n)^3 / 3``,
+continuous from one integer to the next (each full step contributes 1/12), with n fixed at the last integer beyond the
+range, where values are clipped.
 """
 
 import math
@@ -22,23 +22,23 @@ CountVector = npt.NDArray[np.int64]
 # Returns the errors of several thresholds, or of ends of a range.
 Error = Callable[[FloatVector], FloatVector]
 
-# Ratio of neighbouring candidates in the first, coarse look, and how far below the full range it goes.
+# Ratio of neighbouring candidates in the coarse search, and its lower limit relative to the full range.
 _COARSE_RATIO = 0.94
 _COARSE_STEPS = 120
 # Golden-section steps after it: each narrows the bracket by 0.618, so these end far below one bin.
 _GOLDEN_STEPS = 24
 _GOLDEN = (math.sqrt(5.0) - 1.0) / 2.0
-# How far an end may move in one round of refinement, and how many rounds.
+# How far an end may move in one round of refinement, and the number of rounds.
 _NEAR = 0.85
 _AFFINE_ROUNDS = 3
-# The first look at two-sided ranges merges this power of two of bins.
+# The coarse search of two-sided ranges merges this power of two of bins.
 _COARSE_SHIFT = MANTISSA_BITS - 5
-# Terms are worked out block by block in a loop of their own, which runs in vector registers, and then added in order.
+# The terms of a block of bins are computed in a vectorized loop and then added in order.
 _BLOCK = 256
 
 
 def symmetric_mse_threshold(statistics: TensorStatistics, *, divisor: float, qmax: int) -> float:
-    """Return the threshold t whose quantizer ``scale = t / divisor``, clipped to +-qmax, errs least."""
+    """Return the threshold t with the smallest error for ``scale = t / divisor``, clipped to +-qmax."""
     bins, counts = statistics.magnitudes()
     greatest = statistics.range.threshold
     if greatest == 0.0:
@@ -56,10 +56,11 @@ def symmetric_mse_threshold(statistics: TensorStatistics, *, divisor: float, qma
 
 
 def affine_mse_range(statistics: TensorStatistics, *, steps: int) -> Range:
-    """Return the range [lo, hi] whose affine quantizer of ``steps`` steps errs least, its rounded zero point included.
+    """Return the range [lo, hi] with the smallest error of the affine quantizer, including its rounded zero point.
 
-    A one-sided tensor keeps its end at zero and the other end is searched. A two-sided one starts from the best of
-    four (the observed range; both ends cut at one magnitude; either end alone cut), then its ends are refined in turn.
+    For a one-sided tensor, the end at zero is kept and the other end is searched. For a two-sided one, the search
+    starts from the best of four ranges (observed; both ends cut at one magnitude; either end cut), then refines the
+    ends in turn.
     """
     observed = statistics.range
     error = _AffineError(statistics, steps)
@@ -82,7 +83,7 @@ def affine_mse_range(statistics: TensorStatistics, *, steps: int) -> Range:
 
 
 class _AffineError:
-    """Summed squared error of the affine quantizer of [lo, hi]; infinity where its scale is not positive."""
+    """Summed squared error of the affine quantizer of [lo, hi]; infinity if its scale is not positive."""
 
     def __init__(self, statistics: TensorStatistics, steps: int, coarse: bool = False) -> None:
         self._steps = steps
@@ -109,7 +110,7 @@ class _AffineError:
 
 
 def _refine(error: _AffineError, start: Range, least: float, observed: Range) -> Range:
-    """Move either end in turn to its best place near where it is; keep a move only where it errs less."""
+    """Move each end in turn to the best position nearby; keep a move only if it reduces the error."""
     lo, hi = start.lo, start.hi
     for _ in range(_AFFINE_ROUNDS):
         before = least
@@ -125,16 +126,16 @@ def _refine(error: _AffineError, start: Range, least: float, observed: Range) ->
 
 
 def _table(lower: FloatVector, upper: FloatVector, counts: CountVector) -> FloatVector:
-    """Return one sign's bins as the kernels take them, ``[4, bins + 1]``.
+    """Return the bins of one sign as the kernels read them, ``[4, bins + 1]``.
 
-    Its rows are the lower and upper edges, the counts, and what is lost where all bins below become zero.
+    The rows are the lower and upper edges, the counts, and the squared error if all bins below are quantized to zero.
     """
     table = np.zeros((4, counts.size + 1))
     table[:3, :-1] = lower, np.maximum(upper, lower), counts
     low, high, count = table[:3, :-1]
-    # Mean square of an evenly spread bin.
+    # Mean square of an evenly spread bin: the error if its values are quantized to zero.
     square = (low**2 + low * high + high**2) / 3.0
-    square[low == 0.0] = 0.0  # the bin of zero is all but zeros
+    square[low == 0.0] = 0.0  # almost all values of the zero bin are zeros
     np.cumsum(count * square, out=table[3, 1:])
     return table
 
@@ -155,7 +156,7 @@ def _halves(statistics: TensorStatistics, coarse: bool) -> tuple[FloatVector, Fl
 
 
 def _least(error: Error, greatest: float) -> float:
-    """Return where in (0, greatest] an error is least: a coarse geometric look, then golden section around the best."""
+    """Return the minimizer in (0, greatest]: a coarse geometric search, then golden section around the best."""
     candidates = np.asarray(greatest * _COARSE_RATIO ** np.arange(_COARSE_STEPS), np.float64)
     errors = error(candidates)
     best = int(np.argmin(errors))
@@ -187,7 +188,7 @@ def _error(table: FloatVector, bins: int, scale: float, qmax: int, terms: FloatV
     if qmax == 0:
         return table[below_at + bins]  # type: ignore[no-any-return]
     inverse, top = 1.0 / scale, float(qmax)
-    first, end = 0, bins  # the first bin that reaches above half a step; what is below becomes zero
+    first, end = 0, bins  # the first bin that exceeds half a step; bins below are quantized to zero
     while first < end:
         middle = (first + end) // 2
         if table[upper_at + middle] <= 0.5 * scale:
@@ -205,7 +206,7 @@ def _error(table: FloatVector, bins: int, scale: float, qmax: int, terms: FloatV
             error = (n_b - n_a) / 12.0 + ((b - n_b) ** 3 - (a - n_a) ** 3) / 3.0
             center = 0.5 * (a + b)
             n = min(np.rint(center), top)
-            narrow = count * ((center - n) ** 2 + width * width / 12.0)  # where the difference above would cancel
+            narrow = count * ((center - n) ** 2 + width * width / 12.0)  # avoids cancellation in the difference above
             terms[i] = count * error / width if width > 1e-3 else narrow
         for i in range(size):
             total += terms[i]
