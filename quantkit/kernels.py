@@ -112,7 +112,7 @@ class Kernel:
         names = dict(self.function.__globals__) | dict(self.names() if self.names is not None else {})
         for name, value in names.items():
             if isinstance(value, Inlined):
-                names[name] = numba.njit(value.function)
+                names[name] = numba.njit(FunctionType(value.function.__code__, names, value.function.__name__))
         function = FunctionType(self.function.__code__, names, self.function.__name__)
         signature = numba_type(self.result)(*map(numba_type, self.arguments))
         compiled = numba.cfunc(signature, error_model="numpy", fastmath=set(self.fastmath))(function)
