@@ -65,7 +65,7 @@ if TYPE_CHECKING:
     from quantkit.progress import Progress as Progress
     from quantkit.runs.folder import RunRecord as RunRecord
     from quantkit.runs.location import relink as relink
-    from quantkit.search.mixed_precision import FloatBudget as FloatBudget
+    from quantkit.search.budget import FloatBudget as FloatBudget
     from quantkit.search.stages import Goal as Goal
     from quantkit.search.stages import Stage as Stage
     from quantkit.search.stages import Trial as Trial
@@ -125,7 +125,7 @@ _MODULE_OF = {
     "Evaluation": "quantkit.workflows.compare",
     "EvenSides": "quantkit.config.pipeline",
     "Exported": "quantkit.export.result",
-    "FloatBudget": "quantkit.search.mixed_precision",
+    "FloatBudget": "quantkit.search.budget",
     "Gate": "quantkit.evaluation.gate",
     "GateMode": "quantkit.evaluation.gate",
     "GateVerdict": "quantkit.evaluation.gate",

@@ -67,6 +67,13 @@ def test_benchmark_calibration_measures_pass_memory_and_peers(folder: Path) -> N
     assert tiny["sketch"]["percentile_worst_relative_error"] < 2**-8
 
 
+def test_benchmark_startup_times_whole_commands(folder: Path) -> None:
+    output, figures = run("startup.py", "--rounds", 1, folder=folder)
+    commands = figures["commands"]
+    assert commands["python"]["processor_s"] < commands["quantkit quantize --method mse"]["processor_s"]
+    assert all(name in output for name in commands)
+
+
 def test_benchmark_int8_graph_compares_with_quantize_static(folder: Path) -> None:
     arguments = ["--models", "tiny", "--model-dir", folder, "--images", folder / "images", "--count", 4, "--rounds", 2]
     _, figures = run("int8_graph.py", *arguments, folder=folder)
