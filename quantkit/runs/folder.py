@@ -126,7 +126,9 @@ class RunRecord(_Record):
         pipeline: the preprocessing.
         quantized: the quantized models, by name.
         backends: options of the vendors' files, by backend.
-        configuration: the effective settings of the calibration, from options, quantkit.yaml and defaults.
+        configuration: the effective settings of the commands that wrote into the run; see
+            `quantkit.runs.configuration`.
+        observed_on: device of the calibration pass, as `quantkit.DevicePlacement.to_json`; empty in older runs.
 
     Example:
         In the folder written by ``quantkit demo``:
@@ -144,6 +146,7 @@ class RunRecord(_Record):
     quantized: dict[str, QuantizedRecord] = Field(default_factory=dict)
     backends: dict[str, dict[str, Any]] = Field(default_factory=dict)
     configuration: dict[str, Any] = Field(default_factory=dict)
+    observed_on: dict[str, Any] = Field(default_factory=dict)
 
 
 class RunFolder:
@@ -182,16 +185,20 @@ class RunFolder:
             raise OutputError("the run folder cannot be written (permission denied)", where=self.path)
 
     @contextlib.contextmanager
-    def locked(self) -> Iterator[None]:
+    def locked(self, wait_s: float = 0.0) -> Iterator[None]:
         """Context manager that prevents other processes from writing the run.
 
         The operating system releases the lock when the process ends.
 
+        Args:
+            wait_s: seconds to wait for another process that holds the run.
+
         Raises:
+            OutputError: the run folder cannot be written.
             UsageError: another process has locked the run.
         """
         self.create()
-        lock = FileLock(self.path / ".lock", timeout=0)
+        lock = FileLock(self.path / ".lock", timeout=wait_s)
         try:
             lock.acquire()
         except Timeout:

@@ -14,6 +14,7 @@ from quantkit.data.decoded import DecodedImages
 from quantkit.data.given_set import SetLike, given_set
 from quantkit.data.source import ImageSource
 from quantkit.data.sources.open import ImagesLike
+from quantkit.engine.device import CPU, Device, as_device
 from quantkit.engine.session import default_threads
 from quantkit.evaluation.images import evaluation_images, limited
 from quantkit.files import sha256_json, write_json
@@ -92,6 +93,7 @@ class Tuning(Records):
         log: JSON file with these results.
         coverage: layers and multiply-adds in int8, and the layers left in float with the reasons.
         notes: remarks for the user; `quantkit.notes.grouped` summarizes them by kind.
+        device: device that models were observed, compared and evaluated on, with the provider's options.
 
     Example:
         In the folder written by ``quantkit demo``:
@@ -115,6 +117,7 @@ class Tuning(Records):
     log: Path
     coverage: Coverage
     notes: tuple[str, ...]
+    device: str = "cpu"
 
     def rows(self) -> list[dict[str, Any]]:
         """Return one row per trial, in order: nats, dB, points, percent and seconds."""
@@ -125,6 +128,7 @@ class Tuning(Records):
         return {
             "schema": JSON_SCHEMA,
             "verdict": self.outcome.verdict.value,
+            "device": self.device,
             "out_of_time": self.outcome.out_of_time,
             "best": trial_json(self.outcome.best),
             "trials": [trial_json(trial) for trial in self.trials],
@@ -151,6 +155,7 @@ def tune(
     limit: int | None = None,
     out: AnyPath | None = None,
     fresh: bool = False,
+    device: Device | str = CPU,
     threads: int | None = None,
     progress: Progress | None = None,
 ) -> Tuning:
@@ -172,6 +177,8 @@ def tune(
         limit: maximum number of evaluation images.
         out: path of the model; in the run folder by default.
         fresh: ignore cached trials.
+        device: device that models are observed, compared and evaluated on, fp32 included: a `quantkit.Device`, or a
+            name such as ``cuda:1``. Ranges are refined, and biases and weights corrected, on the CPU.
         threads: number of worker threads; one per processor by default.
         progress: receives the progress, and an estimate of the time once the first trial is made.
 
@@ -180,6 +187,7 @@ def tune(
         ProvenanceError: model or statistics are not those of the run.
         CalibrationSetError: the calibration images are missing or too few, or no evaluation image is left.
         ModelError: the model cannot be quantized or run.
+        DeviceError: the device is missing, or does not run a model.
         LabelError: labels are missing, malformed or out of range for the model.
         ImageError: an image cannot be decoded.
         CoverageError: less of the model is int8 than required, in every recipe (then nothing is tried) or in the one
@@ -197,6 +205,7 @@ def tune(
         ('met', 'default')
     """
     target, tuning = as_target(target), require(TuneOptions, tuning, "tuning")
+    device = as_device(device).resolved()
     options, out = require(QuantizeOptions, options or QuantizeOptions(), "options"), optional_path(out, "out")
     folder, progress = RunFolder(as_path(run, "run")), as_progress(progress)
     record = folder.read()
@@ -208,7 +217,7 @@ def tune(
         budget = tuning.budget if backend is None else backend.tune_limits(tuning.budget)
         load = DecodedImages(record.pipeline)
         given = None if calibration_set is None else given_set(calibration_set)
-        subject = tuning_task(folder, record, target, options, tuning.rewrite, threads, load, given)
+        subject = tuning_task(folder, record, target, options, tuning.rewrite, threads, load, given, device)
         _coverage(subject, plan(subject.prepared, subject.builder.target, subject.builder.options)).require(
             tuning.require_coverage
         )
@@ -219,7 +228,7 @@ def tune(
         }
         cache = TrialCache(folder.cache, depends_on, fresh=fresh)
         files = _Files(subject, tuning, out)
-        holdout = Holdout(folder, record, holdout_images, load, threads)
+        holdout = Holdout(folder, record, holdout_images, load, threads, device)
 
         def evaluate(recipe: Recipe, product: Product, progress: Progress) -> HoldoutResult:
             files.write(recipe, product)
@@ -238,7 +247,7 @@ def tune(
             stages=stages,
             widening=trials.widening,
         )
-        done = _finish(subject, trials, outcome, files, tuple(warnings))
+        done = _finish(subject, trials, outcome, files, (*warnings, *holdout.notes))
     done.coverage.require(tuning.require_coverage)
     return done
 
@@ -328,6 +337,7 @@ def _finish(subject: TuningTask, trials: Trials, outcome: Outcome, files: _Files
         log=subject.folder.path / f"tune-{subject.builder.target.name}.json",
         coverage=_coverage(subject, product.plan),
         notes=(*warnings, *notes_of(product.int8), *files.vendor_files.notes),
+        device=subject.device.describe(),
     )
     write_json(done.log, done.to_json())
     return done

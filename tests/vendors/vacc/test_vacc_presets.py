@@ -95,7 +95,9 @@ def test_load_preset_file_without_a_pipeline_is_refused(tmp_path: Path, name: st
 
 
 def test_load_preset_names_that_do_not_exist() -> None:
-    with pytest.raises(ConfigError, match=r"there is no preset 'vac'; choose one of imagenet, vacc, .*, or a file"):
+    with pytest.raises(
+        ConfigError, match=r"there is no preset 'vac'; did you mean vacc\? choose one of imagenet, vacc, .*, or a file"
+    ):
         load_preset("vac")
     with pytest.raises(ConfigError, match=r"gone\.json: there is no such file"):
         load_preset("gone.json")
