@@ -39,7 +39,13 @@ def test_good_files_are_clean() -> None:
 CASES: list[tuple[str, Sequence[Change], str, str, str | None]] = [
     # What the README of the public zoo names.
     (COMPILE, [("calibrate_mode", "alibrate_mode")], "error", "probably `calibrate_mode`", "write `calibrate_mode`"),
-    (COMPILE, [("  path: ./d", "  work_dir: ./d")], "error", "`work_dir` is a key of the build dialect", "write `path`"),
+    (
+        COMPILE,
+        [("  path: ./d", "  work_dir: ./d")],
+        "error",
+        "`work_dir` is a key of the build dialect",
+        "write `path`",
+    ),
     # Misspelt keys, on every level.
     (COMPILE, [("get_data_num", "get_date_num")], "error", "probably `get_data_num`", None),
     (COMPILE, [("crop_size", "cropsize")], "error", "probably `crop_size`", None),
@@ -128,7 +134,13 @@ CASES: list[tuple[str, Sequence[Change], str, str, str | None]] = [
         "`debug` is a value of `engine.type`",
     ),
     (BUILD, [("do_quantization: true", "do_quantization: fp16")], "warning", 'should be false, not "fp16"', None),
-    (COMPILE, [("name: small_int8", "name: small_fp16")], "warning", "the name contains fp16, and the build is int8", None),
+    (
+        COMPILE,
+        [("name: small_int8", "name: small_fp16")],
+        "warning",
+        "the name contains fp16, and the build is int8",
+        None,
+    ),
     # Operations.
     (COMPILE, [("type: Resize", "type: Resise")], "error", "the operation Resise is unknown", "write `Resize`"),
     (COMPILE, [("type: Resize", "type: Warp")], "warning", "the operation Warp is unknown", None),
