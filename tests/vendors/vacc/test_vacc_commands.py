@@ -45,7 +45,7 @@ def test_check_as_json(run: Run, tmp_path: Path) -> None:
         "line": 44,
         "key": "workspace.work_dir",
         "message": "`work_dir` is a key of the build dialect and has no effect here",
-        "fix": "the compile dialect says `path`",
+        "fix": "in the compile dialect write `path`",
     } in file["findings"]
 
 
