@@ -64,15 +64,16 @@ class JobFailedError(Exception):
     """A tool's job ended without its result; the message is its last line."""
 
 
-def commands_of(tool: str, job: Path, out: Path, environments: dict[str, Environment]) -> list[list[str]]:
+def commands_of(tool: str, job: Path, out: Path, run: "Run") -> list[list[str]]:
     """Return the command lines of a tool's job, which leaves its int8 model at ``out``."""
     if tool != OURS:
-        python = environments[PEERS[tool]].python
-        return [[str(python), str(ROOT / "benchmarks" / "main_job_peers.py"), tool, str(job), str(out)]]
-    folder, run = job.parent, str(out.parent)
+        python = run.environments[PEERS[tool]].python
+        busy = ["--no-spinning"] if run.arguments.no_spinning else []
+        return [[str(python), str(ROOT / "benchmarks" / "main_job_peers.py"), tool, str(job), str(out), *busy]]
+    folder, place = job.parent, str(out.parent)
     model = json.loads(job.read_text())["model"]
     quantkit = [sys.executable, "-m", "quantkit"]
-    images = ["--preset", str(folder / "preset.yaml"), "--run", run]
+    images = ["--preset", str(folder / "preset.yaml"), "--run", place]
     calibration = ["--images", str(folder / "calibrate"), "--labels", str(folder / "calibrate.txt")]
     evaluation = ["--images", str(folder / "evaluate"), "--labels", str(folder / "evaluate.txt")]
     count = ["--count", str(len(list((folder / "calibrate").iterdir())))]
@@ -148,7 +149,7 @@ def measure(name: str, case: Case, folder: Path, run: "Run") -> dict[str, Any]:
                 cost = (
                     None
                     if tool in failed
-                    else measured(commands_of(tool, job, out, run.environments), place / "log.txt", run.arguments)
+                    else measured(commands_of(tool, job, out, run), place / "log.txt", run.arguments)
                 )
             except JobFailedError as error:
                 cost, failed[tool] = None, str(error)
@@ -226,9 +227,20 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=3, help="turns of every tool (default: 3)")
     parser.add_argument("--calibrate", type=int, default=200, help="images that calibrate (default: 200)")
     parser.add_argument("--evaluate", type=int, default=300, help="images that evaluate within the job (default: 300)")
+    parser.add_argument(
+        "--histogram-images",
+        type=int,
+        default=100,
+        help="most images for the percentile and entropy of onnxruntime, which keep all activations (default: 100)",
+    )
     parser.add_argument("--held-out", type=int, default=2000, help="most images for the agreement (default: 2000)")
     parser.add_argument("--timeout", type=float, default=1800, help="seconds a command may take (default: 1800)")
     parser.add_argument("--memory-gb", type=float, default=16, help="memory a process may take (default: 16)")
+    parser.add_argument(
+        "--no-spinning",
+        action="store_true",
+        help="for a busy machine: the peers' onnxruntime does not wait in loops, which would count as CPU seconds",
+    )
     parser.add_argument("--environments", type=Path, help="folder of the peers' environments (default: temporary)")
     parser.add_argument("--keep-environments", action="store_true", help="leave them, for the next run")
     parser.add_argument("--pip-options", default="", help="options of pip install, e.g. a constraints file")

@@ -1,6 +1,6 @@
 """The whole job as the users of another quantizer write it; ``main_job.py`` runs this file in that tool's environment.
 
-    python main_job_peers.py TOOL JOB.json INT8.onnx
+    python main_job_peers.py TOOL JOB.json INT8.onnx [--no-spinning]
 
 It calibrates on some images and evaluates fp32 and int8 on others, each image decoded once, with Pillow and default
 sessions of onnxruntime, and prints the accuracies with the interval of their difference as JSON. Each tool has the
@@ -37,13 +37,16 @@ def load(path: str, how: Job) -> np.ndarray:
     return np.ascontiguousarray(x.transpose(2, 0, 1)[None])
 
 
-def images_of(job: Job) -> Iterator[np.ndarray]:
-    """Yield the calibration images, each read when it is asked for."""
-    return (load(path, job["preprocessing"]) for path, _ in job["calibrate"])
+def images_of(job: Job, count: int | None = None) -> Iterator[np.ndarray]:
+    """Yield the calibration images, or the first of them, each read when it is asked for."""
+    return (load(path, job["preprocessing"]) for path, _ in job["calibrate"][:count])
 
 
 def by_onnxruntime(job: Job, method: str, out: Path) -> None:
-    """QDQ, uint8 activations, int8 weights per channel, after onnxruntime's own pre-processing."""
+    """QDQ, uint8 activations, int8 weights per channel, after onnxruntime's own pre-processing.
+
+    Its histograms keep every activation of every image, so these methods get fewer images.
+    """
     from onnxruntime.quantization import (
         CalibrationDataReader,
         CalibrationMethod,
@@ -55,7 +58,7 @@ def by_onnxruntime(job: Job, method: str, out: Path) -> None:
 
     class Reader(CalibrationDataReader):
         def __init__(self) -> None:
-            self.images = images_of(job)
+            self.images = images_of(job, None if method == "MinMax" else job["histogram_images"])
 
         def get_next(self) -> Any:
             image = next(self.images, None)
@@ -85,11 +88,62 @@ def by_nncf(job: Job, out: Path) -> None:
     onnx.save(nncf.quantize(onnx.load(job["model"]), dataset, subset_size=count, preset=preset), out)
 
 
+def by_aimet(job: Job, out: Path) -> None:
+    """Batch norms folded, AIMET's own search for ranges (tf_enhanced), uint8 activations, int8 weights per channel."""
+    import onnx
+    from aimet_onnx import QuantizationSimModel
+    from aimet_onnx.batch_norm_fold import fold_all_batch_norms_to_weight
+
+    model = onnx.load(job["model"])
+    fold_all_batch_norms_to_weight(model)
+    sim = QuantizationSimModel(model, quant_scheme="tf_enhanced", config_file="default")
+    sim.compute_encodings({job["input"]: image} for image in images_of(job))
+    onnx.save(sim.to_onnx_qdq(export_int32_bias=True, prequantize_constants=True), out)
+
+
+def by_quark(job: Job, out: Path) -> None:
+    """Its A8W8 settings and its default calibration (percentile), with uint8 activations and weights per channel."""
+    from onnxruntime.quantization import CalibrationDataReader
+    from quark.onnx import Int8Spec, ModelQuantizer, QConfig, QLayerConfig, UInt8Spec
+    from quark.onnx.quantization.config.spec import QuantGranularity
+
+    class Reader(CalibrationDataReader):
+        def __init__(self) -> None:
+            self.images = images_of(job)
+
+        def get_next(self) -> Any:
+            image = next(self.images, None)
+            return None if image is None else {job["input"]: image}
+
+    weights = Int8Spec(quant_granularity=QuantGranularity.Channel)
+    extra = {"ForceQuantizeNoInputCheck": True, "AlignSlice": False, "FoldRelu": True, "AlignConcat": True}
+    config = QConfig(QLayerConfig(activation=UInt8Spec(), weight=weights), extra_options=extra)
+    ModelQuantizer(config).quantize_model(job["model"], str(out), Reader())
+
+
+def by_modelopt(job: Job, out: Path) -> None:
+    """Symmetric int8, as TensorRT has it, by the maximum; all images at once, since it takes one array."""
+    from modelopt.onnx.quantization import quantize
+
+    quantize(
+        job["model"],
+        quantize_mode="int8",
+        calibration_data={job["input"]: np.concatenate(list(images_of(job)))},
+        calibration_method="max",
+        calibration_eps=["cpu"],
+        high_precision_dtype="fp32",
+        output_path=str(out),
+    )
+
+
 TOOLS: dict[str, Callable[[Job, Path], None]] = {
     "ort-minmax": lambda job, out: by_onnxruntime(job, "MinMax", out),
     "ort-percentile": lambda job, out: by_onnxruntime(job, "Percentile", out),
     "ort-entropy": lambda job, out: by_onnxruntime(job, "Entropy", out),
     "nncf": by_nncf,
+    "aimet": by_aimet,
+    "quark": by_quark,
+    "modelopt": by_modelopt,
 }
 
 
@@ -112,8 +166,22 @@ def evaluate(job: Job, int8: Path) -> dict[str, float]:
     }
 
 
+def stop_spinning() -> None:
+    """Let no thread of onnxruntime wait in a loop: on a busy machine that takes time that is no work."""
+
+    class Session(ort.InferenceSession):
+        def __init__(self, path_or_bytes: Any, sess_options: Any = None, *others: Any, **named: Any) -> None:
+            sess_options = sess_options or ort.SessionOptions()
+            sess_options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+            super().__init__(path_or_bytes, sess_options, *others, **named)
+
+    ort.InferenceSession = Session
+
+
 def main() -> None:
     """Do the job that the command line names."""
+    if "--no-spinning" in sys.argv:
+        stop_spinning()
     tool, job, out = sys.argv[1], json.loads(Path(sys.argv[2]).read_text()), Path(sys.argv[3])
     TOOLS[tool](job, out)
     print(json.dumps(evaluate(job, out)))

@@ -4,14 +4,16 @@
 
 The first model is the fp32 one that the others are compared with. Prints JSON: agreement with fp32, top-1, the paired
 difference with its 95 % interval, all in percent, and the time of one image on one thread in onnxruntime and, where it
-is installed, in OpenVINO, all models in turn.
+is installed, in OpenVINO, all models in turn. It is processor time: other programs on the machine disturb it least.
 """
 
 import json
+import os
 import statistics
 import sys
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,7 @@ import numpy as np
 import onnxruntime as ort
 from main_job_peers import load
 
+Runner = Callable[[np.ndarray], Any]
 ROUNDS = 31
 # A turn is long enough for the clock, and short enough that all models meet the same machine.
 TURN_S = 0.03
@@ -26,13 +29,15 @@ TURN_S = 0.03
 
 def answers_of(models: dict[str, str], job: dict[str, Any]) -> dict[str, np.ndarray]:
     """Return the class that each model gives to each image."""
-    sessions = {name: ort.InferenceSession(file, providers=["CPUExecutionProvider"]) for name, file in models.items()}
-    answers: dict[str, list[int]] = {name: [] for name in models}
-    for path, _ in job["held_out"]:
-        feed = {job["input"]: load(path, job["preprocessing"])}
-        for name, session in sessions.items():
-            answers[name].append(int(session.run(None, feed)[0].argmax()))
-    return {name: np.asarray(found) for name, found in answers.items()}
+    runners = in_onnxruntime(models, job)
+
+    def answer(image: tuple[str, int]) -> list[int]:
+        x = load(image[0], job["preprocessing"])
+        return [int(run(x)[0].argmax()) for run in runners.values()]
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        answers = np.asarray(list(pool.map(answer, job["held_out"])))
+    return dict(zip(models, answers.T, strict=True))
 
 
 def accuracy(found: np.ndarray, fp32: np.ndarray, labels: np.ndarray) -> dict[str, float]:
@@ -50,19 +55,19 @@ def accuracy(found: np.ndarray, fp32: np.ndarray, labels: np.ndarray) -> dict[st
     }
 
 
-def in_onnxruntime(models: dict[str, str], job: dict[str, Any]) -> dict[str, Callable[[np.ndarray], object]]:
+def in_onnxruntime(models: dict[str, str], job: dict[str, Any]) -> dict[str, Runner]:
     """Return what runs each model on one thread."""
     options = ort.SessionOptions()
     options.intra_op_num_threads = 1
 
-    def runner(file: str) -> Callable[[np.ndarray], object]:
+    def runner(file: str) -> Runner:
         session = ort.InferenceSession(file, options, providers=["CPUExecutionProvider"])
         return lambda x: session.run(None, {job["input"]: x})
 
     return {name: runner(file) for name, file in models.items()}
 
 
-def in_openvino(models: dict[str, str], image: np.ndarray) -> dict[str, Callable[[np.ndarray], object]]:
+def in_openvino(models: dict[str, str], image: np.ndarray) -> dict[str, Runner]:
     """Return what runs each model on one thread, none without OpenVINO; a model that it refuses is left out."""
     try:
         import openvino
@@ -81,23 +86,23 @@ def in_openvino(models: dict[str, str], image: np.ndarray) -> dict[str, Callable
     return runners
 
 
-def in_turn(runners: dict[str, Callable[[np.ndarray], object]], image: np.ndarray) -> dict[str, float]:
+def in_turn(runners: dict[str, Runner], image: np.ndarray) -> dict[str, float]:
     """Return the milliseconds of one image, the median of the rounds."""
     once = {}
     for name, run in runners.items():
         run(image)
-        start = time.perf_counter()
+        start = time.process_time()
         run(image)
-        once[name] = time.perf_counter() - start
+        once[name] = time.process_time() - start
     times: dict[str, list[float]] = {name: [] for name in runners}
     for turn in range(ROUNDS):
         # There and back, so that no model always runs in the wake of the same other one.
         for name, run in list(runners.items())[:: 1 if turn % 2 else -1]:
             repeats = max(1, round(TURN_S / once[name]))
-            start = time.perf_counter()
+            start = time.process_time()
             for _ in range(repeats):
                 run(image)
-            times[name].append((time.perf_counter() - start) / repeats)
+            times[name].append((time.process_time() - start) / repeats)
     return {name: 1000 * statistics.median(values) for name, values in times.items()}
 
 

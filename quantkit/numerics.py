@@ -8,7 +8,7 @@ import numpy.typing as npt
 from quantkit.types import FloatArray, IntArray
 
 # Raised whenever the same model, images and options give other numbers than before: cached results are then recomputed.
-NUMERIC_VERSION = 2
+NUMERIC_VERSION = 3
 # The smallest scale we write: a normal float32, so no kernel that flushes denormals to zero divides by zero.
 SMALLEST_SCALE = float(np.finfo(np.float32).tiny)
 
