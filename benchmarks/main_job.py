@@ -244,6 +244,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--environments", type=Path, help="folder of the peers' environments (default: temporary)")
     parser.add_argument("--keep-environments", action="store_true", help="leave them, for the next run")
     parser.add_argument("--pip-options", default="", help="options of pip install, e.g. a constraints file")
+    parser.add_argument("--cold", action="store_true", help="let the first round compile quantkit's kernels if it must")
     parser.add_argument("--work", type=Path, help="folder to leave the jobs in, with their models and logs")
     parser.add_argument("--markdown", type=Path, help="write the tables there")
     parser.add_argument("--json", type=Path, help="write all figures there")
@@ -298,7 +299,8 @@ def main() -> int:
         if not arguments.keep_environments and arguments.environments is not None:
             for kind in run.environments:
                 stack.callback(shutil.rmtree, kept / kind, ignore_errors=True)
-        warm_up(temporary)
+        if not arguments.cold:
+            warm_up(temporary)
         found: dict[str, Any] = {
             "date": time.strftime("%Y-%m-%d"),
             "machine": machine(),

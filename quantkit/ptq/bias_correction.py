@@ -145,13 +145,8 @@ def layer_shift(
         name: under which the int8 model holds the layer's result.
         qparams: of that result where it is integers.
     """
-    return _shift_to(
-        _collected(_means_and_share(value, one) for (value,) in float_run.run([one.result])),
-        int8_run,
-        one,
-        name,
-        qparams,
-    )
+    expected = _collected(_means_and_share(value, one) for (value,) in float_run.run([one.result]))
+    return _shift_to(expected, int8_run, one, name, qparams)
 
 
 def _shift_to(
@@ -211,7 +206,7 @@ def _means(run: SegmentedRun, name: str, limits: Bounds) -> Vector:
 
 
 def _within(channels: Numbers, limits: Bounds) -> Numbers:
-    if np.issubdtype(channels.dtype, np.integer):  # clipped as floats, where integers can lie beyond the limits at all
-        every = np.iinfo(channels.dtype)
+    if np.issubdtype(channels.dtype, np.integer):
+        every = np.iinfo(channels.dtype.name)  # np.clip would convert all of them to float64
         limits = UNBOUNDED if limits.lo <= every.min and limits.hi >= every.max else limits
     return channels if limits == UNBOUNDED else np.clip(channels, limits.lo, limits.hi)
