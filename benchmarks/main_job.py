@@ -64,21 +64,21 @@ class JobFailedError(Exception):
     """A tool's job ended without its result; the message is its last line."""
 
 
-def commands_of(tool: str, job: Path, out: Path, run: "Run") -> list[list[str]]:
-    """Return the command lines of a tool's job, which leaves its int8 model at ``out``."""
+def commands_of(tool: str, job: Path, model: Path, out: Path, run: "Run") -> list[list[str]]:
+    """Return the command lines of a tool's job on a model, which leaves its int8 model at ``out``."""
     if tool != OURS:
         python = run.environments[PEERS[tool]].python
         busy = ["--no-spinning"] if run.arguments.no_spinning else []
-        return [[str(python), str(ROOT / "benchmarks" / "main_job_peers.py"), tool, str(job), str(out), *busy]]
+        script = ROOT / "benchmarks" / "main_job_peers.py"
+        return [[str(python), str(script), tool, str(job), str(model), str(out), *busy]]
     folder, place = job.parent, str(out.parent)
-    model = json.loads(job.read_text())["model"]
     quantkit = [sys.executable, "-m", "quantkit"]
     images = ["--preset", str(folder / "preset.yaml"), "--run", place]
     calibration = ["--images", str(folder / "calibrate"), "--labels", str(folder / "calibrate.txt")]
     evaluation = ["--images", str(folder / "evaluate"), "--labels", str(folder / "evaluate.txt")]
     count = ["--count", str(len(list((folder / "calibrate").iterdir())))]
     return [
-        [*quantkit, "calibrate", "--model", model, *calibration, *count, *images],
+        [*quantkit, "calibrate", "--model", str(model), *calibration, *count, *images],
         [*quantkit, "compare", "fp32", "int8", *evaluation, *images],
     ]
 
@@ -142,23 +142,24 @@ def measure(name: str, case: Case, folder: Path, run: "Run") -> dict[str, Any]:
     for turn in range(run.arguments.rounds):
         # There and back, so that no tool always follows the same other one.
         for tool in run.tools[:: -1 if turn % 2 else 1]:
+            if tool in failed:
+                costs[tool].append(None)
+                continue
             place = folder / tool / str(turn)
             place.mkdir(parents=True)
+            # A copy for every job: ModelOpt writes inferred shapes into the file that it is given.
+            model = Path(shutil.copyfile(case.model, place / "model.onnx"))
             out = place / "int8.onnx"
             try:
-                cost = (
-                    None
-                    if tool in failed
-                    else measured(commands_of(tool, job, out, run), place / "log.txt", run.arguments)
-                )
+                cost = measured(commands_of(tool, job, model, out, run), place / "log.txt", run.arguments)
             except JobFailedError as error:
-                cost, failed[tool] = None, str(error)
+                failed[tool] = str(error)
+                costs[tool].append(None)
+                print(f"{name}: {tool} failed: {error}", flush=True)
+                continue
             costs[tool].append(cost)
-            if cost is not None:
-                files[tool] = out
-                print(f"{name}: {tool} {cost.wall_s:.1f} s, CPU {cost.cpu_s:.1f} s, {cost.peak_mb:.0f} MB", flush=True)
-            elif len([one for one in costs[tool] if one is None]) == 1:
-                print(f"{name}: {tool} failed: {failed[tool]}", flush=True)
+            files[tool] = out
+            print(f"{name}: {tool} {cost.wall_s:.1f} s, CPU {cost.cpu_s:.1f} s, {cost.peak_mb:.0f} MB", flush=True)
     results = results_of(job, case.model, files)
     ours = costs[OURS]
     figures = {tool: summary(costs[tool], ours) | results[tool] for tool in run.tools if tool in files}

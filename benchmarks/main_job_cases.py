@@ -105,7 +105,7 @@ def lay_out(case: Case, folder: Path, arguments: argparse.Namespace) -> Path:
     chosen = rng.sample(case.calibration, min(arguments.calibrate, len(case.calibration) // 2))
     others = [image for image in case.evaluation if image not in set(chosen)]
     held_out = rng.sample(others, min(max(arguments.held_out, arguments.evaluate), len(others)))
-    job: dict[str, Any] = {"model": str(case.model), "input": case.input, "trained": case.trained}
+    job: dict[str, Any] = {"input": case.input, "trained": case.trained}
     job["histogram_images"] = arguments.histogram_images
     job |= {"preprocessing": asdict(case.preprocessing), "held_out": held_out}
     for part, images in (("calibrate", chosen), ("evaluate", held_out[: arguments.evaluate])):

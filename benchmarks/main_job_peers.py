@@ -1,6 +1,6 @@
 """The whole job as the users of another quantizer write it; ``main_job.py`` runs this file in that tool's environment.
 
-    python main_job_peers.py TOOL JOB.json INT8.onnx [--no-spinning]
+    python main_job_peers.py TOOL JOB.json MODEL.onnx INT8.onnx [--no-spinning]
 
 It calibrates on some images and evaluates fp32 and int8 on others, each image decoded once, with Pillow and default
 sessions of onnxruntime, and prints the accuracies with the interval of their difference as JSON. Each tool has the
@@ -182,7 +182,8 @@ def main() -> None:
     """Do the job that the command line names."""
     if "--no-spinning" in sys.argv:
         stop_spinning()
-    tool, job, out = sys.argv[1], json.loads(Path(sys.argv[2]).read_text()), Path(sys.argv[3])
+    tool, job, out = sys.argv[1], json.loads(Path(sys.argv[2]).read_text()), Path(sys.argv[4])
+    job["model"] = sys.argv[3]
     TOOLS[tool](job, out)
     print(json.dumps(evaluate(job, out)))
 
