@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     from quantkit.demo.chain import Demo as Demo
     from quantkit.demo.chain import run_demo as run_demo
     from quantkit.engine.device import Device as Device
+    from quantkit.engine.placement import DevicePlacement as DevicePlacement
     from quantkit.errors import QuantkitError as QuantkitError
     from quantkit.evaluation.gate import Gate as Gate
     from quantkit.evaluation.gate import GateMode as GateMode
@@ -105,6 +106,7 @@ if TYPE_CHECKING:
     from quantkit.workflows.tune import tune as tune
     from quantkit.workflows.vacc.backend import VaccBackend as VaccBackend
     from quantkit.workflows.vacc.build_file import VamcOptions as VamcOptions
+    from quantkit.workflows.vacc.device_results import DeviceResults as DeviceResults
 
 __version__ = "0.1.0"
 
@@ -131,6 +133,7 @@ _MODULE_OF = {
     "FloatLayer": "quantkit.graph.coverage",
     "Goal": "quantkit.search.stages",
     "Device": "quantkit.engine.device",
+    "DevicePlacement": "quantkit.engine.placement",
     "ImageItem": "quantkit.data.item",
     "ImageSource": "quantkit.data.source",
     "Interval": "quantkit.evaluation.paired",
@@ -171,6 +174,7 @@ _MODULE_OF = {
     "VACC": "quantkit.targets",
     "VaccBackend": "quantkit.workflows.vacc.backend",
     "VamcOptions": "quantkit.workflows.vacc.build_file",
+    "DeviceResults": "quantkit.workflows.vacc.device_results",
     "Verdict": "quantkit.search.stages",
     "build_calibration_set": "quantkit.data.build_set",
     "calibrate": "quantkit.workflows.calibrate",

@@ -108,9 +108,10 @@ def compare(
     from quantkit.files import write_json, write_text
     from quantkit.report.tables import csv_text
     from quantkit.report.tables import markdown as markdown_text
+    from quantkit.runs.configuration import record_settings
     from quantkit.workflows.compare import evaluate_models
     from quantkit.workflows.report import report
-    from quantkit.workflows.resolve import comparison_settings
+    from quantkit.workflows.resolve import comparison_settings, settings_of_evaluation
     from quantkit.workflows.vacc.error_breakdown import error_breakdown
 
     gates = parse_gates(
@@ -142,14 +143,12 @@ def compare(
             print_preset_notes(preset, Project())
         if breakdown and settings.run is None:
             raise UsageError("needs a run", where="--breakdown", fix="give --run")
-        configuration = {
-            "models": tuple(models),
-            "run": settings.run,
-            "images": settings.images,
-            "preprocessing": None if settings.pipeline is None else settings.pipeline.describe(),
-            "limit": limit,
-        }
-        with show_progress(configuration) as progress:
+        merged = settings_of_evaluation(settings, run=run, images=images, labels=labels, preset=preset)
+        merged.add("models", tuple(models), given=models)
+        merged.add("exclude", exclude, given=exclude)
+        merged.add("limit", limit, given=limit)
+        merged.add("device", where.describe() if device != "cpu" else None, given=device)
+        with show_progress(merged.by_name) as progress:
             evaluation = evaluate_models(
                 models,
                 run=settings.run,
@@ -180,6 +179,8 @@ def compare(
                     threads=threads,
                     progress=progress,
                 )
+        if settings.run is not None:
+            record_settings(settings.run, "compare", merged.by_name)
         verdicts = [verdict for gate in gates for verdict in gate.verdicts(result)]
     # Files are written first, so that a closed pipe (`head`) does not lose them.
     if junit is not None:
@@ -203,7 +204,15 @@ def compare(
         print_files(path for path in (json, csv, markdown, html, junit) if path is not None)
         if settings.run is not None:
             print_next("sensitivity", settings.run)
+        elif html is None:
+            print_next("compare", *models, *_repeated(images, preset), "--html", "report.html")
     require(verdicts)
+
+
+def _repeated(images: str | None, preset: str | None) -> list[str]:
+    """Return the options of a comparison without a run that the next one needs too."""
+    given = {"--images": images, "--preset": preset}
+    return [word for name, value in given.items() if value is not None for word in (name, value)]
 
 
 def _print(evaluation: "Evaluation", breakdown: "ErrorBreakdown | None", verdicts: "Sequence[GateVerdict]") -> None:

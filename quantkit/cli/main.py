@@ -45,6 +45,7 @@ COMMAND_MODULES: tuple[str, ...] = (
 )
 
 USAGE = 2
+# Also what typer returns after Ctrl-C.
 INTERRUPTED = 130
 UNEXPECTED = 70
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
@@ -85,8 +86,6 @@ def main() -> None:
     warnings.filterwarnings("ignore", module=r"PIL\.")
     # So are the warnings of onnx_ir about invalid graphs.
     logging.getLogger("onnx_ir").setLevel(logging.CRITICAL)
-    for module in COMMAND_MODULES:
-        importlib.import_module(module)
     session.reset()
     try:
         code = _run(arguments)
@@ -98,7 +97,11 @@ def main() -> None:
 
 def _run(arguments: list[str]) -> int:
     try:
+        for module in COMMAND_MODULES:
+            importlib.import_module(module)
         result = typer.main.get_command(app).main(args=arguments, prog_name="quantkit", standalone_mode=False)
+        if result == INTERRUPTED:
+            return _interrupted()
         return result if isinstance(result, int) else 0
     except QuantkitError as error:
         return _report(str(error), error.exit_code)
@@ -109,7 +112,7 @@ def _run(arguments: list[str]) -> int:
         command = context.command_path if context is not None else "quantkit"
         return _report(f"{_with_guess(error.format_message())} See {command} --help.", USAGE)
     except (KeyboardInterrupt, typer.Abort):
-        return _report("interrupted; run the same command again to resume", INTERRUPTED)
+        return _interrupted()
     except BrokenPipeError:
         # The reader of the output closed the pipe, as `head` does.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -122,6 +125,10 @@ def _run(arguments: list[str]) -> int:
         return _report(f"the disk cannot be written ({reason(error)}); free space and run again", OutputError.exit_code)
     except Exception as error:  # an unexpected error is reported in one line, too
         return _unexpected(error)
+
+
+def _interrupted() -> int:
+    return _report("interrupted; run the same command again to resume", INTERRUPTED)
 
 
 def _with_guess(message: str) -> str:
@@ -140,9 +147,10 @@ def _unexpected(error: Exception) -> int:
 
 
 def _report(message: str, code: int) -> int:
-    if os.environ.get("QUANTKIT_DEBUG"):
-        traceback.print_exc()
-    session.log(traceback.format_exc())
+    if sys.exc_info()[0] is not None:
+        if os.environ.get("QUANTKIT_DEBUG"):
+            traceback.print_exc()
+        session.log(traceback.format_exc())
     text = " ".join(message.split())
     if not session.events_on_stderr:
         errors.print(f"error: {text}", style="red", markup=False, soft_wrap=True)

@@ -23,6 +23,7 @@ import numpy.typing as npt
 
 from quantkit.data.images import place_of
 from quantkit.data.item import ImageItem
+from quantkit.data.parallel import worker_threads
 from quantkit.engine.tap import TappedSession
 from quantkit.errors import NumericError
 from quantkit.graph.qdq.taps import Taps
@@ -100,9 +101,9 @@ def observe(
         for name, statistics in before.tensors.items():
             totals[name].add(statistics)
     workers = [_Worker(session, tensors, load, batch, fill) for _ in range(threads)]
-    with ThreadPoolExecutor(threads) as pool:
+    with worker_threads(threads) as pool:
         while done < len(images):
-            end = min(_chunk_end(done, rate, threads * batch), next_point(done), len(images))
+            end = min(_chunk_end(done, rate, threads, batch), next_point(done), len(images))
             start_s = time.monotonic()
             _run_chunk(pool, workers, images[:end], extremes, progress, done)
             rate = (end - done) / max(time.monotonic() - start_s, 1e-6)
@@ -112,8 +113,9 @@ def observe(
             yield Chunk(done, at_point, totals, extremes[:done])
 
 
-def _chunk_end(done: int, rate: float, least: int) -> int:
-    return done + max(least, int(rate * CHUNK_SECONDS))
+def _chunk_end(done: int, rate: float, threads: int, batch: int) -> int:
+    """Return where a chunk ends: after whole batches, as a device compiles or chooses its kernels for a shape."""
+    return done + batch * max(threads, int(rate * CHUNK_SECONDS) // batch)
 
 
 def _run_chunk(

@@ -10,6 +10,7 @@ from quantkit.config.pipeline import Pipeline
 from quantkit.data.item import ImageItem
 from quantkit.data.parallel import map_in_order
 from quantkit.data.preprocess import preprocess
+from quantkit.engine.device import CPU, Device
 from quantkit.engine.observe import load_batch
 from quantkit.engine.tap import TappedSession
 from quantkit.evaluation.drift import DriftAccumulator, TensorDrift
@@ -28,7 +29,12 @@ _Run = Callable[[FloatArray], Iterable[tuple[FloatArray, FloatArray]]]
 
 
 def measure_drift(
-    reference: ir.Model, candidate: ir.Model, images: Sequence[ImageItem], pipeline: Pipeline, threads: int = 1
+    reference: ir.Model,
+    candidate: ir.Model,
+    images: Sequence[ImageItem],
+    pipeline: Pipeline,
+    threads: int = 1,
+    device: Device = CPU,
 ) -> tuple[TensorDrift, ...]:
     """Return the accumulated drift of every quantized tensor of the candidate that the reference has, in graph order.
 
@@ -42,6 +48,7 @@ def measure_drift(
         images: the images.
         pipeline: their preprocessing.
         threads: workers.
+        device: where both models run, one image at a time.
     """
     prepared = reference if is_quantized(reference) else prepare(reference).model
     qparams = activation_qparams(candidate)
@@ -51,7 +58,7 @@ def measure_drift(
         return ()
     known = list(pairs)
     sessions = [
-        TappedSession(model, list(dict.fromkeys(taps)), ordered=True)
+        TappedSession(model, list(dict.fromkeys(taps)), ordered=True, device=device)
         for model, taps in zip((prepared, candidate), zip(*pairs.values(), strict=True), strict=True)
     ]
     limits = _limits(prepared, qparams)
@@ -70,7 +77,12 @@ def measure_drift(
 
 
 def measure_local_drift(
-    reference: ir.Model, candidate: ir.Model, images: Sequence[ImageItem], pipeline: Pipeline, threads: int = 1
+    reference: ir.Model,
+    candidate: ir.Model,
+    images: Sequence[ImageItem],
+    pipeline: Pipeline,
+    threads: int = 1,
+    device: Device = CPU,
 ) -> tuple[TensorDrift, ...]:
     """Return the isolated drift of each integer layer of the candidate, in graph order.
 
@@ -86,6 +98,7 @@ def measure_local_drift(
         images: the images.
         pipeline: their preprocessing.
         threads: workers.
+        device: where the layers run, one image at a time.
     """
     if is_quantized(reference):
         return ()
@@ -94,9 +107,8 @@ def measure_local_drift(
     layers = local.layers
     if not layers:
         return ()
-    session = TappedSession(
-        local.model, [name for layer in layers for name in (layer.tensor, layer.alone)], ordered=True
-    )
+    taps = [name for layer in layers for name in (layer.tensor, layer.alone)]
+    session = TappedSession(local.model, taps, ordered=True, device=device)
     limits, batch = _limits(prepared, activation_qparams(candidate)), image_input(prepared).batch
     del prepared, local  # the session has its own copy of the weights
 

@@ -124,8 +124,8 @@ def diagnose_preprocessing(
         return None
     words, other = others[best]
     return (
-        f"the preprocessing seems wrong: of {len(given)} images {given.sum()} are correct as it is set and "
-        f"{tried[best].sum()} with {words}; {_how(other)}"
+        f"the preprocessing seems wrong: of {len(given)} images {given.sum()} are correct with the given preprocessing "
+        f"and {tried[best].sum()} with {words}; {_how(other)}"
     )
 
 

@@ -11,11 +11,13 @@ either.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
+from quantkit.engine.device import CPU, Device
 from quantkit.engine.scores import scores_of, sqnr_by_image_db
 from quantkit.errors import NumericError
 from quantkit.evaluation.predictions import Scores, kind_of_scores, kl_divergence, log_probabilities
@@ -114,14 +116,18 @@ class SelectionMetric:
         prepared: the fp32 model.
         images: ``[N, C, H, W]`` each.
         threads: images run side by side.
+        device: where all models run, fp32 too.
 
     Raises:
         ModelError: the model cannot be run.
+        DeviceError: the device does not run the model.
     """
 
-    def __init__(self, prepared: ir.Model, images: Sequence[Float32Array], *, threads: int) -> None:
-        self._images, self._threads = images, threads
-        self._reference = scores_of(prepared, images, threads=threads)
+    def __init__(
+        self, prepared: ir.Model, images: Sequence[Float32Array], *, threads: int, device: Device = CPU
+    ) -> None:
+        self._prepared, self._images, self._threads, self._device = prepared, images, threads, device
+        self._reference = scores_of(prepared, images, threads=threads, device=device)
 
     def closeness(self, model: ir.Model) -> Closeness:
         """Measure a model.
@@ -144,10 +150,20 @@ class SelectionMetric:
         return closeness(*without_mean_change(self._reference, scores)).distance
 
     def largest_change(self, model: ir.Model) -> float:
-        """Return the largest difference of any score to fp32, as a share of the span of fp32's scores."""
-        span = float(np.ptp(self._reference))
-        change = float(np.abs(self._scores(model) - self._reference).max())
+        """Return the largest difference of any score to fp32, as a share of the span of fp32's scores.
+
+        Both run on the CPU, because a device may compute with reduced precision.
+        """
+        reference = self._cpu_reference
+        span = float(np.ptp(reference))
+        change = float(np.abs(scores_of(model, self._images, threads=self._threads) - reference).max())
         return change / span if span > 0.0 else change
 
+    @cached_property
+    def _cpu_reference(self) -> Float32Array:
+        if self._device.is_cpu:
+            return self._reference
+        return scores_of(self._prepared, self._images, threads=self._threads)
+
     def _scores(self, model: ir.Model) -> Float32Array:
-        return scores_of(model, self._images, threads=self._threads)
+        return scores_of(model, self._images, threads=self._threads, device=self._device)

@@ -8,6 +8,7 @@ from typing import Any
 import onnx_ir as ir
 
 from quantkit.engine.classifier import PreparedClassifier
+from quantkit.engine.device import CPU, Device
 from quantkit.evaluation.selection import SelectionMetric
 from quantkit.progress import NamedProgress, Progress, ProgressCallback
 from quantkit.runs.folder import RunFolder, RunRecord
@@ -38,6 +39,7 @@ class TuningTask:
         builder: builds recipes.
         selection: compares recipes.
         start: the recipe of calibrate.
+        device: where models are observed, compared and evaluated; corrections are fitted on the CPU.
     """
 
     folder: RunFolder
@@ -47,6 +49,7 @@ class TuningTask:
     builder: CandidateBuilder
     selection: SelectionMetric
     start: Recipe
+    device: Device = CPU
 
     @property
     def prepared(self) -> ir.Model:
@@ -55,7 +58,8 @@ class TuningTask:
 
     def depends_on(self) -> dict[str, Any]:
         """Return everything that the trials depend on, except their recipes and the evaluation images."""
-        return {
+        device = {} if self.device.is_cpu else self.device.identity()
+        return device | {
             "model": self.record.model.key,
             "output": self.record.model.output,
             "set": self.record.set.digest,

@@ -3,7 +3,7 @@
 import os
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -15,15 +15,17 @@ from quantkit import __version__
 from quantkit.config.arguments import AnyPath, as_path, require
 from quantkit.config.method import Method, MinMax, Percentile, as_method, method_name
 from quantkit.config.pipeline import Pipeline
+from quantkit.config.settings import Setting, Settings
 from quantkit.data.calibration_set import CalibrationSet
 from quantkit.data.given_set import SetLike, given_set
 from quantkit.data.overlap import digest_of
 from quantkit.data.parallel import map_in_order
 from quantkit.data.preprocess import preprocess
 from quantkit.engine.classifier import ClassifierFile, PreparedClassifier, read_classifier
-from quantkit.engine.device import CPU, Device
+from quantkit.engine.device import CPU, Device, as_device
 from quantkit.engine.inputs import check_arrays, used_pipeline
 from quantkit.engine.observe import Chunk, complete, observe
+from quantkit.engine.placement import DevicePlacement, placement_of
 from quantkit.engine.session import default_threads
 from quantkit.engine.tap import TappedSession
 from quantkit.errors import CalibrationSetError, StatisticsError, UsageError
@@ -37,15 +39,23 @@ from quantkit.numerics import Range
 from quantkit.progress import Progress, as_progress, begun_when_called
 from quantkit.ptq.run_correction import Images
 from quantkit.records import Records
+from quantkit.runs.configuration import with_settings
 from quantkit.runs.folder import RECORD, ModelRecord, RunFolder, RunRecord, SetRecord
-from quantkit.stats.convergence import ConvergencePoint, movement, settling_note
+from quantkit.stats.convergence import ConvergencePoint, movement
 from quantkit.stats.file import Provenance, Statistics, load_statistics, save_statistics, sorted_images
 from quantkit.stats.observed import Observed
 from quantkit.stats.solve import solve_observed
 from quantkit.targets import ORT, Target, as_target
 from quantkit.workflows.backends import Backend, QuantizedRun, after_quantize
 from quantkit.workflows.presets import PresetSource, load_preset
-from quantkit.workflows.quantize import Quantized, QuantizeOptions, check_loads, int8_name, quantize_prepared
+from quantkit.workflows.quantize import (
+    Quantized,
+    QuantizeOptions,
+    check_loads,
+    int8_name,
+    quantize_prepared,
+    replaced_notes,
+)
 
 
 @dataclass(frozen=True)
@@ -122,7 +132,7 @@ def calibrate(
     until_stable: float | None = None,
     fresh: bool = False,
     require_coverage: float | None = None,
-    device: Device = CPU,
+    device: Device | str = CPU,
     threads: int | None = None,
     progress: Progress | None = None,
 ) -> Calibration:
@@ -148,7 +158,8 @@ def calibrate(
             points; None for all images.
         fresh: ignore cached statistics, and replace a run of another model, set or preprocessing.
         require_coverage: minimum percentage of the multiply-adds in int8; None for no requirement.
-        device: device and batch size of the pass; biases are corrected on the CPU.
+        device: device and batch size of the pass: a `quantkit.Device`, or a name such as ``cuda:1``. Biases are
+            corrected on the CPU, layer by layer, with its integer kernels.
         threads: number of worker threads; one per processor by default.
         progress: receives the progress.
 
@@ -174,7 +185,7 @@ def calibrate(
     """
     method, target, run = as_method(method), as_target(target), as_path(run, "run")
     options = require(QuantizeOptions, options or QuantizeOptions(), "options")
-    progress, device = as_progress(progress), device.resolved()
+    progress, device = as_progress(progress), as_device(device).resolved()
     pipeline = None if pipeline is None else load_preset(pipeline)
     subject = _read_subject(as_path(model, "model"), output, inputs)
     if pipeline is not None:
@@ -205,9 +216,12 @@ def calibrate(
         if before is not None:
             kept = {} if replaced else before.quantized
             record = record.model_copy(update={"quantized": kept, "backends": before.backends})
-        configuration = _configuration(method, target, options, until_stable, require_coverage)
-        record = record.model_copy(update={"configuration": configuration})
-        folder.write(record)
+        if before is not None and not replaced:
+            record = record.model_copy(update={"configuration": before.configuration})
+        observed_on = _observed_on(observer.placement, statistics, before)
+        record = record.model_copy(update={"observed_on": observed_on})
+        settings = _settings(method, target, options, until_stable, require_coverage)
+        folder.write(with_settings(record, "calibrate", settings))
         quantized = quantize_prepared(
             folder,
             subject.prepared,
@@ -222,25 +236,25 @@ def calibrate(
         changed = QuantizedRun(folder=folder, target=target, prepared=subject.prepared.model, calibration_set=chosen)
         backend = after_quantize(changed, backends)
     files = (folder.statistics, *quantized.files, *backend.files)
-    unsettled = settling_note(
-        statistics.convergence, len(statistics.images), method_name(method), subject.record.classes
-    )
-    settling = () if unsettled is None else (unsettled,)
-    notes = (*settling, *quantized.notes, *backend.notes)
+    placed = observer.placement
+    ran_on = () if placed is None or device.is_cpu else (f"the pass ran on {placed.describe()}",)
+    changed_notes = () if before is None else replaced_notes(before, quantized.name, folder)
+    notes = (*ran_on, *changed_notes, *quantized.notes, *backend.notes)
     return Calibration(run, quantized, statistics, elapsed_s, reused, files, notes)
 
 
-def _configuration(
+def _settings(
     method: Method, target: Target, options: QuantizeOptions, until_stable: float | None, require_coverage: float | None
-) -> dict[str, Any]:
-    """Return the settings of a calibration that ``run.json`` records nowhere else, as JSON values."""
-    return {
-        "method": {"name": method_name(method), **asdict(method)},
-        "target": target.name,
-        "options": asdict(options),
-        "until_stable": until_stable,
-        "require_coverage": require_coverage,
-    }
+) -> dict[str, Setting]:
+    """Return the settings of a calibration that ``run.json`` records nowhere else."""
+    settings = Settings()
+    settings.add("method", method)
+    settings.add("target", target.name)
+    for name, value in asdict(options).items():
+        settings.add(name.replace("_", " "), value)
+    settings.add("until stable", until_stable)
+    settings.add("require coverage", require_coverage)
+    return settings.by_name
 
 
 def _read_subject(path: Path, output: str | None, inputs: Mapping[str, Any] | None) -> _CalibratedModel:
@@ -355,8 +369,23 @@ def _record(
     )
 
 
+def _observed_on(placement: DevicePlacement | None, statistics: Statistics, before: RunRecord | None) -> dict[str, Any]:
+    """Return where the pass ran: this one, or the one before whose statistics are used again."""
+    made = statistics.provenance
+    if placement is not None:
+        return placement.to_json()
+    if before is not None and before.observed_on:
+        return before.observed_on
+    device = Device.parse(made.device.partition(" ")[0])
+    return replace(placement_of(None, device), onnxruntime=made.onnxruntime).to_json()
+
+
 class _Pass:
-    """One pass over a set: its checkpoint and its results."""
+    """One pass over a set: its checkpoint and its results.
+
+    Attributes:
+        placement: execution providers of the model; None before the pass.
+    """
 
     def __init__(
         self,
@@ -374,6 +403,7 @@ class _Pass:
         self._subject, self._chosen, self._pipeline, self._folder = subject, chosen, pipeline, folder
         self._target, self._keep_outliers, self._progress = target, keep_outliers, progress
         self._device, self._threads = device, threads or default_threads()
+        self.placement: DevicePlacement | None = None
         # Convergence is tracked for the method in use, and for the two that are cheap to solve.
         self._methods: dict[str, Method] = {"minmax": MinMax(), "percentile": Percentile(), method_name(method): method}
         self._wanted = method_name(method)
@@ -405,6 +435,7 @@ class _Pass:
             self._ranges = _ranges_from_json(extra.get("ranges", {}))
             self._progress.message(f"resuming after {len(begun.images)} images")
         session = TappedSession(self._subject.prepared.model, tapped, device=self._device)
+        self.placement = session.placement
         fixed = self._subject.file.signature.image.batch
         chunks = observe(
             session,

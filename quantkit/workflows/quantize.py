@@ -30,6 +30,8 @@ from quantkit.records import Records
 from quantkit.runs.folder import FP32, INT8, RANGES, QuantizedRecord, RunFolder, RunRecord
 from quantkit.runs.inputs import calibrated, open_input_shape
 from quantkit.runs.outliers import outlier_note
+from quantkit.stats.convergence import settling_note
+from quantkit.stats.cut_ranges import cut_range_notes
 from quantkit.stats.file import Statistics
 from quantkit.stats.solve import solve_observed
 from quantkit.targets import ORT, Target, as_target
@@ -206,7 +208,7 @@ def quantize(
         backend = after_quantize(
             QuantizedRun(folder=folder, target=target, prepared=prepared.model, calibration_set=chosen)
         )
-    replaced = _replaced(record, name, folder)
+    replaced = replaced_notes(record, name, folder)
     return replace(done, notes=(*replaced, *done.notes, *backend.notes), files=(*done.files, *backend.files))
 
 
@@ -241,7 +243,11 @@ def quantize_prepared(
     open_session(path)  # a model that onnxruntime cannot load is not a result
     table = folder.path / (RANGES if name == INT8 else f"{name}.{RANGES}")
     write_text(table, ranges_csv(ranges, made, statistics))
-    notes: list[str] = [*prepared.notes, *notes_of(int8), *corrected.notes]
+    classes = folder.read().model.classes
+    unsettled = settling_note(statistics.convergence, len(statistics.images), method_name(method), classes)
+    notes: list[str] = [*([] if unsettled is None else [unsettled]), *prepared.notes, *notes_of(int8)]
+    notes += corrected.notes
+    notes += cut_range_notes(statistics, ranges, method, chosen, keep_outliers=options.keep_outliers)
     if not options.keep_outliers:
         at_hand = None if images is None else images.chosen
         note = outlier_note(statistics, method, chosen, folder.read(), at_hand)
@@ -275,11 +281,13 @@ def variant_name(record: RunRecord, method: Method, target: Target) -> str:
     return name if made is None or made.method == method_name(method) else f"{name}-{method_name(method)}"
 
 
-def _replaced(before: RunRecord, name: str, folder: RunFolder) -> tuple[str, ...]:
-    """Return a note if a model with other options was replaced."""
+def replaced_notes(before: RunRecord, name: str, folder: RunFolder) -> tuple[str, ...]:
+    """Return a note if a model of another method or with other options was replaced."""
     old, new = before.quantized.get(name), folder.read().quantized[name]
-    if old is None or old.options == new.options:
+    if old is None or (old.method, old.options) == (new.method, new.options):
         return ()
+    if old.method != new.method:
+        return (f"{name} was replaced: method {old.method} -> {new.method}",)
     changed = sorted(key for key in {*old.options, *new.options} if old.options.get(key) != new.options.get(key))
     words = ", ".join(
         f"{key} {old.options.get(key, 'default')} -> {new.options.get(key, 'default')}" for key in changed

@@ -8,14 +8,15 @@ from typing import Any, Literal
 from quantkit.config.method import Method, parse_method
 from quantkit.config.pipeline import Pipeline
 from quantkit.config.project import PROJECT_FILE, Project
+from quantkit.config.settings import RUN, Settings
 from quantkit.data.build_set import build_calibration_set
 from quantkit.data.calibration_set import CalibrationSet
 from quantkit.data.sources.open import ImagesLike
 from quantkit.errors import UsageError
+from quantkit.files import user_cache_folder
 from quantkit.graph.fixed_inputs import parse_inputs
 from quantkit.progress import Progress
 from quantkit.runs.cache import FOLDER as CACHE
-from quantkit.runs.cache import user_cache_folder
 from quantkit.runs.folder import RECORD, RunFolder
 from quantkit.targets import Target, parse_target
 from quantkit.workflows.backends import Backend, backends_from
@@ -223,7 +224,7 @@ def comparison_settings(
     """
     project = load_project(folder)
     pipeline = choose_pipeline(preset, project, exif) if preset is not None else None
-    only_files = all(model.endswith(".onnx") for model in models)
+    only_files = all(model.endswith(".onnx") or "=" in model for model in models)
     if run is None and only_files:
         pipeline = pipeline or choose_pipeline(None, project, exif)
     if run is None and not (only_files and pipeline is not None):
@@ -308,6 +309,38 @@ def evaluation_settings(
     _check_exif(exif, pipeline)
     shared = _completed(project, run, images, labels, names, pipeline, output, inputs)
     return EvaluationSettings(**vars(shared), cache=_cache_folder(run, Path(model), project, folder))
+
+
+def settings_of_evaluation(
+    settings: ComparisonSettings,
+    *,
+    run: Path | None,
+    images: ImagesLike | None,
+    labels: Path | None,
+    preset: str | None,
+) -> Settings:
+    """Return the settings of an evaluation or a comparison, each with its source.
+
+    Args:
+        settings: merged.
+        run: as the command line gave it, and so on.
+        images: evaluation images.
+        labels: their label file.
+        preset: preprocessing.
+    """
+    merged = Settings(load_project(Path()))
+    record = None if settings.run is None else RunFolder(settings.run).read()
+    merged.add("run", settings.run, given=run, key="run")
+    of_set = None if record is None or not record.set.path else f"where those of {record.set.path} are, without them"
+    if settings.images is None:
+        merged.add("images", of_set, otherwise=RUN)
+    else:
+        merged.add("images", str(settings.images), given=images, key="images")
+    merged.add("labels", settings.labels, given=labels, key="labels")
+    merged.add_preprocessing(settings.pipeline, preset, None if record is None else record.pipeline)
+    merged.add("output", settings.output, key="output")
+    merged.add("inputs", settings.inputs, key="inputs")
+    return merged
 
 
 def _check_exif(exif: bool | None, pipeline: Pipeline | None) -> None:

@@ -18,6 +18,8 @@ from quantkit.data.overlap import digest_of
 from quantkit.data.parallel import map_in_order
 from quantkit.data.source import ImageSource
 from quantkit.data.sources.open import ImagesLike
+from quantkit.engine.device import CPU, Device, as_device
+from quantkit.engine.scores import placement
 from quantkit.engine.session import default_threads
 from quantkit.errors import CalibrationSetError, UsageError
 from quantkit.evaluation.images import check_labels, evaluation_images, limited
@@ -58,11 +60,13 @@ class _Network:
     options: QuantizeOptions
     corrected: Correction
     outliers: tuple[str, ...]
+    device: Device
 
     @property
     def depends_on(self) -> dict[str, Any]:
         """Everything except the images that the scores of its models depend on."""
-        return {
+        device = {} if self.device.is_cpu else self.device.identity()
+        return device | {
             "model": self.record.model.key,
             "output": self.record.model.output,
             "pipeline": self.record.pipeline.model_dump(mode="json"),
@@ -103,6 +107,7 @@ def sensitivity(
     labels: AnyPath | None = None,
     names: AnyPath | None = None,
     exclude: AnyPath | CalibrationSet | None = None,
+    device: Device | str = CPU,
     threads: int | None = None,
     progress: Progress | None = None,
 ) -> Sensitivity:
@@ -127,6 +132,8 @@ def sensitivity(
         labels: their label file.
         names: class names, one per line.
         exclude: calibration set whose images are left out.
+        device: device of all models, fp32 included: a `quantkit.Device`, or a name such as ``cuda:1``. Bias correction
+            is estimated on the CPU.
         threads: number of images run in parallel; one per processor by default.
         progress: receives the progress.
 
@@ -134,6 +141,7 @@ def sensitivity(
         UsageError: this is not a run folder, or an option cannot be honoured.
         ProvenanceError: model or statistics are not those of the run.
         ModelError: the model cannot be quantized or run.
+        DeviceError: the device is missing, or does not run a model.
         CalibrationSetError: the calibration images are missing, or there are no evaluation images.
         LabelError: labels are missing, malformed or out of range for the model.
         ImageError: an image cannot be decoded.
@@ -152,7 +160,7 @@ def sensitivity(
         raise UsageError(f"{count} images are too few", where="--images", fix="use a few dozen")
     if by not in get_args(By):
         raise UsageError(f"there is no order {by!r}", where="by", fix=f"choose one of {', '.join(get_args(By))}")
-    method, target = as_method(method), as_target(target)
+    method, target, device = as_method(method), as_target(target), as_device(device).resolved()
     options = require(QuantizeOptions, options or QuantizeOptions(), "options")
     folder = RunFolder(as_path(run, "run"))
     record = folder.read()
@@ -164,17 +172,19 @@ def sensitivity(
             raise UsageError("labelled images need --by accuracy", where="--images", fix="add --by accuracy")
         chosen, warnings = None, []
     with folder.locked():
-        network = _network(folder, record, method, target, options)
+        network = _network(folder, record, method, target, options, device)
         chosen = chosen or _calibration_images(record, count or IMAGES, network.outliers, calibration_set)
         count_layers = as_progress(progress).task("measuring layers", "layers")
         cost = _measure(folder, network, chosen, threads or default_threads(), count_layers)
-        result = _result(cost, chosen, network, method, by, (*network.corrected.notes, *warnings))
+        # Without `auto`, a device runs all layers or none.
+        ran_on = (f"fp32 runs on {placement(network.prepared.model, device).describe()}",) if device.fallback else ()
+        result = _result(cost, chosen, network, method, by, (*network.corrected.notes, *ran_on, *warnings))
         keep_sensitivity(folder, record, result)
     return result
 
 
 def _network(
-    folder: RunFolder, record: RunRecord, method: Method, target: Target, options: QuantizeOptions
+    folder: RunFolder, record: RunRecord, method: Method, target: Target, options: QuantizeOptions, device: Device
 ) -> _Network:
     prepared, statistics = calibrated(folder, record)
     chosen, left_out = options.target(target), options.plan_options()
@@ -187,7 +197,7 @@ def _network(
         corrected = correction(folder, prepared, made, left_out, observed, None)
     # An outlier image would dominate every figure.
     outliers = () if options.keep_outliers else statistics.outlier_images
-    return _Network(record, prepared, chosen, ranges, options, corrected, outliers)
+    return _Network(record, prepared, chosen, ranges, options, corrected, outliers, device)
 
 
 def _calibration_images(record: RunRecord, count: int, outliers: tuple[str, ...], given: SetLike | None) -> _Images:
@@ -254,6 +264,7 @@ def _measure_lot(
             left_out=network.options.plan_options(),
             bias_shift=network.corrected.shifts,
             threads=threads,
+            device=network.device,
             known=cache.layers,
             found=cache.add,
             progress=progress,
@@ -295,6 +306,7 @@ def _result(
         by=by,
         images=len(chosen.items),
         source=chosen.source,
+        device=network.device.describe(),
         macs=cost.macs,
         top1=reference,
         whole=figures(cost.whole, 1.0),

@@ -8,6 +8,7 @@ from typing import Any, Self
 from quantkit.data.calibration_set import CalibrationSet
 from quantkit.errors import QuantkitError
 from quantkit.files import write_text
+from quantkit.notes import as_note
 from quantkit.runs.folder import RunFolder, RunRecord
 from quantkit.runs.location import set_of_run
 from quantkit.runs.outliers import set_without_outliers
@@ -83,7 +84,7 @@ class VaccBackend:
             files += [] if vdsp is None else [vdsp]
         else:
             notes = []  # the file contains them as comments
-        named = [f"{path.name}: {note}" for note in notes]
+        named = [as_note(note).with_prefix(f"{path.name}: ") for note in notes]
         warning = card_warning(record.pipeline) if run.target.name == VACC.name else None
         return BackendFiles(tuple(files), (*named, *([] if warning is None else [warning])))
 
@@ -94,8 +95,9 @@ class VaccBackend:
         build = build_rewritten(folder, record, checkpoint, tuned.method, tuned.plan, self.options)
         path = folder.path / TUNED_BUILD_FILE
         write_text(path, build.text)
+        named = [as_note(note).with_prefix(f"{path.name}: ") for note in build.notes]
         warning = card_warning(record.pipeline)
-        return BackendFiles((path,), (*build.notes, *([] if warning is None else [warning])))
+        return BackendFiles((path,), (*named, *([] if warning is None else [warning])))
 
     def tune_limits(self, budget: FloatBudget) -> FloatBudget:
         """Allow convolutions only, the operators of ``skip_conv_layers``, and few of them."""

@@ -215,7 +215,7 @@ def test_card_answers_of_one_file_name_in_two_classes_are_not_mixed_up(tmp_path:
     (tmp_path / "list.txt").write_text("/npz/0/a.npz\n/npz/1/a.npz\n")
     for name in ("cat", "dog"):
         picture(tmp_path / "own" / name / "a.png")
-    answers = DeviceResults(tmp_path / "out", tmp_path / "list.txt")
+    answers = DeviceResults("card", tmp_path / "out", tmp_path / "list.txt")
     with pytest.raises(VendorFileError, match="the card has no result for 2 of 2 images"):
         answers.check(find_labelled_images(tmp_path / "own"))
 
