@@ -254,6 +254,9 @@ def evaluate_models(
     if latency and onnx:
         measured = time_in_turn(classifiers, preprocess(found.items[0], pipeline)[None])
         times = {subject.name: time for subject, time in zip(onnx, measured, strict=True)}
+    placements = {subject.name: one.placement for subject, one in zip(onnx, classifiers, strict=True)}
+    notes = _notes(onnx, classifiers)
+    del classifiers, answers_to_images  # their sessions hold the weights, and drift opens sessions of its own
     every = max(1, len(found.names) // drift_images) if drift_images else 1
     sample = found.items[::every][:drift_images]
     rescaled = [subject.name for subject in subjects if _is_rescaled(subject, folder, record)]
@@ -267,7 +270,6 @@ def evaluate_models(
         warnings += [
             f"{name}: tune shifted or rescaled its channels, so its drift is not measured" for name in rescaled
         ]
-    placements = {subject.name: one.placement for subject, one in zip(onnx, classifiers, strict=True)}
     answers = tuple(
         EvaluatedModel(
             name=subject.name,
@@ -283,7 +285,7 @@ def evaluate_models(
         for index, (subject, (tensors, layers)) in enumerate(zip(subjects, drifts, strict=True))
     )
     comparison = compare_models(answers, warnings=warnings)
-    return Evaluation(comparison, reference, answers, found, pipeline, run, _notes(onnx, classifiers))
+    return Evaluation(comparison, reference, answers, found, pipeline, run, notes)
 
 
 _Candidate = ComparedModel | DeviceResults
