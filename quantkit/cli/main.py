@@ -27,6 +27,7 @@ COMMAND_MODULES: tuple[str, ...] = (
     "quantkit.cli.inspect",
     "quantkit.cli.init",
     "quantkit.cli.preset",
+    "quantkit.cli.preprocess",
     "quantkit.cli.calib_set",
     "quantkit.cli.calibrate",
     "quantkit.cli.quantize",

@@ -20,6 +20,7 @@ from quantkit.data.given_set import SetLike, given_set
 from quantkit.data.overlap import digest_of
 from quantkit.data.parallel import map_in_order
 from quantkit.data.preprocess import preprocess
+from quantkit.data.source import ImageSource
 from quantkit.engine.classifier import ClassifierFile, PreparedClassifier, read_classifier
 from quantkit.engine.device import CPU, Device
 from quantkit.engine.inputs import check_arrays, used_pipeline
@@ -44,6 +45,7 @@ from quantkit.stats.observed import Observed
 from quantkit.stats.solve import solve_observed
 from quantkit.targets import ORT, Target, as_target
 from quantkit.workflows.backends import Backend, QuantizedRun, after_quantize
+from quantkit.workflows.preprocessing_note import guess_command, preprocessing_note
 from quantkit.workflows.presets import PresetSource, load_preset
 from quantkit.workflows.quantize import Quantized, QuantizeOptions, check_loads, int8_name, quantize_prepared
 
@@ -122,6 +124,7 @@ def calibrate(
     until_stable: float | None = None,
     fresh: bool = False,
     require_coverage: float | None = None,
+    check_preprocessing: bool = True,
     device: Device = CPU,
     threads: int | None = None,
     progress: Progress | None = None,
@@ -148,6 +151,8 @@ def calibrate(
             the next; None for all images.
         fresh: ignore cached statistics, and replace a run of another model, set or preprocessing.
         require_coverage: least percent of the multiply-adds that must be int8; None requires nothing.
+        check_preprocessing: where the set has labels, try other scalings and channel orders on some of its images, and
+            note where one is better beyond chance.
         device: where the pass runs, and how many images at a time; biases are corrected on the CPU.
         threads: workers; as many as there are processors when absent.
         progress: receives the progress.
@@ -194,6 +199,20 @@ def calibrate(
         observer = _Pass(
             subject, chosen, pipeline, folder, method, target, options.keep_outliers, device, threads, progress
         )
+        other = None
+        if check_preprocessing and chosen.labels is not None:
+            other = preprocessing_note(
+                subject.file,
+                ImageSource(chosen.root, chosen.items, labels=chosen.labels, array_shape=chosen.array_shape),
+                pipeline,
+                guess_command(subject.file.path, run=run),
+                device=device,
+                cache=folder.cache,
+                threads=threads or default_threads(),
+                progress=progress,
+            )
+            if other is not None:
+                progress.message(other)  # before a pass that may take hours
         statistics = None if fresh else observer.finished(until_stable)
         reused, elapsed_s = statistics is not None, 0.0
         if statistics is None:
@@ -226,7 +245,7 @@ def calibrate(
         statistics.convergence, len(statistics.images), method_name(method), subject.record.classes
     )
     settling = () if unsettled is None else (unsettled,)
-    notes = (*settling, *quantized.notes, *backend.notes)
+    notes = (*([] if other is None else [other]), *settling, *quantized.notes, *backend.notes)
     return Calibration(run, quantized, statistics, elapsed_s, reused, files, notes)
 
 

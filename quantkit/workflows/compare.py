@@ -27,14 +27,14 @@ from quantkit.evaluation.images import check_labels, evaluation_images, limited
 from quantkit.evaluation.measure_drift import measure_drift, measure_local_drift
 from quantkit.evaluation.paired import Interval
 from quantkit.evaluation.predictions import Collector
-from quantkit.evaluation.preprocessing_diagnosis import diagnose_preprocessing
 from quantkit.evaluation.result import Comparison, EvaluatedModel, compare_models
 from quantkit.graph.model import model_digest, model_files
 from quantkit.progress import Progress, ProgressCallback, as_progress
-from quantkit.runs.cache import ResultCache
+from quantkit.runs.cache import ResultCache, user_cache_folder
 from quantkit.runs.folder import RunFolder, RunRecord
 from quantkit.runs.inputs import read_scored
 from quantkit.runs.score_cache import cached_scores, predict_cached, scores_key
+from quantkit.workflows.preprocessing_note import guess_command, preprocessing_note
 from quantkit.workflows.presets import PresetSource, load_preset
 from quantkit.workflows.vacc.device_results import DeviceResults, card_answers, other_preprocessing
 
@@ -119,6 +119,7 @@ def compare(
     datalist: AnyPath | None = None,
     output: str | None = None,
     inputs: Mapping[str, Any] | None = None,
+    check_preprocessing: bool = True,
     threads: int | None = None,
     progress: Progress | None = None,
 ) -> Comparison:
@@ -150,6 +151,7 @@ def compare(
         datalist=datalist,
         output=output,
         inputs=inputs,
+        check_preprocessing=check_preprocessing,
         threads=threads,
         progress=progress,
     ).comparison
@@ -170,6 +172,7 @@ def evaluate_models(
     datalist: AnyPath | None = None,
     output: str | None = None,
     inputs: Mapping[str, Any] | None = None,
+    check_preprocessing: bool = True,
     device: Device = CPU,
     threads: int | None = None,
     progress: Progress | None = None,
@@ -194,6 +197,8 @@ def evaluate_models(
         datalist: of the card's results.
         output: name of the output that holds the class scores; absent, the run's, or found.
         inputs: values of the inputs beside the image, by name; absent, the run's.
+        check_preprocessing: try other scalings and channel orders on some of the images with the reference, and warn
+            where one is better beyond chance.
         device: where the models run, and how many images at a time; drift is measured on the CPU.
         threads: workers; as many as there are processors when absent.
         progress: receives the progress.
@@ -230,7 +235,7 @@ def evaluate_models(
     _require_distinct(given, subjects)
     preprocessing = load_preset(pipeline) if pipeline is not None else record.pipeline if record is not None else None
     found, warnings = evaluation_images(images, labels, names, exclude, record)
-    pipeline = used_pipeline(preprocessing, found.array_shape)
+    given_pipeline, pipeline = pipeline, used_pipeline(preprocessing, found.array_shape)
     if datalist is not None and (other := other_preprocessing(datalist, pipeline)) is not None:
         warnings.append(other)
     found = limited(found, limit)
@@ -241,15 +246,19 @@ def evaluate_models(
     classifiers = [Classifier(subject.file, device) for subject in onnx]
     with _answers(onnx, classifiers, found, pipeline, threads, run) as answers_to_images:
         collector = _collect(subjects, answers_to_images, found, as_progress(progress).task("comparing", "images"))
-    diagnosis = diagnose_preprocessing(
-        classifiers[0],
-        found,
-        pipeline,
-        collector.predictions(0),
-        cache=_cache_of(run),
-        threads=threads,
-    )
-    warnings += [] if diagnosis is None else [f"{reference.name}: {diagnosis}"]
+    if check_preprocessing:
+        note = preprocessing_note(
+            reference.file,
+            found,
+            pipeline,
+            guess_command(reference.path, run=run, images=images, labels=labels, pipeline=given_pipeline),
+            predictions=collector.predictions(0),
+            classifier=classifiers[0],
+            cache=_cache_of(run) or ResultCache(user_cache_folder()),
+            threads=threads,
+            progress=as_progress(progress),
+        )
+        warnings += [] if note is None else [f"{reference.name}: {note}"]
     times: dict[str, Latency] = {}
     if latency:
         measured = time_in_turn(classifiers, preprocess(found.items[0], pipeline)[None])

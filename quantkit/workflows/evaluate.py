@@ -26,7 +26,6 @@ from quantkit.evaluation.label_diagnosis import diagnose_labels
 from quantkit.evaluation.paired import Interval, wilson_interval
 from quantkit.evaluation.predictions import TOP, Collector, Predictions, Scores, kind_of_scores
 from quantkit.evaluation.predictions_file import Origin
-from quantkit.evaluation.preprocessing_diagnosis import diagnose_preprocessing
 from quantkit.files import sha256_json
 from quantkit.graph.model import model_digest
 from quantkit.progress import Progress, ProgressCallback, as_progress
@@ -36,6 +35,7 @@ from quantkit.runs.cache import ResultCache, user_cache_folder
 from quantkit.runs.folder import RunFolder
 from quantkit.runs.inputs import read_scored
 from quantkit.runs.score_cache import ScoreCache, cached_scores, predict_cached, scores_key
+from quantkit.workflows.preprocessing_note import guess_command, preprocessing_note
 from quantkit.workflows.presets import PresetSource, load_preset
 
 # What may stand between a softmax and the output of a model without changing its kind.
@@ -155,6 +155,7 @@ def evaluate(
     cache: AnyPath | None = None,
     output: str | None = None,
     inputs: Mapping[str, Any] | None = None,
+    check_preprocessing: bool = True,
     device: Device = CPU,
     threads: int | None = None,
     progress: Progress | None = None,
@@ -179,6 +180,8 @@ def evaluate(
         cache: folder for cached results; absent, that of the run, or the user's cache folder.
         output: name of the output that holds the class scores; absent, the run's, or found.
         inputs: values of the inputs beside the image, by name; absent, the run's.
+        check_preprocessing: try other scalings and channel orders on some of the images, and warn where one is better
+            beyond chance.
         device: where the model runs, and how many images at a time.
         threads: workers; as many as there are processors when absent.
         progress: receives the progress.
@@ -216,7 +219,7 @@ def evaluate(
     preprocessing = load_preset(pipeline) if pipeline is not None else record.pipeline if record is not None else None
     file = read_scored(path, record, output, inputs)
     found, doubts = evaluation_images(images, labels, names, exclude, record)
-    pipeline = used_pipeline(preprocessing, found.array_shape)
+    given_pipeline, pipeline = pipeline, used_pipeline(preprocessing, found.array_shape)
     found = limited(found, limit)
     # Before the work: the model takes what the pipeline gives, and has a class for every label.
     file.check(pipeline)
@@ -244,7 +247,19 @@ def evaluate(
         shards=() if shard is None or shard[1] == 1 else (shard,),
         device=device.describe(),
     )
-    other = diagnose_preprocessing(classifier, part, pipeline, predictions, cache=results, threads=threads)
+    other = None
+    if check_preprocessing:
+        other = preprocessing_note(
+            file,
+            part,
+            pipeline,
+            guess_command(path, run=run, images=images, labels=labels, pipeline=given_pipeline),
+            predictions=predictions,
+            classifier=classifier,
+            cache=results,
+            threads=threads,
+            progress=as_progress(progress),
+        )
     warnings = (*doubts, *(diagnosis for diagnosis in (diagnose_labels(predictions), other) if diagnosis is not None))
     notes = (*file.signature.notes, *classifier.notes)
     return ModelEvaluation(name, predictions, origin, before, elapsed_s, warnings, file.signature.scores.name, notes)

@@ -11,11 +11,10 @@ import pytest
 from onnx import numpy_helper
 from PIL import Image
 
-from quantkit.config.pipeline import IMAGENET_MEAN, IMAGENET_STD, PRESETS, Decode, Normalize, Pipeline, Resize, ToTensor
+from quantkit.config.pipeline import IMAGENET_MEAN, IMAGENET_STD, Decode, Normalize, Pipeline, ToTensor
 from quantkit.data.preprocess import preprocess
 from quantkit.engine.classifier import read_classifier
 from quantkit.engine.predict import Classifier
-from quantkit.evaluation.preprocessing_diagnosis import alternatives
 from quantkit.workflows.compare import compare
 from quantkit.workflows.evaluate import evaluate
 
@@ -117,15 +116,3 @@ def test_a_poor_model_is_not_blamed_on_its_preprocessing(tmp_path: Path) -> None
         cache=tmp_path / "keep",
     ).warnings
     assert not [warning for warning in said if "preprocessing seems" in warning]
-
-
-def test_alternatives_keep_the_geometry_and_leave_out_what_is_given() -> None:
-    resize = Resize(size=(8, 8))
-    found = dict(alternatives(Pipeline(ops=(Decode(), resize, ToTensor(), IMAGENET))))
-    assert "ImageNet's mean and std" not in found
-    assert all(resize in pipeline.ops for pipeline in found.values())
-    assert found["colours in the order BGR"].ops[-1] == IMAGENET
-    bgr = dict(alternatives(Pipeline(ops=(Decode(), resize, ToTensor()))))["ImageNet's mean and std in the order BGR"]
-    assert bgr.ops[-1] == Normalize(mean=IMAGENET_MEAN[::-1], std=IMAGENET_STD[::-1])
-    grey = dict(alternatives(PRESETS["digits"]))
-    assert set(grey) == {"pixels from 0 to 255", "pixels from 0 to 1"}
