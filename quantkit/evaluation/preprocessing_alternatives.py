@@ -127,6 +127,10 @@ def value_alternatives(pipeline: Pipeline, *, near: bool = False) -> Iterator[Al
         other = _scaled(pipeline, scaling)
         if np.abs(value_tables(other) - given).max() > tolerance:
             yield Alternative(Dimension.SCALING, scaling.words, other)
+    known = _known_normalization(pipeline) if near else None
+    if known is not None and known.normalize(pipeline.decode) == pipeline.ops[-1] != _reversed(pipeline).ops[-1]:
+        # Trained on OpenCV's BGR images with the numbers of red, green and blue as they are listed: a common mistake.
+        yield Alternative(Dimension.SCALING, f"{known.words} in the reverse order", _reversed(pipeline))
 
 
 def geometry_alternatives(pipeline: Pipeline) -> Iterator[Alternative]:
@@ -195,6 +199,12 @@ def _scaled(pipeline: Pipeline, scaling: Scaling) -> Pipeline:
     normalize = scaling.normalize(pipeline.decode)
     before = [op for op in pipeline.ops if not isinstance(op, ToTensor | Normalize)]
     return Pipeline(ops=(*before, ToTensor(divisor=scaling.divisor), *(() if normalize is None else (normalize,))))
+
+
+def _reversed(pipeline: Pipeline) -> Pipeline:
+    """Return the pipeline with mean and std in the other order, and the channels as they are."""
+    ops = (Normalize(mean=op.mean[::-1], std=op.std[::-1]) if isinstance(op, Normalize) else op for op in pipeline.ops)
+    return Pipeline(ops=tuple(ops))
 
 
 def _swapped(pipeline: Pipeline) -> Pipeline:

@@ -15,7 +15,7 @@ from quantkit.engine.classifier import ClassifierFile
 from quantkit.engine.device import CPU, Device
 from quantkit.engine.predict import Classifier, answer_in_batches
 from quantkit.errors import OutputError, UsageError
-from quantkit.evaluation.predictions import kind_of_scores
+from quantkit.evaluation.predictions import Scores, kind_of_scores
 from quantkit.evaluation.preprocessing_alternatives import geometry_key
 from quantkit.evaluation.preprocessing_evidence import Answers
 from quantkit.graph.model import model_digest
@@ -62,6 +62,7 @@ class AnswersByPipeline:
         self._file, self._sample, self._cache, self._threads = file, sample, cache, threads
         self._device = device if classifier is None else classifier.device
         self._given, self._progress = classifier, progress
+        self._kind: Scores | None = None
         self._scores: dict[Pipeline, list[Float32Array | None]] = {}
         self._decoded: OrderedDict[tuple[PipelineOp, ...], DecodedImages] = OrderedDict()
 
@@ -81,7 +82,10 @@ class AnswersByPipeline:
             self._compute(pipeline, rows, missing)
         scores = np.concatenate([row for row in rows[:count] if row is not None])
         labels = self._sample.labels
-        return Answers.of(scores, kind_of_scores(scores), None if labels is None else labels[:count])
+        if self._kind is None:  # told from the first pipeline, the one given
+            finite = scores[np.isfinite(scores).all(axis=1)]
+            self._kind = kind_of_scores(finite) if len(finite) else Scores.LOGITS
+        return Answers.of(scores, self._kind, None if labels is None else labels[:count])
 
     @cached_property
     def _classifier(self) -> Classifier:

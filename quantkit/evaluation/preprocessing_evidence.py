@@ -12,6 +12,7 @@ confident, and of different classes for different images. Two things would misle
 
 import math
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Literal
 
 import numpy as np
@@ -134,7 +135,7 @@ def contrast(reference: Answers, other: Answers) -> Contrast:
         gained = other.log_likelihood - reference.log_likelihood
         outcomes = PairedOutcomes.of(reference.correct, other.correct)
         values = _PERCENT * reference.correct.mean(), _PERCENT * other.correct.mean()
-        ci95, p = score_interval(outcomes).scaled(_PERCENT), mcnemar_exact(outcomes)
+        ci95, p = score_interval(outcomes).scaled(_PERCENT), _mcnemar(outcomes.lost, outcomes.gained)
     return Contrast(
         images=len(reference),
         reference=float(values[0]),
@@ -173,7 +174,13 @@ def information(*answers: Answers) -> list[Float64Array]:
 
 def least_p(images: int, gained: int) -> float:
     """Return McNemar's p where so many images are gained and none is lost."""
-    return mcnemar_exact(PairedOutcomes(images, 0, gained))
+    return _mcnemar(0, min(gained, images))
+
+
+@lru_cache(maxsize=4096)
+def _mcnemar(lost: int, gained: int) -> float:
+    """Return McNemar's exact p, which depends on the images that differ alone; searches ask for the same ones often."""
+    return mcnemar_exact(PairedOutcomes(max(lost + gained, 1), lost, gained))
 
 
 def _in_standard_errors(values: Float64Array) -> float:

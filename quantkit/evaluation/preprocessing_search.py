@@ -26,9 +26,8 @@ FIRST_LOOK = 32
 FINAL_IMAGES = 256
 # Below so many standard errors an alternative is dropped, unless it is right on more images.
 _WORSE = -0.5
-_HARDLY = 0.2
 # Scaling and order can both be wrong, and a first choice among several better ones can be corrected.
-_MOST_MOVES = 4
+_MOST_MOVES = 6
 # Without labels: least gain of information, as a share of the most there can be. Less moves the confidence and no
 # answer.
 _LEAST_INFORMATION = 0.02
@@ -168,6 +167,7 @@ def _round(base: Pipeline, stage: SearchStage, ask: Ask, sizes: Sequence[int]) -
     alternatives = [one for one in stage.alternatives(base) if one.pipeline != base]
     tried: list[TriedAlternative | None] = [None] * len(alternatives)
     active = list(range(len(alternatives)))
+    least = least_gain(sizes[-1], len(alternatives), stage.level)
     for size in sizes:
         if not active:
             break
@@ -184,7 +184,6 @@ def _round(base: Pipeline, stage: SearchStage, ask: Ask, sizes: Sequence[int]) -
             # Of several better ones, that with the best answers: it varies less than the number of right ones.
             chosen = max(better, key=lambda one: one.contrast.gain)
             return SearchRound(base, tuple(one for one in tried if one is not None), chosen.alternative)
-        least = least_gain(sizes[-1], len(alternatives), stage.level)
         active = [index for index in active if _is_promising(contrasts[index], sizes[-1], least)]
     return SearchRound(base, tuple(one for one in tried if one is not None), None)
 
@@ -210,4 +209,4 @@ def _is_promising(found: Contrast, images: int, least: int) -> bool:
         most = float(stats.gamma.ppf(CONFIDENCE, found.outcomes.gained + 1))  # upper bound of a Poisson mean
         if (most - found.outcomes.lost) * images / found.images < least:
             return False
-    return found.trend > _WORSE or (found.difference > 0.0 and found.p < _HARDLY)
+    return found.trend > _WORSE or found.difference > 0.0

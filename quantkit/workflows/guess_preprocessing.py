@@ -375,8 +375,8 @@ def _verdict(result: SearchResult, sample: ImageSource) -> str:
 def _notes(result: SearchResult, sample: ImageSource, answers: AnswersByPipeline) -> Iterator[str]:
     if sample.labels is None:
         yield (
-            "without labels, confidence and entropy of the scores are compared: this is weaker evidence than accuracy; "
-            "check the preset with labelled images"
+            "without labels, the confidence and variety of the answers are compared, by the entropy of the scores: "
+            "this is weaker evidence than accuracy; check the preset on labelled images"
         )
         return
     first = result.rounds[0].tried
