@@ -35,6 +35,9 @@ FEWEST = 40
 MOST = 512
 # From this number of images on, resizing is tried too: it takes some hundred images more, and mostly costs little.
 MANY = 5000
+# Alternatives are screened on one image of so many, so that the check costs little of a small job, too.
+_SCREENED = 25
+_FEWEST_SCREENED = 8
 
 _Kind = Callable[[Pipeline], Iterator[Alternative]]
 
@@ -53,8 +56,8 @@ def diagnose_preprocessing(
 ) -> str | None:
     """Return in one sentence with which preprocessing the model is right more often; None where that is not shown.
 
-    Scalings and channel orders are tried, with `MANY` images resizing too: on the first 32 images of a random sample,
-    and those that look promising on up to `MOST`. Nothing is tried for quantized models, whose ranges are those of one
+    Scalings and channel orders are tried, with `MANY` images resizing too: on 8 to 32 images of a random sample, and
+    those that look promising on up to `MOST`. Nothing is tried for quantized models, whose ranges are those of one
     preprocessing; for ready arrays; where the labels are unusual; or where the model makes so few mistakes that no
     result could be significant.
 
@@ -79,7 +82,8 @@ def diagnose_preprocessing(
     )
     tried = stages(file, LEVEL, near=False, resize=len(found) >= MANY)
     try:
-        result = search(pipeline, tried, answers, len(sample), LEVEL)
+        screen = max(len(found) // _SCREENED, _FEWEST_SCREENED)
+        result = search(pipeline, tried, answers, len(sample), LEVEL, screen=screen)
     except QuantkitError:
         # A remark that nobody asked for must not end a job; what is wrong with the images or the model ends it anyway.
         return None

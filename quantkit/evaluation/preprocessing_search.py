@@ -106,7 +106,9 @@ def looks(images: int) -> tuple[int, ...]:
     return tuple(sizes)
 
 
-def search(start: Pipeline, stages: Sequence[SearchStage], ask: Ask, images: int, level: float) -> SearchResult:
+def search(
+    start: Pipeline, stages: Sequence[SearchStage], ask: Ask, images: int, level: float, *, screen: int = FIRST_LOOK
+) -> SearchResult:
     """Search for a preprocessing that is better than the one given, beyond chance.
 
     Args:
@@ -115,12 +117,13 @@ def search(start: Pipeline, stages: Sequence[SearchStage], ask: Ask, images: int
         ask: returns the answers of a pipeline to the first images.
         images: how many there are.
         level: significance level of the whole search.
+        screen: drop what looks worse on so many images, before the first look; nothing is decided there.
     """
     sizes = looks(images)
     current, rounds, moves = start, list[SearchRound](), list[Alternative]()
     for stage in stages:
         for _ in range(_MOST_MOVES):
-            done = _round(current, stage, ask, sizes)
+            done = _round(current, stage, ask, sizes, screen)
             rounds.append(done)
             if done.chosen is None:
                 break
@@ -163,12 +166,12 @@ def holm(p: Sequence[float]) -> list[float]:
     return adjusted
 
 
-def _round(base: Pipeline, stage: SearchStage, ask: Ask, sizes: Sequence[int]) -> SearchRound:
+def _round(base: Pipeline, stage: SearchStage, ask: Ask, sizes: Sequence[int], screen: int) -> SearchRound:
     alternatives = [one for one in stage.alternatives(base) if one.pipeline != base]
     tried: list[TriedAlternative | None] = [None] * len(alternatives)
     active = list(range(len(alternatives)))
     least = least_gain(sizes[-1], len(alternatives), stage.level)
-    for size in sizes:
+    for size in (screen, *sizes) if screen < sizes[0] else sizes:
         if not active:
             break
         given = ask(base, size)
@@ -178,7 +181,8 @@ def _round(base: Pipeline, stage: SearchStage, ask: Ask, sizes: Sequence[int]) -
         adjusted = [min(1.0, p * len(sizes)) for p in holm(raw)]
         for index in active:
             found = TriedAlternative(alternatives[index], contrasts[index], adjusted[index])
-            tried[index] = replace(found, better=_is_better(found, given, stage.level))
+            better_now = size >= sizes[0] and _is_better(found, given, stage.level)
+            tried[index] = replace(found, better=better_now)
         better = [one for one in tried if one is not None and one.better]
         if better:
             # Of several better ones, that with the best answers: it varies less than the number of right ones.

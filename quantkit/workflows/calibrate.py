@@ -205,7 +205,9 @@ def calibrate(
                 subject.file,
                 ImageSource(chosen.root, chosen.items, labels=chosen.labels, array_shape=chosen.array_shape),
                 pipeline,
-                guess_command(subject.file.path, run=run),
+                guess_command(subject.file.path, run=run)
+                if manifest
+                else guess_command(subject.file.path, images=chosen.root, pipeline=pipeline),
                 device=device,
                 cache=folder.cache,
                 threads=threads or default_threads(),

@@ -195,8 +195,8 @@ def guess_preprocessing(
     Args:
         model: fp32 ONNX classifier.
         run: run folder; gives images and preprocessing where they are not given.
-        images: a folder, an archive, a URL, ... (`quantkit.open_source`); absent, those that the run's calibration set
-            was drawn from. Some hundreds are enough, best with labels.
+        images: a folder, an archive, a URL, ... (`quantkit.open_source`); absent, those of the run's calibration set,
+            or if that has no labels those that it was drawn from. Some hundreds are enough, best with labels.
         labels: label file; absent, the labels come from folders or file names, where they are there.
         names: class names, one a line.
         unlabelled: use no labels.
@@ -243,7 +243,13 @@ def guess_preprocessing(
     if images is None:
         if record is None:
             raise UsageError("nothing says which images to try", fix="give --images")
-        images = set_of_run(record).source_of_images()
+        chosen = set_of_run(record)
+        own = labels is None and names is None and chosen.labels is not None
+        images = (
+            ImageSource(chosen.root, chosen.items, labels=chosen.labels, array_shape=chosen.array_shape)
+            if own
+            else chosen.source_of_images()
+        )
     found, notes = _images(images, labels, names, unlabelled)
     if pipeline is not None:
         start = load_preset(pipeline)

@@ -13,6 +13,7 @@ from onnx import load, save
 
 from quantkit.config.pipeline import Pipeline
 from quantkit.data.folder import find_labelled_images
+from quantkit.data.given_set import whole_source
 from quantkit.engine.predict import Classifier
 from quantkit.evaluation.preprocessing_diagnosis import MOST, diagnose_preprocessing
 from quantkit.runs.cache import ResultCache
@@ -123,13 +124,14 @@ def test_check_changes_no_answer(wrong: dict[str, Any], tmp_path: Path) -> None:
 def test_calibrate_notes_a_wrong_preprocessing_of_a_labelled_set(wrong: dict[str, Any], tmp_path: Path) -> None:
     source = find_labelled_images(wrong["images"], wrong["labels"])
     model, run = tmp_path / "colours.onnx", tmp_path / "run"
-    done = calibrate(model, source, wrong["pipeline"], run=run)
+    whole_source(source).save(tmp_path / "set.csv")
+    done = calibrate(model, tmp_path / "set.csv", wrong["pipeline"], run=run)
     [note] = [one for one in done.notes if WRONG in one]
     assert "colours in the order RGB" in note
     assert f"quantkit preprocess guess {model} --run {run} --out preset.yaml" in note
     silent = calibrate(model, source, wrong["pipeline"], run=tmp_path / "other", check_preprocessing=False)
     assert not [one for one in silent.notes if WRONG in one]
-    assert done.statistics == silent.statistics or done.quantized.ranges == silent.quantized.ranges
+    assert done.quantized.ranges == silent.quantized.ranges
 
 
 def test_calibrate_says_nothing_of_the_right_preprocessing(wrong: dict[str, Any], tmp_path: Path) -> None:
@@ -188,6 +190,13 @@ def test_check_of_the_right_preprocessing_takes_one_look(tmp_path: Path) -> None
     said, runs = _diagnosis(tmp_path, model, values("RGB", 255), count=2 * MOST)
     assert said is None
     assert runs <= 6 * 32  # the given one and five others
+
+
+def test_check_of_a_small_job_takes_a_few_images_of_each_alternative(tmp_path: Path) -> None:
+    model = colours(tmp_path, values("RGB", 255, IMAGENET), images=100)
+    said, runs = _diagnosis(tmp_path, model, values("RGB", 255, IMAGENET), count=100)
+    assert said is None
+    assert runs <= 6 * 8 + 2 * 92
 
 
 def test_check_while_another_process_keeps_scores_works_without_them(wrong: dict[str, Any], tmp_path: Path) -> None:

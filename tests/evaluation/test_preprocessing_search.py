@@ -123,6 +123,18 @@ def test_search_stops_at_the_first_look_where_one_is_clearly_better() -> None:
     assert result.overall.images == 256
 
 
+def test_search_with_a_screen_drops_what_is_worse_before_the_first_look() -> None:
+    ask = Simulated([0.8, 0.1, 0.1], 500, 0)
+    search(pipeline(0), [stage([1, 2])], ask, 500, 0.05, screen=8)
+    assert ask.asked == {pipeline(0): 8, pipeline(1): 8, pipeline(2): 8}
+
+
+def test_search_with_a_screen_decides_nothing_on_it() -> None:
+    result = search(pipeline(0), [stage([1])], Simulated([0.01, 0.99], 500, 0), 500, 0.05, screen=16)
+    assert result.best == pipeline(1)
+    assert result.rounds[0].tried[0].contrast.images == 32
+
+
 def test_search_takes_the_best_of_several_better_ones_and_goes_on_from_there() -> None:
     result = search(pipeline(0), [stage([1, 2, 3])], Simulated([0.05, 0.5, 0.9, 0.7], 400, 0), 400, 0.05)
     assert result.best == pipeline(2)
