@@ -50,11 +50,13 @@ class Alternative:
         dimension: what it changes.
         words: what it changes that to.
         pipeline: the whole preprocessing.
+        near: it differs little from a commoner one, which is named in its place where the two cannot be told apart.
     """
 
     dimension: Dimension
     words: str
     pipeline: Pipeline
+    near: bool = False
 
 
 @dataclass(frozen=True)
@@ -126,7 +128,7 @@ def value_alternatives(pipeline: Pipeline, *, near: bool = False) -> Iterator[Al
             continue
         other = _scaled(pipeline, scaling)
         if np.abs(value_tables(other) - given).max() > tolerance:
-            yield Alternative(Dimension.SCALING, scaling.words, other)
+            yield Alternative(Dimension.SCALING, scaling.words, other, scaling in NEAR_SCALINGS)
     known = _known_normalization(pipeline) if near else None
     if known is not None and known.normalize(pipeline.decode) == pipeline.ops[-1] != _reversed(pipeline).ops[-1]:
         # Trained on OpenCV's BGR images with the numbers of red, green and blue as they are listed: a common mistake.

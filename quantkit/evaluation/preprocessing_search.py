@@ -25,7 +25,9 @@ FIRST_LOOK = 32
 # The difference found is measured on at least so many images, where there are as many.
 FINAL_IMAGES = 256
 # Below so many standard errors an alternative is dropped, unless it is right on more images.
-_WORSE = -0.5
+_WORSE = -1.0
+# From so many standard errors on, two alternatives are told apart.
+_TOLD_APART = 2.0
 # Scaling and order can both be wrong, and a first choice among several better ones can be corrected.
 _MOST_MOVES = 6
 # Without labels: least gain of information, as a share of the most there can be. Less moves the confidence and no
@@ -185,11 +187,29 @@ def _round(base: Pipeline, stage: SearchStage, ask: Ask, sizes: Sequence[int], s
             tried[index] = replace(found, better=better_now)
         better = [one for one in tried if one is not None and one.better]
         if better:
-            # Of several better ones, that with the best answers: it varies less than the number of right ones.
-            chosen = max(better, key=lambda one: one.contrast.gain)
+            chosen = _choose(better, [ask(one.alternative.pipeline, size) for one in better])
             return SearchRound(base, tuple(one for one in tried if one is not None), chosen.alternative)
         active = [index for index in active if _is_promising(contrasts[index], sizes[-1], least)]
     return SearchRound(base, tuple(one for one in tried if one is not None), None)
+
+
+def _choose(better: Sequence[TriedAlternative], answers: Sequence[Answers]) -> TriedAlternative:
+    """Return the best of several alternatives that are all better than the base, the commoner one of equals.
+
+    Args:
+        better: the alternatives.
+        answers: of each of them.
+    """
+    # By the answers' log probability, which varies less than the number of right ones.
+    best = max(range(len(better)), key=lambda index: better[index].contrast.gain)
+    if not better[best].alternative.near:
+        return better[best]
+    alike = [
+        one
+        for one, said in zip(better, answers, strict=True)
+        if not one.alternative.near and contrast(answers[best], said).trend > -_TOLD_APART
+    ]
+    return max(alike, key=lambda one: one.contrast.gain, default=better[best])
 
 
 def _is_better(found: TriedAlternative, given: Answers, level: float) -> bool:

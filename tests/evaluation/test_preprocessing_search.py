@@ -1,6 +1,7 @@
 """The search for a preprocessing: what it finds, what it does not, and how little it asks for."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -140,6 +141,17 @@ def test_search_takes_the_best_of_several_better_ones_and_goes_on_from_there() -
     assert result.best == pipeline(2)
     assert result.rounds[-1].base == pipeline(2)
     assert result.rounds[-1].chosen is None
+
+
+def test_search_names_the_commoner_of_two_that_cannot_be_told_apart() -> None:
+    def both(given: Pipeline) -> list[Alternative]:
+        return [alternative(1), replace(alternative(2), near=True)] if given == pipeline(0) else []
+
+    for seed in range(10):
+        result = search(pipeline(0), [SearchStage(both, 0.05)], Simulated([0.1, 0.9, 0.9], 200, seed), 200, 0.05)
+        assert result.best == pipeline(1)
+    result = search(pipeline(0), [SearchStage(both, 0.05)], Simulated([0.1, 0.5, 0.95], 200, 0), 200, 0.05)
+    assert result.best == pipeline(2)
 
 
 def test_search_changes_one_stage_after_the_other() -> None:
