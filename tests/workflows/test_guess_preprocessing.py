@@ -10,6 +10,7 @@ import pytest
 from colour_model import IMAGENET, colours, values
 from PIL import Image
 
+import quantkit
 from quantkit.config.pipeline import (
     IMAGENET_MEAN,
     IMAGENET_STD,
@@ -23,6 +24,7 @@ from quantkit.config.pipeline import (
 )
 from quantkit.data.folder import find_labelled_images
 from quantkit.data.given_set import whole_source
+from quantkit.demo.digits import MODEL, unpack_digits
 from quantkit.engine.classifier import read_classifier
 from quantkit.errors import CalibrationSetError, LabelError, ModelError, UsageError
 from quantkit.evaluation.preprocessing_answers import random_sample
@@ -213,11 +215,9 @@ def test_guess_of_a_network_of_small_images_keeps_its_preset(shared_assets: Path
 
 
 def test_guess_of_a_grey_network_tries_no_channel_order(tmp_path: Path) -> None:
-    from quantkit.demo.chain import run_demo
-
-    demo = run_demo(tmp_path / "demo").folder
+    images = unpack_digits(tmp_path / "images") / "test"
     start = Pipeline(ops=(Decode(mode="L"), Resize(size=(8, 8)), ToTensor(divisor=1.0)))
-    guess = guess_preprocessing(demo / "mini_iresnet.onnx", images=demo / "images/test", pipeline=start)
+    guess = guess_preprocessing(Path(quantkit.__file__).parent / "demo" / MODEL, images=images, pipeline=start)
     assert guess.best == PRESETS["digits"]
     assert "channel order" not in {one.dimension for one in guess.tried}
 
