@@ -47,7 +47,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def run(script: str, *arguments: object, folder: Path) -> tuple[str, dict[str, Any]]:
+def run(script: str, *arguments: object, folder: Path) -> tuple[str, Any]:
     """Run a benchmark as a user does; return its output and its figures."""
     figures = folder / f"{script}.json"
     command = [sys.executable, FOLDER / script, *map(str, arguments), "--json", figures]
@@ -95,6 +95,15 @@ def test_benchmark_accuracy_measures_default_tuned_and_peers(folder: Path) -> No
     assert 0 <= tiny["ort"]["default"]["agreement"] <= 100
     assert {"onnxruntime minmax", "onnxruntime entropy", "onnxruntime percentile"} <= set(tiny["peers"])
     assert "nncf" in out
+
+
+def test_benchmark_gpu_measures_both_models_on_the_device_and_the_cpu(folder: Path) -> None:
+    arguments = ["--model", folder / "tiny.onnx", "--photos", folder / "images", "--images", 8]
+    out, figures = run("gpu.py", *arguments, "--device", "cpu", "--batches", "1,4", folder=folder)
+    assert [(row["model"], row["batch"]) for row in figures] == [(m, b) for m in ("fp32", "int8") for b in (1, 1, 4)]
+    assert all(row["differ"] == 0 and row["eval"] > 0 for row in figures)
+    assert all(("pass" in row) == (row["model"] == "fp32") for row in figures)
+    assert "answers differ" in out
 
 
 @pytest.mark.parametrize(

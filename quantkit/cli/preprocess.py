@@ -77,7 +77,7 @@ def guess(
     from quantkit.engine.device import Device
     from quantkit.files import write_json, write_text
     from quantkit.workflows.guess_preprocessing import guess_preprocessing, guessed_preset
-    from quantkit.workflows.resolve import guess_settings
+    from quantkit.workflows.resolve import guess_settings, settings_of_guess
 
     where = Device.parse(device, batch=batch, options=provider_option or ())
     for path in (out, json):
@@ -95,14 +95,8 @@ def guess(
         output=output,
         inputs=tuple(input_ or ()),
     )
-    configuration = {
-        "model": settings.model,
-        "run": run,
-        "images": settings.images,
-        "preprocessing": None if settings.pipeline is None else settings.pipeline.describe(),
-        "limit": limit,
-    }
-    with show_progress(configuration) as progress:
+    merged = settings_of_guess(settings, model=model, run=run, images=images, labels=labels, preset=preset)
+    with show_progress(merged.by_name) as progress:
         done = guess_preprocessing(
             settings.model,
             run=run,

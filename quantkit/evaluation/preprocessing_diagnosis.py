@@ -38,6 +38,9 @@ MANY = 5000
 # Alternatives are screened on one image of so many, so that the check costs little of a small job, too.
 _SCREENED = 25
 _FEWEST_SCREENED = 8
+# And tried at most on one of so many.
+_TRIED = 4
+_FEWEST_TRIED = 128
 
 _Kind = Callable[[Pipeline], Iterator[Alternative]]
 
@@ -57,9 +60,9 @@ def diagnose_preprocessing(
     """Return in one sentence with which preprocessing the model is right more often; None where that is not shown.
 
     Scalings and channel orders are tried, with `MANY` images resizing too: on 8 to 32 images of a random sample, and
-    those that look promising on up to `MOST`. Nothing is tried for quantized models, whose ranges are those of one
-    preprocessing; for ready arrays; where the labels are unusual; or where the model makes so few mistakes that no
-    result could be significant.
+    those that look promising on up to a quarter of the images or 128, at most `MOST`. Nothing is tried for quantized
+    models, whose ranges are those of one preprocessing; for arrays; if the labels are unusual; or if the model makes so
+    few mistakes that no result could be significant.
 
     Args:
         file: the model.
@@ -76,7 +79,7 @@ def diagnose_preprocessing(
         return None
     if is_quantized(file.graph) or (predictions is not None and not _could_show(file, pipeline, predictions)):
         return None
-    sample = random_sample(found, MOST)
+    sample = random_sample(found, _most(len(found)))
     answers = AnswersByPipeline(
         file, sample, device=device, cache=cache, threads=threads, classifier=classifier, progress=progress
     )
@@ -146,11 +149,16 @@ def sentence(result: SearchResult) -> str:
     )
 
 
+def _most(images: int) -> int:
+    """Return on how many of so many images an alternative is tried at most."""
+    return min(images, max(images // _TRIED, _FEWEST_TRIED), MOST)
+
+
 def _could_show(file: ClassifierFile, pipeline: Pipeline, predictions: Predictions) -> bool:
     """Return whether the answers leave room for an improvement beyond chance, and the labels are as they should be."""
     wrong = len(predictions) - int(predictions.correct().sum())
     alternatives = _fitting(file, value_alternatives, pipeline)
-    images = min(len(predictions), MOST)
+    images = _most(len(predictions))
     if not can_find(images, min(wrong, images), len(alternatives), LEVEL):
         return False
     return label_problem(predictions) is None

@@ -24,8 +24,9 @@ Ask = Callable[[Pipeline, int], Answers]
 FIRST_LOOK = 32
 # The difference found is measured on at least so many images, where there are as many.
 FINAL_IMAGES = 256
-# Below so many standard errors an alternative is dropped, unless it is right on more images.
+# Below so many standard errors an alternative is dropped, unless it is right on more images with a p below this.
 _WORSE = -1.0
+_HARDLY = 0.2
 # From so many standard errors on, two alternatives are told apart.
 _TOLD_APART = 2.0
 # Scaling and order can both be wrong, and a first choice among several better ones can be corrected.
@@ -233,4 +234,4 @@ def _is_promising(found: Contrast, images: int, least: int) -> bool:
         most = float(stats.gamma.ppf(CONFIDENCE, found.outcomes.gained + 1))  # upper bound of a Poisson mean
         if (most - found.outcomes.lost) * images / found.images < least:
             return False
-    return found.trend > _WORSE or found.difference > 0.0
+    return found.trend > _WORSE or (found.difference > 0.0 and found.p < _HARDLY)

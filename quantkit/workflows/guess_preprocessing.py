@@ -12,7 +12,7 @@ from quantkit.data.folder import find_images, find_labelled_images
 from quantkit.data.source import ImageSource
 from quantkit.data.sources.open import ImagesLike
 from quantkit.engine.classifier import ClassifierFile, read_classifier
-from quantkit.engine.device import CPU, Device
+from quantkit.engine.device import CPU, Device, as_device
 from quantkit.engine.session import default_threads
 from quantkit.errors import CalibrationSetError, LabelError, UsageError
 from quantkit.evaluation.images import check_labels
@@ -24,10 +24,11 @@ from quantkit.evaluation.preprocessing_answers import AnswersByPipeline, random_
 from quantkit.evaluation.preprocessing_diagnosis import changes, stages
 from quantkit.evaluation.preprocessing_evidence import Contrast, EvidenceKind
 from quantkit.evaluation.preprocessing_search import SearchResult, least_gain, looks, search
+from quantkit.files import user_cache_folder
 from quantkit.graph.inner_preprocessing import inner_preprocessing
 from quantkit.progress import Progress, as_progress
 from quantkit.records import Records
-from quantkit.runs.cache import ResultCache, user_cache_folder
+from quantkit.runs.cache import ResultCache
 from quantkit.runs.folder import RunFolder
 from quantkit.runs.location import set_of_run
 from quantkit.workflows.hub_presets import preset_text
@@ -181,7 +182,7 @@ def guess_preprocessing(
     cache: AnyPath | None = None,
     output: str | None = None,
     inputs: Mapping[str, Any] | None = None,
-    device: Device = CPU,
+    device: Device | str = CPU,
     threads: int | None = None,
     progress: Progress | None = None,
 ) -> PreprocessingGuess:
@@ -206,7 +207,7 @@ def guess_preprocessing(
         cache: folder for cached scores; absent, that of the run, or the user's cache folder.
         output: name of the output that holds the class scores; found when absent.
         inputs: values of the inputs beside the image, by name.
-        device: where the model runs, and how many images at a time.
+        device: device and batch size: a `quantkit.Device`, or a name such as ``cuda:1``.
         threads: workers; as many as there are processors when absent.
         progress: receives the progress.
 
@@ -268,7 +269,7 @@ def guess_preprocessing(
     answers = AnswersByPipeline(
         file,
         sample,
-        device=device.resolved(),
+        device=as_device(device).resolved(),
         cache=results or ResultCache(user_cache_folder()),
         threads=threads or default_threads(),
         progress=as_progress(progress).task("trying preprocessings", "images"),

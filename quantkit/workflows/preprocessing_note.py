@@ -24,7 +24,7 @@ def preprocessing_note(
     predictions: Predictions | None = None,
     classifier: Classifier | None = None,
     device: Device = CPU,
-    cache: ResultCache,
+    cache: ResultCache | None,
     threads: int,
     progress: Progress,
 ) -> str | None:
@@ -38,7 +38,7 @@ def preprocessing_note(
         predictions: the model's answers to all images, where they are known.
         classifier: the model opened, where it is.
         device: where the model runs.
-        cache: of scores.
+        cache: of scores; None to run the model each time.
         threads: workers.
         progress: receives the progress, where the model has to be run.
     """
