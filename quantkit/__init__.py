@@ -93,6 +93,9 @@ if TYPE_CHECKING:
     from quantkit.workflows.evaluate import ModelEvaluation as ModelEvaluation
     from quantkit.workflows.evaluate import evaluate as evaluate
     from quantkit.workflows.export import export as export
+    from quantkit.workflows.guess_preprocessing import PreprocessingGuess as PreprocessingGuess
+    from quantkit.workflows.guess_preprocessing import TriedPreprocessing as TriedPreprocessing
+    from quantkit.workflows.guess_preprocessing import guess_preprocessing as guess_preprocessing
     from quantkit.workflows.inspect import inspect as inspect
     from quantkit.workflows.model_summary import ModelSummary as ModelSummary
     from quantkit.workflows.presets import load_preset as load_preset
@@ -154,6 +157,7 @@ _MODULE_OF = {
     "Parity": "quantkit.export.result",
     "Percentile": "quantkit.config.method",
     "Pipeline": "quantkit.config.pipeline",
+    "PreprocessingGuess": "quantkit.workflows.guess_preprocessing",
     "Progress": "quantkit.progress",
     "QuantizeOptions": "quantkit.workflows.quantize",
     "Quantized": "quantkit.workflows.quantize",
@@ -169,6 +173,7 @@ _MODULE_OF = {
     "ToTensor": "quantkit.config.pipeline",
     "TensorStatistics": "quantkit.stats.tensor",
     "Trial": "quantkit.search.stages",
+    "TriedPreprocessing": "quantkit.workflows.guess_preprocessing",
     "TuneOptions": "quantkit.workflows.tune",
     "Tuning": "quantkit.workflows.tune",
     "VACC": "quantkit.targets",
@@ -184,6 +189,7 @@ _MODULE_OF = {
     "export": "quantkit.workflows.export",
     "find_images": "quantkit.data.folder",
     "find_labelled_images": "quantkit.data.folder",
+    "guess_preprocessing": "quantkit.workflows.guess_preprocessing",
     "imagenet_pipeline": "quantkit.config.pipeline",
     "inspect": "quantkit.workflows.inspect",
     "load_preset": "quantkit.workflows.presets",

@@ -10,6 +10,7 @@ import typer
 from quantkit.cli.app import app
 from quantkit.cli.options import (
     BatchOption,
+    CheckPreprocessingOption,
     DeviceOption,
     DialectName,
     ExifOption,
@@ -85,6 +86,7 @@ def calibrate(
         bool, typer.Option("--fresh", help="Ignore cached statistics; replace a run of other inputs.")
     ] = False,
     require_coverage: RequireCoverageOption = None,
+    check_preprocessing: CheckPreprocessingOption = True,
     device: DeviceOption = "cpu",
     batch: BatchOption = 1,
     provider_option: ProviderOption = None,
@@ -159,6 +161,7 @@ def calibrate(
             until_stable=parse_percent(until_stable, "--until-stable"),
             fresh=fresh,
             require_coverage=least,
+            check_preprocessing=check_preprocessing,
             device=where,
             threads=threads,
             progress=progress,

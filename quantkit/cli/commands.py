@@ -74,6 +74,10 @@ _COMMANDS: dict[str, _Entry] = {
         ("quantkit.cli.preset",),
         "Preprocessing: show presets, make preset files from hub configs.",
     ),
+    "preprocess": _Entry(
+        ("quantkit.cli.preprocess",),
+        "Find out the preprocessing of a model; quantkit preset shows and makes presets.",
+    ),
     "calib-set": _Entry(
         ("quantkit.cli.calib_set",),
         "Build a class-balanced, checked, reproducible calibration set.",

@@ -100,6 +100,14 @@ ExifOption = Annotated[
     ),
 ]
 
+CheckPreprocessingOption = Annotated[
+    bool,
+    typer.Option(
+        "--check-preprocessing/--no-check-preprocessing",
+        help="Try other scalings and channel orders on some labelled images; warn where one is better beyond chance.",
+    ),
+]
+
 
 def images_given(images: "ImagesLike | None", skip_damaged: bool) -> "ImagesLike | None":
     """Return the images of ``--images`` as the workflows take them."""

@@ -21,6 +21,7 @@ from quantkit.data.given_set import SetLike, given_set
 from quantkit.data.overlap import digest_of
 from quantkit.data.parallel import map_in_order
 from quantkit.data.preprocess import preprocess
+from quantkit.data.source import ImageSource
 from quantkit.engine.classifier import ClassifierFile, PreparedClassifier, read_classifier
 from quantkit.engine.device import CPU, Device, as_device
 from quantkit.engine.inputs import check_arrays, used_pipeline
@@ -47,6 +48,7 @@ from quantkit.stats.observed import Observed
 from quantkit.stats.solve import solve_observed
 from quantkit.targets import ORT, Target, as_target
 from quantkit.workflows.backends import Backend, QuantizedRun, after_quantize
+from quantkit.workflows.preprocessing_note import guess_command, preprocessing_note
 from quantkit.workflows.presets import PresetSource, load_preset
 from quantkit.workflows.quantize import (
     Quantized,
@@ -132,6 +134,7 @@ def calibrate(
     until_stable: float | None = None,
     fresh: bool = False,
     require_coverage: float | None = None,
+    check_preprocessing: bool = True,
     device: Device | str = CPU,
     threads: int | None = None,
     progress: Progress | None = None,
@@ -158,6 +161,8 @@ def calibrate(
             points; None for all images.
         fresh: ignore cached statistics, and replace a run of another model, set or preprocessing.
         require_coverage: minimum percentage of the multiply-adds in int8; None for no requirement.
+        check_preprocessing: if the set has labels, try other scalings and channel orders on some of its images, and
+            report one that is significantly better in a note.
         device: device and batch size of the pass: a `quantkit.Device`, or a name such as ``cuda:1``. Biases are
             corrected on the CPU, layer by layer, with its integer kernels.
         threads: number of worker threads; one per processor by default.
@@ -205,6 +210,22 @@ def calibrate(
         observer = _Pass(
             subject, chosen, pipeline, folder, method, target, options.keep_outliers, device, threads, progress
         )
+        other = None
+        if check_preprocessing and chosen.labels is not None:
+            other = preprocessing_note(
+                subject.file,
+                ImageSource(chosen.root, chosen.items, labels=chosen.labels, array_shape=chosen.array_shape),
+                pipeline,
+                guess_command(subject.file.path, run=run)
+                if manifest
+                else guess_command(subject.file.path, images=chosen.root, pipeline=pipeline),
+                device=device,
+                cache=folder.cache,
+                threads=threads or default_threads(),
+                progress=progress,
+            )
+            if other is not None:
+                progress.message(other)  # before a pass that may take hours
         statistics = None if fresh else observer.finished(until_stable)
         reused, elapsed_s = statistics is not None, 0.0
         if statistics is None:
@@ -239,7 +260,8 @@ def calibrate(
     placed = observer.placement
     ran_on = () if placed is None or device.is_cpu else (f"the pass ran on {placed.describe()}",)
     changed_notes = () if before is None else replaced_notes(before, quantized.name, folder)
-    notes = (*ran_on, *changed_notes, *quantized.notes, *backend.notes)
+    doubtful = () if other is None else (other,)
+    notes = (*doubtful, *ran_on, *changed_notes, *quantized.notes, *backend.notes)
     return Calibration(run, quantized, statistics, elapsed_s, reused, files, notes)
 
 
