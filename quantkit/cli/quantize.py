@@ -10,7 +10,7 @@ from quantkit.cli.options import (
     ActivationsOption,
     FractionOption,
     KeepOutliersOption,
-    MethodOption,
+    MethodOrAutoOption,
     PerChannelOption,
     PowerOfTwoOption,
     RequireCoverageOption,
@@ -18,14 +18,15 @@ from quantkit.cli.options import (
     TargetOption,
     WeightBitsOption,
 )
+from quantkit.cli.progress import show_progress
 from quantkit.cli.show import (
     method_text,
     parse_percent,
-    print_configuration,
     print_coverage,
     print_files,
     print_next,
     print_notes,
+    print_selection,
 )
 from quantkit.cli.terminal import console
 
@@ -33,7 +34,7 @@ from quantkit.cli.terminal import console
 @app.command()
 def quantize(
     run: Annotated[Path | None, typer.Option(help="Run folder of quantkit calibrate.")] = None,
-    method: MethodOption = None,
+    method: MethodOrAutoOption = None,
     fraction: FractionOption = None,
     target: TargetOption = None,
     out: Annotated[
@@ -76,32 +77,33 @@ def quantize(
     folder = find_run(run, project, Path())
     chosen = method_of(method, fraction, project)
     aim = parse_target(target or project.target or "ort")
-    done = step(
-        folder,
-        method=chosen,
-        target=aim,
-        options=options,
-        out=out,
-        require_coverage=parse_percent(require_coverage, "--require-coverage", all_allowed=True),
-    )
-    print_configuration(
-        {
-            "run": folder,
-            "method": method_text(chosen),
-            "target": aim.name,
-            "per channel": options.per_channel,
-            "activations": activations,
-            "weight bits": weight_bits,
-            "skip": options.skip,
-            "bias correction": bias_correction,
-            "keep outliers": keep_outliers or None,
-        }
-    )
+    configuration = {
+        "run": folder,
+        "method": method_text(chosen),
+        "target": aim.name,
+        "per channel": options.per_channel,
+        "activations": activations,
+        "weight bits": weight_bits,
+        "skip": options.skip,
+        "bias correction": bias_correction,
+        "keep outliers": keep_outliers or None,
+    }
+    with show_progress(configuration) as progress:
+        done = step(
+            folder,
+            method=chosen,
+            target=aim,
+            options=options,
+            out=out,
+            require_coverage=parse_percent(require_coverage, "--require-coverage", all_allowed=True),
+            progress=progress,
+        )
     if explain:
         for row in done.explain():
             console.print(f"{row.kind:8}  {row.op_type:18}  {row.how:9}  {row.name}", soft_wrap=True, markup=False)
             if row.why:
                 console.print(f"{'':10}{row.why}", soft_wrap=True, markup=False, style="dim")
+    print_selection(done.selection)
     print_notes(done.notes)
     print_files(dict.fromkeys((done.path, *done.files)))
     print_coverage(done.coverage)

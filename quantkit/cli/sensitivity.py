@@ -12,7 +12,7 @@ from quantkit.cli.options import (
     ImagesOption,
     KeepOutliersOption,
     LabelsOption,
-    MethodOption,
+    MethodName,
     PerChannelOption,
     PowerOfTwoOption,
     SkipDamagedOption,
@@ -46,7 +46,9 @@ def sensitivity(
     ] = "isolated",
     count: Annotated[int | None, typer.Option(min=1, help="Images to use.", show_default="a few dozen")] = None,
     top: Annotated[int | None, typer.Option(min=1, help="Print so many layers; files hold all.")] = None,
-    method: MethodOption = None,
+    method: Annotated[
+        MethodName | None, typer.Option(help="How ranges are set.", show_default="that of the run's int8 model")
+    ] = None,
     fraction: FractionOption = None,
     target: TargetOption = None,
     per_channel: PerChannelOption = None,
@@ -76,7 +78,7 @@ def sensitivity(
     from quantkit.targets import parse_target
     from quantkit.workflows.project import load_project, run_of_subject
     from quantkit.workflows.quantize import QuantizeOptions
-    from quantkit.workflows.resolve import method_of
+    from quantkit.workflows.resolve import method_for_run
     from quantkit.workflows.sensitivity import sensitivity as step
     from quantkit.workflows.sensitivity_decision import compare_command, decide, quantize_command
 
@@ -85,7 +87,8 @@ def sensitivity(
     project = load_project(Path())
     own_images = by == "accuracy" and images is None
     found_by = project.images if own_images else images
-    folder, chosen = run_of_subject(subject or run, project, Path()), method_of(method, fraction, project)
+    folder, aim = run_of_subject(subject or run, project, Path()), parse_target(target or project.target or "ort")
+    chosen = method_for_run(method, fraction, project, folder, aim)
     options = QuantizeOptions(
         per_channel=project.per_channel if per_channel is None else per_channel,
         activation_type=activations,
@@ -98,7 +101,7 @@ def sensitivity(
     configuration = {
         "run": folder,
         "method": method_text(chosen),
-        "target": target or project.target or "ort",
+        "target": aim.name,
         "by": by,
         "images": found_by,
         "skip": options.skip,
@@ -107,7 +110,7 @@ def sensitivity(
         found = step(
             folder,
             method=chosen,
-            target=parse_target(target or project.target or "ort"),
+            target=aim,
             options=options,
             by=by,
             count=count,

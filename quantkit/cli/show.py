@@ -13,9 +13,10 @@ from quantkit.errors import UsageError
 from quantkit.notes import grouped
 
 if TYPE_CHECKING:
-    from quantkit.config.method import Method
+    from quantkit.config.method import Auto, Method
     from quantkit.config.project import Project
     from quantkit.graph.coverage import Coverage
+    from quantkit.search.method_selection import MethodSelection
 
 
 @contextmanager
@@ -103,13 +104,36 @@ def print_configuration(values: Mapping[str, object]) -> None:
         errors.print(f"{name:{width}}  {text}", soft_wrap=True, markup=False, style="dim")
 
 
-def method_text(method: "Method") -> str:
+def method_text(method: "Method | Auto") -> str:
     """Return a method's name and settings."""
-    from dataclasses import asdict
+    from quantkit.config.method import method_json
 
-    from quantkit.config.method import method_name
+    name, *settings = method_json(method).items()
+    return " ".join((name[1], *(f"{key} {value}" for key, value in settings)))
 
-    return " ".join((method_name(method), *(f"{name} {value}" for name, value in asdict(method).items())))
+
+def print_selection(selection: "MethodSelection | None") -> None:
+    """Print the comparison by which method ``auto`` chose a method; nothing where it compared none, or ``--quiet``."""
+    if selection is None or not selection.results:
+        return
+    session.event("method_selection", **selection.to_json())
+    if session.quiet:
+        return
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False)
+    table.add_column("method")
+    for heading in ("images", "distance", "SQNR, dB", "agree"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    table.add_column("")
+    for row in selection.rows():
+        figures = (_figure(row[name], digits) for name, digits in (("distance", 2), ("sqnr_db", 1), ("agreement", 1)))
+        table.add_row(row["method"], str(row["images"] or "–"), *figures, row["outcome"])
+    console.print(table)
+
+
+def _figure(value: float | None, digits: int) -> str:
+    return "–" if value is None else f"{value:.{digits}f}"
 
 
 def _plain(value: object) -> str:

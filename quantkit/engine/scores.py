@@ -19,6 +19,36 @@ EXACT_DB = 120.0
 FAINT = 1e-6
 
 
+class ScoreSession:
+    """A core model opened in onnxruntime for its scores, for images that come bit by bit.
+
+    Args:
+        model: to open; its scores are its first output.
+
+    Raises:
+        ModelError: onnxruntime cannot load the model.
+    """
+
+    def __init__(self, model: ir.Model) -> None:
+        self._session = open_session(ir.serde.serialize_model(model).SerializeToString())
+        self._input, self._output = self._session.get_inputs()[0].name, name_of(model.graph.outputs[0])
+
+    def scores(self, images: Sequence[Float32Array], *, threads: int) -> Float32Array:
+        """Return the scores of images; see `scores_of`.
+
+        Raises:
+            ModelError: onnxruntime cannot run the model.
+        """
+        return np.concatenate(list(map_in_order(self._scores, images, threads)))
+
+    def _scores(self, image: Float32Array) -> Float32Array:
+        try:
+            scores: Float32Array = self._session.run([self._output], {self._input: image})[0]
+        except Exception as error:  # onnxruntime raises classes of its own, all derived from Exception alone
+            raise ModelError(f"onnxruntime cannot run the model ({first_line(error)})") from error
+        return scores[:1].reshape(1, -1)
+
+
 def scores_of(model: ir.Model, images: Sequence[Float32Array], *, threads: int) -> Float32Array:
     """Return the scores of a core model, ``[images, classes]``, for images ``[N, C, H, W]`` run one by one.
 
@@ -28,17 +58,7 @@ def scores_of(model: ir.Model, images: Sequence[Float32Array], *, threads: int) 
     Raises:
         ModelError: onnxruntime cannot run the model.
     """
-    session = open_session(ir.serde.serialize_model(model).SerializeToString())
-    name, output = session.get_inputs()[0].name, name_of(model.graph.outputs[0])
-
-    def one(image: Float32Array) -> Float32Array:
-        try:
-            scores: Float32Array = session.run([output], {name: image})[0]
-        except Exception as error:  # onnxruntime raises classes of its own, all derived from Exception alone
-            raise ModelError(f"onnxruntime cannot run the model ({first_line(error)})") from error
-        return scores[:1].reshape(1, -1)
-
-    return np.concatenate(list(map_in_order(one, images, threads)))
+    return ScoreSession(model).scores(images, threads=threads)
 
 
 def score_sqnr_db(reference: Float32Array, other: Float32Array) -> float:

@@ -3,7 +3,7 @@
 import os
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -13,7 +13,15 @@ import onnxruntime
 
 from quantkit import __version__
 from quantkit.config.arguments import AnyPath, as_path, require
-from quantkit.config.method import Method, MinMax, Percentile, as_method, method_name
+from quantkit.config.method import (
+    Auto,
+    Method,
+    MinMax,
+    Percentile,
+    as_method_or_auto,
+    method_json,
+    method_name,
+)
 from quantkit.config.pipeline import Pipeline
 from quantkit.data.calibration_set import CalibrationSet
 from quantkit.data.given_set import SetLike, given_set
@@ -43,6 +51,7 @@ from quantkit.stats.file import Provenance, Statistics, load_statistics, save_st
 from quantkit.stats.observed import Observed
 from quantkit.stats.solve import solve_observed
 from quantkit.targets import ORT, Target, as_target
+from quantkit.workflows.auto_method import resolve_method
 from quantkit.workflows.backends import Backend, QuantizedRun, after_quantize
 from quantkit.workflows.presets import PresetSource, load_preset
 from quantkit.workflows.quantize import Quantized, QuantizeOptions, check_loads, int8_name, quantize_prepared
@@ -113,7 +122,7 @@ def calibrate(
     pipeline: PresetSource | None = None,
     *,
     run: AnyPath,
-    method: Method | str | None = None,
+    method: Method | Auto | str | None = None,
     target: Target | str = ORT,
     options: QuantizeOptions | None = None,
     backends: Mapping[str, Backend] | None = None,
@@ -138,7 +147,9 @@ def calibrate(
         pipeline: preprocessing: a value, the name of a preset, or a file (see `load_preset`); None for ready arrays,
             which are not preprocessed.
         run: run folder; made when absent.
-        method: how ranges are set, a value or a name; percentile when absent.
+        method: how ranges are set, a value or a name; ``auto`` when absent: all methods are solved from the statistics,
+            and the one is used whose int8 model is nearest to fp32 on calibration images that biases are not corrected
+            on; percentile where there are fewer than 32 images.
         target: what will run the int8 model, a value or a name.
         options: choices of the quantization.
         backends: backends with options of their own, by name; the others take those of the run or their defaults.
@@ -172,7 +183,7 @@ def calibrate(
         >>> str(done.coverage)
         'int8: 28 of 28 layers, 100 % of multiply-adds'
     """
-    method, target, run = as_method(method), as_target(target), as_path(run, "run")
+    wanted, target, run = as_method_or_auto(method), as_target(target), as_path(run, "run")
     options = require(QuantizeOptions, options or QuantizeOptions(), "options")
     progress, device = as_progress(progress), device.resolved()
     pipeline = None if pipeline is None else load_preset(pipeline)
@@ -192,7 +203,7 @@ def calibrate(
         if before is not None and replaced:
             _replace(folder, before, replaced, fresh)
         observer = _Pass(
-            subject, chosen, pipeline, folder, method, target, options.keep_outliers, device, threads, progress
+            subject, chosen, pipeline, folder, wanted, target, options.keep_outliers, device, threads, progress
         )
         statistics = None if fresh else observer.finished(until_stable)
         reused, elapsed_s = statistics is not None, 0.0
@@ -205,25 +216,29 @@ def calibrate(
         if before is not None:
             kept = {} if replaced else before.quantized
             record = record.model_copy(update={"quantized": kept, "backends": before.backends})
-        configuration = _configuration(method, target, options, until_stable, require_coverage)
+        configuration = _configuration(wanted, target, options, until_stable, require_coverage)
         record = record.model_copy(update={"configuration": configuration})
         folder.write(record)
+        images = Images(chosen, pipeline, threads, begun_when_called(progress, "correcting biases", "layers"))
+        comparison = options.subject(folder, subject.prepared, statistics, target, images)
+        solved_by, selection = resolve_method(wanted, replace(comparison, backends=backends), progress)
         quantized = quantize_prepared(
             folder,
             subject.prepared,
             statistics,
-            method,
+            solved_by,
             target,
             options,
             name=int8_name(target),
             path=folder.path / f"{int8_name(target)}.onnx",
-            images=Images(chosen, pipeline, threads, begun_when_called(progress, "correcting biases", "layers")),
+            selection=selection,
+            images=images,
         )
         changed = QuantizedRun(folder=folder, target=target, prepared=subject.prepared.model, calibration_set=chosen)
         backend = after_quantize(changed, backends)
     files = (folder.statistics, *quantized.files, *backend.files)
     unsettled = settling_note(
-        statistics.convergence, len(statistics.images), method_name(method), subject.record.classes
+        statistics.convergence, len(statistics.images), method_name(solved_by), subject.record.classes
     )
     settling = () if unsettled is None else (unsettled,)
     notes = (*settling, *quantized.notes, *backend.notes)
@@ -231,11 +246,15 @@ def calibrate(
 
 
 def _configuration(
-    method: Method, target: Target, options: QuantizeOptions, until_stable: float | None, require_coverage: float | None
+    method: Method | Auto,
+    target: Target,
+    options: QuantizeOptions,
+    until_stable: float | None,
+    require_coverage: float | None,
 ) -> dict[str, Any]:
     """Return the settings of a calibration that ``run.json`` does not name elsewhere, as JSON values."""
     return {
-        "method": {"name": method_name(method), **asdict(method)},
+        "method": method_json(method),
         "target": target.name,
         "options": asdict(options),
         "until_stable": until_stable,
@@ -364,7 +383,7 @@ class _Pass:
         chosen: CalibrationSet,
         pipeline: Pipeline,
         folder: RunFolder,
-        method: Method,
+        method: Method | Auto,
         target: Target,
         keep_outliers: bool,
         device: Device,
@@ -375,8 +394,10 @@ class _Pass:
         self._target, self._keep_outliers, self._progress = target, keep_outliers, progress
         self._device, self._threads = device, threads or default_threads()
         # Convergence is watched for the method in use, and for the two that cost nothing to solve.
-        self._methods: dict[str, Method] = {"minmax": MinMax(), "percentile": Percentile(), method_name(method): method}
-        self._wanted = method_name(method)
+        watched = Percentile() if isinstance(method, Auto) else method  # which one it will be is not known yet
+        self._methods: dict[str, Method] = {"minmax": MinMax(), "percentile": Percentile()}
+        self._methods[method_name(watched)] = watched
+        self._wanted = method_name(watched)
         self._ranges: dict[str, dict[str, Range]] = {}
         self._points: list[ConvergencePoint] = []
         self._provenance = Provenance(

@@ -37,7 +37,7 @@ from quantkit.sensitivity.measure import Deviation, NetworkCost, layer_costs
 from quantkit.sensitivity.result import AccuracyChange, Figures, LayerSensitivity, Sensitivity
 from quantkit.stats.solve import solve_observed
 from quantkit.targets import ORT, Target, as_target
-from quantkit.workflows.quantize import QuantizeOptions
+from quantkit.workflows.quantize import QuantizeOptions, method_of_run
 from quantkit.workflows.run_results import keep_sensitivity
 
 By = Literal["isolated", "leave-one-out", "accuracy"]
@@ -114,7 +114,7 @@ def sensitivity(
 
     Args:
         run: run folder of `calibrate`.
-        method: how ranges are set.
+        method: how ranges are set; that of the run's int8 model for the target when absent.
         target: what will run the model.
         options: further choices of the quantization, as `quantize` takes them.
         by: what the layers are ordered by: the noise that each makes by itself, the noise that goes when it is left in
@@ -151,10 +151,11 @@ def sensitivity(
         raise UsageError(f"{count} images show nothing", where="--images", fix="take a few dozen")
     if by not in get_args(By):
         raise UsageError(f"there is no order {by!r}", where="by", fix=f"choose one of {', '.join(get_args(By))}")
-    method, target = as_method(method), as_target(target)
+    target = as_target(target)
     options = require(QuantizeOptions, options or QuantizeOptions(), "options")
     folder = RunFolder(as_path(run, "run"))
     record = folder.read()
+    method = method_of_run(record, target) if method is None else as_method(method)
     if by == "accuracy":
         found, warnings = evaluation_images(images, labels, names, exclude, record)
         chosen = _labelled(limited(found, count), record)
