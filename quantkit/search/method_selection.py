@@ -4,7 +4,7 @@ All methods are solved from the same statistics. Methods whose ranges are nearly
 of each candidate runs a few images; those that are further from fp32 than the best by more than chance explains drop
 out, and the others run twice as many, and so on. Of the candidates that chance does not tell from the best, the first
 is taken: they are ordered from simple to elaborate. Variants of a method are solved and tried where the method itself
-is still a candidate after the first round. The result depends on neither chance nor time.
+is as near as the nearest after the first round. The result depends on neither chance nor time.
 """
 
 import math
@@ -42,8 +42,8 @@ CANDIDATES: tuple[Method, ...] = (
     Percentile(fraction=0.999),
     Kl(definition="relay"),
 )
-# Variants are tried where the method that they vary is still a candidate after the first round: a narrower percentile
-# where a narrow one is, and the other search for the least divergence, which mostly ends near the first.
+# Variants are tried where the method that they vary is as near as the nearest after the first round: a narrower
+# percentile where a narrow one is, and the other search for the least divergence, which mostly ends near the first.
 VARIANT_OF: Mapping[Method, Method] = {
     Percentile(fraction=0.999): Percentile(fraction=0.9999),
     Kl(definition="relay"): Kl(),
@@ -244,8 +244,9 @@ class _Comparison:
         self.measure(new, count)
 
     def is_worth(self, method: Method) -> bool:
-        """Return whether a method that has not entered varies one that is still a candidate."""
-        return method not in self._entered and self._entered.get(VARIANT_OF[method]) in self.live
+        """Return whether a method that has not entered varies one that chance does not tell from the nearest."""
+        varied = self._entered.get(VARIANT_OF[method]) if method not in self._entered else None
+        return varied in self.live and varied is not None and not varied.is_further(self._nearest(), TIED)
 
     def measure(self, candidates: Sequence["_Candidate"], count: int) -> None:
         """Measure candidates on the first images, and drop those that are further than the nearest beyond chance."""
