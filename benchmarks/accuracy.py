@@ -10,8 +10,8 @@ drop of 0.3 points and an agreement set for each model, with no layer in float u
 disjoint. ``latency`` is the time of one image, one thread, against fp32, both in turn. Peers get the same calibration
 images and are evaluated on the same others: onnxruntime's quantize_static by each of its methods, and nncf where it is
 installed. With ``--methods``, nothing is tuned: the models of ``quantkit calibrate`` by each method and by ``auto``,
-without their latency. The models and images are those kept beside the checkout, or with ``--model`` any others: a calibration set,
-and a folder of labelled images without those of the set.
+without their latency. The models and images are those kept beside the checkout, or with ``--model`` any others: a
+calibration set, and a folder of labelled images without those of the set.
 """
 
 import argparse

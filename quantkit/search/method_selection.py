@@ -39,22 +39,18 @@ CANDIDATES: tuple[Method, ...] = (
     Mse(),
     Percentile(fraction=0.9999),
     Kl(),
-    Percentile(fraction=0.999),
     Kl(definition="relay"),
 )
-# Variants are tried where the method that they vary is as near as the nearest after the first round: a narrower
-# percentile where a narrow one is, and the other search for the least divergence, which mostly ends near the first.
-VARIANT_OF: Mapping[Method, Method] = {
-    Percentile(fraction=0.999): Percentile(fraction=0.9999),
-    Kl(definition="relay"): Kl(),
-}
+# Variants are tried where the method that they vary is as near as the nearest after the first round: the other search
+# for the least divergence takes the longest to solve and mostly ends near the first.
+VARIANT_OF: Mapping[Method, Method] = {Kl(definition="relay"): Kl()}
 # Ranges are nearly equal where no end differs by more than this share of the width: by less than 0.1 dB of noise.
 SAME_RANGES = 0.01
 # Images of the first round; each further one has twice as many.
 FIRST_IMAGES = 8
-# Candidates drop out where they are further from fp32 than the best by so many standard errors; of those that are left
-# in the end, the ones within fewer of them and within this factor of the best distance are as good as the best.
-DROPPED, TIED, TIED_FACTOR = 2.0, 1.0, 1.1
+# Candidates drop out where they are further from fp32 than the nearest by so many standard errors. Those that are left
+# and within this factor of the least distance, 1 dB of noise, are as near as the nearest.
+CERTAINTY, TIED_FACTOR = 2.0, 1.25
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -246,7 +242,7 @@ class _Comparison:
     def is_worth(self, method: Method) -> bool:
         """Return whether a method that has not entered varies one that chance does not tell from the nearest."""
         varied = self._entered.get(VARIANT_OF[method]) if method not in self._entered else None
-        return varied in self.live and varied is not None and not varied.is_further(self._nearest(), TIED)
+        return varied in self.live and varied is not None and not varied.is_further(self._nearest(), TIED_FACTOR)
 
     def measure(self, candidates: Sequence["_Candidate"], count: int) -> None:
         """Measure candidates on the first images, and drop those that are further than the nearest beyond chance."""
@@ -257,14 +253,14 @@ class _Comparison:
             if self._progress is not None:
                 self._progress(self._done, total)
         nearest = self._nearest()
-        for one in [one for one in self.live if one.is_further(nearest, DROPPED)]:
+        for one in [one for one in self.live if one.is_further(nearest)]:
             self.live.remove(one)
             one.close()
 
     def selection(self, methods: Sequence[Method]) -> MethodSelection:
         """Return the first of those that are as near as the nearest."""
         nearest = self._nearest()
-        tied = [one for one in self.live if not one.is_further(nearest, TIED, math.log(TIED_FACTOR))]
+        tied = [one for one in self.live if not one.is_further(nearest, TIED_FACTOR)]
         chosen = min(tied, key=lambda one: list(methods).index(one.method))
         results = tuple(self._result(method, chosen, tied) for method in methods)
         return MethodSelection(method=chosen.method, reason=self._reason(chosen, nearest), results=results)
@@ -336,14 +332,14 @@ class _Candidate:
         self.estimate = distance_estimate(wanted, scores)
         self._history[count] = self.estimate.log
 
-    def is_further(self, nearest: "_Candidate", errors: float, least: float = math.inf) -> bool:
-        """Return whether it is further from fp32 than another by so many standard errors, or by so much in all."""
+    def is_further(self, nearest: "_Candidate", factor: float = math.inf) -> bool:
+        """Return whether it is further from fp32 than another beyond chance, or by more than a factor."""
         if self is nearest:
             return False
         if not math.isfinite(self.estimate.log):
             return True
         more = self.estimate.log - nearest.estimate.log
-        return more > errors * self.estimate.standard_error(nearest.estimate) or more > least
+        return more > CERTAINTY * self.estimate.standard_error(nearest.estimate) or more > math.log(factor)
 
     def relative(self, other: "_Candidate") -> float | None:
         """Return the distance relative to that of another on the same images; None where either is not finite."""

@@ -32,7 +32,7 @@ KIND, FORMAT = "method-selection", 1
 # The set must have so many times the images that methods are compared on.
 SET_TIMES = 4
 # Methods are compared on as many images as this number of multiply-adds allows, within limits.
-MACS, LEAST, MOST = 64e9, 16, 64
+MACS, LEAST, MOST = 64e9, 16, 128
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -72,11 +72,13 @@ def test_methods_of_nearly_equal_ranges_are_one_candidate() -> None:
 
 
 def test_variant_of_a_method_that_is_further_is_not_tried() -> None:
-    narrow, relay = Percentile(fraction=0.999), Kl(definition="relay")
-    factors = {Percentile(): 1.0, Percentile(fraction=0.9999): 0.3, Kl(): 1.03, narrow: 0.9, relay: 1.06}
-    found = {one.method: one for one in select(factors).results}
-    assert (found[narrow].outcome, found[narrow].images, found[narrow].distance) == ("not tried", 0, None)
-    assert found[relay].images >= 8
+    relay = Kl(definition="relay")
+    tried, left_out = (
+        {one.method: one for one in select({Percentile(): 1.0, Kl(): factor, relay: 1.06}).results}[relay]
+        for factor in (1.03, 0.3)
+    )
+    assert tried.images >= 8
+    assert (left_out.outcome, left_out.images, left_out.distance) == ("not tried", 0, None)
 
 
 def test_model_with_scores_that_are_not_finite_is_further() -> None:
@@ -127,7 +129,7 @@ def test_figures_are_those_of_the_models_themselves(corrected: bool) -> None:
 
 
 def test_choice_is_the_same_for_any_number_of_threads() -> None:
-    factors = dict(zip(CANDIDATES, (1.0, 1.2, 0.9, 0.7, 0.8, 0.5, 0.85), strict=True))
+    factors = dict(zip(CANDIDATES, (1.0, 1.2, 0.9, 0.7, 0.95, 0.85), strict=True))
     assert select(factors) == select(factors, threads=3)
 
 
