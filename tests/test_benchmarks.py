@@ -12,6 +12,8 @@ import onnx
 import pytest
 from PIL import Image
 
+from quantkit.data.build_set import build_calibration_set
+
 ROOT = Path(__file__).resolve().parents[1]
 FOLDER = ROOT / "benchmarks"
 SIDE = 224
@@ -84,8 +86,6 @@ def test_benchmark_evaluation_agrees_with_the_plain_loop(folder: Path) -> None:
 
 
 def test_benchmark_accuracy_measures_default_tuned_and_peers(folder: Path) -> None:
-    from quantkit.data.build_set import build_calibration_set
-
     build_calibration_set(folder / "images", count=8).save(folder / "set.csv")
     arguments = ["--model", folder / "tiny.onnx", "--set", folder / "set.csv", "--images", folder / "images"]
     out, figures = run(
@@ -95,6 +95,16 @@ def test_benchmark_accuracy_measures_default_tuned_and_peers(folder: Path) -> No
     assert 0 <= tiny["ort"]["default"]["agreement"] <= 100
     assert {"onnxruntime minmax", "onnxruntime entropy", "onnxruntime percentile"} <= set(tiny["peers"])
     assert "nncf" in out
+
+
+def test_benchmark_accuracy_compares_the_methods_with_auto(folder: Path) -> None:
+    build_calibration_set(folder / "images", count=8).save(folder / "set.csv")
+    arguments = ["--model", folder / "tiny.onnx", "--set", folder / "set.csv", "--images", folder / "images"]
+    out, figures = run("accuracy.py", *arguments, "--preset", "imagenet", "--methods", "--peers", "none", folder=folder)
+    methods = figures["models"]["tiny"]["methods"]
+    assert list(methods) == ["auto: percentile", "minmax", "percentile", "kl", "mse"]
+    assert methods["auto: percentile"]["agreement"] == methods["percentile"]["agreement"]
+    assert "auto: percentile" in out
 
 
 @pytest.mark.parametrize(
