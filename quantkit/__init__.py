@@ -1,11 +1,11 @@
 """Post-training int8 quantization for ONNX image classifiers, with measured accuracy loss.
 
-The commands of the command line are functions of the same names (`evaluate` is ``quantkit eval``): they take paths as
-text or path-like objects, and names of methods, targets and presets, or values. Percentages are numbers from 0 to 100.
-Names are imported when they are first used, so importing the package costs nothing.
+The commands of the command line are functions of the same names (`evaluate` is ``quantkit eval``). They accept paths as
+strings or path-like objects, and methods, targets and presets as names or values. Percentages are from 0 to 100.
+Names are imported on first use, so importing the package is fast.
 
 Example:
-    In the folder that ``quantkit demo`` makes:
+    In the folder written by ``quantkit demo``:
 
     >>> import quantkit
     >>> done = quantkit.calibrate("mini_iresnet.onnx", "calibration.csv", "digits", run="run", method="mse")
@@ -48,6 +48,7 @@ if TYPE_CHECKING:
     from quantkit.demo.chain import Demo as Demo
     from quantkit.demo.chain import run_demo as run_demo
     from quantkit.engine.device import Device as Device
+    from quantkit.engine.placement import DevicePlacement as DevicePlacement
     from quantkit.errors import QuantkitError as QuantkitError
     from quantkit.evaluation.gate import Gate as Gate
     from quantkit.evaluation.gate import GateMode as GateMode
@@ -108,6 +109,7 @@ if TYPE_CHECKING:
     from quantkit.workflows.tune import tune as tune
     from quantkit.workflows.vacc.backend import VaccBackend as VaccBackend
     from quantkit.workflows.vacc.build_file import VamcOptions as VamcOptions
+    from quantkit.workflows.vacc.device_results import DeviceResults as DeviceResults
 
 __version__ = "0.1.0"
 
@@ -135,6 +137,7 @@ _MODULE_OF = {
     "FloatLayer": "quantkit.graph.coverage",
     "Goal": "quantkit.search.stages",
     "Device": "quantkit.engine.device",
+    "DevicePlacement": "quantkit.engine.placement",
     "ImageItem": "quantkit.data.item",
     "ImageSource": "quantkit.data.source",
     "Interval": "quantkit.evaluation.paired",
@@ -177,6 +180,7 @@ _MODULE_OF = {
     "VACC": "quantkit.targets",
     "VaccBackend": "quantkit.workflows.vacc.backend",
     "VamcOptions": "quantkit.workflows.vacc.build_file",
+    "DeviceResults": "quantkit.workflows.vacc.device_results",
     "Verdict": "quantkit.search.stages",
     "build_calibration_set": "quantkit.data.build_set",
     "calibrate": "quantkit.workflows.calibrate",
@@ -209,7 +213,7 @@ __all__ = ["__version__", *_MODULES, *_MODULE_OF]
 
 
 class _Package(ModuleType):
-    """The package, whose functions are not hidden by subpackages of the same name.
+    """The package module; its functions take precedence over subpackages of the same name.
 
     Importing ``quantkit.report`` sets that name to the subpackage; ``quantkit.report`` is the function nevertheless.
     """

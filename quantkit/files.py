@@ -1,18 +1,21 @@
-"""Files that appear whole or not at all, and the digests that name their content."""
+"""Atomic file creation, and digests of file contents."""
 
 import contextlib
 import hashlib
 import json
 import os
 import secrets
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from quantkit.errors import OutputError
 
-# A name no reader takes for a result: hidden, and with a suffix nothing looks for.
+# A name that no reader takes for a result: hidden, and with an unused suffix.
 TEMPORARY_SUFFIX = ".quantkit-tmp"
+# The variable that names the folder of all caches of a user where it is not the usual one.
+CACHE_HOME = "XDG_CACHE_HOME"
 
 
 def sha256_file(path: Path) -> str:
@@ -30,11 +33,28 @@ def sha256_json(value: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
+def user_cache_folder() -> Path:
+    """Return the folder of results that belong to no run: ``quantkit`` in the user's cache folder.
+
+    That is ``XDG_CACHE_HOME`` where it is set, else ``~/.cache``, ``~/Library/Caches`` on macOS, or ``LOCALAPPDATA`` on
+    Windows.
+    """
+    given = os.environ.get(CACHE_HOME)
+    if given and Path(given).is_absolute():
+        return Path(given) / "quantkit"
+    if sys.platform == "darwin":
+        return Path.home() / "Library/Caches/quantkit"
+    local = os.environ.get("LOCALAPPDATA")
+    if sys.platform == "win32" and local:
+        return Path(local) / "quantkit/cache"
+    return Path.home() / ".cache/quantkit"
+
+
 def make_folder(path: Path) -> Path:
     """Create a folder and its parents.
 
     Raises:
-        OutputError: the folder cannot be created, with the reason the system gave.
+        OutputError: the folder cannot be created; the message has the reason of the operating system.
     """
     try:
         path.mkdir(parents=True, exist_ok=True)
@@ -45,17 +65,17 @@ def make_folder(path: Path) -> Path:
 
 @contextlib.contextmanager
 def replacing(path: Path, *, durable: bool = True) -> Iterator[Path]:
-    """Give a temporary path beside ``path``; on success sync it to disk and rename it over ``path``.
+    """Yield a temporary path in the folder of ``path``; on success sync it to disk and rename it to ``path``.
 
-    On any failure the temporary file is removed and what stood at ``path`` is untouched.
+    On failure the temporary file is removed, and an existing file at ``path`` is not changed.
 
     Args:
         path: the file to write.
-        durable: wait until the disk has it. Without, the file still appears whole or not at all while the machine
-            runs, which suffices for many small files that can be made again.
+        durable: wait until the file is on disk. Otherwise the file is still created atomically, but may be incomplete
+            after a power failure; suitable for many small files that can be recreated.
 
     Raises:
-        OutputError: the file cannot be written, with the reason the system gave.
+        OutputError: the file cannot be written; the message has the reason of the operating system.
     """
     make_folder(path.parent)
     temporary = path.parent / f".{path.name}.{secrets.token_hex(4)}{TEMPORARY_SUFFIX}"
@@ -81,28 +101,28 @@ def replacing(path: Path, *, durable: bool = True) -> Iterator[Path]:
 
 
 def write_bytes(path: Path, content: bytes) -> None:
-    """Write a whole file, or leave what was there (see `replacing`)."""
+    """Write a file atomically (see `replacing`)."""
     with replacing(path) as temporary:
         temporary.write_bytes(content)
 
 
 def write_text(path: Path, content: str) -> None:
-    """Write a whole UTF-8 text file with newline line ends, or leave what was there."""
+    """Write a UTF-8 text file with newline line ends atomically."""
     write_bytes(path, content.encode())
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write a JSON file, indented, keys in the order given, non-finite numbers refused."""
+    """Write an indented JSON file atomically; keys keep their order, and non-finite numbers raise ValueError."""
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 def reason(error: OSError) -> str:
-    """Return the system's own words for an error, without the errno and the path."""
+    """Return the operating system's message of an error, without errno and path."""
     return (error.strerror or str(error)).lower()
 
 
 def _sync_folder(folder: Path) -> None:
-    """Make a rename durable where the system allows a folder to be synced."""
+    """Make a rename durable, if the system can sync folders."""
     with contextlib.suppress(OSError):
         descriptor = os.open(folder, os.O_RDONLY)
         try:

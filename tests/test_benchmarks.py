@@ -49,7 +49,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def run(script: str, *arguments: object, folder: Path) -> tuple[str, dict[str, Any]]:
+def run(script: str, *arguments: object, folder: Path) -> tuple[str, Any]:
     """Run a benchmark as a user does; return its output and its figures."""
     figures = folder / f"{script}.json"
     command = [sys.executable, FOLDER / script, *map(str, arguments), "--json", figures]
@@ -105,6 +105,15 @@ def test_benchmark_accuracy_compares_the_methods_with_auto(folder: Path) -> None
     assert list(methods) == ["auto: percentile", "minmax", "percentile", "kl", "mse"]
     assert methods["auto: percentile"]["agreement"] == methods["percentile"]["agreement"]
     assert "auto: percentile" in out
+
+
+def test_benchmark_gpu_measures_both_models_on_the_device_and_the_cpu(folder: Path) -> None:
+    arguments = ["--model", folder / "tiny.onnx", "--photos", folder / "images", "--images", 8]
+    out, figures = run("gpu.py", *arguments, "--device", "cpu", "--batches", "1,4", folder=folder)
+    assert [(row["model"], row["batch"]) for row in figures] == [(m, b) for m in ("fp32", "int8") for b in (1, 1, 4)]
+    assert all(row["differ"] == 0 and row["eval"] > 0 for row in figures)
+    assert all(("pass" in row) == (row["model"] == "fp32") for row in figures)
+    assert "answers differ" in out
 
 
 @pytest.mark.parametrize(

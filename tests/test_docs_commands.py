@@ -41,8 +41,8 @@ SMALLER = {
     "sensitivity tutorial": "sensitivity tutorial --count 4",
 }
 # What the reader of a page has beside networks, images and a calibration set; nothing if not said.
-HAS_PROJECT = {"README.md", "gates.md", "tuning.md"}
-HAS_RUN = {"gates.md", "tuning.md"}
+HAS_PROJECT = {"README.md", "devices.md", "gates.md", "tuning.md"}
+HAS_RUN = {"devices.md", "gates.md", "tuning.md"}
 # A gate that so few images cannot prove ends with code 20.
 GATED = {"gates.md": (0, 20)}
 

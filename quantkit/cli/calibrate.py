@@ -29,7 +29,6 @@ from quantkit.cli.options import (
 )
 from quantkit.cli.progress import show_progress
 from quantkit.cli.show import (
-    method_text,
     parse_percent,
     print_coverage,
     print_files,
@@ -60,7 +59,7 @@ def calibrate(
     ] = None,
     skip_damaged: SkipDamagedOption = False,
     labels: LabelsOption = None,
-    count: Annotated[int | None, typer.Option(help="Images to draw from --images.")] = None,
+    count: Annotated[int | None, typer.Option(help="Number of images to draw from --images.")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of the draw from --images.")] = None,
     preset: PresetOption = None,
     exif: ExifOption = None,
@@ -70,7 +69,7 @@ def calibrate(
     per_channel: PerChannelOption = None,
     skip: SkipOption = None,
     bias_correction: Annotated[
-        bool, typer.Option("--bias-correction/--no-bias-correction", help="Move biases where that is seen to help.")
+        bool, typer.Option("--bias-correction/--no-bias-correction", help="Correct biases where it reduces the error.")
     ] = True,
     keep_outliers: KeepOutliersOption = False,
     output: OutputOption = None,
@@ -78,10 +77,10 @@ def calibrate(
     run: Annotated[Path | None, typer.Option(help="Run folder.", show_default="runs/ and the model's name")] = None,
     dialect: Annotated[DialectName | None, typer.Option(help="Dialect of vamc.yaml.")] = None,
     calibration_folder: Annotated[
-        Path | None, typer.Option(help="Where the card's compiler will find the calibration images.")
+        Path | None, typer.Option(help="Folder in which the card's compiler finds the calibration images.")
     ] = None,
     until_stable: Annotated[
-        str | None, typer.Option(help="Stop when no range moves by more than this, e.g. 0.5%.")
+        str | None, typer.Option(help="Stop when no range changes by more than this share of its width, e.g. 0.5%.")
     ] = None,
     fresh: Annotated[
         bool, typer.Option("--fresh", help="Ignore cached statistics; replace a run of other inputs.")
@@ -90,10 +89,12 @@ def calibrate(
     device: DeviceOption = "cpu",
     batch: BatchOption = 1,
     provider_option: ProviderOption = None,
-    threads: Annotated[int | None, typer.Option(help="Workers.")] = None,
+    threads: Annotated[int | None, typer.Option(help="Number of worker threads.")] = None,
 ) -> None:
     """Run the model once over a calibration set; write statistics, ranges and the int8 model."""
+    from quantkit.config.settings import Settings
     from quantkit.engine.device import Device
+    from quantkit.runs.configuration import record_settings
     from quantkit.workflows.calibrate import calibrate as step
     from quantkit.workflows.project import load_project
     from quantkit.workflows.resolve import calibration_settings
@@ -122,22 +123,29 @@ def calibrate(
         inputs=tuple(input_ or ()),
     )
     least = parse_percent(require_coverage, "--require-coverage", all_allowed=True)
-    print_preset_notes(preset, load_project(Path()))
-    configuration = {
-        "model": settings.model,
-        "images": settings.set or f"{settings.count} of {settings.images}, seed {settings.seed}",
-        "preprocessing": settings.pipeline.describe(),
-        "method": method_text(settings.method),
-        "target": settings.target.name,
-        "per channel": settings.options.per_channel,
-        "skip": settings.options.skip,
-        "bias correction": bias_correction,
-        "keep outliers": keep_outliers or None,
-        "run": settings.run,
-    }
+    project = load_project(Path())
+    print_preset_notes(preset, project)
+    merged = Settings(project)
+    merged.add("model", settings.model, given=model, key="model")
+    drawn = f"{settings.count} of {settings.images}, seed {settings.seed}"
+    merged.add("images", settings.set or drawn, given=set_ or images, key="set")
+    merged.add_preprocessing(settings.pipeline, preset)
+    merged.add("method", settings.method, given=method or fraction, key="method")
+    merged.add("target", settings.target.name, given=target, key="target")
+    merged.add("per channel", settings.options.per_channel, given=per_channel, key="per_channel")
+    merged.add("skip", settings.options.skip, given=skip, key="skip")
+    merged.add("bias correction", bias_correction, given=None if bias_correction else False)
+    merged.add("keep outliers", keep_outliers or None, given=keep_outliers)
+    merged.add("output", settings.output, given=output, key="output")
+    merged.add("inputs", settings.inputs, given=input_, key="inputs")
+    merged.add("until stable", until_stable, given=until_stable)
+    merged.add("dialect", dialect or project.dialect, given=dialect, key="dialect")
+    merged.add("device", where.describe() if device != "cpu" else None, given=device)
+    merged.add("batch", batch if batch != 1 else None, given=batch)
+    merged.add("run", settings.run, given=run, key="run")
     with show_progress() as progress:
         chosen = settings.calibration_set(progress)
-    with show_progress(configuration) as progress:
+    with show_progress(merged.by_name) as progress:
         done = step(
             settings.model,
             chosen,
@@ -156,10 +164,11 @@ def calibrate(
             threads=threads,
             progress=progress,
         )
-    _print(done)
+    record_settings(done.run, "calibrate", merged.by_name)
+    _print(done, None if settings.set is not None else chosen)
 
 
-def _print(done: "Calibration") -> None:
+def _print(done: "Calibration", drawn: Path | None) -> None:
     from rich.table import Table
 
     from quantkit.report.names import Name
@@ -167,7 +176,7 @@ def _print(done: "Calibration") -> None:
     statistics, quantized = done.statistics, done.quantized
     images = len(statistics.images)
     if done.reused:
-        console.print(f"{len(statistics.tensors)} tensors over {images} images: statistics were there, nothing was run")
+        console.print(f"{len(statistics.tensors)} tensors over {images} images: cached statistics, nothing was run")
     else:
         rate = images / done.elapsed_s
         device = statistics.provenance.device
@@ -191,9 +200,9 @@ def _print(done: "Calibration") -> None:
     if statistics.convergence:
         last = statistics.convergence[-1]
         moved = ", ".join(f"{name} {share:.2%} ({last.tensor[name]})" for name, share in last.movement.items())
-        console.print(f"ranges that moved most up to image {last.images}: {moved}", soft_wrap=True)
+        console.print(f"largest range changes up to image {last.images}: {moved}", soft_wrap=True)
     print_selection(quantized.selection)
     print_notes(done.notes)
-    print_files(done.files, in_folder=done.run)
+    print_files((*done.files, *([] if drawn is None else [drawn])), in_folder=done.run)
     print_coverage(done.coverage)
     print_next("compare", "fp32", quantized.name, "--run", done.run)

@@ -7,14 +7,15 @@ import typer
 
 from quantkit.cli.app import app
 from quantkit.cli.progress import show_progress
+from quantkit.cli.show import print_files, print_next
 from quantkit.cli.terminal import console
 
 
 @app.command()
 def demo(
-    out: Annotated[Path, typer.Option(help="Folder to work in.")] = Path("quantkit-demo"),
+    out: Annotated[Path, typer.Option(help="Output folder.")] = Path("quantkit-demo"),
 ) -> None:
-    """Run the whole chain on the digits and the small network that ship with quantkit."""
+    """Run the complete workflow on the digits and the small network that ship with quantkit."""
     from quantkit.demo.chain import run_demo
     from quantkit.report.tables import accuracy_table, notes
 
@@ -23,6 +24,7 @@ def demo(
     console.print(accuracy_table(done.comparison))
     for note in notes(done.comparison):
         console.print(note, soft_wrap=True, markup=False, style="dim")
-    console.print(f"\nimages, calibration set and quantkit.yaml: {done.folder}", soft_wrap=True, markup=False)
+    console.print(f"images, calibration set and quantkit.yaml: {done.folder}", soft_wrap=True, markup=False)
     console.print(f"statistics, int8 models, ranges and vamc.yaml: {done.run}", soft_wrap=True, markup=False)
-    console.print(f"next: cd {done.folder} && quantkit compare fp32 int8", soft_wrap=True, markup=False)
+    print_files([done.folder])
+    print_next("compare", "fp32", "int8", folder=done.folder)

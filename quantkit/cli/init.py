@@ -1,6 +1,7 @@
 """``quantkit init``."""
 
 import json
+import shlex
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -24,15 +25,15 @@ def init(
     preset: Annotated[
         str | None,
         typer.Option(
-            help="Preprocessing of --model: a preset or a file.", show_default="imagenet, or what fits the input"
+            help="Preprocessing of --model: a preset or a file.", show_default="imagenet, or ops that fit the input"
         ),
     ] = None,
     images: Annotated[
-        Path | None, typer.Option(help="Evaluation images of --model, one folder a class.", show_default="none")
+        Path | None, typer.Option(help="Evaluation images of --model, one folder per class.", show_default="none")
     ] = None,
     schema: Annotated[bool, typer.Option("--schema", help="Print the JSON schema of quantkit.yaml.")] = False,
 ) -> None:
-    """Write a complete, commented quantkit.yaml into this folder: for a well-known network, or a model of one's own."""
+    """Write a commented quantkit.yaml into this folder, for a well-known network or for your own model."""
     if schema:
         _print_schema()
         return
@@ -41,15 +42,16 @@ def init(
         return
     if preset is not None or images is not None:
         raise UsageError("needs --model", where="--preset" if preset is not None else "--images")
-    from quantkit.config.ready import ready_configs, title, write_ready_config
+    from quantkit.config.ready import first_command, ready_configs, title, write_ready_config
 
     if name is None:
         for known, text in ready_configs().items():
             console.print(f"{known:20} {title(text)}", soft_wrap=True, markup=False)
         return
     path = write_ready_config(name, Path())
-    console.print("its comments say what to do next", soft_wrap=True, markup=False)
+    console.print("its comments describe the next steps", soft_wrap=True, markup=False)
     print_files([path])
+    print_next(*shlex.split(first_command(ready_configs()[name]))[1:])
 
 
 def _write_for_model(name: str | None, model: Path, preset: str | None, images: Path | None) -> None:

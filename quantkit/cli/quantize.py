@@ -20,7 +20,6 @@ from quantkit.cli.options import (
 )
 from quantkit.cli.progress import show_progress
 from quantkit.cli.show import (
-    method_text,
     parse_percent,
     print_coverage,
     print_files,
@@ -39,7 +38,7 @@ def quantize(
     target: TargetOption = None,
     out: Annotated[
         Path | None,
-        typer.Option(help="Where to write.", show_default="int8.onnx or int8-METHOD.onnx in the run folder"),
+        typer.Option(help="ONNX file to write.", show_default="int8.onnx or int8-METHOD.onnx in the run folder"),
     ] = None,
     per_channel: PerChannelOption = None,
     activations: ActivationsOption = None,
@@ -50,14 +49,18 @@ def quantize(
         bool,
         typer.Option(
             "--bias-correction/--no-bias-correction",
-            help="Correct biases on the calibration images where they are found and it helps.",
+            help="Correct biases on the calibration images, if available, where it reduces the error.",
         ),
     ] = True,
     keep_outliers: KeepOutliersOption = False,
-    explain: Annotated[bool, typer.Option("--explain", help="List every operator: how, or why not.")] = False,
+    explain: Annotated[
+        bool, typer.Option("--explain", help="List how each operator is quantized, or why it is not.")
+    ] = False,
     require_coverage: RequireCoverageOption = None,
 ) -> None:
-    """Solve the ranges by another method, from the statistics, and write the int8 model."""
+    """Compute the ranges by another method from the statistics of a run, and write the int8 model."""
+    from quantkit.config.settings import Settings
+    from quantkit.runs.configuration import record_settings
     from quantkit.targets import parse_target
     from quantkit.workflows.project import find_run, load_project
     from quantkit.workflows.quantize import QuantizeOptions
@@ -77,18 +80,18 @@ def quantize(
     folder = find_run(run, project, Path())
     chosen = method_of(method, fraction, project)
     aim = parse_target(target or project.target or "ort")
-    configuration = {
-        "run": folder,
-        "method": method_text(chosen),
-        "target": aim.name,
-        "per channel": options.per_channel,
-        "activations": activations,
-        "weight bits": weight_bits,
-        "skip": options.skip,
-        "bias correction": bias_correction,
-        "keep outliers": keep_outliers or None,
-    }
-    with show_progress(configuration) as progress:
+    merged = Settings(project)
+    merged.add("run", folder, given=run, key="run")
+    merged.add("method", chosen, given=method or fraction, key="method")
+    merged.add("target", aim.name, given=target, key="target")
+    merged.add("per channel", options.per_channel, given=per_channel, key="per_channel")
+    merged.add("activations", activations, given=activations)
+    merged.add("weight bits", weight_bits, given=weight_bits)
+    merged.add("power of two", power_of_two, given=power_of_two)
+    merged.add("skip", options.skip, given=skip, key="skip")
+    merged.add("bias correction", bias_correction, given=None if bias_correction else False)
+    merged.add("keep outliers", keep_outliers or None, given=keep_outliers)
+    with show_progress(merged.by_name) as progress:
         done = step(
             folder,
             method=chosen,
@@ -98,6 +101,7 @@ def quantize(
             require_coverage=parse_percent(require_coverage, "--require-coverage", all_allowed=True),
             progress=progress,
         )
+    record_settings(folder, f"quantize {done.name}", merged.by_name)
     if explain:
         for row in done.explain():
             console.print(f"{row.kind:8}  {row.op_type:18}  {row.how:9}  {row.name}", soft_wrap=True, markup=False)

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from quantkit.cli.app import app
-from quantkit.cli.show import print_files
+from quantkit.cli.show import print_files, print_next
 from quantkit.cli.terminal import console
 from quantkit.errors import UsageError
 
@@ -27,7 +27,7 @@ def relink(
         ),
     ] = None,
 ) -> None:
-    """Record where the model, calibration set or images of a run are now, after a check by digest."""
+    """Record new locations of the model, calibration set or images of a run, after checking their digests."""
     from quantkit.runs.location import relink as step
 
     if model is None and set_ is None and images is None:
@@ -36,3 +36,4 @@ def relink(
     console.print(f"model: {record.model.path}", soft_wrap=True, markup=False)
     console.print(f"set: {record.set.path or 'not saved'}", soft_wrap=True, markup=False)
     print_files([run / "run.json"])
+    print_next("compare", "fp32", "int8", "--run", run)

@@ -1,9 +1,9 @@
-"""What several commands print alike: notes, coverage, written files, percentages."""
+"""Output that several commands share: notes, coverage, written files, percentages."""
 
 import os
 import shlex
 import sys
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,15 +13,17 @@ from quantkit.errors import UsageError
 from quantkit.notes import grouped
 
 if TYPE_CHECKING:
-    from quantkit.config.method import Auto, Method
+    from collections.abc import Mapping
+
     from quantkit.config.project import Project
+    from quantkit.config.settings import Setting
     from quantkit.graph.coverage import Coverage
     from quantkit.search.method_selection import MethodSelection
 
 
 @contextmanager
 def despite_closed_pipe() -> Iterator[None]:
-    """Print in the block; a reader that goes away, as ``head`` does, ends the block and no more is printed."""
+    """Print in the block; a closed pipe, as with ``head``, ends the block silently."""
     try:
         yield
         sys.stdout.flush()
@@ -30,24 +32,24 @@ def despite_closed_pipe() -> Iterator[None]:
 
 
 def print_preset_notes(preset: str | None, project: "Project") -> None:
-    """Print on standard error what had to be inferred to read the preset from a file of the vendor's."""
+    """Print on standard error what was inferred to read the preset from a vendor file."""
     from quantkit.workflows.project import notes_of_preset
 
     print_notes(notes_of_preset(preset, project), to_errors=True)
 
 
 def spread(counts: Collection[int]) -> str:
-    """Return ``5`` where all counts are alike, else ``1 to 5``."""
+    """Return ``5`` if all counts are equal, else ``1 to 5``."""
     least, most = min(counts), max(counts)
     return f"{least}" if least == most else f"{least} to {most}"
 
 
 def print_notes(notes: Iterable[str], *, to_errors: bool = False) -> None:
-    """Print notes: one line for all of a kind, with ``--verbose`` each of them, with ``--quiet`` none.
+    """Print notes: one line per kind, every note with ``--verbose``, none with ``--quiet``.
 
     Args:
-        notes: of a step.
-        to_errors: print on standard error, where standard output is a file that was asked for.
+        notes: notes of a step.
+        to_errors: print on standard error, because standard output carries a file.
     """
     where = errors if to_errors else console
     for group in grouped(notes):
@@ -62,54 +64,59 @@ def print_notes(notes: Iterable[str], *, to_errors: bool = False) -> None:
 
 
 def print_files(files: Iterable[Path], *, in_folder: Path | None = None) -> None:
-    """Print which files a command wrote; nothing with ``--quiet``.
+    """Print the files that a command wrote; nothing with ``--quiet``.
 
     Args:
-        files: that were written.
-        in_folder: print the names of files in this folder alone, and the folder once.
+        files: the written files.
+        in_folder: print files in this folder by name, and the folder once; other files by their paths.
     """
     paths = list(files)
     session.event("wrote", files=[str(path) for path in paths])
     if session.quiet or not paths:
         return
-    if in_folder is None:
-        text = ", ".join(map(str, paths))
-    else:
-        text = f"{', '.join(path.name for path in paths)} in {in_folder}"
-    console.print(f"wrote {text}", soft_wrap=True, markup=False)
+    inside = [path.name for path in paths if path.parent == in_folder]
+    parts = [f"{', '.join(inside)} in {in_folder}"] if inside else []
+    parts += [str(path) for path in paths if path.parent != in_folder]
+    console.print(f"wrote {', '.join(parts)}", soft_wrap=True, markup=False)
 
 
-def print_next(*words: str | Path) -> None:
-    """Print the command that usually comes next, quoted for a shell; nothing with ``--quiet``."""
-    command = shlex.join(["quantkit", *map(str, words)])
-    session.event("next", command=command)
-    if not session.quiet:
-        console.print(f"next: {command}", soft_wrap=True, markup=False)
+def print_next(*words: str | Path, folder: Path | None = None, to_errors: bool = False) -> None:
+    """Print the command that usually comes next, quoted for a shell; nothing with ``--quiet``.
 
-
-def print_configuration(values: Mapping[str, object]) -> None:
-    """Print the merged settings of a command, one a line, on standard error; nothing with ``--quiet``.
+    Words in capitals stand for what the user has to fill in.
 
     Args:
-        values: by name; None and empty ones are left out.
+        words: of the command, without ``quantkit``.
+        folder: where it is to be run, if not here.
+        to_errors: print on standard error, where standard output is for other programs.
     """
-    given = {name: _plain(value) for name, value in values.items() if value is not None and value not in ((), {}, "")}
-    if not given:
+    command = shlex.join(["quantkit", *map(str, words)])
+    if folder is not None:
+        command = f"{shlex.join(['cd', str(folder)])} && {command}"
+    session.event("next", command=command)
+    if session.quiet or (to_errors and session.events_on_stderr):
         return
-    session.event("configuration", values=given)
+    (errors if to_errors else console).print(f"next: {command}", soft_wrap=True, markup=False)
+
+
+def print_configuration(settings: "Mapping[str, Setting]") -> None:
+    """Print the effective settings of a command, one per line, with the sources of those that are no defaults.
+
+    They go to standard error; nothing is printed with ``--quiet``.
+    """
+    if not settings:
+        return
+    from quantkit.config.settings import setting_text
+
+    texts = {name: setting_text(one.value) for name, one in settings.items()}
+    sources = {name: one.source for name, one in settings.items() if one.source}
+    session.event("configuration", values=texts, sources=sources)
     if session.quiet or session.events_on_stderr:
         return
-    width = max(map(len, given), default=0)
-    for name, text in given.items():
-        errors.print(f"{name:{width}}  {text}", soft_wrap=True, markup=False, style="dim")
-
-
-def method_text(method: "Method | Auto") -> str:
-    """Return a method's name and settings."""
-    from quantkit.config.method import method_json
-
-    name, *settings = method_json(method).items()
-    return " ".join((name[1], *(f"{key} {value}" for key, value in settings)))
+    width = max(map(len, texts))
+    for name, text in texts.items():
+        source = f"  ({sources[name]})" if name in sources else ""
+        errors.print(f"{name:{width}}  {text}{source}", soft_wrap=True, markup=False, style="dim")
 
 
 def print_selection(selection: "MethodSelection | None") -> None:
@@ -136,18 +143,8 @@ def _figure(value: float | None, digits: int) -> str:
     return "–" if value is None else f"{value:.{digits}f}"
 
 
-def _plain(value: object) -> str:
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, Mapping):
-        return ", ".join(f"{name} {_plain(one)}" for name, one in value.items())
-    if isinstance(value, tuple | list | frozenset):
-        return ", ".join(map(str, value))
-    return str(value)
-
-
 def print_coverage(covered: "Coverage") -> None:
-    """Print how much is int8 in one line, as a warning where that is little; with ``--verbose`` each layer in float."""
+    """Print how much is int8, as a warning if it is little; with ``--verbose`` also each layer in float."""
     warning = "warning: " if covered.is_low else ""
     console.print(f"{warning}{covered}", soft_wrap=True, markup=False, style="yellow" if covered.is_low else None)
     if session.verbose:
@@ -156,22 +153,22 @@ def print_coverage(covered: "Coverage") -> None:
 
 
 def parse_percent(text: str | None, option: str, *, all_allowed: bool = False) -> float | None:
-    """Return percent from ``0.5%`` or the share ``0.005``.
+    """Return the percentage of ``0.5%`` or of the fraction ``0.005``.
 
     Args:
-        text: as typed, None where it was not given.
-        option: its name.
-        all_allowed: take 100 %, too.
+        text: value of the option, None if it was not given.
+        option: name of the option.
+        all_allowed: accept 100 %, too.
 
     Raises:
-        UsageError: it is neither, or lies outside 0 to 100 percent.
+        UsageError: the text has neither form, or is outside 0 to 100 percent.
     """
     if text is None:
         return None
     try:
         percent = float(text.removesuffix("%")) * (1.0 if text.endswith("%") else 100.0)
     except ValueError:
-        raise UsageError(f"{text!r} is no percentage", where=option, fix="write it as 0.5%") from None
+        raise UsageError(f"invalid percentage {text!r}", where=option, fix="write it as 0.5%") from None
     if not (0.0 <= percent < 100.0 or (all_allowed and percent == 100.0)):
         raise UsageError(f"{text} is not between 0% and 100%", where=option, fix="write half a percent as 0.5%")
     return percent

@@ -8,11 +8,14 @@ import typer
 
 from quantkit.cli.app import app
 from quantkit.cli.options import (
+    BatchOption,
+    DeviceOption,
     ImagesOption,
     KeepOutliersOption,
     LabelsOption,
     PerChannelOption,
     PresetOption,
+    ProviderOption,
     RequireCoverageOption,
     SkipDamagedOption,
     SkipOption,
@@ -29,6 +32,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from quantkit.config.project import Project
+    from quantkit.engine.device import Device
     from quantkit.progress import Progress
     from quantkit.workflows.tune import Tuning
 
@@ -40,9 +44,9 @@ def tune(
     subject: Annotated[
         Path | None, typer.Argument(metavar="[RUN or MODEL]", help="Run folder of quantkit calibrate, or its model.")
     ] = None,
-    max_drop: Annotated[float, typer.Option(min=0.0, help="Largest loss of top-1, in points.")] = 0.5,
+    max_drop: Annotated[float, typer.Option(min=0.0, help="Largest accepted loss of top-1, in points.")] = 0.5,
     min_agreement: Annotated[
-        float | None, typer.Option(min=0.0, max=100.0, help="Least agreement with fp32, in percent; none by default.")
+        float | None, typer.Option(min=0.0, max=100.0, help="Minimum agreement with fp32, in percent; none by default.")
     ] = None,
     target: TargetOption = None,
     time: Annotated[str | None, typer.Option(help="Stop after this time, such as 10m; no limit by default.")] = None,
@@ -54,13 +58,13 @@ def tune(
     images: ImagesOption = None,
     skip_damaged: SkipDamagedOption = False,
     labels: LabelsOption = None,
-    names: Annotated[Path | None, typer.Option(help="Class names, one a line.")] = None,
+    names: Annotated[Path | None, typer.Option(help="Class names, one per line.")] = None,
     exclude: Annotated[Path | None, typer.Option(help="Calibration set whose images are left out.")] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Maximum number of evaluation images.")] = None,
     per_channel: PerChannelOption = None,
     skip: SkipOption = None,
     keep_outliers: KeepOutliersOption = False,
-    max_float: Annotated[str, typer.Option(help="Largest share of the multiply-adds left in float.")] = "10%",
+    max_float: Annotated[str, typer.Option(help="Maximum share of the multiply-adds left in float.")] = "10%",
     max_skips: Annotated[
         int | None,
         typer.Option(min=0, help="Maximum number of layers left in float.", show_default="no limit; 3 for vacc"),
@@ -79,11 +83,21 @@ def tune(
     out: Annotated[Path | None, typer.Option(help="Path of the int8 model.", show_default="in the run folder")] = None,
     fresh: Annotated[bool, typer.Option("--fresh", help="Ignore cached trials.")] = False,
     require_coverage: RequireCoverageOption = None,
-    threads: Annotated[int | None, typer.Option(help="Workers.")] = None,
+    device: DeviceOption = "cpu",
+    batch: BatchOption = 1,
+    provider_option: ProviderOption = None,
+    threads: Annotated[int | None, typer.Option(help="Number of worker threads.")] = None,
     json: Annotated[Path | None, typer.Option(help="Write the trials and the result as JSON.")] = None,
 ) -> None:
-    """Find the cheapest int8 model within an accuracy budget. Resumable."""
+    """Find the cheapest int8 model within an accuracy budget. Resumable.
+
+    With --device, models are observed, compared and evaluated there, fp32 too. Ranges are refined, and biases and
+    weights corrected, on the CPU.
+    """
+    from quantkit.config.settings import Settings
+    from quantkit.engine.device import Device
     from quantkit.files import write_json
+    from quantkit.runs.configuration import record_settings
     from quantkit.search.mixed_precision import FloatBudget
     from quantkit.search.stages import Goal, Stage
     from quantkit.targets import parse_target
@@ -92,26 +106,32 @@ def tune(
     from quantkit.workflows.tune import TuneOptions
     from quantkit.workflows.tune import tune as step
 
+    where = Device.parse(device, batch=batch, options=provider_option or ())
     project = load_project(Path())
     chosen = parse_target(target or project.target or "ort")
     if write_fp32 is not None and (not chosen.compiler_calibrates or not rewrite):
         raise UsageError("there is no rewritten fp32 model", where="--write-fp32", fix="give --target vacc --rewrite")
     macs = parse_percent(max_float, "--max-float")
     assert macs is not None
-    configuration = {
-        "target": chosen.name,
-        "max drop": f"{max_drop:g} points",
-        "min agreement": None if min_agreement is None else f"{min_agreement:g} %",
-        "max float": f"{macs:g} % of the multiply-adds",
-        "disabled stages": tuple(map(str, disable or ())),
-        "rewrite": rewrite,
-        "skip": tuple(skip or project.skip),
-        "images": images or project.images,
-        "time": time,
-    }
-    with show_progress(configuration) as progress:
+    merged = Settings(project)
+    merged.add("target", chosen.name, given=target, key="target")
+    merged.add("max drop", f"{max_drop:g} points", given=max_drop if max_drop != 0.5 else None)
+    merged.add("min agreement", None if min_agreement is None else f"{min_agreement:g} %", given=min_agreement)
+    merged.add("max float", f"{macs:g} % of the multiply-adds", given=max_float if max_float != "10%" else None)
+    merged.add("max skips", max_skips, given=max_skips)
+    merged.add("disabled stages", tuple(map(str, disable or ())), given=disable)
+    merged.add("rewrite", rewrite, given=None if rewrite else False)
+    merged.add(
+        "per channel", project.per_channel if per_channel is None else per_channel, given=per_channel, key="per_channel"
+    )
+    merged.add("skip", tuple(skip or project.skip), given=skip, key="skip")
+    merged.add("keep outliers", keep_outliers or None, given=keep_outliers)
+    merged.add("images", images or project.images, given=images, key="images")
+    merged.add("limit", limit, given=limit)
+    merged.add("time", time, given=time)
+    with show_progress(merged.by_name) as progress:
         done = step(
-            _run(subject, run, set_, preset, project, progress),
+            _run(subject, run, set_, preset, project, where, progress),
             TuneOptions(
                 goal=Goal(max_drop=max_drop, min_agreement=min_agreement),
                 budget=FloatBudget(macs=macs, layers=max_skips),
@@ -134,19 +154,21 @@ def tune(
             limit=limit,
             out=out,
             fresh=fresh,
+            device=where,
             threads=threads,
             progress=progress,
         )
     if json is not None:
         write_json(json, done.to_json())
-    _print(done)
+    record_settings(done.log.parent, f"tune {done.name}", merged.by_name)
+    _print(done, json)
 
 
 def parse_seconds(text: str | None) -> float | None:
     """Return the seconds of ``90s``, ``10m`` or ``1.5h``; a bare number is seconds.
 
     Raises:
-        UsageError: it is none of these.
+        UsageError: the text has none of these forms.
     """
     if text is None:
         return None
@@ -162,15 +184,16 @@ def _run(
     set_: Path | None,
     preset: str | None,
     project: "Project",
+    device: "Device",
     progress: "Progress",
 ) -> Path:
-    """Return the run to tune; a model that has none is calibrated first, where a set is given."""
+    """Return the run to tune; a model without a run is calibrated first, if a set is given."""
     from quantkit.workflows.calibrate import calibrate
     from quantkit.workflows.project import run_of_subject
     from quantkit.workflows.resolve import calibration_settings
 
     if subject is not None and run is not None and set_ is None:
-        raise UsageError("a run was given twice", where="--run", fix="give one")
+        raise UsageError("a run was given twice", where="--run", fix="give it once")
     if set_ is None:
         if preset is not None:
             raise UsageError("a calibrated run has its own preprocessing", where="--preset", fix="give --set too")
@@ -199,19 +222,20 @@ def _run(
         settings.pipeline,
         run=settings.run,
         options=settings.options,
+        device=device,
         progress=progress,
     )
     return settings.run
 
 
-def _print(done: "Tuning") -> None:
+def _print(done: "Tuning", json: Path | None) -> None:
     best = done.outcome.best
     console.print(_table(done))
     for line in _verdict(done):
         console.print(line, soft_wrap=True, markup=False)
     print_notes(done.notes)
     console.print(f"kept: {best.recipe.describe()}", soft_wrap=True, markup=False)
-    print_files((*done.files, done.log), in_folder=done.log.parent)
+    print_files((*done.files, done.log, *([] if json is None else [json])), in_folder=done.log.parent)
     print_coverage(done.coverage)
     print_next("compare", "fp32", done.name, "--run", done.log.parent)
 

@@ -1,13 +1,13 @@
-"""The project file, ``quantkit.yaml``: what a folder's commands need, so that they need nothing more."""
+"""The project file, ``quantkit.yaml``: defaults for the commands in its folder."""
 
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, model_validator
 
 from quantkit.config.arguments import AnyPath, path_or
 from quantkit.config.pipeline import ORDER, PRESETS, Pipeline
-from quantkit.config.text import parse_yaml, read_text, validation_error
+from quantkit.config.text import lines_of_keys, parse_yaml, read_text, validation_error
 from quantkit.errors import ConfigError
 
 PROJECT_FILE = "quantkit.yaml"
@@ -17,26 +17,26 @@ class Project(BaseModel):
     """All keys of ``quantkit.yaml``; paths are relative to its folder.
 
     Attributes:
-        version: of this format.
+        version: version of the format.
         model: fp32 ONNX file.
         preset: name of a preset, or a file: YAML with ``ops``, a vamc build file or a vdsp_params.json.
-        ops: the preprocessing itself, in place of a preset.
-        exif: apply the EXIF orientation of images, or ignore it; as the preset says by default.
+        ops: operations of the preprocessing, instead of a preset.
+        exif: whether to apply the EXIF orientation of images; by default as set by the preset.
         set: calibration set manifest.
-        images: evaluation images: a folder, an archive, parquet, shards, or a URL; without it, the rest of the images
-            that the set was drawn from.
+        images: evaluation images: a folder, an archive, parquet, shards, or a URL; by default the other images of the
+            source that the set was drawn from.
         labels: label file of the evaluation images.
-        names: class names, one a line.
+        names: class names, one per line.
         method: auto, minmax, percentile, kl or mse.
-        fraction: of the percentile.
+        fraction: fraction of the percentile method.
         target: ort, tensorrt or vacc.
         per_channel: one weight scale per output channel.
-        skip: layers left in floating point: names, globs, ``re:`` patterns, or ``conv:`` indices.
-        run: run folder.
-        dialect: of the vamc YAML.
-        calibration_folder: where the calibration images lie for the vendor's compiler.
-        output: name of the output that holds the class scores.
-        inputs: values of the inputs beside the image, by name: numbers, or paths of ``.npy`` files.
+        skip: layers left in float: names, globs, ``re:`` patterns, or ``conv:`` indices.
+        run: the run folder.
+        dialect: dialect of the vamc YAML.
+        calibration_folder: folder of the calibration images for the vendor's compiler.
+        output: name of the output with the class scores.
+        inputs: values of the other inputs, by name: numbers, or paths of ``.npy`` files.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -61,6 +61,12 @@ class Project(BaseModel):
     output: str | None = None
     inputs: dict[str, bool | int | float | str] = Field(default_factory=dict)
 
+    _lines: dict[str, int] = PrivateAttr(default_factory=dict)
+
+    def line_of(self, key: str) -> int | None:
+        """Return the line of a key in the file, None where the file does not have it."""
+        return self._lines.get(key)
+
     @model_validator(mode="after")
     def _one_preprocessing(self) -> Self:
         if self.preset is not None and self.ops is not None:
@@ -71,11 +77,11 @@ class Project(BaseModel):
     def _usable_paths(self) -> Self:
         for name, value in self:
             if isinstance(value, str | Path) and "\0" in str(value):
-                raise ValueError(f"{name} holds a zero byte, which no file name does")
+                raise ValueError(f"{name} contains a zero byte, which file names cannot have")
         return self
 
     def under(self, folder: Path) -> "Project":
-        """Return the project with its paths taken from a folder."""
+        """Return the project with its paths resolved relative to a folder."""
         fields = ("model", "set", "labels", "names", "run", "calibration_folder")
         moved = {name: folder / path for name in fields if (path := getattr(self, name)) is not None}
         if self.images is not None and "://" not in self.images:
@@ -85,14 +91,16 @@ class Project(BaseModel):
 
 
 def parse_project(text: str, where: object) -> Project:
-    """Return the project that a YAML text describes.
+    """Return the project of a YAML text.
 
     Raises:
-        ConfigError: not YAML, an unknown key (the nearest known one is named), or a value of the wrong kind.
+        ConfigError: not YAML, an unknown key (the message names the nearest known one), or a value of the wrong type.
     """
     values = parse_yaml(text, where)
     try:
-        return Project.model_validate(values)
+        project = Project.model_validate(values)
+        project._lines.update(lines_of_keys(text))
+        return project
     except ValidationError as error:
         raise validation_error(error, list(Project.model_fields), where) from error
 
@@ -105,15 +113,15 @@ def parse_pipeline(text: str, where: object) -> Pipeline:
     """
     values = parse_yaml(text, where)
     if set(values) != {"ops"}:
-        raise ConfigError("a preprocessing file holds the one key ops", where=where)
+        raise ConfigError("a preprocessing file has the single key ops", where=where)
     return pipeline_of_ops(values["ops"], where)
 
 
 def pipeline_of_ops(ops: Any, where: object) -> Pipeline:
-    """Return the pipeline of a list of operations as plain data.
+    """Return the pipeline of a list of operations given as plain data.
 
     Raises:
-        ConfigError: an operation that does not exist, a wrong value, or a wrong order.
+        ConfigError: an unknown operation, an invalid value, or a wrong order.
     """
     try:
         pipeline = Pipeline(ops=ops)
@@ -125,11 +133,11 @@ def pipeline_of_ops(ops: Any, where: object) -> Pipeline:
 
 
 def as_pipeline(pipeline: Pipeline | AnyPath) -> Pipeline:
-    """Return preprocessing given as a value, by the name of a preset, or as a YAML file with ``ops``.
+    """Return preprocessing given as a value, as the name of a preset, or as a YAML file with ``ops``.
 
     Raises:
         ConfigError: no such preset, or not a valid pipeline.
-        UsageError: it is none of these.
+        UsageError: the argument has another type.
     """
     if isinstance(pipeline, Pipeline):
         return pipeline

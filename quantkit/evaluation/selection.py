@@ -1,21 +1,23 @@
-"""How near an int8 model comes to fp32 on held-back images: the figure that a search selects by.
+"""Closeness of an int8 model to fp32 on held-back images, the selection metric of a search.
 
-Agreement on a few dozen images hardly separates good models: it counts only the images whose top class changed. The KL
-divergence of the softmaxed scores counts how far each image moved, but depends mostly on the few images with a small
-margin and on the noise that these happen to meet. `expected_kl` therefore applies the noise of every image to every
-image. The SQNR of the scores, in decibels, weighs all images alike, also beside some whose scores are a hundred times
-as large, and so has less variance. Both follow the power of the noise, and their geometric mean ranks models more
-stably than either.
+Agreement on a few dozen images hardly separates good models, because it counts only images with a changed top class.
+The KL divergence of the softmaxed scores measures the change of each image, but depends mostly on the few images with a
+small margin and on their noise. `expected_kl` therefore applies the noise of every image to every image. The SQNR of
+the scores, in decibels, weights all images equally, even if some scores are a hundred times as large, and so has less
+variance. Both are proportional to the power of the noise, and their geometric mean ranks models more stably than
+either.
 """
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
+from quantkit.engine.device import CPU, Device
 from quantkit.engine.scores import scores_of, sqnr_by_image_db
 from quantkit.errors import NumericError
 from quantkit.evaluation.predictions import Scores, kind_of_scores, kl_divergence, log_probabilities
@@ -27,7 +29,7 @@ _LEAST_KL = 1e-14
 
 @dataclass(frozen=True, kw_only=True)
 class Closeness:
-    """How near the scores of an int8 model are to those of fp32.
+    """Closeness of the scores of an int8 model to those of fp32.
 
     Attributes:
         kl: mean ``KL(fp32 || int8)`` of the softmaxed scores in nats.
@@ -48,7 +50,7 @@ class Closeness:
 
 
 def mean_sqnr_db(reference: Float32Array, other: Float32Array) -> float:
-    """Return the mean of the images' SQNR in dB, infinite where all scores, ``[images, classes]``, are equal."""
+    """Return the mean of the images' SQNR in dB, infinite if all scores, ``[images, classes]``, are equal."""
     return math.inf if np.array_equal(reference, other) else float(sqnr_by_image_db(reference, other).mean())
 
 
@@ -57,12 +59,12 @@ def expected_kl(reference: Float32Array, other: Float32Array, kind: Scores = Sco
 
     ``KL(softmax(y) || softmax(y + e)) = (sum_c p_c e_c^2 - (sum_c p_c e_c)^2) / 2`` to second order in the noise e,
     with ``p = softmax(y)``. Noise grows with the scores, so image i gets the noise of image j times ``s_i / s_j``; s is
-    the norm of an image's scores less their mean, or the median norm where that is larger.
+    the norm of an image's centered scores, or the median norm if that is larger.
 
     Args:
         reference: scores of fp32, ``[images, classes]``.
         other: scores to compare, of the same shape.
-        kind: of the scores; of probabilities, the logarithms count.
+        kind: kind of the scores; logarithms of probabilities are used.
     """
     return max(float(_kl_of_pairs(reference, other, kind).mean()), 0.0)
 
@@ -79,18 +81,18 @@ def _kl_of_pairs(reference: Float32Array, other: Float32Array, kind: Scores) -> 
 
 
 def _centered(rows: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """Return rows less the mean of each, which softmax does not depend on."""
+    """Return rows minus their means, on which softmax does not depend."""
     return np.asarray(rows - rows.mean(axis=1, keepdims=True))
 
 
 def closeness(reference: Float32Array, scores: Float32Array) -> Closeness:
-    """Return how near scores are to those of fp32; both ``[images, classes]``.
+    """Return the closeness of scores to those of fp32; both ``[images, classes]``.
 
     Raises:
         NumericError: a score is NaN or infinite.
     """
     if not np.isfinite(scores).all():
-        raise NumericError("the scores hold NaN or infinity", fix="look at the model's ranges")
+        raise NumericError("the scores contain NaN or infinity", fix="check the model's ranges")
     kind = kind_of_scores(reference)
     return Closeness(
         kl=float(kl_divergence(reference, scores, kind=kind).mean()),
@@ -142,7 +144,7 @@ def distance_estimate(reference: Float32Array, scores: Float32Array) -> Distance
 
 
 def without_mean_change(reference: Float32Array, scores: Float32Array) -> tuple[Float32Array, Float32Array]:
-    """Return both as logits, the second less the mean change of each class, which bias correction removes.
+    """Return both as logits, the second minus the mean change of each class, which bias correction removes.
 
     Args:
         reference: scores of fp32, ``[images, classes]``.
@@ -163,29 +165,33 @@ class SelectionMetric:
         prepared: the fp32 model.
         images: ``[N, C, H, W]`` each.
         threads: images run side by side.
+        device: where all models run, fp32 too.
 
     Raises:
         ModelError: the model cannot be run.
+        DeviceError: the device does not run the model.
     """
 
-    def __init__(self, prepared: ir.Model, images: Sequence[Float32Array], *, threads: int) -> None:
-        self._images, self._threads = images, threads
-        self._reference = scores_of(prepared, images, threads=threads)
+    def __init__(
+        self, prepared: ir.Model, images: Sequence[Float32Array], *, threads: int, device: Device = CPU
+    ) -> None:
+        self._prepared, self._images, self._threads, self._device = prepared, images, threads, device
+        self._reference = scores_of(prepared, images, threads=threads, device=device)
 
     def closeness(self, model: ir.Model) -> Closeness:
         """Measure a model.
 
         Raises:
-            ModelError: it cannot be run.
-            NumericError: its scores are NaN or infinite.
+            ModelError: the model cannot be run.
+            NumericError: the scores are NaN or infinite.
         """
         return closeness(self._reference, self._scores(model))
 
     def distance_if_corrected(self, model: ir.Model) -> float:
-        """Return the distance of a model as if its biases were corrected; infinite where its scores are not finite.
+        """Return the distance of a model with simulated bias correction; infinite if its scores are not finite.
 
         Raises:
-            ModelError: it cannot be run.
+            ModelError: the model cannot be run.
         """
         scores = self._scores(model)
         if not np.isfinite(scores).all():
@@ -193,10 +199,20 @@ class SelectionMetric:
         return closeness(*without_mean_change(self._reference, scores)).distance
 
     def largest_change(self, model: ir.Model) -> float:
-        """Return the largest difference of any score to fp32's, as a share of the span of all its scores."""
-        span = float(np.ptp(self._reference))
-        change = float(np.abs(self._scores(model) - self._reference).max())
+        """Return the largest difference of any score to fp32, as a share of the span of fp32's scores.
+
+        Both run on the CPU, because a device may compute with reduced precision.
+        """
+        reference = self._cpu_reference
+        span = float(np.ptp(reference))
+        change = float(np.abs(scores_of(model, self._images, threads=self._threads) - reference).max())
         return change / span if span > 0.0 else change
 
+    @cached_property
+    def _cpu_reference(self) -> Float32Array:
+        if self._device.is_cpu:
+            return self._reference
+        return scores_of(self._prepared, self._images, threads=self._threads)
+
     def _scores(self, model: ir.Model) -> Float32Array:
-        return scores_of(model, self._images, threads=self._threads)
+        return scores_of(model, self._images, threads=self._threads, device=self._device)

@@ -1,4 +1,4 @@
-"""``quantkit calibrate``: one pass over the calibration set, then ranges, int8 model and vendor file."""
+"""``quantkit calibrate``: one pass over the calibration set, then ranges, int8 model and vendor files."""
 
 import os
 import time
@@ -19,19 +19,20 @@ from quantkit.config.method import (
     MinMax,
     Percentile,
     as_method_or_auto,
-    method_json,
     method_name,
 )
 from quantkit.config.pipeline import Pipeline
+from quantkit.config.settings import Setting, Settings
 from quantkit.data.calibration_set import CalibrationSet
 from quantkit.data.given_set import SetLike, given_set
 from quantkit.data.overlap import digest_of
 from quantkit.data.parallel import map_in_order
 from quantkit.data.preprocess import preprocess
 from quantkit.engine.classifier import ClassifierFile, PreparedClassifier, read_classifier
-from quantkit.engine.device import CPU, Device
+from quantkit.engine.device import CPU, Device, as_device
 from quantkit.engine.inputs import check_arrays, used_pipeline
 from quantkit.engine.observe import Chunk, complete, observe
+from quantkit.engine.placement import DevicePlacement, placement_of
 from quantkit.engine.session import default_threads
 from quantkit.engine.tap import TappedSession
 from quantkit.errors import CalibrationSetError, StatisticsError, UsageError
@@ -45,8 +46,9 @@ from quantkit.numerics import Range
 from quantkit.progress import Progress, as_progress, begun_when_called
 from quantkit.ptq.run_correction import Images
 from quantkit.records import Records
+from quantkit.runs.configuration import with_settings
 from quantkit.runs.folder import RECORD, ModelRecord, RunFolder, RunRecord, SetRecord
-from quantkit.stats.convergence import ConvergencePoint, movement, settling_note
+from quantkit.stats.convergence import ConvergencePoint, movement
 from quantkit.stats.file import Provenance, Statistics, load_statistics, save_statistics, sorted_images
 from quantkit.stats.observed import Observed
 from quantkit.stats.solve import solve_observed
@@ -54,24 +56,31 @@ from quantkit.targets import ORT, Target, as_target
 from quantkit.workflows.auto_method import resolve_method
 from quantkit.workflows.backends import Backend, QuantizedRun, after_quantize
 from quantkit.workflows.presets import PresetSource, load_preset
-from quantkit.workflows.quantize import Quantized, QuantizeOptions, check_loads, int8_name, quantize_prepared
+from quantkit.workflows.quantize import (
+    Quantized,
+    QuantizeOptions,
+    check_loads,
+    int8_name,
+    quantize_prepared,
+    replaced_notes,
+)
 
 
 @dataclass(frozen=True)
 class Calibration(Records):
-    """What `calibrate` did.
+    """Result of `calibrate`.
 
     Attributes:
         run: the run folder.
         quantized: the int8 model and its ranges.
-        statistics: of every observed tensor.
-        elapsed_s: seconds the pass took, 0 where the statistics were there already.
-        reused: the statistics were there already, made from the same model, set and pipeline.
-        files: what was written, or stands as it was.
-        notes: what the user may want to know; `quantkit.notes.grouped` makes one line of many of a kind.
+        statistics: statistics of every observed tensor.
+        elapsed_s: duration of the pass in seconds, 0 if cached statistics were used.
+        reused: cached statistics of the same model, set and pipeline were used.
+        files: the written files, including unchanged ones.
+        notes: remarks for the user; `quantkit.notes.grouped` summarizes them by kind.
 
     Example:
-        In the folder that ``quantkit demo`` makes:
+        In the folder written by ``quantkit demo``:
 
         >>> import quantkit
         >>> done = quantkit.calibrate("mini_iresnet.onnx", "calibration.csv", "digits", run="run")
@@ -88,7 +97,7 @@ class Calibration(Records):
     notes: tuple[str, ...]
 
     def rows(self) -> list[dict[str, Any]]:
-        """Return one row for each observed tensor: its range, and its least and greatest observed value."""
+        """Return one row for each observed tensor: its range, and its minimum and maximum."""
         return [
             {
                 "tensor": name,
@@ -102,13 +111,13 @@ class Calibration(Records):
 
     @property
     def coverage(self) -> Coverage:
-        """How many layers and multiply-adds are int8, and which layers are not and why."""
+        """Layers and multiply-adds in int8, and the layers left in float with the reasons."""
         return self.quantized.coverage
 
 
 @dataclass(frozen=True)
 class _CalibratedModel:
-    """The model of a pass, read and prepared."""
+    """The model of a pass, loaded and prepared."""
 
     file: ClassifierFile
     record: ModelRecord
@@ -131,43 +140,44 @@ def calibrate(
     until_stable: float | None = None,
     fresh: bool = False,
     require_coverage: float | None = None,
-    device: Device = CPU,
+    device: Device | str = CPU,
     threads: int | None = None,
     progress: Progress | None = None,
 ) -> Calibration:
     """Run the model once over the set, and write statistics, ranges, ``int8.onnx`` and provenance to the run folder.
 
-    Statistics that were made before from the same model, set and pipeline are used again; an interrupted pass goes on
-    from where it was. Either way the files are the same bits as those of one uninterrupted pass.
+    Cached statistics of the same model, set and pipeline are reused, and an interrupted pass resumes. The files are
+    bit-identical to those of an uninterrupted pass.
 
     Args:
         model: fp32 ONNX classifier.
-        calibration_set: manifest, or the set itself; or images of Python, all of which are used: arrays, an iterable, a
-            ``DataLoader``, a ``datasets.Dataset``, a ``CalibrationDataReader``, an `ImageSource`.
-        pipeline: preprocessing: a value, the name of a preset, or a file (see `load_preset`); None for ready arrays,
-            which are not preprocessed.
-        run: run folder; made when absent.
-        method: how ranges are set, a value or a name; ``auto`` when absent: all methods are solved from the statistics,
-            and the one is used whose int8 model is nearest to fp32 on calibration images that biases are not corrected
-            on; percentile where there are fewer than 32 images.
-        target: what will run the int8 model, a value or a name.
-        options: choices of the quantization.
-        backends: backends with options of their own, by name; the others take those of the run or their defaults.
-        output: name of the output that holds the class scores; found when absent.
-        inputs: values of the inputs beside the image, by name: numbers, arrays, or paths of ``.npy`` files.
-        until_stable: stop when no range moved by more than so many percent of its width from one convergence point to
-            the next; None for all images.
+        calibration_set: a manifest or a set; or Python images, all of which are used: arrays, an iterable, a
+            a ``datasets.Dataset``, a ``CalibrationDataReader``, an `ImageSource`.
+        pipeline: preprocessing: a value, the name of a preset, or a file (see `load_preset`); None for arrays that need
+            no preprocessing.
+        run: run folder; created if missing.
+        method: calibration method, a value or a name; ``auto`` by default: all methods are solved from the statistics,
+            and the one is used whose int8 model is nearest to fp32 on calibration images that bias correction does not
+            use; percentile for fewer than 32 images.
+        target: runtime or compiler of the int8 model, a value or a name.
+        options: quantization options.
+        backends: configured backends by name; the others use the options of the run or their defaults.
+        output: name of the output with the class scores; detected by default.
+        inputs: values of the other inputs, by name: numbers, arrays, or paths of ``.npy`` files.
+        until_stable: stop when no range changes by more than this percentage of its width between two convergence
+            points; None for all images.
         fresh: ignore cached statistics, and replace a run of another model, set or preprocessing.
-        require_coverage: least percent of the multiply-adds that must be int8; None requires nothing.
-        device: where the pass runs, and how many images at a time; biases are corrected on the CPU.
-        threads: workers; as many as there are processors when absent.
+        require_coverage: minimum percentage of the multiply-adds in int8; None for no requirement.
+        device: device and batch size of the pass: a `quantkit.Device`, or a name such as ``cuda:1``. Biases are
+            corrected on the CPU, layer by layer, with its integer kernels.
+        threads: number of worker threads; one per processor by default.
         progress: receives the progress.
 
     Raises:
-        UsageError: the run is of another model, set or preprocessing, and ``fresh`` is not given; or an argument is of
-            another kind.
+        UsageError: the run has another model, set or preprocessing, and ``fresh`` is not given; or an argument has the
+            wrong type.
         ModelError: the model cannot be read, run or quantized.
-        DeviceError: the device is not there, or does not run the model.
+        DeviceError: the device is not available, or does not run the model.
         CoverageError: less of the model would be int8 than required; no image was read.
         ConfigError: the pipeline does not fit the model.
         CalibrationSetError: the set is damaged, or its images are missing or changed.
@@ -176,7 +186,7 @@ def calibrate(
         OutputError: the run folder cannot be written.
 
     Example:
-        In the folder that ``quantkit demo`` makes:
+        In the folder written by ``quantkit demo``:
 
         >>> import quantkit
         >>> done = quantkit.calibrate("mini_iresnet.onnx", "calibration.csv", "digits", run="run", method="kl")
@@ -185,7 +195,7 @@ def calibrate(
     """
     wanted, target, run = as_method_or_auto(method), as_target(target), as_path(run, "run")
     options = require(QuantizeOptions, options or QuantizeOptions(), "options")
-    progress, device = as_progress(progress), device.resolved()
+    progress, device = as_progress(progress), as_device(device).resolved()
     pipeline = None if pipeline is None else load_preset(pipeline)
     subject = _read_subject(as_path(model, "model"), output, inputs)
     if pipeline is not None:
@@ -216,9 +226,12 @@ def calibrate(
         if before is not None:
             kept = {} if replaced else before.quantized
             record = record.model_copy(update={"quantized": kept, "backends": before.backends})
-        configuration = _configuration(wanted, target, options, until_stable, require_coverage)
-        record = record.model_copy(update={"configuration": configuration})
-        folder.write(record)
+        if before is not None and not replaced:
+            record = record.model_copy(update={"configuration": before.configuration})
+        observed_on = _observed_on(observer.placement, statistics, before)
+        record = record.model_copy(update={"observed_on": observed_on})
+        settings = _settings(wanted, target, options, until_stable, require_coverage)
+        folder.write(with_settings(record, "calibrate", settings))
         images = Images(chosen, pipeline, threads, begun_when_called(progress, "correcting biases", "layers"))
         comparison = options.subject(folder, subject.prepared, statistics, target, images)
         solved_by, selection = resolve_method(wanted, replace(comparison, backends=backends), progress)
@@ -237,29 +250,29 @@ def calibrate(
         changed = QuantizedRun(folder=folder, target=target, prepared=subject.prepared.model, calibration_set=chosen)
         backend = after_quantize(changed, backends)
     files = (folder.statistics, *quantized.files, *backend.files)
-    unsettled = settling_note(
-        statistics.convergence, len(statistics.images), method_name(solved_by), subject.record.classes
-    )
-    settling = () if unsettled is None else (unsettled,)
-    notes = (*settling, *quantized.notes, *backend.notes)
+    placed = observer.placement
+    ran_on = () if placed is None or device.is_cpu else (f"the pass ran on {placed.describe()}",)
+    changed_notes = () if before is None else replaced_notes(before, quantized.name, folder)
+    notes = (*ran_on, *changed_notes, *quantized.notes, *backend.notes)
     return Calibration(run, quantized, statistics, elapsed_s, reused, files, notes)
 
 
-def _configuration(
+def _settings(
     method: Method | Auto,
     target: Target,
     options: QuantizeOptions,
     until_stable: float | None,
     require_coverage: float | None,
-) -> dict[str, Any]:
-    """Return the settings of a calibration that ``run.json`` does not name elsewhere, as JSON values."""
-    return {
-        "method": method_json(method),
-        "target": target.name,
-        "options": asdict(options),
-        "until_stable": until_stable,
-        "require_coverage": require_coverage,
-    }
+) -> dict[str, Setting]:
+    """Return the settings of a calibration that ``run.json`` records nowhere else."""
+    settings = Settings()
+    settings.add("method", method)
+    settings.add("target", target.name)
+    for name, value in asdict(options).items():
+        settings.add(name.replace("_", " "), value)
+    settings.add("until stable", until_stable)
+    settings.add("require coverage", require_coverage)
+    return settings.by_name
 
 
 def _read_subject(path: Path, output: str | None, inputs: Mapping[str, Any] | None) -> _CalibratedModel:
@@ -286,7 +299,7 @@ def _require_coverage(
     options: QuantizeOptions,
     least: float | None,
 ) -> None:
-    """Refuse a model of which too little would be int8, before the pass; ``size`` is height and width of the images."""
+    """Check the coverage before the pass; ``size`` is the height and width of the images."""
     if least is None:
         return
     image = subject.file.signature.image
@@ -300,23 +313,23 @@ def _read_set(given: SetLike) -> tuple[CalibrationSet, str]:
     chosen = given_set(given)
     manifest = str(Path(given).resolve()) if isinstance(given, str | os.PathLike) else ""
     if not chosen.images:
-        raise CalibrationSetError("the set holds no images", where=manifest or chosen.root)
+        raise CalibrationSetError("the set is empty", where=manifest or chosen.root)
     if not chosen.is_rebuilt:
         raise CalibrationSetError(
-            "the set was chosen from labels alone", where=manifest, fix="run quantkit calib-set rebuild first"
+            "the set was selected from labels alone", where=manifest, fix="run quantkit calib-set rebuild first"
         )
     missing = [item for item in chosen.items if not item.exists()]
     if missing:
         raise CalibrationSetError(
             f"{len(missing)} of {len(chosen)} images of the set are missing, {missing[0].id} first",
             where=chosen.root,
-            fix="put them back, or build the set again",
+            fix="restore them, or build the set again",
         )
     digests = map_in_order(digest_of, chosen.items)
     for item, image, digest in zip(chosen.items, chosen.images, digests, strict=True):
         if digest != image.sha256:
             raise CalibrationSetError(
-                "the image is not the one the set was built with",
+                "the image has changed since the set was built",
                 where=item.where,
                 fix="build the set again",
             )
@@ -326,7 +339,7 @@ def _read_set(given: SetLike) -> tuple[CalibrationSet, str]:
 def _other_inputs(
     before: RunRecord, subject: _CalibratedModel, chosen: CalibrationSet, pipeline: Pipeline
 ) -> list[str]:
-    """Return what a run was made from that is not what it is to be made from now."""
+    """Return the inputs of a run that differ from the new ones."""
     changed = {
         f"model ({Path(before.model.path).name})": before.model.key != subject.record.key,
         f"output ({before.model.output})": before.model.output != subject.record.output,
@@ -337,10 +350,10 @@ def _other_inputs(
 
 
 def _replace(folder: RunFolder, before: RunRecord, replaced: list[str], fresh: bool) -> None:
-    """Remove the models of a run that is made anew from other inputs.
+    """Remove the models of a run that is recreated from other inputs.
 
     Raises:
-        UsageError: that was not asked for.
+        UsageError: ``fresh`` is not given.
     """
     if not fresh:
         raise UsageError(
@@ -374,8 +387,23 @@ def _record(
     )
 
 
+def _observed_on(placement: DevicePlacement | None, statistics: Statistics, before: RunRecord | None) -> dict[str, Any]:
+    """Return where the pass ran: this one, or the one before whose statistics are used again."""
+    made = statistics.provenance
+    if placement is not None:
+        return placement.to_json()
+    if before is not None and before.observed_on:
+        return before.observed_on
+    device = Device.parse(made.device.partition(" ")[0])
+    return replace(placement_of(None, device), onnxruntime=made.onnxruntime).to_json()
+
+
 class _Pass:
-    """One pass over a set: where it stands, what it leaves."""
+    """One pass over a set: its checkpoint and its results.
+
+    Attributes:
+        placement: execution providers of the model; None before the pass.
+    """
 
     def __init__(
         self,
@@ -393,7 +421,8 @@ class _Pass:
         self._subject, self._chosen, self._pipeline, self._folder = subject, chosen, pipeline, folder
         self._target, self._keep_outliers, self._progress = target, keep_outliers, progress
         self._device, self._threads = device, threads or default_threads()
-        # Convergence is watched for the method in use, and for the two that cost nothing to solve.
+        self.placement: DevicePlacement | None = None
+        # Convergence is tracked for the method in use, and for the two that cost nothing to solve.
         watched = Percentile() if isinstance(method, Auto) else method  # which one it will be is not known yet
         self._methods: dict[str, Method] = {"minmax": MinMax(), "percentile": Percentile()}
         self._methods[method_name(watched)] = watched
@@ -409,7 +438,7 @@ class _Pass:
         )
 
     def finished(self, until_stable: float | None) -> Statistics | None:
-        """Return the statistics of the run folder where they are those this pass would make, else None."""
+        """Return the statistics of the run folder if this pass would compute the same, else None."""
         loaded, _ = self._load(self._folder.statistics)
         if loaded is None or loaded.tensors.keys() != set(self._subject.observed.wanted):
             return None
@@ -417,7 +446,7 @@ class _Pass:
         return loaded if whole or until_stable is not None else None
 
     def run(self, until_stable: float | None, fresh: bool) -> Statistics:
-        """Observe all images, or until the ranges stand still."""
+        """Observe all images, or stop when the ranges are stable."""
         count = self._progress.task("calibrating", "images")
         begun, extra = (None, {}) if fresh else self._load(self._folder.partial)
         tapped = self._subject.observed.tapped
@@ -426,6 +455,7 @@ class _Pass:
             self._ranges = _ranges_from_json(extra.get("ranges", {}))
             self._progress.message(f"resuming after {len(begun.images)} images")
         session = TappedSession(self._subject.prepared.model, tapped, device=self._device)
+        self.placement = session.placement
         fixed = self._subject.file.signature.image.batch
         chunks = observe(
             session,
@@ -468,7 +498,7 @@ class _Pass:
         return Statistics(observed.tensors, extremes, self._provenance, images, convergence=list(self._points))
 
     def _tapped(self, begun: Statistics) -> Observed:
-        """Return what was observed of the tapped tensors, the images in the order of the pass."""
+        """Return the observations of the tapped tensors, with the images in the order of the pass."""
         tapped, names = self._subject.observed.tapped, list(begun.tensors)
         rows = np.argsort(np.argsort(self._digests(len(begun.images))))
         columns = [names.index(name) for name in tapped]
@@ -491,7 +521,7 @@ class _Pass:
         )
 
     def _load(self, path: Path) -> tuple[Statistics | None, dict[str, Any]]:
-        """Return the statistics of a file, and their ``extra``, where they are a beginning of this very pass."""
+        """Return the statistics of a file, and their ``extra``, if they are a checkpoint of this pass."""
         try:
             loaded, extra = load_statistics(path)
         except StatisticsError:
@@ -502,7 +532,7 @@ class _Pass:
 
 
 def _ranges_to_json(ranges: dict[str, dict[str, Range]]) -> dict[str, dict[str, list[float]]]:
-    """Return the ranges of the last convergence point, for an interrupted pass to go on from."""
+    """Return the ranges of the last convergence point, from which an interrupted pass resumes."""
     return {method: {name: [one.lo, one.hi] for name, one in solved.items()} for method, solved in ranges.items()}
 
 

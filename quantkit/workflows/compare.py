@@ -17,41 +17,41 @@ from quantkit.data.preprocess import preprocess
 from quantkit.data.source import ImageSource
 from quantkit.data.sources.open import ImagesLike
 from quantkit.engine.classifier import ClassifierFile
-from quantkit.engine.device import CPU, Device
+from quantkit.engine.device import CPU, Device, as_device
 from quantkit.engine.inputs import check_arrays, used_pipeline
 from quantkit.engine.predict import Classifier, Latency, ModelScores, evaluate, time_in_turn
 from quantkit.engine.session import default_threads
 from quantkit.errors import UsageError
+from quantkit.evaluation.compare_models import EvaluatedModel, compare_models
 from quantkit.evaluation.drift import TensorDrift
 from quantkit.evaluation.images import check_labels, evaluation_images, limited
 from quantkit.evaluation.measure_drift import measure_drift, measure_local_drift
 from quantkit.evaluation.paired import Interval
 from quantkit.evaluation.predictions import Collector
 from quantkit.evaluation.preprocessing_diagnosis import diagnose_preprocessing
-from quantkit.evaluation.result import Comparison, EvaluatedModel, compare_models
+from quantkit.evaluation.result import Comparison
 from quantkit.graph.model import model_digest, model_files
 from quantkit.progress import Progress, ProgressCallback, as_progress
-from quantkit.runs.cache import ResultCache
 from quantkit.runs.folder import RunFolder, RunRecord
 from quantkit.runs.inputs import read_scored
-from quantkit.runs.score_cache import cached_scores, predict_cached, scores_key
-from quantkit.workflows.presets import PresetSource, load_preset
+from quantkit.runs.score_cache import cached_scores, predict_cached, score_cache_of, scores_key
+from quantkit.workflows.presets import PresetSource, preprocessing_of
 from quantkit.workflows.vacc.device_results import DeviceResults, card_answers, other_preprocessing
 
-# Drift is a matter of tensors, not of images: its figures stand after a few dozen.
+# Drift is averaged over all elements of a tensor, so a few dozen images are enough.
 DRIFT_IMAGES = 32
 
 
 @dataclass(frozen=True)
 class ComparedModel:
-    """One ONNX model of a comparison, read.
+    """An ONNX model of a comparison.
 
     Attributes:
-        name: as the user calls it.
-        file: as read, with what it takes and gives.
+        name: name in the comparison.
+        file: the loaded model with its inputs and outputs.
 
     Example:
-        In the folder that ``quantkit demo`` makes:
+        In the folder written by ``quantkit demo``:
 
         >>> import quantkit
         >>> done = quantkit.evaluate_models(["fp32", "kl"], run="run", images="images/test", limit=50, drift_images=0)
@@ -64,30 +64,30 @@ class ComparedModel:
 
     @property
     def path(self) -> Path:
-        """Its file."""
+        """Path of the file."""
         return self.file.path
 
     @property
     def model(self) -> ir.Model:
-        """The model that takes one float32 NCHW image and gives its scores ``[N, classes]`` first."""
+        """The model with one float32 NCHW image input and the scores ``[N, classes]`` as first output."""
         return self.file.core
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """A comparison with all that it was made from.
+    """A comparison with the data it was computed from.
 
     Attributes:
-        comparison: the figures.
-        reference: the model that the others are measured against.
-        answers: what each model said, the reference first.
+        comparison: the result.
+        reference: the model, or the results of a card, that the others are measured against.
+        answers: predictions of each model, the reference first.
         images: the evaluated images.
         pipeline: the preprocessing.
-        run: the run folder, where there is one.
-        notes: which outputs were compared, where that was a choice, and how models are fed that take no plain image.
+        run: the run folder, if there is one.
+        notes: the compared outputs, if they were selected, and how inputs of unusual layout or type are fed.
 
     Example:
-        In the folder that ``quantkit demo`` makes:
+        In the folder written by ``quantkit demo``:
 
         >>> import quantkit
         >>> done = quantkit.evaluate_models(["fp32", "kl"], run="run", images="images/test", limit=50, drift_images=0)
@@ -96,7 +96,7 @@ class Evaluation:
     """
 
     comparison: Comparison
-    reference: ComparedModel
+    reference: ComparedModel | DeviceResults
     answers: tuple[EvaluatedModel, ...]
     images: ImageSource
     pipeline: Pipeline
@@ -119,15 +119,16 @@ def compare(
     datalist: AnyPath | None = None,
     output: str | None = None,
     inputs: Mapping[str, Any] | None = None,
+    device: Device | str = CPU,
     threads: int | None = None,
     progress: Progress | None = None,
 ) -> Comparison:
-    """Compare the first model with each of the others on the same labelled images.
+    """Compare the first model with each of the others on the same labelled images, all on one device.
 
     The arguments and errors are those of `evaluate_models`, which also returns what `report` needs.
 
     Example:
-        In the folder that ``quantkit demo`` makes:
+        In the folder written by ``quantkit demo``:
 
         >>> import quantkit
         >>> result = quantkit.compare(["fp32", "mse"], run="run", images="images/test", limit=100, drift_images=0)
@@ -135,6 +136,10 @@ def compare(
         ('mse', 100)
         >>> result.candidates[0].versus.agreement > 90.0
         True
+        >>> batches = quantkit.Device("cpu", batch=25)
+        >>> options = {"run": "run", "images": "images/test", "limit": 100, "drift_images": 0}
+        >>> quantkit.compare(["fp32", "mse"], **options, device=batches).reference.ran_on.provider
+        'CPUExecutionProvider'
     """
     return evaluate_models(
         models,
@@ -150,6 +155,7 @@ def compare(
         datalist=datalist,
         output=output,
         inputs=inputs,
+        device=device,
         threads=threads,
         progress=progress,
     ).comparison
@@ -170,45 +176,45 @@ def evaluate_models(
     datalist: AnyPath | None = None,
     output: str | None = None,
     inputs: Mapping[str, Any] | None = None,
-    device: Device = CPU,
+    device: Device | str = CPU,
     threads: int | None = None,
     progress: Progress | None = None,
 ) -> Evaluation:
-    """Run all models over the same images, compare them with the first, and keep what a report shows.
+    """Run all models over the same images, compare them with the first, and keep the data for a report.
 
     Args:
-        models: names in the run (``fp32``, ``int8``, ...), paths of ONNX files, ``NAME=PATH`` to give a file a name of
-            its own, or ``NAME=DIR`` for results of a card. The first, the reference, is any ONNX model, quantized or
-            not.
-        run: run folder; needed for names and where no pipeline is given.
-        images: a folder, an archive, a URL, arrays, ... (`quantkit.open_source`); absent, the images that the run's
+        models: names in the run (``fp32``, ``int8``, ...), paths of ONNX files, ``NAME=PATH`` to name a file, or
+            ``NAME=DIR`` for results of a card. The first one is the reference: any of these, quantized or not.
+        run: run folder; needed for names, and if no pipeline is given.
+        images: a folder, an archive, a URL, arrays, ... (`quantkit.open_source`); by default the images that the run's
             calibration set was drawn from.
-        labels: label file; absent, the labels come from folders or file names.
-        names: class names, one a line.
-        exclude: calibration set whose images are left out, told by their bytes; absent, the run's own where the images
-            are absent too, and otherwise images in both are only warned of.
-        pipeline: preprocessing: a value, the name of a preset, or a file (see `load_preset`); absent, the run's.
-        limit: evaluate at most so many images, spread over the classes as they lie.
-        drift_images: how many images the drift of tensors is measured on; 0 for none.
-        latency: time every ONNX model too, one image at a time, in turn.
-        datalist: of the card's results.
-        output: name of the output that holds the class scores; absent, the run's, or found.
-        inputs: values of the inputs beside the image, by name; absent, the run's.
-        device: where the models run, and how many images at a time; drift is measured on the CPU.
-        threads: workers; as many as there are processors when absent.
+        labels: label file; by default the labels come from folders or file names.
+        names: class names, one per line.
+        exclude: calibration set whose images are left out, identified by content; by default the run's own if
+            ``images`` is not given either. Otherwise images in both cause a warning.
+        pipeline: preprocessing: a value, the name of a preset, or a file (see `load_preset`); by default the run's.
+        limit: maximum number of evaluation images, spread over the classes.
+        drift_images: number of images to measure the drift of tensors on; 0 for none.
+        latency: also measure the latency of every ONNX model, one image at a time.
+        datalist: datalist of the card's results.
+        output: name of the output with the class scores; by default the run's, or detected.
+        inputs: values of the other inputs, by name; by default the run's.
+        device: device and batch size of all models, the reference included: a `quantkit.Device`, or a name such as
+            ``cuda:1``. Drift (image by image) and latency are measured on it too.
+        threads: number of worker threads; one per processor by default.
         progress: receives the progress.
 
     Raises:
-        UsageError: fewer than two models, a name the run does not have, or nothing to say what images to use.
-        ModelError: a model cannot be read or run, or the models do not fit each other.
-        DeviceError: the device is not there, or does not run a model.
-        LabelError: labels are missing, malformed, or no classes of the model.
+        UsageError: fewer than two models, a name that is not in the run, or no images.
+        ModelError: a model cannot be read or run, or the models are incompatible.
+        DeviceError: the device is not available, or does not run a model.
+        LabelError: labels are missing, malformed or out of range for the model.
         CalibrationSetError: there are no images.
         ImageError: an image cannot be decoded.
-        VendorFileError: results of a card are damaged or do not fit the images.
+        VendorFileError: results of a card are damaged or do not match the images.
 
     Example:
-        In the folder that ``quantkit demo`` makes:
+        In the folder written by ``quantkit demo``:
 
         >>> import quantkit
         >>> done = quantkit.evaluate_models(["fp32", "kl"], run="run", images="images/test", limit=50, drift_images=0)
@@ -225,54 +231,54 @@ def evaluate_models(
     record = None if folder is None else folder.read()
     subjects = [_subject(model, folder, record, datalist, output, inputs) for model in given]
     reference = subjects[0]
-    if not isinstance(reference, ComparedModel):
-        raise UsageError("results of a card cannot be the reference", where=given[0], fix="name an ONNX model first")
     _require_distinct(given, subjects)
-    preprocessing = load_preset(pipeline) if pipeline is not None else record.pipeline if record is not None else None
     found, warnings = evaluation_images(images, labels, names, exclude, record)
-    pipeline = used_pipeline(preprocessing, found.array_shape)
+    pipeline = used_pipeline(preprocessing_of(pipeline, record), found.array_shape)
     if datalist is not None and (other := other_preprocessing(datalist, pipeline)) is not None:
         warnings.append(other)
     found = limited(found, limit)
     threads = threads or default_threads()
     _check_fit(subjects, pipeline, found)
     onnx = [subject for subject in subjects if isinstance(subject, ComparedModel)]
-    device = device.resolved()
+    device = as_device(device).resolved()
     classifiers = [Classifier(subject.file, device) for subject in onnx]
     with _answers(onnx, classifiers, found, pipeline, threads, run) as answers_to_images:
         collector = _collect(subjects, answers_to_images, found, as_progress(progress).task("comparing", "images"))
-    diagnosis = diagnose_preprocessing(
-        classifiers[0],
-        found,
-        pipeline,
-        collector.predictions(0),
-        cache=_cache_of(run),
-        threads=threads,
-    )
-    warnings += [] if diagnosis is None else [f"{reference.name}: {diagnosis}"]
+    for first, classifier in zip(onnx[:1], classifiers[:1], strict=True):
+        answered = collector.predictions(subjects.index(first))
+        diagnosis = diagnose_preprocessing(
+            classifier, found, pipeline, answered, cache=score_cache_of(run), threads=threads
+        )
+        warnings += [] if diagnosis is None else [f"{first.name}: {diagnosis}"]
     times: dict[str, Latency] = {}
-    if latency:
+    if latency and onnx:
         measured = time_in_turn(classifiers, preprocess(found.items[0], pipeline)[None])
         times = {subject.name: time for subject, time in zip(onnx, measured, strict=True)}
     every = max(1, len(found.names) // drift_images) if drift_images else 1
     sample = found.items[::every][:drift_images]
-    rescaled = [_name(subject) for subject in subjects if _is_rescaled(subject, folder, record)]
+    rescaled = [subject.name for subject in subjects if _is_rescaled(subject, folder, record)]
     drifts = [
-        ((), ()) if _name(subject) in rescaled else _drift(reference, subject, sample, pipeline, threads)
+        ((), ()) if subject.name in rescaled else _drift(reference, subject, sample, pipeline, threads, device)
         for subject in subjects
     ]
-    if drift_images:
-        warnings += [f"{name}: tune shifted or rescaled its channels, so its drift is not given" for name in rescaled]
+    if drift_images and not isinstance(reference, ComparedModel):
+        warnings.append(f"{reference.name} is a result of a card, so the drift of tensors is not measured")
+    elif drift_images:
+        warnings += [
+            f"{name}: tune shifted or rescaled its channels, so its drift is not measured" for name in rescaled
+        ]
+    placements = {subject.name: one.placement for subject, one in zip(onnx, classifiers, strict=True)}
     answers = tuple(
         EvaluatedModel(
-            name=_name(subject),
+            name=subject.name,
             predictions=collector.predictions(index),
             bytes=_size(subject),
             kl=collector.divergence(index),
-            latency_ms=None if (time := times.get(_name(subject))) is None else time.median,
+            latency_ms=None if (time := times.get(subject.name)) is None else time.median,
             latency_spread_ms=None if time is None else Interval(time.p10, time.p90),
             tensors=tensors,
             layers=layers,
+            ran_on=placements.get(subject.name),
         )
         for index, (subject, (tensors, layers)) in enumerate(zip(subjects, drifts, strict=True))
     )
@@ -280,24 +286,29 @@ def evaluate_models(
     return Evaluation(comparison, reference, answers, found, pipeline, run, _notes(onnx, classifiers))
 
 
-_Candidate = ComparedModel | tuple[str, DeviceResults]
+_Candidate = ComparedModel | DeviceResults
 
 
 def _drift(
-    reference: ComparedModel, subject: _Candidate, sample: Sequence[ImageItem], pipeline: Pipeline, threads: int
+    reference: _Candidate,
+    subject: _Candidate,
+    sample: Sequence[ImageItem],
+    pipeline: Pipeline,
+    threads: int,
+    device: Device,
 ) -> tuple[tuple[TensorDrift, ...], tuple[TensorDrift, ...]]:
-    """Measure the drift of a candidate's tensors, end to end and of each layer alone; a card shows neither."""
-    if subject is reference or not isinstance(subject, ComparedModel):
+    """Measure the accumulated and the isolated drift of a candidate; results of a card have neither."""
+    if subject is reference or not (isinstance(subject, ComparedModel) and isinstance(reference, ComparedModel)):
         return (), ()
     end_to_end, local = (
-        measure(reference.model, subject.model, sample, pipeline, threads)
+        measure(reference.model, subject.model, sample, pipeline, threads, device)
         for measure in (measure_drift, measure_local_drift)
     )
     return end_to_end, local
 
 
 def _is_rescaled(subject: _Candidate, folder: RunFolder | None, record: RunRecord | None) -> bool:
-    """Return whether a candidate is a tuned model of the run whose inner tensors are not those of fp32."""
+    """Return whether a candidate is a tuned model of the run with other inner tensors than fp32."""
     if not isinstance(subject, ComparedModel) or folder is None or record is None:
         return False
     path = subject.path.resolve()
@@ -317,8 +328,11 @@ def _answers(
     threads: int,
     run: Path | None,
 ) -> Iterator[Iterator[ModelScores]]:
-    """Give what every ONNX model says to every image; in a run of ours, no model is asked twice about the same."""
-    cache = _cache_of(run)
+    """Predict all images with every ONNX model; scores are cached."""
+    cache = score_cache_of(run)
+    if not classifiers:
+        yield (ModelScores(index, []) for index in range(len(found.names)))
+        return
     if cache is None:
         yield evaluate(classifiers, found.items, pipeline, threads=threads)
         return
@@ -330,23 +344,18 @@ def _answers(
         yield predict_cached(classifiers, scores, found.items, pipeline, threads=threads)
 
 
-def _cache_of(run: Path | None) -> ResultCache | None:
-    """Return the cache of a run, None where there is no run or it cannot be written."""
-    return RunFolder(run).cache if run is not None and os.access(run, os.W_OK) else None
-
-
 def _collect(
     subjects: Sequence[_Candidate],
     answers_to_images: Iterator[ModelScores],
     found: ImageSource,
     progress: ProgressCallback,
 ) -> Collector:
-    """Gather what every model, and every card, said to every image."""
+    """Collect the predictions of all models and card results."""
     assert found.labels is not None
     collector = Collector(len(subjects))
     for answers in answers_to_images:
         name, scores = found.names[answers.index], iter(answers.scores)
-        every = [next(scores) if isinstance(one, ComparedModel) else one[1].scores(name) for one in subjects]
+        every = [next(scores) if isinstance(one, ComparedModel) else one.scores(name) for one in subjects]
         collector.update(every, [name], [found.labels[answers.index]])
         progress(answers.index + 1, len(found.names))
     return collector
@@ -360,14 +369,14 @@ def _subject(
     output: str | None,
     inputs: Mapping[str, Any] | None,
 ) -> _Candidate:
-    """Read a model by its name in the run, its path, ``NAME=PATH``, or ``NAME=DIR`` for results of a card."""
+    """Load a model by its name in the run, its path, ``NAME=PATH``, or ``NAME=DIR`` for results of a card."""
     name, path = _named(model)
     if path is not None and path.suffix != ".onnx" and not path.is_file():
-        return name, card_answers(name, path, datalist)
+        return card_answers(name, path, datalist)
     if path is None:
         if folder is None or record is None:
             raise UsageError(
-                f"{str(model)!r} is no ONNX file, and no run was given to look it up in",
+                f"{str(model)!r} is not an ONNX file, and no run was given to look up the name",
                 fix="give the path of a file that ends in .onnx, or --run",
             )
         path = folder.model(name, record)
@@ -375,14 +384,19 @@ def _subject(
 
 
 def _notes(subjects: Sequence[ComparedModel], classifiers: Sequence[Classifier]) -> tuple[str, ...]:
-    """Return how the reference is read, how others are read otherwise, and what is run otherwise than its file says."""
-    first = subjects[0].file.signature.notes
+    """Return the notes on the signature of the first model, differing ones of others, and changes at run time.
+
+    Args:
+        subjects: the ONNX models; none if all are results of a card.
+        classifiers: their sessions.
+    """
+    first = subjects[0].file.signature.notes if subjects else ()
     others = [f"{one.name}: {note}" for one in subjects[1:] for note in one.file.signature.notes if note not in first]
     return (*first, *others, *(note for classifier in classifiers for note in classifier.notes))
 
 
 def _named(model: str | Path) -> tuple[str, Path | None]:
-    """Split what the user calls a model into its name and its path; a name in the run has no path."""
+    """Split a model argument into name and path; a name in the run has no path."""
     path = Path(model)
     if isinstance(model, Path) or path.is_file() or (path.suffix == ".onnx" and "=" not in model):
         return path.stem, path
@@ -391,14 +405,14 @@ def _named(model: str | Path) -> tuple[str, Path | None]:
 
 
 def _require_distinct(models: Sequence[str | Path], subjects: Sequence[_Candidate]) -> None:
-    """Refuse two models of one name before the work.
+    """Check that the models have distinct names.
 
     Raises:
-        UsageError: two models have one name.
+        UsageError: two models have the same name.
     """
     named: dict[str, list[str | Path]] = {}
     for model, subject in zip(models, subjects, strict=True):
-        named.setdefault(_name(subject), []).append(model)
+        named.setdefault(subject.name, []).append(model)
     for name, alike in named.items():
         if len(alike) < 2:
             continue
@@ -409,10 +423,6 @@ def _require_distinct(models: Sequence[str | Path], subjects: Sequence[_Candidat
         raise UsageError(f"{len(alike)} models have the name {name!r}", fix=f"name them by NAME=PATH, such as {given}")
 
 
-def _name(subject: _Candidate) -> str:
-    return subject.name if isinstance(subject, ComparedModel) else subject[0]
-
-
 def _size(subject: _Candidate) -> int | None:
     if not isinstance(subject, ComparedModel):
         return None
@@ -420,10 +430,10 @@ def _size(subject: _Candidate) -> int | None:
 
 
 def _check_fit(subjects: Sequence[_Candidate], pipeline: Pipeline, found: ImageSource) -> None:
-    """See that every model reads what the pipeline gives, knows every label, and (a card) answered every image."""
+    """Check that each model fits pipeline and labels, and that results of a card cover all images."""
     for subject in subjects:
         if not isinstance(subject, ComparedModel):
-            subject[1].check(found)
+            subject.check(found)
             continue
         subject.file.check(pipeline)
         check_arrays(found.array_shape, subject.file.signature.image, found.root)

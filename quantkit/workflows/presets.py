@@ -6,18 +6,20 @@ import re
 from pathlib import Path
 
 from quantkit.config.arguments import path_or
+from quantkit.config.nearest import nearest
 from quantkit.config.pipeline import PRESETS, Pipeline
 from quantkit.config.project import parse_pipeline
 from quantkit.errors import ConfigError
 from quantkit.files import reason
+from quantkit.runs.folder import RunRecord
 from quantkit.vendors.vacc.preset import VendorPreset, preset_of_build_file, preset_of_vdsp
 
 PresetSource = Pipeline | str | os.PathLike[str]
 
-# Larger than any file of settings a person writes.
+# Larger than any hand-written settings file.
 _MAX_BYTES = 1 << 18
 _FILE_SUFFIXES = (".yaml", ".yml", ".json")
-# A top-level key that a vamc build file of either dialect has.
+# Top-level keys of vamc build files in either dialect.
 _BUILD_FILE_KEY = re.compile(r"^(name|frontend|backend|graph|model|engine|dataset|workspace)\s*:", re.MULTILINE)
 _OPS_KEY = re.compile(r"^[{\s]*[\"']?ops[\"']?\s*:", re.MULTILINE)
 _VDSP_KEY = re.compile(r"\"OpType\"\s*:")
@@ -31,8 +33,8 @@ def load_preset(source: PresetSource) -> Pipeline:
             of either dialect, or of a ``vdsp_params.json``; or a pipeline, which is returned.
 
     Raises:
-        ConfigError: no such preset, or the file holds no valid pipeline.
-        VendorFileError: a file of the vendor's is damaged.
+        ConfigError: there is no such preset, or the file contains no valid pipeline.
+        VendorFileError: a vendor file is damaged.
 
     Example:
         >>> import quantkit
@@ -43,8 +45,24 @@ def load_preset(source: PresetSource) -> Pipeline:
     return source if isinstance(source, Pipeline) else _read(source).pipeline
 
 
+def preprocessing_of(given: PresetSource | None, record: RunRecord | None) -> Pipeline | None:
+    """Return the preprocessing given, else that of a run, else None.
+
+    Args:
+        given: see `load_preset`.
+        record: of the run that models are evaluated in.
+
+    Raises:
+        ConfigError: see `load_preset`.
+        VendorFileError: see `load_preset`.
+    """
+    if given is not None:
+        return load_preset(given)
+    return None if record is None else record.pipeline
+
+
 def preset_notes(source: PresetSource | None) -> tuple[str, ...]:
-    """Return what had to be inferred to read a preset from a file of the vendor's.
+    """Return what was inferred to read a preset from a vendor file.
 
     Raises:
         ConfigError: see `load_preset`.
@@ -56,7 +74,7 @@ def preset_notes(source: PresetSource | None) -> tuple[str, ...]:
 
 
 def is_preset_file(source: str) -> bool:
-    """Return whether a preset is given as a file, not by its name."""
+    """Return whether a preset is a file, not a name."""
     return source not in PRESETS and (source.lower().endswith(_FILE_SUFFIXES) or Path(source).is_file())
 
 
@@ -65,10 +83,12 @@ def _read(source: str | os.PathLike[str]) -> VendorPreset:
     if name in PRESETS and isinstance(source, str):
         return VendorPreset(PRESETS[name], ())
     if isinstance(source, str) and not is_preset_file(name):
+        guess = nearest(name, PRESETS)
         raise ConfigError(
             f"there is no preset {name!r}",
             where="--preset",
-            fix=f"choose one of {', '.join(PRESETS)}, or a file (.yaml, .json)",
+            fix=f"{'' if guess is None else f'did you mean {guess}? '}choose one of {', '.join(PRESETS)}, or a file "
+            "(.yaml, .json)",
         )
     return _read_file(Path(source))
 
@@ -86,7 +106,7 @@ def _read_file(path: Path) -> VendorPreset:
 
 
 def read_text(path: Path) -> str:
-    """Return the text of a file of settings.
+    """Return the text of a settings file.
 
     Raises:
         ConfigError: the file cannot be read, is far too large, or is not UTF-8.
@@ -100,7 +120,7 @@ def read_text(path: Path) -> str:
 def _read_bytes(path: Path) -> bytes:
     try:
         if path.stat().st_size > _MAX_BYTES:
-            raise ConfigError("is larger than any file of settings", where=path)
+            raise ConfigError("too large for a settings file", where=path)
         return path.read_bytes()
     except FileNotFoundError:
         raise ConfigError("there is no such file", where=path) from None

@@ -1,4 +1,4 @@
-"""What a report was made from, when and where, in words."""
+"""The provenance of a report as text: inputs, date and machine."""
 
 import os
 import platform
@@ -14,6 +14,8 @@ import onnxruntime
 from quantkit import __version__
 from quantkit.config.method import method_words
 from quantkit.config.pipeline import CenterCrop, Decode, EvenSides, Normalize, Pad, Pipeline, Resize, ToTensor
+from quantkit.config.settings import Setting, setting_text
+from quantkit.runs.configuration import settings_of_run
 from quantkit.runs.folder import QuantizedRecord, RunRecord
 from quantkit.workflows.compare import Evaluation
 
@@ -23,12 +25,12 @@ _DIGITS = 12
 def provenance(
     evaluation: Evaluation, record: RunRecord | None, made: Mapping[str, QuantizedRecord]
 ) -> Iterator[tuple[str, str]]:
-    """Yield names and values.
+    """Yield names and values of the provenance.
 
     Args:
         evaluation: the comparison.
-        record: of its run.
-        made: the candidates that the run has made.
+        record: record of its run.
+        made: the candidates that the run created.
     """
     yield "date", datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z")
     yield "reference", str(evaluation.reference.path)
@@ -50,14 +52,32 @@ def provenance(
             yield "preprocessing of the calibration", pipeline_words(record.pipeline)
         for name, entry in made.items():
             yield name, f"{model_words(entry)}; SHA-256 {entry.sha256[:_DIGITS]}…"
+        for command, settings in settings_of_run(record).items():
+            if command == "calibrate" or command.partition(" ")[2] in made:
+                yield f"settings of {command}", settings_words(settings)
+    yield from _device_words(evaluation, record)
     yield "machine", machine_words()
     versions = {"quantkit": __version__, "onnxruntime": onnxruntime.__version__, "onnx": onnx.__version__}
     versions |= {"numpy": np.__version__, "Python": platform.python_version()}
     yield "versions", ", ".join(f"{name} {version}" for name, version in versions.items())
 
 
+def _device_words(evaluation: Evaluation, record: RunRecord | None) -> Iterator[tuple[str, str]]:
+    """Yield the device that the models ran on, once where it is one for all, and that of the calibration pass."""
+    ran_on = {one.name: one.ran_on.describe() for one in evaluation.answers if one.ran_on is not None}
+    if len(set(ran_on.values())) == 1:
+        yield "device of all models", next(iter(ran_on.values()))
+    else:
+        yield from ((f"device of {name}", words) for name, words in ran_on.items())
+    if record is not None and record.observed_on:
+        observed = record.observed_on
+        options = "".join(f", {name}={value}" for name, value in observed["options"].items())
+        where = f"{observed['device']} ({observed['provider']}{options})"
+        yield "calibration pass", f"on {where}, onnxruntime {observed['onnxruntime']}"
+
+
 def model_words(entry: QuantizedRecord) -> str:
-    """Return how a model of the run was quantized, in words."""
+    """Return a description of how a model of the run was quantized."""
     options: dict[str, Any] = dict(entry.options)
     if "recipe" in options:
         return f"tuned for target {entry.target}, method {entry.method}"
@@ -80,8 +100,14 @@ def model_words(entry: QuantizedRecord) -> str:
     return ", ".join(words)
 
 
+def settings_words(settings: Mapping[str, Setting]) -> str:
+    """Return the settings of a command that were given somewhere, with where; the others are defaults."""
+    given = [f"{name} {setting_text(one.value)} ({one.source})" for name, one in settings.items() if one.source]
+    return "; ".join([*given, "defaults else" if given else "defaults"])
+
+
 def pipeline_words(pipeline: Pipeline) -> str:
-    """Return a preprocessing pipeline in words, one clause per operation."""
+    """Return a description of a preprocessing pipeline, one clause per operation."""
     return ", then ".join(_op_words(op) for op in pipeline.ops)
 
 

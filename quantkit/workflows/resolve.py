@@ -1,4 +1,4 @@
-"""What a command line and a project file say together, made into the arguments of a step."""
+"""Combines command-line options and the project file into the arguments of a workflow."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,14 +8,15 @@ from typing import Any, Literal
 from quantkit.config.method import AUTO, Auto, Method, parse_method
 from quantkit.config.pipeline import Pipeline
 from quantkit.config.project import PROJECT_FILE, Project
+from quantkit.config.settings import RUN, Settings
 from quantkit.data.build_set import build_calibration_set
 from quantkit.data.calibration_set import CalibrationSet
 from quantkit.data.sources.open import ImagesLike
 from quantkit.errors import UsageError
+from quantkit.files import user_cache_folder
 from quantkit.graph.fixed_inputs import parse_inputs
 from quantkit.progress import Progress
 from quantkit.runs.cache import FOLDER as CACHE
-from quantkit.runs.cache import user_cache_folder
 from quantkit.runs.folder import RECORD, RunFolder
 from quantkit.targets import Target, parse_target
 from quantkit.workflows.backends import Backend, backends_from
@@ -28,25 +29,25 @@ DRAWN_IMAGES = 1000
 
 @dataclass(frozen=True, kw_only=True)
 class CalibrationSettings:
-    """The arguments of `quantkit.workflows.calibrate.calibrate`, with the set still to be drawn where it is.
+    """The arguments of `quantkit.workflows.calibrate.calibrate`, or those to draw a calibration set first.
 
     Attributes:
         model: fp32 ONNX file.
-        set: manifest, None where a set is drawn.
-        images: place to draw from.
-        skip_damaged: draw from the rest of it where it is damaged.
-        labels: its label file.
-        names: its class names.
-        count: images to draw.
-        seed: of the draw.
+        set: manifest, None if a set is drawn.
+        images: images to draw from.
+        skip_damaged: skip damaged parts of the images.
+        labels: label file of the images.
+        names: class names of the images.
+        count: number of images to draw.
+        seed: random seed of the draw.
         pipeline: preprocessing.
         run: run folder.
-        method: how ranges are set.
-        target: what will run the model.
-        options: further choices.
-        backends: options of the vendors' files, by backend.
-        output: name of the output that holds the class scores, None where it is to be found.
-        inputs: values of the inputs beside the image, by name.
+        method: calibration method.
+        target: runtime or compiler of the model.
+        options: quantization options.
+        backends: configured backends by name.
+        output: name of the output with the class scores, None to detect it.
+        inputs: values of the other inputs, by name.
     """
 
     model: Path
@@ -67,7 +68,7 @@ class CalibrationSettings:
     inputs: dict[str, Any]
 
     def calibration_set(self, progress: Progress | None = None) -> Path:
-        """Return the manifest; draws the set into the run folder where only images were given."""
+        """Return the manifest; draws the set into the run folder if only images were given."""
         if self.set is not None:
             return self.set
         assert self.images is not None
@@ -111,10 +112,10 @@ def calibration_settings(
     output: str | None = None,
     inputs: Sequence[str] = (),
 ) -> CalibrationSettings:
-    """Return the settings of a calibration: the options first, then the folder's ``quantkit.yaml``.
+    """Return the settings of a calibration from the options, else from the folder's ``quantkit.yaml``.
 
     Raises:
-        UsageError: model, images or preprocessing are named nowhere, or options contradict each other.
+        UsageError: model, images or preprocessing are missing, or options contradict each other.
         ConfigError: the project file or the preset is not valid.
     """
     project = load_project(folder)
@@ -122,7 +123,7 @@ def calibration_settings(
     if model is None:
         raise UsageError("no model was given", fix=f"give --model, or name one in {PROJECT_FILE}")
     if set_ is not None and images is not None:
-        raise UsageError("a set was given and images to draw one from", fix="give --set or --images, not both")
+        raise UsageError("both a set and images to draw one from were given", fix="give --set or --images, not both")
     if images is None:
         set_ = set_ or project.set
     if set_ is None and images is None:
@@ -131,7 +132,7 @@ def calibration_settings(
         _refuse_draw(set_, count=count, seed=seed, labels=labels)
     pipeline = choose_pipeline(preset, project, exif)
     if pipeline is None:
-        raise UsageError("nothing says how images are preprocessed", fix=f"give --preset, or one in {PROJECT_FILE}")
+        raise UsageError("no preprocessing was given", fix=f"give --preset, or one in {PROJECT_FILE}")
     return CalibrationSettings(
         model=model,
         set=set_,
@@ -157,7 +158,7 @@ def calibration_settings(
 
 
 def _refuse_draw(set_: Path | None, **options: object) -> None:
-    """Refuse options of a draw where a set is given, by an option or by the project file: they would do nothing.
+    """Reject options of a draw if a set is given, by an option or the project file: they would have no effect.
 
     Raises:
         UsageError: naming the option and the set.
@@ -172,7 +173,7 @@ def _refuse_draw(set_: Path | None, **options: object) -> None:
 
 
 def method_of(method: str | None, fraction: float | None, project: Project) -> Method | Auto:
-    """Return the method of the options, else the project's, else auto; a fraction alone is that of percentile."""
+    """Return the method of the options, else that of the project, else auto; a fraction alone is that of percentile."""
     name = method or project.method or (AUTO if fraction is None and project.fraction is None else "percentile")
     if fraction is None and name == "percentile":
         fraction = project.fraction
@@ -191,16 +192,16 @@ def method_for_run(method: str | None, fraction: float | None, project: Project,
 
 @dataclass(frozen=True, kw_only=True)
 class ComparisonSettings:
-    """The arguments of `quantkit.workflows.compare.compare` that a project file can give.
+    """The arguments of `quantkit.workflows.compare.compare` that a project file can set.
 
     Attributes:
-        run: run folder, None where only files are compared.
+        run: run folder, None if only files are compared.
         images: evaluation images.
-        labels: their label file.
+        labels: label file of the images.
         names: class names.
-        pipeline: preprocessing, None for the run's own.
-        output: name of the output that holds the class scores, None for the run's own, or to be found.
-        inputs: values of the inputs beside the image, by name.
+        pipeline: preprocessing, None for that of the run.
+        output: name of the output with the class scores, None for that of the run, or to detect it.
+        inputs: values of the other inputs, by name.
     """
 
     run: Path | None
@@ -225,15 +226,15 @@ def comparison_settings(
     output: str | None = None,
     inputs: Sequence[str] = (),
 ) -> ComparisonSettings:
-    """Return the settings of a comparison: the options first, then the folder's ``quantkit.yaml``.
+    """Return the settings of a comparison from the options, else from the folder's ``quantkit.yaml``.
 
     Raises:
-        UsageError: a model is named and no run can be found.
+        UsageError: a model is given by name, and no run can be found.
         ConfigError: the project file or the preset is not valid.
     """
     project = load_project(folder)
     pipeline = choose_pipeline(preset, project, exif) if preset is not None else None
-    only_files = all(model.endswith(".onnx") for model in models)
+    only_files = all(model.endswith(".onnx") or "=" in model for model in models)
     if run is None and only_files:
         pipeline = pipeline or choose_pipeline(None, project, exif)
     if run is None and not (only_files and pipeline is not None):
@@ -252,7 +253,7 @@ def _completed(
     output: str | None,
     inputs: Sequence[str],
 ) -> ComparisonSettings:
-    """Return the options, completed by the project file: its labels for its own images, its output without a run."""
+    """Return the options completed by the project file: its labels for its own images, its output without a run."""
     own_images = images is None
     return ComparisonSettings(
         run=run,
@@ -266,18 +267,18 @@ def _completed(
 
 
 def _run_for(only_files: bool, project: Project, folder: Path) -> Path:
-    """Return the run that models are compared in; files alone need it only for its preprocessing."""
+    """Return the run of a comparison; models given as files need it only for its preprocessing."""
     try:
         return find_run(None, project, folder)
     except UsageError:
         if not only_files:
             raise
-    raise UsageError("nothing says how images are preprocessed", fix="give --preset, or --run of a calibrated run")
+    raise UsageError("no preprocessing was given", fix="give --preset, or --run of a calibrated run")
 
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluationSettings(ComparisonSettings):
-    """The arguments of `quantkit.workflows.evaluate.evaluate` that a project file can give.
+    """The arguments of `quantkit.workflows.evaluate.evaluate` that a project file can set.
 
     Attributes:
         cache: folder for cached results.
@@ -299,13 +300,13 @@ def evaluation_settings(
     output: str | None = None,
     inputs: Sequence[str] = (),
 ) -> EvaluationSettings:
-    """Return the settings of an evaluation: the options first, then the folder's ``quantkit.yaml``.
+    """Return the settings of an evaluation from the options, else from the folder's ``quantkit.yaml``.
 
-    Scores are cached in the run, so that `quantkit.compare` finds them: the one given, the project's where the model is
-    the project's too, or the model's own. Where there is no run, they are cached in the user's cache folder.
+    Scores are cached in a run, so that `quantkit.compare` finds them: the given run, the project's if the model is the
+    project's, or the model's own. Without a run they are cached in the user's cache folder.
 
     Raises:
-        UsageError: a run is named by nothing, or a file is given and nothing says how images are preprocessed.
+        UsageError: no run was found for a name, or a file is given without preprocessing.
         ConfigError: the project file or the preset is not valid.
     """
     project = load_project(folder)
@@ -314,17 +315,47 @@ def evaluation_settings(
     if run is None and not is_file:
         run = find_run(None, project, folder)
     if run is None and pipeline is None:
-        raise UsageError(
-            "nothing says how images are preprocessed", fix=f"give --preset, --run, or a preset in {PROJECT_FILE}"
-        )
+        raise UsageError("no preprocessing was given", fix=f"give --preset, --run, or a preset in {PROJECT_FILE}")
     _check_exif(exif, pipeline)
     shared = _completed(project, run, images, labels, names, pipeline, output, inputs)
     return EvaluationSettings(**vars(shared), cache=_cache_folder(run, Path(model), project, folder))
 
 
+def settings_of_evaluation(
+    settings: ComparisonSettings,
+    *,
+    run: Path | None,
+    images: ImagesLike | None,
+    labels: Path | None,
+    preset: str | None,
+) -> Settings:
+    """Return the settings of an evaluation or a comparison, each with its source.
+
+    Args:
+        settings: merged.
+        run: as the command line gave it, and so on.
+        images: evaluation images.
+        labels: their label file.
+        preset: preprocessing.
+    """
+    merged = Settings(load_project(Path()))
+    record = None if settings.run is None else RunFolder(settings.run).read()
+    merged.add("run", settings.run, given=run, key="run")
+    of_set = None if record is None or not record.set.path else f"where those of {record.set.path} are, without them"
+    if settings.images is None:
+        merged.add("images", of_set, otherwise=RUN)
+    else:
+        merged.add("images", str(settings.images), given=images, key="images")
+    merged.add("labels", settings.labels, given=labels, key="labels")
+    merged.add_preprocessing(settings.pipeline, preset, None if record is None else record.pipeline)
+    merged.add("output", settings.output, key="output")
+    merged.add("inputs", settings.inputs, key="inputs")
+    return merged
+
+
 def _check_exif(exif: bool | None, pipeline: Pipeline | None) -> None:
     if exif is not None and pipeline is None:
-        raise UsageError("the preprocessing is the run's", where="--exif", fix="give --preset too, or drop it")
+        raise UsageError("the run sets the preprocessing", where="--exif", fix="give --preset too, or drop it")
 
 
 def _cache_folder(run: Path | None, model: Path, project: Project, folder: Path) -> Path:

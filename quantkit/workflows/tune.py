@@ -1,4 +1,4 @@
-"""``quantkit tune``: find the cheapest recipe whose int8 model meets an accuracy goal, and write that model.
+"""``quantkit tune``: find the cheapest recipe with an int8 model that meets an accuracy goal, and write the model.
 
 Recipes are fitted on two thirds of the run's calibration set and compared on the other third, the selection split. The
 best of each stage is evaluated on held-out images. The best model so far is in the run folder from the first stage on.
@@ -14,6 +14,7 @@ from quantkit.data.decoded import DecodedImages
 from quantkit.data.given_set import SetLike, given_set
 from quantkit.data.source import ImageSource
 from quantkit.data.sources.open import ImagesLike
+from quantkit.engine.device import CPU, Device, as_device
 from quantkit.engine.session import default_threads
 from quantkit.evaluation.images import evaluation_images, limited
 from quantkit.files import sha256_json, write_json
@@ -53,7 +54,7 @@ class TuneOptions:
             it.
         seconds: stop after this time, in the middle of a trial if need be; None for no limit, and the same result each
             time.
-        write_fp32: path of the rewritten fp32 model; in the run folder when absent.
+        write_fp32: path of the rewritten fp32 model; in the run folder by default.
         require_coverage: least percent of the multiply-adds that must be int8 in the model that is kept.
 
     Example:
@@ -90,11 +91,12 @@ class Tuning(Records):
             none were.
         files: the models, and the files of the target's vendor.
         log: JSON file with these results.
-        coverage: how many layers and multiply-adds are int8, and which layers are not and why.
-        notes: remarks for the user; `quantkit.notes.grouped` makes one line of many of a kind.
+        coverage: layers and multiply-adds in int8, and the layers left in float with the reasons.
+        notes: remarks for the user; `quantkit.notes.grouped` summarizes them by kind.
+        device: device that models were observed, compared and evaluated on, with the provider's options.
 
     Example:
-        In the folder that ``quantkit demo`` makes:
+        In the folder written by ``quantkit demo``:
 
         >>> import quantkit
         >>> options = quantkit.TuneOptions(goal=quantkit.Goal(max_drop=20.0), disable=frozenset(quantkit.Stage))
@@ -115,9 +117,10 @@ class Tuning(Records):
     log: Path
     coverage: Coverage
     notes: tuple[str, ...]
+    device: str = "cpu"
 
     def rows(self) -> list[dict[str, Any]]:
-        """Return one row a trial, in order: nats, dB, points, percent and seconds."""
+        """Return one row per trial, in order: nats, dB, points, percent and seconds."""
         return [_row(trial) for trial in self.trials]
 
     def to_json(self) -> dict[str, Any]:
@@ -125,6 +128,7 @@ class Tuning(Records):
         return {
             "schema": JSON_SCHEMA,
             "verdict": self.outcome.verdict.value,
+            "device": self.device,
             "out_of_time": self.outcome.out_of_time,
             "best": trial_json(self.outcome.best),
             "trials": [trial_json(trial) for trial in self.trials],
@@ -151,6 +155,7 @@ def tune(
     limit: int | None = None,
     out: AnyPath | None = None,
     fresh: bool = False,
+    device: Device | str = CPU,
     threads: int | None = None,
     progress: Progress | None = None,
 ) -> Tuning:
@@ -162,32 +167,35 @@ def tune(
     Args:
         run: run folder of `calibrate`.
         tuning: goal and limits.
-        target: what will run the model, a value or a name.
+        target: runtime or compiler of the model, a value or a name.
         options: quantization options that all recipes have.
-        calibration_set: the images of `calibrate` again, if they were arrays; else they are found by the run.
-        images: evaluation images; absent, the folder of the calibration set without the set.
+        calibration_set: the images of `calibrate`, if they were arrays; other images are located by the run.
+        images: evaluation images; by default the folder of the calibration set without the set.
         labels: their label file.
-        names: class names, one a line.
+        names: class names, one per line.
         exclude: calibration set whose images are left out.
         limit: maximum number of evaluation images.
-        out: path of the model; in the run folder when absent.
+        out: path of the model; in the run folder by default.
         fresh: ignore cached trials.
-        threads: workers; as many as there are processors when absent.
+        device: device that models are observed, compared and evaluated on, fp32 included: a `quantkit.Device`, or a
+            name such as ``cuda:1``. Ranges are refined, and biases and weights corrected, on the CPU.
+        threads: number of worker threads; one per processor by default.
         progress: receives the progress, and an estimate of the time once the first trial is made.
 
     Raises:
-        UsageError: this is no run folder, or an option cannot be honoured.
+        UsageError: this is not a run folder, or an option cannot be honoured.
         ProvenanceError: model or statistics are not those of the run.
         CalibrationSetError: the calibration images are missing or too few, or no evaluation image is left.
         ModelError: the model cannot be quantized or run.
-        LabelError: labels are missing, malformed, or no classes of the model.
+        DeviceError: the device is missing, or does not run a model.
+        LabelError: labels are missing, malformed or out of range for the model.
         ImageError: an image cannot be decoded.
         CoverageError: less of the model is int8 than required, in every recipe (then nothing is tried) or in the one
             that is kept (then it is written).
         OutputError: a file cannot be written.
 
     Example:
-        In the folder that ``quantkit demo`` makes:
+        In the folder written by ``quantkit demo``:
 
         >>> import quantkit
         >>> goal = quantkit.Goal(max_drop=20.0)
@@ -197,6 +205,7 @@ def tune(
         ('met', 'default')
     """
     target, tuning = as_target(target), require(TuneOptions, tuning, "tuning")
+    device = as_device(device).resolved()
     options, out = require(QuantizeOptions, options or QuantizeOptions(), "options"), optional_path(out, "out")
     folder, progress = RunFolder(as_path(run, "run")), as_progress(progress)
     record = folder.read()
@@ -208,7 +217,7 @@ def tune(
         budget = tuning.budget if backend is None else backend.tune_limits(tuning.budget)
         load = DecodedImages(record.pipeline)
         given = None if calibration_set is None else given_set(calibration_set)
-        subject = tuning_task(folder, record, target, options, tuning.rewrite, threads, load, given)
+        subject = tuning_task(folder, record, target, options, tuning.rewrite, threads, load, given, device)
         _coverage(subject, plan(subject.prepared, subject.builder.target, subject.builder.options)).require(
             tuning.require_coverage
         )
@@ -219,7 +228,7 @@ def tune(
         }
         cache = TrialCache(folder.cache, depends_on, fresh=fresh)
         files = _Files(subject, tuning, out)
-        holdout = Holdout(folder, record, holdout_images, load, threads)
+        holdout = Holdout(folder, record, holdout_images, load, threads, device)
 
         def evaluate(recipe: Recipe, product: Product, progress: Progress) -> HoldoutResult:
             files.write(recipe, product)
@@ -238,13 +247,13 @@ def tune(
             stages=stages,
             widening=trials.widening,
         )
-        done = _finish(subject, trials, outcome, files, tuple(warnings))
+        done = _finish(subject, trials, outcome, files, (*warnings, *holdout.notes))
     done.coverage.require(tuning.require_coverage)
     return done
 
 
 def _evaluated_on(images: ImageSource) -> str:
-    """Return a digest of the evaluation images' names, sizes and labels, the same wherever they are."""
+    """Return a digest of names, sizes and labels of the evaluation images, independent of their location."""
     labels = None if images.labels is None else [int(label) for label in images.labels]
     return sha256_json([[(item.id, item.portable()) for item in images.items], labels])
 
@@ -271,13 +280,13 @@ class _Files:
     Args:
         subject: what is tuned.
         tuning: goal and limits.
-        out: path of the int8 model; in the run folder when absent.
+        out: path of the int8 model; in the run folder by default.
 
     Attributes:
         name: of the int8 model in the run.
         path: its file.
         fp32: the rewritten fp32 model for the compiler, None where there is none.
-        beside: the files of the target's vendor.
+        vendor_files: the files of the target's vendor.
     """
 
     def __init__(self, subject: TuningTask, tuning: TuneOptions, out: Path | None) -> None:
@@ -285,7 +294,7 @@ class _Files:
         self._target = subject.builder.target
         self.name, self.path = output_path(subject.folder, f"{int8_name(self._target)}-{TUNED}", out)
         self.fp32: Path | None = None
-        self.beside = BackendFiles()
+        self.vendor_files = BackendFiles()
         self._written: Recipe | None = None
 
     def write(self, recipe: Recipe, product: Product) -> None:
@@ -305,12 +314,12 @@ class _Files:
             save(product.corrected_fp32, self.fp32)
         if (backend := backend_of(self._target, folder)) is not None:
             tuned = TunedModel(fp32=self.fp32, method=recipe.method, plan=product.plan)
-            self.beside = backend.after_tune(folder, tuned)
+            self.vendor_files = backend.after_tune(folder, tuned)
         self._written = recipe
 
 
 def _finish(subject: TuningTask, trials: Trials, outcome: Outcome, files: _Files, warnings: tuple[str, ...]) -> Tuning:
-    """Write the files of the recipe that is kept, where they are not there, and the log."""
+    """Write the missing files of the selected recipe, and the log."""
     recipe, selection = outcome.best.recipe, subject.selection
     product = trials.product(recipe)
     files.write(recipe, product)
@@ -324,10 +333,11 @@ def _finish(subject: TuningTask, trials: Trials, outcome: Outcome, files: _Files
         fp32=files.fp32,
         fp32_change=None if product.corrected_fp32 is None else selection.largest_change(product.corrected_fp32),
         rescaling_change=selection.largest_change(subject.builder.rewritten(recipe)) if rescaled else None,
-        files=(files.path, *([files.fp32] if files.fp32 is not None else []), *files.beside.files),
+        files=(files.path, *([files.fp32] if files.fp32 is not None else []), *files.vendor_files.files),
         log=subject.folder.path / f"tune-{subject.builder.target.name}.json",
         coverage=_coverage(subject, product.plan),
-        notes=(*warnings, *notes_of(product.int8), *files.beside.notes),
+        notes=(*warnings, *notes_of(product.int8), *files.vendor_files.notes),
+        device=subject.device.describe(),
     )
     write_json(done.log, done.to_json())
     return done
@@ -348,7 +358,7 @@ def _row(trial: Trial) -> dict[str, Any]:
 
 
 def _coverage(subject: TuningTask, made: Plan) -> Coverage:
-    """Return the coverage of a plan for the network of the run, or for what a recipe made of it."""
+    """Return the coverage of a plan for the network of the run, or for the network rewritten by a recipe."""
     return coverage(made, open_input_shape(subject.record))
 
 

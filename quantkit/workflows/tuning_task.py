@@ -7,6 +7,7 @@ from pathlib import Path
 from quantkit.data.calibration_set import CalibrationSet
 from quantkit.data.decoded import DecodedImages
 from quantkit.data.source import ImageSource
+from quantkit.engine.device import CPU, Device
 from quantkit.engine.predict import Classifier
 from quantkit.errors import CalibrationSetError
 from quantkit.evaluation.images import check_labels
@@ -37,18 +38,19 @@ def tuning_task(
     threads: int,
     load: DecodedImages | None = None,
     calibration_set: CalibrationSet | None = None,
+    device: Device = CPU,
 ) -> TuningTask:
     """Read a run and its calibration images; see `quantkit.workflows.tune.tune` for the errors."""
     whole, statistics = calibrated(folder, record)
     chosen = images_of(record, calibration_set)
     if chosen is None:
         raise CalibrationSetError(
-            "the images of the calibration set are missing, or not those of the run",
+            "the images of the calibration set are missing or have changed since the calibration",
             where=record.set.path or None,
-            fix="put them back, or run quantkit calibrate again",
+            fix="restore them, or run quantkit calibrate again",
         )
-    data = tuning_data(whole.model, chosen.chosen, statistics.outlier_images, record.pipeline, threads, load)
-    selection = SelectionMetric(whole.model, data.selection, threads=threads)
+    data = tuning_data(whole.model, chosen.chosen, statistics.outlier_images, record.pipeline, threads, load, device)
+    selection = SelectionMetric(whole.model, data.selection, threads=threads, device=device)
     builder = CandidateBuilder(
         prepared=whole.model,
         observed=statistics,
@@ -62,7 +64,7 @@ def tuning_task(
         threads=threads,
     )
     start = _start(record, options, target, WeightCorrection.BIAS if rewrite else WeightCorrection.NONE)
-    return TuningTask(folder, record, whole, data, builder, selection, start)
+    return TuningTask(folder, record, whole, data, builder, selection, start, device)
 
 
 @dataclass
@@ -74,7 +76,8 @@ class Holdout:
         record: of the run.
         images: the labelled evaluation images.
         load: reads one of them.
-        threads: images run side by side.
+        threads: number of images run in parallel.
+        device: device of all models, fp32 included.
     """
 
     folder: RunFolder
@@ -82,6 +85,7 @@ class Holdout:
     images: ImageSource
     load: DecodedImages
     threads: int
+    device: Device = CPU
 
     def evaluate(self, path: Path, progress: Progress) -> HoldoutResult:
         """Return the accuracy of the model in a file.
@@ -105,12 +109,17 @@ class Holdout:
             agreement_interval=wilson_interval(agreeing, outcomes.images, LOOK_CONFIDENCE),
         )
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Where fp32 runs, if not on the CPU."""
+        return () if self.device.is_cpu else (f"fp32 runs on {self._fp32.placement.describe()}",)
+
     @cached_property
     def _fp32(self) -> Classifier:
         return self._open(self.folder.fp32(self.record))
 
     def _open(self, path: Path) -> Classifier:
-        classifier = Classifier(read_scored(path, self.record, None, None))
+        classifier = Classifier(read_scored(path, self.record, None, None), self.device)
         classifier.file.check(self.record.pipeline)
         check_labels(self.images, classifier.file.signature.scores.classes, path)
         return classifier
@@ -119,7 +128,7 @@ class Holdout:
         """Return the predictions of fp32 and of another model; only images whose scores are not cached are run."""
         models, pipeline, images = [self._fp32, self._open(path)], self.record.pipeline, self.images
         assert images.labels is not None
-        keys = [scores_key(model_digest(one.path), pipeline, one.file.signature) for one in models]
+        keys = [scores_key(model_digest(one.path), pipeline, one.file.signature, one.device) for one in models]
         collector, count = Collector(len(models)), progress.task("evaluating", "images")
         with cached_scores(self.folder.cache, keys, images) as caches:
             found = predict_cached(models, caches, images.items, pipeline, threads=self.threads, load=self.load)

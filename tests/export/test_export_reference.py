@@ -179,10 +179,14 @@ def test_reference_is_compared_on_images_too(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("reference", "error", "message"),
     [
-        ("inplace_networks:linear", CheckpointError, r"--reference .*:linear: the weights of .* do not fit: missing 2"),
+        (
+            "inplace_networks:linear",
+            CheckpointError,
+            r"--reference .*:linear: the weights of .* do not match: missing 2",
+        ),
         ("inplace_networks:none", UsageError, "--reference: inplace_networks:none: cannot be imported"),
         ("iresnet51", UsageError, "--reference: there is no network 'iresnet51'; did you mean iresnet50"),
-        ("inplace_networks:OtherClasses", ModelError, "OtherClasses: returns 2 classes where the network returns 3"),
+        ("inplace_networks:OtherClasses", ModelError, "OtherClasses: returns 2 classes, and the network returns 3"),
     ],
 )
 def test_reference_that_cannot_be_compared(
@@ -304,10 +308,10 @@ def test_command_compares_with_a_reference(
     reference = ["--reference", "inplace_networks:quantkits"]
     assert quantkit(monkeypatch, "export", "inplace_networks:InPlace", *options, *reference) == 0
     said = capsys.readouterr().out.splitlines()
-    assert said[0].endswith(", opset 11, torchscript exporter")
+    assert ", opset 11, torchscript exporter, " in said[0]
     assert said[1].startswith("max abs error against inplace_networks:InPlace in torch: ")
     assert said[2].startswith("max abs error against the reference inplace_networks:quantkits: ")
-    assert said[3].startswith("wrote InPlace.onnx (")
+    assert said[3] == "wrote InPlace.onnx"
 
     before = Path("InPlace.onnx").read_bytes()
     arguments = ["--reference-arg", "paper=true"]

@@ -1,8 +1,8 @@
-"""Which tensors of two models are computed alike: the same operators on the same constants, from the same input.
+"""Finds tensors of two models with the same computation: equal operators and constants, from the same input.
 
-A model with another layer in float is the same up to that layer, and again from a little behind it. Names do not say
-how far: a tensor that is rounded in one of the models bears another name there, and a scale that two tensors share may
-change far ahead of the layer.
+Two models that differ in one layer in float have equal tensors before that layer and again soon after it. Names do not
+show this: a tensor that is rounded in only one of the models has another name there, and a scale that two tensors share
+may change far before the layer.
 """
 
 import hashlib
@@ -12,14 +12,14 @@ import onnx_ir as ir
 
 from quantkit.graph.analysis.values import array, name_of
 
-# Where a constant keeps its digest, with the tensor that it is of.
+# Attribute of a constant for its cached digest, together with the hashed tensor.
 _DIGEST = "quantkit.digest"
 
 
 class Computations:
     """Numbers every computation of some models, so that equal numbers mean equal values, bit for bit.
 
-    Graph inputs are told apart by their names.
+    Graph inputs are identified by their names.
     """
 
     def __init__(self) -> None:
@@ -29,9 +29,8 @@ class Computations:
         """Return the number of every input and computed value of a model, by name.
 
         Args:
-            model: any.
-            fed: tensors that count as inputs, whatever computes them: equal numbers behind them mean equal functions of
-                them.
+            model: the model; it is not changed.
+            fed: computed tensors to treat as inputs: equal numbers of later tensors mean equal functions of them.
         """
         found: dict[ir.Value | None, int] = {None: -1}
         for value in model.graph.inputs:
@@ -51,12 +50,12 @@ class Computations:
 
 
 def _digest(value: ir.Value) -> bytes:
-    """Return what tells a constant apart; kept at the value, and so at its copies, while it holds the same tensor."""
+    """Return a digest of a constant; it is cached at the value, and so at its copies, while its tensor is the same."""
     tensor, digest = value.meta.get(_DIGEST, (None, b""))
     if digest and tensor is value.const_value:
         return bytes(digest)
     content = array(value)
-    if content is None:  # fed from outside of the graph, or by a graph around it
+    if content is None:  # an input of the graph, or a value of an outer graph
         return f"value {value.name}".encode()
     head = f"{content.dtype} {content.shape}".encode()
     digest = hashlib.blake2b(head + content.tobytes(), digest_size=16).digest()
@@ -65,7 +64,7 @@ def _digest(value: ir.Value) -> bytes:
 
 
 def _attributes(node: ir.Node) -> Hashable:
-    """Return what tells the attributes of two nodes apart; graphs inside of nodes are never taken for equal."""
+    """Return a key of the attributes of a node; subgraphs are never equal."""
     parts: list[Hashable] = []
     for name, attribute in sorted(node.attributes.items()):
         if attribute.type in (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS):
