@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from quantkit import plots as plots
+    from quantkit.config.method import Auto as Auto
     from quantkit.config.method import Kl as Kl
     from quantkit.config.method import Method as Method
     from quantkit.config.method import MinMax as MinMax
@@ -66,6 +67,8 @@ if TYPE_CHECKING:
     from quantkit.runs.folder import RunRecord as RunRecord
     from quantkit.runs.location import relink as relink
     from quantkit.search.budget import FloatBudget as FloatBudget
+    from quantkit.search.method_selection import MethodResult as MethodResult
+    from quantkit.search.method_selection import MethodSelection as MethodSelection
     from quantkit.search.stages import Goal as Goal
     from quantkit.search.stages import Stage as Stage
     from quantkit.search.stages import Trial as Trial
@@ -115,6 +118,7 @@ __version__ = "0.1.0"
 
 _MODULE_OF = {
     "Accuracy": "quantkit.workflows.evaluate",
+    "Auto": "quantkit.config.method",
     "Calibration": "quantkit.workflows.calibrate",
     "Backend": "quantkit.workflows.backends",
     "CalibrationImage": "quantkit.data.calibration_set",
@@ -147,6 +151,8 @@ _MODULE_OF = {
     "ModelEvaluation": "quantkit.workflows.evaluate",
     "ModelResult": "quantkit.evaluation.result",
     "ModelSummary": "quantkit.workflows.model_summary",
+    "MethodResult": "quantkit.search.method_selection",
+    "MethodSelection": "quantkit.search.method_selection",
     "Mse": "quantkit.config.method",
     "NoProgress": "quantkit.progress",
     "Normalize": "quantkit.config.pipeline",

@@ -13,6 +13,8 @@ import onnx
 import pytest
 from PIL import Image
 
+from quantkit.data.build_set import build_calibration_set
+
 ROOT = Path(__file__).resolve().parents[1]
 FOLDER = ROOT / "benchmarks"
 SIDE = 224
@@ -92,8 +94,6 @@ def test_benchmark_evaluation_agrees_with_the_plain_loop(folder: Path) -> None:
 
 
 def test_benchmark_accuracy_measures_default_tuned_and_peers(folder: Path) -> None:
-    from quantkit.data.build_set import build_calibration_set
-
     build_calibration_set(folder / "images", count=8).save(folder / "set.csv")
     arguments = ["--model", folder / "tiny.onnx", "--set", folder / "set.csv", "--images", folder / "images"]
     out, figures = run(
@@ -156,6 +156,16 @@ def test_peers_evaluation_loop_reads_images_as_quantkit_does(folder: Path, monke
         Image.fromarray(rng.integers(0, 256, (*size, 3), np.uint8)).save(path)
         ours = preprocess(path, PRESETS["imagenet"])
         np.testing.assert_array_equal(load(str(path), asdict(Preprocessing()))[0], ours)
+
+
+def test_benchmark_accuracy_compares_the_methods_with_auto(folder: Path) -> None:
+    build_calibration_set(folder / "images", count=8).save(folder / "set.csv")
+    arguments = ["--model", folder / "tiny.onnx", "--set", folder / "set.csv", "--images", folder / "images"]
+    out, figures = run("accuracy.py", *arguments, "--preset", "imagenet", "--methods", "--peers", "none", folder=folder)
+    methods = figures["models"]["tiny"]["methods"]
+    assert list(methods) == ["auto: percentile", "minmax", "percentile", "kl", "mse"]
+    assert methods["auto: percentile"]["agreement"] == methods["percentile"]["agreement"]
+    assert "auto: percentile" in out
 
 
 def test_benchmark_gpu_measures_both_models_on_the_device_and_the_cpu(folder: Path) -> None:

@@ -18,7 +18,7 @@ from quantkit.cli.options import (
     InputOption,
     KeepOutliersOption,
     LabelsOption,
-    MethodOption,
+    MethodOrAutoOption,
     OutputOption,
     PerChannelOption,
     PresetOption,
@@ -36,6 +36,7 @@ from quantkit.cli.show import (
     print_next,
     print_notes,
     print_preset_notes,
+    print_selection,
 )
 from quantkit.cli.terminal import console
 
@@ -63,7 +64,7 @@ def calibrate(
     seed: Annotated[int | None, typer.Option(help="Seed of the draw from --images.")] = None,
     preset: PresetOption = None,
     exif: ExifOption = None,
-    method: MethodOption = None,
+    method: MethodOrAutoOption = None,
     fraction: FractionOption = None,
     target: TargetOption = None,
     per_channel: PerChannelOption = None,
@@ -203,6 +204,7 @@ def _print(done: "Calibration", drawn: Path | None) -> None:
         last = statistics.convergence[-1]
         moved = ", ".join(f"{name} {share:.2%} ({last.tensor[name]})" for name, share in last.movement.items())
         console.print(f"largest range changes up to image {last.images}: {moved}", soft_wrap=True)
+    print_selection(quantized.selection)
     print_notes(done.notes)
     print_files((*done.files, *([] if drawn is None else [drawn])), in_folder=done.run)
     print_coverage(done.coverage)

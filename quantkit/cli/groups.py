@@ -53,7 +53,7 @@ _DEFAULTS = {
     "markdown": "not written",
     "materialize": "not written",
     "max-skips": "any number; 3 for vacc",
-    "method": "that of quantkit.yaml, or percentile",
+    "method": "that of quantkit.yaml, or auto",
     "min-agreement": "any",
     "model": "that of quantkit.yaml",
     "name": "the model's file name",

@@ -13,7 +13,14 @@ import onnxruntime
 
 from quantkit import __version__
 from quantkit.config.arguments import AnyPath, as_path, require
-from quantkit.config.method import Method, MinMax, Percentile, as_method, method_name
+from quantkit.config.method import (
+    Auto,
+    Method,
+    MinMax,
+    Percentile,
+    as_method_or_auto,
+    method_name,
+)
 from quantkit.config.pipeline import Pipeline
 from quantkit.config.settings import Setting, Settings
 from quantkit.data.calibration_set import CalibrationSet
@@ -47,6 +54,7 @@ from quantkit.stats.file import Provenance, Statistics, load_statistics, save_st
 from quantkit.stats.observed import Observed
 from quantkit.stats.solve import solve_observed
 from quantkit.targets import ORT, Target, as_target
+from quantkit.workflows.auto_method import resolve_method
 from quantkit.workflows.backends import Backend, QuantizedRun, after_quantize
 from quantkit.workflows.preprocessing_note import guess_command, preprocessing_note
 from quantkit.workflows.presets import PresetSource, load_preset
@@ -125,7 +133,7 @@ def calibrate(
     pipeline: PresetSource | None = None,
     *,
     run: AnyPath,
-    method: Method | str | None = None,
+    method: Method | Auto | str | None = None,
     target: Target | str = ORT,
     options: QuantizeOptions | None = None,
     backends: Mapping[str, Backend] | None = None,
@@ -151,7 +159,9 @@ def calibrate(
         pipeline: preprocessing: a value, the name of a preset, or a file (see `load_preset`); None for arrays that need
             no preprocessing.
         run: run folder; created if missing.
-        method: calibration method, a value or a name; percentile by default.
+        method: calibration method, a value or a name; ``auto`` by default: all methods are solved from the statistics,
+            and the one is used whose int8 model is nearest to fp32 on calibration images that bias correction does not
+            use; percentile for fewer than 32 images.
         target: runtime or compiler of the int8 model, a value or a name.
         options: quantization options.
         backends: configured backends by name; the others use the options of the run or their defaults.
@@ -188,7 +198,7 @@ def calibrate(
         >>> str(done.coverage)
         'int8: 28 of 28 layers, 100 % of multiply-adds'
     """
-    method, target, run = as_method(method), as_target(target), as_path(run, "run")
+    wanted, target, run = as_method_or_auto(method), as_target(target), as_path(run, "run")
     options = require(QuantizeOptions, options or QuantizeOptions(), "options")
     progress, device = as_progress(progress), as_device(device).resolved()
     pipeline = None if pipeline is None else load_preset(pipeline)
@@ -208,7 +218,7 @@ def calibrate(
         if before is not None and replaced:
             _replace(folder, before, replaced, fresh)
         observer = _Pass(
-            subject, chosen, pipeline, folder, method, target, options.keep_outliers, device, threads, progress
+            subject, chosen, pipeline, folder, wanted, target, options.keep_outliers, device, threads, progress
         )
         other = None
         if check_preprocessing and chosen.labels is not None:
@@ -241,18 +251,22 @@ def calibrate(
             record = record.model_copy(update={"configuration": before.configuration})
         observed_on = _observed_on(observer.placement, statistics, before)
         record = record.model_copy(update={"observed_on": observed_on})
-        settings = _settings(method, target, options, until_stable, require_coverage)
+        settings = _settings(wanted, target, options, until_stable, require_coverage)
         folder.write(with_settings(record, "calibrate", settings))
+        images = Images(chosen, pipeline, threads, begun_when_called(progress, "correcting biases", "layers"))
+        comparison = options.subject(folder, subject.prepared, statistics, target, images)
+        solved_by, selection = resolve_method(wanted, replace(comparison, backends=backends), progress)
         quantized = quantize_prepared(
             folder,
             subject.prepared,
             statistics,
-            method,
+            solved_by,
             target,
             options,
             name=int8_name(target),
             path=folder.path / f"{int8_name(target)}.onnx",
-            images=Images(chosen, pipeline, threads, begun_when_called(progress, "correcting biases", "layers")),
+            selection=selection,
+            images=images,
         )
         changed = QuantizedRun(folder=folder, target=target, prepared=subject.prepared.model, calibration_set=chosen)
         backend = after_quantize(changed, backends)
@@ -266,7 +280,11 @@ def calibrate(
 
 
 def _settings(
-    method: Method, target: Target, options: QuantizeOptions, until_stable: float | None, require_coverage: float | None
+    method: Method | Auto,
+    target: Target,
+    options: QuantizeOptions,
+    until_stable: float | None,
+    require_coverage: float | None,
 ) -> dict[str, Setting]:
     """Return the settings of a calibration that ``run.json`` records nowhere else."""
     settings = Settings()
@@ -415,7 +433,7 @@ class _Pass:
         chosen: CalibrationSet,
         pipeline: Pipeline,
         folder: RunFolder,
-        method: Method,
+        method: Method | Auto,
         target: Target,
         keep_outliers: bool,
         device: Device,
@@ -426,9 +444,11 @@ class _Pass:
         self._target, self._keep_outliers, self._progress = target, keep_outliers, progress
         self._device, self._threads = device, threads or default_threads()
         self.placement: DevicePlacement | None = None
-        # Convergence is tracked for the method in use, and for the two that are cheap to solve.
-        self._methods: dict[str, Method] = {"minmax": MinMax(), "percentile": Percentile(), method_name(method): method}
-        self._wanted = method_name(method)
+        # Convergence is tracked for the method in use, and for the two that cost nothing to solve.
+        watched = Percentile() if isinstance(method, Auto) else method  # which one it will be is not known yet
+        self._methods: dict[str, Method] = {"minmax": MinMax(), "percentile": Percentile()}
+        self._methods[method_name(watched)] = watched
+        self._wanted = method_name(watched)
         self._ranges: dict[str, dict[str, Range]] = {}
         self._points: list[ConvergencePoint] = []
         self._provenance = Provenance(
