@@ -10,6 +10,7 @@ import typer
 from quantkit.cli.app import app
 from quantkit.cli.options import (
     BatchOption,
+    ClusterOption,
     DeviceOption,
     DialectName,
     ExifOption,
@@ -89,6 +90,7 @@ def calibrate(
     device: DeviceOption = "cpu",
     batch: BatchOption = 1,
     provider_option: ProviderOption = None,
+    cluster: ClusterOption = None,
     threads: Annotated[int | None, typer.Option(help="Workers.")] = None,
 ) -> None:
     """Run the model once over a calibration set; write statistics, ranges and the int8 model."""
@@ -152,6 +154,7 @@ def calibrate(
             fresh=fresh,
             require_coverage=least,
             device=where,
+            cluster=cluster,
             threads=threads,
             progress=progress,
         )

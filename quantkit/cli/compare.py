@@ -8,6 +8,7 @@ import typer
 from quantkit.cli.app import app
 from quantkit.cli.options import (
     BatchOption,
+    ClusterOption,
     DeviceOption,
     ExifOption,
     ImagesOption,
@@ -67,6 +68,7 @@ def compare(
     device: DeviceOption = "cpu",
     batch: BatchOption = 1,
     provider_option: ProviderOption = None,
+    cluster: ClusterOption = None,
     threads: Annotated[int | None, typer.Option(help="Workers.")] = None,
     json: Annotated[Path | None, typer.Option(help="Write the comparison as JSON.")] = None,
     csv: Annotated[Path | None, typer.Option(help="Write the table as CSV.")] = None,
@@ -165,6 +167,7 @@ def compare(
                 output=settings.output,
                 inputs=settings.inputs,
                 device=where,
+                cluster=cluster,
                 threads=threads,
                 progress=progress,
             )

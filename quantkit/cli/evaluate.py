@@ -8,6 +8,7 @@ import typer
 from quantkit.cli.app import app
 from quantkit.cli.options import (
     BatchOption,
+    ClusterOption,
     DeviceOption,
     ExifOption,
     ImagesOption,
@@ -56,6 +57,7 @@ def evaluate(
     device: DeviceOption = "cpu",
     batch: BatchOption = 1,
     provider_option: ProviderOption = None,
+    cluster: ClusterOption = None,
     threads: Annotated[int | None, typer.Option(min=1, help="Workers.")] = None,
 ) -> None:
     """Print a model's top-1 and top-5. Interrupted, the same command goes on; repeated, nothing is run."""
@@ -108,6 +110,7 @@ def evaluate(
             output=settings.output,
             inputs=settings.inputs,
             device=where,
+            cluster=cluster,
             threads=threads,
             progress=progress,
         )

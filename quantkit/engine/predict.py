@@ -136,6 +136,19 @@ class ModelScores:
     scores: list[Float32Array]
 
 
+@dataclass(frozen=True)
+class PartialScores:
+    """What some models said to one image: scores ``[1, classes]``, None of those that were not asked."""
+
+    index: int
+    scores: list[Float32Array | None]
+
+
+# Yields the scores of images in order, of each image by the models that are wanted for it, if any are; takes of each
+# image whether each model is to run on it.
+Answer = Callable[[Sequence[Sequence[bool]]], Iterator[PartialScores]]
+
+
 def evaluate(
     models: Sequence[Classifier],
     images: Sequence[ImageItem],
@@ -143,10 +156,12 @@ def evaluate(
     *,
     threads: int,
     progress: Callable[[int], None] | None = None,
+    answer: Answer | None = None,
 ) -> Iterator[ModelScores]:
     """Yield every model's scores, image by image in order.
 
-    Images are decoded ahead and run in batches, as the models' device has it (see `quantkit.engine.batches`).
+    Images are decoded ahead and run in batches, as the models' device has it (see `quantkit.engine.batches`), unless
+    ``answer`` runs the models elsewhere.
 
     Raises:
         ImageError: an image cannot be decoded.
@@ -157,18 +172,11 @@ def evaluate(
         return preprocess(images[index], pipeline)
 
     every = [[True] * len(models)] * len(images)
-    for answers in answer_in_batches(models, every, load, threads=threads):
+    answered = answer_in_batches(models, every, load, threads=threads) if answer is None else answer(every)
+    for answers in answered:
         if progress is not None:
             progress(answers.index + 1)
         yield ModelScores(answers.index, [scores for scores in answers.scores if scores is not None])
-
-
-@dataclass(frozen=True)
-class PartialScores:
-    """What some models said to one image: scores ``[1, classes]``, None of those that were not asked."""
-
-    index: int
-    scores: list[Float32Array | None]
 
 
 def answer_in_batches(

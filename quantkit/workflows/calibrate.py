@@ -2,7 +2,7 @@
 
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path, PurePosixPath
@@ -20,11 +20,13 @@ from quantkit.data.given_set import SetLike, given_set
 from quantkit.data.overlap import digest_of
 from quantkit.data.parallel import map_in_order
 from quantkit.data.preprocess import preprocess
+from quantkit.data.source import ImageSource
 from quantkit.engine.classifier import ClassifierFile, PreparedClassifier, read_classifier
+from quantkit.engine.cluster.observe import PassWork, observe_on_cluster
+from quantkit.engine.cluster.work import share_images, share_model
 from quantkit.engine.device import CPU, Device
 from quantkit.engine.inputs import check_arrays, used_pipeline
 from quantkit.engine.observe import Chunk, complete, observe
-from quantkit.engine.session import default_threads
 from quantkit.engine.tap import TappedSession
 from quantkit.errors import CalibrationSetError, StatisticsError, UsageError
 from quantkit.files import sha256_json
@@ -34,7 +36,7 @@ from quantkit.graph.model import model_digest, model_files
 from quantkit.graph.qdq.plan import plan
 from quantkit.graph.qdq.taps import Taps, observed_tensors
 from quantkit.numerics import Range
-from quantkit.progress import Progress, as_progress, begun_when_called
+from quantkit.progress import Progress, ProgressCallback, as_progress, begun_when_called
 from quantkit.ptq.run_correction import Images
 from quantkit.records import Records
 from quantkit.runs.folder import RECORD, ModelRecord, RunFolder, RunRecord, SetRecord
@@ -44,6 +46,7 @@ from quantkit.stats.observed import Observed
 from quantkit.stats.solve import solve_observed
 from quantkit.targets import ORT, Target, as_target
 from quantkit.workflows.backends import Backend, QuantizedRun, after_quantize
+from quantkit.workflows.placement import Placement, place_work
 from quantkit.workflows.presets import PresetSource, load_preset
 from quantkit.workflows.quantize import Quantized, QuantizeOptions, check_loads, int8_name, quantize_prepared
 
@@ -123,6 +126,7 @@ def calibrate(
     fresh: bool = False,
     require_coverage: float | None = None,
     device: Device = CPU,
+    cluster: str | None = None,
     threads: int | None = None,
     progress: Progress | None = None,
 ) -> Calibration:
@@ -149,7 +153,10 @@ def calibrate(
         fresh: ignore cached statistics, and replace a run of another model, set or preprocessing.
         require_coverage: least percent of the multiply-adds that must be int8; None requires nothing.
         device: where the pass runs, and how many images at a time; biases are corrected on the CPU.
-        threads: workers; as many as there are processors when absent.
+        cluster: spread the pass over the workers of a Ray cluster: ``auto``, ``ray://HOST:PORT`` or ``local:N``; the
+            statistics are the same bits. They must find the images under the same path or URL. Ranges are set and
+            biases corrected here.
+        threads: workers; as many as there are processors when absent. Of a cluster, the threads of each worker.
         progress: receives the progress.
 
     Raises:
@@ -157,6 +164,7 @@ def calibrate(
             another kind.
         ModelError: the model cannot be read, run or quantized.
         DeviceError: the device is not there, or does not run the model.
+        ClusterError: the cluster is not there, or its workers cannot do the work.
         CoverageError: less of the model would be int8 than required; no image was read.
         ConfigError: the pipeline does not fit the model.
         CalibrationSetError: the set is damaged, or its images are missing or changed.
@@ -174,7 +182,8 @@ def calibrate(
     """
     method, target, run = as_method(method), as_target(target), as_path(run, "run")
     options = require(QuantizeOptions, options or QuantizeOptions(), "options")
-    progress, device = as_progress(progress), device.resolved()
+    progress = as_progress(progress)
+    placement = place_work(cluster, device, threads, progress)
     pipeline = None if pipeline is None else load_preset(pipeline)
     subject = _read_subject(as_path(model, "model"), output, inputs)
     if pipeline is not None:
@@ -191,16 +200,15 @@ def calibrate(
         replaced = [] if before is None else _other_inputs(before, subject, chosen, pipeline)
         if before is not None and replaced:
             _replace(folder, before, replaced, fresh)
-        observer = _Pass(
-            subject, chosen, pipeline, folder, method, target, options.keep_outliers, device, threads, progress
-        )
+        observer = _Pass(subject, chosen, pipeline, folder, method, target, options.keep_outliers, placement, progress)
         statistics = None if fresh else observer.finished(until_stable)
         reused, elapsed_s = statistics is not None, 0.0
         if statistics is None:
             check_loads(subject.prepared, target, options)
             start_s = time.monotonic()
-            statistics = observer.run(until_stable, fresh)
-            elapsed_s = time.monotonic() - start_s
+            with placement:
+                statistics = observer.run(until_stable, fresh)
+            elapsed_s = time.monotonic() - start_s - placement.start_s
         record = _record(subject, chosen, manifest, pipeline, statistics)
         if before is not None:
             kept = {} if replaced else before.quantized
@@ -217,7 +225,9 @@ def calibrate(
             options,
             name=int8_name(target),
             path=folder.path / f"{int8_name(target)}.onnx",
-            images=Images(chosen, pipeline, threads, begun_when_called(progress, "correcting biases", "layers")),
+            images=Images(
+                chosen, pipeline, placement.threads, begun_when_called(progress, "correcting biases", "layers")
+            ),
         )
         changed = QuantizedRun(folder=folder, target=target, prepared=subject.prepared.model, calibration_set=chosen)
         backend = after_quantize(changed, backends)
@@ -367,13 +377,12 @@ class _Pass:
         method: Method,
         target: Target,
         keep_outliers: bool,
-        device: Device,
-        threads: int | None,
+        placement: Placement,
         progress: Progress,
     ) -> None:
         self._subject, self._chosen, self._pipeline, self._folder = subject, chosen, pipeline, folder
         self._target, self._keep_outliers, self._progress = target, keep_outliers, progress
-        self._device, self._threads = device, threads or default_threads()
+        self._placement = placement
         # Convergence is watched for the method in use, and for the two that cost nothing to solve.
         self._methods: dict[str, Method] = {"minmax": MinMax(), "percentile": Percentile(), method_name(method): method}
         self._wanted = method_name(method)
@@ -384,7 +393,7 @@ class _Pass:
             pipeline_sha256=sha256_json(pipeline.model_dump(mode="json")),
             quantkit=__version__,
             onnxruntime=onnxruntime.__version__,
-            device=device.describe(),
+            device=placement.device.describe(),
         )
 
     def finished(self, until_stable: float | None) -> Statistics | None:
@@ -399,24 +408,11 @@ class _Pass:
         """Observe all images, or until the ranges stand still."""
         count = self._progress.task("calibrating", "images")
         begun, extra = (None, {}) if fresh else self._load(self._folder.partial)
-        tapped = self._subject.observed.tapped
         if begun is not None:
             self._points = list(begun.convergence)
             self._ranges = _ranges_from_json(extra.get("ranges", {}))
             self._progress.message(f"resuming after {len(begun.images)} images")
-        session = TappedSession(self._subject.prepared.model, tapped, device=self._device)
-        fixed = self._subject.file.signature.image.batch
-        chunks = observe(
-            session,
-            tapped,
-            self._chosen.items,
-            partial(preprocess, pipeline=self._pipeline),
-            batch=fixed or self._device.batch,
-            fill=fixed is not None,
-            threads=self._threads,
-            before=None if begun is None else self._tapped(begun),
-            progress=lambda images: count(images, len(self._chosen)),
-        )
+        chunks = self._chunks(None if begun is None else self._tapped(begun), count)
         statistics = begun
         for chunk in chunks:
             statistics = self._take(chunk)
@@ -428,6 +424,34 @@ class _Pass:
         save_statistics(statistics, self._folder.statistics)
         self._folder.partial.unlink(missing_ok=True)
         return statistics
+
+    def _chunks(self, begun: Observed | None, count: ProgressCallback) -> Iterator[Chunk]:
+        """Observe the images that are left, here or on the workers of a cluster."""
+        tapped, file, device = self._subject.observed.tapped, self._subject.file, self._placement.device
+        fixed = file.signature.image.batch
+        batch, fill = fixed or device.batch, fixed is not None
+        images, total = self._chosen.items, len(self._chosen)
+        if self._placement.engine is not None:
+            source = ImageSource(self._chosen.root, images, array_shape=self._chosen.array_shape)
+            shared = share_images(source, self._pipeline)
+            model = share_model(self._placement.engine, file, model_files(file.path))
+            work = PassWork(model, tuple(tapped), shared, device, batch, fill)
+            keys = [(image.name, image.sha256) for image in self._chosen.images]
+            return observe_on_cluster(
+                self._placement.engine, work, keys, before=begun, progress=lambda done: count(done, total)
+            )
+        session = TappedSession(self._subject.prepared.model, tapped, device=device)
+        return observe(
+            session,
+            tapped,
+            images,
+            partial(preprocess, pipeline=self._pipeline),
+            batch=batch,
+            fill=fill,
+            threads=self._placement.threads,
+            before=begun,
+            progress=lambda done: count(done, total),
+        )
 
     def _take(self, chunk: Chunk) -> Statistics:
         observed = complete(chunk.observed(), self._subject.observed)

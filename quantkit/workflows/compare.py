@@ -20,7 +20,6 @@ from quantkit.engine.classifier import ClassifierFile
 from quantkit.engine.device import CPU, Device
 from quantkit.engine.inputs import check_arrays, used_pipeline
 from quantkit.engine.predict import Classifier, Latency, ModelScores, evaluate, time_in_turn
-from quantkit.engine.session import default_threads
 from quantkit.errors import UsageError
 from quantkit.evaluation.drift import TensorDrift
 from quantkit.evaluation.images import check_labels, evaluation_images, limited
@@ -35,6 +34,7 @@ from quantkit.runs.cache import ResultCache
 from quantkit.runs.folder import RunFolder, RunRecord
 from quantkit.runs.inputs import read_scored
 from quantkit.runs.score_cache import cached_scores, predict_cached, scores_key
+from quantkit.workflows.placement import Placement, place_work
 from quantkit.workflows.presets import PresetSource, load_preset
 from quantkit.workflows.vacc.device_results import DeviceResults, card_answers, other_preprocessing
 
@@ -119,6 +119,7 @@ def compare(
     datalist: AnyPath | None = None,
     output: str | None = None,
     inputs: Mapping[str, Any] | None = None,
+    cluster: str | None = None,
     threads: int | None = None,
     progress: Progress | None = None,
 ) -> Comparison:
@@ -150,6 +151,7 @@ def compare(
         datalist=datalist,
         output=output,
         inputs=inputs,
+        cluster=cluster,
         threads=threads,
         progress=progress,
     ).comparison
@@ -171,6 +173,7 @@ def evaluate_models(
     output: str | None = None,
     inputs: Mapping[str, Any] | None = None,
     device: Device = CPU,
+    cluster: str | None = None,
     threads: int | None = None,
     progress: Progress | None = None,
 ) -> Evaluation:
@@ -195,13 +198,17 @@ def evaluate_models(
         output: name of the output that holds the class scores; absent, the run's, or found.
         inputs: values of the inputs beside the image, by name; absent, the run's.
         device: where the models run, and how many images at a time; drift is measured on the CPU.
-        threads: workers; as many as there are processors when absent.
+        cluster: spread the images over the workers of a Ray cluster: ``auto``, ``ray://HOST:PORT`` or ``local:N``; the
+            result is the same. They must find the images under the same path or URL. Drift and latency are measured
+            here.
+        threads: workers; as many as there are processors when absent. Of a cluster, the threads of each worker.
         progress: receives the progress.
 
     Raises:
         UsageError: fewer than two models, a name the run does not have, or nothing to say what images to use.
         ModelError: a model cannot be read or run, or the models do not fit each other.
         DeviceError: the device is not there, or does not run a model.
+        ClusterError: the cluster is not there, or its workers cannot do the work.
         LabelError: labels are missing, malformed, or no classes of the model.
         CalibrationSetError: there are no images.
         ImageError: an image cannot be decoded.
@@ -234,12 +241,12 @@ def evaluate_models(
     if datalist is not None and (other := other_preprocessing(datalist, pipeline)) is not None:
         warnings.append(other)
     found = limited(found, limit)
-    threads = threads or default_threads()
     _check_fit(subjects, pipeline, found)
     onnx = [subject for subject in subjects if isinstance(subject, ComparedModel)]
-    device = device.resolved()
-    classifiers = [Classifier(subject.file, device) for subject in onnx]
-    with _answers(onnx, classifiers, found, pipeline, threads, run) as answers_to_images:
+    placement = place_work(cluster, device, threads, as_progress(progress))
+    threads = placement.threads
+    classifiers = [Classifier(subject.file, placement.here) for subject in onnx]
+    with placement, _answers(onnx, classifiers, found, pipeline, placement, run) as answers_to_images:
         collector = _collect(subjects, answers_to_images, found, as_progress(progress).task("comparing", "images"))
     diagnosis = diagnose_preprocessing(
         classifiers[0],
@@ -314,20 +321,18 @@ def _answers(
     classifiers: Sequence[Classifier],
     found: ImageSource,
     pipeline: Pipeline,
-    threads: int,
+    placement: Placement,
     run: Path | None,
 ) -> Iterator[Iterator[ModelScores]]:
     """Give what every ONNX model says to every image; in a run of ours, no model is asked twice about the same."""
-    cache = _cache_of(run)
+    cache, threads = _cache_of(run), placement.threads
+    answer = placement.answer([one.file for one in subjects], found, pipeline)
     if cache is None:
-        yield evaluate(classifiers, found.items, pipeline, threads=threads)
+        yield evaluate(classifiers, found.items, pipeline, threads=threads, answer=answer)
         return
-    keys = [
-        scores_key(model_digest(one.path), pipeline, one.file.signature, classifier.device)
-        for one, classifier in zip(subjects, classifiers, strict=True)
-    ]
+    keys = [scores_key(model_digest(one.path), pipeline, one.file.signature, placement.device) for one in subjects]
     with cached_scores(cache, keys, found) as scores:
-        yield predict_cached(classifiers, scores, found.items, pipeline, threads=threads)
+        yield predict_cached(classifiers, scores, found.items, pipeline, threads=threads, answer=answer)
 
 
 def _cache_of(run: Path | None) -> ResultCache | None:

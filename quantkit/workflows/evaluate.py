@@ -18,8 +18,7 @@ from quantkit.data.sources.open import ImagesLike
 from quantkit.engine.classifier import ClassifierFile
 from quantkit.engine.device import CPU, Device
 from quantkit.engine.inputs import check_arrays, used_pipeline
-from quantkit.engine.predict import Classifier
-from quantkit.engine.session import default_threads
+from quantkit.engine.predict import Answer, Classifier
 from quantkit.errors import UsageError
 from quantkit.evaluation.images import check_labels, evaluation_images, limited
 from quantkit.evaluation.label_diagnosis import diagnose_labels
@@ -36,6 +35,7 @@ from quantkit.runs.cache import ResultCache, user_cache_folder
 from quantkit.runs.folder import RunFolder
 from quantkit.runs.inputs import read_scored
 from quantkit.runs.score_cache import ScoreCache, cached_scores, predict_cached, scores_key
+from quantkit.workflows.placement import place_work
 from quantkit.workflows.presets import PresetSource, load_preset
 
 # What may stand between a softmax and the output of a model without changing its kind.
@@ -156,6 +156,7 @@ def evaluate(
     output: str | None = None,
     inputs: Mapping[str, Any] | None = None,
     device: Device = CPU,
+    cluster: str | None = None,
     threads: int | None = None,
     progress: Progress | None = None,
 ) -> ModelEvaluation:
@@ -180,7 +181,9 @@ def evaluate(
         output: name of the output that holds the class scores; absent, the run's, or found.
         inputs: values of the inputs beside the image, by name; absent, the run's.
         device: where the model runs, and how many images at a time.
-        threads: workers; as many as there are processors when absent.
+        cluster: spread the images over the workers of a Ray cluster: ``auto``, ``ray://HOST:PORT`` or ``local:N``; the
+            result is the same. They must find the images under the same path or URL.
+        threads: workers; as many as there are processors when absent. Of a cluster, the threads of each worker.
         progress: receives the progress.
 
     Raises:
@@ -189,6 +192,7 @@ def evaluate(
         ConfigError: the pipeline does not fit the model.
         ModelError: the model cannot be read or run.
         DeviceError: the device is not there, or does not run the model.
+        ClusterError: the cluster is not there, or its workers cannot do the work.
         LabelError: labels are missing, malformed, or no classes of the model.
         CalibrationSetError: there are no images.
         ImageError: an image cannot be decoded.
@@ -223,17 +227,18 @@ def evaluate(
     check_arrays(found.array_shape, file.signature.image, found.root)
     check_labels(found, file.signature.scores.classes, path)
     part = found if shard is None else _shard(found, *shard)
-    device, digest = device.resolved(), model_digest(path)
+    placement = place_work(cluster, device, threads, as_progress(progress))
+    device, digest, threads = placement.device, model_digest(path), placement.threads
     key = scores_key(digest, pipeline, file.signature, device)
-    threads = threads or default_threads()
     count = as_progress(progress).task("evaluating", "images")
     start_s = time.monotonic()
     results = _result_cache(optional_path(cache, "cache"), folder)
-    with cached_scores(results, [key], part) as [scores]:
+    with placement, cached_scores(results, [key], part) as [scores]:
         before = scores.known
-        classifier = Classifier(file, device)
-        predictions, kind = _answers(classifier, scores, part, pipeline, threads, count)
-    elapsed_s = time.monotonic() - start_s
+        classifier = Classifier(file, placement.here)
+        answer = placement.answer([file], part, pipeline)
+        predictions, kind = _answers(classifier, scores, part, pipeline, threads, answer, count)
+    elapsed_s = time.monotonic() - start_s - placement.start_s
     origin = Origin(
         model=digest,
         images=_portable_digest(found),
@@ -295,11 +300,12 @@ def _answers(
     part: ImageSource,
     pipeline: Pipeline,
     threads: int,
+    answer: Answer | None,
     progress: ProgressCallback,
 ) -> tuple[Predictions, Scores]:
     assert part.labels is not None
     collector = Collector(1, kind=Scores.PROBABILITIES if _ends_in_softmax(classifier.file) else None)
-    for answers in predict_cached([classifier], [cached], part.items, pipeline, threads=threads):
+    for answers in predict_cached([classifier], [cached], part.items, pipeline, threads=threads, answer=answer):
         scores = answers.scores[0]
         # Told from one image, so that it does not depend on which images come together.
         collector.kind = collector.kind or kind_of_scores(scores)
