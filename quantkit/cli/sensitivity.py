@@ -8,6 +8,7 @@ import typer
 from quantkit.cli.app import app
 from quantkit.cli.options import (
     ActivationsOption,
+    ClusterOption,
     FractionOption,
     ImagesOption,
     KeepOutliersOption,
@@ -64,6 +65,7 @@ def sensitivity(
     labels: LabelsOption = None,
     names: Annotated[Path | None, typer.Option(help="Class names, one a line.")] = None,
     exclude: Annotated[Path | None, typer.Option(help="Calibration set whose images are left out.")] = None,
+    cluster: ClusterOption = None,
     threads: Annotated[int | None, typer.Option(help="Workers.")] = None,
     json: Annotated[Path | None, typer.Option(help="Write all figures as JSON.")] = None,
     csv: Annotated[Path | None, typer.Option(help="Write the table as CSV.")] = None,
@@ -115,6 +117,7 @@ def sensitivity(
             labels=project.labels if own_images and labels is None else labels,
             names=names or project.names,
             exclude=exclude,
+            cluster=cluster,
             threads=threads,
             progress=progress,
         )

@@ -434,7 +434,7 @@ class _Pass:
         if self._placement.engine is not None:
             source = ImageSource(self._chosen.root, images, array_shape=self._chosen.array_shape)
             shared = share_images(source, self._pipeline)
-            model = share_model(self._placement.engine, file, model_files(file.path))
+            model = share_model(self._placement.engine, file.path, file.signature)
             work = PassWork(model, tuple(tapped), shared, device, batch, fill)
             keys = [(image.name, image.sha256) for image in self._chosen.images]
             return observe_on_cluster(

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 from quantkit.config.pipeline import Pipeline
 from quantkit.data.source import ImageSource
@@ -10,7 +9,6 @@ from quantkit.engine.classifier import ClassifierFile
 from quantkit.engine.cluster.work import Engine, Fetch, ImageKey, SharedImages, SharedModel, share_images, share_model
 from quantkit.engine.device import Device
 from quantkit.engine.predict import Classifier, PartialScores, answer_in_batches
-from quantkit.graph.model import model_files
 from quantkit.types import Float32Array
 
 # Images of a job: their scores are small, and what a job costs beside is lost among so many.
@@ -92,7 +90,7 @@ def scores_on_cluster(
     if not asked:
         return
     images = share_images(source, pipeline)
-    models = tuple(share_model(engine, file, model_files(Path(file.path))) for file in files)
+    models = tuple(share_model(engine, file.path, file.signature) for file in files)
     size = max(device.batch, min(_IMAGES, -(-len(asked) // (_JOBS_EACH * engine.slots))))
     parts = [asked[start : start + size] for start in range(0, len(asked), size)]
     jobs = (

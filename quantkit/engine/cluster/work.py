@@ -5,7 +5,7 @@ through Ray's object store; images do not travel at all.
 """
 
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -22,6 +22,8 @@ from quantkit.data.sources.open import open_source
 from quantkit.engine.classifier import ClassifierFile, read_classifier
 from quantkit.engine.cluster.address import OPTION
 from quantkit.errors import CalibrationSetError, ImageError, QuantkitError, UsageError
+from quantkit.graph.model import model_files
+from quantkit.graph.signature import Signature
 from quantkit.types import Float32Array
 
 Job = TypeVar("Job")
@@ -55,6 +57,10 @@ class Engine(Protocol):
     @property
     def slots(self) -> int:
         """How many images are worked on at once."""
+
+    @property
+    def workers(self) -> int:
+        """How many workers there are."""
 
     def share(self, path: Path) -> Any:
         """Return a handle of the bytes of a file, which travel to each node once."""
@@ -103,16 +109,19 @@ class SharedModel:
                 raise type(error)(error.what, where=where, fix=error.fix) from error
 
 
-def share_model(engine: Engine, file: ClassifierFile, files: Sequence[Path]) -> SharedModel:
+def share_model(engine: Engine, path: Path, signature: Signature) -> SharedModel:
     """Return a classifier that workers can open.
 
     Args:
         engine: that shares the bytes.
-        file: the classifier.
-        files: of the model, itself first (`quantkit.graph.model.model_files`).
+        path: of the model.
+        signature: how it is fed and scored.
+
+    Raises:
+        ModelError: the file or its external data is missing or damaged.
     """
-    shared = tuple((path.relative_to(file.path.parent).as_posix(), engine.share(path)) for path in files)
-    return SharedModel(file.path, shared, file.signature.scores.name, file.signature.fixed)
+    shared = tuple((file.relative_to(path.parent).as_posix(), engine.share(file)) for file in model_files(path))
+    return SharedModel(path, shared, signature.scores.name, signature.fixed)
 
 
 # An image as it travels: its id, and its size or digest, which the worker's copy must have too.

@@ -1,5 +1,6 @@
 """The actor: one process of a cluster that opens work once and does its jobs."""
 
+import importlib
 import os
 import platform
 from collections.abc import Callable
@@ -15,6 +16,10 @@ import PIL
 from quantkit import __version__, errors
 from quantkit.errors import QuantkitError
 from quantkit.numerics import NUMERIC_VERSION
+
+
+# Imported at the start of a worker, where it delays no image.
+_NEEDED = ("quantkit.engine.cluster.scores", "quantkit.engine.cluster.observe")
 
 
 @dataclass(frozen=True)
@@ -67,7 +72,6 @@ class Worker:
 
     Args:
         threads: of this worker.
-        node: what to call the node in messages; absent, its address in the cluster.
     """
 
     def __init__(self, threads: int) -> None:
@@ -75,7 +79,9 @@ class Worker:
         self._key, self._job = "", _no_work
 
     def facts(self) -> dict[str, Any]:
-        """Return what the driver checks before it gives work."""
+        """Return what the driver checks before it gives work; what most work needs is imported by then."""
+        for module in _NEEDED:
+            importlib.import_module(module)
         return {"software": software(), "processor": processor(), "node": _node(), "process": os.getpid()}
 
     def run(self, held: list[Any], key: str, job: Any) -> Any:
