@@ -1,9 +1,9 @@
 """``--cluster`` against the threads of one process: the same bits, what it costs, and memory.
 
-    python benchmarks/cluster.py [--parts bits,overhead,memory,nodes] [--model FILE] [--images DIR] [--preset NAME]
+    python benchmarks/cluster.py [--parts jobs,bits,overhead,memory,nodes] [--model FILE] [--images DIR] [--preset NAME]
                                  [--count 1000] [--set 300] [--kills 10] [--rounds 3] [--repeat 10] [--json FILE]
 
-``bits``: the digest of the statistics of a pass by threads, and by 1, 2 and 4 workers, and by 2 workers of which one is
+``jobs``: what a job costs beside its images. ``bits``: the digest of the statistics of a pass by threads, and by 1, 2 and 4 workers, and by 2 workers of which one is
 killed at random again and again. ``overhead``: `eval` by threads and by as many workers, in turn; processor seconds of
 all processes, Ray's own among them, from the moment the workers are there to the last image; its start is told apart.
 Processor seconds are what other programs on the machine disturb least. ``memory``: the largest private memory of the
@@ -270,7 +270,50 @@ def measure_nodes(options: argparse.Namespace) -> dict[str, Any]:
     return {"same": found == expected, "removed_after": removed}
 
 
-PARTS = {"bits": measure_bits, "overhead": measure_overhead, "memory": measure_memory, "nodes": measure_nodes}
+class NoWork:
+    """Takes a job as eval has it, 16 images, and returns scores of 1,000 classes without computing anything."""
+
+    runs_jobs_together = True
+
+    def open(self, fetch: Any, threads: int) -> Callable[[Any], Any]:
+        """Return what does a job."""
+        import numpy
+
+        return lambda job: numpy.zeros((len(job), 1000), numpy.float32)
+
+
+def measure_jobs(options: argparse.Namespace) -> dict[str, Any]:
+    """Return what a job costs beside its images: processor time of the driver and of all processes, and its rate."""
+    from quantkit.engine.cluster.address import ClusterAddress
+    from quantkit.engine.cluster.ray_engine import RayEngine
+    from quantkit.engine.cluster.session import RaySession
+    from quantkit.engine.device import CPU
+
+    job = tuple((f"class/image-{index:08d}.JPEG", 100_000) for index in range(16))
+    engine = RayEngine(RaySession(ClusterAddress.parse(f"local:{default_threads()}"), CPU, 1), Watch())
+    try:
+        list(engine.map(NoWork(), [job] * 50))
+        start = (time.monotonic(), time.process_time(), processor_seconds())
+        done = sum(1 for _ in engine.map(NoWork(), [job] * options.jobs))
+        end = (time.monotonic(), time.process_time(), processor_seconds())
+    finally:
+        engine.close()
+    wall, driver, all_ = ((after - before) / done for before, after in zip(start, end, strict=True))
+    print(
+        f"{done} empty jobs: {1000 * driver:.2f} ms of the driver and {1000 * all_:.2f} ms of all processes each, "
+        f"{1 / wall:.0f} jobs/s; started in {engine.start_s:.1f} s",
+        flush=True,
+    )
+    return {"driver_s": driver, "all_s": all_, "jobs_per_s": 1 / wall, "start_s": engine.start_s}
+
+
+PARTS = {
+    "jobs": measure_jobs,
+    "bits": measure_bits,
+    "overhead": measure_overhead,
+    "memory": measure_memory,
+    "nodes": measure_nodes,
+}
 
 
 def main() -> int:
@@ -285,6 +328,7 @@ def main() -> int:
     parser.add_argument("--kills", type=int, default=10)
     parser.add_argument("--kill-every", type=float, default=3.0)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--jobs", type=int, default=2000)
     parser.add_argument("--repeat", type=int, default=10)
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()

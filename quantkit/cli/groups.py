@@ -16,7 +16,7 @@ _OPTIONS: dict[str, str] = {
     "require-coverage to instances processes",
     OUTPUT: "out json csv markdown html junit explain top fail-if fail-if-proven fail-unless-proven latency "
     "materialize link move write-fp32 notes schema",
-    RESOURCES: "device provider-option batch cluster threads workers time fresh",
+    RESOURCES: "device provider-option batch cluster nodes node-threads threads workers time fresh",
 }
 _PANEL_OF = {name: panel for panel, names in _OPTIONS.items() for name in names.split()}
 

@@ -28,6 +28,7 @@ COMMAND_MODULES: tuple[str, ...] = (
     "quantkit.cli.init",
     "quantkit.cli.preset",
     "quantkit.cli.calib_set",
+    "quantkit.cli.plan",
     "quantkit.cli.calibrate",
     "quantkit.cli.quantize",
     "quantkit.cli.sensitivity",

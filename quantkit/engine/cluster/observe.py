@@ -18,7 +18,7 @@ from quantkit.stats.convergence import next_point
 from quantkit.stats.observed import Observed
 
 # Images of a job. A job's histograms take megabytes, however many images it has, and take the driver milliseconds.
-_IMAGES = 64
+JOB_IMAGES = 64
 # Of few images each thread of a worker gets a few jobs, so that none waits long for the last.
 _JOBS_EACH = 3
 
@@ -110,7 +110,7 @@ def observe_on_cluster(
 
 def _spans(done: int, count: int, slots: int, batch: int) -> Iterator[tuple[int, int]]:
     """Yield the stretches of the images that are left, none of which goes beyond a point of convergence."""
-    size = min(_IMAGES, -(-(count - done) // (_JOBS_EACH * slots)))
+    size = min(JOB_IMAGES, -(-(count - done) // (_JOBS_EACH * slots)))
     size = max(1, -(-size // batch)) * batch
     while done < count:
         end = min(done + size, next_point(done), count)

@@ -12,7 +12,7 @@ from quantkit.engine.predict import Classifier, PartialScores, answer_in_batches
 from quantkit.types import Float32Array
 
 # Images of a job: their scores are small, and what a job costs beside is lost among so many.
-_IMAGES = 16
+JOB_IMAGES = 16
 # Of few images each worker gets several jobs, so that none waits long for the last.
 _JOBS_EACH = 4
 
@@ -91,7 +91,7 @@ def scores_on_cluster(
         return
     images = share_images(source, pipeline)
     models = tuple(share_model(engine, file.path, file.signature) for file in files)
-    size = max(device.batch, min(_IMAGES, -(-len(asked) // (_JOBS_EACH * engine.slots))))
+    size = max(device.batch, min(JOB_IMAGES, -(-len(asked) // (_JOBS_EACH * engine.slots))))
     parts = [asked[start : start + size] for start in range(0, len(asked), size)]
     jobs = (
         tuple(((source.items[index].id, source.items[index].portable()), tuple(wanted[index])) for index in part)

@@ -17,7 +17,6 @@ from quantkit import __version__, errors
 from quantkit.errors import QuantkitError
 from quantkit.numerics import NUMERIC_VERSION
 
-
 # Imported at the start of a worker, where it delays no image.
 _NEEDED = ("quantkit.engine.cluster.scores", "quantkit.engine.cluster.observe")
 
