@@ -8,6 +8,7 @@ import typer
 
 from quantkit.cli.app import app
 from quantkit.cli.options import (
+    ClusterOption,
     ImagesOption,
     KeepOutliersOption,
     LabelsOption,
@@ -79,6 +80,7 @@ def tune(
     out: Annotated[Path | None, typer.Option(help="Path of the int8 model.", show_default="in the run folder")] = None,
     fresh: Annotated[bool, typer.Option("--fresh", help="Ignore cached trials.")] = False,
     require_coverage: RequireCoverageOption = None,
+    cluster: ClusterOption = None,
     threads: Annotated[int | None, typer.Option(help="Workers.")] = None,
     json: Annotated[Path | None, typer.Option(help="Write the trials and the result as JSON.")] = None,
 ) -> None:
@@ -134,6 +136,7 @@ def tune(
             limit=limit,
             out=out,
             fresh=fresh,
+            cluster=cluster,
             threads=threads,
             progress=progress,
         )

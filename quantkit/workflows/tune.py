@@ -14,7 +14,7 @@ from quantkit.data.decoded import DecodedImages
 from quantkit.data.given_set import SetLike, given_set
 from quantkit.data.source import ImageSource
 from quantkit.data.sources.open import ImagesLike
-from quantkit.engine.session import default_threads
+from quantkit.engine.device import CPU
 from quantkit.evaluation.images import evaluation_images, limited
 from quantkit.files import sha256_json, write_json
 from quantkit.graph.coverage import Coverage, coverage
@@ -34,6 +34,7 @@ from quantkit.search.trial_cache import Screened, TrialCache, trial_json
 from quantkit.search.trials import Trials, TuningTask
 from quantkit.targets import ORT, Target, as_target
 from quantkit.workflows.backends import BackendFiles, TunedModel, backend_of
+from quantkit.workflows.placement import place_work
 from quantkit.workflows.quantize import QuantizeOptions, int8_name, output_path, record_model
 from quantkit.workflows.tuning_task import Holdout, tuning_task
 
@@ -151,6 +152,7 @@ def tune(
     limit: int | None = None,
     out: AnyPath | None = None,
     fresh: bool = False,
+    cluster: str | None = None,
     threads: int | None = None,
     progress: Progress | None = None,
 ) -> Tuning:
@@ -172,7 +174,10 @@ def tune(
         limit: maximum number of evaluation images.
         out: path of the model; in the run folder when absent.
         fresh: ignore cached trials.
-        threads: workers; as many as there are processors when absent.
+        cluster: evaluate candidates on the workers of a Ray cluster: ``auto``, ``ray://HOST:PORT`` or ``local:N``; the
+            result is the same. They must find the images under the same path or URL. Candidates are made and compared
+            on calibration images here.
+        threads: workers; as many as there are processors when absent. Of a cluster, the threads of each worker.
         progress: receives the progress, and an estimate of the time once the first trial is made.
 
     Raises:
@@ -182,6 +187,7 @@ def tune(
         ModelError: the model cannot be quantized or run.
         LabelError: labels are missing, malformed, or no classes of the model.
         ImageError: an image cannot be decoded.
+        ClusterError: the cluster is not there, or its workers cannot do the work.
         CoverageError: less of the model is int8 than required, in every recipe (then nothing is tried) or in the one
             that is kept (then it is written).
         OutputError: a file cannot be written.
@@ -202,8 +208,9 @@ def tune(
     record = folder.read()
     holdout_images, warnings = evaluation_images(images, labels, names, exclude, record)
     holdout_images = limited(holdout_images, limit)
-    with folder.locked():
-        threads = threads or default_threads()
+    placement = place_work(cluster, CPU, threads, progress)
+    with folder.locked(), placement:
+        threads = placement.threads
         backend = backend_of(target, folder)
         budget = tuning.budget if backend is None else backend.tune_limits(tuning.budget)
         load = DecodedImages(record.pipeline)
@@ -219,7 +226,7 @@ def tune(
         }
         cache = TrialCache(folder.cache, depends_on, fresh=fresh)
         files = _Files(subject, tuning, out)
-        holdout = Holdout(folder, record, holdout_images, load, threads)
+        holdout = Holdout(folder, record, holdout_images, load, placement)
 
         def evaluate(recipe: Recipe, product: Product, progress: Progress) -> HoldoutResult:
             files.write(recipe, product)

@@ -26,6 +26,7 @@ from quantkit.search.stages import LOOK_CONFIDENCE, HoldoutResult
 from quantkit.search.trials import TuningTask
 from quantkit.search.tuning_data import tuning_data
 from quantkit.targets import Target
+from quantkit.workflows.placement import Placement
 from quantkit.workflows.quantize import QuantizeOptions
 
 
@@ -75,14 +76,14 @@ class Holdout:
         record: of the run.
         images: the labelled evaluation images.
         load: reads one of them.
-        threads: images run side by side.
+        placement: where the models run.
     """
 
     folder: RunFolder
     record: RunRecord
     images: ImageSource
     load: DecodedImages
-    threads: int
+    placement: Placement
 
     def evaluate(self, path: Path, progress: Progress) -> HoldoutResult:
         """Return the accuracy of the model in a file.
@@ -122,8 +123,11 @@ class Holdout:
         assert images.labels is not None
         keys = [scores_key(model_digest(one.path), pipeline, one.file.signature) for one in models]
         collector, count = Collector(len(models)), progress.task("evaluating", "images")
+        threads, answer = self.placement.threads, self.placement.answer([one.file for one in models], images, pipeline)
         with cached_scores(self.folder.cache, keys, images) as caches:
-            found = predict_cached(models, caches, images.items, pipeline, threads=self.threads, load=self.load)
+            found = predict_cached(
+                models, caches, images.items, pipeline, threads=threads, load=self.load, answer=answer
+            )
             for one in found:
                 collector.update(one.scores, [images.names[one.index]], [images.labels[one.index]])
                 count(one.index + 1, len(images.names))

@@ -72,7 +72,7 @@ class RayEngine:
     def __init__(self, session: RaySession, progress: Progress) -> None:
         self._session, self._progress = session, progress
         self._pool = _Pool()
-        self._shared: dict[Path, Any] = {}
+        self._shared: dict[Path, tuple[tuple[int, int], Any]] = {}
         self._start_s = 0.0
 
     def close(self) -> None:
@@ -98,16 +98,18 @@ class RayEngine:
         return self._start_s
 
     def share(self, path: Path) -> Any:
-        """Return a handle of the bytes of a file, which travel to each node once.
+        """Return a handle of the bytes of a file, which travel to each node once as long as the file is the same.
 
         Raises:
             ClusterError: the cluster cannot be connected to.
         """
         self._start()
-        if path not in self._shared:
-            content = np.memmap(path, np.uint8, "r") if path.stat().st_size else np.empty(0, np.uint8)
-            self._shared[path] = self._session.ray.put(np.asarray(content))
-        return self._shared[path]
+        status = path.stat()
+        state = (status.st_size, status.st_mtime_ns)
+        if path not in self._shared or self._shared[path][0] != state:
+            content = np.memmap(path, np.uint8, "r") if status.st_size else np.empty(0, np.uint8)
+            self._shared[path] = (state, self._session.ray.put(np.asarray(content)))
+        return self._shared[path][1]
 
     def map(self, work: Work[Job, Result], jobs: Iterable[Job]) -> Iterator[Result]:
         """Yield the result of each job in order, each once, whatever happens to workers.
