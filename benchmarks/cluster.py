@@ -3,12 +3,13 @@
     python benchmarks/cluster.py [--parts jobs,bits,overhead,memory,nodes] [--model FILE] [--images DIR] [--preset NAME]
                                  [--count 1000] [--set 300] [--kills 10] [--rounds 3] [--repeat 10] [--json FILE]
 
-``jobs``: what a job costs beside its images. ``bits``: the digest of the statistics of a pass by threads, and by 1, 2 and 4 workers, and by 2 workers of which one is
-killed at random again and again. ``overhead``: `eval` by threads and by as many workers, in turn; processor seconds of
-all processes, Ray's own among them, from the moment the workers are there to the last image; its start is told apart.
-Processor seconds are what other programs on the machine disturb least. ``memory``: the largest private memory of the
-driver and of a worker over so many images and over ``--repeat`` times as many. ``nodes``: two nodes on this machine,
-through Ray's own cluster utility, of which one is removed half-way. Everything listens on the loopback address only.
+``jobs``: what a job costs beside its images. ``bits``: the digest of the statistics of a pass by threads, and by 1, 2
+and 4 workers, and by 2 workers of which one is killed at random again and again. ``overhead``: `eval` by threads and by
+as many workers, in turn; processor seconds of all processes, with those of Ray, from the moment the workers are there
+to the last image; its start is told apart. Processor seconds are what other programs on the machine disturb least.
+``memory``: the largest private memory of the driver and of a worker over so many images and over ``--repeat`` times as
+many. ``nodes``: two nodes on this machine, through Ray's own cluster utility, of which one is removed half-way.
+Everything listens on the loopback address only.
 """
 
 import argparse

@@ -288,7 +288,9 @@ def test_interrupted_command_leaves_no_process_behind(folder: Path, tmp_path: Pa
     images = write_images(tmp_path / "images", per_class=2000)
     command = [sys.executable, "-m", "quantkit", "--verbose", "eval", folder / "model.onnx", "--images", images]
     command += ["--preset", preset(tmp_path), "--cluster", "local:1", "--threads", "1"]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=tmp_path)
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    # Where the tests run in the background, a shell lets them ignore the signal.
+    process = subprocess.Popen(command, text=True, cwd=tmp_path, preexec_fn=heed_interrupts, **pipes)
     assert process.stderr is not None
     lines: list[str] = []
 
@@ -308,6 +310,11 @@ def test_interrupted_command_leaves_no_process_behind(folder: Path, tmp_path: Pa
     process.stderr.close()
     assert started
     assert within(60, lambda: not any(Path(f"/proc/{one}").exists() for one in started))
+
+
+def heed_interrupts() -> None:
+    """Undo that interrupts are ignored."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def within(seconds: float, holds: Callable[[], bool]) -> bool:
