@@ -177,7 +177,7 @@ def plan_job(
         In the folder that ``quantkit demo`` makes:
 
         >>> import quantkit
-        >>> plan = quantkit.plan_job("calibrate", ["mini_iresnet.onnx"], images="images/train", pipeline="digits")
+        >>> plan = quantkit.plan_job("calibrate", ["mini_iresnet.onnx"], images="images/test", pipeline="digits")
         >>> plan.estimates[0].seconds < 60.0
         True
     """

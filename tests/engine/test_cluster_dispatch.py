@@ -1,6 +1,7 @@
 """Jobs on workers that die at random, without Ray: a stand-in answers out of order, and loses jobs."""
 
 import random
+import sys
 from collections.abc import Callable, Iterator
 from types import SimpleNamespace
 from typing import Any
@@ -12,7 +13,9 @@ from progress_log import ProgressLog
 
 from quantkit.engine.cluster.address import ClusterAddress
 from quantkit.engine.cluster.ray_engine import ATTEMPTS, RayEngine, check_software
+from quantkit.engine.cluster.session import RaySession
 from quantkit.engine.cluster.worker import Failure, software
+from quantkit.engine.device import CPU
 from quantkit.errors import ClusterError, ImageError, UsageError
 
 
@@ -176,3 +179,9 @@ def test_cluster_address_is_read(text: str, url: str, workers: int | None) -> No
 def test_invalid_cluster_address_is_refused(text: str) -> None:
     with pytest.raises(UsageError, match=r"invalid cluster .*; write auto, ray://HOST:PORT or local:N"):
         ClusterAddress.parse(text)
+
+
+def test_cluster_without_ray_is_refused_with_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(UsageError, match=r"^--cluster: the package ray is not installed; install quantkit\[ray\]$"):
+        RaySession(ClusterAddress.parse("local:1"), CPU, None)
