@@ -1,11 +1,11 @@
 """Post-training int8 quantization for ONNX image classifiers, with measured accuracy loss.
 
-The commands of the command line are functions of the same names (`evaluate` is ``quantkit eval``): they take paths as
-text or path-like objects, and names of methods, targets and presets, or values. Percentages are numbers from 0 to 100.
-Names are imported when they are first used, so importing the package costs nothing.
+The commands of the command line are functions of the same names (`evaluate` is ``quantkit eval``). They accept paths as
+strings or path-like objects, and methods, targets and presets as names or values. Percentages are from 0 to 100.
+Names are imported on first use, so importing the package is fast.
 
 Example:
-    In the folder that ``quantkit demo`` makes:
+    In the folder written by ``quantkit demo``:
 
     >>> import quantkit
     >>> done = quantkit.calibrate("mini_iresnet.onnx", "calibration.csv", "digits", run="run", method="mse")
@@ -209,7 +209,7 @@ __all__ = ["__version__", *_MODULES, *_MODULE_OF]
 
 
 class _Package(ModuleType):
-    """The package, whose functions are not hidden by subpackages of the same name.
+    """The package module; its functions take precedence over subpackages of the same name.
 
     Importing ``quantkit.report`` sets that name to the subpackage; ``quantkit.report`` is the function nevertheless.
     """

@@ -1,4 +1,4 @@
-"""``python -m quantkit``: the command line, where the script ``quantkit`` is not on the path."""
+"""``python -m quantkit``: the command line, if the script ``quantkit`` is not on the path."""
 
 from quantkit.cli.main import main
 

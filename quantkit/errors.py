@@ -1,22 +1,22 @@
-"""Every error quantkit raises on purpose, and the exit code each one ends the command with.
+"""The errors that quantkit raises, with the exit codes of the command line.
 
-    QuantkitError                 1   base; never raised itself
-    ├── UsageError                2   an option or a combination of options that cannot be honoured
+    QuantkitError                 1   base class; never raised itself
+    ├── UsageError                2   an invalid option or combination of options
     ├── ConfigError               3   quantkit.yaml, a preset or a pipeline is not valid
     ├── ImageError                4   an image that cannot be decoded or does not fit the model
     ├── LabelError                5   labels missing, malformed or not matching images or model
     ├── CalibrationSetError       6   a set or image folder that is empty, damaged or does not match
     ├── ModelError                7   an ONNX file that cannot be read, run or quantized
     ├── StatisticsError           8   a statistics file that is damaged
-    │   └── ProvenanceError       9   a file that was made from other inputs than the ones given
+    │   └── ProvenanceError       9   a file that was created from other inputs
     ├── VendorFileError          10   a vamc YAML, vdsp_params, npz or result file of the vendor's tools
     ├── CheckpointError          11   a torch checkpoint that does not fit the network
     ├── OutputError              12   a folder or file that cannot be written
     ├── NumericError             13   NaN or infinity where a number is needed
-    ├── DeviceError              14   a device that is not there, or does not run the model
+    ├── DeviceError              14   a device that is not available, or does not run the model
     ├── ClusterError             15   a cluster that is not there, or whose workers cannot do the work
     └── GateError                20   a --fail-if condition or an accuracy budget was not met
-        └── CoverageError        21   less of the model is int8 than --require-coverage asks for
+        └── CoverageError        21   less of the model is int8 than --require-coverage demands
 
 Exit code 130 is an interruption by the user, 70 an unexpected error.
 """
@@ -25,12 +25,12 @@ from typing import ClassVar
 
 
 class QuantkitError(Exception):
-    """Base of all expected errors: says what is wrong, where, and what to do.
+    """Base class of all expected errors.
 
     Args:
-        what: the fault, in one sentence without a final full stop.
+        what: the fault, one sentence without a final full stop.
         where: the file, tensor, line or option concerned.
-        fix: what the user can do about it.
+        fix: how the user can fix it.
 
     Example:
         >>> import quantkit
@@ -52,7 +52,7 @@ class QuantkitError(Exception):
 
 
 class UsageError(QuantkitError):
-    """An option, or a combination of options, that cannot be honoured."""
+    """An invalid option or combination of options."""
 
     exit_code = 2
 
@@ -94,7 +94,7 @@ class StatisticsError(QuantkitError):
 
 
 class ProvenanceError(StatisticsError):
-    """A file that was made from other inputs than the ones it is used with."""
+    """A file that was created from other inputs than the ones it is used with."""
 
     exit_code = 9
 
@@ -124,7 +124,7 @@ class NumericError(QuantkitError):
 
 
 class DeviceError(QuantkitError):
-    """A device that is not there, or that does not run the model's layers."""
+    """A device that is not available, or that does not run the model's layers."""
 
     exit_code = 14
 

@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all, and the digests that name their content."""
+"""Atomic file creation, and digests of file contents."""
 
 import contextlib
 import hashlib
@@ -11,7 +11,7 @@ from typing import Any
 
 from quantkit.errors import OutputError
 
-# A name no reader takes for a result: hidden, and with a suffix nothing looks for.
+# A name that no reader takes for a result: hidden, and with an unused suffix.
 TEMPORARY_SUFFIX = ".quantkit-tmp"
 
 
@@ -34,7 +34,7 @@ def make_folder(path: Path) -> Path:
     """Create a folder and its parents.
 
     Raises:
-        OutputError: the folder cannot be created, with the reason the system gave.
+        OutputError: the folder cannot be created; the message has the reason of the operating system.
     """
     try:
         path.mkdir(parents=True, exist_ok=True)
@@ -45,17 +45,17 @@ def make_folder(path: Path) -> Path:
 
 @contextlib.contextmanager
 def replacing(path: Path, *, durable: bool = True) -> Iterator[Path]:
-    """Give a temporary path beside ``path``; on success sync it to disk and rename it over ``path``.
+    """Yield a temporary path in the folder of ``path``; on success sync it to disk and rename it to ``path``.
 
-    On any failure the temporary file is removed and what stood at ``path`` is untouched.
+    On failure the temporary file is removed, and an existing file at ``path`` is not changed.
 
     Args:
         path: the file to write.
-        durable: wait until the disk has it. Without, the file still appears whole or not at all while the machine
-            runs, which suffices for many small files that can be made again.
+        durable: wait until the file is on disk. Otherwise the file is still created atomically, but may be incomplete
+            after a power failure; suitable for many small files that can be recreated.
 
     Raises:
-        OutputError: the file cannot be written, with the reason the system gave.
+        OutputError: the file cannot be written; the message has the reason of the operating system.
     """
     make_folder(path.parent)
     temporary = path.parent / f".{path.name}.{secrets.token_hex(4)}{TEMPORARY_SUFFIX}"
@@ -81,28 +81,28 @@ def replacing(path: Path, *, durable: bool = True) -> Iterator[Path]:
 
 
 def write_bytes(path: Path, content: bytes) -> None:
-    """Write a whole file, or leave what was there (see `replacing`)."""
+    """Write a file atomically (see `replacing`)."""
     with replacing(path) as temporary:
         temporary.write_bytes(content)
 
 
 def write_text(path: Path, content: str) -> None:
-    """Write a whole UTF-8 text file with newline line ends, or leave what was there."""
+    """Write a UTF-8 text file with newline line ends atomically."""
     write_bytes(path, content.encode())
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write a JSON file, indented, keys in the order given, non-finite numbers refused."""
+    """Write an indented JSON file atomically; keys keep their order, and non-finite numbers raise ValueError."""
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 def reason(error: OSError) -> str:
-    """Return the system's own words for an error, without the errno and the path."""
+    """Return the operating system's message of an error, without errno and path."""
     return (error.strerror or str(error)).lower()
 
 
 def _sync_folder(folder: Path) -> None:
-    """Make a rename durable where the system allows a folder to be synced."""
+    """Make a rename durable, if the system can sync folders."""
     with contextlib.suppress(OSError):
         descriptor = os.open(folder, os.O_RDONLY)
         try:

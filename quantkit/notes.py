@@ -1,6 +1,6 @@
-"""Notes for the user: each has its text, a kind, and a number of things it is about; many of a kind are one line.
+"""Notes for the user: text with a kind and a count; notes of the same kind are summarized in one line.
 
-A step returns every note. `grouped` is the one place that decides how they are shown.
+Workflows return every note; `grouped` decides how they are shown.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -9,7 +9,7 @@ from enum import StrEnum
 
 
 class NoteKind(StrEnum):
-    """The kinds of notes that a model can have many of."""
+    """Kinds of notes that can occur many times for a model."""
 
     WIDENED = "weight-scale-widened"
     UNLIKE_RANGES = "unlike-ranges"
@@ -17,14 +17,14 @@ class NoteKind(StrEnum):
 
 
 class Note(str):
-    """One note: a string, with what `grouped` needs to summarize many of its kind.
+    """A note: a string with the data that `grouped` needs to summarize notes of its kind.
 
-    A step may return plain strings too; they are notes of no kind and each is shown.
+    Plain strings are notes without a kind; each of them is shown.
 
     Attributes:
-        kind: what it is about, None where it is the only one of its kind.
-        number: of the things that it is about, such as channels; 1 or more.
-        severity: the larger, the more it matters among notes of its kind.
+        kind: kind of the note, None if it is never summarized.
+        number: number of affected items, such as channels; 1 or more.
+        severity: importance among notes of its kind; larger is more important.
     """
 
     kind: NoteKind | None
@@ -38,17 +38,17 @@ class Note(str):
         return note
 
     def with_prefix(self, prefix: str) -> "Note":
-        """Return the note with a text in front, such as the name of a file."""
+        """Return the note prefixed with a text, such as the name of a file."""
         return Note(f"{prefix}{self}", self.kind, number=self.number, severity=self.severity)
 
 
 @dataclass(frozen=True)
 class NoteGroup:
-    """What is shown as one line.
+    """One displayed line.
 
     Attributes:
         text: the line: the note itself, or a summary of several.
-        items: the notes it stands for.
+        items: the notes that the line represents.
     """
 
     text: str
@@ -56,19 +56,19 @@ class NoteGroup:
 
     @property
     def is_summary(self) -> bool:
-        """Whether the line says less than its items."""
+        """Whether the line summarizes several notes."""
         return len(self.items) > 1 and len(set(self.items)) > 1
 
 
 def as_note(text: str) -> Note:
-    """Return a note as it is, or a plain string as a note of no kind."""
+    """Return a note unchanged, or a plain string as a note without a kind."""
     return text if isinstance(text, Note) else Note(text)
 
 
 def grouped(notes: Iterable[str]) -> list[NoteGroup]:
-    """Return the lines to show: one for all notes of a kind, in the order of the first of each.
+    """Return the lines to show: one per kind of notes, in order of first occurrence.
 
-    Equal notes without a kind are one line, with their number.
+    Equal notes without a kind are one line with their number.
     """
     groups: dict[str, list[Note]] = {}
     for note in map(as_note, notes):
@@ -96,7 +96,7 @@ def _unlike_ranges(items: Sequence[Note]) -> str:
 
 
 def _unknown_keys(items: Sequence[Note]) -> str:
-    return f"{len(items)} keys are kept that no known file of this dialect has"
+    return f"{len(items)} keys are not known in this dialect, and are kept"
 
 
 _SUMMARIES: Mapping[NoteKind, Callable[[Sequence[Note]], str]] = {

@@ -1,4 +1,4 @@
-"""Integers for reals: quantization parameters and the quantizer itself, as `docs/numerics.md` defines them."""
+"""Quantization parameters and the quantizer, as defined in `docs/numerics.md`."""
 
 from dataclasses import dataclass
 
@@ -7,15 +7,15 @@ import numpy.typing as npt
 
 from quantkit.types import FloatArray, IntArray
 
-# Raised whenever the same model, images and options give other numbers than before: cached results are then recomputed.
+# Increased whenever the same model, images and options give other numbers; cached results are then recomputed.
 NUMERIC_VERSION = 2
-# The smallest scale we write: a normal float32, so no kernel that flushes denormals to zero divides by zero.
+# The smallest scale: a normal float32, so that kernels that flush denormals to zero do not divide by zero.
 SMALLEST_SCALE = float(np.finfo(np.float32).tiny)
 
 
 @dataclass(frozen=True)
 class Range:
-    """A closed interval of reals that always contains zero.
+    """A closed interval of real numbers that contains zero.
 
     Attributes:
         lo: lower end, finite, at most 0.
@@ -47,7 +47,7 @@ class Range:
 
 @dataclass(frozen=True)
 class QParams:
-    """Scale and zero point with the integers they map to: ``x = scale * (q - zero_point)``.
+    """Scale and zero point with their integer range: ``x = scale * (q - zero_point)``.
 
     Invariants: ``scale`` is finite, positive and a normal float32; ``qmin <= zero_point <= qmax``; with an ``axis``,
     scale and zero_point are vectors of that axis' length, without one they are 0-dimensional.
@@ -58,7 +58,7 @@ class QParams:
         qmin: least integer used (for symmetric int8 this is -127, not the type's -128).
         qmax: greatest integer used.
         dtype: the integer type stored.
-        axis: ONNX axis of the channels, None for per tensor.
+        axis: ONNX axis of the channels, None for per-tensor parameters.
     """
 
     scale: npt.NDArray[np.float32]
@@ -80,10 +80,10 @@ class QParams:
 
 
 def affine_qparams(range_: Range, *, qmin: int, qmax: int, dtype: type[np.integer] | str) -> QParams:
-    """Return parameters that spread ``[lo, hi]`` over all of ``[qmin, qmax]``.
+    """Return parameters that map ``[lo, hi]`` to ``[qmin, qmax]``.
 
     ``scale = (hi - lo) / (qmax - qmin)``, ``zero_point = round(qmin - lo / scale)``, half to even. A range too small
-    for a normal float32 scale counts as [0, 0]: scale 1, and zero maps to the integer nearest zero.
+    for a normal float32 scale is treated as [0, 0]: scale 1, and zero maps to the integer nearest zero.
     """
     steps = qmax - qmin
     scale = (range_.hi - range_.lo) / steps
@@ -99,12 +99,12 @@ def affine_qparams(range_: Range, *, qmin: int, qmax: int, dtype: type[np.intege
 def symmetric_scale(
     threshold: FloatArray | float, *, divisor: float, power_of_two: bool = False
 ) -> npt.NDArray[np.float32]:
-    """Return ``threshold / divisor`` as float32, elementwise; 1 where that is no normal float32.
+    """Return ``threshold / divisor`` as float32, elementwise; 1 where the result is not a normal float32.
 
     Args:
         threshold: magnitudes, any shape.
         divisor: 127 for onnxruntime and TensorRT, 128 for Relay and so VACC.
-        power_of_two: first round the threshold up to a power of two (Relay's ``weight_scale: power2``).
+        power_of_two: round the threshold up to a power of two first (Relay's ``weight_scale: power2``).
     """
     value = np.asarray(threshold, np.float64)
     if power_of_two:
@@ -133,10 +133,10 @@ def symmetric_qparams(
 def quantize(x: FloatArray, qparams: QParams) -> IntArray:
     """``clip(round(x / scale) + zero_point, qmin, qmax)``, rounding half to even, clipped before the cast.
 
-    The division is done in float32 as ONNX QuantizeLinear does. NaN is the caller's to refuse.
+    The division is done in float32, as in ONNX QuantizeLinear. The caller must reject NaN.
     """
     scale, zero = _along_axis(qparams, np.ndim(x))
-    with np.errstate(over="ignore"):  # more steps than float32 holds are infinitely many, and clipped
+    with np.errstate(over="ignore"):  # an overflow of float32 becomes infinite, and is clipped
         steps = np.rint(np.asarray(x, np.float32) / scale)
     clipped: FloatArray = np.clip(steps + zero, qparams.qmin, qparams.qmax)
     return clipped.astype(qparams.dtype)

@@ -1,6 +1,6 @@
 """Plots of results with matplotlib: ``quantkit.plots.drift(comparison)``.
 
-Every function draws into ``ax``, or into the axes of a new figure, and returns the axes. They need matplotlib:
+Every function draws into ``ax``, or into the axes of a new figure, and returns the axes. Matplotlib is required:
 ``pip install 'quantkit[notebooks]'``.
 """
 
@@ -11,8 +11,9 @@ import numpy as np
 import numpy.typing as npt
 
 from quantkit.errors import UsageError
+from quantkit.evaluation.compare_models import EvaluatedModel
 from quantkit.evaluation.drift import TensorDrift
-from quantkit.evaluation.result import Comparison, EvaluatedModel, ModelResult
+from quantkit.evaluation.result import Comparison, ModelResult
 from quantkit.numerics import Range
 from quantkit.sensitivity.result import Sensitivity
 from quantkit.stats.bins import signed_edges
@@ -34,8 +35,8 @@ def drift(comparison: Comparison, model: str | None = None, *, ax: "Axes | None"
 
     Args:
         comparison: from `quantkit.compare`.
-        model: name of the candidate; the first one when absent.
-        ax: where to draw.
+        model: name of the candidate; the first one by default.
+        ax: axes to draw into; those of a new figure by default.
 
     Raises:
         UsageError: there is no such candidate, or its drift was not measured.
@@ -63,8 +64,8 @@ def isolated_drift(comparison: Comparison, models: Sequence[str] = (), *, ax: "A
 
     Args:
         comparison: from `quantkit.compare`.
-        models: names of candidates; absent, all whose drift was measured.
-        ax: where to draw.
+        models: names of candidates; by default all whose drift was measured.
+        ax: axes to draw into; those of a new figure by default.
     """
     chosen = [_candidate(comparison, name) for name in models] or [one for one in comparison.candidates if one.layers]
     if not chosen:
@@ -80,12 +81,12 @@ def isolated_drift(comparison: Comparison, models: Sequence[str] = (), *, ax: "A
 
 
 def channel_bias(isolated: TensorDrift, accumulated: TensorDrift | None = None, *, ax: "Axes | None" = None) -> "Axes":
-    """Plot the mean error of each channel in quantization steps, in real units where the tensor has no scale.
+    """Plot the mean error of each channel in quantization steps, or in real units if the tensor has no scale.
 
     Args:
         isolated: isolated drift of a tensor.
-        accumulated: its accumulated drift, drawn behind.
-        ax: where to draw.
+        accumulated: its accumulated drift, drawn in the background.
+        ax: axes to draw into; those of a new figure by default.
     """
     ax = _axes(ax)
     step, channel = isolated.scale or 1.0, np.arange(len(isolated.channel_bias))
@@ -119,13 +120,13 @@ def histogram(
     Args:
         tensor: statistics of the tensor.
         ranges: range by name of the method.
-        title: of the axes.
-        ax: where to draw.
+        title: title of the axes.
+        ax: axes to draw into; those of a new figure by default.
     """
     ax = _axes(ax)
     lower, upper = signed_edges(tensor.bins)
     span = (tensor.lo, tensor.hi) if tensor.hi > tensor.lo else (tensor.lo - 0.5, tensor.hi + 0.5)
-    # The middle of an outermost bin can be beyond the extremes themselves.
+    # The center of an outermost bin can be beyond the extremes.
     values = np.clip((lower + upper) / 2, tensor.lo, tensor.hi)
     counts, edges = np.histogram(values, bins=_BINS, range=span, weights=tensor.counts)
     ax.stairs(np.maximum(counts, 0.5), edges, fill=True, color="tab:gray", alpha=0.4, baseline=0.5)
@@ -147,8 +148,8 @@ def range_widths(
 
     Args:
         ranges: range by tensor, by name of the method, as `quantkit.solve_all` returns them for each.
-        relative_to: name of a method in it. Tensors of width 0 in it are left out.
-        ax: where to draw.
+        relative_to: name of the reference method. Tensors with a range of width 0 by it are left out.
+        ax: axes to draw into; those of a new figure by default.
 
     Raises:
         UsageError: there are no ranges of that method.
@@ -168,12 +169,12 @@ def range_widths(
 
 
 def expected_sqnr_db(tensor: TensorStatistics, chosen: Range, target: Target = ORT) -> float:
-    """Return the SQNR in dB of a tensor quantized to a range, from its histogram; infinite without any error.
+    """Return the expected SQNR in dB of a tensor quantized to a range, from its histogram; infinite without error.
 
     Args:
         tensor: statistics of the tensor.
         chosen: the range.
-        target: gives the integers.
+        target: target that defines the integers.
     """
     lower, upper = signed_edges(tensor.bins)
     x = np.where(tensor.bins == 0, 0.0, (lower + upper) / 2)
@@ -197,8 +198,8 @@ def expected_sqnr(
     Args:
         tensors: statistics by tensor; constant tensors are left out.
         ranges: range by tensor, by name of the method.
-        target: gives the integers.
-        ax: where to draw.
+        target: target that defines the integers.
+        ax: axes to draw into; those of a new figure by default.
     """
     ax = _axes(ax)
     names = [name for name, one in tensors.items() if one.hi > one.lo]
@@ -219,12 +220,12 @@ def expected_sqnr(
 
 
 def accuracy(comparison: Comparison, models: Sequence[str] = (), *, ax: "Axes | None" = None) -> "Axes":
-    """Plot the difference of top-1 to the reference with its 95 % interval, one row per candidate.
+    """Plot the difference in top-1 to the reference with its 95 % interval, one row per candidate.
 
     Args:
         comparison: from `quantkit.compare`, with labels.
-        models: names of candidates; absent, all.
-        ax: where to draw.
+        models: names of candidates; by default all.
+        ax: axes to draw into; those of a new figure by default.
 
     Raises:
         UsageError: there is no such candidate, or the images have no labels.
@@ -234,7 +235,7 @@ def accuracy(comparison: Comparison, models: Sequence[str] = (), *, ax: "Axes | 
     for row, model in enumerate(chosen):
         delta = None if model.versus is None else model.versus.top1
         if delta is None:
-            raise UsageError("the difference of top-1 needs labels", fix="compare on labelled images")
+            raise UsageError("the difference in top-1 needs labels", fix="compare on labelled images")
         ax.plot([delta.ci95.lo, delta.ci95.hi], [row, row], color=f"C{row}", linewidth=2)
         ax.plot(delta.value, row, "o", color=f"C{row}")
     ax.axvline(0, color="black", linewidth=0.8)
@@ -246,35 +247,35 @@ def accuracy(comparison: Comparison, models: Sequence[str] = (), *, ax: "Axes | 
 
 
 def convergence(points: Sequence[ConvergencePoint], *, ax: "Axes | None" = None) -> "Axes":
-    """Plot the greatest movement of any range by the number of calibration images.
+    """Plot the largest change of any range by the number of calibration images.
 
     Args:
         points: ``convergence`` of the statistics.
-        ax: where to draw.
+        ax: axes to draw into; those of a new figure by default.
 
     Raises:
         UsageError: there are no points.
     """
     if not points:
-        raise UsageError("the statistics hold no convergence", fix="calibrate on more images")
+        raise UsageError("the statistics contain no convergence points", fix="calibrate on more images")
     ax = _axes(ax)
     for method in dict.fromkeys(name for point in points for name in point.movement):
         known = [point for point in points if method in point.movement]
         moved = [100 * point.movement[method] for point in known]
         ax.plot([point.images for point in known], moved, "o-", alpha=0.7, label=method)
     ax.axhline(0.5, color="black", linewidth=0.8, linestyle="--", label="0.5 %")
-    ax.set(xlabel="calibration images", ylabel="greatest movement, % of the width", yscale="log")
+    ax.set(xlabel="calibration images", ylabel="largest change, % of the width", yscale="log")
     ax.set_title("Convergence of the ranges")
     ax.legend(**_BESIDE)
     return ax
 
 
 def agreement(models: Sequence[EvaluatedModel], *, ax: "Axes | None" = None) -> "Axes":
-    """Plot the share of images that each pair of models puts in the same class, in percent.
+    """Plot the agreement of each pair of models in percent.
 
     Args:
         models: ``answers`` of `quantkit.evaluate_models`.
-        ax: where to draw.
+        ax: axes to draw into; those of a new figure by default.
     """
     names = [model.name for model in models]
     first = models[0].predictions
@@ -293,12 +294,12 @@ def agreement(models: Sequence[EvaluatedModel], *, ax: "Axes | None" = None) -> 
 
 
 def confidence(reference: EvaluatedModel, candidate: EvaluatedModel, *, ax: "Axes | None" = None) -> "Axes":
-    """Plot the confidence of two models on every image, marked by whether they agree on the class.
+    """Plot the confidence of two models on every image; images with different classes are marked.
 
     Args:
         reference: one of the ``answers`` of `quantkit.evaluate_models`.
         candidate: another of them.
-        ax: where to draw.
+        ax: axes to draw into; those of a new figure by default.
     """
     first = reference.predictions
     other = candidate.predictions.ordered_like(first.names)
@@ -319,7 +320,7 @@ def sensitivity(found: Sensitivity, *, count: int = 20, ax: "Axes | None" = None
     Args:
         found: from `quantkit.sensitivity`.
         count: maximum number of layers, in the order of the result.
-        ax: where to draw.
+        ax: axes to draw into; those of a new figure by default.
     """
     layers = found.layers[:count]
     ax = _axes(ax)
@@ -337,7 +338,7 @@ def sensitivity(found: Sensitivity, *, count: int = 20, ax: "Axes | None" = None
     ax.axvline(0, color="black", linewidth=0.8)
     ax.set_yticks(rows, [f"{one.skip} {one.node}" if one.conv_index is not None else one.node for one in layers])
     ax.invert_yaxis()
-    ax.set(xlabel="share of the noise of the whole int8 model, %", title=f"Sensitivity of {found.model}")
+    ax.set(xlabel="share of the noise of the full int8 model, %", title=f"Sensitivity of {found.model}")
     ax.legend(frameon=False)
     return ax
 

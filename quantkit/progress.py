@@ -1,4 +1,4 @@
-"""How a workflow reports its progress: one protocol, which the command line draws and a program may implement."""
+"""Progress reporting of workflows: a protocol that programs can implement."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from typing import Protocol, runtime_checkable
 
 from quantkit.errors import UsageError
 
-# Called with the number of items done and their total, by any thread.
+# Called with the number of finished items and their total, from any thread.
 ProgressCallback = Callable[[int, int], None]
 
 
 @runtime_checkable
 class Progress(Protocol):
-    """Receives the progress of a workflow; give an object with these two methods as ``progress``.
+    """Receives the progress of a workflow; pass an object with these two methods as ``progress``.
 
     Example:
         >>> class Lines:
@@ -27,14 +27,14 @@ class Progress(Protocol):
     """
 
     def task(self, name: str, unit: str) -> ProgressCallback:
-        """Begin a task, which ends the one before.
+        """Begin a task and end the previous one.
 
         Args:
-            name: of the task, such as ``calibrating``.
-            unit: what is counted, such as ``images``.
+            name: name of the task, such as ``calibrating``.
+            unit: unit of the items, such as ``images``.
 
         Returns:
-            A function that takes the number of items done and their total; any thread may call it.
+            A function of the number of finished items and their total; any thread may call it.
         """
 
     def message(self, text: str) -> None:
@@ -58,10 +58,10 @@ class NoProgress:
 
 
 def as_progress(progress: Progress | None) -> Progress:
-    """Return the progress that a caller gave, one that ignores everything for None.
+    """Return the given progress, or `NoProgress` for None.
 
     Raises:
-        UsageError: it has no ``task`` and ``message``.
+        UsageError: the object has no methods ``task`` and ``message``.
     """
     if progress is None:
         return NoProgress()
@@ -75,7 +75,7 @@ def as_progress(progress: Progress | None) -> Progress:
 
 
 def begun_when_called(progress: Progress, name: str, unit: str) -> ProgressCallback:
-    """Return a callback that begins its task when it is first called, for work that may not be needed."""
+    """Return a callback that begins its task on the first call, for work that may not be needed."""
     callback: ProgressCallback | None = None
 
     def count(done: int, total: int) -> None:
@@ -88,11 +88,11 @@ def begun_when_called(progress: Progress, name: str, unit: str) -> ProgressCallb
 
 
 class NamedProgress:
-    """Passes progress on with one name for every task, for a workflow that another one calls.
+    """Forwards progress with one name for every task, for a workflow that another one calls.
 
     Args:
         progress: receives the progress.
-        name: of all tasks.
+        name: name of all tasks.
     """
 
     def __init__(self, progress: Progress, name: str) -> None:
@@ -104,5 +104,5 @@ class NamedProgress:
         return self._progress.task(self._name, unit)
 
     def message(self, text: str) -> None:
-        """Pass the message on."""
+        """Forward the message."""
         self._progress.message(text)

@@ -1,4 +1,4 @@
-"""Results as rows of named values: for pandas or polars, and as tables in notebooks."""
+"""Results as rows of named values, for pandas, polars and tables in notebooks."""
 
 import importlib
 from collections.abc import Mapping, Sequence
@@ -8,20 +8,20 @@ from typing import Any
 from quantkit.errors import UsageError
 
 Row = Mapping[str, Any]
-# Rows of a table in a notebook; the data frame has all.
+# Maximum number of rows of a table in a notebook; the data frame has all.
 _SHOWN = 20
 _LEFT, _RIGHT = "text-align:left", "text-align:right"
 
 
 class Records:
-    """A result that has rows."""
+    """Base class of results with rows."""
 
     def rows(self) -> list[dict[str, Any]]:
-        """Return the result as rows with the same keys, of numbers, text, booleans and None."""
+        """Return the result as rows with the same keys; values are numbers, strings, booleans or None."""
         raise NotImplementedError
 
     def to_dataframe(self) -> Any:
-        """Return the rows as a data frame: of pandas, or of polars where pandas is not installed.
+        """Return the rows as a data frame of pandas, or of polars if pandas is not installed.
 
         Raises:
             UsageError: neither is installed.
@@ -29,12 +29,12 @@ class Records:
         return dataframe(self.rows())
 
     def _repr_html_(self) -> str:
-        """Return the rows as a table, for notebooks."""
+        """Return the rows as an HTML table, for notebooks."""
         return html_table(self.rows())
 
 
 def dataframe(rows: Sequence[Row]) -> Any:
-    """Return rows as a data frame of pandas, or of polars where pandas is not installed.
+    """Return rows as a data frame of pandas, or of polars if pandas is not installed.
 
     Raises:
         UsageError: neither is installed.
@@ -49,11 +49,11 @@ def dataframe(rows: Sequence[Row]) -> Any:
 
 
 def html_table(rows: Sequence[Row], shown: int = _SHOWN) -> str:
-    """Return rows as an HTML table; of more than ``shown`` rows the first ones, and how many there are.
+    """Return the first ``shown`` rows as an HTML table, with the total number if there are more.
 
     Args:
-        rows: with the same keys.
-        shown: rows to show at most.
+        rows: rows with the same keys.
+        shown: maximum number of rows to show.
     """
     if not rows:
         return "<table><tbody></tbody></table>"

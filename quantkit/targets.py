@@ -1,6 +1,6 @@
-"""What will run the model, as data: which integers, which symmetry, which rounding, which operators.
+"""Targets: the runtimes and compilers of int8 models, described by integer types, symmetry, rounding and operators.
 
-A target is a value, not a class to inherit from. `docs/numerics.md` states the arithmetic of each in full.
+A target is a value, not a base class. `docs/numerics.md` defines the arithmetic of each target.
 """
 
 from dataclasses import dataclass, field, replace
@@ -15,15 +15,15 @@ from quantkit.types import FloatArray
 
 @dataclass(frozen=True, kw_only=True)
 class ActivationScheme:
-    """How activations become integers, one scale per tensor.
+    """Quantization scheme of activations, one scale per tensor.
 
     Attributes:
         dtype: integer type stored.
         symmetric: zero point 0 and ``scale = threshold / divisor``; else affine over [qmin, qmax].
-        divisor: of the symmetric scale.
-        qmin: least integer used. QuantizeLinear saturates at the least of its type; where this is greater, the written
-            graph clips before it quantizes.
-        qmax: greatest integer used.
+        divisor: divisor of the symmetric scale.
+        qmin: smallest integer used. QuantizeLinear saturates at the smallest integer of its type; if qmin is greater,
+            the written graph clips before quantizing.
+        qmax: largest integer used.
     """
 
     dtype: Literal["uint8", "int8"]
@@ -33,7 +33,7 @@ class ActivationScheme:
     divisor: float = 127.0
 
     def qparams(self, range_: Range) -> QParams:
-        """Return the parameters for a range of reals."""
+        """Return the parameters for a range."""
         if self.symmetric:
             return symmetric_qparams(
                 range_.threshold, divisor=self.divisor, qmin=self.qmin, qmax=self.qmax, dtype=self.dtype
@@ -43,12 +43,12 @@ class ActivationScheme:
 
 @dataclass(frozen=True, kw_only=True)
 class WeightScheme:
-    """How weights become int8, symmetric.
+    """Symmetric int8 quantization scheme of weights.
 
     Attributes:
         per_channel: one scale per output channel; else one per tensor.
-        qmax: greatest magnitude used: 127, or 63 for CPUs whose int8 products saturate in 16 bits.
-        divisor: of the scale.
+        qmax: largest magnitude used: 127, or 63 for CPUs that saturate sums of int8 products in 16 bits.
+        divisor: divisor of the scale.
         power_of_two: round each threshold up to a power of two.
     """
 
@@ -58,7 +58,7 @@ class WeightScheme:
     power_of_two: bool = False
 
     def qparams(self, threshold: FloatArray | float, axis: int | None) -> QParams:
-        """Return the parameters for ``max |w|``, a scalar or (with an axis) one per channel."""
+        """Return the parameters for ``max |w|``, a scalar or, with an axis, one per channel."""
         return symmetric_qparams(
             threshold,
             divisor=self.divisor,
@@ -72,22 +72,22 @@ class WeightScheme:
 
 @dataclass(frozen=True, kw_only=True)
 class Target:
-    """One runtime or compiler that a model is quantized for.
+    """A runtime or compiler that a model is quantized for.
 
     Attributes:
-        name: as on the command line.
+        name: name on the command line.
         activations: scheme of the activations.
         weights: scheme of the weights.
-        integer_sums: element-wise additions, pools and concatenations take integers; otherwise they stay wide and only
-            what a conv or gemm reads is quantized (Relay, and so VACC).
-        integer_outputs: the kernels requantize their own results, so every result of an integer operator is quantized;
-            otherwise only what an integer operator reads is (TensorRT fuses from there).
+        integer_sums: element-wise additions, pools and concatenations take integers; otherwise they are computed in
+            float and only inputs of conv and gemm are quantized (Relay, and so VACC).
+        integer_outputs: kernels requantize their results, so every output of an integer operator is quantized;
+            otherwise only its inputs are (TensorRT derives the rest by fusion).
         integer_bias: biases are stored as int32 at the scale of the accumulators; otherwise as float32.
-        kl_definition: the KL that the method ``kl`` means: Relay's for VACC, TensorRT's for the others (onnxruntime's
-            own has a single candidate in its default setting).
+        kl_definition: definition of the method ``kl``: Relay's for VACC, TensorRT's for the others (onnxruntime's has a
+            single candidate in its default setting).
         quantize_gemm: fully connected layers become int8 too.
-        compiler_calibrates: its compiler takes the fp32 model and the images, and sets ranges by itself.
-        export_opset: version of the ONNX operator set to export torch networks with.
+        compiler_calibrates: the compiler takes the fp32 model and the images, and sets ranges by itself.
+        export_opset: ONNX opset for the export of torch networks.
 
     Example:
         >>> import quantkit
@@ -114,7 +114,7 @@ class Target:
         weight_bits: int | None = None,
         power_of_two: bool | None = None,
     ) -> "Target":
-        """Return this target with some of its choices changed; None leaves a choice as it is."""
+        """Return this target with other options; None keeps an option."""
         weights = self.weights
         if per_channel is not None:
             weights = replace(weights, per_channel=per_channel)
@@ -147,8 +147,9 @@ VACC = Target(
     integer_outputs=False,
     kl_definition="relay",
     compiler_calibrates=True,
-    # Nothing public says what its compiler reads. The vendor's model zoo (Vastai/VastModelZOO) exports classifiers with
-    # 10 to 12: its script for torchvision and timm uses 11, those for iResNet and PaddlePaddle 10, for ViT 12.
+    # The opsets that its compiler reads are not published. The vendor's model zoo (Vastai/VastModelZOO) exports
+    # classifiers with 10 to 12: its script for torchvision and timm uses 11, those for iResNet and PaddlePaddle 10, for
+    # ViT 12.
     export_opset=11,
 )
 
@@ -156,7 +157,7 @@ TARGETS: dict[str, Target] = {target.name: target for target in (ORT, TENSORRT, 
 
 
 def as_target(target: Target | str) -> Target:
-    """Return a target given as a value or by its name.
+    """Return a target given as a value or by name.
 
     Raises:
         UsageError: no such target.
@@ -169,7 +170,7 @@ def as_target(target: Target | str) -> Target:
 
 
 def parse_target(name: str) -> Target:
-    """Return the target of a command-line name.
+    """Return the target with a command-line name.
 
     Raises:
         UsageError: no such target.

@@ -1,4 +1,4 @@
-"""Types of arrays that many modules use, by the type of their elements."""
+"""Array types by element type."""
 
 import numpy as np
 import numpy.typing as npt

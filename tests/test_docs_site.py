@@ -39,7 +39,7 @@ def test_cli_reference_lists_every_command_and_option(hooks: ModuleType) -> None
 
 def test_cli_reference_states_defaults_and_repeatable_options(hooks: ModuleType) -> None:
     text = hooks.cli_reference()
-    assert "| `--drift-images` `INT` | Images that drift is measured on; 0 for none. (default `32`) |" in text
+    assert "| `--drift-images` `INT` | Number of images to measure drift on; 0 for none. (default `32`) |" in text
     assert re.search(r"`--fail-if` `CONDITION` \| .*may be repeated", text)
 
 

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 import quantkit
+from quantkit.evaluation.compare_models import EvaluatedModel, compare_models
 from quantkit.evaluation.drift import TensorDrift
 from quantkit.evaluation.predictions import Predictions
-from quantkit.evaluation.result import EvaluatedModel, compare_models
 from quantkit.numerics import Range
 from quantkit.sensitivity.result import Figures, LayerSensitivity, Sensitivity
 from quantkit.stats.convergence import ConvergencePoint
@@ -137,7 +137,7 @@ def test_expected_sqnr_of_the_best_method_is_zero(tensor):
 def test_convergence_plots_percent_of_the_width():
     points = [ConvergencePoint(16, {"kl": 0.2}, {"kl": "a"}), ConvergencePoint(32, {"kl": 0.05}, {"kl": "a"})]
     assert list(plots.convergence(points).get_lines()[0].get_ydata()) == [20.0, 5.0]
-    with pytest.raises(quantkit.QuantkitError, match="hold no convergence"):
+    with pytest.raises(quantkit.QuantkitError, match="contain no convergence"):
         plots.convergence(())
 
 

@@ -180,13 +180,13 @@ def test_hugging_face_preset_file_is_read_back(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changed", "match"),
     [
-        ({"image_processor_type": "LevitImageProcessor"}, "resizes by a rule of its own"),
+        ({"image_processor_type": "LevitImageProcessor"}, "resizes by a special rule"),
         ({"rescale_offset": True}, "rescale_offset cannot be expressed"),
-        ({"size": "large"}, "size: should be a size in pixels, not 'large'"),
-        ({"size": {"longest_edge": 3}}, "size: should be a size in pixels"),
-        ({"resample": 9}, "resample: 9 is no filter"),
-        ({"image_mean": None}, "image_mean: should be a list of numbers"),
-        ({"rescale_factor": 0}, "rescale_factor: should be a number above 0"),
+        ({"size": "large"}, "size: must be a size in pixels, not 'large'"),
+        ({"size": {"longest_edge": 3}}, "size: must be a size in pixels"),
+        ({"resample": 9}, "resample: 9 is not a filter"),
+        ({"image_mean": None}, "image_mean: must be a list of numbers"),
+        ({"rescale_factor": 0}, "rescale_factor: must be a number above 0"),
     ],
 )
 def test_hugging_face_config_that_cannot_be_expressed_is_refused(changed: dict[str, Any], match: str) -> None:

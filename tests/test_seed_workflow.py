@@ -143,7 +143,7 @@ def test_the_seed_workflow(given: str, shared_assets: Path, tmp_path: Path, quan
 
     # What int8 cost, foretold and on the card, on images that calibration has not seen.
     quantkit("eval fp32")
-    assert "all answers were there, nothing was run" in quantkit("eval fp32 --exclude calib.csv")
+    assert "all scores were cached, nothing was run" in quantkit("eval fp32 --exclude calib.csv")
     models = "compare fp32 int8 int8-vacc card=card --datalist npz/npz_datalist.txt"
     result = compare(quantkit, tmp_path, f"{models} --exclude calib.csv")
     assert result["images"] == IMAGES - CALIBRATION_IMAGES

@@ -1,1 +1,1 @@
-"""The command line: parse, call, print, exit code."""
+"""The command line: parses arguments, calls workflows, prints results and sets the exit code."""

@@ -23,23 +23,23 @@ def advise(
     images: ImagesOption = None,
     skip_damaged: SkipDamagedOption = False,
     labels: LabelsOption = None,
-    names: Annotated[Path | None, typer.Option(help="Class names, one a line.")] = None,
+    names: Annotated[Path | None, typer.Option(help="Class names, one per line.")] = None,
     exclude: Annotated[Path | None, typer.Option(help="Calibration set whose images are left out.")] = None,
-    limit: Annotated[int | None, typer.Option(help="Evaluate at most so many images.")] = None,
+    limit: Annotated[int | None, typer.Option(help="Maximum number of evaluation images.")] = None,
     skips: Annotated[
-        int, typer.Option(min=0, help="Try up to so many sensitive convolutions in float; 0 for none.")
+        int, typer.Option(min=0, help="Maximum number of sensitive convolutions to try in float; 0 for none.")
     ] = 3,
     out: Annotated[
-        Path | None, typer.Option(help="The build file.", show_default="vamc-advised.yaml in the run")
+        Path | None, typer.Option(help="Build file to write.", show_default="vamc-advised.yaml in the run")
     ] = None,
     dialect: Annotated[DialectName, typer.Option(help="Dialect of the build file.")] = "compile",
     calibration_folder: Annotated[
-        Path | None, typer.Option(help="Calibration images, as the build file names them.")
+        Path | None, typer.Option(help="Folder of calibration images, as written to the build file.")
     ] = None,
-    threads: Annotated[int | None, typer.Option(help="Workers.")] = None,
+    threads: Annotated[int | None, typer.Option(help="Number of worker threads.")] = None,
     json: Annotated[Path | None, typer.Option(help="Write all figures as JSON.")] = None,
 ) -> None:
-    """Simulate every combination of the compiler's options on images, and write the best as a build file."""
+    """Simulate every combination of compiler options on images, and write the best one as a build file."""
     from quantkit.files import write_json
     from quantkit.runs.folder import FP32
     from quantkit.workflows.resolve import comparison_settings
@@ -72,7 +72,7 @@ def advise(
     for line in (MODEL_OF_THE_COMPILER, *_verdict(advice)):
         console.print(line, soft_wrap=True, markup=False)
     print_notes(advice.notes)
-    console.print(f"wrote {advice.path}; the same again:", soft_wrap=True, markup=False)
+    console.print(f"wrote {advice.path}; the command that writes the same file:", soft_wrap=True, markup=False)
     console.print(advice.command, soft_wrap=True, markup=False)
 
 
@@ -81,7 +81,7 @@ def _table(advice: "Advice") -> "Table":
     from quantkit.vendors.vacc.write import vendor_method
 
     table = plain_table(
-        f"{advice.images[0]:,} images that choose (by agree, then top-1), difference to fp32 with its 95 % interval"
+        f"selection split: {advice.images[0]:,} images (by agree, then top-1), difference to fp32, 95 % interval"
     )
     for heading in ("calibrate_mode", "weights", "scale", "skip"):
         table.add_column(heading, no_wrap=True)
@@ -113,7 +113,7 @@ def _verdict(advice: "Advice") -> tuple[str, ...]:
     assert versus.top1 is not None
     weights = "per channel" if best.choices.per_channel else "per tensor"
     skipped = f", conv {', '.join(map(str, best.skip_convs))} in float" if best.skip_convs else ""
-    unseen = f"on the {advice.images[1]:,} images that had no part in the choice"
+    unseen = f"on the {advice.images[1]:,} images of the evaluation split"
     figures = f"top-1 {best.evaluated_on.top1:.2f}, {points(versus.top1.value, versus.top1.ci95)} points"
     lines = [
         f"best: {vendor_method(best.choices.method)}, {weights}, {best.weight_scale}{skipped}",
@@ -121,12 +121,10 @@ def _verdict(advice: "Advice") -> tuple[str, ...]:
     ]
     if any(one.agrees.sum() > best.agrees.sum() for one in advice.candidates):
         lines.append(
-            "candidates that agree more leave convolutions in float, and are taken only where that gain is beyond "
-            "chance (the 95 % interval of the paired difference lies above zero)"
+            "candidates with higher agreement leave convolutions in float; they are selected only if the gain is "
+            "significant (the 95 % interval of the paired difference is above zero)"
         )
-    lines.insert(
-        1, "ranked by agreement with fp32 on the images that choose, then by top-1; of equals, the first tried"
-    )
+    lines.insert(1, "ranked by agreement with fp32 on the selection split, then by top-1; of equals, the first tried")
     if costly := [one for one in advice.sensitivities if one.gain_db > 0.0][:5]:
         gains = ", ".join(f"{one.conv} {one.gain_db:+.1f} dB" for one in costly)
         lines.insert(0, f"most sensitive convolutions (gain of the scores' SQNR when in float): {gains}")

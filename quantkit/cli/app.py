@@ -1,4 +1,4 @@
-"""The typer applications that the command modules hang their commands on, and the options of every command."""
+"""The typer applications that the command modules add commands to, and the global options."""
 
 from collections import Counter
 from collections.abc import Callable
@@ -49,7 +49,7 @@ VerboseOption = Annotated[
     typer.Option(
         "--verbose",
         "-v",
-        help="List every note, not one line for each kind, and what happens in between.",
+        help="Print every note, not one line per kind, and progress messages.",
         callback=_verbose,
         expose_value=False,
         rich_help_panel=GLOBAL_PANEL,
@@ -60,7 +60,7 @@ LogFileOption = Annotated[
     typer.Option(
         "--log-file",
         metavar="FILE",
-        help="Append all that is printed to a file, with the time.",
+        help="Append all output to a file, with timestamps.",
         callback=_log_file,
         expose_value=False,
         show_default="no log",
@@ -72,7 +72,7 @@ JsonEventsOption = Annotated[
     typer.Option(
         "--json-events",
         metavar="FILE",
-        help="Append progress and outcome to a file, one JSON object a line; - is standard error.",
+        help="Append progress and outcome to a file, one JSON object per line; - is standard error.",
         callback=_json_events,
         expose_value=False,
         show_default="no events",
@@ -83,7 +83,7 @@ JsonEventsOption = Annotated[
 
 @cache
 def _global_options() -> tuple[TyperOption, ...]:
-    """Return the options that every command has; their callbacks set the session."""
+    """Return the global options; their callbacks configure the session."""
     probe = typer.Typer(add_completion=False)
 
     @probe.command()
@@ -100,7 +100,7 @@ def _global_options() -> tuple[TyperOption, ...]:
 
 
 class SingleValueCommand(TyperCommand):
-    """A command with the global options, that refuses an option given twice where only the last value would count."""
+    """A command with the global options that rejects a repeated single-value option."""
 
     def __init__(self, name: str | None, **options: Any) -> None:
         super().__init__(name, **options)
@@ -111,13 +111,13 @@ class SingleValueCommand(TyperCommand):
         """Parse the command line.
 
         Raises:
-            UsageError: of typer; an option that takes one value was given several times.
+            click.UsageError: an option that takes one value was given several times.
         """
         if not ctx.resilient_parsing:
             _, _, given = self.make_parser(ctx).parse_args(args=list(args))
             for option, times in Counter(given).items():
                 if times > 1 and _keeps_last(option):
-                    ctx.fail(f"{option.opts[0]} is given {times} times and takes one value.")
+                    ctx.fail(f"{option.opts[0]} takes one value and was given {times} times.")
         return super().parse_args(ctx, args)
 
 
@@ -129,7 +129,7 @@ def _keeps_last(option: Any) -> bool:
 
 
 class QuantkitTyper(typer.Typer):
-    """A typer application whose commands are `SingleValueCommand`."""
+    """A typer application with commands of class `SingleValueCommand`."""
 
     def command(self, name: str | None = None, **options: Any) -> Callable[[Any], Any]:
         """Register a command, as `typer.Typer.command` does."""

@@ -1,4 +1,4 @@
-"""``quantkit calib-set``: build, check, lay out and rebuild calibration sets."""
+"""``quantkit calib-set``: build, check, materialize and rebuild calibration sets."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -22,52 +22,52 @@ _SHOWN = 20
 
 SetFile = Annotated[Path, typer.Argument(metavar="SET.csv", help="A calibration set.")]
 Images = Annotated[
-    str | None, typer.Option(metavar="PLACE", help="Where the images are, if not where the set says; as for build.")
+    str | None, typer.Option(metavar="PLACE", help="Location of the images, if not as recorded; see build.")
 ]
-Workers = Annotated[int | None, typer.Option(min=1, help="Threads that decode.")]
+Workers = Annotated[int | None, typer.Option(min=1, help="Number of decoding threads.")]
 
 
 @app.command()
 def build(
-    out: Annotated[Path, typer.Option(help="The set to write, a CSV file.")],
+    out: Annotated[Path, typer.Option(help="Calibration set to write, a CSV file.")],
     images: Annotated[
         str | None,
         typer.Option(
             metavar="PLACE",
             help="A folder, tar, zip, parquet, shards (data-{000..009}.tar, *.parquet) or a URL; without it the set is "
-            "chosen from --labels alone.",
+            "selected from --labels alone.",
         ),
     ] = None,
     skip_damaged: SkipDamagedOption = False,
     labels: Annotated[
         Path | None,
         typer.Option(
-            help="Label file, one 'name label' a line, or the ImageNet devkit (.tar.gz); else the source's own labels, "
-            "folder or file names."
+            help="Label file with one 'name label' per line, or the ImageNet devkit (.tar.gz); by default labels come "
+            "from the source, folder names or file names."
         ),
     ] = None,
-    names: Annotated[Path | None, typer.Option(help="Class names, one a line in class-index order.")] = None,
-    count: Annotated[int, typer.Option(help="How many images to take.")] = 1000,
-    seed: Annotated[int, typer.Option(help="Another seed draws other images.")] = 0,
+    names: Annotated[Path | None, typer.Option(help="Class names, one per line in class-index order.")] = None,
+    count: Annotated[int, typer.Option(help="Number of images.")] = 1000,
+    seed: Annotated[int, typer.Option(help="Random seed of the selection.")] = 0,
     unlabelled: Annotated[
-        bool, typer.Option("--unlabelled", help="Draw from all images alike, look for no labels.")
+        bool, typer.Option("--unlabelled", help="Ignore labels and draw uniformly from all images.")
     ] = False,
     materialize: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Also lay the images flat into this folder.")
+        Path | None, typer.Option(metavar="DIR", help="Also write the images into this folder, without subfolders.")
     ] = None,
-    link: Annotated[bool, typer.Option("--link/--copy", help="Lay out hard links where possible, or copies.")] = True,
+    link: Annotated[bool, typer.Option("--link/--copy", help="Write hard links where possible, or copies.")] = True,
     workers: Workers = None,
 ) -> None:
-    """Choose images, as many of each class as the data allows; decode each; write the set."""
+    """Select a class-balanced set of images, check that each decodes, and write the set."""
     if unlabelled and (labels is not None or names is not None):
-        raise UsageError("labels are given and not to be used", where="--unlabelled", fix="leave one of them out")
-    make_folder(out.parent)  # refused now rather than after the work
+        raise UsageError("cannot be combined with --labels or --names", where="--unlabelled", fix="drop one of them")
+    make_folder(out.parent)  # fails before the work, not after it
     if images is None:
         if unlabelled:
             raise UsageError("there are no images to draw from", where="--unlabelled", fix="give --images")
         chosen = _planned(labels, names, count, seed)
         if materialize is not None:
-            raise UsageError("there are no images to lay out", where="--materialize", fix="give --images")
+            raise UsageError("there are no images to write", where="--materialize", fix="give --images")
     else:
         from quantkit.data.build_set import build_calibration_set
 
@@ -93,7 +93,7 @@ def build(
 
 @app.command()
 def check(set_: SetFile, images: Images = None, workers: Workers = None) -> None:
-    """Read a set, decode every image of it and compare its digest."""
+    """Decode every image of a set and compare its digest."""
     chosen = _load(set_, images)
     with show_progress() as progress:
         problems = chosen.verify(workers, progress)
@@ -103,19 +103,19 @@ def check(set_: SetFile, images: Images = None, workers: Workers = None) -> None
         raise CalibrationSetError(
             f"{len(problems)} of {len(chosen)} images are missing, changed or damaged",
             where=set_,
-            fix="bring them back, or say where the images lie with --images",
+            fix="restore them, or give their location with --images",
         )
-    console.print(f"all {len(chosen)} images are there, unchanged and decodable")
+    console.print(f"all {len(chosen)} images are present, unchanged and decodable")
 
 
 @app.command("materialize")
 def materialize_command(
     set_: SetFile,
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Where to; made when absent.")],
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Output folder; created if missing.")],
     images: Images = None,
-    link: Annotated[bool, typer.Option("--link/--copy", help="Hard links where possible, or copies.")] = True,
+    link: Annotated[bool, typer.Option("--link/--copy", help="Write hard links where possible, or copies.")] = True,
 ) -> None:
-    """Lay the images of a set flat into one folder, as the vendor's dataset.path wants them."""
+    """Write the images of a set into one folder, the layout that the vendor's dataset.path expects."""
     _materialize(_load(set_, images), folder, link)
 
 
@@ -125,10 +125,10 @@ def rebuild(
     images: Annotated[
         str, typer.Option(metavar="PLACE", help="A copy of the data: a folder, tar, zip, parquet, shards or a URL.")
     ],
-    out: Annotated[Path, typer.Option(help="The set to write, a CSV file.")],
+    out: Annotated[Path, typer.Option(help="Calibration set to write, a CSV file.")],
     workers: Workers = None,
 ) -> None:
-    """Find the images of a set in another copy of the data, by file name and digest."""
+    """Find the images of a set in another copy of the data by file name and digest."""
     from quantkit.data.calibration_set import CalibrationSet
     from quantkit.data.rebuild import rebuild_calibration_set
 
@@ -168,7 +168,7 @@ def _print_summary(chosen: "CalibrationSet") -> None:
     counts = chosen.per_class.values()
     classes = f"{len(counts)} classes, {spread(counts)} each" if counts else "no labels"
     lines = [f"{len(chosen)} images: {classes}; labels: {chosen.source}; seed {chosen.seed}"]
-    lines.append(f"digest {chosen.digest}" if chosen.is_rebuilt else "no digests yet: chosen from labels alone")
+    lines.append(f"digest {chosen.digest}" if chosen.is_rebuilt else "no digests yet: selected from labels alone")
     lines.extend(f"note: {remark}" for remark in chosen.remarks)
     for line in lines:
         console.print(line, soft_wrap=True, markup=False)

@@ -60,7 +60,7 @@ def calibrate(
     ] = None,
     skip_damaged: SkipDamagedOption = False,
     labels: LabelsOption = None,
-    count: Annotated[int | None, typer.Option(help="Images to draw from --images.")] = None,
+    count: Annotated[int | None, typer.Option(help="Number of images to draw from --images.")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of the draw from --images.")] = None,
     preset: PresetOption = None,
     exif: ExifOption = None,
@@ -70,7 +70,7 @@ def calibrate(
     per_channel: PerChannelOption = None,
     skip: SkipOption = None,
     bias_correction: Annotated[
-        bool, typer.Option("--bias-correction/--no-bias-correction", help="Move biases where that is seen to help.")
+        bool, typer.Option("--bias-correction/--no-bias-correction", help="Correct biases where it reduces the error.")
     ] = True,
     keep_outliers: KeepOutliersOption = False,
     output: OutputOption = None,
@@ -78,10 +78,10 @@ def calibrate(
     run: Annotated[Path | None, typer.Option(help="Run folder.", show_default="runs/ and the model's name")] = None,
     dialect: Annotated[DialectName | None, typer.Option(help="Dialect of vamc.yaml.")] = None,
     calibration_folder: Annotated[
-        Path | None, typer.Option(help="Where the card's compiler will find the calibration images.")
+        Path | None, typer.Option(help="Folder in which the card's compiler finds the calibration images.")
     ] = None,
     until_stable: Annotated[
-        str | None, typer.Option(help="Stop when no range moves by more than this, e.g. 0.5%.")
+        str | None, typer.Option(help="Stop when no range changes by more than this share of its width, e.g. 0.5%.")
     ] = None,
     fresh: Annotated[
         bool, typer.Option("--fresh", help="Ignore cached statistics; replace a run of other inputs.")
@@ -91,7 +91,7 @@ def calibrate(
     batch: BatchOption = 1,
     provider_option: ProviderOption = None,
     cluster: ClusterOption = None,
-    threads: Annotated[int | None, typer.Option(help="Workers.")] = None,
+    threads: Annotated[int | None, typer.Option(help="Number of worker threads.")] = None,
 ) -> None:
     """Run the model once over a calibration set; write statistics, ranges and the int8 model."""
     from quantkit.engine.device import Device
@@ -169,7 +169,7 @@ def _print(done: "Calibration") -> None:
     statistics, quantized = done.statistics, done.quantized
     images = len(statistics.images)
     if done.reused:
-        console.print(f"{len(statistics.tensors)} tensors over {images} images: statistics were there, nothing was run")
+        console.print(f"{len(statistics.tensors)} tensors over {images} images: cached statistics, nothing was run")
     else:
         rate = images / done.elapsed_s
         device = statistics.provenance.device
@@ -193,7 +193,7 @@ def _print(done: "Calibration") -> None:
     if statistics.convergence:
         last = statistics.convergence[-1]
         moved = ", ".join(f"{name} {share:.2%} ({last.tensor[name]})" for name, share in last.movement.items())
-        console.print(f"ranges that moved most up to image {last.images}: {moved}", soft_wrap=True)
+        console.print(f"largest range changes up to image {last.images}: {moved}", soft_wrap=True)
     print_notes(done.notes)
     print_files(done.files, in_folder=done.run)
     print_coverage(done.coverage)

@@ -48,14 +48,14 @@ def compare(
     images: ImagesOption = None,
     skip_damaged: SkipDamagedOption = False,
     labels: LabelsOption = None,
-    names: Annotated[Path | None, typer.Option(help="Class names, one a line.")] = None,
+    names: Annotated[Path | None, typer.Option(help="Class names, one per line.")] = None,
     exclude: Annotated[Path | None, typer.Option(help="Calibration set whose images are left out.")] = None,
     preset: PresetOption = None,
     exif: ExifOption = None,
     output: OutputOption = None,
     input_: InputOption = None,
-    limit: Annotated[int | None, typer.Option(help="Evaluate at most so many images.")] = None,
-    drift_images: Annotated[int, typer.Option(help="Images that drift is measured on; 0 for none.")] = 32,
+    limit: Annotated[int | None, typer.Option(help="Maximum number of evaluation images.")] = None,
+    drift_images: Annotated[int, typer.Option(help="Number of images to measure drift on; 0 for none.")] = 32,
     breakdown: Annotated[
         bool, typer.Option("--breakdown", help="Separate the card's preprocessing, fp16 and int8 (needs a run).")
     ] = False,
@@ -63,13 +63,13 @@ def compare(
         Literal["vamp", "vsx"],
         typer.Option(help="Preprocessing of --breakdown: that of vamp, or of vsx, the vendor's classification script."),
     ] = "vamp",
-    latency: Annotated[bool, typer.Option("--latency", help="Time the models too, in turn, one thread.")] = False,
-    datalist: Annotated[Path | None, typer.Option(help="List that the results of a card (NAME=DIR) belong to.")] = None,
+    latency: Annotated[bool, typer.Option("--latency", help="Measure latency too, on one thread.")] = False,
+    datalist: Annotated[Path | None, typer.Option(help="Datalist of the results of a card (NAME=DIR).")] = None,
     device: DeviceOption = "cpu",
     batch: BatchOption = 1,
     provider_option: ProviderOption = None,
     cluster: ClusterOption = None,
-    threads: Annotated[int | None, typer.Option(help="Workers.")] = None,
+    threads: Annotated[int | None, typer.Option(help="Number of worker threads.")] = None,
     json: Annotated[Path | None, typer.Option(help="Write the comparison as JSON.")] = None,
     csv: Annotated[Path | None, typer.Option(help="Write the table as CSV.")] = None,
     markdown: Annotated[Path | None, typer.Option(help="Write the tables as Markdown.")] = None,
@@ -125,7 +125,7 @@ def compare(
         drift=drift_images > 0,
     )
     if junit is not None and not gates:
-        raise UsageError("there is no condition to write the verdict of", where="--junit", fix="give --fail-if too")
+        raise UsageError("needs a condition", where="--junit", fix="give --fail-if too")
     with error_report(junit):
         where = Device.parse(device, batch=batch, options=provider_option or ())
         settings = comparison_settings(
@@ -143,7 +143,7 @@ def compare(
         if preset is not None:
             print_preset_notes(preset, Project())
         if breakdown and settings.run is None:
-            raise UsageError("only a run tells what int8 would be", where="--breakdown", fix="give --run")
+            raise UsageError("needs a run", where="--breakdown", fix="give --run")
         configuration = {
             "models": tuple(models),
             "run": settings.run,
@@ -184,7 +184,7 @@ def compare(
                     progress=progress,
                 )
         verdicts = [verdict for gate in gates for verdict in gate.verdicts(result)]
-    # Files first: a reader of the screen that goes away, as head does, must not cost them.
+    # Files are written first, so that a closed pipe (`head`) does not lose them.
     if junit is not None:
         write_text(junit, junit_xml(result, verdicts))
     if json is not None:
@@ -200,7 +200,7 @@ def compare(
         write_text(markdown, markdown_text(result, verdicts))
     if html is not None:
         report(evaluation, html, verdicts=verdicts)
-    # Nor must it turn a failed gate into a success.
+    # Nor may it turn a failed gate into a success.
     with despite_closed_pipe():
         _print(evaluation, parts, verdicts)
         print_files(path for path in (json, csv, markdown, html, junit) if path is not None)
@@ -229,7 +229,7 @@ def _print(evaluation: "Evaluation", breakdown: "ErrorBreakdown | None", verdict
 def _breakdown_table(breakdown: "ErrorBreakdown") -> "Table":
     from quantkit.report.tables import ABSENT, plain_table, points
 
-    table = plain_table(f"Where the points went, from fp32 to the card: {breakdown.images:,} images")
+    table = plain_table(f"Error breakdown, from fp32 to the card: {breakdown.images:,} images")
     table.add_column("change", no_wrap=True)
     for heading in ("top-1", "agree", "Δ of this step", "Δ in all"):
         table.add_column(heading, justify="right", no_wrap=True)

@@ -12,9 +12,9 @@ from quantkit.cli.terminal import console
 
 @app.command()
 def demo(
-    out: Annotated[Path, typer.Option(help="Folder to work in.")] = Path("quantkit-demo"),
+    out: Annotated[Path, typer.Option(help="Output folder.")] = Path("quantkit-demo"),
 ) -> None:
-    """Run the whole chain on the digits and the small network that ship with quantkit."""
+    """Run the complete workflow on the digits and the small network that ship with quantkit."""
     from quantkit.demo.chain import run_demo
     from quantkit.report.tables import accuracy_table, notes
 

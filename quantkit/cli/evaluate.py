@@ -33,22 +33,22 @@ if TYPE_CHECKING:
 @app.command("eval")
 def evaluate(
     models: Annotated[
-        list[str], typer.Argument(metavar="MODEL", help="ONNX file, or name in the run; files to --merge.")
+        list[str], typer.Argument(metavar="MODEL", help="ONNX file, or name in the run; with --merge, npz files.")
     ],
     run: Annotated[Path | None, typer.Option(help="Run folder of quantkit calibrate.")] = None,
     images: ImagesOption = None,
     skip_damaged: SkipDamagedOption = False,
     labels: LabelsOption = None,
-    names: Annotated[Path | None, typer.Option(help="Class names, one a line.")] = None,
+    names: Annotated[Path | None, typer.Option(help="Class names, one per line.")] = None,
     exclude: Annotated[Path | None, typer.Option(help="Calibration set whose images are left out.")] = None,
     preset: PresetOption = None,
     exif: ExifOption = None,
     output: OutputOption = None,
     input_: InputOption = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="Evaluate at most so many images.")] = None,
-    shard: Annotated[str | None, typer.Option(metavar="I/N", help="Evaluate the I-th of N parts alone.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Maximum number of evaluation images.")] = None,
+    shard: Annotated[str | None, typer.Option(metavar="I/N", help="Evaluate the I-th of N parts only.")] = None,
     merge: Annotated[
-        bool, typer.Option("--merge", help="Join the predictions of shards instead: --merge A.npz B.npz --out C.npz.")
+        bool, typer.Option("--merge", help="Merge the predictions of shards: --merge A.npz B.npz --out C.npz.")
     ] = False,
     out: Annotated[
         Path | None, typer.Option(help="Write the predictions, an npz file.", show_default="not written")
@@ -58,9 +58,9 @@ def evaluate(
     batch: BatchOption = 1,
     provider_option: ProviderOption = None,
     cluster: ClusterOption = None,
-    threads: Annotated[int | None, typer.Option(min=1, help="Workers.")] = None,
+    threads: Annotated[int | None, typer.Option(min=1, help="Number of worker threads.")] = None,
 ) -> None:
-    """Print a model's top-1 and top-5. Interrupted, the same command goes on; repeated, nothing is run."""
+    """Print a model's top-1 and top-5 accuracy. Resumable; scores are cached."""
     if merge:
         _merge([Path(path) for path in models], out, json)
         return
@@ -116,12 +116,12 @@ def evaluate(
         )
     fresh = len(done.predictions) - done.kept
     if fresh:
-        before = f" ({done.kept} were there)" if done.kept else ""
+        before = f" ({done.kept} were cached)" if done.kept else ""
         rate = fresh / max(done.elapsed_s, 1e-9)
         where_run = "" if done.origin.device == "cpu" else f" on {done.origin.device}"
         console.print(f"{fresh} images in {done.elapsed_s:.1f} s, {rate:.1f} images/s{where_run}{before}", markup=False)
     else:
-        console.print("all answers were there, nothing was run")
+        console.print("all scores were cached, nothing was run")
     print_notes(done.notes)
     _finish(done.predictions, done.origin, done.warnings, out, json, done.output)
 
@@ -131,12 +131,12 @@ def _merge(paths: list[Path], out: Path | None, json: Path | None) -> None:
     from quantkit.evaluation.predictions_file import merge_predictions
 
     if out is None:
-        raise UsageError("nothing says where to write the merged predictions", where="--merge", fix="give --out")
+        raise UsageError("needs a file for the merged predictions", where="--merge", fix="give --out")
     predictions, origin = merge_predictions(paths)
     diagnosis = diagnose_labels(predictions) if predictions.labels is not None else None
     if origin.shards:
         here = ", ".join(f"{i}/{n}" for i, n in origin.shards)
-        console.print(f"note: these are the shards {here} alone")
+        console.print(f"note: only the shards {here} are included")
     _finish(predictions, origin, () if diagnosis is None else (diagnosis,), out, json)
 
 
@@ -163,7 +163,7 @@ def _finish(
         console.print(f"{name} {value:.2f} %  {bounds}", markup=False)
     console.print(f"over {accuracy.images} images; intervals of 95 %")
     if accuracy.tied:
-        console.print(f"{accuracy.tied} images with a shared first place, {accuracy.constant} with all scores alike")
+        console.print(f"{accuracy.tied} images with tied top scores, {accuracy.constant} with all scores equal")
     for warning in warnings:
         console.print(f"warning: {warning}", soft_wrap=True, markup=False, style="yellow")
     if out is not None:

@@ -31,20 +31,18 @@ def export(
         str | None, typer.Option(help="Published torchvision weights: DEFAULT, or a member of the weights enum.")
     ] = None,
     random_weights: Annotated[
-        bool, typer.Option("--random-weights", help="Random weights: for structure and speed, never for accuracy.")
+        bool, typer.Option("--random-weights", help="Use random weights, to test structure and speed, not accuracy.")
     ] = False,
     seed: Annotated[int, typer.Option(help="Seed of --random-weights.")] = 0,
-    out: Annotated[Path | None, typer.Option(help="Where to write.", show_default="NETWORK.onnx")] = None,
+    out: Annotated[Path | None, typer.Option(help="ONNX file to write.", show_default="NETWORK.onnx")] = None,
     num_classes: Annotated[int | None, typer.Option(min=1, help="Classes of the network's output.")] = None,
     arg: Annotated[
-        list[str] | None, typer.Option(help="Argument of the network's factory, KEY=VALUE; VALUE is JSON or a word.")
+        list[str] | None, typer.Option(help="Argument of the network's factory, KEY=VALUE; VALUE is JSON or text.")
     ] = None,
     input_size: Annotated[str | None, typer.Option(help="224, HxW or CxHxW.")] = None,
     input_name: Annotated[str, typer.Option(help="Name of the model's input.")] = "input",
     output_name: Annotated[str, typer.Option(help="Name of the model's output.")] = "logits",
-    target: Annotated[
-        TargetName, typer.Option(help="What the model is meant for; sets the default of --opset.")
-    ] = "ort",
+    target: Annotated[TargetName, typer.Option(help="Target of the model; sets the default of --opset.")] = "ort",
     opset: Annotated[
         int | None,
         typer.Option(
@@ -54,25 +52,25 @@ def export(
     ] = None,
     exporter: Annotated[
         Literal["auto", "dynamo", "torchscript"],
-        typer.Option(help="Exporter; auto is the first that succeeds."),
+        typer.Option(help="Exporter; auto uses the first that succeeds."),
     ] = "auto",
     images: Annotated[
         str | None,
-        typer.Option(metavar="PLACE", help="Compare the logits on these images, too: a folder, archive, ..."),
+        typer.Option(metavar="PLACE", help="Also compare the logits on these images: a folder, archive, ..."),
     ] = None,
-    count: Annotated[int, typer.Option(min=1, help="How many of them.")] = 16,
+    count: Annotated[int, typer.Option(min=1, help="Number of images of --images.")] = 16,
     preset: Annotated[
         str | None,
         typer.Option(help="Preprocessing of --images: a preset's name, or a file, as quantkit calibrate takes it."),
     ] = None,
     tolerance: Annotated[
-        float, typer.Option(min=0.0, help="Refuse an error above this, times the largest logit if that is above 1.")
+        float, typer.Option(min=0.0, help="Largest accepted error, relative to the largest logit if that is above 1.")
     ] = 1e-4,
     reference: Annotated[
         str | None,
         typer.Option(
-            help="Another implementation (module:factory, or any NETWORK) to compare the written model with. It is "
-            "given the same weights; a difference above --tolerance is an error, and nothing is written."
+            help="Another implementation (module:factory, or any NETWORK) to compare the written model with. It gets "
+            "the same weights; a difference above --tolerance is an error, and nothing is written."
         ),
     ] = None,
     reference_arg: Annotated[
@@ -94,7 +92,7 @@ def export(
     from quantkit.workflows.export import export as step
 
     if ":" in network or ":" in (reference or ""):
-        # As python itself does for a script: the user's module is found in the current folder.
+        # The user's module is imported from the current folder, as Python does for a script.
         sys.path.insert(0, str(Path.cwd()))
     done = step(
         network,
@@ -132,7 +130,7 @@ def _parse_argument(text: str, option: str) -> tuple[str, Any]:
 def _parse_size(text: str) -> tuple[int, int, int]:
     sides = text.lower().split("x")
     if len(sides) > 3 or not all(side.isdecimal() and int(side) > 0 for side in sides):
-        raise UsageError(f"{text!r} is no input size", where="--input-size", fix="write 224, 224x224 or 3x224x224")
+        raise UsageError(f"invalid input size {text!r}", where="--input-size", fix="write 224, 224x224 or 3x224x224")
     height, width = int(sides[-2 if len(sides) > 1 else -1]), int(sides[-1])
     return (int(sides[0]) if len(sides) == 3 else 3), height, width
 
@@ -155,7 +153,7 @@ def _print(network: str, done: "Exported", input_name: str, output_name: str) ->
         )
     if done.pipeline is not None and done.pipeline != PRESETS["imagenet"]:
         ops = [{"op": op.op, **op.model_dump(mode="json", exclude_defaults=True)} for op in done.pipeline.ops]
-        lines.append("these weights want other preprocessing than the preset imagenet; for quantkit.yaml:")
+        lines.append("these weights need other preprocessing than the preset imagenet; for quantkit.yaml:")
         lines.append(f"ops: {json.dumps(ops)}")
     lines.append(f"wrote {done.path} ({done.size_bytes / 1e6:.3g} MB)")
     for line in lines:

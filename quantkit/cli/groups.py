@@ -1,4 +1,4 @@
-"""How options are grouped and which default they show in ``--help``, in one place for all commands."""
+"""Groups and displayed defaults of the options in ``--help``, for all commands."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -20,9 +20,9 @@ _OPTIONS: dict[str, str] = {
 }
 _PANEL_OF = {name: panel for panel, names in _OPTIONS.items() for name in names.split()}
 
-# Shown as the default of options that have none of their own; a command's own `show_default` goes before.
+# Defaults shown for options that declare none; the `show_default` of a command takes precedence.
 _DEFAULTS = {
-    "activations": "uint8 for ort, int8 else",
+    "activations": "uint8 for ort, else int8",
     "arg": "none",
     "calibrate-chunk-by": "the compiler's own",
     "calibration-folder": "calibration in the run folder",
@@ -37,7 +37,7 @@ _DEFAULTS = {
     "dialect": "that of quantkit.yaml, or compile",
     "disable": "none",
     "exclude": "none",
-    "exif": "as the preset says",
+    "exif": "that of the preset",
     "fail-if": "no condition",
     "fail-if-proven": "no condition",
     "fail-unless-proven": "no condition",
@@ -96,7 +96,7 @@ _DEFAULTS = {
 
 
 def arrange(options: Iterable[Any]) -> None:
-    """Put options of a command into their groups, and give those without a default the text that ``--help`` shows."""
+    """Assign the options of a command to their groups, and set the default that ``--help`` shows for each."""
     for option in options:
         if option.param_type_name != "option" or option.name == "help":
             continue

@@ -1,4 +1,4 @@
-"""``quantkit imagenet``: check a copy of ImageNet, sort its validation set into class folders."""
+"""``quantkit imagenet``: check a copy of ImageNet, and sort its validation set into class folders."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -23,7 +23,7 @@ Folder = Annotated[Path, typer.Argument(metavar="DIR", help="The images, flat or
 Labels = Annotated[
     Path | None,
     typer.Option(
-        help="val_label.txt, the devkit's .tar.gz or ground truth.", show_default="looked for in and around the images"
+        help="val_label.txt, the devkit's .tar.gz or ground truth.", show_default="searched for near the images"
     ),
 ]
 
@@ -35,7 +35,7 @@ def check(
     skip_damaged: SkipDamagedOption = False,
     workers: Annotated[int | None, typer.Option(min=1, help="Threads.")] = None,
 ) -> None:
-    """Count the images of each class, decode every one, name what is corrupt, greyscale or CMYK."""
+    """Count the images of each class, decode each, and list corrupt, greyscale and CMYK images."""
     from quantkit.data.imagenet import check_imagenet
 
     with show_progress() as progress:
@@ -45,24 +45,22 @@ def check(
         raise ImageError(
             f"{len(report.corrupt)} of {report.images} images cannot be decoded, the first {report.corrupt[0].name}",
             where=folder,
-            fix="fetch them again",
+            fix="download them again",
         )
 
 
 @app.command()
 def prepare(
     folder: Folder,
-    out: Annotated[Path | None, typer.Option(help="Make class folders here, of links; DIR stays as it is.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder for class folders of links; DIR is not changed.")] = None,
     move: Annotated[bool, typer.Option("--move", help="Move the images into class folders within DIR.")] = False,
     labels: Labels = None,
 ) -> None:
-    """Sort a flat validation set into class folders, by links or moves; goes on where it was interrupted."""
+    """Sort a flat validation set into class folders, by links or moves; resumable."""
     from quantkit.data.imagenet import prepare_imagenet
 
     if (out is None) != move:
-        raise UsageError(
-            "say where the class folders go", where="imagenet prepare", fix="give either --out DIR or --move"
-        )
+        raise UsageError("there is no output folder", where="imagenet prepare", fix="give either --out DIR or --move")
     with show_progress() as progress:
         done = prepare_imagenet(folder, out, labels, progress=progress)
     console.print(
@@ -82,7 +80,7 @@ def _print(report: "ImagenetReport") -> None:
         f"{report.images} images, {len(counts)} of 1000 classes, {spread(counts)} each; labels: {report.source}",
     ]
     if report.is_whole_validation_set:
-        lines.append("this is the whole validation set: 50 images of each class")
+        lines.append("this is the complete validation set: 50 images of each class")
     if report.missing and len(report.missing) < len(words):
         lines.append("no image of " + _some([f"{wnid} {words[wnid].partition(',')[0]}" for wnid in report.missing]))
     lines.extend(f"{note}: {len(names)}: {_some(names)}" for note, names in sorted(report.notes.items()))

@@ -24,15 +24,15 @@ def init(
     preset: Annotated[
         str | None,
         typer.Option(
-            help="Preprocessing of --model: a preset or a file.", show_default="imagenet, or what fits the input"
+            help="Preprocessing of --model: a preset or a file.", show_default="imagenet, or ops that fit the input"
         ),
     ] = None,
     images: Annotated[
-        Path | None, typer.Option(help="Evaluation images of --model, one folder a class.", show_default="none")
+        Path | None, typer.Option(help="Evaluation images of --model, one folder per class.", show_default="none")
     ] = None,
     schema: Annotated[bool, typer.Option("--schema", help="Print the JSON schema of quantkit.yaml.")] = False,
 ) -> None:
-    """Write a complete, commented quantkit.yaml into this folder: for a well-known network, or a model of one's own."""
+    """Write a commented quantkit.yaml into this folder, for a well-known network or for your own model."""
     if schema:
         _print_schema()
         return
@@ -48,7 +48,7 @@ def init(
             console.print(f"{known:20} {title(text)}", soft_wrap=True, markup=False)
         return
     path = write_ready_config(name, Path())
-    console.print("its comments say what to do next", soft_wrap=True, markup=False)
+    console.print("its comments describe the next steps", soft_wrap=True, markup=False)
     print_files([path])
 
 

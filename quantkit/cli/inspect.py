@@ -28,15 +28,15 @@ def inspect(
     ] = None,
     size: Annotated[
         str | None,
-        typer.Option(help="Image size where the model leaves it free: 224, or HEIGHTxWIDTH."),
+        typer.Option(help="Image size, if the model has free dimensions: 224, or HEIGHTxWIDTH."),
     ] = None,
     output: OutputOption = None,
     input_: InputOption = None,
     json_: Annotated[bool, typer.Option("--json", help="Print everything as JSON.")] = False,
 ) -> None:
-    """Describe a model before any image: inputs, outputs, cost, what becomes int8, problems and their fixes.
+    """Describe a model: inputs, outputs, cost, what becomes int8, problems and their fixes.
 
-    Exit code 0 where calibrate accepts the model, with warnings or without; else 7, after what is known was printed.
+    Exit code 0 if calibrate accepts the model, with or without warnings; else 7, after the description is printed.
     """
     from quantkit.config.project import PROJECT_FILE
     from quantkit.graph.fixed_inputs import parse_inputs
@@ -61,13 +61,13 @@ def parse_size(text: str | None) -> tuple[int, int] | None:
     """Return height and width from ``224`` or ``224x320``.
 
     Raises:
-        UsageError: it is neither.
+        UsageError: the text has neither form.
     """
     if text is None:
         return None
     found = re.fullmatch(r"([1-9]\d{0,4})(?:x([1-9]\d{0,4}))?", text)
     if found is None:
-        raise UsageError(f"{text!r} is no size", where="--size", fix="write 224, or 224x320 for height and width")
+        raise UsageError(f"invalid size {text!r}", where="--size", fix="write 224, or 224x320 for height and width")
     return int(found[1]), int(found[2] or found[1])
 
 
@@ -76,7 +76,7 @@ def _print(summary: "ModelSummary") -> None:
 
     from quantkit.workflows.summary_text import summary_rows
 
-    # One line a fact, however long, where no person reads it: for grep and cut.
+    # One line per fact, however long, if the output is not a terminal: for grep and cut.
     width = console.width - _LABEL_WIDTH if console.is_terminal else sys.maxsize
     for row in summary_rows(summary, verbose=session.verbose):
         label = _STYLES[row.tone] if row.tone in ("warning", "error") else "bold"

@@ -1,4 +1,4 @@
-"""Entry point: run the command, turn an expected error into one line and its exit code."""
+"""Entry point: runs the command and turns an expected error into one line and its exit code."""
 
 import errno
 import importlib
@@ -47,7 +47,7 @@ COMMAND_MODULES: tuple[str, ...] = (
 
 USAGE = 2
 INTERRUPTED = 130
-UNFORESEEN = 70
+UNEXPECTED = 70
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 
 
@@ -74,17 +74,17 @@ def _options(
 
 
 def main() -> None:
-    """Run the command line and exit with the code of what happened."""
-    # --debug is welcome anywhere on the line, since it is added after a command has failed.
+    """Run the command line and exit with its exit code."""
+    # --debug is accepted anywhere on the line, because users add it after a command has failed.
     arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
     if len(arguments) < len(sys.argv) - 1:
         os.environ["QUANTKIT_DEBUG"] = "1"
-    # A file name need not be valid text; it is shown with escapes rather than not at all.
+    # A file name need not be valid text; invalid bytes are shown as escapes.
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
-    # What pillow remarks about odd files is said in our own words, with the file's name.
+    # Pillow's warnings about odd files are replaced by messages that name the file.
     warnings.filterwarnings("ignore", module=r"PIL\.")
-    # So is what onnx_ir remarks about an invalid graph.
+    # So are the warnings of onnx_ir about invalid graphs.
     logging.getLogger("onnx_ir").setLevel(logging.CRITICAL)
     for module in COMMAND_MODULES:
         importlib.import_module(module)
@@ -110,22 +110,23 @@ def _run(arguments: list[str]) -> int:
         command = context.command_path if context is not None else "quantkit"
         return _report(f"{_with_guess(error.format_message())} See {command} --help.", USAGE)
     except (KeyboardInterrupt, typer.Abort):
-        return _report("interrupted; the same command goes on from where it stopped", INTERRUPTED)
+        return _report("interrupted; run the same command again to resume", INTERRUPTED)
     except BrokenPipeError:
-        # The reader of our output went away, as `head` does.
+        # The reader of the output closed the pipe, as `head` does.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except OSError as error:
         if error.errno not in _NO_ROOM:
-            return _not_simulated(error)
-        # Not a file of ours, which says so itself: numba keeps compiled code, and libraries write elsewhere.
-        return _report(f"the disk cannot be written ({reason(error)}); make room and run again", OutputError.exit_code)
-    except Exception as error:  # the last door: whatever was not foreseen still ends in one line
-        return _not_simulated(error)
+            return _unexpected(error)
+        # Not a file that quantkit writes, which raises OutputError: numba caches compiled code, libraries write
+        # elsewhere.
+        return _report(f"the disk cannot be written ({reason(error)}); free space and run again", OutputError.exit_code)
+    except Exception as error:  # an unexpected error is reported in one line, too
+        return _unexpected(error)
 
 
 def _with_guess(message: str) -> str:
-    """Return the message about a value that is none of the choices, with the nearest choice."""
+    """Return the message about an invalid choice with the nearest valid one."""
     found = re.fullmatch(r"Invalid value for '(.+?)': (?:Value error, )?'(.*)' is not one of (.+?)\.", message)
     if found is None:
         return message
@@ -135,8 +136,8 @@ def _with_guess(message: str) -> str:
     return f"{found[1].split()[0]}: '{found[2]}' is not one of {', '.join(choices)}.{hint}"
 
 
-def _not_simulated(error: Exception) -> int:
-    return _report(f"unforeseen {type(error).__name__}: {error}; run again with --debug and report it", UNFORESEEN)
+def _unexpected(error: Exception) -> int:
+    return _report(f"unexpected {type(error).__name__}: {error}; run again with --debug and report it", UNEXPECTED)
 
 
 def _report(message: str, code: int) -> int:

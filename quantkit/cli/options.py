@@ -1,4 +1,4 @@
-"""Options that several commands take alike."""
+"""Options that several commands share."""
 
 from enum import StrEnum
 from pathlib import Path
@@ -39,24 +39,24 @@ LabelsOption = Annotated[
     typer.Option(help="Label file of --images, or the ImageNet devkit (.tar.gz, or its ground truth)."),
 ]
 
-MethodOption = Annotated[MethodName | None, typer.Option(help="How ranges are set.")]
-FractionOption = Annotated[float | None, typer.Option(help="Share of the values a percentile range keeps.")]
-TargetOption = Annotated[TargetName | None, typer.Option(help="What will run the model.")]
+MethodOption = Annotated[MethodName | None, typer.Option(help="Calibration method.")]
+FractionOption = Annotated[float | None, typer.Option(help="Fraction of values that a percentile range keeps.")]
+TargetOption = Annotated[TargetName | None, typer.Option(help="Runtime or compiler of the int8 model.")]
 PerChannelOption = Annotated[
     bool | None, typer.Option("--per-channel/--per-tensor", help="Weight scales, one per channel or per tensor.")
 ]
 ActivationsOption = Annotated[
-    Literal["uint8", "int8"] | None, typer.Option(help="Integers of activations: uint8 is affine, int8 symmetric.")
+    Literal["uint8", "int8"] | None, typer.Option(help="Type of activations: uint8 is affine, int8 symmetric.")
 ]
 WeightBitsOption = Annotated[int | None, typer.Option(help="8, or 7 for processors without VNNI.")]
-PowerOfTwoOption = Annotated[bool | None, typer.Option(help="Weight thresholds as powers of two.")]
+PowerOfTwoOption = Annotated[bool | None, typer.Option(help="Round weight thresholds up to powers of two.")]
 KeepOutliersOption = Annotated[
     bool,
-    typer.Option("--keep-outliers", help="Set ranges for all images, also for the few that go far beyond all others."),
+    typer.Option("--keep-outliers", help="Include outlier images when ranges are set."),
 ]
 RequireCoverageOption = Annotated[
     str | None,
-    typer.Option(help="Least share of the multiply-adds that must be int8, e.g. 95%; exit code 21 if less is."),
+    typer.Option(help="Minimum share of the multiply-adds in int8, e.g. 95%; exit code 21 if it is not reached."),
 ]
 DeviceOption = Annotated[
     str,
@@ -68,7 +68,7 @@ DeviceOption = Annotated[
     ),
 ]
 BatchOption = Annotated[
-    int, typer.Option(min=1, help="Images that run together; a batch size fixed by the model takes precedence.")
+    int, typer.Option(min=1, help="Images per batch; a batch size fixed by the model takes precedence.")
 ]
 ProviderOption = Annotated[
     list[str] | None,
@@ -84,19 +84,19 @@ ClusterOption = Annotated[
         "ray://HOST:PORT, or local:N, which starts N workers on this machine. The results are the same.",
     ),
 ]
-OutputOption = Annotated[str | None, typer.Option(metavar="NAME", help="Output that holds the class scores.")]
+OutputOption = Annotated[str | None, typer.Option(metavar="NAME", help="Name of the output with the class scores.")]
 InputOption = Annotated[
     list[str] | None,
     typer.Option(
-        "--input", metavar="NAME=VALUE", help="Fix an input beside the image: a number, true, false, or a .npy file."
+        "--input", metavar="NAME=VALUE", help="Fix an input other than the image: number, true, false or .npy file."
     ),
 ]
 SkipOption = Annotated[list[str] | None, typer.Option(help="Leave in float: node name, glob, re:..., conv:INDEX.")]
 PresetOption = Annotated[
     str | None,
     typer.Option(
-        help="Preprocessing: imagenet, vacc (what the card computes), cifar10, digits, or a file: YAML with ops, a "
-        "vamc build file, or vdsp_params.json."
+        help="Preprocessing: imagenet, vacc (that of the card), cifar10, digits, or a file: YAML with ops, a vamc "
+        "build file, or vdsp_params.json."
     ),
 ]
 ExifOption = Annotated[

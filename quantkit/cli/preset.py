@@ -1,4 +1,4 @@
-"""``quantkit preset``: show presets, and make preset files from the configs of public hubs."""
+"""``quantkit preset``: show presets, and create preset files from the configs of public hubs."""
 
 import sys
 from pathlib import Path
@@ -12,7 +12,7 @@ from quantkit.cli.show import print_files, print_next, print_notes
 if TYPE_CHECKING:
     from quantkit.config.pipeline import Pipeline
 
-preset = sub_app("preset", "Preprocessing: show presets, make preset files from hub configs.")
+preset = sub_app("preset", "Show preprocessing presets, and create preset files from hub configs.")
 
 OutOption = Annotated[Path | None, typer.Option(help="Preset file to write.", show_default="standard output")]
 
@@ -34,7 +34,7 @@ def from_hf(
     config: Annotated[Path, typer.Argument(metavar="preprocessor_config.json", help="Config of a Hugging Face model.")],
     out: OutOption = None,
 ) -> None:
-    """Make a preset from the preprocessor config of a Hugging Face model."""
+    """Create a preset from the preprocessor config of a Hugging Face model."""
     from quantkit.workflows.hub_presets import preset_from_hugging_face
 
     found = preset_from_hugging_face(config)
@@ -47,7 +47,7 @@ def from_timm(
     config: Annotated[Path, typer.Argument(metavar="config.json", help="Config of a timm model.")],
     out: OutOption = None,
 ) -> None:
-    """Make a preset from the config of a timm model."""
+    """Create a preset from the config of a timm model."""
     from quantkit.workflows.hub_presets import preset_from_timm
 
     found = preset_from_timm(config)
@@ -61,7 +61,7 @@ def from_torchvision(
     weights: Annotated[str, typer.Option(help="Member of its weights enum, or DEFAULT.")] = "DEFAULT",
     out: OutOption = None,
 ) -> None:
-    """Make a preset from published torchvision weights; needs the extra ``torch``."""
+    """Create a preset from published torchvision weights; needs the extra ``torch``."""
     from quantkit.workflows.hub_presets import preset_from_torchvision
 
     _put(preset_from_torchvision(network, weights), f"torchvision {network}, weights {weights}", out)

@@ -1,4 +1,4 @@
-"""How the command line shows progress: a bar on a terminal, lines at intervals elsewhere, JSON events on request."""
+"""Progress display of the command line: a bar on a terminal, lines at intervals elsewhere, JSON events on request."""
 
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -21,14 +21,14 @@ from quantkit.cli.show import print_configuration
 from quantkit.cli.terminal import Session, errors, session
 from quantkit.progress import Progress, ProgressCallback
 
-# Seconds between two lines of one command where standard error is no terminal.
+# Seconds between two lines of a command if standard error is not a terminal.
 LINE_INTERVAL_S = 10.0
 # Seconds between two events of one task.
 EVENT_INTERVAL_S = 1.0
 
 
 class _Rate(ProgressColumn):
-    """Finished items a second."""
+    """Finished items per second."""
 
     def render(self, task: Task) -> Text:
         speed = task.finished_speed or task.speed
@@ -56,7 +56,7 @@ class BarProgress:
         return count
 
     def message(self, text: str) -> None:
-        """Show a message behind the name of the task; with ``--verbose`` as a line of its own too."""
+        """Show a message after the name of the task; with ``--verbose`` also on a separate line."""
         if session.verbose:
             self._bar.console.print(text, style="dim", markup=False, soft_wrap=True)
         for task in self._bar.task_ids:
@@ -69,7 +69,7 @@ class LineProgress:
     Args:
         write: prints a line.
         clock: returns seconds.
-        interval_s: least time between two lines.
+        interval_s: minimum time between two lines, in seconds.
         verbose: print messages too.
     """
 
@@ -86,7 +86,7 @@ class LineProgress:
         self._lock = threading.Lock()
 
     def task(self, name: str, unit: str) -> ProgressCallback:
-        """Begin a task; printed where nothing was printed for an interval."""
+        """Begin a task; printed if nothing was printed for an interval."""
         start_s, printed = self._clock(), False
         if start_s - self._last_s >= self._interval_s:
             self._put(name)
@@ -126,7 +126,7 @@ class EventProgress:
 
     Args:
         to: receives the events.
-        interval_s: least time between two events of a task; its first and its last are always written.
+        interval_s: minimum time between two events of a task, in seconds; its first and last are always written.
     """
 
     def __init__(self, to: Session, interval_s: float = EVENT_INTERVAL_S) -> None:
@@ -178,7 +178,7 @@ class _All:
 
 
 class _AtFirstTask:
-    """Calls a function when the first task begins: what is wrong with the arguments is known by then."""
+    """Calls a function when the first task begins; by then the arguments have been validated."""
 
     def __init__(self, announce: Callable[[], None]) -> None:
         self._announce = announce
@@ -200,10 +200,10 @@ class _AtFirstTask:
 
 @contextmanager
 def show_progress(configuration: Mapping[str, object] | None = None) -> Iterator[Progress]:
-    """Give what shows the progress of the block, as the global options say.
+    """Yield the progress display of the block, as selected by the global options.
 
     Args:
-        configuration: merged settings of the command, printed when the work begins.
+        configuration: effective settings of the command, printed when the work begins.
     """
     first = _AtFirstTask(lambda: print_configuration(configuration or {}))
     with _receivers() as receivers:

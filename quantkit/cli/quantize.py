@@ -38,7 +38,7 @@ def quantize(
     target: TargetOption = None,
     out: Annotated[
         Path | None,
-        typer.Option(help="Where to write.", show_default="int8.onnx or int8-METHOD.onnx in the run folder"),
+        typer.Option(help="ONNX file to write.", show_default="int8.onnx or int8-METHOD.onnx in the run folder"),
     ] = None,
     per_channel: PerChannelOption = None,
     activations: ActivationsOption = None,
@@ -49,14 +49,16 @@ def quantize(
         bool,
         typer.Option(
             "--bias-correction/--no-bias-correction",
-            help="Correct biases on the calibration images where they are found and it helps.",
+            help="Correct biases on the calibration images, if available, where it reduces the error.",
         ),
     ] = True,
     keep_outliers: KeepOutliersOption = False,
-    explain: Annotated[bool, typer.Option("--explain", help="List every operator: how, or why not.")] = False,
+    explain: Annotated[
+        bool, typer.Option("--explain", help="List how each operator is quantized, or why it is not.")
+    ] = False,
     require_coverage: RequireCoverageOption = None,
 ) -> None:
-    """Solve the ranges by another method, from the statistics, and write the int8 model."""
+    """Compute the ranges by another method from the statistics of a run, and write the int8 model."""
     from quantkit.targets import parse_target
     from quantkit.workflows.project import find_run, load_project
     from quantkit.workflows.quantize import QuantizeOptions

@@ -27,7 +27,7 @@ def relink(
         ),
     ] = None,
 ) -> None:
-    """Record where the model, calibration set or images of a run are now, after a check by digest."""
+    """Record new locations of the model, calibration set or images of a run, after checking their digests."""
     from quantkit.runs.location import relink as step
 
     if model is None and set_ is None and images is None:

@@ -22,13 +22,13 @@ def report(
     ] = None,
     images: Annotated[Path | None, typer.Option(help="Folder of evaluation images.")] = None,
     labels: Annotated[Path | None, typer.Option(help="Label file of --images.")] = None,
-    names: Annotated[Path | None, typer.Option(help="Class names, one a line.")] = None,
+    names: Annotated[Path | None, typer.Option(help="Class names, one per line.")] = None,
     exclude: Annotated[Path | None, typer.Option(help="Calibration set whose images are left out.")] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Maximum number of evaluation images.")] = None,
-    latency: Annotated[bool, typer.Option("--latency", help="Time the models too, in turn, one thread.")] = False,
-    threads: Annotated[int | None, typer.Option(help="Workers.")] = None,
+    latency: Annotated[bool, typer.Option("--latency", help="Measure latency too, on one thread.")] = False,
+    threads: Annotated[int | None, typer.Option(help="Number of worker threads.")] = None,
 ) -> None:
-    """Write one HTML report of a run: all its models compared with fp32, drift, sensitivity, tuning, coverage."""
+    """Write an HTML report of a run: its models compared with fp32, drift, sensitivity, tuning, coverage."""
     from quantkit.workflows.project import load_project, run_of_subject
     from quantkit.workflows.report import report_run
 

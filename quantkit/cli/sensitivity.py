@@ -45,8 +45,10 @@ def sensitivity(
             help="Order of the layers: noise of the layer alone in int8, noise saved by it alone in float, or accuracy."
         ),
     ] = "isolated",
-    count: Annotated[int | None, typer.Option(min=1, help="Images to use.", show_default="a few dozen")] = None,
-    top: Annotated[int | None, typer.Option(min=1, help="Print so many layers; files hold all.")] = None,
+    count: Annotated[int | None, typer.Option(min=1, help="Number of images.", show_default="a few dozen")] = None,
+    top: Annotated[
+        int | None, typer.Option(min=1, help="Maximum number of layers to print; files contain all.")
+    ] = None,
     method: MethodOption = None,
     fraction: FractionOption = None,
     target: TargetOption = None,
@@ -57,16 +59,16 @@ def sensitivity(
     skip: SkipOption = None,
     bias_correction: Annotated[
         bool,
-        typer.Option("--bias-correction/--no-bias-correction", help="With the run's correction of biases, or not."),
+        typer.Option("--bias-correction/--no-bias-correction", help="Apply the run's bias correction."),
     ] = True,
     keep_outliers: KeepOutliersOption = False,
     images: ImagesOption = None,
     skip_damaged: SkipDamagedOption = False,
     labels: LabelsOption = None,
-    names: Annotated[Path | None, typer.Option(help="Class names, one a line.")] = None,
+    names: Annotated[Path | None, typer.Option(help="Class names, one per line.")] = None,
     exclude: Annotated[Path | None, typer.Option(help="Calibration set whose images are left out.")] = None,
     cluster: ClusterOption = None,
-    threads: Annotated[int | None, typer.Option(help="Workers.")] = None,
+    threads: Annotated[int | None, typer.Option(help="Number of worker threads.")] = None,
     json: Annotated[Path | None, typer.Option(help="Write all figures as JSON.")] = None,
     csv: Annotated[Path | None, typer.Option(help="Write the table as CSV.")] = None,
     html: Annotated[Path | None, typer.Option(help="Write a page with the table and its bars.")] = None,
@@ -83,7 +85,7 @@ def sensitivity(
     from quantkit.workflows.sensitivity_decision import compare_command, decide, quantize_command
 
     if subject is not None and run is not None:
-        raise UsageError("a run was given twice", where="--run", fix="give one")
+        raise UsageError("a run was given twice", where="--run", fix="give it once")
     project = load_project(Path())
     own_images = by == "accuracy" and images is None
     found_by = project.images if own_images else images
@@ -122,7 +124,7 @@ def sensitivity(
             progress=progress,
         )
     decision = decide(found)
-    # Files first: a reader of the screen that goes away, as head does, must not cost them.
+    # Files are written first, so that a closed pipe (`head`) does not lose them.
     if json is not None:
         write_json(json, found.to_json() | {"decision": decision.to_json()})
     if csv is not None:
@@ -147,7 +149,7 @@ def sensitivity(
 
 
 def _table(found: "Sensitivity", top: int | None) -> "Table":
-    """Return one row a layer; with labels, accuracy stands in place of operator and noise."""
+    """Return one row per layer; with labels, accuracy replaces operator and noise."""
     from quantkit.report.names import Name
     from quantkit.report.tables import plain_table, share
 
@@ -158,7 +160,7 @@ def _table(found: "Sensitivity", top: int | None) -> "Table":
     for heading in ("layer", "node") if labelled else ("layer", "node", "op"):
         table.add_column(heading, no_wrap=heading != "node")
     figures = ("Δ top-1, points", "agree") if labelled else ("dB", "KL", "noise")
-    # The kind stands over the first of its figures only, which leaves room for the names of nodes.
+    # The kind is a heading of its first figure only, which leaves room for the names of nodes.
     headings = [
         f"{'' if index else kind}\n{name}" for kind in ("isolated", "left out") for index, name in enumerate(figures)
     ]

@@ -1,4 +1,4 @@
-"""What several commands print alike: notes, coverage, written files, percentages."""
+"""Output that several commands share: notes, coverage, written files, percentages."""
 
 import os
 import shlex
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @contextmanager
 def despite_closed_pipe() -> Iterator[None]:
-    """Print in the block; a reader that goes away, as ``head`` does, ends the block and no more is printed."""
+    """Print in the block; a closed pipe, as with ``head``, ends the block silently."""
     try:
         yield
         sys.stdout.flush()
@@ -29,24 +29,24 @@ def despite_closed_pipe() -> Iterator[None]:
 
 
 def print_preset_notes(preset: str | None, project: "Project") -> None:
-    """Print on standard error what had to be inferred to read the preset from a file of the vendor's."""
+    """Print on standard error what was inferred to read the preset from a vendor file."""
     from quantkit.workflows.project import notes_of_preset
 
     print_notes(notes_of_preset(preset, project), to_errors=True)
 
 
 def spread(counts: Collection[int]) -> str:
-    """Return ``5`` where all counts are alike, else ``1 to 5``."""
+    """Return ``5`` if all counts are equal, else ``1 to 5``."""
     least, most = min(counts), max(counts)
     return f"{least}" if least == most else f"{least} to {most}"
 
 
 def print_notes(notes: Iterable[str], *, to_errors: bool = False) -> None:
-    """Print notes: one line for all of a kind, with ``--verbose`` each of them, with ``--quiet`` none.
+    """Print notes: one line per kind, every note with ``--verbose``, none with ``--quiet``.
 
     Args:
-        notes: of a step.
-        to_errors: print on standard error, where standard output is a file that was asked for.
+        notes: notes of a step.
+        to_errors: print on standard error, because standard output carries a file.
     """
     where = errors if to_errors else console
     for group in grouped(notes):
@@ -61,11 +61,11 @@ def print_notes(notes: Iterable[str], *, to_errors: bool = False) -> None:
 
 
 def print_files(files: Iterable[Path], *, in_folder: Path | None = None) -> None:
-    """Print which files a command wrote; nothing with ``--quiet``.
+    """Print the files that a command wrote; nothing with ``--quiet``.
 
     Args:
-        files: that were written.
-        in_folder: print the names of files in this folder alone, and the folder once.
+        files: the written files.
+        in_folder: print files in this folder by name, and the folder once.
     """
     paths = list(files)
     session.event("wrote", files=[str(path) for path in paths])
@@ -87,10 +87,10 @@ def print_next(*words: str | Path) -> None:
 
 
 def print_configuration(values: Mapping[str, object]) -> None:
-    """Print the merged settings of a command, one a line, on standard error; nothing with ``--quiet``.
+    """Print the effective settings of a command on standard error, one per line; nothing with ``--quiet``.
 
     Args:
-        values: by name; None and empty ones are left out.
+        values: settings by name; None and empty values are left out.
     """
     given = {name: _plain(value) for name, value in values.items() if value is not None and value not in ((), {}, "")}
     if not given:
@@ -123,7 +123,7 @@ def _plain(value: object) -> str:
 
 
 def print_coverage(covered: "Coverage") -> None:
-    """Print how much is int8 in one line, as a warning where that is little; with ``--verbose`` each layer in float."""
+    """Print how much is int8, as a warning if it is little; with ``--verbose`` also each layer in float."""
     warning = "warning: " if covered.is_low else ""
     console.print(f"{warning}{covered}", soft_wrap=True, markup=False, style="yellow" if covered.is_low else None)
     if session.verbose:
@@ -132,22 +132,22 @@ def print_coverage(covered: "Coverage") -> None:
 
 
 def parse_percent(text: str | None, option: str, *, all_allowed: bool = False) -> float | None:
-    """Return percent from ``0.5%`` or the share ``0.005``.
+    """Return the percentage of ``0.5%`` or of the fraction ``0.005``.
 
     Args:
-        text: as typed, None where it was not given.
-        option: its name.
-        all_allowed: take 100 %, too.
+        text: value of the option, None if it was not given.
+        option: name of the option.
+        all_allowed: accept 100 %, too.
 
     Raises:
-        UsageError: it is neither, or lies outside 0 to 100 percent.
+        UsageError: the text has neither form, or is outside 0 to 100 percent.
     """
     if text is None:
         return None
     try:
         percent = float(text.removesuffix("%")) * (1.0 if text.endswith("%") else 100.0)
     except ValueError:
-        raise UsageError(f"{text!r} is no percentage", where=option, fix="write it as 0.5%") from None
+        raise UsageError(f"invalid percentage {text!r}", where=option, fix="write it as 0.5%") from None
     if not (0.0 <= percent < 100.0 or (all_allowed and percent == 100.0)):
         raise UsageError(f"{text} is not between 0% and 100%", where=option, fix="write half a percent as 0.5%")
     return percent

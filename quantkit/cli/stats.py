@@ -1,4 +1,4 @@
-"""``quantkit stats``: what a statistics file holds, two merged, two compared."""
+"""``quantkit stats``: show, merge and compare statistics files."""
 
 from pathlib import Path
 from typing import Annotated
@@ -9,14 +9,14 @@ from quantkit.cli.app import sub_app
 from quantkit.cli.show import print_files, print_next
 from quantkit.cli.terminal import console
 
-stats = sub_app("stats", "Statistics files: what they hold, merged, and compared.")
+stats = sub_app("stats", "Show, merge and compare statistics files.")
 
 _File = Annotated[Path, typer.Argument(help="statistics.safetensors of a run.")]
 
 
 @stats.command()
 def show(file: _File) -> None:
-    """List every tensor: how many values, their extremes, zeros, and where the statistics come from."""
+    """List every tensor with its number of values, extremes and zeros, and the provenance of the file."""
     from rich.table import Table
 
     from quantkit.report.names import Name
@@ -43,7 +43,7 @@ def show(file: _File) -> None:
     console.print(f"{len(statistics.tensors)} tensors over {len(statistics.images)} images")
     for row in statistics.outliers:
         far = statistics.outlier_ratio[row]
-        console.print(f"image {statistics.images[row][:12]} goes {far:.0f} times as far as the median image")
+        console.print(f"image {statistics.images[row][:12]}: outlier ratio {far:.0f}")
     console.print(f"model {made.model_sha256[:16]}, preprocessing {made.pipeline_sha256[:16]}")
     console.print(f"by quantkit {made.quantkit} on onnxruntime {made.onnxruntime}")
     for method in statistics.convergence[-1].movement if statistics.convergence else ():
@@ -55,14 +55,14 @@ def show(file: _File) -> None:
 @stats.command()
 def merge(
     files: Annotated[list[Path], typer.Argument(help="Statistics of disjoint shards of one calibration set.")],
-    out: Annotated[Path, typer.Option(help="Where to write.")],
+    out: Annotated[Path, typer.Option(help="Statistics file to write.")],
 ) -> None:
-    """Add statistics of shards: the result is what one pass over all their images gives, bit for bit."""
+    """Merge statistics of shards. The result is bit-identical to one pass over all their images."""
     from quantkit.errors import UsageError
     from quantkit.stats.file import load_statistics, save_statistics
 
     if len(files) < 2:
-        raise UsageError("merging takes at least two files")
+        raise UsageError("merging needs at least two files")
     merged, _ = load_statistics(files[0])
     for file in files[1:]:
         merged = merged.merge(load_statistics(file)[0])
@@ -74,7 +74,7 @@ def merge(
 
 @stats.command()
 def diff(one: _File, other: _File) -> None:
-    """Say in what two files differ: provenance, images, and the extremes of every tensor that differs."""
+    """Show how two files differ: provenance, images, and the extremes of every tensor that differs."""
     from rich.table import Table
 
     from quantkit.report.names import Name
@@ -91,7 +91,7 @@ def diff(one: _File, other: _File) -> None:
     console.print(f"images: {len(first.images)} and {len(second.images)}, {shared} in both")
     table = Table(box=None, pad_edge=False)
     table.add_column("tensor")
-    for heading in ("min, max", "of the other"):
+    for heading in ("min, max", "min, max of the other"):
         table.add_column(heading, no_wrap=True)
     names = dict.fromkeys([*first.tensors, *second.tensors])
     for name in names:

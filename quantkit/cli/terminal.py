@@ -1,4 +1,4 @@
-"""What a command prints, and the options that every command takes: quiet, verbose, log file, JSON events."""
+"""Console output and the global options of all commands: quiet, verbose, log file, JSON events."""
 
 import io
 import json
@@ -22,13 +22,13 @@ _LOG = logging.getLogger("quantkit.cli")
 
 
 class TeeConsole(Console):
-    """A console that copies what it prints to the log file.
+    """A console that copies its output to the log file.
 
     A closed pipe is left to the caller; rich would end the program with code 1, whatever happened.
     """
 
     def on_broken_pipe(self) -> None:
-        """Raise what the caller handles."""
+        """Raise an exception for the caller to handle."""
         raise BrokenPipeError
 
     def print(self, *objects: Any, **options: Any) -> None:
@@ -48,7 +48,7 @@ errors = TeeConsole(stderr=True, highlight=False)
 
 @dataclass
 class Session:
-    """The global options of one command line.
+    """The global options of a command line.
 
     Attributes:
         quiet: print results, warnings and errors only.
@@ -70,11 +70,11 @@ class Session:
 
     @property
     def events_on_stderr(self) -> bool:
-        """Whether JSON events go to standard error, where nothing else may go then."""
+        """Whether JSON events go to standard error, which then carries nothing else."""
         return self._events is not None and not self._closes_events
 
     def open_log(self, path: Path) -> None:
-        """Append to a log file from now on.
+        """Start appending to a log file.
 
         Raises:
             OutputError: the file cannot be written.
@@ -90,12 +90,12 @@ class Session:
         _LOG.propagate = False
 
     def log(self, text: str) -> None:
-        """Write a line to the log file, where there is one."""
+        """Write a line to the log file, if there is one."""
         if self._handler is not None:
             _LOG.info("%s", text)
 
     def open_events(self, path: Path) -> None:
-        """Write JSON events to a file from now on, ``-`` for standard error.
+        """Start writing JSON events to a file, ``-`` for standard error.
 
         Raises:
             OutputError: the file cannot be written.
@@ -109,7 +109,7 @@ class Session:
             raise OutputError(f"the event file cannot be written ({reason(error)})", where=path) from error
 
     def event(self, name: str, **values: Any) -> None:
-        """Write one event, a JSON object on a line of its own: ``time``, ``event`` and the values."""
+        """Write one event, a JSON object on one line: ``time``, ``event`` and the values."""
         if self._events is None:
             return
         plain = {"time": datetime.now(UTC).isoformat(timespec="milliseconds"), "event": name, **values}

@@ -41,9 +41,9 @@ def tune(
     subject: Annotated[
         Path | None, typer.Argument(metavar="[RUN or MODEL]", help="Run folder of quantkit calibrate, or its model.")
     ] = None,
-    max_drop: Annotated[float, typer.Option(min=0.0, help="Largest loss of top-1, in points.")] = 0.5,
+    max_drop: Annotated[float, typer.Option(min=0.0, help="Largest accepted loss of top-1, in points.")] = 0.5,
     min_agreement: Annotated[
-        float | None, typer.Option(min=0.0, max=100.0, help="Least agreement with fp32, in percent; none by default.")
+        float | None, typer.Option(min=0.0, max=100.0, help="Minimum agreement with fp32, in percent; none by default.")
     ] = None,
     target: TargetOption = None,
     time: Annotated[str | None, typer.Option(help="Stop after this time, such as 10m; no limit by default.")] = None,
@@ -55,13 +55,13 @@ def tune(
     images: ImagesOption = None,
     skip_damaged: SkipDamagedOption = False,
     labels: LabelsOption = None,
-    names: Annotated[Path | None, typer.Option(help="Class names, one a line.")] = None,
+    names: Annotated[Path | None, typer.Option(help="Class names, one per line.")] = None,
     exclude: Annotated[Path | None, typer.Option(help="Calibration set whose images are left out.")] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Maximum number of evaluation images.")] = None,
     per_channel: PerChannelOption = None,
     skip: SkipOption = None,
     keep_outliers: KeepOutliersOption = False,
-    max_float: Annotated[str, typer.Option(help="Largest share of the multiply-adds left in float.")] = "10%",
+    max_float: Annotated[str, typer.Option(help="Maximum share of the multiply-adds left in float.")] = "10%",
     max_skips: Annotated[
         int | None,
         typer.Option(min=0, help="Maximum number of layers left in float.", show_default="no limit; 3 for vacc"),
@@ -81,7 +81,7 @@ def tune(
     fresh: Annotated[bool, typer.Option("--fresh", help="Ignore cached trials.")] = False,
     require_coverage: RequireCoverageOption = None,
     cluster: ClusterOption = None,
-    threads: Annotated[int | None, typer.Option(help="Workers.")] = None,
+    threads: Annotated[int | None, typer.Option(help="Number of worker threads.")] = None,
     json: Annotated[Path | None, typer.Option(help="Write the trials and the result as JSON.")] = None,
 ) -> None:
     """Find the cheapest int8 model within an accuracy budget. Resumable."""
@@ -149,7 +149,7 @@ def parse_seconds(text: str | None) -> float | None:
     """Return the seconds of ``90s``, ``10m`` or ``1.5h``; a bare number is seconds.
 
     Raises:
-        UsageError: it is none of these.
+        UsageError: the text has none of these forms.
     """
     if text is None:
         return None
@@ -167,13 +167,13 @@ def _run(
     project: "Project",
     progress: "Progress",
 ) -> Path:
-    """Return the run to tune; a model that has none is calibrated first, where a set is given."""
+    """Return the run to tune; a model without a run is calibrated first, if a set is given."""
     from quantkit.workflows.calibrate import calibrate
     from quantkit.workflows.project import run_of_subject
     from quantkit.workflows.resolve import calibration_settings
 
     if subject is not None and run is not None and set_ is None:
-        raise UsageError("a run was given twice", where="--run", fix="give one")
+        raise UsageError("a run was given twice", where="--run", fix="give it once")
     if set_ is None:
         if preset is not None:
             raise UsageError("a calibrated run has its own preprocessing", where="--preset", fix="give --set too")

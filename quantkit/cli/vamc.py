@@ -26,12 +26,12 @@ _STYLES = {"error": "red", "warning": "yellow", "note": "dim"}
 @vamc.command()
 def check(
     files: Annotated[list[Path], typer.Argument(help="Build files of either dialect, or folders of them.")],
-    model: Annotated[Path | None, typer.Option(help="ONNX model to check against, not the file's checkpoint.")] = None,
+    model: Annotated[Path | None, typer.Option(help="ONNX model to check against, instead of the checkpoint.")] = None,
     vdsp: Annotated[Path | None, typer.Option(help="vdsp_params.json that goes with the file.")] = None,
     json_: Annotated[bool, typer.Option("--json", help="Print everything as JSON.")] = False,
-    notes: Annotated[bool, typer.Option("--notes", help="Print what was not checked, too.")] = False,
+    notes: Annotated[bool, typer.Option("--notes", help="Also print what was not checked.")] = False,
 ) -> None:
-    """Check build files: every fault with its line and its fix. Ends with exit code 10 where there is an error."""
+    """Check build files, and print each fault with its line and its fix. The exit code is 10 if there are errors."""
     from quantkit.vendors.vacc.check import build_files, check_file
     from quantkit.vendors.vacc.onnx_facts import read_facts
     from quantkit.vendors.vacc.vdsp import load_vdsp
@@ -49,7 +49,7 @@ def check(
     else:
         _print_reports(reports, notes=notes)
         if found.others:
-            console.print(f"{len(found.others)} YAML files that are no build files were skipped", soft_wrap=True)
+            console.print(f"{len(found.others)} YAML files that are not build files were skipped", soft_wrap=True)
     if wrong:
         raise VendorFileError(f"{wrong} of {len(reports)} build files have errors")
 
@@ -58,9 +58,9 @@ def check(
 def convert(
     file: Annotated[Path, typer.Argument(help="Build file of either dialect.")],
     to: Annotated[DialectName, typer.Option(help="The dialect to write.")],
-    out: Annotated[Path | None, typer.Option(help="Where to.", show_default="standard output")] = None,
+    out: Annotated[Path | None, typer.Option(help="File to write.", show_default="standard output")] = None,
 ) -> None:
-    """Write a build file in the other dialect, and say what could not be said."""
+    """Convert a build file to the other dialect, and report what it cannot express."""
     from quantkit.vendors.vacc.convert import convert as converted
     from quantkit.vendors.vacc.document import Document
 
@@ -71,8 +71,8 @@ def convert(
 
 @vamc.command()
 def write(
-    run: Annotated[Path | None, typer.Option(help="Run folder: model, images, preprocessing, choices.")] = None,
-    model: Annotated[Path | None, typer.Option(help="fp32 ONNX model, where there is no run.")] = None,
+    run: Annotated[Path | None, typer.Option(help="Run folder: model, images, preprocessing, options.")] = None,
+    model: Annotated[Path | None, typer.Option(help="fp32 ONNX model, if there is no run.")] = None,
     calibration_folder: Annotated[
         Path | None, typer.Option(help="Folder of calibration images, or of npz tensors.")
     ] = None,
@@ -82,26 +82,29 @@ def write(
     method: Annotated[
         MethodName | None, typer.Option(help="How ranges are set.", show_default="the run's, or percentile")
     ] = None,
-    fraction: Annotated[float | None, typer.Option(help="Share of the values a percentile range keeps.")] = None,
+    fraction: Annotated[float | None, typer.Option(help="Fraction of values that a percentile range keeps.")] = None,
     per_channel: Annotated[
         bool | None, typer.Option("--per-channel/--per-tensor", help="Weight scales, one per channel or per tensor.")
     ] = None,
-    weight_scale: Annotated[Literal["max", "power2"] | None, typer.Option(help="How weight scales are chosen.")] = None,
+    weight_scale: Annotated[Literal["max", "power2"] | None, typer.Option(help="Rule for weight scales.")] = None,
     skip_conv: Annotated[list[int] | None, typer.Option(help="Leave this convolution in float, by index.")] = None,
-    suffix: Annotated[str | None, typer.Option(help="Of the calibration files.", show_default="looked up")] = None,
-    count: Annotated[int | None, typer.Option(help="Calibration files to take.", show_default="all")] = None,
+    suffix: Annotated[
+        str | None, typer.Option(help="Suffix of the calibration files.", show_default="that of the files")
+    ] = None,
+    count: Annotated[int | None, typer.Option(help="Number of calibration files.", show_default="all")] = None,
     softmax: Annotated[bool, typer.Option("--softmax", help="Append a softmax.")] = False,
     dtype: Annotated[
-        Literal["int8", "fp16"], typer.Option(help="Precision; fp16 has no calibration and no calibration images.")
+        Literal["int8", "fp16"], typer.Option(help="Precision; fp16 needs no calibration images.")
     ] = "int8",
     cluster_mode: Annotated[
-        int | None, typer.Option(help="Compiler option.", show_default="the vendor's files have 0. Left out")
+        int | None, typer.Option(help="Compiler option.", show_default="not written; the vendor's files have 0")
     ] = None,
     data_transport_mode: Annotated[
-        int | None, typer.Option(help="Compiler option.", show_default="the vendor's files have 1 or 3. Left out")
+        int | None, typer.Option(help="Compiler option.", show_default="not written; the vendor's files have 1 or 3")
     ] = None,
     skip_matmul: Annotated[
-        list[int] | None, typer.Option(help="Leave this matrix product in float, by the vendor's index.", min=0)
+        list[int] | None,
+        typer.Option(help="Leave this matrix product in float, by the vendor's index.", min=0),
     ] = None,
     calibrate_chunk_by: Annotated[
         int | None,
@@ -111,13 +114,14 @@ def write(
         bool, typer.Option("--overflow-adaptive", help="Write overflow_adaptive: 1, as for language models.")
     ] = False,
     name: Annotated[
-        str | None, typer.Option(help="Of the compiled model.", show_default="the model's file name (fp16: NAME_fp16)")
+        str | None,
+        typer.Option(help="Name of the compiled model.", show_default="the model's file name (fp16: NAME_fp16)"),
     ] = None,
-    workspace: Annotated[str, typer.Option(help="Where the compiled model goes.")] = "./deploy_weights/",
-    vdsp: Annotated[Path | None, typer.Option(help="Write the card's preprocessing, vdsp_params.json, here.")] = None,
-    out: Annotated[Path | None, typer.Option(help="Where to.", show_default="standard output")] = None,
+    workspace: Annotated[str, typer.Option(help="Folder of the compiled model.")] = "./deploy_weights/",
+    vdsp: Annotated[Path | None, typer.Option(help="Also write the card's preprocessing, vdsp_params.json.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Build file to write.", show_default="standard output")] = None,
 ) -> None:
-    """Write the build file of a run, or of a model. With both --suffix and --count the folder need not be here."""
+    """Write the build file of a run or of a model. With --suffix and --count the image folder need not exist here."""
     from quantkit.config.method import Percentile, parse_method
     from quantkit.files import write_text
     from quantkit.vendors.vacc.card_preprocessing import card_warning
@@ -173,7 +177,7 @@ def write(
     elif model is None:
         raise UsageError("no model was given", where="--model", fix="give --model, or --run of a calibrated run")
     elif options.precision == "fp16":
-        # The preprocessing only fixes the sides that the model leaves free, and the card's file.
+        # The preprocessing only determines free dimensions of the model, and vdsp_params.json.
         pipeline = _pipeline(preset) if preset is not None or vdsp is not None else None
         build = vamc_fp16(model, pipeline, options)
     else:
@@ -215,13 +219,13 @@ def tensors(
     images: Annotated[
         str, typer.Argument(metavar="PLACE", help="Calibration set (.csv), or images: a folder, an archive, a URL, ...")
     ],
-    model: Annotated[Path, typer.Option(help="fp32 ONNX model that reads them.")],
+    model: Annotated[Path, typer.Option(help="fp32 ONNX model that takes the tensors.")],
     out: Annotated[Path, typer.Option(help="Folder to write; the build file's --calibration-folder.")],
     preset: PresetOption = None,
     exif: ExifOption = None,
     skip_damaged: SkipDamagedOption = False,
 ) -> None:
-    """Write calibration images as npz tensors, preprocessed as quantkit does it."""
+    """Write calibration images as npz tensors, preprocessed by quantkit."""
     from quantkit.data.calibration_set import CalibrationSet
     from quantkit.data.folder import find_images
     from quantkit.vendors.vacc.calibration_tensors import write_calibration_tensors
@@ -245,10 +249,10 @@ def show_vdsp(
     files: Annotated[list[Path] | None, typer.Argument(help="vdsp_params.json files to describe.")] = None,
     preset: PresetOption = None,
     out: Annotated[
-        Path | None, typer.Option(help="Where to write that of --preset.", show_default="standard output")
+        Path | None, typer.Option(help="File to write with --preset.", show_default="standard output")
     ] = None,
 ) -> None:
-    """Say what preprocessing the card's files are; or, with --preset, write the file for a preprocessing."""
+    """Describe the preprocessing of vdsp_params.json files; with --preset, write the file of a preset."""
     from quantkit.vendors.vacc.vdsp import describe, load_vdsp, recognise
 
     if bool(files) == (preset is not None):

@@ -1,4 +1,4 @@
-"""``quantkit vamp``: data for the vendor's runner, and what it answered."""
+"""``quantkit vamp``: inputs for the vendor's runner, and the accuracy of its results."""
 
 from pathlib import Path
 from typing import Annotated
@@ -19,20 +19,22 @@ vamp = sub_app("vamp", "Inputs for the VACC card's runner, and accuracy from its
 def inputs(
     images: SomeImagesOption,
     out: Annotated[Path, typer.Option(help="Folder to write: CLASS/NAME.npz, and the datalist.")],
-    labels: Annotated[Path | None, typer.Option(help="Label file, where folders and names do not tell.")] = None,
+    labels: Annotated[Path | None, typer.Option(help="Label file, if folder and file names are no labels.")] = None,
     names: Annotated[
-        Path | None, typer.Option(help="Class names, one a line in class-index order, for labels that are names.")
+        Path | None, typer.Option(help="Class names, one per line in class-index order, if labels are names.")
     ] = None,
-    run: Annotated[Path | None, typer.Option(help="Run folder whose preprocessing the card is to compute.")] = None,
+    run: Annotated[Path | None, typer.Option(help="Run folder; its preprocessing is checked against the card.")] = None,
     preset: PresetOption = None,
     exif: ExifOption = None,
-    datalist: Annotated[Path | None, typer.Option(help="The list.", show_default="npz_datalist.txt in --out")] = None,
+    datalist: Annotated[
+        Path | None, typer.Option(help="Datalist to write.", show_default="npz_datalist.txt in --out")
+    ] = None,
     skip_broken: Annotated[
-        bool, typer.Option("--skip-broken", help="Go on without undecodable images and damaged parts of archives.")
+        bool, typer.Option("--skip-broken", help="Skip undecodable images and damaged parts of archives.")
     ] = False,
-    threads: Annotated[int | None, typer.Option(help="Workers.")] = None,
+    threads: Annotated[int | None, typer.Option(help="Number of worker threads.")] = None,
 ) -> None:
-    """Write every image un-resized as npz, and the datalist. Interrupted, the same command goes on.
+    """Write every image un-resized as npz, and the datalist. Resumable.
 
     The class folder is the WordNet id of ImageNet-1k, else the image's own class folder, else the class index. With
     --run, --preset or a preset in quantkit.yaml the preprocessing is checked against what the card can compute.
@@ -80,14 +82,14 @@ def inputs(
 def command(
     build: Annotated[Path | None, typer.Argument(help="Build file of the model.")] = None,
     vdsp: Annotated[
-        Path | None, typer.Option(help="vdsp_params.json of the model.", show_default="the one beside the build file")
+        Path | None, typer.Option(help="vdsp_params.json of the model.", show_default="in the folder of the build file")
     ] = None,
-    model: Annotated[str | None, typer.Option(help="Compiled model, DIR/mod; told from the build file else.")] = None,
-    datalist: Annotated[Path, typer.Option(help="List of inputs.")] = Path("npz_datalist.txt"),
+    model: Annotated[str | None, typer.Option(help="Compiled model, DIR/mod; by default from the build file.")] = None,
+    datalist: Annotated[Path, typer.Option(help="Datalist of the inputs.")] = Path("npz_datalist.txt"),
     results: Annotated[Path, typer.Option(help="Folder for the results.")] = Path("npz_output"),
     instances: Annotated[int, typer.Option("-i", "--instances", help="Model instances on the card.")] = 8,
-    processes: Annotated[int, typer.Option("-p", "--processes", help="Processes that feed them.")] = 1,
-    batch: Annotated[int, typer.Option("-b", "--batch", help="Images in a batch.")] = 22,
+    processes: Annotated[int, typer.Option("-p", "--processes", help="Processes that feed the instances.")] = 1,
+    batch: Annotated[int, typer.Option("-b", "--batch", help="Images per batch.")] = 22,
 ) -> None:
     """Print the command lines that measure speed and accuracy on the card."""
     from quantkit.vendors.vacc.command import VampRun, compiled_model, picture_size, vdsp_beside
@@ -99,7 +101,7 @@ def command(
     spec = None if document is None else read_spec(document)
     if model is None:
         if spec is None or document is None:
-            raise UsageError("which compiled model?", where="--model", fix="give --model DIR/mod, or the build file")
+            raise UsageError("no compiled model given", where="--model", fix="give --model DIR/mod, or the build file")
         model = compiled_model(spec, dialect_of(document))
     params = Path(vdsp or vdsp_beside(build))
     run = VampRun(
@@ -122,16 +124,16 @@ def evaluate(
     labels: Annotated[
         Path | None,
         typer.Option(
-            help="imagenet.txt (class names, one a line), or IMAGE INDEX lines; not needed for folders of WordNet ids."
+            help="imagenet.txt (one class name per line), or IMAGE INDEX lines; not needed for folders of WordNet ids."
         ),
     ] = None,
     results: Annotated[Path | None, typer.Option(help="Folder of vamp --path_output.")] = None,
-    datalist: Annotated[Path | None, typer.Option(help="List that run was given.")] = None,
-    text: Annotated[Path | None, typer.Option(help="In place of --results: a text file of the vendor's.")] = None,
+    datalist: Annotated[Path | None, typer.Option(help="Datalist of that vamp run.")] = None,
+    text: Annotated[Path | None, typer.Option(help="Text file of the vendor, instead of --results.")] = None,
     text_run: Annotated[
-        int | None, typer.Option(help="Which run of --text, where several were appended: 1 the first, -1 the last.")
+        int | None, typer.Option(help="Run of --text to read, if it has several: 1 is the first, -1 the last.")
     ] = None,
-    out: Annotated[Path | None, typer.Option(help="Write the answers as the vendor's text file.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Write the results as the vendor's text file.")] = None,
     skip_damaged: Annotated[bool, typer.Option("--skip-damaged", help="Evaluate without unreadable results.")] = False,
 ) -> None:
     """Print top-1 and top-5 of the card's results, and write them as text."""
@@ -146,7 +148,7 @@ def evaluate(
     if text is not None:
         accuracy = read_relay_text(text, labels, text_run)
     elif results is None or datalist is None:
-        raise UsageError("which results?", where="--results", fix="give --results and --datalist, or --text")
+        raise UsageError("no results were given", where="--results", fix="give --results and --datalist, or --text")
     else:
         outputs = pair_outputs(results, datalist)
         with show_progress() as progress:

@@ -1,1 +1,1 @@
-"""What a run is made of, as typed and validated data: pipelines, methods, and the project file."""
+"""Configuration as validated data: preprocessing pipelines, calibration methods, the project file."""

@@ -1,4 +1,4 @@
-"""Arguments as people write them in Python, made into what the steps work with: paths as text, and clear refusals."""
+"""Validates and converts Python arguments."""
 
 import os
 from pathlib import Path
@@ -11,14 +11,14 @@ _T = TypeVar("_T")
 
 
 def as_path(value: object, name: str) -> Path:
-    """Return a path of text or a path-like object.
+    """Return a path given as a string or path-like object.
 
     Args:
-        value: what was given.
-        name: of the argument, for the message.
+        value: the argument.
+        name: name of the argument, for the message.
 
     Raises:
-        UsageError: it is something else, such as a list of files.
+        UsageError: the argument has another type, such as a list of files.
     """
     if isinstance(value, str | os.PathLike):
         text = os.fspath(value)
@@ -32,15 +32,15 @@ def optional_path(value: None, name: str) -> None: ...
 @overload
 def optional_path(value: object, name: str) -> Path | None: ...
 def optional_path(value: object, name: str) -> Path | None:
-    """Return a path as `as_path` does, None for None."""
+    """Return a path as in `as_path`, None for None."""
     return None if value is None else as_path(value, name)
 
 
 def path_or(kind: type[_T], value: object, name: str) -> _T | Path:
-    """Return an object of the kind as it is, anything else as `as_path` does.
+    """Return an object of the type unchanged, anything else as in `as_path`.
 
     Raises:
-        UsageError: it is neither.
+        UsageError: the argument has another type.
     """
     if isinstance(value, kind):
         return value
@@ -50,10 +50,10 @@ def path_or(kind: type[_T], value: object, name: str) -> _T | Path:
 
 
 def require(kind: type[_T], value: object, name: str) -> _T:
-    """Return an object of the kind.
+    """Return an object of the type.
 
     Raises:
-        UsageError: it is something else.
+        UsageError: the argument has another type.
     """
     if isinstance(value, kind):
         return value

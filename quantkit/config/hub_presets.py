@@ -15,9 +15,9 @@ from quantkit.errors import ConfigError
 _RESAMPLE: dict[int, Interpolation] = {
     0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic", 4: "box", 5: "hamming",
 }  # fmt: skip
-# Processors for which one number is the shorter side; for all others it is both sides.
+# Processors that resize the shorter side to a single number; all others resize both sides to it.
 _SHORTER_SIDE = ("ConvNext", "CLIP", "MobileNetV1", "MobileNetV2", "Bit", "MobileViT")
-# Processors that resize or scale by rules of their own.
+# Processors with special rules to resize or scale.
 _REFUSED = ("Levit", "PoolFormer")
 # From this size on ConvNext squashes instead of cropping.
 _CONVNEXT_SQUASHED = 384
@@ -27,11 +27,11 @@ _TIMM_CROP = 0.875
 
 @dataclass(frozen=True)
 class HubPreset:
-    """A preset that was read from a hub's config.
+    """A preset from a hub's config.
 
     Attributes:
         pipeline: the preprocessing.
-        notes: what had to be inferred.
+        notes: what was inferred.
     """
 
     pipeline: Pipeline
@@ -46,7 +46,7 @@ def preset_of_hugging_face(config: Mapping[str, Any], where: object) -> HubPrese
         where: the file, for messages.
 
     Raises:
-        ConfigError: a key is missing or of the wrong kind, or the processor cannot be expressed as operations.
+        ConfigError: a key is missing or has the wrong type, or the processor cannot be expressed as operations.
 
     Example:
         >>> config = {"image_processor_type": "ViTImageProcessor", "size": 224, "image_mean": [0.5], "image_std": [0.5]}
@@ -54,9 +54,9 @@ def preset_of_hugging_face(config: Mapping[str, Any], where: object) -> HubPrese
         (224, 224)
     """
     kind = str(config.get("image_processor_type") or config.get("feature_extractor_type") or "")
-    notes = [] if kind else ["no image_processor_type: one number of size is taken for both sides"]
+    notes = [] if kind else ["no image_processor_type: a single number of size is used for both sides"]
     if refused := [name for name in _REFUSED if kind.startswith(name)]:
-        raise ConfigError(f"{refused[0]} resizes by a rule of its own", where=where, fix="write a preset with ops")
+        raise ConfigError(f"{refused[0]} resizes by a special rule", where=where, fix="write a preset with ops")
     if config.get("rescale_offset"):
         raise ConfigError("rescale_offset cannot be expressed", where=where, fix="write a preset with ops")
     bgr = bool(config.get("do_flip_channel_order"))
@@ -73,7 +73,7 @@ def preset_of_hugging_face(config: Mapping[str, Any], where: object) -> HubPrese
     ops.append(ToTensor(divisor=divisor))
     if config.get("do_normalize", True):
         mean, std = (_channels(config.get(name), name, where) for name in ("image_mean", "image_std"))
-        # The means of a flipped image stay in the order of the channels that the model reads.
+        # The means of a flipped image are in the channel order of the model.
         ops.append(Normalize(mean=mean, std=std))
     return HubPreset(Pipeline(ops=tuple(ops)), tuple(notes))
 
@@ -86,7 +86,7 @@ def preset_of_timm(config: Mapping[str, Any], where: object) -> HubPreset:
         where: the file, for messages.
 
     Raises:
-        ConfigError: a key is missing or of the wrong kind, or the crop mode cannot be expressed.
+        ConfigError: a key is missing or has the wrong type, or the crop mode cannot be expressed.
 
     Example:
         >>> config = {"input_size": [3, 224, 224], "crop_pct": 0.9, "mean": [0.5] * 3, "std": [0.5] * 3}
@@ -95,15 +95,15 @@ def preset_of_timm(config: Mapping[str, Any], where: object) -> HubPreset:
     """
     given = config.get("pretrained_cfg", config)
     if not isinstance(given, Mapping):
-        raise ConfigError("pretrained_cfg: should hold keys with values", where=where)
+        raise ConfigError("pretrained_cfg: must be a mapping", where=where)
     size = given.get("input_size")
     if not (isinstance(size, list | tuple) and len(size) == 3 and all(isinstance(side, int) for side in size)):
-        raise ConfigError("input_size: should be [channels, height, width]", where=where, fix="give timm's config.json")
+        raise ConfigError("input_size: must be [channels, height, width]", where=where, fix="give timm's config.json")
     channels, height, width = size
     notes = []
     for key, default in (("crop_pct", _TIMM_CROP), ("interpolation", "bilinear")):
         if given.get(key) is None:
-            notes.append(f"no {key}: {default}, as timm takes it")
+            notes.append(f"no {key}: {default}, the default of timm")
     crop = _number(given.get("crop_pct") or _TIMM_CROP, "crop_pct", where)
     name = given.get("interpolation") or "bilinear"
     if name not in _RESAMPLE.values():
@@ -115,7 +115,7 @@ def preset_of_timm(config: Mapping[str, Any], where: object) -> HubPreset:
         ops.append(Resize(size=scaled, interpolation=name))
     elif mode == "center":
         if height != width:
-            raise ConfigError("input_size: is not square, and crop_mode is center", where=where)
+            raise ConfigError("input_size: must be square for crop_mode center", where=where)
         ops.append(Resize(size=scaled[0], interpolation=name))
     else:
         raise ConfigError(f"crop_mode: {mode!r} cannot be expressed", where=where, fix="write a preset with ops")
@@ -128,10 +128,10 @@ def preset_of_timm(config: Mapping[str, Any], where: object) -> HubPreset:
 def _interpolation(config: Mapping[str, Any], where: object, notes: list[str]) -> Interpolation:
     number = config.get("resample")
     if number is None:
-        notes.append("no resample: bilinear, as most image processors take it")
+        notes.append("no resample: bilinear, the default of most image processors")
         return "bilinear"
     if not isinstance(number, int) or number not in _RESAMPLE:
-        raise ConfigError(f"resample: {number!r} is no filter of pillow (0 to 5)", where=where)
+        raise ConfigError(f"resample: {number!r} is not a filter of pillow (0 to 5)", where=where)
     return _RESAMPLE[number]
 
 
@@ -163,16 +163,16 @@ def _both_sides(value: object, key: str, where: object) -> tuple[int, int]:
 def _whole(value: object, key: str, where: object) -> int:
     if isinstance(value, int) and not isinstance(value, bool) and value > 0:
         return value
-    raise ConfigError(f"{key}: should be a size in pixels, not {value!r:.40}", where=where)
+    raise ConfigError(f"{key}: must be a size in pixels, not {value!r:.40}", where=where)
 
 
 def _number(value: object, key: str, where: object) -> float:
     if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value) and value > 0:
         return float(value)
-    raise ConfigError(f"{key}: should be a number above 0, not {value!r:.40}", where=where)
+    raise ConfigError(f"{key}: must be a number above 0, not {value!r:.40}", where=where)
 
 
 def _channels(value: object, key: str, where: object) -> tuple[float, ...]:
     if isinstance(value, list | tuple) and value and all(isinstance(one, int | float) for one in value):
         return tuple(float(one) for one in value)
-    raise ConfigError(f"{key}: should be a list of numbers, one a channel, not {value!r:.40}", where=where)
+    raise ConfigError(f"{key}: must be a list of numbers, one per channel, not {value!r:.40}", where=where)

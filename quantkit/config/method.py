@@ -1,4 +1,4 @@
-"""Calibration methods as data; `quantkit.stats.solve` turns statistics into a range by one of them."""
+"""Calibration methods as data; `quantkit.stats.solve` computes ranges by them."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -8,7 +8,7 @@ from quantkit.errors import UsageError
 
 @dataclass(frozen=True, kw_only=True)
 class MinMax:
-    """The observed minimum and maximum.
+    """Range from the observed minimum to the observed maximum.
 
     Example:
         >>> import quantkit
@@ -19,10 +19,10 @@ class MinMax:
 
 @dataclass(frozen=True, kw_only=True)
 class Percentile:
-    """Cut off the rarest values.
+    """Range that cuts off the rarest values.
 
     Attributes:
-        fraction: share of the values that the range keeps, in (0.5, 1].
+        fraction: fraction of the values inside the range, in (0.5, 1].
         of: ``magnitude`` cuts the largest ``|x|``, ``value`` cuts half of the rest at either end; ``auto`` takes
             magnitude for a symmetric scheme and value for an affine one.
 
@@ -38,19 +38,19 @@ class Percentile:
     def __post_init__(self) -> None:
         if not isinstance(self.fraction, int | float) or not 0.5 < self.fraction <= 1.0:
             raise UsageError(
-                f"the percentile fraction must lie in (0.5, 1], not {self.fraction}",
+                f"the percentile fraction must be in (0.5, 1], not {self.fraction}",
                 fix="99.999 percent is written 0.99999",
             )
 
 
 @dataclass(frozen=True, kw_only=True)
 class Kl:
-    """Least Kullback-Leibler divergence between the histogram and its quantized self.
+    """Range with the smallest Kullback-Leibler divergence between the histogram and its quantized version.
 
     Attributes:
-        definition: ``tensorrt`` (2048 bins of ``|x|``, 128 levels), ``relay`` (8001 bins on [-T, T], 255 levels, what
-            the VACC compiler descends from), ``ort`` (onnxruntime's search with 2048 bins and 255 levels); ``auto``
-            takes the target's own.
+        definition: ``tensorrt`` (2048 bins of ``|x|``, 128 levels), ``relay`` (8001 bins on [-T, T], 255 levels; the
+            VACC compiler is based on Relay), ``ort`` (onnxruntime's search with 2048 bins and 255 levels), or ``auto``
+            for that of the target.
 
     Example:
         >>> import quantkit
@@ -63,7 +63,7 @@ class Kl:
 
 @dataclass(frozen=True, kw_only=True)
 class Mse:
-    """Least expected squared error of the quantizer over the histogram.
+    """Range with the smallest expected squared quantization error over the histogram.
 
     Example:
         >>> import quantkit
@@ -88,7 +88,7 @@ def method_name(method: Method) -> str:
 
 
 def as_method(method: "Method | str | None") -> Method:
-    """Return a method given as a value or by its name, percentile for None.
+    """Return a method given as a value or by name, percentile for None.
 
     Raises:
         UsageError: no such method.
@@ -104,15 +104,15 @@ def as_method(method: "Method | str | None") -> Method:
 
 
 def parse_method(name: str, *, fraction: float | None = None) -> Method:
-    """Return the method of a command-line name.
+    """Return the method with a command-line name.
 
     Raises:
-        UsageError: no such method, or a fraction for a method that has none.
+        UsageError: there is no such method, or a fraction is given for a method without one.
     """
     if name not in METHODS:
         raise UsageError(f"there is no method {name!r}", where="--method", fix=f"choose one of {', '.join(METHODS)}")
     if fraction is None:
         return METHODS[name]()
     if name != "percentile":
-        raise UsageError(f"the method {name} takes no fraction", where="--fraction", fix="use --method percentile")
+        raise UsageError(f"the method {name} has no fraction", where="--fraction", fix="use --method percentile")
     return Percentile(fraction=fraction)

@@ -1,6 +1,6 @@
-"""Preprocessing as data: an ordered list of operations, the same for calibration, evaluation and the vendor's files.
+"""Preprocessing as data: an ordered list of operations for calibration, evaluation and the vendor's files.
 
-Nothing here touches an image; `quantkit.data.preprocess` executes a pipeline.
+`quantkit.data.preprocess` executes a pipeline.
 """
 
 from typing import Annotated, Any, Literal, Self
@@ -23,10 +23,10 @@ class Decode(_Op):
     """Decode a file to 8-bit pixels.
 
     Attributes:
-        mode: channels of the result: three colours, grey (``L``), or either with alpha behind it (``RGBA``, ``BGRA``,
+        mode: channels of the result: three colours, grey (``L``), or either followed by alpha (``RGBA``, ``BGRA``,
             ``LA``); a file without alpha is opaque, 255.
-        exif: turn the picture as its EXIF orientation says. Torchvision does not; OpenCV, and so the vendor's
-            ``image2npz`` step, does.
+        exif: apply the EXIF orientation. Torchvision does not apply it; OpenCV, and so the vendor's ``image2npz`` step,
+            does.
 
     Example:
         >>> import quantkit
@@ -45,23 +45,23 @@ class Decode(_Op):
 
     @property
     def pillow_mode(self) -> str:
-        """The mode that pillow decodes to, colours in the order red, green, blue."""
+        """The mode that pillow decodes to, with colours in RGB order."""
         return self.mode.replace("BGR", "RGB")
 
     @property
     def is_bgr(self) -> bool:
-        """Whether the order of the colours is blue, green, red."""
+        """Whether the colours are in BGR order."""
         return self.mode.startswith("BGR")
 
 
 class Resize(_Op):
-    """Resize; one number keeps the aspect and sets the shorter side, ``[height, width]`` squashes.
+    """Resize; a single number sets the shorter side and keeps the aspect, ``[height, width]`` does not keep it.
 
     Attributes:
         size: shorter side in pixels, or ``(height, width)``.
-        interpolation: the filter, pillow's and torchvision's names.
-        antialias: widen the filter when shrinking, as pillow does; without it the filter samples at its own
-            width as OpenCV and the card do (bilinear and nearest only).
+        interpolation: the filter, by its name in pillow and torchvision.
+        antialias: widen the filter when shrinking, as pillow does; without antialias the filter keeps its width, as in
+            OpenCV and on the card (bilinear and nearest only).
 
     Example:
         >>> import quantkit
@@ -76,7 +76,7 @@ class Resize(_Op):
 
 
 class CenterCrop(_Op):
-    """Cut ``(height, width)`` from the middle; a smaller picture is padded with zeros first, as torchvision does.
+    """Crop ``(height, width)`` from the center; a smaller image is first padded with zeros, as in torchvision.
 
     Example:
         >>> import quantkit
@@ -94,7 +94,7 @@ class CenterCrop(_Op):
 
 
 class Pad(_Op):
-    """Pad to a square with a constant, the picture in the middle (the vendor's ``pad_to_square``).
+    """Pad to a square with a constant, with the image in the center (the vendor's ``pad_to_square``).
 
     Example:
         >>> import quantkit
@@ -107,7 +107,7 @@ class Pad(_Op):
 
 
 class EvenSides(_Op):
-    """Shrink an odd height or width by one pixel, bilinear without antialias, as the vendor's vsx script does.
+    """Shrink an odd height or width by one pixel, bilinear without antialias, as in the vendor's vsx script.
 
     Example:
         >>> import quantkit
@@ -119,10 +119,10 @@ class EvenSides(_Op):
 
 
 class ToTensor(_Op):
-    """Turn ``[H, W, C]`` uint8 into ``[C, H, W]`` float32.
+    """Convert ``[H, W, C]`` uint8 to ``[C, H, W]`` float32.
 
     Attributes:
-        divisor: what each value is divided by: 255 as torchvision does, 1 to keep 0..255.
+        divisor: divisor of each value: 255 as in torchvision, 1 to keep 0..255.
 
     Example:
         >>> import quantkit
@@ -135,7 +135,7 @@ class ToTensor(_Op):
 
 
 class Normalize(_Op):
-    """``(x - mean[c]) / std[c]`` for each channel, in float32; one number is the same for every channel.
+    """``(x - mean[c]) / std[c]`` for each channel, in float32; a single number applies to every channel.
 
     Example:
         >>> import quantkit
@@ -150,7 +150,7 @@ class Normalize(_Op):
     @model_validator(mode="before")
     @classmethod
     def _numbers(cls, values: Any) -> Any:
-        """Take a number for the same value in every channel."""
+        """Accept a single number for all channels."""
         if not isinstance(values, dict):
             return values
         lengths = [len(one) for name in ("mean", "std") if isinstance(one := values.get(name), list | tuple)]
@@ -171,11 +171,10 @@ PipelineOp = Annotated[Decode | Resize | CenterCrop | Pad | EvenSides | ToTensor
 
 
 class Pipeline(BaseModel):
-    """From a file to the ``[C, H, W]`` float32 the model reads.
+    """Preprocessing from a file to the ``[C, H, W]`` float32 input of a model.
 
-    The order is fixed where it must be: decode first, then any number of resize, crop, pad and even_sides, then
-    to_tensor, then at most one normalize. Without any operation (`READY_ARRAYS`) it says that the images are arrays
-    which need none.
+    The order is decode, then any number of resize, crop, pad and even_sides, then to_tensor, then at most one
+    normalize. A pipeline without operations (`READY_ARRAYS`) is for arrays that need no preprocessing.
 
     Attributes:
         ops: the operations in order.
@@ -194,7 +193,7 @@ class Pipeline(BaseModel):
     @field_validator("ops", mode="after")
     @classmethod
     def _every_channel(cls, ops: tuple[PipelineOp, ...]) -> tuple[PipelineOp, ...]:
-        """Repeat the one mean and the one std of a normalization for every channel."""
+        """Repeat a single mean and std for every channel."""
         if not (ops and isinstance(ops[0], Decode)):
             return ops
         channels = ops[0].channels
@@ -223,7 +222,9 @@ class Pipeline(BaseModel):
             ConfigError: there are no operations.
         """
         if not self.ops:
-            raise ConfigError("ready arrays were used, and no preprocessing is known", fix="calibrate with --preset")
+            raise ConfigError(
+                "the images were arrays, and their preprocessing is unknown", fix="calibrate with --preset"
+            )
         decode = self.ops[0]
         assert isinstance(decode, Decode)
         return decode
@@ -243,14 +244,14 @@ class Pipeline(BaseModel):
 
     @property
     def output_size(self) -> tuple[int, int] | None:
-        """``(height, width)`` of the result where the ops fix it, else None (every image keeps its own)."""
+        """``(height, width)`` of the result if it is fixed, None if it depends on the image."""
         size: tuple[int, int] | None = None
         for op in self.ops:
             match op:
                 case Resize(size=(height, width)):
                     size = (height, width)
                 case Resize(size=int(side)):
-                    # Keeping the aspect fixes both sides only of what is already square.
+                    # If the aspect is kept, both sides are known only for squares.
                     size = (side, side) if size is not None and size[0] == size[1] else None
                 case CenterCrop(size=crop):
                     size = crop
@@ -278,11 +279,11 @@ def _side(value: object) -> str:
 
 
 def even(side: int) -> int:
-    """Return the side, in pixels, that `EvenSides` makes of a side; a side of one pixel stays."""
+    """Return the side in pixels after `EvenSides`; a side of one pixel is kept."""
     return max(side // 2 * 2, 1)
 
 
-# Of images that are ready float32 arrays: nothing is done to them.
+# For images that are float32 arrays and need no preprocessing.
 READY_ARRAYS = Pipeline(ops=())
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -310,8 +311,8 @@ def imagenet_pipeline(resize: int = 256, crop: int = 224, interpolation: Interpo
 
 PRESETS: dict[str, Pipeline] = {
     "imagenet": imagenet_pipeline(),
-    # What the VACC card computes for most of the vendor's ImageNet classifiers: a squash to 256 x 256, sampled as
-    # OpenCV does.
+    # The preprocessing of the VACC card for most of the vendor's ImageNet classifiers: a resize to 256 x 256 without
+    # keeping the aspect, sampled as in OpenCV.
     "vacc": Pipeline(
         ops=(
             Decode(),

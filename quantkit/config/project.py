@@ -1,4 +1,4 @@
-"""The project file, ``quantkit.yaml``: what a folder's commands need, so that they need nothing more."""
+"""The project file, ``quantkit.yaml``: defaults for the commands in its folder."""
 
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -17,26 +17,26 @@ class Project(BaseModel):
     """All keys of ``quantkit.yaml``; paths are relative to its folder.
 
     Attributes:
-        version: of this format.
+        version: version of the format.
         model: fp32 ONNX file.
         preset: name of a preset, or a file: YAML with ``ops``, a vamc build file or a vdsp_params.json.
-        ops: the preprocessing itself, in place of a preset.
-        exif: apply the EXIF orientation of images, or ignore it; as the preset says by default.
+        ops: operations of the preprocessing, instead of a preset.
+        exif: whether to apply the EXIF orientation of images; by default as set by the preset.
         set: calibration set manifest.
-        images: evaluation images: a folder, an archive, parquet, shards, or a URL; without it, the rest of the images
-            that the set was drawn from.
+        images: evaluation images: a folder, an archive, parquet, shards, or a URL; by default the other images of the
+            source that the set was drawn from.
         labels: label file of the evaluation images.
-        names: class names, one a line.
+        names: class names, one per line.
         method: minmax, percentile, kl or mse.
-        fraction: of the percentile.
+        fraction: fraction of the percentile method.
         target: ort, tensorrt or vacc.
         per_channel: one weight scale per output channel.
-        skip: layers left in floating point: names, globs, ``re:`` patterns, or ``conv:`` indices.
-        run: run folder.
-        dialect: of the vamc YAML.
-        calibration_folder: where the calibration images lie for the vendor's compiler.
-        output: name of the output that holds the class scores.
-        inputs: values of the inputs beside the image, by name: numbers, or paths of ``.npy`` files.
+        skip: layers left in float: names, globs, ``re:`` patterns, or ``conv:`` indices.
+        run: the run folder.
+        dialect: dialect of the vamc YAML.
+        calibration_folder: folder of the calibration images for the vendor's compiler.
+        output: name of the output with the class scores.
+        inputs: values of the other inputs, by name: numbers, or paths of ``.npy`` files.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -71,11 +71,11 @@ class Project(BaseModel):
     def _usable_paths(self) -> Self:
         for name, value in self:
             if isinstance(value, str | Path) and "\0" in str(value):
-                raise ValueError(f"{name} holds a zero byte, which no file name does")
+                raise ValueError(f"{name} contains a zero byte, which file names cannot have")
         return self
 
     def under(self, folder: Path) -> "Project":
-        """Return the project with its paths taken from a folder."""
+        """Return the project with its paths resolved relative to a folder."""
         fields = ("model", "set", "labels", "names", "run", "calibration_folder")
         moved = {name: folder / path for name in fields if (path := getattr(self, name)) is not None}
         if self.images is not None and "://" not in self.images:
@@ -85,10 +85,10 @@ class Project(BaseModel):
 
 
 def parse_project(text: str, where: object) -> Project:
-    """Return the project that a YAML text describes.
+    """Return the project of a YAML text.
 
     Raises:
-        ConfigError: not YAML, an unknown key (the nearest known one is named), or a value of the wrong kind.
+        ConfigError: not YAML, an unknown key (the message names the nearest known one), or a value of the wrong type.
     """
     values = parse_yaml(text, where)
     try:
@@ -105,15 +105,15 @@ def parse_pipeline(text: str, where: object) -> Pipeline:
     """
     values = parse_yaml(text, where)
     if set(values) != {"ops"}:
-        raise ConfigError("a preprocessing file holds the one key ops", where=where)
+        raise ConfigError("a preprocessing file has the single key ops", where=where)
     return pipeline_of_ops(values["ops"], where)
 
 
 def pipeline_of_ops(ops: Any, where: object) -> Pipeline:
-    """Return the pipeline of a list of operations as plain data.
+    """Return the pipeline of a list of operations given as plain data.
 
     Raises:
-        ConfigError: an operation that does not exist, a wrong value, or a wrong order.
+        ConfigError: an unknown operation, an invalid value, or a wrong order.
     """
     try:
         pipeline = Pipeline(ops=ops)
@@ -125,11 +125,11 @@ def pipeline_of_ops(ops: Any, where: object) -> Pipeline:
 
 
 def as_pipeline(pipeline: Pipeline | AnyPath) -> Pipeline:
-    """Return preprocessing given as a value, by the name of a preset, or as a YAML file with ``ops``.
+    """Return preprocessing given as a value, as the name of a preset, or as a YAML file with ``ops``.
 
     Raises:
         ConfigError: no such preset, or not a valid pipeline.
-        UsageError: it is none of these.
+        UsageError: the argument has another type.
     """
     if isinstance(pipeline, Pipeline):
         return pipeline

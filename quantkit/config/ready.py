@@ -1,4 +1,4 @@
-"""The ready-made project files that ship with quantkit: ``configs/``, which the package holds by a link."""
+"""The ready-made project files that ship with quantkit, in ``configs/``."""
 
 from importlib import resources
 from pathlib import Path
@@ -11,14 +11,14 @@ _SUFFIX = ".yaml"
 
 
 def ready_configs() -> dict[str, str]:
-    """Return the text of each ready-made project file by its name, sorted."""
+    """Return the text of each ready-made project file by name, sorted."""
     files = (resources.files("quantkit") / "configs").iterdir()
     texts = {file.name.removesuffix(_SUFFIX): file.read_text("utf-8") for file in files if file.name.endswith(_SUFFIX)}
     return dict(sorted(texts.items()))
 
 
 def title(text: str) -> str:
-    """Return what a project file says of itself: its first line."""
+    """Return the title of a project file, its first line."""
     return text.partition("\n")[0].removeprefix("#").strip()
 
 
@@ -26,8 +26,8 @@ def write_ready_config(name: str, folder: Path) -> Path:
     """Write a ready-made project file into a folder, as ``quantkit.yaml``.
 
     Raises:
-        UsageError: there is no such file, or the folder has a ``quantkit.yaml``, which is left as it is.
-        OutputError: it cannot be written.
+        UsageError: there is no such file, or the folder has a ``quantkit.yaml``, which is not overwritten.
+        OutputError: the file cannot be written.
     """
     configs = ready_configs()
     if name not in configs:

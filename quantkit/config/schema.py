@@ -1,4 +1,4 @@
-"""The JSON schema of ``quantkit.yaml``, for editors that check and complete it."""
+"""The JSON schema of ``quantkit.yaml``, for validation and completion in editors."""
 
 import re
 from inspect import cleandoc
@@ -10,7 +10,7 @@ from quantkit.config.pipeline import Pipeline
 from quantkit.config.project import PROJECT_FILE, Project
 
 _DRAFT = "https://json-schema.org/draft/2020-12/schema"
-# One number stands for several, which the types of the parsed values do not show.
+# A single number is accepted for several, which the types of the parsed values do not show.
 _SINGLE_NUMBERS: tuple[tuple[str, str, dict[str, Any]], ...] = (
     ("CenterCrop", "size", {"type": "integer", "exclusiveMinimum": 0}),
     ("Normalize", "mean", {"type": "number"}),
@@ -45,6 +45,6 @@ def project_schema() -> dict[str, Any]:
 
 
 def _descriptions(model: type[BaseModel]) -> dict[str, str]:
-    """Return what the docstring of a model says of each of its fields."""
+    """Return the description of each field from the docstring of a model."""
     text = cleandoc(model.__doc__ or "").partition("Attributes:")[2]
     return {name: " ".join(words.split()) for name, words in _ATTRIBUTE.findall(text)}

@@ -1,4 +1,4 @@
-"""YAML text into plain data: no tags, no anchors, no repeated keys, and faults with their line."""
+"""Parses YAML text into plain data; tags, anchors and repeated keys are errors with line numbers."""
 
 import json
 import re
@@ -16,21 +16,21 @@ from quantkit.config.nearest import nearest
 from quantkit.errors import ConfigError
 from quantkit.files import reason
 
-# Larger than any file of settings a person writes.
+# Larger than any hand-written settings file.
 _MAX_BYTES = 1 << 18
-# No file of settings, and none of the vendor's build files, has ten.
+# No settings file and no build file of the vendor has ten levels.
 MAX_DEPTH = 100
 _MAX_FAULTS = 10
-# Plain words that YAML reads as something else than text.
+# Plain words that YAML does not read as text.
 _RESERVED = frozenset({"true", "false", "yes", "no", "on", "off", "null", "y", "n"})
 
 
 class RefusedYamlError(Exception):
-    """YAML that a parser would take, and that nothing can be done with.
+    """Valid YAML that is not accepted.
 
     Args:
         words: what is wrong.
-        line: where, counted from 1.
+        line: line number, counted from 1.
     """
 
     def __init__(self, words: str, line: int) -> None:
@@ -39,14 +39,14 @@ class RefusedYamlError(Exception):
 
 
 def events_of(text: str) -> Iterator[Event]:
-    """Yield the events of a YAML text, and stop where it is nested too deeply to go on, or holds what is no text.
+    """Yield the events of a YAML text; raise if it is nested too deeply or contains lone surrogates.
 
-    The parser takes a time that grows with the square of the depth, and recurses. Escapes can write halves of a
-    character (of a surrogate pair), which no file, name or message can hold.
+    The parser is recursive, and its time is quadratic in the depth. Escape sequences can produce lone surrogates, which
+    cannot be encoded in files, names or messages.
 
     Raises:
-        RefusedYamlError: more than `MAX_DEPTH` levels, or half a character.
-        YAMLError: the text is no YAML.
+        RefusedYamlError: more than `MAX_DEPTH` levels, or a lone surrogate.
+        YAMLError: the text is not YAML.
     """
     depth = 0
     for event in YAML(typ="safe", pure=True).parse(text):
@@ -54,15 +54,15 @@ def events_of(text: str) -> Iterator[Event]:
         if depth > MAX_DEPTH:
             raise RefusedYamlError("nested too deeply", event.start_mark.line + 1)
         if isinstance(event, ScalarEvent) and any("\ud800" <= letter <= "\udfff" for letter in event.value):
-            raise RefusedYamlError("an escape writes half a character", event.start_mark.line + 1)
+            raise RefusedYamlError("lone surrogate in escape sequence", event.start_mark.line + 1)
         yield event
 
 
 def parse_yaml(text: str, where: object) -> dict[str, Any]:
-    """Return the mapping that a YAML text holds.
+    """Return the mapping of a YAML text.
 
     Raises:
-        ConfigError: not YAML, not a mapping, or with aliases, tags or repeated keys; names the line.
+        ConfigError: not YAML, not a mapping, or with aliases, tags or repeated keys; the message has the line.
     """
     yaml = YAML(typ="safe", pure=True)
     try:
@@ -81,12 +81,12 @@ def parse_yaml(text: str, where: object) -> dict[str, Any]:
     except (YAMLError, ValueError) as error:
         raise ConfigError(f"not YAML ({' '.join(str(error).split())[:200]})", where=where) from error
     if not isinstance(value, dict):
-        raise ConfigError("should hold keys with values, one a line", where=where, fix="see quantkit init")
+        raise ConfigError("must be a mapping of keys to values", where=where, fix="see quantkit init")
     return value
 
 
 def validation_error(error: ValidationError, known: list[str], where: object) -> ConfigError:
-    """Return all faults of a validation in one line, each with the nearest known word for an unknown one."""
+    """Return all faults of a validation in one line, with the nearest known word for each unknown one."""
     faults = [_fault(one, known) for one in error.errors()]
     if len(faults) == 1:
         [(text, fix)] = faults
@@ -97,7 +97,7 @@ def validation_error(error: ValidationError, known: list[str], where: object) ->
 
 
 def _fault(fault: ErrorDetails, known: list[str]) -> tuple[str, str | None]:
-    """Return what is wrong, and the nearest known word where an unknown one was written."""
+    """Return the fault, and the nearest known word for an unknown one."""
     key = ".".join(str(part) for part in fault["loc"])
     if fault["type"] == "extra_forbidden":
         guess = nearest(str(fault["loc"][-1]), known)
@@ -115,14 +115,14 @@ def _nearest_choice(fault: ErrorDetails) -> str | None:
 
 
 def read_text(path: Path) -> str:
-    """Return the text of a file of settings.
+    """Return the text of a settings file.
 
     Raises:
-        ConfigError: it cannot be read, is no text, or is larger than any file of settings.
+        ConfigError: the file cannot be read, is not text, or is too large.
     """
     try:
         if path.stat().st_size > _MAX_BYTES:
-            raise ConfigError("is larger than any file of settings", where=path)
+            raise ConfigError("too large for a settings file", where=path)
         return path.read_text("utf-8-sig")
     except FileNotFoundError:
         raise ConfigError("there is no such file", where=path) from None
@@ -133,6 +133,6 @@ def read_text(path: Path) -> str:
 
 
 def quoted(text: str) -> str:
-    """Return text as a YAML scalar, in double quotes where a plain one could be read otherwise."""
+    """Return text as a YAML scalar, in double quotes if a plain one would not be read as the same text."""
     plain = re.fullmatch(r"[A-Za-z][A-Za-z0-9_./-]*", text) is not None
     return text if plain and text.lower() not in _RESERVED else json.dumps(text, ensure_ascii=False)

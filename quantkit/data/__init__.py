@@ -1,1 +1,1 @@
-"""Images, preprocessing, calibration sets, ImageNet layouts and labels."""
+"""Image sources, preprocessing, calibration sets, ImageNet layouts and labels."""

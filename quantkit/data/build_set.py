@@ -1,4 +1,4 @@
-"""Build a calibration set: choose by class, look at what was chosen, replace what cannot be used."""
+"""Builds calibration sets: selects images by class, checks them, and replaces unusable ones."""
 
 from collections import defaultdict
 from collections.abc import Sequence
@@ -28,29 +28,29 @@ def build_calibration_set(
     workers: int | None = None,
     progress: Progress | None = None,
 ) -> CalibrationSet:
-    """Choose ``count`` images, as many of each class as the data allows, and check that each can be decoded.
+    """Select a class-balanced set of ``count`` images, and check that each can be decoded.
 
-    An image that cannot be decoded, or whose bytes are those of one already taken, is left out, named, and replaced by
-    the next of its class. The same images, labels and seed give the same set.
+    Images that cannot be decoded, and duplicates, are left out, reported, and replaced by the next image of the class.
+    The same images, labels and seed give the same set.
 
     Args:
         images: a folder, an archive, parquet, shards, a URL, arrays, ...; see `quantkit.data.sources.open.open_source`.
-        labels: label file; absent, the labels come from the names of folders or files (see `find_labelled_images`).
-        names: file of class names, one a line in class-index order.
-        count: how many images to take.
-        seed: another seed draws other images.
-        unlabelled: do not look for labels; draw from all images alike.
+        labels: label file; by default the labels come from the names of folders or files (see `find_labelled_images`).
+        names: file of class names, one per line in class-index order.
+        count: number of images.
+        seed: random seed of the selection.
+        unlabelled: ignore labels, and draw uniformly from all images.
         skip_damaged: use the rest of a damaged source.
         workers: number of threads that decode.
         progress: receives the progress.
 
     Raises:
-        CalibrationSetError: there is no such folder, it holds no images, or fewer usable ones than asked for.
+        CalibrationSetError: there is no such folder, or it has fewer usable images than requested.
         LabelError: labels are missing or malformed.
         UsageError: a count below one.
 
     Example:
-        In the folder that ``quantkit demo`` makes:
+        In the folder written by ``quantkit demo``:
 
         >>> import quantkit
         >>> chosen = quantkit.build_calibration_set("images/calibration", count=20)
@@ -69,9 +69,9 @@ def build_calibration_set(
 def choose_images(
     found: ImageSource, *, count: int, seed: int = 0, workers: int | None = None, progress: Progress | None = None
 ) -> CalibrationSet:
-    """Choose from images already found; see `build_calibration_set`."""
+    """Select from the images of a source; see `build_calibration_set`."""
     if count < 1:
-        raise UsageError(f"cannot choose {count} images", where="--count", fix="give a number from 1 up")
+        raise UsageError(f"invalid number of images {count}", where="--count", fix="give a number from 1 up")
     selector = _Selector(found, count, seed)
     accepted = as_progress(progress).task("decoding", "images")
     while batch := selector.wanted():
@@ -82,12 +82,12 @@ def choose_images(
     return selector.result()
 
 
-# Position of an image in its source, and what a look at it showed.
+# Position of an image in its source, and its examination.
 _Taken = tuple[int, Examined]
 
 
 class _Selector:
-    """Walks the queues of the classes; what is refused frees its place for the next."""
+    """Takes images from the queues of the classes; a rejected image is replaced by the next."""
 
     def __init__(self, found: ImageSource, count: int, seed: int) -> None:
         self._found = found
@@ -106,7 +106,7 @@ class _Selector:
         return len(self._name_by_digest)
 
     def wanted(self) -> list[int]:
-        """Return the positions to examine next: as many of each class as its quota still lacks."""
+        """Return the positions to examine next: the number that each class still lacks."""
         batch: list[int] = []
         for label, quota in balanced_quotas(self._usable, self._count, self._seed).items():
             start = self._looked_at[label]
@@ -116,7 +116,7 @@ class _Selector:
         return batch
 
     def evaluate(self, position: int, examined: Examined) -> None:
-        """Take an image, or leave it out."""
+        """Accept or reject an image."""
         label, name = self._labels[position], self._found.names[position]
         fault = examined.fault
         if not fault and examined.sha256 in self._name_by_digest:
@@ -132,14 +132,14 @@ class _Selector:
         usable = sum(self._usable.values())
         if usable < self._count:
             raise CalibrationSetError(
-                f"{usable} usable images where {self._count} are asked for"
+                f"{usable} usable images, but {self._count} are requested"
                 + (
                     f" ({len(self._left_out)} left out, the first: {_sentence(self._left_out[0])})"
                     if self._left_out
                     else ""
                 ),
                 where=self._found.root,
-                fix=f"ask for {usable} or fewer" if usable else "give a folder of images that can be decoded",
+                fix=f"request {usable} or fewer" if usable else "give a folder of images that can be decoded",
             )
         quotas = balanced_quotas(self._usable, self._count, self._seed)
         taken = interleaved({label: images[: quotas[label]] for label, images in self._taken.items()}, self._seed)
@@ -159,7 +159,7 @@ class _Selector:
 
 
 def _remarks_on_classes(chosen: CalibrationSet, found: ImageSource) -> list[str]:
-    """Say which classes the set lacks, and how unequal it is where the data did not allow better."""
+    """Return remarks on missing classes, and on unequal numbers of images per class."""
     if found.labels is None:
         return []
     remarks = []
@@ -172,12 +172,12 @@ def _remarks_on_classes(chosen: CalibrationSet, found: ImageSource) -> list[str]
         remarks.append(f"{len(lacking)} of {len(present)} classes are not in the set: {_list(lacking, found)}")
     counts = chosen.per_class.values()
     if max(counts) - min(counts) > 1:
-        remarks.append(f"the classes have {min(counts)} to {max(counts)} images, for want of usable ones")
+        remarks.append(f"the classes have {min(counts)} to {max(counts)} images, because some have too few usable ones")
     return remarks
 
 
 def _remarks_on_images(names: Sequence[str], examined: Sequence[Examined]) -> list[str]:
-    """Say which images are no plain colour pictures, or look like another."""
+    """Return remarks on images that are not plain colour images, and on similar images."""
     special: dict[str, list[str]] = defaultdict(list)
     for name, one in zip(names, examined, strict=True):
         for note in one.notes:

@@ -1,4 +1,4 @@
-"""A calibration set: which images, with the digests and labels that make it the same set wherever they are."""
+"""Calibration sets: lists of images with digests and labels, independent of the location of the images."""
 
 import csv
 import hashlib
@@ -38,11 +38,11 @@ _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 @dataclass(frozen=True)
 class CalibrationImage:
-    """One image of a set.
+    """An image of a set.
 
     Attributes:
         name: path below the set's image folder, with forward slashes.
-        sha256: hex digest of the file's bytes; empty in a set that was chosen from labels alone.
+        sha256: hex digest of the file; empty in a set that was selected from labels alone.
         label: class index, or None.
         class_name: name of the class, or empty.
 
@@ -60,7 +60,7 @@ class CalibrationImage:
 
 @dataclass(frozen=True)
 class LeftOut:
-    """An image that was not taken, and why."""
+    """An image that was left out, with the reason."""
 
     name: str
     why: str
@@ -68,22 +68,22 @@ class LeftOut:
 
 @dataclass(frozen=True)
 class CalibrationSet(Records):
-    """A chosen, checked list of images.
+    """A list of selected and checked images.
 
-    The images stand in an order whose every beginning is balanced over the classes too, so the first hundred of a set
-    of a thousand are a fair smaller set.
+    Every prefix of the list is balanced over the classes, so the first hundred images of a set of a thousand are a
+    valid smaller set.
 
     Attributes:
-        root: place that the images' names are of: a folder, an archive, a pattern of shards, or a URL.
+        root: location of the images: a folder, an archive, a pattern of shards, or a URL.
         images: the images.
-        seed: what drew them.
-        source: where the labels came from, in words.
-        left_out: images that were passed over because they cannot be used, with the reason.
-        remarks: what a user should know of the set, such as classes that have no image.
-        opened: the source, if it is open already; needed for arrays, which no file holds.
+        seed: random seed of the selection.
+        source: description of the source of the labels.
+        left_out: unusable images, with the reasons.
+        remarks: remarks for the user, such as classes without images.
+        opened: the source, if it is already open; required for arrays.
 
     Example:
-        In the folder that ``quantkit demo`` makes:
+        In the folder written by ``quantkit demo``:
 
         >>> import quantkit
         >>> len(quantkit.CalibrationSet.load("calibration.csv"))
@@ -103,14 +103,14 @@ class CalibrationSet(Records):
 
     @cached_property
     def items(self) -> tuple[ImageItem, ...]:
-        """The images, in the set's order; of those that are not there, reading raises an `ImageError`.
+        """The images, in the set's order; reading a missing one raises an `ImageError`.
 
         Raises:
-            CalibrationSetError: the place of the images is gone or cannot be read.
+            CalibrationSetError: the location of the images is missing or cannot be read.
         """
         if self.opened is None and isinstance(self.root, Path) and self._in_folder(self.root):
             return tuple(FileItem(self.root / image.name, image.name) for image in self.images)
-        # Damaged parts do not matter as long as the set's own images are there; their digests are compared.
+        # Damaged parts are ignored if the set's images are available; their digests are compared.
         there = (self.opened or open_source(self.root, skip_damaged=True, own_labels=False)).by_name
         return tuple(
             there.get(image.name) or MissingItem(image.name, self.root, "there is no such image in it")
@@ -118,80 +118,80 @@ class CalibrationSet(Records):
         )
 
     def _in_folder(self, root: Path) -> bool:
-        """Return whether the images are files below a folder, not members of archives in it."""
+        """Return whether the images are files in a folder, not members of archives in it."""
         if not root.is_dir():
             return not (root.exists() or has_pattern(str(root)))
         return any((root / image.name).exists() for image in self.images[:1]) or not _has_archives(root)
 
     def source_of_images(self) -> ImageSource:
-        """Return all images of the place that the set was drawn from.
+        """Return all images of the source that the set was drawn from.
 
         Raises:
-            CalibrationSetError: it is gone or cannot be read.
+            CalibrationSetError: the source is missing or cannot be read.
         """
         return self.opened or open_source(self.root)
 
     @property
     def array_shape(self) -> tuple[int, int, int] | None:
-        """``(C, H, W)`` where the images are ready arrays, which are not preprocessed; None for pictures."""
+        """``(C, H, W)`` if the images are arrays, which are not preprocessed; None for encoded images."""
         return None if self.opened is None else self.opened.array_shape
 
     @property
     def labels(self) -> NDArray[np.int64] | None:
-        """int64 ``[N]`` class indices, or None where the set has none."""
+        """int64 ``[N]`` class indices, or None without labels."""
         labels = [image.label for image in self.images if image.label is not None]
         return np.array(labels, np.int64) if len(labels) == len(self.images) else None
 
     @property
     def per_class(self) -> dict[int, int]:
-        """How many images each class has in the set, by class index; empty for a set without labels."""
+        """Number of images by class index; empty without labels."""
         counts = Counter(image.label for image in self.images if image.label is not None)
         return dict(sorted(counts.items()))
 
     @property
     def is_rebuilt(self) -> bool:
-        """Whether the images themselves were seen, not their names and labels alone."""
+        """Whether the set has digests of its images, not only names and labels."""
         return all(image.sha256 for image in self.images)
 
     @property
     def digest(self) -> str:
-        """Hex SHA-256 of the images' digests and labels, sorted: the set's content, wherever and in whatever order.
+        """Hex SHA-256 of the sorted digests and labels of the images, independent of location and order.
 
         Raises:
-            CalibrationSetError: the set was chosen from labels alone, so there is no content yet.
+            CalibrationSetError: the set was selected from labels alone, so there are no digests.
         """
         self.require_digests()
         lines = sorted(f"{image.sha256} {'-' if image.label is None else image.label}\n" for image in self.images)
         return hashlib.sha256("".join(lines).encode()).hexdigest()
 
     def require_digests(self, where: Path | None = None) -> None:
-        """Check that the set has seen its images.
+        """Check that the set has digests of its images.
 
         Raises:
-            CalibrationSetError: it was chosen from labels alone.
+            CalibrationSetError: it was selected from labels alone.
         """
         if not self.is_rebuilt:
             raise CalibrationSetError(
-                "the set was chosen from labels alone and knows no images yet",
+                "the set was selected from labels alone and has no digests",
                 where=where,
                 fix="find them with quantkit calib-set rebuild",
             )
 
     def save(self, path: AnyPath) -> None:
-        """Write the manifest: comment lines about the set, then one CSV row an image.
+        """Write the manifest: comment lines about the set, then one CSV row per image.
 
-        The place of the images is recorded relative to the manifest, unless it is a URL or the two have nothing but the
-        root of the file system in common.
+        The location of the images is recorded relative to the manifest, unless it is a URL or both have only the root
+        of the file system in common.
 
         Raises:
             OutputError: the file cannot be written.
-            CalibrationSetError: the name of an image, or of their folder, holds a line break.
+            CalibrationSetError: the name of an image, or of their folder, contains a line break.
         """
         path = as_path(path, "path")
         root = _relative_root(self.root, path.parent) if isinstance(self.root, Path) else self.root
         for name in (root, *(image.name for image in self.images)):
             if name != _one_line(name):
-                raise CalibrationSetError("a name that holds a line break", where=repr(name), fix="rename it")
+                raise CalibrationSetError("the name contains a line break", where=repr(name), fix="rename it")
         facts = [
             ("format", str(FORMAT)),
             ("written by", f"quantkit {__version__}"),
@@ -220,11 +220,11 @@ class CalibrationSet(Records):
 
         Args:
             path: the manifest.
-            images: the place of the images, where it is not the one recorded.
+            images: the location of the images, if it is not the recorded one.
 
         Raises:
-            CalibrationSetError: the file cannot be read, is no manifest, or is damaged; names the line. That the images
-                are there and unchanged is for `verify` to say.
+            CalibrationSetError: the file cannot be read, is not a manifest, or is damaged; the message has the line.
+                Use `verify` to check that the images are present and unchanged.
         """
         path = as_path(path, "path")
         facts, rows = _read_manifest(path)
@@ -247,22 +247,22 @@ class CalibrationSet(Records):
         )
         if "count" in facts and _whole_number(path, facts, "count") != len(rows):
             raise CalibrationSetError(
-                f"it holds {len(rows)} images and says {facts['count'][0]}", where=path, fix="build the set again"
+                f"it has {len(rows)} images and declares {facts['count'][0]}", where=path, fix="build the set again"
             )
         if "digest" in facts and (not loaded.is_rebuilt or facts["digest"][0] != loaded.digest):
             raise CalibrationSetError(
                 "its rows were changed since it was written",
                 where=path,
-                fix="build the set again, or delete its digest line if the change is meant",
+                fix="build the set again, or delete its digest line if the change is intended",
             )
         return loaded
 
     def rows(self) -> list[dict[str, Any]]:
-        """Return one row an image: name, class and digest."""
+        """Return one row per image: name, class and digest."""
         return [vars(image).copy() for image in self.images]
 
     def verify(self, workers: int | None = None, progress: Progress | None = None) -> tuple[LeftOut, ...]:
-        """Return the images that are missing, changed or not decodable, with the reason; empty when all is well.
+        """Return the images that are missing, changed or not decodable, with the reasons.
 
         Args:
             workers: number of threads.
@@ -274,7 +274,7 @@ class CalibrationSet(Records):
         for done, (image, found) in enumerate(zip(self.images, examined, strict=True), start=1):
             fault = found.fault
             if not fault and image.sha256 and found.sha256 != image.sha256:
-                fault = "the file is not the one of the set (other digest)"
+                fault = "the file has changed (other digest)"
             if fault:
                 problems.append(LeftOut(image.name, fault))
             count(done, len(self.images))
@@ -282,7 +282,7 @@ class CalibrationSet(Records):
 
 
 def _root_of(path: Path, recorded: str) -> Location:
-    """Return the place of the images that a manifest names; one that is no path stays as it is."""
+    """Return the location of the images in a manifest; a location that is not a path is kept."""
     if "://" in recorded or recorded.startswith(IN_MEMORY):
         return recorded
     return Path(os.path.normpath(path.parent / recorded))
@@ -314,7 +314,9 @@ def _read_manifest(path: Path) -> tuple[dict[str, list[str]], tuple[CalibrationI
     text = content.decode("utf-8-sig", errors="surrogateescape")
     lines = io.StringIO(text, newline="").readlines()
     if lines and not lines[-1].endswith(("\n", "\r")):
-        raise CalibrationSetError("its last line has no end, so it was cut short", where=path, fix="fetch it again")
+        raise CalibrationSetError(
+            "the file is truncated: the last line has no end", where=path, fix="download it again"
+        )
     head = 0
     facts: dict[str, list[str]] = {}
     while head < len(lines) and lines[head].startswith("#"):
@@ -342,14 +344,14 @@ def _read_manifest(path: Path) -> tuple[dict[str, list[str]], tuple[CalibrationI
 def _parse_row(path: Path, number: int, row: Sequence[str]) -> CalibrationImage:
     where = f"{path}:{number}"
     if len(row) != len(_COLUMNS):
-        raise CalibrationSetError(f"{len(row)} columns where {len(_COLUMNS)} belong", where=where)
+        raise CalibrationSetError(f"the row has {len(row)} columns, not {len(_COLUMNS)}", where=where)
     name, sha256, label, class_name = row
     if not name or PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
-        raise CalibrationSetError(f"{name!r} is no path below the image folder", where=where)
+        raise CalibrationSetError(f"{name!r} is not a path below the image folder", where=where)
     if sha256 and not _SHA256.fullmatch(sha256):
-        raise CalibrationSetError(f"{sha256!r} is no SHA-256", where=where)
+        raise CalibrationSetError(f"{sha256!r} is not a SHA-256", where=where)
     if label and not re.fullmatch(r"[0-9]{1,12}", label):
-        raise CalibrationSetError(f"label {label[:20]!r} is no class index", where=where)
+        raise CalibrationSetError(f"label {label[:20]!r} is not a class index", where=where)
     return CalibrationImage(name, sha256, int(label) if label else None, class_name)
 
 
@@ -381,5 +383,5 @@ def _one_line(text: str) -> str:
 def _whole_number(path: Path, facts: dict[str, list[str]], key: str) -> int:
     text = facts.get(key, ["0" if key == "seed" else ""])[0]
     if not re.fullmatch(r"-?[0-9]{1,40}", text):
-        raise CalibrationSetError(f"the line '# {key}:' holds no whole number", where=path)
+        raise CalibrationSetError(f"the line '# {key}:' has no integer", where=path)
     return int(text)

@@ -1,4 +1,4 @@
-"""The classes of ImageNet-1k and the names of classes in general."""
+"""The classes of ImageNet-1k, and files of class names."""
 
 import re
 from functools import cache
@@ -13,13 +13,13 @@ WNID = re.compile(r"n\d{8}")
 
 @cache
 def imagenet_classes() -> dict[str, str]:
-    """Return the WordNet ids of ImageNet-1k in class-index order (sorted), each with its words."""
+    """Return the WordNet ids of ImageNet-1k in class-index order (sorted) with their words."""
     return {wnid: words for wnid, _, words in _imagenet_table()}
 
 
 @cache
 def ilsvrc_order() -> tuple[str, ...]:
-    """Return the WordNet ids of ImageNet-1k in the order of the ILSVRC 2012 devkit, whose ids count from 1."""
+    """Return the WordNet ids of ImageNet-1k in the order of the ids of the ILSVRC 2012 devkit, which count from 1."""
     return tuple(wnid for wnid, _, _ in sorted(_imagenet_table(), key=lambda row: row[1]))
 
 
@@ -38,11 +38,11 @@ def leading_wnid(name: str) -> str | None:
 
 
 def read_class_names(path: Path) -> tuple[str, ...]:
-    """Read a file of class names, one a line in class-index order (``imagenet.txt``, ``label.txt``).
+    """Read a file of class names, one per line in class-index order (``imagenet.txt``, ``label.txt``).
 
     Raises:
-        LabelError: the file cannot be read, is empty, or has an empty line between names, which would shift all that
-            follow.
+        LabelError: the file cannot be read, is empty, or has an empty line between names, which would shift the
+            following ones.
     """
     lines = [line.strip() for line in read_lines(path)]
     while lines and not lines[-1]:
@@ -50,7 +50,7 @@ def read_class_names(path: Path) -> tuple[str, ...]:
     if not lines:
         raise LabelError("the file of class names is empty", where=path)
     if "" in lines:
-        raise LabelError("an empty line among the class names", where=f"{path}:{lines.index('') + 1}", fix="remove it")
+        raise LabelError("empty line between class names", where=f"{path}:{lines.index('') + 1}", fix="remove it")
     return tuple(lines)
 
 

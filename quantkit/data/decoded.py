@@ -1,4 +1,4 @@
-"""Decoded images, kept as 8-bit pixels: no image is decoded and resized twice while they are in use."""
+"""Cache of decoded images as 8-bit pixels, so that no image is decoded and resized twice."""
 
 import threading
 from pathlib import Path
@@ -16,14 +16,14 @@ LIMIT_BYTES = 512 << 20
 
 
 class DecodedImages:
-    """Loads images as `quantkit.data.preprocess.preprocess` does, to the same bits, and decodes each once.
+    """Loads images identically to `quantkit.data.preprocess.preprocess`, and decodes each once.
 
-    Only the pixels are kept, a quarter of the size of what the model reads; several threads may load at once. Images
-    beyond the limit are decoded each time.
+    Only the pixels are cached, a quarter of the size of the model's input; loading is thread-safe. Images beyond the
+    limit are decoded each time.
 
     Args:
         pipeline: preprocessing of all images.
-        limit_bytes: memory for pixels.
+        limit_bytes: maximum memory for pixels.
     """
 
     def __init__(self, pipeline: Pipeline, limit_bytes: int = LIMIT_BYTES) -> None:
@@ -32,7 +32,7 @@ class DecodedImages:
         self._lock = threading.Lock()
 
     def __call__(self, image: Path | Readable) -> NDArray[np.float32]:
-        """Return one image as float32 ``[C, H, W]``; a ready array is taken as it is.
+        """Return an image as float32 ``[C, H, W]``; an array is returned unchanged.
 
         Raises:
             ImageError: the image cannot be decoded.

@@ -1,4 +1,4 @@
-"""Labels of ImageNet's validation set, the ILSVRC 2012 devkit's ground truth among them."""
+"""Labels of ImageNet's validation set, including the ground truth of the ILSVRC 2012 devkit."""
 
 import io
 import re
@@ -20,7 +20,7 @@ VALIDATION_IMAGES = 50_000
 CLASSES = 1000
 GROUND_TRUTH = "ILSVRC2012_validation_ground_truth.txt"
 _META = "meta.mat"
-# The files read are of a few hundred kilobytes.
+# The expected files have a few hundred kilobytes.
 _MAX_DEVKIT_BYTES = 1 << 24
 
 
@@ -29,13 +29,13 @@ def read_ground_truth(path: Path, meta: Path | None = None) -> tuple[LabelLine, 
 
     Args:
         path: ``ILSVRC2012_validation_ground_truth.txt``.
-        meta: the devkit's ``meta.mat``, which says what the ids mean; absent, they mean what ILSVRC 2012 defined.
+        meta: the devkit's ``meta.mat``, which defines the ids; by default the definition of ILSVRC 2012 is used.
 
     Returns:
         Name and class index of each image: the position of its WordNet id in sorted order.
 
     Raises:
-        LabelError: it does not hold 50,000 ids of 1 to 1000, or ``meta.mat`` is not the one of ILSVRC 2012.
+        LabelError: the file does not have 50,000 ids from 1 to 1000, or ``meta.mat`` is not that of ILSVRC 2012.
     """
     order = read_meta(meta) if meta is not None else ilsvrc_order()
     return _numbered(path, read_lines(path), order)
@@ -45,13 +45,13 @@ def _numbered(path: Path, text: Sequence[str], order: Sequence[str]) -> tuple[La
     lines = [line.strip() for line in text]
     if len(lines) != VALIDATION_IMAGES:
         raise LabelError(
-            f"{len(lines)} lines where {VALIDATION_IMAGES} belong", where=path, fix="fetch the devkit again"
+            f"the file has {len(lines)} lines, not {VALIDATION_IMAGES}", where=path, fix="download the devkit again"
         )
     return tuple(_ground_truth_line(path, number, line, order) for number, line in enumerate(lines, start=1))
 
 
 def read_meta(path: Path) -> tuple[str, ...]:
-    """Return the WordNet ids that the devkit's ``meta.mat`` gives to the ILSVRC ids 1 to 1000, in that order.
+    """Return the WordNet ids of the ILSVRC ids 1 to 1000 in the devkit's ``meta.mat``, in that order.
 
     Raises:
         LabelError: the file cannot be read, or does not define the 1,000 classes of ILSVRC 2012.
@@ -70,24 +70,24 @@ def _order(content: bytes, path: Path) -> tuple[str, ...]:
     try:
         synsets: Any = loadmat(file, squeeze_me=True)["synsets"]
         wnid_by_id = {int(row["ILSVRC2012_ID"]): str(row["WNID"]) for row in synsets.ravel()}
-    except Exception as error:  # scipy raises whatever a damaged file leads it to
-        raise LabelError("not the meta.mat of the ILSVRC 2012 devkit", where=path, fix="fetch it again") from error
+    except Exception as error:  # scipy raises any class for a damaged file
+        raise LabelError("not the meta.mat of the ILSVRC 2012 devkit", where=path, fix="download it again") from error
     order = tuple(wnid_by_id.get(number, "") for number in range(1, CLASSES + 1))
     if set(order) != set(imagenet_classes()):
-        raise LabelError("its ids 1 to 1000 are not the classes of ILSVRC 2012", where=path, fix="fetch it again")
+        raise LabelError("its ids 1 to 1000 are not the classes of ILSVRC 2012", where=path, fix="download it again")
     return order
 
 
 def is_devkit(path: Path) -> bool:
-    """Return whether a label file is the devkit as downloaded, or its ground truth."""
+    """Return whether a label file is the devkit's archive, or its ground truth."""
     return path.name == GROUND_TRUTH or (path.name.startswith("ILSVRC2012_devkit") and path.suffix in (".gz", ".tar"))
 
 
 def read_devkit(path: Path) -> tuple[LabelLine, ...]:
-    """Read the ground truth within the devkit's ``.tar.gz``; nothing is unpacked to disk.
+    """Read the ground truth in the devkit's ``.tar.gz``, without unpacking to disk.
 
     Raises:
-        LabelError: it cannot be read, or holds no ground truth; see `read_ground_truth`.
+        LabelError: the archive cannot be read, or has no ground truth; see `read_ground_truth`.
     """
     try:
         with tarfile.open(path) as archive:
@@ -98,18 +98,18 @@ def read_devkit(path: Path) -> tuple[LabelLine, ...]:
                 if name in found and (file := archive.extractfile(found[name])) is not None
             }
     except (OSError, EOFError, tarfile.TarError, zlib.error, ValueError) as error:
-        raise LabelError(f"not the devkit's archive ({error})", where=path, fix="fetch it again") from error
+        raise LabelError(f"not the devkit's archive ({error})", where=path, fix="download it again") from error
     if GROUND_TRUTH not in contents:
-        raise LabelError(f"it holds no {GROUND_TRUTH}", where=path, fix="give ILSVRC2012_devkit_t12.tar.gz")
+        raise LabelError(f"it has no {GROUND_TRUTH}", where=path, fix="give ILSVRC2012_devkit_t12.tar.gz")
     order = _order(contents[_META], path) if _META in contents else ilsvrc_order()
     return _numbered(path, contents[GROUND_TRUTH].decode("ascii", "replace").split("\n")[:-1], order)
 
 
 def read_imagenet_labels(path: Path) -> tuple[LabelLine, ...]:
-    """Read a label file of ImageNet, the devkit's archive, or its ground truth with the ``meta.mat`` beside it.
+    """Read a label file of ImageNet, the devkit's archive, or its ground truth and ``meta.mat`` in the same folder.
 
     Raises:
-        LabelError: the file is malformed, or a label is no class index of ImageNet-1k.
+        LabelError: the file is malformed, or a label is not a class index of ImageNet-1k.
     """
     if path.name == GROUND_TRUTH:
         meta = path.with_name(_META)
@@ -123,5 +123,5 @@ def read_imagenet_labels(path: Path) -> tuple[LabelLine, ...]:
 
 def _ground_truth_line(path: Path, number: int, text: str, order: Sequence[str]) -> LabelLine:
     if not re.fullmatch(r"[0-9]{1,4}", text) or not 1 <= int(text) <= CLASSES:
-        raise LabelError(f"{text!r} is no ILSVRC id of 1 to {CLASSES}", where=f"{path}:{number}", fix="fetch it again")
+        raise LabelError(f"{text!r} is not an ILSVRC id (1 to {CLASSES})", where=f"{path}:{number}")
     return LabelLine(f"ILSVRC2012_val_{number:08d}.JPEG", imagenet_index()[order[int(text) - 1]], number)

@@ -1,4 +1,4 @@
-"""Look at an image once: its digest, whether it decodes, what is special about it, what it looks like."""
+"""Examines an image: digest, decoding, special properties, and perceptual hash."""
 
 from collections import defaultdict
 from collections.abc import Sequence
@@ -16,22 +16,23 @@ from quantkit.data.item import ImageItem, content_digest
 from quantkit.errors import ImageError, NumericError
 
 _LOOK_BITS = 64
-# Of 200 photographs shrunk and saved anew 87 % stay within so many bits; of 499,500 pairs of different ones none does.
+# Of 200 photographs shrunk and saved again 87 % differ by at most this number of bits; of 499,500 pairs of different
+# ones none does.
 _ALIKE_BITS = 4
 _SMALLEST_LOOK = 32
 
 
 @dataclass(frozen=True)
 class Examined:
-    """What one look at an image file showed.
+    """Result of the examination of an image.
 
     Attributes:
-        sha256: hex digest of the file's bytes; empty where it cannot be read.
-        fault: why the image cannot be used; empty where it can.
-        notes: what a plain 8-bit colour picture does not need.
-        one_colour: whether all pixels are alike.
-        look: 64 bits that stay nearly the same when a picture is resized or compressed anew; None where the picture is
-            too small or too plain to be told from others by them.
+        sha256: hex digest of the file; empty if it cannot be read.
+        fault: why the image cannot be used; empty if it can.
+        notes: conversions that a plain 8-bit colour image does not need.
+        one_colour: whether all pixels are equal.
+        look: 64-bit perceptual hash, nearly invariant to resizing and compression; None if the image is too small or
+            too uniform.
     """
 
     sha256: str
@@ -42,7 +43,7 @@ class Examined:
 
 
 def examine(item: Path | ImageItem) -> Examined:
-    """Read and fully decode an image, or check a ready array; a fault is returned, not raised."""
+    """Read and fully decode an image, or check an array; a fault is returned, not raised."""
     sha256, where = "", place_of(item)
     decode = Decode()
     try:
@@ -62,13 +63,13 @@ def examine(item: Path | ImageItem) -> Examined:
 
 
 def lookalikes(looks: Sequence[int | None]) -> list[tuple[int, int]]:
-    """Return the pairs of positions whose looks differ by at most a few bits, in order.
+    """Return the pairs of positions with looks that differ by at most a few bits, in order.
 
-    Two looks that differ by at most k bits agree in at least one of any k + 1 parts, so only looks that share a part
-    are compared: exact, and quick for many images.
+    Two looks that differ by at most k bits agree in at least one of k + 1 parts, so only looks with a common part are
+    compared, which is exact and fast for many images.
 
     Args:
-        looks: the looks of pictures (`Examined.look`).
+        looks: the looks of images (`Examined.look`).
     """
     parts = _ALIKE_BITS + 1
     width = -(-_LOOK_BITS // parts)
@@ -88,5 +89,5 @@ def lookalikes(looks: Sequence[int | None]) -> list[tuple[int, int]]:
 
 
 def _look(cells: NDArray[np.uint8]) -> int:
-    """Return one bit for each of 8 x 8 cells: whether it is darker than the cell to its right."""
+    """Return one bit per cell of 8 x 8: whether it is darker than the cell to its right."""
     return int.from_bytes(np.packbits(cells[:, 1:] > cells[:, :-1]).tobytes(), "big")

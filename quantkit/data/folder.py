@@ -1,4 +1,4 @@
-"""Find the images of a folder or another source, and their labels."""
+"""Finds images and labels of a folder or another source."""
 
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
@@ -19,23 +19,23 @@ _LABEL_FILE_SUFFIXES = (".txt", ".csv", ".tsv")
 
 
 def find_images(images: ImagesLike, *, skip_damaged: bool = False, own_labels: bool = False) -> ImageSource:
-    """Find the images of a place; see `quantkit.data.sources.open.open_source`.
+    """Find the images of a source; see `quantkit.data.sources.open.open_source`.
 
-    In a folder, images are found by suffix; hidden files and folders are passed over, a folder reached twice through
-    links is read once, and the order depends on the names alone, not on the file system.
+    In a folder, images are found by suffix; hidden files and folders are skipped, a folder reached twice through links
+    is read once, and images are sorted by name.
 
     Args:
-        images: the place.
+        images: the source.
         skip_damaged: use the rest of a damaged source.
-        own_labels: read the labels that the source itself has.
+        own_labels: read labels stored in the source.
 
     Raises:
-        CalibrationSetError: there is no such place, it is damaged, or it holds no image; the message says what was
+        CalibrationSetError: there is no such source, it is damaged, or it has no images; the message says what was
             found instead.
-        LabelError: its own labels are incomplete or malformed.
+        LabelError: its labels are incomplete or malformed.
 
     Example:
-        In the folder that ``quantkit demo`` makes:
+        In the folder written by ``quantkit demo``:
 
         >>> import quantkit
         >>> len(quantkit.find_images("images/test").names)
@@ -51,19 +51,19 @@ def find_labelled_images(
     *,
     skip_damaged: bool = False,
 ) -> ImageSource:
-    """Find the images of a place and the class of each.
+    """Find the images of a source with their classes.
 
-    Labels come from the label file where one is given; else from the source itself where it has some (WebDataset's
-    ``.cls``, the column ``label`` of parquet, labels beside arrays); else from folders that are named by WordNet ids of
-    ImageNet-1k; else from file names that begin with such an id; else from class folders, one a class. A WordNet id has
-    the class index that all ImageNet-1k models use, its position among the 1,000 sorted ids, however few are present.
-    Other class folders are numbered as the file of class names has them, or in sorted order where it does not.
+    Labels come from the label file if one is given; else from the source if it has labels (WebDataset's ``.cls``, the
+    column ``label`` of parquet, labels of arrays); else from folders named by WordNet ids of ImageNet-1k; else from
+    file names that begin with such an id; else from class folders. A WordNet id has the class index that all
+    ImageNet-1k models use, its position among the 1,000 sorted ids, even if only some are present. Other class folders
+    are numbered as in the file of class names, or in sorted order.
 
     Args:
         images: a folder, an archive, a URL, arrays, ...; see `quantkit.data.sources.open.open_source`.
-        labels: a label file (see `quantkit.data.labels`), or the ILSVRC 2012 devkit: its ground truth, or the
-            ``.tar.gz`` as downloaded.
-        names: a file of class names, one a line in class-index order.
+        labels: a label file (see `quantkit.data.labels`), or the ILSVRC 2012 devkit: its ground truth, or its
+            ``.tar.gz``.
+        names: a file of class names, one per line in class-index order.
         skip_damaged: use the rest of a damaged source.
 
     Raises:
@@ -71,7 +71,7 @@ def find_labelled_images(
         LabelError: no labels can be found, some images have none, or a file is malformed.
 
     Example:
-        In the folder that ``quantkit demo`` makes:
+        In the folder written by ``quantkit demo``:
 
         >>> import quantkit
         >>> quantkit.find_labelled_images("images/test").labels.shape
@@ -89,9 +89,9 @@ def find_labelled_images(
         return labelled
     if labelled.labels.max() >= len(given_names):
         raise LabelError(
-            f"it has {len(given_names)} names and the labels go up to {labelled.labels.max()}",
+            f"it has {len(given_names)} names, and the labels go up to {labelled.labels.max()}",
             where=names,
-            fix="give one name a line for every class, in class-index order",
+            fix="give one name per line for every class, in class-index order",
         )
     numbering, remarks = labelled.numbering, tuple[str, ...]()
     if numbering == "imagenet" or follows_imagenet(given_names):
@@ -107,7 +107,7 @@ def find_labelled_images(
 
 
 def _with_own_labels(found: ImageSource) -> ImageSource:
-    """Return a source that stores its labels, with what they follow."""
+    """Return a source with stored labels, and their numbering."""
     names = [found.class_names.get(label, "") for label in range(len(found.class_names))]
     if found.numbering is None and follows_imagenet(names):
         return replace(found, numbering="imagenet")
@@ -121,7 +121,7 @@ def _from_label_file(found: ImageSource, path: Path, given_names: tuple[str, ...
         raise LabelError(
             f"{len(pairing.unlabelled)} of {len(found.names)} images have no label: {_first(pairing.unlabelled)}",
             where=path,
-            fix="add them to the label file, or move them away",
+            fix="add them to the label file, or remove them",
         )
     warnings = list(found.warnings)
     if pairing.repeated:
@@ -169,7 +169,7 @@ def _from_class_folders(found: ImageSource, tops: list[str], given_names: tuple[
     classes = sorted(set(tops))
     if len(classes) == 1 and all(name.count("/") > 1 for name in found.names):
         raise LabelError(
-            f"all images lie in the one folder {classes[0]}, which holds folders of its own",
+            f"all images are in one folder {classes[0]}, which has subfolders",
             where=found.root,
             fix=f"give {found.root}/{classes[0]} if those are the classes",
         )
@@ -194,10 +194,10 @@ def _from_class_folders(found: ImageSource, tops: list[str], given_names: tuple[
 
 
 def _check_named_otherwise(found: ImageSource, classes: list[str], given_names: tuple[str, ...]) -> None:
-    """Check that class folders whose names are not in the file of class names can be numbered in sorted order.
+    """Check that class folders with names that are not in the file of class names can be numbered in sorted order.
 
     Raises:
-        LabelError: some are in the file and others are not, one is in it twice, or there are fewer folders than names.
+        LabelError: only some are in the file, one is in it twice, or there are fewer folders than names.
     """
     fix = "name the folders as the file does, or give a label file with --labels"
     if shared := [name for name in classes if given_names.count(name) > 1]:
@@ -219,7 +219,7 @@ def _check_named_otherwise(found: ImageSource, classes: list[str], given_names: 
 
 
 def _remark_on_numbers(classes: list[str]) -> str | None:
-    """Return a warning where folders are named by numbers and those are not the class indices they get."""
+    """Return a warning if folders are named by numbers that differ from their class indices."""
     if not all(name.isdecimal() for name in classes):
         return None
     for position, name in enumerate(classes):
@@ -235,15 +235,15 @@ def _refuse_unlabelled(found: ImageSource, tops: list[str | None]) -> NoReturn:
     loose = [name for name, top in zip(found.names, tops, strict=True) if top is None]
     if len(loose) < len(tops):
         raise LabelError(
-            f"{len(loose)} of {len(tops)} images lie outside the class folders: {_first(loose)}",
+            f"{len(loose)} of {len(tops)} images are outside the class folders: {_first(loose)}",
             where=found.root,
             fix="move them into the folder of their class, or give a label file with --labels",
         )
     beside = sorted(found.root.iterdir()) if isinstance(found.root, Path) and found.root.is_dir() else []
     candidates = [path.name for path in beside if path.suffix.lower() in _LABEL_FILE_SUFFIXES]
-    there = f" ({', '.join(candidates[:3])} lies beside the images)" if candidates else ""
+    there = f" (such as {', '.join(candidates[:3])} near the images)" if candidates else ""
     raise LabelError(
-        "no labels: the images are in no class folders and their names begin with no WordNet id of ImageNet-1k",
+        "no labels: the images are not in class folders, and their names do not begin with WordNet ids of ImageNet-1k",
         where=found.root,
         fix=f"give a label file with --labels{there}",
     )

@@ -1,4 +1,4 @@
-"""A calibration set from what a caller gives: a manifest, a set, or images of Python."""
+"""Creates a calibration set from a manifest, a set, or Python images."""
 
 import os
 
@@ -9,7 +9,7 @@ from quantkit.data.source import ImageSource
 from quantkit.data.sources.open import ImagesLike, open_source
 from quantkit.errors import CalibrationSetError
 
-# What `given_set` takes: a set, the path of a manifest, or images of Python.
+# Argument of `given_set`: a set, the path of a manifest, or Python images.
 SetLike = CalibrationSet | ImagesLike
 
 
@@ -17,13 +17,13 @@ def given_set(given: SetLike) -> CalibrationSet:
     """Return a calibration set.
 
     Args:
-        given: a set, the path of a manifest, or images of Python, all of which are used: arrays, an iterable, a
+        given: a set, the path of a manifest, or Python images, all of which are used: arrays, an iterable, a
             ``DataLoader``, a ``datasets.Dataset``, a ``CalibrationDataReader``, an `ImageSource`.
 
     Raises:
-        CalibrationSetError: the manifest is damaged, or there is no image or one twice.
+        CalibrationSetError: the manifest is damaged, or there are no images or duplicates.
         ImageError: an image cannot be read, or an array has a wrong dtype or shape.
-        NumericError: an array holds NaN or infinity.
+        NumericError: an array contains NaN or infinity.
         LabelError: labels are incomplete or malformed.
     """
     if isinstance(given, CalibrationSet):
@@ -38,14 +38,14 @@ def whole_source(source: ImageSource, workers: int | None = None) -> Calibration
 
     Raises:
         ImageError: an image cannot be read.
-        CalibrationSetError: two images are the same, which would count it twice.
+        CalibrationSetError: two images are identical.
     """
     digests = list(map_in_order(ImageItem.digest, source.items, workers))
     first: dict[str, str] = {}
     for item, digest in zip(source.items, digests, strict=True):
         if first.setdefault(digest, item.id) != item.id:
             raise CalibrationSetError(
-                f"the same image as {first[digest]}", where=item.where, fix="give each image once"
+                f"the image is identical to {first[digest]}", where=item.where, fix="give each image once"
             )
     labels = [None] * len(source) if source.labels is None else source.labels.tolist()
     images = tuple(

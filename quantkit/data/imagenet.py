@@ -1,4 +1,4 @@
-"""The layouts ImageNet's validation set comes in: flat with labels beside it, or sorted into class folders."""
+"""Layouts of ImageNet's validation set: flat with a label file, or sorted into class folders."""
 
 import os
 from collections import Counter, defaultdict
@@ -20,7 +20,7 @@ from quantkit.errors import LabelError, OutputError, UsageError
 from quantkit.files import make_folder, reason, sha256_file
 from quantkit.progress import Progress, as_progress
 
-# Where the labels of a flat folder usually lie, from the folder itself or the one around it.
+# Usual locations of the labels of a flat folder, relative to the folder or its parent.
 _USUAL_LABEL_FILES = (
     "val_label.txt",
     "val.txt",
@@ -34,15 +34,15 @@ _SHOWN = 5
 
 @dataclass(frozen=True)
 class ImagenetReport:
-    """What a folder of ImageNet holds.
+    """Content of a folder of ImageNet.
 
     Attributes:
         images: number of images.
-        source: where the labels came from, in words.
+        source: description of the source of the labels.
         per_class: number of images of each class present, by WordNet id, sorted.
         corrupt: images that cannot be decoded, with the reason.
-        notes: names of the images that are no plain colour pictures, by what they are.
-        warnings: what was left out of a damaged archive.
+        notes: names of the images that are not plain colour images, by kind.
+        warnings: parts of a damaged archive that were left out.
     """
 
     images: int
@@ -59,7 +59,7 @@ class ImagenetReport:
 
     @property
     def is_whole_validation_set(self) -> bool:
-        """Whether it has fifty decodable images of each of the thousand classes."""
+        """Whether there are fifty decodable images of each of the thousand classes."""
         each = VALIDATION_IMAGES // CLASSES
         return not self.corrupt and not self.missing and set(self.per_class.values()) == {each}
 
@@ -76,8 +76,8 @@ def check_imagenet(
 
     Args:
         images: images in class folders named by WordNet ids, or flat: a folder, or ``ILSVRC2012_img_val.tar``.
-        labels: label file or the devkit's ground truth; where absent and needed, looked for in and around the folder.
-        skip_damaged: count the rest of a damaged archive.
+        labels: label file or the devkit's ground truth; by default searched in and near the folder, if needed.
+        skip_damaged: skip damaged parts of an archive.
         workers: number of threads that decode.
         progress: receives the progress.
 
@@ -113,28 +113,28 @@ def prepare_imagenet(
 ) -> Counter[str]:
     """Sort a flat validation set into class folders named by WordNet ids, as valprep.sh does.
 
-    Everything is checked before the first file is touched. Each image is linked at its new place before it is taken
-    from the old one, an existing file is never overwritten, and a run that was killed goes on where it stopped.
+    Everything is checked before the first file is changed. Each image is linked at its new location before the old one
+    is removed, existing files are never overwritten, and an interrupted run can be resumed.
 
     Args:
-        folder: the flat images, or what an earlier run left of them.
-        to: where the class folders go, with links to the images, which stay; absent, the images themselves are moved
-            into class folders within ``folder``.
-        labels: label file or the devkit's ground truth; where absent, looked for in and around the folder.
+        folder: the flat images, possibly partly moved by an earlier run.
+        to: folder for class folders with links to the images; by default the images are moved into class folders in
+            ``folder``.
+        labels: label file or the devkit's ground truth; by default searched in and near the folder.
         progress: receives the progress.
 
     Returns:
-        How many images were "placed" now and how many were "already there".
+        The number of images "placed" now, and the number "already there".
 
     Raises:
         CalibrationSetError: there is no such folder, or no image in it.
-        LabelError: labels are missing, malformed or contradict class folders that exist; nothing was touched.
-        OutputError: a class folder cannot be written, or holds another file of the same name.
-        UsageError: ``to`` is ``folder`` or lies in it.
+        LabelError: labels are missing, malformed or contradict existing class folders; nothing was changed.
+        OutputError: a class folder cannot be written, or contains another file with the same name.
+        UsageError: ``to`` is ``folder`` or inside it.
     """
     names = find_images(folder).names
     if to is not None and to.resolve().is_relative_to(folder.resolve()):
-        raise UsageError("the links cannot go into the folder of the images", where=to, fix="give another, or move")
+        raise UsageError("the links cannot be in the folder of the images", where=to, fix="give another, or move")
     wnids, _ = _wnids(folder, names, labels)
     done: Counter[str] = Counter()
     count = as_progress(progress).task("sorting", "images")
@@ -146,7 +146,7 @@ def prepare_imagenet(
 
 
 def _place(folder: Path, name: str, target: Path, *, moving: bool) -> bool:
-    """Put an image at its place; False where it was there before."""
+    """Put an image at its location; return False if it was already there."""
     source = folder / name
     if moving and _class_folder(name) is not None:
         return False
@@ -156,7 +156,7 @@ def _place(folder: Path, name: str, target: Path, *, moving: bool) -> bool:
         (_move if moving else _link)(source, target)
     except FileExistsError as error:
         raise OutputError(
-            f"there is another file of that name; {source} stays where it is", where=target, fix="compare the two"
+            f"there is another file with this name; {source} was not moved", where=target, fix="compare the two"
         ) from error
     except OSError as error:
         raise OutputError(f"cannot place {source} ({reason(error)})", where=target) from error
@@ -164,7 +164,7 @@ def _place(folder: Path, name: str, target: Path, *, moving: bool) -> bool:
 
 
 def _wnids(root: Location, names: Sequence[str], labels: Path | None) -> tuple[list[str], str]:
-    """Return the WordNet id of each image and where they came from; folders and labels must not contradict."""
+    """Return the WordNet id of each image and their source; folders and labels must not contradict each other."""
     from_folders = [_class_folder(name) for name in names]
     if labels is None and all(from_folders):
         return [wnid for wnid in from_folders if wnid is not None], "class folders"
@@ -182,7 +182,7 @@ def _wnids(root: Location, names: Sequence[str], labels: Path | None) -> tuple[l
             without.append(name)
         elif in_folder not in (None, wnid):
             raise LabelError(
-                f"{name} lies in the folder of {in_folder} and has label {wnid}", where=path, fix="check the label file"
+                f"{name} is in the folder of {in_folder} and has label {wnid}", where=path, fix="check the label file"
             )
         else:
             wnids.append(wnid)
@@ -193,7 +193,7 @@ def _wnids(root: Location, names: Sequence[str], labels: Path | None) -> tuple[l
 
 
 def _class_folder(name: str) -> str | None:
-    """Return the WordNet id of the class folder an image lies in."""
+    """Return the WordNet id of the class folder of an image."""
     return next((part for part in PurePosixPath(name).parts[:-1] if part in imagenet_index()), None)
 
 
@@ -218,8 +218,8 @@ def _usual_label_file(root: Location) -> Path:
         if candidate.is_file():
             return candidate
     raise LabelError(
-        "the images are in no class folders, their names begin with no WordNet id, and no label file lies beside them "
-        f"(looked for {', '.join(_USUAL_LABEL_FILES)} in it and in {around})",
+        "the images are not in class folders, their names do not begin with WordNet ids, and there is no label file "
+        f"({', '.join(_USUAL_LABEL_FILES)} in it or in {around})",
         where=root,
         fix="give one with --labels",
     )
@@ -232,7 +232,7 @@ def _candidates(*folders: Path) -> Iterator[Path]:
 
 
 def _link(source: Path, target: Path) -> None:
-    """Give an image a second name: a hard link where the file system can, else a symbolic one."""
+    """Link an image: a hard link if the file system supports it, else a symbolic link."""
     if os.path.lexists(target):
         if not _same_content(source, target):
             raise FileExistsError
@@ -246,7 +246,7 @@ def _link(source: Path, target: Path) -> None:
 
 
 def _move(source: Path, target: Path) -> None:
-    """Give an image its new name, and only then take the old one away; nothing is ever overwritten."""
+    """Link an image at its new location, then remove the old one; nothing is overwritten."""
     try:
         if source.is_symlink():
             target.symlink_to(source.resolve())
@@ -264,7 +264,7 @@ def _move(source: Path, target: Path) -> None:
 
 
 def _can_replace(source: Path, target: Path) -> bool:
-    """Whether the content stays when the source goes, because the target holds it, as a killed run may leave them."""
+    """Return whether the source can be removed because the target has its content, as after a killed run."""
     if target.is_symlink():
         return source.is_symlink() and target.readlink() == source.resolve()
     return _same_content(source, target)

@@ -1,4 +1,4 @@
-"""Does a list of class names name the classes of ImageNet-1k, in their order? Where not, line by line."""
+"""Checks whether a list of class names matches the classes of ImageNet-1k in their order."""
 
 from collections.abc import Sequence
 from functools import cache
@@ -7,14 +7,14 @@ from pathlib import Path
 from quantkit.data.classes import imagenet_classes
 from quantkit.errors import LabelError
 
-# Lines that are named one by one; of more, their number.
+# Maximum number of lines reported individually.
 _LINES_SHOWN = 20
-# A list is ImageNet's where so many of its lines name their class.
+# Minimum share of lines that name their class, for a list of ImageNet names.
 _MOST = 0.9
 
 
 def follows_imagenet(names: Sequence[str]) -> bool:
-    """Return whether nearly all of 1,000 names are ImageNet's, in class-index order, in this or another spelling."""
+    """Return whether nearly all of 1,000 names are ImageNet's, in class-index order, in any spelling."""
     expected = tuple(imagenet_classes().values())
     if len(names) != len(expected):
         return False
@@ -23,13 +23,13 @@ def follows_imagenet(names: Sequence[str]) -> bool:
 
 
 def imagenet_remarks(names: Sequence[str], where: Path | None) -> tuple[str, ...]:
-    """Return a remark on each line of a list of class names that disagrees with the classes of ImageNet-1k.
+    """Return a remark for each line of a list of class names that differs from the classes of ImageNet-1k.
 
-    A list spelled mostly as ImageNet's own is held to its spelling, since the vendor's evaluation compares names; of
-    other lists a line disagrees where it has no word for its class. Lists in another language get one remark.
+    Lists with mostly ImageNet's spelling must have exactly this spelling, since the vendor's evaluation compares names;
+    in other lists a line differs if it has no word for its class. Lists in another language get one remark.
 
     Args:
-        names: in class-index order.
+        names: class names in class-index order.
         where: the file, for messages.
 
     Raises:
@@ -42,31 +42,31 @@ def imagenet_remarks(names: Sequence[str], where: Path | None) -> tuple[str, ...
     if len(elsewhere) > len(own):
         first = elsewhere[0]
         raise LabelError(
-            f"the class names are ImageNet's in another order: line {first + 1} is {names[first]!r}, which is class "
+            f"the class names are ImageNet's in another order: line {first + 1} is {names[first]!r}, the name of class "
             f"{min(called[first])}",
             where=where,
-            fix="give them in the order of the sorted WordNet ids",
+            fix="sort them by WordNet id",
         )
     remarks = []
     if len(names) != len(expected):
-        remarks.append(f"{where}: {len(names)} class names where ImageNet has {len(expected)}")
+        remarks.append(f"{where}: {len(names)} class names, and ImageNet has {len(expected)} classes")
     if len(own) < len(names) / 10:
-        return (*remarks, f"{where}: hardly any name is one of ImageNet's English ones, so their order was not checked")
+        return (*remarks, f"{where}: hardly any name is an English ImageNet name, so their order was not checked")
     pairs = list(enumerate(zip(names, expected, strict=False)))
     spelled_alike = 2 * sum(name == words for _, (name, words) in pairs) >= len(pairs)
     wrong = [
-        f"{where}:{index + 1}: {name!r} where ImageNet's class {index} is {words!r}"
+        f"{where}:{index + 1}: {name!r}, but ImageNet's class {index} is {words!r}"
         for index, (name, words) in pairs
         if (name != words if spelled_alike else index not in called[index])
     ]
     remarks += wrong[:_LINES_SHOWN]
     if len(wrong) > _LINES_SHOWN:
-        remarks.append(f"{where}: {len(wrong) - _LINES_SHOWN} more lines disagree with ImageNet")
+        remarks.append(f"{where}: {len(wrong) - _LINES_SHOWN} more lines differ from ImageNet")
     return tuple(remarks)
 
 
 def _classes_called(name: str) -> frozenset[int]:
-    """Return the classes of ImageNet that have one of the comma-separated words of a name."""
+    """Return the classes of ImageNet with one of the comma-separated words of a name."""
     found = frozenset[int]()
     for word in _words(name):
         found |= _classes_by_word().get(word, frozenset())

@@ -1,4 +1,4 @@
-"""One image of a source, wherever it is stored: an id, its content, and what identifies that content."""
+"""Images of a source, independent of their storage: id, content and digest."""
 
 import hashlib
 import os
@@ -19,17 +19,17 @@ _MOST_DIGESTS = 200_000
 
 
 class ImageItem(ABC):
-    """One image of a source; its content is read each time it is asked for, by any thread.
+    """An image of a source; its content is read on each request, from any thread.
 
-    To read images from a new kind of storage, derive from this class, implement `read`, and give the items to
+    To support a new kind of storage, derive from this class, implement `read`, and pass the items to
     `quantkit.data.source.ImageSource`. The other methods have defaults that read the content.
 
     Attributes:
-        id: name within the source, with forward slashes; unique there.
-        size: bytes of the encoded image, None where that is not known without reading it.
+        id: unique name in the source, with forward slashes.
+        size: bytes of the encoded image, None if unknown without reading it.
 
     Example:
-        In the folder that ``quantkit demo`` makes:
+        In the folder written by ``quantkit demo``:
 
         >>> import quantkit
         >>> item = quantkit.open_source("images/test").items[0]
@@ -44,7 +44,7 @@ class ImageItem(ABC):
 
     @abstractmethod
     def read(self) -> bytes | Float32Array:
-        """Return the encoded image, or a ready float32 array ``[C, H, W]``, which is not preprocessed.
+        """Return the encoded image, or a float32 array ``[C, H, W]``, which is not preprocessed.
 
         Raises:
             ImageError: it cannot be read.
@@ -52,11 +52,11 @@ class ImageItem(ABC):
 
     @property
     def where(self) -> object:
-        """What to call the image in messages."""
+        """Name of the image in messages."""
         return self.id
 
     def digest(self) -> str:
-        """Return the hex SHA-256 of the encoded image; of an array, of its shape and values.
+        """Return the hex SHA-256 of the encoded image, or of shape and values of an array.
 
         Raises:
             ImageError: the image cannot be read.
@@ -64,27 +64,27 @@ class ImageItem(ABC):
         return content_digest(self.read())
 
     def fingerprint(self) -> str:
-        """Return a text that changes when the content does, found without reading it where that is possible.
+        """Return a text that changes with the content, without reading it if possible.
 
         Raises:
-            ImageError: the image is gone.
+            ImageError: the image is missing.
         """
         return self.digest()
 
     def portable(self) -> int | str:
-        """Return what a copy on another machine has in common with this image, beside its id.
+        """Return a property other than the id that copies on other machines share.
 
         Raises:
-            ImageError: the image is gone.
+            ImageError: the image is missing.
         """
         return self.digest() if self.size is None else self.size
 
     def exists(self) -> bool:
-        """Return whether the image is there; its content is not read."""
+        """Return whether the image exists, without reading its content."""
         return True
 
     def modified_ns(self) -> int | None:
-        """Return the time of the last change in nanoseconds, None where it is not known."""
+        """Return the modification time in nanoseconds, None if unknown."""
         return None
 
 
@@ -93,7 +93,7 @@ class FileItem(ImageItem):
 
     Args:
         path: the file.
-        id: name below the folder; the file's own name when absent.
+        id: path below the folder; by default the file name.
     """
 
     __slots__ = ("id", "path")
@@ -113,14 +113,14 @@ class FileItem(ImageItem):
 
     @property
     def size(self) -> int | None:  # type: ignore[override]
-        """Bytes of the file, None where it cannot be seen."""
+        """Bytes of the file, None if it cannot be accessed."""
         try:
             return self.path.stat().st_size
         except OSError:
             return None
 
     def digest(self) -> str:
-        """Return the hex SHA-256 of the file, remembered in this process while size and time of change are the same."""
+        """Return the hex SHA-256 of the file, cached in this process by size and modification time."""
         try:
             status = self.path.stat()
         except OSError:
@@ -128,7 +128,7 @@ class FileItem(ImageItem):
         return _file_digest(os.fspath(self.path.absolute()), status.st_size, status.st_mtime_ns)
 
     def fingerprint(self) -> str:
-        """Return name, size and time of change."""
+        """Return name, size and modification time."""
         status = self._status()
         return f"{self.id}\0{status.st_size}\0{status.st_mtime_ns}"
 
@@ -141,7 +141,7 @@ class FileItem(ImageItem):
         return self.path.is_file()
 
     def modified_ns(self) -> int | None:
-        """Return the time of the file's last change."""
+        """Return the modification time of the file."""
         return self._status().st_mtime_ns
 
     def _status(self) -> os.stat_result:
@@ -152,12 +152,12 @@ class FileItem(ImageItem):
 
 
 class MissingItem(ImageItem):
-    """An image that a calibration set names and its source does not have.
+    """An image of a calibration set that is missing in its source.
 
     Args:
-        id: its name.
+        id: name of the image.
         where: the source, for messages.
-        why: what is wrong, such as that the archive has no member of that name.
+        why: the fault, such as a missing member of an archive.
     """
 
     def __init__(self, id: str, where: object, why: str) -> None:
@@ -183,12 +183,12 @@ class MissingItem(ImageItem):
 
 
 def as_item(image: Path | ImageItem) -> ImageItem:
-    """Return an image as an item; a path is an image file."""
+    """Return an image as an item; a path is treated as an image file."""
     return FileItem(image) if isinstance(image, Path) else image
 
 
 def content_digest(content: bytes | Float32Array) -> str:
-    """Return the hex SHA-256 of an encoded image; of an array, that of its dtype, shape and values."""
+    """Return the hex SHA-256 of an encoded image, or of dtype, shape and values of an array."""
     if isinstance(content, bytes):
         return hashlib.sha256(content).hexdigest()
     digest = hashlib.sha256(f"float32 {'x'.join(map(str, content.shape))}\n".encode())
@@ -197,14 +197,14 @@ def content_digest(content: bytes | Float32Array) -> str:
 
 
 class DigestCache:
-    """Digests of images by fingerprint, for this process; the least recently added are dropped."""
+    """Digests of images by fingerprint in this process; the least recently added are dropped."""
 
     def __init__(self, most: int = _MOST_DIGESTS) -> None:
         self._most, self._lock = most, Lock()
         self._digests: OrderedDict[tuple[str, str], str] = OrderedDict()
 
     def get(self, place: str, item: ImageItem) -> str:
-        """Return the digest of an item of a place, read once while its fingerprint is the same."""
+        """Return the digest of an item of a source; it is read again only if its fingerprint changes."""
         key = (place, item.fingerprint())
         found = self._digests.get(key)
         if found is None:
@@ -221,5 +221,5 @@ DIGESTS = DigestCache()
 
 @lru_cache(maxsize=_MOST_DIGESTS)
 def _file_digest(path: str, size: int, time_ns: int) -> str:
-    del size, time_ns  # part of the key only: a changed file is read again
+    del size, time_ns  # only part of the key, so that a changed file is read again
     return content_digest(read_bytes(Path(path)))

@@ -1,7 +1,7 @@
-"""Which numbering of the classes do labels follow? Told from a model's own predictions.
+"""Detects the class numbering of labels from a model's predictions.
 
-ImageNet is numbered in two ways: by the sorted WordNet ids, from 0, as models do, and by the ILSVRC devkit, from 1.
-Mixed up they look like a model, or a quantization, that failed.
+ImageNet has two numberings: the sorted WordNet ids from 0, as in models, and the ids of the ILSVRC devkit from 1. If
+they are confused, the model or its quantization seems to have failed.
 """
 
 from collections.abc import Iterator
@@ -13,21 +13,21 @@ from numpy.typing import NDArray
 
 from quantkit.data.classes import ilsvrc_order, imagenet_index
 
-# A reading replaces the one given only when it explains the images far beyond chance: standard errors of the paired
-# difference, and a gain in share of images.
+# An interpretation is reported only if its gain is significant: minimum standard errors of the paired difference, and
+# minimum gain in share of images.
 _STANDARD_ERRORS = 5.0
 _GAIN = 0.05
 
 
 @dataclass(frozen=True)
 class LabelOrder:
-    """A reading of the labels under which the predictions make more sense.
+    """An interpretation of the labels that fits the predictions better.
 
     Attributes:
-        fault: what the labels or predictions seem to be, in words that follow "the labels seem".
-        fix: what to do about it.
-        accuracy: share of images predicted right as the labels were given.
-        accuracy_fixed: the same under this reading.
+        fault: description of labels or predictions, to follow "the labels seem".
+        fix: how to fix it.
+        accuracy: accuracy with the given labels, a fraction.
+        accuracy_fixed: accuracy with this interpretation.
     """
 
     fault: str
@@ -37,16 +37,16 @@ class LabelOrder:
 
 
 def find_label_order(predictions: NDArray[np.int64], labels: NDArray[np.int64], outputs: int) -> LabelOrder | None:
-    """Return the known mistake in the order of classes that the predictions betray, or None.
+    """Return a known mistake in the order of classes that explains the predictions, or None.
 
-    Tried are labels that count one too many or too few, a background class that shifts the model's outputs, and, for
-    models of 1,000 or 1,001 classes, labels or outputs in the order of the ILSVRC devkit. A reading is named only when
-    it is better by far more than chance: compared image by image, by five standard errors.
+    The candidates are labels that are one too large or too small, a background class that shifts the model's outputs,
+    and, for models with 1,000 or 1,001 classes, labels or outputs in the order of the ILSVRC devkit. An interpretation
+    is returned only if its paired gain is highly significant (five standard errors).
 
     Args:
-        predictions: int64 ``[N]``, the model's best class of each image.
-        labels: int64 ``[N]``, the class of each image as given.
-        outputs: number of the model's classes.
+        predictions: int64 ``[N]``, the model's top class of each image.
+        labels: int64 ``[N]``, the given class of each image.
+        outputs: number of classes of the model.
     """
     right = predictions == labels
     readings = [
@@ -63,10 +63,10 @@ def find_label_order(predictions: NDArray[np.int64], labels: NDArray[np.int64], 
 def _readings(
     predictions: NDArray[np.int64], labels: NDArray[np.int64], outputs: int
 ) -> Iterator[tuple[str, str, NDArray[np.int64], NDArray[np.int64]]]:
-    """Yield fault, fix, predictions and labels of each reading."""
+    """Yield fault, fix, predictions and labels of each interpretation."""
     yield "to count from 1 where the model counts from 0", "subtract 1 from each label", predictions, labels - 1
     yield (
-        "to lack the background class that the model's output 0 stands for",
+        "to lack the background class of the model's output 0",
         "add 1 to each label, or use the model without its background class",
         predictions,
         labels + 1,
@@ -95,6 +95,6 @@ def _readings(
 
 
 def _index_of_ilsvrc_id(ids: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Return the class index of each ILSVRC id; -2, which nothing equals, for what is no such id."""
+    """Return the class index of each ILSVRC id; -2, which matches nothing, for invalid ids."""
     table = np.array([imagenet_index()[wnid] for wnid in ilsvrc_order()], np.int64)
     return np.where((ids >= 1) & (ids <= len(table)), table[(ids - 1).clip(0, len(table) - 1)], -2)

@@ -1,7 +1,8 @@
-"""Label files: which class each image belongs to, by name and never by position.
+"""Label files, which assign classes to images by name.
 
-Accepted forms, one image a line: ``name label`` or ``label name`` separated by white space, a tab or a comma, with or
-without a header line. A label is a class index, a WordNet id of ImageNet-1k, or a class name where names are given.
+Supported formats, with one image per line: ``name label`` or ``label name`` separated by white space, a tab or a comma,
+with or without a header line. A label is a class index, a WordNet id of ImageNet-1k, or a class name if names are
+given.
 """
 
 import csv
@@ -27,16 +28,16 @@ _LABEL_HEADERS = frozenset(
 # Kaggle's ImageNet solution file: a WordNet id followed by boxes.
 _BOXES_HEADER = "predictionstring"
 _NUMBER = re.compile(r"[+-]?\d+(\.\d*)?")
-# Digits of a class index, and then some; what is longer would not fit the arrays of labels.
+# Maximum number of digits of a class index; longer ones would not fit the label arrays.
 _LONGEST_LABEL = 12
-_FORMS = "write one image a line: name, then its class index"
+_FORMS = "write one image per line: name, then its class index"
 
 
 @dataclass(frozen=True)
 class LabelLine:
-    """One line of a label file: an image's name, its class index, and the line's number from 1.
+    """A line of a label file: the name of an image, its class index, and the line number from 1.
 
-    ``wnid`` says that the class was given as a WordNet id of ImageNet-1k.
+    ``wnid`` is True if the class was given as a WordNet id of ImageNet-1k.
     """
 
     name: str
@@ -51,9 +52,9 @@ class Pairing:
 
     Attributes:
         labels: int64 ``[N]``, the class index of each image; -1 for an image without one.
-        unlabelled: images that no line names, in the order of the images.
-        unmatched: lines that name no image.
-        repeated: how many lines say again what an earlier one said.
+        unlabelled: images without a line, in the order of the images.
+        unmatched: lines without an image.
+        repeated: number of lines that repeat an earlier one.
     """
 
     labels: NDArray[np.int64]
@@ -67,11 +68,11 @@ def read_label_file(path: Path, class_names: Sequence[str] | None = None) -> tup
 
     Args:
         path: the file, UTF-8 text; blank lines and lines that begin with ``#`` are skipped.
-        class_names: names in class-index order, for files whose labels are names.
+        class_names: names in class-index order, for files with names as labels.
 
     Raises:
-        LabelError: the file cannot be read or holds no labels; a line has no label, or one that is negative, not a
-            whole number, or no known class. The message names the line.
+        LabelError: the file cannot be read or has no labels; a line has no label, or one that is negative, not an
+            integer, or not a known class. The message has the line.
     """
     numbered = [(number, line.strip()) for number, line in enumerate(read_lines(path), start=1)]
     numbered = [(number, line) for number, line in numbered if line and not line.startswith("#")]
@@ -84,15 +85,15 @@ def read_label_file(path: Path, class_names: Sequence[str] | None = None) -> tup
         _refuse_layout(path, numbered)
     rows = numbered[1:] if layout.header else numbered
     if not rows:
-        raise LabelError("the label file holds a header and no labels", where=path, fix=_FORMS)
+        raise LabelError("the label file has a header and no labels", where=path, fix=_FORMS)
     return tuple(_parse(path, number, line, layout, index_by_name, shared_names) for number, line in rows)
 
 
 def pair_labels(path: Path, lines: Sequence[LabelLine], images: Sequence[str]) -> Pairing:
     """Match the lines of a label file with images by name.
 
-    A line names an image by its path below the image folder, by any longer or shorter path that ends alike, by its bare
-    file name where that is unique, or by its file name without suffix.
+    A line can name an image by its path below the image folder, by any longer or shorter path with the same end, by its
+    file name if that is unique, or by its file name without suffix.
 
     Args:
         path: the label file, for messages.
@@ -100,7 +101,8 @@ def pair_labels(path: Path, lines: Sequence[LabelLine], images: Sequence[str]) -
         images: paths of the images below their folder, with forward slashes.
 
     Raises:
-        LabelError: two lines give one image different labels, a name fits several images, or no line fits any image.
+        LabelError: two lines have different labels for one image, a name matches several images, or no line matches an
+            image.
     """
     finder = _ImageFinder(images, lines)
     labels = np.full(len(images), -1, np.int64)
@@ -121,8 +123,8 @@ def pair_labels(path: Path, lines: Sequence[LabelLine], images: Sequence[str]) -
         labels[position] = line.label
     if not first:
         raise LabelError(
-            f"none of its {len(lines)} names fits any of the {len(images)} images; it names {lines[0].name}, and there "
-            f"is {images[0]}",
+            f"none of its {len(lines)} names matches any of the {len(images)} images, such as {lines[0].name} and "
+            f"{images[0]}",
             where=path,
             fix="give the label file of these images",
         )
@@ -131,10 +133,10 @@ def pair_labels(path: Path, lines: Sequence[LabelLine], images: Sequence[str]) -
 
 
 def check_labels_fit(labels: NDArray[np.int64], outputs: int, where: object) -> None:
-    """Check that every label is an output of the model.
+    """Check that every label is a class of the model.
 
     Raises:
-        LabelError: a label is not below the number of outputs; says so where the labels seem to count from 1.
+        LabelError: a label is not below the number of outputs; the fix says if the labels seem to count from 1.
     """
     if not labels.size or labels.max() < outputs:
         return
@@ -143,7 +145,7 @@ def check_labels_fit(labels: NDArray[np.int64], outputs: int, where: object) -> 
     if labels.min() >= 1 and labels.max() == outputs:
         hint = "these labels seem to count from 1; subtract 1 from each"
     raise LabelError(
-        f"{count} of {labels.size} labels are no class of a model with {outputs} outputs (largest: {labels.max()})",
+        f"{count} of {labels.size} labels are out of range for {outputs} model outputs (largest: {labels.max()})",
         where=where,
         fix=hint,
     )
@@ -151,7 +153,7 @@ def check_labels_fit(labels: NDArray[np.int64], outputs: int, where: object) -> 
 
 @dataclass(frozen=True)
 class _Layout:
-    """How the lines of one file are to be read, decided from its first."""
+    """Format of the lines of a file, detected from its first lines."""
 
     separator: str | None  # None: white space
     header: bool
@@ -177,9 +179,9 @@ class _Layout:
         return None
 
     def fields(self, line: str) -> tuple[str, str] | None:
-        """Return name and label of a line, or None where one is missing."""
+        """Return name and label of a line, or None if one is missing."""
         if self.separator is None and not self.header:
-            # A file name may hold spaces, a label does not.
+            # A file name may contain spaces, a label may not.
             parts = line.split(None, 1) if self.label_column == 0 else line.rsplit(None, 1)
         else:
             parts = _split(line, self.separator)
@@ -213,17 +215,17 @@ class _ImageFinder:
         candidates = self._by_name.get(file_name, [])
         if not candidates and PurePosixPath(file_name).suffix.lower() not in IMAGE_SUFFIXES:
             candidates = self._by_stem.get(file_name, [])
-        alike = [position for position in candidates if _end_alike(name, self._images[position])]
-        if not alike and len(candidates) == 1 and self._lines_by_name[file_name] == 1:
-            alike = candidates
-        if len(alike) > 1:
-            both = " and ".join(self._images[position] for position in alike[:2])
+        matches = [position for position in candidates if _have_same_end(name, self._images[position])]
+        if not matches and len(candidates) == 1 and self._lines_by_name[file_name] == 1:
+            matches = candidates
+        if len(matches) > 1:
+            both = " and ".join(self._images[position] for position in matches[:2])
             raise LabelError(
-                f"{line.name} fits {len(alike)} images, among them {both}",
+                f"{line.name} matches {len(matches)} images, among them {both}",
                 where=f"{path}:{line.number}",
                 fix="name the images by their path below the image folder",
             )
-        return alike[0] if alike else None
+        return matches[0] if matches else None
 
 
 def _split(line: str, separator: str | None) -> list[str]:
@@ -231,7 +233,7 @@ def _split(line: str, separator: str | None) -> list[str]:
         return line.split()
     try:
         return [field.strip() for field in next(csv.reader([line], delimiter=separator))]
-    except csv.Error:  # a field beyond csv's limit: no label file has one
+    except csv.Error:  # a field beyond csv's limit, which no label file has
         return [line]
 
 
@@ -246,7 +248,7 @@ def _parse(
     where = f"{path}:{number}"
     fields = layout.fields(line)
     if fields is None:
-        raise LabelError(f"a line without a name or without a label: {line!r}", where=where, fix=_FORMS)
+        raise LabelError(f"the line has no name or no label: {line!r}", where=where, fix=_FORMS)
     name, text = fields
     if text in index_by_name:
         return LabelLine(name, index_by_name[text], number, wnid=text in imagenet_index())
@@ -255,9 +257,9 @@ def _parse(
             raise LabelError(f"label {text[:_LONGEST_LABEL]}... is larger than any class index", where=where)
         return LabelLine(name, int(text), number)
     if WNID.fullmatch(text):
-        raise LabelError(f"{text} is no class of ImageNet-1k", where=where, fix="give the class index instead")
+        raise LabelError(f"{text} is not a class of ImageNet-1k", where=where, fix="give the class index instead")
     if _NUMBER.fullmatch(text):
-        raise LabelError(f"label {text} is not a whole number from 0 up", where=where, fix="give the class index")
+        raise LabelError(f"label {text} is not a non-negative integer", where=where, fix="give the class index")
     if text in shared_names:
         raise LabelError(f"several classes are called {text!r}", where=where, fix="give the class index instead")
     raise LabelError(
@@ -269,7 +271,7 @@ def _refuse_layout(path: Path, numbered: Sequence[tuple[int, str]]) -> NoReturn:
     number, line = numbered[0]
     if all(_NUMBER.fullmatch(line) for _, line in numbered):
         raise LabelError(
-            f"holds {len(numbered)} labels and no image names, and labels are never paired by position",
+            f"has {len(numbered)} labels without image names, and labels are not paired by position",
             where=path,
             fix="if it is the ground truth of the ImageNet devkit, use quantkit imagenet prepare",
         )
@@ -277,7 +279,7 @@ def _refuse_layout(path: Path, numbered: Sequence[tuple[int, str]]) -> NoReturn:
 
 
 def _index_by_name(class_names: Sequence[str]) -> dict[str, int]:
-    """Map every word that stands for one class only to its index; words beat nothing numeric."""
+    """Map every word that is unique to one class to its index; numeric words are ignored."""
     counts = Counter(class_names)
     names = {name: index for index, name in enumerate(class_names) if counts[name] == 1 and not _NUMBER.fullmatch(name)}
     return {**imagenet_index(), **names}
@@ -291,8 +293,8 @@ def _file_name(name: str) -> str:
     return name.replace("\\", "/").rpartition("/")[2]
 
 
-def _end_alike(name: str, image: str) -> bool:
-    """Whether one path is the end of the other, suffixes of files left aside where the name has none."""
+def _have_same_end(name: str, image: str) -> bool:
+    """Return whether one path is the end of the other; file suffixes are ignored if the name has none."""
     if PurePosixPath(name).suffix.lower() not in IMAGE_SUFFIXES:
         image = str(PurePosixPath(image).with_suffix(""))
     longer, shorter = (name, image) if len(name) > len(image) else (image, name)

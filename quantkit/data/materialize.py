@@ -1,4 +1,4 @@
-"""Lay the images of a calibration set flat into one folder, as the vendor's ``dataset.path`` wants them."""
+"""Writes the images of a calibration set into one folder, the layout of the vendor's ``dataset.path``."""
 
 import os
 from pathlib import Path, PurePosixPath
@@ -12,22 +12,22 @@ from quantkit.progress import Progress, as_progress
 
 
 def materialize(chosen: CalibrationSet, folder: Path, *, link: bool = True, progress: Progress | None = None) -> None:
-    """Copy or link every image of a set into a folder, under names that sort in the set's order.
+    """Copy or link every image of a set into a folder, with names that sort in the set's order.
 
-    Sorted by name, the beginning of the folder is as balanced over the classes as the beginning of the set. Each file
-    appears whole or not at all, and an interrupted run goes on where it stopped: what is there with the right digest
-    stays.
+    Sorted by name, the first files of the folder are balanced over the classes like the first images of the set. Each
+    file
+    is created atomically, and an interrupted run can be resumed: existing files with the right digest are kept.
 
     Args:
         chosen: the set.
-        folder: where to; made when absent. It may hold nothing but files of this set.
-        link: make hard links where the file system allows, which cost no space and, unlike symbolic links, can be read
-            inside a container. Copies otherwise, as always of images in archives.
+        folder: output folder; created if missing. It must contain only files of this set.
+        link: create hard links if the file system supports them, which need no space and, unlike symbolic links, can be
+            read inside a container. Otherwise, and for images in archives, copies are written.
         progress: receives the progress.
 
     Raises:
-        CalibrationSetError: an image is missing or is not the one of the set.
-        OutputError: the folder holds other files, or cannot be written.
+        CalibrationSetError: an image is missing or has changed.
+        OutputError: the folder contains other files, or cannot be written.
     """
     make_folder(folder)
     names = materialized_names(chosen)
@@ -39,7 +39,7 @@ def materialize(chosen: CalibrationSet, folder: Path, *, link: bool = True, prog
 
 
 def materialized_names(chosen: CalibrationSet) -> list[str]:
-    """Return the file name each image has once materialized: its place in the set, then its own name."""
+    """Return the file name of each materialized image: its position in the set, then its name."""
     digits = len(str(max(len(chosen) - 1, 0)))
     return [f"{place:0{digits}d}_{PurePosixPath(image.name).name}" for place, image in enumerate(chosen.images)]
 
@@ -47,10 +47,10 @@ def materialized_names(chosen: CalibrationSet) -> list[str]:
 def _refuse_strangers(folder: Path, names: set[str]) -> None:
     for entry in sorted(folder.iterdir()):
         if entry.name.endswith(TEMPORARY_SUFFIX):
-            entry.unlink(missing_ok=True)  # of a run that was killed
+            entry.unlink(missing_ok=True)  # left by a killed run
         elif entry.name not in names:
             raise OutputError(
-                f"the folder holds {entry.name}, which is no file of this set", where=folder, fix="give an empty folder"
+                f"the folder contains {entry.name}, which is not in this set", where=folder, fix="give an empty folder"
             )
 
 
@@ -58,12 +58,10 @@ def _place(item: ImageItem, image: CalibrationImage, target: Path, link: bool) -
     try:
         content = encoded(item)
     except ImageError as error:
-        raise CalibrationSetError(error.what, where=item.where, fix="say where the images lie with --images") from error
+        raise CalibrationSetError(error.what, where=item.where, fix="give their location with --images") from error
     digest = content_digest(content)
     if image.sha256 and digest != image.sha256:
-        raise CalibrationSetError(
-            "the file is not the one of the set (other digest)", where=item.where, fix="build the set again"
-        )
+        raise CalibrationSetError("the file has changed (other digest)", where=item.where, fix="build the set again")
     if target.is_file() and sha256_file(target) == digest:
         return
     if link and isinstance(item, FileItem) and _linked(item.path, target):
@@ -72,7 +70,7 @@ def _place(item: ImageItem, image: CalibrationImage, target: Path, link: bool) -
 
 
 def _linked(source: Path, target: Path) -> bool:
-    """Make a hard link of the file itself; False where the file system will not."""
+    """Create a hard link; return False if the file system does not support it."""
     try:
         target.unlink(missing_ok=True)
         os.link(source.resolve(), target)

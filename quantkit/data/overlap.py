@@ -1,4 +1,4 @@
-"""Find images that are in both the calibration and the evaluation set."""
+"""Finds images that are in both the calibration and the evaluation set."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,19 +10,19 @@ from quantkit.errors import QuantkitError
 
 
 def overlap(chosen: CalibrationSet, images: Sequence[Path | ImageItem], workers: int | None = None) -> list[int]:
-    """Return the positions of images whose bytes are in a calibration set.
+    """Return the positions of images that are in a calibration set, compared by digest.
 
-    Only images whose size occurs in the set are read, where the set's images can be found; and none twice in one
-    process while it does not change.
+    Only images with a size that occurs in the set are read, if the set's images can be found; digests are cached in the
+    process.
 
     Args:
         chosen: the calibration set.
-        images: the images to look up, an evaluation set say.
+        images: the images to look up, such as an evaluation set.
         workers: number of threads.
 
     Raises:
         ImageError: one of ``images`` cannot be read.
-        CalibrationSetError: the set was chosen from labels alone.
+        CalibrationSetError: the set was selected from labels alone.
     """
     chosen.require_digests()
     digests = {image.sha256 for image in chosen.images}
@@ -36,7 +36,7 @@ def overlap(chosen: CalibrationSet, images: Sequence[Path | ImageItem], workers:
 
 
 def digest_of(image: Path | ImageItem) -> str:
-    """Return the hex SHA-256 of an image, remembered in this process while the image does not change.
+    """Return the hex SHA-256 of an image, cached in this process while the image does not change.
 
     Raises:
         ImageError: the image cannot be read.
@@ -45,9 +45,9 @@ def digest_of(image: Path | ImageItem) -> str:
 
 
 def _sizes(chosen: CalibrationSet) -> set[int] | None:
-    """Return the sizes in bytes of a set's images, or None where one cannot be seen."""
+    """Return the sizes in bytes of a set's images, or None if one cannot be accessed."""
     try:
         sizes = {item.size for item in chosen.items}
-    except QuantkitError:  # the set's source is gone, and its digests are known
+    except QuantkitError:  # the set's source is missing, but its digests are known
         return None
     return None if None in sizes else {size for size in sizes if size is not None}

@@ -1,6 +1,6 @@
-"""Do many small jobs on threads, a bounded number ahead, results in order.
+"""Runs many small jobs on threads, a bounded number ahead, with results in order.
 
-Threads suffice for images: pillow decodes and resizes, and numpy converts, without holding the interpreter's lock.
+Threads suffice for images: pillow and numpy release the GIL.
 """
 
 import os
@@ -14,7 +14,7 @@ Result = TypeVar("Result")
 
 
 def available_cpus() -> int:
-    """Return how many processors this process may use, at least one."""
+    """Return the number of processors available to this process, at least one."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
@@ -23,19 +23,19 @@ def available_cpus() -> int:
 def map_in_order(
     function: Callable[[Job], Result], jobs: Iterable[Job], workers: int | None = None, ahead: int | None = None
 ) -> Iterator[Result]:
-    """Yield ``function(job)`` for each job in order, worked on by threads.
+    """Yield ``function(job)`` for each job in order, computed by threads.
 
-    At most ``ahead`` results wait for the consumer. When the consumer stops early, or a job raises, jobs not begun are
+    At most ``ahead`` results wait for the consumer. If the consumer stops early, or a job raises, pending jobs are
     dropped and the threads end before this returns.
 
     Args:
-        function: what to do; called from several threads.
-        jobs: taken lazily.
-        workers: number of threads; as many as there are processors when absent.
-        ahead: how many jobs may be begun before their results are taken; a few per thread when absent.
+        function: the function; called from several threads.
+        jobs: consumed lazily.
+        workers: number of threads; one per processor by default.
+        ahead: maximum number of jobs started before their results are consumed; a few per thread by default.
 
     Raises:
-        Exception: whatever ``function`` raised, when its turn comes.
+        Exception: any exception of ``function``, in the order of the jobs.
     """
     workers = workers or available_cpus()
     ahead = ahead or 4 * workers

@@ -1,7 +1,7 @@
-"""Execute a preprocessing pipeline: from an image file to the float32 ``[C, H, W]`` that a model reads.
+"""Executes preprocessing pipelines, from an image file to the float32 ``[C, H, W]`` input of a model.
 
-With pillow's antialiased resize the result equals torchvision's ``Resize CenterCrop ToTensor Normalize`` on PIL images
-bit for bit; the rounding rules below are theirs and are kept on purpose, odd as some of them look.
+With pillow's antialiased resize the result is bit-identical to torchvision's ``Resize CenterCrop ToTensor Normalize``
+on PIL images; the rounding rules below are those of torchvision, even if some of them are unusual.
 """
 
 from functools import lru_cache
@@ -31,22 +31,22 @@ _FILTERS = {
 def preprocess(
     image: AnyPath | ImageItem, pipeline: Pipeline | AnyPath, out: NDArray[np.float32] | None = None
 ) -> NDArray[np.float32]:
-    """Read one image and run the pipeline over it; a ready array is taken as it is.
+    """Read an image and run the pipeline on it; an array is returned unchanged.
 
     Args:
         image: an image file, or an image of a source.
         pipeline: the operations, the name of a preset, or a YAML file with ``ops``.
-        out: where to write the result, C-contiguous float32 ``[C, H, W]``; made when absent.
+        out: C-contiguous float32 array ``[C, H, W]`` for the result; allocated by default.
 
     Returns:
         ``out``, or a new float32 array ``[C, H, W]``.
 
     Raises:
-        ImageError: the image cannot be decoded, or its result has another size than ``out``.
+        ImageError: the image cannot be decoded, or the result has another size than ``out``.
         ConfigError: the pipeline cannot be executed (see `check_pipeline`).
 
     Example:
-        In the folder that ``quantkit demo`` makes:
+        In the folder written by ``quantkit demo``:
 
         >>> import quantkit
         >>> image = quantkit.find_images("images/test").items[0]
@@ -64,7 +64,7 @@ def preprocess(
     elif out.shape[1:] != pixels.shape[:2]:
         found, wanted = (f"{height} x {width}" for height, width in (pixels.shape[:2], out.shape[1:]))
         raise ImageError(
-            f"the picture is {found} (height x width) after preprocessing where {wanted} is needed",
+            f"the image is {found} (height x width) after preprocessing, and {wanted} is needed",
             where=where,
             fix="add a resize or center_crop to the pipeline",
         )
@@ -78,17 +78,17 @@ def pixels_of(data: bytes, pipeline: Pipeline, where: object) -> NDArray[np.uint
     Args:
         data: the encoded image.
         pipeline: the operations.
-        where: what to call the image in messages.
+        where: name of the image in messages.
 
     Raises:
         ImageError: the image cannot be decoded.
-        ConfigError: the pipeline is that of ready arrays.
+        ConfigError: the pipeline is that of arrays.
     """
     if not pipeline.ops:
         raise ConfigError(
-            "a picture, and no preprocessing: the run was calibrated on ready arrays",
+            "the image needs preprocessing, and the run was calibrated on arrays without preprocessing",
             where=where,
-            fix="give --preset, or ready arrays",
+            fix="give --preset, or arrays",
         )
     decode = pipeline.ops[0]
     assert isinstance(decode, Decode)
@@ -104,9 +104,9 @@ def _ready(array: NDArray[np.float32], out: NDArray[np.float32] | None, where: o
         return array
     if out.shape != array.shape:
         raise ImageError(
-            f"an array of shape {list(array.shape)} where {list(out.shape)} is needed",
+            f"the array has shape {list(array.shape)}, and {list(out.shape)} is needed",
             where=where,
-            fix="preprocess it to the size that the model reads",
+            fix="preprocess it to the size of the model's input",
         )
     out[:] = array
     return out
@@ -120,10 +120,10 @@ def transform(image: Image.Image, pipeline: Pipeline) -> NDArray[np.uint8]:
         pipeline: the operations.
 
     Returns:
-        uint8 ``[H, W]`` or ``[H, W, C]``, channels in RGB order whatever the pipeline decodes to.
+        uint8 ``[H, W]`` or ``[H, W, C]``, with channels in RGB order for any decode mode.
 
     Raises:
-        ImageError: keeping the aspect of a very long picture would make it larger than `MAX_PIXELS`.
+        ImageError: a very long image would become larger than `MAX_PIXELS` with its aspect kept.
     """
     for op in pipeline.ops:
         match op:
@@ -144,7 +144,7 @@ def transform(image: Image.Image, pipeline: Pipeline) -> NDArray[np.uint8]:
 def normalize(pixels: NDArray[np.uint8], pipeline: Pipeline, out: NDArray[np.float32]) -> None:
     """Write ``(pixels / divisor - mean) / std`` per channel, each step rounded to float32 as torchvision does.
 
-    There are only 256 values a channel can have, so the arithmetic is done once, in a table.
+    A channel has only 256 values, so the arithmetic is done once, in a table.
 
     Args:
         pixels: uint8 ``[H, W]`` or ``[H, W, C]`` in RGB order.
@@ -158,19 +158,19 @@ def normalize(pixels: NDArray[np.uint8], pipeline: Pipeline, out: NDArray[np.flo
     stacked = pixels[np.newaxis] if pixels.ndim == 2 else np.moveaxis(pixels, 2, 0)
     planes = [stacked[place] for place in BGR_ORDER[: len(stacked)]] if _is_bgr(pipeline) else list(stacked)
     for table, plane, target in zip(tables, planes, out, strict=True):
-        # Indices are uint8 and the table has 256 entries; "clip" only spares numpy a check and a copy.
+        # Indices are uint8 and the table has 256 entries; "clip" only avoids a check and a copy in numpy.
         table.take(plane, out=target, mode="clip")
 
 
 @lru_cache(maxsize=64)
 def value_tables(pipeline: Pipeline) -> NDArray[np.float32]:
-    """Return float32 ``[C, 256]``: what each 8-bit value of each channel becomes.
+    """Return float32 ``[C, 256]``: the result of each 8-bit value of each channel.
 
     Raises:
         ConfigError: see `check_pipeline`.
     """
     values = np.tile(np.arange(256, dtype=np.float32), (pipeline.channels, 1))
-    with np.errstate(all="ignore"):  # what comes of numbers that float32 cannot hold is refused below
+    with np.errstate(all="ignore"):  # overflows of float32 are rejected below
         for op in pipeline.ops:
             match op:
                 case ToTensor():
@@ -195,19 +195,19 @@ def check_pipeline(
     *,
     whole: tuple[int, int] | None = None,
 ) -> None:
-    """Check that a pipeline can be executed and yields what a model reads.
+    """Check that a pipeline can be executed and fits a model.
 
     Args:
         pipeline: the operations.
-        channels: channels of the model's input, None where it takes any.
-        height: height of the model's input in pixels, None where it takes any.
-        width: width of the model's input in pixels, None where it takes any.
-        whole: least and greatest number of a model's integer input, None where it takes fractions.
+        channels: channels of the model's input, None for any.
+        height: height of the model's input in pixels, None for any.
+        width: width of the model's input in pixels, None for any.
+        whole: smallest and largest value of a model's integer input, None for a float input.
 
     Raises:
-        ConfigError: an operation that cannot be executed, a result of other channels or size than the model's input,
-            or numbers that an integer input cannot hold. A pipeline that does not fix the size is checked image by
-            image instead.
+        ConfigError: an operation that cannot be executed, a result with other channels or size than the model's input,
+            or values outside the range of an integer input. Pipelines with a variable size are checked image by image
+            instead.
     """
     if not pipeline.ops:
         return
@@ -227,16 +227,16 @@ def check_pipeline(
     if channels is not None and channels != pipeline.channels:
         modes = {1: "L", 2: "LA", 3: "RGB or BGR", 4: "RGBA or BGRA"}
         raise ConfigError(
-            f"the model reads {channels} channels and the pipeline gives {pipeline.channels}",
+            f"the model needs {channels} channels, and the pipeline gives {pipeline.channels}",
             where="pipeline",
             fix=f"set the mode of decode to {modes[channels]}"
             if channels in modes
-            else "image files hold 1 to 4 channels; give a model that takes as many",
+            else "image files have 1 to 4 channels; give a model with as many",
         )
     if whole is not None and not (np.array_equal(values, np.rint(values)) and _within(values, *whole)):
         fractions = "" if np.array_equal(values, np.rint(values)) else "fractions "
         raise ConfigError(
-            f"the model reads whole numbers from {whole[0]} to {whole[1]}, and the pipeline gives {fractions}"
+            f"the model needs integers from {whole[0]} to {whole[1]}, and the pipeline gives {fractions}"
             f"from {values.min():.4g} to {values.max():.4g}",
             where="pipeline",
             fix="set the divisor of to_tensor to 1 and leave out normalize",
@@ -246,7 +246,7 @@ def check_pipeline(
     for name, wanted, given in zip(("height", "width"), (height, width), pipeline.output_size, strict=True):
         if wanted is not None and wanted != given:
             raise ConfigError(
-                f"the model reads {name} {wanted} and the pipeline gives {given}",
+                f"the model needs {name} {wanted}, and the pipeline gives {given}",
                 where="pipeline",
                 fix=f"set its last resize or center_crop to {wanted}",
             )
@@ -261,7 +261,7 @@ def _check_channels(op: Normalize, pipeline: Pipeline) -> None:
         raise ConfigError(
             f"mean and std have {len(op.mean)} values for {pipeline.channels} channels",
             where="normalize",
-            fix="give one value a channel",
+            fix="give one value per channel",
         )
 
 
@@ -276,7 +276,7 @@ def _resize(image: Image.Image, op: Resize) -> Image.Image:
         return image
     if height * width > MAX_PIXELS:
         raise ImageError(
-            f"a picture of {image.width} x {image.height} would be resized to {width} x {height}",
+            f"an image of {image.width} x {image.height} would be resized to {width} x {height}",
             fix="remove it, or resize to [height, width]",
         )
     if op.antialias:
@@ -286,7 +286,7 @@ def _resize(image: Image.Image, op: Resize) -> Image.Image:
 
 
 def _target_size(image: Image.Image, op: Resize) -> tuple[int, int]:
-    """Return ``(height, width)``; the longer side is truncated, not rounded, as torchvision does."""
+    """Return ``(height, width)``; the longer side is truncated, not rounded, as in torchvision."""
     if not isinstance(op.size, int):
         return op.size
     width, height = image.size
@@ -296,7 +296,7 @@ def _target_size(image: Image.Image, op: Resize) -> tuple[int, int]:
 
 
 def _center_crop(image: Image.Image, height: int, width: int) -> Image.Image:
-    """Crop; the offset is rounded half to even, and padding puts the odd pixel right and below, as torchvision does."""
+    """Crop; the offset is rounded half to even, and the odd pixel of padding is right and below, as in torchvision."""
     if width > image.width or height > image.height:
         missing_x, missing_y = max(width - image.width, 0), max(height - image.height, 0)
         border = (missing_x // 2, missing_y // 2, (missing_x + 1) // 2, (missing_y + 1) // 2)

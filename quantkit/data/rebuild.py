@@ -1,7 +1,7 @@
-"""Choose a calibration set from labels alone, and find a set's images again in another copy of the data.
+"""Selects a calibration set from labels alone, and finds its images in another copy of the data.
 
-A published manifest names images and digests but holds no images. Whoever has the same data set, in whatever folders,
-rebuilds the very same set from it.
+A published manifest contains names and digests, but no images. The same set can be rebuilt from any copy of the data
+set, in any folder layout.
 """
 
 from collections import defaultdict
@@ -28,17 +28,18 @@ _SHOWN = 5
 
 
 def plan_from_file(labels: Path, names: Path | None = None, *, count: int, seed: int = 0) -> CalibrationSet:
-    """Choose a set from a label file alone; see `plan_calibration_set`.
+    """Select a set from a label file alone; see `plan_calibration_set`.
 
     Args:
         labels: label file, or the ImageNet devkit: its archive, or its ground truth.
-        names: file of class names, one a line in class-index order; those of ImageNet-1k for its own label files.
-        count: how many images to choose.
-        seed: another seed chooses other images.
+        names: file of class names, one per line in class-index order; by default those of ImageNet-1k for its label
+            files.
+        count: number of images.
+        seed: random seed of the selection.
 
     Raises:
-        LabelError: a file is malformed, or one image has two labels.
-        CalibrationSetError: fewer images than asked for.
+        LabelError: a file is malformed, or an image has two labels.
+        CalibrationSetError: there are fewer images than requested.
         UsageError: a count below one.
     """
     class_names = read_class_names(names) if names is not None else None
@@ -53,27 +54,27 @@ def plan_from_file(labels: Path, names: Path | None = None, *, count: int, seed:
 def plan_calibration_set(
     lines: Sequence[LabelLine], class_names: dict[int, str], *, count: int, seed: int = 0, source: str = "label file"
 ) -> CalibrationSet:
-    """Choose a set from labels alone, without images.
+    """Select a set from labels alone, without images.
 
-    The choice is the one `build_calibration_set` makes of the same images, as long as it finds none of them unusable.
+    The selection is that of `build_calibration_set` for the same images, if all of them are usable.
 
     Args:
         lines: name and class index of each image.
-        class_names: names of the classes, where known.
-        count: how many images to choose.
-        seed: another seed chooses other images.
-        source: where the labels came from, in words.
+        class_names: names of the classes, as far as known.
+        count: number of images.
+        seed: random seed of the selection.
+        source: description of the source of the labels.
 
     Returns:
         A set without digests; `rebuild_calibration_set` finds its images.
 
     Raises:
         LabelError: one image has two labels.
-        CalibrationSetError: fewer images than asked for.
+        CalibrationSetError: there are fewer images than requested.
         UsageError: a count below one.
     """
     if count < 1:
-        raise UsageError(f"cannot choose {count} images", where="--count", fix="give a number from 1 up")
+        raise UsageError(f"invalid number of images {count}", where="--count", fix="give a number from 1 up")
     label_by_name: dict[str, LabelLine] = {}
     for line in lines:
         earlier = label_by_name.setdefault(line.name, line)
@@ -84,8 +85,8 @@ def plan_calibration_set(
             )
     if len(label_by_name) < count:
         raise CalibrationSetError(
-            f"{len(label_by_name)} labelled images where {count} are asked for",
-            fix=f"ask for {len(label_by_name)} or fewer",
+            f"{len(label_by_name)} labelled images, but {count} are requested",
+            fix=f"request {len(label_by_name)} or fewer",
         )
     names = sorted(label_by_name)
     queues = queues_by_class(names, [label_by_name[name].label for name in names], seed)
@@ -101,19 +102,19 @@ def plan_calibration_set(
 def rebuild_calibration_set(
     planned: CalibrationSet, images: ImagesLike, *, workers: int | None = None, progress: Progress | None = None
 ) -> CalibrationSet:
-    """Find the images of a set in another place, by file name and, where the set has them, by digest.
+    """Find the images of a set at another location, by file name and, if the set has them, by digest.
 
     Args:
-        planned: the set, with digests or chosen from labels alone.
-        images: a copy of the data: a folder, flat or with folders, an archive, parquet, shards or a URL.
+        planned: the set, with digests or selected from labels alone.
+        images: a copy of the data: a folder, flat or with subfolders, an archive, parquet, shards or a URL.
         workers: number of threads that decode.
         progress: receives the progress.
 
     Returns:
-        The same set with the paths of this copy, and the digests that were seen.
+        The same set with the paths of this copy, and digests.
 
     Raises:
-        CalibrationSetError: an image is not there, is another than the set's, or cannot be decoded. None is replaced:
+        CalibrationSetError: an image is missing, has changed, or cannot be decoded. Images are not replaced, because
             that would be another set.
     """
     source = find_images(images, skip_damaged=True)  # every image of the set is looked up and compared
@@ -139,23 +140,23 @@ def rebuild_calibration_set(
         raise CalibrationSetError(
             f"{len(problems)} of {len(planned)} images of the set cannot be used: {shown}",
             where=source.root,
-            fix="give a whole copy of the data the set was made from",
+            fix="give a complete copy of the data set",
         )
     return replace(planned, root=source.root, images=tuple(found), opened=source)
 
 
 def _fault(choices: Sequence[str], right: Sequence[str]) -> str:
     if not choices:
-        return "not there"
+        return "missing"
     if not right:
-        return "another file of that name"
+        return "another file with this name"
     if len(right) > 1 and len(choices) > 1:
-        return f"{len(right)} files of that name"
+        return f"{len(right)} files with this name"
     return ""
 
 
 class _CopyFinder:
-    """Files of a folder by their names."""
+    """Files of a source by name."""
 
     def __init__(self, names: Sequence[str]) -> None:
         self._by_name: dict[str, list[str]] = defaultdict(list)
@@ -165,7 +166,7 @@ class _CopyFinder:
             self._by_stem[PurePosixPath(name).stem].append(name)
 
     def candidates(self, name: str) -> list[str]:
-        """Return the files that may be the image of that name; the one whose whole path fits, if there is one."""
+        """Return the candidate files for a name; only the one with the same path, if it exists."""
         path = PurePosixPath(name)
         found = self._by_name.get(path.name, [])
         if not found and path.suffix.lower() not in IMAGE_SUFFIXES:

@@ -1,21 +1,21 @@
-"""Resizing without antialias, as OpenCV and the card's ``BILINEAR_CV`` do: the filter keeps its own width.
+"""Resizing without antialias, as in OpenCV and the card's ``BILINEAR_CV``: the filter width is constant.
 
-When a picture shrinks by more than two, bilinear weights touch only some of its pixels; that is what these functions
-are for. Pillow's filters, which widen with the shrink, are pillow's own.
+If an image shrinks by more than two, bilinear sampling uses only some of its pixels. For filters that widen with the
+scale, pillow is used.
 """
 
 import numpy as np
 from numpy.typing import NDArray
 
-# OpenCV computes on 8-bit pictures in fixed point: weights have 11 fractional bits.
+# OpenCV computes 8-bit images in fixed point: weights have 11 fractional bits.
 _WEIGHT_BITS = 11
 
 
 def resize_bilinear(pixels: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uint8]:
     """Resize by bilinear sampling at half-pixel centres, ``source = (target + 0.5) * scale - 0.5``.
 
-    Weights and rounding are those of OpenCV's ``INTER_LINEAR`` for 8-bit pictures: fixed point of 11 bits, one
-    intermediate shift of 4 bits before the vertical pass. Where both sides shrink by exactly two this comes to the
+    Weights and rounding are those of OpenCV's ``INTER_LINEAR`` for 8-bit images: fixed point of 11 bits, one
+    intermediate shift of 4 bits before the vertical pass. If both sides shrink by exactly two, the result is the
     rounded mean of 2 x 2 pixels, OpenCV's special case.
 
     Args:
@@ -28,7 +28,7 @@ def resize_bilinear(pixels: NDArray[np.uint8], height: int, width: int) -> NDArr
     """
     rows, row_fraction = _taps(pixels.shape[0], height)
     columns, column_fraction = _taps(pixels.shape[1], width)
-    # OpenCV drops the weight beyond the left and right edge; above and below it mixes the edge row with itself.
+    # OpenCV drops the weight beyond the left and right edge; at the top and bottom it mixes the edge row with itself.
     column_fraction[columns[0] == columns[1]] = 0
     row_weights, column_weights = _weights(row_fraction), _weights(column_fraction)
     channels = pixels[0, 0].size
@@ -46,7 +46,7 @@ def resize_bilinear(pixels: NDArray[np.uint8], height: int, width: int) -> NDArr
 
 
 def resize_nearest(pixels: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uint8]:
-    """Resize by taking the pixel at ``floor(target * scale)``, as OpenCV's ``INTER_NEAREST`` does.
+    """Resize by selecting the pixel at ``floor(target * scale)``, as OpenCV's ``INTER_NEAREST`` does.
 
     Args:
         pixels: uint8 ``[H, W]`` or ``[H, W, C]``.
@@ -69,7 +69,7 @@ def _vertical(mixed: NDArray[np.int32], rows: NDArray[np.intp], weights: NDArray
 
 
 def _taps(source: int, target: int) -> tuple[NDArray[np.intp], NDArray[np.float32]]:
-    """Return the two source indices of each target position, ``[2, target]``, and the second one's share."""
+    """Return the two source indices of each target position, ``[2, target]``, and the weight of the second."""
     position = ((np.arange(target) + 0.5) * _scale(source, target) - 0.5).astype(np.float32)
     first = np.floor(position).astype(np.intp)
     return np.stack([first, first + 1]).clip(0, source - 1), position - first.astype(np.float32)
@@ -88,5 +88,5 @@ def _nearest(source: int, target: int) -> NDArray[np.intp]:
 
 
 def _scale(source: int, target: int) -> float:
-    # The reciprocal of a quotient, as OpenCV forms it; the last bit decides which pixel a half falls to.
+    # The reciprocal of a quotient, as in OpenCV; the last bit affects the rounding of halves.
     return 1 / (target / source)

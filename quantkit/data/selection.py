@@ -1,8 +1,9 @@
-"""Choose images by class: pure functions of names, labels and a seed.
+"""Selects images by class, as pure functions of names, labels and a seed.
 
-An image's place in the queue of its class is the SHA-256 of seed, class and file name. So the choice does not depend on
-the order of a file system, on where the images lie or in which folders, nor on which other images there are: a set can
-be chosen from labels alone and found again in any copy of the data.
+The position of an image in the queue of its class follows from the SHA-256 of seed, class and file name. So the
+selection
+does not depend on the order of a file system, on the location and folders of the images, or on other images: a set can
+be selected from labels alone and found in any copy of the data.
 """
 
 import bisect
@@ -12,17 +13,17 @@ from typing import TypeVar
 
 Image = TypeVar("Image")
 
-# Stands for the class of images that have no label.
+# The class of images without a label.
 NO_LABEL = -1
 
 
 def queues_by_class(names: Sequence[str], labels: Sequence[int], seed: int) -> dict[int, list[int]]:
-    """Return the positions of each class's images, the first to be taken first; classes in ascending order.
+    """Return the positions of each class's images in order of selection; classes in ascending order.
 
     Args:
-        names: paths of the images with forward slashes; only the file name counts, the rest breaks ties.
-        labels: class index of each, or `NO_LABEL`.
-        seed: another seed gives another order.
+        names: paths of the images with forward slashes; only the file name is used, the rest breaks ties.
+        labels: class index of each image, or `NO_LABEL`.
+        seed: random seed of the order.
     """
     queues: dict[int, list[int]] = {label: [] for label in sorted(set(labels))}
     for position, label in enumerate(labels):
@@ -33,15 +34,15 @@ def queues_by_class(names: Sequence[str], labels: Sequence[int], seed: int) -> d
 
 
 def balanced_quotas(available: Mapping[int, int], count: int, seed: int) -> dict[int, int]:
-    """Return how many images to take of each class: as equal as what is available allows.
+    """Return the number of images to select of each class, as equal as possible.
 
-    Every class gives the same number, or all it has where that is less; what then remains goes one each to classes
-    drawn by the seed.
+    Every class contributes the same number, or all its images if it has fewer; the remainder is distributed one each to
+    classes drawn by the seed.
 
     Args:
-        available: how many images each class has.
-        count: how many to take in all; everything where fewer are available.
-        seed: draws the classes that give one more.
+        available: number of images of each class.
+        count: total number of images; all if fewer are available.
+        seed: random seed that draws the classes with one more image.
     """
     levels = range(max(available.values(), default=0) + 1)
     level = bisect.bisect_right(levels, count, key=lambda level: sum(min(n, level) for n in available.values())) - 1
@@ -53,14 +54,14 @@ def balanced_quotas(available: Mapping[int, int], count: int, seed: int) -> dict
 
 
 def interleaved(taken: Mapping[int, Sequence[Image]], seed: int) -> list[Image]:
-    """Return what was taken class by class in turn, so that every beginning of the list is balanced too."""
+    """Return the images of all classes interleaved, so that every prefix of the list is balanced."""
     order = classes_in_lot_order(list(taken), seed)
     longest = max((len(images) for images in taken.values()), default=0)
     return [taken[label][turn] for turn in range(longest) for label in order if turn < len(taken[label])]
 
 
 def classes_in_lot_order(labels: Sequence[int], seed: int) -> list[int]:
-    """Return the classes in the order that the seed draws them."""
+    """Return the classes in the order drawn by the seed."""
     return sorted(labels, key=lambda label: (_lot(seed, label), label))
 
 

@@ -1,4 +1,4 @@
-"""Images of one place, in order, with what is known of their labels: a folder, an archive, shards, arrays."""
+"""Image sources: ordered images of a folder, archive, shards or arrays, with their labels."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -11,29 +11,29 @@ from numpy.typing import NDArray
 
 from quantkit.data.item import ImageItem
 
-# A local file or folder, or a text: a URL, or a pattern of shards such as ``data-{000000..000009}.tar``.
+# A local file or folder, or a string: a URL, or a pattern of shards such as ``data-{000000..000009}.tar``.
 Location = Path | str
 
 
 @dataclass(frozen=True)
 class ImageSource:
-    """Images of one place.
+    """Images of one location.
 
     Attributes:
-        root: the place: a folder, an archive, a URL or a pattern of shards; for arrays, what they are in words.
+        root: the location: a folder, an archive, a URL or a pattern of shards; for arrays, a description.
         items: the images, in order.
-        labels: int64 ``[N]`` class indices, or None where the images have no labels.
-        class_names: name of each class that has one, by class index.
-        classes: how many classes there are, present or not; None where that is not known.
-        source: where the labels came from, in words.
-        warnings: what was odd but did not matter enough to stop.
-        array_shape: ``(C, H, W)`` where the images are ready arrays, which are not preprocessed; None for pictures.
-        numbering: what the class indices follow: ``imagenet`` (the sorted WordNet ids), ``folders`` (the class folders,
-            sorted, or as the file of class names has them), ``file`` (a label file); None without labels, and where
-            the place stores them and does not say.
+        labels: int64 ``[N]`` class indices, or None without labels.
+        class_names: names of classes by class index.
+        classes: total number of classes, None if unknown.
+        source: description of the source of the labels.
+        warnings: non-fatal faults.
+        array_shape: ``(C, H, W)`` if the images are arrays, which are not preprocessed; None for encoded images.
+        numbering: numbering of the class indices: ``imagenet`` (the sorted WordNet ids), ``folders`` (the class
+            folders, sorted, or as in the file of class names), ``file`` (a label file); None without labels, and if the
+            numbering of stored labels is unknown.
 
     Example:
-        In the folder that ``quantkit demo`` makes:
+        In the folder written by ``quantkit demo``:
 
         >>> import quantkit
         >>> source = quantkit.find_labelled_images("images/test")
@@ -70,7 +70,7 @@ class ImageSource:
         return isinstance(self.root, Path) and self.root.is_dir()
 
     def only(self, positions: Sequence[int]) -> "ImageSource":
-        """Return the source with the images at some positions alone."""
+        """Return the source with only the images at these positions."""
         return replace(
             self,
             items=tuple(self.items[position] for position in positions),
@@ -79,5 +79,5 @@ class ImageSource:
 
 
 def is_url(location: Location) -> bool:
-    """Return whether a place is a URL."""
+    """Return whether a location is a URL."""
     return isinstance(location, str) and "://" in location

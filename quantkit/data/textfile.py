@@ -1,4 +1,4 @@
-"""Read small text files that people edit: UTF-8, with or without a byte order mark, any line ends."""
+"""Reads small text files: UTF-8, with or without a byte order mark, with any line ends."""
 
 from pathlib import Path
 
@@ -9,7 +9,7 @@ _MAX_BYTES = 1 << 28
 
 
 def read_lines(path: Path) -> list[str]:
-    """Return the lines of a text file of labels or names, without their ends.
+    """Return the lines of a text file of labels or names, without line ends.
 
     Raises:
         LabelError: the file cannot be read, or is not UTF-8 text.
@@ -23,5 +23,5 @@ def read_lines(path: Path) -> list[str]:
     except UnicodeDecodeError as error:
         raise LabelError(f"not UTF-8 text (byte {error.start})", where=path, fix="save it as UTF-8") from error
     if "\0" in text:
-        raise LabelError("not a text file (it holds zero bytes)", where=path)
+        raise LabelError("not a text file (it contains zero bytes)", where=path)
     return text.replace("\r\n", "\n").replace("\r", "\n").removesuffix("\n").split("\n")

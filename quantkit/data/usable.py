@@ -1,4 +1,4 @@
-"""A source without the images that cannot be decoded, for whoever asked to go on without them."""
+"""A source without images that cannot be decoded."""
 
 from dataclasses import replace
 
@@ -12,16 +12,16 @@ _SHOWN = 3
 
 
 def usable_images(images: ImagesLike, workers: int | None = None) -> ImageSource:
-    """Open a source, use the rest of what is damaged, and leave out the images that cannot be decoded.
+    """Open a source, skipping damaged parts and images that cannot be decoded.
 
-    Every image is decoded once for that. What was left out is in ``warnings``.
+    Every image is decoded once. Skipped parts are listed in ``warnings``.
 
     Args:
         images: see `quantkit.data.sources.open.open_source`.
         workers: number of threads that decode.
 
     Raises:
-        CalibrationSetError: there is no such place, or nothing in it can be used.
+        CalibrationSetError: there is no such source, or nothing in it can be used.
     """
     source = open_source(images, skip_damaged=True)
     faults = [examined.fault for examined in map_in_order(examine, source.items, workers)]

@@ -1,1 +1,1 @@
-"""The whole chain on what ships in the package."""
+"""The demo workflow on bundled data."""

@@ -1,4 +1,4 @@
-"""The whole chain on what ships in the package: digits, a small network, every method, one table."""
+"""The demo workflow on bundled digits and a small network: calibrate, quantize by every method, compare."""
 
 import shutil
 from dataclasses import dataclass
@@ -23,7 +23,7 @@ from quantkit.workflows.quantize import quantize
 PRESET = "digits"
 
 _PROJECT = f"""\
-# What quantkit takes from this folder when it is not told otherwise.
+# Defaults of quantkit commands in this folder.
 model: {MODEL}
 preset: {PRESET}
 set: calibration.csv
@@ -34,12 +34,12 @@ run: run
 
 @dataclass(frozen=True)
 class Demo:
-    """What the demo made.
+    """Result of the demo.
 
     Attributes:
-        folder: where everything lies.
-        run: the run folder in it.
-        comparison: fp32 against one int8 model a method.
+        folder: output folder.
+        run: its run folder.
+        comparison: fp32 compared with one int8 model per method.
 
     Example:
         >>> import quantkit
@@ -57,11 +57,11 @@ def run_demo(folder: AnyPath, progress: Progress | None = None) -> Demo:
     """Unpack the digits and their network, calibrate once, quantize by every method, compare.
 
     Args:
-        folder: where to; made when absent.
+        folder: output folder; created if missing.
         progress: receives the progress, and a message for each step.
 
     Raises:
-        OutputError: the folder cannot be written, or holds something else under the names the demo uses.
+        OutputError: the folder cannot be written, or contains other files with the names that the demo uses.
 
     Example:
         >>> import quantkit

@@ -1,4 +1,4 @@
-"""The bundled digits, and their unpacking into folders of PNG files."""
+"""The bundled digits, unpacked into folders of PNG files."""
 
 import secrets
 import shutil
@@ -24,9 +24,9 @@ class Digits:
     Attributes:
         images: uint8 ``[N, 8, 8]``.
         labels: uint8 ``[N]``, the digit.
-        train: indices of the images the demo's network was trained on.
-        calibration: indices.
-        test: indices.
+        train: indices of the training images of the demo's network.
+        calibration: indices of the calibration images.
+        test: indices of the test images.
     """
 
     images: NDArray[np.uint8]
@@ -45,13 +45,13 @@ def load_digits() -> Digits:
 def unpack_digits(folder: Path) -> Path:
     """Write the calibration and test images as ``<folder>/<part>/<digit>/<index>.png``.
 
-    The folder appears whole or not at all. Where it stands complete already, nothing is done.
+    The folder is created atomically. If it is already complete, nothing is done.
 
     Returns:
         The folder.
 
     Raises:
-        OutputError: the folder cannot be written, or holds something else.
+        OutputError: the folder cannot be written, or contains other files.
     """
     digits = load_digits()
     if _is_complete(folder, digits):
@@ -65,7 +65,7 @@ def unpack_digits(folder: Path) -> Path:
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
     except OSError as error:
-        # Another process may have been faster.
+        # Another process may have created it.
         if _is_complete(folder, digits):
             return folder
         fix = "remove it, or choose another folder" if folder.exists() else None

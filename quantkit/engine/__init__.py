@@ -1,1 +1,1 @@
-"""Where models run: sessions, reading tensors during a pass, partitions and shared prefixes."""
+"""Execution of models: sessions, tapped tensors, partitions and shared prefixes."""

@@ -1,8 +1,8 @@
-"""Decode ahead, batch, run, in order: how images get to a device.
+"""Decodes images ahead, and runs them in batches on a device, in order.
 
-On the CPU every worker decodes a batch of its own and runs the model on it with one thread: no queue, and all
-processors are busy with different images. Another device runs one batch at a time; workers decode for it meanwhile,
-and what it gives is taken while it runs the next.
+On the CPU every worker decodes a batch and runs the model on it with one thread, so there is no queue, and all
+processors work on different images. Another device runs one batch at a time; meanwhile workers decode the next batches
+and process the results of the previous one.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -16,7 +16,7 @@ Job = TypeVar("Job")
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
-# Batches that wait for a device, or for what reads its results: one of each suffices to keep it busy.
+# Batches that wait for a device, or for the reader of its results: one of each keeps the device busy.
 _AHEAD = 2
 
 
@@ -31,14 +31,14 @@ def map_batches(
     """Yield ``run(jobs, items)`` for each batch of jobs, in order.
 
     Args:
-        load: reads one item, by any thread.
-        run: runs one batch; on the CPU by any thread, otherwise by one at a time.
-        jobs: taken lazily.
-        device: where batches run, and how large they are; the last one may be smaller.
-        threads: workers that load.
+        load: reads one item; called from any thread.
+        run: runs one batch; called from any thread on the CPU, otherwise from one thread at a time.
+        jobs: consumed lazily.
+        device: device and batch size; the last batch may be smaller.
+        threads: number of loading threads.
 
     Raises:
-        Exception: whatever ``load`` or ``run`` raised, when its turn comes.
+        Exception: any exception of ``load`` or ``run``, in the order of the jobs.
     """
     if device.is_cpu:
         in_turn = _batches(jobs, device.batch)
@@ -48,7 +48,7 @@ def map_batches(
     def attempt(job: Job) -> tuple[Job, Item | None, Exception | None]:
         try:
             return job, load(job), None
-        except Exception as error:  # raised by the batch that needs it, so that those before it are not lost
+        except Exception as error:  # raised when its batch is reached, so that earlier batches are not lost
             return job, None, error
 
     def run_loaded(batch: Sequence[tuple[Job, Item | None, Exception | None]]) -> Result:
@@ -62,7 +62,7 @@ def map_batches(
 
 
 def _batches(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
-    """Yield lists of so many items; the last may be shorter."""
+    """Yield lists of ``size`` items; the last may be shorter."""
     rest = iter(items)
     while batch := list(islice(rest, size)):
         yield batch

@@ -1,4 +1,4 @@
-"""Classifiers read from their files: how each is to be fed, which output holds its scores, and the model to work on."""
+"""Loads classifiers with their signatures: image input, output with the scores, and the core model."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -23,18 +23,18 @@ from quantkit.graph.prepare import Prepared, prepare
 from quantkit.graph.score_output import PROBE_BATCH, undecided
 from quantkit.graph.signature import Fixed, Signature, read_signature
 
-# Side of the image that output shapes are looked at with, where neither model nor pipeline fixes it.
+# Image size to determine output shapes, if the model has free dimensions.
 _SIDE = 224
 
 
 @dataclass(frozen=True)
 class ClassifierFile:
-    """A classifier as read from its file.
+    """A classifier file.
 
     Attributes:
         path: the file.
-        graph: as read, with the types and axes of the file.
-        signature: what it takes and gives.
+        graph: the model with the types and axes of the file.
+        signature: its inputs and outputs.
     """
 
     path: Path
@@ -43,19 +43,19 @@ class ClassifierFile:
 
     @cached_property
     def core(self) -> ir.Model:
-        """The model that takes one float32 NCHW image and gives its scores ``[N, classes]`` first."""
+        """The model with one float32 NCHW image input and the scores ``[N, classes]`` as first output."""
         return to_core(self.graph, self.signature)
 
     def check(self, pipeline: Pipeline) -> None:
-        """See that a pipeline gives what the image input takes; see `quantkit.data.preprocess.check_pipeline`.
+        """Check that a pipeline fits the image input; see `quantkit.data.preprocess.check_pipeline`.
 
         Raises:
-            ConfigError: it does not.
+            ConfigError: it does not fit.
         """
         check_image(self.signature.image, pipeline)
 
     def prepared(self) -> "PreparedClassifier":
-        """Return the model ready to be planned and observed.
+        """Return the prepared model.
 
         Raises:
             ModelError: see `quantkit.graph.prepare.prepare`.
@@ -68,16 +68,16 @@ class ClassifierFile:
 
 @dataclass(frozen=True)
 class PreparedClassifier(Prepared):
-    """A prepared model that knows the file it was made from.
+    """A prepared model with the signature of its file.
 
     Attributes:
-        signature: of the file.
+        signature: signature of the file.
     """
 
     signature: Signature
 
     def save(self, model: ir.Model, path: Path) -> None:
-        """Write a model made from this one, with the inputs and outputs of the file.
+        """Write a model derived from this one, with the inputs and outputs of the file.
 
         Raises:
             OutputError: the file cannot be written.
@@ -88,13 +88,13 @@ class PreparedClassifier(Prepared):
 def read_classifier(
     path: Path, *, output: str | None = None, inputs: Mapping[str, Any] | None = None, allow_quantized: bool = False
 ) -> ClassifierFile:
-    """Read a classifier and find out how it is fed and where its scores are.
+    """Load a classifier and detect its signature.
 
     Args:
         path: ONNX file.
-        output: name of the scores; absent, they are found.
-        inputs: values of inputs beside the image: numbers, arrays, or paths of ``.npy`` files.
-        allow_quantized: accept a model that holds quantized operators.
+        output: name of the output with the scores; detected by default.
+        inputs: values of the other inputs: numbers, arrays, or paths of ``.npy`` files.
+        allow_quantized: accept a model with quantized operators.
 
     Raises:
         ModelError: the file cannot be read; see also `quantkit.graph.signature.read_signature`.
@@ -107,9 +107,9 @@ def read_classifier(
 def classifier_signature(
     graph: ir.Model, path: Path, *, output: str | None = None, inputs: Mapping[str, Any] | None = None
 ) -> Signature:
-    """Return the signature of a model that was read; see `read_classifier`.
+    """Return the signature of a loaded model; see `read_classifier`.
 
-    Where the file does not say what shape an output has, the model is run once.
+    If the file does not specify the shape of an output, the model is run once.
     """
     try:
         fixed = fixed_values(graph, inputs or {})
@@ -124,10 +124,10 @@ def classifier_signature(
 
 
 def check_image(image: ImageInput, pipeline: Pipeline) -> None:
-    """See that a pipeline gives what an image input takes.
+    """Check that a pipeline fits an image input.
 
     Raises:
-        ConfigError: it does not.
+        ConfigError: it does not fit.
     """
     limits = None
     if image.dtype.is_integer():
@@ -144,7 +144,7 @@ def feed(image: ImageInput, x: npt.NDArray[np.float32]) -> npt.NDArray[Any]:
 
 
 def _inferred_shapes(graph: ir.Model, image: ImageInput) -> dict[str, tuple[int, ...]]:
-    """Return the shapes of all outputs for one batch where shape inference tells every one of them."""
+    """Return the shapes of all outputs for one batch if shape inference determines all of them, else nothing."""
     copy = graph.clone()
     for value in copy.graph.inputs:
         if value.name == image.name:
@@ -153,7 +153,7 @@ def _inferred_shapes(graph: ir.Model, image: ImageInput) -> dict[str, tuple[int,
         value.shape = None
     try:
         ShapeInferencePass(check_type=False, strict_mode=False, data_prop=True)(copy)
-    except Exception:  # onnx_ir wraps whatever the inference of an odd model raises; the model is run instead
+    except Exception:  # onnx_ir wraps any exception of the inference; the model is run instead
         return {}
     shapes = {str(value.name): list(value.shape) if value.shape is not None else [None] for value in copy.graph.outputs}
     known = {name: tuple(size for size in shape if isinstance(size, int)) for name, shape in shapes.items()}
@@ -161,13 +161,13 @@ def _inferred_shapes(graph: ir.Model, image: ImageInput) -> dict[str, tuple[int,
 
 
 def _seen_shapes(path: Path, image: ImageInput, fixed: Fixed) -> dict[str, tuple[int, ...]]:
-    """Return the shapes that outputs have for one batch of black images; nothing where the model cannot be run so."""
+    """Return the shapes of outputs for one batch of black images; nothing if the model cannot run on it."""
     try:
         session = open_session(path)
         names = [output.name for output in session.get_outputs()]
         x = np.zeros(_shape(image), np.float32)
         values = session.run(names, {image.name: feed(image, x), **fixed})
-    except Exception:  # onnxruntime raises classes of its own; what it says is heard when the model is run in earnest
+    except Exception:  # the error is reported when the model is used
         return {}
     return {name: np.shape(value) for name, value in zip(names, values, strict=True)}
 

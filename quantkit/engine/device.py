@@ -1,4 +1,4 @@
-"""Devices that models run on: which execution provider of onnxruntime, which of its devices, and its options."""
+"""Devices for inference: execution provider of onnxruntime, device index, batch size and options."""
 
 import contextlib
 import io
@@ -13,38 +13,39 @@ import onnxruntime as ort
 from quantkit.errors import DeviceError, UsageError
 
 AUTO = "auto"
-# The providers of each kind of device, in the order in which onnxruntime is to ask them for a node. What TensorRT
-# cannot run is run by CUDA, on the same device.
+# The providers of each kind of device, in order of preference for a node. Nodes that TensorRT does not support run on
+# CUDA, on the same device.
 PROVIDERS: dict[str, tuple[str, ...]] = {
     "cpu": ("CPUExecutionProvider",),
     "cuda": ("CUDAExecutionProvider",),
     "tensorrt": ("TensorrtExecutionProvider", "CUDAExecutionProvider"),
     "openvino": ("OpenVINOExecutionProvider",),
 }
-# What `auto` tries before the CPU. TensorRT builds engines for minutes, so it is used only where it is named.
+# Devices that `auto` tries before the CPU. TensorRT builds engines for minutes, so it must be selected explicitly.
 _PREFERRED = ("cuda", "openvino")
 _PACKAGES = {"cuda": "onnxruntime-gpu", "tensorrt": "onnxruntime-gpu", "openvino": "onnxruntime-openvino"}
-# Providers whose devices are told apart by number.
+# Providers with numbered devices.
 _NUMBERED = ("cuda", "tensorrt")
 
 
 @dataclass(frozen=True)
 class Device:
-    """Where models run.
+    """A device for inference.
 
-    Scores differ between devices by what their kernels round otherwise. They do not depend on the batch but for that:
-    a provider may choose other kernels for other batches.
+    Scores differ between devices by the rounding of their kernels, and between batch sizes only if the provider selects
+    other kernels.
 
     Attributes:
         kind: ``cpu``, ``cuda``, ``tensorrt``, ``openvino``, or ``auto``: CUDA, OpenVINO or the CPU, the first that
             starts.
-        index: which of several devices, from 0; for CUDA and TensorRT.
-        batch: images that run together, at least 1; a batch size that the model fixes takes precedence.
-        options: of the provider, as onnxruntime documents them, by name.
-        fallback: layers may run on the CPU. It is set for what `auto` has found; otherwise that is an error.
+        index: index of the device from 0, for CUDA and TensorRT.
+        batch: batch size, at least 1; a batch size fixed by the model takes precedence.
+        options: options of the provider by name, as documented by onnxruntime.
+        fallback: whether layers may run on the CPU, which is an error otherwise. It is set for devices selected by
+            `auto`.
 
     Raises:
-        UsageError: no such kind, or a batch or index that is none.
+        UsageError: an unknown kind, or an invalid batch or index.
 
     Example:
         >>> import quantkit
@@ -69,14 +70,14 @@ class Device:
             raise UsageError(f"invalid batch {self.batch}", where="--batch", fix="give a number from 1 up")
         if self.options and self.kind in ("cpu", AUTO):
             raise UsageError(
-                f"the device {self.kind} takes no options",
+                f"the device {self.kind} has no options",
                 where="--provider-option",
                 fix="name the provider with --device",
             )
 
     @classmethod
     def parse(cls, text: str, *, batch: int = 1, options: Iterable[str] = ()) -> Self:
-        """Return the device of ``KIND`` or ``KIND:INDEX``, with options written ``KEY=VALUE``.
+        """Return the device of ``KIND`` or ``KIND:INDEX``, with options of the form ``KEY=VALUE``.
 
         Raises:
             UsageError: the text or an option is malformed.
@@ -95,17 +96,17 @@ class Device:
 
     @property
     def name(self) -> str:
-        """Kind, with the index where it is not 0: ``cpu``, ``cuda:1``."""
+        """The kind, with the index if it is not 0: ``cpu``, ``cuda:1``."""
         return f"{self.kind}:{self.index}" if self.index else self.kind
 
     @property
     def is_cpu(self) -> bool:
-        """Whether this is onnxruntime's own provider for the CPU."""
+        """Whether this is onnxruntime's CPU provider."""
         return self.kind == "cpu"
 
     @property
     def providers(self) -> list[str | tuple[str, dict[str, str]]]:
-        """The providers to open a session with, the CPU's last: it runs what the others do not take."""
+        """The providers of a session; the last one is the CPU, for nodes that the others do not support."""
         if self.is_cpu:
             return [*PROVIDERS["cpu"]]
         number = {"device_id": str(self.index)} if self.kind in _NUMBERED else {}
@@ -113,7 +114,7 @@ class Device:
         return [(first, number | dict(self.options)), *((other, number) for other in others), *PROVIDERS["cpu"]]
 
     def identity(self) -> dict[str, Any]:
-        """Return what the scores depend on; neither the batch nor whether layers may fall back."""
+        """Return the settings that the scores depend on, which exclude batch size and fallback."""
         return {"device": self.name, "options": dict(self.options)}
 
     def describe(self) -> str:
@@ -122,7 +123,7 @@ class Device:
         return f"{self.name} ({options})" if options else self.name
 
     def resolved(self) -> "Device":
-        """Return the device itself, or the one that `auto` stands for here.
+        """Return this device, or the one that `auto` selects on this machine.
 
         Raises:
             DeviceError: this onnxruntime has no such provider.
@@ -136,19 +137,19 @@ class Device:
             raise DeviceError(
                 f"this onnxruntime has no {missing}; it has {', '.join(there)}",
                 where=f"--device {self.name}",
-                fix=f"install {_PACKAGES[self.kind]} in place of onnxruntime",
+                fix=f"install {_PACKAGES[self.kind]} instead of onnxruntime",
             )
         return self
 
     def load_libraries(self) -> None:
-        """Load CUDA and cuDNN where pip has put them; onnxruntime itself looks only where the system has libraries."""
+        """Load CUDA and cuDNN installed by pip; onnxruntime searches only the system's libraries."""
         preload = getattr(ort, "preload_dlls", None)
         if self.kind in _NUMBERED and preload is not None:
-            with contextlib.redirect_stdout(io.StringIO()):  # it prints what it does not find
+            with contextlib.redirect_stdout(io.StringIO()):  # it prints missing libraries
                 preload()
 
     def _starts(self) -> bool:
-        """Return whether the provider runs anything: onnxruntime lists it also where its driver is missing."""
+        """Return whether the provider works: onnxruntime also lists it if its driver is missing."""
         values = [onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [1]) for name in "xy"]
         graph = onnx.helper.make_graph([onnx.helper.make_node("Relu", ["x"], ["y"])], "starts", values[:1], values[1:])
         model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 13)], ir_version=8)
@@ -157,7 +158,7 @@ class Device:
         self.load_libraries()
         try:
             session = ort.InferenceSession(model.SerializeToString(), options, self.providers, enable_fallback=0)
-        except Exception:  # onnxruntime raises classes of its own, all derived from Exception alone
+        except Exception:  # the exception classes of onnxruntime derive directly from Exception
             return False
         return PROVIDERS[self.kind][0] in session.get_providers()
 

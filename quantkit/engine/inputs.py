@@ -1,4 +1,4 @@
-"""What a model reads, and whether ready arrays and preprocessing are that."""
+"""Checks that arrays and preprocessing fit a model."""
 
 from quantkit.config.pipeline import READY_ARRAYS, Pipeline
 from quantkit.errors import ImageError, UsageError
@@ -6,27 +6,27 @@ from quantkit.graph.image_input import ImageInput
 
 
 def used_pipeline(pipeline: Pipeline | None, array_shape: tuple[int, int, int] | None) -> Pipeline:
-    """Return the preprocessing that images go through: none for ready arrays.
+    """Return the preprocessing of images; none for arrays.
 
     Args:
-        pipeline: the one given, or None.
-        array_shape: of ready arrays, None for pictures.
+        pipeline: the given preprocessing, or None.
+        array_shape: shape of arrays, None for encoded images.
 
     Raises:
-        UsageError: pictures, and no preprocessing was given.
+        UsageError: the images are encoded, and no preprocessing is given.
     """
     if array_shape is not None:
         return READY_ARRAYS
     if pipeline is None:
-        raise UsageError("nothing says how images are preprocessed", fix="give --preset, or --run of a calibrated run")
+        raise UsageError("no preprocessing was given", fix="give --preset, or --run of a calibrated run")
     return pipeline
 
 
 def check_arrays(array_shape: tuple[int, int, int] | None, image: ImageInput, where: object) -> None:
-    """Check that ready arrays have the shape that a model reads; nothing to check for pictures.
+    """Check that arrays have the shape of a model's input; encoded images are not checked.
 
     Raises:
-        ImageError: they have another.
+        ImageError: they have another shape.
     """
     if array_shape is None:
         return
@@ -34,7 +34,7 @@ def check_arrays(array_shape: tuple[int, int, int] | None, image: ImageInput, wh
     if any(side is not None and side != given for side, given in zip(wanted, array_shape, strict=True)):
         shown = ", ".join("any" if side is None else str(side) for side in wanted)
         raise ImageError(
-            f"arrays of shape {list(array_shape)} where the model reads [{shown}]",
+            f"the arrays have shape {list(array_shape)}, and the model needs [{shown}]",
             where=where,
-            fix="preprocess them as the model was trained",
+            fix="preprocess them as in training",
         )

@@ -1,14 +1,14 @@
-"""The pass: every image once through the model, every tensor into its histogram, nothing kept.
+"""The calibration pass: runs the model once over all images, and accumulates statistics of every tensor.
 
-Each worker thread decodes an image, runs the model on it with one thread, and counts its tensors: no queue, no waiting
-on a loader, and all processors are busy with different images. Another device than the CPU takes the workers' batches
-in turn, while the others decode and count. The counts are integers, so neither the number of workers nor the order of
-the images shows in the result. On the CPU batches are of one image (or of the model's own fixed size), and one image's
-activations are all that a worker holds.
+Each worker thread decodes an image, runs the model on it with one thread, and counts its tensors, so there is no queue,
+and all processors work on different images. A device other than the CPU runs the workers' batches in turn, while other
+workers decode and count. The counts are integers, so the result does not depend on the number of workers or the order
+of the images. On the CPU a batch is one image (or the model's fixed batch size), and a worker holds only its
+activations.
 
-Memory has a bound that does not depend on how many images there are, but for 8 bytes an image and tensor: how far each
-image went. It depends on the largest of them, which takes 4 bytes a pixel while it is decoded; the allocator may keep
-that much for each thread that met such a one.
+Memory is bounded independently of the number of images, except for 8 bytes per image and tensor for the extremes. It
+depends on the largest image, which takes 4 bytes per pixel while it is decoded; the allocator may keep that amount for
+each thread that decoded such an image.
 """
 
 import itertools
@@ -32,7 +32,7 @@ from quantkit.stats.observer import Observer
 from quantkit.stats.tensor import TensorStatistics
 from quantkit.types import Float32Array
 
-# A pass stops at such intervals to be saved; an interruption loses at most this much.
+# Interval of checkpoints of a pass.
 CHUNK_SECONDS = 3.0
 
 
@@ -42,13 +42,13 @@ Load = Callable[[ImageItem], npt.NDArray[np.float32]]
 
 @dataclass(frozen=True)
 class Chunk:
-    """What one stretch of a pass yielded.
+    """The state of a pass after a chunk of images.
 
     Attributes:
-        images: how many images the pass has seen in all.
-        at_convergence_point: whether the count is one at which ranges are compared.
-        totals: the observers that hold these images and all before them; they go on counting.
-        extremes: of each of these images, in the order of the pass, as in `Observed`.
+        images: total number of observed images.
+        at_convergence_point: whether ranges are compared at this number of images.
+        totals: observers of these and all previous images; they continue to count.
+        extremes: extremes of each of these images, in the order of the pass, as in `Observed`.
     """
 
     images: int
@@ -57,7 +57,7 @@ class Chunk:
     extremes: Float32Array
 
     def observed(self) -> Observed:
-        """Return what was observed so far; to be called before the pass goes on."""
+        """Return the observations so far; must be called before the pass continues."""
         return Observed({name: observer.statistics() for name, observer in self.totals.items()}, self.extremes)
 
 
@@ -73,23 +73,23 @@ def observe(
     before: Observed | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> Iterator[Chunk]:
-    """Observe images and yield the statistics so far, chunk by chunk, until all are seen.
+    """Observe images, and yield the accumulated statistics after each chunk.
 
     Args:
-        session: the model with its taps.
-        tensors: names of the tapped tensors, in the order the statistics are to have.
+        session: the model with tapped tensors.
+        tensors: names of the tapped tensors, in the order of the statistics.
         images: the images.
-        load: reads and preprocesses one image, by any thread.
-        batch: images that run together. Where the first axis of a tensor is not the batch, they share its extremes.
-        fill: the batch size is fixed by the model: a last partial batch is filled up, and the filling not counted in
-            tensors whose first axis is the batch.
-        threads: workers.
-        before: what the first images gave, from an interrupted pass.
-        progress: called with the number of images seen, by any thread.
+        load: reads and preprocesses one image; called from any thread.
+        batch: batch size. If the first axis of a tensor is not the batch, the images of a batch share its extremes.
+        fill: the batch size is fixed by the model: a partial last batch is padded, and the padding is not counted in
+            tensors with the batch as first axis.
+        threads: number of worker threads.
+        before: statistics of the first images, from an interrupted pass.
+        progress: called with the number of observed images, from any thread.
 
     Raises:
         ImageError: an image cannot be decoded.
-        NumericError: a tensor holds NaN or infinity; names tensor and image.
+        NumericError: a tensor contains NaN or infinity; the message names tensor and image.
     """
     totals, extremes, done = begin(tensors, len(images), before)
     rate = 0.0
@@ -156,12 +156,12 @@ def _run_chunk(
         for future in futures:
             future.result()
     finally:
-        for _ in work:  # after a failure or an interruption the others stop at their next image
+        for _ in work:  # after a failure or an interruption the other workers stop at their next image
             pass
 
 
 def _absorb(pool: ThreadPoolExecutor, workers: list["ImageObserver"], totals: dict[str, Observer]) -> None:
-    """Take over what the workers have counted: every thread that of other tensors."""
+    """Add the counts of the workers to the totals, in parallel over tensors."""
     names = list(totals)
 
     def job(first: int) -> None:
@@ -173,7 +173,7 @@ def _absorb(pool: ThreadPoolExecutor, workers: list["ImageObserver"], totals: di
 
 
 class ImageObserver:
-    """One thread's session calls and its own counters.
+    """Runs the session and counts in one thread.
 
     Args:
         session: the model with its taps.
@@ -192,7 +192,7 @@ class ImageObserver:
         self._columns = {name: column for column, name in enumerate(tensors)}
 
     def observe(self, images: Sequence[ImageItem], extremes: Float32Array) -> None:
-        """Count the tensors of some images, and enter the extremes of each, ``[images, tensors, 2]``."""
+        """Count the tensors of a batch, and store the extremes of each image, ``[images, tensors, 2]``."""
         x = load_batch(images, self._load, self.batch if self._fill else len(images))
         for name, value in self._session.tensors(x):
             rows = extremes[:, self._columns[name]]
@@ -200,8 +200,7 @@ class ImageObserver:
                 for image, one, row in zip(images, value, rows, strict=False):
                     row[:] = self._count(name, one, image)
             else:
-                # Transformers put tokens or windows first: the images of a batch, and what fills it up, are not told
-                # apart.
+                # In transformers, tokens or windows can be the first axis: images and padding are not separated.
                 rows[:] = self._count(name, value, images[0])
 
     def observed(self, images: Sequence[ImageItem]) -> Observed:
@@ -219,21 +218,21 @@ class ImageObserver:
             raise NumericError(
                 f"{shown.non_finite} of {value.size} values of the tensor {name} are NaN or infinite",
                 where=place_of(image),
-                fix="find the node that makes them, or leave the image out of the set",
+                fix="find the node that computes them, or remove the image from the set",
             )
-        # A sum with 0.0 turns -0.0 into 0.0, so that equal extremes have equal bits.
+        # Adding 0.0 turns -0.0 into 0.0, so that equal extremes are bit-identical.
         return (shown.lo + 0.0, shown.hi + 0.0) if value.size else (0.0, 0.0)
 
 
 def load_batch(images: Sequence[ImageItem], load: Load, batch: int) -> npt.NDArray[np.float32]:
-    """Load images into ``[batch, C, H, W]``, float32; the last image fills up a partial batch."""
+    """Load images into ``[batch, C, H, W]``, float32; a partial batch is padded with the last image."""
     loaded = [load(image) for image in images]
     loaded.extend(loaded[-1:] * (batch - len(loaded)))
     return np.stack(loaded)
 
 
 def complete(tapped: Observed, wanted: Taps) -> Observed:
-    """Return what was observed of all wanted tensors from that of the tapped ones, in graph order."""
+    """Return the observations of all wanted tensors, derived from the tapped ones, in graph order."""
     found = dict(tapped.tensors)
     extremes = dict(zip(found, np.moveaxis(tapped.extremes, 1, 0), strict=True))
     for name in wanted.wanted:

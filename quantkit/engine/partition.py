@@ -1,9 +1,8 @@
-"""An optimized graph cut into pieces that run one after the other.
+"""Partitions an optimized graph into pieces that run one after the other.
 
-A tensor that is read from a running model is best read while it lies in the cache, and its memory used again for the
-next one. A session gives its tensors away all together at its end, so it is made of several, each computing some
-megabytes of them. A cut changes no node: the pieces hold those of the optimized graph, in their order, and compute the
-same bits.
+A tapped tensor should be read while it is in the cache, and its memory reused for the next one. A session returns all
+outputs at its end, so the model is split into several sessions, each of which computes some megabytes of outputs. The
+pieces contain the unchanged nodes of the optimized graph in order, and their results are bit-identical.
 """
 
 from collections.abc import Mapping, Sequence
@@ -17,13 +16,13 @@ _BLOCKED = "com.microsoft.nchwc"
 
 @dataclass(frozen=True)
 class Piece:
-    """Some consecutive nodes of a graph.
+    """A sequence of consecutive nodes of a graph.
 
     Attributes:
-        model: the nodes with their initializers; weights may lie in the file beside the whole model.
-        inputs: what it reads of the model's input and of earlier pieces.
-        outputs: what it computes for others: taps, results of the model, and what later pieces read.
-        later: what of all that was computed so far is read by later pieces.
+        model: the nodes with their initializers; weights may be in the external file of the original model.
+        inputs: tensors read from the model's input and from earlier pieces.
+        outputs: taps, outputs of the model, and tensors read by later pieces.
+        later: all tensors computed so far that later pieces read.
     """
 
     model: onnx.ModelProto
@@ -33,14 +32,14 @@ class Piece:
 
 
 def cut(model: onnx.ModelProto, elements: Mapping[str, int], limit: int) -> list[Piece]:
-    """Cut a model into pieces that compute about as many elements of its taps as the limit allows.
+    """Partition a model into pieces that compute at most about ``limit`` elements of taps each.
 
-    It is cut only where all that crosses is known to be float32, and not at all where nodes hold graphs of their own.
+    A cut is made only if all crossing tensors are known to be float32, and never in a model with subgraphs.
 
     Args:
-        model: as onnxruntime optimized it, nodes in an order they can run in.
-        elements: float32 outputs of the model, with how many elements each has.
-        limit: elements of these in one piece; a single tensor may have more.
+        model: model optimized by onnxruntime, with nodes in topological order.
+        elements: number of elements of each float32 output of the model.
+        limit: maximum number of these elements per piece; a single tensor may have more.
     """
     graph = model.graph
     reads = [list(dict.fromkeys(name for name in node.input if name)) for node in graph.node]
@@ -88,7 +87,7 @@ def _bounds(
 
 
 def _known_floats(model: onnx.ModelProto) -> set[str]:
-    """Return the tensors whose type follows from the declared ones and from the operators that are onnx's own."""
+    """Return the float32 tensors, as far as types follow from declared ones and ONNX operators."""
     typed = onnx.ModelProto()
     typed.CopyFrom(model)
     blocked = [name for node in model.graph.node if node.domain == _BLOCKED for name in node.output]

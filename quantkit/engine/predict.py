@@ -1,4 +1,4 @@
-"""Models side by side over images: each image is decoded once, and every model runs on it."""
+"""Runs several models over images; each image is decoded once."""
 
 import tempfile
 import time
@@ -25,23 +25,23 @@ from quantkit.types import Float32Array
 
 
 class Classifier:
-    """An ONNX classifier on a device; several threads may run it at once.
+    """An ONNX classifier on a device; thread-safe.
 
-    The file itself is run where onnxruntime has kernels for its types, fed in its own type and layout; otherwise its
-    float32 core is (see `quantkit.graph.interface`).
+    The file is run in its own types and layout if onnxruntime has kernels for them; otherwise its float32 core is run
+    (see `quantkit.graph.interface`).
 
     Args:
-        file: the classifier; a fixed batch size is filled up.
-        device: where it runs, from `quantkit.engine.device.Device.resolved`.
+        file: the classifier; batches are padded to a fixed batch size.
+        device: a device from `quantkit.engine.device.Device.resolved`.
 
     Attributes:
-        file: the same.
-        device: the same, with the batch that is run.
-        notes: what is run otherwise than the file says, one sentence each.
+        file: the classifier.
+        device: the device with the effective batch size.
+        notes: deviations from the file at run time, one sentence each.
 
     Raises:
-        ModelError: onnxruntime cannot load it.
-        DeviceError: the device does not run it.
+        ModelError: onnxruntime cannot load the model.
+        DeviceError: the device does not run the model.
     """
 
     def __init__(self, file: ClassifierFile, device: Device = CPU) -> None:
@@ -59,19 +59,19 @@ class Classifier:
 
     @property
     def path(self) -> Path:
-        """The file."""
+        """Path of the file."""
         return self.file.path
 
     def scores(self, x: Float32Array, *, fill: bool = True) -> Float32Array:
-        """Return the scores ``[N, classes]`` of images ``[N, C, H, W]``, at most as many as the batch.
+        """Return the scores ``[N, classes]`` of images ``[N, C, H, W]``, with N at most the batch size.
 
         Args:
             x: the images.
-            fill: run fewer images as a whole batch, also where the model takes any number: devices compile or choose
-                their kernels for a shape.
+            fill: pad fewer images to a full batch even if the batch is dynamic, because devices compile or select
+                kernels by shape.
 
         Raises:
-            ModelError: onnxruntime cannot run the model on this input, or gives something else than class scores.
+            ModelError: onnxruntime cannot run the model on this input, or the output is not class scores.
         """
         images = len(x)
         as_given = self._fixed is None and (self.device.is_cpu or not fill)
@@ -86,7 +86,7 @@ class Classifier:
             else:
                 output = self.file.core.graph.outputs[0].name
                 values = self._session.run([output], {signature.image.name: x})[0]
-        except Exception as error:  # onnxruntime raises classes of its own, all derived from Exception alone
+        except Exception as error:  # the exception classes of onnxruntime derive directly from Exception
             raise ModelError(f"onnxruntime cannot run it ({first_line(error)})", where=self.path) from error
         return self._rows(values, size)[:images]
 
@@ -99,14 +99,14 @@ class Classifier:
                     raise
                 self._as_file = False
         types = " and ".join(self.file.signature.converted)
-        self.notes = (f"{self.path.name}: onnxruntime runs no {types} layers here; the model is run in float32",)
+        self.notes = (f"{self.path.name}: onnxruntime has no {types} kernels here; the model is run in float32",)
         with tempfile.TemporaryDirectory(prefix="quantkit-") as folder:
             path = Path(folder) / "core.onnx"
             save_model(self.file.core, path)
             return open_session(path, device=self.device)
 
     def _rows(self, values: npt.NDArray[Any], batch: int) -> Float32Array:
-        """Return the scores of each image; all axes but those of batch and classes have one entry."""
+        """Return the scores of each image; all axes except batch and classes have size 1."""
         wide = [size for size in values.shape if size != 1]
         classes = self.file.signature.scores.classes
         count = values.size // batch
@@ -114,7 +114,7 @@ class Classifier:
         if values.size % batch or len(wide) > axes or (classes is not None and count != classes):
             raise ModelError(
                 f"the output {self.file.signature.scores.name!r} has shape {list(values.shape)} for {batch} images, "
-                "which are no class scores",
+                "which is not a shape of class scores",
                 where=self.path,
                 fix="name the scores with --output" if self._fixed == batch or batch == 1 else "give --batch 1",
             )
@@ -122,7 +122,7 @@ class Classifier:
 
 
 def _numpy_has(file: ClassifierFile) -> bool:
-    """Tell whether numpy can hold what a file takes and gives; onnxruntime hands out no bfloat16."""
+    """Return whether numpy supports the input and output types of a file; onnxruntime does not return bfloat16."""
     signature = file.signature
     scores = next(one for one in signature.outputs if one.name == signature.scores.name)
     return ir.DataType.BFLOAT16 not in (signature.image.dtype, scores.dtype, *(one.dtype for one in signature.inputs))
@@ -130,7 +130,7 @@ def _numpy_has(file: ClassifierFile) -> bool:
 
 @dataclass(frozen=True)
 class ModelScores:
-    """What all models said to one image: scores ``[1, classes]`` each, in the order of the models."""
+    """Scores of all models for one image, ``[1, classes]`` each, in the order of the models."""
 
     index: int
     scores: list[Float32Array]
@@ -138,7 +138,7 @@ class ModelScores:
 
 @dataclass(frozen=True)
 class PartialScores:
-    """What some models said to one image: scores ``[1, classes]``, None of those that were not asked."""
+    """Scores of some models for one image, ``[1, classes]`` each; None for models that were not run."""
 
     index: int
     scores: list[Float32Array | None]
@@ -158,10 +158,10 @@ def evaluate(
     progress: Callable[[int], None] | None = None,
     answer: Answer | None = None,
 ) -> Iterator[ModelScores]:
-    """Yield every model's scores, image by image in order.
+    """Yield the scores of all models, image by image in order.
 
-    Images are decoded ahead and run in batches, as the models' device has it (see `quantkit.engine.batches`), unless
-    ``answer`` runs the models elsewhere.
+    Images are decoded ahead and run in batches of the models' device (see `quantkit.engine.batches`), unless ``answer``
+    runs the models elsewhere.
 
     Raises:
         ImageError: an image cannot be decoded.
@@ -186,13 +186,13 @@ def answer_in_batches(
     *,
     threads: int,
 ) -> Iterator[PartialScores]:
-    """Yield the scores of images in order, of each image by the models that are wanted for it, if any are.
+    """Yield the scores of images in order, by the models selected for each image.
 
     Args:
         models: the models, on one device.
-        wanted: of each image, whether each model is to run on it.
-        load: returns the image of an index, ``[C, H, W]``, to any thread.
-        threads: workers that load.
+        wanted: for each image, whether each model runs on it.
+        load: returns the image of an index, ``[C, H, W]``; called from any thread.
+        threads: number of loading threads.
     """
     device = models[0].device if len({model.device for model in models}) == 1 else replace(models[0].device, batch=1)
 
@@ -212,7 +212,7 @@ def answer_in_batches(
 
 
 def _of_one_shape(rows: Sequence[int], images: Sequence[Float32Array]) -> list[list[int]]:
-    """Return the rows in groups of images of one shape: pipelines without a fixed size keep each image's own."""
+    """Return the rows grouped by image shape: pipelines without a fixed size keep the size of each image."""
     by_shape: dict[tuple[int, ...], list[int]] = {}
     for row in rows:
         by_shape.setdefault(images[row].shape, []).append(row)
@@ -221,10 +221,10 @@ def _of_one_shape(rows: Sequence[int], images: Sequence[Float32Array]) -> list[l
 
 @dataclass(frozen=True)
 class Latency:
-    """Times of one image on one thread, in milliseconds.
+    """Latency of one image on one thread, in milliseconds.
 
     Attributes:
-        median: of all runs.
+        median: median of all runs.
         p10: 10th percentile.
         p90: 90th percentile.
     """
@@ -235,9 +235,9 @@ class Latency:
 
 
 def time_in_turn(models: Sequence[Classifier], x: Float32Array, rounds: int = 25) -> list[Latency]:
-    """Return the time of one image for each model on one thread.
+    """Return the latency of one image for each model on one thread.
 
-    The models take turns, so that a change in the speed of the machine affects all of them alike.
+    The models run alternately, so that a change in the speed of the machine affects all of them equally.
     """
     times = np.zeros((rounds + 1, len(models)))
     for turn in times:

@@ -1,4 +1,4 @@
-"""Models that differ from another in a part of the graph: what both have in common is prepared and run once."""
+"""Runs variants of a model that differ in a part of the graph; common parts are loaded and run once."""
 
 import math
 from collections.abc import Sequence
@@ -14,21 +14,21 @@ from quantkit.types import Float32Array
 
 
 class PrefixSharedRuns:
-    """The scores of variants of a model, over a few images.
+    """Computes the scores of variants of a model over a few images.
 
-    One walk goes through the model; a variant takes from it the tensors that both compute alike. From there it runs by
-    itself, up to the first of a few places from which on it is the model again; what lies behind such a place is opened
-    once and serves all variants that differ before it.
+    One walk advances through the model; a variant starts from the last tensors that both compute identically. From
+    there it runs separately, up to the first of a few cuts after which it is identical to the model again; the part
+    after such a cut is loaded once for all variants that differ before it.
 
-    The walk only goes forwards, so the variants should come in the order in which they differ: one that differs before
-    the present cut is run from the images on, to the same result.
+    The walk only advances, so variants should come in the order of their differences: a variant that differs before the
+    current cut is run from the images on, with the same result.
 
     Memory: the images, and twice the tensors that cross a cut, for every image.
 
     Args:
-        model: prepared or int8.
-        images: ``[n, C, H, W]`` each, as the model's input takes them.
-        threads: images run side by side.
+        model: prepared or int8 model.
+        images: model inputs, ``[n, C, H, W]`` each.
+        threads: number of images run in parallel.
     """
 
     def __init__(self, model: ir.Model, images: Sequence[Float32Array], *, threads: int) -> None:
@@ -37,21 +37,21 @@ class PrefixSharedRuns:
         self._computations = Computations()
         self._names = {number: name for name, number in self._computations.number(model).items()}
         layers = [node_name(node) for node in model.graph if is_op(node, *LAYERS)]
-        # As many places as there are layers between two: few models are opened, and little of each variant.
+        # As many cuts as there are layers between two cuts, which minimizes the number and size of loaded models.
         spacing = max(2, math.isqrt(len(layers)))
         self._places = self._walk.cuts(layers[spacing::spacing])
         self._order = {node_name(node): index for index, node in enumerate(model.graph)}
         self._made_at = {name_of(value): index for index, node in enumerate(model.graph) for value in node.outputs}
         self._ending = SegmentedRun(model, (), threads=threads, settled=True)
-        self._place = 0  # that the last variant went to
+        self._place = 0  # cut at which the last variant ended
 
     def scores(self, variant: ir.Model, *, walk_to: str | None = None) -> Float32Array:
         """Return the first output of a variant, ``[images, classes]``, as `quantkit.engine.scores.scores_of` does.
 
         Args:
             variant: the other model.
-            walk_to: the walk goes no further than this node, by name: what lies beside it is still needed for variants
-                to come. Absent, it goes to where this variant differs.
+            walk_to: name of a node that the walk does not pass, because later variants need tensors before it. By
+                default the walk advances to where this variant differs.
 
         Raises:
             ModelError: onnxruntime cannot run a part of the model or of the variant.
@@ -66,8 +66,8 @@ class PrefixSharedRuns:
         return np.concatenate([scores[:1].reshape(1, -1) for (scores,) in run.run([output])]).astype(np.float32)
 
     def _begin(self, variant: ir.Model, walk_to: str | None) -> SegmentedRun:
-        """Return a walk through a variant that begins where it differs, or at the images."""
-        taken = self._alike(variant)
+        """Return a walk through a variant that starts where it differs, or at the images."""
+        taken = self._shared_tensors(variant)
         if taken is None:
             return SegmentedRun(variant, self._images, threads=self._threads)
         limit = len(self._model.graph) if walk_to is None else self._order[walk_to]
@@ -75,8 +75,8 @@ class PrefixSharedRuns:
         self._walk.advance(passed, keep=passed)
         return self._walk.branch(variant, taken)
 
-    def _alike(self, variant: ir.Model) -> dict[str, str] | None:
-        """Return the last tensors of a variant that the model computes alike and the walk reaches, with its names."""
+    def _shared_tensors(self, variant: ir.Model) -> dict[str, str] | None:
+        """Return the last tensors that variant and model compute identically and the walk reaches, with their names."""
         numbers = self._computations.number(variant)
         found: dict[str, str] = {}
         seen: set[ir.Value] = set()
@@ -97,21 +97,21 @@ class PrefixSharedRuns:
         return found
 
     def _rejoined(self, variant: ir.Model, run: SegmentedRun) -> tuple[str, ...] | None:
-        """Return the tensors of the first place from which on a variant is the model again, None where there is none.
+        """Return the tensors of the first cut after which a variant is identical to the model, None if there is none.
 
-        Places that the variants before did not come to are not looked at.
+        Cuts before the end of earlier variants are skipped.
         """
         names = {name_of(value) for node in variant.graph for value in node.outputs}
         for index in range(self._place, len(self._places)):
             place = self._places[index]
-            if names.issuperset(place) and run.reaches(place) and self._goes_on_alike(variant, place):
+            if names.issuperset(place) and run.reaches(place) and self._is_equal_after(variant, place):
                 if index > self._place:
                     self._place = index
                     self._ending = SegmentedRun(self._model, (), threads=self._threads, settled=True)
                 return place
         return None
 
-    def _goes_on_alike(self, variant: ir.Model, place: tuple[str, ...]) -> bool:
+    def _is_equal_after(self, variant: ir.Model, place: tuple[str, ...]) -> bool:
         ours, theirs = (
             self._computations.number(model, fed=place)[name_of(model.graph.outputs[0])]
             for model in (self._model, variant)

@@ -1,4 +1,4 @@
-"""Whether this processor's 8-bit products saturate: found by running one.
+"""Detects whether 8-bit products saturate on this processor, by running a product.
 
 x86 processors without VNNI add the products of uint8 and int8 in pairs in 16 bits, so 255 * 127 + 255 * 127 becomes
 32,767 (the instruction VPMADDUBSW). onnxruntime's kernels use it there; with 7-bit weights no pair can saturate.
@@ -11,13 +11,13 @@ import onnx
 import onnxruntime as ort
 from onnx import TensorProto, helper, numpy_helper
 
-# Products in one sum: more than any kernel's width, so that pairs meet however it packs them.
+# Products per sum, more than the width of any kernel, so that pairs are added in any packing.
 _TERMS = 256
 
 
 @functools.cache
 def products_saturate() -> bool:
-    """Tell whether onnxruntime's integer kernels give wrong sums for 8-bit weights on this processor."""
+    """Return whether onnxruntime's integer kernels saturate for 8-bit weights on this processor."""
     activations = np.full((4, _TERMS), 255, np.uint8)
     weights = np.full((_TERMS, 16), 127, np.int8)
     graph = helper.make_graph(

@@ -1,4 +1,4 @@
-"""The scores of a model over a few images in memory, and how far those of another are from them."""
+"""Scores of a model over a few images in memory, and their SQNR."""
 
 import math
 from collections.abc import Sequence
@@ -13,17 +13,17 @@ from quantkit.errors import ModelError
 from quantkit.graph.analysis.values import name_of
 from quantkit.types import Float32Array
 
-# Scores that are as near as this are the same but for the rounding of float32.
+# Scores with a smaller difference are equal up to float32 rounding.
 EXACT_DB = 120.0
-# The least signal of an image, as a share of the mean.
+# The minimum signal of an image, as a share of the mean.
 FAINT = 1e-6
 
 
 def scores_of(model: ir.Model, images: Sequence[Float32Array], *, threads: int) -> Float32Array:
     """Return the scores of a core model, ``[images, classes]``, for images ``[N, C, H, W]`` run one by one.
 
-    The scores are its first output (see `quantkit.graph.interface`). Of an image that is repeated to fill a fixed
-    batch, the first answer counts.
+    The scores are its first output (see `quantkit.graph.interface`). If an image is repeated to fill a fixed batch, the
+    first result is used.
 
     Raises:
         ModelError: onnxruntime cannot run the model.
@@ -34,7 +34,7 @@ def scores_of(model: ir.Model, images: Sequence[Float32Array], *, threads: int) 
     def one(image: Float32Array) -> Float32Array:
         try:
             scores: Float32Array = session.run([output], {name: image})[0]
-        except Exception as error:  # onnxruntime raises classes of its own, all derived from Exception alone
+        except Exception as error:  # the exception classes of onnxruntime derive directly from Exception
             raise ModelError(f"onnxruntime cannot run the model ({first_line(error)})") from error
         return scores[:1].reshape(1, -1)
 
@@ -42,7 +42,7 @@ def scores_of(model: ir.Model, images: Sequence[Float32Array], *, threads: int) 
 
 
 def score_sqnr_db(reference: Float32Array, other: Float32Array) -> float:
-    """Return ``10 log10(sum reference^2 / sum (reference - other)^2)`` in dB; infinite where both are equal."""
+    """Return ``10 log10(sum reference^2 / sum (reference - other)^2)`` in dB; infinite if both are equal."""
     signal = float(np.square(reference, dtype=np.float64).sum())
     noise = float(np.square(reference.astype(np.float64) - other).sum())
     if noise == 0.0:
@@ -53,13 +53,13 @@ def score_sqnr_db(reference: Float32Array, other: Float32Array) -> float:
 def sqnr_by_image_db(reference: Float32Array, other: Float32Array) -> npt.NDArray[np.float64]:
     """Return the SQNR of each image's scores in dB, float64 ``[images]``; arguments ``[images, classes]``.
 
-    It counts up to where float32 arithmetic ends: between -120 and 120 dB. Equal scores have 120 dB, also where all of
-    them are zero. An image whose scores are next to nothing is measured against a millionth of the mean signal of all
-    images, so that no noise on silence outweighs every other image.
+    The result is clipped to -120..120 dB, the precision of float32 arithmetic. Equal scores have 120 dB, also if all of
+    them are zero. The signal of an image is at least a millionth of the mean signal of all images, so that noise on
+    near-zero scores does not dominate.
     """
     signal = np.square(reference, dtype=np.float64).sum(axis=1)
     noise = np.square(reference.astype(np.float64) - other).sum(axis=1)
     signal = np.maximum(signal, FAINT * signal.mean())
-    least = np.finfo(np.float64).tiny  # where the scores of all images are zero
+    least = np.finfo(np.float64).tiny  # if the scores of all images are zero
     ratio = (signal + least) / (noise + signal / 10.0 ** (EXACT_DB / 10.0) + least)
     return np.where(noise == 0.0, EXACT_DB, np.maximum(10.0 * np.log10(ratio), -EXACT_DB))

@@ -1,8 +1,8 @@
-"""A model run piece by piece over a few images: what crosses a cut is kept, so no layer is computed twice.
+"""Runs a model piece by piece over a few images; tensors that cross a cut are kept, so no layer is computed twice.
 
-Correcting or rounding layer by layer needs each layer's input as the layers before it, already corrected, make it.
-Running the model anew for each of L layers costs L passes; running only what lies between one layer and the next costs
-one. A cut through an int8 model goes through its integers, so what lies on either side still runs in integer kernels.
+Layer-wise correction needs each layer's input computed by the already corrected layers before it. Running the model
+again for each of L layers takes L passes; running only the part between one layer and the next takes one. A cut through
+an int8 model is made at its integers, so both sides still run in integer kernels.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -21,15 +21,15 @@ Array = npt.NDArray[np.floating | np.integer]
 
 
 class SegmentedRun:
-    """A walk through a model, from its input towards its outputs, with several images at once.
+    """A walk through a model, from its input towards its outputs, with several images.
 
-    Memory: the tensors that cross the present cut, for every image. Nodes may be edited ahead of the cut at any time.
+    Memory: the tensors that cross the current cut, for every image. Nodes after the cut may be modified at any time.
 
     Args:
-        model: prepared or int8; edited by the caller, never here.
-        images: ``[n, C, H, W]`` each, as the model's input takes them.
-        threads: images run side by side.
-        settled: the model is not edited any more, so a piece that was opened stays open.
+        model: prepared or int8 model; only the caller modifies it.
+        images: model inputs, ``[n, C, H, W]`` each.
+        threads: number of images run in parallel.
+        settled: the model is not modified any more, so sessions of pieces are reused.
     """
 
     def __init__(self, model: ir.Model, images: Sequence[Array], *, threads: int, settled: bool = False) -> None:
@@ -44,11 +44,11 @@ class SegmentedRun:
 
     @property
     def kept(self) -> tuple[str, ...]:
-        """The tensors that are in memory at the present cut."""
+        """The tensors in memory at the current cut."""
         return tuple(self._live)
 
     def run(self, tensors: Sequence[str]) -> Iterator[tuple[Array, ...]]:
-        """Yield these tensors image by image, computed from the cut; the cut stays where it is.
+        """Yield these tensors image by image, computed from the cut; the cut is not moved.
 
         Raises:
             ModelError: onnxruntime cannot run this piece of the model.
@@ -66,11 +66,11 @@ class SegmentedRun:
         return map_in_order(one, range(count), self._threads)
 
     def advance(self, tensors: Sequence[str], *, keep: Sequence[str] = ()) -> None:
-        """Move the cut behind these tensors: compute what lies before it, keep what the rest of the model reads.
+        """Move the cut after these tensors: compute the part before it, and keep the tensors that the rest reads.
 
         Args:
-            tensors: of the model.
-            keep: those of them to have in memory until the next cut, whoever reads them.
+            tensors: tensors of the model.
+            keep: tensors among them to keep in memory until the next cut in any case.
 
         Raises:
             ModelError: onnxruntime cannot run this piece of the model.
@@ -81,7 +81,7 @@ class SegmentedRun:
         self._done, self._live = done, dict(zip(needed, kept, strict=True))
 
     def reaches(self, tensors: Sequence[str]) -> bool:
-        """Tell whether these tensors lie at or behind the cut, so that they can be computed from what is kept."""
+        """Return whether these tensors are at or after the cut, so that they can be computed from the kept ones."""
         missing = self._missing([self._values[name] for name in tensors])
         read = {crossing(self._values[name]) for name in tensors}
         read |= {crossing(value) for node in missing for value in reads(node)}
@@ -93,12 +93,12 @@ class SegmentedRun:
         return [tuple(self._frontier(set(self._nodes[:index]))) for index in places]
 
     def branch(self, model: ir.Model, tensors: Mapping[str, str]) -> "SegmentedRun":
-        """Return a walk through another model that begins at the present cut of this one.
+        """Return a walk through another model that starts at the current cut of this one.
 
         Args:
-            model: the other.
-            tensors: its tensors that are taken from this walk, by their names there, with the names that they have
-                here; all that it needs must follow from them.
+            model: the other model.
+            tensors: names of its tensors that are taken from this walk, with their names here; they must determine
+                all tensors after them.
 
         Raises:
             ModelError: onnxruntime cannot run a piece of this model.
@@ -108,7 +108,7 @@ class SegmentedRun:
         return other
 
     def restart(self, tensors: Mapping[str, Sequence[Array]]) -> None:
-        """Begin at a cut that these tensors cross, image by image; what was computed before is forgotten."""
+        """Start at a cut that these tensors cross, image by image; earlier results are dropped."""
         self._done = set()
         self._live = {name: list(column) for name, column in tensors.items()}
 
@@ -124,7 +124,7 @@ class SegmentedRun:
         graph = ir.convenience.extract(self.model.graph, self._inputs_of(computed), list(computed))
         for value in [*graph.inputs, *graph.outputs]:
             value.type = value.type or ir.TensorType(ir.DataType.FLOAT)
-            value.shape = None  # sizes are those of the images; onnxruntime needs none
+            value.shape = None  # sizes depend on the images; onnxruntime does not need them
         piece = ir.Model(graph, ir_version=self.model.ir_version)
         return open_session(ir.serde.serialize_model(piece).SerializeToString())
 
@@ -132,7 +132,7 @@ class SegmentedRun:
         feeds = {entry.name: self._live[entry.name][index] for entry in session.get_inputs()}
         try:
             values: list[Array] = session.run(list(computed), feeds)
-        except Exception as error:  # onnxruntime raises classes of its own, all derived from Exception alone
+        except Exception as error:  # the exception classes of onnxruntime derive directly from Exception
             raise ModelError(f"onnxruntime cannot run a part of the model ({first_line(error)})") from error
         return values
 
@@ -144,7 +144,7 @@ class SegmentedRun:
         return [name for name in self._live if name in read]
 
     def _missing(self, values: Sequence[ir.Value]) -> set[ir.Node]:
-        """Return the nodes not yet computed that these values depend on."""
+        """Return the nodes after the cut that these values depend on."""
         found: set[ir.Node] = set()
         pending = list(values)
         while pending:
@@ -157,7 +157,7 @@ class SegmentedRun:
         return found
 
     def _frontier(self, done: set[ir.Node]) -> list[str]:
-        """Return the tensors that nodes not among those done read, or that are the model's outputs."""
+        """Return the computed tensors that other nodes read, or that are outputs of the model."""
         read = {name_of(crossing(value)) for node in self._nodes if node not in done for value in reads(node)}
         read |= {name_of(crossing(value)) for value in self.model.graph.outputs}
         computed = [*self._live, *(name_of(value) for node in self._nodes if node in done for value in node.outputs)]
@@ -165,12 +165,12 @@ class SegmentedRun:
 
 
 def _is_free(node: ir.Node) -> bool:
-    """Tell whether a node belongs to its readers, so that a cut passes before it and integers cross."""
+    """Return whether a cut is made before a node instead of after it, so that integers cross it."""
     return node.op_type == "DequantizeLinear"
 
 
 def crossing(value: ir.Value) -> ir.Value:
-    """Return what crosses a cut in place of this value."""
+    """Return the value that crosses a cut instead of this value."""
     node = value.producer()
     while node is not None and _is_free(node):
         source = node.inputs[0]

@@ -1,4 +1,4 @@
-"""onnxruntime sessions, opened in one place."""
+"""Opens onnxruntime sessions."""
 
 import functools
 import os
@@ -10,12 +10,12 @@ import onnxruntime as ort
 from quantkit.engine.device import CPU, PROVIDERS, Device
 from quantkit.errors import DeviceError, ModelError
 
-# Operators whose arithmetic is nearly all of a classifier's; what else runs on the CPU is not worth a word.
+# Operators with nearly all of a classifier's arithmetic; other operators on the CPU are not reported.
 _LAYERS = frozenset(
     ("Conv", "ConvTranspose", "Gemm", "MatMul", "QLinearConv", "QLinearMatMul", "ConvInteger", "MatMulInteger", "QGemm")
 )
 
-# Where onnxruntime's messages may begin: file, line and signature of the function that failed.
+# Possible start of onnxruntime's messages: file, line and signature of the function that failed.
 _IN_THE_SOURCE = re.compile(r"^\S+\.cc:\d+ [^\n]*\) ")
 
 
@@ -28,20 +28,19 @@ def open_session(
     fuse: bool = True,
     pooled: bool = False,
 ) -> ort.InferenceSession:
-    """Open a model.
+    """Open a session.
 
     Args:
         model: path or serialized model.
-        device: where it runs, from `quantkit.engine.device.Device.resolved`.
-        threads: threads within one run; passes use 1 and run several images at once instead.
-        optimized: where onnxruntime is to write the graph it made of the model.
-        fuse: let onnxruntime optimize; False runs the graph unchanged, QDQ pairs in floating point.
-        pooled: take the memory of tensors from one pool of all such sessions, so that those which run in turn use the
-            same; it stays with the process.
+        device: a device from `quantkit.engine.device.Device.resolved`.
+        threads: threads within one run; passes use 1 and run several images in parallel.
+        optimized: file for the graph optimized by onnxruntime.
+        fuse: let onnxruntime optimize; False runs the graph unchanged, with QDQ pairs in float.
+        pooled: allocate tensors from a memory pool shared by all such sessions; the pool is kept by the process.
 
     Raises:
-        ModelError: onnxruntime cannot load the model; its own words are passed on.
-        DeviceError: the device is not there, does not take its options, or leaves layers to the CPU.
+        ModelError: onnxruntime cannot load the model; the message includes its reason.
+        DeviceError: the device is not available, does not accept its options, or leaves layers to the CPU.
     """
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
@@ -52,7 +51,7 @@ def open_session(
     if pooled:
         _make_pool()
         options.add_session_config_entry("session.use_env_allocators", "1")
-        # Weights are not to stay behind in the pool when the session is gone.
+        # Weights must not remain in the pool after the session is closed.
         options.add_session_config_entry("session.use_device_allocator_for_initializers", "1")
     if optimized is not None:
         options.optimized_model_filepath = os.fspath(optimized)
@@ -66,14 +65,14 @@ def open_session(
         return _open_on(device, source, options, where)
     try:
         return ort.InferenceSession(source, options, device.providers)
-    except Exception as error:  # onnxruntime raises classes of its own, all derived from Exception alone
+    except Exception as error:  # the exception classes of onnxruntime derive directly from Exception
         raise ModelError(f"onnxruntime cannot load it ({first_line(error)})", where=where) from error
 
 
 def layers_on_cpu(session: ort.InferenceSession) -> tuple[int, int]:
-    """Return how many layers of a session run on the CPU provider, and how many there are.
+    """Return the number of layers of a session on the CPU provider, and the total number.
 
-    onnxruntime tells it from 1.24 on; before, and of sessions opened without asking for it, both are 0.
+    onnxruntime reports this from 1.24 on; for older versions, and sessions opened without it, both are 0.
     """
     tell = getattr(session, "get_provider_graph_assignment_info", None)
     if tell is None:
@@ -84,12 +83,12 @@ def layers_on_cpu(session: ort.InferenceSession) -> tuple[int, int]:
 
 
 def _open_on(device: Device, source: str | bytes, options: ort.SessionOptions, where: object) -> ort.InferenceSession:
-    """Open a model on another device than the CPU, and see that it runs there."""
+    """Open a session on a device other than the CPU, and check that the model runs on it."""
     name = PROVIDERS[device.kind][0]
     options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
     device.load_libraries()
     try:
-        # Otherwise onnxruntime prints the error, and goes on with the CPU.
+        # Otherwise onnxruntime prints the error, and falls back to the CPU.
         session = ort.InferenceSession(source, options, device.providers, enable_fallback=0)
     except Exception as error:
         raise DeviceError(f"{name} cannot run it ({first_line(error)})", where=where) from error
@@ -99,7 +98,7 @@ def _open_on(device: Device, source: str | bytes, options: ort.SessionOptions, w
         raise DeviceError(
             f"{name} could not be started; onnxruntime would use {session.get_providers()[0]}",
             where=f"--device {device.name}",
-            fix="see that the driver and the provider's libraries are installed, or give --device auto",
+            fix="install the driver and the provider's libraries, or give --device auto",
         )
     on_cpu, layers = layers_on_cpu(session)
     if on_cpu:
@@ -113,17 +112,17 @@ def _open_on(device: Device, source: str | bytes, options: ort.SessionOptions, w
 
 @functools.cache
 def _make_pool() -> None:
-    """Register the memory pool with onnxruntime, once in a process."""
+    """Register the memory pool with onnxruntime, once per process."""
     kind = ort.OrtMemoryInfo("Cpu", ort.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, ort.OrtMemType.DEFAULT)
     ort.create_and_register_allocator(kind, None)
 
 
 def default_threads() -> int:
-    """Return how many processors this process may use."""
+    """Return the number of processors available to this process."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def first_line(error: Exception) -> str:
-    """Return the first line of an error's own words, shortened, without the place in onnxruntime's own code."""
+    """Return the shortened first line of an error message, without the location in onnxruntime's source."""
     text = _IN_THE_SOURCE.sub("", str(error).strip())
     return text.splitlines()[0][:300] if text else type(error).__name__

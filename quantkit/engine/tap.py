@@ -1,10 +1,10 @@
-"""Reading tensors out of a running model at little more than the cost of running it.
+"""Reads tensors of a running model at little more than the cost of inference.
 
-A tensor is tapped by making it an output. What that costs lies in the layout: onnxruntime keeps convolutions in
-blocks of channels and, for every output, puts the channels back in order. A histogram does not ask for order, so the
-optimized graph is taken and its outputs moved to before that step: on MobileNetV2 this is the difference between 1.9
-and 1.2 times plain inference. It is then cut into pieces, so that a tensor is read while it lies in the cache (see
-`quantkit.engine.partition`), which leaves 1.1 times and makes the reading cheaper too.
+A tensor is tapped by making it an output. The cost is in the layout: onnxruntime computes convolutions in blocks of
+channels and reorders the channels of every output. A histogram does not depend on the order, so the outputs of the
+optimized graph are moved before the reordering: on MobileNetV2 this reduces the time from 1.9 to 1.2 times that of
+plain inference. The graph is then partitioned, so that a tensor is read while it is in the cache (see
+`quantkit.engine.partition`), which reduces it to 1.1 times and makes reading faster, too.
 """
 
 import contextlib
@@ -28,32 +28,33 @@ from quantkit.graph.analysis.values import graphs_within
 from quantkit.graph.model import save_model
 from quantkit.types import Float32Array
 
-# Blocks hold 8 or 16 channels, by processor. A tensor whose channels do not fill whole blocks of either is padded with
-# values that no layer computed, so it keeps its reordering.
+# Blocks have 8 or 16 channels, by processor. If the channels of a tensor are not a multiple of both, it is padded with
+# values that no layer computed, so its reordering is kept.
 _LARGEST_BLOCK = 16
 
-# Elements of tapped tensors that a piece may compute: 4 MiB, a processor's second-level cache or two. Measured on
-# MobileNetV2, ResNet-50 and SqueezeNet: half as many cost a little more in calls, and twice as many gain nothing.
+# Maximum elements of tapped tensors per piece: 4 MiB, about one or two second-level caches. Measured on MobileNetV2,
+# ResNet-50 and SqueezeNet: half of it costs a little more in calls, and twice of it gains nothing.
 PIECE_ELEMENTS = 1 << 20
 
 
 class TappedSession:
-    """A model that yields chosen tensors besides its result.
+    """A model that yields selected tensors in addition to its result.
 
-    `run` and `tensors` may be called by several threads at once; weights are shared.
+    `run` and `tensors` are thread-safe; weights are shared.
 
     Args:
         model: a prepared model.
         tensors: names of the tensors to tap; the model's input and outputs are allowed.
-        ordered: give every tensor in its own layout and shape; otherwise the elements of some come in another order.
-        device: where the model runs: on another device than the CPU whole, one batch at a time, and as if ``ordered``.
+        ordered: return every tensor in its own layout and shape; otherwise the elements of some are in another order.
+        device: the device; on a device other than the CPU the model is not partitioned, runs one batch at a time, and
+            is always ``ordered``.
 
     Raises:
-        ModelError: a name is no tensor of the model, or onnxruntime cannot run it.
+        ModelError: a name is not a tensor of the model, or onnxruntime cannot run it.
     """
 
     def __init__(self, model: ir.Model, tensors: Sequence[str], *, ordered: bool = False, device: Device = CPU) -> None:
-        # A batch's tensors take much of a device's memory, and two batches at once gain nothing there.
+        # The tensors of a batch take much of a device's memory, and running two batches in parallel gains nothing.
         self._turn = contextlib.nullcontext() if device.is_cpu else threading.Lock()
         self._inputs = [str(value.name) for value in model.graph.inputs if value.name in tensors]
         self._result = str(model.graph.outputs[0].name)
@@ -61,7 +62,7 @@ class TappedSession:
         with tempfile.TemporaryDirectory(prefix="quantkit-") as folder:
             tapped = Path(folder) / "tapped.onnx"
             _save_tapped(model, wanted, tapped)
-            # What onnxruntime writes of an optimized graph within a node cannot always be read back.
+            # onnxruntime cannot always read back the subgraphs that it writes in an optimized model.
             nested = any(list(graphs_within(node)) for node in model.graph)
             if ordered or nested or not device.is_cpu:
                 whole = _whole(tapped, [*wanted, self._result], device)
@@ -78,10 +79,9 @@ class TappedSession:
         return values[self._result], itertools.chain(((name, x) for name in self._inputs), tapped)
 
     def tensors(self, x: Float32Array) -> Iterator[tuple[str, Float32Array]]:
-        """Run one batch ``[N, C, H, W]`` and yield each tapped tensor by name soon after it is computed.
+        """Run one batch ``[N, C, H, W]``, and yield each tapped tensor by name soon after it is computed.
 
-        A tensor that is let go of before the next is asked for leaves its memory, and its place in the cache, to those
-        that follow.
+        If a tensor is released before the next one is requested, its memory, and its place in the cache, are reused.
         """
         yield from ((name, x) for name in self._inputs)
         for output, value in self._walk(x):
@@ -89,7 +89,7 @@ class TappedSession:
                 yield self._tap_of[output], value
 
     def _walk(self, x: Float32Array) -> Iterator[tuple[str, Float32Array]]:
-        """Run piece by piece and yield what each computes for others."""
+        """Run piece by piece, and yield the outputs of each piece."""
         live = {self._input: x}
         for piece in self._partitions:
             feeds = {name: live[name] for name in piece.inputs}
@@ -97,12 +97,12 @@ class TappedSession:
                 computed = dict(zip(piece.outputs, piece.session.run(piece.outputs, feeds), strict=True))
             live = {name: value for name, value in (live | computed).items() if name in piece.later}
             yield from computed.items()
-            del feeds, computed  # their memory is for the next piece
+            del feeds, computed  # releases their memory for the next piece
 
 
 @dataclass(frozen=True)
 class _OpenPiece:
-    """A piece ready to run; see `quantkit.engine.partition.Piece`."""
+    """A piece with an open session; see `quantkit.engine.partition.Piece`."""
 
     session: ort.InferenceSession
     inputs: tuple[str, ...]
@@ -111,7 +111,7 @@ class _OpenPiece:
 
 
 def _save_tapped(model: ir.Model, tensors: Sequence[str], path: Path) -> None:
-    """Write the model with the tensors among its outputs."""
+    """Write the model with the tensors as additional outputs."""
     tapped = model.clone()
     values = {value.name: value for node in tapped.graph for value in node.outputs}
     outputs = {value.name for value in tapped.graph.outputs}
@@ -119,14 +119,14 @@ def _save_tapped(model: ir.Model, tensors: Sequence[str], path: Path) -> None:
         if name not in values:
             raise ModelError(f"there is no tensor {name!r} in the model")
         if name not in outputs:
-            # onnxruntime infers types itself; an output only has to have one.
+            # onnxruntime infers types itself, but an output must have one.
             values[name].type = values[name].type or ir.TensorType(ir.DataType.FLOAT)
             tapped.graph.outputs.append(values[name])
     save_model(tapped, path)
 
 
 def _elements(model: ir.Model, tensors: Sequence[str]) -> dict[str, int]:
-    """Return how many elements of each tensor belong to one image; 0 where its shape is not known."""
+    """Return the number of elements per image of each tensor, 0 if its shape is unknown."""
     shapes = {value.name: value.shape for node in model.graph for value in node.outputs}
     sizes = {name: [size for size in shapes.get(name) or [0] if isinstance(size, int)] for name in tensors}
     return {name: math.prod(known) for name, known in sizes.items()}
@@ -138,14 +138,14 @@ def _whole(tapped: Path, outputs: Sequence[str], device: Device) -> _OpenPiece:
 
 
 def _open_blocked(tapped: Path, elements: Mapping[str, int]) -> tuple[list[_OpenPiece], dict[str, str]]:
-    """Open the tapped model as onnxruntime optimizes it, in pieces, its taps moved before their reordering.
+    """Open the tapped model in pieces, optimized by onnxruntime, with taps moved before their reordering.
 
     Args:
         tapped: the model.
-        elements: the tapped tensors, with how many elements each has.
+        elements: number of elements of each tapped tensor.
 
     Returns:
-        The pieces, and which tap each of their outputs stands for.
+        The pieces, and the tap of each of their outputs.
     """
     optimized = tapped.with_name("optimized.onnx")
     open_session(tapped, optimized=optimized)
@@ -156,14 +156,14 @@ def _open_blocked(tapped: Path, elements: Mapping[str, int]) -> tuple[list[_Open
     for piece in cut(proto, {output_of[name]: size for name, size in elements.items()}, PIECE_ELEMENTS):
         path = tapped.with_name("piece.onnx")
         onnx.save(piece.model, path)
-        # Optimized already: run it node by node without further optimization.
+        # The model is already optimized, so it is run without further optimization.
         session = open_session(path, fuse=False, pooled=True)
         partitions.append(_OpenPiece(session, piece.inputs, piece.outputs, piece.later))
     return partitions, {output: name for name, output in output_of.items()}
 
 
 def _move_taps(graph: onnx.GraphProto, tensors: set[str]) -> dict[str, str]:
-    """Make outputs of blocked tensors; return the new output of each tap that moved."""
+    """Make blocked tensors outputs; return the new output of each moved tap."""
     read = {name for node in graph.node for name in node.input}
     outputs = {output.name for output in graph.output}
     moved: dict[str, str] = {}

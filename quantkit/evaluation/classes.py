@@ -1,4 +1,4 @@
-"""What each class loses, corrected for looking at many classes at once."""
+"""Accuracy change of each class, corrected for multiple comparisons."""
 
 from dataclasses import dataclass
 
@@ -14,17 +14,17 @@ SIGNIFICANCE = 0.05
 
 @dataclass(frozen=True)
 class ClassDelta:
-    """One class in both models.
+    """Accuracy of a class in both models.
 
     Attributes:
         label: index of the class.
-        images: images of the class.
-        reference_correct: how many the reference gets right.
-        candidate_correct: how many the candidate gets right.
-        lost: right in the reference alone.
-        gained: right in the candidate alone.
-        p: McNemar's exact p for this class alone.
-        p_adjusted: p corrected for the number of classes; below 0.05 the class stands out.
+        images: number of images of the class.
+        reference_correct: number of images that are correct in the reference.
+        candidate_correct: number of images that are correct in the candidate.
+        lost: number of images that are correct only in the reference.
+        gained: number of images that are correct only in the candidate.
+        p: McNemar's exact p for this class.
+        p_adjusted: p corrected for the number of classes; the change is significant below 0.05.
     """
 
     label: int
@@ -43,12 +43,12 @@ class ClassDelta:
 
 
 def class_deltas(reference: Predictions, candidate: Predictions) -> tuple[ClassDelta, ...]:
-    """Return the classes that have images, in the order of their index.
+    """Return the classes with images, sorted by index.
 
-    The exact p of each class are corrected by Benjamini and Hochberg (JRSS B 57:289-300, 1995), which is valid here:
-    classes share no image. Only classes whose discordant images could reach 0.05 at all are counted as tests (Tarone,
-    Biometrics 46:515-522, 1990; for the false discovery rate Gilbert, JRSS C 54:143-158, 2005): that depends on how
-    many images are discordant, never on which way they fell. The others get 1.
+    The exact p of the classes are corrected by Benjamini and Hochberg (JRSS B 57:289-300, 1995), which is valid because
+    classes share no images. Only classes with enough discordant images to reach 0.05 are counted as tests (Tarone,
+    Biometrics 46:515-522, 1990; for the false discovery rate Gilbert, JRSS C 54:143-158, 2005), which depends only on
+    the number of discordant images, not on their direction. The others get 1.
 
     Raises:
         LabelError: the true classes are not known.
@@ -66,7 +66,7 @@ def class_deltas(reference: Predictions, candidate: Predictions) -> tuple[ClassD
     lost, gained = count(right & ~now_right), count(now_right & ~right)
     present = np.flatnonzero(totals)
     p = np.asarray([mcnemar_exact(PairedOutcomes(int(totals[c]), int(lost[c]), int(gained[c]))) for c in present])
-    # The least p that m discordant images allow: all of them on one side.
+    # The smallest p with m discordant images: all of them on one side.
     testable = 2.0 * 0.5 ** (lost + gained)[present] <= SIGNIFICANCE
     adjusted = np.ones_like(p)
     if testable.any():

@@ -1,4 +1,4 @@
-"""Whether a model's confidence can be believed, and how safe an image's margin makes it from int8."""
+"""Calibration of a model's confidence, and the rate of changed classes by margin."""
 
 from dataclasses import dataclass
 
@@ -13,14 +13,14 @@ MARGIN_BINS = 10
 
 @dataclass(frozen=True)
 class MarginBin:
-    """The images whose fp32 margin lies in ``[lo, hi]``.
+    """The images with an fp32 margin in ``[lo, hi]``.
 
     Attributes:
         lo: smallest margin in the bin, nats.
         hi: largest margin in the bin, nats.
-        images: how many.
-        flips: how many of them the candidate puts in another class.
-        interval: 95 % interval of the share that flips.
+        images: number of images.
+        flips: number of images that the candidate puts in another class.
+        interval: 95 % interval of the share of such images.
     """
 
     lo: float
@@ -31,15 +31,15 @@ class MarginBin:
 
     @property
     def rate(self) -> float:
-        """Share of the images that flip."""
+        """Share of the images with a changed class."""
         return self.flips / self.images
 
 
 def expected_calibration_error(predictions: Predictions, bins: int = ECE_BINS) -> float:
     """Return the mean gap between confidence and accuracy, a fraction (Guo et al., ICML 2017, eq. 3).
 
-    Images fall into equal bins of confidence over (0, 1]; the gap ``|accuracy - mean confidence|`` of each bin is
-    weighted by its share of the images.
+    Images are grouped into equal bins of confidence over (0, 1]; the gap ``|accuracy - mean confidence|`` of each bin
+    is weighted by its share of the images.
 
     Raises:
         LabelError: the true classes are not known.
@@ -52,10 +52,10 @@ def expected_calibration_error(predictions: Predictions, bins: int = ECE_BINS) -
 
 
 def flips_by_margin(reference: Predictions, candidate: Predictions, bins: int = MARGIN_BINS) -> tuple[MarginBin, ...]:
-    """Return how often the candidate changes the class, by the reference's margin, in bins of equally many images.
+    """Return how often the candidate changes the class by the reference's margin, in bins with equal numbers of images.
 
-    The margin (log-odds of the first class against the second) says how much noise on the logits a decision bears; the
-    bins run from the least sure images to the surest.
+    The margin (log-odds of the first class against the second) is the noise on the logits that a decision tolerates;
+    the bins are sorted from the smallest margin to the largest.
     """
     order = np.argsort(reference.margin, kind="stable")
     changed = (reference.top1 != candidate.top1)[order]

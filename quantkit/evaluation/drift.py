@@ -1,7 +1,7 @@
-"""How far each tensor of an integer model strays from the float model's, streamed batch by batch.
+"""Drift of the tensors of an integer model from those of the float model, accumulated batch by batch.
 
-Accumulators hold sums for each channel and nothing else: memory does not grow with the images. The sums are exact
-(`ExactSum`) over terms computed image by image, so batch size and order do not change a bit of the result.
+Accumulators contain only sums per channel, so memory does not grow with the number of images. The sums are exact
+(`ExactSum`) over terms computed image by image, so the result is independent of batch size and order.
 """
 
 import math
@@ -21,29 +21,29 @@ from quantkit.types import Float64Array, FloatArray, Int64Array
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class TensorDrift:
-    """What a tensor lost between two models.
+    """Drift of a tensor between two models.
 
     Written with ``x`` for the reference, ``y`` for the candidate and ``e = y - x``.
 
     Attributes:
         name: ONNX name of the tensor.
-        op_type: operator that produces it, empty where not known.
-        elements: number of values compared.
-        images: number of images they come from.
-        image_share: share of ``sum e^2`` that a single image makes, the one that makes most of it; 0 without any error.
-        sqnr_db: ``10 log10(sum x^2 / sum e^2)``; infinite without any error, minus infinity for an error on zeros.
+        op_type: operator that computes it, empty if unknown.
+        elements: number of compared values.
+        images: number of images.
+        image_share: largest share of ``sum e^2`` by a single image; 0 without error.
+        sqnr_db: ``10 log10(sum x^2 / sum e^2)``; infinite without error, minus infinity for an error on zeros.
         worst_channel: the channel with the lowest SQNR, None for a tensor without channels.
-        worst_channel_sqnr_db: its SQNR: a whole tensor at 40 dB may hide a channel of which nothing is left.
-        max_err: greatest ``|e|``.
-        max_err_steps: the same in steps of the tensor's scale, None where the tensor is not quantized.
-        cosine: ``sum x y / sqrt(sum x^2 sum y^2)``; 1 where both are all zero, 0 where one is.
-        clipped: share of ``x`` outside what the integers can stand for, by more than half a step; None as above.
-        range_used: share of the integers between the least and the greatest that occur; None as above.
-        levels_used: number of different integers that occur; None as above.
+        worst_channel_sqnr_db: SQNR of that channel; it may be low even if the tensor has 40 dB.
+        max_err: largest ``|e|``.
+        max_err_steps: the same in steps of the tensor's scale, None if the tensor is not quantized.
+        cosine: ``sum x y / sqrt(sum x^2 sum y^2)``; 1 if both are all zero, 0 if one is.
+        clipped: share of ``x`` outside the range of the integers by more than half a step; None as above.
+        range_used: share of the integers between the smallest and the largest that occur; None as above.
+        levels_used: number of distinct integers that occur; None as above.
         collapsed: ``x`` varies and ``y`` does not.
-        channel_sqnr_db: float64 ``[channels]``.
+        channel_sqnr_db: float64 ``[channels]``, SQNR of each channel.
         channel_bias: float64 ``[channels]``, mean of ``e``, in real units.
-        scale: real units in a step, None where the tensor is not quantized.
+        scale: real units per step, None if the tensor is not quantized.
     """
 
     name: str
@@ -67,11 +67,11 @@ class TensorDrift:
 
     @property
     def worst_bias(self) -> float:
-        """The mean error of largest magnitude among the channels, in real units, with its sign."""
+        """The mean error with the largest magnitude among the channels, in real units, with its sign."""
         return float(self.channel_bias[np.argmax(np.abs(self.channel_bias))])
 
     def to_json(self) -> dict[str, Any]:
-        """Return plain values without the per-channel vectors; an infinite SQNR is null, and `max_err` tells which."""
+        """Return JSON values without the per-channel vectors; an infinite SQNR is null, and `max_err` has its sign."""
         return {
             "name": self.name,
             "op_type": self.op_type,
@@ -96,13 +96,13 @@ class TensorDrift:
 class DriftAccumulator:
     """Compares one tensor of two models over any number of images.
 
-    `measure` does the work and may be called by several threads at once; `add` takes its result in, by one thread.
+    `measure` does the work and is thread-safe; `add` accumulates its results in one thread.
 
     Args:
         name: ONNX name of the tensor.
-        op_type: operator that produces it.
-        qparams: parameters of the tensor in the integer model, per tensor; None where it stays in floating point.
-        axis: axis of the channels; a tensor without that axis counts as one channel.
+        op_type: operator that computes it.
+        qparams: per-tensor parameters in the integer model; None if the tensor stays in float.
+        axis: axis of the channels; a tensor without that axis is treated as one channel.
     """
 
     def __init__(self, name: str, *, op_type: str = "", qparams: QParams | None = None, axis: int = 1) -> None:
@@ -122,7 +122,7 @@ class DriftAccumulator:
         self._levels: Int64Array = np.zeros(0 if self._grid is None else self._grid.levels, np.int64)
 
     def measure(self, reference: FloatArray, candidate: FloatArray) -> list[ImageTerms]:
-        """Return what a batch of the tensor from both models would add, image by image, without adding it.
+        """Return the terms of a batch of the tensor from both models, image by image, without adding them.
 
         Values are in real units (dequantized), with images along axis 0, and are compared as float32.
 
@@ -141,11 +141,11 @@ class DriftAccumulator:
             for x, y in zip(reference, candidate, strict=True)
         ]
         if not all(np.isfinite(image.sums).all() for image in terms):
-            raise NumericError("the tensor holds NaN or infinity", where=self.name)
+            raise NumericError("the tensor contains NaN or infinity", where=self.name)
         return terms
 
     def add(self, terms: Iterable[ImageTerms]) -> None:
-        """Take in what `measure` of an accumulator of the same tensor returned; the order does not matter.
+        """Add terms that `measure` of an accumulator of the same tensor returned; the order does not matter.
 
         Raises:
             ModelError: the tensor had another number of channels before.
@@ -166,15 +166,15 @@ class DriftAccumulator:
             self._x_ends, self._y_ends = _wider(self._x_ends, image.x_ends), _wider(self._y_ends, image.y_ends)
 
     def result(self) -> TensorDrift:
-        """Return the measures over everything seen so far.
+        """Return the drift over all added terms.
 
         Raises:
-            ModelError: nothing was seen.
+            ModelError: no terms were added.
         """
         if self._sums is None:
             raise ModelError("no values to compare", where=self.name)
         sums = dict(zip(COLUMNS, self._sums.value().reshape(self._channels, -1).T, strict=True))
-        # Over the channels: few, rounded once each, and added in one order.
+        # Sums over channels: few terms, each rounded once, added in a fixed order.
         totals = {column: math.fsum(values) for column, values in sums.items()}
         channel_sqnr = _sqnr_db(sums["xx"], sums["ee"])
         worst = int(np.argmin(channel_sqnr))
@@ -202,7 +202,7 @@ class DriftAccumulator:
         )
 
     def _by_channel(self, image: FloatArray) -> npt.NDArray[np.float32]:
-        """One image as float32 ``[channels, elements]``; its channel axis is one less than the tensor's."""
+        """Return one image as float32 ``[channels, elements]``; its channel axis is one less than the tensor's."""
         if image.ndim < self.axis or self.axis == 0:
             return np.ascontiguousarray(image, np.float32).reshape(1, -1)
         channels = image.shape[self.axis - 1]
@@ -222,7 +222,7 @@ def _grid(qparams: QParams) -> Grid:
 
 
 def _sqnr_db(signal: Float64Array, noise: Float64Array) -> Float64Array:
-    """``10 log10(signal / noise)``: infinite without noise, minus infinity for noise on silence."""
+    """``10 log10(signal / noise)``: infinite without noise, minus infinity for noise without signal."""
     with np.errstate(divide="ignore", invalid="ignore"):
         ratio: Float64Array = 10.0 * (np.log10(signal) - np.log10(noise))
     return np.where(noise == 0.0, np.inf, ratio)

@@ -1,6 +1,6 @@
-"""The inner loops of drift over one image of a tensor; what numpy would take many passes for is compiled by numba.
+"""The inner loops of drift over one image of a tensor; loops that need many numpy passes are compiled by numba.
 
-The compiled loops release the GIL, and so does numpy in the others.
+The compiled loops release the GIL, as numpy does in the others.
 """
 
 from typing import NamedTuple
@@ -15,7 +15,7 @@ COLUMNS = ("xx", "yy", "xy", "ee", "e")
 
 
 class Grid(NamedTuple):
-    """The integers a tensor is quantized to: ``x = scale (q - zero_point)``, with q in [qmin, qmax]."""
+    """The integer grid of a tensor: ``x = scale (q - zero_point)``, with q in [qmin, qmax]."""
 
     scale: float
     zero_point: int
@@ -24,21 +24,21 @@ class Grid(NamedTuple):
 
     @property
     def levels(self) -> int:
-        """How many integers there are."""
+        """Number of integers."""
         return self.qmax - self.qmin + 1
 
 
 class ImageTerms(NamedTuple):
-    """What one image adds to the drift of a tensor.
+    """Terms of one image in the drift of a tensor.
 
     Attributes:
         sums: float64 ``[channels, 5]``, sums of x^2, y^2, x y, e^2 and e over the elements of each channel.
         elements: number of elements.
-        max_err: greatest ``|e|``, subtracted in float32.
-        x_ends: least and greatest x.
-        y_ends: least and greatest y.
-        clipped: how many x lie beyond the grid by more than half a step; 0 without a grid.
-        levels: int64 ``[levels]``, how often y takes each integer; empty without a grid.
+        max_err: largest ``|e|``, subtracted in float32.
+        x_ends: smallest and largest x.
+        y_ends: smallest and largest y.
+        clipped: number of x beyond the grid by more than half a step; 0 without a grid.
+        levels: int64 ``[levels]``, counts of each integer of y; empty without a grid.
     """
 
     sums: Float64Array
@@ -50,17 +50,17 @@ class ImageTerms(NamedTuple):
     levels: Int64Array
 
 
-# Integers are counted in this many histograms in turn: two equal values in a row, as after a ReLU nearly always, would
-# otherwise wait for each other's count to be stored.
+# Integers are counted alternately in this number of histograms: otherwise equal consecutive values, common after a
+# ReLU, would wait for each other's count to be stored.
 _LANES = 4
-# Integers are worked out block by block in a loop of their own, which then runs in vector registers.
+# Integers are computed block by block in a separate loop, which is vectorized.
 _BLOCK = 1024
 
 
 def image_terms(x: Float32Array, y: Float32Array, grid: Grid | None) -> ImageTerms:
     """Compare one image of a tensor, float32 ``[channels, elements]`` of both models, at least one element.
 
-    Values that are not finite make the sums so; the other terms mean nothing then.
+    If values are not finite, the sums are not finite, and the other terms are meaningless.
     """
     sums = np.empty((x.shape[0], len(COLUMNS)))
     _add_channels(x, y, sums)
@@ -77,8 +77,9 @@ def image_terms(x: Float32Array, y: Float32Array, grid: Grid | None) -> ImageTer
     return ImageTerms(sums, x.size, max_err, x_ends, y_ends, clipped, levels.sum(axis=0))
 
 
-# Free to add in any order, it adds in vector registers, seven times as fast. The order depends on the processor and the
-# number of elements alone, never on batches or threads; onnxruntime's own sums differ by processor in the same way.
+# Reordering of additions is allowed, so the loop is vectorized and seven times as fast. The order depends only on the
+# processor and the number of elements, not on batches or threads; onnxruntime's sums differ by processor in the same
+# way.
 @numba.njit(nogil=True, cache=True, fastmath={"reassoc", "nsz"})
 def _add_channels(x: Float32Array, y: Float32Array, sums: Float64Array) -> None:
     for channel in range(x.shape[0]):
@@ -99,7 +100,7 @@ def _add_channels(x: Float32Array, y: Float32Array, sums: Float64Array) -> None:
 def _count_integers(
     y: Float32Array, scale: np.float32, zero_point: int, qmin: int, qmax: int, levels: Int64Array
 ) -> None:
-    """Quantize in float32 as `quantkit.numerics.quantize` does, and count; NaN counts as the least."""
+    """Quantize in float32 as `quantkit.numerics.quantize` does, and count; NaN is counted as the smallest integer."""
     zero, least, most = np.float32(zero_point), np.float32(qmin), np.float32(qmax)
     places = np.empty(_BLOCK, np.int32)
     for start in range(0, y.size, _BLOCK):

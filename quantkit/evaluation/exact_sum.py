@@ -1,19 +1,19 @@
-"""Sums of float64 that do not depend on the order or the batches the terms came in."""
+"""Exact sums of float64, independent of the order of the terms."""
 
 import math
 
 import numpy as np
 import numpy.typing as npt
 
-# A limb k counts units of 2^(32 k). A float64 touches at most three limbs, and 2^31 terms of a limb fit an int64.
+# Limb k counts units of 2^(32 k). A float64 spans at most three limbs, and 2^31 terms of a limb fit an int64.
 _LIMB_BITS = 32
 
 
 class ExactSum:
     """Exact sums of columns: the float64 terms are added as integers in limbs of 32 bits (Kulisch's accumulator).
 
-    Integer addition is associative, so any split of the terms gives the same bits; a float64 is made only at the end,
-    rounded once. Memory is one int64 vector for each limb that terms have touched, seldom more than four.
+    Integer addition is associative, so the result does not depend on the order; it is rounded to float64 once at the
+    end. Memory is one int64 vector per limb in use, seldom more than four.
     """
 
     def __init__(self, columns: int) -> None:

@@ -2,14 +2,14 @@
 
 A condition is used in one of three modes, each an option of ``quantkit compare`` that may be given several times:
 
-- ``--fail-if``: fails where the measured values meet the condition. Intervals play no part.
-- ``--fail-if-proven`` (fail if proven worse): fails only where every value in the 95 % interval meets the condition.
+- ``--fail-if``: fails if the measured values meet the condition. Intervals are not used.
+- ``--fail-if-proven`` (fail if proven worse): fails only if every value in the 95 % interval meets the condition.
   Small samples pass.
 - ``--fail-unless-proven`` (fail unless proven within, the release gate): fails unless every value in the 95 %
   interval meets the condition. Small samples fail.
 
-Intervals are two-sided, so one bound has a confidence of 97.5 %. For ``top1_drop > 0.5`` the bound that decides is the
-lower one, for ``top1_drop <= 0.5`` the upper one.
+Intervals are two-sided, so one bound has a confidence of 97.5 %. For ``top1_drop > 0.5`` the lower bound decides, for
+``top1_drop <= 0.5`` the upper one.
 """
 
 import operator
@@ -37,7 +37,7 @@ _GRAMMAR = (
 
 
 class GateMode(StrEnum):
-    """How a condition decides; the value is the option of the command line.
+    """Mode of a condition; the value is the command-line option.
 
     Example:
         >>> import quantkit
@@ -52,7 +52,7 @@ class GateMode(StrEnum):
 
 @dataclass(frozen=True)
 class Figure:
-    """A measured value and its 95 % interval, where it has one."""
+    """A measured value and its 95 % interval, if it has one."""
 
     value: float
     interval: Interval | None = None
@@ -64,11 +64,11 @@ class Figure:
 
 
 def _short(number: float) -> str:
-    """Format a number with four digits, an integer (a size in bytes) with all of its own."""
+    """Format a number with four digits, an integer (a size in bytes) with all digits."""
     return str(number) if isinstance(number, int) else f"{number:.4g}"
 
 
-# What a condition may name. Units are those of the JSON: percent, percentage points, nats, dB, milliseconds, bytes.
+# Figures of conditions. Units are those of the JSON: percent, percentage points, nats, dB, milliseconds, bytes.
 FIGURES = (
     "top1_drop",
     "top5_drop",
@@ -83,14 +83,14 @@ FIGURES = (
     "bytes",
 )
 NEED_LABELS = {"top1_drop", "top5_drop", "top1", "top5", "ece", "mcnemar_p"}
-# Figures that the images have no part in: their value is their interval.
+# Figures that do not depend on images: the interval is the value.
 _EXACT = {"bytes"}
 _HAVE_INTERVALS = ("top1_drop", "top5_drop", "top1", "top5", "agreement", "kl", "bytes")
 
 
 @dataclass(frozen=True)
 class Term:
-    """One comparison of a figure with a number."""
+    """A comparison of a figure with a number."""
 
     name: str
     operator: str
@@ -104,7 +104,7 @@ class Term:
         return _OPERATORS[self.operator](figure.value, self.number)
 
     def proven(self, figure: Figure) -> bool | None:
-        """Return True or False where all values in the interval meet the term or none does, None where some do."""
+        """Return True if all values in the interval meet the term, False if none does, None otherwise."""
         if figure.interval is None:
             return None
         ends = {_OPERATORS[self.operator](end, self.number) for end in (figure.interval.lo, figure.interval.hi)}
@@ -113,14 +113,14 @@ class Term:
 
 @dataclass(frozen=True, kw_only=True)
 class GateVerdict:
-    """What a gate says about one candidate.
+    """The verdict of a gate on a candidate.
 
     Attributes:
         gate: the gate.
         model: name of the candidate.
-        figures: the figures that the condition names.
-        passed: the candidate passes.
-        proven: every value in the 95 % intervals meets the condition (True), none does (False), or some do (None).
+        figures: the figures in the condition.
+        passed: whether the candidate passes.
+        proven: whether every value in the 95 % intervals meets the condition (True), none does (False), or some (None).
 
     Example:
         >>> import quantkit
@@ -147,7 +147,7 @@ class GateVerdict:
         return f"gate {'passed' if self.passed else 'FAILED'}: {self.gate.where}: {self}"
 
     def to_json(self) -> dict[str, Any]:
-        """Return plain values."""
+        """Return JSON values."""
         return {
             "option": self.gate.mode.value,
             "condition": str(self.gate),
@@ -163,11 +163,11 @@ class GateVerdict:
 
 @dataclass(frozen=True)
 class Gate:
-    """A condition that every candidate of a comparison has to pass.
+    """A condition that every candidate of a comparison must pass.
 
     Attributes:
         alternatives: joined by "or"; each is a tuple of terms joined by "and".
-        mode: how the condition decides.
+        mode: mode of the condition.
 
     Example:
         >>> import quantkit
@@ -183,12 +183,12 @@ class Gate:
 
     @property
     def where(self) -> str:
-        """The option and its value, as the user wrote them."""
+        """The option and its value, as on the command line."""
         return f'{self.mode} "{self}"'
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The figures that the condition names, each once."""
+        """The distinct figures in the condition."""
         return tuple(dict.fromkeys(term.name for terms in self.alternatives for term in terms))
 
     def verdicts(self, comparison: Comparison) -> tuple[GateVerdict, ...]:
@@ -200,23 +200,23 @@ class Gate:
         return tuple(self._verdict(model, comparison.images) for model in comparison.candidates)
 
     def check(self, comparison: Comparison) -> None:
-        """Evaluate the condition, and raise where a candidate fails.
+        """Evaluate the condition, and raise if a candidate fails.
 
         Raises:
-            GateError: a candidate fails; the models and figures are named.
+            GateError: a candidate fails; the message has the models and figures.
             UsageError: a figure was not measured, or has no interval and the mode needs one.
         """
         require(self.verdicts(comparison))
 
     def require_measured(self, *, latency: bool, drift: bool) -> None:
-        """Refuse before the work what could not be evaluated after it.
+        """Check before the comparison that all figures will be measured.
 
         Args:
-            latency: the models are timed.
-            drift: the drift of tensors is measured.
+            latency: latency is measured.
+            drift: drift is measured.
 
         Raises:
-            UsageError: the condition names a figure that will not be measured.
+            UsageError: the condition has a figure that will not be measured.
         """
         for name, measured, fix in (("latency_ms", latency, "--latency"), ("sqnr_db", drift, "--drift-images")):
             if name in self.names and not measured:
@@ -237,16 +237,16 @@ class Gate:
     def _figure(self, name: str, model: str, measured: dict[str, Figure]) -> Figure:
         figure = measured.get(name)
         if figure is None:
-            fix = "give the labels" if name in NEED_LABELS else "measure it or leave it out"
+            fix = "give the labels" if name in NEED_LABELS else "measure it, or remove it from the condition"
             raise UsageError(f"{name} of {model} was not measured", where=self.mode, fix=fix)
         return figure
 
 
 def require(verdicts: Sequence[GateVerdict]) -> None:
-    """Raise where a verdict is a failure.
+    """Raise if a verdict is a failure.
 
     Raises:
-        GateError: naming every condition and model that failed, with the figures.
+        GateError: the message has every condition and model that failed, with the figures.
     """
     failed: dict[Gate, list[GateVerdict]] = {}
     for verdict in verdicts:
@@ -257,11 +257,10 @@ def require(verdicts: Sequence[GateVerdict]) -> None:
 
 
 def parse_gate(text: str, mode: GateMode = GateMode.FAIL_IF) -> Gate:
-    """Read a condition: ``NAME OP NUMBER``, joined by ``and`` and ``or``, of which ``and`` binds tighter.
+    """Parse a condition: ``NAME OP NUMBER``, joined by ``and`` and ``or``; ``and`` has precedence.
 
     Raises:
-        UsageError: it does not follow the grammar, names a figure that does not exist, or one without an interval in a
-            mode that needs intervals.
+        UsageError: the syntax is invalid, a figure does not exist, or has no interval in a mode that needs intervals.
 
     Example:
         >>> import quantkit
@@ -277,15 +276,15 @@ def parse_gate(text: str, mode: GateMode = GateMode.FAIL_IF) -> Gate:
 
 
 def parse_gates(conditions: Mapping[GateMode, Sequence[str] | None], *, latency: bool, drift: bool) -> tuple[Gate, ...]:
-    """Read the conditions of all modes, and refuse before the work what could not be evaluated after it.
+    """Parse the conditions of all modes, and check that their figures will be measured.
 
     Args:
         conditions: the conditions of each mode, None for none.
-        latency: the models will be timed.
-        drift: the drift of tensors will be measured.
+        latency: latency will be measured.
+        drift: drift will be measured.
 
     Raises:
-        UsageError: a condition is malformed, or names a figure that will not be measured.
+        UsageError: a condition is malformed, or has a figure that will not be measured.
     """
     gates = tuple(parse_gate(text, mode) for mode, texts in conditions.items() for text in texts or ())
     for gate in gates:
@@ -322,7 +321,7 @@ def _any(parts: Iterable[bool | None]) -> bool | None:
 
 
 def _measured(model: ModelResult, images: int) -> dict[str, Figure]:
-    """Return the figures that a candidate has."""
+    """Return the measured figures of a candidate."""
     plain = {
         "ece": model.ece,
         "latency_ms": model.latency_ms,

@@ -1,4 +1,4 @@
-"""Which images models are compared on, and what is doubtful about them."""
+"""Selection of evaluation images, and warnings about them."""
 
 from pathlib import Path
 
@@ -20,11 +20,11 @@ def evaluation_images(
     exclude: AnyPath | CalibrationSet | None,
     record: RunRecord | None,
 ) -> tuple[ImageSource, list[str]]:
-    """Return the evaluation images and what is doubtful about them.
+    """Return the evaluation images and warnings about them.
 
     Raises:
-        UsageError: nothing says where the images are.
-        CalibrationSetError: there are none, or none outside of the calibration set.
+        UsageError: no images are given.
+        CalibrationSetError: there are no images, or none outside the calibration set.
         LabelError: labels are missing or malformed.
     """
     calibration = find_set(record)
@@ -33,7 +33,7 @@ def evaluation_images(
         exclude = CalibrationSet.load(taken_out) if isinstance(taken_out, Path) else taken_out
     if images is None:
         if calibration is None:
-            raise UsageError("nothing says which images to evaluate", fix="give --images")
+            raise UsageError("no evaluation images were given", fix="give --images")
         images, exclude = calibration.source_of_images(), exclude or calibration
     found = find_labelled_images(images, optional_path(labels, "labels"), optional_path(names, "names"))
     warnings = list(found.warnings)
@@ -42,39 +42,39 @@ def evaluation_images(
         found = found.only([index for index in range(len(found.names)) if index not in taken])
         if not found.names:
             raise CalibrationSetError(
-                "all images are in the calibration set", where=found.root, fix="give other --images to compare on"
+                "all images are in the calibration set", where=found.root, fix="give other --images"
             )
     elif calibration is not None and (shared := overlap(calibration, found.items)):
         warnings.append(
-            f"{len(shared)} of {len(found.names)} images are in the calibration set too: the difference looks smaller "
-            "than it is; leave them out with --exclude"
+            f"{len(shared)} of {len(found.names)} images are in the calibration set too: the loss is underestimated; "
+            "leave them out with --exclude"
         )
     return found, warnings
 
 
 def check_labels(found: ImageSource, classes: int | None, where: Location) -> None:
-    """See before the work that a model has a class for every label.
+    """Check that a model has a class for every label.
 
     Args:
         found: labelled images.
-        classes: that the model tells apart, None where it does not say.
-        where: what the fault is told of.
+        classes: number of classes of the model, None if unknown.
+        where: location for the error message.
 
     Raises:
-        LabelError: it has not.
+        LabelError: a label is out of range.
     """
     assert found.labels is not None
     greatest = int(found.labels.max())
     if classes is not None and greatest >= classes:
         raise LabelError(
-            f"the labels go up to {greatest} and the model tells {classes} classes apart",
+            f"the labels go up to {greatest}, and the model has {classes} classes",
             where=where,
-            fix="these images are of another data set, or their labels start at 1",
+            fix="give images of the model's data set, with labels from 0",
         )
 
 
 def limited(found: ImageSource, limit: int | None) -> ImageSource:
-    """Return at most so many images, taken evenly from the order of their names, and so from the classes."""
+    """Return at most ``limit`` images, evenly spaced in the order of their names, and so over the classes."""
     count = len(found.names)
     kept = count if limit is None else min(limit, count)
     return found.only([place * count // kept for place in range(kept)])

@@ -1,7 +1,7 @@
-"""Verdicts of gates as JUnit XML, which CI systems show as test results.
+"""Verdicts of gates as JUnit XML, for the display of test results in CI systems.
 
-One ``testcase`` for each condition and candidate: passed, or with a ``failure``. A comparison that could not be made is
-one ``testcase`` with an ``error``, so that the file of an earlier run is never taken for the result of this one.
+One ``testcase`` per condition and candidate: passed, or with a ``failure``. A failed comparison is one ``testcase``
+with an ``error``, so that the file of an earlier run is not mistaken for the result.
 """
 
 import re
@@ -16,7 +16,7 @@ from quantkit.evaluation.result import Comparison
 from quantkit.files import write_text
 
 SUITE = "quantkit compare"
-# What XML 1.0 cannot hold, not even escaped: control characters and lone surrogates.
+# Characters that XML 1.0 does not allow even escaped: control characters and lone surrogates.
 _NOT_XML = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
@@ -37,7 +37,7 @@ def junit_xml(comparison: Comparison, verdicts: Sequence[GateVerdict]) -> str:
 
 @contextmanager
 def error_report(path: Path | None) -> Iterator[None]:
-    """Write an expected error of the block into a JUnit file, where one is wanted, and let it pass on."""
+    """Context manager that writes an expected error to a JUnit file, if one is given, and re-raises it."""
     try:
         yield
     except QuantkitError as error:
@@ -66,5 +66,5 @@ def _document(suite: ET.Element) -> str:
 
 
 def _text(value: str) -> str:
-    """Return text that XML can hold; what it cannot is written as an escape."""
+    """Return text for XML; characters that it does not allow are written as escapes."""
     return _NOT_XML.sub(lambda found: f"\\x{ord(found[0]):02x}", value)

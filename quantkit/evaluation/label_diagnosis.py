@@ -1,6 +1,6 @@
-"""Is a poor fp32 accuracy the model's, or do the labels count the classes differently?
+"""Diagnoses labels with another class numbering as the cause of poor fp32 accuracy.
 
-Asked before any loss is put on int8: an off-by-one label file or an alphabetical class order looks like total failure.
+An off-by-one label file or an alphabetical class order looks like a total failure of the model.
 """
 
 import numpy as np
@@ -10,15 +10,15 @@ from quantkit.data.label_order import find_label_order
 from quantkit.evaluation.paired import wilson_interval
 from quantkit.evaluation.predictions import Predictions
 
-# Renamed classes are spoken of only where they explain the images far better than the labels as given.
+# Renamed classes are reported only if they explain the images far better than the given labels.
 FAR_BETTER = 0.30
-# And where they explain at least so many more: of three images one is soon explained by anything.
+# And only if they explain at least this number of additional images.
 FEWEST = 10
 IMAGES_PER_CLASS = 4
 
 
 def diagnose_labels(predictions: Predictions) -> str | None:
-    """Return what a float model's own answers make doubtful: labels in another order, or no better than guessing.
+    """Return a warning if a float model's predictions suggest labels in another order, or are no better than guessing.
 
     Raises:
         LabelError: the true classes are not known.
@@ -29,23 +29,23 @@ def diagnose_labels(predictions: Predictions) -> str | None:
     chance = 1.0 / predictions.classes
     if wilson_interval(int(predictions.correct().sum()), len(predictions)).lo <= chance:
         return (
-            f"top-1 cannot be told from guessing ({100 * chance:.2g} %): look at the labels, then at the "
-            "preprocessing, then at the model"
+            f"top-1 is not better than guessing ({100 * chance:.2g} %): check the labels, then the "
+            "preprocessing, then the model"
         )
     return None
 
 
 def label_problem(predictions: Predictions) -> str | None:
-    """Return what seems wrong with the labels of a float model's answers, in one sentence, or None.
+    """Return the suspected fault of the labels of a float model's predictions in one sentence, or None.
 
-    Tried are the known mistakes of counting and ordering (`quantkit.data.label_order`), and labels in any other order.
-    That order is learnt on half of each class and judged on the other half, so that a poor model does not pass for one.
+    Known mistakes of counting and ordering are tried (`quantkit.data.label_order`), then labels in any other order. The
+    order is fitted on half of each class and evaluated on the other half, so that a poor model is not reported.
 
     Raises:
         LabelError: the true classes are not known.
     """
     accuracy = float(predictions.correct().mean())
-    assert predictions.labels is not None  # correct() has refused predictions without
+    assert predictions.labels is not None  # otherwise correct() has raised
     order = find_label_order(predictions.top1, predictions.labels, predictions.classes)
     if order is not None:
         return (
@@ -62,9 +62,9 @@ def label_problem(predictions: Predictions) -> str | None:
 
 
 def _accuracy_in_another_order(predictions: Predictions) -> float:
-    """Match labels with predicted classes, one to one, on half of each class; accuracy of that on the other half.
+    """Match labels with predicted classes one to one on half of each class; return the accuracy on the other half.
 
-    0 with too few images of a class to tell.
+    Returns 0 if classes have too few images.
     """
     labels = predictions.labels
     assert labels is not None

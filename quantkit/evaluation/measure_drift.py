@@ -1,4 +1,4 @@
-"""How far the tensors of two models lie apart, and what each layer adds."""
+"""Measures the accumulated and isolated drift of tensors between two models."""
 
 from collections.abc import Callable, Container, Iterable, Sequence
 from functools import partial
@@ -23,18 +23,18 @@ from quantkit.graph.qdq.isolated import local_graph
 from quantkit.graph.qdq.read import activation_qparams, seen_by_readers
 from quantkit.types import FloatArray
 
-# Runs both models on a batch and yields each tensor of the one with that of the other, in the accumulators' order.
+# Runs both models on a batch, and yields pairs of tensors in the order of the accumulators.
 _Run = Callable[[FloatArray], Iterable[tuple[FloatArray, FloatArray]]]
 
 
 def measure_drift(
     reference: ir.Model, candidate: ir.Model, images: Sequence[ImageItem], pipeline: Pipeline, threads: int = 1
 ) -> tuple[TensorDrift, ...]:
-    """Return the drift of every quantized tensor of the candidate that the reference has too, in graph order.
+    """Return the accumulated drift of every quantized tensor of the candidate that the reference has, in graph order.
 
-    The error is end to end: each tensor differs by all that happened before it. Beyond the limits of what a tensor's
-    readers tell apart (`quantkit.graph.analysis.bounds.effective_bounds`) nothing differs. Memory does not grow with
-    the images.
+    The error is end to end: it includes the errors of all layers before a tensor. Values are clipped to the effective
+    bounds of a tensor (`quantkit.graph.analysis.bounds.effective_bounds`). Memory does not grow with the number of
+    images.
 
     Args:
         reference: the model to measure against: fp32, or quantized by any tool.
@@ -70,12 +70,13 @@ def measure_drift(
 def measure_local_drift(
     reference: ir.Model, candidate: ir.Model, images: Sequence[ImageItem], pipeline: Pipeline, threads: int = 1
 ) -> tuple[TensorDrift, ...]:
-    """Return what each integer layer of the candidate adds by itself, in graph order.
+    """Return the isolated drift of each integer layer of the candidate, in graph order.
 
-    Every layer reads the tensors of the fp32 model, rounded as the candidate rounds them, and its result is compared
-    with the fp32 model's: the error of its input's rounding, its weights, and its result's rounding and clipping, and
-    of nothing before it. Memory does not grow with the images. Empty for a model of another tool whose tensors do not
-    bear the names of the reference's, and where the reference is quantized too: it has no fp32 tensors to feed a layer.
+    Every layer reads the tensors of the fp32 model, rounded as in the candidate, and its result is compared with that
+    of
+    the fp32 model: the error includes the rounding of its input, its weights, and the rounding and clipping of its
+    result. Memory does not grow with the number of images. The result is empty for a model of another tool with other
+    tensor names than the reference, and if the reference is quantized, because it has no fp32 tensors.
 
     Args:
         reference: the fp32 model.
@@ -113,10 +114,10 @@ def measure_local_drift(
 
 
 def _pairs(reference: ir.Model, candidate: ir.Model, names: Sequence[str]) -> dict[str, tuple[str, str]]:
-    """Return the tensors to compare in the two models, by the name of both; each pair once, by its shortest name.
+    """Return the tensors to compare in the two models, by their common name; each pair once, by its shortest name.
 
-    What readers see is compared, which is another tensor where a model rounds. Tensors that are integers, or that the
-    two models declare with different shapes, are left out.
+    The values that consumers read are compared, which are dequantized values if a model rounds. Integer tensors, and
+    tensors with different declared shapes, are left out.
     """
     models = (reference, candidate)
     values = [{name_of(value): value for node in model.graph for value in node.outputs} for model in models]
@@ -124,13 +125,13 @@ def _pairs(reference: ir.Model, candidate: ir.Model, names: Sequence[str]) -> di
     found: dict[tuple[str, str], str] = {}
     for name in names:
         mine, theirs = (one.get(name, name) for one in seen)
-        if _alike(values[0].get(mine), values[1].get(theirs)):
+        if _is_comparable(values[0].get(mine), values[1].get(theirs)):
             found[mine, theirs] = min(found.get((mine, theirs), name), name, key=len)
     return {name: pair for pair, name in found.items()}
 
 
-def _alike(one: ir.Value | None, other: ir.Value | None) -> bool:
-    """Return whether two tensors may be compared element by element, as far as their models say."""
+def _is_comparable(one: ir.Value | None, other: ir.Value | None) -> bool:
+    """Return whether declared types and shapes allow an element-wise comparison of two tensors."""
     if one is None or other is None or any(value.dtype not in (ir.DataType.FLOAT, None) for value in (one, other)):
         return False
     if one.shape is None or other.shape is None:
@@ -141,14 +142,14 @@ def _alike(one: ir.Value | None, other: ir.Value | None) -> bool:
 
 
 def _limits(prepared: ir.Model, rounded: Container[str]) -> dict[str, Bounds]:
-    """Return what is felt of each tensor of a prepared model, by the names of those that are rounded."""
+    """Return the effective bounds of each tensor of a prepared model, given the names of the rounded tensors."""
     values = [value for node in prepared.graph for value in node.outputs]
     among = {value for value in values if name_of(value) in rounded}
     return {name_of(value): effective_bounds(value, among) for value in values}
 
 
 def _effective(values: FloatArray, limits: Bounds) -> FloatArray:
-    """Return values as their readers can tell them apart: what saturates unfelt is no drift."""
+    """Return values clipped to their effective bounds, because saturation without an effect is not drift."""
     return values if limits == UNBOUNDED else np.clip(values, np.float32(limits.lo), np.float32(limits.hi))
 
 
@@ -160,7 +161,7 @@ def _measure(
     pipeline: Pipeline,
     threads: int,
 ) -> tuple[TensorDrift, ...]:
-    """Stream images through the models and sum up, one image a worker at a time."""
+    """Stream images through the models and accumulate the drift, one image per worker at a time."""
     load = partial(preprocess, pipeline=pipeline)
 
     def measure(image: ImageItem) -> list[list[ImageTerms]]:

@@ -1,10 +1,10 @@
 """Paired statistics of two classifiers on the same images.
 
-Everything rests on the images that only one of the two gets right. With ``lost`` of them right in the reference alone
-and ``gained`` right in the candidate alone, of n images, the difference of the accuracies is ``(gained - lost) / n``;
-images that both get right or both get wrong say nothing about its sign.
+The statistics depend on the discordant images, which only one of the two predicts correctly. With ``lost`` images
+correct only in the reference and ``gained`` correct only in the candidate, of n images, the difference of the
+accuracies is ``(gained - lost) / n``.
 
-Shares are fractions of 1 here; `quantkit.evaluation.result` turns them into percent.
+Shares are fractions of 1 here; `quantkit.evaluation.result` converts them to percent.
 """
 
 import math
@@ -45,12 +45,12 @@ class Interval:
 
 @dataclass(frozen=True)
 class PairedOutcomes:
-    """How often each of two models is right, counted over the same images.
+    """Paired outcomes of two models on the same images.
 
     Attributes:
         images: number of images, at least 1.
-        lost: right in the reference alone.
-        gained: right in the candidate alone.
+        lost: number of images that are correct only in the reference.
+        gained: number of images that are correct only in the candidate.
     """
 
     images: int
@@ -63,9 +63,9 @@ class PairedOutcomes:
 
     @classmethod
     def of(cls, reference: BoolArray, candidate: BoolArray) -> "PairedOutcomes":
-        """Count from which images each model got right, bool ``[N]`` both."""
+        """Count outcomes from bool ``[N]`` arrays of correct predictions."""
         if reference.shape != candidate.shape:
-            raise ValueError("both models need an answer for every image")
+            raise ValueError("both models need a prediction for every image")
         return cls(reference.size, int((reference & ~candidate).sum()), int((candidate & ~reference).sum()))
 
     @property
@@ -75,14 +75,14 @@ class PairedOutcomes:
 
     @property
     def discordant(self) -> int:
-        """Images that exactly one of the models gets right."""
+        """Number of images that exactly one of the models predicts correctly."""
         return self.lost + self.gained
 
 
 def score_interval(outcomes: PairedOutcomes, confidence: float = CONFIDENCE) -> Interval:
     """Return the asymptotic score interval of the paired difference (Tango, Statistics in Medicine 17:891-908, 1998).
 
-    It holds every ``d`` in [-1, 1] with ``(gained - lost - n d)^2 <= z^2 n (2 q + d (1 - d))``, where ``q`` is the
+    It contains every ``d`` in [-1, 1] with ``(gained - lost - n d)^2 <= z^2 n (2 q + d (1 - d))``, where ``q`` is the
     maximum likelihood estimate of the probability of losing an image given ``d``: the larger root of
     ``2 n q^2 + B q + C`` with ``B = (2 n - gained + lost) d - gained - lost`` and ``C = -lost d (1 - d)``.
     Unlike the textbook interval ``delta +- z s`` it keeps its coverage with few or no discordant images, and unlike the
@@ -109,8 +109,8 @@ def bootstrap_interval(
 ) -> Interval:
     """Return the percentile interval of the paired bootstrap (Efron and Tibshirani 1993, chapter 13).
 
-    Drawing n images with replacement is one multinomial draw over (lost, gained, rest), so that is what is drawn.
-    With no discordant image every resample is the same and the interval is the point 0: read `score_interval` then.
+    Drawing n images with replacement is equivalent to one multinomial draw over (lost, gained, rest). Without
+    discordant images every resample is the same and the interval is the point 0; use `score_interval` in this case.
     """
     n = outcomes.images
     shares = np.asarray([outcomes.lost, outcomes.gained, n - outcomes.discordant]) / n
@@ -120,9 +120,9 @@ def bootstrap_interval(
 
 
 def mcnemar_exact(outcomes: PairedOutcomes) -> float:
-    """Return McNemar's exact two-sided p: could a fair coin have split the discordant images so unevenly?
+    """Return McNemar's exact two-sided p of the split of the discordant images.
 
-    Twice the smaller binomial tail, at most 1; 1 where no image is discordant.
+    Twice the smaller binomial tail, at most 1; 1 without discordant images.
     """
     if outcomes.discordant == 0:
         return 1.0
@@ -148,7 +148,7 @@ def mean_interval(values: Float64Array, confidence: float = CONFIDENCE) -> Inter
 
 def _normal_quantile(confidence: float) -> float:
     if not 0.0 < confidence < 1.0:
-        raise ValueError(f"a confidence lies in (0, 1), not {confidence}")
+        raise ValueError(f"a confidence must be in (0, 1), not {confidence}")
     return float(stats.norm.ppf((1 + confidence) / 2))
 
 

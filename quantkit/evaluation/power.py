@@ -1,14 +1,14 @@
-"""What a number of images can detect: minimum detectable difference and sample size of a paired comparison.
+"""Power of a paired comparison: minimum detectable difference and sample size.
 
-The test is McNemar's, two-sided at 5 %, which rejects where the 95 % score interval leaves zero. With ``psi`` the
-probability that exactly one of the two models is right, and ``d`` the difference of the accuracies, a power of
-``1 - beta`` takes (Connor, Biometrics 43:207-211, 1987)
+The test is McNemar's, two-sided at 5 %, which rejects if the 95 % score interval does not contain zero. With ``psi``
+the probability that exactly one of the two models is correct, and ``d`` the difference of the accuracies, a power of
+``1 - beta`` needs (Connor, Biometrics 43:207-211, 1987)
 
     n = (z_alpha sqrt(psi) + z_beta sqrt(psi - d^2))^2 / d^2
 
-``psi`` is not known, only estimated from the images compared. The one-sided 95 % upper bound of Clopper and Pearson is
-used in its place, and never less than ``d``: losing a share d of the images makes at least that many discordant. So the
-power is at least 80 % for 95 of 100 comparisons, and usually more.
+images. ``psi`` is estimated from the compared images. Its one-sided 95 % upper bound by Clopper and Pearson is used,
+and at least ``d``, because a loss of a share d makes at least that share discordant. So the power is at least 80 % in
+95 of 100 comparisons, and usually more.
 
 Shares are fractions of 1 here, except in `sample_size_note`.
 """
@@ -20,9 +20,9 @@ from scipy import stats
 from quantkit.evaluation.paired import CONFIDENCE, PairedOutcomes
 
 POWER = 0.8
-# A rate is unknown where its upper bound is more than so many times what was observed (two discordant images or fewer).
+# A rate is unknown if its upper bound exceeds the observed rate by this factor (two discordant images or fewer).
 _KNOWN_WITHIN = 3.0
-# The loss that users ask about, in percentage points.
+# The loss of interest of `sample_size_note`, in percentage points.
 LOSS_OF_INTEREST = 0.5
 _PERCENT = 100.0
 # Bisection halves [0, 1] down to the spacing of float64 around 1.
@@ -30,7 +30,7 @@ _BISECTIONS = 53
 
 
 def discordance_bound(outcomes: PairedOutcomes, confidence: float = CONFIDENCE) -> float:
-    """Return the one-sided upper bound of the share of images that exactly one model gets right (Clopper, Pearson)."""
+    """Return the one-sided upper bound of the share of discordant images (Clopper, Pearson)."""
     interval = stats.binomtest(outcomes.discordant, outcomes.images, alternative="less").proportion_ci(
         confidence, method="exact"
     )
@@ -38,11 +38,11 @@ def discordance_bound(outcomes: PairedOutcomes, confidence: float = CONFIDENCE) 
 
 
 def mcnemar_images(loss: float, discordance: float, *, power: float = POWER, confidence: float = CONFIDENCE) -> float:
-    """Return how many images detect a loss with the given power; not rounded.
+    """Return the number of images that detect a loss with the given power; not rounded.
 
     Args:
         loss: difference of the accuracies, a fraction in (0, 1].
-        discordance: share of the images that exactly one model gets right; taken as ``loss`` where it is less.
+        discordance: share of discordant images; at least ``loss`` is used.
         power: probability of a significant difference.
         confidence: 1 minus the two-sided significance level.
 
@@ -57,7 +57,7 @@ def mcnemar_images(loss: float, discordance: float, *, power: float = POWER, con
 
 
 def images_to_detect(loss: float, outcomes: PairedOutcomes, *, power: float = POWER) -> int:
-    """Return how many images suffice to detect a loss, at the upper bound of the observed discordance rate.
+    """Return the number of images sufficient to detect a loss, at the upper bound of the observed discordance rate.
 
     Raises:
         ValueError: the loss is outside (0, 1].
@@ -66,7 +66,7 @@ def images_to_detect(loss: float, outcomes: PairedOutcomes, *, power: float = PO
 
 
 def minimum_detectable_difference(outcomes: PairedOutcomes, *, power: float = POWER) -> float:
-    """Return the smallest loss (a fraction) that this many images detect with the given power; 1 where none is."""
+    """Return the smallest loss (a fraction) that this number of images detects with the given power; 1 if none."""
     bound, lo, hi = discordance_bound(outcomes), 0.0, 1.0
     if mcnemar_images(hi, bound, power=power) > outcomes.images:
         return 1.0
@@ -80,16 +80,16 @@ def minimum_detectable_difference(outcomes: PairedOutcomes, *, power: float = PO
 
 
 def rate_is_known(outcomes: PairedOutcomes) -> bool:
-    """Return whether enough images are discordant to tell their rate within a factor of three."""
+    """Return whether enough images are discordant to estimate their rate within a factor of three."""
     observed = outcomes.discordant / outcomes.images
     return observed > 0.0 and discordance_bound(outcomes) <= _KNOWN_WITHIN * observed
 
 
 def sample_size_note(outcomes: PairedOutcomes) -> str:
-    """Say in one sentence what this many images detect, and how many a loss of interest takes.
+    """Return one sentence with the detectable loss of this number of images, and the number for a loss of interest.
 
-    Such as "500 images detect a top-1 loss of 1.9 points or more (power 80 %); about 6,600 detect 0.5 points". Where
-    the discordance rate is unknown, so is the number of images, and only an upper bound of it is given.
+    For example "500 images detect a top-1 loss of 1.9 points or more (power 80 %); about 6,600 detect 0.5 points". If
+    the discordance rate is unknown, only an upper bound of the number of images is given.
     """
     limit = _PERCENT * minimum_detectable_difference(outcomes)
     if limit >= _PERCENT:

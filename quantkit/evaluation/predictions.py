@@ -1,7 +1,7 @@
-"""What classifiers said of a set of images, reduced batch by batch to what every measure here needs.
+"""Predictions of classifiers on a set of images, reduced batch by batch.
 
-Ties: of equal scores the class with the lowest index ranks first, as ``numpy.argmax`` does; how many images that
-decided is kept, because an int8 output layer ties often and a constant one always.
+Ties: of equal scores the class with the lowest index ranks first, as in ``numpy.argmax``; the number of such images is
+recorded, because an int8 output layer ties often and a constant one always.
 """
 
 from collections.abc import Sequence
@@ -16,19 +16,18 @@ from quantkit.errors import LabelError, ModelError, NumericError
 from quantkit.types import FloatArray
 
 TOP = 5
-# Sums of softmax rows stray from 1 by float32 rounding over the classes; a row of logits never sums to 1 by chance
-# in every row with no negative entry.
+# Sums of softmax rows differ from 1 by float32 rounding; non-negative rows of logits do not all sum to 1 by chance.
 PROBABILITY_SUM_TOLERANCE = 1e-3
-# A probability that an integer output rounded to 0 was not 0; its logarithm is taken of this instead.
+# Lower bound of probabilities that an integer output rounded to 0, for logarithms.
 PROBABILITY_FLOOR = float(np.finfo(np.float32).eps)
 
-# Images whose full scores are kept until they are reduced together.
+# Number of images with full scores that are reduced together.
 _BLOCK = 256
 _MIXED_LABELS = "some batches have labels and others have none"
 
 
 class Scores(StrEnum):
-    """What a model's output is: scores before the softmax, or the probabilities after it."""
+    """Kind of a model's output: logits before the softmax, or probabilities after it."""
 
     LOGITS = "logits"
     PROBABILITIES = "probabilities"
@@ -36,17 +35,17 @@ class Scores(StrEnum):
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Predictions:
-    """A model's answers to N images, in about 70 bytes an image whatever the number of classes.
+    """Predictions of a model for N images, in about 70 bytes per image for any number of classes.
 
     Attributes:
         names: name of each image, unique, ``[N]``.
-        classes: number of classes the model tells apart.
-        top: int64 ``[N, min(5, classes)]``, classes by falling score; of equal scores the lowest index first.
+        classes: number of classes of the model.
+        top: int64 ``[N, min(5, classes)]``, classes by descending score; of equal scores the lowest index first.
         confidence: float64 ``[N]``, softmax probability of the first class in ``top``.
         margin: float64 ``[N]``, in nats: ``log p(first) - log p(second)``, the difference of the two logits.
-        tied: bool ``[N]``, the first place was shared.
+        tied: bool ``[N]``, the best score was tied.
         constant: bool ``[N]``, all classes had the same score.
-        labels: int64 ``[N]``, the true class, or None where it is not known.
+        labels: int64 ``[N]``, the true class, or None if unknown.
     """
 
     names: tuple[str, ...]
@@ -77,8 +76,8 @@ class Predictions:
 
         Raises:
             ModelError: the scores are not ``[N, classes]`` for the N names.
-            NumericError: a score is NaN or infinite; the image is named.
-            LabelError: a label is no class of the model, or their number is not N.
+            NumericError: a score is NaN or infinite; the message has the image.
+            LabelError: a label is not a class of the model, or their number is not N.
         """
         _check_scores(scores, names)
         top = _top_classes(scores)
@@ -98,16 +97,16 @@ class Predictions:
 
     @classmethod
     def concatenate(cls, parts: Sequence[Self]) -> Self:
-        """Join batches in order.
+        """Concatenate batches in order.
 
         Raises:
-            ModelError: no batch, or batches of different numbers of classes.
+            ModelError: no batch, or batches with different numbers of classes.
             LabelError: some batches have labels and others have none.
         """
         if not parts:
             raise ModelError("there are no predictions: no image was given")
         if len({part.classes for part in parts}) > 1:
-            raise ModelError("the number of classes differs from batch to batch")
+            raise ModelError("the number of classes differs between batches")
         labels = [part.labels for part in parts if part.labels is not None]
         if labels and len(labels) < len(parts):
             raise LabelError(_MIXED_LABELS)
@@ -142,10 +141,10 @@ class Predictions:
         return hits
 
     def ordered_like(self, names: Sequence[str]) -> Self:
-        """Return the same answers in the order of other predictions' names: pairs are made by name, never by position.
+        """Return the predictions in the order of other names; predictions are paired by name, not by position.
 
         Raises:
-            LabelError: the two sets of images are not the same.
+            LabelError: the two sets of images differ.
         """
         if self.names == tuple(names):
             return self
@@ -154,13 +153,13 @@ class Predictions:
         if missing or len(names) != len(self.names) or len(set(names)) != len(names):
             example = f", for example {missing[0]!r}" if missing else ""
             raise LabelError(
-                f"the models answered for different images: {len(missing)} of {len(names)} have no answer{example}",
+                f"the models have different images: {len(missing)} of {len(names)} have no prediction{example}",
                 fix="compare models on one set of images",
             )
         return self.only([place[name] for name in names])
 
     def only(self, indices: Sequence[int]) -> Self:
-        """Return the answers to some of the images, by their positions, in the order given."""
+        """Return the predictions at these positions, in the given order."""
         taken = {
             item.name: getattr(self, item.name)[np.asarray(indices, np.int64)]
             for item in fields(self)
@@ -171,7 +170,7 @@ class Predictions:
 
 @dataclass
 class _Batch:
-    """Images that wait to be reduced: scores of every model, names and labels."""
+    """Images to reduce: scores of every model, names and labels."""
 
     scores: list[FloatArray]
     names: Sequence[str]
@@ -179,14 +178,14 @@ class _Batch:
 
 
 class Collector:
-    """Gathers the answers of several models that are run in step over the same batches, of any size.
+    """Collects the predictions of several models over the same batches, of any size.
 
-    The first model is the reference that the divergence of the others is measured from. Full scores are kept of at most
-    a few hundred images at a time.
+    The first model is the reference of the divergence of the others. Full scores of at most a few hundred images are in
+    memory at a time.
 
     Args:
-        models: how many models there are.
-        kind: what their scores are; told from the reference's first scores when absent.
+        models: number of models.
+        kind: kind of their scores; by default inferred from the first scores of the reference.
     """
 
     def __init__(self, models: int, *, kind: Scores | None = None) -> None:
@@ -200,18 +199,18 @@ class Collector:
         """Add one batch: the scores of every model, in the order of the models, for the same images.
 
         Raises:
-            ModelError: shapes do not fit each other.
+            ModelError: shapes do not match.
             NumericError: a score is NaN or infinite.
-            LabelError: labels do not fit, or some batches have them and others have none.
+            LabelError: labels do not match, or some batches have labels and others have none.
         """
         if len(scores) != self.models:
-            raise ValueError(f"{self.models} models take {self.models} arrays of scores, not {len(scores)}")
+            raise ValueError(f"{self.models} models need {self.models} arrays of scores, not {len(scores)}")
         for index, model_scores in enumerate(scores):
             if model_scores.shape != scores[0].shape:
                 raise ModelError(
-                    f"model {index + 1} gives scores of shape {list(model_scores.shape)} "
+                    f"model {index + 1} returns scores of shape {list(model_scores.shape)} "
                     f"and the first model {list(scores[0].shape)}",
-                    fix="compare models that tell the same classes apart",
+                    fix="compare models with the same classes",
                 )
             _check_scores(model_scores, names)
         if self._waiting and (self._waiting[0].labels is None) != (labels is None):
@@ -221,17 +220,17 @@ class Collector:
             self._reduce()
 
     def predictions(self, model: int) -> Predictions:
-        """Return all answers of a model so far."""
+        """Return all predictions of a model so far."""
         self._reduce()
         return Predictions.concatenate(self._parts[model])
 
     def divergence(self, model: int) -> npt.NDArray[np.float64] | None:
-        """Return the KL divergence of each image in nats, ``[N]``; None for the reference itself."""
+        """Return the KL divergence of each image in nats, ``[N]``; None for the reference."""
         self._reduce()
         return np.concatenate(self._divergence[model]) if self._divergence[model] else None
 
     def _reduce(self) -> None:
-        """Reduce the waiting images together: a call for each image would cost more than its arithmetic."""
+        """Reduce all collected images together, because a call per image would cost more than its arithmetic."""
         batches, self._waiting = self._waiting, []
         if not batches:
             return
@@ -248,9 +247,9 @@ class Collector:
 
 
 def kind_of_scores(scores: FloatArray) -> Scores:
-    """Tell from a float model's output, ``[N, classes]``, whether it ends in a softmax.
+    """Infer from a float model's output, ``[N, classes]``, whether it ends in a softmax.
 
-    Every row is then free of negative entries and sums to 1.
+    In this case no row has negative entries, and every row sums to 1.
     """
     whole = np.asarray(scores, np.float64)
     sums_to_one = np.abs(whole.sum(axis=1) - 1.0) <= PROBABILITY_SUM_TOLERANCE
@@ -261,7 +260,7 @@ def log_probabilities(scores: FloatArray, kind: Scores = Scores.LOGITS) -> npt.N
     """Return ``log softmax`` of each row in float64, ``[N, classes]``.
 
     Logits: ``x - max x - log sum exp(x - max x)``. Probabilities are floored at `PROBABILITY_FLOOR` and divided by
-    their sum, which an integer output does not keep at 1.
+    their sum, which is not 1 for an integer output.
     """
     wide = np.asarray(scores, np.float64)
     if kind is Scores.PROBABILITIES:
@@ -281,7 +280,7 @@ def kl_divergence(
 
 
 def _top_classes(scores: FloatArray) -> npt.NDArray[np.int64]:
-    """The best classes of each row by repeated argmax, which takes the lowest index of equals."""
+    """Return the best classes of each row by repeated argmax, which returns the lowest index of equals."""
     left = scores.astype(np.float64)
     rows = np.arange(left.shape[0])
     top = np.empty((left.shape[0], min(TOP, left.shape[1])), np.int64)
@@ -294,14 +293,14 @@ def _top_classes(scores: FloatArray) -> npt.NDArray[np.int64]:
 def _check_scores(scores: FloatArray, names: Sequence[str]) -> None:
     if scores.ndim != 2 or scores.shape[0] != len(names) or scores.shape[1] < 2:
         raise ModelError(
-            f"a classifier gives [images, classes]; this output is {list(scores.shape)} for {len(names)} images"
+            f"a classifier returns [images, classes]; this output is {list(scores.shape)} for {len(names)} images"
         )
     finite = np.isfinite(scores).all(axis=1)
     if not finite.all():
         raise NumericError(
-            "the model's output holds NaN or infinity",
+            "the model's output contains NaN or infinity",
             where=names[int(np.argmin(finite))],
-            fix="look at this image and at the model's ranges",
+            fix="check this image and the model's ranges",
         )
 
 
@@ -313,8 +312,8 @@ def _checked_labels(labels: npt.ArrayLike, names: Sequence[str], classes: int) -
     if wrong.any():
         index = int(np.argmax(wrong))
         raise LabelError(
-            f"the label {checked[index]} is no class of the model, which has {classes} (0 to {classes - 1})",
+            f"the label {checked[index]} is out of range: the model has {classes} classes (0 to {classes - 1})",
             where=names[index],
-            fix="labels count from 0; a model with a background class needs them shifted by one",
+            fix="count labels from 0, and shift them by one for a model with a background class",
         )
     return checked

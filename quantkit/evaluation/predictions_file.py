@@ -1,7 +1,7 @@
-"""A model's answers as a file: what accuracy, agreement and later analysis need, in about 100 bytes an image.
+"""Prediction files: the data for accuracy, agreement and later analysis, in about 100 bytes per image.
 
-An ``.npz`` of plain arrays, read by ``numpy.load(path)`` without pickle: those of
-`quantkit.evaluation.predictions.Predictions` under their names, and ``origin``, JSON that says what was run on what.
+An ``.npz`` of plain arrays, readable by ``numpy.load(path)`` without pickle: the fields of
+`quantkit.evaluation.predictions.Predictions`, and ``origin``, the provenance as JSON.
 """
 
 import json
@@ -22,17 +22,17 @@ _ARRAYS = ("top", "confidence", "margin", "tied", "constant", "labels")
 
 @dataclass(frozen=True)
 class Origin:
-    """What answers were made from.
+    """Provenance of predictions.
 
     Attributes:
         model: SHA-256 of the ONNX model.
-        images: digest of the names and sizes of all images, also where a shard answers for some of them.
+        images: digest of the names and sizes of all images, including those of other shards.
         pipeline: digest of the preprocessing.
         scores: ``logits`` or ``probabilities``.
-        onnxruntime: its version.
-        quantkit: its version.
-        shards: the parts that are here, as ``(i, n)`` with i from 1; empty where all images are.
-        device: that the model ran on, in one line.
+        onnxruntime: version of onnxruntime.
+        quantkit: version of quantkit.
+        shards: the included shards, as ``(i, n)`` with i from 1; empty if all images are included.
+        device: device that ran the model, in one line.
     """
 
     model: str
@@ -46,7 +46,7 @@ class Origin:
 
 
 def save_predictions(path: Path, predictions: Predictions, origin: Origin) -> None:
-    """Write answers, whole or not at all; the same answers give the same bytes.
+    """Write predictions atomically; equal predictions give identical files.
 
     Raises:
         OutputError: the file cannot be written.
@@ -60,10 +60,10 @@ def save_predictions(path: Path, predictions: Predictions, origin: Origin) -> No
 
 
 def load_predictions(path: Path) -> tuple[Predictions, Origin]:
-    """Read what `save_predictions` wrote.
+    """Read a file of `save_predictions`.
 
     Raises:
-        StatisticsError: there is no such file, or it is damaged, or holds something else.
+        StatisticsError: there is no such file, or it is damaged or of another format.
     """
     try:
         with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
@@ -76,7 +76,7 @@ def load_predictions(path: Path) -> tuple[Predictions, Origin]:
         shards = tuple((int(i), int(n)) for i, n in said.pop("shards"))
         return predictions, Origin(**said, shards=shards)
     except OSError as error:
-        if error.errno is None:  # numpy's own way to say that it cannot read a file
+        if error.errno is None:  # raised by numpy for a file that it cannot read
             raise _damaged(path) from error
         raise StatisticsError(f"cannot be read ({reason(error)})", where=path) from error
     except Exception as error:  # zipfile, its decompressors and numpy raise whatever a damaged file leads them to
@@ -84,16 +84,16 @@ def load_predictions(path: Path) -> tuple[Predictions, Origin]:
 
 
 def merge_predictions(paths: Sequence[Path]) -> tuple[Predictions, Origin]:
-    """Join the answers of shards; all shards of a set give the bits that one evaluation of all its images gives.
+    """Merge predictions of shards; all shards together are identical to one evaluation of all images.
 
     Raises:
         UsageError: fewer than two files.
         StatisticsError: a file is damaged.
-        ProvenanceError: they are no shards of one evaluation, or the same shard twice.
-        LabelError: some have labels and others have none.
+        ProvenanceError: the files are not shards of one evaluation, or a shard is given twice.
+        LabelError: some files have labels and others have none.
     """
     if len(paths) < 2:
-        raise UsageError("merging takes at least two files", where="--merge")
+        raise UsageError("merging needs at least two files", where="--merge")
     parts = [load_predictions(path) for path in paths]
     origin = parts[0][1]
     seen: dict[tuple[int, int], Path] = {}
@@ -111,7 +111,7 @@ def merge_predictions(paths: Sequence[Path]) -> tuple[Predictions, Origin]:
 
 def _check_same(path: Path, first: Origin, other: Origin) -> None:
     if not other.shards:
-        raise ProvenanceError("it answers for all images of its set, so there is nothing to merge it with", where=path)
+        raise ProvenanceError("it has predictions for all images, so there is nothing to merge", where=path)
     for field, what in (
         ("model", "another model"),
         ("images", "other images"),
@@ -122,7 +122,7 @@ def _check_same(path: Path, first: Origin, other: Origin) -> None:
         ("device", "another device"),
     ):
         if getattr(other, field) != getattr(first, field):
-            raise ProvenanceError(f"it was made with {what} than the first file", where=path, fix="evaluate it again")
+            raise ProvenanceError(f"it has {what} than the first file", where=path, fix="evaluate it again")
     if other.shards[0][1] != first.shards[0][1]:
         raise ProvenanceError(
             f"it is one of {other.shards[0][1]} shards and the first file one of {first.shards[0][1]}", where=path
@@ -130,4 +130,4 @@ def _check_same(path: Path, first: Origin, other: Origin) -> None:
 
 
 def _damaged(path: Path) -> StatisticsError:
-    return StatisticsError("is no file of predictions, or is damaged", where=path, fix="run quantkit eval again")
+    return StatisticsError("is not a prediction file, or is damaged", where=path, fix="run quantkit eval again")

@@ -1,7 +1,7 @@
-"""Is a poor fp32 accuracy the preprocessing's? Other scalings and colour orders are tried, and one far better is named.
+"""Diagnoses wrong preprocessing as the cause of poor fp32 accuracy, by trying other scalings and colour orders.
 
-Images scaled or ordered otherwise than in training still look like images, so nothing fails: the accuracy is just poor,
-in fp32 already, and calibration finds ranges for values that the model never sees.
+Images with other scaling or colour order than in training cause no error: the accuracy is just poor, already in fp32,
+and calibration finds ranges of values that do not occur in correct use.
 """
 
 from collections.abc import Iterator
@@ -34,25 +34,25 @@ from quantkit.runs.cache import ResultCache
 from quantkit.runs.score_cache import cached_scores, predict_cached, scores_key
 from quantkit.types import BoolArray
 
-# A classifier worth quantizing is mostly above this; one below it costs the few images that the question takes.
+# Most classifiers worth quantizing are above this accuracy; below it the diagnosis runs on a few images.
 SUSPICIOUS = 0.5
-# On fewer images nothing can be told.
+# Minimum number of images for a diagnosis.
 FEWEST = 40
 SAMPLE = 64
-# Another preprocessing is named only where it is better by so much, and chance would do that this rarely.
+# Another preprocessing is reported only if the gain is at least this large, and significant at this level.
 FAR_BETTER = 0.2
 P = 0.001
 
 
 @dataclass(frozen=True)
 class _Scaling:
-    """What 8-bit values become before the model reads them.
+    """A scaling of 8-bit values.
 
     Attributes:
-        words: of a user.
-        divisor: of ``to_tensor``.
-        mean: of ``normalize``, one value a channel or one for all; None for no ``normalize``.
-        std: likewise.
+        words: description for the user.
+        divisor: divisor of ``to_tensor``.
+        mean: mean of ``normalize``, one value per channel or one for all; None for no ``normalize``.
+        std: standard deviation of ``normalize``, likewise.
     """
 
     words: str
@@ -86,20 +86,20 @@ def diagnose_preprocessing(
     cache: ResultCache | None,
     threads: int,
 ) -> str | None:
-    """Return in one sentence what preprocessing the model seems to want; None where the one given may well be right.
+    """Return the suspected correct preprocessing of the model in one sentence; None if the given one is plausible.
 
-    Nothing is tried where the accuracy is not suspicious, or the labels explain it. Otherwise up to `SAMPLE` images
-    are asked again, with pixels scaled in the usual ways, in either colour order. An answer is given only where one of
-    them is right on far more of the same images: by at least `FAR_BETTER`, and by McNemar's exact test, corrected for
-    the number of ways tried.
+    Nothing is tried if the accuracy is not suspicious, or the labels explain it. Otherwise up to `SAMPLE` images are
+    evaluated again, with the usual scalings of pixels, in both colour orders. One of them is reported only if it is
+    correct on far more of the images: by at least `FAR_BETTER`, and significantly by McNemar's exact test, corrected
+    for the number of alternatives.
 
     Args:
         classifier: the fp32 model.
-        found: the labelled images that were evaluated.
+        found: the evaluated images with labels.
         pipeline: their preprocessing.
-        predictions: what the model said of them, in the same order.
-        cache: of scores; None to run the model each time.
-        threads: workers.
+        predictions: predictions of the model, in the same order.
+        cache: cache of scores; None to run the model each time.
+        threads: number of worker threads.
 
     Raises:
         LabelError: the true classes are not known.
@@ -107,7 +107,7 @@ def diagnose_preprocessing(
         ModelError: the model cannot be run.
     """
     if found.array_shape is not None or not pipeline.ops:
-        return None  # ready arrays: what made them is not known
+        return None  # the preprocessing of arrays is unknown
     right = predictions.correct()
     if len(predictions) < FEWEST or right.mean() >= SUSPICIOUS or label_problem(predictions) is not None:
         return None
@@ -124,13 +124,13 @@ def diagnose_preprocessing(
         return None
     words, other = others[best]
     return (
-        f"the preprocessing seems wrong: of {len(given)} images {given.sum()} are right as it is set and "
+        f"the preprocessing seems wrong: of {len(given)} images {given.sum()} are correct as it is set and "
         f"{tried[best].sum()} with {words}; {_how(other)}"
     )
 
 
 def _fits(classifier: Classifier, pipeline: Pipeline) -> bool:
-    """Tell whether a model can take what a pipeline gives: an integer input takes no fractions."""
+    """Return whether a pipeline fits a model: an integer input takes no fractions."""
     try:
         classifier.file.check(pipeline)
     except ConfigError:
@@ -139,7 +139,7 @@ def _fits(classifier: Classifier, pipeline: Pipeline) -> bool:
 
 
 def alternatives(pipeline: Pipeline) -> Iterator[tuple[str, Pipeline]]:
-    """Yield other colour orders and scalings behind the same decoding and geometry, the least change first, named."""
+    """Yield descriptions and pipelines with other colour orders and scalings, the smallest change first."""
     first = pipeline.ops[0]
     assert isinstance(first, Decode)
     given = value_tables(pipeline)
@@ -161,7 +161,7 @@ def _scaled(pipeline: Pipeline, decode: Decode, scaling: _Scaling) -> Pipeline:
     ops: list[PipelineOp] = [decode, *geometry, ToTensor(divisor=scaling.divisor)]
     if scaling.mean is not None:
         repeated = (values * (pipeline.channels // len(values)) for values in (scaling.mean, scaling.std))
-        # ImageNet's numbers belong to red, green and blue.
+        # ImageNet's statistics are in RGB order.
         mean, std = (values[::-1] if decode.is_bgr else values for values in repeated)
         ops.append(Normalize(mean=mean, std=std))
     return Pipeline(ops=tuple(ops))
@@ -175,7 +175,7 @@ def _right(
     cache: ResultCache | None,
     threads: int,
 ) -> BoolArray:
-    """Return for each image whether the model's best class is the true one."""
+    """Return for each image whether the model's top class is the true one."""
     assert sample.labels is not None
     if cache is None:
         return _compared(evaluate([classifier], sample.items, pipeline, threads=threads), sample)
@@ -191,7 +191,7 @@ def _compared(answers: Iterator[ModelScores], sample: ImageSource) -> BoolArray:
 
 
 def _how(pipeline: Pipeline) -> str:
-    """Return how a pipeline's scaling and colour order are set."""
+    """Return the settings of a pipeline's scaling and colour order as text."""
     settings = []
     for op in pipeline.ops:
         match op:

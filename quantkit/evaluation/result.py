@@ -1,62 +1,21 @@
-"""The result of comparing one reference model with others on the same images, and its JSON form.
+"""The result of a comparison of a reference model with others on the same images, and its JSON form.
 
-Shares of images are percent here and in the JSON (``top1: 69.4``), and so are differences of them (percentage points);
-divergence is in nats, sizes in bytes, latency in milliseconds.
+Shares of images are in percent here and in the JSON (``top1: 69.4``), differences in percentage points, divergence in
+nats, sizes in bytes, latency in milliseconds.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
-from quantkit.errors import LabelError, ModelError, UsageError
-from quantkit.evaluation.classes import ClassDelta, class_deltas
-from quantkit.evaluation.confidence import MarginBin, expected_calibration_error, flips_by_margin
+from quantkit.evaluation.classes import ClassDelta
+from quantkit.evaluation.confidence import MarginBin
 from quantkit.evaluation.drift import TensorDrift
-from quantkit.evaluation.label_diagnosis import diagnose_labels
-from quantkit.evaluation.paired import (
-    CONFIDENCE,
-    Interval,
-    PairedOutcomes,
-    bootstrap_interval,
-    mcnemar_exact,
-    mean_interval,
-    score_interval,
-    wilson_interval,
-)
-from quantkit.evaluation.power import minimum_detectable_difference, sample_size_note
-from quantkit.evaluation.predictions import Predictions
+from quantkit.evaluation.paired import Interval
 from quantkit.records import Records
 
 JSON_SCHEMA = 1
 WORST_TENSORS = 10
 PERCENT = 100.0
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class EvaluatedModel:
-    """A model and what it answered: the input of `compare_models`.
-
-    Attributes:
-        name: what the user calls it, unique in a comparison.
-        predictions: its answers.
-        bytes: size of its file with external data, None where there is no file (results of a card).
-        kl: float64 ``[N]``, divergence of each image from the reference in nats, where full outputs were at hand.
-        latency_ms: median time of one image, where it was measured.
-        latency_spread_ms: 10th and 90th percentile of that time.
-        tensors: drift of its tensors against the reference, in the order of the network; empty where not measured.
-        layers: drift of each integer layer alone, fed what the reference computes; empty where not measured.
-    """
-
-    name: str
-    predictions: Predictions
-    bytes: int | None = None
-    kl: np.ndarray[tuple[int], np.dtype[np.float64]] | None = None
-    latency_ms: float | None = None
-    tensors: tuple[TensorDrift, ...] = ()
-    layers: tuple[TensorDrift, ...] = ()
-    latency_spread_ms: Interval | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,11 +25,11 @@ class Delta:
     Attributes:
         value: candidate minus reference.
         ci95: Tango's score interval, the one reported.
-        bootstrap95: the paired bootstrap's, as a check on the first.
-        mcnemar_p: exact p of no difference.
-        lost: images right in the reference alone.
-        gained: images right in the candidate alone.
-        minimum_detectable: the smallest loss that this many images detect with a power of 80 %.
+        bootstrap95: interval of the paired bootstrap, as a check.
+        mcnemar_p: McNemar's exact p of no difference.
+        lost: number of images that are correct only in the reference.
+        gained: number of images that are correct only in the candidate.
+        minimum_detectable: the smallest loss that this number of images detects with a power of 80 %.
     """
 
     value: float
@@ -84,19 +43,19 @@ class Delta:
 
 @dataclass(frozen=True, kw_only=True)
 class Versus:
-    """A candidate against the reference.
+    """Comparison of a candidate with the reference.
 
     Attributes:
-        top1: paired difference of top-1, None without labels.
+        top1: paired difference in top-1, None without labels.
         top5: paired difference of top-5, None without labels.
         agreement: percent of images that both models put in the same class.
-        agreement_ci95: Wilson's interval of it.
+        agreement_ci95: its 95 % interval (Wilson).
         changed: number of images in another class.
-        kl: mean divergence of the softmax outputs in nats, None where outputs were not at hand.
-        kl_ci95: Student's interval of that mean.
+        kl: mean divergence of the softmax outputs in nats, None if outputs are not available.
+        kl_ci95: its 95 % interval (Student).
         classes: per-class results; empty without labels.
-        margins: how often images flip by the reference's margin.
-        sample_size: what this many images detect, in one sentence; None without labels.
+        margins: rate of changed classes by the reference's margin.
+        sample_size: one sentence about the loss that this number of images detects; None without labels.
     """
 
     top1: Delta | None
@@ -113,24 +72,24 @@ class Versus:
 
 @dataclass(frozen=True, kw_only=True)
 class ModelResult:
-    """One model of a comparison.
+    """A model of a comparison.
 
     Attributes:
-        name: as the user gave it.
-        bytes: size of the file, None without one.
-        top1: percent right, None without labels.
-        top5: percent with the label among the first five, None without labels.
+        name: name of the model.
+        bytes: size of the file, None without a file.
+        top1: top-1 in percent, None without labels.
+        top5: top-5 in percent, None without labels.
         ece: expected calibration error in percent, None without labels.
-        tie_rate: percent of images whose first place was shared.
-        constant: number of images for which all classes had the same score.
-        latency_ms: median time of one image, None where it was not measured.
-        latency_spread_ms: 10th and 90th percentile of that time, None as above.
-        tensors: drift of every measured tensor in the order of the network.
-        layers: drift of each integer layer alone, by the tensor it gives, in the order of the network.
+        tie_rate: percentage of images with tied best scores.
+        constant: number of images with equal scores of all classes.
+        latency_ms: median latency of one image, None if not measured.
+        latency_spread_ms: 10th and 90th percentile of the latency, None if not measured.
+        tensors: accumulated drift of every measured tensor, in the order of the network.
+        layers: isolated drift of each integer layer, by its output tensor, in the order of the network.
         versus: the comparison with the reference; None for the reference.
 
     Example:
-        In the folder that ``quantkit demo`` makes:
+        In the folder written by ``quantkit demo``:
 
         >>> import quantkit
         >>> result = quantkit.compare(["fp32", "kl"], run="run", images="images/test", limit=50, drift_images=0)
@@ -158,11 +117,11 @@ class ModelResult:
 
     @property
     def worst_layers(self) -> tuple[TensorDrift, ...]:
-        """The layers that lose most by themselves, worst first: those to blame for the drift behind them."""
+        """The layers with the lowest isolated SQNR, worst first: the causes of accumulated drift."""
         return tuple(sorted(self.layers, key=lambda layer: layer.sqnr_db)[:WORST_TENSORS])
 
     def to_json(self) -> dict[str, Any]:
-        """Return plain values; a figure that was not measured is null, an infinite one too."""
+        """Return JSON values; missing and infinite figures are null."""
         own = {
             "name": self.name,
             "top1": self.top1,
@@ -185,13 +144,13 @@ class Comparison(Records):
     """Models compared on the same images; the first is the reference.
 
     Attributes:
-        images: how many images all models answered.
-        labelled: the true classes are known.
-        models: the reference and then the candidates.
-        warnings: what makes the figures doubtful, one sentence each.
+        images: number of images.
+        labelled: whether the true classes are known.
+        models: the reference, then the candidates.
+        warnings: suspected problems, one sentence each.
 
     Example:
-        In the folder that ``quantkit demo`` makes:
+        In the folder written by ``quantkit demo``:
 
         >>> import quantkit
         >>> result = quantkit.compare(["fp32", "kl"], run="run", images="images/test", limit=50, drift_images=0)
@@ -211,11 +170,11 @@ class Comparison(Records):
 
     @property
     def candidates(self) -> tuple[ModelResult, ...]:
-        """All models but the reference."""
+        """All models except the reference."""
         return self.models[1:]
 
     def rows(self) -> list[dict[str, Any]]:
-        """Return one row a model, the reference first: percent, points, bytes, nats and milliseconds."""
+        """Return one row per model, the reference first: percent, points, bytes, nats and milliseconds."""
         return [_row(self.images, model) for model in self.models]
 
     def _repr_html_(self) -> str:
@@ -225,7 +184,7 @@ class Comparison(Records):
         return comparison_html(self)
 
     def to_json(self) -> dict[str, Any]:
-        """Return the value of ``quantkit compare --json``: `images`, `models` and more."""
+        """Return the content of ``quantkit compare --json``: `images`, `models` and more."""
         return {
             "schema": JSON_SCHEMA,
             "images": self.images,
@@ -233,138 +192,6 @@ class Comparison(Records):
             "warnings": list(self.warnings),
             "models": [model.to_json() for model in self.models],
         }
-
-
-def compare_models(models: Sequence[EvaluatedModel], *, warnings: Sequence[str] = (), seed: int = 0) -> Comparison:
-    """Compare the first model with each of the others, paired image by image.
-
-    Args:
-        models: the reference and at least one candidate; answers are brought into the reference's order by name.
-        warnings: doubts the caller already has, such as images that are in the calibration set too.
-        seed: of the bootstrap.
-
-    Raises:
-        UsageError: fewer than two models, or two with one name.
-        LabelError: the models answered for different images, or under different labels.
-        ModelError: the models tell different numbers of classes apart.
-    """
-    names = [model.name for model in models]
-    if len(models) < 2:
-        raise UsageError("a comparison takes at least two models", fix="name the reference first, then the others")
-    if len(set(names)) < len(names):
-        twice = next(name for name in names if names.count(name) > 1)
-        raise UsageError(f"the model {twice!r} is named twice", fix="name each model once")
-    reference = models[0].predictions
-    aligned = [_paired(model, reference) for model in models]
-    results = tuple(
-        _model_result(model, predictions, reference if index else None, seed)
-        for index, (model, predictions) in enumerate(zip(models, aligned, strict=True))
-    )
-    return Comparison(
-        images=len(reference),
-        labelled=reference.labels is not None,
-        models=results,
-        warnings=(*warnings, *_warnings(models[0].name, reference, results)),
-    )
-
-
-def _paired(model: EvaluatedModel, reference: Predictions) -> Predictions:
-    """Bring a model's answers into the reference's order, under the reference's labels."""
-    answers = model.predictions.ordered_like(reference.names)
-    if answers.classes != reference.classes:
-        raise ModelError(
-            f"tells {answers.classes} classes apart and the reference {reference.classes}",
-            where=model.name,
-            fix="compare models of the same classes",
-        )
-    if answers.labels is not None and reference.labels is not None:
-        differing = np.flatnonzero(answers.labels != reference.labels)
-        if differing.size:
-            raise LabelError(
-                f"{differing.size} images have another label than for the reference, "
-                f"the first is {answers.names[differing[0]]!r}",
-                where=model.name,
-                fix="evaluate every model with the same labels",
-            )
-    return replace(answers, labels=reference.labels)
-
-
-def _model_result(
-    model: EvaluatedModel, predictions: Predictions, reference: Predictions | None, seed: int
-) -> ModelResult:
-    labelled = predictions.labels is not None
-    return ModelResult(
-        name=model.name,
-        bytes=model.bytes,
-        top1=_percent(predictions.correct()) if labelled else None,
-        top5=_percent(predictions.correct(5)) if labelled else None,
-        ece=PERCENT * expected_calibration_error(predictions) if labelled else None,
-        tie_rate=_percent(predictions.tied),
-        constant=int(predictions.constant.sum()),
-        latency_ms=model.latency_ms,
-        latency_spread_ms=model.latency_spread_ms,
-        tensors=model.tensors,
-        layers=model.layers,
-        versus=None if reference is None else _versus(model, predictions, reference, seed),
-    )
-
-
-def _versus(model: EvaluatedModel, candidate: Predictions, reference: Predictions, seed: int) -> Versus:
-    same = int((reference.top1 == candidate.top1).sum())
-    labelled = reference.labels is not None
-    outcomes = [PairedOutcomes.of(reference.correct(k), candidate.correct(k)) for k in (1, 5)] if labelled else []
-    return Versus(
-        top1=_delta(outcomes[0], seed) if labelled else None,
-        top5=_delta(outcomes[1], seed) if labelled else None,
-        agreement=PERCENT * same / len(reference),
-        agreement_ci95=wilson_interval(same, len(reference)).scaled(PERCENT),
-        changed=len(reference) - same,
-        kl=None if model.kl is None else float(model.kl.mean()),
-        kl_ci95=None if model.kl is None else mean_interval(model.kl),
-        classes=class_deltas(reference, candidate) if labelled else (),
-        margins=flips_by_margin(reference, candidate),
-        sample_size=sample_size_note(outcomes[0]) if labelled else None,
-    )
-
-
-def _percent(images: np.ndarray[tuple[int, ...], np.dtype[np.bool_]]) -> float:
-    """Share of the images that are marked; divided last, so that 57 of 100 is 57.0."""
-    return PERCENT * int(images.sum()) / images.size
-
-
-def _delta(outcomes: PairedOutcomes, seed: int) -> Delta:
-    return Delta(
-        value=PERCENT * (outcomes.gained - outcomes.lost) / outcomes.images,
-        ci95=score_interval(outcomes, CONFIDENCE).scaled(PERCENT),
-        bootstrap95=bootstrap_interval(outcomes, CONFIDENCE, seed=seed).scaled(PERCENT),
-        mcnemar_p=mcnemar_exact(outcomes),
-        lost=outcomes.lost,
-        gained=outcomes.gained,
-        minimum_detectable=PERCENT * minimum_detectable_difference(outcomes),
-    )
-
-
-def _warnings(name: str, reference: Predictions, results: Sequence[ModelResult]) -> list[str]:
-    found: list[str] = []
-    if reference.labels is not None:
-        diagnosis = diagnose_labels(reference)
-        if diagnosis is not None:
-            found.append(f"{name}: {diagnosis}")
-        absent = reference.classes - np.unique(reference.labels).size
-        if absent:
-            found.append(f"{absent:,} of {reference.classes:,} classes have no image here")
-    for result in results:
-        if result.constant:
-            found.append(
-                f"{result.name}: all classes have the same score on {result.constant:,} of {len(reference):,} images; "
-                "they count as class 0"
-            )
-        elif result.tie_rate >= 1.0:
-            found.append(
-                f"{result.name}: the first place is shared on {result.tie_rate:.1f} % of the images; the lower class "
-                "index is taken"
-            )
-    return found
 
 
 def _versus_json(versus: Versus) -> dict[str, Any]:

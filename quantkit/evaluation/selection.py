@@ -1,11 +1,11 @@
-"""How near an int8 model comes to fp32 on held-back images: the figure that a search selects by.
+"""Closeness of an int8 model to fp32 on held-back images, the selection metric of a search.
 
-Agreement on a few dozen images hardly separates good models: it counts only the images whose top class changed. The KL
-divergence of the softmaxed scores counts how far each image moved, but depends mostly on the few images with a small
-margin and on the noise that these happen to meet. `expected_kl` therefore applies the noise of every image to every
-image. The SQNR of the scores, in decibels, weighs all images alike, also beside some whose scores are a hundred times
-as large, and so has less variance. Both follow the power of the noise, and their geometric mean ranks models more
-stably than either.
+Agreement on a few dozen images hardly separates good models, because it counts only images with a changed top class.
+The KL divergence of the softmaxed scores measures the change of each image, but depends mostly on the few images with a
+small margin and on their noise. `expected_kl` therefore applies the noise of every image to every image. The SQNR of
+the scores, in decibels, weights all images equally, even if some scores are a hundred times as large, and so has less
+variance. Both are proportional to the power of the noise, and their geometric mean ranks models more stably than
+either.
 """
 
 import math
@@ -24,7 +24,7 @@ from quantkit.types import Float32Array
 
 @dataclass(frozen=True, kw_only=True)
 class Closeness:
-    """How near the scores of an int8 model are to those of fp32.
+    """Closeness of the scores of an int8 model to those of fp32.
 
     Attributes:
         kl: mean ``KL(fp32 || int8)`` of the softmaxed scores in nats.
@@ -45,7 +45,7 @@ class Closeness:
 
 
 def mean_sqnr_db(reference: Float32Array, other: Float32Array) -> float:
-    """Return the mean of the images' SQNR in dB, infinite where all scores, ``[images, classes]``, are equal."""
+    """Return the mean of the images' SQNR in dB, infinite if all scores, ``[images, classes]``, are equal."""
     return math.inf if np.array_equal(reference, other) else float(sqnr_by_image_db(reference, other).mean())
 
 
@@ -54,12 +54,12 @@ def expected_kl(reference: Float32Array, other: Float32Array, kind: Scores = Sco
 
     ``KL(softmax(y) || softmax(y + e)) = (sum_c p_c e_c^2 - (sum_c p_c e_c)^2) / 2`` to second order in the noise e,
     with ``p = softmax(y)``. Noise grows with the scores, so image i gets the noise of image j times ``s_i / s_j``; s is
-    the norm of an image's scores less their mean, or the median norm where that is larger.
+    the norm of an image's centered scores, or the median norm if that is larger.
 
     Args:
         reference: scores of fp32, ``[images, classes]``.
         other: scores to compare, of the same shape.
-        kind: of the scores; of probabilities, the logarithms count.
+        kind: kind of the scores; logarithms of probabilities are used.
     """
     log_p = log_probabilities(reference, kind)
     noise = _centered(log_probabilities(other, kind) - log_p)
@@ -71,18 +71,18 @@ def expected_kl(reference: Float32Array, other: Float32Array, kind: Scores = Sco
 
 
 def _centered(rows: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """Return rows less the mean of each, which softmax does not depend on."""
+    """Return rows minus their means, on which softmax does not depend."""
     return np.asarray(rows - rows.mean(axis=1, keepdims=True))
 
 
 def closeness(reference: Float32Array, scores: Float32Array) -> Closeness:
-    """Return how near scores are to those of fp32; both ``[images, classes]``.
+    """Return the closeness of scores to those of fp32; both ``[images, classes]``.
 
     Raises:
         NumericError: a score is NaN or infinite.
     """
     if not np.isfinite(scores).all():
-        raise NumericError("the scores hold NaN or infinity", fix="look at the model's ranges")
+        raise NumericError("the scores contain NaN or infinity", fix="check the model's ranges")
     kind = kind_of_scores(reference)
     return Closeness(
         kl=float(kl_divergence(reference, scores, kind=kind).mean()),
@@ -93,7 +93,7 @@ def closeness(reference: Float32Array, scores: Float32Array) -> Closeness:
 
 
 def without_mean_change(reference: Float32Array, scores: Float32Array) -> tuple[Float32Array, Float32Array]:
-    """Return both as logits, the second less the mean change of each class, which bias correction removes.
+    """Return both as logits, the second minus the mean change of each class, which bias correction removes.
 
     Args:
         reference: scores of fp32, ``[images, classes]``.
@@ -127,16 +127,16 @@ class SelectionMetric:
         """Measure a model.
 
         Raises:
-            ModelError: it cannot be run.
-            NumericError: its scores are NaN or infinite.
+            ModelError: the model cannot be run.
+            NumericError: the scores are NaN or infinite.
         """
         return closeness(self._reference, self._scores(model))
 
     def distance_if_corrected(self, model: ir.Model) -> float:
-        """Return the distance of a model as if its biases were corrected; infinite where its scores are not finite.
+        """Return the distance of a model with simulated bias correction; infinite if its scores are not finite.
 
         Raises:
-            ModelError: it cannot be run.
+            ModelError: the model cannot be run.
         """
         scores = self._scores(model)
         if not np.isfinite(scores).all():
@@ -144,7 +144,7 @@ class SelectionMetric:
         return closeness(*without_mean_change(self._reference, scores)).distance
 
     def largest_change(self, model: ir.Model) -> float:
-        """Return the largest difference of any score to fp32's, as a share of the span of all its scores."""
+        """Return the largest difference of any score to fp32, as a share of the span of fp32's scores."""
         span = float(np.ptp(self._reference))
         change = float(np.abs(self._scores(model) - self._reference).max())
         return change / span if span > 0.0 else change

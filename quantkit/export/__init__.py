@@ -1,1 +1,1 @@
-"""Networks in torch, and their way to ONNX."""
+"""Export of torch networks to ONNX."""

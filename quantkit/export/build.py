@@ -1,4 +1,4 @@
-"""Build a network from the name a user gives: an iResNet, a torchvision classifier, or ``module:factory``."""
+"""Builds networks by name: an iResNet, a torchvision classifier, or ``module:factory``."""
 
 import contextlib
 import pkgutil
@@ -19,12 +19,12 @@ from quantkit.export.translate import first_line
 
 ImageSize = tuple[int, int, int]
 
-# These have auxiliary classifiers, which a checkpoint holds or does not hold.
+# These have auxiliary classifiers, which are optional in a checkpoint.
 _WITH_AUXILIARY = ("googlenet", "inception_v3")
 
 
 def build_network(name: str, arguments: Mapping[str, Any]) -> nn.Module:
-    """Build a network with the weights its code initializes it with.
+    """Build a network with its initial weights.
 
     Args:
         name: an iResNet (``iresnet50``; ``iresnet50-paper`` for the paper's form), a torchvision classifier
@@ -32,14 +32,14 @@ def build_network(name: str, arguments: Mapping[str, Any]) -> nn.Module:
         arguments: keyword arguments of the factory.
 
     Raises:
-        UsageError: there is no such network, or its factory does not take the arguments.
-        ModelError: the factory fails, or returns something else.
+        UsageError: there is no such network, or its factory does not accept the arguments.
+        ModelError: the factory fails, or does not return a network.
     """
     factory = _factory(name)
     try:
         network = factory(**arguments)
     except TypeError as error:
-        raise UsageError(f"its factory does not take these arguments ({error})", where=name) from error
+        raise UsageError(f"its factory does not accept these arguments ({error})", where=name) from error
     except Exception as error:  # the user's own code
         raise ModelError(f"its factory failed ({first_line(error)})", where=name) from error
     if not isinstance(network, nn.Module):
@@ -48,26 +48,26 @@ def build_network(name: str, arguments: Mapping[str, Any]) -> nn.Module:
 
 
 def build_pretrained(name: str, weights: str, arguments: Mapping[str, Any]) -> tuple[nn.Module, Pipeline]:
-    """Build a torchvision classifier with published weights, downloaded unless torch has them already.
+    """Build a torchvision classifier with published weights, downloaded unless torch has cached them.
 
     Args:
-        name: of the classifier.
+        name: name of the classifier.
         weights: ``DEFAULT``, or another member of its weights enum, with or without the enum's name.
         arguments: keyword arguments of the factory.
 
     Returns:
-        The network, and the preprocessing that belongs to the weights.
+        The network, and the preprocessing of the weights.
 
     Raises:
-        UsageError: it is no torchvision classifier, or has no such weights.
+        UsageError: there is no such torchvision classifier, or no such weights.
         CheckpointError: the weights cannot be downloaded.
     """
     found = _find_weights(name, weights)
     try:
         with contextlib.redirect_stdout(sys.stderr):
-            # torchvision's own loading, below, does not ask for plain weights; after this the file is known to be.
+            # torchvision's loading, below, does not check that the file has only weights; this does.
             found.get_state_dict(progress=True, check_hash=True, weights_only=True)
-    except Exception as error:  # from urllib, pickle or zipfile
+    except Exception as error:  # of urllib, pickle or zipfile
         raise CheckpointError(
             f"cannot load the published weights ({first_line(error)})",
             where=found,
@@ -77,14 +77,14 @@ def build_pretrained(name: str, weights: str, arguments: Mapping[str, Any]) -> t
 
 
 def describe_network(name: str) -> str:
-    """Return the name with whose code it is, for messages: ``quantkit's iresnet50 in torch``."""
+    """Return the name with its origin, for messages: ``quantkit's iresnet50 in torch``."""
     if ":" in name:
         return f"{name} in torch"
     return f"{'torchvision' if name in _classifiers() else 'quantkit'}'s {name} in torch"
 
 
 def input_size_of(name: str) -> ImageSize:
-    """Return the ``(C, H, W)`` a network is usually run at: torchvision's own crop, else 3 x 224 x 224."""
+    """Return the usual input size ``(C, H, W)`` of a network: torchvision's crop, else 3 x 224 x 224."""
     if name not in _classifiers():
         return 3, 224, 224
     side = torchvision.models.get_model_weights(name).DEFAULT.transforms().crop_size[0]
@@ -92,7 +92,7 @@ def input_size_of(name: str) -> ImageSize:
 
 
 def arguments_for_checkpoint(name: str, keys: Iterable[str]) -> dict[str, Any]:
-    """Return the arguments with which torchvision builds the network that a checkpoint was saved from."""
+    """Return the arguments of the torchvision factory that match a checkpoint."""
     if name not in _WITH_AUXILIARY:
         return {}
     auxiliary = any(re.search(r"(^|\.)(aux\d|AuxLogits)\.", key) for key in keys)
@@ -153,10 +153,10 @@ def _find_weights(name: str, weights: str) -> Any:
 
 
 def pretrained_pipeline(name: str, weights: str) -> Pipeline:
-    """Return the preprocessing of published torchvision weights, which are not downloaded.
+    """Return the preprocessing of published torchvision weights, without downloading them.
 
     Raises:
-        UsageError: no such network or weights.
+        UsageError: there is no such network or weights.
     """
     return _pipeline_of(_find_weights(name, weights))
 

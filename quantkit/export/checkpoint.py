@@ -1,4 +1,4 @@
-"""Read a torch checkpoint without running code from it, and fit it to a network strictly."""
+"""Reads torch checkpoints without executing code from them, and loads them strictly into a network."""
 
 import argparse
 import re
@@ -15,10 +15,10 @@ from torch import Tensor, nn
 
 from quantkit.errors import CheckpointError
 
-# Where training scripts put the weights beside epoch and optimizer, in the order they are looked for.
+# Keys of the weights in the checkpoints of training scripts, in search order.
 CONTAINERS = ("state_dict", "model_state_dict", "model", "net")
 
-# Plain values that training scripts store beside the weights: their options, and numpy scalars by old and new name.
+# Plain values that training scripts store with the weights: their options, and numpy scalars by old and new name.
 _scalar = np.float64(0).__reduce__()[0]
 _HARMLESS: list[Any] = [
     argparse.Namespace,
@@ -32,47 +32,47 @@ _LISTED = 5
 
 
 def read_state_dict(path: Path) -> dict[str, Tensor]:
-    """Read the weights of a ``.pth`` or ``.safetensors`` file; nothing but plain data is unpickled.
+    """Read the weights of a ``.pth`` or ``.safetensors`` file; only plain data is unpickled.
 
     A state dict inside a training checkpoint is found under the keys of `CONTAINERS`.
 
     Raises:
-        CheckpointError: the file is missing, is no checkpoint, holds pickled objects, or holds no state dict.
+        CheckpointError: the file is missing, is not a checkpoint, has pickled objects, or has no state dict.
     """
     if not path.is_file():
         raise CheckpointError("there is no such checkpoint file", where=path)
     if path.suffix == ".safetensors":
         try:
             return dict(safetensors.torch.load_file(path))
-        except Exception as error:  # safetensors' error class derives from Exception itself
+        except Exception as error:  # the exception class of safetensors derives directly from Exception
             raise CheckpointError(f"is not a safetensors file ({error})", where=path) from error
     content = _load(path)
     while isinstance(content, Mapping) and not _is_state_dict(content):
         inner = next((key for key in CONTAINERS if isinstance(content.get(key), Mapping)), None)
         if inner is None:
             raise CheckpointError(
-                f"holds no state dict; its keys are {_list([str(key) for key in content])}",
+                f"has no state dict; its keys are {_list([str(key) for key in content])}",
                 where=path,
-                fix=f"store the weights alone, or under one of {', '.join(CONTAINERS)}",
+                fix=f"store only the weights, or use one of the keys {', '.join(CONTAINERS)}",
             )
         content = content[inner]
     if not isinstance(content, Mapping):
         raise CheckpointError(
-            f"holds a {type(content).__name__}, not a state dict", where=path, fix="save model.state_dict()"
+            f"contains a {type(content).__name__}, not a state dict", where=path, fix="save model.state_dict()"
         )
     return dict(content)
 
 
 def load_weights(network: nn.Module, state: Mapping[str, Tensor], *, where: object, network_name: str) -> None:
-    """Load a state dict strictly: every name and every shape must fit.
+    """Load a state dict strictly: all names and shapes must match.
 
-    A prefix that all its names share and no name of the network has (``module.`` of DataParallel, ``_orig_mod.`` of
-    torch.compile, ``model.`` of Lightning) is taken off, and names of torchvision's oldest DenseNet files are brought
-    up to date. The count of batches that a batch norm has seen may be missing.
+    A prefix of all names that no name of the network has (``module.`` of DataParallel, ``_orig_mod.`` of torch.compile,
+    ``model.`` of Lightning) is removed, and names of torchvision's oldest DenseNet files are updated.
+    ``num_batches_tracked`` of batch norms may be missing.
 
     Raises:
-        CheckpointError: names are missing, unexpected, or of another shape (how many of each, and the first five), or
-            a weight is NaN or infinite.
+        CheckpointError: names are missing or unexpected, or shapes differ (the message has the number and the first
+            five of each), or a weight is NaN or infinite.
     """
     wanted = network.state_dict()
     state = _renamed(state, wanted.keys())
@@ -84,20 +84,22 @@ def load_weights(network: nn.Module, state: Mapping[str, Tensor], *, where: obje
         for kind, names in (
             ("missing", missing),
             ("unexpected", unexpected),
-            ("of another shape", [f"{one} {_shapes(state[one], wanted[one])}" for one in misshaped]),
+            ("with another shape", [f"{one} {_shapes(state[one], wanted[one])}" for one in misshaped]),
         )
         if names
     ]
     if faults:
         raise CheckpointError(
-            f"does not fit {network_name}: {', '.join(faults)}",
+            f"does not match {network_name}: {', '.join(faults)}",
             where=where,
             fix=_advice(missing, unexpected, misshaped, state),
         )
     broken = [name for name, tensor in state.items() if not torch.isfinite(tensor).all()]
     if broken:
         raise CheckpointError(
-            f"holds NaN or infinity in {_list(broken)}", where=where, fix="take one from before the training diverged"
+            f"contains NaN or infinity in {_list(broken)}",
+            where=where,
+            fix="take one from before the training diverged",
         )
     network.load_state_dict(dict(state), strict=False)
 
@@ -112,9 +114,9 @@ def _load(path: Path) -> Any:
         if found is None:
             raise CheckpointError("is not a torch checkpoint", where=path) from error
         raise CheckpointError(
-            f"holds a pickled {found[1]} and not weights alone; unpickling it could run any code",
+            f"contains a pickled {found[1]}, not only weights; unpickling it could execute arbitrary code",
             where=path,
-            fix="where you trust it, load it in torch and save model.state_dict()",
+            fix="if you trust it, load it in torch and save model.state_dict()",
         ) from error
     except Exception as error:
         if "TorchScript" in str(error):
@@ -146,11 +148,11 @@ def _advice(
     classes = {len(state[name]) for name in misshaped if state[name].ndim}
     if not missing and not unexpected and len(misshaped) <= 2 and len(classes) == 1:
         return f"give --num-classes {classes.pop()}"
-    return "is it of another network, depth or width?"
+    return "give the network of the checkpoint, with its depth and width"
 
 
 def _shapes(found: Tensor, wanted: Tensor) -> str:
-    return f"{list(found.shape)} where {list(wanted.shape)} is needed"
+    return f"{list(found.shape)} instead of {list(wanted.shape)}"
 
 
 def _list(names: list[str]) -> str:

@@ -7,14 +7,14 @@ end block, which differ in where they normalize:
     middle   bn relu conv bn relu ... conv, then the sum, which stays raw; the first of them has no bn before its relu
     end      as a middle block, then bn relu after the sum
 
-Where a start block strides, its shortcut is a 3x3 max-pool with a 1x1 convolution, so that every activation takes part;
-there is no max-pool in the stem, and the first stage strides.
+The shortcut of a start block with a stride is a 3x3 max-pool with a 1x1 convolution, so that every activation is used;
+there is no max-pool in the stem, and the first stage has a stride.
 
-The paper's figures and the authors' code differ in the block behind the start block. It has no leading batch norm, and
-in the code its first ReLU works in place: the shortcut carries the rectified tensor as well. The published weights were
+The paper's figures and the authors' code differ in the block after the start block. It has no leading batch norm, and
+in the code its first ReLU works in place, so the shortcut is the rectified tensor as well. The published weights were
 trained, and the published accuracies measured, with that code, so the networks here compute the same.
-``rectified_shortcut=False`` (the names with ``-paper``) leaves that shortcut as it is, as the paper draws it. Both
-forms have the same parameters, so a checkpoint of either loads into both; the scores differ.
+``rectified_shortcut=False`` (the names with ``-paper``) does not rectify that shortcut, as in the paper's figures. Both
+forms have the same parameters, so a checkpoint of either can be loaded into both; the scores differ.
 
 The names of modules are those of the authors' checkpoints (`conv1`, `bn1`, `layer1.0.conv1`, ..., `fc`), which
 therefore load strictly.
@@ -30,7 +30,7 @@ from torch.nn import functional
 
 
 class Conv(NamedTuple):
-    """One convolution of a block: padded to keep the size, without bias."""
+    """A convolution of a block: padded to keep the size, without bias."""
 
     channels: int
     kernel: int
@@ -61,7 +61,7 @@ def bottleneck_convs(width: int, stride: int, groups: int) -> tuple[Conv, ...]:
 
 
 def grouped_convs(width: int, stride: int, groups: int) -> tuple[Conv, ...]:
-    """1x1 to four times the width, a grouped 3x3 as wide, 1x1 to half of that."""
+    """1x1 to four times the width, a grouped 3x3 of the same width, 1x1 to half of that."""
     return Conv(4 * width, 1), Conv(4 * width, 3, stride, groups), Conv(2 * width, 1)
 
 
@@ -69,14 +69,14 @@ ConvsOf = Callable[[int, int, int], tuple[Conv, ...]]
 
 
 class Block(nn.Module):
-    """A residual block whose place in its stage decides where it normalizes.
+    """A residual block with normalization that depends on its position in the stage.
 
     Args:
         in_channels: channels of the input.
         convs: the residual branch, in order.
-        index: place in the stage; 0 is the start block.
+        index: position in the stage; 0 is the start block.
         depth: number of blocks in the stage, at least 2.
-        rectified_shortcut: whether the shortcut of the block behind the start block is rectified.
+        rectified_shortcut: whether the shortcut of the block after the start block is rectified.
     """
 
     def __init__(
@@ -87,7 +87,7 @@ class Block(nn.Module):
         self.rectifies_shortcut = rectified_shortcut and index == 1
         self.ends = index == depth - 1
         self.length = len(convs)
-        # The block after the start block reads what the start block has just normalized.
+        # The block after the start block reads the normalized output of the start block.
         self.bn0 = nn.BatchNorm2d(in_channels) if index >= 2 else nn.Identity()
         channels = in_channels
         for number, conv in enumerate(convs, start=1):
@@ -120,7 +120,7 @@ class Block(nn.Module):
 
 
 def _shortcut(in_channels: int, out_channels: int, stride: int) -> nn.Module:
-    """Return the projection of a start block; where only the size changes, the pooling is enough."""
+    """Return the projection of a start block; pooling suffices if only the size changes."""
     pool = nn.MaxPool2d(3, stride=stride, padding=1) if stride > 1 else None
     if in_channels == out_channels:
         return pool or nn.Identity()
@@ -132,15 +132,15 @@ class IResNet(nn.Module):
     """An improved residual network.
 
     Args:
-        convs: from (width, stride, groups) to the convolutions of a block.
-        depths: blocks in each stage, each at least 2.
-        num_classes: length of the output.
+        convs: function from (width, stride, groups) to the convolutions of a block.
+        depths: number of blocks of each stage, at least 2.
+        num_classes: number of classes.
         in_channels: channels of the input.
         stem: the convolution before the first stage.
         widths: width of each stage.
         strides: stride of each stage.
         groups: groups of the 3x3 convolutions of each stage.
-        rectified_shortcut: True computes what the authors' code computes, False what the paper draws; see the module.
+        rectified_shortcut: True for the authors' code, False for the paper's figures; see the module docstring.
     """
 
     def __init__(
@@ -200,7 +200,7 @@ iresgroupfix50 = partial(IResNet, grouped_convs, (3, 4, 6, 3), groups=_64_GROUPS
 iresgroupfix101 = partial(IResNet, grouped_convs, (3, 4, 23, 3), groups=_64_GROUPS)
 iresgroupfix152 = partial(IResNet, grouped_convs, (3, 8, 36, 3), groups=_64_GROUPS)
 
-# As the authors' code computes them.
+# As in the authors' code.
 IRESNETS: dict[str, Callable[..., IResNet]] = {
     "iresnet18": iresnet18,
     "iresnet34": iresnet34,
@@ -218,7 +218,7 @@ IRESNETS: dict[str, Callable[..., IResNet]] = {
     "iresgroupfix152": iresgroupfix152,
 }
 
-# The same networks as the paper draws them; nobody has published weights that were trained so.
+# As in the paper's figures; there are no published weights of these.
 PAPER_IRESNETS: dict[str, Callable[..., IResNet]] = {
     f"{name}-paper": partial(factory, rectified_shortcut=False) for name, factory in IRESNETS.items()
 }

@@ -1,4 +1,4 @@
-"""``quantkit export``: from a network's name and its weights to a checked ONNX file."""
+"""``quantkit export``: writes a checked ONNX file of a network and its weights."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -54,7 +54,7 @@ def export_model(
     reference: str | None = None,
     reference_arguments: Mapping[str, Any] | None = None,
 ) -> Exported:
-    """Build a network, give it weights, and write it as ONNX with a dynamic batch once it is shown to compute the same.
+    """Build a network with weights, export it with a dynamic batch, and check that the ONNX model is equivalent.
 
     The weights come from exactly one of ``checkpoint``, ``weights`` and ``random_seed``.
 
@@ -62,30 +62,29 @@ def export_model(
         name: an iResNet (``iresnet50``), a torchvision classifier (``resnet50``), or ``module:factory``; see
             `quantkit.export.build.build_network`.
         out: the file to write.
-        checkpoint: a ``.pth`` or ``.safetensors`` file that holds a state dict.
+        checkpoint: a ``.pth`` or ``.safetensors`` file with a state dict.
         weights: published weights of a torchvision classifier: a member of its weights enum, or ``DEFAULT``.
-        random_seed: of random weights; see `quantkit.export.random_weights.give_random_weights`.
-        num_classes: handed to the factory.
+        random_seed: seed of random weights; see `quantkit.export.random_weights.give_random_weights`.
+        num_classes: argument of the factory.
         arguments: further keyword arguments of the factory.
-        input_size: ``(C, H, W)``; what the network is usually run at when not given.
+        input_size: ``(C, H, W)``; by default the usual size of the network.
         input_name: name of the model's input.
         output_name: name of the model's output.
         opset: version of the ONNX operator set; by default the target's `quantkit.targets.Target.export_opset`.
-        target: what the model is meant for.
+        target: target of the model.
         exporter: ``auto``, ``dynamo`` or ``torchscript``.
-        images: real images to compare the logits on, beside random input.
-        pipeline: how they are preprocessed; by default as the published weights ask for, else as for ImageNet.
+        images: real images to compare the logits on, in addition to random input.
+        pipeline: preprocessing of the images; by default that of the published weights, else that of ImageNet.
         tolerance: see `quantkit.export.parity.check_parity`.
-        reference: another implementation, named as ``name`` is. It is given the network's weights, and the written
-            model is compared with it as well.
-        reference_arguments: keyword arguments of its factory, beside ``num_classes``.
+        reference: another implementation, named like ``name``. It gets the network's weights, and the written model is
+            compared with it as well.
+        reference_arguments: keyword arguments of its factory, in addition to ``num_classes``.
 
     Raises:
-        UsageError: no such network, weights or opset, or not exactly one source of weights.
-        CheckpointError: the checkpoint cannot be read or does not fit the network, or the network's weights do not fit
-            the reference.
-        ModelError: the network fails, cannot be translated, or computes something else once translated, or than the
-            reference.
+        UsageError: there is no such network, weights or opset, or not exactly one source of weights is given.
+        CheckpointError: the checkpoint cannot be read or does not match the network, or the network's weights do not
+            match the reference.
+        ModelError: the network fails, cannot be translated, or the ONNX model differs from it or from the reference.
         ConfigError: the pipeline's result does not fit the input.
         ImageError: an image cannot be decoded.
         OutputError: the file cannot be written.
@@ -93,7 +92,7 @@ def export_model(
     if [checkpoint, weights, random_seed].count(None) != 2:
         raise UsageError(
             "give one source of weights",
-            fix="--checkpoint FILE, --weights NAME, or --random-weights for structure alone",
+            fix="--checkpoint FILE, --weights NAME, or --random-weights to test the structure",
         )
     size = input_size or input_size_of(name)
     own_pipeline = None
@@ -155,9 +154,9 @@ def _reference(name: str, keywords: Mapping[str, Any], network: nn.Module) -> Or
         built = build_network(name, arguments_for_checkpoint(name, state) | dict(keywords))
         load_weights(built, state, where=option, network_name=name)
     except CheckpointError as error:
-        faults = error.what.removeprefix(f"does not fit {name}: ")
+        faults = error.what.removeprefix(f"does not match {name}: ")
         raise CheckpointError(
-            f"the weights of the exported network do not fit: {faults}", where=option, fix=error.fix
+            f"the weights of the exported network do not match: {faults}", where=option, fix=error.fix
         ) from error
     except QuantkitError as error:
         what = error.what if error.where is None else f"{error.where}: {error.what}"
@@ -170,7 +169,7 @@ def _reference(name: str, keywords: Mapping[str, Any], network: nn.Module) -> Or
 
 
 def _iresnet_of(keys: int) -> str | None:
-    """Return the iResNet of so many parameters and buffers."""
+    """Return the iResNet with this number of parameters and buffers."""
     with torch.device("meta"):
         return next((name for name, factory in IRESNETS.items() if len(factory().state_dict()) == keys), None)
 

@@ -1,4 +1,4 @@
-"""Export a torch network: translate, check against torch, write."""
+"""Exports a torch network: translates it, checks it against torch, and writes the file."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -17,7 +17,7 @@ from quantkit.export.result import Exported
 from quantkit.export.translate import Exporter, first_line, translate
 from quantkit.graph.model import model_files, save_model
 
-# The oldest that torch's exporters write.
+# The oldest opset of torch's exporters.
 OLDEST_OPSET = 9
 
 
@@ -36,7 +36,7 @@ def export_network(
     description: str = "torch",
     reference: Original | None = None,
 ) -> Exported:
-    """Write a torch classifier as ONNX with a dynamic batch, once it has been shown to compute the same.
+    """Write a torch classifier as ONNX with a dynamic batch, after checking that it is equivalent.
 
     Args:
         network: maps float32 ``[N, C, H, W]`` to logits ``[N, classes]``; it is put into evaluation mode.
@@ -46,16 +46,16 @@ def export_network(
         output_name: name of the model's output.
         opset: version of the ONNX operator set.
         exporter: ``auto``, ``dynamo`` or ``torchscript``; see `quantkit.export.translate.translate`.
-        images: preprocessed real images to compare the logits on, beside random input.
+        images: preprocessed real images to compare the logits on, in addition to random input.
         tolerance: see `quantkit.export.parity.check_parity`.
-        metadata: written into the file as ``metadata_props``.
-        description: of the network, in messages.
-        reference: another implementation with the same weights, which the written model must agree with as well.
+        metadata: ``metadata_props`` of the file.
+        description: description of the network in messages.
+        reference: another implementation with the same weights, with which the written model must agree as well.
 
     Raises:
         UsageError: there is no such opset.
-        ModelError: the network does not take such input, does not return logits, cannot be translated, or computes
-            something else once translated.
+        ModelError: the network does not accept the input, does not return logits, cannot be translated, or the ONNX
+            model differs from it.
         OutputError: the file cannot be written.
     """
     newest = onnx.defs.onnx_opset_version()
@@ -103,7 +103,7 @@ def export_network(
 
 
 def _check_reference(reference: Original, example: Tensor, classes: int) -> None:
-    """Refuse a reference that does not return what the network returns, before the time of an export is spent."""
+    """Check before the export that a reference has the same outputs as the network."""
     reference.network.eval()
     try:
         found = count_classes(reference.network, example)
@@ -111,36 +111,36 @@ def _check_reference(reference: Original, example: Tensor, classes: int) -> None
         raise ModelError(error.what, where=reference.description, fix=error.fix) from error
     if found != classes:
         raise ModelError(
-            f"returns {found} classes where the network returns {classes}",
+            f"returns {found} classes, and the network returns {classes}",
             where=reference.description,
             fix="give both the same number of classes with --num-classes",
         )
 
 
 def example_input(input_size: tuple[int, int, int]) -> Tensor:
-    """Return random float32 ``[2, C, H, W]``, always the same."""
+    """Return reproducible random float32 ``[2, C, H, W]``."""
     return torch.randn((2, *input_size), generator=torch.Generator().manual_seed(0))
 
 
 def count_classes(network: nn.Module, example: Tensor) -> int:
-    """Return the length of the network's output, once it is clear that the network can be run and returns logits.
+    """Return the number of classes of a network, after checking that it can be run and returns logits.
 
     Raises:
-        ModelError: the network does not take such input, or returns something else.
+        ModelError: the network does not accept the input, or does not return logits.
     """
     size = "x".join(str(side) for side in example.shape[1:])
     try:
         with torch.inference_mode():
             logits = network(example)
-    except Exception as error:  # the network's own code
+    except Exception as error:  # of the network's code
         raise ModelError(
             f"the network does not run on input of size {size} ({first_line(error)})", fix="give its --input-size CxHxW"
         ) from error
     if not isinstance(logits, Tensor) or logits.ndim != 2 or len(logits) != len(example):
         found = f"shape {tuple(logits.shape)}" if isinstance(logits, Tensor) else type(logits).__name__
         raise ModelError(
-            f"the network returns {found} where logits of shape [N, classes] are needed",
-            fix="wrap it in a module whose forward returns the logits alone",
+            f"the network returns {found}, not logits of shape [N, classes]",
+            fix="wrap it in a module with a forward method that returns only the logits",
         )
     if not torch.isfinite(logits).all():
         raise ModelError("the network returns NaN or infinity on random input", fix="check its weights")

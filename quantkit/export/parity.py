@@ -1,4 +1,4 @@
-"""Compare an exported model with the network it came from, and with other implementations of it."""
+"""Compares an exported model with its torch network, and with other implementations."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -14,18 +14,18 @@ from quantkit.errors import ModelError
 from quantkit.export.result import Parity
 from quantkit.export.translate import first_line
 
-# One image, and more than one: a batch that the exporter fixed shows in one of them.
+# One image and several images, to detect a fixed batch size.
 RANDOM_BATCHES = (1, 3)
 
 
 @dataclass(frozen=True)
 class Original:
-    """A torch network that an exported model must agree with.
+    """A torch network with which an exported model must agree.
 
     Attributes:
-        description: as it is called in messages.
-        network: in evaluation mode.
-        fix: what to do where the two differ.
+        description: description in messages.
+        network: the network in evaluation mode.
+        fix: fix in the message if the two differ.
     """
 
     description: str
@@ -34,7 +34,7 @@ class Original:
 
 
 class _Comparison:
-    """The differences between a model's logits and those of one network."""
+    """Differences between a model's logits and those of a network."""
 
     def __init__(self, original: Original) -> None:
         self.original = original
@@ -44,14 +44,14 @@ class _Comparison:
         self.other_classes = 0
 
     def error(self, batch: NDArray[np.float32], found: NDArray[np.float32]) -> float:
-        """Return the largest difference over one batch, infinite where either side is not finite."""
+        """Return the largest difference over one batch, infinite if either side is not finite."""
         with torch.inference_mode():
-            # A copy, since networks may overwrite their input (in-place ReLUs do).
+            # A copy, since networks may overwrite their input (as in-place ReLUs do).
             expected = self.original.network(torch.from_numpy(batch.copy())).numpy()
         if found.shape != expected.shape:
             description = self.original.description
             raise ModelError(
-                f"the exported model returns shape {found.shape} where {description} returns {expected.shape}"
+                f"the exported model returns shape {found.shape}, and {description} returns {expected.shape}"
             )
         self.largest_logit = max(self.largest_logit, float(np.abs(expected).max()))
         self.other_classes += int((found.argmax(1) != expected.argmax(1)).sum())
@@ -99,11 +99,11 @@ def check_parity(
         originals: the networks to compare it with.
         input_size: ``(C, H, W)`` of the random input, which is drawn from N(0, 1).
         images: preprocessed real images ``[C, H, W]``.
-        tolerance: an error above ``tolerance * max(1, largest logit)`` is refused: float32 sums taken in another order
-            differ in proportion to their size.
+        tolerance: the bound of the error is ``tolerance * max(1, largest logit)``, because differences of float32 sums
+            in another order are proportional to their size.
 
     Returns:
-        One result for each network, in their order.
+        One result per network, in their order.
 
     Raises:
         ModelError: the model does not load, or differs from a network by more than the tolerance.
@@ -130,5 +130,5 @@ def _open(path: Path) -> onnxruntime.InferenceSession:
     options.log_severity_level = 3
     try:
         return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # onnxruntime's errors share no base class
-        raise ModelError(f"onnxruntime does not load the exported model: {first_line(error)}") from error
+    except Exception as error:  # the exception classes of onnxruntime have no common base
+        raise ModelError(f"onnxruntime cannot load the exported model: {first_line(error)}") from error

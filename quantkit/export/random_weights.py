@@ -1,4 +1,4 @@
-"""Random weights under which a network behaves like a trained one: for structure and speed, never for accuracy."""
+"""Random weights with activations as in a trained network, to test structure and speed, not accuracy."""
 
 import torch
 from torch import nn
@@ -9,18 +9,18 @@ _BATCH = 4
 
 
 def give_random_weights(network: nn.Module, input_size: tuple[int, int, int], seed: int) -> None:
-    """Draw parameters that the initialization leaves trivial, and gather the statistics of the batch norms; in place.
+    """Draw parameters with trivial initial values, and collect the statistics of batch norms, in place.
 
-    A freshly made network has batch norms that do nothing (weight 1, bias 0, mean 0, variance 1) and, in some, branches
-    scaled to almost nothing or a classifier of zeros; its activations vanish or explode with the depth. Here the
-    weights of batch norms are drawn from U(0.5, 1.5), the biases from N(0, 0.2), layer scales from U(0.1, 1), matrices
-    of zeros from N(0, 1 / fan-in), and the running mean and variance are those of random images, so that the
-    activations of each layer have the size they would have in training.
+    An initialized network has batch norms without an effect (weight 1, bias 0, mean 0, variance 1) and possibly
+    branches with near-zero scale or a zero classifier; its activations vanish or explode with the depth. Here the
+    weights of batch norms are drawn from U(0.5, 1.5), the biases from N(0, 0.2), layer scales from U(0.1, 1), zero
+    matrices from N(0, 1 / fan-in), and the running mean and variance are those of random images, so that the
+    activations of each layer have the usual size.
 
     Args:
-        network: freshly made; left in evaluation mode.
+        network: an initialized network; it is in evaluation mode afterwards.
         input_size: ``(C, H, W)``.
-        seed: of everything drawn here.
+        seed: random seed.
     """
     generator = torch.Generator().manual_seed(seed)
     network.eval()

@@ -1,4 +1,4 @@
-"""What an export returns; needs no torch."""
+"""The result of an export; does not need torch."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,14 +8,14 @@ from quantkit.config.pipeline import Pipeline
 
 @dataclass(frozen=True)
 class Parity:
-    """How far an exported model is from a torch network.
+    """Difference between an exported model and a torch network.
 
     Attributes:
-        against: the network, as it is called in messages.
+        against: description of the network.
         random_error: largest ``|onnx - torch|`` over the logits of random input.
-        image_error: the same over real images, None where none were given.
+        image_error: the same over real images, None without images.
         images: number of real images.
-        largest_logit: largest ``|torch|`` seen, what the errors are to be read against.
+        largest_logit: largest ``|torch|``, the scale of the errors.
 
     Example:
         >>> import quantkit
@@ -37,21 +37,21 @@ class Parity:
 
 @dataclass(frozen=True)
 class Exported:
-    """What an export wrote, and how it was checked.
+    """Result of an export with its check.
 
     Attributes:
         path: the ONNX file.
         exporter: ``dynamo`` or ``torchscript``.
-        failed_exporter: the exporter that was tried first and failed, None where the first succeeded.
+        failed_exporter: the exporter that failed first, None if the first one succeeded.
         fallback_reason: why it failed.
         opset: version of the ONNX operator set.
         input_size: ``(C, H, W)``.
-        classes: length of the output.
-        parameters: number of them in the network.
+        classes: number of classes.
+        parameters: number of parameters of the network.
         parity: the comparison with the network in torch.
-        reference_parity: the comparison with the reference implementation, None where none was given.
-        size_bytes: of the file, with that of its tensors where they lie beside it.
-        pipeline: the preprocessing that published weights were made for, None for other weights.
+        reference_parity: the comparison with the reference implementation, None without a reference.
+        size_bytes: size of the file, including external tensors.
+        pipeline: the preprocessing of published weights, None for other weights.
 
     Example:
         >>> import quantkit

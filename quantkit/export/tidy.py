@@ -1,6 +1,6 @@
-"""Put what a torch exporter wrote into the form that compilers and quantizers know, without changing what it computes.
+"""Rewrites the output of torch's exporters to a form that compilers and quantizers support, with equal results.
 
-Batch norms are left as they are: the file holds the network as it was trained.
+Batch norms are kept: the file contains the network as trained.
 """
 
 from collections import Counter
@@ -13,22 +13,22 @@ from numpy.typing import NDArray
 from onnx_ir.passes import common
 from onnxscript import optimizer
 
-# Constants of more elements are not computed ahead: a transposed weight is worth it, a broadcast of gigabytes is not.
+# Constants with more elements are not folded: folding pays for a transposed weight, not for a broadcast of gigabytes.
 _FOLDED_ELEMENTS = 1 << 27
 
-# Constants of up to as many elements are compared in the search for equal nodes.
+# Maximum number of elements of the constants that are compared in the search for equal nodes.
 _COMPARED_ELEMENTS = 1 << 16
 
-# Where the dynamo exporter writes the module that a node comes from, as the text of a list of paths.
+# Metadata key of the dynamo exporter for the module of a node; the value is the text of a list of paths.
 _SCOPES = "pkg.torch.onnx.name_scopes"
 
 
 def tidy(model: ir.Model, parameters: Collection[str]) -> None:
-    """Fold constants, write pooling and flattening plainly, and name nodes after their modules; in place.
+    """Fold constants, simplify pooling and flattening, and name nodes after their modules, in place.
 
     Args:
-        model: as an exporter made it.
-        parameters: names of the network's parameters and buffers, which stay as they are.
+        model: output of an exporter.
+        parameters: names of the network's parameters and buffers, which are not changed.
     """
     common.InlinePass()(model)
     _fold_constants(model)
@@ -46,13 +46,13 @@ def tidy(model: ir.Model, parameters: Collection[str]) -> None:
     _name_after_modules(model.graph)
     _name_after_readers(model.graph, parameters)
     common.NameFixPass()(model)
-    # Stack traces name the folders of the machine that exported.
+    # Stack traces contain folder names of the exporting machine.
     common.ClearMetadataAndDocStringPass()(model)
     _clear_value_metadata(model.graph)
 
 
 def _fold_constants(model: ir.Model) -> None:
-    """Compute what is constant, in rounds: shapes that one round finds let the next one fold what depends on them."""
+    """Fold constants in rounds, because shapes inferred in one round allow more folding in the next."""
     before = 0
     while before != len(model.graph):
         before = len(model.graph)
@@ -64,12 +64,12 @@ def _fold_constants(model: ir.Model) -> None:
 
 
 def _plain_reshapes(graph: ir.Graph) -> None:
-    """Give each Reshape whose result is unknown in one dimension only, the batch, a constant shape with -1 there."""
+    """Set a constant shape with -1 for each Reshape with only the batch dimension unknown."""
     for node in graph:
         shape = node.outputs[0].shape
         if node.op_type != "Reshape" or shape is None or 0 in tuple(shape):
             continue
-        # It only matters for sides of length 0, and compilers older than it stumble over it.
+        # It only matters for dimensions of size 0, and older compilers do not support it.
         node.attributes.pop("allowzero", None)
         if _constant(node, 1) is not None or sum(not isinstance(dim, int) for dim in shape) != 1:
             continue
@@ -81,7 +81,7 @@ def _plain_reshapes(graph: ir.Graph) -> None:
 
 
 def _global_pooling(graph: ir.Graph) -> None:
-    """Write a mean over height and width as GlobalAveragePool, which integer kernels and older compilers know."""
+    """Replace a mean over height and width by GlobalAveragePool, which integer kernels and older compilers support."""
     for node in list(graph):
         if node.op_type != "ReduceMean" or not _is_mean_over_image(node):
             continue
@@ -110,7 +110,7 @@ def _is_mean_over_image(node: ir.Node) -> bool:
 
 
 def _drop_zero_biases(graph: ir.Graph) -> None:
-    """Take away the zeros that the dynamo exporter gives to a convolution without bias."""
+    """Remove zero biases that the dynamo exporter adds to convolutions without bias."""
     for node in graph:
         bias = _constant(node, 2) if node.op_type == "Conv" else None
         if bias is not None and not bias.any():
@@ -118,21 +118,21 @@ def _drop_zero_biases(graph: ir.Graph) -> None:
 
 
 def _constant(node: ir.Node, index: int) -> NDArray[Any] | None:
-    """Return the constant that a node reads as its input of that index, None where there is none."""
+    """Return a constant input of a node, None if it is not constant."""
     value = node.inputs[index] if index < len(node.inputs) else None
     tensor = None if value is None else ir.convenience.get_const_tensor(value)
     return None if tensor is None else tensor.numpy()
 
 
 def _name_after_modules(graph: ir.Graph) -> None:
-    """Name each node ``<module>/<operator>`` and its results after it, where the exporter told the module."""
+    """Name each node ``<module>/<operator>``, and its outputs after it, if the exporter recorded the module."""
     seen: Counter[str] = Counter()
     outputs = set(graph.outputs)
     for node in graph:
         scopes = node.metadata_props.get(_SCOPES)
         if scopes is None:
-            continue  # the tracing exporter names nodes after their modules itself
-        # "['', 'layer1', 'layer1.0', 'conv2d_1']": the last but one is the innermost module, '' the network itself.
+            continue  # the tracing exporter already names nodes after their modules
+        # "['', 'layer1', 'layer1.0', 'conv2d_1']": the second to last is the innermost module, '' is the network.
         module = [scope.strip(" '\"") for scope in scopes.strip("[]").split(",")][-2]
         base = f"{module}/{node.op_type}" if module and not module.startswith("_") else node.op_type
         node.name = base if seen[base] == 0 else f"{base}_{seen[base]}"
@@ -143,7 +143,7 @@ def _name_after_modules(graph: ir.Graph) -> None:
 
 
 def _name_after_readers(graph: ir.Graph, parameters: Collection[str]) -> None:
-    """Name each constant that is no parameter after the first node that reads it."""
+    """Name each constant that is not a parameter after the first node that reads it."""
     for value in list(graph.initializers.values()):
         if value.name in parameters or not value.uses():
             continue

@@ -1,8 +1,7 @@
-"""Make what the demo ships: the digits in one small file, and a miniature iResNet trained on them.
+"""Creates the demo's assets: the digits in one small file, and a miniature iResNet trained on them.
 
-Run as ``python -m quantkit.export.train_digits`` where quantkit[torch] is installed; with ``--digits`` it first writes
-the images anew, for which scikit-learn is needed. The same versions of torch and the same kind of CPU give the same
-model.
+Run as ``python -m quantkit.export.train_digits`` with quantkit[torch] installed; with ``--digits`` it first writes the
+images again, which needs scikit-learn. The same version of torch and the same type of CPU give the same model.
 """
 
 import argparse
@@ -33,7 +32,7 @@ WEIGHT_DECAY = 5e-4
 TRAIN_PER_CLASS = 90
 CALIBRATION_PER_CLASS = 20
 
-# In the paper's form, as the file that ships was trained.
+# The paper's form, as in the shipped file.
 mini_iresnet = partial(
     IResNet,
     bottleneck_convs,
@@ -54,9 +53,9 @@ class LabelledDigits(NamedTuple):
     Attributes:
         images: uint8 ``[1797, 8, 8]``.
         labels: int64 ``[1797]``.
-        train: indices.
-        calibration: indices.
-        test: indices.
+        train: indices of the training images.
+        calibration: indices of the calibration images.
+        test: indices of the test images.
     """
 
     images: NDArray[np.uint8]
@@ -89,7 +88,7 @@ def write_digits(path: Path) -> None:
 
 
 def read_digits(path: Path) -> LabelledDigits:
-    """Read the file that `write_digits` wrote."""
+    """Read a file of `write_digits`."""
     with np.load(path, allow_pickle=False) as archive:
         return LabelledDigits(
             archive["images"], *(archive[name].astype(np.int64) for name in ("labels", "train", "calibration", "test"))
@@ -97,7 +96,7 @@ def read_digits(path: Path) -> LabelledDigits:
 
 
 def to_input(images: NDArray[np.uint8]) -> Tensor:
-    """Return float32 ``[N, 1, 8, 8]`` as the preset ``digits`` makes it of such images."""
+    """Return float32 ``[N, 1, 8, 8]``, preprocessed as by the preset ``digits``."""
     table = value_tables(PRESETS["digits"])[0]
     return torch.from_numpy(table[images][:, np.newaxis])
 
@@ -137,10 +136,10 @@ def accuracy(network: nn.Module, digits: LabelledDigits, part: NDArray[np.int64]
 def main(arguments: list[str] | None = None) -> None:
     """Train, print the accuracy, and write the model with its provenance."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--digits", action="store_true", help="write digits.npz anew first (needs scikit-learn)")
-    parser.add_argument("--out", type=Path, default=DEMO, help="folder of digits.npz and of what is written")
+    parser.add_argument("--digits", action="store_true", help="write digits.npz first (needs scikit-learn)")
+    parser.add_argument("--out", type=Path, default=DEMO, help="folder of digits.npz and of the output")
     options = parser.parse_args(arguments)
-    # Sums in one order, whatever the number of processors.
+    # A fixed order of sums, independent of the number of processors.
     torch.set_num_threads(1)
     torch.use_deterministic_algorithms(True)
     data = options.out / "digits.npz"

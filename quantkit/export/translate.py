@@ -1,4 +1,4 @@
-"""From a torch network to an ONNX graph, by torch's current exporter or the older one that traces."""
+"""Translates a torch network to an ONNX graph, by torch's dynamo exporter or the older tracing exporter."""
 
 import contextlib
 import io
@@ -21,21 +21,21 @@ from quantkit.export.tidy import tidy
 
 Exporter = Literal["auto", "dynamo", "torchscript"]
 
-# The dynamo exporter has its operators for this opset and later; an older one is reached by converting down.
+# The dynamo exporter supports this opset and later; models for older opsets are converted down.
 _OLDEST_DYNAMO_OPSET = 18
 
-# onnx's converter takes BatchNormalization and Reshape no further down than this.
+# Oldest opset to which onnx's converter can convert BatchNormalization and Reshape.
 _OLDEST_CONVERTED_OPSET = 14
 
 
 class Translation(NamedTuple):
-    """An ONNX graph and how it was made.
+    """An ONNX graph with its exporter.
 
     Attributes:
         model: the graph, with tensors in memory.
         exporter: ``dynamo`` or ``torchscript``.
-        failed_exporter: the exporter that was tried first and failed, None where the first succeeded.
-        fallback_reason: what that exporter said.
+        failed_exporter: the exporter that failed first, None if the first one succeeded.
+        fallback_reason: the error of that exporter.
     """
 
     model: ir.Model
@@ -50,8 +50,8 @@ def translate(
     """Translate a network in evaluation mode, with a dynamic batch.
 
     Args:
-        network: takes ``[N, C, H, W]`` and returns ``[N, classes]``.
-        example: an input with a batch of at least 2 (1 would be taken for a constant).
+        network: network from ``[N, C, H, W]`` to ``[N, classes]``.
+        example: an input with a batch of at least 2 (1 would be treated as a constant).
         input_name: name of the graph's input.
         output_name: name of the graph's output.
         opset: version of the ONNX operator set.
@@ -59,17 +59,17 @@ def translate(
             and dynamo reaches only without batch norms and Reshape.
 
     Raises:
-        ModelError: no exporter can translate the network, with what each one said.
+        ModelError: no exporter can translate the network; the message has the error of each.
     """
     names = (input_name, output_name)
     failed: dict[str, str] = {}
     for name in _order(exporter, opset):
-        # A copy each time, since networks may overwrite their input (in-place ReLUs do).
+        # A copy each time, since networks may overwrite their input (as in-place ReLUs do).
         try:
             model = _EXPORTERS[name](network, example.clone(), names, opset)
         except Exception as error:
-            # The exporters compile whatever code a network is made of: anything may come out of them. What the dynamo
-            # exporter raises wraps the error that says what was wrong.
+            # The exporters compile arbitrary code of networks, and can raise any exception. The dynamo exporter wraps
+            # the original error.
             failed[name] = first_line((error.__cause__ if name == "dynamo" else None) or error)
             cause = error
         else:
@@ -77,7 +77,7 @@ def translate(
     said = "; ".join(f"{name}: {reason}" for name, reason in failed.items())
     raise ModelError(
         f"torch cannot export the network ({said})",
-        fix="a network whose Python code branches on values must be rewritten for export",
+        fix="rewrite Python code that branches on tensor values",
     ) from cause
 
 
@@ -88,7 +88,7 @@ def _order(exporter: Exporter, opset: int) -> tuple[str, ...]:
 
 
 def first_line(error: BaseException) -> str:
-    """Return the type of an error and the first line it says."""
+    """Return the type and the first line of an error."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
 
@@ -103,7 +103,7 @@ def _by_dynamo(network: nn.Module, example: Tensor, names: tuple[str, str], opse
             dynamic_shapes=({0: "batch"},),
             opset_version=max(opset, _OLDEST_DYNAMO_OPSET),
             dynamo=True,
-            optimize=False,  # it would fold the batch norms
+            optimize=False,  # optimization would fold the batch norms
             verbose=False,
         )
         model = program.model
@@ -134,7 +134,7 @@ def _by_torchscript(network: nn.Module, example: Tensor, names: tuple[str, str],
             opset_version=opset,
             dynamo=False,
             verbose=False,
-            training=torch.onnx.TrainingMode.PRESERVE,  # as evaluation mode, which it is in, but batch norms stay
+            training=torch.onnx.TrainingMode.PRESERVE,  # evaluation mode, but batch norms are kept
         )
         model = ir.load(path)
         ir.external_data.load_to_model(model)
@@ -146,10 +146,10 @@ _EXPORTERS = {"dynamo": _by_dynamo, "torchscript": _by_torchscript}
 
 
 def _checked(model: ir.Model, opset: int) -> ir.Model:
-    """Refuse what an exporter wrote otherwise than asked."""
+    """Check the opset and the dynamic batch of an exporter's output."""
     found = model.opset_imports.get("")
     if found != opset:
-        raise RuntimeError(f"it wrote opset {found} where {opset} was asked for")
+        raise RuntimeError(f"it wrote opset {found}, not {opset}")
     shape = model.graph.inputs[0].shape
     if shape is None or isinstance(shape[0], int):
         raise RuntimeError("it fixed the batch size")
@@ -158,7 +158,7 @@ def _checked(model: ir.Model, opset: int) -> ir.Model:
 
 @contextlib.contextmanager
 def _contiguous_pooling(network: nn.Module) -> Iterator[None]:
-    """Make pooling read contiguous input: for other strides torch writes a pooling as a gather by computed indices."""
+    """Make inputs of poolings contiguous, because torch exports pooling of other strides as a gather."""
     handles = [
         module.register_forward_pre_hook(lambda _, inputs: (inputs[0].contiguous(),))
         for module in network.modules()
@@ -173,7 +173,7 @@ def _contiguous_pooling(network: nn.Module) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep the exporters' progress, advice and deprecation notes off the terminal."""
+    """Suppress progress, hints and deprecation warnings of the exporters."""
     disabled = logging.root.manager.disable
     logging.disable(logging.CRITICAL)
     try:
@@ -190,7 +190,7 @@ def _quiet() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _no_native_output() -> Iterator[None]:
-    """Drop what native code writes to standard output: the tracing exporter prints the whole graph when it fails."""
+    """Suppress standard output of native code: the tracing exporter prints the complete graph when it fails."""
     sys.stdout.flush()
     try:
         saved = os.dup(1)

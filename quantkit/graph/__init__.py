@@ -1,1 +1,1 @@
-"""ONNX models read, prepared, planned and written with QDQ."""
+"""Reading, preparing, planning and writing of ONNX models with QDQ."""

@@ -1,4 +1,4 @@
-"""How much of a network becomes int8: of its layers, and of its multiply-adds."""
+"""Int8 coverage of a network: the share of its layers and of its multiply-adds."""
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
@@ -14,28 +14,28 @@ from quantkit.graph.analysis.values import ORIGIN, node_name
 from quantkit.graph.qdq.placement import STRONG, Placement
 from quantkit.graph.qdq.plan import Plan
 
-# Below this share of the multiply-adds int8 saves little, and something in the model is unusual.
+# Below this share of the multiply-adds int8 saves little, and the model is unusual.
 LOW_COVERAGE = 0.9
 _FLOAT_ACTIVATION = "symmetric integers do not saturate at the limits of its activation function"
-_UNEXPLAINED = "quantkit has no integer form of it"
+_UNEXPLAINED = "quantkit does not support it on integers"
 _NAMED_LAYERS = 2
-# Of the model that shapes are inferred in, which is never written; the first with every opset from 13 to 17.
+# IR version of the temporary model for shape inference; the first with every opset from 13 to 17.
 _IR_VERSION = 8
 _NAMED_REASONS = 2
 
 
 @dataclass(frozen=True, kw_only=True)
 class FloatLayer:
-    """One layer that stays in float.
+    """A layer that stays in float.
 
     Attributes:
-        name: of its node.
-        op_type: its operator, with the domain where that is not ONNX's own.
+        name: name of the node.
+        op_type: operator type, prefixed with the domain if it is not ONNX's.
         why: the reason.
-        multiply_adds: for one image, None where they are not known.
+        multiply_adds: multiply-adds for one image, None if unknown.
 
     Example:
-        In the folder that ``quantkit demo`` makes:
+        In the folder written by ``quantkit demo``:
 
         >>> import quantkit
         >>> options = quantkit.QuantizeOptions(skip=("conv:0",), bias_correction=False)
@@ -52,21 +52,21 @@ class FloatLayer:
 
 @dataclass(frozen=True, kw_only=True)
 class Coverage:
-    """How much of a network is int8.
+    """Int8 coverage of a network.
 
-    A layer is everything that multiplies and adds: Conv, ConvTranspose, Gemm, MatMul, and their fused and rarer forms.
-    It is int8 where the target computes it on integers, not where integers are only stored around it.
+    A layer is an operator with multiply-adds: Conv, ConvTranspose, Gemm, MatMul, and their fused and rarer forms. It is
+    int8 if the target computes it on integers, not if only its inputs and outputs are stored as integers.
 
     Attributes:
-        layers: layers of the network.
-        int8_layers: those of them that are int8.
-        multiply_adds: of all layers whose count is known, for one image.
-        int8_multiply_adds: of those of them that are int8.
-        uncounted: layers whose multiply-adds are not known.
+        layers: number of layers.
+        int8_layers: number of int8 layers.
+        multiply_adds: multiply-adds for one image of all layers with known counts.
+        int8_multiply_adds: multiply-adds of the int8 layers among them.
+        uncounted: number of layers with unknown multiply-adds.
         float_layers: the layers that stay in float, in graph order.
 
     Example:
-        In the folder that ``quantkit demo`` makes:
+        In the folder written by ``quantkit demo``:
 
         >>> import quantkit
         >>> quantkit.inspect("mini_iresnet.onnx").targets[0].coverage.layers
@@ -82,41 +82,41 @@ class Coverage:
 
     @property
     def share(self) -> float:
-        """Share of the known multiply-adds that are int8, 0 to 1; of the layers where none is known."""
+        """Share of the known multiply-adds in int8, 0 to 1; of the layers if none is known."""
         if self.multiply_adds:
             return self.int8_multiply_adds / self.multiply_adds
         return self.int8_layers / self.layers if self.layers else 0.0
 
     @property
     def is_certain(self) -> bool:
-        """Whether no layer in float has an unknown number of multiply-adds, so that `share` holds for the network."""
+        """Whether the multiply-adds of all float layers are known, so that `share` is valid for the network."""
         return all(layer.multiply_adds is not None for layer in self.float_layers)
 
     @property
     def is_low(self) -> bool:
-        """Whether so little is int8 that it needs a warning."""
+        """Whether the coverage is low enough for a warning."""
         return self.share < LOW_COVERAGE or (not self.is_certain and self.int8_layers < LOW_COVERAGE * self.layers)
 
     def meets(self, share: float) -> bool:
-        """Tell whether at least this share (0 to 1) of the multiply-adds is certain to be int8."""
+        """Return whether at least this share (0 to 1) of the multiply-adds is known to be int8."""
         return self.is_certain and self.share >= share
 
     def require(self, least: float | None) -> None:
-        """Refuse a model of which less than ``least`` percent of the multiply-adds is int8; None requires nothing.
+        """Raise unless at least ``least`` percent of the multiply-adds are int8; None requires nothing.
 
         Raises:
-            CoverageError: less of it is int8, or a layer in float has an unknown number of multiply-adds.
+            CoverageError: the coverage is lower, or a layer in float has an unknown number of multiply-adds.
         """
         if least is None or self.meets(least / 100.0):
             return
         raise CoverageError(
             f"{percent(least / 100.0)} of the multiply-adds in int8 are required; {self}",
             where="--require-coverage",
-            fix="without the requirement, --verbose lists the layers in float",
+            fix="run without the requirement and with --verbose to list the layers in float",
         )
 
     def by_reason(self) -> dict[str, list[FloatLayer]]:
-        """Return the layers in float by the reason, that with the most multiply-adds first."""
+        """Return the layers in float by reason, the reason with the most multiply-adds first."""
         found: dict[str, list[FloatLayer]] = {}
         for layer in self.float_layers:
             found.setdefault(layer.why, []).append(layer)
@@ -124,7 +124,7 @@ class Coverage:
         return dict(sorted(found.items(), key=lambda item: -cost[item[0]]))
 
     def __str__(self) -> str:
-        """Return one line: layers, multiply-adds, and what stays in float and why."""
+        """Return one line: layers, multiply-adds, and the layers in float with the reasons."""
         text = f"int8: {self.summary()}"
         return f"{text}; float: {self._float_text()}" if self.float_layers else text
 
@@ -136,7 +136,7 @@ class Coverage:
         return f"{text}, {percent(self.share)} of multiply-adds" if self.multiply_adds else text
 
     def to_json(self) -> dict[str, Any]:
-        """Return plain values; ``float_layers`` lists every layer."""
+        """Return JSON values; ``float_layers`` lists every layer."""
         return {
             "layers": self.layers,
             "int8_layers": self.int8_layers,
@@ -158,30 +158,30 @@ class Coverage:
 
 
 def coverage(plan: Plan, input_shape: Sequence[int] | None = None) -> Coverage:
-    """Return how much of a prepared model is int8.
+    """Return the int8 coverage of a prepared model.
 
     Args:
-        plan: of the int8 model.
-        input_shape: ``[N, C, H, W]`` of an input whose sizes the model leaves open; absent, its own for one image.
+        plan: plan of the int8 model.
+        input_shape: ``[N, C, H, W]`` for an input with free dimensions; by default that of the model for one image.
     """
     model = ir.Model(plan.placement.graph, ir_version=_IR_VERSION)
     return coverage_of(layer_costs(model, input_shape), plan.placement, plan.absorbed)
 
 
 def coverage_of(costs: Sequence[LayerOperations], placement: Placement, absorbed: Collection[str]) -> Coverage:
-    """Return how much of a prepared model a placement makes int8.
+    """Return the int8 coverage of a placement.
 
     Args:
-        costs: of the layers of the model.
-        placement: which of its nodes are integer, and why the others are not.
-        absorbed: names of the activation functions that saturation makes idle.
+        costs: multiply-adds of the layers.
+        placement: the integer nodes, and the reasons for the others.
+        absorbed: names of the activation functions that saturation replaces.
     """
     reasons = {node_name(node): why for node, why in placement.reasons.items()}
     reasons |= _computed_in_float(placement, absorbed)
     strong = {node_name(node) for node in placement.integer if placement.roles[node] in STRONG}
     integer = strong - set(reasons)
     kinds = {node_name(node): node.op_type for node in placement.graph}
-    # What quantkit itself made a convolution, of a batch norm, is no layer of the user's network.
+    # A convolution that quantkit created from a batch norm is not a layer of the user's network.
     made = {node_name(node) for node in placement.graph if ORIGIN in node.metadata_props}
     costs = [cost for cost in costs if cost.within is not None or cost.name not in made]
     in_float = tuple(
@@ -203,7 +203,7 @@ def coverage_of(costs: Sequence[LayerOperations], placement: Placement, absorbed
 
 
 def _computed_in_float(placement: Placement, absorbed: Collection[str]) -> dict[str, str]:
-    """Return the layers whose integers onnxruntime computes on in float for want of a kernel, with the reason."""
+    """Return the quantized layers that onnxruntime computes in float because it has no kernel, with the reason."""
     if not placement.target.integer_outputs:
         return {}
     found = {
@@ -222,7 +222,7 @@ def percent(share: float) -> str:
 
 def _why(cost: LayerOperations, reasons: dict[str, str], kinds: dict[str, str]) -> str:
     if cost.within is not None:
-        return ops.FLOAT_REASONS.get(kinds.get(cost.within, ""), "what runs inside another operator is not quantized")
+        return ops.FLOAT_REASONS.get(kinds.get(cost.within, ""), "nodes inside another operator are not quantized")
     return reasons.get(cost.name) or _UNEXPLAINED
 
 

@@ -1,8 +1,8 @@
-"""The first operators of a core model: integer pixels read as float32, and NHWC graphs read an NCHW image.
+"""Converts the image input of a core model: integer pixels to float32, and NHWC to NCHW.
 
-Where possible nothing is added: casts and transposes that the file begins with become idle, and constants between them
-are put in the new order. So a model with its normalization in NHWC, as TensorFlow's exporters write it, is no larger
-than its NCHW twin.
+If possible no operator is added: leading casts and transposes of the file become redundant, and constants between them
+are reordered. So a model with its normalization in NHWC, as written by TensorFlow's exporters, is not larger than its
+NCHW counterpart.
 """
 
 import onnx_ir as ir
@@ -10,7 +10,7 @@ import onnx_ir as ir
 from quantkit.graph.analysis.values import add_constant, array, attribute_ints, is_op, name_of, unused_name
 from quantkit.graph.image_input import TO_NCHW, TO_NHWC
 
-# Operators that move or select values of whatever type.
+# Operators that move or select values of any type.
 _MOVING = frozenset(
     {"Transpose", "Reshape", "Squeeze", "Unsqueeze", "Flatten", "Identity", "Slice", "Split", "Gather", "Concat"}
 )
@@ -19,14 +19,14 @@ _BINARY = frozenset({"Add", "Sub", "Mul", "Div"})
 
 
 def read_floats(graph: ir.Graph, image: ir.Value, dtype: ir.DataType) -> None:
-    """Let an integer image input take float32 that holds whole numbers.
+    """Change an integer image input to float32 with integer values.
 
-    Where all that reads it is moved and then cast to float32, only the types change; else a Cast is put behind it.
+    If all consumers move the values and then cast them to float32, only the types change; else a Cast is inserted.
 
     Args:
-        graph: edited.
-        image: its input.
-        dtype: of the input in the file.
+        graph: graph to modify.
+        image: its image input.
+        dtype: element type of the input in the file.
     """
     image.dtype = ir.DataType.FLOAT
     moved = _moved_and_cast(image)
@@ -35,18 +35,18 @@ def read_floats(graph: ir.Graph, image: ir.Value, dtype: ir.DataType) -> None:
             if value.type is not None:
                 value.dtype = ir.DataType.FLOAT
         return
-    _behind(graph, image, ir.node("Cast", [image], {"to": dtype}), dtype, image.shape)
+    _insert_after(graph, image, ir.node("Cast", [image], {"to": dtype}), dtype, image.shape)
 
 
 def read_nchw(graph: ir.Graph, image: ir.Value) -> None:
-    """Let an NHWC image input take NCHW.
+    """Change an NHWC image input to NCHW.
 
-    Where all that reads it is element-wise with constants up to a transpose to NCHW, the transposes go and the
-    constants are put in order; else a Transpose is put behind it.
+    If all consumers up to a transpose to NCHW are element-wise with constants, the transposes are removed and the
+    constants are reordered; else a Transpose is inserted.
 
     Args:
-        graph: edited.
-        image: its input, of NHWC shape.
+        graph: graph to modify.
+        image: its image input with NHWC shape.
     """
     outer = image.shape
     if _reordered(image):
@@ -54,11 +54,11 @@ def read_nchw(graph: ir.Graph, image: ir.Value) -> None:
         return
     image.shape = _shape_in_order(outer)
     assert image.dtype is not None
-    _behind(graph, image, ir.node("Transpose", [image], {"perm": list(TO_NHWC)}), image.dtype, outer)
+    _insert_after(graph, image, ir.node("Transpose", [image], {"perm": list(TO_NHWC)}), image.dtype, outer)
 
 
-def _behind(graph: ir.Graph, image: ir.Value, node: ir.Node, dtype: ir.DataType, shape: ir.Shape | None) -> None:
-    """Put a node between the image and all that read it."""
+def _insert_after(graph: ir.Graph, image: ir.Value, node: ir.Node, dtype: ir.DataType, shape: ir.Shape | None) -> None:
+    """Insert a node between the image and its consumers."""
     readers = [use for use in image.uses() if use.node is not node]
     node.name = unused_name(graph, f"{name_of(image)}.as_in_file")
     result = node.outputs[0]
@@ -69,7 +69,7 @@ def _behind(graph: ir.Graph, image: ir.Value, node: ir.Node, dtype: ir.DataType,
 
 
 def _moved_and_cast(image: ir.Value) -> set[ir.Value] | None:
-    """Return the values that hold the image's integers, moved; None where something else than a Cast reads one."""
+    """Return the values with the image's integers, moved; None if one has a consumer other than a Cast."""
     found = {image}
     pending = [image]
     mixing: list[ir.Node] = []
@@ -95,7 +95,7 @@ def _moved_and_cast(image: ir.Value) -> set[ir.Value] | None:
 
 
 def _reordered(value: ir.Value) -> bool:
-    """Tell whether an NHWC value is only read by what a change of the order can pass."""
+    """Return whether all consumers of an NHWC value support a change of the axis order."""
     return not value.is_graph_output() and all(_passes(use.node, use.idx) for use in value.uses())
 
 

@@ -1,4 +1,4 @@
-"""Values for the inputs beside the image: given as numbers, arrays or files, in the type and shape of the input."""
+"""Fixed values of inputs other than the image, given as numbers, arrays or files."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,7 +13,7 @@ from quantkit.graph.analysis.values import name_of
 from quantkit.graph.image_input import describe, free_inputs, type_name
 
 OPTION = "--input"
-# What a run records of a fixed input, as plain numbers.
+# Maximum number of values of a fixed input that a run records.
 MOST_VALUES = 1 << 16
 _WORDS = {"true": True, "false": False}
 
@@ -22,7 +22,7 @@ def parse_inputs(texts: Sequence[str]) -> dict[str, Any]:
     """Return the values of ``NAME=VALUE`` texts: numbers, true, false, or paths of ``.npy`` files.
 
     Raises:
-        UsageError: a text is of another form.
+        UsageError: a text has another form.
     """
     found: dict[str, Any] = {}
     for text in texts:
@@ -34,7 +34,7 @@ def parse_inputs(texts: Sequence[str]) -> dict[str, Any]:
 
 
 def fixed_values(model: ir.Model, inputs: Mapping[str, Any]) -> dict[str, npt.NDArray[np.generic]]:
-    """Return the values of inputs in their own type and shape; an input that nothing reads needs no value.
+    """Return the values of inputs in the type and shape of each input; an unused input needs no value.
 
     Raises:
         UsageError: there is no such input, a file cannot be read, or a value does not fit.
@@ -52,10 +52,10 @@ def fixed_values(model: ir.Model, inputs: Mapping[str, Any]) -> dict[str, npt.ND
 
 
 def to_json(values: Mapping[str, npt.NDArray[np.generic]]) -> dict[str, Any]:
-    """Return fixed values as plain data that `fixed_values` takes again.
+    """Return fixed values as JSON values for `fixed_values`.
 
     Raises:
-        UsageError: one has too many values to be recorded.
+        UsageError: an input has too many values to be recorded.
     """
     for name, value in values.items():
         if value.size > MOST_VALUES:
@@ -98,14 +98,14 @@ def _content(name: str, value: Any) -> npt.NDArray[np.generic]:
             f"the value of {name!r} cannot be read from {value}", where=OPTION, fix="save it with numpy.save"
         ) from error
     if not isinstance(content, np.ndarray):
-        raise UsageError(f"{value} holds several arrays", where=OPTION, fix="save one with numpy.save")
+        raise UsageError(f"{value} contains several arrays", where=OPTION, fix="save one with numpy.save")
     return content
 
 
 def _fitted(value: ir.Value, content: npt.NDArray[np.generic]) -> npt.NDArray[np.generic]:
-    """Return a value in the type and shape of an input; free sizes become 1 where the value does not say otherwise."""
+    """Return a value in the type and shape of an input; free sizes are those of the value, else 1."""
     if value.dtype is None or content.dtype.kind not in "biuf":
-        raise UsageError(f"the input {name_of(value)!r} takes no numbers", where=OPTION)
+        raise UsageError(f"the input {name_of(value)!r} is not numeric", where=OPTION)
     typed = content.astype(value.dtype.numpy())
     if content.dtype.kind == "f" and value.dtype.is_integer() and not np.array_equal(typed, content):
         raise UsageError(

@@ -1,8 +1,8 @@
-"""A float graph whose tensors are IEEE half-precision numbers, though onnxruntime computes it in float32.
+"""Simulates IEEE half precision: a float32 graph with all tensors rounded to half precision.
 
-Constants, the input, and the result of every operator that computes are rounded to half precision and back. So an
-operator reads halves, sums up in float32, and hands on halves, as accelerators with fp16 storage do. onnxruntime's CPU
-provider has few kernels of its own for half precision; the casts here are exact about the rounding and run everywhere.
+Constants, the input, and the result of every computing operator are rounded to half precision and back. So an operator
+reads half-precision values, accumulates in float32, and returns half-precision values, like accelerators with fp16
+storage. onnxruntime's CPU provider has few half-precision kernels; these casts round exactly and run everywhere.
 """
 
 import numpy as np
@@ -16,10 +16,10 @@ from quantkit.graph.analysis.values import forget_names, name_of, unused_name
 def half_model(prepared_model: ir.Model) -> ir.Model:
     """Return a copy of a prepared model in which every float tensor is rounded to half precision.
 
-    Values beyond 65504 become infinite, as they would on the device; weights as well.
+    Values beyond 65504, including weights, become infinite, as on the device.
 
     Args:
-        prepared_model: from `quantkit.graph.prepare.prepare`; left as it is.
+        prepared_model: from `quantkit.graph.prepare.prepare`; not modified.
     """
     model = prepared_model.clone()
     graph = model.graph
@@ -47,7 +47,7 @@ def _rounded(values: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
 
 
 def _round(graph: ir.Graph, value: ir.Value, *, before: ir.Node | None = None, after: ir.Node | None = None) -> None:
-    """Put a cast to half and one back between a value and its readers; what the graph returns stays as it is."""
+    """Insert casts to half and back between a value and its consumers; graph outputs are not changed."""
     readers = list(value.uses())
     name = name_of(value)
     to_half = ir.node("Cast", [value], {"to": ir.DataType.FLOAT16}, name=unused_name(graph, f"{name}.to_half"))

@@ -1,4 +1,4 @@
-"""The image among a model's inputs: which it is, how its axes are ordered, and what it holds."""
+"""Detects the image input of a model, its layout and its element type."""
 
 from collections import deque
 from collections.abc import Collection
@@ -14,7 +14,7 @@ from quantkit.graph.analysis.values import array, attribute_int, attribute_ints,
 Layout = Literal["NCHW", "NHWC"]
 
 TO_NCHW, TO_NHWC = (0, 3, 1, 2), (0, 2, 3, 1)
-# Operators whose input has its channels on axis 1.
+# Operators with channels on axis 1 of the input.
 _CHANNELS_SECOND = frozenset(
     {"MaxPool", "AveragePool", "GlobalAveragePool", "GlobalMaxPool", "LRN", "InstanceNormalization", "SpaceToDepth"}
 )
@@ -27,7 +27,7 @@ _FLOATS = frozenset({ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT1
 _INTEGERS = frozenset(
     {ir.DataType.UINT8, ir.DataType.INT8, ir.DataType.UINT16, ir.DataType.INT16, ir.DataType.INT32, ir.DataType.INT64}
 )
-# Channels that the last axis of an NHWC image may have where nothing but its shape is known.
+# Sizes of the last axis that identify an NHWC image if only the shape is known.
 _COLOURS = (1, 3, 4)
 
 
@@ -36,13 +36,13 @@ class ImageInput:
     """The image input of a classifier.
 
     Attributes:
-        name: of the input.
+        name: name of the input.
         channels: size of the channel axis.
-        height: None where it is dynamic.
-        width: None where it is dynamic.
-        batch: size of axis 0, None where it is dynamic.
-        dtype: its element type; integers are fed whole pixel values.
-        layout: order of its axes in the file.
+        height: height in pixels, None if dynamic.
+        width: width in pixels, None if dynamic.
+        batch: size of axis 0, None if dynamic.
+        dtype: element type; integer inputs take integer pixel values.
+        layout: order of the axes in the file.
     """
 
     name: str
@@ -55,17 +55,17 @@ class ImageInput:
 
     @property
     def type_name(self) -> str:
-        """Its element type as numpy names it."""
+        """The element type by its numpy name."""
         return str(self.dtype.numpy().name)
 
 
 def free_inputs(model: ir.Model) -> list[ir.Value]:
-    """Return the inputs that have to be fed: those without a default value."""
+    """Return the inputs without a default value."""
     return [value for value in model.graph.inputs if not value.is_initializer()]
 
 
 def image_input(model: ir.Model) -> ImageInput:
-    """Return the image input of a model that has no other input to feed.
+    """Return the image input of a model without other required inputs.
 
     Raises:
         ModelError: see `find_image`.
@@ -78,11 +78,11 @@ def find_image(model: ir.Model, fixed: Collection[str]) -> ImageInput:
 
     Args:
         model: as read from its file.
-        fixed: names of the inputs that have a value.
+        fixed: names of the inputs with fixed values.
 
     Raises:
-        ModelError: no input is an image, or several could be; a further input has no value; the number of channels is
-            not known.
+        ModelError: there is no image input, there are several candidates, another input has no value, or the number of
+            channels is unknown.
     """
     fed = free_inputs(model)
     found = ", ".join(describe(value) for value in fed) or "no input at all"
@@ -105,7 +105,7 @@ def find_image(model: ir.Model, fixed: Collection[str]) -> ImageInput:
     others = [name for name in names if name not in fixed and name != name_of(images[0])]
     if others:
         raise ModelError(
-            f"the input {others[0]!r} beside the image {name_of(images[0])!r} has no value",
+            f"the input {others[0]!r} (not the image {name_of(images[0])!r}) has no value",
             where=found,
             fix=f"give --input {others[0]}=VALUE (a number, true, false, or a .npy file)",
         )
@@ -113,19 +113,19 @@ def find_image(model: ir.Model, fixed: Collection[str]) -> ImageInput:
 
 
 def describe(value: ir.Value) -> str:
-    """Return a value as messages show it: name, shape and element type."""
+    """Return a value as shown in messages: name, shape and element type."""
     return f"{value.name} {shape_text(value.shape)} {type_name(value.dtype)}"
 
 
 def shape_text(shape: ir.Shape | None) -> str:
-    """Return a shape as messages show it, such as ``[N, 3, 224, 224]``."""
+    """Return a shape as shown in messages, such as ``[N, 3, 224, 224]``."""
     if shape is None:
         return "of unknown shape"
     return f"[{', '.join(str(size) if isinstance(size, int) else (size.value or '?') for size in shape)}]"
 
 
 def type_name(dtype: ir.DataType | None) -> str:
-    """Return an element type as numpy names it."""
+    """Return the numpy name of an element type."""
     if dtype is None:
         return "of unknown type"
     try:
@@ -141,7 +141,7 @@ def _may_be_image(value: ir.Value) -> bool:
 
 
 def _is_weight(value: ir.Value) -> bool:
-    """Tell whether an input is only read as the weight or bias of layers."""
+    """Return whether an input is used only as the weight or bias of layers."""
     uses = value.uses()
     return bool(uses) and all(use.idx > 0 and use.node.op_type in LAYERS for use in uses)
 
@@ -158,17 +158,17 @@ def _described(value: ir.Value, found: str) -> ImageInput:
         raise ModelError(
             f"the image input has {channels} channels, and the first layer reads {read}",
             where=found,
-            fix="export it as NCHW, or with a transpose behind an NHWC input",
+            fix="export it as NCHW, or with a transpose after an NHWC input",
         )
     if value.dtype in _INTEGERS and any(use.node.op_type in LAYERS and use.node.domain == "" for use in value.uses()):
         raise ModelError(
-            f"the image input is {type_name(value.dtype)}, and a layer reads it as it is",
+            f"the image input is {type_name(value.dtype)}, and a layer reads it without a cast",
             where=found,
             fix="put a Cast to float before the layer",
         )
     if channels is None:
         raise ModelError(
-            "the number of channels of the image input is not known",
+            "the number of channels of the image input is unknown",
             where=found,
             fix="export the model with a fixed number of channels",
         )
@@ -177,9 +177,9 @@ def _described(value: ir.Value, found: str) -> ImageInput:
 
 
 def _by_shape(sizes: tuple[int | None, ...]) -> Layout:
-    """Tell the layout from the shape alone: NCHW, unless the last axis alone has as many entries as there are colours.
+    """Return the layout by the shape: NCHW, unless only the last axis has a valid number of channels.
 
-    ``[1, 6, 3, 3]`` is a square NCHW image of six channels rather than an NHWC image of 6 x 3 pixels.
+    ``[1, 6, 3, 3]`` is a square NCHW image with six channels, not an NHWC image of 6 x 3 pixels.
     """
     _, second, third, fourth = sizes
     if fourth not in _COLOURS or second in _COLOURS:
@@ -189,7 +189,7 @@ def _by_shape(sizes: tuple[int | None, ...]) -> Layout:
 
 
 def _evidence(image: ir.Value) -> tuple[Layout, int | None] | None:
-    """Return the layout that the first operators imply that care, and the number of channels where they tell it."""
+    """Return the layout, and the number of channels if known, that the first layout-dependent operators imply."""
     pending, seen = deque([image]), {image}
     while pending:
         value = pending.popleft()
@@ -206,7 +206,7 @@ def _evidence(image: ir.Value) -> tuple[Layout, int | None] | None:
 
 
 def _implied(node: ir.Node, place: int) -> tuple[Layout, int | None] | None:
-    """Return what an operator implies of the tensor that it reads as an operand."""
+    """Return the layout and channels that an operator implies for an operand."""
     if node.op_type in ("Conv", "ConvTranspose", "ConvInteger") and place == 0:
         weight = dims(node.inputs[1])
         if weight is None or len(weight) != 4:
@@ -230,7 +230,7 @@ def _implied(node: ir.Node, place: int) -> tuple[Layout, int | None] | None:
 
 
 def _of_constant(content: object) -> tuple[Layout, int | None] | None:
-    """Return what a constant that is added or multiplied says: its one value per channel shows the channel axis."""
+    """Return the layout that a per-channel constant operand implies by its shape."""
     shape = getattr(content, "shape", ())
     if not 1 <= len(shape) <= 4:
         return None

@@ -1,4 +1,4 @@
-"""Preprocessing that a model does itself, directly behind its image input: casts, transposes, normalization."""
+"""Detects preprocessing inside a model, directly after its image input: casts, transposes, normalization."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,20 +21,19 @@ from quantkit.types import Float64Array
 _ARITHMETIC = ("Sub", "Add", "Mul", "Div")
 _FORWARDED = ("Identity", "Cast", "Transpose", "Resize", "Pad")
 _MOST_CHANNELS = 4
-# A pixel of 0..255 becomes a value of some units: the factor is about 1 / 255 to 1 / 40. One of 0..1 is multiplied
-# by 1 to 10.
+# Pixels of 0..255 are scaled to a few units, by a factor of about 1 / 255 to 1 / 40; pixels of 0..1 by 1 to 10.
 _FACTOR_OF_BYTES = 0.1
 _MEAN_OF_BYTES = 2.0
 
 
 @dataclass(frozen=True)
 class InnerPreprocessing:
-    """What the nodes directly behind an image input do.
+    """Preprocessing by the nodes directly after an image input.
 
     Attributes:
-        steps: one text for each node, in order.
-        factor: what each channel is multiplied by, one value where it is the same for all.
-        offset: what is added to each channel then.
+        steps: description of each node, in order.
+        factor: factor of each channel, one value if it is the same for all.
+        offset: offset of each channel, added after the multiplication.
     """
 
     steps: tuple[str, ...]
@@ -43,28 +42,28 @@ class InnerPreprocessing:
 
     @property
     def normalizes(self) -> bool:
-        """Whether the values of pixels are changed."""
+        """Whether pixel values are changed."""
         return any(one != 1.0 for one in self.factor) or any(one != 0.0 for one in self.offset)
 
     @property
     def takes_bytes(self) -> bool:
-        """Whether the arithmetic makes sense for pixels of 0..255 and not of 0..1."""
+        """Whether the arithmetic fits pixels of 0..255 and not of 0..1."""
         return self.normalizes and (
             max(map(abs, self.factor)) < _FACTOR_OF_BYTES or max(map(abs, self.mean), default=0.0) > _MEAN_OF_BYTES
         )
 
     @property
     def mean(self) -> tuple[float, ...]:
-        """What the graph subtracts before it divides, in the units of its input."""
+        """The mean that the graph subtracts, in the units of its input."""
         return tuple(float(one) for one in 0.0 - np.divide(self.offset, self.factor))
 
     @property
     def std(self) -> tuple[float, ...]:
-        """What the graph divides by, in the units of its input."""
+        """The standard deviation that the graph divides by, in the units of its input."""
         return tuple(float(one) for one in np.divide(1.0, self.factor))
 
     def to_json(self) -> dict[str, Any]:
-        """Return plain values."""
+        """Return JSON values."""
         return {
             "steps": list(self.steps),
             "takes_bytes": self.takes_bytes,
@@ -74,10 +73,10 @@ class InnerPreprocessing:
 
 
 def inner_preprocessing(image: ir.Value) -> InnerPreprocessing | None:
-    """Return what is done to an image input before the first layer, None where nothing is.
+    """Return the preprocessing of an image input before the first layer, None if there is none.
 
     Args:
-        image: input of a model as it was read; `quantkit.graph.prepare.prepare` folds such arithmetic into a layer.
+        image: input of an unprepared model; `quantkit.graph.prepare.prepare` folds such arithmetic into a layer.
     """
     steps: list[str] = []
     factor, offset = np.ones(1), np.zeros(1)
@@ -120,7 +119,7 @@ def _affine(node: ir.Node, value: ir.Value) -> tuple[Float64Array, Float64Array]
 
 
 def _constant(node: ir.Node, value: ir.Value) -> Float64Array | None:
-    """Return the constant operand of a node where it is one value, or one for each of a few channels."""
+    """Return the constant operand of a node if it is one value, or one per channel of a few channels."""
     others = [one for one in node.inputs if one is not value]
     content = array(others[0]) if len(others) == 1 else None
     if content is None or content.size > _MOST_CHANNELS or (content.size > 1 and max(content.shape) != content.size):
@@ -151,7 +150,7 @@ def _text(node: ir.Node, value: ir.Value) -> str:
 
 
 def numbers(values: Sequence[float] | Float64Array) -> str:
-    """Return one value, or several in brackets, to four digits."""
+    """Return one value, or several in brackets, with four digits."""
     texts = [f"{float(value):.4g}" for value in values]
     return texts[0] if len(set(texts)) == 1 else f"[{', '.join(texts)}]"
 

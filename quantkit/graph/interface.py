@@ -1,8 +1,8 @@
-"""Between a classifier's file and what quantkit works on: one float32 NCHW image in, scores ``[N, classes]`` out.
+"""Conversion between a classifier's file and its core: float32 NCHW image input, scores ``[N, classes]`` as output.
 
-`to_core` puts what the file's own signature needs inside the graph: an NHWC model gets a transpose behind a new NCHW
-input, a uint8 model reads whole numbers held in float32, further inputs become constants. `from_core` turns a model
-that was made from the core back, so that it can take the place of the file.
+`to_core` moves the file's signature into the graph: an NHWC model gets a transpose after a new NCHW input, a uint8
+model takes integers stored as float32, and further inputs become constants. `from_core` restores the signature of the
+file for a model created from the core.
 """
 
 from collections.abc import Sequence
@@ -23,18 +23,18 @@ _RESHAPING = ("Squeeze", "Unsqueeze", "Reshape", "Flatten", "Identity")
 
 
 def to_core(model: ir.Model, signature: Signature) -> ir.Model:
-    """Return a copy of a model that takes one float32 NCHW image and gives its scores ``[N, classes]`` first.
+    """Return a copy of a model with a float32 NCHW image as input and the scores ``[N, classes]`` as first output.
 
-    Its other outputs come behind the scores, in their order. A model that is like this already is returned as it is.
+    Other outputs follow in their order. A model that has this form is returned unchanged.
 
     Args:
         model: as read from its file.
-        signature: of it, from `quantkit.graph.signature.read_signature`.
+        signature: its signature, from `quantkit.graph.signature.read_signature`.
     """
     if signature.is_plain:
         return model
     core = model.clone()
-    if core.functions:  # they are called with other types
+    if core.functions:  # inlined, because they are called with other types
         InlinePass()(core)
     graph = core.graph
     forget_names(graph)
@@ -49,7 +49,7 @@ def to_core(model: ir.Model, signature: Signature) -> ir.Model:
         read_nchw(graph, image)
     if not signature.scores.is_matrix:
         ShapeInferencePass(check_type=False, strict_mode=False, data_prop=True)(core)
-    # Inputs with a default value are constants to everyone who works on the model.
+    # Inputs with a default value are treated as constants.
     graph.inputs[:] = [image, *(value for value in graph.inputs if value is not image)]
     scores = next(value for value in graph.outputs if value.name == signature.scores.name)
     others = [value for value in graph.outputs if value is not scores]
@@ -58,11 +58,11 @@ def to_core(model: ir.Model, signature: Signature) -> ir.Model:
 
 
 def from_core(model: ir.Model, signature: Signature) -> ir.Model:
-    """Return a copy of a model made from the core, with the inputs and outputs of the file.
+    """Return a copy of a model created from the core, with the inputs and outputs of the file.
 
     Args:
-        model: with the inputs and outputs of `to_core`, such as an int8 model.
-        signature: of the file.
+        model: model with the inputs and outputs of `to_core`, such as an int8 model.
+        signature: signature of the file.
     """
     if signature.is_plain:
         return model
@@ -94,16 +94,16 @@ def _fix(graph: ir.Graph, name: str, signature: Signature) -> None:
     content = signature.fixed[name]
     if content.dtype.name in signature.converted:
         content = content.astype(np.float32)
-    value.name = unused_name(graph, f"{name}.fixed")  # the input keeps its name in what is written
+    value.name = unused_name(graph, f"{name}.fixed")  # the input keeps its name in written models
     value.const_value = ir.Tensor(content, name=value.name)
     value.shape, value.dtype = ir.Shape(content.shape), value.const_value.dtype
     graph.register_initializer(value)
 
 
 def _matrix(graph: ir.Graph, scores: ir.Value, signature: Signature) -> ir.Value:
-    """Return the scores as ``[N, classes]``: as they are before the file reshapes them, or behind a Reshape appended.
+    """Return the scores as ``[N, classes]``: before a final reshape of the file, or after an appended Reshape.
 
-    Without axes that are no channels in between, what works channel by channel reaches the last layer.
+    Without extra axes in between, per-channel passes reach the last layer.
     """
     name = name_of(scores)
     if (before := _before_reshaping(graph, scores, signature)) is not None:
@@ -117,7 +117,7 @@ def _matrix(graph: ir.Graph, scores: ir.Value, signature: Signature) -> ir.Value
 
 
 def _before_reshaping(graph: ir.Graph, scores: ir.Value, signature: Signature) -> ir.Value | None:
-    """Return the scores ``[N, classes]`` that the file's last operators only reshape; None where there are none."""
+    """Return the scores ``[N, classes]`` that the file's last operators only reshape; None if there are none."""
     classes = signature.scores.classes
     if classes is None or _sizes(signature) is None:
         return None
@@ -136,7 +136,7 @@ def _before_reshaping(graph: ir.Graph, scores: ir.Value, signature: Signature) -
 
 
 def _sizes(signature: Signature) -> list[int] | None:
-    """Return the shape of the scores in the file for a Reshape, None where more than one size is free."""
+    """Return the shape of the scores in the file for a Reshape, None if more than one size is free."""
     info = next(one for one in signature.outputs if one.name == signature.scores.name)
     if info.shape is None:
         return None
@@ -145,7 +145,7 @@ def _sizes(signature: Signature) -> list[int] | None:
 
 
 def _described(graph: ir.Graph, node: ir.Node, name: str, signature: Signature) -> ir.Value:
-    """Append a node that makes the scores ``[N, classes]`` and return its result."""
+    """Append a node with the scores ``[N, classes]`` and return its output."""
     result = node.outputs[0]
     result.name = unused_name(graph, name)
     batch, classes = signature.image.batch, signature.scores.classes
@@ -185,7 +185,7 @@ def _reshaped(graph: ir.Graph, value: ir.Value, sizes: Sequence[int], shape: ir.
 
 
 def _renamed(graph: ir.Graph, value: ir.Value, name: str) -> ir.Value:
-    """Give a value a name that another one may have; the other gets a new one."""
+    """Rename a value; another value with that name gets a new one."""
     for node in graph:
         for other in node.outputs:
             if other.name == name and other is not value:
@@ -195,7 +195,7 @@ def _renamed(graph: ir.Graph, value: ir.Value, name: str) -> ir.Value:
 
 
 def _typed(graph: ir.Graph, value: ir.Value, info: OutputInfo) -> ir.Value:
-    """Return an output in the type of the file."""
+    """Return an output with the element type of the file."""
     if info.dtype is None or value.dtype is None or value.dtype == info.dtype:
         return value
     node = ir.node("Cast", [value], {"to": info.dtype}, name=unused_name(graph, f"{info.name}.Cast"))
@@ -214,7 +214,7 @@ def _input(info: OutputInfo) -> ir.Value:
 
 
 def _entry(graph: ir.Graph, image: ir.Value, described: ImageInput) -> ir.Value:
-    """Put a new input of the file's type and layout before the image, and return it."""
+    """Insert a new input with the file's type and layout before the image, and return it."""
     wants_cast, wants_order = described.dtype is not ir.DataType.FLOAT, described.layout == "NHWC"
     if not (wants_cast or wants_order):
         return image
@@ -244,7 +244,7 @@ def _entry(graph: ir.Graph, image: ir.Value, described: ImageInput) -> ir.Value:
 
 
 def _takes_entry(graph: ir.Graph, node: ir.Node, entry: ir.Value, described: ImageInput) -> bool:
-    """Let the readers of a node that leads back to the file's type or layout read the new input, and remove it."""
+    """Remove a node that converts back to the file's type or layout; its consumers read the new input."""
     leads_back = (
         is_op(node, "Transpose") and described.dtype is ir.DataType.FLOAT and attribute_ints(node, "perm") == TO_NHWC
     ) or (is_op(node, "Cast") and described.layout == "NCHW" and node.attributes["to"].as_int() == described.dtype)

@@ -1,10 +1,10 @@
-"""Keep onnxruntime from rewriting float operators between integers into what it has no kernel for.
+"""Prevents onnxruntime from rewriting float operators between integers into forms without a kernel.
 
-Its integer convolutions keep channels last. It moves the transpositions between such layouts through whatever lies
-between two convolutions, also through a Resize for which it has no kernel in the other layout, or whose axes it does
-not renumber (onnxruntime/core/optimizer/transpose_optimization). And it fuses an AveragePool between integers into
-its integer one, which has no dilations. Either way the model cannot be loaded (seen in 1.32). An Einsum that copies
-its input keeps such an operator apart: no transposition moves through it and no pattern of a fusion holds it.
+Its integer convolutions use channels last. It moves the transpositions between layouts through all operators between
+two convolutions, also through a Resize without a kernel for the other layout, or without renumbering its axes
+(onnxruntime/core/optimizer/transpose_optimization). And it fuses an AveragePool between integers into its integer one,
+which does not support dilations. In both cases the model cannot be loaded (seen in 1.32). An Einsum that copies its
+input isolates such an operator: no transposition moves through it, and no fusion pattern contains it.
 """
 
 import onnx_ir as ir
@@ -24,7 +24,7 @@ _LETTERS = "abcdefghijklmnopqrstuvwxyz"
 
 
 def keep_apart(edit: Edit) -> None:
-    """Put a copy before every float operator that onnxruntime must not rewrite, where it computes on integers."""
+    """Insert a copy before every float operator that onnxruntime must not rewrite, if it is between integers."""
     if not edit.plan.target.integer_outputs:
         return
     for node in list(edit.graph):
@@ -34,7 +34,7 @@ def keep_apart(edit: Edit) -> None:
 
 
 def _runs_in_any_layout(node: ir.Node) -> bool:
-    """Tell whether a Resize may be run with its axes in another order."""
+    """Return whether a Resize can run with its axes in another order."""
     return (
         attribute_str(node, "mode", "nearest") != "cubic"
         and attribute_ints(node, "axes") is None

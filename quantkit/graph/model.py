@@ -1,4 +1,4 @@
-"""ONNX files in and out: read and checked, written whole, named by a digest."""
+"""Reading, checking, atomic writing and digests of ONNX files."""
 
 import hashlib
 import re
@@ -18,12 +18,12 @@ from quantkit.files import reason, replacing, sha256_file, sha256_json
 from quantkit.graph.analysis.values import is_op
 from quantkit.graph.repair import as_checked, repair
 
-# A protobuf message ends at 2 GiB; above this the tensors go into a file beside the model.
+# A protobuf message is limited to 2 GiB; above this size the tensors are stored in a separate file.
 INLINE_LIMIT_BYTES = 1_800_000_000
-# External tensors up to this size are read at once, larger ones mapped.
+# External tensors up to this size are read at once, larger ones are mapped.
 MAPPED_FROM_BYTES = 1024
 _DATA_DIGITS = 12
-# onnxruntime's operators on channels in blocks.
+# onnxruntime's operators on blocked channels.
 BLOCKED_DOMAIN = "com.microsoft.nchwc"
 
 QUANTIZED_OPS = frozenset(
@@ -58,13 +58,13 @@ def read_model(path: Path, *, allow_quantized: bool = False) -> ir.Model:
     """Read and check an ONNX file; external data is mapped into memory, not loaded.
 
     Args:
-        path: the ``.onnx`` file; its external data is looked for beside it.
-        allow_quantized: accept a model that holds quantized operators.
+        path: the ``.onnx`` file; its external data is in the same folder.
+        allow_quantized: accept a model with quantized operators.
 
     Raises:
-        ModelError: the file cannot be read, is truncated, holds no graph or an invalid one, its external data is
-            missing, too short or outside of its folder, it is already quantized, it was optimized for one kind of
-            processor, or a weight holds NaN.
+        ModelError: the file cannot be read, is truncated, or has no valid graph; its external data is missing, too
+            short or outside its folder; it is already quantized, or was optimized for one type of processor; or a
+            weight contains NaN.
     """
     model = _load(path)
     _take_in_small_tensors(model, path)
@@ -78,16 +78,16 @@ def read_model(path: Path, *, allow_quantized: bool = False) -> ir.Model:
 
 
 def read_with_faults(path: Path) -> tuple[ir.Model, tuple[ModelError, ...]]:
-    """Read an ONNX file as far as that is possible, with all faults for which `read_model` would refuse it.
+    """Read an ONNX file as far as possible, with all faults for which `read_model` would reject it.
 
-    Where there are faults, the model is only to be looked at.
+    If there are faults, the model must only be inspected.
 
     Raises:
-        ModelError: the file cannot be read, or holds no graph.
+        ModelError: the file cannot be read, or has no graph.
     """
     model = _parse(path)
     faults = _faults(model, path, _check_external_data)
-    # Without its data nothing more can be read of the weights.
+    # Without the external data the weights cannot be checked.
     checks = (_refuse_quantized,) if faults else (_take_in_small_tensors, _refuse_quantized, _check_graph, _refuse_nan)
     return model, (*faults, *(fault for check in checks for fault in _faults(model, path, check)))
 
@@ -101,10 +101,10 @@ def _faults(model: ir.Model, path: Path, check: Callable[[ir.Model, Path], None]
 
 
 def save_model(model: ir.Model, path: Path) -> None:
-    """Write a model whole or not at all.
+    """Write a model atomically.
 
-    Up to `INLINE_LIMIT_BYTES` of tensors are stored in the file itself, more in a data file beside it, whose name
-    carries their digest: so whatever moment it is interrupted at, the model that is there has its own data.
+    Up to `INLINE_LIMIT_BYTES` of tensors are stored in the file itself, more in a separate data file in the same
+    folder. Its name contains a digest of the data, so a model and its data match even after an interruption.
 
     Raises:
         OutputError: the file cannot be written.
@@ -154,12 +154,12 @@ def model_files(path: Path) -> list[Path]:
 
 
 def is_quantized(model: ir.Model) -> bool:
-    """Return whether a model holds quantized operators, its own or those of any other tool."""
+    """Return whether a model contains quantized operators, written by quantkit or another tool."""
     return any(node.op_type in QUANTIZED_OPS for node in model.graph.all_nodes())
 
 
 def _load(path: Path) -> ir.Model:
-    """Parse a model file and look for its external data, without reading the weights."""
+    """Parse a model file and locate its external data, without reading the weights."""
     model = _parse(path)
     _check_external_data(model, path)
     return model
@@ -179,7 +179,7 @@ def _parse(path: Path) -> ir.Model:
     except (SerdeError, ValueError, TypeError, KeyError, NotImplementedError) as error:
         raise ModelError(f"is not a valid ONNX model ({_first_line(_root_cause(error))})", where=path) from error
     if not model.opset_imports or len(model.graph) == 0:
-        raise ModelError("holds no graph", where=path, fix="is it an ONNX model?")
+        raise ModelError("has no graph", where=path, fix="give an ONNX model")
     return model
 
 
@@ -191,7 +191,7 @@ def _repair(model: ir.Model, path: Path) -> None:
 
 
 def _take_in_small_tensors(model: ir.Model, path: Path) -> None:
-    """Read the small ones of the external tensors: shapes and axes, which checks and shape inference look into."""
+    """Load small external tensors: shapes and axes, which checks and shape inference need."""
     for graph in model.graphs():
         for value in graph.initializers.values():
             tensor = value.const_value
@@ -204,12 +204,12 @@ def _read(tensor: ir.TensorProtocol, path: Path) -> npt.NDArray[np.generic]:
     try:
         return np.asarray(tensor.numpy())
     except (ValueError, OSError) as error:
-        # onnx_ir refuses links that lead out of the folder, and files that have a second name elsewhere.
+        # onnx_ir rejects links to other folders, and files with a second hard link elsewhere.
         raise ModelError(f"the data of {tensor.name!r} cannot be read ({_first_line(error)})", where=path) from error
 
 
 def stored_tensors(model: ir.Model) -> Iterator[tuple[str, ir.TensorProtocol]]:
-    """Yield every tensor stored in the model, under the name of its value or node."""
+    """Yield every tensor stored in the model, with the name of its value or node."""
     for graph in model.graphs():
         for name, value in graph.initializers.items():
             if value.const_value is not None:
@@ -221,7 +221,7 @@ def stored_tensors(model: ir.Model) -> Iterator[tuple[str, ir.TensorProtocol]]:
 
 
 def _first_output(node: ir.Node) -> str:
-    """Return the name of a node's first output; no node of a valid graph lacks one, but this one is not checked yet."""
+    """Return the name of a node's first output, which may be missing because the graph is not checked yet."""
     return (node.outputs[0].name or "") if node.outputs else ""
 
 
@@ -234,7 +234,7 @@ def _check_external_data(model: ir.Model, path: Path) -> None:
         location = str(tensor.location)
         pure = (PurePosixPath(location), PureWindowsPath(location))
         if any(place.is_absolute() or ".." in place.parts for place in pure):
-            raise ModelError(f"the data of {name!r} lies outside of the model's folder ({location})", where=path)
+            raise ModelError(f"the data of {name!r} is outside the model's folder ({location})", where=path)
         file = path.parent / location
         if not file.is_file():
             raise ModelError(
@@ -246,7 +246,7 @@ def _check_external_data(model: ir.Model, path: Path) -> None:
 
 
 def _refuse_quantized(model: ir.Model, path: Path) -> None:
-    """Refuse integer operators; weights alone that are stored as integers are constants like any others."""
+    """Reject integer operators; weights stored as integers are treated as constants."""
     stored: set[ir.Value] = set()
     for node in model.graph.all_nodes():
         if all(value is None or value in stored or value.is_initializer() for value in node.inputs):
@@ -261,48 +261,48 @@ def _refuse_quantized(model: ir.Model, path: Path) -> None:
 
 
 def _refuse_blocked(model: ir.Model, path: Path) -> None:
-    """Refuse what onnxruntime saved with its weights in blocks, whose size is that of one processor's registers."""
+    """Reject a model that onnxruntime saved with blocked weights, because the block size depends on the processor."""
     blocked = next((node for node in model.graph.all_nodes() if node.domain == BLOCKED_DOMAIN), None)
     if blocked is not None:
         raise ModelError(
-            f"was optimized by onnxruntime for one kind of processor: node {blocked.name or _first_output(blocked)!r} "
+            f"was optimized by onnxruntime for one type of processor: node {blocked.name or _first_output(blocked)!r} "
             f"is {blocked.op_type} of {BLOCKED_DOMAIN}",
             where=path,
-            fix="give the model that it was made from, or save it with ORT_ENABLE_EXTENDED instead of ORT_ENABLE_ALL",
+            fix="give the original model, or save it with ORT_ENABLE_EXTENDED instead of ORT_ENABLE_ALL",
         )
 
 
 def _check_graph(model: ir.Model, path: Path) -> None:
     newest, used = onnx.defs.onnx_opset_version(), model.opset_imports.get("", 1)
-    if used > newest:  # the checker takes it for the newest that it knows
+    if used > newest:  # the checker would treat it as the newest that it knows
         raise ModelError(
-            f"is written in operator set {used}, and the installed onnx knows {newest}",
+            f"has opset {used}, and the installed onnx supports {newest}",
             where=path,
-            fix="export it with an older operator set, or install a newer onnx",
+            fix="export it with an older opset, or install a newer onnx",
         )
     try:
         with as_checked(model):
             CheckerPass()(model)
     except Exception as error:
-        # The checker reports an invalid model through several C++ exception types without a common base, and what
-        # leads up to it trips over others.
+        # The checker reports an invalid model by several C++ exception types without a common base, and the conversion
+        # before it raises others.
         raise ModelError(f"is not a valid ONNX model ({_first_line(_root_cause(error))})", where=path) from error
 
 
 def _refuse_nan(model: ir.Model, path: Path) -> None:
     for name, tensor in stored_tensors(model):
         if tensor.dtype in (ir.DataType.FLOAT, ir.DataType.DOUBLE, ir.DataType.FLOAT16):
-            # min() is NaN as soon as one value is, and needs no array of flags as large as the weights.
+            # min() propagates NaN, and needs no array of flags as large as the weights.
             if tensor.size and np.isnan(_read(tensor, path).astype(np.float32, copy=False).min()):
                 raise ModelError(
-                    f"the weight {name!r} holds NaN", where=path, fix="repair or export the checkpoint again"
+                    f"the weight {name!r} contains NaN", where=path, fix="repair or export the checkpoint again"
                 )
             if isinstance(tensor, ir.ExternalTensor):
                 tensor.release()
 
 
 def _save_inline(model: ir.Model, path: Path) -> None:
-    """Write one file; tensors that were mapped from a file beside the old model are taken into it."""
+    """Write one file that includes tensors mapped from an external file."""
     values = [value for graph in model.graphs() for value in graph.initializers.values()]
     mapped = [(value, value.const_value) for value in values if isinstance(value.const_value, ir.ExternalTensor)]
     try:
@@ -315,7 +315,7 @@ def _save_inline(model: ir.Model, path: Path) -> None:
 
 
 def _root_cause(error: BaseException) -> BaseException:
-    """Return what went wrong at the bottom; around it onnx_ir says where it was then, a line for each level."""
+    """Return the innermost cause of an error; onnx_ir wraps it once per level."""
     while error.__cause__ is not None:
         error = error.__cause__
     return error
@@ -325,7 +325,7 @@ def _data_name(model: ir.Model, path: Path) -> str:
     digest = hashlib.sha256()
     for name, tensor in stored_tensors(model):
         digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
-        if tensor.dtype != ir.DataType.STRING:  # text stays in the model
+        if tensor.dtype != ir.DataType.STRING:  # strings are stored in the model
             digest.update(tensor.tobytes())
         if isinstance(tensor, ir.ExternalTensor):
             tensor.release()

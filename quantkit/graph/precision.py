@@ -1,4 +1,4 @@
-"""Half- and double-precision models computed in float32, which integer kernels and their scales are stated for."""
+"""Converts half- and double-precision models to float32, the type that integer kernels and scales are based on."""
 
 import numpy as np
 import onnx_ir as ir
@@ -8,13 +8,13 @@ _TYPE_ATTRIBUTES = frozenset({"to", "dtype"})
 
 
 def to_float32(model: ir.Model, types: frozenset[ir.DataType]) -> None:
-    """Turn all tensors of some floating-point types into float32, in place.
+    """Convert all tensors of the given floating-point types to float32, in place.
 
-    float16 and bfloat16 lose nothing by it; float64 is rounded, and what float32 cannot hold becomes its largest
-    number.
+    float16 and bfloat16 are converted exactly; float64 is rounded, and values beyond float32 are clipped to its largest
+    finite value.
 
     Args:
-        model: edited; without functions.
+        model: the model to modify, without functions.
         types: the types to convert.
     """
     for graph in model.graphs():

@@ -1,4 +1,4 @@
-"""The fp32 graph made ready: what it computes stays, how it says it becomes what integer kernels take."""
+"""Prepares an fp32 graph for quantization: rewrites it to operators with integer kernels, with equal results."""
 
 from dataclasses import dataclass
 
@@ -34,11 +34,11 @@ from quantkit.graph.passes.unused import RemoveUnusedPass
 
 @dataclass(frozen=True)
 class Prepared:
-    """A model ready to be planned and observed.
+    """A prepared model.
 
     Attributes:
-        model: computes what the original computes, up to the rounding of folded weights.
-        notes: what was changed that a user may want to know, one sentence each.
+        model: equivalent to the original, up to the rounding of folded weights.
+        notes: changes relevant to the user, one sentence each.
     """
 
     model: ir.Model
@@ -46,12 +46,12 @@ class Prepared:
 
 
 def prepare(model: ir.Model) -> Prepared:
-    """Return a prepared copy of a model; the one given is left as it is.
+    """Return a prepared copy of a model.
 
-    Opsets below 13 are raised, functions inlined, constants lifted and folded, nodes that do nothing removed, batch
-    norms folded into the layer before them or made a depthwise convolution, linear layers, pools and arithmetic spelt
-    with the operators that integer kernels know, shapes inferred.
-    Tensors keep their names wherever they still exist. The batch size stays as it was, dynamic or fixed.
+    Opsets below 13 are raised, functions inlined, constants lifted and folded, nodes without an effect removed, batch
+    norms folded into the preceding layer or converted to a depthwise convolution; linear layers, pools and arithmetic
+    are rewritten to operators with integer kernels, and shapes are inferred.
+    Remaining tensors keep their names. The batch size is not changed.
 
     Raises:
         ModelError: the opset cannot be raised, or a batch norm is impossible.
@@ -61,7 +61,7 @@ def prepare(model: ir.Model) -> Prepared:
     try:
         _passes()(prepared)
     except ir.passes.PassError as error:
-        # onnx_ir wraps what a pass raises; a message of our own is for the user, anything else is a fault of ours.
+        # onnx_ir wraps exceptions of a pass; a QuantkitError is for the user, anything else is a bug.
         cause: BaseException | None = error
         while cause is not None and not isinstance(cause, QuantkitError):
             cause = cause.__cause__
@@ -72,7 +72,7 @@ def prepare(model: ir.Model) -> Prepared:
 
 
 class FoldToFixpointPass(ir.passes.InPlacePass):
-    """Fold constants and shapes for as long as there are any: a shape that is now known makes the next one known."""
+    """Fold constants and shapes until nothing changes, because a known shape can make others known."""
 
     def __init__(self, infer: ir.passes.PassBase) -> None:
         super().__init__()
@@ -81,7 +81,7 @@ class FoldToFixpointPass(ir.passes.InPlacePass):
         self._infer = infer
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
-        """Fold and infer in turn; each round removes nodes, so there is a last one."""
+        """Fold and infer in turn; each round removes nodes, so the loop ends."""
         modified = False
         while self._round(model):
             self._sweep(model)
@@ -134,8 +134,8 @@ def _notes(prepared: ir.Model, opset: int) -> list[str]:
         notes.append(f"opset {opset} lowered to {raised}, the newest for which onnxruntime has integer kernels")
     alone = [node.name for node in prepared.graph if node.metadata_props.get(ORIGIN) == "BatchNormalization"]
     if len(alone) == 1:
-        notes.append(f"the batch norm {alone[0]!r}, which no layer precedes, became a depthwise convolution")
+        notes.append(f"the batch norm {alone[0]!r} without a preceding layer became a depthwise convolution")
     elif alone:
         others = f"{alone[0]!r} and {len(alone) - 1} more"
-        notes.append(f"batch norms that no layer precedes became depthwise convolutions: {others}")
+        notes.append(f"batch norms without a preceding layer became depthwise convolutions: {others}")
     return notes

@@ -1,4 +1,4 @@
-"""Models that onnxruntime loads though they break a rule of the format: what it takes for granted is written down."""
+"""Repairs models that onnxruntime loads although they violate the ONNX format."""
 
 import functools
 import tempfile
@@ -13,18 +13,18 @@ from onnx import TensorProto, helper
 
 from quantkit.errors import ModelError
 from quantkit.graph.analysis.values import graphs_within
-from quantkit.graph.passes.opset import Elsewhere
+from quantkit.graph.passes.opset import ForeignDomain
 from quantkit.graph.passes.types import InferTypesPass
 
-# Before this version of the format every initializer had to be an input too.
+# Before this IR version every initializer had to be an input, too.
 _FREE_INITIALIZERS_IR = 4
 
 
 def repair(model: ir.Model) -> None:
-    """Sort nodes that are out of order, import the domains in use, and give outputs their types, in place.
+    """Sort nodes topologically, import the domains in use, and set the types of outputs, in place.
 
     Raises:
-        ModelError: nodes depend on each other in a circle.
+        ModelError: the graph has a cycle.
     """
     if not model.graph.name:
         model.graph.name = "graph"
@@ -35,19 +35,19 @@ def repair(model: ir.Model) -> None:
         try:
             model.graph.sort()
         except ValueError as error:
-            raise ModelError("nodes of the graph depend on each other in a circle") from error
+            raise ModelError("the graph has a cycle") from error
     if any(value.shape is None or value.type is None for value in model.graph.outputs):
         InferTypesPass()(model)
 
 
 @contextmanager
 def as_checked(model: ir.Model) -> Iterator[None]:
-    """Let ONNX's checker see no more of a model than it knows: an unknown rank and onnxruntime's operators pass."""
+    """Context manager that hides unknown ranks and onnxruntime's operators from ONNX's checker."""
     open_outputs = [value for value in model.graph.outputs if value.shape is None and value.type is not None]
     for value in open_outputs:
-        value.shape = ir.Shape([])  # the checker demands a shape and does not compare it
+        value.shape = ir.Shape([])  # the checker requires a shape, but does not check it
     try:
-        with Elsewhere(model):
+        with ForeignDomain(model):
             yield
     finally:
         for value in open_outputs:
@@ -55,7 +55,7 @@ def as_checked(model: ir.Model) -> Iterator[None]:
 
 
 def _import_domains(model: ir.Model) -> None:
-    """Import the domains that the model uses without saying so, in the versions that onnxruntime assumes."""
+    """Import the domains that the model uses but does not import, in the versions that onnxruntime assumes."""
     used = {node.domain for node in model.graph.all_nodes()} | {
         function.domain for function in model.functions.values()
     }
@@ -67,7 +67,7 @@ def _import_domains(model: ir.Model) -> None:
 
 @functools.cache
 def _assumed_opsets() -> dict[str, int]:
-    """Return the version of each domain that onnxruntime takes where a model imports none."""
+    """Return the version of each domain that onnxruntime assumes if a model does not import it."""
     graph = helper.make_graph(
         [helper.make_node("Gelu", ["x"], ["y"], domain="com.microsoft")],
         "imports",
@@ -86,7 +86,7 @@ def _assumed_opsets() -> dict[str, int]:
 
 
 def _is_sorted(graph: ir.Graph, known: set[ir.Value]) -> bool:
-    """Tell whether every node comes behind those it reads, in graphs within nodes too."""
+    """Return whether nodes are in topological order, including subgraphs."""
     made = {value for node in graph for value in node.outputs}
     seen = set(known)
     for node in graph:

@@ -1,8 +1,8 @@
-"""Which output of a classifier holds its class scores, found by evidence and never by position.
+"""Detects the output of a classifier with the class scores by its shape, type and position in the graph.
 
-An output can be the scores where it holds floating-point numbers along one axis besides the batch. Of several, those
-are left out that others are computed from (features), that are the largest of others (TopK), that say the same behind a
-softmax, and auxiliary heads. What is left must be one; otherwise the user is asked.
+Candidates are floating-point outputs with one axis besides the batch. Among several candidates, features (from which
+others are computed), selections (TopK), the same scores after a softmax, and auxiliary heads are excluded. If more than
+one remains, the user must select it.
 """
 
 import re
@@ -27,23 +27,23 @@ _SELECTING = frozenset({"TopK", "ReduceMax", "ReduceMin", "ReduceMean", "ReduceS
 _SCORES_NAME = re.compile(r"logit|prob|softmax|score|class|pred|label|cls", re.IGNORECASE)
 _OTHER_NAME = re.compile(r"(^|[^a-z])aux|feat|embed|hidden|pool|attention|attn|mask|box", re.IGNORECASE)
 
-ONE_VALUE = "one value an image"
-AS_ASKED = "as asked for"
+ONE_VALUE = "one value per image"
+AS_ASKED = "as requested"
 
-# Images in the batch that an output's shape is seen for where the batch is dynamic; 1 would look like any other axis.
+# Batch size to determine output shapes if the batch is dynamic; 1 could not be distinguished from other axes.
 PROBE_BATCH = 2
 
 
 @dataclass(frozen=True)
 class OutputInfo:
-    """An input or output of a file.
+    """Description of an input or output of a file.
 
     Attributes:
-        name: of the value.
-        dtype: its element type, None where it is unknown.
-        shape: None where it is unknown.
-        classes: scores of an image where it can be the class scores, None where their number is not known.
-        fault: why it cannot be the class scores; empty where it can.
+        name: name of the value.
+        dtype: element type, None if unknown.
+        shape: shape, None if unknown.
+        classes: number of classes if it can be the class scores, None if unknown.
+        fault: why it cannot be the class scores; empty if it can.
     """
 
     name: str
@@ -54,7 +54,7 @@ class OutputInfo:
 
     @classmethod
     def of(cls, value: ir.Value, classes: int | None = None, fault: str = "") -> "OutputInfo":
-        """Return a value's description."""
+        """Return the description of a value."""
         shape = None if value.shape is None else ir.Shape(list(value.shape))
         return cls(name_of(value), value.dtype, shape, classes, fault)
 
@@ -65,13 +65,13 @@ class OutputInfo:
 
 @dataclass(frozen=True)
 class ScoreOutput:
-    """The output that holds the class scores.
+    """The output with the class scores.
 
     Attributes:
-        name: of the output.
-        classes: number of classes, None where nothing tells it.
-        is_matrix: whether its shape is ``[N, classes]``; otherwise it has other axes of one entry, or no batch axis.
-        reason: why it was taken.
+        name: name of the output.
+        classes: number of classes, None if unknown.
+        is_matrix: whether its shape is ``[N, classes]``; otherwise it has other axes of size 1, or no batch axis.
+        reason: why it was selected.
     """
 
     name: str
@@ -83,13 +83,12 @@ class ScoreOutput:
 def describe_outputs(
     model: ir.Model, image: ImageInput, shapes: Mapping[str, tuple[int, ...]]
 ) -> tuple[OutputInfo, ...]:
-    """Return every output, with what speaks against its being the class scores.
+    """Return every output, with the reason if it cannot be the class scores.
 
     Args:
         model: as read from its file.
         image: its image input.
-        shapes: shapes that outputs were seen to have for a batch of ``image.batch`` images, `PROBE_BATCH` where that is
-            dynamic.
+        shapes: measured shapes of outputs for a batch of ``image.batch`` images, or `PROBE_BATCH` if it is dynamic.
     """
     batch = image.batch or PROBE_BATCH
     found = []
@@ -99,7 +98,7 @@ def describe_outputs(
         else:
             classes, fault = _class_count(dims(value), image.batch)
         if value.type is not None and not isinstance(value.type, ir.TensorType):
-            classes, fault = None, "no tensor"
+            classes, fault = None, "not a tensor"
         elif value.dtype is not None and value.dtype not in _FLOATS:
             classes, fault = None, "not floating point"
         elif not fault and (node := value.producer()) is not None and node.op_type in _SELECTING:
@@ -109,7 +108,7 @@ def describe_outputs(
 
 
 def undecided(model: ir.Model, image: ImageInput) -> bool:
-    """Tell whether the shapes of a model's float outputs are not known well enough to choose among them."""
+    """Return whether the shapes of a model's float outputs must be measured to select the scores."""
     for value in model.graph.outputs:
         shape = dims(value)
         if value.dtype is not None and value.dtype not in _FLOATS:
@@ -122,15 +121,15 @@ def undecided(model: ir.Model, image: ImageInput) -> bool:
 
 
 def choose_scores(model: ir.Model, outputs: Sequence[OutputInfo], wanted: str | None) -> ScoreOutput:
-    """Return the output that holds the class scores.
+    """Return the output with the class scores.
 
     Args:
         model: as read from its file.
         outputs: from `describe_outputs`.
-        wanted: name of the output to take; absent, it is found.
+        wanted: name of the output; detected by default.
 
     Raises:
-        ModelError: there is no such output, none looks like class scores, or several do.
+        ModelError: there is no such output, or not exactly one candidate.
     """
     found = "; ".join(str(one) for one in outputs) or "no output at all"
     if wanted is not None:
@@ -138,10 +137,10 @@ def choose_scores(model: ir.Model, outputs: Sequence[OutputInfo], wanted: str | 
         if chosen is None:
             raise ModelError(f"the model has no output {wanted!r}", where=found, fix="give --output one of these names")
         if chosen.fault not in ("", ONE_VALUE):
-            raise ModelError(f"the output {wanted!r} is no class scores: {chosen.fault}", where=found)
+            raise ModelError(f"the output {wanted!r} cannot be the class scores: {chosen.fault}", where=found)
         return _score_output(chosen, AS_ASKED)
     candidates = [one for one in outputs if not one.fault]
-    if not candidates:  # a network that tells two classes apart by one number
+    if not candidates:  # a network with one number for two classes
         candidates = [one for one in outputs if one.fault == ONE_VALUE]
     if not candidates:
         raise ModelError(
@@ -150,7 +149,7 @@ def choose_scores(model: ir.Model, outputs: Sequence[OutputInfo], wanted: str | 
             fix="export the model with its logits among the outputs",
         )
     if len(candidates) == 1:
-        reason = "the only output" if len(outputs) == 1 else "the only one with one score a class"
+        reason = "the only output" if len(outputs) == 1 else "the only one with one score per class"
         return _score_output(candidates[0], reason)
     return _score_output(*_best(model, candidates, found))
 
@@ -162,7 +161,7 @@ def _score_output(chosen: OutputInfo, reason: str) -> ScoreOutput:
 
 
 def _class_count(shape: Sequence[int | None] | None, batch: int | None) -> tuple[int | None, str]:
-    """Return the number of classes along the one axis that can be theirs, and the fault where there is no such axis."""
+    """Return the number of classes along the only possible axis, and the fault if there is none."""
     if shape is None:
         return None, ""
     rest = list(shape)
@@ -177,12 +176,12 @@ def _class_count(shape: Sequence[int | None] | None, batch: int | None) -> tuple
     if not wide:
         return 1, ONE_VALUE
     if len(wide) > 1:
-        return None, "more than one axis beside the batch"
+        return None, "more than one axis besides the batch"
     return wide[0], ""
 
 
 def _best(model: ir.Model, candidates: list[OutputInfo], found: str) -> tuple[OutputInfo, str]:
-    """Return the scores among several outputs that could be them, and why."""
+    """Return the scores among several candidates, and the reason."""
     values = {name_of(value): value for value in model.graph.outputs}
     left = _one_of_each_head(candidates, values)
     if len(left) == 1:
@@ -206,7 +205,7 @@ def _best(model: ir.Model, candidates: list[OutputInfo], found: str) -> tuple[Ou
 
 
 def _one_of_each_head(candidates: Sequence[OutputInfo], values: Mapping[str, ir.Value]) -> list[OutputInfo]:
-    """Return one output of each group that ranks the classes alike: the least squashed, of those ``[N, classes]``."""
+    """Return one output per group with equal rankings: ``[N, classes]`` first, then the fewest squashing functions."""
     groups: dict[ir.Value, list[tuple[int, OutputInfo]]] = {}
     for one in candidates:
         root, squashed = _root(values[one.name])
@@ -223,7 +222,7 @@ def _is_squashed(candidates: Sequence[OutputInfo], values: Mapping[str, ir.Value
 
 
 def _root(value: ir.Value) -> tuple[ir.Value, int]:
-    """Return the value that another one repeats in another form, and the number of squashing functions between."""
+    """Return the source of a monotonically transformed value, and the number of squashing functions in between."""
     squashed = 0
     while (node := value.producer()) is not None and node.domain == "":
         if node.op_type in _SQUASHING:
@@ -238,7 +237,7 @@ def _root(value: ir.Value) -> tuple[ir.Value, int]:
 
 
 def _is_scaling(node: ir.Node) -> bool:
-    """Tell whether a node applies one number to all scores, such as a temperature."""
+    """Return whether a node scales all scores by one number, such as a temperature."""
     if node.op_type not in _SCALING or len(node.inputs) != 2:
         return False
     other = array(node.inputs[1])
@@ -246,13 +245,13 @@ def _is_scaling(node: ir.Node) -> bool:
 
 
 def _feeds_another(value: ir.Value, others: Iterable[ir.Value]) -> bool:
-    """Tell whether another output is computed from this one, or from what it repeats."""
+    """Return whether another output is computed from this one, or from its source."""
     source, _ = _root(value)
     return any(other is not value and source in _upstream(other) for other in others)
 
 
 def _upstream(value: ir.Value) -> set[ir.Value]:
-    """Return all values that one is computed from."""
+    """Return all values that a value is computed from."""
     found: set[ir.Value] = set()
     pending = [value]
     while pending:
@@ -269,7 +268,7 @@ def _named_scores(candidates: Sequence[OutputInfo]) -> list[OutputInfo]:
 
 
 def _deepest(candidates: Sequence[OutputInfo], values: Mapping[str, ir.Value]) -> list[OutputInfo]:
-    """Return the output behind the most layers where all have the same classes: auxiliary heads branch off earlier."""
+    """Return the output after the most layers if all have the same classes: auxiliary heads branch off earlier."""
     if len({one.classes for one in candidates}) != 1:
         return []
     depth = [len(_layers(values[one.name])) for one in candidates]

@@ -1,8 +1,8 @@
-"""What a classifier's file takes and gives: its image input, its layout and type, and which output holds the scores.
+"""The signature of a classifier's file: image input, layout, element type, and the output with the scores.
 
-A file may take uint8 or half-precision images, NHWC, or further inputs beside the image, and may give feature maps,
-predicted classes or auxiliary scores beside the scores. `read_signature` finds out which is which, once; what works on
-models then sees a float32 NCHW image and scores ``[N, classes]`` (see `quantkit.graph.interface`).
+A file may take uint8, half-precision or NHWC images, or further inputs, and may return feature maps, predicted classes
+or auxiliary scores in addition to the scores. `read_signature` identifies them; all further code uses a float32 NCHW
+image and scores ``[N, classes]`` (see `quantkit.graph.interface`).
 """
 
 from collections.abc import Mapping
@@ -15,7 +15,7 @@ import onnx_ir as ir
 from quantkit.graph.image_input import ImageInput, find_image, free_inputs
 from quantkit.graph.score_output import AS_ASKED, OutputInfo, ScoreOutput, choose_scores, describe_outputs
 
-# Types that are converted to float32; float64 only where the layers themselves compute in it.
+# Types that are converted to float32; float64 only if layers compute in it.
 HALF = frozenset({ir.DataType.FLOAT16, ir.DataType.BFLOAT16})
 _LAYERS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul", "BatchNormalization"})
 
@@ -24,15 +24,15 @@ Fixed = Mapping[str, npt.NDArray[np.generic]]
 
 @dataclass(frozen=True)
 class Signature:
-    """What a classifier's file takes and gives.
+    """The signature of a classifier's file.
 
     Attributes:
         image: the image input.
         fixed: values of all other inputs, by name.
-        scores: the output that holds the class scores, and why it was taken.
-        outputs: every output in the order of the file, with what speaks against its being the scores.
+        scores: the output with the class scores, and why it was selected.
+        outputs: every output in the order of the file, with the reason if it cannot be the scores.
         converted: names of the element types that are computed in float32 instead, such as ``float16``.
-        inputs: name, type and shape of every input that has to be fed, in the order of the file.
+        inputs: name, type and shape of every required input, in the order of the file.
     """
 
     image: ImageInput
@@ -44,7 +44,7 @@ class Signature:
 
     @property
     def is_plain(self) -> bool:
-        """Whether the file takes one float32 NCHW image and gives its scores ``[N, classes]`` first."""
+        """Whether the file has one float32 NCHW image input and the scores ``[N, classes]`` as first output."""
         image, first = self.image, self.outputs[0]
         plain_image = image.dtype is ir.DataType.FLOAT and image.layout == "NCHW"
         plain_scores = self.scores.is_matrix and first.name == self.scores.name
@@ -52,23 +52,23 @@ class Signature:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What a user may want to know of how the file is read, one sentence each."""
+        """Remarks on how the file is interpreted, one sentence each."""
         found = []
         if len(self.outputs) > 1:
             found.append(f"the scores are the output {self.scores.name!r}{_why(self.scores)}")
         if self.image.dtype is not ir.DataType.FLOAT and self.image.dtype.is_integer():
-            found.append(f"the image input {self.image.name!r} is {self.image.type_name}: it takes whole pixel values")
+            found.append(f"the image input {self.image.name!r} is {self.image.type_name}: it takes integer pixels")
         if self.image.layout == "NHWC":
-            found.append(f"the image input {self.image.name!r} is NHWC: images are transposed where they enter")
+            found.append(f"the image input {self.image.name!r} is NHWC: images are transposed at the input")
         found.extend(
-            f"the input {name!r} is fixed to {shown(value)}: written models keep the input and ignore what it is fed"
+            f"the input {name!r} is fixed to {shown(value)}: written models keep the input and ignore its value"
             for name, value in self.fixed.items()
         )
         return tuple(found)
 
     @property
     def conversion_notes(self) -> tuple[str, ...]:
-        """What is computed otherwise than in the file in all that is made from it, one sentence each."""
+        """Changes of element types in all models derived from the file, one sentence each."""
         if not self.converted:
             return ()
         types = " and ".join(self.converted)
@@ -82,17 +82,17 @@ def read_signature(
     fixed: Fixed | None = None,
     shapes: Mapping[str, tuple[int, ...]] | None = None,
 ) -> Signature:
-    """Return what a model takes and gives.
+    """Return the signature of a model.
 
     Args:
         model: as read from its file.
-        output: name of the scores; absent, they are found.
-        fixed: values of the inputs that are no image, by name, in their own type and shape.
-        shapes: shapes that outputs were seen to have for one batch (see `ImageInput.batch`, 2 where it is dynamic).
+        output: name of the output with the scores; detected by default.
+        fixed: values of the other inputs by name, in the type and shape of each input.
+        shapes: measured shapes of outputs for one batch (see `ImageInput.batch`; 2 if it is dynamic).
 
     Raises:
-        ModelError: no input is an image, or several could be; another input has no value; no output looks like class
-            scores, or several do and nothing tells them apart.
+        ModelError: there is no image input, or several candidates; another input has no value; or there is no output
+            with class scores, or several candidates.
     """
     fixed = fixed or {}
     image = find_image(model, fixed)
@@ -108,10 +108,10 @@ def read_signature(
 
 
 def converted_types(model: ir.Model) -> tuple[str, ...]:
-    """Return the names of the element types of a model that are to be computed in float32.
+    """Return the names of the element types of a model that are converted to float32.
 
-    These are float16 and bfloat16 wherever they occur, and float64 where a layer computes in it: sizes computed in
-    float64, as some exporters do, stay as they are.
+    These are float16 and bfloat16, and float64 if a layer computes in it; sizes computed in float64, as by some
+    exporters, are not converted.
     """
     found = {value.dtype for value in _values(model) if value.dtype in HALF}
     found |= {ir.DataType(dtype) for dtype in _cast_types(model) if ir.DataType(dtype) in HALF}
@@ -129,11 +129,11 @@ def converted_types(model: ir.Model) -> tuple[str, ...]:
 
 
 def _why(scores: ScoreOutput) -> str:
-    return "" if scores.reason == AS_ASKED else f" ({scores.reason}); --output chooses another"
+    return "" if scores.reason == AS_ASKED else f" ({scores.reason}); --output selects another"
 
 
 def shown(value: npt.NDArray[np.generic]) -> str:
-    """Return a fixed value as a user wrote it, shortened."""
+    """Return a fixed value as text, shortened."""
     if value.size and (value == value.flat[0]).all():
         return str(value.flat[0].item())
     return f"{value.dtype.name} {list(value.shape)}"

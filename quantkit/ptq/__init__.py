@@ -1,1 +1,1 @@
-"""Post-training quantization techniques, one to a file."""
+"""Post-training quantization techniques, one per module."""

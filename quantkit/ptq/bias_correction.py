@@ -2,16 +2,17 @@
 
 Rounding weights and activations shifts the mean of every channel a little; a ReLU turns even unbiased noise into a
 shift, and over fifty layers the shifts add up (Nagel et al., Data-Free Quantization Through Weight Equalization and
-Bias Correction, ICCV 2019, section 4.2, which also corrects from data, one layer after the other). The mean is compared
-where the next layer reads it, behind the activation function, on the integers themselves, with all layers before
-already corrected; values beyond the limits of a gate count as its limits:
+Bias Correction, ICCV 2019, section 4.2, which also corrects from data, one layer after the other). The means are
+compared on the integers after the activation function, with all preceding layers already corrected; values beyond the
+limits of a gate are clipped to them:
 
     drift[c] = mean over images of (mean(fp32[c]) - mean(int8[c]))
     shift[c] = drift[c] / share[c] * drift[c]^2 / (drift[c]^2 + CAUTION * variance[c] / images)
 
-with share the part of channel c that the activation function does not clip, and variance that of the differences over
-the images: a drift that a few dozen images do not show significantly is corrected little. Correcting all layers at once
-would count each shift again in every layer behind it, and diverges.
+where share is the part of channel c that the activation function does not clip, and variance that of the differences
+over
+the images: a drift that is not significant on a few dozen images is corrected only slightly. Correcting all layers at
+once would count each shift again in every following layer, and diverges.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -39,14 +40,14 @@ from quantkit.ptq.layers import (
 )
 from quantkit.types import Float32Array
 
-# Of this many images one is held back to evaluate the correction; the others are used to estimate it.
+# One of this number of images is held back to evaluate the correction; the others are used to estimate it.
 HELD_BACK = 4
-# A correction mostly helps, and so few images do not show a small gain significantly: it is left out where they lose
-# more than this many standard errors.
+# A correction usually helps, but a small gain is not significant on few images: it is left out if the loss exceeds this
+# number of standard errors.
 CERTAINTY = 1.0
-# A channel that the activation function closes for more than this has too few values to learn a shift from.
+# A channel with a larger share of clipped values has too few others to estimate a shift.
 LEAST_SHARE = 0.05
-# A drift of sqrt(CAUTION) standard errors is taken for half.
+# Half of a drift of sqrt(CAUTION) standard errors is corrected.
 CAUTION = 3.0
 
 
@@ -56,8 +57,8 @@ class BiasCorrection:
 
     Attributes:
         shifts: float32 ``[output channels]`` to add to each bias, by the layer's output tensor; empty unless kept.
-        before_db: SQNR of the scores, uncorrected: the mean of the images held back.
-        after_db: the same, corrected.
+        before_db: mean SQNR of the uncorrected scores over the images held back.
+        after_db: mean SQNR of the corrected scores.
     """
 
     shifts: dict[str, Float32Array]
@@ -66,7 +67,7 @@ class BiasCorrection:
 
     @property
     def kept(self) -> bool:
-        """Whether biases are shifted: not where that increases the error of the images held back."""
+        """Whether the shifts are applied: False if they increase the error on the images held back."""
         return bool(self.shifts)
 
 
@@ -79,15 +80,15 @@ def correct_bias(
     threads: int,
     progress: Callable[[int, int], None] | None = None,
 ) -> BiasCorrection:
-    """Estimate the shift of every layer's bias, and keep the shifts unless they increase the error of images held back.
+    """Estimate the shift of every layer's bias; keep the shifts unless they increase the error on images held back.
 
     Args:
         prepared: model from `quantkit.graph.prepare.prepare`.
-        plan: made for it.
-        ranges: of the observed tensors.
-        images: a few dozen of the calibration set, ``[N, C, H, W]`` as the model takes them.
-        threads: images run side by side.
-        progress: called with the number of layers done and of all layers.
+        plan: plan of the model.
+        ranges: ranges of the observed tensors.
+        images: a few dozen inputs of the calibration set, ``[N, C, H, W]``.
+        threads: number of images run in parallel.
+        progress: called with the number of finished layers and of all layers.
 
     Raises:
         ModelError: the model cannot be run.
@@ -112,7 +113,7 @@ def estimate_shifts(
     threads: int,
     progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, Float32Array]:
-    """Return the shift of every layer's bias, by the layer's output tensor; arguments as of `correct_bias`."""
+    """Return the shift of every layer's bias, by the layer's output tensor; see `correct_bias` for the arguments."""
     layers = biased_layers(plan)
     int8 = write_qdq(prepared, plan, ranges, bias_shift=no_shifts(layers))
     parameters, stored = activation_parameters(plan, ranges), stored_names(int8)
@@ -138,11 +139,11 @@ def layer_shift(
     """Return the shift of one layer's bias, float32 ``[output channels]``.
 
     Args:
-        float_run: of the fp32 model, its cut behind the layer.
-        int8_run: of the int8 model, its cut before the layer.
+        float_run: run of the fp32 model, cut after the layer.
+        int8_run: run of the int8 model, cut before the layer.
         one: the layer.
-        name: under which the int8 model holds the layer's result.
-        qparams: of that result where it is integers.
+        name: name of the layer's result in the int8 model.
+        qparams: quantization parameters of the result, if it is stored as integers.
     """
     wanted, share = _means_and_share(float_run, one)
     scale, zero_point = (1.0, 0.0) if qparams is None else (float(qparams.scale), float(qparams.zero_point))
@@ -172,7 +173,7 @@ def _means_and_share(run: SegmentedRun, one: BiasedLayer) -> tuple[Vector, Vecto
 
 
 def _means(run: SegmentedRun, name: str, limits: Bounds) -> Vector:
-    """Return each channel's means, image by image, in the stored integers, or in floats where there are none."""
+    """Return each channel's means, image by image, of the stored integers, or of floats if there are none."""
     return np.array([_within(by_channel(value), limits).mean(axis=1, dtype=np.float64) for (value,) in run.run([name])])
 
 

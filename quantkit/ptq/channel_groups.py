@@ -1,7 +1,7 @@
-"""Channel groups: which channels of which tensors can be rescaled, and which must have the same factor.
+"""Channel groups: channels that can be rescaled, and channels that must have the same factor.
 
-A layer compensates any factor of its input channels in its weights, and can give its output channels any factor. The
-operators between layers pass a factor on: ReLU and the poolings are homogeneous (``f(s x) = s f(x)`` for ``s > 0``), a
+A layer can compensate any factor of its input channels in its weights, and can scale its output channels by any factor.
+Operators between layers forward a factor: ReLU and the poolings are homogeneous (``f(s x) = s f(x)`` for ``s > 0``), a
 sum needs the same factor in all its terms, a concatenation or a padding moves channels. All other operators pin the
 factors of their tensors to one, as do the input and the outputs of the model.
 """
@@ -69,9 +69,9 @@ class ChannelGroups:
     """Classes of channels that share one factor.
 
     Attributes:
-        classes: int64 ``[channels]`` for each tensor with a channel axis; class 0 is pinned to one.
-        count: number of classes, the pinned one included.
-        caps: the upper limits of Clips.
+        classes: int64 ``[channels]`` for each tensor with a channel axis; class 0 is pinned to factor one.
+        count: number of classes, including the pinned one.
+        caps: upper limits of Clips.
     """
 
     classes: dict[str, IntVector]
@@ -88,12 +88,12 @@ def find_channel_groups(model: ir.Model) -> ChannelGroups:
 
 
 def rescalable_layers(model: ir.Model) -> list[ir.Node]:
-    """Return the layers with constant weights of their own and one factor per channel on either side."""
+    """Return the layers with unshared constant weights and one factor per input and output channel."""
     return [node for node in model.graph if _is_rescalable(node)]
 
 
 def channels_of(value: ir.Value | None) -> int | None:
-    """Return the size of axis 1, None where it is not fixed or there is no such axis."""
+    """Return the size of axis 1, None if it is not fixed or there is no such axis."""
     sizes = dims(value)
     return sizes[1] if sizes is not None and len(sizes) > 1 else None
 
@@ -108,7 +108,7 @@ def _is_rescalable(node: ir.Node) -> bool:
 
 
 def _has_channel_bias(node: ir.Node) -> bool:
-    """Return whether a layer's bias is one of its output channels; that of a Gemm may also differ from row to row."""
+    """Return whether a layer's bias is per output channel; that of a Gemm may also differ by row."""
     bias = operand(node, 2)
     return bias is None or all(size == 1 for size in (dims(bias) or [None])[:-1])
 
@@ -128,12 +128,12 @@ class _Builder:
                 self._first[name_of(value)], self._size[name_of(value)] = self._next, channels
                 self._next += channels
                 if any(use.node.graph is not model.graph for use in value.uses()):
-                    self._pin(value)  # read inside of a condition or loop
+                    self._pin(value)  # read inside a condition or loop
         for value in (*model.graph.inputs, *model.graph.outputs):
             self._pin(value)
 
     def tie(self, node: ir.Node) -> None:
-        """Give the channels of a node's inputs and outputs the same factors, or pin both."""
+        """Tie the factors of a node's input and output channels, or pin both."""
         if _is_rescalable(node):
             return
         groups = list(self._channel_groups(node))
@@ -148,7 +148,7 @@ class _Builder:
         targets = np.concatenate([edge[1] for edge in self._edges] or [np.zeros(0, np.int64)])
         links = coo_array((np.ones(sources.size, np.int8), (sources, targets)), shape=(self._next, self._next))
         count, labels = connected_components(links, directed=False)
-        # Channel number 0 is no channel but the pin, and components are numbered as they are met.
+        # Number 0 is the pin, not a channel, and components are numbered in order of occurrence.
         assert labels[0] == PINNED
         classes = {
             name: labels[first : first + self._size[name]].astype(np.int64) for name, first in self._first.items()
@@ -156,7 +156,7 @@ class _Builder:
         return ChannelGroups(classes, int(count), tuple(self._caps))
 
     def _channel_groups(self, node: ir.Node) -> Iterator[tuple[IntVector, IntVector]]:
-        """Yield the channels that a node gives the same factor; nothing where it pins them."""
+        """Yield the channels to which a node gives the same factor; nothing if it pins them."""
         source, result = operand(node, 0), node.outputs[0]
         if node.domain != "" or source is None:
             return

@@ -1,7 +1,7 @@
-"""Channel shifting: offsets of the channels for which tensors of signed values have narrower ranges.
+"""Channel shifting: offsets of channels that narrow the ranges of tensors with signed values.
 
 The range of a tensor quantized with one scale spans all of its channels, and each channel with a mean far from zero
-widens it. Outputs of a layer that no activation function follows can be shifted without run-time cost: the offset is
+widens it. Outputs of a layer without an activation function can be shifted without run-time cost: the offset is
 subtracted from the layer's bias and added, times their weights, to the biases of the layers that read it. Nagel et al.
 (Data-Free Quantization Through Weight Equalization and Bias Correction, ICCV 2019, section 4.1.4) shift the outputs of
 a ReLU that way; Wei et al. (Outlier Suppression+, EMNLP 2023) shift the inputs of linear layers. Here the offsets of
@@ -37,12 +37,12 @@ PULL = 0.1
 # Sharpness of the smooth maximum, of values between 0 and 1.
 SHARPNESS = 40.0
 ITERATIONS = 200
-# Offsets below this share of the narrowest span that they change are none.
+# Offsets below this share of the narrowest span that they change are ignored.
 LEAST_SHIFT = 1e-3
 
 
 def center(model: ir.Model, plan: Plan, statistics: Mapping[str, ChannelStatistics]) -> ir.Model | None:
-    """Return the copy of a model with the narrowest ranges for the same function; None where none gets narrower.
+    """Return an equivalent copy of a model with the narrowest ranges; None if no range can be narrowed.
 
     Args:
         model: prepared.
@@ -57,7 +57,7 @@ def center(model: ir.Model, plan: Plan, statistics: Mapping[str, ChannelStatisti
 def best_channel_shifts(
     model: ir.Model, plan: Plan, found: Movable, statistics: Mapping[str, ChannelStatistics]
 ) -> Vector | None:
-    """Return the offsets that minimize ``J``, float64 ``[count]``; None where none of them would change a range."""
+    """Return the offsets that minimize ``J``, float64 ``[count]``; None if they would not change any range."""
     objective = ChannelShiftNoise(model, plan, found, statistics)
     free = objective.units > 0.0
     if not free.any():
@@ -83,8 +83,8 @@ class ChannelShiftNoise:
     Args:
         model: prepared.
         plan: made for it.
-        found: its channels that can be shifted.
-        statistics: of its channels.
+        found: the channels that can be shifted.
+        statistics: channel statistics of the model.
 
     Attributes:
         units: float64 ``[count]``, the unit of each offset: the span of the narrowest group that it reaches.
@@ -104,7 +104,7 @@ class ChannelShiftNoise:
         self.units = self._units(found)
 
     def __call__(self, moves: Vector) -> tuple[float, Vector]:
-        """Return the objective and its gradient at offsets counted in `units`."""
+        """Return the objective and its gradient at offsets in `units`."""
         total, gradient = 0.0, np.zeros(moves.size)
         for term in self._terms:
             value, slope = term(moves * self.units)
@@ -122,7 +122,7 @@ class ChannelShiftNoise:
 
 @dataclass(frozen=True)
 class _Term:
-    """One range group: the offsets that reach its channels, and the least and greatest values of these."""
+    """A range group: the offsets that reach its channels, and the smallest and largest values of these."""
 
     arriving: csr_array
     lo: Vector

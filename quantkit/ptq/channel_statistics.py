@@ -1,4 +1,4 @@
-"""What each channel of each tensor looks like over a few images."""
+"""Per-channel statistics of tensors over a few images."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,14 +19,14 @@ Vector = npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class ChannelStatistics:
-    """One tensor, each channel on its own; all float64 ``[channels]``.
+    """Per-channel statistics of a tensor; all float64 ``[channels]``.
 
     Attributes:
-        lo: least value.
-        hi: greatest value.
+        lo: smallest value.
+        hi: largest value.
         power: mean square.
-        active: share of the values that are not zero.
-        size: values a channel has for one image.
+        active: share of non-zero values.
+        size: number of values of a channel for one image.
     """
 
     lo: Vector
@@ -44,7 +44,7 @@ class ChannelStatistics:
 def channel_statistics(
     model: ir.Model, images: Sequence[Float32Array], *, threads: int
 ) -> dict[str, ChannelStatistics]:
-    """Return the statistics of every float tensor that has a channel axis, by name.
+    """Return the statistics of every float tensor with a channel axis, by name.
 
     Args:
         model: prepared.

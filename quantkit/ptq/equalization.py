@@ -1,10 +1,10 @@
-"""Equalization: factors of the channels for which rounding adds the least noise.
+"""Equalization: channel factors that minimize rounding noise.
 
 In a tensor quantized with one scale, a channel with a tenth of the tensor's range gets a tenth of the levels; the same
-holds for a weight tensor. Since factors of channels can be moved from one layer to the next (Nagel et al., Data-Free
+is true of a weight tensor. Since factors of channels can be moved from one layer to the next (Nagel et al., Data-Free
 Quantization Through Weight Equalization and Bias Correction, ICCV 2019, section 4.1, and Meller et al., Same, Same But
 Different, ICML 2019), small channels can be enlarged without run-time cost. Those papers equalize the ranges of
-weights; with a scale for each weight channel that costs accuracy, since the next layer loses what a layer gains. Here
+weights; with per-channel weight scales this costs accuracy, since the next layer loses what a layer gains. Here
 the factors minimize the noise that rounding adds, of activations and weights together, relative to each layer's signal:
 
     J(s) = sum over tensors    D_t(s)^2 / 12 * sum over channels c of  a_tc e_tc / s_c^2
@@ -39,7 +39,7 @@ from quantkit.ptq.rescale import rescaled
 Vector = npt.NDArray[np.float64]
 IntVector = npt.NDArray[np.int64]
 
-# A channel that reaches less than this share of its tensor may reach more on other images.
+# A channel with a reach below this share of its tensor's may reach more on other images.
 LEAST_REACH = 0.05
 # The largest factor, and the inverse of the smallest.
 LARGEST_FACTOR = 32.0
@@ -49,10 +49,10 @@ WEIGHT_NOISE = 0.3
 SHARPNESS = 40.0
 # A rescaled channel stays this far below the limit of a Clip.
 CAP_MARGIN = 0.5
-# What is further below the maximum than this has less than e^-40 of it.
+# Values further below the maximum than this contribute less than e^-40.
 NEGLIGIBLE = 40.0 / SHARPNESS
 ITERATIONS = 200
-# Factors this near to one, as logarithms, change nothing that rounding would show.
+# Factors this near to one, as logarithms, have no effect after rounding.
 LEAST_LOG = 1e-3
 
 
@@ -61,9 +61,9 @@ class Equalization:
     """Factors that minimize the predicted noise.
 
     Attributes:
-        groups: the classes of channels they belong to.
+        groups: channel classes of the factors.
         factors: float64 ``[classes]``.
-        predicted_db: by how much less noise is predicted.
+        predicted_db: predicted reduction of the noise in dB.
     """
 
     groups: ChannelGroups
@@ -71,7 +71,7 @@ class Equalization:
     predicted_db: float
 
     def apply(self, model: ir.Model, strength: float = 1.0) -> ir.Model:
-        """Return the equalized copy of the model: the same function with the factors to the power of ``strength``."""
+        """Return the equalized copy of the model, with the factors raised to the power of ``strength``."""
         return rescaled(model, self.groups, self.factors**strength)
 
 
@@ -83,18 +83,18 @@ def equalize(
     keep_capped: bool = False,
     start: Equalization | None = None,
 ) -> Equalization | None:
-    """Return the factors that minimize the noise a plan's rounding adds; None where no channel can be rescaled.
+    """Return the factors that minimize the rounding noise of a plan; None if no channel can be rescaled.
 
-    A channel that a Clip limits can be rescaled where the images leave it well below the limit; other images may not.
-    So the caller compares the scores on other images, and where they differ takes the factors found with
+    A channel limited by a Clip can be rescaled if it stays well below the limit on the images; on other images it may
+    not. So the caller must compare the scores on other images, and if they differ use the factors found with
     ``keep_capped``.
 
     Args:
         model: prepared.
-        plan: made for it; its target says how activations and weights are scaled.
-        statistics: of the model's channels, over a few dozen images.
-        keep_capped: leave every channel as it is that a Clip limits.
-        start: factors to begin with, such as those found without ``keep_capped``.
+        plan: plan of the model; its target determines the scales of activations and weights.
+        statistics: channel statistics of the model over a few dozen images.
+        keep_capped: do not rescale channels limited by a Clip.
+        start: initial factors, such as those found without ``keep_capped``.
     """
     groups = find_channel_groups(model)
     low, high = _bounds(groups, statistics, keep_capped)
@@ -124,14 +124,14 @@ def equalize(
 def _bounds(
     groups: ChannelGroups, statistics: Mapping[str, ChannelStatistics], keep_capped: bool
 ) -> tuple[Vector, Vector]:
-    """Return the least and the greatest logarithm of each class' factor."""
+    """Return the smallest and the largest logarithm of each class' factor."""
     low, high = np.full(groups.count, -np.log(LARGEST_FACTOR)), np.full(groups.count, np.log(LARGEST_FACTOR))
     low[PINNED] = high[PINNED] = 0.0
     for cap in groups.caps:
         reach = np.maximum(statistics[cap.tensor].hi, 1e-12)
         room = np.log(CAP_MARGIN * cap.limit / reach)
         classes = groups.classes[cap.tensor]
-        # Where values reach the limit, a factor would change what it cuts off.
+        # If values reach the limit, a factor would change which values are clipped.
         np.minimum.at(high, classes, np.maximum(room, 0.0))
         np.maximum.at(low, classes, np.where(room > 0.0, low[classes], 0.0))
         if keep_capped:
@@ -141,7 +141,7 @@ def _bounds(
 
 @dataclass(frozen=True)
 class _ActivationTerm:
-    """One range group: whose channels set its step, and what a step costs in each."""
+    """A range group: the channels that determine its step, and the cost of a step in each channel."""
 
     classes: IntVector
     log_reach: Vector
@@ -154,10 +154,10 @@ class _WeightTerm:
 
     Attributes:
         log_weights: float64 ``[groups, out / groups, in / groups]``.
-        classes: of the inputs, ``[groups, in / groups]``.
-        energy: of the inputs, likewise.
-        importance: of the outputs, ``[groups, out / groups]``.
-        outputs: classes of the outputs, likewise.
+        classes: classes of the inputs, ``[groups, in / groups]``.
+        energy: energy of the inputs, same shape.
+        importance: importance of the outputs, ``[groups, out / groups]``.
+        outputs: classes of the outputs, same shape.
         per_channel: one scale per output channel, or one per tensor.
     """
 
@@ -175,9 +175,9 @@ class EqualizationNoise:
     Args:
         model: prepared.
         plan: made for it.
-        groups: its classes of channels.
-        statistics: of its channels.
-        fixed: bool ``[classes]``, those whose factor stays one; what only they enter is not computed again and again.
+        groups: channel classes of the model.
+        statistics: channel statistics of the model.
+        fixed: bool ``[classes]``, classes with factor one; terms that depend only on them are computed once.
     """
 
     def __init__(
@@ -198,11 +198,11 @@ class EqualizationNoise:
 
     @property
     def is_empty(self) -> bool:
-        """Whether no rounding adds noise that the scores show."""
+        """Whether no rounding adds noise to the scores."""
         return self(np.zeros(self._channel_groups.count))[0] == -math.inf
 
     def __call__(self, logs: Vector) -> tuple[float, Vector]:
-        """Return the objective and its gradient; minus infinity where no rounding adds noise."""
+        """Return the objective and its gradient; minus infinity if no rounding adds noise."""
         total, gradient = 0.0, np.zeros(logs.size)
         for activation in self._activations:
             total += _add_activation(activation, logs, gradient)
@@ -221,7 +221,7 @@ class EqualizationNoise:
         outputs, inputs = largest.shape
         groups = attribute_int(node, "group", 1)
         if scheme.per_channel and inputs == 1:
-            return None  # a factor of its one input goes into the channel's own scale
+            return None  # a factor of its only input is absorbed by the channel's scale
         step = 1.0 / (12.0 * scheme.divisor**2)
         floor = 1e-9 * max(float(largest.max()), 1e-30)
         term = _WeightTerm(
@@ -269,7 +269,7 @@ def _add_activation(term: _ActivationTerm, logs: Vector, gradient: Vector) -> fl
 
 
 def _without_fixed_inputs(term: _WeightTerm, fixed: npt.NDArray[np.bool_]) -> _WeightTerm:
-    """Return a term whose inputs of fixed factor are one: their smooth maximum, and the sum of their energies."""
+    """Return a term with all inputs of fixed factor merged: their smooth maximum, and the sum of their energies."""
     inputs = fixed[term.classes[0]]
     if len(term.classes) > 1 or np.count_nonzero(inputs) < 2:
         return term

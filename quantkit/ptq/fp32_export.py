@@ -1,9 +1,9 @@
-"""fp32 export: an int8 model's corrections as an fp32 model, for a compiler that quantizes by itself.
+"""fp32 export: the corrections of an int8 model as an fp32 model, for a compiler that quantizes by itself.
 
-Such a compiler sets ranges and rounds weights on its own, so a corrected int8 model has to be given to it as an fp32
-model: with rescaled channels and corrected biases, and with each weight that is not rounded to nearest set to the value
-of its integer. All other weights stay as they are, the largest of each scale among them, so the compiler finds the same
-scales and rounds to the same integers.
+Such a compiler sets ranges and rounds weights itself, so it gets a corrected int8 model as an fp32 model: with rescaled
+channels and corrected biases, and with each weight that is not rounded to nearest set to the value of its integer. All
+other weights, including the largest of each scale, are not changed, so the compiler finds the same scales and rounds to
+the same integers.
 """
 
 from dataclasses import dataclass
@@ -41,7 +41,7 @@ class _Stored:
 
     @property
     def step(self) -> Vector:
-        """The scale, shaped to go with the values."""
+        """The scale, shaped to broadcast with the values."""
         if self.axis is None or self.scale.ndim == 0:
             return self.scale
         shape = [1] * self.values.ndim
@@ -55,13 +55,13 @@ class _Stored:
 
 
 def export_corrected_fp32(prepared: ir.Model, plan: Plan, int8: ir.Model, qmax: int) -> ir.Model:
-    """Return the fp32 model from which rounding to the nearest makes the weights and biases of an int8 model.
+    """Return an fp32 model with weights and biases that round to those of an int8 model.
 
     Args:
-        prepared: the fp32 model that the plan was made for; left as it is.
-        plan: of the int8 model.
-        int8: with corrected weights and biases.
-        qmax: greatest magnitude of a weight's integer.
+        prepared: the fp32 model of the plan; not modified.
+        plan: plan of the int8 model.
+        int8: int8 model with corrected weights and biases.
+        qmax: largest magnitude of a weight's integer.
     """
     model = prepared.clone()
     floats = {node_name(node): node for node in model.graph}
@@ -76,10 +76,10 @@ def export_corrected_fp32(prepared: ir.Model, plan: Plan, int8: ir.Model, qmax: 
 
 
 def restore_batch_norms(model: ir.Model) -> ir.Model:
-    """Return a copy in which batch norms that preparation made depthwise convolutions are batch norms again.
+    """Return a copy in which depthwise convolutions created from batch norms are batch norms again.
 
     ``y = w x + b`` is a BatchNormalization of scale w, offset b, mean 0 and variance ``1 - epsilon``, which float32
-    divides by exactly 1. A compiler that keeps batch norms in float must not get a convolution in their place.
+    divides by exactly 1. A compiler that keeps batch norms in float must not get convolutions instead.
     """
     model = model.clone()
     for node in list(model.graph):

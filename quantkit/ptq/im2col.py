@@ -1,4 +1,4 @@
-"""im2col columns: the input of a layer as the columns that its weights are multiplied with, and their covariance."""
+"""im2col columns of a layer's input, and their covariance."""
 
 from collections.abc import Iterable, Iterator, Sequence
 
@@ -11,12 +11,12 @@ from quantkit.types import FloatArray
 
 Covariance = npt.NDArray[np.float64]
 
-# Samples for each column of the covariance, and positions of one image, which are strongly correlated.
+# Samples per column of the covariance, and positions of one image, which are strongly correlated.
 SAMPLES_PER_COLUMN = 4
 LEAST_POSITIONS, MOST_POSITIONS = 32, 256
 # A covariance of this many columns takes half a gigabyte.
 LARGEST_COLUMNS = 8192
-# Samples that are multiplied together: adding to the covariance image by image costs more than the products.
+# Samples per block: updating the covariance image by image costs more than the products.
 BLOCK_SAMPLES = 1024
 
 
@@ -31,14 +31,14 @@ def can_unfold(node: ir.Node, weight_shape: Sequence[int]) -> bool:
 def input_covariance(
     node: ir.Node, weight_shape: Sequence[int], inputs: Iterable[FloatArray], images: int, seed: int
 ) -> Covariance:
-    """Return the covariance of a layer's inputs, float64 ``[groups, columns, columns]``, in the order of its weights.
+    """Return the covariance of a layer's im2col columns, float64 ``[groups, columns, columns]``, in weight order.
 
     Args:
         node: the layer.
-        weight_shape: of its weights.
+        weight_shape: shape of its weights.
         inputs: its input for each image.
-        images: how many there are.
-        seed: of the positions drawn; the same gives the same.
+        images: number of images.
+        seed: random seed of the drawn positions.
     """
     groups = attribute_int(node, "group", 1) if node.op_type == "Conv" else 1
     rng = np.random.default_rng(seed)
@@ -57,7 +57,7 @@ def input_covariance(
 
 
 def _joined(columns: Iterable[FloatArray]) -> Iterator[FloatArray]:
-    """Yield the columns of several images side by side, at least `BLOCK_SAMPLES` samples but for the last."""
+    """Yield concatenated columns of several images, at least `BLOCK_SAMPLES` samples except for the last."""
     held: list[FloatArray] = []
     for one in columns:
         held.append(one)
@@ -71,7 +71,7 @@ def _joined(columns: Iterable[FloatArray]) -> Iterator[FloatArray]:
 def _unfolded(
     node: ir.Node, weight_shape: Sequence[int], value: FloatArray, images: int, rng: np.random.Generator
 ) -> FloatArray:
-    """Return some columns that the layer's weights are multiplied with, ``[columns of the weights, positions]``."""
+    """Return a sample of the im2col columns, ``[columns of the weights, positions]``."""
     if node.op_type != "Conv":
         tokens = value.reshape(-1, value.shape[-1])
         return tokens[_drawn(len(tokens), value.shape[-1], images, rng)].T

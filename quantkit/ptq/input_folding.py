@@ -1,11 +1,11 @@
-"""Input folding: the int8 model reads the levels of an 8-bit image as its integers.
+"""Input folding: the int8 model reads the levels of an 8-bit image as integers.
 
-An image is decoded to 8 bits; preprocessing maps its levels ``p`` to real values ``x = lo + step * p``, for each
-channel with another step, and a quantizer with one scale for all channels rounds them a second time. Here a depthwise 1
-x 1 convolution in float takes the reals back to the levels, ``p = (x - lo) / step``, which a scale of one and a zero
-point of zero quantize without any error, and the first layer reads levels, with ``W'[o, c] = W[o, c] * step_c`` and
-``b'[o] = b[o] + sum over c and taps of W[o, c, tap] * lo_c``. The 1 x 1 convolution does the padding too, since a zero
-is another level in each channel. Other inputs are rounded as by any 8-bit quantizer that spans what an image can hold.
+An image is decoded to 8 bits; preprocessing maps its levels ``p`` to real values ``x = lo + step * p`` with a different
+step for each channel, and a quantizer with one scale for all channels rounds them a second time. Here a depthwise 1 x 1
+convolution in float maps the real values back to the levels, ``p = (x - lo) / step``, which are quantized exactly with
+scale one and zero point zero, and the first layer reads levels, with ``W'[o, c] = W[o, c] * step_c`` and
+``b'[o] = b[o] + sum over c and taps of W[o, c, tap] * lo_c``. The 1 x 1 convolution also does the padding, since zero
+is a different level in each channel. Other inputs are rounded as by an 8-bit quantizer with the range of an image.
 """
 
 from collections.abc import Sequence
@@ -33,21 +33,21 @@ from quantkit.types import Float32Array
 
 Vector = npt.NDArray[np.float64]
 
-# Name of the convolution, and of the tensor it makes.
+# Name of the convolution, and of its output.
 LEVELS = "quantkit.levels"
-# What that tensor spans, for any image.
+# Range of that tensor for any image.
 SPAN = Range(0.0, 255.0)
-# How far a value may lie off its level, in levels: float32 keeps them to 1e-4.
+# Largest distance of a value from its level, in levels: float32 is accurate to 1e-4.
 OFF = 0.01
 
 
 @dataclass(frozen=True)
 class Levels:
-    """How preprocessing maps 8-bit levels to reals.
+    """Mapping of 8-bit levels to real values by preprocessing.
 
     Attributes:
-        lo: float64 ``[channels]``, the real of level 0.
-        step: float64 ``[channels]``, between two levels.
+        lo: float64 ``[channels]``, the real value of level 0.
+        step: float64 ``[channels]``, the distance between two levels.
     """
 
     lo: Vector
@@ -55,13 +55,13 @@ class Levels:
 
 
 def levels_of(images: Sequence[Float32Array]) -> Levels | None:
-    """Return the levels of images, None where their values are not 256 evenly spaced ones.
+    """Return the levels of images, None if their values are not on 256 evenly spaced levels.
 
-    The darkest and the brightest value of each channel are taken for the levels 0 and 255, and every other value must
-    lie on one between them.
+    The darkest and the brightest value of each channel are used as the levels 0 and 255, and every other value must be
+    on a level between them.
 
     Args:
-        images: preprocessed, ``[N, C, H, W]`` each, enough of them to hold black and white.
+        images: preprocessed images, ``[N, C, H, W]`` each, enough to include black and white.
     """
     if not images or images[0].ndim != 4:
         return None
@@ -74,7 +74,7 @@ def levels_of(images: Sequence[Float32Array]) -> Levels | None:
 
 
 def takes_levels(model: ir.Model, target: Target) -> bool:
-    """Return whether the first layer of a prepared model can read levels, and the target store them as they are."""
+    """Return whether the first layer of a prepared model can read levels, and the target can store them exactly."""
     stored = target.activations.qparams(SPAN)
     as_they_are = float(stored.scale) == 1.0 and int(stored.zero_point) == 0
     names = {name for node in model.graph for name in (node.name, *(value.name for value in node.outputs))}
@@ -82,7 +82,7 @@ def takes_levels(model: ir.Model, target: Target) -> bool:
 
 
 def holds_padding(model: ir.Model, levels: Levels) -> bool:
-    """Return whether the zeros that the first layer pads with lie within the levels, so that integers can hold them."""
+    """Return whether the zero padding of the first layer is within the levels, so that integers can represent it."""
     first = _first_layer(model)
     zeros = -levels.lo / levels.step
     return (
@@ -91,11 +91,11 @@ def holds_padding(model: ir.Model, levels: Levels) -> bool:
 
 
 def with_input_folding(model: ir.Model, levels: Levels) -> ir.Model:
-    """Return a copy of a model whose first layer reads levels: the same function for 8-bit images.
+    """Return a copy of a model with a first layer that reads levels; it is equivalent for 8-bit images.
 
     Args:
-        model: prepared, one that `takes_levels`.
-        levels: of its images.
+        model: a prepared model for which `takes_levels` is true.
+        levels: levels of its images.
     """
     copy = model.clone()
     first = _first_layer(copy)
@@ -130,7 +130,7 @@ def _off(image: Float32Array, levels: Levels) -> float:
 
 
 def _first_layer(model: ir.Model) -> ir.Node | None:
-    """Return the convolution that alone reads the model's only input."""
+    """Return the convolution that is the only consumer of the model's only input."""
     if len(model.graph.inputs) != 1:
         return None
     node = sole_consumer(model.graph.inputs[0])

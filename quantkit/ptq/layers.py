@@ -1,4 +1,4 @@
-"""Layers of an int8 model as corrections use them: the output of each, and the bias that can be corrected."""
+"""Layers of an int8 model with a bias that can be corrected."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,22 +16,22 @@ Array = npt.NDArray[np.generic]
 Numbers = npt.NDArray[np.floating | np.integer]
 Vector = npt.NDArray[np.float64]
 
-# Behind the name of a tensor whose integers QuantizeLinear gives.
+# Suffix of the integers of a tensor, the output of QuantizeLinear.
 QUANTIZED = ".quantized"
-# The operators that take a bias; a MatMul takes none.
+# The operators with a bias; MatMul has none.
 BIASED = frozenset({"Conv", "ConvTranspose", "Gemm"})
 
 
 @dataclass(frozen=True)
 class BiasedLayer:
-    """A layer that has a bias or can get one.
+    """A layer with a bias, or without one that can be added.
 
     Attributes:
-        layer: as planned.
-        result: its output, behind its activation function.
-        passing: the activation function returns values strictly within unchanged.
-        effective: readers of the result do not distinguish values beyond.
-        bias: float64 ``[output channels]`` of the fp32 model, zeros where it has none.
+        layer: the layer in the plan.
+        result: its output, after its activation function.
+        passing: interval that the activation function does not change.
+        effective: interval to which the result can be clipped without an effect on its consumers.
+        bias: float64 ``[output channels]`` of the fp32 model, zeros if it has none.
     """
 
     layer: Layer
@@ -42,7 +42,7 @@ class BiasedLayer:
 
 
 def biased_layers(plan: Plan) -> list[BiasedLayer]:
-    """Return the integer layers whose bias can be moved, in graph order."""
+    """Return the integer layers with a bias that can be corrected, in graph order."""
     nodes = {node_name(node): node for node in plan.placement.graph}
     return [_biased(layer, nodes[layer.node], plan) for layer in plan.layers if layer.op_type in BIASED]
 
@@ -61,12 +61,12 @@ def _biased(layer: Layer, node: ir.Node, plan: Plan) -> BiasedLayer:
 
 
 def no_shifts(layers: Sequence[BiasedLayer]) -> dict[str, npt.NDArray[np.float32]]:
-    """Return a shift of zero for every layer: with it `write_qdq` gives each a bias that `set_bias` can change."""
+    """Return a zero shift for every layer, so that `write_qdq` writes a bias that `set_bias` can change."""
     return {one.layer.output: np.zeros(one.bias.shape, np.float32) for one in layers}
 
 
 def set_bias(node: ir.Node, bias: Vector) -> None:
-    """Store a bias in a layer of an int8 model, as integers or in float as the model has it."""
+    """Store a bias in a layer of an int8 model, in the type that the model uses."""
     value = required(node, 2)
     producer = value.producer()
     if producer is None:
@@ -78,12 +78,12 @@ def set_bias(node: ir.Node, bias: Vector) -> None:
 
 
 def stored_names(int8: ir.Model) -> dict[str, str]:
-    """Return where an int8 model holds the integers of its activations: value by tensor of the fp32 model."""
+    """Return the values with the integers of activations in an int8 model, by tensor of the fp32 model."""
     stored: dict[str, str] = {}
     for node in int8.graph:
         if node.op_type == "QuantizeLinear":
             integers = node.outputs[0]
-            # What is only moved about as integers (a Pad, a Slice) is dequantized nowhere under its own name.
+            # Values that are only moved as integers (by a Pad or Slice) are not dequantized under their name.
             stored[name_of(integers).removesuffix(QUANTIZED)] = name_of(integers)
             readers = [use.node for use in integers.uses() if use.node.op_type == "DequantizeLinear"]
             for value in [required(node, 0), *(reader.outputs[0] for reader in readers)]:

@@ -1,7 +1,7 @@
-"""The noise model: the gain from noise in each channel of each tensor to the scores, by propagating variances back.
+"""The noise model: the gain from noise in each channel of each tensor to the scores, by backpropagating variances.
 
-For white noise a layer gives ``gain(i) = sum over o and taps of W[o, i, tap]^2 gain(o) / stride^2``, a ReLU passes the
-share of its values that is positive, a pool averages. Real noise is correlated and accumulates
+For white noise a layer has ``gain(i) = sum over o and taps of W[o, i, tap]^2 gain(o) / stride^2``, a ReLU passes the
+share of positive values, a pool averages. Real noise is correlated and accumulates
 more than that, so gains compare the channels of one tensor with each other, not tensors many layers apart.
 """
 
@@ -35,7 +35,7 @@ _POOLS = frozenset({"AveragePool", "GlobalAveragePool"})
 def noise_gains(model: ir.Model, statistics: Mapping[str, ChannelStatistics]) -> dict[str, Vector]:
     """Return, for every tensor with statistics, the gain of each channel from a value's variance to the scores'."""
     gains = {name: np.zeros(held.power.size) for name, held in statistics.items()}
-    scores = name_of(model.graph.outputs[0])  # what else the model gives is not what is measured
+    scores = name_of(model.graph.outputs[0])  # other outputs are not measured
     if scores in gains:
         gains[scores] += 1.0
     for node in reversed(list(model.graph)):
@@ -80,7 +80,7 @@ def activation_costs(
 
 
 def layer_weights(node: ir.Node) -> Vector:
-    """Return a layer's weights as ``[out, in / groups, taps]``; of a ConvTranspose without groups alike."""
+    """Return a layer's weights as ``[out, in / groups, taps]``, also for a ConvTranspose without groups."""
     weight = np.asarray(array(required(node, 1)), np.float64)
     if node.op_type in ("Gemm", "MatMul"):
         by_output = weight if attribute_int(node, "transB", 0) else weight.T
@@ -94,7 +94,7 @@ def layer_weights(node: ir.Node) -> Vector:
 
 
 def is_by_channel(node: ir.Node, weights: Vector, inputs: int, outputs: int) -> bool:
-    """Return whether a layer's weights go from so many channels on axis 1 to so many; in transformers they are last."""
+    """Return whether a layer maps this number of channels on axis 1 to this number; in transformers they are last."""
     return len(weights) == outputs and weights.shape[1] * attribute_int(node, "group", 1) == inputs
 
 
@@ -141,7 +141,7 @@ def _pooled(node: ir.Node, result: Vector) -> Vector:
 
 
 def _moved_back(node: ir.Node, index: int, channels: int, result: Vector) -> Vector:
-    """Return the part of a result's channels that an input fills."""
+    """Return the part of a result's channels that comes from an input."""
     start = 0
     if node.op_type == "Concat":
         start = sum(channels_of(before) or 0 for before in list(node.inputs)[:index])

@@ -1,15 +1,15 @@
-"""Range refinement: the ends of a range move to where the scores, with that tensor alone rounded, are nearest to fp32.
+"""Range refinement: moves the ends of a range to minimize the error of the scores with only that tensor rounded.
 
-A method sets a range by the values of the tensor itself. The scores depend on the tensor through its readers: a ReLU
-behind a sum cuts off most of what is far below zero, a channel with small weights may have the largest values, and a
-range that is right for the mean of all channels is then too wide for those that matter. Here the ends of one range
-after the other are moved, with all other tensors in float, so that no other noise hides the effect:
+A method sets a range by the values of the tensor. The scores depend on the tensor through its consumers: a ReLU after a
+sum cuts off most values far below zero, a channel with small weights may have the largest values, and a range that is
+right for the mean of all channels is then too wide for the important ones. Here the ends of one range after the other
+are moved, with all other tensors in float, so that no other noise hides the effect:
 
     distance(lo, hi) = sqrt(KL * noise / signal) of the scores, as `quantkit.evaluation.selection` measures it
 
-less the mean change of each score where bias correction removes it. Only the tensors whose rounding changes the scores
-most are refined, as a few images rank them. An end moves where the distance falls by more than chance explains. A range
-that others follow from stays, and all ranges stay where the moves together gain next to nothing.
+less the mean change of each score if bias correction removes it. Only the tensors with the largest effect on the
+scores, ranked on a few images, are refined. An end is moved if the distance decreases significantly. Ranges that
+determine other ranges are not changed, and no range is changed if the total gain is negligible.
 """
 
 import math
@@ -24,7 +24,7 @@ from quantkit.engine.prefix_sharing import PrefixSharedRuns
 from quantkit.engine.scores import scores_of
 from quantkit.evaluation.predictions import Scores, kind_of_scores, log_probabilities
 from quantkit.evaluation.selection import closeness, without_mean_change
-from quantkit.graph.analysis.values import add_constant, forget_names, insert_behind, name_of, node_name, unused_name
+from quantkit.graph.analysis.values import add_constant, forget_names, insert_after, name_of, node_name, unused_name
 from quantkit.graph.qdq.edit import all_values
 from quantkit.graph.qdq.plan import Plan
 from quantkit.graph.qdq.sharing import RangeGroup
@@ -32,19 +32,19 @@ from quantkit.graph.qdq.write import activation_parameters
 from quantkit.numerics import QParams, Range
 from quantkit.types import Float32Array
 
-# An end is moved inwards by this factor again and again, until that fails twice in a row: where a tensor has few
-# levels, the effect of a single step is half chance. Where it never helps, the end is moved half as far, then outwards.
+# An end is moved inwards by this factor repeatedly, until that fails twice in a row: if a tensor has few levels, the
+# effect of a single step is partly random. If it never helps, the end is moved half as far, then outwards.
 INWARDS, PATIENCE, HALF, OUTWARDS = 0.8, 2, 0.9, 1.1
-# No end is moved further in: values that so few images do not reach, others do.
+# Limit of moves inwards, because other images reach values that these few images do not.
 LEAST_FACTOR = 0.2
-# The share of the distance that a move may leave, and the number of standard errors by which the images must gain.
+# The largest share of the distance after a move, and the minimum gain over the images in standard errors.
 EARNED, CERTAINTY = 0.95, 1.0
-# Ranges with less than this share of the distance of all together are left alone.
+# Ranges with less than this share of the total distance are not refined.
 LEAST_SHARE = 0.003
-# Where there are more ranges than this, so many images rank them, and those are refined that have this share of the
-# noise, the largest first.
+# If there are more ranges than this, they are ranked on this number of images, and those with the largest effects,
+# which together have this share of the noise, are refined.
 RANKED_ABOVE, RANKING_IMAGES, RANKED_SHARE = 12, 12, 0.8
-# The least share of the noise of all ranges that the moves together must remove.
+# The minimum share of the noise of all ranges that the refinement must remove.
 LEAST_GAIN = 0.002
 
 
@@ -58,21 +58,21 @@ def refine_ranges(
     threads: int,
     progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, Range]:
-    """Return the ranges of the observed tensors, some of them narrower or wider; all as given where that gains little.
+    """Return the ranges of the observed tensors, some of them refined; unchanged if the total gain is small.
 
     Args:
         model: prepared.
-        plan: made for it.
-        ranges: at least one for every tensor of ``plan.observed``.
-        images: a few dozen, ``[N, C, H, W]`` each.
-        corrected: biases will be corrected, so a change that is the same for all images does not count.
-        threads: images run side by side.
-        progress: called with the number of ranges ranked and refined, and of all there are to do.
+        plan: plan of the model.
+        ranges: ranges by tensor, at least for ``plan.observed``.
+        images: a few dozen inputs, ``[N, C, H, W]`` each.
+        corrected: biases will be corrected, so a change that is equal for all images does not count.
+        threads: number of images run in parallel.
+        progress: called with the number of ranges ranked and refined, and with the total.
 
     Raises:
         ModelError: the model cannot be run.
     """
-    own = [group for group in plan.groups if _is_its_own(group, plan.groups)]
+    own = [group for group in plan.groups if _is_independent(group, plan.groups)]
     ranked = own if len(own) > RANKED_ABOVE else []
     done = 0
 
@@ -97,7 +97,7 @@ def refine_ranges(
 
 
 def _largest(groups: Sequence[RangeGroup], noise: Sequence[float]) -> list[RangeGroup]:
-    """Return the groups that together have `RANKED_SHARE` of the noise, the fewest possible, in their order."""
+    """Return the smallest set of groups with `RANKED_SHARE` of the noise, in their order."""
     order = sorted(range(len(groups)), key=lambda index: -noise[index])
     wanted, chosen = RANKED_SHARE * sum(noise), set()
     for index in order:
@@ -108,8 +108,8 @@ def _largest(groups: Sequence[RangeGroup], noise: Sequence[float]) -> list[Range
     return [group for index, group in enumerate(groups) if index in chosen]
 
 
-def _is_its_own(group: RangeGroup, groups: Sequence[RangeGroup]) -> bool:
-    """Return whether a group's range follows from tensors that no other group's range follows from."""
+def _is_independent(group: RangeGroup, groups: Sequence[RangeGroup]) -> bool:
+    """Return whether the tensors that determine a group's range determine no other group's range."""
     return not any(set(group.observed) & set(other.observed) for other in groups if other is not group)
 
 
@@ -118,7 +118,7 @@ class _Search:
 
     Attributes:
         ranges: the ranges, refined so far.
-        gain: share of the noise of all ranges that the moves so far remove.
+        gain: share of the noise of all ranges removed so far.
     """
 
     def __init__(
@@ -138,7 +138,7 @@ class _Search:
         self._variants = PrefixSharedRuns(model, images, threads=threads)
 
     def noise(self, group: RangeGroup) -> float:
-        """Return the distance, which follows the power of the noise, with a group rounded; 0 where it is negligible."""
+        """Return the distance with a group rounded; 0 if it is negligible."""
         distance = self._effect(group, self.ranges).distance
         return 0.0 if distance < LEAST_SHARE * self._whole or not math.isfinite(distance) else distance
 
@@ -151,12 +151,12 @@ class _Search:
         for ends in ((True, True),) if symmetric else ((False, True), (True, False)):
             found = self._move(group, ends, found)
         if found is not start:
-            # Where the distance was infinite, any finite one is all the gain there is.
+            # If the distance was infinite, any finite one is the full gain.
             before = start.distance if math.isfinite(start.distance) else self._whole + found.distance
             self.gain += (before - found.distance) / max(self._whole, np.finfo(np.float64).tiny)
 
     def _move(self, group: RangeGroup, ends: tuple[bool, bool], start: "_Effect") -> "_Effect":
-        """Move these ends of a range (lower, upper) to the least distance, and return that effect."""
+        """Move these ends of a range (lower, upper) to the smallest distance, and return its effect."""
         before, best = self.ranges, start
 
         def helps(factor: float) -> bool:
@@ -192,7 +192,7 @@ class _Effect:
     """The effect of rounding on the scores.
 
     Attributes:
-        distance: of all images.
+        distance: distance over all images.
         log_noise: float64 ``[images]``, the logarithm of each image's noise.
     """
 
@@ -213,7 +213,7 @@ class _Effect:
         return cls(closeness(reference, scores).distance, np.log(noise + np.finfo(np.float64).tiny))
 
     def is_less_than(self, other: "_Effect") -> bool:
-        """Return whether this is less by more than chance explains."""
+        """Return whether this effect is significantly smaller."""
         if self.distance >= EARNED * other.distance or not math.isfinite(other.distance):
             return self.distance < other.distance == math.inf
         gains = other.log_noise - self.log_noise
@@ -226,14 +226,14 @@ def _scaled(ranges: Mapping[str, Range], group: RangeGroup, below: float, above:
 
 
 def rounded(model: ir.Model, plan: Plan, parameters: Mapping[str, QParams]) -> ir.Model:
-    """Return a copy of a float model in which some tensors are rounded to integers and back.
+    """Return a copy of a float model in which the given tensors are rounded to integers and back.
 
-    Nodes that read integers in the int8 model read the rounded values; so do all others where the int8 model has no
-    float value left.
+    Nodes that read integers in the int8 model read the rounded values; other nodes do if the int8 model has no float
+    value.
 
     Args:
         model: prepared.
-        plan: made for it.
+        plan: plan of the model.
         parameters: scale and zero point by tensor.
     """
     copy = model.clone()
@@ -249,15 +249,15 @@ def rounded(model: ir.Model, plan: Plan, parameters: Mapping[str, QParams]) -> i
 
 
 def _round(graph: ir.Graph, value: ir.Value, readers: Set[str] | None, qparams: QParams) -> None:
-    """Put ``scale * clip(round(x / scale), qmin - zero_point, qmax - zero_point)`` between a value and its readers.
+    """Insert ``scale * clip(round(x / scale), qmin - zero_point, qmax - zero_point)`` between a value and its readers.
 
-    In float operators: a layer between QuantizeLinear and DequantizeLinear would be quantized by onnxruntime itself.
+    Float operators are used, because onnxruntime would quantize a layer between QuantizeLinear and DequantizeLinear.
 
     Args:
-        graph: of the value.
-        value: to round.
-        readers: nodes that read what comes out, by name; None for all, and the outputs of the graph.
-        qparams: of the value.
+        graph: graph of the value.
+        value: value to round.
+        readers: names of the nodes that read the rounded value; None for all nodes and graph outputs.
+        qparams: quantization parameters of the value.
     """
     name, zero = name_of(value), float(qparams.zero_point)
     ends = {"scale": qparams.scale, "least": qparams.qmin - zero, "greatest": qparams.qmax - zero}
@@ -276,4 +276,4 @@ def _round(graph: ir.Graph, value: ir.Value, readers: Set[str] | None, qparams: 
     else:
         for use in [use for use in value.uses() if use.node.name in readers]:
             use.node.replace_input_with(use.idx, nodes[-1].outputs[0])
-    insert_behind(graph, value.producer(), nodes)
+    insert_after(graph, value.producer(), nodes)

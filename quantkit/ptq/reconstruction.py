@@ -1,6 +1,6 @@
-"""Layer-wise reconstruction: the layers of an int8 model corrected one by one, each on its int8 inputs.
+"""Layer-wise reconstruction: corrects the layers of an int8 model one by one, each on its int8 inputs.
 
-The weights are rounded for the least error of the layer's output, then the bias is shifted so that the mean is that of
+The weights are rounded for the smallest error of the layer's output, then the bias is shifted so that the mean matches
 fp32.
 """
 
@@ -32,17 +32,17 @@ def reconstruct(
     threads: int,
     progress: Callable[[int, int], None] | None = None,
 ) -> ir.Model:
-    """Return the int8 model of a plan with its weights rounded for least noise and its biases corrected.
+    """Return the int8 model of a plan with weights rounded for the smallest noise and corrected biases.
 
     Args:
-        prepared: fp32 model.
-        plan: made for it.
-        ranges: of the observed tensors.
-        images: a few dozen of the calibration set, ``[N, C, H, W]`` as the model takes them.
-        keep_largest: round the largest weight of each scale to the nearest, so that a compiler that takes scales from
-            the largest weights finds the same.
-        threads: images run side by side.
-        progress: called with the number of layers done and of all layers.
+        prepared: prepared fp32 model.
+        plan: plan of the model.
+        ranges: ranges of the observed tensors.
+        images: a few dozen inputs of the calibration set, ``[N, C, H, W]``.
+        keep_largest: round the largest weight of each scale to nearest, so that a compiler that computes scales from
+            the largest weights finds the same scales.
+        threads: number of images run in parallel.
+        progress: called with the number of finished layers and of all layers.
 
     Raises:
         ModelError: the model cannot be run.
@@ -60,7 +60,7 @@ def reconstruct(
 
 
 class _Walk:
-    """The fp32 and the int8 model side by side, on the way from the input to the scores."""
+    """Runs of the fp32 and the int8 model, which advance layer by layer."""
 
     def __init__(
         self,
@@ -81,7 +81,7 @@ class _Walk:
         self._int8_run = SegmentedRun(int8, images, threads=threads)
 
     def round(self, layer: Layer, seed: int) -> None:
-        """Round a layer's weights, where no other layer shares them and `im2col` supports the layer."""
+        """Round a layer's weights, unless another layer shares them or `im2col` does not support the layer."""
         original, node = self._float[layer.node], self._int8[layer.node]
         weight = np.asarray(array(required(original, 1)), np.float64)
         dequantize = required(node, 1).producer()
@@ -102,7 +102,7 @@ class _Walk:
         integers.const_value = ir.Tensor(np.ascontiguousarray(stored), name=integers.name)
 
     def correct(self, one: BiasedLayer) -> None:
-        """Shift a layer's bias so that its mean output is that of fp32, and move the cut behind it."""
+        """Shift a layer's bias so that its mean output matches fp32, and move the cut after the layer."""
         name = self._stored.get(one.result, one.result)
         qparams = self._parameters[one.result] if one.result in self._stored else None
         self._float_run.advance([one.result])

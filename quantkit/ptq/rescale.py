@@ -1,4 +1,4 @@
-"""Rescaled channels: other weights for the same function."""
+"""Rescales channels of a model without changing its function."""
 
 import numpy as np
 import numpy.typing as npt
@@ -11,7 +11,7 @@ Vector = npt.NDArray[np.float64]
 
 
 def rescaled(model: ir.Model, groups: ChannelGroups, factors: Vector) -> ir.Model:
-    """Return a copy of a model in which every channel is multiplied by the factor of its class, for the same output.
+    """Return an equivalent copy of a model in which every channel is multiplied by the factor of its class.
 
     ``W'[o, i] = W[o, i] * factor(o) / factor(i)`` and ``b'[o] = b[o] * factor(o)``, in float64 and rounded once.
 

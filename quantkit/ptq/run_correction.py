@@ -1,4 +1,4 @@
-"""Bias correction within a run: estimated where the images are available, and cached in the run folder."""
+"""Bias correction of a run: estimated if the images are available, and cached in the run folder."""
 
 from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass
@@ -24,10 +24,10 @@ from quantkit.runs.location import find_set, set_of_run
 
 KIND = "bias"
 FORMAT = 1
-# A few dozen images suffice; every one of them is in memory with a layer's tensors.
+# A few dozen images suffice; each of them is in memory with the tensors of a layer.
 IMAGES = 96
-# Where the noise of the scores is more than a quarter of the signal, accuracy is lost: as measured, at 16 dB the top
-# class of every fifteenth image changes, and near 0 dB that of all.
+# Accuracy is lost if the noise of the scores is large: measured at 16 dB, the top class of every fifteenth image
+# changes, and near 0 dB that of all images.
 LOW_DB = 12.0
 
 
@@ -36,7 +36,7 @@ class Correction:
     """The result of `correction`.
 
     Attributes:
-        shifts: for `quantkit.graph.qdq.write.write_qdq`.
+        shifts: bias shifts for `quantkit.graph.qdq.write.write_qdq`.
         notes: the effect, or the reason why nothing was corrected.
     """
 
@@ -46,12 +46,12 @@ class Correction:
 
 @dataclass(frozen=True)
 class Images:
-    """The calibration images that a correction may use.
+    """Calibration images for a correction.
 
     Attributes:
         chosen: the set.
         pipeline: its preprocessing.
-        threads: images run side by side; as many as there are processors when absent.
+        threads: number of images run in parallel; one per processor by default.
         progress: called with the number of layers done and of all layers.
     """
 
@@ -62,21 +62,21 @@ class Images:
 
 
 def images_of(record: RunRecord, given: CalibrationSet | None = None) -> Images | None:
-    """Return the images of a run's set, None where the set or one of the images needed is gone or changed.
+    """Return the images of a run's set, None if the set or a required image is missing or has changed.
 
     Args:
-        record: of the run.
-        given: the set, where the run does not know its place: that of arrays.
+        record: record of the run.
+        given: the set, if the run does not know its location, as for arrays.
 
     Raises:
-        CalibrationSetError: the set given is another than the run's.
+        CalibrationSetError: the given set is not that of the run.
     """
     chosen = find_set(record) if given is None else set_of_run(record, given)
     if chosen is None:
         return None
     try:
         needed = list(zip(chosen.images, chosen.items, strict=True))[:IMAGES]
-    except CalibrationSetError:  # the place of the images is gone
+    except CalibrationSetError:  # the images have been moved or removed
         return None
     if not all(item.exists() for _, item in needed):
         return None
@@ -94,16 +94,16 @@ def correction(
     images: Images | None,
     outliers: Collection[str] = (),
 ) -> Correction:
-    """Return the correction of one quantization: the cached one where it applies, else a new one.
+    """Return the correction of a quantized model: the cached one if it applies, else a new one.
 
     Args:
-        folder: of the run, whose ``run.json`` is written.
-        prepared: the fp32 model.
-        plan: made for it.
-        options: what the plan leaves in float.
-        ranges: of the observed tensors.
-        images: None where they are not available.
-        outliers: images to leave out, by sha256: one with activations far beyond all others would outweigh them.
+        folder: run folder with an existing ``run.json``.
+        prepared: prepared fp32 model.
+        plan: plan of the model.
+        options: layers left in float by the plan.
+        ranges: ranges of the observed tensors.
+        images: calibration images, None if they are not available.
+        outliers: sha256 of images to leave out, because outlier images would dominate the correction.
 
     Raises:
         ImageError: an image cannot be decoded.
@@ -120,7 +120,7 @@ def correction(
         found = correct_bias(prepared.model, plan, ranges, inputs, threads=threads, progress=images.progress)
         folder.cache.store(key, _entry(found))
     if found is None:
-        why = "biases are not corrected for these ranges: no image was used (quantkit quantize --bias-correction does)"
+        why = "biases are not corrected for these ranges: no image was used (see quantkit quantize --bias-correction)"
         return Correction({}, (why,))
     return Correction(found.shifts, _notes(found))
 
@@ -137,7 +137,7 @@ def _notes(found: BiasCorrection) -> tuple[str, ...]:
 
 
 def _key(record: RunRecord, plan: Plan, options: PlanOptions, ranges: Mapping[str, Range]) -> CacheKey:
-    """Return all that the shifts depend on."""
+    """Return the key of everything that the shifts depend on."""
     inputs = {
         "model": record.model.key,
         "output": record.model.output,

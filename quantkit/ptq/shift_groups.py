@@ -1,10 +1,10 @@
-"""Shift groups: which channels can be shifted by an offset, for the same function with other biases.
+"""Shift groups: channels that can be shifted by an offset if biases compensate it.
 
 The output of a layer can be shifted by an offset for each channel: the offset is subtracted from the layer's bias, and
-the layers that read the output add it, times their weights, to theirs. Pools and concatenations pass offsets on; a sum
-has the sum of its terms' offsets. Any other reader of a shifted tensor would compute something else: an activation
-function, for example, or a convolution that pads with zeros, which are no longer zeros of the original tensor. Such
-channels are not shifted, and neither are the outputs of the model.
+the layers that read the output add it, times their weights, to theirs. Pools and concatenations forward offsets; a sum
+has the sum of its terms' offsets. Other consumers of a shifted tensor would compute other results: activation
+functions, for example, or convolutions with zero padding, because zero is no longer zero of the original tensor. Such
+not shifted, and neither are the outputs of the model.
 """
 
 from collections.abc import Iterable, Mapping
@@ -36,18 +36,18 @@ from quantkit.ptq.noise_model import layer_weights
 
 Vector = npt.NDArray[np.float64]
 
-# Operators that pass offsets on channel by channel; an average does so only without padding.
+# Operators that forward offsets channel by channel; an average does so only without padding.
 _PASSING_ON = frozenset({"Identity", "Dropout", "MaxPool", "GlobalAveragePool", "GlobalMaxPool"})
 
 
 @dataclass(frozen=True)
 class Movable:
-    """Which channels can be shifted, and which tensors an offset reaches.
+    """Channels that can be shifted, and the tensors that each offset reaches.
 
     Attributes:
         arriving: for each tensor with a channel axis, float64 ``[channels, count]``: its share of each offset.
-        first: index of the first offset of each layer that gives some, by node name.
-        free: bool ``[count]``: every layer that the offset reaches can compensate it.
+        first: index of the first offset of each layer with offsets, by node name.
+        free: bool ``[count]``: whether every layer that the offset reaches can compensate it.
     """
 
     arriving: Mapping[str, csr_array]
@@ -74,7 +74,7 @@ def moved(model: ir.Model, found: Movable, moves: Vector) -> ir.Model:
 
     Args:
         model: prepared.
-        found: its channels that can be shifted.
+        found: the channels that can be shifted.
         moves: float64 ``[count]``, the offset of each channel.
     """
     copy = model.clone()
@@ -122,7 +122,7 @@ class _Builder:
             self._give(value, None)
 
     def follow(self, node: ir.Node) -> None:
-        """Record the offsets of a node's outputs, and pin those of inputs that it does not pass on."""
+        """Record the offsets of a node's outputs, and pin those of inputs that it does not forward."""
         if node_name(node) in self._layers:
             self._layer(node)
             return
@@ -151,7 +151,7 @@ class _Builder:
         self._give(result, ones)
 
     def _passed_on(self, node: ir.Node) -> csr_array | None:
-        """Return the offsets of a node's only output; None where its inputs must not be shifted."""
+        """Return the offsets of a node's only output; None if its inputs must not be shifted."""
         result = node.outputs[0]
         parts = [matrix for value in node.inputs if value is not None and (matrix := self._of(value)) is not None]
         if node.domain != "" or len(node.outputs) != 1 or not parts:
@@ -182,7 +182,7 @@ class _Builder:
             return
         self._arriving[value.name] = csr_array((channels, self._count)) if matrix is None else matrix
         if any(use.node.graph is not self._graph for use in value.uses()):
-            self._pin(value)  # read inside of a condition or loop
+            self._pin(value)  # read inside a condition or loop
 
     def _pin(self, value: ir.Value | None) -> None:
         matrix = None if value is None else self._of(value)
@@ -191,7 +191,7 @@ class _Builder:
 
 
 def _flattens(node: ir.Node) -> bool:
-    """Return whether a node makes one row of each image: a Flatten, or a Reshape to ``[N, channels * positions]``."""
+    """Return whether a node flattens each image: a Flatten, or a Reshape to ``[N, channels * positions]``."""
     if node.op_type == "Flatten":
         return attribute_int(node, "axis", 1) == 1
     sizes, after = dims(operand(node, 0)), dims(node.outputs[0])

@@ -1,7 +1,7 @@
-"""Weight rounding for the least error of the layer's output, instead of each weight to its nearest integer.
+"""Weight rounding that minimizes the error of the layer's output, instead of rounding each weight to nearest.
 
 With ``S`` the covariance of a layer's inputs, rounding weights ``w`` to ``q`` integers of a step ``d`` adds noise of
-power ``(d q - w) S (d q - w)'`` to an output whose mean the bias takes care of. Nearest rounding minimizes only the
+power ``(d q - w) S (d q - w)'`` to an output with a mean that the bias corrects. Nearest rounding minimizes only the
 diagonal part. It is minimized here in two steps, without training (the aim is that of Nagel et al., Up or Down?
 Adaptive Rounding for Post-Training Quantization, ICML 2020):
 
@@ -18,26 +18,26 @@ from scipy.linalg.lapack import dtrtri
 from quantkit.data.parallel import map_in_order
 from quantkit.types import Float64Array
 
-# Added to the diagonal, as a share of its mean: inputs that never varied would leave S singular.
+# Added to the diagonal, as a share of its mean: inputs without variance would make S singular.
 DAMPING = 0.01
-# Weights between two updates of all weights behind them.
+# Number of weights between two updates of all following weights.
 BLOCK = 64
 SWEEPS = 12
-# Rows are rounded in parts of at least so many rows, and in at most so many parts.
+# Minimum rows per part, and maximum number of parts, of the rows that are rounded in parallel.
 LEAST_ROWS, MOST_PARTS = 32, 4
 
 
 def round_weights(
     weight: Float64Array, covariance: Float64Array, step: Float64Array, *, qmax: int, threads: int = 1
 ) -> npt.NDArray[np.int8]:
-    """Return integers in ``[-qmax, qmax]`` of least predicted noise; never more than nearest rounding has.
+    """Return integers in ``[-qmax, qmax]`` with minimal predicted noise, at most that of nearest rounding.
 
     Args:
-        weight: float64 ``[groups, rows, columns]``, a row for each output channel.
+        weight: float64 ``[groups, rows, columns]``, one row per output channel.
         covariance: float64 ``[groups, columns, columns]`` of the inputs.
-        step: float64 ``[groups, rows]``, real units an integer.
-        qmax: greatest magnitude of an integer.
-        threads: the rows do not depend on each other; parts of them are rounded side by side.
+        step: float64 ``[groups, rows]``, real units per integer.
+        qmax: largest magnitude of an integer.
+        threads: number of parts of the rows that are rounded in parallel; rows are independent.
     """
     damped = _damped(covariance)
     order = np.argsort(-np.diagonal(damped, axis1=1, axis2=2), axis=1, kind="stable")

@@ -1,1 +1,1 @@
-"""Results as HTML pages, charts, terminal tables, Markdown and CSV."""
+"""Output of results as HTML, charts, terminal tables, Markdown and CSV."""

@@ -1,4 +1,4 @@
-"""The content of an HTML report as typed plain data; `quantkit.workflows.report` fills it in from a run."""
+"""The content of an HTML report as typed data; `quantkit.workflows.report` creates it from a run."""
 
 import itertools
 from collections.abc import Callable, Sequence
@@ -29,11 +29,11 @@ CHANGE_KINDS: tuple[ChangeKind, ...] = get_args(ChangeKind)
 
 @dataclass(frozen=True, kw_only=True)
 class MethodRange:
-    """The range that one calibration method gives a tensor.
+    """The range of a tensor by a calibration method.
 
     Attributes:
         method: name of the method, followed by the target where several are shown.
-        range: the real values that the integers span.
+        range: the range of the integers in real values.
         step: real units per integer step.
         used_by: names of the candidates quantized with this method.
     """
@@ -46,16 +46,16 @@ class MethodRange:
 
 @dataclass(frozen=True, kw_only=True)
 class ReportTensor:
-    """One tensor of the network.
+    """A tensor of the network.
 
     Attributes:
         name: ONNX name.
         op_type: operator that computes it.
         layer: name of the node that computes it.
-        inputs: names of the nearest tensors of the report that it is computed from; empty for graph inputs.
-        statistics: values seen in calibration; None where the tensor was not observed.
+        inputs: names of the nearest tensors of the report among its ancestors; empty for graph inputs.
+        statistics: calibration statistics; None if the tensor was not observed.
         ranges: range by calibration method.
-        reason: why the tensor stays in float; empty where it is quantized.
+        reason: why the tensor stays in float; empty if it is quantized.
     """
 
     name: str
@@ -69,7 +69,7 @@ class ReportTensor:
 
 @dataclass(frozen=True, kw_only=True)
 class Answer:
-    """The class that a model gives an image.
+    """The class that a model predicts for an image.
 
     Attributes:
         label: index of the class.
@@ -86,11 +86,11 @@ class ChangedImage:
 
     Attributes:
         name: path relative to the image folder.
-        label: index of the true class, None where it is not known.
+        label: index of the true class, None if unknown.
         answers: one per model, in the order of the comparison.
-        kinds: one per candidate: ``lost`` or ``gained`` where the true class decides, ``changed`` where neither model
-            is right or the truth is not known, None where the candidate agrees with the reference.
-        picture: JPEG or PNG, None where the image cannot be read.
+        kinds: one per candidate: ``lost`` or ``gained`` if one model is correct, ``changed`` if neither model is
+            correct or the true class is unknown, None if the candidate agrees with the reference.
+        picture: JPEG or PNG, None if the image cannot be read.
     """
 
     name: str
@@ -105,8 +105,8 @@ class Confusion:
     """A pair of classes that models confuse.
 
     Attributes:
-        expected: index of the true class; without labels, of the class that the reference gives.
-        answered: index of the class given instead.
+        expected: index of the true class; without labels, of the class by the reference.
+        answered: index of the predicted class.
         counts: number of such images per model, in the order of the comparison.
     """
 
@@ -116,7 +116,7 @@ class Confusion:
 
     @property
     def increase(self) -> int:
-        """Greatest increase of a candidate over the reference."""
+        """Largest increase of a candidate over the reference."""
         return max(self.counts[1:]) - self.counts[0]
 
 
@@ -127,15 +127,15 @@ class TuningStage:
     Attributes:
         stage: name of the stage.
         tried: number of recipes tried.
-        recipe: the best of them in words.
+        recipe: description of the best of them.
         agreement: share of the selection images in the class of fp32, 0 to 1.
-        sqnr_db: SQNR of the scores on the selection images; None where it is infinite.
+        sqnr_db: SQNR of the scores on the selection images; None if infinite.
         seconds: time spent on all recipes of the stage.
         float_macs: share of the multiply-adds in float, 0 to 1.
-        images: number of held-out evaluation images; 0 where the recipe was not evaluated.
+        images: number of held-out evaluation images; 0 if the recipe was not evaluated.
         delta: top-1 minus that of fp32 on them, in percentage points.
         ci95: interval of that difference.
-        kept: this recipe makes the tuned model.
+        kept: whether this is the recipe of the tuned model.
     """
 
     stage: str
@@ -153,14 +153,14 @@ class TuningStage:
 
 @dataclass(frozen=True, kw_only=True)
 class TuningLog:
-    """One search of `quantkit tune`.
+    """A search of `quantkit tune`.
 
     Attributes:
-        name: of the tuned model in the run.
-        target: what it was tuned for.
-        verdict: how the search ended, as a sentence.
-        stages: in the order of the search.
-        notes: of the search.
+        name: name of the tuned model in the run.
+        target: target of the tuned model.
+        verdict: result of the search, as a sentence.
+        stages: the stages in the order of the search.
+        notes: notes of the search.
     """
 
     name: str
@@ -172,12 +172,12 @@ class TuningLog:
 
 @dataclass(frozen=True, kw_only=True)
 class SensitivityFinding:
-    """A measured sensitivity, and what it recommends.
+    """A measured sensitivity with its recommendation.
 
     Attributes:
         result: the figures.
         decision: the recommendation in sentences.
-        command: command that makes the recommended model, empty where nothing is recommended.
+        command: command that writes the recommended model, empty without a recommendation.
     """
 
     result: Sensitivity
@@ -191,7 +191,7 @@ class Loss:
 
     Attributes:
         tensor: name of the tensor that the layer computes.
-        why: the figure, in a few words.
+        why: description of the figure.
     """
 
     tensor: str
@@ -200,7 +200,7 @@ class Loss:
 
 @dataclass(frozen=True, kw_only=True)
 class ReportData:
-    """Everything that a report shows.
+    """The data of a report.
 
     Attributes:
         title: name of the network.
@@ -208,12 +208,12 @@ class ReportData:
         tensors: tensors of the network in order; their drift is in the comparison, by name.
         images: images that changed class, as `changed_images` returns them.
         confusions: pairs of classes, as `confusion_pairs` returns them.
-        class_names: name of each class; empty where classes have none.
-        convergence: how the ranges moved during calibration.
-        coverage: per candidate, how much of it is int8; candidates of unknown origin are left out.
+        class_names: name of each class; empty without names.
+        convergence: convergence points of the calibration.
+        coverage: int8 coverage of each candidate; candidates of unknown origin are left out.
         tunings: searches of `quantkit tune` in the run.
         sensitivities: results of `quantkit sensitivity` in the run.
-        verdicts: of the gates.
+        verdicts: verdicts of the gates.
         provenance: names and values, in order.
     """
 
@@ -236,7 +236,7 @@ class ReportData:
 
     @property
     def candidates(self) -> tuple[ModelResult, ...]:
-        """The models that are compared with the reference."""
+        """The models compared with the reference."""
         return self.comparison.candidates
 
     @property
@@ -256,7 +256,7 @@ class ReportData:
         return tuple(found)
 
     def class_name(self, label: int) -> str:
-        """Return the name of a class, the first of its synonyms; its number where it has none."""
+        """Return the first synonym of a class name, or the index if the class has no name."""
         name = self.class_names[label].split(",")[0].strip() if label < len(self.class_names) else ""
         return name or f"class {label}"
 
@@ -269,8 +269,8 @@ def changed_images(
 ) -> tuple[ChangedImage, ...]:
     """Return images that a candidate puts in another class than the reference.
 
-    Every candidate and kind of change gets an equal part of the limit; unused parts go to the next kinds. Within a
-    kind, the image with the highest confidence of the reference comes first.
+    Every candidate and kind of change gets an equal part of the limit; unused parts are added to the next kinds. Within
+    a kind, images are sorted by descending confidence of the reference.
 
     Args:
         models: predictions of the reference and the candidates, in the same order of images.
@@ -301,7 +301,7 @@ def changed_images(
 
 
 def confusion_pairs(models: Sequence[Predictions], *, limit: int = MAX_CONFUSIONS) -> tuple[Confusion, ...]:
-    """Return the pairs of classes whose confusions changed, the greatest increase first.
+    """Return the pairs of classes with changed confusions, the largest increase first.
 
     Args:
         models: predictions of the reference and the candidates, in the same order of images.
@@ -323,10 +323,10 @@ def confusion_pairs(models: Sequence[Predictions], *, limit: int = MAX_CONFUSION
 
 
 def greatest_losses(data: ReportData, model: ModelResult, count: int = 3) -> tuple[Loss, ...]:
-    """Return the layers at which a candidate loses most precision, the worst first.
+    """Return the layers with the largest loss of precision of a candidate, the worst first.
 
-    Where layers were measured in isolation, those with the lowest SQNR there; otherwise those at which the accumulated
-    SQNR falls furthest below the lowest of their inputs. Graph inputs are not layers and are left out.
+    These are the layers with the lowest isolated SQNR if it was measured, otherwise the layers with the largest
+    decrease of the accumulated SQNR below the lowest of their inputs. Graph inputs are left out.
     """
     inputs = {tensor.name: tensor.inputs for tensor in data.tensors}
     alone = [drift for drift in model.layers if inputs.get(drift.name, ("",))]

@@ -21,12 +21,12 @@ def histogram(statistics: TensorStatistics, lo: float, hi: float) -> dict[str, A
     heights[0::2], heights[1::2] = ends - counts, ends
     edges = np.linspace(lo, hi, HISTOGRAM_BINS + 1)
     below = np.interp(edges, knots, heights, left=0.0, right=float(statistics.count))
-    # Rounded before the difference is taken, so that a single value on an edge is drawn once and not lost.
+    # Rounded before the difference, so that a single value on an edge is drawn exactly once.
     return {"lo": lo, "hi": hi, "counts": np.diff(np.rint(below)).astype(np.int64).tolist()}
 
 
 def share_outside(statistics: TensorStatistics, range_: Range) -> float:
-    """Return the share of the values outside a range, 0 to 1, to the resolution of the stored bins."""
+    """Return the share of the values outside a range, 0 to 1, with the resolution of the stored bins."""
     bins, counts = statistics.ascending()
     lower, upper = signed_edges(bins)
     outside = (upper <= range_.lo) | (lower > range_.hi)

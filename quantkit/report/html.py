@@ -1,4 +1,4 @@
-"""HTML elements with every text and attribute escaped: nothing read from a file can become markup."""
+"""HTML elements with all text and attributes escaped, so that data from files cannot become markup."""
 
 import html
 import json
@@ -8,7 +8,7 @@ Attribute = str | int | float | bool | None
 
 
 class Html(str):
-    """Text that is markup already; any other string is escaped where it is used."""
+    """Markup text; any other string is escaped when used."""
 
     __slots__ = ()
 
@@ -24,17 +24,17 @@ def element(tag: str, *children: object, **attributes: Attribute) -> Html:
 
 
 def void(tag: str, **attributes: Attribute) -> Html:
-    """Return an element that has no content and no end tag, such as ``img``."""
+    """Return an element without content and end tag, such as ``img``."""
     return Html(f"<{tag}{''.join(_attribute(name, value) for name, value in attributes.items())}>")
 
 
 def fragment(*children: object) -> Html:
-    """Return children one after the other."""
+    """Return the concatenated children."""
     return Html("".join(_text(child) for child in children if child is not None))
 
 
 def embedded_json(value: Any) -> Html:
-    """Return JSON that can stand inside a script element: no ``<`` that could end the element, no line separators."""
+    """Return JSON for a script element: without ``<``, which could end the element, and without line separators."""
     text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
     for character in "<>&\u2028\u2029":
         text = text.replace(character, f"\\u{ord(character):04x}")

@@ -13,14 +13,14 @@ SPACE = "\u00a0"
 
 @dataclass(frozen=True, kw_only=True)
 class Chart:
-    """A chart: a place in the page and the values that the script draws there.
+    """A chart: a place in the page with the values that the script draws.
 
     Attributes:
-        name: unique in the page.
+        name: unique name in the page.
         caption: heading of the chart.
         kind: name of the drawing function in ``report_charts.js`` or ``report_network.js``.
-        values: JSON values that the function takes; no infinities.
-        readout: there is a line below that names what is under the pointer.
+        values: JSON values for the function, without infinities.
+        readout: whether a line below the chart describes the item at the pointer.
     """
 
     name: str
@@ -31,7 +31,7 @@ class Chart:
 
     @property
     def figure(self) -> Html:
-        """The place of the chart."""
+        """Return the element of the chart."""
         return element(
             "figure",
             element("figcaption", self.caption, id=f"{self.name}-caption"),
@@ -46,9 +46,9 @@ class Section:
 
     Attributes:
         id: anchor and key.
-        heading: shown above it, and in the navigation.
-        content: everything below the heading, with the figures of the charts in it.
-        charts: drawn by the script.
+        heading: heading of the section and in the navigation.
+        content: content below the heading, with the figures of the charts.
+        charts: charts drawn by the script.
         shared: further values for the script, by key.
     """
 
@@ -66,7 +66,7 @@ class Cell:
     Attributes:
         content: text or markup.
         value: number it sorts by; None sorts last.
-        class_: class of the cell.
+        class_: CSS class of the cell.
     """
 
     content: object
@@ -82,14 +82,14 @@ def table(
     text_columns: int = 1,
     groups: Sequence[tuple[str, int]] = (),
 ) -> Html:
-    """Return a sortable table in a box that scrolls sideways where the page is narrow.
+    """Return a sortable table in a box that scrolls horizontally on narrow pages.
 
     Args:
         caption: name of the table for screen readers.
-        headings: of the columns.
+        headings: headings of the columns.
         rows: cells in the order of the headings; a `Cell` sorts by its value.
-        text_columns: columns from the left that hold text and are aligned left.
-        groups: a row above the headings: name and number of columns of each group.
+        text_columns: number of text columns from the left, which are aligned left.
+        groups: name and number of columns of each group, in a row above the headings.
     """
     heads = [
         element("th", element("button", heading, type="button"), scope="col", class_=_text(place, text_columns))
@@ -124,7 +124,7 @@ def definitions(pairs: Iterable[tuple[object, object]], class_: str) -> Html:
 
 
 def tensor_button(name: str) -> Html:
-    """Return a button that chooses a tensor in the page."""
+    """Return a button that selects a tensor in the page."""
     return element("button", name, type="button", class_="tensor", data_tensor=name)
 
 
@@ -134,7 +134,7 @@ def muted(text: str) -> Html:
 
 
 def percent(value: float | None) -> str:
-    """Format a figure that is in percent already."""
+    """Format a figure in percent."""
     return ABSENT if value is None else f"{value:.2f}"
 
 

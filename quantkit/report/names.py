@@ -1,7 +1,7 @@
-"""Names of tensors, layers and models in terminal tables: whole where there is room, cut where they differ least.
+"""Shortens names of tensors, layers and models in terminal tables, such that they remain distinct.
 
 Exporters name a tensor by its path (``/features/denseblock3/denselayer11/norm1/act/Relu_output_0``), and a network
-repeats its blocks, so both ends of many names are alike and what tells them apart is in the middle.
+repeats its blocks, so many names have equal ends and differ in the middle.
 """
 
 import re
@@ -19,12 +19,12 @@ _BEHIND_SEPARATOR = re.compile(r"(?<=[/._:])")
 
 @dataclass(frozen=True)
 class Name:
-    """A cell of a table that takes the width the other columns leave.
+    """A table cell that takes the width left by the other columns.
 
     Attributes:
         text: the name.
-        among: all names of the column, from which it is told apart.
-        least: columns it takes where there are fewer.
+        among: all names of the column, from which it must remain distinct.
+        least: minimum width.
     """
 
     text: str
@@ -32,21 +32,21 @@ class Name:
     least: int = 12
 
     def __rich_measure__(self, console: Console, options: ConsoleOptions) -> Measurement:
-        """Tell rich between which widths to choose."""
+        """Return the minimum and maximum width for rich."""
         return Measurement(min(self.least, len(self.text)), len(self.text)).with_maximum(options.max_width)
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        """Draw the name within the width that rich chose."""
+        """Render the name in the width selected by rich."""
         yield Text(shortened(self.text, options.max_width, self.among), no_wrap=True)
 
 
 def shortened(name: str, width: int, among: Collection[str] = ()) -> str:
-    """Cut a name to a width: in its middle, or where others would then look the same, before and behind what differs.
+    """Shorten a name to a width: in its middle, or around the part that differs from other names.
 
     Args:
-        name: to cut.
-        width: characters of the result at most, 2 or more.
-        among: names it should be told apart from; two that differ in too much for the width can still look alike.
+        name: name to shorten.
+        width: maximum number of characters, 2 or more.
+        among: names to distinguish it from; if the differing part exceeds the width, results can be equal.
     """
     if len(name) <= width:
         return name
@@ -55,7 +55,7 @@ def shortened(name: str, width: int, among: Collection[str] = ()) -> str:
 
 @lru_cache(maxsize=32)
 def _cut_names(names: frozenset[str], width: int) -> dict[str, str]:
-    """Return what each name that is too long is cut to."""
+    """Return the shortened form of each name that is too long."""
     groups = [[name] for name in sorted(names) if len(name) > width]
     while True:
         cut = {name: short for group in groups for name, short in _told_apart(group, width)}
@@ -66,7 +66,7 @@ def _cut_names(names: frozenset[str], width: int) -> dict[str, str]:
 
 
 def _joined(groups: Sequence[Sequence[str]], cut: Mapping[str, str]) -> list[list[str]]:
-    """Return the groups, joined where they hold names that are cut alike."""
+    """Return the groups, merged if they contain names with equal shortened forms."""
     joined: dict[str, list[str]] = {}
     for group in groups:
         alike = {id(joined[cut[name]]): joined[cut[name]] for name in group if cut[name] in joined}
@@ -76,7 +76,7 @@ def _joined(groups: Sequence[Sequence[str]], cut: Mapping[str, str]) -> list[lis
 
 
 def _told_apart(group: Sequence[str], width: int) -> Iterator[tuple[str, str]]:
-    """Yield each name of a group, and what it is cut to so that it differs from the others."""
+    """Yield each name of a group with a shortened form that differs from the others."""
     before = _common_length(group)
     behind = _common_length([name[before:][::-1] for name in group])
     for name in group:
@@ -90,13 +90,13 @@ def _middle_cut(name: str, width: int) -> str:
 
 
 def _common_length(texts: Sequence[str]) -> int:
-    """Return how many characters all texts begin with alike."""
+    """Return the length of the common prefix of all texts."""
     columns = enumerate(zip(*texts, strict=False))
     return next((place for place, found in columns if len(set(found)) > 1), min(map(len, texts)))
 
 
 def _around(name: str, start: int, end: int, width: int) -> str:
-    """Return a part of a name that holds what lies between two places, from one separator to the next if it can."""
+    """Return a part of a name around the range between two positions, from separator to separator if possible."""
     room = width - 2 * len(CUT)
     if room < 3:
         return _middle_cut(name, width)
@@ -104,7 +104,7 @@ def _around(name: str, start: int, end: int, width: int) -> str:
         return CUT + _middle_cut(name[start:end], room) + CUT
     ends = [0, *(found.start() for found in _BEHIND_SEPARATOR.finditer(name)), len(name)]
     before, behind = max(place for place in ends if place <= start), min(place for place in ends if place >= end)
-    # The whole part of the path first, then as many others as fit.
+    # The complete path component first, then as many others as fit.
     start = before if end - before <= room else start
     end = behind if behind - start <= room else end
     end = max((place for place in ends if place >= end and place - start <= room), default=end)

@@ -1,4 +1,4 @@
-"""Results as HTML for notebooks: what ``_repr_html_`` of the results returns. Styles are the notebook's own."""
+"""HTML for ``_repr_html_`` of results in notebooks, in the style of the notebook."""
 
 from collections.abc import Iterable, Sequence
 
@@ -18,7 +18,7 @@ def comparison_html(comparison: Comparison) -> Html:
 
 
 def sensitivity_html(found: Sensitivity) -> Html:
-    """Return the first layers in the order of the result, and the noise of the whole model."""
+    """Return the first layers in the order of the result, and the noise of the full int8 model."""
     labelled = found.whole.accuracy is not None
     figures = ["noise added", "SQNR, dB", "noise removed", *(["Δ top-1, points"] if labelled else [])]
     rows = []

@@ -1,8 +1,8 @@
-"""One HTML file that opens without a network.
+"""The report as one HTML file that works offline.
 
-The charts are drawn by scripts of some 30 kB; a plotting library would add several MB to every report and draw pictures
-that a keyboard or a screen reader cannot enter. A content security policy forbids the page to load anything and to run
-any script but these.
+The charts are drawn by scripts of some 30 kB; a plotting library would add several MB to every report and would not be
+accessible by keyboard or screen reader. A content security policy prevents the page from loading resources and running
+other scripts.
 """
 
 import base64
@@ -74,13 +74,13 @@ def document(
     """Return a page in the style of the reports.
 
     Args:
-        title: of the window.
+        title: title of the window.
         above: line above the heading.
-        heading: of the page.
-        head: what comes first.
+        heading: heading of the page.
+        head: content before the sections.
         body: the sections.
         made_by: the command that wrote the page.
-        figures: JSON values that the script reads.
+        figures: JSON values for the script.
     """
     style, script = _resource("report.css"), "\n".join(_resource(name) for name in _SCRIPTS)
     return Template(_resource("report.html")).substitute(

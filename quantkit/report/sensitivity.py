@@ -10,7 +10,7 @@ from quantkit.sensitivity.result import Sensitivity
 
 
 def sensitivity_page(found: Sensitivity, decision: Sequence[str] = ()) -> str:
-    """Return the sensitivity as one HTML page that needs no network.
+    """Return the sensitivity as one HTML page that works offline.
 
     Args:
         found: the figures.

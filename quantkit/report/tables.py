@@ -1,7 +1,7 @@
-"""A comparison as terminal tables, Markdown, and CSV. Numbers are formatted here and nowhere else.
+"""A comparison as terminal tables, Markdown and CSV, and the formatting of numbers.
 
-Tables fit 80 columns, and show longer names where there are more. The minus sign in them is the typographic one; CSV
-holds plain numbers at full precision.
+Tables fit 80 columns, and show longer names in wider terminals. The minus sign in them is the typographic one; CSV
+contains plain numbers with full precision.
 """
 
 import csv
@@ -45,7 +45,7 @@ CSV_COLUMNS = (
 
 
 def accuracy_table(comparison: Comparison) -> Table:
-    """Return the main table: one row a model; names are cut where the terminal is narrow."""
+    """Return the main table with one row per model; names are shortened in narrow terminals."""
     table = plain_table(_accuracy_title(comparison))
     table.add_column("model")
     for heading in _headings(comparison)[1:]:
@@ -63,7 +63,7 @@ def accuracy_rows(comparison: Comparison) -> tuple[tuple[str, ...], list[tuple[s
 
 
 def drift_table(model: ModelResult, tensors: Sequence[TensorDrift] | None = None) -> Table:
-    """Return the tensors that drift most (or the given ones); names are cut where the terminal is narrow."""
+    """Return the tensors with the largest drift, or the given ones; names are shortened in narrow terminals."""
     table = plain_table(f"Drift of {model.name}: lowest SQNR first")
     table.add_column("tensor")
     for heading in ("SQNR dB", "worst ch.", "max steps", "clipped", "range"):
@@ -82,12 +82,12 @@ def drift_table(model: ModelResult, tensors: Sequence[TensorDrift] | None = None
     return table
 
 
-# With fewer images, one easily causes half of the error.
+# With fewer images, a single one often causes half of the error.
 MANY = 10
 
 
 def notes(comparison: Comparison) -> list[str]:
-    """Return the notes below the table: the loss that this many images detect, and warnings."""
+    """Return the notes below the table: the loss that this number of images detects, and warnings."""
     said = []
     for model in comparison.candidates:
         versus = model.versus
@@ -96,7 +96,7 @@ def notes(comparison: Comparison) -> list[str]:
         if lonely := [one for one in model.worst_tensors if one.images >= MANY and one.image_share > 0.5]:
             said.append(
                 f"{model.name}: one image causes more than half of the error of {len(lonely)} of the "
-                f"{len(model.worst_tensors)} tensors with the lowest SQNR, so their SQNR hardly describes other images"
+                f"{len(model.worst_tensors)} tensors with the lowest SQNR, so their SQNR is not representative"
             )
     return [*said, *comparison.warnings]
 
@@ -129,7 +129,7 @@ def markdown(comparison: Comparison, verdicts: Sequence[GateVerdict] = ()) -> st
 
 
 def csv_text(comparison: Comparison) -> str:
-    """Return one row a model with plain numbers; a figure that was not measured is empty."""
+    """Return one row per model with plain numbers; missing figures are empty."""
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
     writer.writerow(CSV_COLUMNS)
@@ -158,7 +158,7 @@ def csv_text(comparison: Comparison) -> str:
 
 
 def points(value: float, interval: Interval | None = None) -> str:
-    """Format percentage points with a sign and, where there is one, the interval: ``−0.40 [−1.02, +0.21]``."""
+    """Format percentage points with a sign and an optional interval: ``−0.40 [−1.02, +0.21]``."""
     text = _signed(value)
     return text if interval is None else f"{text} [{_signed(interval.lo)}, {_signed(interval.hi)}]"
 
@@ -179,7 +179,7 @@ def size(count: int | None) -> str:
 
 
 def decibels(value: float) -> str:
-    """Format a ratio in dB; without any error it is infinite."""
+    """Format a ratio in dB; it is infinite without error."""
     if math.isinf(value):
         return "∞" if value > 0 else f"{MINUS}∞"
     return f"{value:.1f}".replace("-", MINUS)
@@ -200,7 +200,7 @@ def share(value: float | None, digits: int = 2) -> str:
 
 
 def plain_table(title: str) -> Table:
-    """Return a table without columns yet, in the form of all tables here."""
+    """Return a table without columns, in the common style."""
     return Table(
         title=Text(title, style="bold"),
         title_justify="left",
@@ -241,7 +241,7 @@ def _timed(comparison: Comparison) -> bool:
 
 
 def _signed(value: float) -> str:
-    # Adding 0.0 turns a rounded -0.0 into 0.0, which then carries no minus.
+    # Adding 0.0 turns a rounded -0.0 into 0.0, which has no minus sign.
     return f"{round(value, 2) + 0.0:+.2f}".replace("-", MINUS)
 
 
@@ -260,7 +260,7 @@ def _markdown_table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> l
 
 
 def _markdown_text(text: str) -> str:
-    """Keep names from files from being read as table cells, HTML or emphasis."""
+    """Escape text so that Markdown does not interpret it as table cells, HTML or emphasis."""
     for character in "\\`*_{}[]<>|#":
         text = text.replace(character, "\\" + character)
     return " ".join(text.split())

@@ -1,4 +1,4 @@
-"""Small pictures for a report."""
+"""Thumbnails for a report."""
 
 import io
 from pathlib import Path
@@ -20,7 +20,7 @@ _QUALITY = 75
 def thumbnail(item: Path | ImageItem) -> bytes | None:
     """Return an image as a JPEG of at most `SIDE` pixels, never enlarged; None if the image cannot be read.
 
-    A ready array is shown with its least value black and its greatest white.
+    An array is shown with its smallest value black and its largest white.
     """
     where = place_of(item)
     try:

@@ -1,8 +1,8 @@
-"""The cache of computed results: bias corrections, layer costs, trials of a search, and the scores of models.
+"""The cache of results: bias corrections, layer costs, trials of a search, and scores of models.
 
-An entry belongs to a `CacheKey`, which holds everything the result depends on. An entry under another key, of an older
-format or numeric version, or damaged is not read but computed again. Entries are files of their own, written whole, in
-one folder for each kind; deleting any of them costs time and nothing else.
+An entry belongs to a `CacheKey` with everything the result depends on. Entries with another key, an older format or
+numeric version, and damaged entries are ignored and recomputed. Each entry is a file, written atomically, in one folder
+per kind; entries can be deleted at any time.
 """
 
 import contextlib
@@ -25,9 +25,9 @@ from quantkit.files import sha256_json, write_bytes
 from quantkit.numerics import NUMERIC_VERSION
 
 FOLDER = "cache"
-# The variable that names the folder of all caches of a user where it is not the usual one.
+# Environment variable for another location of the user's cache folder.
 CACHE_HOME = "XDG_CACHE_HOME"
-# The oldest entries are removed where a cache folder grows beyond this size.
+# The oldest entries are removed if a cache folder exceeds this size.
 MAX_BYTES = 1 << 30
 
 _METADATA = "quantkit-cache"
@@ -36,9 +36,9 @@ _NAME_DIGITS = 24
 
 
 def user_cache_folder() -> Path:
-    """Return the folder of results that belong to no run: ``quantkit`` in the user's cache folder.
+    """Return the folder of results without a run: ``quantkit`` in the user's cache folder.
 
-    That is ``XDG_CACHE_HOME`` where it is set, else ``~/.cache``, ``~/Library/Caches`` on macOS, or ``LOCALAPPDATA`` on
+    This is ``XDG_CACHE_HOME`` if it is set, else ``~/.cache``, ``~/Library/Caches`` on macOS, or ``LOCALAPPDATA`` on
     Windows.
     """
     given = os.environ.get(CACHE_HOME)
@@ -57,10 +57,10 @@ class CacheKey:
     """Everything that a cached result depends on.
 
     Attributes:
-        kind: of the result; the name of its folder.
-        format: version of the entry's content, raised when its fields change.
-        inputs: JSON values that name the inputs: digests of models and images, ranges, options.
-        numerics: version of quantkit's arithmetic, raised when the same inputs give other numbers.
+        kind: kind of the result, the name of its folder.
+        format: version of the entry's content, increased when its fields change.
+        inputs: JSON values that identify the inputs: digests of models and images, ranges, options.
+        numerics: version of quantkit's arithmetic, increased when the same inputs give other numbers.
         runtime: version of onnxruntime.
     """
 
@@ -72,7 +72,7 @@ class CacheKey:
 
     @cached_property
     def digest(self) -> str:
-        """Hex SHA-256 of all of it."""
+        """Hex SHA-256 of the key."""
         return sha256_json(self.to_json())
 
     def to_json(self) -> dict[str, Any]:
@@ -103,7 +103,7 @@ class ResultCache:
     """A folder of cached results.
 
     Args:
-        folder: where entries are stored; made when the first is.
+        folder: folder of the entries; created with the first entry.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -114,7 +114,7 @@ class ResultCache:
         return self.folder / key.kind / f"{key.digest[:_NAME_DIGITS]}{suffix}"
 
     def load(self, key: CacheKey) -> CacheEntry | None:
-        """Return the entry of a key, None where there is none or it is damaged."""
+        """Return the entry of a key, None if it is missing or damaged."""
         path = self.path(key)
         try:
             with safe_open(path, framework="numpy") as file:
@@ -130,28 +130,28 @@ class ResultCache:
         return entry
 
     def store(self, key: CacheKey, entry: CacheEntry) -> None:
-        """Write the entry of a key, in the place of the one before.
+        """Write the entry of a key, and replace an earlier one.
 
         Raises:
-            OutputError: it cannot be written.
+            OutputError: the entry cannot be written.
         """
         content = json.dumps({"digest": key.digest, "values": dict(entry.values)})
         arrays = {name: np.ascontiguousarray(array) for name, array in entry.arrays.items()}
-        # One metadata entry: safetensors writes several in an order that changes from run to run.
+        # Only one metadata entry, because safetensors does not write several in a fixed order.
         write_bytes(self.path(key), save(arrays, metadata={_METADATA: content}))
 
     def trim(self, keep: Collection[Path], limit: int = MAX_BYTES) -> None:
-        """Remove the least recently used entries until the folder holds no more than ``limit`` bytes.
+        """Remove the least recently used entries until the folder has at most ``limit`` bytes.
 
         Args:
             keep: files that are not removed.
-            limit: bytes.
+            limit: maximum size in bytes.
         """
         total = 0
         for size, path in self._newest_first():
             total += size
             if total > limit and path not in keep:
-                with contextlib.suppress(OSError):  # open in another process, where the system forbids it
+                with contextlib.suppress(OSError):  # some systems cannot remove files that are open
                     path.unlink(missing_ok=True)
 
     def _newest_first(self) -> Iterator[tuple[int, Path]]:

@@ -1,4 +1,4 @@
-"""The run folder: what a calibration leaves, and where each part of it lies."""
+"""The run folder: its files and its record, ``run.json``."""
 
 import contextlib
 import json
@@ -35,15 +35,15 @@ class ModelRecord(_Record):
 
     Attributes:
         path: absolute path of the ONNX file; in the file, relative to the run folder.
-        absolute: in the file, where the ONNX file was when it was written.
+        absolute: in the file, the absolute path of the ONNX file at the time of writing.
         sha256: digest of the file and its external data.
-        input: name of its image input.
-        shape: ``[N, C, H, W]`` of that input, null where dynamic.
-        output: name of its scores.
-        classes: number of classes, null where the model does not say.
+        input: name of the image input.
+        shape: ``[N, C, H, W]`` of that input, null if dynamic.
+        output: name of the output with the scores.
+        classes: number of classes, null if unknown.
         layout: order of the axes of the image input in the file.
-        dtype: its element type in the file.
-        inputs: values of the inputs beside the image.
+        dtype: element type of the image input in the file.
+        inputs: values of the other inputs.
     """
 
     path: str
@@ -59,7 +59,7 @@ class ModelRecord(_Record):
 
     @property
     def key(self) -> str:
-        """A digest of what the model computes: of its file, and of the values of its other inputs where it has any."""
+        """A digest of the model file, and of the values of its other inputs if it has any."""
         return self.sha256 if not self.inputs else sha256_json({"model": self.sha256, "inputs": self.inputs})
 
 
@@ -69,14 +69,14 @@ class SetRecord(_Record):
     Attributes:
         path: absolute path of the manifest, empty for a set that was never saved; in the file, relative to the run
             folder.
-        absolute: in the file, where the manifest was when it was written.
-        images_root: place of the images where it is not the one that the manifest names, empty otherwise.
-        digest: of its content, wherever the images lie.
-        images: how many there are.
-        images_used: how many the pass saw (fewer where it stopped when stable).
-        outliers: those of them that drive activations far beyond all others, by sha256.
-        suffix: ending of the image files, without a dot (the first in order where there are several).
-        ready_arrays: whether they were float32 arrays, which were not preprocessed.
+        absolute: in the file, the absolute path of the manifest at the time of writing.
+        images_root: location of the images if it differs from the manifest, else empty.
+        digest: digest of the content, independent of the location of the images.
+        images: number of images.
+        images_used: number of images of the pass (fewer if it stopped when stable).
+        outliers: sha256 of the outlier images.
+        suffix: suffix of the image files, without a dot (the first in order if there are several).
+        ready_arrays: whether the images were float32 arrays without preprocessing.
     """
 
     path: str
@@ -95,12 +95,11 @@ class QuantizedRecord(_Record):
 
     Attributes:
         file: file name in the run folder, or an absolute path.
-        sha256: its digest.
-        target: what it was quantized for.
+        sha256: digest of the file.
+        target: target of the model.
         method: name of the method.
-        options: all other choices that its bits depend on.
-        fp32: file name of the fp32 model with corrected biases for a compiler that quantizes by itself, null where
-            there is none.
+        options: all other options that the file depends on.
+        fp32: file name of the fp32 model with corrected biases for a compiler that quantizes by itself, or null.
     """
 
     file: str
@@ -112,25 +111,25 @@ class QuantizedRecord(_Record):
 
     @property
     def keeps_outliers(self) -> bool:
-        """Whether its ranges are set for all images, also for those that go far beyond all others."""
+        """Whether its ranges include outlier images."""
         return self.options.get("keep_outliers") is True
 
 
 class RunRecord(_Record):
-    """``run.json``: what was made from what.
+    """``run.json``: the inputs and results of a run.
 
     Attributes:
-        version: of this format.
+        version: version of the format.
         quantkit: version of the program.
         model: the fp32 model.
         set: the calibration set.
         pipeline: the preprocessing.
         quantized: the quantized models, by name.
         backends: options of the vendors' files, by backend.
-        configuration: the merged settings of the calibration: those given, of quantkit.yaml, and defaults.
+        configuration: the effective settings of the calibration, from options, quantkit.yaml and defaults.
 
     Example:
-        In the folder that ``quantkit demo`` makes:
+        In the folder written by ``quantkit demo``:
 
         >>> import quantkit
         >>> quantkit.relink("run", set_="calibration.csv").set.images
@@ -164,7 +163,7 @@ class RunFolder:
 
     @property
     def partial(self) -> Path:
-        """Where an unfinished pass keeps its place."""
+        """The checkpoint of an unfinished pass."""
         return self.path / PARTIAL
 
     @property
@@ -173,10 +172,10 @@ class RunFolder:
         return ResultCache(self.path / CACHE)
 
     def create(self) -> None:
-        """Make the folder, and see that it can be written.
+        """Create the folder, and check that it is writable.
 
         Raises:
-            OutputError: it cannot.
+            OutputError: the folder cannot be created or written.
         """
         make_folder(self.path)
         if not os.access(self.path, os.W_OK):
@@ -184,12 +183,12 @@ class RunFolder:
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
-        """Keep other processes from writing the run at the same time.
+        """Context manager that prevents other processes from writing the run.
 
-        The system frees the lock when the process ends, however it ends.
+        The operating system releases the lock when the process ends.
 
         Raises:
-            UsageError: another process holds the run.
+            UsageError: another process has locked the run.
         """
         self.create()
         lock = FileLock(self.path / ".lock", timeout=0)
@@ -197,7 +196,7 @@ class RunFolder:
             lock.acquire()
         except Timeout:
             raise UsageError(
-                "another quantkit process is at work on this run",
+                "another quantkit process is using this run",
                 where=self.path,
                 fix="wait for it, or use another --run",
             ) from None
@@ -212,7 +211,7 @@ class RunFolder:
         """Read ``run.json``.
 
         Raises:
-            UsageError: this is no run folder.
+            UsageError: this is not a run folder.
             ConfigError: the file is damaged.
         """
         path = self.path / RECORD
@@ -230,7 +229,7 @@ class RunFolder:
             ) from error
 
     def write(self, record: RunRecord) -> None:
-        """Write ``run.json``, paths relative to the folder where they can be."""
+        """Write ``run.json``, with paths relative to the folder if possible."""
         plain = json.loads(record.model_dump_json())
         for entry in (plain["model"], plain["set"]):
             if entry["path"]:
@@ -238,32 +237,32 @@ class RunFolder:
         write_json(self.path / RECORD, plain)
 
     def fp32(self, record: RunRecord) -> Path:
-        """Return the fp32 model's path, after a look that it is still the one the run was made from.
+        """Return the path of the fp32 model, after checking that it has not changed since the calibration.
 
         Raises:
-            ModelError: it is gone.
-            ProvenanceError: it has changed.
+            ModelError: the model is missing.
+            ProvenanceError: the model has changed.
         """
         path = Path(record.model.path)
         if not path.is_file():
             raise ModelError(
                 "the fp32 model of this run is missing",
                 where=path,
-                fix="put it back, or say where it is: quantkit relink RUN --model FILE",
+                fix="restore it, or record its new location: quantkit relink RUN --model FILE",
             )
         if model_digest(path) != record.model.sha256:
             raise ProvenanceError(
-                "the fp32 model is not the one this run was calibrated with",
+                "the fp32 model has changed since the calibration of this run",
                 where=path,
                 fix="run quantkit calibrate again",
             )
         return path
 
     def model(self, name: str, record: RunRecord) -> Path:
-        """Return the path of a model by its name in the run: ``fp32``, ``int8``, or another that was quantized here.
+        """Return the path of a model by its name in the run: ``fp32``, ``int8``, or another quantized model.
 
         Raises:
-            UsageError: the run has no such model; names those it has.
+            UsageError: the run has no such model; the message lists its models.
         """
         if name == FP32:
             return self.fp32(record)
@@ -276,7 +275,7 @@ class RunFolder:
 
 
 def _relative(path: Path, folder: Path) -> str:
-    """Return a path relative to the run folder with forward slashes; the absolute one where there is no such path."""
+    """Return a path relative to the run folder with forward slashes, or the absolute path if there is none."""
     try:
         return Path(os.path.relpath(path, folder.resolve())).as_posix()
     except ValueError:  # another drive
@@ -284,7 +283,7 @@ def _relative(path: Path, folder: Path) -> str:
 
 
 def _located(record: RunRecord, folder: Path) -> RunRecord:
-    """Return the record with the absolute paths of where model and set are now."""
+    """Return the record with the current absolute paths of model and set."""
     model = record.model
     model = model.model_copy(update={"path": _locate(folder, model.path, model.absolute, model.sha256, _model_digest)})
     chosen = record.set
@@ -295,7 +294,7 @@ def _located(record: RunRecord, folder: Path) -> RunRecord:
 
 
 def _locate(folder: Path, path: str, absolute: str, digest: str, digest_of: Callable[[Path], str | None]) -> str:
-    """Return where a recorded file is: the relative path, the absolute one, or a file of the same digest nearby."""
+    """Return the location of a recorded file: the relative or absolute path, or a file with the same digest nearby."""
     beside = Path(os.path.normpath(folder.resolve() / path))
     if beside.is_file():
         return str(beside)

@@ -1,4 +1,4 @@
-"""What steps read of a run before they work on it: network, statistics, and images as the network takes them."""
+"""Loads the inputs of workflows from a run: network, statistics and preprocessed images."""
 
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -23,11 +23,11 @@ from quantkit.stats.file import Statistics, load_statistics
 
 
 def fp32_of_run(folder: RunFolder, record: RunRecord) -> ClassifierFile:
-    """Return the fp32 classifier of a run, fed and scored as it was calibrated.
+    """Return the fp32 classifier of a run, with inputs and output as in the calibration.
 
     Raises:
-        ModelError: the model is gone or cannot be read.
-        ProvenanceError: it has changed since the calibration.
+        ModelError: the model is missing or cannot be read.
+        ProvenanceError: the model has changed since the calibration.
     """
     return read_classifier(folder.fp32(record), output=record.model.output, inputs=record.model.inputs)
 
@@ -35,16 +35,16 @@ def fp32_of_run(folder: RunFolder, record: RunRecord) -> ClassifierFile:
 def read_scored(
     path: Path, record: RunRecord | None, output: str | None, inputs: Mapping[str, Any] | None
 ) -> ClassifierFile:
-    """Return a model to evaluate: its scores are the output asked for, else that of the run where it has such a one.
+    """Return a model to evaluate; its scores are the given output, else that of the run if the model has it.
 
     Args:
         path: ONNX file, quantized or not.
-        record: of the run that it is evaluated in.
-        output: name of the scores.
-        inputs: values of inputs beside the image.
+        record: record of the run.
+        output: name of the output with the scores.
+        inputs: values of the other inputs.
 
     Raises:
-        ModelError: it cannot be read, or its scores are not found.
+        ModelError: the model cannot be read, or its scores are not found.
     """
     if record is None:
         return read_classifier(path, output=output, inputs=inputs, allow_quantized=True)
@@ -59,8 +59,8 @@ def calibrated(folder: RunFolder, record: RunRecord) -> tuple[PreparedClassifier
     """Return the prepared fp32 model of a run and the statistics of its tensors.
 
     Raises:
-        ModelError: the model is gone or cannot be read.
-        ProvenanceError: model or statistics are not those the run was made with.
+        ModelError: the model is missing or cannot be read.
+        ProvenanceError: model or statistics have changed since the calibration.
         StatisticsError: the statistics are damaged.
     """
     prepared = fp32_of_run(folder, record).prepared()
@@ -75,7 +75,7 @@ def calibrated(folder: RunFolder, record: RunRecord) -> tuple[PreparedClassifier
 
 
 def open_input_shape(record: RunRecord) -> tuple[int, ...] | None:
-    """Return ``[N, C, H, W]`` where the model leaves the size of an image open and the pipeline fixes it, else None."""
+    """Return ``[N, C, H, W]`` if the pipeline determines free image dimensions of the model, else None."""
     batch, channels, height, width = record.model.shape
     size = record.pipeline.output_size
     if (height is not None and width is not None) or size is None:
@@ -86,14 +86,14 @@ def open_input_shape(record: RunRecord) -> tuple[int, ...] | None:
 def model_inputs(
     model: ir.Model, images: Sequence[ImageItem], pipeline: Pipeline, threads: int, *, load: Load | None = None
 ) -> list[npt.NDArray[np.float32]]:
-    """Return each image as ``[N, C, H, W]`` float32, repeated to fill the batch of a model whose batch is fixed.
+    """Return each image as ``[N, C, H, W]`` float32, repeated to fill a fixed batch.
 
     Args:
-        model: that takes them.
+        model: the model that takes the images.
         images: the images.
         pipeline: preprocessing.
-        threads: images read side by side.
-        load: reads one image in place of the pipeline, such as `quantkit.data.decoded.DecodedImages`.
+        threads: number of images read in parallel.
+        load: reads an image instead of the pipeline, such as `quantkit.data.decoded.DecodedImages`.
 
     Raises:
         ImageError: an image cannot be decoded.

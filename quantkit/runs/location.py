@@ -1,8 +1,8 @@
-"""Where the files of a run are now: a run folder can be moved or copied, with its model, set and images or without.
+"""Locates the files of a run that was moved or copied, with or without its model, set and images.
 
-``run.json`` names each file by its path relative to the run folder and by its absolute path. Whichever exists is used;
-where neither does, `RunFolder.read` looks for a file of the same digest beside the run folder and in the current
-folder. `relink` records a new place.
+``run.json`` has the path of each file relative to the run folder and its absolute path. The one that exists is used; if
+neither does, `RunFolder.read` searches a file with the same digest in the parent folder of the run and in the current
+folder. `relink` records a new location.
 """
 
 from pathlib import Path
@@ -18,14 +18,14 @@ RELINK = "quantkit relink"
 
 
 def set_of_run(record: RunRecord, given: CalibrationSet | None = None) -> CalibrationSet:
-    """Return the calibration set of a run, as it was when the run was calibrated.
+    """Return the calibration set of a run, after checking that it has not changed since the calibration.
 
     Args:
-        record: of the run.
-        given: the set, for a run that does not know its place, such as one of arrays; it is compared by digest.
+        record: record of the run.
+        given: the set, for a run that does not know its location, such as one of arrays; it is compared by digest.
 
     Raises:
-        CalibrationSetError: the run has no manifest, or the manifest is missing, damaged, or of another set.
+        CalibrationSetError: the run has no manifest, or the manifest is missing, damaged or changed.
     """
     if given is not None:
         if given.digest != record.set.digest:
@@ -38,7 +38,7 @@ def set_of_run(record: RunRecord, given: CalibrationSet | None = None) -> Calibr
     path = Path(record.set.path)
     if not path.is_file():
         raise CalibrationSetError(
-            "the calibration set of the run is missing", where=path, fix=f"put it back, or say {RELINK} RUN --set FILE"
+            "the calibration set of the run is missing", where=path, fix=f"restore it, or run {RELINK} RUN --set FILE"
         )
     chosen = CalibrationSet.load(path, record.set.images_root or None)
     if chosen.digest != record.set.digest:
@@ -49,7 +49,7 @@ def set_of_run(record: RunRecord, given: CalibrationSet | None = None) -> Calibr
 
 
 def find_set(record: RunRecord | None) -> CalibrationSet | None:
-    """Return the calibration set of a run, None where it cannot be found or has changed."""
+    """Return the calibration set of a run, None if it cannot be found or has changed."""
     try:
         return None if record is None else set_of_run(record)
     except CalibrationSetError:
@@ -59,22 +59,22 @@ def find_set(record: RunRecord | None) -> CalibrationSet | None:
 def relink(
     run: AnyPath, *, model: AnyPath | None = None, set_: AnyPath | None = None, images: AnyPath | None = None
 ) -> RunRecord:
-    """Record where the model, the calibration set or its images are now, after a check by digest.
+    """Record new locations of the model, the calibration set or its images, after checking their digests.
 
     Args:
         run: run folder.
         model: the fp32 model.
         set_: manifest of the calibration set.
-        images: place of the calibration images: a folder, an archive, shards or a URL.
+        images: location of the calibration images: a folder, an archive, shards or a URL.
 
     Raises:
-        UsageError: this is no run folder.
-        ProvenanceError: a file is not the one of the run.
+        UsageError: this is not a run folder.
+        ProvenanceError: a file is not that of the run.
         ModelError: the model cannot be read.
         CalibrationSetError: the manifest is damaged, or an image is missing or changed.
 
     Example:
-        In the folder that ``quantkit demo`` makes:
+        In the folder written by ``quantkit demo``:
 
         >>> import quantkit
         >>> record = quantkit.relink("run", model="mini_iresnet.onnx")
@@ -88,7 +88,7 @@ def relink(
         record = folder.read()
         if model is not None:
             if model_digest(model) != record.model.sha256:
-                raise ProvenanceError("this is not the model of the run", where=model, fix="calibrate it anew")
+                raise ProvenanceError("this is not the model of the run", where=model, fix="calibrate it in a new run")
             record = record.model_copy(update={"model": record.model.model_copy(update={"path": str(model.resolve())})})
         if set_ is not None or place is not None:
             record = record.model_copy(update={"set": _relinked_set(record, set_, place)})
@@ -108,6 +108,6 @@ def _relinked_set(record: RunRecord, set_: Path | None, images: Location | None)
         raise CalibrationSetError(
             f"{len(faults)} of {len(chosen)} images are missing or changed, {faults[0].name} first ({faults[0].why})",
             where=images,
-            fix="give the folder or archive that the set's names are of",
+            fix="give the folder or archive that the set was built from",
         )
     return changed

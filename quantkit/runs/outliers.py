@@ -1,4 +1,4 @@
-"""Outlier images, whose activations are far beyond those of all others: a note on them, and the set without them."""
+"""Outlier images, with activations far beyond those of all others: notes, and the set without them."""
 
 from collections.abc import Collection
 from dataclasses import replace
@@ -16,30 +16,30 @@ _NAMED = 3
 def outlier_note(
     statistics: Statistics, method: Method, target: Target, record: RunRecord, chosen: CalibrationSet | None = None
 ) -> str | None:
-    """Return a note on the outlier images and the ranges of a method; None where there are none.
+    """Return a note on outlier images and their effect on the ranges of a method; None if there are none.
 
     Args:
-        statistics: of the run.
-        method: how ranges are set.
-        target: what they are set for.
-        record: of the run.
-        chosen: its calibration set; looked for where the record says it is when absent.
+        statistics: statistics of the run.
+        method: calibration method.
+        target: target of the ranges.
+        record: record of the run.
+        chosen: its calibration set; looked for where the record says it is by default.
     """
     if not statistics.outliers:
         return None
     far, count = statistics.outlier_ratio[list(statistics.outliers)].max(), len(statistics.outliers)
     which = f"{count} of {len(statistics.images)} images"
     names = _names(statistics.outlier_images, record, chosen)
-    found = f"{which} drive activations up to {far:.0f} times as far as the median image does ({names})"
+    found = f"{which} have activations up to {far:.0f} times as large as the median image ({names})"
     if statistics.for_ranges(method, target) is statistics.tensors:
-        return f"{found}: this method counts them"
-    return f"{found}: ranges leave out what only they reach, unless --keep-outliers is given"
+        return f"{found}: this method includes them"
+    return f"{found}: they are excluded from the ranges, unless --keep-outliers is given"
 
 
 def set_without_outliers(chosen: CalibrationSet, outliers: Collection[str]) -> CalibrationSet:
     """Return a set without its outlier images, given by sha256."""
     kept = tuple(image for image in chosen.images if image.sha256 not in outliers)
-    reason = "it drives activations far beyond those of all other images"
+    reason = "its activations are far beyond those of all other images"
     odd = tuple(LeftOut(image.name, reason) for image in chosen.images if image.sha256 in outliers)
     return replace(chosen, images=kept, left_out=(*chosen.left_out, *odd))
 

@@ -1,10 +1,9 @@
-"""Scores of models, cached image by image: no model runs twice on an image, and an interruption loses next to nothing.
+"""Cache of scores by model and image: no model runs twice on an image, and interrupted evaluations resume.
 
-A file of scores belongs to one model and one preprocessing. After a head with its `CacheKey`, it has a row for each
-image: an id of the image, its scores as float32, 4 bytes each (200 MB for ImageNet's 50,000 validation images and 1,000
-classes), and a CRC-32. Rows are only ever appended, so a killed process leaves whole rows and at most one partial row;
-the next one checks the rows, cuts off the partial one, and continues behind it. Which images are evaluated together
-makes no difference: a part of them, or more of them, uses the same rows.
+A file of scores belongs to one model and one preprocessing. After a header with its `CacheKey`, it has a row per image:
+an id of the image, its scores as float32 (200 MB for ImageNet's 50,000 validation images and 1,000 classes), and a
+CRC-32. Rows are only appended, so a killed process leaves complete rows and at most one partial row; the next process
+checks the rows, removes the partial one, and appends after it. Evaluations of any subset of the images share the rows.
 """
 
 import contextlib
@@ -41,13 +40,13 @@ _CRC_BYTES = 4
 
 
 def scores_key(model_sha256: str, pipeline: Pipeline, signature: Signature, device: Device = CPU) -> CacheKey:
-    """Return what scores depend on besides the image: model, preprocessing, output, other inputs, and the device.
+    """Return the key of scores: model, preprocessing, output, other inputs, and device.
 
     Args:
-        model_sha256: digest of the file.
+        model_sha256: digest of the model file.
         pipeline: the preprocessing.
-        signature: which output of the model is scored, and what its other inputs are fed.
-        device: where the model runs. Its batch is no part of the key: scores differ by it in roundings alone.
+        signature: signature of the model, with the output and the values of other inputs.
+        device: device of the model. The batch size is not part of the key, because it affects only rounding.
     """
     inputs: dict[str, Any] = {
         "model": model_sha256,
@@ -61,13 +60,13 @@ def scores_key(model_sha256: str, pipeline: Pipeline, signature: Signature, devi
 
 
 def image_ids(images: ImageSource) -> list[bytes]:
-    """Return what names each image, 16 bytes: a digest of its fingerprint, for a file name, size and time of change.
+    """Return a 16-byte id of each image: a digest of its fingerprint, for a file its name, size and modification time.
 
-    Reading 50,000 files to know that none has changed would take as long as decoding them. So these names hold on one
-    machine: a copy of the images whose times differ is evaluated anew.
+    Reading 50,000 files to check that none has changed would take as long as decoding them. So ids are valid on one
+    machine: a copy of the images with other modification times is evaluated again.
 
     Raises:
-        ImageError: an image is gone.
+        ImageError: an image is missing.
     """
     return [hashlib.sha256(os.fsencode(item.fingerprint())).digest()[:_ID_BYTES] for item in images.items]
 
@@ -75,16 +74,16 @@ def image_ids(images: ImageSource) -> list[bytes]:
 class ScoreCache:
     """The cached scores of one model for some images.
 
-    Several processes at once may read scores of which none is missing; only one may append to a file.
+    Several processes may read complete scores at the same time; only one may append to a file.
 
     Args:
-        cache: where results are cached.
-        key: what the scores depend on, from `scores_key`.
-        images: the images that are wanted, from `image_ids`.
+        cache: the result cache.
+        key: key of the scores, from `scores_key`.
+        images: ids of the images, from `image_ids`.
 
     Attributes:
         path: the file.
-        classes: number of scores of an image, 0 before the first is known.
+        classes: number of scores per image, 0 before the first is known.
 
     Raises:
         OutputError: the file cannot be written.
@@ -118,7 +117,7 @@ class ScoreCache:
                 raise UsageError(
                     "another quantkit process is running this model", where=self.path, fix="wait for it"
                 ) from None
-            self._find_rows()  # what another process has appended meanwhile
+            self._find_rows()  # rows that another process has appended in the meantime
             self._file.truncate(self._offset(len(self._rows)) if self._rows else 0)
         os.utime(self.path)  # `ResultCache.trim` removes the least recently used first
 
@@ -132,11 +131,11 @@ class ScoreCache:
 
     @property
     def known(self) -> int:
-        """How many of the images have their scores."""
+        """Number of images with cached scores."""
         return sum(image in self._rows for image in self._images)
 
     def knows(self, index: int) -> bool:
-        """Return whether the scores of an image are known."""
+        """Return whether the scores of an image are cached."""
         return self._images[index] in self._rows
 
     def scores(self, index: int) -> Float32Array:
@@ -148,14 +147,14 @@ class ScoreCache:
         """Append the scores ``[1, classes]`` of an image.
 
         Raises:
-            ModelError: their number is not that of the other images.
+            ModelError: the number of scores differs from that of the other images.
             OutputError: the disk is full, or the file cannot be written for another reason.
         """
         row = len(self._rows)
         if row == 0:
             self.classes = scores.size
         if scores.size != self.classes:
-            raise ModelError(f"the model gave {self.classes} scores for some images and {scores.size} for others")
+            raise ModelError(f"the model returned {self.classes} scores for some images and {scores.size} for others")
         content = self._images[index] + np.ascontiguousarray(scores, "<f4").tobytes()
         try:
             if row == 0:
@@ -178,14 +177,14 @@ class ScoreCache:
     def _write(self, content: bytes, offset: int) -> None:
         self._file.seek(offset)
         written = self._file.write(content) or 0
-        if written < len(content):  # the disk is full; the system reports it at the next attempt
+        if written < len(content):  # the disk is full; the next write raises the error
             self._file.write(content[written:])
 
     def _offset(self, row: int) -> int:
         return _HEAD_BYTES + row * (_ID_BYTES + 4 * self.classes + _CRC_BYTES)
 
     def _find_rows(self) -> None:
-        """Find the row of each image; none, if the file is of something else or damaged."""
+        """Find the row of each image; none if the file has another key or is damaged."""
         self._rows = {}
         try:
             head = json.loads(self._read(_HEAD_BYTES, 0))
@@ -207,14 +206,14 @@ def cached_scores(cache: ResultCache, keys: Sequence[CacheKey], images: ImageSou
     """Open the cached scores of several models; the cache is trimmed at the end.
 
     Args:
-        cache: where results are cached.
-        keys: of each model, from `scores_key`; models of the same key share one file.
-        images: the images that are wanted.
+        cache: the result cache.
+        keys: key of each model, from `scores_key`; models with the same key share one file.
+        images: the images.
 
     Raises:
         ImageError: an image is missing.
         OutputError: a file cannot be written.
-        UsageError: another process is appending to one.
+        UsageError: another process is appending to a file.
     """
     ids = image_ids(images)
     with contextlib.ExitStack() as stack:
@@ -234,23 +233,23 @@ def predict_cached(
     load: Callable[[ImageItem], Float32Array] | None = None,
     answer: Answer | None = None,
 ) -> Iterator[ModelScores]:
-    """Yield every model's scores, image by image in order, as `quantkit.engine.predict.evaluate` does.
+    """Yield every model's scores image by image, as `quantkit.engine.predict.evaluate` does.
 
-    A model runs only on images whose scores it has not kept; what it then says is kept.
+    A model runs only on images without cached scores; its scores are then cached.
 
     Args:
         models: the models.
-        kept: of each model, its scores so far; one file for two models that are the same.
-        images: the images, in the order that ``kept`` has them.
+        kept: score cache of each model; identical models share one.
+        images: the images, in the order of ``kept``.
         pipeline: their preprocessing.
-        threads: workers that decode.
-        load: reads one image in place of the pipeline, such as `quantkit.data.decoded.DecodedImages`.
+        threads: number of decoding threads.
+        load: reads an image instead of the pipeline, such as `quantkit.data.decoded.DecodedImages`.
         answer: runs the models elsewhere, such as `quantkit.engine.cluster.scores.scores_on_cluster`.
 
     Raises:
         ImageError: an image cannot be decoded.
         ModelError: a model cannot be run.
-        OutputError: scores cannot be kept.
+        OutputError: scores cannot be written.
     """
     wanted = [[not one.knows(index) for one in kept] for index in range(len(images))]
 

@@ -1,1 +1,1 @@
-"""The search behind ``quantkit tune``: stages, recipes, candidates, trials, mixed precision."""
+"""The search of ``quantkit tune``: stages, recipes, candidates, trials, mixed precision."""

@@ -1,4 +1,4 @@
-"""The candidate builder makes the int8 model of a recipe; what recipes have in common is computed once."""
+"""The candidate builder creates the int8 model of a recipe; results that recipes share are computed once."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -27,14 +27,15 @@ from quantkit.stats.solve import solve_observed
 from quantkit.targets import Target
 from quantkit.types import Float32Array
 
-# Shifted and rescaled channels may change the scores by this share of their span: well above float32 rounding.
+# Largest accepted change of the scores by shifted and rescaled channels, as a share of their span; well above float32
+# rounding.
 SAME_FUNCTION = 1e-4
 # Images that the ranges of a preview are observed on.
 PREVIEW_IMAGES = 96
 
 
 class Observe(Protocol):
-    """Returns the statistics of a prepared model's tensors that any plan may need."""
+    """Returns the statistics of a prepared model's tensors that plans may need."""
 
     def __call__(self, model: ir.Model, images: int | None = None) -> Observed:
         """Observe the model on the calibration images, or on the first of them only."""
@@ -42,12 +43,12 @@ class Observe(Protocol):
 
 @dataclass(frozen=True)
 class Product:
-    """The models that a recipe makes.
+    """The models of a recipe.
 
     Attributes:
         int8: the quantized model.
         plan: of the int8 model.
-        corrected_fp32: the fp32 model for a compiler that calibrates by itself; None where that is the original.
+        corrected_fp32: the fp32 model for a compiler that calibrates by itself; None if it is the original.
     """
 
     int8: ir.Model
@@ -57,11 +58,11 @@ class Product:
 
 @dataclass(frozen=True)
 class Preview:
-    """The model of a recipe before weights and biases are corrected, made in a fraction of the time.
+    """The model of a recipe before weights and biases are corrected, built in a fraction of the time.
 
     Attributes:
-        model: the model; where weights will be rounded for their layer's result, they are left in float.
-        digest: of what a recipe does to model and ranges: recipes with equal digests and corrections make equal models.
+        model: the model; weights to be rounded for the layer's output are left in float.
+        digest: digest of model and ranges: recipes with equal digests and corrections have equal models.
     """
 
     model: ir.Model
@@ -70,7 +71,7 @@ class Preview:
 
 @dataclass(frozen=True)
 class _Base:
-    """An fp32 model to quantize, with its statistics, and in the form for a compiler where it was rewritten."""
+    """An fp32 model to quantize with its statistics, and its form for a compiler if it was rewritten."""
 
     model: ir.Model
     observed: Observed
@@ -82,21 +83,21 @@ _BaseKey = tuple[Target, bool, float, bool]
 
 @dataclass
 class CandidateBuilder:
-    """Makes the models of recipes.
+    """Builds the models of recipes.
 
     Attributes:
         prepared: the fp32 model.
-        observed: statistics of its tensors that a plan may need.
-        target: what will run the int8 model. Where its compiler sets ranges and rounds by itself, every correction is
-            made in the fp32 model that it compiles.
-        options: what the user leaves in float.
-        images: a few dozen, ``[N, C, H, W]`` each, that corrections and roundings are fitted on.
-        ranging: a few dozen that ranges are refined on, preferably others.
+        observed: statistics of its tensors that plans may need.
+        target: runtime or compiler of the int8 model. If the compiler sets ranges and rounds by itself, every
+            correction is applied to the fp32 model that it compiles.
+        options: layers that the user leaves in float.
+        images: a few dozen inputs, ``[N, C, H, W]`` each, to fit corrections and rounding on.
+        ranging: a few dozen inputs to refine ranges on, preferably others.
         observe: observes a rewritten model.
-        change: returns the largest change of a model's scores from those of fp32 on held-back images, as a share of
+        change: returns the largest difference of a model's scores from those of fp32 on held-back images, as a share of
             their span.
-        keep_outliers: set ranges for all images, outlier images included.
-        threads: images run side by side.
+        keep_outliers: include outlier images when ranges are set.
+        threads: number of images run in parallel.
     """
 
     prepared: ir.Model
@@ -119,8 +120,8 @@ class CandidateBuilder:
 
     @cached_property
     def levels(self) -> Levels | None:
-        """How the first layer can read the levels of 8-bit images; None where it cannot, or the images hold none."""
-        counted = bool(self.options.skip_convs)  # by indices that one more convolution would shift
+        """Levels of 8-bit images for the first layer; None if it cannot read them, or the images are not 8-bit."""
+        counted = bool(self.options.skip_convs)  # an additional convolution would shift the indices
         if self.target.compiler_calibrates or counted or not takes_levels(self.prepared, self.target):
             return None
         found = levels_of(self.images)
@@ -129,15 +130,14 @@ class CandidateBuilder:
         return found if self.change(with_input_folding(self.prepared, found)) <= SAME_FUNCTION else None
 
     def effective(self, recipe: Recipe, progress: ProgressCallback | None = None) -> Recipe:
-        """Return the recipe without the steps that would change nothing in this model.
+        """Return the recipe without the steps that have no effect on this model.
 
-        These are a channel shift or an equalization where no channel can be shifted or rescaled to any advantage, input
-        folding where the first layer cannot read 8-bit levels, and refined ranges where all stay as the method sets
-        them.
+        These are a channel shift or an equalization without channels that benefit, input folding if the first layer
+        cannot read 8-bit levels, and range refinement that changes no range.
 
         Args:
-            recipe: of a stage.
-            progress: called with the number of ranges refined and of all ranges.
+            recipe: recipe of a stage.
+            progress: called with the number of refined ranges and of all ranges.
         """
         target = recipe.target(self.target)
         if recipe.input_folding and self.levels is None:
@@ -151,11 +151,11 @@ class CandidateBuilder:
         return recipe
 
     def preview(self, recipe: Recipe, progress: ProgressCallback | None = None) -> Preview:
-        """Return the model of a recipe before its corrections; ranges of a rewritten model are those of few images.
+        """Return the model of a recipe before its corrections; a rewritten model is observed on few images.
 
         Args:
             recipe: from `effective`.
-            progress: called with the number of ranges refined and of all ranges.
+            progress: called with the number of refined ranges and of all ranges.
 
         Raises:
             UsageError: a layer to leave in float does not exist.
@@ -170,11 +170,11 @@ class CandidateBuilder:
         return Preview(write_qdq(base.model, made, ranges), digest)
 
     def make(self, recipe: Recipe, progress: ProgressCallback | None = None) -> Product:
-        """Make the model of a recipe; the same recipe gives the same bits.
+        """Build the model of a recipe; equal recipes give bit-identical models.
 
         Args:
-            recipe: what to make.
-            progress: called with the number of ranges refined and of all ranges, then of layers corrected and of all.
+            recipe: the recipe.
+            progress: called with the number of refined ranges and of all ranges, then of corrected and of all layers.
 
         Raises:
             UsageError: a layer to leave in float does not exist.
@@ -192,7 +192,7 @@ class CandidateBuilder:
         return self._model(self._key(recipe))
 
     def ranged(self, recipe: Recipe, progress: ProgressCallback | None = None) -> tuple[ir.Model, dict[str, Range]]:
-        """Return the fp32 model that a recipe quantizes, before its corrections, and the ranges of its tensors."""
+        """Return the fp32 model that a recipe quantizes, before its corrections, with the ranges of its tensors."""
         base, target = self._base(recipe), recipe.target(self.target)
         ranges = solve_observed(base.observed, recipe.method, target, keep_outliers=self.keep_outliers)
         return base.model, ranges | self._set_otherwise(recipe, progress)
@@ -200,7 +200,7 @@ class CandidateBuilder:
     def _planned(
         self, base: _Base, recipe: Recipe, progress: ProgressCallback | None = None
     ) -> tuple[Plan, dict[str, Range]]:
-        """Return the plan of a recipe for a model, and the ranges that it needs."""
+        """Return the plan of a recipe for a model with the required ranges."""
         target = recipe.target(self.target)
         made = plan(base.model, target, recipe.left_out(self.options))
         ranges = solve_observed(
@@ -209,12 +209,12 @@ class CandidateBuilder:
         return made, ranges | self._set_otherwise(recipe, progress)
 
     def _set_otherwise(self, recipe: Recipe, progress: ProgressCallback | None = None) -> dict[str, Range]:
-        """Return the ranges of a recipe that its method does not set."""
+        """Return the ranges of a recipe that are not set by its method."""
         levels = {LEVELS: SPAN} if recipe.input_folding else {}
         return self._refine(recipe, progress) | levels if recipe.refined else levels
 
     def _refine(self, recipe: Recipe, progress: ProgressCallback | None) -> dict[str, Range]:
-        """Return the ranges that refinement changes; neither layers in float nor rounded weights make a difference."""
+        """Return the ranges that refinement changes; they depend neither on layers in float nor on rounded weights."""
         corrected = recipe.correction is not WeightCorrection.NONE
         correction = WeightCorrection.BIAS if corrected else WeightCorrection.NONE
         plain = recipe.changed(refined=False, input_folding=False, correction=correction, skip=())
@@ -244,7 +244,7 @@ class CandidateBuilder:
         return self._bases[key]
 
     def _preview_base(self, recipe: Recipe) -> _Base:
-        """Return the base of a recipe, observed on few images where it has not been observed on all."""
+        """Return the base of a recipe, observed on few images if it has not been observed on all."""
         key = self._key(recipe)
         model = self._model(key)
         if recipe.refined or key in self._bases or model is self.prepared:
@@ -257,7 +257,7 @@ class CandidateBuilder:
         return (recipe.target(self.target), recipe.channel_shift, recipe.equalization, recipe.input_folding)
 
     def _model(self, key: _BaseKey) -> ir.Model:
-        """Return the rewritten fp32 model; rewrites that would change the function are left out."""
+        """Return the rewritten fp32 model; rewrites that would change the scores are left out."""
         if key not in self._models:
             target, channel_shift, strength, input_folding = key
             model = self._center(target) if channel_shift else self.prepared
@@ -270,7 +270,7 @@ class CandidateBuilder:
         return self._models[key]
 
     def _center(self, target: Target) -> ir.Model:
-        """Return the model with its channels shifted; the model itself where nothing can be shifted."""
+        """Return the model with shifted channels, or the model itself if no channel can be shifted."""
         if target not in self._shifted:
             made = plan(self.prepared, target, self.options)
             found = center(self.prepared, made, self._channels(self.prepared))
@@ -279,7 +279,7 @@ class CandidateBuilder:
         return self._shifted[target]
 
     def _equalization(self, target: Target, channel_shift: bool) -> Equalization | None:
-        """Return the best factors that keep the function on other images too, None where there are none."""
+        """Return the best factors that keep the scores on other images, None if there are none."""
         key = (target, channel_shift)
         if key not in self._equalizations:
             model = self._center(target) if channel_shift else self.prepared
@@ -295,13 +295,13 @@ class CandidateBuilder:
         return None
 
     def _channels(self, model: ir.Model) -> dict[str, ChannelStatistics]:
-        """Return the statistics of a model's channels; the model must be one that this object keeps."""
+        """Return the channel statistics of a model that this object keeps."""
         if id(model) not in self._statistics:
             self._statistics[id(model)] = channel_statistics(model, self.images, threads=self.threads)
         return self._statistics[id(model)]
 
     def _corrected_base(self, base: _Base, recipe: Recipe, progress: ProgressCallback | None) -> _Base:
-        """Return the fp32 model with the corrected weights and biases, prepared as a compiler would read it."""
+        """Return the fp32 model with corrected weights and biases, prepared again as for a compiler."""
         made, ranges = self._planned(base, recipe)
         int8 = self._correct(base.model, made, ranges, recipe, progress)
         corrected_fp32 = restore_batch_norms(export_corrected_fp32(base.model, made, int8, made.target.weights.qmax))

@@ -1,4 +1,4 @@
-"""The time that a search takes at most, estimated from its first trial."""
+"""Estimates the maximum time of a search from its first trial."""
 
 from collections.abc import Set
 from types import MappingProxyType
@@ -23,12 +23,12 @@ _LATER_EVALUATION = 0.4
 
 
 def estimated_seconds(stages: Set[Stage], trial_s: float, evaluation_s: float) -> float:
-    """Return for how long a search goes on at most where no layer is left in float.
+    """Return the maximum time of a search without layers in float, in seconds.
 
     Args:
-        stages: that will run.
-        trial_s: time of the first trial.
-        evaluation_s: time of its evaluation on the held-out images.
+        stages: stages to run.
+        trial_s: time of the first trial in seconds.
+        evaluation_s: time of its evaluation on the held-out images in seconds.
     """
     taken = [stage for stage in stages if stage in _TRIALS]
     return sum(_TRIALS[stage] * trial_s + _LATER_EVALUATION * evaluation_s for stage in taken)

@@ -1,4 +1,4 @@
-"""Mixed precision: leave layers in float one by one, each the best in addition to those before.
+"""Mixed precision: leaves layers in float one by one, each the best in addition to the previous ones.
 
 The sensitivities of layers do not add up: noise partly cancels. So a list sorted once by sensitivity only selects the
 candidates of a step. At each step the few layers with the largest gain for their multiply-adds are measured in addition
@@ -22,9 +22,9 @@ from quantkit.search.candidate_builder import CandidateBuilder
 from quantkit.search.recipe import Recipe
 from quantkit.sensitivity.measure import layer_costs
 
-# Layers that a step measures.
+# Number of layers measured per step.
 TRIED = 4
-# Images that the order of the layers is measured on.
+# Number of images to measure the order of the layers on.
 IMAGES = 24
 # Cost of the conversions around a float layer, as a share of the network's multiply-adds.
 CONVERSIONS = 0.005
@@ -32,12 +32,12 @@ CONVERSIONS = 0.005
 
 @dataclass(frozen=True, kw_only=True)
 class FloatBudget:
-    """What may be left in float.
+    """Limits on layers in float.
 
     Attributes:
         macs: percent of the network's multiply-adds, 0 to 100.
         layers: number of layers; None for any.
-        convs_only: 2-D convolutions alone, as VACC's ``skip_conv_layers`` can name.
+        convs_only: only 2-D convolutions, the operators of VACC's ``skip_conv_layers``.
 
     Raises:
         UsageError: a value is out of range.
@@ -63,11 +63,11 @@ class MixedPrecision:
     """A greedy search from all layers in int8 towards more in float.
 
     Args:
-        candidate_builder: makes the models.
-        recipe: that it starts from.
+        candidate_builder: builds the models.
+        recipe: initial recipe.
         selection: compares the models.
-        budget: what may be left in float.
-        progress: called with the number of layers measured and of all layers.
+        budget: limits on layers in float.
+        progress: called with the number of measured layers and of all layers.
     """
 
     def __init__(
@@ -91,7 +91,7 @@ class MixedPrecision:
         self._promising = self._order(progress)
 
     def next(self) -> Recipe | None:
-        """Return the recipe with one more layer in float, None where nothing more fits or helps."""
+        """Return the recipe with one more layer in float, None if no further layer fits or helps."""
         tried = [(self._distance(name), place, name) for place, name in enumerate(self._fitting()[:TRIED])]
         if not tried:
             return None
@@ -132,18 +132,18 @@ class MixedPrecision:
         recipe = self._recipe.changed(skip=(*self._recipe.skip, name))
         try:
             made = plan(self._model, self._target, recipe.left_out(self._builder.options))
-        except ModelError:  # the last integer layer stays one
+        except ModelError:  # at least one layer must be integer
             return float("inf")
         return self._selection.closeness(write_qdq(self._model, made, self._ranges, bias_shift=self._shifts)).distance
 
 
 def float_share(model: ir.Model, made: Plan, input_shape: Sequence[int]) -> float:
-    """Return the share of a network's multiply-adds that are computed in float, by layers or products of activations.
+    """Return the share of a network's multiply-adds in float, including products of activations.
 
     Args:
         model: prepared.
-        made: plan of it, or of a model with nodes of the same names.
-        input_shape: ``[N, C, H, W]``, for a model that leaves sizes open.
+        made: plan of the model, or of a model with the same node names.
+        input_shape: ``[N, C, H, W]``, for a model with free dimensions.
     """
     return _in_float(_shares(model, input_shape), made)
 

@@ -1,4 +1,4 @@
-"""One way to make an int8 model, as data: what a search tries and the cache stores."""
+"""A recipe: the options of an int8 model in a search."""
 
 from dataclasses import asdict, dataclass, replace
 from enum import StrEnum
@@ -11,7 +11,7 @@ from quantkit.targets import Target
 
 
 class WeightCorrection(StrEnum):
-    """How weights and biases are corrected once the ranges are set."""
+    """How weights and biases are corrected after the ranges are set."""
 
     NONE = "none"
     BIAS = "bias"
@@ -20,18 +20,18 @@ class WeightCorrection(StrEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """How an int8 model is made from the fp32 model and its calibration images.
+    """Options of an int8 model in a search.
 
     Attributes:
-        method: how ranges are set.
-        channel_shift: channels shifted so that tensors of signed values span less.
-        equalization: strength of the rescaling of channels: 0 for none, 1 for the least predicted noise.
-        refined: ends of ranges moved where that brings the scores nearer to fp32.
-        correction: biases corrected; or weights rounded for the layer's result and biases corrected; or neither.
+        method: calibration method.
+        channel_shift: shift channels to narrow the ranges of tensors with signed values.
+        equalization: strength of the rescaling of channels: 0 for none, 1 for the smallest predicted noise.
+        refined: refine the ends of ranges to reduce the error of the scores.
+        correction: correct biases; or round weights for the layer's output and correct biases; or neither.
         per_channel: one weight scale per output channel, or one per tensor.
-        power_of_two: weight thresholds rounded up to powers of two.
-        input_folding: the first layer reads the levels of 8-bit images, which are not rounded.
-        skip: layers left in float by the search, by node name.
+        power_of_two: round weight thresholds up to powers of two.
+        input_folding: the first layer reads the levels of 8-bit images, without rounding.
+        skip: names of layers left in float by the search.
     """
 
     method: Method
@@ -45,11 +45,11 @@ class Recipe:
     skip: tuple[str, ...] = ()
 
     def target(self, target: Target) -> Target:
-        """Return the target with the weights of this recipe."""
+        """Return the target with the weight scheme of this recipe."""
         return target.with_options(per_channel=self.per_channel, power_of_two=self.power_of_two)
 
     def left_out(self, options: PlanOptions) -> PlanOptions:
-        """Return what stays in float: the user's layers, those of the search, and the operator of input folding."""
+        """Return the nodes in float: the user's layers, those of the search, and the operator of input folding."""
         levels = (LEVELS,) if self.input_folding else ()
         return replace(options, skip=(*options.skip, *self.skip, *levels))
 
@@ -58,12 +58,12 @@ class Recipe:
         return replace(self, **fields)
 
     def to_json(self) -> dict[str, Any]:
-        """Return plain values, different for every two recipes."""
+        """Return JSON values, distinct for distinct recipes."""
         plain = asdict(self) | {"method": {"name": method_name(self.method), **asdict(self.method)}}
         return plain | {"correction": self.correction.value, "skip": list(self.skip)}
 
     def describe(self) -> str:
-        """Return the recipe in a few words."""
+        """Return a short description of the recipe."""
         words = [method_name(self.method)]
         if not self.per_channel:
             words.append("per tensor")

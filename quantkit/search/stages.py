@@ -2,8 +2,8 @@
 
 The stages are, in this order: methods, shifted and rescaled channels, refined ranges, rounded weights, input folding,
 layers in float. The recipes of a stage are compared on the selection split, first by a preview that takes a fraction of
-the time, then the nearest of these in full. The best one is kept if it is nearer to fp32 than the best before, and is
-evaluated on held-out images. The result depends on neither chance nor time, unless the time limit ends the search.
+the time, then the nearest of these in full. The best one is kept if it is nearer to fp32 than the previous best, and is
+evaluated on held-out images. The result is deterministic, unless the time limit ends the search.
 """
 
 from collections.abc import Callable, Iterator, Sequence, Set
@@ -19,9 +19,9 @@ from quantkit.search.recipe import Recipe, WeightCorrection
 
 # Strengths of the equalization that are tried.
 STRENGTHS = (0.5, 1.0)
-# Repeated evaluation on the same images raises the rate of false positives; the intervals allow for this many looks.
+# Repeated evaluation on the same images raises the rate of false positives; the intervals allow for this number.
 LOOKS = 12
-# One-sided confidence of all verdicts together, as that of both sides of one look: Bonferroni's inequality.
+# Joint one-sided confidence of all verdicts, equal to the two-sided one of a single evaluation (Bonferroni).
 LOOK_CONFIDENCE = 1.0 - 2.0 * (1.0 - CONFIDENCE) / LOOKS
 
 
@@ -44,19 +44,19 @@ class Stage(StrEnum):
     PRECISION = "precision"
 
 
-# The share of the distance that a stage may leave: what costs time on every image must gain more.
+# The share of the distance that a stage may leave: stages with run-time cost must gain more.
 EARNED = {Stage.INPUT_FOLDING: 0.95}
-# The stages that change weights or biases, beside the correction of biases.
+# The stages that change weights or biases, except bias correction.
 REWRITING = frozenset({Stage.CHANNEL_SHIFT, Stage.EQUALIZATION, Stage.ROUNDING, Stage.INPUT_FOLDING})
 
 
 @dataclass(frozen=True, kw_only=True)
 class Goal:
-    """The accuracy that a search aims for.
+    """The accuracy goal of a search.
 
     Attributes:
-        max_drop: points of top-1 that int8 may lose, 0.5 for half a percent of the images.
-        min_agreement: least agreement with fp32 in percent of the images, 0 to 100; None for any.
+        max_drop: largest accepted loss of top-1 in points, 0.5 for half a percent of the images.
+        min_agreement: minimum agreement with fp32 in percent of the images, 0 to 100; None for any.
 
     Raises:
         UsageError: a value is out of range.
@@ -85,11 +85,11 @@ class HoldoutResult:
     Attributes:
         images: number of images.
         top1: accuracy of the model.
-        delta: its accuracy less that of fp32.
-        ci95: 95 % interval of the difference, of this evaluation by itself.
-        interval: interval of the difference that allows for all looks of a search.
+        delta: its accuracy minus that of fp32.
+        ci95: 95 % interval of the difference for a single evaluation.
+        interval: interval of the difference that allows for all evaluations of a search.
         agreement: share of the images with the top class of fp32.
-        agreement_interval: interval of the agreement that allows for all looks.
+        agreement_interval: interval of the agreement that allows for all evaluations.
     """
 
     images: int
@@ -106,25 +106,25 @@ class HoldoutResult:
         return 100.0 * self.interval.lo >= -goal.max_drop and agrees
 
     def suggests(self, goal: Goal) -> bool:
-        """Return whether the estimates meet the goal, whatever the intervals."""
+        """Return whether the estimates meet the goal, regardless of the intervals."""
         agrees = goal.min_agreement is None or 100.0 * self.agreement >= goal.min_agreement
         return 100.0 * self.delta >= -goal.max_drop and agrees
 
 
 @dataclass(frozen=True, kw_only=True)
 class Trial:
-    """One recipe that was made and measured.
+    """A measured recipe.
 
     Attributes:
-        stage: of the search.
+        stage: stage of the search.
         recipe: the recipe.
-        closeness: on the selection split.
+        closeness: closeness to fp32 on the selection split.
         float_macs: share of the multiply-adds in float.
-        seconds: time to make and measure it.
-        holdout: on the evaluation images; None where it was not the best of its stage.
+        seconds: time to build and measure the model.
+        holdout: result on the evaluation images; None unless it was the best of its stage.
 
     Example:
-        In the folder that ``quantkit demo`` makes:
+        In the folder written by ``quantkit demo``:
 
         >>> import quantkit
         >>> options = quantkit.TuneOptions(goal=quantkit.Goal(max_drop=20.0), disable=frozenset(quantkit.Stage))
@@ -160,10 +160,10 @@ class OutOfTimeError(Exception):
 
 
 class TrialRunner(Protocol):
-    """Makes and measures recipes; what was measured before is not measured again."""
+    """Builds and measures recipes; results are cached."""
 
     def shortlist(self, best: Trial, recipes: Sequence[Recipe], share: float) -> Sequence[Recipe]:
-        """Return the recipes worth a trial: those that differ from the best, the nearest to fp32 by their previews.
+        """Return the recipes worth a trial: those that differ from the best, and are nearest to fp32 by their previews.
 
         Args:
             best: the trial to improve on.
@@ -172,13 +172,13 @@ class TrialRunner(Protocol):
         """
 
     def attempt(self, stage: str, recipe: Recipe) -> Trial:
-        """Make the model of a recipe and measure it on the selection split; may raise `OutOfTimeError`."""
+        """Build the model of a recipe and measure it on the selection split; may raise `OutOfTimeError`."""
 
     def evaluate(self, trial: Trial) -> Trial:
-        """Measure a trial's model on the evaluation images."""
+        """Evaluate a trial's model on the evaluation images."""
 
 
-# The recipes with ever more layers in float, from a recipe on.
+# Yields recipes with an increasing number of layers in float, starting with a recipe.
 Widening = Callable[[Recipe], Iterator[Recipe]]
 
 
@@ -189,7 +189,7 @@ class Outcome:
     Attributes:
         best: the trial to keep, evaluated on the evaluation images.
         verdict: whether it meets the goal.
-        out_of_time: the search was ended by the time limit.
+        out_of_time: whether the time limit ended the search.
     """
 
     best: Trial
@@ -198,11 +198,11 @@ class Outcome:
 
 
 def search(start: Recipe, trials: TrialRunner, goal: Goal, *, stages: Set[Stage], widening: Widening) -> Outcome:
-    """Return the first recipe that meets a goal, or the nearest to fp32 that was found.
+    """Return the first recipe that meets a goal, or the nearest to fp32.
 
     Args:
         start: the recipe of calibrate.
-        trials: makes and measures recipes.
+        trials: builds and measures recipes.
         goal: the accuracy to reach.
         stages: the stages to run.
         widening: yields recipes with more layers in float.
@@ -233,7 +233,7 @@ _Recipes = Callable[[Recipe], Sequence[Recipe]]
 
 
 def _stages(start: Recipe, stages: Set[Stage]) -> Iterator[tuple[Stage, _Recipes]]:
-    """Yield the stages of little or no run-time cost, each with a function from the best recipe to those to try."""
+    """Yield the stages with little or no run-time cost, each with a function from the best recipe to those to try."""
     forms, rewriting = Stage.WEIGHT_SCALE in stages, bool(stages & REWRITING)
     recipes: dict[Stage, _Recipes] = {
         Stage.METHOD: lambda best: _methods(start, best, forms and not rewriting),
@@ -262,9 +262,9 @@ def _methods(start: Recipe, best: Recipe, weight_forms: bool) -> list[Recipe]:
 
 
 def _equalized(best: Recipe, channel_shift: bool) -> list[Recipe]:
-    """Rescaled channels have other distributions, for which another method may be the best.
+    """Return recipes with rescaled channels, by all methods, because their distributions differ.
 
-    Shifted channels gain most where they are rescaled too, so both are tried together where a shift gained nothing.
+    A shift gains most together with rescaling, so both are tried together if the shift alone gained nothing.
     """
     methods: dict[Method, None] = dict.fromkeys([best.method, Mse()])
     return [
@@ -276,7 +276,7 @@ def _equalized(best: Recipe, channel_shift: bool) -> list[Recipe]:
 
 
 def _rounded(best: Recipe, refining: bool) -> list[Recipe]:
-    """Rounding removes noise that equalization had to trade off, so its full strength is tried once more."""
+    """Return recipes with rounded weights; full equalization is tried again, because rounding removes weight noise."""
     strengths = dict.fromkeys([best.equalization, STRENGTHS[-1]])
     first, *others = [
         best.changed(correction=WeightCorrection.ROUNDING, equalization=strength) for strength in strengths
@@ -285,12 +285,12 @@ def _rounded(best: Recipe, refining: bool) -> list[Recipe]:
 
 
 def _refined_too(recipe: Recipe, refining: bool) -> list[Recipe]:
-    """Return a recipe, and the same with refined ranges: they gain more the less other noise there is."""
+    """Return a recipe with and without refined ranges, which gain more with less other noise."""
     return list(dict.fromkeys([recipe, recipe.changed(refined=recipe.refined or refining)]))
 
 
 def _climb(best: Trial, stage: Stage, recipes: Sequence[Recipe], trials: TrialRunner) -> Trial:
-    """Return the best trial of a stage, evaluated, where it is nearer to fp32 than the best before, and by enough."""
+    """Return the evaluated best trial of a stage if it is sufficiently nearer to fp32, else the previous best."""
     share = EARNED.get(stage, 1.0)
     try:
         tried = [trials.attempt(stage, recipe) for recipe in trials.shortlist(best, recipes, share)]
@@ -304,7 +304,7 @@ def _climb(best: Trial, stage: Stage, recipes: Sequence[Recipe], trials: TrialRu
 def _widen(best: Trial, trials: TrialRunner, goal: Goal, widening: Widening, *, rounding: bool) -> Trial:
     """Leave layers in float, one more at a time, until the estimates meet the goal.
 
-    Each number of layers is tried with rounded weights too: they gain more the less noise the activations have.
+    Each number of layers is also tried with rounded weights, which gain more with less activation noise.
     """
     if _holdout(best).suggests(goal):
         return best

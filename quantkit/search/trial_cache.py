@@ -22,9 +22,9 @@ class Screened:
     """A recipe measured by its preview.
 
     Attributes:
-        recipe: without the rewrites that change nothing.
-        digest: of what it does to model and ranges; equal for recipes with equal results.
-        distance: of its preview on the selection split, biases as if corrected.
+        recipe: the recipe without rewrites that have no effect.
+        digest: digest of model and ranges; equal for recipes with equal results.
+        distance: distance of its preview on the selection split, with simulated bias correction.
     """
 
     recipe: Recipe
@@ -33,10 +33,10 @@ class Screened:
 
 
 class TrialCache:
-    """The cached trials of one search, each written as soon as it is known.
+    """The cached trials of a search, written immediately.
 
     Args:
-        cache: of the run.
+        cache: cache of the run.
         depends_on: everything that the trials depend on besides their recipes, as JSON values.
         fresh: ignore trials of earlier searches.
     """
@@ -46,7 +46,7 @@ class TrialCache:
         self._written: set[str] | None = set() if fresh else None
 
     def find(self, stage: str, recipe: Recipe) -> Trial | None:
-        """Return the trial of a recipe, None where it has not been tried."""
+        """Return the trial of a recipe, None if it has not been tried."""
         key = self._key(recipe)
         entry = self._cache.load(key) if self._written is None or key.digest in self._written else None
         if entry is None:
@@ -65,7 +65,7 @@ class TrialCache:
             return None
 
     def find_screened(self, recipe: Recipe) -> Screened | None:
-        """Return the preview figures of a recipe, None where there are none."""
+        """Return the preview figures of a recipe, or None."""
         key = self._key(recipe, SCREENS)
         entry = self._cache.load(key) if self._written is None or key.digest in self._written else None
         if entry is None:
@@ -105,7 +105,7 @@ class TrialCache:
 
 
 def trial_json(trial: Trial) -> dict[str, Any]:
-    """Return a trial as plain values."""
+    """Return a trial as JSON values."""
     evaluated, closeness = trial.holdout, asdict(trial.closeness)
     return {
         "stage": trial.stage,

@@ -1,4 +1,4 @@
-"""Trials: recipes made, measured on the selection split and on the evaluation images, and cached."""
+"""Trials: builds recipes, measures them on the selection split and the evaluation images, and caches the results."""
 
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -18,25 +18,25 @@ from quantkit.search.stages import HoldoutResult, OutOfTimeError, Trial
 from quantkit.search.trial_cache import Screened, TrialCache
 from quantkit.search.tuning_data import TuningData
 
-# Evaluates a recipe's model on held-out images; it is the best so far, and is written before.
+# Evaluates a recipe's model on held-out images; it is the best so far, and is written first.
 Evaluate = Callable[[Recipe, Product, Progress], HoldoutResult]
 
-# A preview leaves out corrections, so recipes whose distances it finds within this factor of the nearest are made, and
-# at most so many of a stage.
+# A preview leaves out corrections, so recipes with distances within this factor of the nearest are built, and at most
+# this number per stage.
 CLOSE, FINALISTS = 1.05, 2
 
 
 @dataclass(frozen=True)
 class TuningTask:
-    """What is tuned.
+    """The subject of a search.
 
     Attributes:
-        folder: of the run.
-        record: of the run.
-        classifier: its fp32 model, which knows the file it was read from.
+        folder: folder of the run.
+        record: record of the run.
+        classifier: its fp32 model with its file.
         tuning_data: its calibration images.
-        builder: makes recipes.
-        selection: compares them.
+        builder: builds recipes.
+        selection: compares recipes.
         start: the recipe of calibrate.
     """
 
@@ -54,7 +54,7 @@ class TuningTask:
         return self.classifier.model
 
     def depends_on(self) -> dict[str, Any]:
-        """Return what the trials depend on besides their recipes and the evaluation images."""
+        """Return everything that the trials depend on, except their recipes and the evaluation images."""
         return {
             "model": self.record.model.key,
             "output": self.record.model.output,
@@ -67,14 +67,14 @@ class TuningTask:
 
 
 class Trials:
-    """Makes and measures recipes; those in the cache are not measured again.
+    """Builds and measures recipes; cached results are reused.
 
     Args:
-        subject: what is tuned.
+        subject: the subject of the search.
         evaluate: evaluates a model on held-out images.
-        cache: of earlier trials.
-        budget: what may be left in float.
-        seconds: make nothing more after this time; None for no limit.
+        cache: cache of earlier trials.
+        budget: limits on layers in float.
+        seconds: time limit in seconds; None for no limit.
         progress: receives the progress.
         timed: called once with the seconds of the first trial and of its evaluation, unless it is in the cache.
     """
@@ -100,7 +100,7 @@ class Trials:
 
     @property
     def made(self) -> tuple[Trial, ...]:
-        """The trials of this search, in order, each with its latest figures."""
+        """The trials of this search in order, each with its latest figures."""
         return tuple(self._order)
 
     @property
@@ -111,8 +111,8 @@ class Trials:
     def shortlist(self, best: Trial, recipes: Sequence[Recipe], share: float) -> Sequence[Recipe]:
         """Return the recipes worth a trial: those that differ from the best, the nearest to fp32 by their previews.
 
-        A recipe that makes the same model as the best or as one before it is left out, and so is one whose preview is
-        further from fp32 than the stage allows.
+        Recipes with the same model as the best or an earlier one are left out, and so are recipes with a preview that
+        is further from fp32 than the stage allows.
 
         Args:
             best: the trial to improve on.
@@ -120,7 +120,7 @@ class Trials:
             share: of the distance of ``best`` that a recipe must fall below.
 
         Raises:
-            OutOfTimeError: the time is over.
+            OutOfTimeError: the time limit has passed.
         """
         start = self._screen(best.recipe)
         seen: set[object] = {best.recipe, (start.digest, best.recipe.correction)}
@@ -130,8 +130,8 @@ class Trials:
             if not seen.isdisjoint(same := {one.recipe, (one.digest, recipe.correction)}):
                 continue
             seen |= same
-            # Previews with rounded weights leave the weights in float. They cannot be compared with others, and gain at
-            # least as much of their smaller distance as the whole model does.
+            # Previews with rounded weights leave the weights in float. They cannot be compared with others, and their
+            # relative gain is at least that of the final model.
             comparable = recipe.correction is best.recipe.correction
             slack = 1.0 if recipe.correction is WeightCorrection.ROUNDING else CLOSE
             if not comparable or one.distance <= slack * share * start.distance:
@@ -141,14 +141,14 @@ class Trials:
         return [recipe for recipe in ranked if found[recipe] <= CLOSE * nearest][:FINALISTS]
 
     def attempt(self, stage: str, recipe: Recipe) -> Trial:
-        """Make the model of a recipe and measure it on the selection split.
+        """Build the model of a recipe and measure it on the selection split.
 
         Raises:
-            OutOfTimeError: the time is over.
+            OutOfTimeError: the time limit has passed.
         """
         known = self._cache.find(stage, recipe)
         if known is None:
-            if self._order:  # something is always made, so that there is a result
+            if self._order:  # the first trial is always built, so that there is a result
                 self._check_time()
             start_s = time.monotonic()
             product = self.product(recipe, in_time=bool(self._order))
@@ -182,15 +182,16 @@ class Trials:
     def product(self, recipe: Recipe, *, in_time: bool = False) -> Product:
         """Return the models of a recipe.
 
-        Kept in memory are the last one, the nearest to fp32, which is likely to be evaluated, and the last evaluated,
-        which a search goes on from and ends with.
+        Three models are kept in memory: the last one, the nearest to fp32, which is likely to be evaluated next, and
+            the
+        last evaluated one, from which the search continues.
 
         Args:
-            recipe: to make.
-            in_time: stop halfway where the time is over.
+            recipe: the recipe.
+            in_time: stop when the time limit has passed.
 
         Raises:
-            OutOfTimeError: it was stopped.
+            OutOfTimeError: the time limit has passed.
         """
         if recipe not in self._kept:
             count = self._progress.task(recipe.describe(), "steps")
@@ -201,7 +202,7 @@ class Trials:
         return self._kept[recipe]
 
     def widening(self, recipe: Recipe) -> Iterator[Recipe]:
-        """Yield recipes with ever more layers in float, within the budget."""
+        """Yield recipes with an increasing number of layers in float, within the budget."""
         if self._budget.layers == 0 or not self._budget.macs:
             return
         self._check_time()
@@ -215,7 +216,7 @@ class Trials:
         """Return the figures of a recipe's preview.
 
         Raises:
-            OutOfTimeError: the time is over.
+            OutOfTimeError: the time limit has passed.
         """
         known = self._screened.get(recipe) or self._cache.find_screened(recipe)
         if known is None:
@@ -233,7 +234,7 @@ class Trials:
         return known
 
     def _in_time(self, count: ProgressCallback) -> ProgressCallback:
-        """Return a callback that stops what it counts where the time is over."""
+        """Return a callback that raises when the time limit has passed."""
 
         def counted(done: int, total: int) -> None:
             count(done, total)

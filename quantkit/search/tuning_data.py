@@ -1,4 +1,4 @@
-"""The tuning data: a run's calibration images by their use, and the statistics of a rewritten model over them."""
+"""The tuning data: a run's calibration images by use, and statistics of rewritten models over them."""
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
@@ -19,13 +19,13 @@ from quantkit.runs.inputs import model_inputs
 from quantkit.stats.observed import Observed
 from quantkit.types import Float32Array
 
-# Every third image of the set is in the selection split; corrections are fitted on the others.
+# Every third image of the set is in the selection split; corrections are fitted on the other images.
 SELECTION_STRIDE = 3
-# The images that corrections are fitted on are in memory with a layer's tensors, so there are more of them only where
-# the network is small: as many as this number of multiply-adds allows.
+# The images that corrections are fitted on are in memory with the tensors of a layer, so their number is bounded by
+# this number of multiply-adds.
 FIT_IMAGES, MAX_FIT_IMAGES, FIT_MACS = 96, 256, 20e9
 SELECTION_IMAGES = 128
-# A range is refined by running the network a few times on this many images, again bounded by multiply-adds.
+# A range is refined by running the network a few times on this number of images, again bounded by multiply-adds.
 LEAST_RANGING, RANGING, RANGING_MACS = 32, 64, 60e9
 # Ranges of a rewritten model are observed on at most this many images of the set; a few hundred suffice.
 OBSERVED = 512
@@ -34,19 +34,19 @@ LEAST_IMAGES = 6
 
 @dataclass(frozen=True)
 class TuningData:
-    """The images of a calibration set, by their use.
+    """The images of a calibration set by use.
 
     Attributes:
-        work: images that corrections and roundings are fitted on, ``[N, C, H, W]`` each.
-        ranging: images that ranges are refined on. They overlap with those of ``work`` only where the set has no
-            others: equalization gives the channels of a tensor the same reach on ``work``, so a narrower range looks
-            better there than it is.
-        selection: the selection split, ``[N, C, H, W]`` each; none of them is among the others.
-        observed: images that ranges are observed on.
-        outliers: positions in ``observed`` of outlier images of the original model; none of them is in ``work``.
+        work: images to fit corrections and rounding on, ``[N, C, H, W]`` each.
+        ranging: images to refine ranges on. They overlap with ``work`` only if the set has no others: equalization
+            gives the channels of a tensor the same reach on ``work``, so the gain of a narrower range is overestimated
+            there.
+        selection: the selection split, ``[N, C, H, W]`` each, disjoint from the others.
+        observed: images to observe ranges on.
+        outliers: positions in ``observed`` of outlier images of the original model; ``work`` does not contain them.
         load: reads an image of ``observed``.
-        batch: the model's fixed batch size, 1 where it is dynamic.
-        threads: workers.
+        batch: the model's fixed batch size, 1 if it is dynamic.
+        threads: number of worker threads.
     """
 
     work: Sequence[Float32Array]
@@ -59,15 +59,15 @@ class TuningData:
     threads: int
 
     def observe(self, model: ir.Model, images: int | None = None) -> Observed:
-        """Return the statistics of a prepared model's tensors that any plan may need.
+        """Return the statistics of a prepared model's tensors that plans may need.
 
         Args:
             model: prepared.
-            images: use the first of ``observed`` only, this many; absent, all.
+            images: use the first of ``observed`` only, this many; by default all.
 
         Raises:
             ModelError: the model cannot be run.
-            NumericError: a tensor holds NaN or infinity.
+            NumericError: a tensor contains NaN or infinity.
         """
         wanted, used = observed_tensors(model), self.observed[:images]
         session = TappedSession(model, wanted.tapped)
@@ -92,7 +92,7 @@ def tuning_data(
         outliers: sha256 of its outlier images.
         pipeline: preprocessing.
         threads: workers.
-        load: reads images with this preprocessing; made when absent.
+        load: reads images with this preprocessing; created if missing.
 
     Raises:
         CalibrationSetError: there are too few.
@@ -132,5 +132,5 @@ def tuning_data(
 
 
 def _affordable(macs: int, budget: float, least: int, most: int) -> int:
-    """Return for how many images a budget of multiply-adds lasts, within limits."""
+    """Return the number of images that a budget of multiply-adds allows, within limits."""
     return min(max(int(budget / max(macs, 1)), least), most)

@@ -1,1 +1,1 @@
-"""What each layer costs in int8."""
+"""Sensitivity of layers to int8."""

@@ -1,6 +1,7 @@
-"""Layer costs measured so far, cached in the run: an interrupted measurement resumes, a repeated one is read.
+"""Cache of layer costs in the run: an interrupted measurement resumes, a finished one is reused.
 
-An entry belongs to one quantization and one lot of images. It is rewritten as layers are added, at most every second.
+An entry belongs to one quantized model and one lot of images. It is rewritten when layers are added, at most once per
+second.
 """
 
 import time
@@ -18,11 +19,11 @@ _SECONDS = 1.0
 
 
 class LayerCostCache:
-    """The costs of layers on one lot of images, as far as they are known.
+    """The costs of layers on one lot of images.
 
     Args:
-        cache: of the run.
-        depends_on: all that the costs depend on, as JSON values.
+        cache: cache of the run.
+        depends_on: everything that the costs depend on, as JSON values.
 
     Attributes:
         layers: the costs so far, by node name.
@@ -37,7 +38,7 @@ class LayerCostCache:
         self._read()
 
     def add(self, cost: LayerCost) -> None:
-        """Keep the cost of a layer.
+        """Add the cost of a layer.
 
         Raises:
             OutputError: the file cannot be written.
@@ -47,7 +48,7 @@ class LayerCostCache:
             self.write()
 
     def finish(self, network: NetworkCost) -> None:
-        """Keep the whole measurement.
+        """Store the complete measurement.
 
         Raises:
             OutputError: the file cannot be written.
@@ -57,7 +58,7 @@ class LayerCostCache:
         self.write()
 
     def write(self) -> None:
-        """Write what is known so far.
+        """Write the current costs.
 
         Raises:
             OutputError: the entry cannot be written.
@@ -76,7 +77,7 @@ class LayerCostCache:
         self._written_s = time.monotonic()
 
     def _read(self) -> None:
-        """Take over the entry of the same images and the same quantization, if it is undamaged."""
+        """Load the entry of the same images and quantized model, if it is not damaged."""
         entry = self._cache.load(self._key)
         if entry is None:
             return

@@ -1,17 +1,18 @@
-"""What each layer costs: the scores with that layer alone in int8, and with all layers in int8 but that one.
+"""Measures the cost of each layer: the error of the scores with only that layer in int8, and with all layers except it.
 
-A layer in int8 is what the plan makes of it: its weights, its bias (with its share of a bias correction), the
-activation that it reads, and, on targets whose kernels round their own results, its result behind its activation
-function. "Only it" leaves every other layer in float, and what lies between layers as a plan with those layers skipped
-leaves it. "All but it" is the int8 model with the layer skipped: a tensor that other integer operators read stays
-rounded for them, and a sum, pool or concatenation that has lost its reason to be integer is float as well.
+A layer in int8 has quantized weights, bias (with its bias correction) and input activation, and, on targets with
+kernels that round their results, a quantized result after its activation function. The isolated model leaves every
+other layer in float, and operators between layers as in a plan with those layers skipped. The leave-one-out model is
+the int8 model
+with the layer skipped: a tensor that other integer operators read is still rounded for them, and a sum, pool or
+concatenation without a remaining benefit from integers is float as well.
 
-The two answer different questions. Noise that a layer makes by itself tells where the noise comes from; what is left
-when it is taken away tells what leaving it in float would buy. Noise of several layers partly cancels and is partly
-made worse by the layers behind, so neither adds up to that of the whole int8 model.
+The two measures differ: the isolated noise of a layer shows where the noise originates, the leave-one-out noise shows
+the gain of leaving it in float. Noise of several layers partly cancels and is partly amplified by following layers, so
+neither measure adds up to the noise of the full int8 model.
 
-Each model is run from the layer on: what precedes is that of the fp32 model, or of the int8 model, and is computed
-once. On average that is about half a pass of each for every layer, besides writing the model and opening a part of it.
+Each model is run from the layer on: the preceding part is that of the fp32 or the int8 model, and is computed once. On
+average this is about half a pass per layer and measure, in addition to writing and loading the part of the model.
 """
 
 import math
@@ -40,12 +41,12 @@ Vector = npt.NDArray[np.float64]
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Deviation:
-    """How far the scores of a model lie from those of fp32, image by image.
+    """Deviation of the scores of a model from those of fp32, by image.
 
     Attributes:
         noise: float64 ``[images]``, the squared difference summed over the classes.
         kl: float64 ``[images]``, ``KL(fp32 || model)`` of the softmaxed scores in nats.
-        top1: int64 ``[images]``, the class that the model chooses, the lowest index of equals.
+        top1: int64 ``[images]``, the top class of the model, the lowest index of equals.
     """
 
     noise: Vector
@@ -54,22 +55,22 @@ class Deviation:
 
     @classmethod
     def concatenate(cls, parts: Sequence["Deviation"]) -> "Deviation":
-        """Join the images of several in order."""
+        """Concatenate the images of several deviations."""
         joined = {key: np.concatenate([getattr(part, key) for part in parts]) for key in ("noise", "kl", "top1")}
         return cls(**joined)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class LayerCost:
-    """What one layer costs.
+    """Cost of a layer.
 
     Attributes:
         node: name of the layer.
         op_type: Conv, ConvTranspose, Gemm or MatMul.
-        conv_index: of a 2-D convolution, as VACC's ``skip_conv_layers`` counts; None for other layers.
-        macs: multiply-adds for one image, None where the model does not tell its sizes.
-        isolated: of the model in which this layer alone is int8.
-        leave_one_out: of the model in which all integer layers but this one are int8.
+        conv_index: index of a 2-D convolution in VACC's ``skip_conv_layers``; None for other layers.
+        macs: multiply-adds for one image, None if unknown.
+        isolated: deviation of the model in which only this layer is int8.
+        leave_one_out: deviation of the model in which all integer layers except this one are int8.
     """
 
     node: str
@@ -82,14 +83,14 @@ class LayerCost:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class NetworkCost:
-    """What int8 costs, whole and layer by layer, over the same images.
+    """Cost of int8, in total and by layer, over the same images.
 
     Attributes:
         signal: float64 ``[images]``, the squared scores of fp32 summed over the classes.
-        top1: int64 ``[images]``, the class that fp32 chooses.
-        macs: multiply-adds of the whole network for one image, in float or not.
-        whole: of the whole int8 model.
-        layers: in graph order.
+        top1: int64 ``[images]``, the top class of fp32.
+        macs: multiply-adds of the network for one image, in float or int8.
+        whole: deviation of the full int8 model.
+        layers: costs of the layers, in graph order.
     """
 
     signal: Vector
@@ -100,7 +101,7 @@ class NetworkCost:
 
     @classmethod
     def concatenate(cls, parts: Sequence["NetworkCost"]) -> "NetworkCost":
-        """Join what was measured of one network on several lots of images."""
+        """Concatenate the measurements of one network on several lots of images."""
         layers = (
             replace(
                 same[0],
@@ -125,11 +126,11 @@ class NetworkCost:
         return 10.0 * math.log10(signal / noise) if signal > 0.0 else -math.inf
 
     def share_made(self, layer: LayerCost) -> float:
-        """Return the noise that a layer makes by itself as a share of that of the whole int8 model."""
+        """Return the isolated noise of a layer as a share of the noise of the full int8 model."""
         return _share(float(layer.isolated.noise.sum()), float(self.whole.noise.sum()))
 
     def share_saved(self, layer: LayerCost) -> float:
-        """Return the share of the whole noise that goes when a layer is left in float; negative where there is more."""
+        """Return the share of the noise removed when a layer is left in float; negative if the noise increases."""
         whole = float(self.whole.noise.sum())
         return _share(whole - float(layer.leave_one_out.noise.sum()), whole)
 
@@ -147,25 +148,25 @@ def layer_costs(
     found: Callable[[LayerCost], None] | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> NetworkCost:
-    """Measure every integer layer isolated, it alone in int8, and left out, all but it in int8.
+    """Measure every integer layer isolated (only it in int8) and left out (all except it in int8).
 
     The result does not depend on the number of threads.
 
     Args:
         prepared: model from `quantkit.graph.prepare.prepare`.
-        target: what will run the int8 model.
-        ranges: of every tensor that a plan of this model for this target observes.
-        images: a few dozen, ``[N, C, H, W]`` as the model takes them; of an image repeated to fill a fixed batch, the
-            first answer counts.
-        left_out: what is in float anyway.
-        bias_shift: of the biases, as `quantkit.graph.qdq.write.write_qdq` takes it.
-        threads: images run side by side.
-        known: costs of layers on these very images, by node name; they are not measured again.
+        target: runtime or compiler of the int8 model.
+        ranges: ranges of every tensor that a plan of this model for this target observes.
+        images: a few dozen inputs, ``[N, C, H, W]``; of an image repeated to fill a fixed batch, the first result is
+            used.
+        left_out: layers in float in all models.
+        bias_shift: bias shifts, as for `quantkit.graph.qdq.write.write_qdq`.
+        threads: number of images run in parallel.
+        known: costs of layers on these images, by node name; they are not measured again.
         found: called with each layer's cost as soon as it is measured.
-        progress: called with the number of layers done and of all layers.
+        progress: called with the number of finished layers and of all layers.
 
     Raises:
-        UsageError: ``left_out`` names what is not there.
+        UsageError: ``left_out`` matches no node.
         ModelError: nothing is left to quantize, a tensor has no range, or onnxruntime cannot run a model.
         NumericError: scores are NaN or infinite.
     """
@@ -283,7 +284,7 @@ def evaluated(
 
 @dataclass(frozen=True)
 class _MeasuredModel:
-    """The network and how it is quantized."""
+    """The network with its quantization."""
 
     prepared: ir.Model
     target: Target
@@ -292,7 +293,7 @@ class _MeasuredModel:
     bias_shift: Mapping[str, Float32Array]
 
     def plan(self, *nodes: str) -> Plan:
-        """Return the plan in which these nodes are left out, too."""
+        """Return the plan in which these nodes are also left out."""
         return plan(self.prepared, self.target, replace(self.left_out, skip=(*self.left_out.skip, *nodes)))
 
     def model(self, made: Plan) -> ir.Model:
@@ -309,7 +310,7 @@ class _MeasuredModel:
 
 
 def _multiplying(made: Plan) -> Iterator[str]:
-    """Yield the integer nodes that everything else in an int8 graph is there for."""
+    """Yield the integer nodes with multiply-adds."""
     for node in made.placement.graph:
         if node in made.placement.integer and made.placement.roles[node] in (Role.LAYER, Role.PRODUCT):
             yield node_name(node)
@@ -317,7 +318,7 @@ def _multiplying(made: Plan) -> Iterator[str]:
 
 @dataclass(frozen=True)
 class _Evaluate:
-    """The scores of fp32, which others are measured by."""
+    """The scores of fp32, the reference of all deviations."""
 
     reference: Float32Array
     kind: Scores
@@ -348,7 +349,7 @@ def _check_finite(scores: Float32Array) -> None:
     finite = np.isfinite(scores).all(axis=1)
     if not finite.all():
         raise NumericError(
-            "the scores hold NaN or infinity", where=f"image {int(np.argmin(finite))}", fix="look at this image"
+            "the scores contain NaN or infinity", where=f"image {int(np.argmin(finite))}", fix="check this image"
         )
 
 

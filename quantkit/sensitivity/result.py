@@ -1,4 +1,4 @@
-"""The result of ``quantkit sensitivity``: figures of every layer, as values, JSON and CSV."""
+"""The result of ``quantkit sensitivity``, with conversion to JSON and CSV."""
 
 import csv
 import io
@@ -25,13 +25,13 @@ CSV_COLUMNS = (
 
 @dataclass(frozen=True, kw_only=True)
 class AccuracyChange:
-    """What a model says to labelled images, in percent.
+    """Accuracy of a model on labelled images, in percent.
 
     Attributes:
-        top1: share whose best class is the true one.
-        delta_top1: that minus fp32's, in points.
-        delta_top1_ci95: its paired interval (Tango).
-        agreement: share of images in the class that fp32 chooses.
+        top1: top-1 accuracy.
+        delta_top1: difference to fp32, in points.
+        delta_top1_ci95: its paired 95 % interval (Tango).
+        agreement: percentage of images with the top class of fp32.
     """
 
     top1: float
@@ -42,14 +42,14 @@ class AccuracyChange:
 
 @dataclass(frozen=True, kw_only=True)
 class Figures:
-    """How far one model is from fp32.
+    """Deviation of a model from fp32.
 
     Attributes:
-        sqnr_db: of the scores over all images, in dB; infinite without noise.
+        sqnr_db: SQNR of the scores over all images, in dB; infinite without noise.
         kl: mean divergence of the softmaxed scores from those of fp32, in nats.
-        share: of the noise of the whole int8 model: the part that the layer makes, or the part that goes without it,
-            which is negative where the noise grows.
-        accuracy: on labelled images, None without.
+        share: share of the noise of the full int8 model: the noise of the layer, or the noise removed by leaving it in
+            float, which is negative if the noise increases.
+        accuracy: accuracy on labelled images, None without labels.
     """
 
     sqnr_db: float
@@ -58,7 +58,7 @@ class Figures:
     accuracy: AccuracyChange | None
 
     def to_json(self) -> dict[str, Any]:
-        """Return plain values; infinite is null."""
+        """Return JSON values; infinity is null."""
         plain: dict[str, Any] = {
             "sqnr_db": self.sqnr_db if math.isfinite(self.sqnr_db) else None,
             "kl": self.kl,
@@ -71,7 +71,7 @@ class Figures:
 
     @classmethod
     def from_json(cls, plain: Mapping[str, Any]) -> Self:
-        """Return the figures of `to_json`."""
+        """Return figures from the values of `to_json`."""
         accuracy = None
         if "top1" in plain:
             accuracy = AccuracyChange(
@@ -86,19 +86,19 @@ class Figures:
 
 @dataclass(frozen=True, kw_only=True)
 class LayerSensitivity:
-    """What one layer costs.
+    """Sensitivity of a layer.
 
     Attributes:
         node: name of the layer.
         op_type: Conv, ConvTranspose, Gemm or MatMul.
-        conv_index: of a 2-D convolution, None for other layers.
-        macs: multiply-adds for one image, None where they are not known.
-        macs_share: of those of the whole network.
-        isolated: of the model in which this layer alone is int8.
-        leave_one_out: of the model in which all integer layers but this one are int8.
+        conv_index: index of a 2-D convolution, None for other layers.
+        macs: multiply-adds for one image, None if unknown.
+        macs_share: share of the multiply-adds of the network.
+        isolated: figures of the model in which only this layer is int8.
+        leave_one_out: figures of the model in which all integer layers except this one are int8.
 
     Example:
-        In the folder that ``quantkit demo`` makes:
+        In the folder written by ``quantkit demo``:
 
         >>> import quantkit
         >>> layer = quantkit.sensitivity("run", count=4).layers[0]
@@ -116,7 +116,7 @@ class LayerSensitivity:
 
     @property
     def skip(self) -> str:
-        """What ``--skip`` takes to leave this layer in float."""
+        """The value of ``--skip`` that leaves this layer in float."""
         return self.node if self.conv_index is None else f"conv:{self.conv_index}"
 
     def to_json(self) -> dict[str, Any]:
@@ -134,7 +134,7 @@ class LayerSensitivity:
 
     @classmethod
     def from_json(cls, plain: Mapping[str, Any]) -> Self:
-        """Return the layer of `to_json`."""
+        """Return a layer from the values of `to_json`."""
         own = {key: plain[key] for key in ("node", "op_type", "conv_index", "macs", "macs_share")}
         return cls(
             **own,
@@ -145,23 +145,23 @@ class LayerSensitivity:
 
 @dataclass(frozen=True, kw_only=True)
 class Sensitivity(Records):
-    """What each layer of a network costs.
+    """Sensitivities of the layers of a network.
 
     Attributes:
         model: name of the network.
-        target: what will run it.
-        method: how ranges were set.
-        by: what the layers are ordered by: isolated, leave-one-out or accuracy.
-        images: how many were used.
-        source: what they are.
-        macs: multiply-adds of the whole network for one image.
-        top1: of fp32 in percent, None without labels.
-        whole: of the whole int8 model.
-        layers: the most costly first.
-        notes: what the user may want to know.
+        target: runtime or compiler of the model.
+        method: calibration method.
+        by: order of the layers: isolated, leave-one-out or accuracy.
+        images: number of images.
+        source: description of the images.
+        macs: multiply-adds of the network for one image.
+        top1: top-1 of fp32 in percent, None without labels.
+        whole: figures of the full int8 model.
+        layers: the layers, most costly first.
+        notes: remarks for the user.
 
     Example:
-        In the folder that ``quantkit demo`` makes:
+        In the folder written by ``quantkit demo``:
 
         >>> import quantkit
         >>> found = quantkit.sensitivity("run", count=4)
@@ -183,7 +183,7 @@ class Sensitivity(Records):
 
     @property
     def sum_made(self) -> float:
-        """The noise that the layers make one by one, as a share of that of all together."""
+        """Sum of the isolated noise of all layers, as a share of the noise of the full int8 model."""
         return math.fsum(layer.isolated.share for layer in self.layers)
 
     def _repr_html_(self) -> str:
@@ -193,7 +193,7 @@ class Sensitivity(Records):
         return sensitivity_html(self)
 
     def to_json(self) -> dict[str, Any]:
-        """Return plain values; a figure that is infinite or was not measured is null."""
+        """Return JSON values; infinite or missing figures are null."""
         return {
             "schema": JSON_SCHEMA,
             "model": self.model,
@@ -211,12 +211,12 @@ class Sensitivity(Records):
         }
 
     def rows(self) -> list[dict[str, Any]]:
-        """Return one row a layer, the most costly first; a figure that is infinite or was not measured is None."""
+        """Return one row per layer, the most costly first; infinite or missing figures are None."""
         return [dict(zip(CSV_COLUMNS, _cells(layer), strict=True)) for layer in self.layers]
 
     @classmethod
     def from_json(cls, plain: Mapping[str, Any]) -> Self:
-        """Return the sensitivity of `to_json`.
+        """Return a sensitivity from the values of `to_json`.
 
         Raises:
             KeyError: a value is missing.
@@ -230,7 +230,7 @@ class Sensitivity(Records):
         )
 
     def csv_text(self) -> str:
-        """Return one row a layer with plain numbers; a figure that is infinite or was not measured is empty."""
+        """Return one row per layer with plain numbers; infinite or missing figures are empty."""
         buffer = io.StringIO()
         writer = csv.writer(buffer, lineterminator="\n")
         writer.writerow(CSV_COLUMNS)

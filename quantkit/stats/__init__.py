@@ -1,1 +1,1 @@
-"""Statistics of activations: the histogram, its kernel and file, and the methods that read a range off it."""
+"""Statistics of activations: histogram, kernel, file format, and the methods that compute ranges."""

@@ -1,4 +1,4 @@
-"""How much the ranges still move while a pass goes on: when more images no longer change them."""
+"""Convergence of the ranges during a pass."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -7,22 +7,22 @@ from dataclasses import dataclass
 from quantkit.numerics import Range
 
 FIRST_POINT = 16
-# Ranges count as settled where the worst of them is known to this share of its width; its rounding noise is then known
-# to 20 log10(1.1) = 0.8 dB.
+# Ranges have converged if the relative error of the worst one is at most this; its rounding noise is then accurate to
+# 20 log10(1.1) = 0.8 dB.
 SETTLED = 0.1
-# Single points jump by chance: the median of so many counts.
+# Single points are noisy, so the median of this number of points is used.
 _POINTS = 3
 _LONG_STEP = 1.25
 
 
 @dataclass(frozen=True)
 class ConvergencePoint:
-    """How far the ranges lay from those of the point before.
+    """Change of the ranges since the previous convergence point.
 
     Attributes:
-        images: images seen at this point.
-        movement: by method name, the greatest relative change of any tensor's width (1.0 = 100 percent).
-        tensor: by method name, the tensor that moved most.
+        images: number of images observed at this point.
+        movement: by method name, the largest change of an end of a range relative to the width (1.0 = 100 percent).
+        tensor: by method name, the tensor with the largest change.
     """
 
     images: int
@@ -31,7 +31,7 @@ class ConvergencePoint:
 
 
 def movement(before: Mapping[str, Range], after: Mapping[str, Range]) -> tuple[float, str]:
-    """Return the greatest change of an end of a range, relative to the width after it, and the tensor's name."""
+    """Return the largest change of an end of a range, relative to the new width, and the tensor's name."""
     worst, name = 0.0, ""
     for tensor, new in after.items():
         old = before[tensor]
@@ -44,9 +44,9 @@ def movement(before: Mapping[str, Range], after: Mapping[str, Range]) -> tuple[f
 
 
 def next_point(images: int) -> int:
-    """Return the image count of the convergence point after ``images``: 16, then each half as far again.
+    """Return the image count of the convergence point after ``images``: 16, then always 50 % more.
 
-    Counts, not times, so that a pass that stops when stable stops at the same image on any machine.
+    Points depend on counts, not on time, so a pass that stops when stable stops at the same image on any machine.
     """
     point = FIRST_POINT
     while point <= images:
@@ -55,7 +55,7 @@ def next_point(images: int) -> int:
 
 
 def images_enough(points: list[ConvergencePoint], method: str, tolerance: float) -> int | None:
-    """Return the first image count from which on no range moved by more than ``tolerance``, or None."""
+    """Return the first image count after which no range changed by more than ``tolerance``, or None."""
     enough = None
     for point in points:
         moved = point.movement.get(method)
@@ -69,18 +69,18 @@ def images_enough(points: list[ConvergencePoint], method: str, tolerance: float)
 
 
 def remaining_error(points: Sequence[ConvergencePoint], method: str) -> float | None:
-    """Return how far the worst range still is from what unlimited images would give, relative to its width.
+    """Return the estimated error of the worst range, compared with unlimited images, relative to its width.
 
     An estimate from ``n`` images has an error of ``c / sqrt(n)``, and two successive ones, from ``m`` and from ``n``
     images, differ by ``c sqrt(1 / m - 1 / n)``. That gives ``c`` at every point, and the median of the last three
     is used. Observed extremes do not follow this law: for minmax the result is a lower bound.
 
     Args:
-        points: of a pass, in order.
+        points: convergence points of a pass, in order.
         method: name of the method.
 
     Returns:
-        The error, 0.1 for 10 % of the width, or None where the method's ranges were not compared.
+        The error, 0.1 for 10 % of the width, or None if the method's ranges were not compared.
     """
     starts = [FIRST_POINT, *(point.images for point in points)]
     steps = [
@@ -90,31 +90,31 @@ def remaining_error(points: Sequence[ConvergencePoint], method: str) -> float | 
     ]
     if not steps:
         return None
-    # The last step of a pass may be a short one, which tells little.
+    # The last step of a pass may be short, which is not informative.
     long = [(start, point) for start, point in steps if point.images >= _LONG_STEP * start] or steps
     last = sorted(point.movement[method] / math.sqrt(1 / start - 1 / point.images) for start, point in long[-_POINTS:])
     return last[len(last) // 2] / math.sqrt(points[-1].images)
 
 
 def settling_note(points: Sequence[ConvergencePoint], images: int, method: str, classes: int | None) -> str | None:
-    """Say where the ranges have not settled, and how many images would do; None where they have.
+    """Return a note if the ranges have not converged, with the number of images needed; None if they have.
 
     Args:
-        points: of the pass, in order.
-        images: images of the pass.
-        method: name of the method; where it was not watched, percentile stands in for it.
-        classes: number of classes of the model, None where unknown.
+        points: convergence points of the pass, in order.
+        images: number of images of the pass.
+        method: name of the method; percentile is used if it was not tracked.
+        classes: number of classes of the model, None if unknown.
     """
     seen = f"{images:,} images"
     if classes is not None and images < classes:
         seen += f" for {classes:,} classes"
     if images <= FIRST_POINT:
-        return f"ranges not settled: {seen} are too few to tell; use several hundred, 1,000 are usual"
+        return f"ranges have not converged: {seen} are too few; use several hundred, usually 1,000"
     watched = method if any(method in point.movement for point in points) else "percentile"
     error = remaining_error(points, watched)
     if error is None or error <= SETTLED:
         return None
-    said = f"ranges not settled: {seen} leave the worst {watched} range uncertain by {100 * error:.0f} % of its width"
+    said = f"ranges have not converged: {seen} leave an error of {100 * error:.0f} % of the worst {watched} range"
     if watched == "minmax":
         return f"{said}, and extremes grow with every image; use --method percentile, or more images"
     needed = images * (error / SETTLED) ** 2

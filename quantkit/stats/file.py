@@ -1,9 +1,9 @@
-"""Statistics of a whole model, with where they come from; one safetensors file, no pickle.
+"""Statistics of a model with their provenance, in one safetensors file without pickle.
 
-The file holds four vectors, the tensors of the model one after the other in them: ``gaps`` (uint16, differences of
-occupied bins), ``counts`` (uint32), and for the few that do not fit these, ``wide`` (int64 rows of position and count),
-``far`` (int64 rows of position and bin). Beside them lies ``extremes``, float32 ``[images, tensors, 2]``. All else is
-JSON in the header.
+The file contains four vectors with the tensors of the model concatenated: ``gaps`` (uint16, differences of occupied
+bins), ``counts`` (uint32), and for values that do not fit these, ``wide`` (int64 rows of position and count) and
+``far`` (int64 rows of position and bin). ``extremes`` is float32 ``[images, tensors, 2]``. Everything else is JSON in
+the header.
 """
 
 import json
@@ -28,10 +28,10 @@ from quantkit.stats.tensor import TensorStatistics
 from quantkit.types import Float32Array
 
 FORMAT = "quantkit-statistics"
-# 2: all rows of tensors whose first axis is not the batch are counted; 3: extremes of every image.
+# 2: all rows of tensors with a first axis other than the batch are counted; 3: extremes of every image.
 FORMAT_VERSION = 3
 
-# What damaged content leads the readers to; pydantic's own are ValueErrors.
+# Exceptions of the readers for damaged content; those of pydantic are ValueErrors.
 _FAULTS = (SafetensorError, OSError, ValueError, KeyError, TypeError, IndexError, OverflowError, MemoryError)
 
 STATISTICS_FILE = "statistics.safetensors"
@@ -51,14 +51,14 @@ _SCALARS = ("count", "zeros", "lo", "hi", "nan", "positive_infinities", "negativ
 
 @dataclass(frozen=True, kw_only=True)
 class Provenance:
-    """What statistics were made from; files made from different inputs are never mixed.
+    """Provenance of statistics; files from different inputs are never mixed.
 
     Attributes:
         model_sha256: digest of the fp32 model and its external data.
         pipeline_sha256: digest of the preprocessing.
-        quantkit: version that made them.
-        onnxruntime: version that ran the model.
-        device: that the model ran on, in one line.
+        quantkit: version of quantkit.
+        onnxruntime: version of onnxruntime.
+        device: device that ran the model, in one line.
     """
 
     model_sha256: str
@@ -68,16 +68,16 @@ class Provenance:
     device: str = "cpu"
 
     def require_same(self, other: "Provenance", where: object) -> None:
-        """Refuse statistics made from another model or preprocessing.
+        """Raise if statistics are of another model or preprocessing.
 
         Raises:
-            ProvenanceError: naming what differs and what to redo.
+            ProvenanceError: the message says what differs and what to repeat.
         """
         for name, words in (("model_sha256", "another model"), ("pipeline_sha256", "another preprocessing")):
             mine, theirs = getattr(self, name), getattr(other, name)
             if mine != theirs:
                 raise ProvenanceError(
-                    f"these statistics come from {words} ({theirs[:12]}, not {mine[:12]})",
+                    f"the statistics are of {words} ({theirs[:12]}, not {mine[:12]})",
                     where=where,
                     fix="run quantkit calibrate again",
                 )
@@ -85,16 +85,16 @@ class Provenance:
 
 @dataclass(frozen=True, eq=False)
 class Statistics(Observed):
-    """Statistics of every observed tensor over a set of images, with where they come from.
+    """Statistics of every observed tensor over a set of images, with their provenance.
 
     Attributes:
-        provenance: what they were made from.
-        images: sha256 of every image seen, sorted: the set, whatever the order it was seen in. The rows of ``extremes``
+        provenance: the inputs of the pass.
+        images: sha256 of every observed image, sorted, independent of the order of the pass. The rows of ``extremes``
             are in this order.
-        convergence: how the ranges settled during the pass.
+        convergence: convergence points of the pass.
 
     Example:
-        In the folder that ``quantkit demo`` makes:
+        In the folder written by ``quantkit demo``:
 
         >>> import quantkit
         >>> statistics, _ = quantkit.load_statistics("run/statistics.safetensors")
@@ -108,15 +108,15 @@ class Statistics(Observed):
 
     @property
     def outlier_images(self) -> tuple[str, ...]:
-        """The images whose activations lie far beyond those of the others, by sha256."""
+        """The sha256 of outlier images, with activations far beyond those of the others."""
         return tuple(self.images[row] for row in self.outliers)
 
     def merge(self, other: "Statistics") -> "Statistics":
-        """Return the statistics of both sets of images, exactly what one pass over all of them gives.
+        """Return the statistics of both sets of images, bit-identical to one pass over all of them.
 
         Raises:
             ProvenanceError: the two come from different models or preprocessing, or share images.
-            StatisticsError: they hold different tensors.
+            StatisticsError: they have different tensors.
         """
         self.provenance.require_same(other.provenance, "the second file")
         if shared := set(self.images) & set(other.images):
@@ -125,7 +125,7 @@ class Statistics(Observed):
             )
         if self.tensors.keys() != other.tensors.keys():
             names = sorted(self.tensors.keys() ^ other.tensors.keys())
-            raise StatisticsError(f"the files hold different tensors: {', '.join(names[:5])}")
+            raise StatisticsError(f"the files have different tensors: {', '.join(names[:5])}")
         tensors = {name: one.merge(other.tensors[name]) for name, one in self.tensors.items()}
         columns = [list(other.tensors).index(name) for name in self.tensors]
         images, extremes = sorted_images(
@@ -135,13 +135,13 @@ class Statistics(Observed):
 
 
 def sorted_images(images: Sequence[str], extremes: Float32Array) -> tuple[tuple[str, ...], Float32Array]:
-    """Return images in the order that `Statistics` keeps them in, by sha256, and their extremes along with them."""
+    """Return images sorted by sha256, the order of `Statistics`, and their extremes in the same order."""
     order = np.argsort(images)
     return tuple(images[place] for place in order), extremes[order]
 
 
 def save_statistics(statistics: Statistics, path: Path, extra: Mapping[str, Any] | None = None) -> None:
-    """Write a statistics file, whole or not at all; ``extra`` is kept in the header (a pass keeps its place there)."""
+    """Write a statistics file atomically; ``extra`` is stored in the header (the state of an unfinished pass)."""
     header = {
         "version": FORMAT_VERSION,
         "mantissa_bits": MANTISSA_BITS,
@@ -151,7 +151,7 @@ def save_statistics(statistics: Statistics, path: Path, extra: Mapping[str, Any]
         "tensors": [_describe(name, one) for name, one in statistics.tensors.items()],
         "extra": dict(extra or {}),
     }
-    # One key only: safetensors writes several in no fixed order.
+    # Only one key, because safetensors does not write several in a fixed order.
     metadata = {FORMAT: json.dumps(header, separators=(",", ":"), allow_nan=False)}
     arrays = _pack(list(statistics.tensors.values()))
     arrays["extremes"] = np.ascontiguousarray(statistics.extremes)
@@ -165,7 +165,7 @@ def load_statistics(path: AnyPath) -> tuple[Statistics, dict[str, Any]]:
         StatisticsError: not a statistics file, damaged, or of a version this quantkit does not read.
 
     Example:
-        In the folder that ``quantkit demo`` makes:
+        In the folder written by ``quantkit demo``:
 
         >>> import quantkit
         >>> statistics, extra = quantkit.load_statistics("run/statistics.safetensors")
@@ -199,10 +199,10 @@ def load_statistics(path: AnyPath) -> tuple[Statistics, dict[str, Any]]:
 
 
 def _refuse_other_kinds(path: Path) -> None:
-    """Refuse what never was a statistics file, and say what it is: calibrating again would not help.
+    """Reject files of other formats with a message that names the format.
 
     Raises:
-        StatisticsError: a folder, or a file of another format.
+        StatisticsError: the path is a folder, or a file of another format.
     """
     if path.is_dir():
         inside = path / STATISTICS_FILE
@@ -212,7 +212,7 @@ def _refuse_other_kinds(path: Path) -> None:
         with path.open("rb") as file:
             start = file.read(_START)
     except OSError:
-        return  # the reader says why
+        return  # the reader raises with the reason
     # A safetensors file begins with the length of its header, which is JSON.
     if len(start) == _START and not start.endswith(b"{"):
         kind = _KINDS.get(path.suffix.lower(), "of another format")
@@ -222,7 +222,7 @@ def _refuse_other_kinds(path: Path) -> None:
 
 
 class _Described(BaseModel):
-    """What the header says of a tensor: the scalars of its statistics, and how many bins are its own."""
+    """Header entry of a tensor: the scalars of its statistics, and its number of bins."""
 
     model_config = ConfigDict(strict=True)
 
@@ -250,7 +250,7 @@ class _Header(BaseModel):
 
 
 def _check_extremes(statistics: Statistics) -> str | None:
-    """Return what is wrong with the extremes of the images, or None."""
+    """Return the fault of the extremes of the images, or None."""
     extremes, tensors = statistics.extremes, statistics.tensors
     if extremes.dtype != np.float32 or extremes.shape != (len(statistics.images), len(tensors), 2):
         return "there are not two extremes for every image and tensor"
@@ -295,7 +295,7 @@ def _unpack(described: list[_Described], arrays: dict[str, npt.NDArray[Any]]) ->
         start = part.stop
         bins = np.cumsum(gaps[part])
         if bins.size and not 0 <= bins.min() <= bins.max() <= 0xFFFFFFFF:
-            raise ValueError("a bin lies outside the histogram")
+            raise ValueError("a bin is outside the histogram")
         scalars = {key: getattr(one, key) for key in _SCALARS}
         tensors[one.name] = TensorStatistics(bins=bins.astype(np.uint32), counts=counts[part], **scalars)
     return tensors

@@ -1,11 +1,11 @@
-"""The inner loop of a pass: count the bins of one tensor, and find its extremes.
+"""The inner loop of a pass: counts the bins of a tensor, and finds its extremes.
 
-`count_bins` is compiled by numba, releases the GIL, and keeps its compiled code between runs; `count_bins_numpy`
-gives the same integers without it.
+`count_bins` is compiled by numba, releases the GIL, and caches its compiled code between runs; `count_bins_numpy`
+computes the same integers without numba.
 
-Counting is bound by its stores, one a value; what can be saved is waiting. While a block is counted the next one is
-fetched into the cache, and so are the counters before a tensor is begun: with some hundred kilobytes of counters a
-tensor, and a model's own work in between, they have left it since the last image.
+Counting is bound by one store per value, so only latency can be saved. While a block is counted the next one is
+prefetched into the cache, and so are the counters before a tensor is counted: with some hundred kilobytes of counters
+per tensor, and the inference in between, they are no longer cached from the previous image.
 """
 
 from typing import Any, NamedTuple
@@ -22,18 +22,18 @@ from quantkit.stats.bins import BINS, MANTISSA_BITS, SHIFT
 Counts = npt.NDArray[np.uint32]
 Bits = npt.NDArray[np.uint32]
 
-# Zeros are half of what a ReLU gives. Counting them all in one bin makes every increment wait for the one before
-# (a store-to-load stall), so they go round ZERO_SLOTS places behind the last bin.
+# Half of the outputs of a ReLU are zeros. If they were counted in one bin, every increment would wait for the previous
+# one (a store-to-load stall), so they are distributed over ZERO_SLOTS slots after the last bin.
 ZERO_SLOTS = 8
 SLOTS = BINS + ZERO_SLOTS
 
-# The extremes are found block by block, just before the block is counted, while it lies in the first-level cache.
+# The extremes are found block by block, just before the block is counted, while it is in the first-level cache.
 _BLOCK = 2048
-# Values or counters in a line of the cache, 64 bytes on the processors this runs on; elsewhere only speed suffers.
+# Values or counters per cache line of 64 bytes; on processors with other lines only the speed differs.
 _LINE = 16
-# How far below a tensor's greatest magnitude its counters are fetched ahead; smaller values are few.
+# Range of counters below a tensor's largest magnitude to prefetch; smaller values are rare.
 _NEAR = 12 << MANTISSA_BITS
-# Bins looked at together when counters are moved.
+# Number of bins per block when counters are moved.
 _SCAN = 256
 
 _SHIFT = np.uint32(SHIFT)
@@ -42,12 +42,12 @@ _MAGNITUDE = np.uint32(0x7FFFFFFF)
 
 
 class Extremes(NamedTuple):
-    """Extremes of the bit patterns of a tensor, from which its extremes as numbers follow.
+    """Extremes of the bit patterns of a tensor, which determine its extremes as numbers.
 
     Attributes:
-        signed_max: greatest pattern read as int32: the largest value unless all are negative.
-        signed_min: least pattern read as int32: the negative value nearest zero, or the least non-negative one.
-        unsigned_max: greatest pattern read as uint32: the most negative value, if any is negative.
+        signed_max: largest pattern as int32: the largest value unless all are negative.
+        signed_min: smallest pattern as int32: the negative value nearest zero, or the smallest non-negative one.
+        unsigned_max: largest pattern as uint32: the most negative value, if any is negative.
     """
 
     signed_max: int
@@ -68,7 +68,7 @@ def _generate_fetch(_: Any, array: Any, index: Any) -> Any:
     return types.void(array, types.intp), generate
 
 
-# Has a cache line read in the meantime: the one that holds ``array[index]``, which may lie beyond the end.
+# Prefetches the cache line of ``array[index]``, which may be beyond the end.
 _fetch: Any = intrinsic(_generate_fetch)
 
 
@@ -76,11 +76,11 @@ _fetch: Any = intrinsic(_generate_fetch)
 def _count_bins(
     bits: Bits, counts: Counts, shift: np.uint32, positive_top: int, negative_top: int
 ) -> tuple[np.int32, np.int32, np.uint32]:
-    # The number of bins comes in with the arguments: compiled code is kept between runs, and a constant of another
-    # module that changed since would have it write behind the end of ``counts``.
+    # The number of bins follows from the arguments: compiled code is cached between runs, and with a constant of
+    # another module that has changed it would write beyond the end of ``counts``.
     bins = counts.size - ZERO_SLOTS
     if (0xFFFFFFFF >> shift) + 1 != bins:
-        raise ValueError("counts does not have one place for every bin")
+        raise ValueError("counts must have one slot for every bin")
     for i in range(max(positive_top - _NEAR, 0), positive_top + 1, _LINE):
         _fetch(counts, i)
     for i in range(max(negative_top - _NEAR, bins // 2), negative_top + 1, _LINE):
@@ -130,21 +130,21 @@ def move_counts(
     negative_stop: int,
     total: int,
 ) -> tuple[int, int]:
-    """Add the uint32 counters of bins to the int64 ones of either sign and set them to zero.
+    """Add the uint32 counters of bins to the int64 counters of each sign, and set them to zero.
 
-    It goes from the greatest magnitude down until it has moved all there is: what lies below was never occupied, and
-    is memory that the system would have to supply only to find it empty.
+    Counters are moved from the largest magnitude down until all counts are moved: lower bins were never occupied, and
+    reading them would allocate memory.
 
     Args:
         recent: the counters of all bins.
-        positive: those of the bins of positive values.
-        negative: those of the bins of negative values.
-        positive_stop: behind which of the positive ones none is occupied.
-        negative_stop: likewise, of the negative ones.
+        positive: the counters of positive values.
+        negative: the counters of negative values.
+        positive_stop: end of the occupied positive bins.
+        negative_stop: end of the occupied negative bins.
         total: the sum of ``recent``.
 
     Returns:
-        How many were moved to either.
+        The counts moved to each sign.
     """
     signs = positive.size
     moved_positive, moved_negative = 0, 0
@@ -158,7 +158,7 @@ def move_counts(
 
 @numba.njit(nogil=True, cache=True)
 def occupied_bins(counts: npt.NDArray[np.int64], stop: int, total: int) -> npt.NDArray[np.uint32]:
-    """Return those of the first ``stop`` bins that hold something, ascending; all of them together hold ``total``."""
+    """Return the occupied bins among the first ``stop``, ascending; their counts sum to ``total``."""
     first, left, found = stop, total, 0
     while first > 0 and left > 0:
         first -= 1
@@ -178,15 +178,14 @@ def count_bins(bits: Bits, counts: Counts, tops: tuple[int, int]) -> Extremes:
 
     Args:
         bits: uint32 ``[n]``, contiguous, n > 0: float32 values viewed as integers.
-        counts: uint32 ``[SLOTS]``; changed in place. Zeros are counted in the slots behind the last bin.
-        tops: the bins of the greatest positive and the most negative value expected, 0 where there is none; for speed
-            alone.
+        counts: uint32 ``[SLOTS]``; updated in place. Zeros are counted in the slots after the last bin.
+        tops: the bins of the largest positive and the most negative value expected, 0 for none; affects only speed.
     """
     return Extremes(*map(int, _count_bins(bits, counts, _SHIFT, *tops)))
 
 
 def count_bins_numpy(bits: Bits, counts: Counts, tops: tuple[int, int]) -> Extremes:
-    """Do what `count_bins` does, with the same counts in the bins, without compiled code."""
+    """Compute the same counts as `count_bins`, without compiled code."""
     zero = bits & _MAGNITUDE == 0
     counts[BINS] += np.uint32(np.count_nonzero(zero))
     occupied = np.bincount(bits[~zero] >> _SHIFT)

@@ -1,9 +1,9 @@
-"""Thresholds of least Kullback-Leibler divergence, by three definitions in use.
+"""Thresholds with the smallest Kullback-Leibler divergence, by three common definitions.
 
-Each tries every threshold at a bin edge, merges the bins below it into as many levels as int8 has, spreads each level
-over its occupied bins again, and compares that with the clipped histogram. Written out, a candidate costs as many
-logarithms as it has bins. Since a level's bins all hold the same value after spreading, sums of ``h``, of ``h log h``
-and of the number of occupied bins are enough, and a candidate costs one logarithm a level.
+Each tries every threshold at a bin edge, merges the bins below it into the levels of int8, spreads each level over its
+occupied bins again, and compares the result with the clipped histogram. Computed directly, a candidate needs one
+logarithm per bin. Since all bins of a level have the same value after spreading, sums of ``h``, of ``h log h`` and of
+the number of occupied bins are sufficient, and a candidate needs one logarithm per level.
 """
 
 import math
@@ -20,12 +20,12 @@ FloatVector = npt.NDArray[np.float64]
 
 TENSORRT_BINS, TENSORRT_LEVELS = 2048, 128
 RELAY_BINS, RELAY_LEVELS = 8001, 255
-# onnxruntime's own default of 128 bins leaves one candidate; an odd number has a bin centred on zero.
+# onnxruntime's default of 128 bins leaves one candidate; an odd number has a bin centred on zero.
 ORT_BINS, ORT_LEVELS = 2049, 255
 
-# MXNet's smoothing, which Relay and onnxruntime took over: this much goes to each empty bin.
+# MXNet's smoothing, which Relay and onnxruntime use: each empty bin gets this value.
 _EPSILON = 1e-4
-# Up to this much taken from a bin of at least 1, the second-order expansion of (h - e) log(h - e) is good to 1e-6.
+# For e up to this value and h of at least 1, the second-order expansion of (h - e) log(h - e) is accurate to 1e-6.
 _EXPANSION_LIMIT = 0.01
 
 
@@ -34,9 +34,9 @@ def tensorrt_threshold(statistics: TensorStatistics) -> float:
 
     Definition: S. Migacz, "8-bit Inference with TensorRT", GTC 2017, with what NVIDIA's published calibrators
     (TensorRT Model Optimizer, ``_compute_amax_entropy``) add to it: the first bin takes the count of the second, since
-    zeros, half of what a ReLU gives, are exact under any range, and would otherwise make every candidate that merges
-    their bin with others look bad; and of equal candidates the widest is taken. Where the number of bins is no multiple
-    of 128, level j starts at bin ``j * i // 128``.
+    zeros, half of the outputs of a ReLU, are exact under any range, and would otherwise increase the divergence of
+    every candidate that merges their bin with others; and of equal candidates the widest is selected. If the number of
+    bins is not a multiple of 128, level j starts at bin ``j * i // 128``.
     """
     histogram = linear_magnitudes(statistics, TENSORRT_BINS)
     histogram[0] = histogram[1]
@@ -48,13 +48,13 @@ def tensorrt_threshold(statistics: TensorStatistics) -> float:
 def relay_threshold(statistics: TensorStatistics) -> float:
     """Return the threshold of Relay's ``kl_divergence`` (Apache TVM, `MinimizeKL`): 8001 bins on [-T, T], 255 levels.
 
-    This is the definition the VACC compiler descends from.
+    The VACC compiler is based on this definition.
     """
     return _symmetric_threshold(statistics, RELAY_BINS, RELAY_LEVELS, True)
 
 
 def ort_threshold(statistics: TensorStatistics) -> float:
-    """Return the threshold of onnxruntime's entropy calibrator given enough bins to choose from: 2049, 255 levels."""
+    """Return the threshold of onnxruntime's entropy calibrator with 2049 bins and 255 levels."""
     return _symmetric_threshold(statistics, ORT_BINS, ORT_LEVELS, False)
 
 
@@ -70,7 +70,7 @@ def tensorrt_divergences(histogram: CountVector) -> FloatVector:
     """Return KL(P || Q) of every candidate of 128 to all bins of ``|x|``.
 
     P is the first i bins with the rest added to the last of them; Q is the first i bins merged into 128 levels, each
-    spread evenly over its occupied bins. Infinite where P has values that Q has not.
+    spread evenly over its occupied bins. Infinite if P has values where Q is zero.
     """
     divergences: FloatVector = _tensorrt_divergences(*_sums(histogram), histogram)
     return divergences
@@ -80,9 +80,9 @@ def symmetric_divergences(histogram: CountVector, levels: int, relay: bool) -> F
     """Return KL(P || Q) of every candidate window of ``levels`` to all bins around the middle one.
 
     P is the window with the values beyond it added to its ends; Q its bins merged into ``levels`` levels and spread
-    again; both smoothed by MXNet's rule. Two codes that both follow this text differ in details, kept as they are:
-    Relay leaves the window's first bin out of Q and widens the last level to the window's end; onnxruntime spreads
-    over empty bins too, rounds Q down to whole numbers, and leaves Q empty behind the last whole level.
+    again; both smoothed by MXNet's rule. The implementations of Relay and onnxruntime differ in details, which are
+    reproduced: Relay leaves the window's first bin out of Q and widens the last level to the window's end; onnxruntime
+    spreads over empty bins too, rounds Q down to integers, and leaves Q empty after the last complete level.
 
     Args:
         histogram: int64 ``[bins]``, bins odd.
@@ -171,11 +171,11 @@ def _symmetric_divergences(
         start, stop = middle - i, min(middle + i + 1, bins)
         n = stop - start
         merged = n // levels
-        first = mass[start + 1]  # all at or below the window's first bin
+        first = mass[start + 1]  # everything at or below the window's first bin
         last = total - mass[stop - 1]
         inside = full[stop - 1] - full[start + 1]
         p_full = inside + (first > 0) + (last > 0)
-        # Q: one value a level; where it is zero the smoothing puts epsilon.
+        # Q: one value per level; zeros are smoothed to epsilon.
         q_total, q_full = 0.0, 0.0
         for level in range(levels):
             a = start + level * merged
@@ -183,7 +183,7 @@ def _symmetric_divergences(
             if relay:
                 if level == levels - 1:
                     b = stop
-                lo = max(a, start + 1)  # Relay's window holds nothing in its first bin
+                lo = max(a, start + 1)  # the first bin of Relay's window is empty
                 content, occupied = mass[b] - mass[lo], full[b] - full[lo]
                 value = content / occupied if occupied > 0 else 0.0
                 bins_of_level = occupied
@@ -222,7 +222,7 @@ def _symmetric_divergences(
             b = a + merged
             if relay and level == levels - 1:
                 b = stop
-            if level == levels:  # what onnxruntime leaves behind the last level
+            if level == levels:  # the bins after the last level in onnxruntime
                 if relay or a >= stop:
                     break
                 b = stop

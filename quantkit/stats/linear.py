@@ -1,4 +1,4 @@
-"""From the histogram's logarithmic bins to the equal bins that the KL definitions are written in."""
+"""Converts logarithmic bins to the equal bins of the KL definitions."""
 
 import numpy as np
 import numpy.typing as npt
@@ -29,10 +29,10 @@ def linear_symmetric(statistics: TensorStatistics, bins: int) -> CountVector:
 
 
 def _spread(lower: FloatVector, upper: FloatVector, counts: CountVector, edges: FloatVector) -> CountVector:
-    """Count values below each edge, those of a bin taken as evenly spread in it, rounded to whole values.
+    """Count values in equal bins, with the values of a bin evenly spread and rounded to integer counts.
 
-    Whole values matter: the definitions ask which bins are empty, and half a value in each of two bins is not what a
-    histogram of the raw values would hold.
+    Integer counts are needed because the definitions depend on which bins are empty, and half a value in each of two
+    bins does not occur in a histogram of raw values.
     """
     ends = np.cumsum(counts)
     knots = np.empty(2 * lower.size)

@@ -1,9 +1,9 @@
-"""Ranges of least expected squared error of the quantizer over the histogram.
+"""Ranges with the smallest expected squared quantization error over the histogram.
 
-The values of a bin count as evenly spread over it, and the error is then an exact integral, not a sum over sampled
-points: with ``u = x / scale`` and n the integer that u is quantized to, the integral of ``(u - n)^2`` is
-``n / 12 + (u - n)^3 / 3``, continuous from one integer to the next (each full step contributes 1/12), and with n held
-at the last integer beyond the range, where values are clipped.
+The values of a bin are treated as evenly spread, so the error is an exact integral, not a sum over sampled points: with
+``u = x / scale`` and n the integer that u is quantized to, the integral of ``(u - n)^2`` is ``n / 12 + (u - n)^3 / 3``,
+continuous from one integer to the next (each full step contributes 1/12), with n fixed at the last integer beyond the
+range, where values are clipped.
 """
 
 import math
@@ -21,21 +21,21 @@ from quantkit.stats.tensor import TensorStatistics
 FloatVector = npt.NDArray[np.float64]
 CountVector = npt.NDArray[np.int64]
 
-# Ratio of neighbouring candidates in the first, coarse look, and how far below the full range it goes.
+# Ratio of neighbouring candidates in the coarse search, and its lower limit relative to the full range.
 _COARSE_RATIO = 0.94
 _COARSE_STEPS = 120
 # Golden-section steps after it: each narrows the bracket by 0.618, so these end far below one bin.
 _GOLDEN_STEPS = 24
 _GOLDEN = (math.sqrt(5.0) - 1.0) / 2.0
-# How far an end may move in one round of refinement, and how many rounds.
+# How far an end may move in one round of refinement, and the number of rounds.
 _NEAR = 0.85
 _AFFINE_ROUNDS = 3
-# The first look at two-sided ranges merges this power of two of bins.
+# The coarse search of two-sided ranges merges this power of two of bins.
 _COARSE_SHIFT = MANTISSA_BITS - 5
 
 
 def symmetric_mse_threshold(statistics: TensorStatistics, *, divisor: float, qmax: int) -> float:
-    """Return the threshold t whose quantizer ``scale = t / divisor``, clipped to +-qmax, errs least."""
+    """Return the threshold t with the smallest error for ``scale = t / divisor``, clipped to +-qmax."""
     bins, counts = statistics.magnitudes()
     greatest = statistics.range.threshold
     if greatest == 0.0:
@@ -46,10 +46,11 @@ def symmetric_mse_threshold(statistics: TensorStatistics, *, divisor: float, qma
 
 
 def affine_mse_range(statistics: TensorStatistics, *, steps: int) -> Range:
-    """Return the range [lo, hi] whose affine quantizer of ``steps`` steps errs least, its rounded zero point included.
+    """Return the range [lo, hi] with the smallest error of the affine quantizer, including its rounded zero point.
 
-    A one-sided tensor keeps its end at zero and the other end is searched. A two-sided one starts from the best of
-    four (the observed range; both ends cut at one magnitude; either end alone cut), then its ends are refined in turn.
+    For a one-sided tensor, the end at zero is kept and the other end is searched. For a two-sided one, the search
+    starts from the best of four ranges (observed; both ends cut at one magnitude; either end cut), then refines the
+    ends in turn.
     """
     observed = statistics.range
     error = _AffineError(statistics, steps)
@@ -71,7 +72,7 @@ def affine_mse_range(statistics: TensorStatistics, *, steps: int) -> Range:
 
 
 def _refine(error: Callable[[float, float], float], start: Range, observed: Range) -> Range:
-    """Move either end in turn to its best place near where it is; keep a move only where it errs less."""
+    """Move each end in turn to the best position nearby; keep a move only if it reduces the error."""
     lo, hi, least = start.lo, start.hi, error(start.lo, start.hi)
     for _ in range(_AFFINE_ROUNDS):
         before = least
@@ -103,14 +104,14 @@ class _AffineError:
 
 
 class _Sums:
-    """One sign's bins, arranged so that an error costs only the bins above half a step."""
+    """The bins of one sign, sorted so that only bins above half a step are evaluated."""
 
     def __init__(self, lower: FloatVector, upper: FloatVector, counts: CountVector) -> None:
         self._lower, self._upper = lower, np.maximum(upper, lower)
         self._counts = counts.astype(np.float64)
-        # Mean square of an evenly spread bin: what is lost where everything becomes zero.
+        # Mean square of an evenly spread bin: the error if its values are quantized to zero.
         square = (self._lower**2 + self._lower * self._upper + self._upper**2) / 3.0
-        square[self._lower == 0.0] = 0.0  # the bin of zero is all but zeros
+        square[self._lower == 0.0] = 0.0  # almost all values of the zero bin are zeros
         self._below = np.concatenate([[0.0], np.cumsum(self._counts * square)])
 
     def error(self, scale: float, qmax: int) -> float:
@@ -138,7 +139,7 @@ def _halves(statistics: TensorStatistics, coarse: bool) -> tuple[_Sums, _Sums]:
 
 
 def _least(error: Callable[[float], float], greatest: float) -> float:
-    """Return where in (0, greatest] an error is least: a coarse geometric look, then golden section around the best."""
+    """Return the minimizer in (0, greatest]: a coarse geometric search, then golden section around the best."""
     candidates = greatest * _COARSE_RATIO ** np.arange(_COARSE_STEPS)
     errors = [error(float(t)) for t in candidates]
     best = int(np.argmin(errors))

@@ -1,8 +1,8 @@
 """Statistics of a model's tensors over a set of images, and the extremes of each image.
 
-One image in a hundred can drive activations hundreds of times as high as usual: squeeze-and-excitation blocks multiply
+One image in a hundred can have activations hundreds of times larger than usual: squeeze-and-excitation blocks multiply
 unusual values, layer after layer. A range that covers them leaves a few levels for the other images. Such outlier
-images are found by their extremes, which are kept; the histograms are then cut to the extremes of the others.
+images are detected by their extremes, which are stored; the histograms are then cut to the extremes of the others.
 """
 
 from dataclasses import dataclass, field
@@ -17,9 +17,9 @@ from quantkit.targets import Target
 from quantkit.types import Float32Array
 
 # An image is an outlier if its largest value of some tensor is this many times that of the median image. In sound
-# networks one image in a hundred reaches 20 times as far somewhere; where excitations run away it is 50 to 700 times.
+# networks one image in a hundred reaches a ratio of 20 in some tensor; with exploding excitations it is 50 to 700.
 FAR = 32.0
-# At most this share of the images: what is more frequent than that is no exception.
+# Maximum share of outlier images; more frequent ones are not exceptions.
 LARGEST_SHARE = 1.0 / 32.0
 
 
@@ -29,13 +29,13 @@ class Observed:
 
     Attributes:
         tensors: by tensor name of the prepared model, in graph order.
-        extremes: float32 ``[images, tensors, 2]``: least and greatest value of each image's tensors. Where a tensor
-            does not keep the images of a batch apart, those of the batch.
-        known_outliers: rows of ``extremes`` whose images were outliers on another form of the model; None to find
-            them on this one.
+        extremes: float32 ``[images, tensors, 2]``: smallest and largest value of each image's tensors, or of the batch
+            if a tensor does not separate the images of a batch.
+        known_outliers: rows of ``extremes`` of images that were outliers on another form of the model; None to detect
+            them.
 
     Example:
-        In the folder that ``quantkit demo`` makes:
+        In the folder written by ``quantkit demo``:
 
         >>> import quantkit
         >>> statistics, _ = quantkit.load_statistics("run/statistics.safetensors")
@@ -49,7 +49,7 @@ class Observed:
 
     @cached_property
     def outliers(self) -> tuple[int, ...]:
-        """Rows of ``extremes`` of outlier images; the farthest, at most the share `LARGEST_SHARE`."""
+        """Rows of ``extremes`` of outlier images, at most the share `LARGEST_SHARE` of all images."""
         if self.known_outliers is not None:
             return self.known_outliers
         far = self.outlier_ratio
@@ -58,7 +58,7 @@ class Observed:
 
     @cached_property
     def outlier_ratio(self) -> npt.NDArray[np.float64]:
-        """How many times as far as the median image each image goes, in the tensor where that is most; ``[images]``."""
+        """Largest ratio, over all tensors, of an image's magnitude to that of the median image; ``[images]``."""
         reach = np.abs(self.extremes).max(axis=2, initial=0.0).astype(np.float64)
         if not reach.size:
             return np.zeros(len(reach))
@@ -68,7 +68,7 @@ class Observed:
 
     @cached_property
     def without_outliers(self) -> dict[str, TensorStatistics]:
-        """The statistics of all images, cut to the extremes of those that are no outliers."""
+        """The statistics of all images, cut to the extremes of the images without outliers."""
         if not self.outliers:
             return self.tensors
         kept = np.delete(self.extremes, self.outliers, axis=0)

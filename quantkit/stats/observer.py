@@ -1,4 +1,4 @@
-"""Observer: consumes the values of one tensor batch by batch, and yields their statistics."""
+"""Observer: accumulates the statistics of a tensor batch by batch."""
 
 import mmap
 import os
@@ -21,7 +21,7 @@ from quantkit.stats.kernel import (
 )
 from quantkit.stats.tensor import TensorStatistics
 
-# Below the capacity of the uint32 counters by more than any one tensor adds.
+# Below the capacity of the uint32 counters by more than any single tensor adds.
 _DRAIN_AT = 1 << 31
 
 _POSITIVE_INFINITY = 0x7F800000
@@ -32,12 +32,12 @@ Kernel = Callable[[Bits, Counts, tuple[int, int]], Extremes]
 
 
 class Shown(NamedTuple):
-    """What was found in values that an observer was shown.
+    """Summary of the values of one call of `Observer.observe`.
 
     Attributes:
-        non_finite: how many were NaN or infinite.
-        lo: least of the others; infinity where there were none.
-        hi: greatest of them; minus infinity where there were none.
+        non_finite: number of NaN or infinite values.
+        lo: smallest finite value; infinity if there is none.
+        hi: largest finite value; minus infinity if there is none.
     """
 
     non_finite: int
@@ -46,9 +46,10 @@ class Shown(NamedTuple):
 
 
 class Observer:
-    """Counts the values of one tensor; memory is fixed, whatever it is shown.
+    """Counts the values of one tensor in constant memory.
 
-    One thread at a time may show it values. Observers of one tensor add up exactly (`absorb`), in any order.
+    Only one thread at a time may call `observe`. Observers of one tensor can be merged exactly (`absorb`), in any
+    order.
     """
 
     def __init__(self, kernel: Kernel | None = None) -> None:
@@ -56,7 +57,7 @@ class Observer:
         self._recent = _counters(SLOTS, np.uint32)
         self._recent_count = 0
         self._tops = (0, 0)
-        # All but the zeros, which would have every search for occupied bins go down to the first.
+        # Without zeros, which would extend every search for occupied bins to the first bin.
         self._counts = (_counters(SIGN_BIN, np.int64), _counters(SIGN_BIN, np.int64))
         self._totals = (0, 0)
         self._drained = False
@@ -82,7 +83,7 @@ class Observer:
         return shown
 
     def absorb(self, other: "Observer") -> None:
-        """Take over what another observer of the same tensor was shown; the other one is empty afterwards."""
+        """Add the counts of another observer of the same tensor, which is empty afterwards."""
         if other._drained:
             self.add(other.statistics())
         else:
@@ -91,7 +92,7 @@ class Observer:
         other._forget()
 
     def add(self, statistics: TensorStatistics) -> None:
-        """Add what was counted elsewhere."""
+        """Add statistics counted elsewhere."""
         split = int(np.searchsorted(statistics.bins, SIGN_BIN))
         self._counts[0][statistics.bins[:split]] += statistics.counts[:split]
         self._counts[1][statistics.bins[split:] - np.uint32(SIGN_BIN)] += statistics.counts[split:]
@@ -105,7 +106,7 @@ class Observer:
         self._add_non_finite(statistics.nan, statistics.positive_infinities, statistics.negative_infinities)
 
     def statistics(self) -> TensorStatistics:
-        """Return the statistics of everything shown so far."""
+        """Return the statistics of all observed values."""
         self._drain_into(self)
         magnitudes = [
             occupied_bins(half, stop, total)
@@ -123,7 +124,7 @@ class Observer:
             counts,
             int(counts.sum()),
             self._zeros,
-            # A sum with 0.0 turns -0.0 into 0.0, so that equal statistics have equal bits.
+            # Adding 0.0 turns -0.0 into 0.0, so that equal statistics are bit-identical.
             0.0 if empty else float(self._lo) + 0.0,
             0.0 if empty else float(self._hi) + 0.0,
             self._nan,
@@ -185,15 +186,15 @@ class Observer:
         self._zeros += zeros
 
     def _stops(self) -> tuple[int, int]:
-        """Return behind which magnitude bin nothing can be occupied, for positive and for negative values."""
+        """Return the end of the bins that can be occupied, for positive and for negative values."""
         ends = bin_of(np.array([max(self._hi, 0.0), max(-self._lo, 0.0)], np.float32))
         return int(ends[0]) + 1, int(ends[1]) + 1
 
 
 def _counters(size: int, dtype: type[np.uint32] | type[np.int64]) -> npt.NDArray[Any]:
-    """Return zeros that cost memory, and the time to supply it, only where a bin is ever occupied.
+    """Return zeros that allocate memory only for occupied bins.
 
-    They come from the system: `numpy.zeros` also takes memory that was used before, and clears all of it.
+    The memory is mapped from the system, because `numpy.zeros` may reuse memory and clear all of it.
     """
     size_bytes = size * np.dtype(dtype).itemsize
     if not hasattr(mmap, "MAP_PRIVATE"):
@@ -202,12 +203,12 @@ def _counters(size: int, dtype: type[np.uint32] | type[np.int64]) -> npt.NDArray
 
 
 def default_kernel() -> Kernel:
-    """Return the compiled kernel, or numpy's where ``QUANTKIT_KERNEL=numpy`` asks for it."""
+    """Return the compiled kernel, or the numpy one if ``QUANTKIT_KERNEL=numpy`` is set."""
     return count_bins_numpy if os.environ.get("QUANTKIT_KERNEL") == "numpy" else count_bins
 
 
 def _as_numbers(extremes: Extremes) -> tuple[float, float]:
-    """Return the least and the greatest value; see `Extremes` for why these patterns hold them."""
+    """Return the smallest and the largest value; see `Extremes`."""
     any_negative = extremes.unsigned_max >= 0x80000000
     lowest = extremes.unsigned_max if any_negative else extremes.signed_min
     highest = extremes.signed_max if extremes.signed_max >= 0 else extremes.signed_min & 0xFFFFFFFF

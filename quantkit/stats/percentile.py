@@ -1,4 +1,4 @@
-"""Percentiles of a histogram: the value below which a share of all values lies."""
+"""Percentiles of a histogram."""
 
 import numpy as np
 import numpy.typing as npt
@@ -13,8 +13,9 @@ FloatVector = npt.NDArray[np.float64]
 def magnitude_percentile(statistics: TensorStatistics, fraction: float) -> float:
     """Return the value of rank ``int(n * fraction)``, counted from 0, among the n magnitudes in ascending order.
 
-    Relay's definition, and so the card's. The rank's bin is exact; within the bin the values count as evenly spread,
-    so the result is at most one bin (a relative ``2 ** -MANTISSA_BITS``) from the true value, and never above max |x|.
+    This is the definition of Relay, and so of the card. The bin of the rank is exact; values within the bin are treated
+    as evenly spread, so the error is at most one bin (a relative ``2 ** -MANTISSA_BITS``), and the result is at most
+    max |x|.
     """
     bins, counts = statistics.magnitudes()
     if bins.size == 0:
@@ -52,7 +53,7 @@ def _value_of_rank(
     cumulative = np.cumsum(counts)
     index = int(np.searchsorted(cumulative, rank, side="right"))
     if lower[index] <= 0.0 <= upper[index]:
-        return 0.0  # the bin of zero: almost all of it is zeros
+        return 0.0  # almost all values of the zero bin are zeros
     within = rank - (int(cumulative[index]) - int(counts[index])) + 0.5
     share = within / int(counts[index])
     return float(lower[index] + share * (upper[index] - lower[index]))

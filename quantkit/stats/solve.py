@@ -1,4 +1,4 @@
-"""From statistics to a range, by any method: pure functions, no image and no model."""
+"""Computes ranges from statistics by any method; pure functions without images or models."""
 
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -15,10 +15,10 @@ from quantkit.targets import ActivationScheme, Target, as_target
 
 
 def solve(statistics: TensorStatistics, method: Method, target: Target) -> Range:
-    """Return the range of one tensor: within the observed one, containing zero.
+    """Return the range of a tensor; it is within the observed range and contains zero.
 
-    An empty tensor and one that is always zero give [0, 0]; a constant gives the range from zero to it. A tensor so
-    sparse that a method would cut all that is not zero keeps its observed range.
+    The range of an empty or all-zero tensor is [0, 0], that of a constant is from zero to it. A tensor so sparse that a
+    method would cut all non-zero values keeps its observed range.
     """
     if statistics.count == 0 or statistics.constant:
         return statistics.range
@@ -51,21 +51,21 @@ def solve_all(
     keep_outliers: bool = False,
     threads: int = 2,
 ) -> dict[str, Range]:
-    """Return the range of every tensor, in the order of ``statistics``, as `quantkit.calibrate` sets it.
+    """Return the range of every tensor, in the order of ``statistics``, as set by `quantkit.calibrate`.
 
     Args:
-        statistics: of `load_statistics`: outlier images do not set ranges then, but for ``minmax``. Or statistics by
-            tensor name, which do not know images: all values count.
-        method: how ranges are set, a value or a name.
-        target: what they are set for, a value or a name.
-        keep_outliers: count all images.
-        threads: tensors solved side by side.
+        statistics: from `load_statistics`, in which case outlier images are excluded unless the method is ``minmax``;
+            or statistics by tensor name, with all values included.
+        method: calibration method, a value or a name.
+        target: target, a value or a name.
+        keep_outliers: include outlier images.
+        threads: number of tensors solved in parallel.
 
     Raises:
         UsageError: no such method or target.
 
     Example:
-        In the folder that ``quantkit demo`` makes:
+        In the folder written by ``quantkit demo``:
 
         >>> import quantkit
         >>> statistics, _ = quantkit.load_statistics("run/statistics.safetensors")
@@ -91,11 +91,11 @@ def solve_observed(
     """Return the range of every observed tensor, or of those needed, from the images that may set it.
 
     Args:
-        observed: what images made of a model.
-        method: how ranges are set.
-        target: what they are set for.
-        keep_outliers: count all images; see `Observed.for_ranges`.
-        needed: names of tensors, in the order the ranges are to have; those that were not observed are passed over.
+        observed: statistics of a model's tensors.
+        method: calibration method.
+        target: target.
+        keep_outliers: include outlier images; see `Observed.for_ranges`.
+        needed: names of tensors in the order of the result; tensors that were not observed are skipped.
     """
     tensors = observed.for_ranges(method, target, keep_outliers=keep_outliers)
     if needed is not None:

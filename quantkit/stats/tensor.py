@@ -1,4 +1,4 @@
-"""Statistics of one tensor: what every method is solved from, and all that a pass leaves behind."""
+"""Statistics of a tensor, the result of a pass and the input of every method."""
 
 from dataclasses import dataclass, replace
 from typing import Self
@@ -15,7 +15,7 @@ CountVector = npt.NDArray[np.int64]
 
 @dataclass(frozen=True, eq=False)
 class TensorStatistics:
-    """Histogram and exact extremes of all values a tensor took; two of them merge exactly, in any order.
+    """Histogram and exact extremes of all values of a tensor; statistics merge exactly, in any order.
 
     Invariants: ``bins`` ascend strictly and are finite bins, ``counts`` are positive and sum to ``count``; ``zeros``
     is at most the count of bin 0; ``lo <= hi``; with ``count == 0`` the extremes are 0 and the vectors empty.
@@ -24,15 +24,15 @@ class TensorStatistics:
         bins: uint32 ``[k]``, occupied bins (see `quantkit.stats.bins`).
         counts: int64 ``[k]``.
         count: number of finite values.
-        zeros: number of values equal to zero, either sign.
-        lo: least finite value, exact.
-        hi: greatest finite value, exact.
+        zeros: number of values equal to zero, of either sign.
+        lo: smallest finite value, exact.
+        hi: largest finite value, exact.
         nan: number of NaN values.
-        positive_infinities: number of them.
-        negative_infinities: number of them.
+        positive_infinities: number of positive infinities.
+        negative_infinities: number of negative infinities.
 
     Example:
-        In the folder that ``quantkit demo`` makes:
+        In the folder written by ``quantkit demo``:
 
         >>> import quantkit
         >>> statistics, _ = quantkit.load_statistics("run/statistics.safetensors")
@@ -71,7 +71,7 @@ class TensorStatistics:
         return self.lo == self.hi
 
     def merge(self, other: "TensorStatistics") -> "TensorStatistics":
-        """Return the statistics of both sets of values together."""
+        """Return the statistics of the union of both sets of values."""
         if other.count == 0 or self.count == 0:
             lo, hi = (self.lo, self.hi) if self.count else (other.lo, other.hi)
         else:
@@ -90,7 +90,7 @@ class TensorStatistics:
         )
 
     def rectified(self) -> "TensorStatistics":
-        """Return the statistics of ``max(x, 0)``: exactly what observing it gives, where all values are finite."""
+        """Return the statistics of ``max(x, 0)``, identical to observing it if all values are finite."""
         split = int(np.searchsorted(self.bins, SIGN_BIN))
         negative = int(self.counts[split:].sum())
         if not negative:
@@ -106,7 +106,7 @@ class TensorStatistics:
     def within(self, lo: float, hi: float) -> "TensorStatistics":
         """Return the statistics of the values from ``lo`` to ``hi``, both of which must be among the values.
 
-        Values beyond an end count where they share its bin: they lie within 0.2 % of it.
+        Values beyond an end are included if they share its bin, which means within 0.2 % of it.
         """
         if lo <= self.lo and hi >= self.hi:
             return self
@@ -128,13 +128,13 @@ class TensorStatistics:
         return bins.astype(np.int64), counts
 
     def ascending(self) -> tuple[npt.NDArray[np.int64], CountVector]:
-        """Return bins and counts ordered by value, from the most negative to the greatest."""
+        """Return bins and counts ordered by value, from the most negative to the largest."""
         negative = int(np.searchsorted(self.bins, SIGN_BIN))
         order = np.concatenate([np.arange(self.bins.size - 1, negative - 1, -1), np.arange(negative)])
         return self.bins[order].astype(np.int64), self.counts[order]
 
     def identical(self, other: "TensorStatistics") -> bool:
-        """Whether both hold the same bits."""
+        """Whether both are bit-identical."""
         return (
             np.array_equal(self.bins, other.bins)
             and np.array_equal(self.counts, other.counts)
@@ -142,7 +142,7 @@ class TensorStatistics:
         )
 
     def check(self) -> str | None:
-        """Return what invariant is broken, or None."""
+        """Return the violated invariant, or None."""
         if self.bins.shape != self.counts.shape or self.bins.ndim != 1:
             return "bins and counts differ in length"
         if self.bins.size and (int(self.bins[-1]) >= BINS or (np.diff(self.bins.astype(np.int64)) <= 0).any()):
@@ -152,7 +152,7 @@ class TensorStatistics:
         if not (np.isfinite([self.lo, self.hi]).all() and self.lo <= self.hi):
             return "the extremes are not in order"
         if not self._extremes_fit():
-            return "the extremes do not lie in the outermost bins"
+            return "the extremes are not in the outermost bins"
         if not 0 <= self.zeros <= (int(self.counts[0]) if self.bins.size and self.bins[0] == 0 else 0):
             return "there are more zeros than values near zero"
         if min(self.nan, self.positive_infinities, self.negative_infinities) < 0:
@@ -162,14 +162,14 @@ class TensorStatistics:
     def _extremes_fit(self) -> bool:
         if not self.bins.size:
             return self.lo == self.hi == 0.0
-        with np.errstate(over="ignore"):  # what is too large for float32 is in no finite bin
+        with np.errstate(over="ignore"):  # values too large for float32 are in no finite bin
             lowest, highest = bin_of(np.array([self.lo, self.hi], np.float64).astype(np.float32)).tolist()
         ascending, _ = self.ascending()
         return bool(lowest == ascending[0] and highest == ascending[-1])
 
 
 def _by_value(bins: BinVector) -> npt.NDArray[np.int64]:
-    """Return numbers that order bins by value, the most negative first."""
+    """Return sort keys of bins by value, the most negative first."""
     magnitude = bins.astype(np.int64)
     return np.where(magnitude >= SIGN_BIN, SIGN_BIN - 1 - magnitude, magnitude)
 

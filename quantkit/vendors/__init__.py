@@ -1,1 +1,1 @@
-"""File formats of vendors; nothing here knows of runs."""
+"""File formats of vendors, independent of runs."""

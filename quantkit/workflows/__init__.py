@@ -1,1 +1,1 @@
-"""What the commands do, as functions over a run folder; one file to a command."""
+"""The workflows behind the commands, as functions over a run folder; one module per command."""

@@ -1,7 +1,7 @@
-"""What targets need beyond the int8 model, by backend: the one table that binds vendors to the workflows.
+"""Backends: the files that targets need in addition to the int8 model, and the table of all backends.
 
-`calibrate`, `quantize` and `tune` call every backend after they have written their own files. A backend that cannot
-write its files makes the workflow fail for its own target only; for others it reports that in a note.
+`calibrate`, `quantize` and `tune` call every backend after they have written their own files. If a backend cannot write
+its files, the workflow fails for the backend's own target; for other targets it returns a note.
 """
 
 import importlib
@@ -19,17 +19,17 @@ from quantkit.runs.folder import RunFolder
 from quantkit.search.mixed_precision import FloatBudget
 from quantkit.targets import Target
 
-# Name of the backend -> module and class. The name is that of the target it serves, too.
+# Name of the backend -> module and class. The name is also that of its target.
 BACKENDS: dict[str, tuple[str, str]] = {"vacc": ("quantkit.workflows.vacc.backend", "VaccBackend")}
 
 
 @dataclass(frozen=True)
 class BackendFiles:
-    """What a backend did.
+    """Result of a backend.
 
     Attributes:
-        files: that were written.
-        notes: what the user should know.
+        files: the written files.
+        notes: remarks for the user.
     """
 
     files: tuple[Path, ...] = ()
@@ -38,13 +38,13 @@ class BackendFiles:
 
 @dataclass(frozen=True, kw_only=True)
 class QuantizedRun:
-    """A run whose quantized models have changed, as a backend needs it.
+    """A run with new quantized models, as passed to a backend.
 
     Attributes:
-        folder: of the run, locked; its record is complete.
-        target: of the model just quantized.
+        folder: run folder, locked; its record is complete.
+        target: target of the new model.
         prepared: the prepared fp32 model.
-        calibration_set: the set; None where its images may be missing.
+        calibration_set: the set; None if its images may be missing.
     """
 
     folder: RunFolder
@@ -55,12 +55,12 @@ class QuantizedRun:
 
 @dataclass(frozen=True, kw_only=True)
 class TunedModel:
-    """The result of a search, as a backend needs it.
+    """The result of a search, as passed to a backend.
 
     Attributes:
-        fp32: the rewritten fp32 model, None where the original is kept.
-        method: how ranges are set.
-        plan: of the int8 model.
+        fp32: the rewritten fp32 model, None if the original is kept.
+        method: calibration method.
+        plan: plan of the int8 model.
     """
 
     fp32: Path | None
@@ -69,7 +69,7 @@ class TunedModel:
 
 
 class Backend(Protocol):
-    """The files and limits of one vendor's tool chain.
+    """The files and limits of a vendor's toolchain.
 
     Example:
         >>> import quantkit
@@ -82,17 +82,17 @@ class Backend(Protocol):
         """Return the backend's options as JSON values; ``run.json`` keeps them."""
 
     def after_quantize(self, run: QuantizedRun) -> BackendFiles:
-        """Write, or bring up to date, what depends on the quantized models of a run."""
+        """Write or update the files that depend on the quantized models of a run."""
 
     def after_tune(self, folder: RunFolder, tuned: TunedModel) -> BackendFiles:
-        """Write what depends on the tuned model of a run; called for the backend's own target."""
+        """Write the files that depend on the tuned model of a run; called for the backend's own target only."""
 
     def tune_limits(self, budget: FloatBudget) -> FloatBudget:
-        """Return a budget of layers in float within what the vendor's compiler can do."""
+        """Restrict a budget of layers in float to what the vendor's compiler supports."""
 
 
 def run_backends(folder: RunFolder, given: Mapping[str, Backend] | None = None) -> Iterable[Backend]:
-    """Return every backend with the options it was given, else those of the run, else its defaults.
+    """Return every backend with the given options, else those of the run, else its defaults.
 
     The options are recorded in the run, so that later commands write the same files.
     """
@@ -107,13 +107,13 @@ def run_backends(folder: RunFolder, given: Mapping[str, Backend] | None = None) 
 
 
 def backends_from(**options: Any) -> dict[str, Backend]:
-    """Return the backends that options of the command line or the project file configure; None leaves a default."""
+    """Return the backends that options of the command line or project file configure; None keeps a default."""
     given = {name: value for name, value in options.items() if value is not None}
     return {name: _load(name, given) for name in BACKENDS} if given else {}
 
 
 def backend_of(target: Target, folder: RunFolder) -> Backend | None:
-    """Return the backend of a target with the options of a run, None where the target needs none."""
+    """Return the backend of a target with the options of a run, None if the target has no backend."""
     if target.name not in BACKENDS:
         return None
     return _load(target.name, folder.read().backends.get(target.name, {}))

@@ -1,4 +1,4 @@
-"""``quantkit calibrate``: one pass over the calibration set, then ranges, int8 model and vendor file."""
+"""``quantkit calibrate``: one pass over the calibration set, then ranges, int8 model and vendor files."""
 
 import os
 import time
@@ -53,19 +53,19 @@ from quantkit.workflows.quantize import Quantized, QuantizeOptions, check_loads,
 
 @dataclass(frozen=True)
 class Calibration(Records):
-    """What `calibrate` did.
+    """Result of `calibrate`.
 
     Attributes:
         run: the run folder.
         quantized: the int8 model and its ranges.
-        statistics: of every observed tensor.
-        elapsed_s: seconds the pass took, 0 where the statistics were there already.
-        reused: the statistics were there already, made from the same model, set and pipeline.
-        files: what was written, or stands as it was.
-        notes: what the user may want to know; `quantkit.notes.grouped` makes one line of many of a kind.
+        statistics: statistics of every observed tensor.
+        elapsed_s: duration of the pass in seconds, 0 if cached statistics were used.
+        reused: cached statistics of the same model, set and pipeline were used.
+        files: the written files, including unchanged ones.
+        notes: remarks for the user; `quantkit.notes.grouped` summarizes them by kind.
 
     Example:
-        In the folder that ``quantkit demo`` makes:
+        In the folder written by ``quantkit demo``:
 
         >>> import quantkit
         >>> done = quantkit.calibrate("mini_iresnet.onnx", "calibration.csv", "digits", run="run")
@@ -82,7 +82,7 @@ class Calibration(Records):
     notes: tuple[str, ...]
 
     def rows(self) -> list[dict[str, Any]]:
-        """Return one row for each observed tensor: its range, and its least and greatest observed value."""
+        """Return one row for each observed tensor: its range, and its minimum and maximum."""
         return [
             {
                 "tensor": name,
@@ -96,13 +96,13 @@ class Calibration(Records):
 
     @property
     def coverage(self) -> Coverage:
-        """How many layers and multiply-adds are int8, and which layers are not and why."""
+        """Layers and multiply-adds in int8, and the layers left in float with the reasons."""
         return self.quantized.coverage
 
 
 @dataclass(frozen=True)
 class _CalibratedModel:
-    """The model of a pass, read and prepared."""
+    """The model of a pass, loaded and prepared."""
 
     file: ClassifierFile
     record: ModelRecord
@@ -132,38 +132,39 @@ def calibrate(
 ) -> Calibration:
     """Run the model once over the set, and write statistics, ranges, ``int8.onnx`` and provenance to the run folder.
 
-    Statistics that were made before from the same model, set and pipeline are used again; an interrupted pass goes on
-    from where it was. Either way the files are the same bits as those of one uninterrupted pass.
+    Cached statistics of the same model, set and pipeline are reused, and an interrupted pass resumes. The files are
+    bit-identical to those of an uninterrupted pass.
 
     Args:
         model: fp32 ONNX classifier.
-        calibration_set: manifest, or the set itself; or images of Python, all of which are used: arrays, an iterable, a
-            ``DataLoader``, a ``datasets.Dataset``, a ``CalibrationDataReader``, an `ImageSource`.
-        pipeline: preprocessing: a value, the name of a preset, or a file (see `load_preset`); None for ready arrays,
-            which are not preprocessed.
-        run: run folder; made when absent.
-        method: how ranges are set, a value or a name; percentile when absent.
-        target: what will run the int8 model, a value or a name.
-        options: choices of the quantization.
-        backends: backends with options of their own, by name; the others take those of the run or their defaults.
-        output: name of the output that holds the class scores; found when absent.
-        inputs: values of the inputs beside the image, by name: numbers, arrays, or paths of ``.npy`` files.
-        until_stable: stop when no range moved by more than so many percent of its width from one convergence point to
-            the next; None for all images.
+        calibration_set: a manifest or a set; or Python images, all of which are used: arrays, an iterable, a
+            a ``datasets.Dataset``, a ``CalibrationDataReader``, an `ImageSource`.
+        pipeline: preprocessing: a value, the name of a preset, or a file (see `load_preset`); None for arrays that need
+            no preprocessing.
+        run: run folder; created if missing.
+        method: calibration method, a value or a name; percentile by default.
+        target: runtime or compiler of the int8 model, a value or a name.
+        options: quantization options.
+        backends: configured backends by name; the others use the options of the run or their defaults.
+        output: name of the output with the class scores; detected by default.
+        inputs: values of the other inputs, by name: numbers, arrays, or paths of ``.npy`` files.
+        until_stable: stop when no range changes by more than this percentage of its width between two convergence
+            points; None for all images.
         fresh: ignore cached statistics, and replace a run of another model, set or preprocessing.
-        require_coverage: least percent of the multiply-adds that must be int8; None requires nothing.
-        device: where the pass runs, and how many images at a time; biases are corrected on the CPU.
+        require_coverage: minimum percentage of the multiply-adds in int8; None for no requirement.
+        device: device and batch size of the pass; biases are corrected on the CPU.
         cluster: spread the pass over the workers of a Ray cluster: ``auto``, ``ray://HOST:PORT`` or ``local:N``; the
             statistics are the same bits. They must find the images under the same path or URL. Ranges are set and
             biases corrected here.
-        threads: workers; as many as there are processors when absent. Of a cluster, the threads of each worker.
+        threads: number of worker threads; one per processor by default. On a cluster, the
+            threads of each worker.
         progress: receives the progress.
 
     Raises:
-        UsageError: the run is of another model, set or preprocessing, and ``fresh`` is not given; or an argument is of
-            another kind.
+        UsageError: the run has another model, set or preprocessing, and ``fresh`` is not given; or an argument has the
+            wrong type.
         ModelError: the model cannot be read, run or quantized.
-        DeviceError: the device is not there, or does not run the model.
+        DeviceError: the device is not available, or does not run the model.
         ClusterError: the cluster is not there, or its workers cannot do the work.
         CoverageError: less of the model would be int8 than required; no image was read.
         ConfigError: the pipeline does not fit the model.
@@ -173,7 +174,7 @@ def calibrate(
         OutputError: the run folder cannot be written.
 
     Example:
-        In the folder that ``quantkit demo`` makes:
+        In the folder written by ``quantkit demo``:
 
         >>> import quantkit
         >>> done = quantkit.calibrate("mini_iresnet.onnx", "calibration.csv", "digits", run="run", method="kl")
@@ -243,7 +244,7 @@ def calibrate(
 def _configuration(
     method: Method, target: Target, options: QuantizeOptions, until_stable: float | None, require_coverage: float | None
 ) -> dict[str, Any]:
-    """Return the settings of a calibration that ``run.json`` does not name elsewhere, as JSON values."""
+    """Return the settings of a calibration that ``run.json`` records nowhere else, as JSON values."""
     return {
         "method": {"name": method_name(method), **asdict(method)},
         "target": target.name,
@@ -277,7 +278,7 @@ def _require_coverage(
     options: QuantizeOptions,
     least: float | None,
 ) -> None:
-    """Refuse a model of which too little would be int8, before the pass; ``size`` is height and width of the images."""
+    """Check the coverage before the pass; ``size`` is the height and width of the images."""
     if least is None:
         return
     image = subject.file.signature.image
@@ -291,23 +292,23 @@ def _read_set(given: SetLike) -> tuple[CalibrationSet, str]:
     chosen = given_set(given)
     manifest = str(Path(given).resolve()) if isinstance(given, str | os.PathLike) else ""
     if not chosen.images:
-        raise CalibrationSetError("the set holds no images", where=manifest or chosen.root)
+        raise CalibrationSetError("the set is empty", where=manifest or chosen.root)
     if not chosen.is_rebuilt:
         raise CalibrationSetError(
-            "the set was chosen from labels alone", where=manifest, fix="run quantkit calib-set rebuild first"
+            "the set was selected from labels alone", where=manifest, fix="run quantkit calib-set rebuild first"
         )
     missing = [item for item in chosen.items if not item.exists()]
     if missing:
         raise CalibrationSetError(
             f"{len(missing)} of {len(chosen)} images of the set are missing, {missing[0].id} first",
             where=chosen.root,
-            fix="put them back, or build the set again",
+            fix="restore them, or build the set again",
         )
     digests = map_in_order(digest_of, chosen.items)
     for item, image, digest in zip(chosen.items, chosen.images, digests, strict=True):
         if digest != image.sha256:
             raise CalibrationSetError(
-                "the image is not the one the set was built with",
+                "the image has changed since the set was built",
                 where=item.where,
                 fix="build the set again",
             )
@@ -317,7 +318,7 @@ def _read_set(given: SetLike) -> tuple[CalibrationSet, str]:
 def _other_inputs(
     before: RunRecord, subject: _CalibratedModel, chosen: CalibrationSet, pipeline: Pipeline
 ) -> list[str]:
-    """Return what a run was made from that is not what it is to be made from now."""
+    """Return the inputs of a run that differ from the new ones."""
     changed = {
         f"model ({Path(before.model.path).name})": before.model.key != subject.record.key,
         f"output ({before.model.output})": before.model.output != subject.record.output,
@@ -328,10 +329,10 @@ def _other_inputs(
 
 
 def _replace(folder: RunFolder, before: RunRecord, replaced: list[str], fresh: bool) -> None:
-    """Remove the models of a run that is made anew from other inputs.
+    """Remove the models of a run that is recreated from other inputs.
 
     Raises:
-        UsageError: that was not asked for.
+        UsageError: ``fresh`` is not given.
     """
     if not fresh:
         raise UsageError(
@@ -366,7 +367,7 @@ def _record(
 
 
 class _Pass:
-    """One pass over a set: where it stands, what it leaves."""
+    """One pass over a set: its checkpoint and its results."""
 
     def __init__(
         self,
@@ -383,7 +384,7 @@ class _Pass:
         self._subject, self._chosen, self._pipeline, self._folder = subject, chosen, pipeline, folder
         self._target, self._keep_outliers, self._progress = target, keep_outliers, progress
         self._placement = placement
-        # Convergence is watched for the method in use, and for the two that cost nothing to solve.
+        # Convergence is tracked for the method in use, and for the two that are cheap to solve.
         self._methods: dict[str, Method] = {"minmax": MinMax(), "percentile": Percentile(), method_name(method): method}
         self._wanted = method_name(method)
         self._ranges: dict[str, dict[str, Range]] = {}
@@ -397,7 +398,7 @@ class _Pass:
         )
 
     def finished(self, until_stable: float | None) -> Statistics | None:
-        """Return the statistics of the run folder where they are those this pass would make, else None."""
+        """Return the statistics of the run folder if this pass would compute the same, else None."""
         loaded, _ = self._load(self._folder.statistics)
         if loaded is None or loaded.tensors.keys() != set(self._subject.observed.wanted):
             return None
@@ -405,7 +406,7 @@ class _Pass:
         return loaded if whole or until_stable is not None else None
 
     def run(self, until_stable: float | None, fresh: bool) -> Statistics:
-        """Observe all images, or until the ranges stand still."""
+        """Observe all images, or stop when the ranges are stable."""
         count = self._progress.task("calibrating", "images")
         begun, extra = (None, {}) if fresh else self._load(self._folder.partial)
         if begun is not None:
@@ -471,7 +472,7 @@ class _Pass:
         return Statistics(observed.tensors, extremes, self._provenance, images, convergence=list(self._points))
 
     def _tapped(self, begun: Statistics) -> Observed:
-        """Return what was observed of the tapped tensors, the images in the order of the pass."""
+        """Return the observations of the tapped tensors, with the images in the order of the pass."""
         tapped, names = self._subject.observed.tapped, list(begun.tensors)
         rows = np.argsort(np.argsort(self._digests(len(begun.images))))
         columns = [names.index(name) for name in tapped]
@@ -494,7 +495,7 @@ class _Pass:
         )
 
     def _load(self, path: Path) -> tuple[Statistics | None, dict[str, Any]]:
-        """Return the statistics of a file, and their ``extra``, where they are a beginning of this very pass."""
+        """Return the statistics of a file, and their ``extra``, if they are a checkpoint of this pass."""
         try:
             loaded, extra = load_statistics(path)
         except StatisticsError:
@@ -505,7 +506,7 @@ class _Pass:
 
 
 def _ranges_to_json(ranges: dict[str, dict[str, Range]]) -> dict[str, dict[str, list[float]]]:
-    """Return the ranges of the last convergence point, for an interrupted pass to go on from."""
+    """Return the ranges of the last convergence point, from which an interrupted pass resumes."""
     return {method: {name: [one.lo, one.hi] for name, one in solved.items()} for method, solved in ranges.items()}
 
 

@@ -21,13 +21,14 @@ from quantkit.engine.device import CPU, Device
 from quantkit.engine.inputs import check_arrays, used_pipeline
 from quantkit.engine.predict import Classifier, Latency, ModelScores, evaluate, time_in_turn
 from quantkit.errors import UsageError
+from quantkit.evaluation.compare_models import EvaluatedModel, compare_models
 from quantkit.evaluation.drift import TensorDrift
 from quantkit.evaluation.images import check_labels, evaluation_images, limited
 from quantkit.evaluation.measure_drift import measure_drift, measure_local_drift
 from quantkit.evaluation.paired import Interval
 from quantkit.evaluation.predictions import Collector
 from quantkit.evaluation.preprocessing_diagnosis import diagnose_preprocessing
-from quantkit.evaluation.result import Comparison, EvaluatedModel, compare_models
+from quantkit.evaluation.result import Comparison
 from quantkit.graph.model import model_digest, model_files
 from quantkit.progress import Progress, ProgressCallback, as_progress
 from quantkit.runs.cache import ResultCache
@@ -38,20 +39,20 @@ from quantkit.workflows.placement import Placement, place_work
 from quantkit.workflows.presets import PresetSource, load_preset
 from quantkit.workflows.vacc.device_results import DeviceResults, card_answers, other_preprocessing
 
-# Drift is a matter of tensors, not of images: its figures stand after a few dozen.
+# Drift is averaged over all elements of a tensor, so a few dozen images are enough.
 DRIFT_IMAGES = 32
 
 
 @dataclass(frozen=True)
 class ComparedModel:
-    """One ONNX model of a comparison, read.
+    """An ONNX model of a comparison.
 
     Attributes:
-        name: as the user calls it.
-        file: as read, with what it takes and gives.
+        name: name in the comparison.
+        file: the loaded model with its inputs and outputs.
 
     Example:
-        In the folder that ``quantkit demo`` makes:
+        In the folder written by ``quantkit demo``:
 
         >>> import quantkit
         >>> done = quantkit.evaluate_models(["fp32", "kl"], run="run", images="images/test", limit=50, drift_images=0)
@@ -64,30 +65,30 @@ class ComparedModel:
 
     @property
     def path(self) -> Path:
-        """Its file."""
+        """Path of the file."""
         return self.file.path
 
     @property
     def model(self) -> ir.Model:
-        """The model that takes one float32 NCHW image and gives its scores ``[N, classes]`` first."""
+        """The model with one float32 NCHW image input and the scores ``[N, classes]`` as first output."""
         return self.file.core
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """A comparison with all that it was made from.
+    """A comparison with the data it was computed from.
 
     Attributes:
-        comparison: the figures.
+        comparison: the result.
         reference: the model that the others are measured against.
-        answers: what each model said, the reference first.
+        answers: predictions of each model, the reference first.
         images: the evaluated images.
         pipeline: the preprocessing.
-        run: the run folder, where there is one.
-        notes: which outputs were compared, where that was a choice, and how models are fed that take no plain image.
+        run: the run folder, if there is one.
+        notes: the compared outputs, if they were selected, and how inputs of unusual layout or type are fed.
 
     Example:
-        In the folder that ``quantkit demo`` makes:
+        In the folder written by ``quantkit demo``:
 
         >>> import quantkit
         >>> done = quantkit.evaluate_models(["fp32", "kl"], run="run", images="images/test", limit=50, drift_images=0)
@@ -128,7 +129,7 @@ def compare(
     The arguments and errors are those of `evaluate_models`, which also returns what `report` needs.
 
     Example:
-        In the folder that ``quantkit demo`` makes:
+        In the folder written by ``quantkit demo``:
 
         >>> import quantkit
         >>> result = quantkit.compare(["fp32", "mse"], run="run", images="images/test", limit=100, drift_images=0)
@@ -177,45 +178,45 @@ def evaluate_models(
     threads: int | None = None,
     progress: Progress | None = None,
 ) -> Evaluation:
-    """Run all models over the same images, compare them with the first, and keep what a report shows.
+    """Run all models over the same images, compare them with the first, and keep the data for a report.
 
     Args:
-        models: names in the run (``fp32``, ``int8``, ...), paths of ONNX files, ``NAME=PATH`` to give a file a name of
-            its own, or ``NAME=DIR`` for results of a card. The first, the reference, is any ONNX model, quantized or
-            not.
-        run: run folder; needed for names and where no pipeline is given.
-        images: a folder, an archive, a URL, arrays, ... (`quantkit.open_source`); absent, the images that the run's
+        models: names in the run (``fp32``, ``int8``, ...), paths of ONNX files, ``NAME=PATH`` to name a file, or
+            ``NAME=DIR`` for results of a card. The first one, the reference, may be any ONNX model, quantized or not.
+        run: run folder; needed for names, and if no pipeline is given.
+        images: a folder, an archive, a URL, arrays, ... (`quantkit.open_source`); by default the images that the run's
             calibration set was drawn from.
-        labels: label file; absent, the labels come from folders or file names.
-        names: class names, one a line.
-        exclude: calibration set whose images are left out, told by their bytes; absent, the run's own where the images
-            are absent too, and otherwise images in both are only warned of.
-        pipeline: preprocessing: a value, the name of a preset, or a file (see `load_preset`); absent, the run's.
-        limit: evaluate at most so many images, spread over the classes as they lie.
-        drift_images: how many images the drift of tensors is measured on; 0 for none.
-        latency: time every ONNX model too, one image at a time, in turn.
-        datalist: of the card's results.
-        output: name of the output that holds the class scores; absent, the run's, or found.
-        inputs: values of the inputs beside the image, by name; absent, the run's.
-        device: where the models run, and how many images at a time; drift is measured on the CPU.
+        labels: label file; by default the labels come from folders or file names.
+        names: class names, one per line.
+        exclude: calibration set whose images are left out, identified by content; by default the run's own if
+            ``images`` is not given either. Otherwise images in both cause a warning.
+        pipeline: preprocessing: a value, the name of a preset, or a file (see `load_preset`); by default the run's.
+        limit: maximum number of evaluation images, spread over the classes.
+        drift_images: number of images to measure the drift of tensors on; 0 for none.
+        latency: also measure the latency of every ONNX model, one image at a time.
+        datalist: datalist of the card's results.
+        output: name of the output with the class scores; by default the run's, or detected.
+        inputs: values of the other inputs, by name; by default the run's.
+        device: device and batch size of the models; drift is measured on the CPU.
         cluster: spread the images over the workers of a Ray cluster: ``auto``, ``ray://HOST:PORT`` or ``local:N``; the
             result is the same. They must find the images under the same path or URL. Drift and latency are measured
             here.
-        threads: workers; as many as there are processors when absent. Of a cluster, the threads of each worker.
+        threads: number of worker threads; one per processor by default. On a cluster, the
+            threads of each worker.
         progress: receives the progress.
 
     Raises:
-        UsageError: fewer than two models, a name the run does not have, or nothing to say what images to use.
-        ModelError: a model cannot be read or run, or the models do not fit each other.
-        DeviceError: the device is not there, or does not run a model.
+        UsageError: fewer than two models, a name that is not in the run, or no images.
+        ModelError: a model cannot be read or run, or the models are incompatible.
+        DeviceError: the device is not available, or does not run a model.
         ClusterError: the cluster is not there, or its workers cannot do the work.
-        LabelError: labels are missing, malformed, or no classes of the model.
+        LabelError: labels are missing, malformed or out of range for the model.
         CalibrationSetError: there are no images.
         ImageError: an image cannot be decoded.
-        VendorFileError: results of a card are damaged or do not fit the images.
+        VendorFileError: results of a card are damaged or do not match the images.
 
     Example:
-        In the folder that ``quantkit demo`` makes:
+        In the folder written by ``quantkit demo``:
 
         >>> import quantkit
         >>> done = quantkit.evaluate_models(["fp32", "kl"], run="run", images="images/test", limit=50, drift_images=0)
@@ -269,7 +270,9 @@ def evaluate_models(
         for subject in subjects
     ]
     if drift_images:
-        warnings += [f"{name}: tune shifted or rescaled its channels, so its drift is not given" for name in rescaled]
+        warnings += [
+            f"{name}: tune shifted or rescaled its channels, so its drift is not measured" for name in rescaled
+        ]
     answers = tuple(
         EvaluatedModel(
             name=_name(subject),
@@ -293,7 +296,7 @@ _Candidate = ComparedModel | tuple[str, DeviceResults]
 def _drift(
     reference: ComparedModel, subject: _Candidate, sample: Sequence[ImageItem], pipeline: Pipeline, threads: int
 ) -> tuple[tuple[TensorDrift, ...], tuple[TensorDrift, ...]]:
-    """Measure the drift of a candidate's tensors, end to end and of each layer alone; a card shows neither."""
+    """Measure the accumulated and the isolated drift of a candidate; results of a card have neither."""
     if subject is reference or not isinstance(subject, ComparedModel):
         return (), ()
     end_to_end, local = (
@@ -304,7 +307,7 @@ def _drift(
 
 
 def _is_rescaled(subject: _Candidate, folder: RunFolder | None, record: RunRecord | None) -> bool:
-    """Return whether a candidate is a tuned model of the run whose inner tensors are not those of fp32."""
+    """Return whether a candidate is a tuned model of the run with other inner tensors than fp32."""
     if not isinstance(subject, ComparedModel) or folder is None or record is None:
         return False
     path = subject.path.resolve()
@@ -324,7 +327,7 @@ def _answers(
     placement: Placement,
     run: Path | None,
 ) -> Iterator[Iterator[ModelScores]]:
-    """Give what every ONNX model says to every image; in a run of ours, no model is asked twice about the same."""
+    """Predict all images with every ONNX model; scores are cached in the run."""
     cache, threads = _cache_of(run), placement.threads
     answer = placement.answer([one.file for one in subjects], found, pipeline)
     if cache is None:
@@ -336,7 +339,7 @@ def _answers(
 
 
 def _cache_of(run: Path | None) -> ResultCache | None:
-    """Return the cache of a run, None where there is no run or it cannot be written."""
+    """Return the cache of a run, None if there is no run or it cannot be written."""
     return RunFolder(run).cache if run is not None and os.access(run, os.W_OK) else None
 
 
@@ -346,7 +349,7 @@ def _collect(
     found: ImageSource,
     progress: ProgressCallback,
 ) -> Collector:
-    """Gather what every model, and every card, said to every image."""
+    """Collect the predictions of all models and card results."""
     assert found.labels is not None
     collector = Collector(len(subjects))
     for answers in answers_to_images:
@@ -365,14 +368,14 @@ def _subject(
     output: str | None,
     inputs: Mapping[str, Any] | None,
 ) -> _Candidate:
-    """Read a model by its name in the run, its path, ``NAME=PATH``, or ``NAME=DIR`` for results of a card."""
+    """Load a model by its name in the run, its path, ``NAME=PATH``, or ``NAME=DIR`` for results of a card."""
     name, path = _named(model)
     if path is not None and path.suffix != ".onnx" and not path.is_file():
         return name, card_answers(name, path, datalist)
     if path is None:
         if folder is None or record is None:
             raise UsageError(
-                f"{str(model)!r} is no ONNX file, and no run was given to look it up in",
+                f"{str(model)!r} is not an ONNX file, and no run was given to look up the name",
                 fix="give the path of a file that ends in .onnx, or --run",
             )
         path = folder.model(name, record)
@@ -380,14 +383,14 @@ def _subject(
 
 
 def _notes(subjects: Sequence[ComparedModel], classifiers: Sequence[Classifier]) -> tuple[str, ...]:
-    """Return how the reference is read, how others are read otherwise, and what is run otherwise than its file says."""
+    """Return the notes on the signature of the reference, differing ones of others, and changes at run time."""
     first = subjects[0].file.signature.notes
     others = [f"{one.name}: {note}" for one in subjects[1:] for note in one.file.signature.notes if note not in first]
     return (*first, *others, *(note for classifier in classifiers for note in classifier.notes))
 
 
 def _named(model: str | Path) -> tuple[str, Path | None]:
-    """Split what the user calls a model into its name and its path; a name in the run has no path."""
+    """Split a model argument into name and path; a name in the run has no path."""
     path = Path(model)
     if isinstance(model, Path) or path.is_file() or (path.suffix == ".onnx" and "=" not in model):
         return path.stem, path
@@ -396,10 +399,10 @@ def _named(model: str | Path) -> tuple[str, Path | None]:
 
 
 def _require_distinct(models: Sequence[str | Path], subjects: Sequence[_Candidate]) -> None:
-    """Refuse two models of one name before the work.
+    """Check that the models have distinct names.
 
     Raises:
-        UsageError: two models have one name.
+        UsageError: two models have the same name.
     """
     named: dict[str, list[str | Path]] = {}
     for model, subject in zip(models, subjects, strict=True):
@@ -425,7 +428,7 @@ def _size(subject: _Candidate) -> int | None:
 
 
 def _check_fit(subjects: Sequence[_Candidate], pipeline: Pipeline, found: ImageSource) -> None:
-    """See that every model reads what the pipeline gives, knows every label, and (a card) answered every image."""
+    """Check that each model fits pipeline and labels, and that results of a card cover all images."""
     for subject in subjects:
         if not isinstance(subject, ComparedModel):
             subject[1].check(found)

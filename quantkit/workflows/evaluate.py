@@ -1,4 +1,4 @@
-"""``quantkit eval``: one model's top-1 and top-5, over shards if need be, and its answers as a file."""
+"""``quantkit eval``: top-1 and top-5 of a model, optionally on a shard, and its predictions as a file."""
 
 import time
 from collections.abc import Mapping
@@ -38,26 +38,26 @@ from quantkit.runs.score_cache import ScoreCache, cached_scores, predict_cached,
 from quantkit.workflows.placement import place_work
 from quantkit.workflows.presets import PresetSource, load_preset
 
-# What may stand between a softmax and the output of a model without changing its kind.
+# Operators that may follow a softmax without changing the kind of the scores.
 _PASSED_OVER = frozenset({"QuantizeLinear", "DequantizeLinear", "Cast", "Flatten", "Identity", "Reshape", "Squeeze"})
 
 
 @dataclass(frozen=True)
 class ModelEvaluation(Records):
-    """What one model said to labelled images.
+    """Predictions of a model for labelled images.
 
     Attributes:
-        name: of the model.
-        predictions: its answers.
-        origin: what they were made from.
-        kept: how many images it had answered before, so that it was not run on them.
-        elapsed_s: seconds spent on the others.
-        warnings: what is doubtful about images, labels or model.
-        output: name of the output that holds the scores.
-        notes: how the model is read, where that was a choice or is not as its file says.
+        name: name of the model.
+        predictions: the predictions.
+        origin: provenance of the predictions.
+        kept: number of images with cached scores.
+        elapsed_s: seconds spent on the other images.
+        warnings: suspected problems of images, labels or model.
+        output: name of the output with the scores.
+        notes: how inputs and outputs were selected or changed, if they were.
 
     Example:
-        In the folder that ``quantkit demo`` makes:
+        In the folder written by ``quantkit demo``:
 
         >>> import quantkit
         >>> done = quantkit.evaluate("fp32", run="run", images="images/test", limit=50)
@@ -76,7 +76,7 @@ class ModelEvaluation(Records):
 
     @property
     def accuracy(self) -> "Accuracy":
-        """Top-1 and top-5 in percent, with their intervals."""
+        """Top-1 and top-5 in percent with 95 % intervals."""
         return accuracy_of(self.predictions)
 
     def rows(self) -> list[dict[str, Any]]:
@@ -108,16 +108,16 @@ class Accuracy:
     """Accuracy over labelled images; shares in percent.
 
     Attributes:
-        images: how many there are.
-        top1: share whose best class is the true one.
+        images: number of images.
+        top1: percentage with the true class first.
         top1_ci95: its 95 % interval (Wilson).
-        top5: share with the true class among the best five.
+        top5: percentage with the true class among the first five.
         top5_ci95: its 95 % interval.
-        tied: images whose first place was shared, and went to the lowest class index.
-        constant: images for which all classes had the same score.
+        tied: number of images with tied best scores; the lowest class index counts.
+        constant: number of images with equal scores of all classes.
 
     Example:
-        In the folder that ``quantkit demo`` makes:
+        In the folder written by ``quantkit demo``:
 
         >>> import quantkit
         >>> done = quantkit.evaluate("fp32", run="run", images="images/test", limit=50)
@@ -160,47 +160,48 @@ def evaluate(
     threads: int | None = None,
     progress: Progress | None = None,
 ) -> ModelEvaluation:
-    """Ask a model about labelled images, each image once ever.
+    """Evaluate a model on labelled images.
 
-    Its scores are kept as they come, by model, image and preprocessing: an interrupted evaluation goes on where it was,
-    and a repeated one, or `quantkit.compare` in the same run, does not run the model at all. Neither interruptions nor
-    the number of threads or shards show in the result.
+    Scores are cached by model, image and preprocessing: an interrupted evaluation resumes, and a repeated one, or
+    `quantkit.compare` in the same run, does not run the model again. The result does not depend on interruptions or on
+    the number of threads or shards.
 
     Args:
         model: name in the run (``fp32``, ``int8``, ...), or path of an ONNX file.
-        run: run folder; needed for names and where no pipeline is given.
-        images: a folder, an archive, a URL, arrays, ... (`quantkit.open_source`); absent, the images that the run's
+        run: run folder; needed for names, and if no pipeline is given.
+        images: a folder, an archive, a URL, arrays, ... (`quantkit.open_source`); by default the images that the run's
             calibration set was drawn from.
-        labels: label file; absent, the labels come from folders or file names.
-        names: class names, one a line.
+        labels: label file; by default the labels come from folders or file names.
+        names: class names, one per line.
         exclude: calibration set whose images are left out.
-        pipeline: preprocessing: a pipeline, a preset's name, or a file (see `load_preset`); absent, the run's.
-        limit: evaluate at most so many images, spread over the classes as they lie.
-        shard: ``(i, n)``, i from 1: every n-th image alone, from the i-th.
-        cache: folder for cached results; absent, that of the run, or the user's cache folder.
-        output: name of the output that holds the class scores; absent, the run's, or found.
-        inputs: values of the inputs beside the image, by name; absent, the run's.
-        device: where the model runs, and how many images at a time.
+        pipeline: preprocessing: a pipeline, a preset's name, or a file (see `load_preset`); by default the run's.
+        limit: maximum number of evaluation images, spread over the classes.
+        shard: ``(i, n)`` with i from 1: only every n-th image, starting with the i-th.
+        cache: folder for cached results; by default that of the run, or the user's cache folder.
+        output: name of the output with the class scores; by default the run's, or detected.
+        inputs: values of the other inputs, by name; by default the run's.
+        device: device and batch size.
         cluster: spread the images over the workers of a Ray cluster: ``auto``, ``ray://HOST:PORT`` or ``local:N``; the
             result is the same. They must find the images under the same path or URL.
-        threads: workers; as many as there are processors when absent. Of a cluster, the threads of each worker.
+        threads: number of worker threads; one per processor by default. On a cluster, the
+            threads of each worker.
         progress: receives the progress.
 
     Raises:
-        UsageError: a name the run does not have, no such shard, nothing to say what images to use, or another process
-            is running this model on these images.
+        UsageError: a name that is not in the run, an invalid shard, no images, or another process is running this model
+            on these images.
         ConfigError: the pipeline does not fit the model.
         ModelError: the model cannot be read or run.
-        DeviceError: the device is not there, or does not run the model.
+        DeviceError: the device is not available, or does not run the model.
         ClusterError: the cluster is not there, or its workers cannot do the work.
-        LabelError: labels are missing, malformed, or no classes of the model.
+        LabelError: labels are missing, malformed or out of range for the model.
         CalibrationSetError: there are no images.
         ImageError: an image cannot be decoded.
         NumericError: a score is NaN or infinite.
-        OutputError: the scores cannot be kept.
+        OutputError: the scores cannot be written.
 
     Example:
-        In the folder that ``quantkit demo`` makes:
+        In the folder written by ``quantkit demo``:
 
         >>> import quantkit
         >>> done = quantkit.evaluate("mini_iresnet.onnx", images="images/test", pipeline="digits", limit=50)
@@ -216,13 +217,13 @@ def evaluate(
     elif not isinstance(model, str) or path.suffix == ".onnx":
         name = path.stem
     else:
-        raise UsageError(f"{model!r} is no ONNX file, and no run was given to look it up in", fix="give --run")
+        raise UsageError(f"{model!r} is not an ONNX file, and no run was given to look up the name", fix="give --run")
     preprocessing = load_preset(pipeline) if pipeline is not None else record.pipeline if record is not None else None
     file = read_scored(path, record, output, inputs)
     found, doubts = evaluation_images(images, labels, names, exclude, record)
     pipeline = used_pipeline(preprocessing, found.array_shape)
     found = limited(found, limit)
-    # Before the work: the model takes what the pipeline gives, and has a class for every label.
+    # Checked before the work: the model fits the pipeline, and has a class for every label.
     file.check(pipeline)
     check_arrays(found.array_shape, file.signature.image, found.root)
     check_labels(found, file.signature.scores.classes, path)
@@ -262,7 +263,7 @@ def _result_cache(given: Path | None, folder: RunFolder | None) -> ResultCache:
 
 
 def accuracy_of(predictions: Predictions) -> Accuracy:
-    """Return top-1 and top-5 with their intervals.
+    """Return top-1 and top-5 with 95 % intervals.
 
     Raises:
         LabelError: the true classes are not known.
@@ -286,11 +287,11 @@ def parse_shard(text: str) -> tuple[int, int]:
     """Return ``(i, n)`` of ``i/n``.
 
     Raises:
-        UsageError: it is not of that form, or i does not lie in 1 to n.
+        UsageError: the text has another form, or i is not in 1 to n.
     """
     i, _, n = text.partition("/")
     if not (i.isdecimal() and n.isdecimal() and 1 <= int(i) <= int(n)):
-        raise UsageError(f"{text!r} is no shard", where="--shard", fix="write the second of four as 2/4")
+        raise UsageError(f"invalid shard {text!r}", where="--shard", fix="write the second of four as 2/4")
     return int(i), int(n)
 
 
@@ -307,7 +308,7 @@ def _answers(
     collector = Collector(1, kind=Scores.PROBABILITIES if _ends_in_softmax(classifier.file) else None)
     for answers in predict_cached([classifier], [cached], part.items, pipeline, threads=threads, answer=answer):
         scores = answers.scores[0]
-        # Told from one image, so that it does not depend on which images come together.
+        # Determined from one image, so that it does not depend on the batches.
         collector.kind = collector.kind or kind_of_scores(scores)
         collector.update([scores], [part.names[answers.index]], [part.labels[answers.index]])
         progress(answers.index + 1, len(part.names))
@@ -316,7 +317,7 @@ def _answers(
 
 
 def _ends_in_softmax(file: ClassifierFile) -> bool:
-    """Tell whether the scores are those of a softmax, whose rounded integers need not sum to 1."""
+    """Return whether the scores come from a softmax; its quantized outputs need not sum to 1."""
     wanted = file.signature.scores.name
     value: ir.Value | None = next(output for output in file.graph.graph.outputs if output.name == wanted)
     while value is not None and (node := value.producer()) is not None:
@@ -328,10 +329,10 @@ def _ends_in_softmax(file: ClassifierFile) -> bool:
 
 def _shard(found: ImageSource, i: int, n: int) -> ImageSource:
     if n > len(found.names):
-        raise UsageError(f"there are {len(found.names)} images for {n} shards", where="--shard", fix="make fewer")
+        raise UsageError(f"there are {len(found.names)} images for {n} shards", where="--shard", fix="use fewer shards")
     return found.only(range(i - 1, len(found.names), n))
 
 
 def _portable_digest(found: ImageSource) -> str:
-    """Return a digest of names and sizes or contents, which copies of the images on other machines have too."""
+    """Return a digest of names and sizes or contents, equal for copies of the images on other machines."""
     return sha256_json([(item.id, item.portable()) for item in found.items])

@@ -1,4 +1,4 @@
-"""``quantkit export``: a torch classifier as a checked ONNX file, from Python without importing torch first."""
+"""``quantkit export``: write a torch classifier as a checked ONNX file; torch is imported on first use."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -39,28 +39,29 @@ def export(
 
     Args:
         network: an iResNet (``iresnet50``), a torchvision classifier (``resnet50``), or ``module:factory``.
-        out: the file to write; ``NETWORK.onnx`` when absent.
+        out: the file to write; ``NETWORK.onnx`` by default.
         checkpoint: a ``.pth`` or ``.safetensors`` file with a state dict.
         weights: published torchvision weights: a member of the weights enum, or ``DEFAULT``.
-        random_seed: seed of random weights, for structure and speed, never for accuracy.
-        num_classes: classes of the output; the factory's own when absent.
+        random_seed: seed of random weights, to test structure and speed, not accuracy.
+        num_classes: number of classes; that of the factory by default.
         arguments: further keyword arguments of the factory.
-        input_size: ``(channels, height, width)``; what the network is usually run at when absent.
+        input_size: ``(channels, height, width)``; by default the usual size of the network.
         input_name: name of the model's input.
         output_name: name of the model's output.
-        opset: version of the ONNX operator set; that of the target when absent.
-        target: what the model is meant for, a value or a name.
-        exporter: ``dynamo``, ``torchscript``, or ``auto``, the first that succeeds.
-        images: image files, or images of a source, to compare the scores on, beside random input.
-        pipeline: how they are preprocessed; as the published weights ask for, or as for ImageNet, when absent.
-        tolerance: largest error accepted, times the largest score where that is above 1.
-        reference: another implementation to compare with, under the same weights, named as ``network`` is.
+        opset: version of the ONNX operator set; that of the target by default.
+        target: target of the model, a value or a name.
+        exporter: ``dynamo``, ``torchscript``, or ``auto`` for the first that succeeds.
+        images: image files, or images of a source, to compare the scores on in addition to random input.
+        pipeline: preprocessing of the images; by default that of the published weights, or that of ImageNet.
+        tolerance: largest accepted error, relative to the largest score if that is above 1.
+        reference: another implementation to compare with, with the same weights, named like ``network``.
         reference_arguments: keyword arguments of its factory.
 
     Raises:
-        UsageError: torch is not installed; no such network, weights or opset; or not exactly one source of weights.
+        UsageError: torch is not installed; there is no such network, weights or opset; or not exactly one source of
+            weights is given.
         CheckpointError: the checkpoint cannot be read or does not fit the network.
-        ModelError: the network cannot be translated, or the ONNX model computes something else.
+        ModelError: the network cannot be translated, or the ONNX model computes other results.
         ConfigError: the pipeline does not fit the input.
         ImageError: an image cannot be decoded.
         OutputError: the file cannot be written.

@@ -1,4 +1,4 @@
-"""``quantkit preset``: preprocessing of models from public hubs as a preset file."""
+"""``quantkit preset``: preset files with the preprocessing of models from public hubs."""
 
 import json
 from pathlib import Path
@@ -49,7 +49,7 @@ def preset_from_torchvision(network: str, weights: str = "DEFAULT") -> Pipeline:
 
 
 def preset_text(pipeline: Pipeline, source: str) -> str:
-    """Return a preset file: YAML with ``ops``, one operation a line."""
+    """Return the text of a preset file: YAML with ``ops``, one operation per line."""
     lines = [f"# Preprocessing of {' '.join(source.split())}.", "ops:"]
     for op in pipeline.ops:
         values = {"op": op.op, **op.model_dump(mode="json", exclude_defaults=True)}

@@ -1,4 +1,4 @@
-"""``quantkit inspect``: what is known of a model before any image, and what is wrong with it."""
+"""``quantkit inspect``: describe a model and its problems, without running it on images."""
 
 import os
 import tempfile
@@ -43,7 +43,7 @@ from quantkit.workflows.model_summary import (
     TensorSummary,
 )
 
-# What a network reads whose image has no fixed size, most often.
+# The usual image size of networks with free dimensions.
 USUAL_SIZE = (224, 224)
 _COUNTS = (ir.DataType.INT64, ir.DataType.INT32, ir.DataType.BOOL, ir.DataType.STRING, ir.DataType.UNDEFINED)
 
@@ -57,21 +57,21 @@ def inspect(
     output: str | None = None,
     inputs: Mapping[str, Any] | None = None,
 ) -> ModelSummary:
-    """Return what is known of a model before any image: inputs, outputs, cost, what becomes int8, and problems.
+    """Describe a model without running it on images: inputs, outputs, cost, int8 coverage and problems.
 
-    A model that `quantkit.calibrate` would refuse is described as far as possible; ``problems`` says what is wrong.
+    A model that `quantkit.calibrate` rejects is described as far as possible; ``problems`` lists the reasons.
 
     Args:
         model: the ONNX file.
-        size: ``(height, width)`` of an image, in pixels, where the model leaves it free; 224 x 224 when absent.
-        output: name of the output that holds the class scores; found when absent.
-        inputs: values of the inputs beside the image, by name: numbers, arrays, or paths of ``.npy`` files.
+        size: ``(height, width)`` of an image in pixels, for free dimensions of the model; 224 x 224 by default.
+        output: name of the output with the class scores; detected by default.
+        inputs: values of the other inputs, by name: numbers, arrays, or paths of ``.npy`` files.
 
     Raises:
-        ModelError: the file cannot be read at all, or holds no graph.
+        ModelError: the file cannot be read, or contains no graph.
 
     Example:
-        In the folder that ``quantkit demo`` makes:
+        In the folder written by ``quantkit demo``:
 
         >>> import quantkit
         >>> quantkit.inspect("mini_iresnet.onnx").scores.classes
@@ -84,7 +84,7 @@ def inspect(
     image = None if signature is None else _image_of(signature.image)
     scores = None if signature is None else _scores_of(read, signature, image)
     inner = finding.attempt(lambda: _inner(read, image))
-    # The weights of a damaged file are not to be trusted, so only its graph is described.
+    # The weights of a damaged file are unreliable, so only its graph is described.
     prepared = None if faults else finding.attempt(lambda: _prepared(path, read, signature))
     shape, assumed = _input_shape(image, size)
     costs = finding.attempt(lambda: layer_costs(read if prepared is None else prepared.model, shape))
@@ -119,12 +119,12 @@ def inspect(
 
 @dataclass
 class _Finding:
-    """What was found to be wrong so far.
+    """The problems found so far.
 
     Attributes:
-        path: of the model.
-        damaged: the file itself is at fault, so that anything may fail because of that.
-        problems: all that was found.
+        path: path of the model.
+        damaged: the file is damaged, so any later step may fail because of that.
+        problems: the problems.
     """
 
     path: str
@@ -132,17 +132,17 @@ class _Finding:
     problems: list[Problem] = field(default_factory=list)
 
     def attempt(self, step: Callable[[], T]) -> T | None:
-        """Return the result of a step; None where it fails, which is a problem unless the file is at fault."""
+        """Return the result of a step; None if it fails, which is a problem unless the file is damaged."""
         try:
             return step()
         except QuantkitError as error:
             problem = Problem.of(error, self.path)
-        except Exception as error:  # an invalid graph can trip anything; the rest of the summary is still of use
+        except Exception as error:  # an invalid graph can break any step; the rest of the summary is still useful
             if self.damaged:
                 return None
             problem = Problem(
                 severity="error",
-                what=f"unforeseen {type(error).__name__}: {error}",
+                what=f"unexpected {type(error).__name__}: {error}",
                 where=None,
                 fix="please report it",
             )
@@ -152,7 +152,7 @@ class _Finding:
 
 
 def _prepared(path: Path, model: ir.Model, signature: Signature | None) -> Prepared:
-    """Return the prepared model; where nobody knows how it is fed, the graph as it is in the file."""
+    """Return the prepared model; without a known signature, the graph of the file."""
     return prepare(model) if signature is None else ClassifierFile(path, model, signature).prepared()
 
 
@@ -171,12 +171,12 @@ def _scores_of(model: ir.Model, signature: Signature, image: ImageSummary | None
     name, classes = signature.scores.name, signature.scores.classes
     [value] = [value for value in model.graph.outputs if value.name == name][:1]
     return ScoresSummary(
-        name=name, classes=classes, dataset=dataset_of(classes, image), softmax=_is_behind_softmax(value)
+        name=name, classes=classes, dataset=dataset_of(classes, image), softmax=_is_softmax_output(value)
     )
 
 
-def _is_behind_softmax(value: ir.Value) -> bool:
-    """Tell whether a Softmax gives a value, at most reshaped or moved since."""
+def _is_softmax_output(value: ir.Value) -> bool:
+    """Return whether a value is the output of a Softmax, possibly reshaped or transposed."""
     node = value.producer()
     while node is not None and is_op(node, *PASS_THROUGH, "Identity", "Cast"):
         source = operand(node, 0)
@@ -185,7 +185,7 @@ def _is_behind_softmax(value: ir.Value) -> bool:
 
 
 def _inner(model: ir.Model, image: ImageSummary | None) -> InnerPreprocessing | None:
-    """Return the preprocessing behind the image input, or behind the input that looks most like one."""
+    """Return the preprocessing after the image input, or after the input that is most like one."""
     fed = [value for value in model.graph.inputs if not value.is_initializer()]
     if image is not None:
         likely = [value for value in fed if value.name == image.name]
@@ -195,7 +195,7 @@ def _inner(model: ir.Model, image: ImageSummary | None) -> InnerPreprocessing | 
 
 
 def _try_to_load(path: Path, prepared: Prepared | None, finding: _Finding) -> None:
-    """Let onnxruntime load the model and what it is prepared to, so that a fault is seen before any image is read."""
+    """Load the model and the prepared model in onnxruntime, to find faults before any image is read."""
     if finding.problems or prepared is None:
         return
     finding.attempt(lambda: open_session(path))
@@ -216,7 +216,7 @@ def _load_prepared(prepared: Prepared) -> None:
 def _input_shape(
     image: ImageSummary | None, size: tuple[int, int] | None
 ) -> tuple[tuple[int, ...] | None, tuple[int, int] | None]:
-    """Return the shape of one image where the model leaves it free, and the size that was assumed for it."""
+    """Return the input shape of one image if the model has free dimensions, and the size assumed for them."""
     if image is None or (image.height is not None and image.width is not None):
         return None, None
     given = size or USUAL_SIZE
@@ -229,7 +229,7 @@ def _targets(prepared: Prepared, costs: Sequence[LayerOperations], finding: _Fin
     layers = {cost.name for cost in costs}
     for target in TARGETS.values():
         made = finding.attempt(partial(plan, prepared.model, target))
-        # Where a plan is refused, what each node could have been is still known.
+        # If a plan is impossible, the placement of each node is still known.
         placement = (
             finding.attempt(partial(place, prepared.model.graph, target, {})) if made is None else made.placement
         )
@@ -264,7 +264,7 @@ def _tensor(value: ir.Value) -> TensorSummary:
 
 
 def _parameter_types(model: ir.Model) -> dict[str, int]:
-    """Return how many values are stored in weights, by element type; shapes, indices and flags are no weights."""
+    """Return the number of weight values by element type; shapes, indices and flags do not count."""
     counts: Counter[str] = Counter()
     for _, tensor in stored_tensors(model):
         if tensor.dtype not in _COUNTS:

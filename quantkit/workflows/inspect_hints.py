@@ -1,4 +1,4 @@
-"""What can be said of a model by its input and output: known data sets, preprocessing, the command to go on with."""
+"""Hints from a model's input and output: known data sets, preprocessing, the next command."""
 
 import shlex
 from collections.abc import Iterator, Sequence
@@ -21,7 +21,7 @@ _DATASETS = {
     21841: "ImageNet-21k",
     21843: "ImageNet-21k",
 }
-# Of ten classes there are many; the picture's channels and side tell which.
+# Many data sets have ten classes; the channels and the image size distinguish them.
 _TEN_CLASSES = {(3, 32): "CIFAR-10", (1, 28): "MNIST", (1, 32): "MNIST", (1, 8): "the digits of quantkit demo"}
 _PRESETS = {"CIFAR-10": "cifar10", "CIFAR-100": "cifar10", "the digits of quantkit demo": "digits"}
 _IMAGENET_SIDE = 224
@@ -29,7 +29,7 @@ _CLOSE = 0.02
 
 
 def dataset_of(classes: int | None, image: ImageSummary | None) -> str | None:
-    """Return a data set with so many classes whose pictures fit the input; None where none is known."""
+    """Return a known data set with this number of classes whose images fit the input, or None."""
     if classes == 10 and image is not None:
         return _TEN_CLASSES.get((image.channels, image.height or 0))
     return None if classes is None else _DATASETS.get(classes)
@@ -49,12 +49,12 @@ def advice_on(
     inner: InnerPreprocessing | None,
     targets: Sequence[TargetSummary],
 ) -> Iterator[Problem]:
-    """Yield the warnings: what is probably not as meant, or costs more than it needs."""
+    """Yield warnings about probable mistakes and avoidable costs."""
     if inner is not None and inner.normalizes:
         yield _warning("the graph normalizes the image itself", None, _pipeline_advice(inner))
     if scores is not None and scores.softmax:
-        fix = "export the logits: the noise of int8 is measured and corrected better there"
-        yield _warning("the scores are probabilities, behind a Softmax", scores.name, fix)
+        fix = "export the logits: int8 noise is measured and corrected more precisely on them"
+        yield _warning("the scores are probabilities, the output of a Softmax", scores.name, fix)
     if image is not None and image.batch not in (None, 1):
         yield _warning(f"the batch is fixed to {image.batch}", image.name, "export it with a free batch, or with 1")
     low: dict[str, list[str]] = {}

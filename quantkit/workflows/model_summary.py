@@ -1,4 +1,4 @@
-"""What `quantkit.inspect` returns: a model as it is known before any image, and what is wrong with it."""
+"""The result of `quantkit.inspect`: a description of a model and its problems."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -16,12 +16,12 @@ Shape = tuple[int | str | None, ...]
 
 @dataclass(frozen=True, kw_only=True)
 class TensorSummary:
-    """One input or output.
+    """An input or output.
 
     Attributes:
-        name: of the tensor.
-        dtype: element type, such as ``float32``; None where the model does not say.
-        shape: sizes, names of free dimensions, None for a free dimension without a name; None where it is not known.
+        name: name of the tensor.
+        dtype: element type, such as ``float32``; None if unknown.
+        shape: sizes, names of free dimensions, None for a free dimension without a name; None if unknown.
     """
 
     name: str
@@ -39,12 +39,12 @@ class ImageSummary:
     """The input that takes the image.
 
     Attributes:
-        name: of the input.
+        name: name of the input.
         layout: order of its axes, ``NCHW`` or ``NHWC``.
-        channels: their number.
-        height: in pixels, None where it is free.
-        width: in pixels, None where it is free.
-        batch: images at once, None where it is free.
+        channels: number of channels.
+        height: height in pixels, None if free.
+        width: width in pixels, None if free.
+        batch: batch size, None if free.
     """
 
     name: str
@@ -57,13 +57,13 @@ class ImageSummary:
 
 @dataclass(frozen=True, kw_only=True)
 class ScoresSummary:
-    """The output that is taken for the class scores.
+    """The output used as class scores.
 
     Attributes:
-        name: of the output.
-        classes: their number, None where the model does not say.
-        dataset: a data set with as many classes, None where none is known.
-        softmax: the graph ends in a Softmax there, so the scores are probabilities.
+        name: name of the output.
+        classes: number of classes, None if unknown.
+        dataset: a known data set with this number of classes, or None.
+        softmax: the output comes from a Softmax, so the scores are probabilities.
     """
 
     name: str
@@ -74,12 +74,12 @@ class ScoresSummary:
 
 @dataclass(frozen=True, kw_only=True)
 class FloatOperators:
-    """Operators, other than layers, that stay in float for the same reason.
+    """Operators of one type, other than layers, that stay in float for the same reason.
 
     Attributes:
-        op_type: of all of them.
+        op_type: operator type.
         why: the reason.
-        names: of the nodes.
+        names: names of the nodes.
     """
 
     op_type: str
@@ -89,12 +89,12 @@ class FloatOperators:
 
 @dataclass(frozen=True, kw_only=True)
 class TargetSummary:
-    """What becomes int8 for one target.
+    """Int8 coverage for one target.
 
     Attributes:
-        name: of the target.
-        coverage: layers and multiply-adds in int8, and the layers that are not.
-        float_operators: what else is left in float, and why.
+        name: name of the target.
+        coverage: layers and multiply-adds in int8, and the layers in float.
+        float_operators: other operators in float, with the reasons.
     """
 
     name: str
@@ -104,13 +104,13 @@ class TargetSummary:
 
 @dataclass(frozen=True, kw_only=True)
 class Problem:
-    """Something that is wrong, or probably not as meant.
+    """An error or a probable mistake.
 
     Attributes:
-        severity: ``error`` where `quantkit.calibrate` refuses the model, else ``warning``.
+        severity: ``error`` if `quantkit.calibrate` rejects the model, else ``warning``.
         what: the fault.
         where: the tensor, node or target concerned; None for the file.
-        fix: what can be done about it, None where nothing is known.
+        fix: how to fix it, None if unknown.
     """
 
     severity: Literal["error", "warning"]
@@ -120,44 +120,44 @@ class Problem:
 
     @classmethod
     def of(cls, error: QuantkitError, path: str) -> "Problem":
-        """Return the problem that an error tells of."""
+        """Return the problem that an error describes."""
         where = None if error.where in (None, path) else error.where
         return cls(severity="error", what=error.what, where=where, fix=error.fix)
 
     def __str__(self) -> str:
-        """Return what, where and the fix in one line."""
+        """Return location, fault and fix in one line."""
         text = self.what if self.where is None else f"{self.where}: {self.what}"
         return text if self.fix is None else f"{text}; {self.fix}"
 
 
 @dataclass(frozen=True, kw_only=True)
 class ModelSummary(Records):
-    """A model as it is known before any image is seen.
+    """Description of a model.
 
     Attributes:
         path: the file.
-        file_bytes: its size, external data included.
-        opsets: version of each operator set that is imported, by domain; ONNX's own is ``ai.onnx``.
-        ir_version: of the ONNX format.
-        producer: the program that wrote it, empty where it does not say.
-        inputs: all inputs that are fed.
+        file_bytes: size in bytes, external data included.
+        opsets: version of each imported operator set by domain; ONNX's own is ``ai.onnx``.
+        ir_version: version of the ONNX IR.
+        producer: the program that wrote the file, empty if unknown.
+        inputs: all inputs that need a value.
         outputs: all outputs.
-        image: the input that takes the image, None where none was found.
-        scores: the output that is taken for the class scores, None where none was found.
-        parameters: values stored in weights.
+        image: the image input, None if none was found.
+        scores: the output used as class scores, None if none was found.
+        parameters: number of weight values.
         parameter_types: parameters by element type.
-        multiply_adds: for one image, None where they are not known.
-        uncounted: layers whose multiply-adds are not known and not contained in ``multiply_adds``.
-        assumed_size: ``(height, width)`` that was assumed where the model leaves it free, else None.
-        operators: how often each is used, the most frequent first; those of other domains with the domain in front.
-        targets: what becomes int8 for each target; empty where the model cannot be prepared.
-        preprocessing: what the graph does to the image before the first layer, None where that is nothing.
-        notes: what `quantkit.calibrate` would change in the graph and say.
-        problems: what is wrong, errors first.
-        next_command: the command that goes on from here, None where there are errors.
+        multiply_adds: multiply-adds for one image, None if unknown.
+        uncounted: number of layers with unknown multiply-adds, not included in ``multiply_adds``.
+        assumed_size: ``(height, width)`` assumed for free dimensions, else None.
+        operators: number of nodes by operator type, most frequent first; prefixed with the domain if it is not ONNX's.
+        targets: int8 coverage of each target; empty if the model cannot be prepared.
+        preprocessing: normalization of the image inside the graph, None if there is none.
+        notes: changes that `quantkit.calibrate` would make to the graph.
+        problems: errors, then warnings.
+        next_command: the command to run next, None if there are errors.
 
     Example:
-        In the folder that ``quantkit demo`` makes:
+        In the folder written by ``quantkit demo``:
 
         >>> import quantkit
         >>> [row["target"] for row in quantkit.inspect("mini_iresnet.onnx").rows()]
@@ -187,11 +187,11 @@ class ModelSummary(Records):
 
     @property
     def errors(self) -> tuple[Problem, ...]:
-        """The problems for which `quantkit.calibrate` refuses the model."""
+        """The problems for which `quantkit.calibrate` rejects the model."""
         return tuple(problem for problem in self.problems if problem.severity == "error")
 
     def to_json(self) -> dict[str, Any]:
-        """Return plain values."""
+        """Return JSON values."""
         return {
             "schema": JSON_SCHEMA,
             "path": self.path,
@@ -223,14 +223,14 @@ class ModelSummary(Records):
         }
 
     def rows(self) -> list[dict[str, Any]]:
-        """Return one row a target: how many layers it has, and how many of them are int8."""
+        """Return one row per target: the number of layers, and how many of them are int8."""
         return [
             {"target": one.name, "layers": one.coverage.layers, "float_layers": len(one.coverage.float_layers)}
             for one in self.targets
         ]
 
     def __str__(self) -> str:
-        """Return the summary as plain text, one line a fact."""
+        """Return the summary as plain text, one line per fact."""
         from quantkit.workflows.summary_text import summary_rows
 
         return "\n".join(f"{row.label:12}{row.text}".rstrip() for row in summary_rows(self))

@@ -1,4 +1,4 @@
-"""``quantkit init --model``: a project file for a model of one's own."""
+"""``quantkit init --model``: write a project file for your own model."""
 
 import os
 from pathlib import Path
@@ -23,14 +23,14 @@ def new_project(
 
     Args:
         model: fp32 ONNX classifier.
-        folder: where the file goes; paths in it are relative to this folder.
-        preset: name or file of the preprocessing; absent, ``imagenet`` for three channels of 224 x 224, else operations
-            that fit the model's input.
-        images: folder of evaluation images, named in the file.
+        folder: folder of the file; paths in the file are relative to it.
+        preset: name or file of the preprocessing; by default ``imagenet`` for three channels of 224 x 224, else
+            operations that fit the model's input.
+        images: folder of evaluation images, written to the file.
 
     Raises:
-        UsageError: the folder has a ``quantkit.yaml``, which is left as it is.
-        ModelError: the model cannot be read or is none that quantkit takes.
+        UsageError: the folder has a ``quantkit.yaml``, which is not overwritten.
+        ModelError: the model cannot be read or is not supported.
         ConfigError: no such preset.
         OutputError: the file cannot be written.
     """
@@ -60,7 +60,7 @@ def _text(summary: ModelSummary, model: str, preset: str | None, images: Path | 
     evaluation = "# images: FOLDER" if images is None else f"images: {quoted(images.as_posix())}"
     return "\n".join(
         (
-            f"# {Path(model).name}: what quantkit takes from this folder. Paths are relative to it.",
+            f"# {Path(model).name}: defaults of quantkit commands in this folder. Paths are relative to it.",
             f"model: {quoted(model)}",
             "",
             "# The preprocessing the network was trained with: a preset, a file, or the operations themselves.",
@@ -68,7 +68,7 @@ def _text(summary: ModelSummary, model: str, preset: str | None, images: Path | 
             "",
             "# The calibration set; write it with: quantkit calib-set build --images FOLDER --out calibration.csv",
             "# set: calibration.csv",
-            "# Evaluation images in one folder a class; without them, the images the set was not drawn from.",
+            "# Evaluation images in one folder per class; by default the images that are not in the set.",
             evaluation,
             "",
             "# Defaults.",

@@ -14,10 +14,10 @@ from quantkit.vendors.vacc.preset import VendorPreset, preset_of_build_file, pre
 
 PresetSource = Pipeline | str | os.PathLike[str]
 
-# Larger than any file of settings a person writes.
+# Larger than any hand-written settings file.
 _MAX_BYTES = 1 << 18
 _FILE_SUFFIXES = (".yaml", ".yml", ".json")
-# A top-level key that a vamc build file of either dialect has.
+# Top-level keys of vamc build files in either dialect.
 _BUILD_FILE_KEY = re.compile(r"^(name|frontend|backend|graph|model|engine|dataset|workspace)\s*:", re.MULTILINE)
 _OPS_KEY = re.compile(r"^[{\s]*[\"']?ops[\"']?\s*:", re.MULTILINE)
 _VDSP_KEY = re.compile(r"\"OpType\"\s*:")
@@ -31,8 +31,8 @@ def load_preset(source: PresetSource) -> Pipeline:
             of either dialect, or of a ``vdsp_params.json``; or a pipeline, which is returned.
 
     Raises:
-        ConfigError: no such preset, or the file holds no valid pipeline.
-        VendorFileError: a file of the vendor's is damaged.
+        ConfigError: there is no such preset, or the file contains no valid pipeline.
+        VendorFileError: a vendor file is damaged.
 
     Example:
         >>> import quantkit
@@ -44,7 +44,7 @@ def load_preset(source: PresetSource) -> Pipeline:
 
 
 def preset_notes(source: PresetSource | None) -> tuple[str, ...]:
-    """Return what had to be inferred to read a preset from a file of the vendor's.
+    """Return what was inferred to read a preset from a vendor file.
 
     Raises:
         ConfigError: see `load_preset`.
@@ -56,7 +56,7 @@ def preset_notes(source: PresetSource | None) -> tuple[str, ...]:
 
 
 def is_preset_file(source: str) -> bool:
-    """Return whether a preset is given as a file, not by its name."""
+    """Return whether a preset is a file, not a name."""
     return source not in PRESETS and (source.lower().endswith(_FILE_SUFFIXES) or Path(source).is_file())
 
 
@@ -86,7 +86,7 @@ def _read_file(path: Path) -> VendorPreset:
 
 
 def read_text(path: Path) -> str:
-    """Return the text of a file of settings.
+    """Return the text of a settings file.
 
     Raises:
         ConfigError: the file cannot be read, is far too large, or is not UTF-8.
@@ -100,7 +100,7 @@ def read_text(path: Path) -> str:
 def _read_bytes(path: Path) -> bytes:
     try:
         if path.stat().st_size > _MAX_BYTES:
-            raise ConfigError("is larger than any file of settings", where=path)
+            raise ConfigError("too large for a settings file", where=path)
         return path.read_bytes()
     except FileNotFoundError:
         raise ConfigError("there is no such file", where=path) from None

@@ -1,4 +1,4 @@
-"""The project file of a folder, and what the commands take from it when they are not told."""
+"""The project file of a folder, and the defaults that commands take from it."""
 
 import os
 from pathlib import Path
@@ -12,13 +12,13 @@ from quantkit.workflows.presets import is_preset_file, load_preset, preset_notes
 
 
 def load_project(folder: Path) -> Project:
-    """Return the project of a folder, an empty one where it has no ``quantkit.yaml``.
+    """Return the project of a folder, an empty one if it has no ``quantkit.yaml``.
 
     Raises:
         ConfigError: the file cannot be read or is not valid.
     """
     path = folder / PROJECT_FILE
-    if not os.path.lexists(path):  # a link that leads nowhere is meant to be a file, too
+    if not os.path.lexists(path):  # a dangling link is an error, not a missing file
         return Project()
     project = parse_project(read_text(path), path).under(folder)
     if project.preset is None or not is_preset_file(project.preset):
@@ -30,13 +30,13 @@ def choose_pipeline(preset: str | None, project: Project, exif: bool | None = No
     """Return the preprocessing: of ``--preset`` (see `load_preset`), else of the project, else None.
 
     Args:
-        preset: name or file, None where none was given.
-        project: the project, which may have a preset or the operations themselves.
-        exif: apply the EXIF orientation, or ignore it; absent, as the project says, else as the preset does.
+        preset: name or file, None if not given.
+        project: the project, which may have a preset or operations.
+        exif: apply the EXIF orientation, or ignore it; by default as set by the project, else by the preset.
 
     Raises:
-        ConfigError: no such preset, or not a valid pipeline.
-        VendorFileError: a file of the vendor's is damaged.
+        ConfigError: there is no such preset, or it is not a valid pipeline.
+        VendorFileError: a vendor file is damaged.
     """
     name = preset or project.preset
     if preset is None and project.ops is not None:
@@ -50,7 +50,7 @@ def choose_pipeline(preset: str | None, project: Project, exif: bool | None = No
 
 
 def notes_of_preset(preset: str | None, project: Project) -> tuple[str, ...]:
-    """Return what had to be inferred to read the preset that `choose_pipeline` takes.
+    """Return what was inferred to read the preset that `choose_pipeline` uses.
 
     Raises:
         ConfigError: see `choose_pipeline`.
@@ -65,7 +65,7 @@ def run_of_model(model: Path, folder: Path) -> Path:
 
 
 def find_run(given: Path | None, project: Project, folder: Path) -> Path:
-    """Return the run folder: the one given, the project's, its model's, or the only one under ``runs/``.
+    """Return the run folder: the given one, the project's, that of its model, or the only one under ``runs/``.
 
     Raises:
         UsageError: there is none, or several to choose from.
@@ -86,10 +86,10 @@ def find_run(given: Path | None, project: Project, folder: Path) -> Path:
 
 
 def run_of_subject(subject: Path | None, project: Project, folder: Path) -> Path:
-    """Return the run folder that a user means by a run folder, by the fp32 model of a run, or by nothing.
+    """Return the run folder of a subject: a run folder, the fp32 model of a run, or None for the default run.
 
     Raises:
-        UsageError: there is none, several to choose from, or the run is of another model.
+        UsageError: there is none, there are several, or the run is of another model.
     """
     if subject is None or subject.suffix != ".onnx":
         return find_run(subject, project, folder)
@@ -97,5 +97,5 @@ def run_of_subject(subject: Path | None, project: Project, folder: Path) -> Path
     run = project.run if project.run is not None and not own.is_dir() else own
     recorded = Path(RunFolder(run).read().model.path)
     if recorded.resolve() != subject.resolve():
-        raise UsageError(f"this run is of {recorded}", where=run, fix="give the run folder of the model you mean")
+        raise UsageError(f"this run belongs to {recorded}", where=run, fix="give the run folder of your model")
     return run

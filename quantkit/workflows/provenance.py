@@ -1,4 +1,4 @@
-"""What a report was made from, when and where, in words."""
+"""The provenance of a report as text: inputs, date and machine."""
 
 import os
 import platform
@@ -22,12 +22,12 @@ _DIGITS = 12
 def provenance(
     evaluation: Evaluation, record: RunRecord | None, made: Mapping[str, QuantizedRecord]
 ) -> Iterator[tuple[str, str]]:
-    """Yield names and values.
+    """Yield names and values of the provenance.
 
     Args:
         evaluation: the comparison.
-        record: of its run.
-        made: the candidates that the run has made.
+        record: record of its run.
+        made: the candidates that the run created.
     """
     yield "date", datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z")
     yield "reference", str(evaluation.reference.path)
@@ -56,7 +56,7 @@ def provenance(
 
 
 def model_words(entry: QuantizedRecord) -> str:
-    """Return how a model of the run was quantized, in words."""
+    """Return a description of how a model of the run was quantized."""
     options: dict[str, Any] = dict(entry.options)
     words = [f"{entry.method} for target {entry.target}"]
     if "recipe" in options:
@@ -80,7 +80,7 @@ def model_words(entry: QuantizedRecord) -> str:
 
 
 def pipeline_words(pipeline: Pipeline) -> str:
-    """Return a preprocessing pipeline in words, one clause per operation."""
+    """Return a description of a preprocessing pipeline, one clause per operation."""
     return ", then ".join(_op_words(op) for op in pipeline.ops)
 
 

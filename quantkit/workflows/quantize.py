@@ -1,4 +1,4 @@
-"""``quantkit quantize``: from the statistics of a run to an int8 model, by any method, without another pass."""
+"""``quantkit quantize``: write an int8 model from the statistics of a run, by any method, without another pass."""
 
 import csv
 import io
@@ -36,23 +36,23 @@ from quantkit.targets import ORT, Target, as_target
 from quantkit.workflows.backends import QuantizedRun, after_quantize
 
 CONV_PREFIX = "conv:"
-# Magnitudes up to this cannot saturate where pairs of products are added in 16 bits.
+# Weights up to this magnitude cannot saturate if pairs of products are added in 16 bits.
 SEVEN_BITS = 63
 
 
 @dataclass(frozen=True, kw_only=True)
 class QuantizeOptions:
-    """Choices of a quantization beyond method and target; None leaves the target's own.
+    """Quantization options other than method and target; None keeps the default of the target.
 
     Attributes:
         per_channel: one weight scale per output channel, or one per tensor.
         activation_type: uint8 (affine) or int8 (symmetric).
-        weight_bits: 8, or 7 for processors whose int8 products saturate in 16 bits.
-        power_of_two: weight thresholds rounded up to powers of two.
-        skip: layers left in floating point: node names, globs, ``re:`` patterns, or ``conv:`` and an index; one of them
-            may be given as text.
-        bias_correction: move the biases where that brings the scores nearer to those of fp32.
-        keep_outliers: set ranges for all images, also for the few that go far beyond all others.
+        weight_bits: 8, or 7 for processors that saturate sums of int8 products in 16 bits.
+        power_of_two: round weight thresholds up to powers of two.
+        skip: layers left in float: node names, globs, ``re:`` patterns, or ``conv:`` and an index; a single one may be
+            a string.
+        bias_correction: correct biases where this reduces the error of the scores.
+        keep_outliers: include outlier images when ranges are set.
 
     Example:
         >>> import quantkit
@@ -80,7 +80,7 @@ class QuantizeOptions:
                 raise UsageError(f"cannot quantize to {value!r}", where=option, fix=f"choose {choices}")
 
     def plan_options(self) -> PlanOptions:
-        """Return what the plan leaves in float."""
+        """Return the options of the plan."""
         indices = [item.removeprefix(CONV_PREFIX) for item in self.skip if item.startswith(CONV_PREFIX)]
         if wrong := [index for index in indices if not index.isdecimal()]:
             raise UsageError(f"{wrong[0]!r} is not an index", where="--skip", fix="count from 0, as conv:3")
@@ -90,7 +90,7 @@ class QuantizeOptions:
         )
 
     def target(self, target: Target) -> Target:
-        """Return the target with these choices."""
+        """Return the target with these options."""
         return target.with_options(
             per_channel=self.per_channel,
             activation_type=self.activation_type,  # type: ignore[arg-type]
@@ -101,22 +101,22 @@ class QuantizeOptions:
 
 @dataclass(frozen=True)
 class Quantized(Records):
-    """An int8 model that was written.
+    """A written int8 model.
 
     Attributes:
-        name: its name in the run, as `compare` takes it.
-        path: its file.
-        table: CSV of its ranges.
-        ranges: of the observed tensors.
-        plan: what was quantized how.
-        coverage: how many layers and multiply-adds are int8, and which layers are not and why.
-        corrected_fp32: fp32 model with the corrected biases, for a compiler that quantizes by itself; None where
-            nothing was corrected or the target takes the int8 model.
-        files: all files that were written.
-        notes: what the user should know; `quantkit.notes.grouped` makes one line of many of a kind.
+        name: name in the run, for `compare`.
+        path: path of the ONNX file.
+        table: CSV file of the ranges.
+        ranges: ranges of the observed tensors.
+        plan: how each tensor is quantized.
+        coverage: layers and multiply-adds in int8, and the layers left in float with the reasons.
+        corrected_fp32: fp32 model with corrected biases, for a compiler that quantizes by itself; None if nothing was
+            corrected, or if the target takes the int8 model.
+        files: all written files.
+        notes: remarks for the user; `quantkit.notes.grouped` summarizes them by kind.
 
     Example:
-        In the folder that ``quantkit demo`` makes:
+        In the folder written by ``quantkit demo``:
 
         >>> import quantkit
         >>> done = quantkit.quantize("run", method="mse", out="mse.onnx")
@@ -135,11 +135,11 @@ class Quantized(Records):
     notes: tuple[str, ...]
 
     def rows(self) -> list[dict[str, Any]]:
-        """Return one row for each observed tensor: its name and its range."""
+        """Return one row per observed tensor: name and range."""
         return [{"tensor": name, "lo": one.lo, "hi": one.hi} for name, one in self.ranges.items()]
 
     def explain(self) -> list[Decision]:
-        """Return every operator and tensor with what became of it, and why."""
+        """Return how every operator and tensor is quantized, and why."""
         return self.plan.explain()
 
 
@@ -154,28 +154,28 @@ def quantize(
     require_coverage: float | None = None,
     calibration_set: SetLike | None = None,
 ) -> Quantized:
-    """Solve the ranges from a run's statistics and write an int8 model; the model is not run over the set again.
+    """Compute the ranges from the statistics of a run and write an int8 model, without another calibration pass.
 
     Args:
         run: run folder of `calibrate`.
-        method: how ranges are set, a value or a name; percentile when absent.
-        target: what will run the model, a value or a name.
-        options: further choices.
-        out: where to write; by default in the run folder, under the name that `variant_name` gives.
-        use_images: correct the biases for these ranges on the calibration images where they can be found. Otherwise a
-            correction is used only where one was made for the same ranges before.
-        require_coverage: least percent of the multiply-adds that must be int8; None requires nothing.
-        calibration_set: the images of `calibrate` again, if they were arrays; else they are found by the run.
+        method: calibration method, a value or a name; percentile by default.
+        target: runtime or compiler of the model, a value or a name.
+        options: quantization options.
+        out: path of the model; by default in the run folder, with the name from `variant_name`.
+        use_images: correct the biases for these ranges on the calibration images, if available. Otherwise only a
+            cached correction for the same ranges is used.
+        require_coverage: minimum percentage of the multiply-adds in int8; None for no requirement.
+        calibration_set: the images of `calibrate`, if they were arrays; other images are located by the run.
 
     Raises:
-        CoverageError: less of the model is int8 than required; nothing was written.
-        UsageError: this is no run folder, or an option cannot be honoured.
+        CoverageError: less of the model is int8 than required; nothing is written.
+        UsageError: this is not a run folder, or an option cannot be honoured.
         ProvenanceError: the fp32 model has changed since the calibration.
         StatisticsError: the statistics are damaged.
         ModelError: the model cannot be quantized.
 
     Example:
-        In the folder that ``quantkit demo`` makes:
+        In the folder written by ``quantkit demo``:
 
         >>> import quantkit
         >>> quantkit.quantize("run", method="mse", target="tensorrt", out="mse-tensorrt.onnx").path.name
@@ -223,9 +223,9 @@ def quantize_prepared(
     images: Images | None = None,
     require_coverage: float | None = None,
 ) -> Quantized:
-    """Write the int8 model of a prepared model, its ranges table, and its entry in ``run.json``.
+    """Write the int8 model of a prepared model, the table of its ranges, and its entry in ``run.json``.
 
-    The biases are corrected on the images, or as they were before where nothing has changed.
+    The biases are corrected on the images, or by a cached correction if nothing has changed.
     """
     chosen, left_out = options.target(target), options.plan_options()
     made = plan(prepared.model, chosen, left_out)
@@ -247,7 +247,7 @@ def quantize_prepared(
         note = outlier_note(statistics, method, chosen, folder.read(), at_hand)
         notes += [note] if note else []
     if target.name == ORT.name and chosen.weights.qmax > SEVEN_BITS and products_saturate():
-        notes.append("this processor's sums of 8-bit products saturate: give --weight-bits 7, or run it elsewhere")
+        notes.append("sums of 8-bit products saturate on this processor: give --weight-bits 7, or run it elsewhere")
     corrected_fp32, files = None, [path, table]
     if target.compiler_calibrates and corrected.shifts:
         corrected_fp32 = folder.path / f"{_corrected_name(name)}.onnx"
@@ -261,14 +261,14 @@ def quantize_prepared(
 
 
 def _corrected_name(name: str) -> str:
-    """Return the name of the fp32 model that belongs to an int8 model, never the same as that of the int8 model."""
+    """Return the name of the fp32 model of an int8 model; it differs from the name of the int8 model."""
     return FP32 + name.removeprefix(INT8) if name.startswith(INT8) else f"{FP32}-{name}"
 
 
 def variant_name(record: RunRecord, method: Method, target: Target) -> str:
-    """Return the name of a model quantized by a method: the run's own where it has the same method, else a variant.
+    """Return the name of a model quantized by a method: that of the run's model if the methods agree, else a variant.
 
-    ``int8`` or ``int8-TARGET``; with ``-METHOD`` where the run has a model of that name by another method, which stays.
+    ``int8`` or ``int8-TARGET``, with ``-METHOD`` if the run has a model of that name by another method, which is kept.
     """
     name = int8_name(target)
     made = record.quantized.get(name)
@@ -276,7 +276,7 @@ def variant_name(record: RunRecord, method: Method, target: Target) -> str:
 
 
 def _replaced(before: RunRecord, name: str, folder: RunFolder) -> tuple[str, ...]:
-    """Return a note where a model of other options was replaced."""
+    """Return a note if a model with other options was replaced."""
     old, new = before.quantized.get(name), folder.read().quantized[name]
     if old is None or old.options == new.options:
         return ()
@@ -288,11 +288,11 @@ def _replaced(before: RunRecord, name: str, folder: RunFolder) -> tuple[str, ...
 
 
 def check_loads(prepared: PreparedClassifier, target: Target, options: QuantizeOptions) -> None:
-    """Write the int8 model with made-up ranges and open it, so that what onnxruntime refuses is known before a pass.
+    """Load an int8 model with placeholder ranges in onnxruntime, to find unsupported nodes before a pass.
 
     Raises:
         UsageError: an option cannot be honoured.
-        ModelError: onnxruntime cannot load it; a node to leave in float is named where its message names one.
+        ModelError: onnxruntime cannot load it; the fix names the node to leave in float, if the message does.
     """
     made = plan(prepared.model, options.target(target), options.plan_options())
     trial = write_qdq(prepared.model, made, dict.fromkeys(made.observed, Range(-1.0, 1.0)))
@@ -310,7 +310,7 @@ def check_loads(prepared: PreparedClassifier, target: Target, options: QuantizeO
 
 
 def _load_fault(model: ir.Model) -> str:
-    """Return why onnxruntime cannot load a model, empty where it can."""
+    """Return why onnxruntime cannot load a model, empty if it can."""
     with tempfile.TemporaryDirectory(prefix="quantkit-") as folder:
         path = Path(folder) / "model.onnx"
         save_model(model, path)
@@ -322,15 +322,15 @@ def _load_fault(model: ir.Model) -> str:
 
 
 def int8_name(target: Target) -> str:
-    """Return the name that a run gives the int8 model for a target: ``int8`` for onnxruntime, else ``int8-TARGET``."""
+    """Return the name of the int8 model for a target in a run: ``int8`` for onnxruntime, else ``int8-TARGET``."""
     return INT8 if target.name == ORT.name else f"{INT8}-{target.name}"
 
 
 def output_path(folder: RunFolder, name: str, out: Path | None) -> tuple[str, Path]:
-    """Return the name of a model in a run and its file: those of ``out`` where it is given, else in the run folder.
+    """Return the name and the path of a model in a run: those of ``out`` if it is given, else in the run folder.
 
     Raises:
-        UsageError: it would take the name of the original model.
+        UsageError: the name is that of the original model.
     """
     if out is not None and out.stem == FP32:
         raise UsageError(f"{FP32} is the name of the original model", where="--out", fix="choose another file name")
@@ -346,7 +346,7 @@ def record_model(
     options: dict[str, Any],
     fp32: Path | None = None,
 ) -> None:
-    """Enter a quantized model that was written into ``run.json``, so that `compare` finds it by its name."""
+    """Record a written model in ``run.json``, so that `compare` finds it by name."""
     record = folder.read()
     inside = path.resolve().parent == folder.path.resolve()
     entry = QuantizedRecord(
@@ -366,7 +366,7 @@ def _options_json(method: Method, options: QuantizeOptions) -> dict[str, Any]:
 
 
 def ranges_csv(ranges: dict[str, Range], made: Plan, statistics: Statistics) -> str:
-    """Return the ranges as CSV: one row a tensor, with what was observed and the integers' scale and zero point."""
+    """Return the ranges as CSV: one row per tensor with observed extremes, range, scale and zero point."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["tensor", "lo", "hi", "scale", "zero_point", "observed_min", "observed_max", "values", "zeros"])

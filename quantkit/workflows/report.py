@@ -1,4 +1,4 @@
-"""``quantkit report`` and ``quantkit compare --html``: the report of a comparison and of its run."""
+"""``quantkit report`` and ``quantkit compare --html``: HTML report of a comparison and its run."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -26,19 +26,19 @@ from quantkit.workflows.run_results import sensitivity_findings, tuning_coverage
 
 
 def report(evaluation: Evaluation, path: AnyPath, *, verdicts: Sequence[GateVerdict] = ()) -> None:
-    """Write one self-contained HTML file about an evaluation, and about the run where there is one.
+    """Write a self-contained HTML report of an evaluation, and of its run if there is one.
 
     Args:
         evaluation: from `quantkit.workflows.compare.evaluate_models`.
-        path: where to write.
-        verdicts: of the gates on it.
+        path: HTML file to write.
+        verdicts: verdicts of gates.
 
     Raises:
         StatisticsError: the statistics of the run are damaged.
         OutputError: the file cannot be written.
 
     Example:
-        In the folder that ``quantkit demo`` makes:
+        In the folder written by ``quantkit demo``:
 
         >>> import quantkit
         >>> done = quantkit.evaluate_models(["fp32", "kl"], run="run", images="images/test", limit=50, drift_images=0)
@@ -52,9 +52,9 @@ def report_run(run: AnyPath, path: AnyPath, *, models: Sequence[str] = (), **opt
 
     Args:
         run: run folder of `calibrate`.
-        path: where to write.
-        models: names in the run; absent, all its quantized models whose files are there.
-        options: of `quantkit.workflows.compare.evaluate_models`.
+        path: HTML file to write.
+        models: names in the run; by default all its quantized models with existing files.
+        options: options of `quantkit.workflows.compare.evaluate_models`.
 
     Raises:
         UsageError: the run has no quantized model.
@@ -72,7 +72,7 @@ def report_run(run: AnyPath, path: AnyPath, *, models: Sequence[str] = (), **opt
 
 
 def report_data(evaluation: Evaluation, verdicts: Sequence[GateVerdict] = ()) -> ReportData:
-    """Return everything that the report of an evaluation shows."""
+    """Return the data of the report of an evaluation."""
     folder = None if evaluation.run is None else RunFolder(evaluation.run)
     record = None if folder is None else folder.read()
     statistics = load_statistics(folder.statistics)[0] if folder is not None and folder.statistics.is_file() else None
@@ -106,7 +106,7 @@ def report_data(evaluation: Evaluation, verdicts: Sequence[GateVerdict] = ()) ->
 
 
 def _float_model(evaluation: Evaluation, folder: RunFolder | None, record: RunRecord | None) -> ir.Model | None:
-    """Return the fp32 model of the tensors: the reference, or the run's where the reference is quantized."""
+    """Return the fp32 model of the tensors: the reference, or the run's model if the reference is quantized."""
     if not is_quantized(evaluation.reference.model):
         return evaluation.reference.model
     return None if folder is None or record is None else read_model(folder.fp32(record))
@@ -115,7 +115,7 @@ def _float_model(evaluation: Evaluation, folder: RunFolder | None, record: RunRe
 def _coverage(
     folder: RunFolder, record: RunRecord, model: ir.Model, made: Mapping[str, QuantizedRecord]
 ) -> tuple[tuple[str, Coverage], ...]:
-    """Return the coverage of each candidate that the run has made; that of a tuned one is in its log."""
+    """Return the coverage of each candidate of the run; that of a tuned model is in its log."""
     prepared, found = prepare(model).model, []
     for name, entry in made.items():
         if "recipe" in entry.options:

@@ -1,4 +1,4 @@
-"""The tensors of a report: their statistics, and their range by every method and in every candidate."""
+"""The tensors of a report: statistics, and ranges by method and by candidate."""
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -23,7 +23,7 @@ from quantkit.workflows.quantize import QuantizeOptions
 
 @dataclass(frozen=True)
 class _Choice:
-    """A method for a target, and the candidates made with it."""
+    """A method and target, with the candidates that use them."""
 
     label: str
     method: Method
@@ -33,7 +33,7 @@ class _Choice:
 
 
 def _choices(made: Mapping[str, QuantizedRecord]) -> list[_Choice]:
-    """Return every method for every target and choice of outliers that a candidate has."""
+    """Return every combination of method, target and outlier option among the candidates."""
     plain = {name: entry for name, entry in made.items() if "recipe" not in entry.options}
     settings: dict[tuple[str, bool], Target] = {}
     for entry in plain.values():
@@ -67,7 +67,7 @@ def _method_text(method: Method) -> str:
 
 
 def recorded_options(entry: QuantizedRecord) -> QuantizeOptions:
-    """Return the options that a model of the run was quantized with."""
+    """Return the quantization options of a model of the run."""
     known = {field.name for field in fields(QuantizeOptions)}
     given: dict[str, Any] = {
         key: tuple(value) if isinstance(value, list) else value for key, value in entry.options.items()
@@ -110,10 +110,10 @@ def report_tensors(
 
 
 def _ranges(solved: Sequence[tuple[_Choice, Range]], written: Mapping[str, QParams]) -> tuple[MethodRange, ...]:
-    """Return the range of a tensor by every method, and that of each candidate whose file has another one.
+    """Return the range of a tensor by every method, and the range in each file that differs.
 
-    The range in a file is not that of the method where tensors share a range, as the inputs of a concatenation do, and
-    where `tune` refined it.
+    The range in a file differs from that of the method if tensors share a range, as the inputs of a concatenation do,
+    or if `tune` refined it.
     """
     found: list[MethodRange] = []
     placed: set[str] = set()
@@ -145,7 +145,7 @@ def _written_ranges(folder: RunFolder | None, made: Mapping[str, QuantizedRecord
 
 
 def _observed_sources(node: ir.Node, names: Mapping[str, None]) -> Iterator[str]:
-    """Yield the nearest tensors of the report that a node is computed from, each once."""
+    """Yield the nearest tensors of the report among the ancestors of a node, each once."""
     seen: set[str] = set()
     waiting = [value for value in node.inputs if value is not None]
     while waiting:

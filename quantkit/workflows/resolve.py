@@ -1,4 +1,4 @@
-"""What a command line and a project file say together, made into the arguments of a step."""
+"""Combines command-line options and the project file into the arguments of a workflow."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -28,25 +28,25 @@ DRAWN_IMAGES = 1000
 
 @dataclass(frozen=True, kw_only=True)
 class CalibrationSettings:
-    """The arguments of `quantkit.workflows.calibrate.calibrate`, with the set still to be drawn where it is.
+    """The arguments of `quantkit.workflows.calibrate.calibrate`, or those to draw a calibration set first.
 
     Attributes:
         model: fp32 ONNX file.
-        set: manifest, None where a set is drawn.
-        images: place to draw from.
-        skip_damaged: draw from the rest of it where it is damaged.
-        labels: its label file.
-        names: its class names.
-        count: images to draw.
-        seed: of the draw.
+        set: manifest, None if a set is drawn.
+        images: images to draw from.
+        skip_damaged: skip damaged parts of the images.
+        labels: label file of the images.
+        names: class names of the images.
+        count: number of images to draw.
+        seed: random seed of the draw.
         pipeline: preprocessing.
         run: run folder.
-        method: how ranges are set.
-        target: what will run the model.
-        options: further choices.
-        backends: options of the vendors' files, by backend.
-        output: name of the output that holds the class scores, None where it is to be found.
-        inputs: values of the inputs beside the image, by name.
+        method: calibration method.
+        target: runtime or compiler of the model.
+        options: quantization options.
+        backends: configured backends by name.
+        output: name of the output with the class scores, None to detect it.
+        inputs: values of the other inputs, by name.
     """
 
     model: Path
@@ -67,7 +67,7 @@ class CalibrationSettings:
     inputs: dict[str, Any]
 
     def calibration_set(self, progress: Progress | None = None) -> Path:
-        """Return the manifest; draws the set into the run folder where only images were given."""
+        """Return the manifest; draws the set into the run folder if only images were given."""
         if self.set is not None:
             return self.set
         assert self.images is not None
@@ -111,10 +111,10 @@ def calibration_settings(
     output: str | None = None,
     inputs: Sequence[str] = (),
 ) -> CalibrationSettings:
-    """Return the settings of a calibration: the options first, then the folder's ``quantkit.yaml``.
+    """Return the settings of a calibration from the options, else from the folder's ``quantkit.yaml``.
 
     Raises:
-        UsageError: model, images or preprocessing are named nowhere, or options contradict each other.
+        UsageError: model, images or preprocessing are missing, or options contradict each other.
         ConfigError: the project file or the preset is not valid.
     """
     project = load_project(folder)
@@ -122,7 +122,7 @@ def calibration_settings(
     if model is None:
         raise UsageError("no model was given", fix=f"give --model, or name one in {PROJECT_FILE}")
     if set_ is not None and images is not None:
-        raise UsageError("a set was given and images to draw one from", fix="give --set or --images, not both")
+        raise UsageError("both a set and images to draw one from were given", fix="give --set or --images, not both")
     if images is None:
         set_ = set_ or project.set
     if set_ is None and images is None:
@@ -131,7 +131,7 @@ def calibration_settings(
         _refuse_draw(set_, count=count, seed=seed, labels=labels)
     pipeline = choose_pipeline(preset, project, exif)
     if pipeline is None:
-        raise UsageError("nothing says how images are preprocessed", fix=f"give --preset, or one in {PROJECT_FILE}")
+        raise UsageError("no preprocessing was given", fix=f"give --preset, or one in {PROJECT_FILE}")
     return CalibrationSettings(
         model=model,
         set=set_,
@@ -157,7 +157,7 @@ def calibration_settings(
 
 
 def _refuse_draw(set_: Path | None, **options: object) -> None:
-    """Refuse options of a draw where a set is given, by an option or by the project file: they would do nothing.
+    """Reject options of a draw if a set is given, by an option or the project file: they would have no effect.
 
     Raises:
         UsageError: naming the option and the set.
@@ -172,7 +172,7 @@ def _refuse_draw(set_: Path | None, **options: object) -> None:
 
 
 def method_of(method: str | None, fraction: float | None, project: Project) -> Method:
-    """Return the method of the options, else the project's, else percentile."""
+    """Return the method of the options, else that of the project, else percentile."""
     name = method or project.method or "percentile"
     if fraction is None and name == "percentile":
         fraction = project.fraction
@@ -181,16 +181,16 @@ def method_of(method: str | None, fraction: float | None, project: Project) -> M
 
 @dataclass(frozen=True, kw_only=True)
 class ComparisonSettings:
-    """The arguments of `quantkit.workflows.compare.compare` that a project file can give.
+    """The arguments of `quantkit.workflows.compare.compare` that a project file can set.
 
     Attributes:
-        run: run folder, None where only files are compared.
+        run: run folder, None if only files are compared.
         images: evaluation images.
-        labels: their label file.
+        labels: label file of the images.
         names: class names.
-        pipeline: preprocessing, None for the run's own.
-        output: name of the output that holds the class scores, None for the run's own, or to be found.
-        inputs: values of the inputs beside the image, by name.
+        pipeline: preprocessing, None for that of the run.
+        output: name of the output with the class scores, None for that of the run, or to detect it.
+        inputs: values of the other inputs, by name.
     """
 
     run: Path | None
@@ -215,10 +215,10 @@ def comparison_settings(
     output: str | None = None,
     inputs: Sequence[str] = (),
 ) -> ComparisonSettings:
-    """Return the settings of a comparison: the options first, then the folder's ``quantkit.yaml``.
+    """Return the settings of a comparison from the options, else from the folder's ``quantkit.yaml``.
 
     Raises:
-        UsageError: a model is named and no run can be found.
+        UsageError: a model is given by name, and no run can be found.
         ConfigError: the project file or the preset is not valid.
     """
     project = load_project(folder)
@@ -242,7 +242,7 @@ def _completed(
     output: str | None,
     inputs: Sequence[str],
 ) -> ComparisonSettings:
-    """Return the options, completed by the project file: its labels for its own images, its output without a run."""
+    """Return the options completed by the project file: its labels for its own images, its output without a run."""
     own_images = images is None
     return ComparisonSettings(
         run=run,
@@ -256,18 +256,18 @@ def _completed(
 
 
 def _run_for(only_files: bool, project: Project, folder: Path) -> Path:
-    """Return the run that models are compared in; files alone need it only for its preprocessing."""
+    """Return the run of a comparison; models given as files need it only for its preprocessing."""
     try:
         return find_run(None, project, folder)
     except UsageError:
         if not only_files:
             raise
-    raise UsageError("nothing says how images are preprocessed", fix="give --preset, or --run of a calibrated run")
+    raise UsageError("no preprocessing was given", fix="give --preset, or --run of a calibrated run")
 
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluationSettings(ComparisonSettings):
-    """The arguments of `quantkit.workflows.evaluate.evaluate` that a project file can give.
+    """The arguments of `quantkit.workflows.evaluate.evaluate` that a project file can set.
 
     Attributes:
         cache: folder for cached results.
@@ -289,13 +289,13 @@ def evaluation_settings(
     output: str | None = None,
     inputs: Sequence[str] = (),
 ) -> EvaluationSettings:
-    """Return the settings of an evaluation: the options first, then the folder's ``quantkit.yaml``.
+    """Return the settings of an evaluation from the options, else from the folder's ``quantkit.yaml``.
 
-    Scores are cached in the run, so that `quantkit.compare` finds them: the one given, the project's where the model is
-    the project's too, or the model's own. Where there is no run, they are cached in the user's cache folder.
+    Scores are cached in a run, so that `quantkit.compare` finds them: the given run, the project's if the model is the
+    project's, or the model's own. Without a run they are cached in the user's cache folder.
 
     Raises:
-        UsageError: a run is named by nothing, or a file is given and nothing says how images are preprocessed.
+        UsageError: no run was found for a name, or a file is given without preprocessing.
         ConfigError: the project file or the preset is not valid.
     """
     project = load_project(folder)
@@ -304,9 +304,7 @@ def evaluation_settings(
     if run is None and not is_file:
         run = find_run(None, project, folder)
     if run is None and pipeline is None:
-        raise UsageError(
-            "nothing says how images are preprocessed", fix=f"give --preset, --run, or a preset in {PROJECT_FILE}"
-        )
+        raise UsageError("no preprocessing was given", fix=f"give --preset, --run, or a preset in {PROJECT_FILE}")
     _check_exif(exif, pipeline)
     shared = _completed(project, run, images, labels, names, pipeline, output, inputs)
     return EvaluationSettings(**vars(shared), cache=_cache_folder(run, Path(model), project, folder))
@@ -314,7 +312,7 @@ def evaluation_settings(
 
 def _check_exif(exif: bool | None, pipeline: Pipeline | None) -> None:
     if exif is not None and pipeline is None:
-        raise UsageError("the preprocessing is the run's", where="--exif", fix="give --preset too, or drop it")
+        raise UsageError("the run sets the preprocessing", where="--exif", fix="give --preset too, or drop it")
 
 
 def _cache_folder(run: Path | None, model: Path, project: Project, folder: Path) -> Path:

@@ -1,4 +1,4 @@
-"""Results that earlier commands left in a run: searches of `tune`, and sensitivities."""
+"""Results of earlier commands in a run: searches of `tune`, and sensitivities."""
 
 import json
 from collections.abc import Iterator, Mapping
@@ -24,14 +24,14 @@ _VERDICTS = {
 
 
 def tuning_logs(folder: RunFolder, record: RunRecord) -> tuple[TuningLog, ...]:
-    """Return the searches whose tuned model is still that of the run."""
+    """Return the searches that produced the current tuned models of the run."""
     found = []
     for name, entry in record.quantized.items():
         plain = _log(folder, entry)
         if plain is None:
             continue
         verdict = _VERDICTS.get(plain.get("verdict", ""), "")
-        verdict += " The time ran out before everything was tried." if plain.get("out_of_time") else ""
+        verdict += " The time limit ended the search." if plain.get("out_of_time") else ""
         found.append(
             TuningLog(
                 name=name,
@@ -45,7 +45,7 @@ def tuning_logs(folder: RunFolder, record: RunRecord) -> tuple[TuningLog, ...]:
 
 
 def tuning_coverage(folder: RunFolder, entry: QuantizedRecord) -> Coverage | None:
-    """Return the coverage of a tuned model, None where its log is gone."""
+    """Return the coverage of a tuned model, None if its log is missing."""
     plain = _log(folder, entry)
     if plain is None or "coverage" not in plain:
         return None
@@ -58,12 +58,12 @@ def tuning_coverage(folder: RunFolder, entry: QuantizedRecord) -> Coverage | Non
 
 
 def sensitivity_path(folder: RunFolder, target: str) -> Path:
-    """Return where the last sensitivity for a target is kept."""
+    """Return the file of the last sensitivity for a target."""
     return folder.path / f"sensitivity-{target}.json"
 
 
 def keep_sensitivity(folder: RunFolder, record: RunRecord, found: Sensitivity) -> None:
-    """Write a sensitivity into the run, with what it belongs to, for the report.
+    """Write a sensitivity and the digests of its inputs into the run, for the report.
 
     Raises:
         OutputError: it cannot be written.
@@ -72,7 +72,7 @@ def keep_sensitivity(folder: RunFolder, record: RunRecord, found: Sensitivity) -
 
 
 def sensitivity_findings(folder: RunFolder, record: RunRecord) -> tuple[SensitivityFinding, ...]:
-    """Return the sensitivities of the run's model and calibration set, with what they recommend."""
+    """Return the sensitivities of the run's model and calibration set with their recommendations."""
     found = []
     for path in sorted(folder.path.glob("sensitivity-*.json")):
         plain = _read(path)
@@ -97,15 +97,15 @@ def _identity(record: RunRecord) -> dict[str, Any]:
 
 
 def _log(folder: RunFolder, entry: QuantizedRecord) -> dict[str, Any] | None:
-    """Return the log of the search that made a model, None for any other model."""
+    """Return the log of the search that created a model, None for any other model."""
     recipe = entry.options.get("recipe")
     plain = None if recipe is None else _read(folder.path / f"tune-{entry.target}.json")
-    # A log of a later search, whose model went elsewhere, has another recipe.
+    # The log of a later search with another output path has another recipe.
     return plain if plain is not None and plain.get("best", {}).get("recipe") == recipe else None
 
 
 def _read(path: Path) -> dict[str, Any] | None:
-    """Return a JSON object, None where there is none; what only illustrates a report is no reason to fail."""
+    """Return a JSON object, None if it cannot be read; optional parts of a report must not make it fail."""
     try:
         plain = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):

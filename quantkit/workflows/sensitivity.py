@@ -1,4 +1,4 @@
-"""``quantkit sensitivity``: what each layer costs in int8, and what leaving it in float would save."""
+"""``quantkit sensitivity``: the cost of each layer in int8, and the gain of leaving it in float."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -44,15 +44,15 @@ from quantkit.workflows.quantize import QuantizeOptions
 from quantkit.workflows.run_results import keep_sensitivity
 
 By = Literal["isolated", "leave-one-out", "accuracy"]
-# The order of the layers stands after a few dozen.
+# The order of the layers is stable after a few dozen.
 IMAGES = 32
-# So many are in memory at a time, with what a layer makes of them.
+# Number of images in memory at a time, with the activations of a layer.
 _LOT = 64
 
 
 @dataclass(frozen=True)
 class _Network:
-    """A run's network, and how it is quantized."""
+    """The network of a run with its quantization."""
 
     record: RunRecord
     fp32: Path
@@ -65,7 +65,7 @@ class _Network:
 
     @property
     def depends_on(self) -> dict[str, Any]:
-        """All that the scores of its models depend on, besides the images."""
+        """Everything except the images that the scores of its models depend on."""
         return {
             "model": self.record.model.key,
             "output": self.record.model.output,
@@ -83,9 +83,9 @@ class _Images:
 
     Attributes:
         source: the images.
-        digests: of their content.
-        labels: int64 ``[images]``, None where accuracy is not asked for.
-        description: what they are.
+        digests: digests of their content.
+        labels: int64 ``[images]``, None if accuracy is not measured.
+        description: description of the images.
     """
 
     source: ImageSource
@@ -116,45 +116,46 @@ def sensitivity(
     threads: int | None = None,
     progress: Progress | None = None,
 ) -> Sensitivity:
-    """Measure what each integer layer costs: it alone in int8, and all but it; see `quantkit.sensitivity.measure`.
+    """Measure the cost of each integer layer, isolated and left out; see `quantkit.sensitivity.measure`.
 
     Measurements are cached in the run folder, layer by layer, so an interrupted measurement resumes. The result is
-    written to ``sensitivity-TARGET.json`` in the run, for the report. A correction of the biases is part of the models
-    where the run has one for these ranges.
+    written to ``sensitivity-TARGET.json`` in the run, for the report. Biases are corrected if the run has a correction
+    for these ranges.
 
     Args:
         run: run folder of `calibrate`.
-        method: how ranges are set.
-        target: what will run the model.
-        options: further choices of the quantization, as `quantize` takes them.
-        by: what the layers are ordered by: the noise that each makes by itself, the noise that goes when it is left in
-            float, or the share of images that it alone puts in another class.
-        count: images to use, spread over the set or folder; absent, a few dozen calibration images, or all evaluation
-            images.
-        calibration_set: the images of `calibrate` again, where they were arrays; else they are found by the run.
-        images: evaluation images, for ``accuracy``; absent, the folder of the calibration set without the set.
+        method: calibration method.
+        target: runtime or compiler of the model.
+        options: quantization options, as for `quantize`.
+        by: order of the layers: by the noise of each layer alone in int8 (``isolated``), by the noise removed when it
+            is left in float (``leave-one-out``), or by the share of images that it alone puts in another class
+            (``accuracy``).
+        count: number of images, spread over the set or folder; by default a few dozen calibration images, or all
+            evaluation images.
+        calibration_set: the images of `calibrate`, if they were arrays; other images are located by the run.
+        images: evaluation images, for ``accuracy``; by default the folder of the calibration set without the set.
         labels: their label file.
-        names: class names, one a line.
+        names: class names, one per line.
         exclude: calibration set whose images are left out.
         cluster: spread the images over the workers of a Ray cluster: ``auto``, ``ray://HOST:PORT`` or ``local:N``; the
             result is the same. They must find the images under the same path or URL.
-        threads: images run side by side; as many as there are processors when absent. Of a cluster, the threads of each
-            worker.
+        threads: number of images run in parallel; one per processor by default. On a cluster, the
+            threads of each worker.
         progress: receives the progress.
 
     Raises:
-        UsageError: this is no run folder, or an option cannot be honoured.
+        UsageError: this is not a run folder, or an option cannot be honoured.
         ProvenanceError: model or statistics are not those of the run.
         ModelError: the model cannot be quantized or run.
         ClusterError: the cluster is not there, or its workers cannot do the work.
-        CalibrationSetError: the calibration images are not at hand, or there are no evaluation images.
-        LabelError: labels are missing, malformed, or no classes of the model.
+        CalibrationSetError: the calibration images are missing, or there are no evaluation images.
+        LabelError: labels are missing, malformed or out of range for the model.
         ImageError: an image cannot be decoded.
         NumericError: scores are NaN or infinite.
         OutputError: the run folder cannot be written.
 
     Example:
-        In the folder that ``quantkit demo`` makes:
+        In the folder written by ``quantkit demo``:
 
         >>> import quantkit
         >>> found = quantkit.sensitivity("run", by="leave-one-out", count=4)
@@ -162,7 +163,7 @@ def sensitivity(
         (4, 'leave-one-out')
     """
     if count is not None and count < 1:
-        raise UsageError(f"{count} images show nothing", where="--images", fix="take a few dozen")
+        raise UsageError(f"{count} images are too few", where="--images", fix="use a few dozen")
     if by not in get_args(By):
         raise UsageError(f"there is no order {by!r}", where="by", fix=f"choose one of {', '.join(get_args(By))}")
     method, target = as_method(method), as_target(target)
@@ -174,7 +175,7 @@ def sensitivity(
         chosen = _labelled(limited(found, count), record)
     else:
         if images is not None or labels is not None:
-            raise UsageError("labelled images are for accuracy", where="--images", fix="add --by accuracy")
+            raise UsageError("labelled images need --by accuracy", where="--images", fix="add --by accuracy")
         chosen, warnings = None, []
     placement = place_work(cluster, CPU, threads, as_progress(progress))
     with folder.locked(), placement:
@@ -192,19 +193,19 @@ def _network(
     prepared, statistics = calibrated(folder, record)
     chosen, left_out = options.target(target), options.plan_options()
     made = plan(prepared.model, chosen, left_out)
-    # With layers in float, other tensors are observed than of the whole int8 model.
+    # With layers in float, other tensors are observed than in the full int8 model.
     ranges = solve_observed(statistics, method, chosen, keep_outliers=options.keep_outliers)
     corrected = Correction({}, ())
     if options.bias_correction:
         observed = {name: ranges[name] for name in made.observed if name in ranges}
         corrected = correction(folder, prepared, made, left_out, observed, None)
-    # One image that drives activations far beyond all others would outweigh them in every figure.
+    # An outlier image would dominate every figure.
     outliers = () if options.keep_outliers else statistics.outlier_images
     return _Network(record, folder.fp32(record), prepared, chosen, ranges, options, corrected, outliers)
 
 
 def _calibration_images(record: RunRecord, count: int, outliers: tuple[str, ...], given: SetLike | None) -> _Images:
-    """Return images of the run's calibration set, spread over it, without outliers.
+    """Return evenly spaced images of the run's calibration set, without outliers.
 
     Raises:
         CalibrationSetError: the set or one of these images is gone or changed.
@@ -217,13 +218,13 @@ def _calibration_images(record: RunRecord, count: int, outliers: tuple[str, ...]
     for image, item in taken:
         if not item.exists():
             raise CalibrationSetError(
-                "the calibration image is gone",
+                "the calibration image is missing",
                 where=item.where,
-                fix="put it back, or use --by accuracy with other images",
+                fix="restore it, or use --by accuracy with other images",
             )
         if digest_of(item) != image.sha256:
             raise CalibrationSetError(
-                "the image is not the one the run was calibrated with",
+                "the image has changed since the calibration",
                 where=item.where,
                 fix="run quantkit calibrate again",
             )
@@ -242,7 +243,7 @@ def _labelled(found: ImageSource, record: RunRecord) -> _Images:
 def _measure(
     folder: RunFolder, network: _Network, chosen: _Images, placement: Placement, progress: Progress
 ) -> NetworkCost:
-    """Measure lot by lot, each from where it was left."""
+    """Measure lot by lot, resuming each from its cached results."""
     lots = [slice(start, start + _LOT) for start in range(0, len(chosen.items), _LOT)]
     caches = [LayerCostCache(folder.cache, {**network.depends_on, "images": list(chosen.digests[lot])}) for lot in lots]
     if placement.engine is not None:
@@ -298,12 +299,12 @@ def _measure_lot(
         )
     except BaseException:
         if cache.layers:
-            cache.write()  # an interruption loses nothing
+            cache.write()  # so that an interruption loses nothing
         raise
 
 
 def _shifted(progress: ProgressCallback, lot: int, lots: Sequence[slice]) -> ProgressCallback:
-    """Return the progress of one lot as that of all."""
+    """Return a callback that reports the progress of one lot as part of all lots."""
     return lambda done, total: progress(lot * total + done, len(lots) * total)
 
 
@@ -355,7 +356,7 @@ def _figures(cost: NetworkCost, labels: npt.NDArray[np.int64] | None, deviation:
 
 
 def _rank(layer: LayerSensitivity, by: By) -> tuple[float, float]:
-    """Return what to sort by: the most costly layer has the least."""
+    """Return the sort key: the most costly layer comes first."""
     noise = -layer.isolated.share
     if by == "accuracy" and layer.isolated.accuracy is not None:
         return layer.isolated.accuracy.agreement, noise

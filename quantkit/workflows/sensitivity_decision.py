@@ -1,4 +1,4 @@
-"""What the sensitivities of layers recommend: which layers to leave in float, what that gains and costs."""
+"""Recommendations from sensitivities: which layers to leave in float, with gain and cost."""
 
 import math
 import shlex
@@ -13,7 +13,7 @@ from quantkit.sensitivity.result import LayerSensitivity, Sensitivity
 from quantkit.targets import ORT, TARGETS
 from quantkit.workflows.quantize import QuantizeOptions
 
-# A layer has to gain as much of the scores' SQNR: a fifth of the noise.
+# Minimum gain of a layer in the SQNR of the scores: a fifth of the noise.
 WORTH_DB = 1.0
 # As `quantkit tune` does by default.
 MAX_MACS = 0.1
@@ -25,10 +25,10 @@ class FloatDecision:
     """The layers to leave in float.
 
     Attributes:
-        layers: the most worthwhile first; empty where no layer is worth it.
-        gains_db: gain of each in the SQNR of the scores when it alone is left in float, as measured.
-        macs_share: of the multiply-adds that would run in float.
-        best_gain_db: the greatest gain of any single layer, minus infinity without layers.
+        layers: the layers, largest gain first; empty if no layer is worth it.
+        gains_db: measured gain in the SQNR of the scores when only this layer is left in float, in dB.
+        macs_share: share of the multiply-adds that would run in float.
+        best_gain_db: the largest gain of a single layer in dB, minus infinity without layers.
     """
 
     layers: tuple[LayerSensitivity, ...]
@@ -38,11 +38,11 @@ class FloatDecision:
 
     @property
     def skips(self) -> tuple[str, ...]:
-        """What ``--skip`` takes, one for each layer."""
+        """The values of ``--skip``, one per layer."""
         return tuple(layer.skip for layer in self.layers)
 
     def lines(self) -> tuple[str, ...]:
-        """Say it in words, a line for each layer and one for all together."""
+        """Return a description, one line per layer and one for all together."""
         if not self.layers:
             best = f"; the best gains {self.best_gain_db:+.1f} dB" if math.isfinite(self.best_gain_db) else ""
             limits = f"{WORTH_DB:g} dB for {100 * MAX_MACS:.0f} % or less of the multiply-adds"
@@ -67,11 +67,11 @@ class FloatDecision:
 
 
 def decide(found: Sensitivity) -> FloatDecision:
-    """Choose the layers to leave in float, greedily by the noise that goes without each.
+    """Select the layers to leave in float, greedily by the noise that each one adds.
 
-    A layer is chosen where it gains at least `WORTH_DB` by itself, up to `MAX_LAYERS` layers and `MAX_MACS` of the
-    multiply-adds. What several gain together is not predicted: layers that follow each other share the rounding between
-    them. A compiler that calibrates by itself skips convolutions only.
+    A layer is selected if it gains at least `WORTH_DB` by itself, up to `MAX_LAYERS` layers and `MAX_MACS` of the
+    multiply-adds. The joint gain is not predicted, because consecutive layers share the rounding between them. For a
+    compiler that calibrates by itself, only convolutions are selected.
     """
     convs_only = found.target in TARGETS and TARGETS[found.target].compiler_calibrates
     layers = [
@@ -103,7 +103,7 @@ def decide(found: Sensitivity) -> FloatDecision:
 def quantize_command(
     run: Path, found: Sensitivity, method: Method, options: QuantizeOptions, skips: Sequence[str]
 ) -> str:
-    """Return the command line that makes the int8 model with more layers in float, and the same choices otherwise."""
+    """Return the command that writes the int8 model with more layers in float and otherwise equal options."""
     words = ["quantkit", "quantize", "--run", str(run), "--method", method_name(method)]
     if isinstance(method, Percentile) and method.fraction != Percentile().fraction:
         words += ["--fraction", f"{method.fraction!r}"]
@@ -126,18 +126,18 @@ def quantize_command(
 
 
 def mixed_name(found: Sensitivity) -> str:
-    """Return the name of the model with layers in float, so that the int8 model of the run stays as it is."""
+    """Return the name of the model with layers in float; it differs from the run's int8 model."""
     suffix = "" if found.target == ORT.name else f"-{found.target}"
     return f"int8{suffix}-mixed"
 
 
 def compare_command(run: Path, found: Sensitivity) -> str:
-    """Return the command line that says what the model with layers in float gains."""
+    """Return the command that measures the gain of the model with layers in float."""
     return shlex.join(["quantkit", "compare", FP32, mixed_name(found), "--run", str(run)])
 
 
 def _decibels(noise: float) -> float:
-    """Return the gain in dB where so much of the noise is left; infinite without any."""
+    """Return the gain in dB if this share of the noise remains; infinite for none."""
     return math.inf if noise <= 0.0 else -10.0 * math.log10(noise)
 
 

@@ -1,4 +1,4 @@
-"""The summary of a model in words: labelled lines, for the terminal, for pipes and for notebooks."""
+"""Text of a model summary: labelled lines for terminals, pipes and notebooks."""
 
 import re
 import textwrap
@@ -15,8 +15,8 @@ _NAMED = 3
 _FIXED_SPACE = "\u00a0"
 _NOT_BEHIND_COMMA = re.compile(r"(?<!,) ")
 _CHECK_PRESET = (
-    "The file does not say how images were preprocessed in training: check that the preset does the same, or give a "
-    "YAML file (quantkit init writes ready ones)."
+    "The file does not record the preprocessing used in training: check that the preset matches it, or give a "
+    "YAML file (quantkit init writes ready-made ones)."
 )
 _UNITS = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
 
@@ -26,10 +26,10 @@ class Row:
     """One line.
 
     Attributes:
-        label: what it is about; empty where that is the same as in the line before.
-        text: what is known.
-        tone: how good that is.
-        kind: whether a narrow terminal breaks the text at any space, between the items of a list, or not at all.
+        label: label; empty if it is the same as in the line before.
+        text: content.
+        tone: style of the text.
+        kind: where a narrow terminal breaks the text: at any space, between the items of a list, or nowhere.
     """
 
     label: str
@@ -38,7 +38,7 @@ class Row:
     kind: Literal["sentence", "list", "command"] = "sentence"
 
     def lines(self, width: int) -> list[str]:
-        """Return the text in lines of at most a width, in characters, where it can be broken."""
+        """Wrap the text to a width in characters, where it can be broken."""
         if self.kind == "command":
             return [self.text]
         text = _NOT_BEHIND_COMMA.sub(_FIXED_SPACE, self.text) if self.kind == "list" else self.text
@@ -73,12 +73,12 @@ def summary_rows(summary: ModelSummary, *, verbose: bool = False) -> list[Row]:
 
 
 def _printable(text: str) -> str:
-    """Return a text with control characters as escapes: names come from the file, and none may steer a terminal."""
+    """Return a text with control characters escaped: names come from the file and may contain terminal sequences."""
     return "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in text)
 
 
 def inner_text(inner: InnerPreprocessing) -> str:
-    """Return what a graph does to its image before the first layer."""
+    """Return a description of the preprocessing inside a graph."""
     text = "the graph begins with " + ", ".join(inner.steps)
     if not inner.normalizes:
         return text
@@ -126,7 +126,7 @@ def _output(tensor: TensorSummary, summary: ModelSummary) -> str:
     text = f"{tensor}, the scores"
     if scores.classes is not None:
         text += f": {scores.classes:,} classes" + (f" (as {scores.dataset})" if scores.dataset else "")
-    return f"{text}, behind a Softmax" if scores.softmax else text
+    return f"{text}, after a Softmax" if scores.softmax else text
 
 
 def _size(summary: ModelSummary) -> str:
@@ -151,7 +151,7 @@ def _int8(summary: ModelSummary) -> Iterator[Row]:
 
 
 def _in_float(targets: tuple[TargetSummary, ...], verbose: bool) -> list[Row]:
-    """Return the layers in float of every target, and what else is of the first one, the default, or of all."""
+    """Return the layers in float of every target; other operators of the default target, or of all if verbose."""
     texts: dict[str, list[str]] = {}
     for index, one in enumerate(targets):
         for text in _float_texts(one, verbose, layers_only=index > 0 and not verbose):

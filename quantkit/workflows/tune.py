@@ -1,4 +1,4 @@
-"""``quantkit tune``: find the cheapest recipe whose int8 model meets an accuracy goal, and write that model.
+"""``quantkit tune``: find the cheapest recipe with an int8 model that meets an accuracy goal, and write the model.
 
 Recipes are fitted on two thirds of the run's calibration set and compared on the other third, the selection split. The
 best of each stage is evaluated on held-out images. The best model so far is in the run folder from the first stage on.
@@ -54,7 +54,7 @@ class TuneOptions:
             it.
         seconds: stop after this time, in the middle of a trial if need be; None for no limit, and the same result each
             time.
-        write_fp32: path of the rewritten fp32 model; in the run folder when absent.
+        write_fp32: path of the rewritten fp32 model; in the run folder by default.
         require_coverage: least percent of the multiply-adds that must be int8 in the model that is kept.
 
     Example:
@@ -91,11 +91,11 @@ class Tuning(Records):
             none were.
         files: the models, and the files of the target's vendor.
         log: JSON file with these results.
-        coverage: how many layers and multiply-adds are int8, and which layers are not and why.
-        notes: remarks for the user; `quantkit.notes.grouped` makes one line of many of a kind.
+        coverage: layers and multiply-adds in int8, and the layers left in float with the reasons.
+        notes: remarks for the user; `quantkit.notes.grouped` summarizes them by kind.
 
     Example:
-        In the folder that ``quantkit demo`` makes:
+        In the folder written by ``quantkit demo``:
 
         >>> import quantkit
         >>> options = quantkit.TuneOptions(goal=quantkit.Goal(max_drop=20.0), disable=frozenset(quantkit.Stage))
@@ -118,7 +118,7 @@ class Tuning(Records):
     notes: tuple[str, ...]
 
     def rows(self) -> list[dict[str, Any]]:
-        """Return one row a trial, in order: nats, dB, points, percent and seconds."""
+        """Return one row per trial, in order: nats, dB, points, percent and seconds."""
         return [_row(trial) for trial in self.trials]
 
     def to_json(self) -> dict[str, Any]:
@@ -164,28 +164,29 @@ def tune(
     Args:
         run: run folder of `calibrate`.
         tuning: goal and limits.
-        target: what will run the model, a value or a name.
+        target: runtime or compiler of the model, a value or a name.
         options: quantization options that all recipes have.
-        calibration_set: the images of `calibrate` again, if they were arrays; else they are found by the run.
-        images: evaluation images; absent, the folder of the calibration set without the set.
+        calibration_set: the images of `calibrate`, if they were arrays; other images are located by the run.
+        images: evaluation images; by default the folder of the calibration set without the set.
         labels: their label file.
-        names: class names, one a line.
+        names: class names, one per line.
         exclude: calibration set whose images are left out.
         limit: maximum number of evaluation images.
-        out: path of the model; in the run folder when absent.
+        out: path of the model; in the run folder by default.
         fresh: ignore cached trials.
         cluster: evaluate candidates on the workers of a Ray cluster: ``auto``, ``ray://HOST:PORT`` or ``local:N``; the
             result is the same. They must find the images under the same path or URL. Candidates are made and compared
             on calibration images here.
-        threads: workers; as many as there are processors when absent. Of a cluster, the threads of each worker.
+        threads: number of worker threads; one per processor by default. On a cluster, the
+            threads of each worker.
         progress: receives the progress, and an estimate of the time once the first trial is made.
 
     Raises:
-        UsageError: this is no run folder, or an option cannot be honoured.
+        UsageError: this is not a run folder, or an option cannot be honoured.
         ProvenanceError: model or statistics are not those of the run.
         CalibrationSetError: the calibration images are missing or too few, or no evaluation image is left.
         ModelError: the model cannot be quantized or run.
-        LabelError: labels are missing, malformed, or no classes of the model.
+        LabelError: labels are missing, malformed or out of range for the model.
         ImageError: an image cannot be decoded.
         ClusterError: the cluster is not there, or its workers cannot do the work.
         CoverageError: less of the model is int8 than required, in every recipe (then nothing is tried) or in the one
@@ -193,7 +194,7 @@ def tune(
         OutputError: a file cannot be written.
 
     Example:
-        In the folder that ``quantkit demo`` makes:
+        In the folder written by ``quantkit demo``:
 
         >>> import quantkit
         >>> goal = quantkit.Goal(max_drop=20.0)
@@ -251,7 +252,7 @@ def tune(
 
 
 def _evaluated_on(images: ImageSource) -> str:
-    """Return a digest of the evaluation images' names, sizes and labels, the same wherever they are."""
+    """Return a digest of names, sizes and labels of the evaluation images, independent of their location."""
     labels = None if images.labels is None else [int(label) for label in images.labels]
     return sha256_json([[(item.id, item.portable()) for item in images.items], labels])
 
@@ -278,7 +279,7 @@ class _Files:
     Args:
         subject: what is tuned.
         tuning: goal and limits.
-        out: path of the int8 model; in the run folder when absent.
+        out: path of the int8 model; in the run folder by default.
 
     Attributes:
         name: of the int8 model in the run.
@@ -317,7 +318,7 @@ class _Files:
 
 
 def _finish(subject: TuningTask, trials: Trials, outcome: Outcome, files: _Files, warnings: tuple[str, ...]) -> Tuning:
-    """Write the files of the recipe that is kept, where they are not there, and the log."""
+    """Write the missing files of the selected recipe, and the log."""
     recipe, selection = outcome.best.recipe, subject.selection
     product = trials.product(recipe)
     files.write(recipe, product)
@@ -355,7 +356,7 @@ def _row(trial: Trial) -> dict[str, Any]:
 
 
 def _coverage(subject: TuningTask, made: Plan) -> Coverage:
-    """Return the coverage of a plan for the network of the run, or for what a recipe made of it."""
+    """Return the coverage of a plan for the network of the run, or for the network rewritten by a recipe."""
     return coverage(made, open_input_shape(subject.record))
 
 

@@ -45,9 +45,9 @@ def tuning_task(
     chosen = images_of(record, calibration_set)
     if chosen is None:
         raise CalibrationSetError(
-            "the images of the calibration set are missing, or not those of the run",
+            "the images of the calibration set are missing or have changed since the calibration",
             where=record.set.path or None,
-            fix="put them back, or run quantkit calibrate again",
+            fix="restore them, or run quantkit calibrate again",
         )
     data = tuning_data(whole.model, chosen.chosen, statistics.outlier_images, record.pipeline, threads, load)
     selection = SelectionMetric(whole.model, data.selection, threads=threads)

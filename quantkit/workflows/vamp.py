@@ -1,4 +1,4 @@
-"""``quantkit vamp inputs``: labelled images as inputs of the card's runner, with the preprocessing they belong to."""
+"""``quantkit vamp inputs``: write labelled images as inputs of the card's runner, with their preprocessing."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,12 +19,12 @@ from quantkit.workflows.vacc.device_results import PREPROCESSING
 
 @dataclass(frozen=True)
 class CardInputs:
-    """What `write_card_inputs` wrote.
+    """Result of `write_card_inputs`.
 
     Attributes:
-        report: every file, and which images cannot be decoded.
-        datalist: the list of files.
-        notes: what the user may want to know.
+        report: all files, and images that cannot be decoded.
+        datalist: path of the datalist.
+        notes: remarks for the user.
     """
 
     report: InputsReport
@@ -45,23 +45,23 @@ def write_card_inputs(
     threads: int | None = None,
     progress: Progress | None = None,
 ) -> CardInputs:
-    """Write every image un-resized as ``CLASS/NAME.npz``, the datalist, and the preprocessing that goes with them.
+    """Write every image un-resized as ``CLASS/NAME.npz``, the datalist, and a preset file of the preprocessing.
 
     Args:
         images: a folder, an archive, parquet, shards or a URL.
         out: folder to write.
-        labels: label file, where folders and names do not tell the classes.
-        names: class names, for labels that are names; folders never have them.
-        pipeline: preprocessing that the card is to compute, see `load_preset`; its EXIF setting holds here.
-        exif: apply the EXIF orientation or not; absent, as the pipeline says, else not.
-        datalist: where to write the list; ``npz_datalist.txt`` in ``out`` when absent.
+        labels: label file, if folder and file names do not give the classes.
+        names: class names, if labels are names; folders are never named by them.
+        pipeline: preprocessing for the card, see `load_preset`; its EXIF setting applies.
+        exif: whether to apply the EXIF orientation; by default as set by the pipeline, else False.
+        datalist: where to write the list; ``npz_datalist.txt`` in ``out`` by default.
         skip_broken: leave out images that cannot be decoded, and the damaged parts of archives.
-        threads: workers; as many as there are processors when absent.
+        threads: number of worker threads; one per processor by default.
         progress: receives the progress.
 
     Raises:
-        CalibrationSetError: there are no images, or two would become one file.
-        LabelError: the classes are not known.
+        CalibrationSetError: there are no images, or two images would be written to the same file.
+        LabelError: the classes are unknown.
         ImageError: images cannot be decoded, unless ``skip_broken``.
         ConfigError: the preset is not valid.
         OutputError: a file cannot be written.
@@ -78,7 +78,7 @@ def write_card_inputs(
     path = datalist or out / DATALIST
     write_datalist(path, report.files)
     if preprocessing is None:
-        (out / PREPROCESSING).unlink(missing_ok=True)  # of inputs that were written for a known one
+        (out / PREPROCESSING).unlink(missing_ok=True)  # from an earlier call with known preprocessing
     else:
         ops = [op.model_dump(mode="json") for op in preprocessing.ops]
         write_text(out / PREPROCESSING, dump({"ops": ops}))
@@ -97,7 +97,7 @@ def _path_notes(report: InputsReport) -> list[str]:
     odd = next((str(file.npz.absolute()) for file in report.files if ":" in str(file.npz.absolute())), None)
     if odd is None:
         return []
-    return [f"the vendor's eval_topk cannot read results of paths that hold a colon, such as {odd}; use another --out"]
+    return [f"the vendor's eval_topk cannot read paths with a colon, such as {odd}; use another --out"]
 
 
 def _exif_notes(report: InputsReport, applied: bool) -> list[str]:

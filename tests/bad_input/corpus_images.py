@@ -97,7 +97,7 @@ IMAGES = (
     _refused("zeros.png", b"\0" * 4096, "not an image: it starts with"),
     _refused("only_a_signature.png", _PNG[:8], "the image is damaged|not an image"),
     _refused("bad_checksum.png", _PNG[:20] + b"\xff" + _PNG[21:], "the image is damaged|not an image"),
-    _refused("page.jpg", b"<!DOCTYPE html><html><body>404</body></html>", "an HTML page, so a failed download"),
+    _refused("page.jpg", b"<!DOCTYPE html><html><body>404</body></html>", "an HTML page, a failed download"),
     _refused("pointer.jpg", b"version https://git-lfs.github.com/spec/v1\n", "a Git LFS pointer"),
     _refused("drawing.png", b"<svg xmlns='http://www.w3.org/2000/svg'/>", "an SVG drawing"),
     _refused("document.jpg", b"%PDF-1.7\n", "a PDF"),

@@ -123,7 +123,7 @@ def _deep(made: onnx.ModelProto, depth: int = 60) -> None:
 
 
 _WHOLE = model().SerializeToString()
-_INVALID = "is not a valid ONNX model|is not an ONNX file|holds no graph|no image input|no output"
+_INVALID = "is not a valid ONNX model|is not an ONNX file|has no graph|no image input|no output"
 
 MODELS = (
     *(
@@ -150,16 +150,16 @@ MODELS = (
         model(lambda m: m.graph.initializer[0].dims.__setitem__(0, 1 << 40)),
         "the data of 'w' cannot be read",
     ),
-    _refused("no_opset", model(lambda m: m.ClearField("opset_import")), "holds no graph"),
+    _refused("no_opset", model(lambda m: m.ClearField("opset_import")), "has no graph"),
     _refused(
         "opset_999",
         model(lambda m: setattr(m.opset_import[0], "version", 999)),
-        "operator set 999, and the installed onnx knows",
+        "opset 999, and the installed onnx supports",
     ),
-    _refused("no_graph", model(lambda m: m.ClearField("graph")), "holds no graph"),
-    _refused("no_nodes", model(lambda m: m.graph.ClearField("node")), "holds no graph"),
+    _refused("no_graph", model(lambda m: m.ClearField("graph")), "has no graph"),
+    _refused("no_nodes", model(lambda m: m.graph.ClearField("node")), "has no graph"),
     _refused("nested_ifs", model(_deep), "is not an ONNX file|not a valid"),
-    _refused("nan_weight", model(_weight(float("nan"))), "the weight 'w' holds NaN"),
+    _refused("nan_weight", model(_weight(float("nan"))), "the weight 'w' contains NaN"),
     BadInput(
         "model", "infinite_weight.onnx", model(_weight(float("inf"))).SerializeToString(), "3 channels, 4 classes"
     ),
@@ -170,14 +170,16 @@ MODELS = (
     _refused("channels_last", model(_input(["N", 8, 8, 3])), "has 8 channels, and the first layer reads 3|not a valid"),
     _refused("tokens", model(_input(["N", 128])), "no image input|not a valid"),
     _refused("text_input", model(_input(["N", 3, 8, 8], TensorProto.STRING)), "no image input|not a valid"),
-    _refused("uint8_input", model(_input(["N", 3, 8, 8], TensorProto.UINT8)), "a layer reads it as it is|not a valid"),
+    _refused(
+        "uint8_input", model(_input(["N", 3, 8, 8], TensorProto.UINT8)), "a layer reads it without a cast|not a valid"
+    ),
     _refused("two_inputs", model(_second_input), "several inputs could be the image"),
     _refused("no_input", model(lambda m: m.graph.ClearField("input")), "not a valid|no image input"),
     _refused("no_output", model(lambda m: m.graph.ClearField("output")), "not a valid|no output at all"),
-    _refused("outside", _external("../weights.bin", None), "lies outside of the model's folder"),
-    _refused("outside_by_detour", _external("x/../../weights.bin", None), "lies outside of the model's folder"),
-    _refused("absolute", _external("/etc/passwd", None), "lies outside of the model's folder"),
-    _refused("windows_path", _external("C:\\weights.bin", None), "lies outside of the model's folder"),
+    _refused("outside", _external("../weights.bin", None), "is outside the model's folder"),
+    _refused("outside_by_detour", _external("x/../../weights.bin", None), "is outside the model's folder"),
+    _refused("absolute", _external("/etc/passwd", None), "is outside the model's folder"),
+    _refused("windows_path", _external("C:\\weights.bin", None), "is outside the model's folder"),
     _refused("missing_data", _external("weights.bin", None), "its external data file 'weights.bin' is missing"),
     _refused("short_data", _external("weights.bin", b"\0" * 9), "is too short for the tensor 'w'"),
     _refused("empty_location", _external("", None), "external data|not a valid|missing"),

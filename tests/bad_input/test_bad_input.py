@@ -18,7 +18,7 @@ from quantkit.workflows.inspect import inspect
 Run = Callable[..., tuple[object, str, str]]
 
 # Read by the library, and met later: weights may be infinite where a mask is meant.
-LATER = {"model: infinite_weight.onnx": (ModelError.exit_code, "holds NaN or infinity")}
+LATER = {"model: infinite_weight.onnx": (ModelError.exit_code, "contains NaN or infinity")}
 
 
 def _name(item: BadInput) -> str:

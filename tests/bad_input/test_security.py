@@ -109,7 +109,7 @@ def test_the_whole_chain_opens_no_socket(tmp_path: Path) -> None:
 def test_no_pickle_is_run(item: object, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     prepare(tmp_path)
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(QuantkitError, match=r"damaged|of another format|is no file of predictions"):
+    with pytest.raises(QuantkitError, match=r"damaged|of another format|is not a prediction file"):
         DOORS[item.kind](item.write(input_folder(item.kind, tmp_path)))  # type: ignore[attr-defined]
     assert not (tmp_path / "trapped").exists()
 

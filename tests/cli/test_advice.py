@@ -46,7 +46,7 @@ def test_calibration_folder_that_nobody_made_comes_with_its_command(folder: Path
     assert "is not there yet: quantkit calib-set materialize" in err
     out, _ = command("vamc", "check", "runs/tiny/vamc.yaml")
     assert "warning: " in out
-    assert "is not there; make it: quantkit calib-set materialize SET.csv" in out
+    assert "does not exist; create it: quantkit calib-set materialize SET.csv" in out
     (comment,) = [line for line in (folder / "runs/tiny/vamc.yaml").read_text().splitlines() if "# made by: " in line]
     pasted = note.partition("is not there yet: ")[2]
     assert comment.partition("# made by: ")[2] == pasted
@@ -92,4 +92,4 @@ def test_options_that_would_do_nothing_are_refused(words: str, said: str, folder
 
 def test_advise_says_what_it_ranks_by(folder: Path, command: Run) -> None:
     out, _ = command("vamc", "advise", "--images", "images", "--skips", "0")
-    assert "ranked by agreement with fp32 on the images that choose, then by top-1; of equals, the first tried" in out
+    assert "ranked by agreement with fp32 on the selection split, then by top-1; of equals, the first tried" in out

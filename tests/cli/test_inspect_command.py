@@ -95,7 +95,7 @@ def test_parse_size(text: str | None, size: tuple[int, int] | None) -> None:
 
 @pytest.mark.parametrize("text", ["", "0", "x224", "224x", "-3", "2.5", "224x224x3"])
 def test_parse_size_refuses(text: str) -> None:
-    with pytest.raises(UsageError, match="is no size; write 224"):
+    with pytest.raises(UsageError, match="invalid size"):
         parse_size(text)
 
 
@@ -166,4 +166,4 @@ def test_calibrate_many_widened_scales_are_one_line(folder: Path, run: Run) -> N
     assert line.startswith("note: weight scales widened for int32 biases: ")
     assert line.endswith(" channels of 2 layers; --verbose lists them")
     out, _ = run(folder, "calibrate", "--images", "images", "--count", "8", "--no-bias-correction", "-v")
-    assert len([line for line in out.splitlines() if "widened to make the bias fit int32" in line]) == 2
+    assert len([line for line in out.splitlines() if "widened to fit the bias into int32" in line]) == 2

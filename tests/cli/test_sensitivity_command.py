@@ -38,7 +38,7 @@ def test_the_table_fits_the_screen_and_the_files_hold_all(folder: Path, command:
     title, *table = out.splitlines()[:5]
     assert title.strip() == "tiny: layers isolated and left out, 1 of 3 layers"
     assert max(map(len, table)) <= 80
-    assert "whole int8 model (ort, percentile): SQNR of the scores" in out
+    assert "full int8 model (ort, percentile): SQNR of the scores" in out
     assert "the isolated noises of the 3 layers add up to" in out
     found = json.loads((folder / "s.json").read_text())
     assert table[-1].split()[0] == found["layers"][0]["layer"]
@@ -56,7 +56,7 @@ def test_all_spellings_of_the_run(folder: Path, command: Run) -> None:
 
 def test_options_of_quantize_are_taken(folder: Path, command: Run) -> None:
     out, _ = command("sensitivity", "--target", "vacc", "--method", "kl", "--per-tensor", "--skip", "conv:0")
-    assert "whole int8 model (vacc, kl)" in out
+    assert "full int8 model (vacc, kl)" in out
     assert "conv:0" not in out
 
 
@@ -84,9 +84,9 @@ def test_names_of_nodes_are_text_and_not_markup(folder: Path, command: Run) -> N
     [
         (["runs/other"], 2, "runs/other: this is not a run folder; run quantkit calibrate first"),
         (["other.onnx"], 2, "runs/other: this is not a run folder; run quantkit calibrate first"),
-        (["runs/tiny", "--run", "runs/tiny"], 2, "--run: a run was given twice; give one"),
+        (["runs/tiny", "--run", "runs/tiny"], 2, "--run: a run was given twice; give it once"),
         (["--by", "cost"], 2, "--by: 'cost' is not one of isolated, leave-one-out, accuracy"),
-        (["--images", "images"], 2, "--images: labelled images are for accuracy; add --by accuracy"),
+        (["--images", "images"], 2, "--images: labelled images need --by accuracy; add --by accuracy"),
         (["--by", "accuracy", "--images", "nowhere"], 6, "nowhere"),
         (["--skip", "conv:7"], 2, "there is no conv 7"),
         (["--skip", "*"], 7, "no operator is left to quantize"),
@@ -104,7 +104,7 @@ def test_images_that_are_gone_are_named(folder: Path, command: Run) -> None:
     for path in (folder / "images").rglob("*.png"):
         path.unlink()
     _, err = command("sensitivity", code=6)
-    assert "the calibration image is gone; put it back, or use --by accuracy with other images" in err
+    assert "the calibration image is missing; restore it, or use --by accuracy with other images" in err
 
 
 def test_the_decision_can_be_pasted(folder: Path, command: Run, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -55,7 +55,7 @@ def test_steps_can_be_left_out(folder: Path, command: Run) -> None:
     [
         (("--write-fp32", "x.onnx"), "there is no rewritten fp32 model"),
         (("--time", "soon"), "invalid duration"),
-        (("--max-float", "lots"), "is no percentage"),
+        (("--max-float", "lots"), "invalid percentage"),
         (("--disable", "luck"), "'luck' is not one of method"),
         (("--target", "tpu"), "is not one of ort"),
     ],

@@ -19,7 +19,7 @@ def test_every_class_gives_the_same_number_where_it_can(three_classes: Path) -> 
     assert build_calibration_set(three_classes, count=9).per_class == {0: 3, 1: 3, 2: 3}
     chosen = build_calibration_set(three_classes, count=15)
     assert chosen.per_class == {0: 6, 1: 6, 2: 3}
-    assert "the classes have 3 to 6 images, for want of usable ones" in chosen.remarks
+    assert "the classes have 3 to 6 images, because some have too few usable ones" in chosen.remarks
 
 
 def test_every_beginning_of_the_set_is_balanced_too(three_classes: Path) -> None:
@@ -98,7 +98,7 @@ def test_too_few_usable_images(three_classes: Path) -> None:
     (three_classes / "emu/0.png").write_bytes(b"<html>")
     with pytest.raises(
         CalibrationSetError,
-        match=r"22 usable images where 23 are asked for \(1 left out, the first: emu/0\.png: .*HTML",
+        match=r"22 usable images, but 23 are requested \(1 left out, the first: emu/0\.png: .*HTML",
     ):
         build_calibration_set(three_classes, count=23)
 
@@ -134,7 +134,7 @@ def test_images_without_labels(tmp_path: Path, make_images) -> None:
 
 @pytest.mark.parametrize("count", [0, -3])
 def test_a_count_below_one(three_classes: Path, count: int) -> None:
-    with pytest.raises(UsageError, match=f"cannot choose {count} images"):
+    with pytest.raises(UsageError, match=f"invalid number of images {count}"):
         build_calibration_set(three_classes, count=count)
 
 

@@ -36,10 +36,10 @@ def test_build_check_materialize(run: Run, three_classes: Path, tmp_path: Path) 
     lines = out.splitlines()
     assert lines[0] == "15 images: 3 classes, 3 to 6 each; labels: 3 class folders; seed 1"
     assert lines[1] == f"digest {CalibrationSet.load(tmp_path / 'sets/zoo.csv').digest}"
-    assert "note: the classes have 3 to 6 images, for want of usable ones" in lines
+    assert "note: the classes have 3 to 6 images, because some have too few usable ones" in lines
     assert "wrote sets/zoo.csv" in lines
     code, out, _ = run("calib-set", "check", "sets/zoo.csv")
-    assert (code, out.splitlines()[-1]) == (0, "all 15 images are there, unchanged and decodable")
+    assert (code, out.splitlines()[-1]) == (0, "all 15 images are present, unchanged and decodable")
     code, out, _ = run("calib-set", "materialize", "sets/zoo.csv", "flat")
     assert (code, out) == (0, "15 images are in flat\n")
     assert len(list((tmp_path / "flat").iterdir())) == 15
@@ -51,7 +51,7 @@ def test_build_names_what_was_left_out(run: Run, three_classes: Path) -> None:
     code, out, _ = run("calib-set", "build", "--images", "zoo", "--count", 9, "--out", "zoo.csv")
     assert code == 0
     assert sorted(line for line in out.splitlines() if line.startswith("left out: ")) == [
-        f"left out: emu/{number}.png: not an image: it starts like an HTML page, so a failed download"
+        f"left out: emu/{number}.png: not an image: it starts like an HTML page, a failed download"
         for number in range(3)
     ]
 
@@ -86,12 +86,11 @@ def test_build_from_labels_alone_and_rebuild(run: Run, tmp_path: Path, make_imag
     make_images(tmp_path / "copy/deep", *(f"{number}.png" for number in range(6)))
     (tmp_path / "labels.txt").write_text("".join(f"{number}.png {number % 2}\n" for number in range(6)))
     code, out, _ = run("calib-set", "build", "--labels", "labels.txt", "--count", 4, "--out", "plan.csv")
-    assert (code, out.splitlines()[1]) == (0, "no digests yet: chosen from labels alone")
+    assert (code, out.splitlines()[1]) == (0, "no digests yet: selected from labels alone")
     code, _, err = run("calib-set", "check", "plan.csv")
     assert code == 6
     assert (
-        "plan.csv: the set was chosen from labels alone and knows no images yet; find them with quantkit calib-set"
-        in err
+        "plan.csv: the set was selected from labels alone and has no digests; find them with quantkit calib-set" in err
     )
     code, out, _ = run("calib-set", "rebuild", "plan.csv", "--images", "copy", "--out", "set.csv")
     assert code == 0
@@ -121,8 +120,8 @@ def test_imagenet_prepare_and_check(run: Run, tmp_path: Path, make_images) -> No
     [
         (("build", "--out", "x.csv"), 2, "neither images nor labels are given; give --images DIR"),
         (("build", "--images", "none", "--out", "x.csv"), 6, "none: there is no such folder"),
-        (("build", "--images", "zoo", "--count", 0, "--out", "x.csv"), 2, "cannot choose 0 images"),
-        (("build", "--images", "zoo", "--count", 99, "--out", "x.csv"), 6, "23 usable images where 99 are asked for"),
+        (("build", "--images", "zoo", "--count", 0, "--out", "x.csv"), 2, "invalid number of images 0"),
+        (("build", "--images", "zoo", "--count", 99, "--out", "x.csv"), 6, "23 usable images, but 99 are requested"),
         (("build", "--images", "zoo/cat", "--out", "x.csv"), 5, "no labels: "),
         (("build", "--images", "zoo", "--labels", "none.txt", "--out", "x.csv"), 5, "none.txt: cannot read the file"),
         (("build", "--images", "zoo", "--unlabelled", "--names", "n.txt", "--out", "x.csv"), 2, "--unlabelled: labels"),

@@ -90,7 +90,7 @@ def test_verify_names_what_is_missing_changed_or_broken(chosen: CalibrationSet) 
     problems = {item.name: item.why for item in chosen.verify(progress=log)}
     assert problems.keys() == {gone, changed, broken}
     assert "no such file" in problems[gone]
-    assert problems[changed] == "the file is not the one of the set (other digest)"
+    assert problems[changed] == "the file has changed (other digest)"
     assert "not an image" in problems[broken] or "damaged" in problems[broken]
     assert log.counts[-1] == (11, 11)
 
@@ -98,7 +98,7 @@ def test_verify_names_what_is_missing_changed_or_broken(chosen: CalibrationSet) 
 def test_a_set_chosen_from_labels_alone_has_no_digest() -> None:
     planned = CalibrationSet(Path(), (CalibrationImage("a.jpg", "", 1),))
     with pytest.raises(
-        CalibrationSetError, match="chosen from labels alone and knows no images yet; find them with quantkit calib-set"
+        CalibrationSetError, match="selected from labels alone and has no digests; find them with quantkit calib-set"
     ):
         _ = planned.digest
 
@@ -116,20 +116,20 @@ SHA = "0" * 64
         ("", r"set\.csv: not a calibration set of quantkit; write one with quantkit calib-set build"),
         ("path,label\na.jpg,3\n", r"set\.csv: not a calibration set of quantkit"),
         (manifest(f"a.jpg,{SHA},0,", head="# quantkit calibration set\n# format: 9\n"), r"format 9 is not known"),
-        (manifest(f"a.jpg,{SHA},0,", head="# quantkit calibration set\n"), r"'# format:' holds no whole number"),
+        (manifest(f"a.jpg,{SHA},0,", head="# quantkit calibration set\n"), r"'# format:' has no integer"),
         (manifest(), r"set\.csv: the calibration set is empty"),
         ("# quantkit calibration set\n# format: 1\npath,label\n", r"set\.csv:3: the columns are not path,sha256,label"),
-        (manifest(f"a.jpg,{SHA},0"), r"set\.csv:4: 3 columns where 4 belong"),
-        (manifest(f"a.jpg,{SHA[:9]},0,"), r"set\.csv:4: '000000000' is no SHA-256"),
-        (manifest(f"a.jpg,{SHA},0,", f"b.jpg,{SHA},-1,"), r"set\.csv:5: label '-1' is no class index"),
-        (manifest(f"../a.jpg,{SHA},0,"), r"set\.csv:4: '\.\./a\.jpg' is no path below the image folder"),
-        (manifest(f"/etc/passwd,{SHA},0,"), r"set\.csv:4: '/etc/passwd' is no path below the image folder"),
+        (manifest(f"a.jpg,{SHA},0"), r"set\.csv:4: the row has 3 columns, not 4"),
+        (manifest(f"a.jpg,{SHA[:9]},0,"), r"set\.csv:4: '000000000' is not a SHA-256"),
+        (manifest(f"a.jpg,{SHA},0,", f"b.jpg,{SHA},-1,"), r"set\.csv:5: label '-1' is not a class index"),
+        (manifest(f"../a.jpg,{SHA},0,"), r"set\.csv:4: '\.\./a\.jpg' is not a path below the image folder"),
+        (manifest(f"/etc/passwd,{SHA},0,"), r"set\.csv:4: '/etc/passwd' is not a path below the image folder"),
         (manifest(f"a.jpg,{SHA},0,", f"a.jpg,{SHA},0,"), r"a\.jpg is in the set 2 times"),
         (manifest(f"a.jpg,{SHA},0,", f"b.jpg,{SHA},,"), r"1 of 2 images have no label, the first b\.jpg"),
         (manifest(f'"a.jpg,{SHA},0,'), r"set\.csv:4: not readable as CSV"),
         (
             manifest(f"a.jpg,{SHA},0,", head="# quantkit calibration set\n# format: 1\n# count: 2\n"),
-            r"set\.csv: it holds 1 images and says 2; build the set again",
+            r"set\.csv: it has 1 images and declares 2; build the set again",
         ),
         (
             manifest(f"a.jpg,{SHA},0,", head=f"# quantkit calibration set\n# format: 1\n# digest: {SHA}\n"),
@@ -198,7 +198,7 @@ def test_a_name_that_is_not_utf8_survives(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("folder", "name"), [("a\nb", "a.jpg"), ("a", "b\r.jpg")])
 def test_a_line_break_in_a_name_is_refused(tmp_path: Path, folder: str, name: str) -> None:
     chosen = CalibrationSet(tmp_path / folder, (CalibrationImage(name, SHA, 0),))
-    with pytest.raises(CalibrationSetError, match="a name that holds a line break; rename it"):
+    with pytest.raises(CalibrationSetError, match="the name contains a line break; rename it"):
         chosen.save(tmp_path / "set.csv")
     assert not (tmp_path / "set.csv").exists()
 

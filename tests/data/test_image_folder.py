@@ -138,25 +138,23 @@ def test_names_must_reach_as_far_as_the_labels(tmp_path: Path) -> None:
     lay(tmp_path / "images", "a.jpg")
     (tmp_path / "labels.txt").write_text("a.jpg 2\n")
     (tmp_path / "names.txt").write_text("cat\ndog\n")
-    with pytest.raises(LabelError, match=r"names\.txt: it has 2 names and the labels go up to 2"):
+    with pytest.raises(LabelError, match=r"names\.txt: it has 2 names, and the labels go up to 2"):
         find_labelled_images(tmp_path / "images", tmp_path / "labels.txt", tmp_path / "names.txt")
 
 
 def test_no_labels_at_all_points_at_a_label_file_nearby(tmp_path: Path) -> None:
     lay(tmp_path, "a.jpg", "val_label.txt")
-    with pytest.raises(LabelError, match=r"no labels: .*--labels \(val_label\.txt lies beside the images\)"):
+    with pytest.raises(LabelError, match=r"no labels: .*--labels \(such as val_label\.txt near the images\)"):
         find_labelled_images(tmp_path)
 
 
 def test_images_outside_the_class_folders_are_named(tmp_path: Path) -> None:
-    with pytest.raises(LabelError, match=r"1 of 3 images lie outside the class folders: stray\.jpg"):
+    with pytest.raises(LabelError, match=r"1 of 3 images are outside the class folders: stray\.jpg"):
         find_labelled_images(lay(tmp_path, "cat/1.jpg", "dog/1.jpg", "stray.jpg"))
 
 
 def test_a_folder_around_the_class_folders_is_not_taken_for_the_only_class(tmp_path: Path) -> None:
-    with pytest.raises(
-        LabelError, match=r"all images lie in the one folder set, .*give .*set if those are the classes"
-    ):
+    with pytest.raises(LabelError, match=r"all images are in one folder set, .*give .*set if those are the classes"):
         find_labelled_images(lay(tmp_path, "set/cat/1.jpg", "set/dog/1.jpg"))
 
 

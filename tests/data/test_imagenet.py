@@ -91,7 +91,7 @@ def test_another_file_at_the_place_is_never_overwritten(
 
     for _ in ("with hard links", "without"):
         for to in (None, tmp_path / "sorted"):
-            with pytest.raises(OutputError, match=rf"another file of that name; .*{val_name(1)} stays where it is"):
+            with pytest.raises(OutputError, match=rf"another file with this name; .*{val_name(1)} was not moved"):
                 prepare_imagenet(flat, to)
         monkeypatch.setattr(os, "link", refuse)
     assert mine.read_bytes() == there.read_bytes() == b"mine"
@@ -134,7 +134,7 @@ def test_the_same_content_left_twice_is_no_conflict(flat: Path) -> None:
         (lambda text: text + f"{val_name(7)} 3\n", rf"val_label\.txt:41: {val_name(7)} has label 3, and \d+ on line 7"),
         (
             lambda text: text.replace(f"{val_name(7)} ", f"{val_name(7)} 1"),
-            "1 of 40 labels are no class of a model with",
+            "1 of 40 labels are out of range for",
         ),
     ],
 )
@@ -151,20 +151,20 @@ def test_labels_that_contradict_the_folders_are_met_before_anything_moves(flat: 
     (flat / WNIDS[label_of(5)] / val_name(5)).rename(flat / val_name(5))
     labels = tmp_path / "val_label.txt"
     labels.write_text("".join(f"{val_name(number)} {label_of(number) + 1}\n" for number in range(1, 41)))
-    with pytest.raises(LabelError, match=r"lies in the folder of n\d+ and has label n\d+; check the label file"):
+    with pytest.raises(LabelError, match=r"is in the folder of n\d+ and has label n\d+; check the label file"):
         prepare_imagenet(flat, labels=labels)
     assert (flat / val_name(5)).exists()
 
 
 def test_no_label_file_says_where_it_was_looked_for(flat: Path, tmp_path: Path) -> None:
     (tmp_path / "val_label.txt").unlink()
-    with pytest.raises(LabelError, match=r"no label file lies beside them \(looked for val_label\.txt, .*--labels"):
+    with pytest.raises(LabelError, match=r"there is no label file \(val_label\.txt, .*--labels"):
         prepare_imagenet(flat)
 
 
 def test_links_cannot_go_into_the_folder_itself(flat: Path) -> None:
     for to in (flat, flat / "sorted"):
-        with pytest.raises(UsageError, match="the links cannot go into the folder of the images"):
+        with pytest.raises(UsageError, match="the links cannot be in the folder of the images"):
             prepare_imagenet(flat, to)
 
 
@@ -276,7 +276,7 @@ def test_bad_devkit_files(devkit: Path, tmp_path: Path) -> None:
     lines = truth.read_text().splitlines()
     for text in ("0", "1001", "x", "-3", "", "3.0"):
         truth.write_text("\n".join([*lines[:9], text, *lines[10:]]) + "\n")
-        with pytest.raises(LabelError, match=rf"{GROUND_TRUTH}:10: '{text}' is no ILSVRC id of 1 to 1000"):
+        with pytest.raises(LabelError, match=rf"{GROUND_TRUTH}:10: '{text}' is not an ILSVRC id \(1 to 1000\)"):
             read_ground_truth(truth)
     truth.write_text("\n".join(lines[:-1]) + "\n")
     with pytest.raises(LabelError, match="49999 lines where 50000 belong"):
@@ -327,7 +327,7 @@ def test_file_names_that_begin_with_a_wordnet_id_need_no_labels(tmp_path: Path, 
 
 
 def test_check_needs_labels(tmp_path: Path, make_images) -> None:
-    with pytest.raises(LabelError, match="begin with no WordNet id, and no label file lies beside them"):
+    with pytest.raises(LabelError, match="do not begin with WordNet ids, and there is no label file"):
         check_imagenet(make_images(tmp_path / "flat", "a.png"))
 
 

@@ -177,14 +177,14 @@ def test_preprocess_names_an_image_of_another_size(tmp_path: Path) -> None:
     noise(20, 30).save(path)
     pipeline = Pipeline(ops=(Decode(), ToTensor()))
     assert preprocess(path, pipeline).shape == (3, 20, 30)
-    with pytest.raises(ImageError, match=r"wide\.png: the picture is 20 x 30 .* after preprocessing where 32 x 32"):
+    with pytest.raises(ImageError, match=r"wide\.png: the image is 20 x 30 .* after preprocessing, and 32 x 32"):
         preprocess(path, pipeline, np.empty((3, 32, 32), np.float32))
 
 
 def test_a_very_long_picture_does_not_become_a_bomb(tmp_path: Path) -> None:
     path = tmp_path / "long.png"
     Image.new("L", (20_000, 1)).save(path)
-    with pytest.raises(ImageError, match=r"long\.png: a picture of 20000 x 1 would be resized to 5120000 x 256"):
+    with pytest.raises(ImageError, match=r"long\.png: an image of 20000 x 1 would be resized to 5120000 x 256"):
         preprocess(path, PRESETS["imagenet"])
 
 
@@ -196,9 +196,9 @@ def test_a_very_long_picture_does_not_become_a_bomb(tmp_path: Path) -> None:
             (Decode(), ToTensor(), Normalize(mean=(0.5, 0.5), std=(0.5, 0.5))),
             "mean and std have 2 values for 3 channels",
         ),
-        ((Decode(mode="L"), ToTensor()), "the model reads 3 channels and the pipeline gives 1"),
-        ((Decode(), CenterCrop(size=(192, 224)), ToTensor()), "the model reads height 224 and the pipeline gives 192"),
-        ((Decode(), Resize(size=(224, 256)), ToTensor()), "the model reads width 224 and the pipeline gives 256"),
+        ((Decode(mode="L"), ToTensor()), "the model needs 3 channels, and the pipeline gives 1"),
+        ((Decode(), CenterCrop(size=(192, 224)), ToTensor()), "the model needs height 224, and the pipeline gives 192"),
+        ((Decode(), Resize(size=(224, 256)), ToTensor()), "the model needs width 224, and the pipeline gives 256"),
     ],
 )
 def test_a_pipeline_that_does_not_fit_the_model_is_refused(ops: tuple, message: str) -> None:

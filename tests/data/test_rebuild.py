@@ -86,7 +86,7 @@ def test_what_is_missing_other_or_broken_is_named(planned: CalibrationSet, flat:
     (flat / gone).unlink()
     shutil.copyfile(flat / built.images[5].name, flat / other)
     with pytest.raises(
-        CalibrationSetError, match=rf"2 of 9 images .*{gone} \(not there\), {other} \(another file of that name\)"
+        CalibrationSetError, match=rf"2 of 9 images .*{gone} \(missing\), {other} \(another file with this name\)"
     ):
         rebuild_calibration_set(built, flat)
     (flat / broken).write_bytes(b"")
@@ -100,7 +100,7 @@ def test_an_ambiguous_name_without_digest_is_refused(planned: CalibrationSet, fl
         (flat / folder).mkdir()
         shutil.copyfile(flat / name, flat / folder / name)
     (flat / name).unlink()
-    with pytest.raises(CalibrationSetError, match=rf"{name} \(2 files of that name\)"):
+    with pytest.raises(CalibrationSetError, match=rf"{name} \(2 files with this name\)"):
         rebuild_calibration_set(planned, flat)
 
 
@@ -112,9 +112,9 @@ def test_progress_reaches_the_end(planned: CalibrationSet, flat: Path) -> None:
 
 def test_bad_plans(labels: Path) -> None:
     lines = read_label_file(labels)
-    with pytest.raises(CalibrationSetError, match="30 labelled images where 31 are asked for; ask for 30 or fewer"):
+    with pytest.raises(CalibrationSetError, match="30 labelled images, but 31 are requested; request 30 or fewer"):
         plan_calibration_set(lines, {}, count=31)
-    with pytest.raises(UsageError, match="cannot choose 0 images"):
+    with pytest.raises(UsageError, match="invalid number of images 0"):
         plan_calibration_set(lines, {}, count=0)
     with pytest.raises(LabelError, match=r"val_00\.png has label 2 on line 99, 0 on line 1"):
         plan_calibration_set([*lines, LabelLine("val_00.png", 2, 99)], {}, count=3)

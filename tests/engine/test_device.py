@@ -1,6 +1,6 @@
 """Devices: what users may write, what is refused, batches in order, and OpenVINO's provider as a second device.
 
-The tests of OpenVINO's provider need onnxruntime-openvino in place of onnxruntime, and are skipped elsewhere.
+The tests of OpenVINO's provider need onnxruntime-openvino instead of onnxruntime, and are skipped elsewhere.
 """
 
 import threading
@@ -31,7 +31,7 @@ from quantkit.workflows.evaluate import evaluate as evaluate_model
 
 PIPELINE = Pipeline(ops=(Decode(), ToTensor()))
 OPENVINO = "OpenVINOExecutionProvider" in ort.get_available_providers()
-needs_openvino = pytest.mark.skipif(not OPENVINO, reason="needs onnxruntime-openvino in place of onnxruntime")
+needs_openvino = pytest.mark.skipif(not OPENVINO, reason="needs onnxruntime-openvino instead of onnxruntime")
 
 
 @pytest.fixture

@@ -186,7 +186,7 @@ def test_bad_input_is_refused():
         drift(x, y[..., :2])
     with pytest.raises(ModelError, match="t: the tensor had 4 channels and now has 3"):
         add(drift(x, y), x[:, :3], y[:, :3])
-    with pytest.raises(NumericError, match="t: the tensor holds NaN or infinity"):
+    with pytest.raises(NumericError, match="t: the tensor contains NaN or infinity"):
         drift(x, np.where(x > 1, np.nan, y))
     with pytest.raises(ModelError, match="t: no values to compare"):
         DriftAccumulator("t").result()

@@ -7,10 +7,10 @@ from hypothesis import strategies as st
 from scipy.stats import binomtest
 
 from quantkit.errors import GateError, UsageError
+from quantkit.evaluation.compare_models import EvaluatedModel, compare_models
 from quantkit.evaluation.gate import FIGURES, GateMode, Term, parse_gate, parse_gates, require
 from quantkit.evaluation.paired import PairedOutcomes, score_interval
 from quantkit.evaluation.predictions import Predictions
-from quantkit.evaluation.result import EvaluatedModel, compare_models
 
 
 def comparison(lost, *, images=1000, labels=True, kl=None):
@@ -178,7 +178,7 @@ def test_figures_that_will_not_be_measured_are_refused_before_the_work():
 @pytest.mark.parametrize(
     ("text", "match"),
     [
-        ("kl > 0.1", "kl of int8 was not measured; measure it or leave it out"),
+        ("kl > 0.1", "kl of int8 was not measured; measure it, or remove it from the condition"),
         ("top1_drop > 0.5", "top1_drop of int8 was not measured; give the labels"),
         # Asked before the first term decides: a gate that cannot be checked must not pass.
         ("agreement < 0 and latency_ms > 3", "latency_ms of int8 was not measured"),

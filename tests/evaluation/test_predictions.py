@@ -92,13 +92,18 @@ def test_one_more_than_the_fifth_is_not_in_the_top():
 @pytest.mark.parametrize(
     ("scores", "labels", "error", "match"),
     [
-        (np.zeros((2, 3, 4)), None, ModelError, r"a classifier gives \[images, classes\]; this output is \[2, 3, 4\]"),
+        (
+            np.zeros((2, 3, 4)),
+            None,
+            ModelError,
+            r"a classifier returns \[images, classes\]; this output is \[2, 3, 4\]",
+        ),
         (np.zeros((3, 4)), None, ModelError, r"\[3, 4\] for 2 images"),
         (np.zeros((2, 1)), None, ModelError, r"\[2, 1\]"),
-        (np.asarray([[0, 1], [np.nan, 1]]), None, NumericError, r"1\.jpg: the model's output holds NaN or infinity"),
+        (np.asarray([[0, 1], [np.nan, 1]]), None, NumericError, r"1\.jpg: the model's output contains NaN or infinity"),
         (np.asarray([[np.inf, 1], [0, 1]]), None, NumericError, r"0\.jpg: the model's output"),
         (np.eye(2), [0], LabelError, "there are 1 labels for 2 images"),
-        (np.eye(2), [0, 2], LabelError, r"1\.jpg: the label 2 is no class of the model, which has 2 \(0 to 1\)"),
+        (np.eye(2), [0, 2], LabelError, r"1\.jpg: the label 2 is out of range: the model has 2 classes \(0 to 1\)"),
         (np.eye(2), [-1, 1], LabelError, r"0\.jpg: the label -1 is no class"),
     ],
     ids=["rank", "count", "one class", "nan", "inf", "labels short", "label high", "label negative"],
@@ -130,7 +135,7 @@ def test_batches_that_do_not_fit_are_refused():
     some = Predictions.from_scores(np.eye(2), names(2), [0, 1])
     with pytest.raises(LabelError, match="some batches have labels"):
         Predictions.concatenate([some, Predictions.from_scores(np.eye(2), names(2))])
-    with pytest.raises(ModelError, match="differs from batch to batch"):
+    with pytest.raises(ModelError, match="differs between batches"):
         Predictions.concatenate([some, Predictions.from_scores(np.eye(3), names(3))])
     with pytest.raises(ModelError, match="no image was given"):
         Predictions.concatenate([])
@@ -143,7 +148,7 @@ def test_answers_are_paired_by_name():
     back = turned.ordered_like(straight.names)
     assert np.array_equal(back.top, straight.top)
     assert np.array_equal(back.labels, straight.labels)
-    with pytest.raises(LabelError, match=r"1 of 5 have no answer, for example '9\.jpg'"):
+    with pytest.raises(LabelError, match=r"1 of 5 have no prediction, for example '9\.jpg'"):
         turned.ordered_like(["0.jpg", "1.jpg", "2.jpg", "3.jpg", "9.jpg"])
     with pytest.raises(LabelError, match="different images"):
         turned.ordered_like(["0.jpg", "1.jpg"])
@@ -174,7 +179,7 @@ def test_the_collector_notices_a_softmax_and_stops_at_the_first_bad_image():
     collector = Collector(2)
     collector.update([scores, scores], names(3))
     assert collector.predictions(0).confidence == pytest.approx(scores.max(axis=1), rel=1e-5)
-    with pytest.raises(NumericError, match=r"8\.jpg: the model's output holds NaN"):
+    with pytest.raises(NumericError, match=r"8\.jpg: the model's output contains NaN"):
         collector.update([scores[:1], np.full((1, 5), np.nan)], ["8.jpg"])
     collector.update([scores[:1], scores[:1]], ["9.jpg"], [0])
     with pytest.raises(LabelError, match="some batches have labels"):
@@ -182,7 +187,7 @@ def test_the_collector_notices_a_softmax_and_stops_at_the_first_bad_image():
 
 
 def test_models_of_other_classes_do_not_run_in_step():
-    with pytest.raises(ModelError, match=r"model 2 gives scores of shape \[2, 3\] and the first model \[2, 2\]"):
+    with pytest.raises(ModelError, match=r"model 2 returns scores of shape \[2, 3\] and the first model \[2, 2\]"):
         Collector(2).update([np.eye(2), np.zeros((2, 3))], names(2))
 
 

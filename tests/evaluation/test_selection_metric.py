@@ -62,7 +62,7 @@ def test_a_constant_for_all_scores_of_an_image_changes_nothing() -> None:
 
 def test_scores_that_are_not_finite_are_refused() -> None:
     reference = np.zeros((2, 3), np.float32)
-    with pytest.raises(NumericError, match="the scores hold NaN or infinity"):
+    with pytest.raises(NumericError, match="the scores contain NaN or infinity"):
         closeness(reference, reference + np.array([[np.nan], [0.0]], np.float32))
 
 

@@ -103,22 +103,22 @@ def test_says_which_keys_and_how_many(network: nn.Module) -> None:
     state["3.bias"] = torch.zeros(9)
     with pytest.raises(
         CheckpointError,
-        match=r"a\.pth: does not fit n: missing 2 \(0\.weight, 0\.bias\), "
+        match=r"a\.pth: does not match n: missing 2 \(0\.weight, 0\.bias\), "
         r"unexpected 7 \(extra\.0, extra\.1, extra\.2, extra\.3, extra\.4 and 2 more\), "
-        r"of another shape 1 \(3\.bias \[9\] where \[3\] is needed\); is it of another network",
+        r"with another shape 1 \(3\.bias \[9\] instead of \[3\]\); give the network of the checkpoint",
     ):
         load_weights(network, state, where="a.pth", network_name="n")
 
 
 def test_other_number_of_classes_is_named(network: nn.Module) -> None:
-    with pytest.raises(CheckpointError, match=r"of another shape 2 .*; give --num-classes 8"):
+    with pytest.raises(CheckpointError, match=r"with another shape 2 .*; give --num-classes 8"):
         load_weights(network, make_network(8).state_dict(), where="a.pth", network_name="n")
 
 
 def test_nan_is_named(network: nn.Module) -> None:
     state = {name: tensor.clone() for name, tensor in network.state_dict().items()}
     state["3.weight"][0, 0] = float("nan")
-    with pytest.raises(CheckpointError, match=r"holds NaN or infinity in 3\.weight;"):
+    with pytest.raises(CheckpointError, match=r"contains NaN or infinity in 3\.weight;"):
         load_weights(network, state, where="a.pth", network_name="n")
 
 
@@ -132,7 +132,7 @@ class Recorder:
 def test_no_code_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     torch.save({"state_dict": {"a": Recorder()}}, "evil.pth")
-    with pytest.raises(CheckpointError, match=r"holds a pickled .* and not weights alone"):
+    with pytest.raises(CheckpointError, match=r"contains a pickled .*, not only weights"):
         read_state_dict(Path("evil.pth"))
     assert not Path("ran").exists()
 
@@ -140,7 +140,7 @@ def test_no_code_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_whole_network_is_refused(network: nn.Module, tmp_path: Path) -> None:
     path = tmp_path / "whole.pth"
     torch.save(network, path)
-    with pytest.raises(CheckpointError, match=r"holds a pickled torch\.nn.*Sequential .*save model\.state_dict\(\)"):
+    with pytest.raises(CheckpointError, match=r"contains a pickled torch\.nn.*Sequential .*save model\.state_dict\(\)"):
         read_state_dict(path)
 
 
@@ -171,10 +171,10 @@ def test_truncated(network: nn.Module, tmp_path: Path) -> None:
 def test_no_state_dict_inside(tmp_path: Path) -> None:
     path = tmp_path / "a.pth"
     torch.save({"epoch": 1, "lr": [0.1]}, path)
-    with pytest.raises(CheckpointError, match="holds no state dict; its keys are epoch, lr; store the weights"):
+    with pytest.raises(CheckpointError, match="has no state dict; its keys are epoch, lr; store only the weights"):
         read_state_dict(path)
     torch.save([1, 2], path)
-    with pytest.raises(CheckpointError, match="holds a list, not a state dict"):
+    with pytest.raises(CheckpointError, match="contains a list, not a state dict"):
         read_state_dict(path)
 
 

@@ -39,8 +39,8 @@ def test_says_what_to_install_without_torch(
     ("arguments", "message"),
     [
         (["--exporter", "jit"], "--exporter: 'jit' is not one of auto, dynamo, torchscript"),
-        (["--input-size", "1x2x3x4"], "--input-size: '1x2x3x4' is no input size; write 224, 224x224 or 3x224x224"),
-        (["--input-size", "0"], "--input-size: '0' is no input size"),
+        (["--input-size", "1x2x3x4"], "--input-size: invalid input size '1x2x3x4'; write 224, 224x224 or 3x224x224"),
+        (["--input-size", "0"], "--input-size: invalid input size '0'"),
         (["--arg", "width"], "--arg: 'width' is not KEY=VALUE"),
         (["--images", "nowhere"], "nowhere: there is no such folder"),
         (["--preset", "imagenets"], "--preset: there is no preset 'imagenets'"),

@@ -96,7 +96,7 @@ def test_network_object_instead_of_a_factory(own: str) -> None:
         ("own_networks:number", {}, UsageError, "is of type int, not a function that returns a network"),
         ("own_networks:text", {}, ModelError, "its factory returned a str, not an nn.Module"),
         ("own_networks:failing", {}, ModelError, "its factory failed .KeyError: 'boom'"),
-        ("own_networks:tiny", {"clases": 3}, UsageError, "does not take these arguments .*'clases'"),
+        ("own_networks:tiny", {"clases": 3}, UsageError, "does not accept these arguments .*'clases'"),
         ("iresnet51", {}, UsageError, "there is no network 'iresnet51'; did you mean iresnet50"),
         ("qqqqqqqq", {}, UsageError, "there is no network 'qqqqqqqq'; give an iResNet"),
     ],

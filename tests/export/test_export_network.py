@@ -166,8 +166,8 @@ class Returning(nn.Module):
 @pytest.mark.parametrize(
     ("network", "message"),
     [
-        (Returning((1, 2)), r"returns tuple where logits of shape \[N, classes\] are needed"),
-        (Returning(lambda x: x), r"returns shape \(2, 1, 8, 8\) where logits"),
+        (Returning((1, 2)), r"returns tuple, not logits of shape \[N, classes\]"),
+        (Returning(lambda x: x), r"returns shape \(2, 1, 8, 8\), not logits"),
         (Returning(lambda x: x.mean((2, 3)) / 0), "returns NaN or infinity on random input"),
         (nn.Conv2d(3, 3, 1), r"does not run on input of size 1x8x8 \(RuntimeError: .*; give its --input-size"),
     ],

@@ -179,10 +179,14 @@ def test_reference_is_compared_on_images_too(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("reference", "error", "message"),
     [
-        ("inplace_networks:linear", CheckpointError, r"--reference .*:linear: the weights of .* do not fit: missing 2"),
+        (
+            "inplace_networks:linear",
+            CheckpointError,
+            r"--reference .*:linear: the weights of .* do not match: missing 2",
+        ),
         ("inplace_networks:none", UsageError, "--reference: inplace_networks:none: cannot be imported"),
         ("iresnet51", UsageError, "--reference: there is no network 'iresnet51'; did you mean iresnet50"),
-        ("inplace_networks:OtherClasses", ModelError, "OtherClasses: returns 2 classes where the network returns 3"),
+        ("inplace_networks:OtherClasses", ModelError, "OtherClasses: returns 2 classes, and the network returns 3"),
     ],
 )
 def test_reference_that_cannot_be_compared(

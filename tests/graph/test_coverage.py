@@ -162,7 +162,7 @@ def test_coverage_layer_inside_a_condition_is_float() -> None:
     model = prepare(text_model(text, w=np.ones((3, 3, 1, 1), np.float32))).model
     found = coverage(plan(model, ORT))
     assert (found.layers, found.int8_layers) == (2, 1)
-    assert found.float_layers[0].why == "what runs inside a condition is not quantized"
+    assert found.float_layers[0].why == "nodes inside a condition are not quantized"
     assert found.share == 0.5
 
 

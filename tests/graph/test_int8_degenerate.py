@@ -119,7 +119,7 @@ def test_a_weight_that_is_no_number_is_refused_by_name(value):
     weight[3, 2] = value
     prepared = prepare(network(w1=weight)).model
     made = plan(prepared, ORT)
-    with pytest.raises(ModelError, match="the weight 'w1' holds NaN or infinity"):
+    with pytest.raises(ModelError, match="the weight 'w1' contains NaN or infinity"):
         write_qdq(prepared, made, dict.fromkeys(made.observed, Range(-1.0, 1.0)))
 
 
@@ -160,9 +160,7 @@ def test_unlike_branches_are_noted_with_numbers():
     )
     int8, _, _ = quantize(model, f32(8, 3, 8, 8))
     (note,) = notes_of(int8)
-    assert re.match(
-        r"both: 'score' reaches 0\.99\d+ and 'box' 1\.\d+e\+03; in the result the first keeps 0\.2 of", note
-    )
+    assert re.match(r"both: 'score' reaches 0\.99\d+ and 'box' 1\.\d+e\+03; the first keeps 0\.2 of", note)
 
 
 def test_same_input_same_bits():
@@ -234,7 +232,7 @@ def test_only_scales_that_are_too_small_are_widened(weight, bias, input_scale):
 def test_a_widened_channel_is_noted():
     weight = with_channel(f32(8, 3, 3, 3, scale=0.4), 1, 1e-12)
     int8, _, _ = quantize(network(w0=weight, b0=np.full(8, 3.0, np.float32)), X)
-    assert notes_of(int8) == ("c0: weight scale of one channel widened to make the bias fit int32",)
+    assert notes_of(int8) == ("c0: weight scale of one channel widened to fit the bias into int32",)
 
 
 def test_hand_worked_weights():

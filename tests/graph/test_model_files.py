@@ -168,7 +168,7 @@ def test_missing_file(tmp_path):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"", "holds no graph"),
+        (b"", "has no graph"),
         (b"<html><body>404</body></html>", "is not an ONNX file, or is truncated"),
         (b"\x00" * 64, "is not an ONNX file, or is truncated"),
     ],
@@ -210,7 +210,7 @@ def test_external_data_outside_of_the_folder_is_refused(tmp_path, place):
         if entry.key == "location":
             entry.value = place
     (tmp_path / "model.onnx").write_bytes(proto.SerializeToString())
-    with pytest.raises(ModelError, match="lies outside of the model's folder"):
+    with pytest.raises(ModelError, match="is outside the model's folder"):
         read_model(tmp_path / "model.onnx")
 
 
@@ -219,7 +219,7 @@ def test_nan_in_a_weight_is_refused_by_name(tmp_path, position):
     weight = np.ones((4, 3, 3, 3), np.float32)
     weight.reshape(-1)[position] = np.nan
     save_model(tiny(w=weight), tmp_path / "m.onnx")
-    with pytest.raises(ModelError, match="the weight 'w' holds NaN"):
+    with pytest.raises(ModelError, match="the weight 'w' contains NaN"):
         read_model(tmp_path / "m.onnx")
 
 
@@ -229,7 +229,7 @@ def test_nan_in_a_constant_node_is_refused_too(tmp_path):
     nan = numpy_helper.from_array(np.float32("nan"), "value")
     proto.graph.node.insert(0, helper.make_node("Constant", [], ["k"], value=nan))
     (tmp_path / "m.onnx").write_bytes(proto.SerializeToString())
-    with pytest.raises(ModelError, match="the weight 'k' holds NaN"):
+    with pytest.raises(ModelError, match="the weight 'k' contains NaN"):
         read_model(tmp_path / "m.onnx")
 
 

@@ -223,5 +223,5 @@ def test_what_lies_inside_a_condition_is_left_in_float_and_listed():
     )
     int8, made, _ = quantize(model, X)
     (row,) = [row for row in made.explain() if row.kind == "operator" and row.name == "t"]
-    assert (row.how, row.why) == ("float", "what runs inside a condition is not quantized")
+    assert (row.how, row.why) == ("float", "nodes inside a condition are not quantized")
     assert sqnr_db(run(model, X), run(int8, X)) > 25

@@ -120,7 +120,7 @@ def test_preparing_twice_changes_nothing_more():
 
 def test_what_was_changed_is_noted():
     (note,) = prepare(checkpoint()).notes
-    assert note == "the batch norm 'n0', which no layer precedes, became a depthwise convolution"
+    assert note == "the batch norm 'n0' without a preceding layer became a depthwise convolution"
 
 
 def test_a_fault_of_a_pass_reaches_the_user_as_it_was_said():

@@ -92,7 +92,7 @@ def test_image_channels_from_convolution_where_axis_is_dynamic():
             "several inputs could be the image; fix all others with --input",
         ),
         ([*IMAGE, ("keep", FLOAT, [])], "input 'keep' beside the image 'image' has no value; give --input keep=VALUE"),
-        ([("image", FLOAT, ["N", "C", 8, 8])], "number of channels of the image input is not known; export"),
+        ([("image", FLOAT, ["N", "C", 8, 8])], "number of channels of the image input is unknown; export"),
     ],
 )
 def test_image_input_refused_by_name(inputs, message):
@@ -140,7 +140,7 @@ def test_scores_fixed_batch_any_axis(shape):
 def test_scores_behind_integers_and_feature_maps():
     outputs = [("pred", INT, [1]), ("maps", FLOAT, [1, 8, 7, 7]), ("y", FLOAT, [1, 10])]
     found = scores_of(outputs)
-    assert (found.name, found.reason) == ("y", "the only one with one score a class")
+    assert (found.name, found.reason) == ("y", "the only one with one score per class")
 
 
 @pytest.mark.parametrize(
@@ -166,7 +166,11 @@ def test_scores_several_alike_are_refused_by_name():
 
 @pytest.mark.parametrize(
     ("output", "message"),
-    [("maps", "'maps' is no class scores: more than one axis"), ("pred", "not floating point"), ("z", "no output 'z'")],
+    [
+        ("maps", "'maps' cannot be the class scores: more than one axis"),
+        ("pred", "not floating point"),
+        ("z", "no output 'z'"),
+    ],
 )
 def test_scores_wanted_output_must_be_scores(output, message):
     with pytest.raises(ModelError, match=message):
@@ -268,4 +272,4 @@ def test_scores_beside_a_sequence_are_the_tensor():
     nodes = "f = Flatten (x)  all = SequenceConstruct (f)  y = Gemm (f, w)"
     text = f"(float[N, 3, 1, 1] x) => (seq(float[N, 3]) all, float[N, 10] y) {{ {nodes} }}"
     found = read_signature(parsed(text, w=np.zeros((3, 10))))
-    assert (found.scores.name, found.outputs[0].fault) == ("y", "no tensor")
+    assert (found.scores.name, found.outputs[0].fault) == ("y", "not a tensor")

@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
+from quantkit.evaluation.compare_models import EvaluatedModel, compare_models
 from quantkit.evaluation.drift import TensorDrift
 from quantkit.evaluation.gate import GateMode, parse_gate
 from quantkit.evaluation.paired import Interval
 from quantkit.evaluation.predictions import Collector
-from quantkit.evaluation.result import EvaluatedModel, compare_models
 from quantkit.graph.coverage import Coverage, FloatLayer
 from quantkit.numerics import Range
 from quantkit.report.data import (

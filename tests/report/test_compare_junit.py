@@ -7,10 +7,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from quantkit.errors import ModelError
+from quantkit.evaluation.compare_models import EvaluatedModel, compare_models
 from quantkit.evaluation.gate import parse_gate
 from quantkit.evaluation.junit import error_report, junit_xml
 from quantkit.evaluation.predictions import Predictions
-from quantkit.evaluation.result import EvaluatedModel, compare_models
 
 
 def comparison(name="int8"):

@@ -9,10 +9,10 @@ import pytest
 from quantizers import fake_quantize
 from rich.console import Console
 
+from quantkit.evaluation.compare_models import EvaluatedModel, compare_models
 from quantkit.evaluation.drift import DriftAccumulator
 from quantkit.evaluation.paired import Interval
 from quantkit.evaluation.predictions import Predictions
-from quantkit.evaluation.result import EvaluatedModel, compare_models
 from quantkit.numerics import Range, affine_qparams
 from quantkit.report import tables as render
 

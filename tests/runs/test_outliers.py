@@ -97,7 +97,7 @@ def test_ranges_leave_out_what_one_image_alone_reaches_and_its_name_is_told(plac
     done = run_on(place)
     hi, observed = range_of(done.quantized.table)
     assert hi < observed / 50.0
-    (told,) = [note for note in done.notes if "times as far" in note]
+    (told,) = [note for note in done.notes if "times as large" in note]
     assert "1 of 40 images" in told
     assert "b/009.png" in told
     assert told.endswith("unless --keep-outliers is given")
@@ -111,10 +111,10 @@ def test_who_wants_all_images_gets_all(place: Path) -> None:
     kept = run_on(place, method=WIDEST, options=options)
     hi, observed = range_of(kept.quantized.table)
     assert hi == pytest.approx(observed)
-    assert not any("times as far" in note for note in kept.notes)
+    assert not any("times as large" in note for note in kept.notes)
     whole = quantize(place / "run", method=MinMax())
     assert range_of(whole.table)[0] == pytest.approx(observed)
-    assert any(note.endswith("this method counts them") for note in whole.notes)
+    assert any(note.endswith("this method includes them") for note in whole.notes)
 
 
 def test_the_compiler_gets_a_set_without_it_and_its_model_is_foretold_so(place: Path) -> None:

@@ -18,7 +18,7 @@ TARGETS = [ORT, VACC, TENSORRT]
 
 
 def ranges_of(model, images):
-    """Return ranges of every tensor, for plans that observe other tensors than the whole int8 model's."""
+    """Return ranges of every tensor, for plans that observe other tensors than the full int8 model's."""
     names = [str(value.name) for node in model.graph for value in node.outputs]
     return minmax_ranges(model, [*names, str(model.graph.inputs[0].name)], images)
 
@@ -144,5 +144,5 @@ def test_bad_input_is_named(model, images) -> None:
         layer_costs(model, ORT, ranges, images, left_out=PlanOptions(skip=("*",)), threads=1)
     with pytest.raises(ModelError, match="have no range"):
         layer_costs(model, ORT, {}, images, threads=1)
-    with pytest.raises(NumericError, match="image 1: the scores hold NaN"):
+    with pytest.raises(NumericError, match="image 1: the scores contain NaN"):
         layer_costs(model, ORT, ranges, [images[0], images[1] * np.float32(np.nan)], threads=1)

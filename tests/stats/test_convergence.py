@@ -48,11 +48,11 @@ def test_remaining_error_leaves_out_a_short_last_step():
 def test_settling_note_of_few_images_says_how_many_to_use():
     note = settling_note([point(20, 0.37)], 20, "percentile", 1000)
     assert note == (
-        "ranges not settled: 20 images for 1,000 classes leave the worst percentile range uncertain by 74 % of its "
-        "width; use about 1,100"
+        "ranges have not converged: 20 images for 1,000 classes leave an error of 74 % of the worst percentile range"
+        "; use about 1,100"
     )
     assert settling_note([], 8, "percentile", 10) == (
-        "ranges not settled: 8 images for 10 classes are too few to tell; use several hundred, 1,000 are usual"
+        "ranges have not converged: 8 images for 10 classes are too few; use several hundred, usually 1,000"
     )
 
 

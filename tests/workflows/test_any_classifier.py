@@ -383,7 +383,7 @@ def test_channels_of_the_picture_reach_the_model_in_order(mode: str, channels: i
     [
         (2, "reads 2 channels and the pipeline gives 3; set the mode of decode to LA$"),
         (4, "reads 4 channels and the pipeline gives 3; set the mode of decode to RGBA or BGRA$"),
-        (8, "reads 8 channels and the pipeline gives 3; image files hold 1 to 4 channels"),
+        (8, "needs 8 channels, and the pipeline gives 3; image files have 1 to 4 channels"),
     ],
 )
 def test_channels_no_pipeline_gives_are_refused_with_what_can_be_done(
@@ -399,7 +399,7 @@ def test_channels_no_pipeline_gives_are_refused_with_what_can_be_done(
 def test_uint8_image_refuses_a_pipeline_of_fractions(images: Path, tmp_path: Path) -> None:
     kind = KINDS["uint8"]
     write(tmp_path / "model.onnx", kind, pictures_of(images))
-    message = "whole numbers from 0 to 255, and the pipeline gives fractions from -1 to 1; set the divisor of to_tensor"
+    message = "integers from 0 to 255, and the pipeline gives fractions from -1 to 1; set the divisor of to_tensor"
     with pytest.raises(ConfigError, match=message):
         read_classifier(tmp_path / "model.onnx").check(PLAIN)
 

@@ -219,7 +219,7 @@ def test_an_interrupted_pass_goes_on_and_ends_with_the_same_bits(place: Place, m
 
 
 def test_two_processes_do_not_write_one_run(place: Place) -> None:
-    with RunFolder(place.run).locked(), pytest.raises(UsageError, match="another quantkit process is at work"):
+    with RunFolder(place.run).locked(), pytest.raises(UsageError, match="another quantkit process is using this run"):
         place.calibrate()
     place.calibrate()
 
@@ -279,7 +279,7 @@ def test_what_follows_from_other_tensors_is_what_observing_it_gives(tmp_path: Pa
 def test_statistics_of_another_model_are_refused(place: Place) -> None:
     run = place.calibrate()
     tiny_model(place.model, seed=9)
-    with pytest.raises(ProvenanceError, match="the fp32 model is not the one this run was calibrated with"):
+    with pytest.raises(ProvenanceError, match="the fp32 model has changed since the calibration of this run"):
         quantize(run)
     place.model.unlink()
     with pytest.raises(ModelError, match=r"is missing; .*quantkit relink"):
@@ -314,9 +314,9 @@ def test_statistics_round_trip_through_a_file_with_wide_counts_and_gaps(tmp_path
 def test_bad_input_is_met_at_the_door(place: Place) -> None:
     with pytest.raises(UsageError, match="this is not a run folder; run quantkit calibrate first"):
         quantize(place.folder / "nowhere")
-    with pytest.raises(ConfigError, match="the model reads 3 channels and the pipeline gives 1"):
+    with pytest.raises(ConfigError, match="the model needs 3 channels, and the pipeline gives 1"):
         calibrate(place.model, place.set, Pipeline(ops=(Decode(mode="L"), ToTensor())), run=place.run)
-    with pytest.raises(CalibrationSetError, match="the set holds no images"):
+    with pytest.raises(CalibrationSetError, match="the set is empty"):
         calibrate(place.model, CalibrationSet(place.images, ()), PIPELINE, run=place.run)
     run = place.calibrate()
     with pytest.raises(UsageError, match="the run has no model 'int9'; it has fp32, int8"):
@@ -324,10 +324,10 @@ def test_bad_input_is_met_at_the_door(place: Place) -> None:
     with pytest.raises(UsageError, match="at least two models"):
         compare(["fp32"], run=run, images=place.images)
     five = write_images(place.folder / "five", classes="abcde", per_class=1)
-    with pytest.raises(LabelError, match="labels go up to 4 and the model tells 4 classes apart"):
+    with pytest.raises(LabelError, match="labels go up to 4, and the model has 4 classes"):
         compare(["fp32", "int8"], run=run, images=five)
     next(place.images.rglob("*.png")).write_bytes(b"other bytes")
-    with pytest.raises(CalibrationSetError, match="is not the one the set was built with"):
+    with pytest.raises(CalibrationSetError, match="the image has changed since the set was built"):
         calibrate(place.model, build_then_damage(place), PIPELINE, run=place.folder / "fresh")
 
 

@@ -141,9 +141,9 @@ def test_files_of_one_name_are_refused_before_the_work_with_names_to_give(folder
 @pytest.mark.parametrize(
     ("model", "match"),
     [
-        ("int8", "'int8' is no ONNX file, and no run was given"),
+        ("int8", "'int8' is not an ONNX file, and no run was given"),
         ("a=nowhere", "a=nowhere: there is no such model file or folder of results"),
-        ("=x.onnx", "'=x.onnx' is no ONNX file"),
+        ("=x.onnx", "'=x.onnx' is not an ONNX file"),
     ],
 )
 def test_unknown_models_are_refused(model: str, match: str, folder: Path) -> None:

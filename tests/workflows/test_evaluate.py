@@ -296,14 +296,14 @@ def test_what_does_not_belong_together_is_not_merged(place: Place) -> None:
     other = part("other", shard=(2, 2))
     cases: list[tuple[list[Path], type[QuantkitError], str]] = [
         ([one], UsageError, "at least two files"),
-        ([one, whole], ProvenanceError, "whole: it answers for all images"),
+        ([one, whole], ProvenanceError, "whole: it has predictions for all images"),
         ([one, one], ProvenanceError, "one: shard 1/2 is in .*one too"),
         ([one, third], ProvenanceError, "third: it is one of 3 shards and the first file one of 2"),
-        ([one, fewer], ProvenanceError, "fewer: it was made with other images"),
-        ([one, scaled], ProvenanceError, "scaled: it was made with another preprocessing"),
-        ([one, other], ProvenanceError, "other: it was made with another model"),
+        ([one, fewer], ProvenanceError, "fewer: it has other images"),
+        ([one, scaled], ProvenanceError, "scaled: it has another preprocessing"),
+        ([one, other], ProvenanceError, "other: it has another model"),
         ([one, place.folder / "gone"], StatisticsError, "gone: cannot be read"),
-        ([one, place.model], StatisticsError, "is no file of predictions, or is damaged"),
+        ([one, place.model], StatisticsError, "is not a prediction file, or is damaged"),
     ]
     for paths, error, message in cases:
         with pytest.raises(error, match=message):
@@ -315,7 +315,7 @@ def test_what_does_not_belong_together_is_not_merged(place: Place) -> None:
 def test_damaged_predictions_are_refused(place: Place, size: int) -> None:
     path = place.folder / "cut.npz"
     path.write_bytes(place.saved()[:size])
-    with pytest.raises(StatisticsError, match=r"cut.npz: is no file of predictions, or is damaged; run quantkit eval"):
+    with pytest.raises(StatisticsError, match=r"cut.npz: is not a prediction file, or is damaged; run quantkit eval"):
         load_predictions(path)
 
 
@@ -345,7 +345,7 @@ def test_doubtful_answers_are_spoken_of() -> None:
     assert shifted.startswith("the labels seem to count from 1 where the model counts from 0: top-1 is 0.0 % as given")
     guessing = diagnose_labels(_predictions(rng.integers(0, 1000, 500), truth, 1000))
     assert guessing is not None
-    assert guessing.startswith("top-1 cannot be told from guessing (0.1 %)")
+    assert guessing.startswith("top-1 is not better than guessing (0.1 %)")
 
 
 @pytest.mark.parametrize("quantized", [False, True])
@@ -368,16 +368,16 @@ def test_a_softmax_at_the_end_is_seen_even_through_integers(place: Place, quanti
 
 def test_bad_input_is_met_at_the_door(place: Place) -> None:
     five = write_images(place.folder / "five", classes="abcde", per_class=1)
-    with pytest.raises(LabelError, match=r"tiny.onnx: the labels go up to 4 and the model tells 4 classes apart"):
+    with pytest.raises(LabelError, match=r"tiny.onnx: the labels go up to 4, and the model has 4 classes"):
         place.evaluate(images=five)
-    with pytest.raises(UsageError, match="'int8' is no ONNX file, and no run was given"):
+    with pytest.raises(UsageError, match="'int8' is not an ONNX file, and no run was given"):
         evaluate("int8", images=place.images, pipeline=PIPELINE, cache=place.cache)
-    with pytest.raises(UsageError, match="nothing says how images are preprocessed; give --preset"):
+    with pytest.raises(UsageError, match="no preprocessing was given; give --preset"):
         place.evaluate(pipeline=None)
-    with pytest.raises(UsageError, match="there are 32 images for 33 shards; make fewer"):
+    with pytest.raises(UsageError, match="there are 32 images for 33 shards; use fewer"):
         place.evaluate(shard=(1, 33))
     for text in ("0/2", "3/2", "1", "a/b", "1/2/3", ""):
-        with pytest.raises(UsageError, match="is no shard; write the second of four as 2/4"):
+        with pytest.raises(UsageError, match="write the second of four as 2/4"):
             parse_shard(text)
     assert parse_shard("2/4") == (2, 4)
     place.cache.write_text("")
@@ -402,7 +402,7 @@ def test_scores_that_are_no_numbers_are_named(place: Place) -> None:
     bias.CopyFrom(onnx.numpy_helper.from_array(np.array([np.inf, 0, 0, 0], np.float32), "b3"))
     onnx.save(model, place.model)
     for _ in range(2):  # kept or not
-        with pytest.raises(NumericError, match=r"a/000.png: the model's output holds NaN or infinity"):
+        with pytest.raises(NumericError, match=r"a/000.png: the model's output contains NaN or infinity"):
             place.evaluate()
 
 
@@ -413,18 +413,18 @@ def test_the_command(place: Place, monkeypatch: pytest.MonkeyPatch, capsys: pyte
     out, _ = run("eval", "tiny.onnx", *options, "--out", "p.npz", "--json", "a.json")
     assert out.startswith("32 images in ")
     assert "over 32 images; intervals of 95 %" in out
-    assert "all answers were there, nothing was run" in run("eval", "tiny.onnx", *options, "--out", "p.npz")[0]
+    assert "all scores were cached, nothing was run" in run("eval", "tiny.onnx", *options, "--out", "p.npz")[0]
     assert json.loads((place.folder / "a.json").read_text())["images"] == 32
     for i in (1, 2):
         run("eval", "tiny.onnx", *options, "--shard", f"{i}/2", "--out", f"{i}.npz")
     run("eval", "--merge", "2.npz", "1.npz", "--out", "both.npz")
     assert (place.folder / "both.npz").read_bytes() == (place.folder / "p.npz").read_bytes()
     for arguments, code, message in (
-        (["eval", "tiny.onnx", "--images", "images"], 2, "nothing says how images are preprocessed"),
+        (["eval", "tiny.onnx", "--images", "images"], 2, "no preprocessing was given"),
         (["eval", "int8", "--images", "images"], 2, "there is no run here"),
         (["eval", "tiny.onnx", "int8", *options], 2, "2 models were given"),
         (["eval", "gone.onnx", *options], 7, "gone.onnx: there is no such model file"),
-        (["eval", "tiny.onnx", "--preset", "pipeline.yaml"], 2, "nothing says which images to evaluate"),
+        (["eval", "tiny.onnx", "--preset", "pipeline.yaml"], 2, "no evaluation images were given"),
         (["eval", "--merge", "1.npz", "2.npz"], 2, "give --out"),
         (["eval", "--merge", "1.npz", "1.npz", "--out", "x"], 9, "shard 1/2 is in 1.npz too"),
     ):
@@ -459,7 +459,7 @@ def test_eval_without_a_run_caches_scores_in_the_user_cache_alone(
     assert {path.name for path in place.folder.iterdir()} - before == {"elsewhere", "home"}
     assert [path.name for path in (place.folder / "elsewhere").iterdir()] == ["p.npz"]
     assert len(list((place.folder / "home/quantkit").rglob("*.scores"))) == 1
-    assert "all answers were there" in run("eval", "tiny.onnx")[0]
+    assert "all scores were cached" in run("eval", "tiny.onnx")[0]
 
 
 def _command(

@@ -111,7 +111,7 @@ def test_inspect_nan_weight_is_described_and_refused(model: Path) -> None:
         proto.graph.initializer[0].CopyFrom(numpy_helper.from_array(weight, "w1"))
 
     summary = quantkit.inspect(changed(model, spoil))
-    assert [problem.what for problem in summary.errors] == ["the weight 'w1' holds NaN"]
+    assert [problem.what for problem in summary.errors] == ["the weight 'w1' contains NaN"]
     assert summary.multiply_adds == MULTIPLY_ADDS
 
 
@@ -157,7 +157,7 @@ def test_inspect_softmax_at_the_end_is_a_warning(model: Path) -> None:
 
     summary = quantkit.inspect(changed(model, append))
     assert summary.scores.softmax
-    assert "behind a Softmax" in str(summary.problems[0])
+    assert "output of a Softmax" in str(summary.problems[0])
 
 
 def test_inspect_model_without_layers_names_the_fault_and_still_counts(tmp_path: Path) -> None:
@@ -173,7 +173,7 @@ def test_inspect_model_without_layers_names_the_fault_and_still_counts(tmp_path:
 @pytest.mark.parametrize(
     ("name", "content", "match"),
     [
-        ("empty.onnx", b"", "holds no graph"),
+        ("empty.onnx", b"", "has no graph"),
         ("table.csv", b"name,label\na.png,1\n", "is not an ONNX file"),
         ("text.onnx", b"this is no model\n", "is not an ONNX file|not a valid"),
         ("missing.onnx", None, "there is no such model file"),

@@ -88,7 +88,7 @@ def test_plan_of_ready_arrays_needs_no_preprocessing(folder: Path) -> None:
 
 
 def test_plan_without_preprocessing_is_refused(folder: Path) -> None:
-    with pytest.raises(UsageError, match="nothing says how images are preprocessed"):
+    with pytest.raises(UsageError, match="no preprocessing was given"):
         quantkit.plan_job("eval", [folder / "model.onnx"], images=folder / "images")
 
 

@@ -195,8 +195,8 @@ def test_files_hold_the_figures(run: Path) -> None:
 @pytest.mark.parametrize(
     ("fault", "match"),
     [
-        ("gone", r"\.png: the calibration image is gone; put it back"),
-        ("changed", r"\.png: the image is not the one the run was calibrated with"),
+        ("gone", r"\.png: the calibration image is missing; restore it"),
+        ("changed", r"\.png: the image has changed since the calibration"),
         ("no manifest", r"set\.csv"),
         ("other set", r"the calibration set is not the one of the run"),
     ],
@@ -223,12 +223,12 @@ def test_what_cannot_be_done_is_said_before_any_work(run: Path, tmp_path: Path, 
     with pytest.raises(UsageError, match="this is not a run folder; run quantkit calibrate first"):
         sensitivity(tmp_path / "nowhere")
     assert not (tmp_path / "nowhere").exists()
-    with pytest.raises(UsageError, match="--images: labelled images are for accuracy; add --by accuracy"):
+    with pytest.raises(UsageError, match="--images: labelled images need --by accuracy; add --by accuracy"):
         sensitivity(run, images=run.parent / "images")
-    with pytest.raises(UsageError, match="0 images show nothing"):
+    with pytest.raises(UsageError, match="0 images are too few"):
         sensitivity(run, count=0)
     write_images(tmp_path / "five", classes=tuple("abcde"))
-    with pytest.raises(LabelError, match="the labels go up to 4 and the model tells 4 classes apart"):
+    with pytest.raises(LabelError, match="the labels go up to 4, and the model has 4 classes"):
         sensitivity(run, by="accuracy", images=tmp_path / "five")
     assert measured == []
 
@@ -241,5 +241,5 @@ def test_a_run_is_meant_by_its_folder_or_by_its_model(run: Path, tmp_path: Path)
     assert run_of_subject(None, Project(), tmp_path) == own
     (tmp_path / "elsewhere").mkdir()
     other = tiny_model(tmp_path / "elsewhere" / "tiny.onnx", seed=1)
-    with pytest.raises(UsageError, match=r"runs/tiny: this run is of .*/tiny\.onnx; give the run folder"):
+    with pytest.raises(UsageError, match=r"runs/tiny: this run belongs to .*/tiny\.onnx; give the run folder"):
         run_of_subject(other, Project(), tmp_path)

@@ -122,7 +122,7 @@ def test_run_of_arrays_is_evaluated_on_arrays_and_refuses_pictures(place: Place)
 
 
 def test_pictures_without_preprocessing_are_refused(place: Place) -> None:
-    with pytest.raises(UsageError, match="nothing says how images are preprocessed"):
+    with pytest.raises(UsageError, match="no preprocessing was given"):
         calibrate(place.model, build_calibration_set(place.images, count=4), run=place.folder / "run")
 
 
@@ -135,7 +135,7 @@ def test_arrays_of_another_shape_than_the_model_reads_are_refused(step: str, pla
         "evaluate": lambda: evaluate(place.model, images=wrong, cache=place.folder / "cache"),
         "compare": lambda: compare([place.model, f"again={place.model}"], images=wrong),
     }
-    with pytest.raises(ImageError, match=r"arrays of shape \[3, 6, 8\] where the model reads \[3, 8, 8\]"):
+    with pytest.raises(ImageError, match=r"the arrays have shape \[3, 6, 8\], and the model needs \[3, 8, 8\]"):
         steps[step]()
 
 

@@ -1,1 +1,1 @@
-"""Kinds of image sources: folders, tar and zip archives, WebDataset shards, parquet, URLs, arrays and iterables."""
+"""Image sources: folders, tar and zip archives, WebDataset shards, parquet, URLs, arrays and iterables."""

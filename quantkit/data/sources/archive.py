@@ -1,4 +1,4 @@
-"""Images in tar and zip archives, alone or as shards; labels from WebDataset's ``.cls`` members where there are any."""
+"""Images in tar and zip archives and shards, with labels from WebDataset's ``.cls`` members if there are any."""
 
 import re
 from collections import Counter
@@ -19,12 +19,12 @@ from quantkit.data.sources.zip import zip_index
 from quantkit.errors import CalibrationSetError, ImageError, LabelError
 
 CLASS_SUFFIX = ".cls"
-# What a class member holds at most: a class index.
+# Maximum size of a class member, which contains a class index.
 _CLASS_BYTES = 32
 _SHOWN = 3
 _MACOS = "__MACOSX"
 
-# Archives whose index was read in this process; commands open one several times.
+# Number of archive indexes cached in this process; commands open an archive several times.
 _INDEXES_KEPT = 64
 
 
@@ -32,13 +32,13 @@ def archive_source(root: Location, blobs: Sequence[Blob], faults: Faults) -> Ima
     """Return the images of archives, in the order of their names.
 
     Args:
-        root: the place that was given.
-        blobs: the archives, tar or zip each.
-        faults: receives damaged archives and members that cannot be used.
+        root: the given location.
+        blobs: the tar or zip archives.
+        faults: receives damaged archives and unusable members.
 
     Raises:
-        CalibrationSetError: an archive cannot be read or holds something to refuse, or there is no image.
-        LabelError: some images have a class member and others none, or one holds no class index.
+        CalibrationSetError: an archive cannot be read or has unusable members, or there is no image.
+        LabelError: only some images have a class member, or one is not a class index.
     """
     found: list[tuple[Blob, Member]] = []
     classes: dict[tuple[Blob, str], Member] = {}
@@ -70,10 +70,10 @@ def archive_source(root: Location, blobs: Sequence[Blob], faults: Faults) -> Ima
 def _with_classes(
     root: Location, found: list[tuple[Blob, Member]], classes: Mapping[tuple[Blob, str], Member], faults: Faults
 ) -> list[tuple[Blob, Member]]:
-    """Return the images that have a class member; a shard that was cut short may end between the two.
+    """Return the images with a class member; a truncated shard may end between the two.
 
     Raises:
-        LabelError: some have none, and faults are refused; or none has one.
+        LabelError: some images have none and faults are not skipped, or no image has one.
     """
     kept = [(blob, member) for blob, member in found if (blob, _sample(member.name)) in classes]
     if len(kept) == len(found):
@@ -92,9 +92,9 @@ def _with_classes(
 
 
 def _index(blob: Blob, faults: Faults) -> tuple[Member, ...]:
-    """Return the members of an archive; an undamaged one is read once in this process."""
+    """Return the members of an archive; the index of an undamaged one is cached in this process."""
     try:
-        # The members of a compressed archive hold its images, which are not to stay when the source is gone.
+        # The members of a compressed archive contain its images, which must be released with the source.
         return tuple(_members(blob, Faults())) if is_compressed(_start(blob)) else _whole_index(blob)
     except CalibrationSetError:
         if not faults.skip:
@@ -119,7 +119,7 @@ def _members(blob: Blob, faults: Faults) -> list[Member]:
 
 def _start(blob: Blob) -> bytes:
     if not blob.size:
-        raise CalibrationSetError("the archive is empty", where=blob.name, fix="fetch it again")
+        raise CalibrationSetError("the archive is empty", where=blob.name, fix="download it again")
     try:
         return blob.read_at(0, min(8, blob.size))
     except ImageError as error:
@@ -127,7 +127,7 @@ def _start(blob: Blob) -> bytes:
 
 
 def _is_wanted(name: str) -> bool:
-    """Return whether a member is an image or a class; hidden ones and macOS's doubles are passed over."""
+    """Return whether a member is an image or a class; hidden files and macOS resource forks are skipped."""
     path = PurePosixPath(name.replace("\\", "/"))
     if any(part.startswith(".") and part not in (".", "..") for part in path.parts) or path.parts[:1] == (_MACOS,):
         return False
@@ -135,7 +135,7 @@ def _is_wanted(name: str) -> bool:
 
 
 def _sound(blob: Blob, members: Sequence[Member], faults: Faults) -> list[Member]:
-    """Return the members that can be used; the others are reported."""
+    """Return the usable members; the others are reported."""
     times = Counter(_normal(member.name) for member in members)
     sound = []
     reported: set[str] = set()
@@ -161,7 +161,7 @@ def _normal(name: str) -> str:
 def _name_fault(name: str) -> str:
     path = PurePosixPath(name.replace("\\", "/"))
     if path.is_absolute() or re.match(r"[A-Za-z]:", name):
-        return "an absolute name, which could be outside of the archive"
+        return "an absolute name, which could be outside the archive"
     if ".." in path.parts:
         return "a name that leads out of the archive"
     if any(character in name for character in "\0\r\n"):
@@ -170,15 +170,15 @@ def _name_fault(name: str) -> str:
 
 
 def _sample(name: str) -> str:
-    """Return what the members of one WebDataset sample have in common: the name up to its first dot."""
+    """Return the key of a WebDataset sample: the name up to the first dot."""
     folder, slash, file = _normal(name).rpartition("/")
     return folder + slash + file.partition(".")[0]
 
 
 def _ids(found: Sequence[tuple[Blob, Member]]) -> list[str]:
-    """Return an id for each image: its name, below its archive's where two archives have images of one name.
+    """Return an id for each image: its name, prefixed with its archive's name if names are not unique.
 
-    A top folder that all images of class folders share, as tar makes it of a folder, is left away.
+    A common top folder of all class folders, as tar creates it, is removed.
     """
     names = [_normal(member.name) for _, member in found]
     tops = {name.partition("/")[0] for name in names}
@@ -187,7 +187,9 @@ def _ids(found: Sequence[tuple[Blob, Member]]) -> list[str]:
         names = [name.partition("/")[2] for name in names]
     if len(set(names)) < len(names):
         if len({blob.file_name for blob, _ in found}) < len({blob.name for blob, _ in found}):
-            raise CalibrationSetError("two archives of one name hold images of one name", fix="rename an archive")
+            raise CalibrationSetError(
+                "two archives with the same name have images with the same name", fix="rename one"
+            )
         return [f"{blob.file_name}/{name}" for (blob, _), name in zip(found, names, strict=True)]
     return names
 
@@ -195,11 +197,11 @@ def _ids(found: Sequence[tuple[Blob, Member]]) -> list[str]:
 def _class_index(blob: Blob, member: Member) -> int:
     where = f"{blob.name}: {member.name}"
     if member.size > _CLASS_BYTES:
-        raise LabelError(f"{member.size} bytes where a class index belongs", where=where)
+        raise LabelError(f"the member is not a class index ({member.size} bytes)", where=where)
     try:
         text = read_member(blob, member).decode("ascii", "replace").strip()
     except ImageError as error:
         raise LabelError(error.what, where=where, fix=error.fix) from error
     if not re.fullmatch(r"[0-9]{1,9}", text):
-        raise LabelError(f"{text[:20]!r} is no class index", where=where, fix="write the class index, such as 207")
+        raise LabelError(f"{text[:20]!r} is not a class index", where=where, fix="write the class index, such as 207")
     return int(text)

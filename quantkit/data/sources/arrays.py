@@ -1,4 +1,4 @@
-"""Ready arrays as images: float32 ``[C, H, W]`` as the model reads them, checked one by one, not preprocessed."""
+"""Arrays as images: float32 ``[C, H, W]`` model inputs, checked individually and not preprocessed."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -11,17 +11,17 @@ from quantkit.data.source import ImageSource
 from quantkit.errors import ImageError, LabelError, NumericError, UsageError
 from quantkit.types import Float32Array
 
-# Begins the place of images that Python gave; no path and no URL begins so.
+# Prefix of the location of images from Python; no path or URL has it.
 IN_MEMORY = "images in memory"
 
 
 class ContentItem(ImageItem):
-    """An image whose content is in memory: an encoded image, or a ready array.
+    """An image in memory: an encoded image, or an array.
 
     Args:
-        id: name within the source.
+        id: name in the source.
         content: bytes, or float32 ``[C, H, W]``.
-        where: what to call it in messages.
+        where: name in messages.
     """
 
     __slots__ = ("_digest", "_where", "content", "id")
@@ -39,7 +39,7 @@ class ContentItem(ImageItem):
         """Return the content.
 
         Raises:
-            NumericError: an array holds NaN or infinity.
+            NumericError: an array contains NaN or infinity.
         """
         if not isinstance(self.content, bytes):
             check_finite(self.content, self._where)
@@ -53,19 +53,19 @@ class ContentItem(ImageItem):
 
 
 def array_source(images: Any, labels: Any = None) -> ImageSource:
-    """Return the images of one array.
+    """Return the images of an array.
 
     Args:
         images: float32 ``[N, C, H, W]``, a numpy array or a torch tensor; not copied.
         labels: ``[N]`` class indices, or None.
 
     Raises:
-        ImageError: another dtype or number of axes, or no image.
-        LabelError: not one class index for each image.
+        ImageError: the dtype or number of axes is wrong, or there is no image.
+        LabelError: there is not one class index per image.
     """
     array = as_numpy(images)
     if array.ndim != 4 or not len(array):
-        raise ImageError(f"an array of shape {list(array.shape)} where [N, C, H, W] is needed", where=IN_MEMORY)
+        raise ImageError(f"the array has shape {list(array.shape)}, not [N, C, H, W]", where=IN_MEMORY)
     check_dtype(array, IN_MEMORY)
     items = tuple(
         ContentItem(position_id(position), one, f"{IN_MEMORY}: image {position}") for position, one in enumerate(array)
@@ -78,10 +78,10 @@ def array_source(images: Any, labels: Any = None) -> ImageSource:
 
 
 def as_numpy(value: Any) -> NDArray[Any]:
-    """Return a numpy array; a torch tensor is taken from its device and its graph.
+    """Return a numpy array; a torch tensor is detached and copied to the CPU.
 
     Raises:
-        UsageError: the value is no array.
+        UsageError: the value is not an array.
     """
     if hasattr(value, "detach"):
         value = value.detach().cpu().numpy()
@@ -89,7 +89,7 @@ def as_numpy(value: Any) -> NDArray[Any]:
         value = np.asarray(value)
     if not isinstance(value, np.ndarray | np.generic):
         raise UsageError(
-            f"a {type(value).__name__} where an array is needed", fix="give float32 arrays [C, H, W], or encoded images"
+            f"{type(value).__name__} is not an array", fix="give float32 arrays [C, H, W], or encoded images"
         )
     return np.asarray(value)
 
@@ -102,31 +102,31 @@ def check_dtype(array: NDArray[Any], where: str) -> None:
     """
     if array.dtype != np.float32:
         raise ImageError(
-            f"an array of {array.dtype} where float32 is needed",
+            f"the array has dtype {array.dtype}, not float32",
             where=where,
-            fix="preprocess it as the model was trained, and convert it with .astype(np.float32)",
+            fix="preprocess it as in training, and convert it with .astype(np.float32)",
         )
 
 
 def check_shape(array: NDArray[Any], shape: tuple[int, ...] | None, where: str) -> None:
-    """Check that an array is ``[C, H, W]``, and of the shape of the first.
+    """Check that an array is ``[C, H, W]``, with the shape of the first.
 
     Raises:
         ImageError: it is not.
     """
     if array.ndim != 3 or not array.size:
-        raise ImageError(f"an array of shape {list(array.shape)} where [C, H, W] is needed", where=where)
+        raise ImageError(f"the array has shape {list(array.shape)}, not [C, H, W]", where=where)
     if shape is not None and array.shape != shape:
         raise ImageError(
-            f"an array of shape {list(array.shape)} and the first is {list(shape)}", where=where, fix="make them alike"
+            f"the array has shape {list(array.shape)}, and the first {list(shape)}", where=where, fix="use one shape"
         )
 
 
 def check_finite(array: Float32Array, where: str) -> None:
-    """Check that an array holds numbers only.
+    """Check that an array has only finite values.
 
     Raises:
-        NumericError: it holds NaN or infinity.
+        NumericError: it contains NaN or infinity.
     """
     finite = np.isfinite(array)
     if not finite.all():
@@ -134,7 +134,7 @@ def check_finite(array: Float32Array, where: str) -> None:
         raise NumericError(
             f"{array.size - int(finite.sum())} of {array.size} values are NaN or infinite, the first at {place}",
             where=where,
-            fix="find the step of the preprocessing that makes them",
+            fix="find the preprocessing step that computes them",
         )
 
 
@@ -142,28 +142,28 @@ def label_array(labels: NDArray[Any], count: int, where: str) -> NDArray[np.int6
     """Return class indices as int64 ``[count]``.
 
     Raises:
-        LabelError: another number of them, another shape, or values that are no class indices.
+        LabelError: the number or shape is wrong, or values are not class indices.
     """
     if labels.shape != (count,):
         raise LabelError(f"labels of shape {list(labels.shape)} for {count} images", where=where)
     if not np.issubdtype(labels.dtype, np.integer):
-        raise LabelError(f"labels of {labels.dtype}, not integers", where=where, fix="give class indices")
+        raise LabelError(f"the labels are {labels.dtype}, not integers", where=where, fix="give class indices")
     if (labels < 0).any():
         position = int(np.argmax(labels < 0))
-        raise LabelError(f"label {labels[position]} of image {position} is no class index", where=where)
+        raise LabelError(f"label {labels[position]} of image {position} is not a class index", where=where)
     return labels.astype(np.int64)
 
 
 def position_id(position: int) -> str:
-    """Return the id of an image that has no name."""
+    """Return the id of an image without a name."""
     return f"image-{position:06d}"
 
 
 def joined_labels(labels: Sequence[int | None], where: str) -> NDArray[np.int64] | None:
-    """Return the labels of images, None where none has one.
+    """Return the labels of images, None if no image has one.
 
     Raises:
-        LabelError: some have one and others none.
+        LabelError: only some images have a label.
     """
     without = [position for position, label in enumerate(labels) if label is None]
     if len(without) == len(labels):

@@ -1,4 +1,4 @@
-"""Files that are read at random: by offset and length, from any thread, on this machine or behind a URL."""
+"""Local and remote files with thread-safe random access by offset and length."""
 
 import io
 import os
@@ -13,25 +13,25 @@ from typing import Any
 from quantkit.errors import CalibrationSetError, ImageError
 from quantkit.files import reason
 
-# Attempts of one remote read, and the pause after the first that fails; it doubles.
+# Attempts of one remote read, and the pause after the first failure, which doubles each time.
 ATTEMPTS = 3
 PAUSE_S = 0.5
-# Names under which file systems report the version or the modification time of a file.
+# Keys of file systems for the version or modification time of a file.
 _VERSION_KEYS = ("ETag", "etag", "Last-Modified", "LastModified", "mtime", "updated", "created")
-# Version of a file whose server reports none. Cached results of such a file are valid in this process only.
+# Version of a file without one on the server. Cached results of such a file are valid only in this process.
 _UNKNOWN_VERSION = f"unknown {secrets.token_hex(8)}"
-# A remote read is given up after so long, and a second more for each megabyte.
+# Timeout of a remote read, plus one second per megabyte.
 TIMEOUT_S = 60.0
 
 
 class Blob(ABC):
-    """A file read by offset.
+    """A file with random access.
 
     Attributes:
-        name: its path or URL, for messages.
-        size: bytes.
-        version: text that changes when the file does.
-        block: bytes that an index reads at a time.
+        name: path or URL, for messages.
+        size: size in bytes.
+        version: text that changes with the file.
+        block: number of bytes per read of an index.
     """
 
     name: str
@@ -41,19 +41,19 @@ class Blob(ABC):
 
     @abstractmethod
     def read_at(self, offset: int, length: int) -> bytes:
-        """Return bytes from an offset.
+        """Return the bytes at an offset.
 
         Raises:
-            ImageError: they cannot be read, or there are fewer.
+            ImageError: the bytes cannot be read, or there are fewer.
         """
 
     @property
     def file_name(self) -> str:
-        """The last part of its name."""
+        """The last component of the name."""
         return self.name.rstrip("/").rpartition("/")[2]
 
     def modified_ns(self) -> int | None:
-        """Return the time of the last change in nanoseconds, None where it is not known."""
+        """Return the modification time in nanoseconds, None if unknown."""
         return None
 
     def __eq__(self, other: object) -> bool:
@@ -68,13 +68,13 @@ class Blob(ABC):
 
 
 class LocalBlob(Blob):
-    """A local file, opened at the first read and kept open.
+    """A local file, opened on the first read and kept open.
 
     Args:
         path: the file.
 
     Raises:
-        CalibrationSetError: it cannot be seen, or is no regular file.
+        CalibrationSetError: the file cannot be accessed, or is not a regular file.
     """
 
     block = 1 << 14
@@ -92,22 +92,20 @@ class LocalBlob(Blob):
         self._lock = Lock()
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return LocalBlob, (self.path,)  # another process opens the file anew
+        return LocalBlob, (self.path,)  # another process opens the file again
 
     def modified_ns(self) -> int | None:
-        """Return the time of the file's last change."""
+        """Return the modification time of the file."""
         return int(self.version)
 
     def read_at(self, offset: int, length: int) -> bytes:
-        """Return bytes from an offset; one system call, no lock."""
+        """Return the bytes at an offset, by one system call without a lock."""
         try:
             data = self._pread(offset, length)
         except OSError as error:
             raise ImageError(f"cannot be read ({reason(error)})", where=self.name) from error
         if len(data) != length:
-            raise ImageError(
-                f"{len(data)} of {length} bytes are there at byte {offset}: it was cut short", where=self.name
-            )
+            raise ImageError(f"truncated: {len(data)} of {length} bytes at byte {offset}", where=self.name)
         return data
 
     def _pread(self, offset: int, length: int) -> bytes:
@@ -132,12 +130,12 @@ class RemoteBlob(Blob):
 
     Args:
         fs: the file system.
-        path: its path there.
-        name: its URL.
-        info: what the file system says of it; asked for when absent.
+        path: path in the file system.
+        name: URL of the file.
+        info: metadata of the file system; requested by default.
 
     Raises:
-        CalibrationSetError: the file is not there, or does not say its size.
+        CalibrationSetError: the file does not exist, or its size is unknown.
     """
 
     block = 1 << 20
@@ -146,16 +144,16 @@ class RemoteBlob(Blob):
         self._fs, self._path, self.name = fs, path, name
         try:
             info = info or fs.info(path)
-        except Exception as error:  # every file system has errors of its own
+        except Exception as error:  # file systems raise different classes
             raise CalibrationSetError(f"cannot be read ({one_line(error)})", where=name, fix="check the URL") from error
         if not isinstance(info.get("size"), int):
-            raise CalibrationSetError("the server does not say how large it is", where=name, fix="fetch it first")
+            raise CalibrationSetError("the server does not report the size", where=name, fix="download it first")
         self.size = int(info["size"])
         changed = (info.get(key) for key in _VERSION_KEYS)
         self.version = str(next((value for value in changed if value is not None), _UNKNOWN_VERSION))
 
     def read_at(self, offset: int, length: int) -> bytes:
-        """Return bytes from an offset, by one range request; repeated where the connection fails."""
+        """Return the bytes at an offset, by one range request; repeated if the connection fails."""
         pause_s, fault = PAUSE_S, ""
         cause: Exception | None = None
         for attempt in range(1, ATTEMPTS + 1):
@@ -163,23 +161,23 @@ class RemoteBlob(Blob):
                 data = self._range(offset, length)
             except (FileNotFoundError, PermissionError) as error:
                 raise ImageError(f"cannot be read ({one_line(error)})", where=self.name) from error
-            except Exception as error:  # every file system has errors of its own
+            except Exception as error:  # file systems raise different classes
                 fault, cause = one_line(error), error
             else:
                 if len(data) == length:
                     return data
                 if len(data) == self.size > length:
                     raise ImageError(
-                        "the server sends whole files only (no range requests)", where=self.name, fix="fetch it first"
+                        "the server does not support range requests", where=self.name, fix="download it first"
                     )
-                fault, cause = f"{len(data)} of {length} bytes came", None
+                fault, cause = f"{len(data)} of {length} bytes received", None
             if attempt < ATTEMPTS:
                 time.sleep(pause_s)
                 pause_s *= 2
         raise ImageError(
             f"reading stopped at byte {offset} ({fault}; {ATTEMPTS} attempts)",
             where=self.name,
-            fix="run the same command again when the server answers",
+            fix="run the same command again when the server responds",
         ) from cause
 
     def _range(self, offset: int, length: int) -> bytes:
@@ -200,7 +198,7 @@ class BlobFile(io.RawIOBase):
 
     Args:
         blob: the file.
-        most: bytes of one read; a damaged index that asks for more is refused.
+        most: maximum bytes per read; a damaged index may request more.
     """
 
     def __init__(self, blob: Blob, most: int = 1 << 30) -> None:
@@ -227,7 +225,7 @@ class BlobFile(io.RawIOBase):
         return self._position
 
     def readinto(self, buffer: Any) -> int:
-        """Read bytes from the position on, and return how many."""
+        """Read bytes at the position, and return their number."""
         length = min(len(buffer), max(self._blob.size - self._position, 0))
         if length > self._most:
             raise OSError("an index of more than 1 GiB")
@@ -238,6 +236,6 @@ class BlobFile(io.RawIOBase):
 
 
 def one_line(error: BaseException) -> str:
-    """Return the text of an error on one line, its class where it has none."""
+    """Return the text of an error on one line, or its class if it has none."""
     text = " ".join(str(error).split())[:300]
     return text or type(error).__name__

@@ -1,4 +1,4 @@
-"""What is wrong with a source: refused at once, or collected while the rest is used, as the user chose."""
+"""Faults of a source: raised, or collected while the rest is used."""
 
 from quantkit.errors import CalibrationSetError, QuantkitError
 
@@ -10,11 +10,11 @@ class Faults:
     """Faults of a source.
 
     Args:
-        skip: collect them instead of raising the first.
-        labels: the source's own labels are read, and their faults count; not where a label file is given.
+        skip: collect faults instead of raising the first.
+        labels: whether labels of the source are read and checked; False if a label file is given.
 
     Attributes:
-        found: those collected.
+        found: the collected faults.
     """
 
     def __init__(self, skip: bool = False, *, labels: bool = True) -> None:
@@ -31,7 +31,7 @@ class Faults:
             raise error
         self.found.append(error)
 
-    def damaged(self, what: str, where: object, fix: str = "fetch it again") -> None:
+    def damaged(self, what: str, where: object, fix: str = "download it again") -> None:
         """Report a damaged part of a source.
 
         Raises:
@@ -40,7 +40,7 @@ class Faults:
         self.report(CalibrationSetError(what, where=where, fix=f"{fix}, {SKIP}"))
 
     def warnings(self) -> tuple[str, ...]:
-        """Return what was left out, in one sentence; empty where nothing was."""
+        """Return what was left out in one sentence; empty if nothing was."""
         if not self.found:
             return ()
         shown = "; ".join(f"{error.where}: {error.what}" for error in self.found[:_SHOWN])

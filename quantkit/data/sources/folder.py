@@ -13,12 +13,12 @@ from quantkit.files import reason
 
 
 def list_folder(folder: Path) -> tuple[list[str], Counter[str]]:
-    """Return the images below a folder, sorted, and how many other files there are by suffix.
+    """Return the images below a folder, sorted, and the number of other files by suffix.
 
-    Hidden files and folders are passed over. A folder reached twice through links is read once.
+    Hidden files and folders are skipped. A folder reached twice through links is read once.
 
     Raises:
-        CalibrationSetError: it cannot be listed.
+        CalibrationSetError: the folder cannot be listed.
     """
     names: list[str] = []
     others: Counter[str] = Counter()
@@ -37,7 +37,7 @@ def folder_source(folder: Path, names: list[str]) -> ImageSource:
 
 
 def no_images(others: Counter[str], where: object) -> CalibrationSetError:
-    """Return the error of a place without images; says what is there instead."""
+    """Return the error for a source without images, which lists its other files."""
     instead = ", ".join(f"{count} {suffix}" for suffix, count in others.most_common(3)) or "nothing"
     return CalibrationSetError(
         f"no images found (looked for {' '.join(sorted(IMAGE_SUFFIXES))}; there is {instead})", where=where
@@ -45,7 +45,7 @@ def no_images(others: Counter[str], where: object) -> CalibrationSetError:
 
 
 def _walk(folder: Path) -> Iterator[str]:
-    """Yield the path of every file below a folder, with forward slashes, links followed but never in a circle."""
+    """Yield the path of every file below a folder, with forward slashes; links are followed, but not in cycles."""
     seen: set[tuple[int, int]] = set()
     pending = [(folder, "")]
     while pending:
@@ -72,5 +72,5 @@ def _walk(folder: Path) -> Iterator[str]:
 def _is_folder(entry: os.DirEntry[str]) -> bool:
     try:
         return entry.is_dir()
-    except OSError:  # a link that leads to itself
+    except OSError:  # a link to itself
         return False

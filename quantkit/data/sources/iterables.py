@@ -1,7 +1,7 @@
-"""Images from Python: iterables of arrays and labels, loaders and data sets of torch and others.
+"""Images from Python iterables: arrays and labels, loaders and data sets of torch and others.
 
-One pass counts them, checks each and takes its digest. What fits in `MEMORY_BYTES` is kept. Of more, an iterable that
-can be read again is read again when its images are wanted, and must then give the same ones; others need a limit.
+One pass counts the images, checks them and computes their digests. Images up to `MEMORY_BYTES` are kept in memory. If
+there are more, a repeatable iterable is read again on demand, and must yield the same images; others need a limit.
 """
 
 import itertools
@@ -30,7 +30,7 @@ from quantkit.errors import CalibrationSetError, ImageError, LabelError, UsageEr
 from quantkit.types import Float32Array
 
 MEMORY_BYTES = 2 << 30
-# Images behind the newest one that are kept of an iterable that is read again; threads ask a few at a time.
+# Number of recent images that are kept of an iterable that is read again, for requests of several threads.
 _WINDOW = 128
 _IMAGE_KEYS = ("image", "pixel_values", "input", "images", "x")
 _LABEL_KEYS = ("label", "labels", "target", "y", "cls")
@@ -43,21 +43,21 @@ def iterable_source(given: Any, limit: int | None = None) -> ImageSource:
     """Return the images of an iterable.
 
     Args:
-        given: yields float32 arrays ``[C, H, W]`` or batches ``[N, C, H, W]``, encoded images (bytes), or pairs of such
-            and class indices, or dictionaries with ``image`` and ``label``; or has ``get_next`` as onnxruntime's
+        given: yields float32 arrays ``[C, H, W]`` or batches ``[N, C, H, W]``, encoded images (bytes), pairs of these
+            with class indices, or dictionaries with ``image`` and ``label``; or has ``get_next`` as onnxruntime's
             `CalibrationDataReader`.
-        limit: use so many images; needed where the iterable has no end.
+        limit: maximum number of images; required for an infinite iterable.
 
     Raises:
-        UsageError: a value that is no image, or more images than memory is set aside for and no way to read them again.
+        UsageError: a value is not an image, or the images exceed the memory limit and cannot be read again.
         CalibrationSetError: there is no image.
-        ImageError: an array of another dtype or of another shape than the first; names its position.
-        NumericError: an array holds NaN or infinity; names its position.
-        LabelError: labels of some images only, or values that are no class indices.
+        ImageError: an array has a wrong dtype or another shape than the first; the message has its position.
+        NumericError: an array contains NaN or infinity; the message has its position.
+        LabelError: only some images have labels, or values are not class indices.
     """
     name = type(given).__name__
     if limit is not None and limit < 1:
-        raise UsageError(f"cannot use {limit} images", where="limit", fix="give a number from 1 up")
+        raise UsageError(f"invalid number of images {limit}", where="limit", fix="give a number from 1 up")
     begin = _beginner(given)
     again = hasattr(given, "__len__")
     kept: list[Content] | None = []
@@ -69,7 +69,7 @@ def iterable_source(given: Any, limit: int | None = None) -> ImageSource:
         if position == 0:
             is_array = not isinstance(content, bytes)
         if is_array == isinstance(content, bytes):
-            raise ImageError("arrays and encoded images are mixed", where=where, fix="give one kind")
+            raise ImageError("arrays and encoded images are mixed", where=where, fix="give only one kind")
         if not isinstance(content, bytes):
             check_shape(content, shape, where)
             check_finite(content, where)
@@ -80,8 +80,8 @@ def iterable_source(given: Any, limit: int | None = None) -> ImageSource:
         if total > MEMORY_BYTES and kept is not None:
             if not again:
                 raise UsageError(
-                    f"{position + 1} images of an iterable without len() take over {MEMORY_BYTES >> 30} GiB; it "
-                    "may have no end",
+                    f"{position + 1} images of an iterable without len() exceed {MEMORY_BYTES >> 30} GiB; it "
+                    "may be infinite",
                     where=name,
                     fix="give limit=N",
                 )
@@ -89,7 +89,9 @@ def iterable_source(given: Any, limit: int | None = None) -> ImageSource:
         if kept is not None:
             kept.append(content if isinstance(content, bytes) else np.array(content, np.float32))
     if not digests:
-        raise CalibrationSetError("it gave no images", where=name, fix="make it anew: an iterator is read once only")
+        raise CalibrationSetError(
+            "it yielded no images", where=name, fix="create it again: an iterator is read only once"
+        )
     items: tuple[ImageItem, ...]
     if kept is not None:
         items = tuple(
@@ -132,7 +134,7 @@ def dataset_source(dataset: Any, limit: int | None = None) -> ImageSource:
 
 
 def is_dataset(given: Any) -> bool:
-    """Return whether a value is a `datasets.Dataset`, seen from its methods."""
+    """Return whether a value has the methods of a `datasets.Dataset`."""
     return all(hasattr(given, name) for name in ("features", "cast_column", "with_format", "__len__", "__getitem__"))
 
 
@@ -162,7 +164,7 @@ class _RowItem(ImageItem):
 
 
 class _Replay:
-    """Reads an iterable again and gives its images by position; any thread may ask."""
+    """Reads an iterable again, and returns its images by position; thread-safe."""
 
     def __init__(self, begin: Callable[[], Iterator[Any]], name: str) -> None:
         self._begin, self._name, self._lock = begin, name, threading.Lock()
@@ -171,10 +173,10 @@ class _Replay:
         self._window: OrderedDict[int, Content] = OrderedDict()
 
     def content(self, position: int) -> Content:
-        """Return the image of a position.
+        """Return the image at a position.
 
         Raises:
-            ImageError: there are fewer images than the first time.
+            ImageError: there are fewer images than in the first pass.
         """
         with self._lock:
             if position in self._window:
@@ -186,7 +188,7 @@ class _Replay:
                 sample = next(self._samples, None)
                 if sample is None:
                     raise ImageError(
-                        f"it ended after {self._next} images and had more the first time",
+                        f"it ended after {self._next} images and had more in the first pass",
                         where=f"{self._name}: image {position}",
                         fix="give an iterable that yields the same images each time",
                     )
@@ -199,7 +201,7 @@ class _Replay:
 
 
 class _ReplayedItem(ImageItem):
-    """An image of an iterable that is read again."""
+    """An image of a repeatable iterable."""
 
     def __init__(self, replay: _Replay, position: int, digest: str) -> None:
         self._replay, self._position, self._digest = replay, position, digest
@@ -213,9 +215,9 @@ class _ReplayedItem(ImageItem):
         content = self._replay.content(self._position)
         if content_digest(content) != self._digest:
             raise ImageError(
-                "it was another image the first time",
+                "it was another image in the first pass",
                 where=self.where,
-                fix="do not shuffle or augment, or give a limit of images that fit in memory",
+                fix="do not shuffle or augment, or limit the images to those that fit in memory",
             )
         return content
 
@@ -224,10 +226,10 @@ class _ReplayedItem(ImageItem):
 
 
 def _beginner(given: Any) -> Callable[[], Iterator[Any]]:
-    """Return what begins a pass over an iterable.
+    """Return a function that starts a pass over an iterable.
 
     Raises:
-        UsageError: it cannot be iterated.
+        UsageError: the value is not iterable.
     """
     if hasattr(given, "get_next"):
         return lambda: _read_out(given)
@@ -236,27 +238,27 @@ def _beginner(given: Any) -> Callable[[], Iterator[Any]]:
     if hasattr(given, "__getitem__") and hasattr(given, "__len__"):  # torch's data sets by index
         return lambda: (given[index] for index in range(len(given)))
     raise UsageError(
-        f"a {type(given).__name__} is no source of images",
+        f"{type(given).__name__} is not an image source",
         fix="give a folder, an archive, a URL, arrays, or an iterable of (array, label)",
     )
 
 
 def _read_out(reader: Any) -> Iterator[Any]:
-    """Yield what a `CalibrationDataReader` gives, until None."""
+    """Yield the arrays of a `CalibrationDataReader`, until None."""
     if hasattr(reader, "rewind"):
         reader.rewind()
     while (feed := reader.get_next()) is not None:
         if not isinstance(feed, dict) or len(feed) != 1:
             raise UsageError(
-                "get_next() gave something else than one named array",
+                "get_next() must return one named array",
                 where=type(reader).__name__,
-                fix="give the image input alone",
+                fix="return only the image input",
             )
         yield next(iter(feed.values()))
 
 
 def _samples(values: Iterator[Any], name: str) -> Iterator[_Sample]:
-    """Yield image by image, batches taken apart."""
+    """Yield image by image; batches are split."""
     for number, value in enumerate(values):
         where = f"{name}: item {number}"
         content, label = _split(value, where)
@@ -276,25 +278,27 @@ def _samples(values: Iterator[Any], name: str) -> Iterator[_Sample]:
 
 
 def _split(value: Any, where: str) -> tuple[Any, Any]:
-    """Return image and label of what an iterable yields."""
+    """Return image and label of an item of an iterable."""
     if isinstance(value, dict):
         image = next((value[key] for key in _IMAGE_KEYS if key in value), None)
         if image is None:
             raise UsageError(
-                f"a dictionary with {', '.join(map(str, value))[:80]}", where=where, fix="name the image 'image'"
+                f"the dictionary has the keys {', '.join(map(str, value))[:80]}",
+                where=where,
+                fix="name the image 'image'",
             )
         label = next((value[key] for key in _LABEL_KEYS if key in value), None)
         if isinstance(image, dict):
             image = image.get("bytes")
     elif isinstance(value, tuple | list):
         if len(value) not in (1, 2):
-            raise UsageError(f"{len(value)} values where (image, label) is needed", where=where)
+            raise UsageError(f"the item has {len(value)} values, not (image, label)", where=where)
         image, label = value[0], value[1] if len(value) == 2 else None
     else:
         image, label = value, None
     if not isinstance(image, bytes) and not hasattr(image, "shape"):
         raise UsageError(
-            f"a {type(image).__name__} where an array is needed",
+            f"{type(image).__name__} is not an array",
             where=where,
             fix="give float32 arrays [C, H, W], or encoded images as bytes",
         )
@@ -306,5 +310,5 @@ def _label(label: Any, where: str) -> int | None:
         return None
     value = as_numpy(label) if hasattr(label, "shape") else np.asarray(label)
     if value.ndim or not np.issubdtype(value.dtype, np.integer) or value < 0:
-        raise LabelError(f"{str(label)[:40]!r} is no class index", where=where)
+        raise LabelError(f"{str(label)[:40]!r} is not a class index", where=where)
     return int(value)

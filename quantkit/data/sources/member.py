@@ -1,4 +1,4 @@
-"""Members of archives: where each begins, what is wrong with it, and how its content is read."""
+"""Members of archives: location, faults and content."""
 
 import zlib
 from dataclasses import dataclass
@@ -9,27 +9,27 @@ from quantkit.data.sources.blob import Blob
 from quantkit.errors import ImageError
 
 STORED, DEFLATED = 0, 8
-# A member that grows beyond this when unpacked, by more than this factor, is no picture of a camera.
+# Members above this size with a larger compression ratio are treated as compression bombs.
 _BOMB_BYTES, _BOMB_FACTOR = 1 << 26, 200
 _LOCAL_HEADER = 30
 _LOCAL_SIGNATURE = b"PK\x03\x04"
-# Extra fields of a local header are mostly shorter; longer ones cost a second read.
+# Usual maximum of the extra fields of a local header; longer ones need a second read.
 _USUAL_EXTRA = 64
 
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """One member of an archive.
+    """A member of an archive.
 
     Attributes:
-        name: as the archive has it, with forward slashes.
-        size: bytes of its content.
-        offset: where its content begins in the archive; of a zip, where its local header does.
-        packed: bytes it takes in the archive.
-        method: how it is compressed: `STORED` or `DEFLATED`.
+        name: name in the archive, with forward slashes.
+        size: size of the content in bytes.
+        offset: offset of the content in the archive; in a zip, of the local header.
+        packed: size in the archive in bytes.
+        method: compression method: `STORED` or `DEFLATED`.
         crc: CRC-32 of the content, None in a tar.
-        fault: why it cannot be used; empty where it can.
-        content: its bytes where the index had to read them.
+        fault: why it cannot be used; empty if it can.
+        content: the content, if the index had to read it.
     """
 
     name: str
@@ -47,8 +47,8 @@ class MemberItem(ImageItem):
 
     Args:
         blob: the archive.
-        member: its place there.
-        id: name within the source.
+        member: the member.
+        id: name in the source.
     """
 
     __slots__ = ("blob", "id", "member", "size")
@@ -71,7 +71,7 @@ class MemberItem(ImageItem):
         return DIGESTS.get(self.blob.name, self)
 
     def fingerprint(self) -> str:
-        """Return id, size, place and the version of the archive."""
+        """Return id, size, offset and the version of the archive."""
         return f"{self.id}\0{self.member.size}\0{self.member.offset}\0{self.blob.size}\0{self.blob.version}"
 
     def portable(self) -> int | str:
@@ -79,24 +79,24 @@ class MemberItem(ImageItem):
         return self.member.size
 
     def modified_ns(self) -> int | None:
-        """Return when the archive was last changed."""
+        """Return the modification time of the archive."""
         return self.blob.modified_ns()
 
 
 def size_fault(size: int, packed: int) -> str:
-    """Return why a member of such sizes is not read; empty where it is."""
+    """Return why a member of these sizes is not read; empty if it is."""
     if size > MAX_FILE_BYTES:
-        return f"it has {size} bytes, more than any picture"
+        return f"it is too large for an image ({size} bytes)"
     if size > _BOMB_BYTES and size > _BOMB_FACTOR * max(packed, 1):
-        return f"a compression bomb: {packed} bytes that become {size}"
+        return f"a compression bomb: {packed} bytes expand to {size}"
     return ""
 
 
 def read_member(blob: Blob, member: Member) -> bytes:
-    """Return the content of a member; a zip's is unpacked and its checksum compared.
+    """Return the content of a member; that of a zip is unpacked and its checksum compared.
 
     Raises:
-        ImageError: the archive cannot be read there, or the content is not what the index says.
+        ImageError: the archive cannot be read, or the content does not match the index.
     """
     where = f"{blob.name}: {member.name}"
     if member.content is not None:
@@ -114,26 +114,30 @@ def read_member(blob: Blob, member: Member) -> bytes:
         try:
             data = unpacker.decompress(packed, member.size + 1)
         except zlib.error as error:
-            raise ImageError(f"the member is damaged ({error})", where=where, fix="fetch the archive again") from error
+            raise ImageError(
+                f"the member is damaged ({error})", where=where, fix="download the archive again"
+            ) from error
     if len(data) != member.size:
         more = "more" if len(data) > member.size else f"{len(data)}"
         raise ImageError(
-            f"the archive says {member.size} bytes and it has {more}", where=where, fix="fetch the archive again"
+            f"the index declares {member.size} bytes, and the member has {more}",
+            where=where,
+            fix="download the archive again",
         )
     if zlib.crc32(data) != member.crc:
-        raise ImageError("its checksum is wrong", where=where, fix="fetch the archive again")
+        raise ImageError("its checksum is wrong", where=where, fix="download the archive again")
     return data
 
 
 def _packed_bytes(blob: Blob, member: Member, where: str) -> bytes:
-    """Return the compressed bytes behind a local header, mostly by one read."""
+    """Return the compressed bytes after a local header, usually by one read."""
     guess = _LOCAL_HEADER + len(member.name.encode(errors="surrogateescape")) + _USUAL_EXTRA + member.packed
     data = blob.read_at(member.offset, max(min(guess, blob.size - member.offset), 0))
     if data[:4] != _LOCAL_SIGNATURE or len(data) < _LOCAL_HEADER:
-        raise ImageError("the index of the archive points to no member", where=where, fix="fetch the archive again")
+        raise ImageError("the index of the archive is wrong", where=where, fix="download the archive again")
     start = _LOCAL_HEADER + int.from_bytes(data[26:28], "little") + int.from_bytes(data[28:30], "little")
     if member.offset + start + member.packed > blob.size:
-        raise ImageError("the archive ends within it", where=where, fix="fetch the archive again")
+        raise ImageError("the archive is truncated within the member", where=where, fix="download the archive again")
     if len(data) < start + member.packed:
         return blob.read_at(member.offset + start, member.packed)
     return data[start : start + member.packed]

@@ -1,4 +1,4 @@
-"""From what a user gives, a path, a pattern, a URL or Python objects, to a source of images."""
+"""Opens image sources given as paths, patterns, URLs or Python objects."""
 
 import os
 from collections.abc import Callable, Iterable, Sequence
@@ -19,7 +19,7 @@ from quantkit.data.sources.shards import absent_of_count, expand_braces, gaps, h
 from quantkit.data.sources.tar import BLOCK, is_compressed, is_tar
 from quantkit.errors import CalibrationSetError, ImageError
 
-# What `open_source` takes: a `Location`, a source, arrays, or an iterable; see `docs/sources.md`.
+# Argument of `open_source`: a `Location`, a source, arrays, or an iterable; see `docs/sources.md`.
 ImagesLike = AnyPath | ImageSource | Iterable[Any]
 
 TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz")
@@ -37,28 +37,28 @@ def open_source(
     own_labels: bool = True,
     storage_options: dict[str, Any] | None = None,
 ) -> ImageSource:
-    """Return the images of a place, or of Python objects, with the labels that they bring themselves.
+    """Open images of a location, or Python objects, with their labels.
 
     Args:
         images: a folder; a tar, zip or parquet file; a pattern of such (``data-{000000..000009}.tar``, ``*.parquet``);
             a URL of any of these; an `ImageSource`; a float32 array ``[N, C, H, W]``, alone or in a pair with labels;
             an iterable of arrays or encoded images, with labels or without; a torch ``DataLoader``, a
             ``datasets.Dataset``, an onnxruntime ``CalibrationDataReader``.
-        skip_damaged: use the rest of a damaged source, and say in ``warnings`` what was left out; otherwise the first
-            fault is raised.
-        limit: use so many images of an iterable; needed where it has no end.
-        own_labels: read the labels of an archive or a parquet file; without, their faults do not matter.
-        storage_options: of the file system of a URL, as fsspec takes them.
+        skip_damaged: skip damaged parts of a source, and list them in ``warnings``; otherwise the first fault is
+            raised.
+        limit: maximum number of images of an iterable; required for an infinite one.
+        own_labels: read the labels of an archive or parquet file; otherwise their faults are ignored.
+        storage_options: options of the file system of a URL, as for fsspec.
 
     Raises:
-        CalibrationSetError: there is no such place, it is damaged, or it holds no image.
-        LabelError: the labels that it brings are incomplete or malformed.
-        ImageError: an array of a wrong dtype or shape.
-        NumericError: an array holds NaN or infinity.
-        UsageError: a URL that is not read, an iterable without an end, or a package that is not installed.
+        CalibrationSetError: there is no such source, it is damaged, or it has no images.
+        LabelError: its labels are incomplete or malformed.
+        ImageError: an array has a wrong dtype or shape.
+        NumericError: an array contains NaN or infinity.
+        UsageError: the URL is not supported, an iterable is infinite, or a package is not installed.
 
     Example:
-        In the folder that ``quantkit demo`` makes:
+        In the folder written by ``quantkit demo``:
 
         >>> import numpy, quantkit
         >>> len(quantkit.open_source("images/test"))
@@ -73,7 +73,7 @@ def open_source(
     if isinstance(images, os.PathLike):
         images = Path(images)
     if isinstance(images, str) and images.startswith(IN_MEMORY):
-        raise CalibrationSetError("the images were in memory, in no file", where=images, fix="give them again")
+        raise CalibrationSetError("the images were in memory and not in a file", where=images, fix="give them again")
     if isinstance(images, str) and images.startswith("file://"):
         images = Path(images.removeprefix("file://"))
     if isinstance(images, str) and is_url(images):
@@ -99,7 +99,7 @@ def _local(path: Path, faults: Faults) -> ImageSource:
     if not has_pattern(text):
         what = "neither a file nor a folder" if path.exists() else "there is no such folder"
         is_url_path = path.parts and path.parts[0].endswith(":") and len(path.parts[0]) > 2
-        fix = "give a URL as text, not as a Path" if is_url_path else "give the folder or file that holds the images"
+        fix = "give a URL as a string, not as a Path" if is_url_path else "give the folder or file of the images"
         raise CalibrationSetError(what, where=path, fix=fix)
     blobs: list[Blob] = []
     for name in expand_braces(text):
@@ -161,10 +161,10 @@ def _remote(url: str, faults: Faults, options: dict[str, Any] | None) -> ImageSo
 
 
 def _shards(root: Location, blobs: Sequence[Blob], faults: Faults) -> ImageSource:
-    """Return the images of several files; says which of them are missing.
+    """Return the images of several files; missing files are reported.
 
     Raises:
-        CalibrationSetError: there is none, or some are missing and faults are refused.
+        CalibrationSetError: there is no file, or some are missing and faults are not skipped.
     """
     if not blobs:
         raise CalibrationSetError("no file matches", where=root, fix="check the pattern")
@@ -172,19 +172,19 @@ def _shards(root: Location, blobs: Sequence[Blob], faults: Faults) -> ImageSourc
     if absent := absent_of_count(names):
         faults.damaged(f"{len(absent)} shards are missing, {absent[0]} first", root)
     elif not faults.found and (missing := gaps(names)):
-        faults.damaged(f"between its {len(names)} shards number {missing[0]} is missing", root)
+        faults.damaged(f"number {missing[0]} is missing between its {len(names)} shards", root)
     return _builder(blobs)(root, blobs, faults)
 
 
 def _builder(blobs: Sequence[Blob]) -> _Build:
-    """Return the reader of files of this kind, found by their suffix, else by their first bytes.
+    """Return the reader for these files, by their suffix, else by their first bytes.
 
     Raises:
-        CalibrationSetError: they are neither archives nor parquet files, or of both kinds.
+        CalibrationSetError: the files are neither archives nor parquet files, or of both kinds.
     """
     kinds = {_is_parquet(blob) for blob in blobs}
     if len(kinds) > 1:
-        raise CalibrationSetError("parquet files and archives are mixed", where=blobs[0].name, fix="give one kind")
+        raise CalibrationSetError("parquet files and archives are mixed", where=blobs[0].name, fix="give only one kind")
     if not kinds.pop():
         return archive_source
     from quantkit.data.sources.parquet import parquet_source

@@ -23,8 +23,8 @@ class ParquetItem(ImageItem):
 
     Args:
         images: the file.
-        row: from 0.
-        id: name within the source.
+        row: row number from 0.
+        id: name in the source.
     """
 
     __slots__ = ("id", "images", "row")
@@ -53,11 +53,11 @@ class ParquetItem(ImageItem):
         return f"{self.id}\0{self.row}\0{self.images.blob.size}\0{self.images.blob.version}"
 
     def portable(self) -> int | str:
-        """Return row and size of the file, which copies of it share."""
+        """Return row and file size, which copies share."""
         return f"row {self.row} of {self.images.blob.size} bytes"
 
     def modified_ns(self) -> int | None:
-        """Return when the file was last changed."""
+        """Return the modification time of the file."""
         return self.images.blob.modified_ns()
 
 
@@ -65,13 +65,13 @@ def parquet_source(root: Location, blobs: Sequence[Blob], faults: Faults) -> Ima
     """Return the images of parquet files, file by file in the order of their rows.
 
     Args:
-        root: the place that was given.
+        root: the given location.
         blobs: the files.
         faults: receives damaged files and rows without an image.
 
     Raises:
         CalibrationSetError: a file cannot be read, lacks the columns, or has rows without an image.
-        LabelError: labels are null or no class indices, or some files have labels and others none.
+        LabelError: labels are null or not class indices, or only some files have labels.
         UsageError: pyarrow is not installed.
     """
     files = list(_sound_files(blobs, faults))
@@ -116,11 +116,11 @@ def _joined_labels(
 ) -> NDArray[np.int64] | None:
     without = [file for file in files if file.rows.labels is None]
     if without and len(without) < len(files):
-        raise LabelError("it has no column label and other files have", where=without[0].blob.name, fix=LAYOUT)
+        raise LabelError("it has no column label, and other files have", where=without[0].blob.name, fix=LAYOUT)
     if without:
         return None
     if len({file.rows.class_names for file in files}) > 1:
-        raise LabelError("its files name different classes", where=root, fix="give the files of one data set")
+        raise LabelError("the files have different classes", where=root, fix="give the files of one data set")
     values = [int(file.rows.labels[row]) for file, row in rows if file.rows.labels is not None]
     unlabelled = values.count(NO_LABEL)
     if unlabelled == len(values):
@@ -132,7 +132,7 @@ def _joined_labels(
 
 
 def _ids(rows: Sequence[tuple[ParquetImages, int]]) -> list[str]:
-    """Return an id for each row: the file name of its image where all have one and no two the same, else its place."""
+    """Return an id for each row: the file name of its image if all are present and unique, else file and row."""
     names = [file.rows.names[row] for file, row in rows]
     if all(names) and len(set(names)) == len(names):
         return names

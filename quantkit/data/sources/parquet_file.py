@@ -1,7 +1,7 @@
-"""One parquet file of images: its rows, read by row group, the unit that parquet compresses and addresses.
+"""A parquet file of images, read by row group, the unit that parquet compresses and addresses.
 
-The row groups last used are kept, so that reading in order costs one read a row group, and random access to a small
-file none after the first.
+Recent row groups are cached, so that reading in order needs one read per row group, and random access to a small file
+needs one read in total.
 """
 
 import json
@@ -18,12 +18,12 @@ from quantkit.data.images import MAX_FILE_BYTES
 from quantkit.data.sources.blob import Blob, BlobFile, LocalBlob, one_line
 from quantkit.errors import CalibrationSetError, ImageError, LabelError, QuantkitError, UsageError
 
-# A row group is read whole, so one of this size takes as much memory.
+# Maximum size of a row group, which is read completely into memory.
 MAX_ROW_GROUP_BYTES = 1 << 30
-# Row groups kept in memory, all files together; the one in use is kept in any case.
+# Maximum bytes of cached row groups of all files; the current one is always kept.
 KEPT_BYTES = 1 << 28
 LAYOUT = "write the columns image{bytes, path} and label, as Hugging Face's datasets do"
-# Data sets write it for images whose label is withheld.
+# Label of images without a public label in data sets.
 NO_LABEL = -1
 
 _SUFFIX_BY_START = {b"\xff\xd8": ".jpg", b"\x89PNG": ".png", b"GIF8": ".gif", b"RIFF": ".webp", b"BM": ".bmp"}
@@ -31,14 +31,14 @@ _SUFFIX_BY_START = {b"\xff\xd8": ".jpg", b"\x89PNG": ".png", b"GIF8": ".gif", b"
 
 @dataclass(frozen=True)
 class Rows:
-    """The rows of one file, without their images.
+    """The rows of a file, without their images.
 
     Attributes:
-        names: the file name of each row's image, empty where the file has none.
-        labels: int64 ``[rows]``, -1 for none; None where there is no such column.
+        names: file name of each row's image, empty if the file has none.
+        labels: int64 ``[rows]``, -1 for none; None if there is no such column.
         nulls: rows without an image, according to the statistics of the file.
         starts: the first row of each row group, and the number of rows.
-        class_names: from the metadata of Hugging Face, empty without.
+        class_names: class names from the metadata of Hugging Face, empty without.
     """
 
     names: tuple[str, ...]
@@ -49,14 +49,14 @@ class Rows:
 
 
 class ParquetImages:
-    """The image column of one parquet file, by row; any thread may read.
+    """The image column of a parquet file, by row; thread-safe.
 
     Args:
         blob: the file.
-        with_labels: read the column of labels.
+        with_labels: read the label column.
 
     Raises:
-        CalibrationSetError: this is no parquet file, it is damaged, or it lacks the columns.
+        CalibrationSetError: the file is not a parquet file, is damaged, or lacks the columns.
         UsageError: pyarrow is not installed.
     """
 
@@ -70,9 +70,9 @@ class ParquetImages:
             self.rows = self._read_rows(schema)
         except QuantkitError:
             raise
-        except Exception as error:  # arrow raises whatever a damaged file leads it to
+        except Exception as error:  # arrow raises any class for a damaged file
             raise CalibrationSetError(
-                f"the file is damaged ({one_line(error)})", where=blob.name, fix="fetch it again"
+                f"the file is damaged ({one_line(error)})", where=blob.name, fix="download it again"
             ) from error
 
     @property
@@ -92,7 +92,9 @@ class ParquetImages:
         if not isinstance(value, bytes):
             raise ImageError("the row has no image (null)", where=self.where(row), fix="remove the row")
         if not 0 < len(value) <= MAX_FILE_BYTES:
-            raise ImageError(f"the row has an image of {len(value)} bytes", where=self.where(row), fix="remove the row")
+            raise ImageError(
+                f"the image of the row has {len(value)} bytes", where=self.where(row), fix="remove the row"
+            )
         return value
 
     def where(self, row: int) -> str:
@@ -100,7 +102,7 @@ class ParquetImages:
         return f"{self.blob.name}: row {row}"
 
     def suffix(self) -> str:
-        """Return what the file names of its images end in, seen from the first that is there."""
+        """Return the suffix of the image file names, from the first one."""
         try:
             batches = self._file.iter_batches(batch_size=1, columns=[self._column], use_threads=False)
             for batch in batches:
@@ -112,16 +114,16 @@ class ParquetImages:
         return ""
 
     def read_group(self, group: int) -> Any:
-        """Return the image column of a row group, an arrow array of binary.
+        """Return the image column of a row group, a binary arrow array.
 
         Raises:
-            ImageError: it cannot be read.
+            ImageError: the row group cannot be read.
         """
         where = f"{self.blob.name}: row group {group}"
         size = self.group_bytes(group)
         if size > MAX_ROW_GROUP_BYTES:
             raise ImageError(
-                f"the row group has {size} bytes of images, which would have to be read for each of them",
+                f"the row group is too large ({size} bytes of images), and it is read as a whole",
                 where=where,
                 fix="write the file with row groups of 100 images (row_group_size=100)",
             )
@@ -131,13 +133,13 @@ class ParquetImages:
             return _leaf(column.combine_chunks())
         except ImageError:
             raise
-        except Exception as error:  # arrow raises whatever a damaged file leads it to
+        except Exception as error:  # arrow raises any class for a damaged file
             raise ImageError(
-                f"the row group is damaged ({one_line(error)})", where=where, fix="fetch the file again"
+                f"the row group is damaged ({one_line(error)})", where=where, fix="download the file again"
             ) from error
 
     def group_bytes(self, group: int) -> int:
-        """Return the bytes of the image column of a row group, unpacked."""
+        """Return the uncompressed bytes of the image column of a row group."""
         metadata = self._file.metadata.row_group(group)
         columns = (metadata.column(index) for index in range(metadata.num_columns))
         return sum(column.total_uncompressed_size for column in columns if column.path_in_schema == self._column)
@@ -171,11 +173,11 @@ class ParquetImages:
         labels: NDArray[np.int64] = np.asarray(column.to_numpy()).astype(np.int64)
         if (labels < NO_LABEL).any():
             row = int(np.argmax(labels < NO_LABEL))
-            raise LabelError(f"label {labels[row]} is no class index", where=self.where(row))
+            raise LabelError(f"label {labels[row]} is not a class index", where=self.where(row))
         return labels
 
     def _nulls(self, counts: Sequence[int]) -> tuple[int, ...]:
-        """Return the rows whose image is null, looked up only in row groups that say they have some."""
+        """Return the rows without an image, searched only in row groups with nulls."""
         nulls: list[int] = []
         start = 0
         for group, count in enumerate(counts):
@@ -192,7 +194,7 @@ class ParquetImages:
 
 
 class _KeptGroups:
-    """The row groups last used, of all files; those of no other use are dropped first."""
+    """Cache of recently used row groups of all files."""
 
     def __init__(self, limit: int) -> None:
         self._limit, self._lock = limit, threading.Lock()
@@ -200,7 +202,7 @@ class _KeptGroups:
         self._loading: dict[tuple[int, int], threading.Lock] = {}
 
     def get(self, images: ParquetImages, group: int) -> Any:
-        """Return the image column of a row group; threads that want the same one wait for one read."""
+        """Return the image column of a row group; concurrent requests share one read."""
         key = (id(images), group)
         with self._lock:
             if key in self._columns:
@@ -224,7 +226,7 @@ KEPT = _KeptGroups(KEPT_BYTES)
 
 
 def _image_column(schema: Any, blob: Blob) -> tuple[str, bool]:
-    """Return the column that holds the images, and whether there are file names beside them.
+    """Return the column with the images, and whether there are file names.
 
     Raises:
         CalibrationSetError: there is no such column.
@@ -233,7 +235,7 @@ def _image_column(schema: Any, blob: Blob) -> tuple[str, bool]:
 
     if "image" not in schema.names:
         raise CalibrationSetError(
-            f"no column image; it has {', '.join(schema.names[:8]) or 'none'}", where=blob.name, fix=LAYOUT
+            f"there is no column image (columns: {', '.join(schema.names[:8]) or 'none'})", where=blob.name, fix=LAYOUT
         )
     kind = schema.field("image").type
     children = {field.name: field.type for field in kind} if pyarrow.types.is_struct(kind) else {}
@@ -245,13 +247,13 @@ def _image_column(schema: Any, blob: Blob) -> tuple[str, bool]:
 
 
 def _file_name(path: object) -> str:
-    """Return the file name of a path as a data set records it; empty where it is none, or no name we would use."""
+    """Return the file name of a path in a data set; empty if it is missing or not usable."""
     name = str(path).replace("\\", "/").rpartition("/")[2] if isinstance(path, str) else ""
     return "" if any(character in name for character in "\0\r\n") or name in (".", "..") else name
 
 
 def _class_names(schema: Any) -> tuple[str, ...]:
-    """Return the names of the classes from Hugging Face's metadata; empty where there are none."""
+    """Return the names of the classes from Hugging Face's metadata; empty if there are none."""
     try:
         features = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
         names = features["label"]["names"]
@@ -261,7 +263,7 @@ def _class_names(schema: Any) -> tuple[str, ...]:
 
 
 def _leaf(column: Any) -> Any:
-    """Return the values of a struct of one field, as an array; the struct's own nulls are nulls of them."""
+    """Return the values of a struct with one field as an array; nulls of the struct are nulls of the array."""
     import pyarrow
 
     if isinstance(column, pyarrow.ChunkedArray):
@@ -286,7 +288,7 @@ def _opened(blob: Blob) -> Any:
         if isinstance(blob, LocalBlob):
             return pyarrow.parquet.ParquetFile(blob.name)
         return pyarrow.parquet.ParquetFile(pyarrow.PythonFile(BlobFile(blob), mode="r"), pre_buffer=False)
-    except Exception as error:  # arrow raises whatever a damaged file leads it to
+    except Exception as error:  # arrow raises any class for a damaged file
         raise CalibrationSetError(
-            f"not a whole parquet file ({one_line(error)})", where=blob.name, fix="fetch it again"
+            f"not a complete parquet file ({one_line(error)})", where=blob.name, fix="download it again"
         ) from error

@@ -1,4 +1,4 @@
-"""Images behind a URL, by fsspec: a folder, or archives and parquet files of which only what is wanted is fetched."""
+"""Images at a URL, by fsspec: a folder, or archives and parquet files that are read partially."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ from quantkit.data.sources.blob import Blob, RemoteBlob, one_line
 from quantkit.data.sources.folder import no_images
 from quantkit.errors import CalibrationSetError, UsageError
 
-# Storage that is read, and nothing that chains, unpacks or runs; a calibration set's file may name a URL, too.
+# Supported storage; protocols that chain, unpack or execute are excluded, because calibration sets may contain URLs.
 PROTOCOLS = frozenset({"s3", "s3a", "gs", "gcs", "http", "https", "az", "abfs", "abfss", "adl", "hf", "memory"})
 
 
@@ -20,18 +20,18 @@ class RemoteFiles:
     """The files of one remote file system.
 
     Args:
-        url: a file, a folder or a pattern of it.
-        options: of the file system, as fsspec takes them: credentials, an endpoint.
+        url: a file, a folder or a pattern.
+        options: options of the file system for fsspec, such as credentials or an endpoint.
 
     Raises:
-        UsageError: the protocol is not read, or a package that reads it is not installed.
+        UsageError: the protocol is not supported, or a package for it is not installed.
     """
 
     def __init__(self, url: str, options: dict[str, Any] | None = None) -> None:
         self.protocol = url.partition("://")[0]
         if self.protocol not in PROTOCOLS:
             raise UsageError(
-                f"{self.protocol}:// is not read", where=url, fix=f"give one of {', '.join(sorted(PROTOCOLS))}"
+                f"{self.protocol}:// is not supported", where=url, fix=f"give one of {', '.join(sorted(PROTOCOLS))}"
             )
         try:
             import fsspec
@@ -41,7 +41,7 @@ class RemoteFiles:
             self._fs, self.path = fsspec.core.url_to_fs(url, **(options or {}))
         except ImportError as error:
             raise UsageError(f"{self.protocol}:// needs another package ({one_line(error)})", where=url) from error
-        except Exception as error:  # every file system has errors of its own
+        except Exception as error:  # file systems raise different classes
             raise CalibrationSetError(f"cannot be opened ({one_line(error)})", where=url) from error
         self.url = url
 
@@ -49,40 +49,40 @@ class RemoteFiles:
         """Return one file.
 
         Raises:
-            CalibrationSetError: it is not there.
+            CalibrationSetError: the file does not exist.
         """
         return RemoteBlob(self._fs, self._fs._strip_protocol(url), url)
 
     def matching(self, pattern: str) -> list[Blob]:
-        """Return the files that a pattern with wildcards names, sorted.
+        """Return the files that match a pattern with wildcards, sorted.
 
         Raises:
-            CalibrationSetError: they cannot be listed.
+            CalibrationSetError: the files cannot be listed.
         """
         try:
             found = self._fs.glob(self._fs._strip_protocol(pattern), detail=True)
-        except Exception as error:  # every file system has errors of its own
+        except Exception as error:  # file systems raise different classes
             raise CalibrationSetError(f"cannot be listed ({one_line(error)})", where=pattern) from error
         return self._blobs(found)
 
     def is_folder(self) -> bool:
-        """Return whether the URL names a folder; that of a web server must end with a slash."""
+        """Return whether the URL is a folder; that of a web server must end with a slash."""
         if self.protocol in ("http", "https"):
-            return self.url.endswith("/")  # asking would fetch what is a file
+            return self.url.endswith("/")  # a request would download a file
         try:
             return bool(self._fs.isdir(self.path))
-        except Exception:  # what cannot be asked is taken for a file, whose error says more
+        except Exception:  # treated as a file, which gives a better error message
             return False
 
     def listed(self) -> list[Blob]:
-        """Return all files below the URL, sorted; hidden ones are passed over.
+        """Return all files below the URL, sorted, without hidden files.
 
         Raises:
-            CalibrationSetError: they cannot be listed.
+            CalibrationSetError: the files cannot be listed.
         """
         try:
             found = self._fs.find(self.path, detail=True)
-        except Exception as error:  # every file system has errors of its own
+        except Exception as error:  # file systems raise different classes
             raise CalibrationSetError(f"cannot be listed ({one_line(error)})", where=self.url) from error
         hidden = [path for path in found if any(part.startswith(".") for part in self._below(path).split("/"))]
         return self._blobs({path: info for path, info in found.items() if path not in hidden})
@@ -117,7 +117,7 @@ class RemoteFiles:
 
 
 class BlobItem(ImageItem):
-    """An image that is a file of its own behind a URL.
+    """An image file at a URL.
 
     Args:
         blob: the file.

@@ -1,4 +1,4 @@
-"""Patterns that name several files: ``data-{000000..000009}.tar``, ``train-*.parquet``; and shards that are missing."""
+"""Patterns of several files, such as ``data-{000000..000009}.tar`` or ``train-*.parquet``, and missing shards."""
 
 import glob
 import re
@@ -18,10 +18,10 @@ def has_pattern(text: str) -> bool:
 
 
 def expand_braces(text: str) -> list[str]:
-    """Return the names that braces stand for: ``{3..5}`` counts, zeros in front kept, and ``{a,b}`` lists.
+    """Return the names of a brace pattern: ``{3..5}`` is a range with leading zeros kept, ``{a,b}`` is a list.
 
     Raises:
-        UsageError: a range that counts down, or more than `MOST_SHARDS` names.
+        UsageError: a descending range, or more than `MOST_SHARDS` names.
     """
     found = _BRACES.search(text)
     if found is None:
@@ -30,7 +30,7 @@ def expand_braces(text: str) -> list[str]:
     if range_:
         first, last = range_.groups()
         if int(last) < int(first) or int(last) - int(first) >= MOST_SHARDS:
-            raise UsageError(f"{{{inner}}} is no range of shards", where=text, fix="write {000000..000009}")
+            raise UsageError(f"invalid range of shards {{{inner}}}", where=text, fix="write {000000..000009}")
         words = [f"{number:0{len(first)}d}" for number in range(int(first), int(last) + 1)]
     else:
         words = inner.split(",")
@@ -41,7 +41,7 @@ def expand_braces(text: str) -> list[str]:
 
 
 def absent_of_count(names: Sequence[str]) -> list[str]:
-    """Return the shards that others say there are: of ``x-00000-of-00003`` the names that are not given."""
+    """Return the missing shards according to names such as ``x-00000-of-00003``."""
     absent: list[str] = []
     parsed = [match for name in names if (match := _OF.match(name))]
     for key in {(match["head"], match["count"], match["tail"]) for match in parsed}:
@@ -55,7 +55,7 @@ def absent_of_count(names: Sequence[str]) -> list[str]:
 
 
 def gaps(names: Sequence[str]) -> list[int]:
-    """Return the numbers missing between names that differ in one number only, as shards do."""
+    """Return the missing numbers between names that differ only in one number."""
     parts = [re.fullmatch(r"(.*?)(\d+)(\D*)", name) for name in names]
     found = [part for part in parts if part is not None]
     if len(found) < 2 or len(found) < len(names) or len({part.group(1, 3) for part in found}) > 1:

@@ -1,6 +1,6 @@
-"""The index of a tar archive: one pass over its headers, so that any member is then read by itself.
+"""The index of a tar archive, from one pass over its headers, for random access to members.
 
-Read are the ustar, GNU and pax formats. A compressed tar has no places to jump to; its images are kept in memory.
+The ustar, GNU and pax formats are supported. A compressed tar has no random access; its images are kept in memory.
 """
 
 import bz2
@@ -17,11 +17,11 @@ from quantkit.data.sources.member import Member, size_fault
 from quantkit.errors import CalibrationSetError, ImageError
 
 BLOCK = 512
-# Images of a compressed tar are kept in memory up to so many bytes.
+# Maximum bytes of images of a compressed tar in memory.
 MAX_IN_MEMORY = 1 << 30
-# A pax header holds a name or two.
+# Maximum size of a pax header, which contains a few names.
 _MAX_PAX_BYTES = 1 << 20
-# So much of a compressed tar is skipped over at a time.
+# Bytes per read when a part of a compressed tar is skipped.
 _SKIP_BYTES = 1 << 20
 
 _KINDS = {b"1": "a link", b"2": "a symbolic link", b"3": "a device", b"4": "a device", b"6": "a pipe"}
@@ -34,24 +34,24 @@ _OPENERS: dict[bytes, Callable[[Any], Any]] = {
 
 
 class _DamagedError(Exception):
-    """The archive cannot be followed beyond this point."""
+    """The archive cannot be read beyond this point."""
 
 
 class _Reader(Protocol):
     def at(self, offset: int, length: int) -> bytes:
-        """Return bytes from an offset, fewer at the end of the archive; offsets only grow."""
+        """Return the bytes at an offset, fewer at the end of the archive; offsets only increase."""
 
 
 def tar_index(blob: Blob, faults: Faults, wanted: Callable[[str], bool]) -> list[Member]:
-    """Return the wanted members of a tar, in order; those that cannot be used carry their fault.
+    """Return the wanted members of a tar, in order; unusable ones have a fault.
 
     Args:
         blob: the archive.
-        faults: receives the place where the archive ends too early or is damaged.
-        wanted: whether a name is of interest; of other members nothing is kept.
+        faults: receives the position at which the archive is truncated or damaged.
+        wanted: returns whether a name is wanted; other members are ignored.
 
     Raises:
-        CalibrationSetError: this is no tar, or it is damaged and faults are refused.
+        CalibrationSetError: the file is not a tar, or it is damaged and faults are not skipped.
     """
     opener = next((opener for start, opener in _OPENERS.items() if _start(blob).startswith(start)), None)
     members: list[Member] = []
@@ -70,12 +70,12 @@ def tar_index(blob: Blob, faults: Faults, wanted: Callable[[str], bool]) -> list
 
 
 def is_tar(start: bytes) -> bool:
-    """Return whether a file that begins so is a tar archive."""
+    """Return whether a file with these first bytes is a tar archive."""
     return len(start) >= BLOCK and _checksum_fits(start[:BLOCK])
 
 
 def is_compressed(start: bytes) -> bool:
-    """Return whether a file that begins so is compressed, as a tar may be."""
+    """Return whether a file with these first bytes is compressed."""
     return start.startswith(tuple(_OPENERS))
 
 
@@ -94,8 +94,8 @@ def _unpack(blob: Blob, opener: Callable[[Any], Any], wanted: Callable[[str], bo
     """Add the wanted members of a compressed tar, with their content.
 
     Raises:
-        _DamagedError: the archive is damaged; the members before are added.
-        CalibrationSetError: it holds more than fits the memory set aside.
+        _DamagedError: the archive is damaged; the members before the damage are added.
+        CalibrationSetError: the images exceed the memory limit.
     """
     kept = 0
     with opener(io.BufferedReader(BlobFile(blob), 1 << 18)) as file:
@@ -109,10 +109,10 @@ def _unpack(blob: Blob, opener: Callable[[Any], Any], wanted: Callable[[str], bo
             kept += member.size
             if kept > MAX_IN_MEMORY:
                 raise CalibrationSetError(
-                    f"a compressed tar is read into memory, and this one holds more than {MAX_IN_MEMORY >> 30} GiB of "
+                    f"a compressed tar is read into memory, and this one has more than {MAX_IN_MEMORY >> 30} GiB of "
                     "images",
                     where=blob.name,
-                    fix="decompress it first; images compress no further anyway",
+                    fix="decompress it first",
                 )
             content = reader.at(member.offset, member.size)
             if len(content) < member.size:
@@ -124,7 +124,7 @@ def _members(reader: _Reader, size: int | None) -> Iterator[Member]:
     """Yield every member that is a file, a link or a device.
 
     Raises:
-        _DamagedError: the archive ends too early, or what follows is no header.
+        _DamagedError: the archive is truncated, or a header is invalid.
     """
     offset, pax, long_name = 0, dict[str, str](), ""
     last = "its first member"
@@ -133,9 +133,9 @@ def _members(reader: _Reader, size: int | None) -> Iterator[Member]:
         if header == bytes(BLOCK):
             return
         if len(header) < BLOCK:
-            raise _DamagedError(f"the archive has no end mark, so it was cut short behind {last}")
+            raise _DamagedError(f"the archive has no end mark, so it is truncated after {last}")
         if not _checksum_fits(header):
-            raise _DamagedError(f"no header at byte {offset}, behind {last}")
+            raise _DamagedError(f"no header at byte {offset}, after {last}")
         length, data = _number(header[124:136], offset), offset + BLOCK
         kind = header[156:157]
         if kind in (b"L", b"K", b"x", b"g"):
@@ -143,7 +143,7 @@ def _members(reader: _Reader, size: int | None) -> Iterator[Member]:
                 raise _DamagedError(f"a header of {length} bytes at byte {offset}")
             text = reader.at(data, length)
             if len(text) < length:
-                raise _DamagedError(f"the archive ends within a header, behind {last}")
+                raise _DamagedError(f"the archive ends within a header, after {last}")
             if kind == b"L":
                 long_name = text.split(b"\0", 1)[0].decode("utf-8", "surrogateescape")
             elif kind == b"x":
@@ -160,7 +160,7 @@ def _members(reader: _Reader, size: int | None) -> Iterator[Member]:
             if kind in _FILES or kind in _KINDS or sparse:
                 yield Member(name, length, data, length, fault=fault and f"it is {fault}" if kind in _KINDS else fault)
             if kind in (b"1", b"2", b"3", b"4", b"5", b"6"):
-                length = 0  # these have no content, whatever the header says
+                length = 0  # these have no content, regardless of the header
             pax, long_name, last = {}, "", name
         offset = data + -(-length // BLOCK) * BLOCK
 
@@ -176,26 +176,26 @@ def _name(header: bytes) -> str:
 
 
 def _number(field: bytes, offset: int) -> int:
-    """Return a number of a header: octal digits, or base 256 where the first bit is set."""
+    """Return a number of a header: octal digits, or base 256 if the first bit is set."""
     if field[0] & 0x80:
         value = int.from_bytes(field, "big", signed=False) & ((1 << (8 * len(field) - 1)) - 1)
         if field[0] == 0xFF or value >= 1 << 62:
-            raise _DamagedError(f"an impossible size in the header at byte {offset}")
+            raise _DamagedError(f"an invalid size in the header at byte {offset}")
         return value
     digits = field.replace(b"\0", b" ").strip()
     if digits and not all(48 <= digit <= 55 for digit in digits):
-        raise _DamagedError(f"a size that is no number in the header at byte {offset}")
+        raise _DamagedError(f"a size that is not a number in the header at byte {offset}")
     return int(digits or b"0", 8)
 
 
 def _decimal(text: str, offset: int) -> int:
     if not (text.isascii() and text.isdecimal()) or len(text) > 20:
-        raise _DamagedError(f"a size that is no number in the header at byte {offset}")
+        raise _DamagedError(f"a size that is not a number in the header at byte {offset}")
     return int(text)
 
 
 def _pax(text: bytes, offset: int) -> dict[str, str]:
-    """Return the records of a pax header: ``LENGTH KEY=VALUE`` and a line end each."""
+    """Return the records of a pax header: lines ``LENGTH KEY=VALUE``."""
     records = {}
     while text.strip(b"\0"):
         digits, _, _ = text.partition(b" ")
@@ -209,7 +209,7 @@ def _pax(text: bytes, offset: int) -> dict[str, str]:
 
 
 def _checksum_fits(header: bytes) -> bool:
-    """Return whether a header's checksum is the sum of its bytes, its own field counted as spaces."""
+    """Return whether a header's checksum is the sum of its bytes, with the checksum field as spaces."""
     digits = header[148:156].replace(b"\0", b" ").strip()
     if not digits or not all(48 <= digit <= 55 for digit in digits):
         return False
@@ -225,7 +225,7 @@ def _is_no_tar(blob: Blob, compressed: bool) -> bool:
 
 
 class _BlockReader:
-    """Reads an archive block by block, and passes over what is not asked for."""
+    """Reads an archive block by block, and skips unneeded blocks."""
 
     def __init__(self, blob: Blob) -> None:
         self._blob, self._start, self._block = blob, 0, b""
@@ -239,7 +239,7 @@ class _BlockReader:
 
 
 class _StreamReader:
-    """Reads a compressed archive from front to back."""
+    """Reads a compressed archive sequentially."""
 
     def __init__(self, file: IO[bytes]) -> None:
         self._file, self._position = file, 0

@@ -1,4 +1,4 @@
-"""The index of a zip archive: its central directory, so that any member is then read by itself."""
+"""The index of a zip archive, its central directory, for random access to members."""
 
 import io
 import stat
@@ -15,12 +15,12 @@ _METHODS = (STORED, DEFLATED)
 
 
 def zip_index(blob: Blob, wanted: Callable[[str], bool]) -> list[Member]:
-    """Return the wanted members of a zip, in order; those that cannot be used carry their fault.
+    """Return the wanted members of a zip, in order; unusable ones have a fault.
 
-    The directory is at the end of the file, so a zip that was cut short has none and is refused whole.
+    The directory is at the end of the file, so a truncated zip has none and cannot be read at all.
 
     Raises:
-        CalibrationSetError: this is no zip, or its directory is missing or damaged.
+        CalibrationSetError: the file is not a zip, or its directory is missing or damaged.
     """
     try:
         with zipfile.ZipFile(io.BufferedReader(BlobFile(blob), blob.block)) as archive:
@@ -28,7 +28,7 @@ def zip_index(blob: Blob, wanted: Callable[[str], bool]) -> list[Member]:
     except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError, struct.error, EOFError, ImageError) as error:
         what = error.what if isinstance(error, ImageError) else one_line(error)
         raise CalibrationSetError(
-            f"not a whole zip archive ({what})", where=blob.name, fix="fetch it again; its directory is at its end"
+            f"not a complete zip archive ({what})", where=blob.name, fix="download it again; the index is at its end"
         ) from error
     return [_member(info, blob) for info in found if wanted(info.filename) and not info.is_dir()]
 
@@ -41,11 +41,11 @@ def _member(info: zipfile.ZipInfo, blob: Blob) -> Member:
     elif stat.S_IFMT(mode) not in (0, stat.S_IFREG):
         fault = "it is a link or a device"
     elif info.compress_type not in _METHODS:
-        fault = f"it is compressed by method {info.compress_type}; stored and deflated members are read"
+        fault = f"it is compressed by method {info.compress_type}; only stored and deflated members are supported"
     elif info.header_offset + info.compress_size > blob.size or info.header_offset < 0:
-        fault = "the directory says it is beyond the end of the archive"
+        fault = "it is beyond the end of the archive according to the directory"
     elif info.compress_type == STORED and info.file_size != info.compress_size:
-        fault = "the directory contradicts itself about its size"
+        fault = "the directory has contradictory sizes for it"
     return Member(
         info.filename,
         info.file_size,

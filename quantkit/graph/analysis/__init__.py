@@ -1,1 +1,1 @@
-"""Facts about an ONNX graph: values, bounds, roles, multiply-adds."""
+"""Analysis of ONNX graphs: values, bounds, roles, multiply-adds."""

@@ -1,4 +1,4 @@
-"""What the operators alone say about the values of a tensor, before any image is seen."""
+"""Bounds on tensor values that follow from the operators alone."""
 
 import math
 from collections.abc import Container
@@ -12,27 +12,27 @@ from quantkit.graph.analysis.values import array, attribute_float, attribute_str
 
 @dataclass(frozen=True)
 class Bounds:
-    """A closed interval that holds every value of a tensor; its ends may be infinite."""
+    """A closed interval that contains every value of a tensor; its ends may be infinite."""
 
     lo: float = -math.inf
     hi: float = math.inf
 
     def contains(self, other: "Bounds") -> bool:
-        """Tell whether another interval lies within this one."""
+        """Return whether another interval is contained in this one."""
         return self.lo <= other.lo and other.hi <= self.hi
 
     def hull(self, other: "Bounds") -> "Bounds":
-        """Return the smallest interval that holds both."""
+        """Return the smallest interval that contains both."""
         return Bounds(min(self.lo, other.lo), max(self.hi, other.hi))
 
     def intersection(self, other: "Bounds") -> "Bounds":
-        """Return what both hold; itself where they have nothing in common."""
+        """Return the intersection; this interval if they are disjoint."""
         lo, hi = max(self.lo, other.lo), min(self.hi, other.hi)
         return Bounds(lo, hi) if lo <= hi else self
 
 
 UNBOUNDED = Bounds()
-# The interval that holds no value: the neutral element of `Bounds.hull`.
+# The empty interval: the neutral element of `Bounds.hull`.
 NOTHING = Bounds(math.inf, -math.inf)
 _OF_OPERATOR = {
     "Relu": Bounds(0.0),
@@ -44,15 +44,15 @@ _OF_OPERATOR = {
     "Abs": Bounds(0.0),
     "Exp": Bounds(0.0),
 }
-# Their results lie between the least and the greatest input (but for padding, which see below).
+# Their results are between the smallest and the largest input (except for padding, see `_padding`).
 _WITHIN_INPUT = (PASS_THROUGH - {"Resize"}) | {"GlobalAveragePool", "AveragePool"}
-# Beyond this a sigmoid lies within a third of a step from 0 or 1, and so rounds to it. The range of what it reads
-# contains zero, so its own is at least [0, 1/2], and its step at least half of 1/255.
+# Beyond this limit a sigmoid is within a third of a step from 0 or 1, and so is rounded to it. The range of its input
+# contains zero, so the range of its output is at least [0, 1/2], and its step at least half of 1/255.
 SIGMOID_REACH = math.log(6.0 * 255.0 - 1.0)
 
 
 def clip_bounds(node: ir.Node) -> Bounds | None:
-    """Return the limits of a Relu or Clip; None for other operators and for limits known only at run time."""
+    """Return the limits of a Relu or Clip; None for other operators and for computed limits."""
     if is_op(node, "Relu"):
         return Bounds(0.0)
     if not is_op(node, "Clip"):
@@ -69,7 +69,7 @@ def clip_bounds(node: ir.Node) -> Bounds | None:
 
 
 def value_bounds(graph: ir.Graph) -> dict[ir.Value, Bounds]:
-    """Return bounds for every value a node of the graph computes, walking it once from the inputs."""
+    """Return bounds of every computed value of the graph, in one walk from the inputs."""
     known: dict[ir.Value, Bounds] = {}
     for node in graph:
         for value in node.outputs:
@@ -99,7 +99,7 @@ def _result_bounds(node: ir.Node, known: dict[ir.Value, Bounds]) -> Bounds:
 
 
 def _padding(node: ir.Node) -> Bounds:
-    """Return what a node puts in from outside: an average zeros, a Pad a constant (or copies, or wrapped values)."""
+    """Return the bounds of padding values: zeros for averages, a constant, copies or wrapped values for Pad."""
     if is_op(node, "AveragePool"):
         return Bounds(0.0, 0.0)
     if not is_op(node, "Pad"):
@@ -109,15 +109,15 @@ def _padding(node: ir.Node) -> Bounds:
 
 
 def effective_bounds(value: ir.Value, rounded: Container[ir.Value]) -> Bounds:
-    """Return the interval outside of which the readers of a value tell nothing apart: beyond an end all is as at it.
+    """Return the interval to which a value can be clipped without an effect on its consumers.
 
-    A gate, a HardSigmoid or a Sigmoid whose result is rounded to 8 bits, is shut below one limit and open above
-    another; a swish, ``x * gate(x)``, is zero where its gate is shut. So integers may saturate there, and need not
-    reach further. Unbounded for everything else.
+    A gate (HardSigmoid, or Sigmoid with a result rounded to 8 bits) is 0 below one limit and 1 above another; a swish,
+    ``x * gate(x)``, is zero below the lower limit. The integer range need not extend beyond these limits. The interval
+    is unbounded for all other consumers.
 
     Args:
-        value: what is read.
-        rounded: the values that are rounded.
+        value: the value.
+        rounded: the quantized values.
     """
     readers = {use.node for use in value.uses()}
     limits = {node: found for node in readers if (found := _gate_limits(node, rounded)) is not None}
@@ -135,7 +135,7 @@ def effective_bounds(value: ir.Value, rounded: Container[ir.Value]) -> Bounds:
 
 
 def _gate_limits(node: ir.Node, rounded: Container[ir.Value]) -> Bounds | None:
-    """Return below what a gate is shut and above what it is open; None for other operators."""
+    """Return the limits below which a gate is 0 and above which it is 1; None for other operators."""
     if is_op(node, "Sigmoid") and node.outputs[0] in rounded:
         return Bounds(-SIGMOID_REACH, SIGMOID_REACH)
     if not is_op(node, "HardSigmoid"):

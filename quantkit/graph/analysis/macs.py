@@ -1,7 +1,7 @@
-"""How much each layer computes: multiply-adds for one image.
+"""Multiply-adds of each layer for one image.
 
-The count that papers give as MACs, or as FLOPs where a multiply-add is one: ResNet-50 at 224 x 224 has 4.09 billion.
-Only products are counted; biases, activation functions, pools and sums are not.
+This is the count that papers call MACs, or FLOPs if a multiply-add counts as one: ResNet-50 at 224 x 224 has 4.09
+billion. Only products are counted, not biases, activation functions, pools and sums.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,11 +14,11 @@ from onnx_ir.passes.common import ShapeInferencePass
 from quantkit.graph.analysis.ops import GEMMS, LAYERS
 from quantkit.graph.analysis.values import attribute_int, attribute_str, dims, is_op, operand, rank
 
-# onnxruntime's own spellings of layers, as the files that it has optimized hold them.
+# onnxruntime's fused layers, which occur in optimized files.
 _FUSED = {"FusedConv": "Conv", "FusedGemm": "Gemm", "FusedMatMul": "MatMul", "TransposeMatMul": "MatMul"}
 _RECURRENT = frozenset({"LSTM", "GRU", "RNN"})
 _COUNTED = LAYERS | _RECURRENT | {"DeformConv", "Einsum", "Attention"}
-# Layers of other domains whose multiply-adds are not counted here, but which are not to be overlooked.
+# Layers of other domains with unknown multiply-adds.
 _UNCOUNTED = frozenset(
     {
         "Attention",
@@ -38,13 +38,13 @@ _UNCOUNTED = frozenset(
 
 @dataclass(frozen=True, kw_only=True)
 class LayerOperations:
-    """One layer: a node that multiplies and adds.
+    """A layer: a node that computes multiply-adds.
 
     Attributes:
-        name: of the node; of its first output where it has none.
-        op_type: operator, with its domain in front where that is not ONNX's own.
-        within: name of the node of the main graph (If, Loop, Scan) that holds it; None where it is in the main graph.
-        multiply_adds: for one image, None where they do not follow from the shape of the input.
+        name: name of the node, or of its first output if the node has none.
+        op_type: operator type, prefixed with the domain if it is not ONNX's.
+        within: name of the node of the main graph (If, Loop, Scan) that contains it; None in the main graph.
+        multiply_adds: multiply-adds for one image, None if they do not follow from the shape of the input.
     """
 
     name: str
@@ -60,8 +60,8 @@ def layer_costs(model: ir.Model, input_shape: Sequence[int] | None = None) -> li
     RNN, and the fused ones of onnxruntime.
 
     Args:
-        model: prepared or as it was read; left as it is.
-        input_shape: ``[N, C, H, W]`` of an input whose sizes the model leaves open; absent, its own for one image.
+        model: the model, prepared or not; not modified.
+        input_shape: ``[N, C, H, W]`` for an input with free dimensions; by default that of the model for one image.
     """
     shaped = with_shapes(model, input_shape)
     batch = (dims(_image(shaped.graph)) or (1,))[0]
@@ -79,12 +79,11 @@ def layer_costs(model: ir.Model, input_shape: Sequence[int] | None = None) -> li
 def multiply_adds(prepared_model: ir.Model, input_shape: Sequence[int] | None = None) -> dict[str, int]:
     """Return the multiply-adds of each Conv, ConvTranspose, Gemm and MatMul for one image, in graph order.
 
-    Matrix products of two activations are counted, too. A node whose shapes do not follow from that of the input is
-    left out.
+    Matrix products of two activations are included. Nodes with unknown shapes are left out.
 
     Args:
-        prepared_model: from `quantkit.graph.prepare.prepare`; left as it is.
-        input_shape: ``[N, C, H, W]`` of an input whose sizes the model leaves open; absent, its own for one image.
+        prepared_model: from `quantkit.graph.prepare.prepare`; not modified.
+        input_shape: ``[N, C, H, W]`` for an input with free dimensions; by default that of the model for one image.
     """
     return {
         cost.name: cost.multiply_adds
@@ -94,9 +93,9 @@ def multiply_adds(prepared_model: ir.Model, input_shape: Sequence[int] | None = 
 
 
 def with_shapes(model: ir.Model, input_shape: Sequence[int] | None) -> ir.Model:
-    """Return a copy in which every shape is inferred anew from one batch of known size.
+    """Return a copy with all shapes inferred from one batch of known size.
 
-    Where inference ends, at an operator that ONNX does not know, the shapes stored in the model hold.
+    Shapes that cannot be inferred, such as those of operators unknown to ONNX, are kept from the model.
     """
     copy = model.clone()
     stored = {value: value.shape for node in copy.graph for value in node.outputs}
@@ -122,7 +121,7 @@ def _image(graph: ir.Graph) -> ir.Value | None:
 
 
 def _fix_image(graph: ir.Graph, input_shape: Sequence[int] | None) -> Mapping[str, int]:
-    """Give the image input its sizes, and the other inputs what follows for the symbols that they share with it.
+    """Set the sizes of the image input, and those of other inputs that share its symbols.
 
     Returns:
         The size of each symbol.
@@ -153,7 +152,7 @@ def _resolved(shape: ir.Shape | None, sizes: Mapping[str, int]) -> ir.Shape | No
 
 
 def _nodes(graph: ir.Graph) -> Iterator[tuple[ir.Node, str | None]]:
-    """Yield every node, those of inner graphs with the name of the node of the main graph that holds them."""
+    """Yield every node; nodes of subgraphs come with the name of the node of the main graph that contains them."""
     for node in graph:
         yield node, None
         for attribute in node.attributes.values():
@@ -168,7 +167,7 @@ def _is_layer(node: ir.Node) -> bool:
 
 
 def _products(node: ir.Node) -> int | None:
-    """Return the products of a node for the whole batch, None where a shape is not known."""
+    """Return the number of products of a node for the batch, None if a shape is unknown."""
     if node.domain != "" and node.op_type not in _FUSED:
         return None
     match _FUSED.get(node.op_type, node.op_type):
@@ -182,7 +181,7 @@ def _products(node: ir.Node) -> int | None:
             return _gemm(node)
         case _:
             weight = _sizes(operand(node, 1))
-            # Each input position of a ConvTranspose, and each output position of the others, takes one set of weights.
+            # One set of weights per input position of a ConvTranspose, per output position of the others.
             moved = _sizes(operand(node, 0) if is_op(node, "ConvTranspose") else node.outputs[0])
             return None if weight is None or moved is None else prod(moved) * prod(weight[1:])
 
@@ -196,7 +195,7 @@ def _gemm(node: ir.Node) -> int | None:
 
 
 def _einsum(node: ir.Node) -> int | None:
-    """Return the size of the space that all labels span; a sum of one operand multiplies nothing."""
+    """Return the product of the sizes of all labels; 0 for a single operand."""
     terms = attribute_str(node, "equation", "").replace(" ", "").split("->")[0].split(",")
     shapes = [_sizes(value) for value in node.inputs]
     if len(terms) != len(shapes) or "." in "".join(terms):
@@ -210,7 +209,7 @@ def _einsum(node: ir.Node) -> int | None:
 
 
 def _attention(node: ir.Node) -> int | None:
-    """Return the products of queries with keys, and of their weights with values."""
+    """Return the number of products of queries with keys, and of attention weights with values."""
     query, key, result = _sizes(operand(node, 0)), _sizes(operand(node, 1)), _sizes(node.outputs[0])
     if query is None or key is None or result is None or operand(node, 4) is not None:
         return None

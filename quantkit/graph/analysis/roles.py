@@ -1,4 +1,4 @@
-"""The role of every node, and why a node cannot be integer."""
+"""Determines the role of a node, and why it cannot be integer."""
 
 import numpy as np
 import numpy.typing as npt
@@ -23,7 +23,7 @@ from quantkit.targets import Target
 
 
 def role_of(node: ir.Node, target: Target) -> tuple[Role, str]:
-    """Return the part a node can play for a target, and for `Role.FLOAT` the reason."""
+    """Return the role of a node for a target, and for `Role.FLOAT` the reason."""
     if node.domain != "":
         return Role.FLOAT, f"operator of the domain {node.domain!r}, unknown to quantkit"
     if reason := _other_types(node):
@@ -31,7 +31,7 @@ def role_of(node: ir.Node, target: Target) -> tuple[Role, str]:
     if node.op_type in ops.LAYERS:
         return _layer_role(node, target)
     if not target.integer_sums:
-        return Role.FLOAT, f"the target {target.name!r} keeps it wide: only what a layer reads is quantized"
+        return Role.FLOAT, f"the target {target.name!r} keeps it in float: only inputs of layers are quantized"
     if node.op_type in ops.SUMS:
         return _sum_role(node, target)
     if node.op_type == "Concat":
@@ -39,19 +39,19 @@ def role_of(node: ir.Node, target: Target) -> tuple[Role, str]:
     if node.op_type in ops.UNARY | ops.SATURATING:
         return _unary_role(node, target)
     if node.op_type in ops.ACTIVATIONS:
-        return (Role.ACTIVATION, "") if clip_bounds(node) else (Role.FLOAT, "its limits are known only at run time")
+        return (Role.ACTIVATION, "") if clip_bounds(node) else (Role.FLOAT, "its limits are computed")
     if node.op_type in ops.PASS_THROUGH:
         return _pass_role(node, target)
     return Role.FLOAT, ops.FLOAT_REASONS.get(node.op_type, ops.NO_INTEGER_KERNEL)
 
 
 def _other_types(node: ir.Node) -> str:
-    """Return why the results of a node are no float32 tensors, empty where they are."""
+    """Return why the outputs of a node are not float32 tensors, empty if they are."""
     if len(node.outputs) > 1 and node.op_type == "MaxPool":
-        return "its indices are read too"
+        return "its indices are used too"
     results = [value for value in node.outputs if value.name]
     if any(isinstance(value.type, ir.SequenceType | ir.OptionalType) for value in results):
-        return "its result is a sequence or an optional, no tensor"
+        return "its result is a sequence or an optional, not a tensor"
     kinds = [value.dtype for value in results]
     if None in kinds:
         return "the element type of its result is unknown"
@@ -72,14 +72,14 @@ def _layer_role(node: ir.Node, target: Target) -> tuple[Role, str]:
     if bias is not None and not is_constant(bias):
         return Role.FLOAT, "its bias is computed, not constant"
     if ORIGIN in node.metadata_props and not target.integer_sums:
-        return Role.FLOAT, f"the target {target.name!r} keeps a batch norm that no layer precedes wide"
+        return Role.FLOAT, f"the target {target.name!r} keeps a batch norm without a preceding layer in float"
     if node.op_type in ops.GEMMS and not target.quantize_gemm:
         return Role.FLOAT, f"the target {target.name!r} leaves fully connected layers in float"
     shape = dims(weight) or ()
     if node.op_type == "MatMul" and len(shape) != 2:
         return Role.FLOAT, "its constant operand is not a matrix"
     if node.op_type == "Gemm" and (attribute_int(node, "transA", 0) or not _is_vector(bias)):
-        return Role.FLOAT, "its input is transposed or its bias is no vector"
+        return Role.FLOAT, "its input is transposed or its bias is not a vector"
     return Role.LAYER, ""
 
 
@@ -108,7 +108,7 @@ def _unary_role(node: ir.Node, target: Target) -> tuple[Role, str]:
     if node.op_type in ops.SATURATING and target.activations.symmetric:
         return Role.FLOAT, "symmetric integers do not saturate at its limits"
     if node.op_type == "HardSigmoid" and attribute_float(node, "alpha", 0.2) <= 0.0:
-        return Role.FLOAT, "it falls where its input rises"
+        return Role.FLOAT, "it is not increasing"
     return Role.UNARY, ""
 
 
@@ -118,11 +118,11 @@ def _pass_role(node: ir.Node, target: Target) -> tuple[Role, str]:
     if node.op_type == "Resize" and attribute_str(node, "mode", "nearest") != "nearest":
         return Role.FLOAT, "it interpolates; " + ops.NO_INTEGER_KERNEL
     if node.op_type == "Resize" and attribute_ints(node, "axes") is not None:
-        return Role.FLOAT, "it resizes some axes by their number; " + ops.NO_INTEGER_KERNEL
+        return Role.FLOAT, "it resizes selected axes only; " + ops.NO_INTEGER_KERNEL
     if node.op_type == "Resize" and attribute_str(node, "keep_aspect_ratio_policy", "stretch") != "stretch":
-        return Role.FLOAT, "its sizes follow from the aspect ratio; " + ops.NO_INTEGER_KERNEL
+        return Role.FLOAT, "its sizes depend on the aspect ratio; " + ops.NO_INTEGER_KERNEL
     if node.op_type == "Pad" and not _pads_zeros(node):
-        return Role.FLOAT, "it pads with another value than zero"
+        return Role.FLOAT, "it pads with a value other than zero"
     if node.op_type == "SpaceToDepth" and not target.integer_outputs:
         return Role.FLOAT, f"{target.name} computes it in float"
     return Role.PASS, ""

@@ -1,4 +1,4 @@
-"""Which nodes a user leaves in float: by name, by pattern, by the vendor's convolution index."""
+"""Selection of the nodes to leave in float by name, pattern or the vendor's convolution index."""
 
 import difflib
 import fnmatch
@@ -14,15 +14,15 @@ REGEX_PREFIX = "re:"
 
 
 def skipped_nodes(graph: ir.Graph, patterns: Sequence[str], conv_indices: Sequence[int]) -> dict[str, str]:
-    """Return the nodes to leave in float, each with the rule that named it.
+    """Return the nodes to leave in float, each with the rule that selected it.
 
     Args:
-        graph: of the prepared model.
+        graph: main graph of the prepared model.
         patterns: node names; globs (``*`` and ``?``); or ``re:`` and a regular expression that must match in full.
         conv_indices: positions in `conv2d_nodes`.
 
     Raises:
-        UsageError: a pattern matches no node, is no valid regular expression, or an index is out of range.
+        UsageError: a pattern matches no node or is not a valid regular expression, or an index is out of range.
     """
     names = [node_name(node) for node in graph]
     skipped: dict[str, str] = {}
@@ -44,7 +44,7 @@ def skipped_nodes(graph: ir.Graph, patterns: Sequence[str], conv_indices: Sequen
 def conv2d_nodes(graph: ir.Graph) -> list[str]:
     """Return the names of the model's 2-D convolutions in graph order, as VACC's ``skip_conv_layers`` counts them.
 
-    Convolutions that quantkit made of a batch norm are not counted: the vendor's compiler does not see them.
+    Convolutions that quantkit created from a batch norm are not counted: the vendor's compiler does not see them.
     """
     return [
         node_name(node) for node in graph if is_op(node, "Conv") and ORIGIN not in node.metadata_props and _is_2d(node)

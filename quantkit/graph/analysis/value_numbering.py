@@ -51,12 +51,12 @@ class Computations:
 
 
 def _digest(value: ir.Value) -> bytes:
-    """Return what tells a constant apart; kept at the value, and so at its copies, while it holds the same tensor."""
+    """Return a digest of a constant; it is cached at the value, and so at its copies, while its tensor is the same."""
     tensor, digest = value.meta.get(_DIGEST, (None, b""))
     if digest and tensor is value.const_value:
         return bytes(digest)
     content = array(value)
-    if content is None:  # fed from outside of the graph, or by a graph around it
+    if content is None:  # an input of the graph, or a value of an outer graph
         return f"value {value.name}".encode()
     head = f"{content.dtype} {content.shape}".encode()
     digest = hashlib.blake2b(head + content.tobytes(), digest_size=16).digest()
@@ -65,7 +65,7 @@ def _digest(value: ir.Value) -> bytes:
 
 
 def _attributes(node: ir.Node) -> Hashable:
-    """Return what tells the attributes of two nodes apart; graphs inside of nodes are never taken for equal."""
+    """Return a key of the attributes of a node; subgraphs are never equal."""
     parts: list[Hashable] = []
     for name, attribute in sorted(node.attributes.items()):
         if attribute.type in (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS):

@@ -1,4 +1,4 @@
-"""Questions about one node or one value, and the small edits that the passes share."""
+"""Queries on a node or value, and small edits that the passes share."""
 
 from collections.abc import Iterator, Sequence
 
@@ -8,14 +8,14 @@ import onnx_ir as ir
 
 from quantkit.errors import ModelError
 
-# Key of the note on a node that says which operator of the original model it stands for.
+# Metadata key of a node with the operator of the original model that it replaces.
 ORIGIN = "quantkit.origin"
-# Where a graph keeps the names it has used, so that a new one costs no walk over all nodes.
+# Metadata key of a graph with its used names, so that a new name needs no walk over all nodes.
 _NAMES = "quantkit.names"
 
 
 def array(value: ir.Value | None) -> npt.NDArray[np.generic] | None:
-    """Return the constant that a value holds, as numpy; None where it is computed, absent or fed from outside."""
+    """Return the constant of a value as a numpy array; None if it is computed, missing or an input."""
     if value is None or value.is_graph_input():
         return None
     tensor = ir.convenience.get_const_tensor(value)
@@ -23,23 +23,23 @@ def array(value: ir.Value | None) -> npt.NDArray[np.generic] | None:
 
 
 def release(value: ir.Value) -> None:
-    """Let go of a constant that is mapped from a file, so that its pages do not count until it is read again."""
+    """Release the memory of a constant that is mapped from a file until it is read again."""
     if isinstance(value.const_value, ir.ExternalTensor):
         value.const_value.release()
 
 
 def is_constant(value: ir.Value | None) -> bool:
-    """Tell whether a value is known before the model runs, without reading it."""
+    """Return whether a value is constant, without reading it."""
     return value is not None and not value.is_graph_input() and ir.convenience.get_const_tensor(value) is not None
 
 
 def operand(node: ir.Node, index: int) -> ir.Value | None:
-    """Return an input of a node; None where it is left out."""
+    """Return an input of a node; None if it is omitted."""
     return node.inputs[index] if index < len(node.inputs) else None
 
 
 def required(node: ir.Node, index: int) -> ir.Value:
-    """Return an input that the operator cannot do without.
+    """Return a required input of a node.
 
     Raises:
         ModelError: the input is missing.
@@ -65,7 +65,7 @@ def node_name(node: ir.Node) -> str:
 
 
 def dtype_name(dtype: ir.DataType) -> str:
-    """Return the name of an element type as numpy writes it: ``float32``, ``uint8``."""
+    """Return the numpy name of an element type: ``float32``, ``uint8``."""
     return {"FLOAT": "float32", "DOUBLE": "float64"}.get(dtype.name, dtype.name.lower())
 
 
@@ -82,7 +82,7 @@ def attribute_float(node: ir.Node, name: str, default: float) -> float:
 
 
 def attribute_ints(node: ir.Node, name: str) -> tuple[int, ...] | None:
-    """Return a list of integers, or None where the attribute is not given."""
+    """Return a list of integers, or None if the attribute is not given."""
     attribute = node.attributes.get(name)
     return None if attribute is None else tuple(attribute.as_ints())
 
@@ -94,24 +94,24 @@ def attribute_str(node: ir.Node, name: str, default: str) -> str:
 
 
 def is_op(node: ir.Node | None, *op_types: str) -> bool:
-    """Tell whether a node is one of these operators of the standard ONNX domain."""
+    """Return whether a node is one of these operators of the standard ONNX domain."""
     return node is not None and node.domain == "" and node.op_type in op_types
 
 
 def rank(value: ir.Value | None) -> int | None:
-    """Return the number of dimensions, None where it is unknown."""
+    """Return the number of dimensions, None if unknown."""
     return None if value is None or value.shape is None else len(value.shape)
 
 
 def dims(value: ir.Value | None) -> tuple[int | None, ...] | None:
-    """Return the shape with None for each size that is not fixed; None where even the rank is unknown."""
+    """Return the shape with None for each free size; None if the rank is unknown."""
     if value is None or value.shape is None:
         return None
     return tuple(size if isinstance(size, int) else None for size in value.shape)
 
 
 def reads(node: ir.Node) -> list[ir.Value]:
-    """Return the values that a node reads: its inputs, and what graphs within it (If, Loop, Scan) take from outside."""
+    """Return the values that a node reads: its inputs, and outer values used in its subgraphs (If, Loop, Scan)."""
     found = [value for value in node.inputs if value is not None]
     for graph in graphs_within(node):
         inner = [*(value for one in graph for value in reads(one)), *graph.outputs]
@@ -120,7 +120,7 @@ def reads(node: ir.Node) -> list[ir.Value]:
 
 
 def graphs_within(node: ir.Node) -> Iterator[ir.Graph]:
-    """Yield the graphs that a node holds (If, Loop, Scan)."""
+    """Yield the subgraphs of a node (If, Loop, Scan)."""
     for attribute in node.attributes.values():
         if attribute.type == ir.AttributeType.GRAPH:
             yield attribute.as_graph()
@@ -129,7 +129,7 @@ def graphs_within(node: ir.Node) -> Iterator[ir.Graph]:
 
 
 def padding_constant(node: ir.Node) -> float | None:
-    """Return the constant that a Pad fills with, None where it is known only at run time."""
+    """Return the fill value of a Pad, None if it is computed."""
     if operand(node, 2) is None:
         return 0.0
     content = array(operand(node, 2))
@@ -137,7 +137,7 @@ def padding_constant(node: ir.Node) -> float | None:
 
 
 def sole_consumer(value: ir.Value) -> ir.Node | None:
-    """Return the only node that reads a value, None where there are others or the value leaves the graph."""
+    """Return the only consumer of a value, None if there are several or the value is a graph output."""
     if value.is_graph_output():
         return None
     uses = list(value.uses())
@@ -145,7 +145,7 @@ def sole_consumer(value: ir.Value) -> ir.Node | None:
 
 
 def take_over(graph: ir.Graph, value: ir.Value, node: ir.Node) -> None:
-    """Remove a node with one output and let a value take that output's place and name."""
+    """Remove a node with one output and replace that output by a value, which takes over its name."""
     output = node.outputs[0]
     name = output.name
     output.name = f"{name}.replaced"
@@ -155,12 +155,12 @@ def take_over(graph: ir.Graph, value: ir.Value, node: ir.Node) -> None:
 
 
 def add_constant(graph: ir.Graph, name: str, content: npt.NDArray[np.generic]) -> ir.Value:
-    """Register a new initializer under a name that is not yet taken, and return it."""
+    """Register a new initializer under an unused name, and return it."""
     return _register(graph, unused_name(graph, name), content)
 
 
 def replace_by_constant(graph: ir.Graph, node: ir.Node, content: npt.NDArray[np.generic]) -> None:
-    """Remove a node with one output; a new initializer of the same name takes the output's place."""
+    """Replace a node with one output by an initializer with the output's name."""
     old = node.outputs[0]
     name = name_of(old)
     old.name = f"{name}.replaced"
@@ -169,15 +169,15 @@ def replace_by_constant(graph: ir.Graph, node: ir.Node, content: npt.NDArray[np.
 
 
 def _register(graph: ir.Graph, name: str, content: npt.NDArray[np.generic]) -> ir.Value:
-    # ascontiguousarray would make a vector of a scalar.
+    # ascontiguousarray would turn a scalar into a vector.
     tensor = ir.Tensor(np.ascontiguousarray(content) if content.ndim else content, name=name)
     value = ir.Value(name=name, shape=ir.Shape(content.shape), type=ir.TensorType(tensor.dtype), const_value=tensor)
     graph.register_initializer(value)
     return value
 
 
-def insert_behind(graph: ir.Graph, producer: ir.Node | None, nodes: Sequence[ir.Node]) -> None:
-    """Insert nodes behind the one that makes a value, or in front of all where the value enters the graph."""
+def insert_after(graph: ir.Graph, producer: ir.Node | None, nodes: Sequence[ir.Node]) -> None:
+    """Insert nodes after a producer, or at the beginning of the graph if the producer is None."""
     if producer is None:
         graph.insert_before(graph[0], nodes)
     else:
@@ -185,7 +185,7 @@ def insert_behind(graph: ir.Graph, producer: ir.Node | None, nodes: Sequence[ir.
 
 
 def unused_name(graph: ir.Graph, name: str) -> str:
-    """Return ``name``, with a number behind it if the graph has used it for a value, and count it as used."""
+    """Return ``name``, with a number appended if the graph already uses it for a value, and mark it as used."""
     if _NAMES not in graph.meta:
         graph.meta[_NAMES] = _names_in_use(graph)
     taken: set[str | None] = graph.meta[_NAMES]
@@ -198,12 +198,12 @@ def unused_name(graph: ir.Graph, name: str) -> str:
 
 
 def forget_names(graph: ir.Graph) -> None:
-    """Let `unused_name` look at the graph again, after names were given in another way."""
+    """Make `unused_name` scan the graph again, after names were assigned in another way."""
     graph.meta.pop(_NAMES, None)
 
 
 def _names_in_use(graph: ir.Graph) -> set[str | None]:
-    """Return the names of all values, those of graphs within nodes too: a name there must not hide one out here."""
+    """Return the names of all values, including subgraphs: a name there must not shadow an outer one."""
     taken = {value.name for node in graph.all_nodes() for value in node.outputs}
     for inner in (graph, *graph.subgraphs()):
         taken |= set(inner.initializers) | {value.name for value in inner.inputs}

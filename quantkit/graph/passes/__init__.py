@@ -1,1 +1,1 @@
-"""Rewrites of the fp32 graph that keep what it computes; one pass to a file."""
+"""Passes that rewrite the fp32 graph without changing its results; one module per pass."""

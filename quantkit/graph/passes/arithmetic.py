@@ -1,4 +1,4 @@
-"""Operators spelt with the few that integer kernels know."""
+"""Rewrites arithmetic operators to those with integer kernels."""
 
 import numpy as np
 import onnx_ir as ir
@@ -17,13 +17,13 @@ from quantkit.graph.analysis.values import (
 
 
 class PlainArithmeticPass(ir.passes.InPlacePass):
-    """Spell a subtraction or division by a constant as a sum or product, and HardSwish as what it is made of.
+    """Replace subtraction and division by a constant with a sum or product, and HardSwish with its definition.
 
     ``x - c`` becomes ``x + (-c)``, ``x / c`` becomes ``x * (1 / c)``, ``HardSwish(x)`` becomes
     ``x * HardSigmoid(x)`` with alpha 1/6 and beta 1/2 (its definition in ONNX), ``Max(x, c)`` and ``Min(x, c)`` with
     a number become a Clip.
-    Left alone: a constant on the left of ``-`` or ``/``, integers, constants with zeros in a division, and the division
-    inside of a GELU, which onnxruntime fuses as exporters write it.
+    Not changed: a constant on the left of ``-`` or ``/``, integers, division by constants with zeros, and the division
+    inside a GELU, which onnxruntime fuses in the form that exporters write.
     """
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:

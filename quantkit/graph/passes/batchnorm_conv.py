@@ -1,8 +1,8 @@
-"""A batch norm that no layer precedes becomes a convolution of its own.
+"""Converts a batch norm without a preceding layer into a depthwise convolution.
 
 Blocks that normalize a residual sum or a concatenation (iResNet, DenseNet, ResNet v2) have no layer to fold into.
-``y = a x + b`` in each channel is a depthwise 1 x 1 convolution with weight ``a`` and bias ``b``. One weight to a
-channel is exact in int8 (it is the channel's largest), and the ReLU behind it fuses as behind any convolution.
+``y = a x + b`` in each channel is a depthwise 1 x 1 convolution with weight ``a`` and bias ``b``. A single weight per
+channel is exact in int8 (it is the channel's largest), and a ReLU after it fuses as after any convolution.
 """
 
 import numpy as np
@@ -13,10 +13,10 @@ from quantkit.graph.passes.fold_affine import affine_of
 
 
 class BatchNormToConvPass(ir.passes.InPlacePass):
-    """Replace each BatchNormalization over [N, C, ...] that is left by a depthwise Conv.
+    """Replace each remaining BatchNormalization over [N, C, ...] by a depthwise Conv.
 
-    The new node keeps the name and the output of the old one and carries `ORIGIN`.
-    Left alone: inputs of unknown rank or below 3, statistics that are not constant.
+    The new node keeps the name and output of the old one, and has the metadata `ORIGIN`.
+    Not changed: inputs of unknown rank or rank below 3, and statistics that are not constant.
     """
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:

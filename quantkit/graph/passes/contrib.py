@@ -1,9 +1,9 @@
-"""Operators of onnxruntime's own, taken back to the plain ones that its optimizer made them from.
+"""Decomposes fused operators of onnxruntime into the ONNX operators that its optimizer fused.
 
 A file saved by onnxruntime after optimization (``SessionOptions.optimized_model_filepath``, or its transformers
-optimizer) holds fused operators of the domain com.microsoft. Each stands for a few operators of ONNX, and onnxruntime
-fuses them again where that pays; only in the plain form are layers found and is the file of use elsewhere. The meaning
-of each operator: https://github.com/microsoft/onnxruntime/blob/main/docs/ContribOperators.md.
+optimizer) contains fused operators of the domain com.microsoft. Each represents a few ONNX operators, and onnxruntime
+fuses them again at load time; only in the decomposed form are layers detected, and is the file portable. Definitions of
+the operators: https://github.com/microsoft/onnxruntime/blob/main/docs/ContribOperators.md.
 """
 
 import math
@@ -29,20 +29,20 @@ from quantkit.graph.analysis.values import (
 )
 
 DOMAIN = "com.microsoft"
-# ONNX has Gelu since this opset.
+# The first opset with Gelu.
 _GELU_OPSET = 20
 _ELEMENT = {ir.DataType.FLOAT: np.float32, ir.DataType.DOUBLE: np.float64, ir.DataType.FLOAT16: np.float16}
 
 
 class PlainContribPass(ir.passes.InPlacePass):
-    """Replace FusedConv, FusedGemm, FusedMatMul, the GELUs, SkipLayerNormalization and Attention by plain operators.
+    """Replace FusedConv, FusedGemm, FusedMatMul, the GELUs, SkipLayerNormalization and Attention by ONNX operators.
 
-    Left alone: operands of unknown rank where the order of axes matters, attentions with a mask, a past or other
-    options, results beyond the first that anything reads (but the sum of a SkipLayerNormalization), and all other
-    operators of the domain.
+    Not changed: operands of unknown rank if the order of axes matters, attention with a mask, a past or other options,
+    nodes with further outputs in use (except the sum of a SkipLayerNormalization), and all other operators of the
+    domain.
 
     Args:
-        infer: run where something was replaced.
+        infer: pass to run if a node was replaced.
     """
 
     def __init__(self, infer: ir.passes.PassBase) -> None:
@@ -63,11 +63,11 @@ class PlainContribPass(ir.passes.InPlacePass):
 
 
 class _Writer:
-    """Writes plain nodes in the place of one fused node.
+    """Writes ONNX nodes in place of a fused node.
 
     Attributes:
         node: the fused node.
-        opset: of ONNX's operators.
+        opset: version of the ONNX operator set.
     """
 
     def __init__(self, graph: ir.Graph, node: ir.Node, opset: int) -> None:
@@ -77,7 +77,7 @@ class _Writer:
         self._name = node_name(node)
 
     def constant(self, content: npt.NDArray[np.generic] | float, part: str, like: ir.Value | None = None) -> ir.Value:
-        """Add a constant, of the element type of another value."""
+        """Add a constant with the element type of another value."""
         kind = None if like is None else _ELEMENT.get(like.dtype or ir.DataType.FLOAT)
         return add_constant(self._graph, f"{self._name}.{part}", np.asarray(content, kind))
 
@@ -97,7 +97,7 @@ class _Writer:
         return node.outputs
 
     def finish(self, results: Mapping[int, ir.Value]) -> bool:
-        """Put the new nodes in the fused node's place; the results take over names and readers of its outputs."""
+        """Replace the fused node by the new nodes; the results take over names and consumers of its outputs."""
         self._graph.insert_before(self.node, self._nodes)
         for index, value in results.items():
             old = self.node.outputs[index]
@@ -120,7 +120,7 @@ def _only_first_read(node: ir.Node, also: Sequence[int] = ()) -> bool:
     )
 
 
-# Activation functions that are fused into layers, with how many numbers each takes.
+# Activation functions that are fused into layers, with their number of parameters.
 _ACTIVATIONS = {"": 0, "Relu": 0, "Sigmoid": 0, "Tanh": 0, "Softplus": 0, "LeakyRelu": 1, "HardSigmoid": 2, "Clip": 2}
 
 
@@ -183,7 +183,7 @@ def _fused_matmul(writer: _Writer) -> bool:
 
 
 def _operand_order(node: ir.Node, side: str, dimensions: int | None) -> list[int] | None:
-    """Return the order of axes in which an operand is multiplied, None where its rank is needed and unknown."""
+    """Return the order of axes in which an operand is multiplied, None if its rank is needed and unknown."""
     last = attribute_int(node, f"trans{side}", 0)
     batch = attribute_int(node, f"transBatch{side}", 0)
     if not last and not batch:
@@ -293,7 +293,7 @@ def _attend(writer: _Writer, parts: Sequence[ir.Value], heads: int, size: int) -
 
 
 def _multi_head_attention(writer: _Writer) -> bool:
-    """The same with q, k and v of ``[batch, sequence, hidden]`` given, and one bias for all three."""
+    """As `_attention`, with given q, k and v ``[batch, sequence, hidden]``, and one bias for all three."""
     node = writer.node
     values = [operand(node, index) for index in range(3)]
     others = all(operand(node, index) is None for index in range(4, len(node.inputs))) and _only_first_read(node)

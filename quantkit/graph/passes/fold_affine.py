@@ -1,8 +1,8 @@
-"""Fold batch norms and per-channel constants into the layer before them.
+"""Folds batch norms and per-channel constants into the preceding layer.
 
 A batch norm at inference is affine in each channel: ``y = a x + b`` with ``a = gamma / sqrt(var + eps)`` and
 ``b = beta - a mean`` (Ioffe and Szegedy 2015, arXiv:1502.03167; the ONNX operator BatchNormalization). After a layer
-``x = W z + c`` it gives ``y = (a W) z + (a c + b)``: the same layer with other weights.
+``x = W z + c`` the result is ``y = (a W) z + (a c + b)``: the same layer with other weights.
 """
 
 from dataclasses import dataclass
@@ -33,7 +33,7 @@ class Affine:
     """``y = scale * source + shift`` in each channel (axis 1).
 
     Attributes:
-        source: the value that is scaled.
+        source: the scaled value.
         scale: ``[channels]`` or ``[1]``.
         shift: the same shape.
     """
@@ -46,12 +46,12 @@ class Affine:
 class FoldAffinePass(ir.passes.InPlacePass):
     """Fold BatchNormalization and Mul, Add by a per-channel constant into a Conv, ConvTranspose or Gemm.
 
-    Left alone: what follows a layer whose output is also read elsewhere or leaves the graph, whose weights are not
-    constant, or that is no layer; constants that vary within a channel; everything that is not float32 throughout.
+    Not changed: nodes after a layer with other consumers, a graph output or computed weights; nodes that do not follow
+    a layer; constants that vary within a channel; and types other than float32.
     """
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
-        """Fold until nothing more can be folded."""
+        """Fold until no more node can be folded."""
         modified = False
         for node in list(model.graph):
             affine = affine_of(node)
@@ -65,10 +65,10 @@ class FoldAffinePass(ir.passes.InPlacePass):
 
 
 def affine_of(node: ir.Node) -> Affine | None:
-    """Return what a node does to each channel, None where that is not affine with constants.
+    """Return the per-channel affine function of a node, None if it has none with constant coefficients.
 
     Raises:
-        ModelError: a batch norm whose variance plus epsilon is not positive.
+        ModelError: the variance plus epsilon of a batch norm is not positive.
     """
     if node.inputs and node.inputs[0] is not None and node.inputs[0].dtype not in (ir.DataType.FLOAT, None):
         return None
@@ -174,7 +174,7 @@ def _scale_outputs(layer: ir.Node, weight: Float64Array, scale: Float64Array) ->
 
 
 def set_constant(graph: ir.Graph, layer: ir.Node, index: int, content: Float64Array, name: str) -> None:
-    """Replace a constant input by float32 numbers; the old initializer keeps its name where no other node reads it."""
+    """Replace a constant input by float32 values; the name is kept if no other node reads the initializer."""
     old = operand(layer, index)
     values = content.astype(np.float32)
     if old is not None and old.is_initializer() and sole_consumer(old) is layer:

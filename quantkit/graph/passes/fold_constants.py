@@ -1,4 +1,4 @@
-"""Compute before the model runs what does not depend on its input."""
+"""Folds nodes that do not depend on the model's input."""
 
 from typing import Any
 
@@ -11,8 +11,8 @@ from quantkit.errors import ModelError
 from quantkit.graph.analysis.ops import LAYERS
 from quantkit.graph.analysis.values import array, is_constant, is_op, node_name, release, replace_by_constant
 
-# Where folding would store more than this, and more elements than it read, the model is smaller unfolded (Tile,
-# Expand). What has as many elements as it is made of, such as weights stored in another type, is folded at any size.
+# Results above this size with more elements than the operands (Tile, Expand) are not folded, because the model would
+# grow. Results with as many elements as the operands, such as weights stored in another type, are folded at any size.
 GROWTH_LIMIT_BYTES = 1 << 20
 _RANDOM = frozenset(
     {"RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "Multinomial", "Bernoulli"}
@@ -20,15 +20,15 @@ _RANDOM = frozenset(
 
 
 class FoldConstantsPass(ir.passes.InPlacePass):
-    """Replace each node that reads only constants by its result, computed with ONNX's reference implementation.
+    """Replace each node with only constant inputs by its result, computed by ONNX's reference implementation.
 
-    Weights stored in another element type and cast, scaled or dequantized in the graph so become plain constants.
-    Left alone: random numbers, control flow, other domains, graph outputs, strings and sequences, and results that are
-    large and have more elements than what they are made of, unless a layer reads them as its weights.
+    Weights stored in another element type and cast, scaled or dequantized in the graph become plain constants.
+    Not changed: random numbers, control flow, other domains, graph outputs, strings and sequences, and large results
+    with more elements than the operands, unless they are the weights of a layer.
     """
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
-        """Fold the main graph in its order, so that chains fold in one walk."""
+        """Fold the main graph in topological order, so that chains are folded in one walk."""
         opset = model.opset_imports.get("", 1)
         folded = [node for node in list(model.graph) if _foldable(node) and _fold(model.graph, node, opset)]
         return ir.passes.PassResult(model, bool(folded))
@@ -60,7 +60,7 @@ def _fold(graph: ir.Graph, node: ir.Node, opset: int) -> bool:
 
 
 def _is_numeric(dtype: np.dtype[Any]) -> bool:
-    """Tell whether ONNX has an element type for it; bfloat16 and 4-bit integers are types of ml_dtypes."""
+    """Return whether ONNX has the element type; bfloat16 and 4-bit integers are types of ml_dtypes."""
     try:
         return ir.DataType.from_numpy(dtype) not in (ir.DataType.STRING, ir.DataType.UNDEFINED)
     except (TypeError, ValueError):
@@ -72,7 +72,7 @@ def _is_weight(value: ir.Value) -> bool:
 
 
 def _evaluate(node: ir.Node, operands: dict[str, np.ndarray | None], opset: int) -> object:
-    """Compute one node by ONNX's reference implementation, by onnxruntime where that has no implementation."""
+    """Compute one node by ONNX's reference implementation, or by onnxruntime if there is none."""
     # The reference implementation takes a second to import, and most models have nothing to fold.
     from onnx.reference import ReferenceEvaluator
 
@@ -80,7 +80,7 @@ def _evaluate(node: ir.Node, operands: dict[str, np.ndarray | None], opset: int)
     results: object
     try:
         results = ReferenceEvaluator(single).run(None, operands)
-    except Exception as error:  # whatever an operator raises, and faults of the implementation itself
+    except Exception as error:  # operators, and bugs of the implementation, raise any class
         results = _run(single, operands)
         if results is None and isinstance(error, RuntimeError | TypeError | ValueError | ArithmeticError):
             raise ModelError(
@@ -104,11 +104,11 @@ def _single(node: ir.Node, operands: dict[str, np.ndarray | None], opset: int) -
 
 
 def _run(single: onnx.ModelProto, operands: dict[str, np.ndarray | None]) -> object:
-    """Run one node in onnxruntime; None where it cannot."""
+    """Run one node in onnxruntime; None if it fails."""
     options = ort.SessionOptions()
     options.log_severity_level = 4
     try:
         session = ort.InferenceSession(single.SerializeToString(), options, ["CPUExecutionProvider"])
         return session.run(None, operands)
-    except Exception:  # onnxruntime raises classes of its own, all derived from Exception alone
+    except Exception:  # the exception classes of onnxruntime derive directly from Exception
         return None

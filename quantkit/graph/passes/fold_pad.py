@@ -1,4 +1,4 @@
-"""Zero padding that a convolution can do itself."""
+"""Folds zero padding into convolutions."""
 
 import numpy as np
 import onnx_ir as ir
@@ -16,9 +16,9 @@ from quantkit.graph.analysis.values import (
 
 
 class FoldPadPass(ir.passes.InPlacePass):
-    """Move a Pad with zeros along the spatial axes into the pads of every Conv or AveragePool behind it.
+    """Move a Pad with zeros along the spatial axes into the pads of every following Conv or AveragePool.
 
-    Left alone: other values and modes, cropping (negative pads), padded channels, an output that anything else reads,
+    Not changed: other values and modes, cropping (negative pads), padded channels, outputs with other consumers,
     convolutions with automatic padding, and average pools that already pad or round their size up.
     """
 
@@ -48,7 +48,7 @@ def _fold(graph: ir.Graph, node: ir.Node) -> bool:
 
 
 def _spatial_zeros(node: ir.Node) -> list[int] | None:
-    """Return begins and ends of the spatial axes, None where the node pads anything else."""
+    """Return begins and ends of the spatial axes, None if the node pads other axes or values."""
     dimensions = rank(operand(node, 0))
     pads, filling, axes = (array(operand(node, index)) for index in (1, 2, 3))
     if dimensions is None or pads is None or attribute_str(node, "mode", "constant") != "constant":

@@ -1,8 +1,8 @@
-"""GELU in the order of operations that onnxruntime fuses.
+"""Reorders GELU to the form that onnxruntime fuses.
 
 GELU is ``0.5 x (1 + erf(x / sqrt 2))`` (Hendrycks and Gimpel 2016, arXiv:1606.08415). Exporters multiply the three
 factors in any order; onnxruntime fuses ``(x * (1 + erf(...))) * 0.5``. Halving is exact in floating point, so all
-orders give the same bits.
+orders are bit-identical.
 """
 
 import onnx_ir as ir
@@ -11,10 +11,10 @@ from quantkit.graph.analysis.values import array, is_op, sole_consumer, unused_n
 
 
 class GeluOrderPass(ir.passes.InPlacePass):
-    """Multiply the factors of each GELU in the order that fuses.
+    """Multiply the factors of each GELU in the order that onnxruntime fuses.
 
-    Left alone: products of other factors (another number than 0.5, ``erf`` of something else than ``x``), an inner
-    product that anything else reads, and what is in that order already.
+    Not changed: products of other factors (a number other than 0.5, ``erf`` of another value than ``x``), inner
+    products with other consumers, and products that already have this order.
     """
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:

@@ -1,4 +1,4 @@
-"""Gemm in the one form that integer kernels take: ``x W + bias``, nothing transposed before, nothing scaled."""
+"""Rewrites Gemm to the form that integer kernels support: ``x W + bias`` without scaling or transposed input."""
 
 import numpy as np
 import onnx_ir as ir
@@ -10,7 +10,7 @@ from quantkit.graph.passes.fold_affine import set_constant
 class PlainGemmPass(ir.passes.InPlacePass):
     """Fold alpha and beta of a Gemm into constant weights and bias, and give the bias its full length.
 
-    Left alone: a transposed first input, weights or bias that are computed or not float32, a bias that is a whole
+    Not changed: a transposed first input, weights or bias that are computed or not float32, and a bias that is a
     matrix.
     """
 

@@ -1,4 +1,4 @@
-"""Means and maxima over all positions, under the names that integer kernels know them by."""
+"""Rewrites spatial means and maxima to the operators with integer kernels."""
 
 import numpy as np
 import onnx_ir as ir
@@ -19,12 +19,12 @@ from quantkit.graph.analysis.values import (
 class GlobalPoolPass(ir.passes.InPlacePass):
     """ReduceMean over exactly the spatial axes becomes GlobalAveragePool; GlobalMaxPool becomes ReduceMax.
 
-    Left alone: means over other axes or axes known only at run time, inputs of unknown rank, and
-    element types other than float32, which these operators may have no kernels for.
+    Not changed: means over other or computed axes, inputs of unknown rank, and element types other than float32, for
+    which these operators may have no kernels.
     """
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
-        """Rename the pools of the model's main graph."""
+        """Rewrite the pools of the model's main graph."""
         modified = False
         for node in list(model.graph):
             if node.outputs[0].dtype is not ir.DataType.FLOAT:

@@ -1,4 +1,4 @@
-"""The size of each convolution's kernel, said in the attribute as well as by the weights."""
+"""Adds the attribute ``kernel_shape`` to convolutions."""
 
 import onnx_ir as ir
 
@@ -8,12 +8,12 @@ from quantkit.graph.analysis.values import dims, is_op, operand
 class KernelShapePass(ir.passes.InPlacePass):
     """Write ``kernel_shape`` on every Conv and ConvTranspose.
 
-    ONNX infers it from the weights where it is absent, as torch's dynamo exporter leaves it; parsers of TensorRT before
-    version 10 refuse such a file. Left alone: weights of unknown shape.
+    The attribute is optional in ONNX, and torch's dynamo exporter omits it; parsers of TensorRT before version 10 need
+    it. Not changed: weights of unknown shape.
     """
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
-        """Complete the convolutions, in graphs within nodes too."""
+        """Complete the convolutions, including those in subgraphs."""
         modified = False
         for node in model.graph.all_nodes():
             shape = dims(operand(node, 1)) if is_op(node, "Conv", "ConvTranspose") else None

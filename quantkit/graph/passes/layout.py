@@ -1,8 +1,8 @@
-"""Transpositions around layers that work channels first, in a model that keeps channels last.
+"""Removes transpositions around channels-first layers in a channels-last model.
 
-Exporters from TensorFlow keep the layout of their source, [N, H, W, C], and put a Transpose before and behind every
-convolution. Moved down through what works in any layout, each meets the next one and both are gone: what is left is one
-at the input and, where the result has space, one at the output.
+Exporters from TensorFlow keep the layout of their source, [N, H, W, C], with a Transpose before and after every
+convolution. Each Transpose is moved down through layout-independent operators until it cancels with the next one; one
+remains at the input and, if the result has spatial axes, one at the output.
 """
 
 from collections.abc import Sequence
@@ -53,11 +53,11 @@ Order = tuple[int, ...]
 class MoveTransposesPass(ir.passes.InPlacePass):
     """Move each Transpose down through element-wise operators, concatenations, splits, pads and reductions.
 
-    Left alone: the whole graph, if no Transpose would be saved; operators that are none of these; operands of another
-    order or unknown rank; axes, pads and limits known only at run time.
+    Not changed: the graph, if the number of transposes would not decrease; other operators; operands of another order
+    or unknown rank; computed axes, pads and limits.
 
     Args:
-        infer: run where something was moved.
+        infer: pass to run if a node was moved.
     """
 
     def __init__(self, infer: ir.passes.PassBase) -> None:
@@ -81,22 +81,22 @@ def _count(graph: ir.Graph) -> int:
 
 @dataclass(frozen=True)
 class _View:
-    """A value that is another one with its axes in another order: axis ``j`` is axis ``order[j]`` of the source."""
+    """A value that is a transposition of another one: axis ``j`` is axis ``order[j]`` of the source."""
 
     source: ir.Value
     order: Order
 
 
 class _Mover:
-    """One walk over a graph that knows of each value whether it is a mere transposition."""
+    """One walk over a graph that tracks which values are transpositions of others."""
 
     def __init__(self, graph: ir.Graph) -> None:
         self._graph = graph
         self._views: dict[ir.Value, _View] = {}
-        self._made: list[tuple[ir.Node, ir.Value]] = []  # transpositions put behind moved nodes, with their sources
+        self._made: list[tuple[ir.Node, ir.Value]] = []  # transpositions inserted after moved nodes, with their sources
 
     def move(self) -> bool:
-        """Move what can be moved; tell whether anything was."""
+        """Move transpositions where possible; return whether the graph has changed."""
         moved = False
         for node in list(self._graph):
             if is_op(node, "Transpose"):
@@ -120,7 +120,7 @@ class _Mover:
             self._views[result] = _View(source, order)
 
     def _order_of(self, node: ir.Node) -> Order | None:
-        """Return the order that all transposed operands of a node share, None where there is none."""
+        """Return the order that all transposed operands of a node share, None if there is none."""
         views = [self._views[value] for value in node.inputs if value is not None and value in self._views]
         orders = {view.order for view in views}
         return orders.pop() if len(orders) == 1 else None
@@ -150,7 +150,7 @@ class _Mover:
         return False
 
     def _fits(self, value: ir.Value | None, order: Order, node: ir.Node) -> bool:
-        """Tell whether an operand can be given in the other order: transposed from it, or a constant."""
+        """Return whether an operand is available in the other order: it is transposed from it, or constant."""
         if value is None:
             return False
         if value in self._views:
@@ -171,7 +171,7 @@ class _Mover:
         return add_constant(self._graph, f"{value.name}.transposed", moved)
 
     def _rewrite(self, node: ir.Node, order: Order, *, count: int, result_order: Order | None = None) -> bool:
-        """Let a node read its first operands in source order, and put a Transpose behind each of its results."""
+        """Let a node read its first operands in source order, and insert a Transpose after each of its outputs."""
         for index, value in enumerate(list(node.inputs)[:count]):
             if value is not None:
                 node.replace_input_with(index, self._in_source_order(value, order))
@@ -219,7 +219,7 @@ class _Mover:
         moved = sorted(order[axis] for axis in axes)
         spatial = list(range(2, len(order)))
         if node.op_type == "ReduceMean" and sorted(axes) == spatial and moved != spatial:
-            return False  # over other axes it has no integer kernel; over these it becomes GlobalAveragePool
+            return False  # without an integer kernel over other axes; over these it becomes GlobalAveragePool
         if node.op_type == "ArgMax":
             node.attributes.add(ir.AttrInt64("axis", moved[0]))
         elif operand(node, 1) is not None:
@@ -233,14 +233,14 @@ class _Mover:
         return self._rewrite(node, order, count=1, result_order=tuple(sorted(kept).index(axis) for axis in kept))
 
     def _axes(self, node: ir.Node) -> Sequence[int] | None:
-        """Return the axes that a reduction reduces, None where it is all of them or they are computed."""
+        """Return the axes of a reduction, None if it reduces all axes or they are computed."""
         if node.op_type == "ArgMax":
             return [attribute_int(node, "axis", 0)]
         given = array(operand(node, 1))
         return attribute_ints(node, "axes") if given is None else [int(axis) for axis in given.reshape(-1)]
 
     def _skip_reorder(self, node: ir.Node, order: Order) -> bool:
-        """Let what only groups axes anew read the source, where the elements lie in the same order in both."""
+        """Let a reshaping node read the source, if the elements have the same order in both."""
         view = self._views.get(required(node, 0))
         shape = None if view is None else dims(view.source)
         if view is None or shape is None:
@@ -266,7 +266,7 @@ class _Mover:
         return True
 
     def _sweep(self) -> None:
-        """Remove transpositions that nothing reads; what they were made of takes over their names."""
+        """Remove unused transpositions; their sources take over their names."""
         for node in reversed(list(self._graph)):
             result = node.outputs[0]
             if is_op(node, "Transpose") and not result.uses() and not result.is_graph_output():

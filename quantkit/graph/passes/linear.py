@@ -1,8 +1,8 @@
-"""Linear layers over the last axis, written as the Gemm they are.
+"""Rewrites linear layers over the last axis as Gemm.
 
-Transformers apply ``x W + b`` to tensors of any rank; exporters write MatMul and Add. onnxruntime's integer kernel for
-a matrix product with an int32 bias is that of Gemm, and MatMul followed by a float Add would be fused back into a
-float Gemm. Between two Reshapes it is the same product over all rows.
+Transformers apply ``x W + b`` to tensors of any rank; exporters write MatMul and Add. Only onnxruntime's integer kernel
+of Gemm supports an int32 bias, and MatMul followed by a float Add would be fused into a float Gemm. A Gemm between two
+Reshapes computes the same product over all rows.
 """
 
 from dataclasses import dataclass, field
@@ -29,11 +29,11 @@ from quantkit.graph.analysis.values import (
 
 
 class LinearToGemmPass(ir.passes.InPlacePass):
-    """Turn MatMul by a constant matrix, with the per-feature constants added or multiplied behind it, into Gemm.
+    """Convert MatMul by a constant matrix, with following per-feature additions and multiplications, to Gemm.
 
-    The constants are found behind Transposes too (the layer scale of ConvNeXt).
-    Left alone: a MatMul with nothing to fold, whose integer kernel needs no bias; operands of unknown rank; constants
-    that vary along any other axis; everything that is not float32.
+    Constants after Transposes are included (the layer scale of ConvNeXt).
+    Not changed: a MatMul with nothing to fold, because its integer kernel needs no bias; operands of unknown rank;
+    constants that vary along any other axis; types other than float32.
     """
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
@@ -51,7 +51,7 @@ class LinearToGemmPass(ir.passes.InPlacePass):
 
 @dataclass
 class _Tail:
-    """What follows a MatMul: ``scale * (x W) + shift`` for each feature, and the nodes that said so."""
+    """The per-feature function after a MatMul, ``scale * (x W) + shift``, and its nodes."""
 
     scale: npt.NDArray[np.float64]
     shift: npt.NDArray[np.float64]
@@ -116,7 +116,7 @@ def _along(
 
 
 def _over_rows(graph: ir.Graph, node: ir.Node, weight_shape: tuple[int, ...]) -> None:
-    """Put a Gemm between a Reshape to rows and a Reshape back, which keeps the name of the result."""
+    """Insert a Gemm between a Reshape to rows and a Reshape back, which keeps the name of the result."""
     source, result, name = required(node, 0), node.outputs[0], node_name(node)
     final = result.name
     to_rows = add_constant(graph, f"{name}.rows_shape", np.array([-1, weight_shape[0]], np.int64))

@@ -1,18 +1,18 @@
-"""Give every node and value a name of its own, from the names that are there."""
+"""Gives every node and value a unique name."""
 
 import onnx_ir as ir
 from onnx_ir.passes.common import NameFixPass
 
 from quantkit.graph.analysis.values import forget_names, unused_name
 
-# What the int8 model puts behind the names of tensors (see `quantkit.graph.qdq.read`).
+# Suffixes that the int8 model appends to the names of tensors (see `quantkit.graph.qdq.read`).
 _SUFFIXES = (".float", ".quantized", ".dequantized", ".clipped")
 
 
 class NameNodesPass(ir.passes.InPlacePass):
-    """Name each unnamed node after its first output, then make all names unique; good names are left alone.
+    """Name each unnamed node after its first output, then make all names unique; unique names are kept.
 
-    The names depend on the graph alone, so that patterns and statistics keyed by them keep their meaning.
+    The names depend on the graph alone, so patterns and statistics keyed by them remain valid.
     """
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
@@ -29,7 +29,7 @@ class NameNodesPass(ir.passes.InPlacePass):
 
 
 def _free_suffixes(graph: ir.Graph) -> bool:
-    """Rename a value that bears the name which the int8 model is to give to another; inputs and outputs keep theirs."""
+    """Rename values with names that the int8 model assigns to other values; inputs and outputs keep theirs."""
     forget_names(graph)
     values = {str(value.name): value for node in graph for value in node.outputs}
     names = values.keys() | {str(value.name) for value in graph.inputs}

@@ -1,4 +1,4 @@
-"""Remove what does nothing when a model only infers."""
+"""Removes nodes without an effect at inference."""
 
 import onnx_ir as ir
 
@@ -6,11 +6,11 @@ from quantkit.graph.analysis.values import array, attribute_int, is_op, operand,
 
 
 class RemoveNoOpsPass(ir.passes.InPlacePass):
-    """Remove Identity, Dropout outside of training, a Pad of nothing and a Cast to the same type.
+    """Remove Identity, Dropout outside of training, an empty Pad and a Cast to the same type.
 
-    Left alone: a Dropout whose mask is read or whose training mode is on or not constant; nodes inside of conditions
-    and loops, whose graphs must not hand out a value of the graph around them; and what stands between an input, a
-    constant or another output of the graph and one of its outputs.
+    Not changed: a Dropout with a used mask, or with a training mode that is on or not constant; nodes inside conditions
+    and loops, because a subgraph must not return an outer value; and nodes between an input, a constant or another
+    output of the graph and one of its outputs.
     """
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:

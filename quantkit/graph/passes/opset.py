@@ -1,8 +1,8 @@
-"""Bring the opset into the range in which onnxruntime can run int8 models.
+"""Converts the opset to the range in which onnxruntime runs int8 models.
 
-Old opsets are raised to the first one that knows quantization per channel. One that is newer than onnxruntime's kernels
-for QuantizeLinear and DequantizeLinear is lowered to the newest that has them, if the operators of the model did not
-change in between.
+Old opsets are raised to the first one with per-channel quantization. An opset newer than onnxruntime's kernels for
+QuantizeLinear and DequantizeLinear is lowered to the newest one with these kernels, if the operators of the model did
+not change in between.
 """
 
 import functools
@@ -16,15 +16,15 @@ from quantkit.errors import ModelError
 
 # DequantizeLinear has an axis since opset 13: https://onnx.ai/onnx/operators/onnx__DequantizeLinear.html
 PER_CHANNEL_OPSET = 13
-# The IR version that came with opset 13. Older ones want every initializer among the graph's inputs.
+# The IR version of opset 13. Older ones require every initializer among the graph's inputs.
 MINIMUM_IR_VERSION = 7
-# Tensors above this size do not travel through the converter, which copies the whole model several times.
+# Tensors above this size bypass the converter, which copies the model several times.
 _KEPT_BYTES = 1024
 
 
-# Layer norms became an operator of ONNX in this opset; onnxruntime has one of the same meaning for older models too.
+# The first opset with LayerNormalization; onnxruntime supports the same operator in older opsets, too.
 LAYER_NORM_OPSET = 17
-# Operators that onnxruntime knows in ONNX's own domain, though ONNX does not define them, or not in old opsets.
+# Operators that onnxruntime supports in ONNX's domain, though ONNX does not define them, or not in old opsets.
 OF_ONNXRUNTIME = frozenset(
     {
         "LayerNormalization",
@@ -40,7 +40,7 @@ OF_ONNXRUNTIME = frozenset(
 )
 # Before this opset the scale and bias of a GroupNormalization were those of groups, not of channels.
 _GROUP_NORM_OPSET = 21
-# Every onnxruntime that quantkit works with has integer kernels up to here.
+# All supported versions of onnxruntime have integer kernels up to this opset.
 _RUNS_EVERYWHERE = 21
 _ELSEWHERE = "com.microsoft"
 _LAYER_NORMS = {("", "LayerNormalization"), (_ELSEWHERE, "SkipLayerNormalization")}
@@ -49,7 +49,7 @@ _LAYER_NORMS = {("", "LayerNormalization"), (_ELSEWHERE, "SkipLayerNormalization
 class FitOpsetPass(ir.passes.InPlacePass):
     """Convert a model below `PER_CHANNEL_OPSET` with ONNX's own version converter, and lower one that is too new.
 
-    Names of nodes and tensors survive, except those of operators that were themselves replaced (Upsample by Resize).
+    Names of nodes and tensors are kept, except those of replaced operators (Upsample by Resize).
     """
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
@@ -70,9 +70,9 @@ class FitOpsetPass(ir.passes.InPlacePass):
 
 
 def foreign_nodes(model: ir.Model) -> list[ir.Node]:
-    """Return the nodes in ONNX's domain that onnxruntime runs though ONNX does not define them in the model's opset.
+    """Return the nodes in ONNX's domain that ONNX does not define in the model's opset, but onnxruntime runs.
 
-    GroupNormalization of opset 18 to 20 is one that ONNX withdrew.
+    GroupNormalization of opset 18 to 20 was withdrawn by ONNX.
     """
     opset = model.opset_imports.get("", 1)
     return [
@@ -93,8 +93,8 @@ def _defined(op_type: str, opset: int) -> bool:
         return False
 
 
-class Elsewhere:
-    """While it is entered, nodes that ONNX does not define belong to another domain, which its tools leave alone."""
+class ForeignDomain:
+    """Context manager that moves nodes not defined by ONNX to another domain, which its tools ignore."""
 
     def __init__(self, model: ir.Model) -> None:
         self._model = model
@@ -118,7 +118,7 @@ def _raise(model: ir.Model, opset: int, least: int) -> None:
     weights = _detach_weights(model)
     foreign = {node.outputs[0].name for node in foreign_nodes(model)}
     try:
-        with Elsewhere(model):
+        with ForeignDomain(model):
             converted = version_converter.convert_version(ir.to_proto(model), least)
     except (RuntimeError, ValueError, onnx.checker.ValidationError) as error:
         raise ModelError(
@@ -135,10 +135,10 @@ def _raise(model: ir.Model, opset: int, least: int) -> None:
 
 
 def _lower(model: ir.Model, opset: int) -> bool:
-    """Stamp a model with the newest opset that has integer kernels, where that changes no operator.
+    """Set a model's opset to the newest one with integer kernels, if this changes no operator.
 
     Raises:
-        ModelError: it would change one.
+        ModelError: it would change an operator.
     """
     if opset <= _RUNS_EVERYWHERE or opset <= newest_int8_opset():
         return False
@@ -146,9 +146,9 @@ def _lower(model: ir.Model, opset: int) -> bool:
     changed = sorted({node.op_type for node in model.graph.all_nodes() if _changed(node, newest, opset)})
     if changed:
         raise ModelError(
-            f"is written in operator set {opset}, and the installed onnxruntime has integer kernels up to {newest}",
+            f"has opset {opset}, and the installed onnxruntime has integer kernels up to {newest}",
             where=", ".join(changed),
-            fix=f"export it with operator set {newest} or older",
+            fix=f"export it with opset {newest} or older",
         )
     model.opset_imports[""] = newest
     return True
@@ -163,7 +163,7 @@ def _changed(node: ir.Node, newest: int, opset: int) -> bool:
 
 @functools.cache
 def newest_int8_opset() -> int:
-    """Return the newest opset for which the installed onnxruntime has kernels for QuantizeLinear and its inverse."""
+    """Return the newest opset with QuantizeLinear and DequantizeLinear kernels in the installed onnxruntime."""
     for opset in range(onnx.defs.onnx_opset_version(), PER_CHANNEL_OPSET, -1):
         if _runs_int8(opset):
             return opset
@@ -190,13 +190,13 @@ def _runs_int8(opset: int) -> bool:
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     try:
         ort.InferenceSession(model.SerializeToString(), options, ["CPUExecutionProvider"])
-    except Exception:  # onnxruntime raises classes of its own, all derived from Exception alone
+    except Exception:  # the exception classes of onnxruntime derive directly from Exception
         return False
     return True
 
 
 def _detach_weights(model: ir.Model) -> dict[str, ir.TensorProtocol]:
-    """Put a reference without content in the place of every large initializer, and return what stood there."""
+    """Replace every large initializer by a reference without content, and return the originals."""
     weights = {}
     for name, value in model.graph.initializers.items():
         tensor = value.const_value

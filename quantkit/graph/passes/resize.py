@@ -1,4 +1,4 @@
-"""Resize with a scale or size for every axis, as integer kernels and layout changes of onnxruntime take it."""
+"""Rewrites Resize with a scale or size for every axis, as integer kernels and layout changes of onnxruntime need."""
 
 import numpy as np
 import onnx_ir as ir
@@ -16,10 +16,10 @@ from quantkit.graph.analysis.values import (
 
 
 class PlainResizePass(ir.passes.InPlacePass):
-    """Write out the axes that a Resize with ``axes`` leaves alone: scale 1, or the size that they have.
+    """Replace ``axes`` of a Resize by scales or sizes for all axes: scale 1, or the current size, for the others.
 
-    Left alone: scales and sizes that are computed, sizes where an axis left alone has no fixed size, a policy for the
-    aspect ratio, and regions of interest.
+    Not changed: computed scales and sizes, sizes if an unlisted axis has no fixed size, an aspect ratio policy, and
+    regions of interest.
     """
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
@@ -37,7 +37,7 @@ def _write_out(graph: ir.Graph, node: ir.Node) -> bool:
     policy = attribute_str(node, "keep_aspect_ratio_policy", "stretch")
     if shape is None or mode == "tf_crop_and_resize" or policy != "stretch":
         return False
-    # scales are input 2, sizes input 3: one of them is there
+    # scales are input 2, sizes input 3: exactly one of them is given
     for index, what in ((2, "scales"), (3, "sizes")):
         given = array(operand(node, index))
         if given is None or given.size != len(axes):

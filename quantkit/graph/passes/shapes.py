@@ -1,4 +1,4 @@
-"""Shapes known up to the batch size become constants, whatever chain of Shape, Gather and Concat computes them."""
+"""Folds shape arithmetic (Shape, Gather, Concat, ...) with a dynamic batch size into constants."""
 
 from collections.abc import Sequence
 
@@ -16,18 +16,18 @@ from quantkit.graph.analysis.values import (
     required,
 )
 
-# One entry of a shape: a number, the name of a dynamic size, or None where nothing is known.
+# One entry of a shape: a number, the name of a dynamic size, or None if unknown.
 Size = int | str | None
 
 
 class ConstantShapesPass(ir.passes.InPlacePass):
     """Replace shape arithmetic by constants.
 
-    1. Any integer vector of Shape, Gather, Slice, Squeeze, Unsqueeze, Concat and Cast whose entries are all fixed.
+    1. Any integer vector of Shape, Gather, Slice, Squeeze, Unsqueeze, Concat and Cast with only fixed entries.
     2. The shape of a Reshape with one entry that is not fixed: that entry becomes 0 where it repeats the size of the
        reshaped tensor in the same place, else -1.
 
-    Left alone: everything with two unknown sizes, and a Reshape with ``allowzero``.
+    Not changed: vectors with two unknown sizes, and a Reshape with ``allowzero``.
     """
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
@@ -87,7 +87,7 @@ def _sizes_of(node: ir.Node, known: dict[ir.Value, list[Size]]) -> list[Size] | 
 
 
 def _unknown(node: ir.Node) -> list[Size] | None:
-    """Return as many unknown entries as a node computes integers, None where it computes something else."""
+    """Return unknown entries for the integer vector of a node, None if it computes anything else."""
     result = node.outputs[0]
     if result.dtype != ir.DataType.INT64 or result.shape is None or len(result.shape) > 1:
         return None

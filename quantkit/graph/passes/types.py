@@ -1,9 +1,9 @@
-"""Element types and shapes of every value, whoever knows them.
+"""Infers element types and shapes by ONNX, onnxruntime and operator schemas.
 
-ONNX infers them for the operators it defines, and for some of those only where all sizes are known. What it leaves open
-hides every layer behind it: a convolution whose element type is unknown cannot be quantized. So onnxruntime, which
-knows its own operators, is asked for the rest; and where a model cannot be loaded at all, the types follow from the
-constraints of the schemas: a Conv with float32 weights computes float32.
+ONNX infers types for the operators it defines, for some of them only if all sizes are known. A convolution of unknown
+element type cannot be quantized, so an unknown type affects all layers after it. onnxruntime, which knows its own
+operators, infers the rest; if it cannot load the model, the types follow from the constraints of the schemas: a Conv
+with float32 weights computes float32.
 """
 
 import logging
@@ -13,13 +13,13 @@ import onnx
 import onnx_ir as ir
 import onnxruntime as ort
 
-# Initializers up to this size go to onnxruntime with their content, which shapes may depend on; larger ones are fed.
+# Initializers up to this size are passed to onnxruntime, because shapes may depend on them; larger ones become inputs.
 _SHAPE_BYTES = 1024
 
-# ONNX's inference names the sizes that it does not know: unk__0, unk__1, ...
+# Names of unknown sizes by ONNX's inference: unk__0, unk__1, ...
 _GENERATED = "unk__"
 
-# Types and shapes as onnxruntime writes them: "tensor(float)".
+# Types by onnxruntime: "tensor(float)".
 _ELEMENT_TYPES = {
     "float": ir.DataType.FLOAT,
     "float16": ir.DataType.FLOAT16,
@@ -31,10 +31,9 @@ _ELEMENT_TYPES = {
 
 
 class InferTypesPass(ir.passes.InPlacePass):
-    """Infer types and shapes by ONNX, then by onnxruntime and by the operators' schemas where some are unknown.
+    """Infer types and shapes by ONNX; if some are unknown, by onnxruntime and by the operators' schemas.
 
-    Types and shapes that the model declares are kept where nothing better is known. Graphs within nodes stay as they
-    are.
+    Types and shapes declared by the model are kept if they cannot be inferred. Subgraphs are not changed.
     """
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
@@ -50,7 +49,7 @@ class InferTypesPass(ir.passes.InPlacePass):
 
 
 def _unknown(graph: ir.Graph) -> Iterator[ir.Value]:
-    """Yield the values of no known type, and the float32 tensors of unknown rank; sequences have neither."""
+    """Yield values of unknown type, and float32 tensors of unknown rank; sequences are skipped."""
     for node in graph:
         for value in node.outputs:
             if value.name and (value.type is None or (value.dtype is ir.DataType.FLOAT and value.shape is None)):
@@ -58,7 +57,7 @@ def _unknown(graph: ir.Graph) -> Iterator[ir.Value]:
 
 
 def _ask_onnx(model: ir.Model) -> bool:
-    """Take the types and shapes that ONNX infers for the values of the main graph."""
+    """Apply the types and shapes that ONNX infers for the values of the main graph."""
     try:
         proto = _without_weights(model)
         _forget_generated_sizes(proto)
@@ -84,9 +83,9 @@ def _ask_onnx(model: ir.Model) -> bool:
 
 
 def _forget_generated_sizes(proto: onnx.ModelProto) -> None:
-    """Clear sizes that an earlier inference named itself: ONNX keeps what it finds, also where it now knows better.
+    """Clear generated size names of an earlier inference, because ONNX keeps them even if it could infer more.
 
-    A Pad whose amounts are still computed, for example, hides the batch size of everything behind it.
+    For example, a Pad with computed amounts hides the batch size of all nodes after it.
     """
     for entry in proto.graph.value_info:
         for size in entry.type.tensor_type.shape.dim:
@@ -95,7 +94,7 @@ def _forget_generated_sizes(proto: onnx.ModelProto) -> None:
 
 
 def _ask_onnxruntime(model: ir.Model) -> bool:
-    """Take the types and shapes that onnxruntime infers for values that have none."""
+    """Apply the types and shapes that onnxruntime infers to values without."""
     asked = {str(value.name): value for value in _unknown(model.graph)}
     options = ort.SessionOptions()
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
@@ -105,7 +104,7 @@ def _ask_onnxruntime(model: ir.Model) -> bool:
         present = {value.name for value in proto.graph.output}
         proto.graph.output.extend(onnx.ValueInfoProto(name=name) for name in asked if name not in present)
         session = ort.InferenceSession(proto.SerializeToString(), options, ["CPUExecutionProvider"])
-    except Exception as error:  # onnxruntime raises classes of its own, all derived from Exception alone
+    except Exception as error:  # the exception classes of onnxruntime derive directly from Exception
         logging.getLogger(__name__).debug("onnxruntime infers no types: %s", error)
         return False
     modified = False
@@ -115,14 +114,14 @@ def _ask_onnxruntime(model: ir.Model) -> bool:
         if value is None or element is None or not entry.type.startswith("tensor("):
             continue
         value.type = ir.TensorType(element)
-        if value.shape is None and entry.shape:  # onnxruntime gives [] for a scalar and for an unknown rank alike
+        if value.shape is None and entry.shape:  # onnxruntime returns [] for scalars and for unknown ranks
             value.shape = ir.Shape(entry.shape)
         modified = True
     return modified
 
 
 def _without_weights(model: ir.Model) -> onnx.ModelProto:
-    """Serialize a model with its large initializers among the inputs: types need no content."""
+    """Serialize a model with its large initializers as inputs: types do not depend on their content."""
     copy = model.clone()
     for name, value in list(copy.graph.initializers.items()):
         tensor = value.const_value
@@ -136,7 +135,7 @@ def _without_weights(model: ir.Model) -> onnx.ModelProto:
 
 
 def _follow_schemas(model: ir.Model) -> bool:
-    """Give each value the type of another one that the operator's schema binds it to, until nothing changes."""
+    """Propagate types between values with the same type variable in an operator's schema, until nothing changes."""
     nodes = [
         node for node in model.graph if any(value.type is None for value in [*node.inputs, *node.outputs] if value)
     ]
@@ -150,7 +149,7 @@ def _follow_schemas(model: ir.Model) -> bool:
 
 
 def _bind(node: ir.Node, opset: int) -> bool:
-    """Spread known element types within one node over the values of the same type variable."""
+    """Propagate known element types within one node to the values of the same type variable."""
     try:
         schema = onnx.defs.get_schema(node.op_type, opset, node.domain)
     except onnx.defs.SchemaError:

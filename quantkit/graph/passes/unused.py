@@ -1,23 +1,23 @@
-"""Remove what nothing reads, without touching what an operator needs its unread outputs for."""
+"""Removes unused nodes, initializers and optional outputs."""
 
 import onnx_ir as ir
 
 from quantkit.graph.analysis.values import graphs_within, is_op
 
-# Operators that compute the same first output whether or not the optional ones are there. `Attention` is none of them:
-# with a constant past it must have its present outputs, read or not.
+# Operators with a first output that does not depend on the optional ones. `Attention` is not one of them: with a
+# constant past it must have its present outputs, used or not.
 _FREE_OUTPUTS = ("BatchNormalization", "Dropout", "MaxPool", "LayerNormalization")
 
 
 class RemoveUnusedPass(ir.passes.InPlacePass):
-    """Remove nodes and initializers that no output depends on, in graphs within nodes too.
+    """Remove nodes and initializers that no output depends on, including those in subgraphs.
 
-    Trailing optional outputs that nothing reads are removed from BatchNormalization outside of training, Dropout,
-    MaxPool and LayerNormalization alone; every other node keeps its outputs. Inputs and outputs of the model stay.
+    Unused trailing optional outputs are removed only from BatchNormalization outside of training, Dropout, MaxPool and
+    LayerNormalization. Inputs and outputs of the model are kept.
     """
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
-        """Sweep the model from its outputs."""
+        """Sweep the model backwards from its outputs."""
         modified = _sweep(model.graph)
         for function in model.functions.values():
             modified |= _sweep(function)

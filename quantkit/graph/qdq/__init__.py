@@ -1,1 +1,1 @@
-"""Int8 graphs: planned, written, read."""
+"""Planning, writing and reading of int8 graphs with QDQ nodes."""

@@ -1,11 +1,10 @@
-"""Keep onnxruntime from quantizing the layers that are to stay in float.
+"""Prevents onnxruntime from quantizing layers that stay in float.
 
-Since 1.21 it stores the weights of a Conv, ConvTranspose or Gemm as int8, one scale for the whole tensor, wherever the
-layer lies between DequantizeLinear and QuantizeLinear, and runs an integer kernel: a layer that was left out because
-int8 costs too much there ends up with the coarsest int8 there is
-(onnxruntime/core/optimizer/qdq_transformer/weight_bias_quantization.cc). A bias that is no constant prevents that. So
-such a layer gets its bias from a DequantizeLinear of int32 with scales that are powers of two, which gives the very
-same floats.
+Since 1.21 onnxruntime stores the weights of a Conv, ConvTranspose or Gemm between DequantizeLinear and QuantizeLinear
+as int8 with one scale per tensor, and runs an integer kernel: a layer left in float because int8 is too inaccurate
+would get the coarsest int8 (onnxruntime/core/optimizer/qdq_transformer/weight_bias_quantization.cc). A bias that is not
+a constant prevents this. So such a layer gets its bias from a DequantizeLinear of int32 with power-of-two scales, which
+is bit-identical.
 """
 
 import numpy as np
@@ -18,14 +17,14 @@ from quantkit.graph.qdq.edit import Edit
 from quantkit.numerics import SMALLEST_SCALE
 
 _QUANTIZED_BY_ORT = ("Conv", "ConvTranspose", "Gemm")
-# A float32 has 24 significant bits, so this many steps hold its magnitude exactly.
+# A float32 has 24 significant bits, so this number of steps represents its magnitude exactly.
 _STEPS_BITS = 24
 
 
 def keep_float(edit: Edit) -> None:
-    """Protect every layer with float weights that onnxruntime would quantize by itself.
+    """Protect every layer with float weights that onnxruntime would quantize.
 
-    A target that takes biases in float alone, as TensorRT does, gets its layers as they are.
+    Layers of targets that require float biases, such as TensorRT, are not changed.
     """
     if not edit.plan.target.integer_bias:
         return
@@ -35,7 +34,7 @@ def keep_float(edit: Edit) -> None:
 
 
 def _between_integers(node: ir.Node) -> bool:
-    """Tell whether a layer has integers before and behind it, at most moved or clipped in between."""
+    """Return whether a layer is between integers, with at most moves or clips in between."""
     value: ir.Value | None = operand(node, 0)
     maker = None if value is None else value.producer()
     while maker is not None and is_op(maker, *PASS_THROUGH):
@@ -51,7 +50,7 @@ def _protect(edit: Edit, node: ir.Node) -> None:
     weight, bias = array(required(node, 1)), array(operand(node, 2))
     is_float = required(node, 1).producer() is None and weight is not None and weight.dtype == np.float32
     if weight is None or not is_float or (bias is not None and bias.ndim != 1):
-        return  # onnxruntime leaves these alone
+        return  # onnxruntime does not quantize these
     held = np.zeros(_channels(node, weight), np.float32) if bias is None else bias.astype(np.float32)
     steps, scale = _exact_steps(held)
     name = str(required(node, 2).name) if bias is not None else f"{node_name(node)}.bias"
@@ -61,7 +60,7 @@ def _protect(edit: Edit, node: ir.Node) -> None:
 
 
 def _exact_steps(bias: npt.NDArray[np.float32]) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.float32]]:
-    """Return int32 steps and a power of two for each value whose product is that value, denormals aside."""
+    """Return int32 steps and a power-of-two scale for each value with an exact product, except for denormals."""
     exponent = np.frexp(bias)[1] - _STEPS_BITS
     scale = np.maximum(np.ldexp(np.float32(1.0), exponent), np.float32(SMALLEST_SCALE)).astype(np.float32)
     scale[bias == 0.0] = 1.0

@@ -1,4 +1,4 @@
-"""The int8 graph while it is written: a copy of the prepared graph, and the plan it follows, joined by names."""
+"""The int8 graph under construction: a copy of the prepared graph with its plan, matched by name."""
 
 from collections.abc import Iterator, Mapping, Sequence
 
@@ -14,18 +14,18 @@ from quantkit.numerics import QParams
 
 
 class Edit:
-    """One int8 graph in the making.
+    """An int8 graph under construction.
 
     Attributes:
-        graph: the copy that is edited.
-        plan: made for the prepared graph.
-        parameters: of each quantized tensor.
-        nodes: of the copy, by name.
-        values: of the copy, by name.
-        planned_nodes: of the prepared graph, by name.
-        planned_values: of the prepared graph, by name.
+        graph: the copy to modify.
+        plan: plan of the prepared graph.
+        parameters: quantization parameters of each quantized tensor.
+        nodes: nodes of the copy by name.
+        values: values of the copy by name.
+        planned_nodes: nodes of the prepared graph by name.
+        planned_values: values of the prepared graph by name.
         rounded: the integers of each tensor written so far.
-        notes: what a user may want to know.
+        notes: remarks for the user.
     """
 
     def __init__(self, model: ir.Model, plan: Plan, parameters: Mapping[str, QParams]) -> None:
@@ -51,16 +51,16 @@ class Edit:
         axis: int | None = None,
         before: ir.Node | None = None,
     ) -> ir.Value:
-        """Store integers and return what a new DequantizeLinear makes of them.
+        """Store integers and return the output of a new DequantizeLinear.
 
         Args:
-            old: the float constant they stand for, None for a new one.
-            name: of the float constant.
-            values: integers.
-            scale: of the integers.
-            zero_point: of the integers, None for zero.
-            axis: of the channels, None for one scale.
-            before: node that will read them; of an old constant, the first of its readers comes first.
+            old: the float constant to replace, None for a new one.
+            name: name of the float constant.
+            values: the integers.
+            scale: scale of the integers.
+            zero_point: zero point of the integers, None for zero.
+            axis: axis of the channels, None for one scale.
+            before: consumer of the new value; for an old constant, its first consumer is used.
         """
         parts = {"quantized": values, "scale": scale, "zero_point": zero_point}
         inputs = [add_constant(self.graph, f"{name}.{part}", held) for part, held in parts.items() if held is not None]
@@ -76,7 +76,7 @@ class Edit:
         return node.outputs[0]
 
     def new_node(self, op_type: str, inputs: Sequence[ir.Value | None], stem: str, output: str) -> ir.Node:
-        """Return a node named ``<stem>.<op_type>``, not yet in the graph; a number keeps the name apart from others."""
+        """Return a node named ``<stem>.<op_type>``, not yet in the graph; a number makes the name unique."""
         name, count = f"{stem}.{op_type}", 1
         while name in self._node_names:
             count += 1

@@ -1,7 +1,7 @@
-"""Every integer layer alone: one graph in which each of them reads what the float model computes.
+"""The isolated layer graph: every integer layer reads its inputs from the float model.
 
-Beside the float graph stands, for each layer, a copy of what the int8 model does from the quantizers of the layer's
-inputs to the dequantizer of its result. One run of this graph gives both sides of every layer's own error.
+In addition to the float graph it contains a copy of each integer layer, from the quantizers of its inputs to the
+dequantizer of its result. One run of this graph gives the isolated error of every layer.
 """
 
 from collections.abc import Iterator
@@ -24,19 +24,19 @@ from quantkit.graph.qdq.read import DEQUANTIZED, FLOAT, clips_for_quantizer, nod
 from quantkit.numerics import QParams
 
 _INTEGERS = (ir.DataType.INT8, ir.DataType.UINT8)
-# They compute nothing: the error of their result is that of the tensor they were handed.
+# They compute nothing: the error of their result is that of their input.
 _MOVING = ops.PASS_THROUGH | {"QuantizeLinear", "DequantizeLinear"}
 
 
 @dataclass(frozen=True, kw_only=True)
 class LocalLayer:
-    """One integer layer in the joint graph.
+    """An integer layer in the joint graph.
 
     Attributes:
-        tensor: name of the layer's result in the float graph, behind a Relu or Clip that belongs to the layer.
-        alone: name of what the integer layer makes of float inputs.
-        op_type: of the layer.
-        qparams: of the result; None where the kernel hands on its wide sums.
+        tensor: name of the layer's result in the float graph, after a Relu or Clip that belongs to the layer.
+        alone: name of the result of the integer layer with float inputs.
+        op_type: operator type of the layer.
+        qparams: quantization parameters of the result; None if the kernel returns float accumulators.
     """
 
     tensor: str
@@ -50,8 +50,8 @@ class IsolatedLayerGraph:
     """The float graph joined with a copy of each integer layer.
 
     Attributes:
-        model: computes what the prepared model computes, and the values named in `layers`.
-        layers: in the order of the int8 graph.
+        model: computes the values of the prepared model, and those named in `layers`.
+        layers: the layers in the order of the int8 graph.
     """
 
     model: ir.Model
@@ -59,43 +59,43 @@ class IsolatedLayerGraph:
 
 
 def local_graph(prepared_model: ir.Model, int8_model: ir.Model) -> IsolatedLayerGraph:
-    """Join the float graph with every layer of the int8 graph: what reads integers and multiplies or rounds again.
+    """Join the float graph with every layer of the int8 graph that reads integers and multiplies or rounds.
 
-    Tensors are matched by name, as `quantkit.graph.qdq.write.write_qdq` gives them. A layer whose inputs or result the
-    float graph does not have is left out: of a model from another tool, that may be every layer.
+    Tensors are matched by the names that `quantkit.graph.qdq.write.write_qdq` assigns. Layers with inputs or results
+    that are not in the float graph are left out; in a model from another tool these may be all layers.
 
     Args:
-        prepared_model: from `quantkit.graph.prepare.prepare`; left as it is.
-        int8_model: made from it; left as it is.
+        prepared_model: from `quantkit.graph.prepare.prepare`; not modified.
+        int8_model: its int8 model; not modified.
     """
     joint = _Joint(prepared_model.clone())
     if int8_model.opset_imports.get("") != prepared_model.opset_imports.get(""):
-        return IsolatedLayerGraph(joint.model, ())  # operators of two opsets do not fit into one graph
+        return IsolatedLayerGraph(joint.model, ())  # one graph cannot contain operators of two opsets
     layers = (joint.add_layer(node) for node in int8_model.graph if _computes_on_integers(node))
     return IsolatedLayerGraph(joint.model, tuple(layer for layer in layers if layer is not None))
 
 
 class _Joint:
-    """The graph while layers are added to it.
+    """The joint graph under construction.
 
     Args:
-        model: a copy of the float model, to be extended.
+        model: a copy of the float model, which is extended.
     """
 
     def __init__(self, model: ir.Model) -> None:
         self.model = model
         forget_names(model.graph)
         self._float_values = {name_of(value): value for value in all_values(model.graph)}
-        # What was copied of the int8 graph to feed layers: each value once, however many layers read it.
+        # Copied input values of the int8 graph; each value is copied once for all layers.
         self._feeds: dict[ir.Value, ir.Value] = {}
 
     def add_layer(self, layer: ir.Node) -> LocalLayer | None:
         """Copy a layer with its quantizers.
 
-        None where the float graph lacks a tensor that it touches, and for a float operator that only reads a rounded
-        tensor: it adds no error.
+        Returns None if the float graph lacks one of its tensors, and for a float operator that only reads a rounded
+        tensor, because it adds no error.
         """
-        nodes, result = _behind(layer)
+        nodes, result = _layer_nodes(layer)
         tensor, rounds = self._counterpart(result), is_op(nodes[-1], "DequantizeLinear")
         if not rounds and layer.op_type not in ops.LAYERS:
             return None
@@ -118,7 +118,7 @@ class _Joint:
         return next((one for one in (name, name.removesuffix(FLOAT)) if one in self._float_values), None)
 
     def _feed(self, value: ir.Value | None) -> ir.Value | None:
-        """Return what a layer reads: rounded from the float graph's value by copies of the int8 graph's nodes."""
+        """Return an input of a layer: the float graph's value, rounded by copies of the int8 graph's nodes."""
         if value is None:
             return None
         if value not in self._feeds:
@@ -150,7 +150,7 @@ class _Joint:
 
 
 def _computes_on_integers(node: ir.Node) -> bool:
-    """Tell whether a node reads an activation that was integers, and does more than hand its values on."""
+    """Return whether a node reads a dequantized activation, and does more than move values."""
     if node.domain or node.op_type in _MOVING or len(node.outputs) != 1:
         return False
     makers = [value.producer() for value in node.inputs if value is not None]
@@ -160,8 +160,8 @@ def _computes_on_integers(node: ir.Node) -> bool:
     )
 
 
-def _behind(layer: ir.Node) -> tuple[list[ir.Node], ir.Value]:
-    """Return a layer with what belongs to it up to the dequantizer of its result, and the result before rounding."""
+def _layer_nodes(layer: ir.Node) -> tuple[list[ir.Node], ir.Value]:
+    """Return the nodes from a layer to the dequantizer of its result, and the result before rounding."""
     nodes, result = [layer], layer.outputs[0]
     while True:
         if (rounding := _rounding_of(result)) is not None:
@@ -174,7 +174,7 @@ def _behind(layer: ir.Node) -> tuple[list[ir.Node], ir.Value]:
 
 
 def _rounding_of(value: ir.Value) -> list[ir.Node] | None:
-    """Return the quantizer and dequantizer of a value, and the Clip before them where there is one."""
+    """Return the quantizer and dequantizer of a value, and the Clip before them if there is one."""
     for use in value.uses():
         clips = [use.node] if clips_for_quantizer(use.node) else []
         quantizer = sole_consumer(clips[0].outputs[0]) if clips else use.node
@@ -186,7 +186,7 @@ def _rounding_of(value: ir.Value) -> list[ir.Node] | None:
 
 
 def _own_dequantizer(quantizer: ir.Node, tensor: str) -> ir.Node | None:
-    """Return what restores a tensor from its integers, not the tensor times a constant, which shares them."""
+    """Return the dequantizer of a tensor, not that of the tensor times a constant, which shares the integers."""
     readers = [use.node for use in quantizer.outputs[0].uses() if is_op(use.node, "DequantizeLinear")]
     named = [reader for reader in readers if name_of(reader.outputs[0]) in (tensor, f"{tensor}{DEQUANTIZED}")]
     alike = [reader for reader in readers if node_qparams(reader) == node_qparams(quantizer)]
@@ -194,7 +194,7 @@ def _own_dequantizer(quantizer: ir.Node, tensor: str) -> ir.Node | None:
 
 
 def _rounds(node: ir.Node) -> bool:
-    """Tell whether a node stands between a float tensor and what an integer layer reads of it."""
+    """Return whether a node is between a float tensor and its rounded value in an integer layer."""
     rounding = is_op(node, "QuantizeLinear", "DequantizeLinear") or clips_for_quantizer(node)
     return rounding or node.outputs[0].dtype in _INTEGERS
 

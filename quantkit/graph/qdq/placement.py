@@ -1,9 +1,9 @@
-"""Where integers begin and end: which nodes compute on them, and which tensors carry them.
+"""Placement of integers: which nodes compute on integers, and which tensors are quantized.
 
-Layers are integer unless the user says otherwise. Everything else is integer only where that saves work: it must get
-integers from the nodes before it, and something behind it must want them. So a residual sum between two convolutions
-is integer, while what lies between the last layer and the class scores stays wide, and so does the residual stream of
-a transformer, which only layer norms read.
+Layers are integer unless the user skips them. Other operators are integer only if this saves work: their inputs must be
+integers, and a following node must read integers. So a residual sum between two convolutions is integer; operators
+between the last layer and the class scores stay in float, and so does the residual stream of a transformer, which only
+layer norms read.
 """
 
 from dataclasses import dataclass
@@ -19,24 +19,24 @@ from quantkit.graph.analysis.values import is_constant, node_name, sole_consumer
 from quantkit.targets import Target
 
 STRONG = (Role.LAYER, Role.PRODUCT)
-# Roles whose output holds no other values than their input, moved or scaled.
+# Roles with outputs that are moved or scaled input values.
 MOVING = (Role.PASS, Role.CONCAT, Role.RESCALE)
-NOT_WANTED = "nothing behind it reads integers: rounding its result would only add error"
-NOT_AVAILABLE = "what it reads is computed in float"
+NOT_WANTED = "no following node reads integers: rounding its result would only add error"
+NOT_AVAILABLE = "its input is computed in float"
 
 
 @dataclass(frozen=True)
 class Placement:
-    """The outcome for one graph and target.
+    """The integer nodes and tensors of a graph for a target.
 
     Attributes:
-        graph: of the prepared model.
-        target: what will run it.
+        graph: main graph of the prepared model.
+        target: runtime or compiler of the int8 model.
         roles: role of each node of the main graph.
         reasons: why a node is not integer, by node.
         integer: the nodes that compute on integers.
-        attached: activations that belong to the integer node before them.
-        bounds: what is known of each value.
+        attached: activation functions that belong to the preceding integer node.
+        bounds: bounds of each value.
     """
 
     graph: ir.Graph
@@ -48,27 +48,27 @@ class Placement:
     bounds: dict[ir.Value, Bounds]
 
     def result(self, node: ir.Node) -> ir.Value:
-        """Return the value a node hands on, behind the activations attached to it."""
+        """Return the output of a node, after the activation functions attached to it."""
         value = node.outputs[0]
         while (consumer := sole_consumer(value)) is not None and self.attached.get(consumer) is node:
             value = consumer.outputs[0]
         return value
 
     def reads_integers(self, node: ir.Node, value: ir.Value) -> bool:
-        """Tell whether an integer node reads this value as an activation."""
+        """Return whether an integer node reads this value as an activation."""
         return (
             node in self.integer and value in activations(node, self.roles[node]) and not self._stays_wide(node, value)
         )
 
     def exists_as_integers_only(self, value: ir.Value) -> bool:
-        """Tell whether the kernel that makes a value rounds it, so that no float value is there to be read."""
+        """Return whether the kernel that computes a value rounds it, so that there is no float value."""
         maker = value.producer()
         head = None if maker is None else self.attached.get(maker, maker)
         return self.target.integer_outputs and head in self.integer
 
     @cached_property
     def quantized(self) -> frozenset[ir.Value]:
-        """The computed or fed values that are rounded to 8 bits."""
+        """The computed values and inputs that are rounded to 8 bits."""
         chosen = {
             value
             for node in self.integer
@@ -82,11 +82,11 @@ class Placement:
         return frozenset(chosen)
 
     def bounds_of(self, value: ir.Value) -> Bounds:
-        """Return what is known of a value before any image is seen."""
+        """Return the bounds of a value that follow from the operators."""
         return self.bounds.get(value, UNBOUNDED)
 
     def _stays_wide(self, node: ir.Node, value: ir.Value) -> bool:
-        """Where sums are added in a layer's accumulators, the first operand that a layer makes for it stays wide."""
+        """Return whether a value stays in float because a sum that reads it is fused into the layer before it."""
         if self.target.integer_outputs or self.roles[node] is not Role.SUM or node.op_type != "Add":
             return False
         fused = [
@@ -98,7 +98,7 @@ class Placement:
 
 
 def activations(node: ir.Node, role: Role) -> list[ir.Value]:
-    """Return the inputs of a node that carry activations: not weights, biases, shapes or indices."""
+    """Return the activation inputs of a node: not weights, biases, shapes or indices."""
     match role:
         case Role.RESCALE:
             return [value for value in node.inputs if value is not None and not is_constant(value)]
@@ -114,7 +114,7 @@ def activations(node: ir.Node, role: Role) -> list[ir.Value]:
 
 
 def place(graph: ir.Graph, target: Target, skipped: dict[str, str]) -> Placement:
-    """Decide for every node of the main graph whether it computes on integers."""
+    """Return which nodes of the main graph compute on integers."""
     roles: dict[ir.Node, Role] = {}
     reasons: dict[ir.Node, str] = {}
     for node in graph:
@@ -126,19 +126,19 @@ def place(graph: ir.Graph, target: Target, skipped: dict[str, str]) -> Placement
             reasons[node] = reason
     attached = _attach_activations(graph, roles)
     for node, role in roles.items():
-        if role is not Role.ACTIVATION or node in attached:  # one that a layer's range absorbs computes nothing
+        if role is not Role.ACTIVATION or node in attached:  # an absorbed activation computes nothing
             continue
         if node_name(node) in skipped:
             roles[node], reasons[node] = Role.FLOAT, skipped[node_name(node)]
         elif not _saturates(node, target):
-            roles[node], reasons[node] = Role.FLOAT, "no range of symmetric integers makes it idle"
+            roles[node], reasons[node] = Role.FLOAT, "symmetric integers cannot absorb it"
     integer = _settle(roles, attached, reasons)
     kept = {node: head for node, head in attached.items() if head in integer}
     return Placement(graph, target, roles, reasons, integer, kept, value_bounds(graph))
 
 
 def _attach_activations(graph: ir.Graph, roles: dict[ir.Node, Role]) -> dict[ir.Node, ir.Node]:
-    """Return each Relu or Clip that is the only reader of a computing node, with that node."""
+    """Return each Relu or Clip that is the only consumer of a computing node, with that node."""
     attached: dict[ir.Node, ir.Node] = {}
     for node in graph:
         if roles[node] is not Role.ACTIVATION:
@@ -158,7 +158,7 @@ def _attach_activations(graph: ir.Graph, roles: dict[ir.Node, Role]) -> dict[ir.
 
 
 def _saturates(node: ir.Node, target: Target) -> bool:
-    """Tell whether the quantizer of its result can do what a Relu or Clip does."""
+    """Return whether the quantizer of its result can replace a Relu or Clip."""
     limits = clip_bounds(node)
     affine = target.integer_outputs and not target.activations.symmetric
     return affine and limits is not None and limits.contains(Bounds(0.0, 0.0))
@@ -167,7 +167,7 @@ def _saturates(node: ir.Node, target: Target) -> bool:
 def _settle(
     roles: dict[ir.Node, Role], attached: dict[ir.Node, ir.Node], reasons: dict[ir.Node, str]
 ) -> frozenset[ir.Node]:
-    """Start with everything that could be integer and take away what has no reason to be, until nothing changes."""
+    """Start with all possible integer nodes, and remove those without a benefit until nothing changes."""
     integer = {node for node, role in roles.items() if role is not Role.FLOAT and node not in attached}
     changed = True
     while changed:
@@ -185,7 +185,7 @@ def _settle(
 
 
 def _fault(node: ir.Node, roles: dict[ir.Node, Role], integer: set[ir.Node], attached: dict[ir.Node, ir.Node]) -> str:
-    # Moving 8-bit integers is cheaper than moving floats: what is only moved may as well be rounded before.
+    # Moving 8-bit integers is cheaper than moving floats, so values are rounded before they are moved.
     if roles[node] not in (Role.PASS, Role.CONCAT):
         makers = [value.producer() for value in activations(node, roles[node]) if not is_constant(value)]
         if not all(maker is not None and attached.get(maker, maker) in integer for maker in makers):

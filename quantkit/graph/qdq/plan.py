@@ -1,4 +1,4 @@
-"""The whole plan of an int8 model, made before any range is known: what is quantized how, and what is not and why."""
+"""The plan of an int8 model: how each operator and tensor is quantized, or why not, independent of ranges."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -20,11 +20,11 @@ from quantkit.targets import Target
 
 @dataclass(frozen=True, kw_only=True)
 class PlanOptions:
-    """What a user leaves in float.
+    """Layers to leave in float.
 
     Attributes:
         skip: node names, globs, or ``re:`` and a regular expression; each must match at least one node.
-        skip_convs: indices of 2-D convolutions in graph order, counted from 0 as VACC's ``skip_conv_layers`` does.
+        skip_convs: indices of 2-D convolutions in graph order, from 0, as in VACC's ``skip_conv_layers``.
     """
 
     skip: tuple[str, ...] = ()
@@ -33,17 +33,17 @@ class PlanOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class Layer:
-    """One layer with constant weights that becomes integer.
+    """An integer layer with constant weights.
 
     Attributes:
-        node: its name.
+        node: name of the node.
         op_type: Conv, ConvTranspose, Gemm or MatMul.
-        input: tensor of the activation it reads.
-        output: tensor of its own result, before any activation function.
-        weight: tensor of its weights.
+        input: name of the input activation.
+        output: name of the result before any activation function.
+        weight: name of the weights.
         channel_axis: axis of the output channels in the weights.
-        groups: of a ConvTranspose, whose weights are [in, out / groups, ...]; 1 otherwise.
-        bias: tensor of its bias, None without one.
+        groups: groups of a ConvTranspose, with weights [in, out / groups, ...]; 1 otherwise.
+        bias: name of the bias, or None.
     """
 
     node: str
@@ -62,10 +62,10 @@ class Decision:
 
     Attributes:
         kind: operator or tensor.
-        name: of the node or tensor.
-        op_type: of the node, or of the one that computes the tensor.
-        how: what becomes of it.
-        why: the reason, empty where it is plain int8.
+        name: name of the node or tensor.
+        op_type: type of the node, or of the node that computes the tensor.
+        how: how it is quantized.
+        why: the reason, empty for plain int8.
     """
 
     kind: Literal["operator", "tensor"]
@@ -77,15 +77,15 @@ class Decision:
 
 @dataclass(frozen=True)
 class Plan:
-    """What becomes of every operator and tensor of one prepared model for one target.
+    """How every operator and tensor of a prepared model is quantized for a target.
 
     Attributes:
-        target: what will run the model.
-        layers: the layers that become integer, in graph order.
-        absorbed: activation functions that the integer range makes idle, with the node that takes them over.
+        target: runtime or compiler of the model.
+        layers: the integer layers, in graph order.
+        absorbed: activation functions that the integer range replaces, with the node that absorbs them.
         conv_index: index of each 2-D convolution of the original model, by node name.
-        placement: roles and reasons, node by node.
-        sharing: which tensors share a scale.
+        placement: roles and reasons by node.
+        sharing: groups of tensors that share a scale.
     """
 
     target: Target
@@ -97,12 +97,12 @@ class Plan:
 
     @property
     def groups(self) -> tuple[RangeGroup, ...]:
-        """The quantized tensors, by shared scale, in graph order."""
+        """The quantized tensors grouped by shared scale, in graph order."""
         return self.sharing.groups
 
     @cached_property
     def observed(self) -> tuple[str, ...]:
-        """The tensors whose ranges `quantkit.graph.qdq.write.write_qdq` needs, in graph order."""
+        """The tensors with ranges that `quantkit.graph.qdq.write.write_qdq` needs, in graph order."""
         return tuple(dict.fromkeys(name for group in self.groups for name in group.observed))
 
     @cached_property
@@ -111,7 +111,7 @@ class Plan:
         return {tensor: group for group in self.groups for tensor in group.tensors}
 
     def explain(self) -> list[Decision]:
-        """Return one decision for every operator and tensor of real numbers of the prepared model, in graph order."""
+        """Return one decision per operator and floating-point tensor of the prepared model, in graph order."""
         rows = [self._tensor_row(value, "input") for value in self.placement.graph.inputs]
         for node in self.placement.graph:
             results = [value for value in node.outputs if value.name and (value.dtype is None or _is_real(value.dtype))]
@@ -125,7 +125,7 @@ class Plan:
         head = self.placement.attached.get(node)
         how, why = "float", self.placement.reasons.get(node, "")
         if name in self.absorbed:
-            how, why = "absorbed", f"the range of its result makes it idle behind {self.absorbed[name]!r}"
+            how, why = "absorbed", f"replaced by the integer range of {self.absorbed[name]!r}"
         elif head is not None and self.target.integer_outputs:
             why = f"symmetric integers do not saturate at its limits: it and {node_name(head)!r} are computed in float"
         elif head is not None:
@@ -138,7 +138,7 @@ class Plan:
         name = name_of(value)
         group = self.group_of.get(name)
         if name in self._inner:
-            how, why = "absorbed", f"inside of {self._inner[name]!r}"
+            how, why = "absorbed", f"inside {self._inner[name]!r}"
         elif group is None:
             how, why = "float", "no integer operator reads it"
         else:
@@ -148,7 +148,7 @@ class Plan:
 
     @cached_property
     def _inner(self) -> Mapping[str, str]:
-        """The tensors between a node and the activation it absorbs, with that node."""
+        """The tensors between a node and the activation function it absorbs, with that node."""
         nodes = [node for node in self.placement.attached if node_name(node) in self.absorbed]
         return {name_of(required(node, 0)): self.absorbed[node_name(node)] for node in nodes}
 
@@ -162,8 +162,8 @@ def plan(prepared_model: ir.Model, target: Target, options: PlanOptions | None =
 
     Args:
         prepared_model: from `quantkit.graph.prepare.prepare`.
-        target: what will run it.
-        options: what to leave in float.
+        target: runtime or compiler of the int8 model.
+        options: layers to leave in float.
 
     Raises:
         UsageError: a pattern or index matches nothing.
@@ -181,7 +181,7 @@ def plan(prepared_model: ir.Model, target: Target, options: PlanOptions | None =
 
 
 def _nothing_left(placement: Placement) -> ModelError:
-    """Return what is raised where no layer becomes integer: each reason once, with the first layer it holds for."""
+    """Return the error if no layer becomes integer: each reason once, with its first layer."""
     why: dict[str, str] = {}
     for node in placement.graph:
         if node.op_type in ops.LAYERS and node in placement.reasons:
@@ -216,10 +216,10 @@ def _layer(node: ir.Node) -> Layer:
 
 
 def _absorbed(placement: Placement, groups: tuple[RangeGroup, ...]) -> dict[str, str]:
-    """Return the activations that saturation does anyway, each with the node it is absorbed by.
+    """Return the activation functions that saturation replaces, each with the node that absorbs it.
 
-    uint8 integers of an affine range [lo, hi] cannot stand for less than lo or more than hi. Where the operators alone
-    keep every tensor of the group within the limits of the activation, so does the quantizer.
+    uint8 integers of an affine range [lo, hi] cannot represent less than lo or more than hi. If the bounds of every
+    tensor of the group are within the limits of the activation function, so is its quantized range.
     """
     if placement.target.activations.symmetric:
         return {}
@@ -236,13 +236,13 @@ def _absorbed(placement: Placement, groups: tuple[RangeGroup, ...]) -> dict[str,
 def _integer_row(node: ir.Node, role: Role) -> tuple[str, str]:
     match role:
         case Role.PASS:
-            return "passed on", "hands the integers on unchanged"
+            return "passed on", "forwards the integers unchanged"
         case Role.RESCALE:
             return "int8", "the same integers at another scale"
         case Role.ACTIVATION:
-            return "int8", "a sum with zero, whose range saturates it"
+            return "int8", "a sum with zero that saturates at its range"
         case Role.UNARY if node.op_type in ops.SATURATING:
-            return "int8", "a sum with a constant, whose range saturates it"
+            return "int8", "a sum with a constant that saturates at its range"
         case Role.LAYER if node.op_type == "ConvTranspose":
             return "int8", "weights and activations are int8; " + ops.NO_INTEGER_KERNEL
         case _:

@@ -1,4 +1,4 @@
-"""What an int8 model says of itself: the quantization parameters of its tensors."""
+"""Reads the quantization parameters of an int8 model."""
 
 import numpy as np
 import onnx_ir as ir
@@ -6,18 +6,18 @@ import onnx_ir as ir
 from quantkit.graph.analysis.values import array, is_constant, is_op, name_of, operand, required
 from quantkit.numerics import QParams
 
-# What `quantkit.graph.qdq.write.write_qdq` appends to a tensor's name: for the float value where the name itself is
-# that of the rounded one, for the rounded value where it is not, and for the value within the integers of a scheme.
+# Suffixes of `quantkit.graph.qdq.write.write_qdq`: for the float value if the rounded one has the plain name, for the
+# rounded value if the float one has it, and for the value clipped to the integers of a scheme.
 FLOAT = ".float"
 DEQUANTIZED = ".dequantized"
 CLIPPED = ".clipped"
 
 
 def activation_qparams(model: ir.Model) -> dict[str, QParams]:
-    """Return the parameters of every activation that goes through QuantizeLinear with one scale, by tensor name.
+    """Return the parameters of every activation quantized with one scale, by tensor name.
 
-    The names are those of the values that QuantizeLinear reads and that DequantizeLinear gives: which of them the
-    float model has too depends on the tool that wrote the model.
+    The names are those of inputs of QuantizeLinear and outputs of DequantizeLinear; which of them exist in the float
+    model depends on the tool that wrote the model.
     """
     found: dict[str, QParams] = {}
     for node in model.graph:
@@ -34,11 +34,11 @@ def activation_qparams(model: ir.Model) -> dict[str, QParams]:
 
 
 def seen_by_readers(model: ir.Model) -> dict[str, str]:
-    """Return, for every float value that only QuantizeLinear reads, the dequantized value that stands for it.
+    """Return the dequantized value of every float value that only QuantizeLinear reads.
 
     Other tools keep the float model's name for the value before rounding, which may also lack an activation function
-    that the rounding does (a Relu whose zero is the least integer). What the network goes on with is the dequantized
-    one. By names; values that are outputs of the graph, or read in float as well, are left out.
+    that the rounding replaces (a Relu, if zero is the smallest integer). The following layers read the dequantized
+    value. Keys and values are names; graph outputs and values also read in float are left out.
     """
     found: dict[str, str] = {}
     for node in model.graph:
@@ -56,7 +56,7 @@ def seen_by_readers(model: ir.Model) -> dict[str, str]:
 
 
 def node_qparams(node: ir.Node) -> QParams | None:
-    """Return the parameters of a QuantizeLinear or DequantizeLinear, None without one scale and integer zero point."""
+    """Return the parameters of a QuantizeLinear or DequantizeLinear with one scale and integer type, else None."""
     scale, zero = array(operand(node, 1)), array(operand(node, 2))
     if scale is None or zero is None or scale.size != 1 or zero.dtype.kind not in "iu":
         return None
@@ -74,5 +74,5 @@ def rounded_value(quantizer: ir.Node) -> ir.Value:
 
 
 def clips_for_quantizer(node: ir.Node) -> bool:
-    """Tell whether a node is the Clip that keeps a value within the integers that a scheme uses."""
+    """Return whether a node is the Clip that limits a value to the integers of a scheme."""
     return is_op(node, "Clip") and name_of(node.outputs[0]).endswith(CLIPPED)

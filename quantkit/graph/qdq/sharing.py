@@ -1,4 +1,4 @@
-"""Which tensors share one scale, and from which observed ranges that scale follows."""
+"""Groups of tensors that share a scale, and the ranges of the groups."""
 
 import math
 from collections.abc import Collection, Mapping
@@ -18,14 +18,13 @@ from quantkit.targets import ORT
 
 @dataclass(frozen=True)
 class RangeGroup:
-    """Tensors quantized with one zero point, and with one scale times the gain of each.
+    """Tensors with a common zero point, and a common scale times the gain of each.
 
     Attributes:
         tensors: the members, in graph order.
-        gains: for each member, its scale over the group's: 1 but behind a multiplication by a constant.
-        observed: the tensors whose ranges give the group's.
-        bounds: what the operators alone say about the members whose gain is 1: what values there are, and beyond what
-            limits no reader tells them apart.
+        gains: ratio of each member's scale to the group's: 1, except after a multiplication by a constant.
+        observed: the tensors with ranges that determine the range of the group.
+        bounds: bounds of the members with gain 1 that follow from the operators and their consumers.
     """
 
     tensors: tuple[str, ...]
@@ -35,13 +34,13 @@ class RangeGroup:
 
 
 class Sharing:
-    """The groups of one placement, and the range of each for given observations.
+    """The groups of a placement, and the range of each group for given observations.
 
-    What passes through unchanged keeps the scale of its source. A concatenation shares the scale of its output with
-    each input that nothing else reads and that has the same bounds; its kernel requantizes the others. What several
-    concatenations read would tie all of their scales together, the narrow ones of a dense block to the widest.
-    Observed is only what is computed: the range of a concatenation is the union of its inputs' ranges, and the range of
-    a monotone function the function of its input's ends.
+    Unchanged values keep the scale of their source. A concatenation shares the scale of its output with each input that
+    has no other consumer and the same bounds; its kernel requantizes the others. Inputs of several concatenations do
+    not share a scale, because all scales of a dense block would be joined to the widest.
+    Only computed tensors are observed: the range of a concatenation is the union of its inputs' ranges, and the range
+    of a monotone function follows from the ends of its input's range.
     """
 
     def __init__(self, placement: Placement) -> None:
@@ -57,7 +56,7 @@ class Sharing:
         self.groups = tuple(self._describe(members) for members in self._members)
 
     def ranges(self, observed: Mapping[str, Range]) -> dict[str, Range]:
-        """Return the range of every group by its first tensor, in units of a member whose gain is 1.
+        """Return the range of every group by its first tensor, in units of a member with gain 1.
 
         Args:
             observed: a range for each name in the ``observed`` of every group.
@@ -110,12 +109,12 @@ class Sharing:
         return RangeGroup(tuple(name_of(member) for member in members), gains, tuple(observed), bounds)
 
     def _observed(self, value: ir.Value) -> list[str]:
-        """Return the tensors that must be observed to know the range of one."""
+        """Return the tensors that must be observed for the range of a tensor."""
         sources = self._sources(value)
         return [name_of(value)] if sources is None else [name for source in sources for name in self._observed(source)]
 
     def missing(self, available: Collection[str]) -> tuple[str, ...]:
-        """Return the tensors whose range is not ``available`` and does not follow from tensors before them."""
+        """Return the tensors with a range that is not ``available`` and does not follow from preceding tensors."""
         names = dict.fromkeys(name for group in self.groups for name in group.observed if name not in available)
         values = {name_of(value): value for value in self._gain}
         return tuple(name for name in names if not self._follows(values[name], available))
@@ -137,13 +136,13 @@ class Sharing:
         return _through(node, Range(min(part.lo for part in parts), max(part.hi for part in parts)))
 
     def _sources(self, value: ir.Value) -> list[ir.Value] | None:
-        """Return the values whose ranges give this one's, None where it must be observed itself."""
+        """Return the values with ranges that determine this one's, None if it must be observed."""
         node = value.producer()
         return _natural_sources(value) if node is not None and node in self._placement.integer else None
 
 
 def _natural_sources(value: ir.Value) -> list[ir.Value] | None:
-    """Return the values that determine the range of one, wherever its node computes; None for real computations."""
+    """Return the values that determine the range of a value, None if its node computes new values."""
     node = value.producer()
     role = Role.FLOAT if node is None else role_of(node, ORT)[0]
     if node is None or not (role in (*MOVING, Role.ACTIVATION) or (role is Role.UNARY and node.op_type in _MONOTONE)):
@@ -158,7 +157,7 @@ def factor_of(node: ir.Node) -> float:
 
 
 def _constant_parts(node: ir.Node) -> list[Range]:
-    """Return the ranges of the constants that a concatenation takes in."""
+    """Return the ranges of the constant inputs of a concatenation."""
     contents = [array(value) for value in node.inputs] if node.op_type == "Concat" else []
     return [Range.around(float(content.min()), float(content.max())) for content in contents if content is not None]
 
@@ -205,7 +204,7 @@ def _within(range_: Range, bounds: Bounds) -> Range:
 
 
 class _DisjointSets:
-    """Disjoint sets of values, kept in the order the values were given."""
+    """Disjoint sets of values, in the order of the values."""
 
     def __init__(self, values: list[ir.Value]) -> None:
         self._position = {value: position for position, value in enumerate(values)}

@@ -1,4 +1,4 @@
-"""Which tensors a pass has to read, and which statistics follow from those of others."""
+"""Selects the tensors that a pass reads; the statistics of other tensors follow from them."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -11,13 +11,13 @@ from quantkit.targets import TARGETS
 
 @dataclass(frozen=True)
 class Taps:
-    """The tensors of a model whose statistics are wanted, and how each is come by.
+    """The tensors of a model that need statistics, and how these are obtained.
 
     Attributes:
-        wanted: all of them, in graph order.
-        tapped: those that have to be read from the running model.
-        merged: for a concatenation of wanted tensors, its inputs: it holds their values and no others.
-        rectified: for the ReLU of a wanted tensor, that tensor: its negative values become zeros.
+        wanted: all tensors, in graph order.
+        tapped: those to read from the running model.
+        merged: inputs of each concatenation of wanted tensors; its statistics are merged from theirs.
+        rectified: input of each ReLU of a wanted tensor; its negative values become zeros.
     """
 
     wanted: tuple[str, ...]
@@ -27,7 +27,7 @@ class Taps:
 
 
 def taps(model: ir.Model, wanted: Iterable[str]) -> Taps:
-    """Return how the statistics of the wanted tensors of a prepared model are come by at least cost."""
+    """Return how to obtain the statistics of the wanted tensors of a prepared model at the lowest cost."""
     asked = set(wanted)
     merged: dict[str, tuple[str, ...]] = {}
     rectified: dict[str, str] = {}
@@ -46,6 +46,6 @@ def taps(model: ir.Model, wanted: Iterable[str]) -> Taps:
 
 
 def observed_tensors(prepared_model: ir.Model) -> Taps:
-    """Return the tensors of a prepared model whose ranges any target needs, so that one pass serves all targets."""
+    """Return the tensors with ranges that any target needs, so that one pass serves all targets."""
     wanted = {name for target in TARGETS.values() for name in plan(prepared_model, target).observed}
     return taps(prepared_model, wanted)

@@ -1,4 +1,4 @@
-"""Weights and biases as integers, and the guard that keeps a bias inside of int32."""
+"""Quantization of weights and biases; weight scales are widened if a bias would overflow int32."""
 
 from dataclasses import dataclass, replace
 
@@ -9,23 +9,23 @@ from quantkit.numerics import SMALLEST_SCALE, QParams, quantize
 from quantkit.targets import WeightScheme
 from quantkit.types import FloatArray, IntArray
 
-# |bias| is kept below 2^30 steps, which leaves the accumulator as much again for the sum of products:
+# |bias| is limited to 2^30 steps, which leaves the same range of the accumulator for the sum of products:
 # 2^30 / (255 * 127) = 33,156 products of the largest magnitude.
 BIAS_LIMIT = 2.0**30
-# Where all weights of a channel are zero its scale serves the bias alone: 2^24 steps are what float32 can tell apart.
+# If all weights of a channel are zero, its scale is for the bias alone: float32 resolves 2^24 steps.
 BIAS_STEPS_OF_DEAD_CHANNEL = 2.0**24
 BLOCK_ELEMENTS = 1 << 22
 
 
 @dataclass(frozen=True)
 class QuantizedWeight:
-    """One layer's weights, and the scale of its accumulators.
+    """Quantized weights of a layer, and the scale of its accumulators.
 
     Attributes:
-        values: int8, the shape of the weights.
-        qparams: of the weights.
+        values: int8, with the shape of the weights.
+        qparams: quantization parameters of the weights.
         bias_scale: float32 ``[output channels]`` or ``[]``: real units per step of the accumulator.
-        widened: output channels (0 alone for per tensor) whose weight scale was enlarged to make the bias fit.
+        widened: output channels (only 0 for per tensor) with a weight scale that was enlarged to fit the bias.
     """
 
     values: IntArray
@@ -35,7 +35,7 @@ class QuantizedWeight:
 
 
 def weight_thresholds(weight: FloatArray, axis: int | None) -> npt.NDArray[np.float64]:
-    """Return ``max |w|``, one number or (with an axis) one per channel of that axis."""
+    """Return ``max |w|``, a single value or, with an axis, one per channel."""
     if axis is None:
         return np.asarray(max(float(weight.max(initial=0.0)), -float(weight.min(initial=0.0))), np.float64)
     others = tuple(index for index in range(weight.ndim) if index != axis)
@@ -53,20 +53,20 @@ def quantize_weight(
     input_scale: float,
     thresholds: FloatArray | None = None,
 ) -> QuantizedWeight:
-    """Quantize one layer's weights so that its bias fits the accumulator.
+    """Quantize the weights of a layer so that its bias fits the accumulator.
 
     ``|bias| / (input_scale * weight_scale)`` must stay within `BIAS_LIMIT`; a smaller weight scale is widened to that.
-    A channel whose bias is that large has an output range of at least as much, so the steps lost lie far below one step
-    of its output.
+    The output range of such a channel is at least as large as its bias, so the lost precision is far below one step of
+    its output.
 
     Args:
         weight: float32.
         bias: float32 ``[output channels]``, or None.
-        scheme: of the target's weights.
-        axis: of the output channels.
-        groups: of a ConvTranspose: the channels of ``axis`` repeat once for each group.
-        input_scale: of the activation the layer reads.
-        thresholds: clipping magnitudes in place of ``max |w|``, one or one per channel of ``axis``.
+        scheme: scheme of the target's weights.
+        axis: axis of the output channels.
+        groups: groups of a ConvTranspose; the channels of ``axis`` repeat for each group.
+        input_scale: scale of the input activation.
+        thresholds: clipping thresholds to use instead of ``max |w|``, one or one per channel of ``axis``.
     """
     channel_axis = axis if scheme.per_channel else None
     if thresholds is None:
@@ -92,7 +92,7 @@ def quantize_bias(bias: FloatArray, scale: npt.NDArray[np.float32]) -> npt.NDArr
 
 
 def _in_blocks(weight: FloatArray, qparams: QParams) -> IntArray:
-    """Quantize a few rows at a time: the intermediate float arrays stay small beside a large weight."""
+    """Quantize a few rows at a time, to keep intermediate float arrays small."""
     result = np.empty(weight.shape, qparams.dtype)
     rows = max(1, BLOCK_ELEMENTS // max(1, weight.size // max(1, len(weight))))
     for start in range(0, len(weight), rows):
@@ -124,6 +124,6 @@ def _fitting_scale(
     dead = thresholds < SMALLEST_SCALE
     wanted = np.where(dead & (bias > 0), bias / (input_scale * BIAS_STEPS_OF_DEAD_CHANNEL), scale)
     least = np.maximum(bias / (input_scale * BIAS_LIMIT), SMALLEST_SCALE / min(input_scale, 1.0))
-    # One unit upwards in the last place, so that rounding to float32 does not fall short of the limit.
+    # One ulp upwards, so that rounding to float32 does not fall below the limit.
     fitting = np.where(wanted < least, np.nextafter(least.astype(np.float32), np.float32(np.inf)), wanted)
     return np.asarray(fitting, np.float32)

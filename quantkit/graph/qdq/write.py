@@ -1,4 +1,4 @@
-"""Write the int8 model: QuantizeLinear and DequantizeLinear around what the plan makes integer."""
+"""Writes the int8 model of a plan with QuantizeLinear and DequantizeLinear."""
 
 from collections.abc import Mapping, Sequence
 
@@ -22,8 +22,8 @@ from quantkit.types import FloatArray
 TARGET_KEY = "quantkit.target"
 SCHEME_KEY = "quantkit.scheme"
 NOTES_KEY = "quantkit.notes"
-# Two inputs of a sum or concatenation whose thresholds differ by more share a scale badly: the smaller one keeps
-# fewer than 16 of 256 levels.
+# If the thresholds of two inputs of a sum or concatenation differ by more than this factor, the smaller one keeps fewer
+# than 16 of 256 levels.
 UNLIKE_RANGES = 16.0
 
 
@@ -35,17 +35,17 @@ def write_qdq(
     bias_shift: Mapping[str, FloatArray] | None = None,
     weight_thresholds: Mapping[str, FloatArray] | None = None,
 ) -> ir.Model:
-    """Return the int8 model of a plan; the prepared model is left as it is.
+    """Return the int8 model of a plan; the prepared model is not modified.
 
-    A quantized tensor keeps its name for what DequantizeLinear gives, so tensors of both models compare by name. The
-    graph's inputs, its outputs and what is also read in float keep theirs for the float value.
+    The dequantized value of a tensor has the name of the tensor, so that tensors of both models can be compared by
+    name. Graph inputs, graph outputs and tensors that are also read in float keep their names for the float value.
 
     Args:
-        prepared_model: the model the plan was made for.
+        prepared_model: the model of the plan.
         plan: from `quantkit.graph.qdq.plan.plan`.
-        ranges: at least one for every tensor of ``plan.observed``.
+        ranges: ranges by tensor, at least for ``plan.observed``.
         bias_shift: float ``[output channels]`` to add to a layer's bias, by the layer's output tensor.
-        weight_thresholds: clipping magnitudes in place of ``max |w|``, by weight tensor.
+        weight_thresholds: clipping thresholds to use instead of ``max |w|``, by weight tensor.
 
     Raises:
         ModelError: a tensor has no range, a weight is not finite, or a written scale is not finite and positive.
@@ -68,7 +68,7 @@ def activation_parameters(plan: Plan, ranges: Mapping[str, Range]) -> dict[str, 
     """Return scale and zero point of every quantized tensor of a plan.
 
     Raises:
-        ModelError: a tensor of ``plan.observed`` has no range, and none follows from the tensors before it.
+        ModelError: a tensor of ``plan.observed`` has no range, and none follows from preceding tensors.
     """
     missing = plan.sharing.missing(ranges)
     if missing:
@@ -86,16 +86,16 @@ def activation_parameters(plan: Plan, ranges: Mapping[str, Range]) -> dict[str, 
 
 
 def notes_of(model: ir.Model) -> tuple[Note, ...]:
-    """Return what was noted while an int8 model was written.
+    """Return the notes on a written int8 model.
 
-    The file keeps their texts in its metadata; kinds and counts are known of a model that was just written.
+    The metadata of the file has their texts; kinds and counts are known only for a model that was just written.
     """
     held: tuple[Note, ...] | None = model.meta.get(NOTES_KEY)
     return held or tuple(map(as_note, model.metadata_props.get(NOTES_KEY, "").splitlines()))
 
 
 def _unlike_ranges(plan: Plan, parameters: Mapping[str, QParams]) -> list[Note]:
-    """Note the sums and concatenations in which one input leaves another few levels."""
+    """Return notes on sums and concatenations in which an input keeps only a few levels."""
     notes = []
     placement = plan.placement
     for node in placement.graph:
@@ -108,20 +108,20 @@ def _unlike_ranges(plan: Plan, parameters: Mapping[str, QParams]) -> list[Note]:
             levels = 255 * reach[small] / reach[large]
             text = (
                 f"{node_name(node)}: {small!r} reaches {reach[small]:.3g} and {large!r} {reach[large]:.3g}; "
-                f"in the result the first keeps {levels:.1f} of 255 levels"
+                f"the first keeps {levels:.1f} of 255 levels in the result"
             )
             notes.append(Note(text, NoteKind.UNLIKE_RANGES, severity=-levels))
     return notes
 
 
 def _reach(qparams: QParams) -> float:
-    """Return the largest magnitude that the parameters can stand for."""
+    """Return the largest magnitude that the parameters can represent."""
     steps = max(qparams.qmax - int(qparams.zero_point), int(qparams.zero_point) - qparams.qmin)
     return float(qparams.scale) * steps
 
 
 def _finish(model: ir.Model, plan: Plan, notes: Sequence[Note]) -> None:
-    """Drop the fp32 weights that nothing reads, check every scale, and name the scheme in the metadata."""
+    """Remove unused fp32 weights, check every scale, and write the scheme to the metadata."""
     RemoveUnusedPass()(model)
     for node in model.graph:
         if node.op_type in ("QuantizeLinear", "DequantizeLinear"):

@@ -1,4 +1,4 @@
-"""QuantizeLinear and DequantizeLinear around the tensors that become integers."""
+"""Writes QuantizeLinear and DequantizeLinear of activations."""
 
 import numpy as np
 import onnx_ir as ir
@@ -9,7 +9,7 @@ from quantkit.graph.analysis.values import (
     add_constant,
     attribute_float,
     attribute_str,
-    insert_behind,
+    insert_after,
     name_of,
     node_name,
     required,
@@ -22,7 +22,7 @@ from quantkit.graph.qdq.write_constants import scalar_operand
 
 
 def drop_absorbed(edit: Edit) -> None:
-    """Take away the activation functions that saturation does."""
+    """Remove the activation functions that saturation replaces."""
     for name in edit.plan.absorbed:
         node = edit.nodes[name]
         source, label = required(node, 0), name_of(node.outputs[0])
@@ -31,10 +31,10 @@ def drop_absorbed(edit: Edit) -> None:
 
 
 def round_activations(edit: Edit) -> None:
-    """Round every quantized tensor to integers, in graph order.
+    """Quantize and dequantize every quantized tensor, in graph order.
 
-    A tensor keeps its name for what DequantizeLinear makes of its integers; it keeps it for the float value where that
-    is read too, enters the graph or leaves it.
+    The dequantized value has the name of the tensor; the float value keeps it if it is also read, or is a graph input
+    or output.
     """
     scales = _Scales(edit)
     placement = edit.plan.placement
@@ -59,7 +59,7 @@ def round_activations(edit: Edit) -> None:
 
 
 class _Scales:
-    """The scale and zero point of each group as constants of the graph, one pair for each gain in use."""
+    """The scale and zero point of each group as constants of the graph, one pair per gain."""
 
     def __init__(self, edit: Edit) -> None:
         self._edit = edit
@@ -81,7 +81,7 @@ Constants = tuple[ir.Value, ir.Value]
 
 
 def _round(edit: Edit, tensor: str, into: Constants, out_of: Constants) -> None:
-    """Put QuantizeLinear and DequantizeLinear behind a value and hand its readers what comes out."""
+    """Insert QuantizeLinear and DequantizeLinear after a value, and let its consumers read the result."""
     value, planned = edit.values[tensor], edit.planned_values[tensor]
     integers_only = edit.plan.placement.exists_as_integers_only(planned)
     readers = [use for use in value.uses() if integers_only or _reads_integers(edit, use.node, planned)]
@@ -108,7 +108,7 @@ def _round(edit: Edit, tensor: str, into: Constants, out_of: Constants) -> None:
     if not keeps_name:
         value.name = unused_name(edit.graph, f"{tensor}.float")
         restored.outputs[0].name = tensor
-    insert_behind(edit.graph, producer, [*clips, rounded, restored])
+    insert_after(edit.graph, producer, [*clips, rounded, restored])
     edit.rounded[tensor] = rounded.outputs[0]
 
 
@@ -123,7 +123,7 @@ def _rescale(edit: Edit, tensor: str, maker: ir.Node, out_of: Constants) -> None
 
 
 def _move_integers(edit: Edit, tensor: str, maker: ir.Node, out_of: Constants) -> None:
-    """Let a node that only moves values work on the integers themselves, and dequantize its result."""
+    """Apply a node that only moves values to the integers, and dequantize its result."""
     node, value = edit.nodes[node_name(maker)], edit.values[tensor]
     source = edit.rounded[name_of(required(maker, 0))]
     if node.inputs[0] is not source:
@@ -144,7 +144,7 @@ def _move_integers(edit: Edit, tensor: str, maker: ir.Node, out_of: Constants) -
 
 
 def _saturating_sum(edit: Edit, maker: ir.Node) -> float:
-    """Turn a function that is linear between two limits into a sum with a constant; the quantizer does the limits.
+    """Replace a function that is linear between two limits by a sum with a constant that the quantizer saturates.
 
     ``HardSigmoid(x) = clip(alpha x + beta, 0, 1) = alpha clip(x + beta / alpha, 0, 1 / alpha)``, so the integers of the
     sum, dequantized with a scale times alpha, are those of the function. A Relu or Clip is the sum with zero.
@@ -185,7 +185,7 @@ def _dequantize(
 
 
 def _clip(edit: Edit, value: ir.Value, tensor: str) -> list[ir.Node]:
-    """Return a Clip that keeps rounded values at or above a qmin that is greater than the least of its type."""
+    """Return a Clip to qmin, if qmin is greater than the smallest integer of its type."""
     qparams = edit.parameters[tensor]
     bounds = edit.plan.placement.bounds_of(edit.planned_values[tensor])
     if qparams.qmin <= np.iinfo(qparams.dtype).min or bounds.lo >= 0:

@@ -1,4 +1,4 @@
-"""Weights, biases and constant operands stored as integers."""
+"""Writes weights, biases and constant operands as integers."""
 
 from collections.abc import Mapping
 
@@ -19,14 +19,14 @@ from quantkit.types import FloatArray
 
 
 def write_layers(edit: Edit, shifts: Mapping[str, FloatArray], thresholds: Mapping[str, FloatArray]) -> None:
-    """Store the weights of every layer as int8 and its bias as the target wants it.
+    """Store the weights of every layer as int8, and its bias in the type of the target.
 
-    Layers that share a weight and quantize it alike share the integers too.
+    Layers that share a weight with equal parameters share its integers.
 
     Args:
-        edit: the graph.
+        edit: the graph under construction.
         shifts: float ``[output channels]`` to add to a bias, by the layer's output tensor.
-        thresholds: clipping magnitudes in place of ``max |w|``, by weight tensor.
+        thresholds: clipping thresholds to use instead of ``max |w|``, by weight tensor.
 
     Raises:
         ModelError: a weight or bias is not finite.
@@ -54,7 +54,7 @@ def write_layers(edit: Edit, shifts: Mapping[str, FloatArray], thresholds: Mappi
 
 
 def write_constant_operands(edit: Edit) -> None:
-    """Store the constants of integer sums, products and concatenations as integers of their own range."""
+    """Store the constant operands of integer sums, products and concatenations as integers with their own range."""
     placement = edit.plan.placement
     for name, planned in edit.planned_nodes.items():
         role = placement.roles[planned]
@@ -67,7 +67,7 @@ def write_constant_operands(edit: Edit) -> None:
 
 
 def scalar_operand(edit: Edit, name: str, number: float, before: ir.Node) -> ir.Value:
-    """Store one new number as an integer of its own range and return it dequantized."""
+    """Store a new number as an integer with its own range, and return the dequantized value."""
     return _constant_operand(edit, name, np.asarray(number, np.float32), before)
 
 
@@ -101,7 +101,7 @@ def _quantize(
     if quantized.widened:
         count = len(quantized.widened)
         channels = "one channel" if count == 1 else f"{count} channels"
-        text = f"{layer.node}: weight scale of {channels} widened to make the bias fit int32"
+        text = f"{layer.node}: weight scale of {channels} widened to fit the bias into int32"
         edit.notes.append(Note(text, NoteKind.WIDENED, number=count))
     return quantized
 
@@ -124,6 +124,6 @@ def _finite(value: ir.Value) -> npt.NDArray[np.float32]:
     content = array(value)
     if content is None or not np.isfinite(content.min(initial=0.0)) or not np.isfinite(content.max(initial=0.0)):
         raise ModelError(
-            f"the weight {value.name!r} holds NaN or infinity", fix="repair or export the checkpoint again"
+            f"the weight {value.name!r} contains NaN or infinity", fix="repair or export the checkpoint again"
         )
     return content.astype(np.float32, copy=False)

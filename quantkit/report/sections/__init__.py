@@ -1,6 +1,6 @@
-"""The sections of a report, one module each: their words, tables, and the values of their charts.
+"""The sections of a report, one module each: text, tables and chart values.
 
-A section is a function that takes `ReportData` and returns a `Section`, or None where it has nothing to show.
+A section is a function that takes `ReportData` and returns a `Section`, or None if it has no content.
 """
 
 from collections.abc import Callable
@@ -37,5 +37,5 @@ SECTIONS: tuple[Callable[[ReportData], Section | None], ...] = (
 
 
 def sections(data: ReportData) -> tuple[Section, ...]:
-    """Return the sections that have something to show, in the order of the page."""
+    """Return the sections with content, in the order of the page."""
     return tuple(section for build in SECTIONS if (section := build(data)) is not None)

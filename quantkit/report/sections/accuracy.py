@@ -40,7 +40,7 @@ def accuracy_section(data: ReportData) -> Section:
 
 
 def tradeoff(comparison: Comparison) -> dict[str, Any] | None:
-    """Return accuracy against latency, or against size without latency; None where there are no two costs."""
+    """Return accuracy against latency, or against size without latency; None without two different costs."""
     models = comparison.models
     if not comparison.labelled or len(models) < 3:
         return None
@@ -67,7 +67,7 @@ def tradeoff(comparison: Comparison) -> dict[str, Any] | None:
 def _charts(comparison: Comparison) -> tuple[Chart, ...]:
     deltas = Chart(
         name="deltas",
-        caption=f"Difference of top-1 to the reference, with its 95{SPACE}% interval",
+        caption=f"Difference in top-1 to the reference, with its 95{SPACE}% interval",
         kind="intervals",
         values={
             "title": f"top-1 minus that of {comparison.reference.name}, points",

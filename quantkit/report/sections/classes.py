@@ -14,7 +14,7 @@ _SHOWN = 12
 
 
 def class_section(data: ReportData) -> Section | None:
-    """Return accuracy by class and confusions; None where no class changed."""
+    """Return accuracy by class and confusions; None if no class changed."""
     moved = {found.label for of in _by_model(data) for found in of.values() if found.lost or found.gained}
     if not moved and not data.confusions:
         return None
@@ -96,7 +96,7 @@ def _table(data: ReportData, of_model: list[dict[int, ClassDelta]], labels: list
 
 
 def _chart(data: ReportData) -> Chart | None:
-    """Change of every class with enough images that moved in any candidate, most lost in the first candidate first."""
+    """Return the chart of classes with enough images that changed in any candidate, sorted by the first candidate."""
     series: list[dict[str, Any]] = []
     of_model = _by_model(data)
     labels = sorted(

@@ -7,13 +7,13 @@ from quantkit.report.tables import share
 
 
 def convergence_section(data: ReportData) -> Section | None:
-    """Return how far the ranges moved as images were added; None where that was not recorded."""
+    """Return the changes of the ranges by number of images; None if not recorded."""
     if not data.convergence:
         return None
     methods = list(dict.fromkeys(method for point in data.convergence for method in point.movement))
     chart = Chart(
         name="convergence",
-        caption="Greatest movement of any range by the number of calibration images",
+        caption="Largest change of any range by the number of calibration images",
         kind="lines",
         values={
             "series": [
@@ -27,7 +27,7 @@ def convergence_section(data: ReportData) -> Section | None:
             ],
             "x": [point.images for point in data.convergence],
             "x_title": "calibration images",
-            "y_title": "greatest movement, % of the width",
+            "y_title": "largest change, % of the width",
         },
     )
     last = data.convergence[-1]
@@ -41,11 +41,11 @@ def convergence_section(data: ReportData) -> Section | None:
         heading="Convergence of the ranges",
         content=fragment(
             muted(
-                "Each point is the greatest movement of any range since the point before, relative to the width of the "
-                "range. Where the line of a method is at a few percent, more images hardly change its ranges."
+                "Each point is the largest change of any range since the previous point, relative to the width of the "
+                "range. If the line of a method is at a few percent, more images hardly change its ranges."
             ),
             chart.figure,
-            element("p", f"Greatest movement up to {last.images:,} images:") if movers else None,
+            element("p", f"Largest change up to {last.images:,} images:") if movers else None,
             element("ul", *movers) if movers else None,
         ),
         charts=(chart,),

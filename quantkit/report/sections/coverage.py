@@ -1,4 +1,4 @@
-"""Coverage: how much of each candidate is int8, and why the rest is in float."""
+"""Coverage: layers and multiply-adds in int8 of each candidate, and the reasons for float."""
 
 from quantkit.graph.coverage import percent
 from quantkit.report.data import ReportData
@@ -8,7 +8,7 @@ from quantkit.report.tables import ABSENT
 
 
 def coverage_section(data: ReportData) -> Section | None:
-    """Return the layers in int8 and the layers in float; None where no candidate's coverage is known."""
+    """Return the layers in int8 and the layers in float; None if no candidate's coverage is known."""
     if not data.coverage:
         return None
     rows = [
@@ -34,7 +34,7 @@ def coverage_section(data: ReportData) -> Section | None:
         heading="Coverage",
         content=fragment(
             table("Coverage", ["model", "layers in int8", "multiply-adds in int8", "multiply-adds"], rows),
-            listed if in_float else element("p", "No layer that multiplies is in float."),
+            listed if in_float else element("p", "No layer is in float."),
         ),
     )
 

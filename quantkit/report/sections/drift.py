@@ -9,7 +9,7 @@ from quantkit.report.tables import ABSENT, decibels, share
 
 
 def drift_section(data: ReportData) -> Section | None:
-    """Return the chart of SQNR along the network and the table of all tensors; None where drift was not measured."""
+    """Return the chart of SQNR along the network and the table of all tensors; None if drift was not measured."""
     measured = [model for model in data.candidates if model.tensors or model.layers]
     if not measured:
         return None
@@ -26,7 +26,7 @@ def drift_section(data: ReportData) -> Section | None:
             muted(
                 "SQNR is the ratio of signal to quantization noise; 6 dB are one bit. The accumulated SQNR of a tensor "
                 "(lines) includes the noise of all layers before it. The isolated SQNR of a layer (rings) is measured "
-                "with the inputs that the fp32 model gives it. Choose a tensor in the chart (arrow keys step through "
+                "with the inputs of the fp32 model. Select a tensor in the chart (arrow keys step through "
                 "it) or in the table."
             ),
             chart.figure,
@@ -37,7 +37,7 @@ def drift_section(data: ReportData) -> Section | None:
 
 
 def _details(data: ReportData, model: ModelResult) -> tuple[object, int]:
-    """All figures of the only candidate."""
+    """Return all figures of the only candidate."""
     isolated = by_name(model.layers)
     headings = ["tensor", "operator", "SQNR, dB", "isolated SQNR, dB", "worst channel, dB", "max error, steps"]
     headings += ["clipped", "range used"]
@@ -60,7 +60,7 @@ def _details(data: ReportData, model: ModelResult) -> tuple[object, int]:
 
 
 def _side_by_side(data: ReportData, models: list[ModelResult]) -> tuple[object, int]:
-    """SQNR of every candidate, accumulated and isolated."""
+    """Return the SQNR of every candidate, accumulated and isolated."""
     accumulated, isolated = ([by_name(one) for one in found] for found in (
         [model.tensors for model in models], [model.layers for model in models]
     ))  # fmt: skip

@@ -39,7 +39,7 @@ def gate_section(data: ReportData) -> Section | None:
         content=fragment(
             table("Gates", ["condition", "mode", "model", "measured", "at 95 %", "verdict"], rows, text_columns=5),
             muted(
-                "A condition is proven where every value in the 95 % interval meets it, excluded where none does, and "
+                "A condition is proven if every value in the 95 % interval meets it, excluded if none does, and "
                 "undecided otherwise."
             ),
         ),

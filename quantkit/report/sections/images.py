@@ -1,4 +1,4 @@
-"""Images that changed class: how often by margin, and the images themselves."""
+"""Images that changed class: rate by margin, and the images."""
 
 import base64
 from typing import Any
@@ -7,7 +7,7 @@ from quantkit.report.data import CHANGE_KINDS, ChangedImage, ReportData
 from quantkit.report.html import Html, element, fragment, void
 from quantkit.report.layout import SPACE, Chart, Section, muted
 
-# Room for pictures, so that a report can be mailed; images beyond it are listed without a picture.
+# Maximum bytes of thumbnails, so that a report can be mailed; further images are listed without one.
 PICTURE_BYTES = 4_000_000
 
 
@@ -34,7 +34,7 @@ def image_section(data: ReportData) -> Section:
             element("ul", *cards, class_="cards", id="cards") if cards else None,
             element("p", "No image of this kind.", id="no-cards", hidden=True) if cards else None,
             element("button", "Show all", type="button", id="all-cards", hidden=True) if cards else None,
-            muted(f"The report holds {len(cards):,} images, the highest confidence first.") if cards else None,
+            muted(f"The report contains {len(cards):,} images, the highest confidence first.") if cards else None,
             element("dialog", element("button", "Close", type="button", id="close-picture"),
                     element("div", id="picture"), id="viewer", aria_label="Image") if cards else None,
         ),

@@ -4,12 +4,12 @@ from quantkit.report.data import ReportData
 from quantkit.report.html import element, fragment
 from quantkit.report.layout import Chart, Section, muted
 
-# Beyond this many tensors the squares of a graph are too many to find anything in.
+# Maximum number of tensors for a readable graph.
 _MOST = 600
 
 
 def network_section(data: ReportData) -> Section | None:
-    """Return the graph view; None where the network or its drift is not known."""
+    """Return the graph view; None if the network or its drift is unknown."""
     measured = [
         (index, model) for index, model in enumerate(data.candidates) if model.tensors or model.layers
     ]  # fmt: skip
@@ -26,7 +26,7 @@ def network_section(data: ReportData) -> Section | None:
         heading="Network",
         content=fragment(
             muted(
-                "Each square is a tensor, with lines from the tensors it is computed from. Choose one to see it below."
+                "Each square is a tensor, with lines from the tensors it is computed from. Select one to see it below."
             ),
             element(
                 "div",

@@ -12,7 +12,7 @@ _WIDTH, _HEIGHT = 110, 14
 
 
 def sensitivity_section(data: ReportData) -> Section | None:
-    """Return what each layer costs, for every sensitivity of the run; None without one."""
+    """Return the cost of each layer, for every sensitivity of the run; None without one."""
     if not data.sensitivities:
         return None
     parts = []
@@ -32,9 +32,9 @@ def sensitivity_section(data: ReportData) -> Section | None:
 
 
 def summary(found: Sensitivity) -> Iterator[str]:
-    """Yield what holds for the whole int8 model, and how far the noise of the layers adds up to its noise."""
+    """Yield the figures of the full int8 model, and the sum of the isolated noises."""
     whole = found.whole
-    said = f"whole int8 model ({found.target}, {found.method}): SQNR of the scores {decibels(whole.sqnr_db)} dB"
+    said = f"full int8 model ({found.target}, {found.method}): SQNR of the scores {decibels(whole.sqnr_db)} dB"
     said += f", KL {whole.kl:.2g} nats"
     if whole.accuracy is not None:
         accuracy = whole.accuracy
@@ -43,12 +43,12 @@ def summary(found: Sensitivity) -> Iterator[str]:
     yield f"{said}, on {found.images:,} {found.source}"
     yield (
         f"the isolated noises of the {len(found.layers)} layers add up to {share(found.sum_made, 0)} of its noise; "
-        "they add up to 100 % only where they are uncorrelated"
+        "they add up to 100 % only if they are uncorrelated"
     )
 
 
 def sensitivity_table(found: Sensitivity) -> Html:
-    """Return the table of all layers, with what its bars mean."""
+    """Return the table of all layers, with an explanation of its bars."""
     labelled = found.whole.accuracy is not None
     figures = ["noise", "SQNR, dB", "KL, nats", *(["Δ top-1, points", "agreement %"] if labelled else [])]
     groups = [("", 4), ("only this layer in int8: noise added", len(figures))]
@@ -69,7 +69,7 @@ def sensitivity_table(found: Sensitivity) -> Html:
     return fragment(
         table("Sensitivity of the layers", headings, rows, text_columns=3, groups=groups),
         muted(
-            "Noise is a share of the noise of the whole int8 model. All bars have one scale; a bar to the left of the "
+            "Noise is a share of the noise of the full int8 model. All bars have one scale; a bar to the left of the "
             "line means that the noise grows. KL is the divergence of the softmax outputs from those of fp32."
         ),
     )
@@ -99,7 +99,7 @@ def _bar(value: float, kind: str, lo: float, hi: float) -> Html:
         class_=kind if value >= 0 else "worse",
     )
     axis = void("line", x1=f"{zero:.1f}", x2=f"{zero:.1f}", y1=0, y2=_HEIGHT)
-    # Inside of SVG an element without content has to be closed.
+    # In SVG an element without content must be closed.
     shapes = fragment(*(Html(f"{shape[:-1]}/>") for shape in (drawn, axis)))
     return element(
         "svg", shapes, width=_WIDTH, height=_HEIGHT, viewBox=f"0 0 {_WIDTH} {_HEIGHT}", aria_hidden="true", class_="bar"
@@ -107,6 +107,6 @@ def _bar(value: float, kind: str, lo: float, hi: float) -> Html:
 
 
 def _limits(layers: Iterable[LayerSensitivity]) -> tuple[float, float]:
-    """Return least and greatest share, zero among them, never the same."""
+    """Return the smallest and largest share, including zero, and never equal."""
     shares = [0.0, *(figures.share for layer in layers for figures in (layer.isolated, layer.leave_one_out))]
     return min(shares), max(*shares, 1e-6)

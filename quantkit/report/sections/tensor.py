@@ -1,4 +1,4 @@
-"""The chosen tensor: its values in calibration, its range by method, its figures in every candidate."""
+"""The selected tensor: calibration statistics, range by method, and figures of every candidate."""
 
 import math
 from collections.abc import Sequence
@@ -13,14 +13,14 @@ from quantkit.report.layout import Chart, Section
 from quantkit.report.tables import ABSENT, MINUS, decibels, share
 from quantkit.stats.tensor import TensorStatistics
 
-# A view of the narrowest range is offered where that is less than this share of all values' span.
+# A view of the narrowest range is offered if the range is less than this share of the span of all values.
 _NARROW = 0.6
-# Space beside the widest or narrowest range, as a share of the view.
+# Margin on both sides of the widest or narrowest range, as a share of the view.
 _BESIDE = 0.08
 
 
 def tensor_section(data: ReportData) -> Section | None:
-    """Return the place where the chosen tensor is drawn, with the values of all tensors; None without any."""
+    """Return the section of the selected tensor with the values of all tensors; None without tensors."""
     shared = {"tensors": tensor_values(data), "candidates": [model.name for model in data.candidates]}
     if not data.network:
         return None
@@ -53,7 +53,7 @@ def tensor_section(data: ReportData) -> Section | None:
 
 
 def tensor_values(data: ReportData) -> list[dict[str, Any]]:
-    """Return what the page's script reads of every tensor: no infinities, numbers rounded to what a chart shows."""
+    """Return the values of every tensor for the page's script, without infinities, rounded for display."""
     network = data.network
     places = {tensor.name: place for place, tensor in enumerate(network)}
     accumulated = [by_name(model.tensors) for model in data.candidates]
@@ -75,7 +75,7 @@ def tensor_values(data: ReportData) -> list[dict[str, Any]]:
 
 
 def _views(statistics: TensorStatistics, tensor: ReportTensor) -> list[dict[str, Any]]:
-    """The whole histogram, and one over the narrowest range where the whole would show it as a sliver."""
+    """Return the complete histogram, and one over the narrowest range if that is too narrow in the former."""
     if statistics.count == 0:
         return []
     span = Range.around(statistics.lo, statistics.hi)
@@ -117,7 +117,7 @@ def _figures(accumulated: Sequence[TensorDrift | None], isolated: Sequence[Tenso
         ["clipped", *(ABSENT if one is None else share(one.clipped, digits=4) for one in accumulated)],
         ["integers used", *(_optional(None if one is None else one.levels_used, "d") for one in accumulated)],
         ["range used", *(ABSENT if one is None else share(one.range_used, digits=0) for one in accumulated)],
-        ["greatest bias of a channel", *map(_bias, accumulated)],
+        ["largest bias of a channel", *map(_bias, accumulated)],
     ]
     return [row for row in rows if any(value != ABSENT for value in row[1:])]
 
@@ -127,8 +127,8 @@ def _facts(tensor: ReportTensor) -> list[tuple[str, str]]:
     if tensor.statistics is not None and tensor.statistics.count:
         statistics = tensor.statistics
         facts += [
-            ("values seen", f"{statistics.count:,}"),
-            ("least and greatest", f"{_plain(statistics.lo)} to {_plain(statistics.hi)}"),
+            ("observed values", f"{statistics.count:,}"),
+            ("minimum and maximum", f"{_plain(statistics.lo)} to {_plain(statistics.hi)}"),
             ("zeros", share(statistics.zeros / statistics.count, digits=1)),
         ]
     return [(name, value) for name, value in facts if value]

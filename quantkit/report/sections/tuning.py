@@ -1,4 +1,4 @@
-"""What `quantkit tune` tried, what each stage gained, and how long it took."""
+"""Searches of `quantkit tune`: recipes, gain and time of each stage."""
 
 from quantkit.report.data import ReportData, TuningLog, TuningStage
 from quantkit.report.html import Html, element, fragment
@@ -19,7 +19,7 @@ def tuning_section(data: ReportData) -> Section | None:
             muted(
                 "Each row is the best recipe of a stage. Recipes are selected by their agreement and the SQNR of their "
                 "scores on the selection split of the calibration set. The best recipe of a stage that improves on the "
-                "stages before it is evaluated on held-out images, which gives the difference of top-1."
+                "stages before it is evaluated on held-out images, which gives the difference in top-1."
             ),
         ),
         charts=charts,
@@ -63,7 +63,7 @@ def _row(stage: TuningStage, before: float | None) -> list[object]:
 
 
 def _chart(log: TuningLog) -> Chart | None:
-    """Top-1 of the best recipe of each stage on the held-out images."""
+    """Return the chart of top-1 of the best recipe of each stage on the held-out images."""
     rows = [
         {
             "name": f"{stage.stage}: {stage.recipe}",
@@ -78,7 +78,7 @@ def _chart(log: TuningLog) -> Chart | None:
     if not rows:
         return None
     images = max(stage.images for stage in log.stages)
-    caption = f"Difference of top-1 to fp32 after each stage, with its 95{SPACE}% interval, {images:,} held-out images"
+    caption = f"Difference in top-1 to fp32 after each stage, with its 95{SPACE}% interval, {images:,} held-out images"
     return Chart(
         name=_chart_name(log),
         caption=caption,

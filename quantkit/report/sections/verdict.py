@@ -1,4 +1,4 @@
-"""The head of a report: one sentence per candidate, gates, figures, and the layers that lose most."""
+"""The head of a report: one sentence per candidate, gates, figures, and the layers with the largest loss."""
 
 from quantkit.evaluation.result import Comparison, ModelResult
 from quantkit.report.data import Loss, ReportData, greatest_losses
@@ -81,7 +81,7 @@ def _losses(data: ReportData) -> Html | None:
         return None
     lists = (_list(name if len(data.candidates) > 1 else None, losses) for name, losses in found)
     return element(
-        "div", element("h2", "Layers with the greatest loss of precision"), element("div", *lists, class_="side"),
+        "div", element("h2", "Layers with the largest loss of precision"), element("div", *lists, class_="side"),
         class_="losses",
     )  # fmt: skip
 

@@ -1,1 +1,1 @@
-"""The vendor's files: vamc YAML dialects, vdsp_params, vamp data."""
+"""The VACC vendor's files: vamc YAML dialects, vdsp_params, vamp data."""

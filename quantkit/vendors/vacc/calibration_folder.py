@@ -1,4 +1,4 @@
-"""The folder of files that the vendor's compiler finds ranges on."""
+"""The folder of calibration files for the vendor's compiler."""
 
 import os
 from dataclasses import dataclass
@@ -7,18 +7,18 @@ from pathlib import Path
 
 from quantkit.errors import CalibrationSetError
 
-# A build file may name any folder, the root of a disk among them; no calibration set is this large.
+# Limit on files, because a build file may name any folder, such as the root of a disk.
 MAX_LISTED = 200_000
 
 
 @dataclass(frozen=True, kw_only=True)
 class CalibrationFolder:
-    """The files that the vendor's compiler finds ranges on.
+    """Calibration files for the vendor's compiler.
 
     Attributes:
-        path: the folder, as it is to stand in the build file.
-        suffix: of the files, without a dot; ``npz`` for tensors that are preprocessed already.
-        count: how many are taken.
+        path: the folder, as written to the build file.
+        suffix: suffix of the files, without a dot; ``npz`` for preprocessed tensors.
+        count: number of files to use.
     """
 
     path: str
@@ -27,12 +27,12 @@ class CalibrationFolder:
 
 
 def calibration_folder(folder: Path, *, suffix: str | None = None, count: int | None = None) -> CalibrationFolder:
-    """Look into a folder of calibration files for their suffix and number.
+    """Return the suffix and number of the files of a calibration folder.
 
     Args:
-        folder: the folder; files in folders below it count too.
-        suffix: take these only; else all files must have the same.
-        count: take so many; else all.
+        folder: the folder; files in subfolders are included.
+        suffix: use only files with this suffix; by default all files must have the same.
+        count: number of files to use; by default all.
 
     Raises:
         CalibrationSetError: no such folder, no such file, several suffixes, or fewer files than ``count``.
@@ -45,7 +45,7 @@ def calibration_folder(folder: Path, *, suffix: str | None = None, count: int | 
         if len(suffixes) != 1 or not suffixes[0]:
             there = ", ".join(suffixes) or "no files"
             raise CalibrationSetError(
-                f"the calibration files must have one suffix (there: {there})",
+                f"the calibration files must have one suffix (found: {there})",
                 where=folder,
                 fix="give --suffix, or `quantkit calib-set` with --materialize",
             )
@@ -53,7 +53,7 @@ def calibration_folder(folder: Path, *, suffix: str | None = None, count: int | 
     matching = sum(name.endswith(f".{suffix}") for name in names)
     if matching < (count or 1):
         raise CalibrationSetError(
-            f"{count or 1} files that end in .{suffix} are wanted and the folder holds {matching}",
+            f"{count or 1} files with the suffix .{suffix} are needed, and the folder has {matching}",
             where=folder,
             fix="give a smaller --count, or another folder",
         )
@@ -61,6 +61,6 @@ def calibration_folder(folder: Path, *, suffix: str | None = None, count: int | 
 
 
 def file_names(folder: Path) -> list[str]:
-    """Return the names of the files below a folder, hidden ones left out; what cannot be listed is passed over."""
+    """Return the names of the files below a folder; hidden files, and folders that cannot be listed, are skipped."""
     names = (name for _, _, files in os.walk(folder) for name in files if not name.startswith("."))
     return list(islice(names, MAX_LISTED))

@@ -1,8 +1,8 @@
-"""Calibration data as ready tensors (``suffix: npz``), which freeze our own preprocessing.
+"""Calibration data as preprocessed tensors (``suffix: npz``).
 
-The vendor's compiler then calibrates on the very pixels that the float model was judged on, whatever its own ``Resize``
-does. Inferred from the zoo's files, where nothing states it: one file a sample, each input under its own name, with the
-shape that the build file gives it, so with a batch of one.
+The vendor's compiler then calibrates on exactly the pixels that the float model was evaluated on, independent of its
+``Resize``. Inferred from the zoo's files, since it is not documented: one file per sample, with each input under its
+name and with the shape in the build file, so with a batch of one.
 """
 
 from collections.abc import Callable, Sequence
@@ -28,18 +28,18 @@ def write_calibration_tensors(
     workers: int | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> CalibrationFolder:
-    """Write one float32 ``[1, C, H, W]`` tensor an image, under names that sort in the images' order.
+    """Write one float32 ``[1, C, H, W]`` tensor per image, with names that sort in the images' order.
 
     Args:
         images: the calibration images.
         pipeline: the preprocessing.
-        folder: where to; made when absent. It may hold nothing but files of these images.
-        input_name: the model's input, the key of each file.
-        workers: number of threads; as many as there are processors when absent.
+        folder: output folder; created if missing. It must contain only files of these images.
+        input_name: name of the model's input, the key in each file.
+        workers: number of threads; one per processor by default.
         progress: called with the number of images done and their total.
 
     Raises:
-        CalibrationSetError: there are no images, or the folder holds other files, which would be calibrated on too.
+        CalibrationSetError: there are no images, or the folder contains other files, which would be used, too.
         ImageError: an image cannot be decoded or preprocessed.
         ConfigError: the pipeline cannot be executed.
         OutputError: a file cannot be written.
@@ -66,10 +66,10 @@ def write_calibration_tensors(
 def _refuse_strangers(folder: Path, names: set[str]) -> None:
     for entry in sorted(folder.iterdir()):
         if entry.name.endswith(TEMPORARY_SUFFIX):
-            entry.unlink(missing_ok=True)  # of a run that was killed
+            entry.unlink(missing_ok=True)  # left by a killed run
         elif entry.name not in names:
             raise CalibrationSetError(
-                f"the folder holds {entry.name}, which is of none of these images",
+                f"the folder contains {entry.name}, which does not belong to these images",
                 where=folder,
                 fix="give an empty folder",
             )

@@ -1,8 +1,8 @@
-"""What the card makes of a preprocessing pipeline: the differences, and whether it can run it at all.
+"""Differences between a preprocessing pipeline and the card's fused preprocessing.
 
-The card runs one fused operation on decoded pictures (see `quantkit.vendors.vacc.vdsp`): one resize to
-``[height, width]``, at most one crop from the middle, normalization in half precision. Calibration on other pixels than
-the card computes finds ranges for values that the card never sees.
+The card runs one fused operation on decoded images (see `quantkit.vendors.vacc.vdsp`): one resize to
+``[height, width]``, at most one center crop, and normalization in half precision. Calibration with other preprocessing
+finds ranges of values that do not occur on the card.
 """
 
 from collections.abc import Iterator
@@ -15,10 +15,10 @@ CARD_PRESET = "vacc"
 
 
 def card_differences(pipeline: Pipeline) -> tuple[str, ...]:
-    """Return where the card's fused preprocessing differs from a pipeline, as sentences about the card.
+    """Return the differences of the card's fused preprocessing from a pipeline, as sentences.
 
-    Rounding mean and std to half precision is not among them: it moves no value by more than a small part of an 8-bit
-    level.
+    Rounding mean and std to half precision is not included, because it changes values only by a small fraction of an
+    8-bit level.
 
     Raises:
         VendorFileError: the fused operation cannot run the pipeline.
@@ -27,7 +27,7 @@ def card_differences(pipeline: Pipeline) -> tuple[str, ...]:
 
 
 def card_warning(pipeline: Pipeline) -> str | None:
-    """Return a warning where the card cannot run a pipeline, or runs another one, with the fix; None where it fits."""
+    """Return a warning with the fix if the card cannot run a pipeline, or runs another one; None if it matches."""
     try:
         differences = card_differences(pipeline)
     except VendorFileError as error:
@@ -43,10 +43,10 @@ def _differences(pipeline: Pipeline) -> Iterator[str]:
         if not isinstance(op, Resize):
             continue
         if isinstance(op.size, int):
-            yield f"it squashes pictures to {op.size} x {op.size} where resize {op.size} keeps their aspect"
+            yield f"it resizes to {op.size} x {op.size}, and resize {op.size} keeps the aspect"
         if op.antialias:
-            # BILINEAR_PILLOW exists, in one of the fifty public files; whether it antialiases is not known.
-            yield "it resizes without antialias, as all but one of the vendor's public files state"
+            # BILINEAR_PILLOW occurs in one of the fifty public files; whether it antialiases is not known.
+            yield "it resizes without antialias, as in all but one of the vendor's public files"
     yield from (note for note in writing.notes if note.startswith("the crop"))
 
 

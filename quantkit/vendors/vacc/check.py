@@ -1,4 +1,4 @@
-"""Check vendor build files before the vendor's compiler does: every finding with its line and its fix."""
+"""Checks build files before the vendor's compiler does, with a line and a fix for each finding."""
 
 import re
 from collections.abc import Iterator, Sequence
@@ -39,11 +39,11 @@ _NAMES: dict[Dialect, tuple[str, str, str]] = {
 
 @dataclass(frozen=True)
 class FileReport:
-    """All that was found in one file.
+    """The findings of a file.
 
     Attributes:
         path: the file.
-        dialect: its dialect, None where it could not be told.
+        dialect: its dialect, None if unknown.
         findings: in the order of their lines.
     """
 
@@ -69,11 +69,11 @@ class FileReport:
 
 @dataclass(frozen=True)
 class BuildFiles:
-    """The files that paths lead to.
+    """The files of a list of paths.
 
     Attributes:
-        files: build files, and every file that was named itself.
-        others: YAML files of other programs that folders hold.
+        files: build files, and all explicitly given files.
+        others: YAML files of other programs in folders.
     """
 
     files: tuple[Path, ...]
@@ -81,11 +81,11 @@ class BuildFiles:
 
 
 def check_file(path: Path, *, facts: OnnxFacts | None = None, vdsp: VdspParams | None = None) -> FileReport:
-    """Check a file of either dialect. Faults of the file are findings, never exceptions.
+    """Check a file of either dialect. Faults of the file are findings, not exceptions.
 
     Args:
         path: the YAML file.
-        facts: the model to check against, in place of the checkpoint the file names.
+        facts: the model to check against, instead of the checkpoint in the file.
         vdsp: the card's preprocessing to check against.
     """
     try:
@@ -97,13 +97,13 @@ def check_file(path: Path, *, facts: OnnxFacts | None = None, vdsp: VdspParams |
 
 
 def build_files(paths: Sequence[Path]) -> BuildFiles:
-    """Return the files themselves, and for a folder the build files below it, sorted.
+    """Return the given files, and for a folder the build files below it, sorted.
 
-    A folder may hold YAML files of other programs: they are told by having no line of a section that only build files
-    have. An empty file counts as a build file.
+    YAML files of other programs in a folder are recognized because they have no section that only build files have. An
+    empty file is treated as a build file.
 
     Raises:
-        UsageError: a folder holds no build file.
+        UsageError: a folder has no build file.
     """
     files: list[Path] = []
     others: list[Path] = []
@@ -122,9 +122,9 @@ def build_files(paths: Sequence[Path]) -> BuildFiles:
 
 def _looks_like_a_build_file(path: Path) -> bool:
     try:
-        content = path.read_bytes().replace(b"\0", b"")  # as UTF-16 has them
+        content = path.read_bytes().replace(b"\0", b"")  # for UTF-16
     except OSError:
-        return True  # reported when it is checked
+        return True  # the check reports the error
     return not content.strip() or _SECTION.search(content) is not None
 
 
@@ -136,8 +136,7 @@ def check_document(
     Args:
         document: the file.
         dialect: its dialect.
-        facts: the model to check against; without it the checkpoint that the file names is read, if it is ONNX and
-            there.
+        facts: the model to check against; by default the checkpoint in the file, if it is an existing ONNX file.
         vdsp: the card's preprocessing to check against.
     """
     findings = [*_check_encoding(document), *check_keys(document, dialect)]
@@ -145,7 +144,7 @@ def check_document(
     if isinstance(ops, list):
         findings += check_ops(document, OPS_LIST[dialect], ops, _image_shape(document.get(INPUTS[dialect])))
         findings += check_channel_order(document, OPS_LIST[dialect], ops)
-    # Values that cannot be read are among the findings; the rest is checked without them.
+    # Invalid values are in the findings; the rest is checked without them.
     spec = read_spec(without_unreadable(document, dialect), dialect)
     findings += _check_presence(document, dialect, spec, findings)
     if facts is None:
@@ -180,7 +179,7 @@ def _image_shape(inputs: Any) -> tuple[int, int, int] | None:
 def _check_presence(
     document: Document, dialect: Dialect, spec: BuildSpec, findings: list[Finding]
 ) -> Iterator[Finding]:
-    """Yield what is missing, unless another finding already explains why."""
+    """Yield findings of missing keys, unless another finding explains them."""
     explained = {word for finding in findings for word in re.findall(r"\w+", f"{finding.key} {finding.fix}")}
     source, name, method = _NAMES[dialect]
     if dialect == "build" and is_later_form(document):
@@ -193,13 +192,13 @@ def _check_presence(
         yield _missing("warning", document, (), name, "name the compiled model")
     if spec.precision == "int8" and not _quantized_elsewhere(spec):
         if spec.data is None and "dataset" not in explained:
-            yield _missing("warning", document, (), "dataset", "int8 ranges are found on calibration images")
+            yield _missing("warning", document, (), "dataset", "int8 needs calibration images")
         if spec.data is not None and spec.data.count is None and "get_data_num" not in explained:
-            fix = "say how many images to take; else the compiler decides"
+            fix = "give the number of images; otherwise the compiler decides"
             yield _missing("warning", document, ("dataset",), "dataset.sampler.get_data_num", fix)
         unsaid = spec.calibration is None or spec.calibration.method is None
         if unsaid and method.rpartition(".")[2] not in explained:
-            fix = "name the method; else the compiler decides"
+            fix = "give the method; otherwise the compiler decides"
             yield _missing("warning", document, tuple(method.split(".")), method, fix)
     if spec.name is not None and spec.precision in ("int8", "fp16"):
         other = "fp16" if spec.precision == "int8" else "int8"
@@ -208,13 +207,13 @@ def _check_presence(
                 "warning",
                 document.line_of(tuple(name.split("."))),
                 name,
-                f"the name says {other} and the build is {spec.precision}",
-                "rename one: the compiled model is filed under its name",
+                f"the name contains {other}, and the build is {spec.precision}",
+                "rename it: the compiled model is stored under its name",
             )
 
 
 def _quantized_elsewhere(spec: BuildSpec) -> bool:
-    """Language models bring their own int8 weights, and calibrate nothing."""
+    """Return whether a build is of a language model with int8 weights, which needs no calibration."""
     source = spec.source
     return source is not None and (source.framework == "huggingface" or "quantize" in source.options)
 
@@ -226,13 +225,13 @@ def _missing(severity: Severity, document: Document, near: KeyPath, key: str, fi
 def _facts_of_checkpoint(
     document: Document, dialect: Dialect, spec: BuildSpec, findings: list[Finding]
 ) -> OnnxFacts | None:
-    """Read the model the file names, if it is an ONNX file that is there; else note why not."""
+    """Read the checkpoint of the file, if it is an existing ONNX file; otherwise add a note."""
     named = spec.source.checkpoint if spec.source else None
     if not isinstance(named, str):
         return None
     path, line, key = locate(named, document), document.line_of(CHECKPOINT[dialect]), ".".join(CHECKPOINT[dialect])
     if path is None or path.suffix.lower() != ".onnx":
-        why = "is not here" if path is None else "is no ONNX file"
+        why = "does not exist here" if path is None else "is not an ONNX file"
         findings.append(Finding("note", line, key, f"not checked against the model: {named} {why}", "give --model"))
         return None
     try:

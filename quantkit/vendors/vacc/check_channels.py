@@ -1,4 +1,4 @@
-"""Check that the mean of a known data set is in the channel order of the pictures that it is subtracted from."""
+"""Checks that the mean of a known data set is in the channel order of the images."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -9,17 +9,17 @@ from quantkit.vendors.vacc.document import Document
 from quantkit.vendors.vacc.findings import Finding
 from quantkit.vendors.vacc.yaml_nodes import KeyPath
 
-# Channel means in RGB order, for pixels 0..1: red, green, blue fall in each of them.
+# Channel means in RGB order, for pixels 0..1; they decrease from red to blue.
 _KNOWN_MEANS = {"ImageNet": IMAGENET_MEAN, "CIFAR-10": (0.4914, 0.4822, 0.4465)}
-# Covers the variants in use: Caffe's [123.68, 116.779, 103.939], its whole numbers, CLIP's.
+# Covers the variants in use: Caffe's [123.68, 116.779, 103.939], the same as integers, CLIP's.
 _TOLERANCE = 0.005
 
 
 def check_channel_order(document: Document, path: KeyPath, ops: list[Any]) -> Iterator[Finding]:
-    """Yield each `Normalize` whose mean is in another channel order than the picture.
+    """Yield each `Normalize` with a mean in another channel order than the image.
 
-    Means in BGR order fit BGR pictures only, means in a mixed order fit none. Means in RGB order on BGR pictures are
-    not reported: PaddleOCR trains its text detectors that way.
+    Means in BGR order are valid only for BGR images, means in a mixed order never. Means in RGB order with BGR images
+    are not reported, because PaddleOCR trains its text detectors in this way.
 
     Args:
         document: the file.
@@ -37,7 +37,7 @@ def check_channel_order(document: Document, path: KeyPath, ops: list[Any]) -> It
             continue
         where = (*path, index, "mean")
         if mean == rgb[::-1]:
-            fault = f"the mean {mean} is {data_set}'s in BGR order and the picture is {mode}"
+            fault = f"the mean {mean} is {data_set}'s in BGR order, and the image is {mode}"
             fix = f"insert `CvtColor` with `code: COLOR_RGB2BGR` if the model reads BGR, else write {rgb}"
         else:
             fault = f"the mean {mean} has {data_set}'s values in neither RGB nor BGR order"
@@ -46,7 +46,7 @@ def check_channel_order(document: Document, path: KeyPath, ops: list[Any]) -> It
 
 
 def _data_set(mean: Any) -> str | None:
-    """Return the data set that three channel means are of, in whatever order, for pixels 0..1 or 0..255."""
+    """Return the data set of three channel means in any order, for pixels 0..1 or 0..255."""
     if not isinstance(mean, list) or len(mean) != 3:
         return None
     if any(isinstance(value, bool) or not isinstance(value, int | float) for value in mean):
@@ -60,7 +60,7 @@ def _data_set(mean: Any) -> str | None:
 
 
 def _mode(ops: list[Any]) -> str | None:
-    """Return the channel order after some operations, or None where it is not known."""
+    """Return the channel order after the operations, or None if unknown."""
     mode: str | None = None
     for op in ops:
         match op:

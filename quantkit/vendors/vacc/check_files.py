@@ -1,4 +1,4 @@
-"""Check a build file against the model and the calibration folder it names, where they can be read."""
+"""Checks a build file against its model and calibration folder, if they can be read."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,8 +14,8 @@ from quantkit.vendors.vacc.spec import BuildSpec, CalibrationData
 from quantkit.vendors.vacc.yaml_nodes import KeyPath
 
 IMAGENET_CLASSES = 1000
-# The opsets of the vendor's own exports, in its public model zoo: classifiers have 10 to 12, other models up to 17.
-# Which opsets its compiler reads is not published.
+# The opsets of the vendor's exports in its public model zoo: classifiers have 10 to 12, other models up to 17. The
+# opsets that its compiler supports are not published.
 CLASSIFIER_OPSET = 12
 LATEST_OPSET = 17
 
@@ -32,7 +32,7 @@ SKIPPED: dict[Dialect, tuple[str, ...]] = {
 
 
 def locate(named: str, document: Document) -> Path | None:
-    """Return the file or folder a build file names: as it stands, or beside the build file; None if neither is."""
+    """Return a file or folder of a build file, relative to the current folder or to the build file; None if missing."""
     for candidate in (Path(named), Path(document.where).parent / named) if named.strip() else ():
         try:
             if candidate.exists():
@@ -43,7 +43,7 @@ def locate(named: str, document: Document) -> Path | None:
 
 
 def check_model(document: Document, dialect: Dialect, spec: BuildSpec, facts: OnnxFacts) -> Iterator[Finding]:
-    """Yield where inputs or skipped convolutions do not fit the model, and an opset that the vendor does not export."""
+    """Yield findings on inputs, skipped convolutions and opsets that do not match model or vendor."""
     yield from _check_opset(document, dialect, facts)
     inputs = (spec.source.inputs if spec.source else None) or {}
     for name, shape in inputs.items():
@@ -64,7 +64,7 @@ def check_model(document: Document, dialect: Dialect, spec: BuildSpec, facts: On
             yield _error(document, INPUTS[dialect], f"the model's input `{name}` has no shape", f"add `{name}: [...]`")
     if facts.ends_in_softmax and spec.head is not None and spec.head.type == "softmax":
         line = document.line_of(HEAD[dialect])
-        fault = "a softmax is appended to a model that ends in one"
+        fault = "a softmax is appended to a model that ends in a softmax"
         yield Finding("warning", line, ".".join(HEAD[dialect]), fault, "write `type: null`")
     skipped = spec.calibration.skip_conv_layers if spec.calibration else None
     for place, index in enumerate(skipped or ()):
@@ -86,20 +86,20 @@ def _check_opset(document: Document, dialect: Dialect, facts: OnnxFacts) -> Iter
     fault = f"the model has opset {facts.opset}; the vendor exports " + (
         "classifiers with opset 10 to 12" if classifier else f"models with opset 10 to {latest}"
     )
-    fix = "export it with opset 11; which opsets the compiler reads is not published"
+    fix = "export it with opset 11; the opsets that the compiler supports are not published"
     yield Finding("warning", document.line_of(path), ".".join(path), fault, fix)
 
 
 def check_data(
     document: Document, spec: BuildSpec, classes: int | None, *, model_here: bool = False
 ) -> Iterator[Finding]:
-    """Yield where the calibration images are too few, or the folder does not hold them.
+    """Yield findings on too few calibration images, or a folder without them.
 
     Args:
         document: the file.
-        spec: what it says.
-        classes: of the model, where known.
-        model_here: the model is on this machine, so the calibration folder should be, too.
+        spec: its content.
+        classes: number of classes of the model, if known.
+        model_here: whether the model is on this machine, so that the calibration folder should be, too.
     """
     data = spec.data
     if data is None:
@@ -109,21 +109,21 @@ def check_data(
             "warning",
             document.line_of(("dataset", "sampler", "get_data_num")),
             "dataset.sampler.get_data_num",
-            f"{data.count} images for {classes} classes: at least {classes - data.count} of them are never seen",
-            f"take {classes} images, one of each class, chosen by `quantkit calib-set`",
+            f"{data.count} images for {classes} classes: at least {classes - data.count} classes have no image",
+            f"use {classes} images, one of each class, selected by `quantkit calib-set`",
         )
     folder = locate(data.path, document) if isinstance(data.path, str) else None
     if folder is not None:
         yield from _check_folder(document, data, folder)
     elif model_here and isinstance(data.path, str):
-        fix = f"make it: quantkit calib-set materialize SET.csv {data.path}"
+        fix = f"create it: quantkit calib-set materialize SET.csv {data.path}"
         yield Finding(
-            "warning", document.line_of(("dataset", "path")), "dataset.path", f"{data.path} is not there", fix
+            "warning", document.line_of(("dataset", "path")), "dataset.path", f"{data.path} does not exist", fix
         )
 
 
 def classes_of(spec: BuildSpec, facts: OnnxFacts | None) -> int | None:
-    """Return the number of classes: the model's own, or a thousand where the images are ImageNet's."""
+    """Return the number of classes: that of the model, or a thousand for images of ImageNet."""
     if facts is not None:
         return facts.classes
     path = spec.data.path if spec.data else None
@@ -134,29 +134,29 @@ def classes_of(spec: BuildSpec, facts: OnnxFacts | None) -> int | None:
 def _check_folder(document: Document, data: CalibrationData, folder: Path) -> Iterator[Finding]:
     line = document.line_of(("dataset", "path"))
     if not folder.is_dir():
-        yield Finding("error", line, "dataset.path", f"{folder} is no folder", "name the folder of images")
+        yield Finding("error", line, "dataset.path", f"{folder} is not a folder", "give the folder of images")
         return
     suffixes = [data.suffix] if isinstance(data.suffix, str) else list(data.suffix or ())
     endings = tuple("." + suffix.lstrip(".") for suffix in suffixes)
     names = file_names(folder)
     matching = [name for name in names if not endings or name.endswith(endings)]
     if not names:
-        yield Finding("error", line, "dataset.path", f"{folder} holds no files", "name the folder of images")
+        yield Finding("error", line, "dataset.path", f"{folder} has no files", "give the folder of images")
     elif not matching:
         there = ", ".join(sorted({Path(name).suffix.lstrip(".") or "none" for name in names}))
         yield Finding(
             "error",
             document.line_of(("dataset", "sampler", "suffix")),
             "dataset.sampler.suffix",
-            f"no file in {folder} ends in {' or '.join(endings)} (there: {there})",
-            "write the suffix the files have, with the same capitals",
+            f"no file in {folder} ends in {' or '.join(endings)} (found: {there})",
+            "write the suffix of the files, in the same case",
         )
     elif data.count is not None and len(matching) < data.count:
         yield Finding(
             "error",
             document.line_of(("dataset", "sampler", "get_data_num")),
             "dataset.sampler.get_data_num",
-            f"{data.count} images are wanted and {folder} holds {len(matching)}",
+            f"{data.count} images are needed, and {folder} has {len(matching)}",
             f"add images, or write `get_data_num: {len(matching)}`",
         )
 
@@ -166,7 +166,7 @@ def _error(document: Document, path: KeyPath, message: str, fix: str) -> Finding
 
 
 def _fits(shape: list[Any], wanted: tuple[int | None, ...] | None) -> bool:
-    """Tell whether a shape of the file, or every one of several, can be the model's."""
+    """Return whether a shape of the file, or each of several, matches the model's."""
     if wanted is None:
         return True
     if shape and all(isinstance(item, list) for item in shape):

@@ -1,4 +1,4 @@
-"""Check the keys and values of a build file against what its dialect knows."""
+"""Checks the keys and values of a build file against its dialect."""
 
 import copy
 from collections.abc import Iterator
@@ -14,7 +14,7 @@ from quantkit.vendors.vacc.fields import CHECK, READABLE, YamlSection
 from quantkit.vendors.vacc.findings import Finding, abbreviated, misspelt
 from quantkit.vendors.vacc.yaml_nodes import KeyPath
 
-# Keys of the other dialect, by the section they are met in, with what says the same in this one.
+# Keys of the other dialect by section, with the equivalent in this dialect.
 _FOREIGN: dict[Dialect, dict[str, dict[str, str]]] = {
     "compile": {
         "": {"engine": "backend", "model": "frontend"},
@@ -34,7 +34,7 @@ _FOREIGN: dict[Dialect, dict[str, dict[str, str]]] = {
     "build": {
         "": {"frontend": "model", "backend": "engine", "graph": "engine.add_extra_ops_to_graph", "name": "model.name"},
         "model": {"shape": "inputs"},
-        # The spelling of the later build files, wrong only beside that of the earlier ones (see `BuildEngine`).
+        # The spelling of later build files, wrong only together with that of earlier ones (see `BuildEngine`).
         "engine": {
             "quantize": "calibration",
             "compile": "common",
@@ -59,7 +59,7 @@ _COUNTERPART: dict[str, str] = {
     "engine.add_extra_ops_to_graph": "graph.extra_ops",
 }
 
-# Values seen in the public zoo. Closed lists are complete as far as anything is known of the tools.
+# Values in the public zoo. Closed lists are complete as far as the tools are known.
 _VALUES: dict[str, tuple[tuple[str, ...], bool]] = {
     "frontend.type": (("onnx", "pytorch", "keras", "tensorflow", "darknet", "huggingface"), False),
     "backend.type": (("tvm_vacc", "tvm_runmodel"), False),
@@ -73,7 +73,7 @@ _VALUES: dict[str, tuple[tuple[str, ...], bool]] = {
     "engine.calibration.quant_mode": (("percentile", "kl_divergence", "max", "mse"), True),
 }
 _OTHER_WORDS = {"kl": "kl_divergence", "entropy": "kl_divergence", "minmax": "max", "min_max": "max"}
-# Where no value has a meaning: no operator is appended; calibration files of every suffix are taken.
+# Keys for which no value is meaningful: no operator is appended; calibration files of every suffix are used.
 _NULL_IS_SAID = (
     "graph.extra_ops.type",
     "engine.add_extra_ops_to_graph.type",
@@ -90,14 +90,14 @@ _LATER_FORM = (
 
 
 def check_keys(document: Document, dialect: Dialect) -> Iterator[Finding]:
-    """Yield what is wrong with keys, types and values, in no order."""
+    """Yield findings on keys, types and values, unordered."""
     yield from _check_repeated(document)
     yield from _check_types(document, MODELS[dialect])
     yield from _check_section(document, dialect, MODELS[dialect], document.data, ())
 
 
 def without_unreadable(document: Document, dialect: Dialect) -> Document:
-    """Return the document without the values that cannot be read, so that the others can be."""
+    """Return the document without invalid values, so that the others can be read."""
     data = copy.deepcopy(document.data)
     while True:
         try:
@@ -109,7 +109,7 @@ def without_unreadable(document: Document, dialect: Dialect) -> Document:
 
 
 def _remove(data: Any, path: KeyPath) -> None:
-    """Remove the value at a path, or the nearest around it: what pydantic names may be a part of the type."""
+    """Remove the value at a path, or the nearest enclosing one: pydantic's paths may include parts of the type."""
     *above, last = path
     for depth, step in enumerate(above):
         if not isinstance(data[step], dict | list):
@@ -120,7 +120,7 @@ def _remove(data: Any, path: KeyPath) -> None:
 
 
 def check_fields(document: Document, model: type[YamlSection], data: Any, path: KeyPath) -> Iterator[Finding]:
-    """Yield what is wrong with the types and keys of one free-standing section, such as an operation."""
+    """Yield findings on types and keys of a separate section, such as an operation."""
     yield from _check_types(document, model, data, path)
     known = tuple(model.model_fields)
     for key in data:
@@ -135,8 +135,8 @@ def _check_repeated(document: Document) -> Iterator[Finding]:
             "warning" if repeated.alike else "error",
             repeated.lines[-1],
             dotted(repeated.path),
-            f"`{dotted(repeated.path)}` stands more than once, in lines {lines}",
-            "keep one" if repeated.alike else "keep one: readers differ in which of them wins",
+            f"`{dotted(repeated.path)}` occurs more than once, in lines {lines}",
+            "keep one" if repeated.alike else "keep one: readers differ in which one they use",
         )
 
 
@@ -148,7 +148,7 @@ def _check_types(
     except ValidationError as error:
         for fault in error.errors(include_url=False):
             where = (*path, *fault["loc"])
-            # What can mean one thing only is a warning; a name given where a section is wanted is reported by its key.
+            # Unambiguous values are a warning; a plain value instead of a section is reported by its key.
             if where == ("model",) and isinstance(fault["input"], str):
                 continue
             yield Finding(
@@ -161,7 +161,7 @@ def _check_types(
 
 
 def _key_with_value(key: str, value: Any) -> str | None:
-    """Return where a value that is wrong here would be right: ``engine.type: debug``."""
+    """Return a message if a value is valid for another key: ``engine.type: debug``."""
     top = key.partition(".")[0]
     others = [other for other, (known, _) in _VALUES.items() if value in known and other.partition(".")[0] == top]
     return f"`{value}` is a value of `{others[0]}`" if others and isinstance(value, str) else None
@@ -184,7 +184,7 @@ def _check_section(
                     document.line_of(here),
                     dotted(here),
                     f"`{dotted(here)}` has no value",
-                    "give one, or remove the line",
+                    "give a value, or remove the line",
                 )
         elif (section := section_type(field.annotation)) is not None:
             yield from _check_section(document, dialect, section, value, here)
@@ -193,7 +193,7 @@ def _check_section(
 
 
 def is_later_form(document: Document) -> bool:
-    """Return whether a file of the build dialect has the keys of the later build files only (see `BuildEngine`)."""
+    """Return whether a file of the build dialect has only the keys of later build files (see `BuildEngine`)."""
     has_earlier, has_later = (
         any(document.get(key) is not None for key in keys) for keys in (_EARLIER_FORM, _LATER_FORM)
     )
@@ -212,21 +212,21 @@ def _foreign_or_unknown(
     own = _FOREIGN[dialect].get(section, {}).get(key)
     line = document.line_of(path)
     if own is not None and path in (("model",), ("name",)) and isinstance(data[key], str):
-        # Only the name is lost: what is built stays the same.
+        # Only the name is lost; the build is the same.
         named = "name" if dialect == "compile" else "model.name"
         return Finding(
-            "warning", line, key, f"`{key}` gives no name in the {dialect} dialect", f"write `{named}: {data[key]}`"
+            "warning", line, key, f"`{key}` is not the name in the {dialect} dialect", f"write `{named}: {data[key]}`"
         )
     if own is not None:
         return Finding(
             "error",
             line,
             dotted(path),
-            f"`{key}` is a key of the {other} dialect and means nothing here",
-            f"the {dialect} dialect says `{own}`",
+            f"`{key}` is a key of the {other} dialect and has no effect here",
+            f"in the {dialect} dialect write `{own}`",
         )
     if key in _keys_of_counterpart(section, other):
-        return Finding("warning", line, dotted(path), f"`{dotted(path)}` is known of the {other} dialect only")
+        return Finding("warning", line, dotted(path), f"`{dotted(path)}` is known only in the {other} dialect")
     return _unknown_key(document, path, tuple(model.model_fields), data, MODELS[dialect])
 
 
@@ -254,17 +254,17 @@ def _unknown_key(
     absent = tuple(word for word in known if word not in data)
     meant = misspelt(key, absent)
     if meant is not None:
-        return Finding("error", line, name, f"`{key}` is not known: misspelt `{meant}`", f"write `{meant}`")
+        return Finding("error", line, name, f"unknown key `{key}`, probably `{meant}`", f"write `{meant}`")
     places = _places_of(key, dialect_model) if dialect_model else []
     if places:
-        return Finding("warning", line, name, f"`{name}` is not known here", f"it belongs under `{places[0]}`")
+        return Finding("warning", line, name, f"`{name}` is unknown here", f"move it to `{places[0]}`")
     alike = abbreviated(key, absent)
     fix = None if alike is None else f"did you mean `{alike}`?"
-    return Finding("warning", line, name, f"`{name}` is not known", fix)
+    return Finding("warning", line, name, f"`{name}` is unknown", fix)
 
 
 def _places_of(key: str, model: type[YamlSection], path: str = "") -> list[str]:
-    """Return the sections of a dialect that have a key; words that many sections have say nothing."""
+    """Return the sections of a dialect with a key; keys of many sections are ignored."""
     if key in ("type", "path", "name", "params", "dtype"):
         return []
     found = [path] if path and key in model.model_fields else []
@@ -283,12 +283,12 @@ def _check_value(document: Document, path: KeyPath, value: Any) -> Iterator[Find
     word = value.strip().lower()
     meant = word if word in known else misspelt(value, known) or (_OTHER_WORDS.get(word) if closed else None)
     meant = meant if meant in known else None
-    # Whether the tools mind capitals is not known.
+    # Whether the tools are case-sensitive is not known.
     wrong = word not in known and (meant is not None or closed)
     yield Finding(
         "error" if wrong else "warning",
         document.line_of(path),
         key,
-        f"`{key}: {value}` is no value known of the tools ({', '.join(known)})",
+        f"`{key}: {value}` is not a known value ({', '.join(known)})",
         None if meant is None else f"write `{meant}`",
     )

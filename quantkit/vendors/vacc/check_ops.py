@@ -1,4 +1,4 @@
-"""Check preprocessing operations: keys, the sizes they lead to, and the scale of mean and std."""
+"""Checks preprocessing operations: keys, resulting sizes, and the scale of mean and std."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -14,29 +14,29 @@ from quantkit.vendors.vacc.findings import Finding, Severity, misspelt
 from quantkit.vendors.vacc.ops import OPS, CenterCropOp, NormalizeOp, PadOp, ResizeOp
 from quantkit.vendors.vacc.yaml_nodes import KeyPath
 
-# Above this a mean or std cannot belong to pixels of 0..1, whatever the data set.
+# A larger mean or std cannot belong to pixels of 0..1.
 LARGEST_UNIT_MEAN = 1.0
 LARGEST_UNIT_STD = 2.0
 
 
 @dataclass(frozen=True)
 class _Picture:
-    """What is known of the picture between two operations; sides are None where they depend on the image."""
+    """Known properties of the image between two operations; sides are None if they depend on the image."""
 
     height: int | None = None
     width: int | None = None
-    # Of a picture that keeps its aspect: the longer side.
+    # The longer side of an image that keeps its aspect.
     long_side: int | None = None
 
 
 def check_ops(document: Document, path: KeyPath, ops: list[Any], shape: tuple[int, int, int] | None) -> list[Finding]:
-    """Return what is wrong with a list of operations.
+    """Return findings on a list of operations.
 
     Args:
         document: the file.
         path: path of the list.
-        ops: the list as it stands.
-        shape: ``(channels, height, width)`` of the model's input, where there is one image input of fixed size.
+        ops: the list.
+        shape: ``(channels, height, width)`` of the model's input, if it is a single image input of fixed size.
     """
     findings: list[Finding] = []
     picture = _Picture()
@@ -44,7 +44,7 @@ def check_ops(document: Document, path: KeyPath, ops: list[Any], shape: tuple[in
     for index, op in enumerate(ops):
         where = (*path, index)
         if not isinstance(op, dict):
-            continue  # reported with the types
+            continue  # the type check reports it
         typed = _check_one(document, where, op, findings)
         if isinstance(typed, ResizeOp | CenterCropOp | PadOp):
             geometry = where
@@ -57,7 +57,7 @@ def check_ops(document: Document, path: KeyPath, ops: list[Any], shape: tuple[in
 
 
 def _check_one(document: Document, path: KeyPath, op: dict[str, Any], findings: list[Finding]) -> YamlSection | None:
-    """Add what is wrong with one operation by itself; return it typed, or None where that cannot be."""
+    """Add findings on a single operation; return it typed, or None if it is invalid."""
     name = op.get("type")
     kind = OPS.get(name) if isinstance(name, str) else None
     if kind is None:
@@ -69,11 +69,11 @@ def _check_one(document: Document, path: KeyPath, op: dict[str, Any], findings: 
             findings.append(_at(document, (*path, key), "warning", f"`{key}` has no value", fix))
     if op.get("norm_type") == "None":
         at = (*path, "norm_type")
-        findings.append(_at(document, at, "warning", "`norm_type: None` is the word None", "no value is `null`"))
+        findings.append(_at(document, at, "warning", "`norm_type: None` is the string None", "write `null`"))
     try:
         return kind.model_validate(op)
     except ValidationError:
-        return None  # reported with the fields
+        return None  # the check of the fields reports it
 
 
 _MUST_HAVE_A_VALUE = {
@@ -90,7 +90,7 @@ def _unknown_op(document: Document, path: KeyPath, name: object) -> Finding:
     meant = misspelt(name, OPS)
     severity: Severity = "warning" if meant is None else "error"
     fix = f"the known ones are {known}" if meant is None else f"write `{meant}`"
-    return _at(document, (*path, "type"), severity, f"the operation {name} is not known", fix)
+    return _at(document, (*path, "type"), severity, f"the operation {name} is unknown", fix)
 
 
 def _at(document: Document, path: KeyPath, severity: Severity, message: str, fix: str) -> Finding:
@@ -98,7 +98,7 @@ def _at(document: Document, path: KeyPath, severity: Severity, message: str, fix
 
 
 def _after(op: ResizeOp | CenterCropOp | PadOp, picture: _Picture) -> _Picture:
-    """Return the picture after an operation."""
+    """Return the image after an operation."""
     match op:
         case ResizeOp(size=[height, width], adaptive_side=None) if -1 not in (height, width):
             return _Picture(height, width)
@@ -127,7 +127,7 @@ def _check_crop(
             document,
             (*path, "crop_size"),
             "error",
-            f"the crop [{height}, {width}] is larger than the picture, [{picture.height}, {picture.width}]",
+            f"the crop [{height}, {width}] is larger than the image, [{picture.height}, {picture.width}]",
             "resize to at least the crop",
         )
 
@@ -143,9 +143,9 @@ def _check_normalize(
     channels = len(mean or std)
     at = (*path, "mean" if mean else "std")
     if shape is not None and channels not in (0, shape[0]):
-        fault = f"mean and std have {channels} values for an input of {shape[0]} channels"
+        fault = f"mean and std have {channels} values for an input with {shape[0]} channels"
         yield _at(document, at, "warning", fault, "give one of each per channel")
-    # Absent, div255 means true: nearly all files of the zoo leave it out and give means below 1.
+    # The default of div255 is true: nearly all files of the zoo omit it and have means below 1.
     divided = op.div255 is True or "div255" not in op.model_fields_set
     greatest_mean = max((abs(value) for value in mean), default=0.0)
     greatest_std = max(std, default=1.0)

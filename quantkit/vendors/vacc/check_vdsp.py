@@ -1,7 +1,7 @@
-"""Check the card's fused preprocessing against the build file whose model it feeds.
+"""Checks the card's fused preprocessing against the build file of the model.
 
-Calibration runs the operations of the build file, the card runs ``vdsp_params.json``: where they differ, ranges are
-found on other pixels than the card sees.
+Calibration runs the operations of the build file, the card runs ``vdsp_params.json``: if they differ, the ranges are
+for other pixels than those on the card.
 """
 
 from collections.abc import Iterator
@@ -19,7 +19,7 @@ _LIST: dict[Dialect, str] = {"build": "transform_ops", "compile": "process_ops"}
 
 
 def check_vdsp(document: Document, dialect: Dialect, spec: BuildSpec, params: VdspParams) -> Iterator[Finding]:
-    """Yield where the card's preprocessing and the build file's differ."""
+    """Yield the differences between the preprocessing of the card and of the build file."""
     yield from _check_output(document, dialect, spec, params)
     ops = spec.data.ops if spec.data else None
     if not ops:
@@ -30,27 +30,27 @@ def check_vdsp(document: Document, dialect: Dialect, spec: BuildSpec, params: Vd
     if file.pipeline is None or card.pipeline is None:
         why = "; ".join(card.notes if card.pipeline is None else file.notes)
         where = _line(document, dialect, "")
-        yield Finding("warning", where, "dataset", f"not compared with vdsp_params: {why}", "compare them by eye")
+        yield Finding("warning", where, "dataset", f"not compared with vdsp_params: {why}", "compare them manually")
         return
     for op, severity, fault in _differences(
         file.pipeline, card.pipeline, sized=params.config.output_height is not None
     ):
-        yield Finding(severity, _line(document, dialect, op), "dataset", fault, "calibrate on what the card computes")
+        yield Finding(severity, _line(document, dialect, op), "dataset", fault, "calibrate as the card computes")
 
 
 def _differences(file: Pipeline, card: Pipeline, *, sized: bool) -> Iterator[tuple[str, Severity, str]]:
-    """Yield the vendor operation concerned, how bad it is, and what differs."""
+    """Yield vendor operation, severity and difference."""
     file_mode, card_mode = (p.ops[0].mode for p in (file, card) if isinstance(p.ops[0], Decode))
     if file_mode != card_mode:
-        yield "CvtColor", "error", f"the build file gives the model {file_mode} and the card {card_mode}"
+        yield "CvtColor", "error", f"the build file decodes to {file_mode}, and the card to {card_mode}"
     if sized:
         yield from _size_differences(file, card)
     (divisor, mean, std), (card_divisor, card_mean, card_std) = _scaling(file), _scaling(card)
     if divisor != card_divisor:
-        fault = f"the build file divides pixels by {divisor:g} and the card by {card_divisor:g}"
+        fault = f"the build file divides pixels by {divisor:g}, and the card by {card_divisor:g}"
         yield "Normalize", "error", fault
-    elif not (_alike(mean, card_mean) and _alike(std, card_std)):
-        fault = f"mean {list(mean)} and std {list(std)} are on the card {list(card_mean)} and {list(card_std)}"
+    elif not (_equal_in_half(mean, card_mean) and _equal_in_half(std, card_std)):
+        fault = f"mean {list(mean)} and std {list(std)} are {list(card_mean)} and {list(card_std)} on the card"
         yield "Normalize", "error", fault
 
 
@@ -62,7 +62,7 @@ def _size_differences(file: Pipeline, card: Pipeline) -> Iterator[tuple[str, Sev
     elif resizes[0].antialias != card_resizes[0].antialias:
         filters = ["pillow" if op.antialias else "OpenCV" for op in (resizes[0], card_resizes[0])]
         yield "Resize", "warning", f"the build file resizes as {filters[0]} does, the card as {filters[1]}"
-    # A crop to the size of the resize changes nothing, and the card's files leave it out.
+    # A crop to the size of the resize has no effect, and the card's files omit it.
     sizes = [op.size for op in resizes]
     crops, card_crops = (
         [op.size for op in p.ops if isinstance(op, CenterCrop) and op.size not in sizes] for p in (file, card)
@@ -79,8 +79,8 @@ def _check_output(document: Document, dialect: Dialect, spec: BuildSpec, params:
         fixed = len(shape) == 4 and all(isinstance(side, int) for side in shape)
         if fixed and None not in size and tuple(shape[2:]) != size:
             path = (*INPUTS[dialect], name)
-            fault = f"the card gives pictures of {list(size)} and `{name}` takes {shape[2:]}"
-            yield Finding("error", document.line_of(path), ".".join(path), fault, "make OimageHeight and Width fit")
+            fault = f"the card's images are {list(size)}, and `{name}` needs {shape[2:]}"
+            yield Finding("error", document.line_of(path), ".".join(path), fault, "change OimageHeight and OimageWidth")
 
 
 def _scaling(pipeline: Pipeline) -> tuple[float, tuple[float, ...], tuple[float, ...]]:
@@ -90,8 +90,8 @@ def _scaling(pipeline: Pipeline) -> tuple[float, tuple[float, ...], tuple[float,
     return (divisor, *unit) if normalize is None else (divisor, normalize.mean, normalize.std)
 
 
-def _alike(file: tuple[float, ...], card: tuple[float, ...]) -> bool:
-    """Tell whether numbers agree in half precision, in which the card holds them."""
+def _equal_in_half(file: tuple[float, ...], card: tuple[float, ...]) -> bool:
+    """Return whether numbers agree in half precision, the card's representation."""
     return in_half(file) == in_half(card)
 
 
@@ -100,7 +100,7 @@ def _size(op: Resize) -> str:
 
 
 def _line(document: Document, dialect: Dialect, op: str) -> int | None:
-    """Return the line of an operation, or of the list where it is not there."""
+    """Return the line of an operation, or of the list if there is no such operation."""
     ops = document.get(("dataset", _LIST[dialect]))
     for index, item in enumerate(ops if isinstance(ops, list) else ()):
         if isinstance(item, dict) and item.get("type") == op:

@@ -1,7 +1,6 @@
 """The command lines of ``vamp``, the vendor's runner, for a compiled model.
 
-Their form, and where the compiler files a model, are as the vendor's public notes give them; nothing here was run on a
-card.
+Their form, and the location of the compiled model, follow the vendor's public notes; they were not run on a card.
 """
 
 import shlex
@@ -17,15 +16,15 @@ VDSP_FILE = Path("vdsp_params.json")
 
 @dataclass(frozen=True, kw_only=True)
 class VampRun:
-    """How the compiled model is run.
+    """Settings of a run of the compiled model.
 
     Attributes:
         model: path of the compiled model without a suffix, ``DIR/mod``.
         vdsp: path of the ``vdsp_params.json``.
-        size: ``(C, H, W)`` of the pictures made up for a performance run; None leaves it to the runner.
+        size: ``(C, H, W)`` of synthetic images for a performance run; None for the runner's default.
         instances: model instances on the card (``-i``).
-        processes: processes that feed them (``-p``).
-        batch: images in a batch (``-b``).
+        processes: processes that feed the instances (``-p``).
+        batch: images per batch (``-b``).
     """
 
     model: str
@@ -40,7 +39,7 @@ class VampRun:
         return shlex.join(self._words())
 
     def accuracy(self, datalist: str, results: str) -> str:
-        """Return the command that runs the datalist and writes one result a line into a folder."""
+        """Return the command that runs the datalist and writes one result per line of it into a folder."""
         return shlex.join([*self._words(), "--datalist", datalist, "--path_output", results])
 
     def _words(self) -> list[str]:
@@ -50,23 +49,23 @@ class VampRun:
 
 
 def vdsp_beside(build: Path | None) -> Path:
-    """Return the ``vdsp_params.json`` in the folder of a build file, else, where it has none, in the current folder."""
+    """Return the ``vdsp_params.json`` in the folder of a build file, else in the current folder."""
     beside = VDSP_FILE if build is None else build.parent / VDSP_FILE
     return beside if beside.is_file() else VDSP_FILE
 
 
 def compiled_model(spec: BuildSpec, dialect: Dialect) -> str:
-    """Return where the compiler puts the model of a build file.
+    """Return the path of the compiled model of a build file.
 
     Compile dialect: ``WORKSPACE/NAME/mod``. Build dialect: ``WORKSPACE/NAME-PRECISION-METHOD-SHAPE-ENGINE/NAME``,
     as ``iresnet50-int8-percentile-3_224_224-vacc/iresnet50``.
 
     Raises:
-        VendorFileError: the file does not give the name or the workspace.
+        VendorFileError: the file has no name or no workspace.
     """
     workspace = spec.workspace.path if spec.workspace else None
     if spec.name is None or workspace is None:
-        raise VendorFileError("the build file gives no name or no workspace", fix="give --model DIR/mod")
+        raise VendorFileError("the build file has no name or no workspace", fix="give --model DIR/mod")
     if dialect == "compile":
         return str(PurePosixPath(workspace) / spec.name / "mod")
     shapes = (spec.source.inputs if spec.source else None) or {}
@@ -77,7 +76,7 @@ def compiled_model(spec: BuildSpec, dialect: Dialect) -> str:
 
 
 def picture_size(spec: BuildSpec) -> tuple[int, int, int] | None:
-    """Return ``(C, H, W)`` of the only input, where it is an image of fixed size."""
+    """Return ``(C, H, W)`` of the only input, if it is an image of fixed size."""
     shapes = list(((spec.source.inputs if spec.source else None) or {}).values())
     if len(shapes) == 1 and len(shapes[0]) == 4 and all(type(side) is int and side > 0 for side in shapes[0]):
         return shapes[0][1], shapes[0][2], shapes[0][3]

@@ -1,4 +1,4 @@
-"""From either dialect to a `BuildSpec`, from there to either dialect, and what is lost on the way."""
+"""Converts build files of both dialects to and from a `BuildSpec`, with notes on losses."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -52,7 +52,7 @@ class Rendering:
 
     Attributes:
         data: the file as plain values.
-        notes: what the dialect cannot say, and what it was given though no known file has it.
+        notes: values that the dialect cannot express, and keys that are not known in it.
     """
 
     data: dict[str, Any]
@@ -69,10 +69,10 @@ def read_spec(document: Document, dialect: Dialect | None = None) -> BuildSpec:
 
     Args:
         document: the file.
-        dialect: its dialect; absent, told by its sections.
+        dialect: its dialect; by default inferred from its sections.
 
     Raises:
-        VendorFileError: the file is of neither dialect, or a value cannot be read.
+        VendorFileError: the file is of neither dialect, or a value is invalid.
     """
     if (dialect or dialect_of(document)) == "build":
         return _from_build(read_build(document))
@@ -80,30 +80,30 @@ def read_spec(document: Document, dialect: Dialect | None = None) -> BuildSpec:
 
 
 def render(spec: BuildSpec, dialect: Dialect) -> Rendering:
-    """Write a spec in a dialect. Keys that only the other dialect is known to have are kept, and noted."""
+    """Write a spec in a dialect. Keys that are known only in the other dialect are kept, with a note."""
     return _to_build(spec) if dialect == "build" else _to_compile(spec)
 
 
 def convert(document: Document, to: Dialect) -> Rendering:
-    """Write a file of either dialect in the one asked for. Comments are not carried over.
+    """Convert a file of either dialect to the given dialect. Comments are not preserved.
 
     Raises:
-        VendorFileError: the file is of neither dialect, or a value cannot be read.
+        VendorFileError: the file is of neither dialect, or a value is invalid.
     """
     rendering = render(read_spec(document), to)
     return Rendering(rendering.data, (*_readings(document), *rendering.notes))
 
 
 def _readings(document: Document) -> Iterator[str]:
-    """Yield each value that was read though it is written otherwise than the dialect has it, or twice."""
+    """Yield notes on values with deviating notation, and on repeated keys."""
     for repeated in document.repeated:
-        yield f"{dotted(repeated.path)} stands more than once; the value in line {repeated.lines[-1]} is taken"
+        yield f"{dotted(repeated.path)} occurs more than once; the value in line {repeated.lines[-1]} is used"
     try:
         MODELS[dialect_of(document)].model_validate(document.data, context=CHECK)
     except ValidationError as error:
         for fault in error.errors(include_url=False):
             if fault["type"] == READABLE:
-                yield f"{dotted(fault['loc'])} {fault_text(fault)}; read so"
+                yield f"{dotted(fault['loc'])} {fault_text(fault)}; interpreted as that"
 
 
 def _from_build(file: BuildDialect) -> BuildSpec:
@@ -139,7 +139,7 @@ def _from_compile(file: CompileDialect) -> BuildSpec:
     backend = _rest(file.backend, "type", "dtype", "compile", "quantize") if file.backend else {}
     quantize = file.backend.quantize if file.backend else None
     rest = _rest(file, "name", "frontend", "graph", "backend", "dataset", "workspace")
-    # One file of the zoo gives its name as `model: NAME`, which can mean nothing else.
+    # One file of the zoo has its name as `model: NAME`, which is unambiguous.
     name = file.name or (rest.pop("model") if isinstance(rest.get("model"), str) else None)
     return BuildSpec(
         name=name,
@@ -182,7 +182,7 @@ def _source(
 def _calibration(section: BuildCalibration | QuantizeSection) -> CalibrationSpec:
     method, per_channel = "calibrate_mode", "quantize_per_channel"
     if isinstance(section, BuildCalibration):
-        # The earlier form of the build dialect has its own words for both.
+        # The earlier form of the build dialect has other keys for both.
         method = method if section.quant_mode is None else "quant_mode"
         per_channel = per_channel if section.per_channel is None else "per_channel"
     return CalibrationSpec(
@@ -230,7 +230,7 @@ def _workspace(section: BuildWorkspace | CompileWorkspace | None, path: str) -> 
 
 
 def _rest(section: YamlSection | None, *taken: str) -> dict[str, Any]:
-    """Return what a section says beyond some of its keys, in the order of the file."""
+    """Return the other keys of a section, in the order of the file."""
     if section is None:
         return {}
     given = section.model_dump(exclude_unset=True)
@@ -241,7 +241,7 @@ def _to_build(spec: BuildSpec) -> Rendering:
     source, notes = spec.source or Source(), []
     framework = framework_of(source.checkpoint)
     if source.framework not in (None, framework):
-        notes.append(f"frontend.type: {source.framework} cannot be said; the build dialect goes by the file's name")
+        notes.append(f"frontend.type: {source.framework} is left out: the build dialect uses the file's suffix")
     if source.dtype is not None:
         notes.append(f"frontend.dtype: {source.dtype} is left out: the build dialect has no such key")
     model = {"name": spec.name, "inputs": source.inputs, "checkpoint": source.checkpoint}
@@ -251,7 +251,7 @@ def _to_build(spec: BuildSpec) -> Rendering:
         common = _section({"do_quantization": quantize}, spec.compile_options)
         calibration = _calibration_keys(spec.calibration, "quant_mode", "per_channel")
     else:
-        # Only the later form of the dialect names a precision; it names the rest as the compile dialect does.
+        # Only the later form of the dialect has a precision; its other keys are those of the compile dialect.
         precision, common = {"dtype": spec.precision}, dict(spec.compile_options)
         calibration = _calibration_keys(spec.calibration, "calibrate_mode", "quantize_per_channel")
     engine = {
@@ -309,7 +309,7 @@ def _to_compile(spec: BuildSpec) -> Rendering:
 
 
 def framework_of(checkpoint: Texts) -> str | None:
-    """Tell the framework of a model by the suffix of its file, as the build dialect does, or None."""
+    """Return the framework of a model by the suffix of its file, as in the build dialect, or None."""
     names = (
         [checkpoint]
         if isinstance(checkpoint, str)
@@ -320,12 +320,12 @@ def framework_of(checkpoint: Texts) -> str | None:
 
 
 def unknown_keys(data: dict[str, Any], model: type[YamlSection], path: str = "") -> list[str]:
-    """Return a note for each key that a dialect is not known to have."""
+    """Return a note for each key that is not known in a dialect."""
     notes: list[str] = []
     for key, value in data.items():
         field = model.model_fields.get(key)
         if field is None:
-            text = f"{path}{key}: kept, though no known file of this dialect has it"
+            text = f"{path}{key}: kept, but not known in this dialect"
             notes.append(Note(text, NoteKind.UNKNOWN_KEY))
             continue
         section = section_type(field.annotation)
@@ -335,18 +335,18 @@ def unknown_keys(data: dict[str, Any], model: type[YamlSection], path: str = "")
 
 
 def section_type(annotation: Any) -> type[YamlSection] | None:
-    """Return the section that a field holds, or None for a plain value."""
+    """Return the section type of a field, or None for a plain value."""
     candidates = getattr(annotation, "__args__", (annotation,))
     return next((c for c in candidates if isinstance(c, type) and issubclass(c, YamlSection)), None)
 
 
 def _given(section: dict[str, Any]) -> dict[str, Any]:
-    """Return what of a section is said: keys without a value are left out."""
+    """Return a section without keys that have no value."""
     return {key: value for key, value in section.items() if value is not None}
 
 
 def _section(known: dict[str, Any], options: dict[str, Any]) -> dict[str, Any]:
-    """Return a section of a file: what is known of it, then other keys; what is known wins."""
+    """Return a section of a file: known keys, then other keys; known keys take precedence."""
     given = _given(known)
     return given | {key: value for key, value in options.items() if key not in given}
 
@@ -367,7 +367,7 @@ def _calibration_keys(calibration: CalibrationSpec | None, method: str, per_chan
 def _head_keys(head: Head | None) -> dict[str, Any] | None:
     if head is None:
         return None
-    # "type: null" is how a file says that nothing is appended.
+    # "type: null" means that no operator is appended.
     return {"type": head.type, **_section({"params": head.params}, head.options)}
 
 

@@ -1,7 +1,7 @@
-"""The two dialects of the vendor's build files, as typed models of what stands in the file.
+"""The two dialects of the vendor's build files, as typed models of the files.
 
-``vamc build`` reads the older one (2022 to 2023), ``vamc compile`` today's. The keys are those seen in the vendor's
-public model zoo; the tools themselves are closed, so a key that is not here is kept and reported, never refused.
+``vamc build`` reads the older one (2022 to 2023), ``vamc compile`` the current one. The keys are those in the vendor's
+public model zoo; the tools are closed source, so unknown keys are kept and reported, not rejected.
 """
 
 from typing import Any, Literal
@@ -28,14 +28,14 @@ Dialect = Literal["build", "compile"]
 
 
 class Sampler(YamlSection):
-    """Which of the calibration files are taken; ``npz`` files hold ready tensors."""
+    """Selection of calibration files; ``npz`` files contain preprocessed tensors."""
 
     suffix: Texts = None
     get_data_num: Count = None
 
 
 class CompilerSection(YamlSection):
-    """Options of the compiler that files of both dialects have; their meaning is the vendor's."""
+    """Options of the compiler in both dialects, defined by the vendor."""
 
     cluster_mode: Any = None
     data_transport_mode: Any = None
@@ -48,7 +48,7 @@ class CompilerSection(YamlSection):
 
 
 class CalibrationOptions(YamlSection):
-    """How int8 ranges are found: keys that files of both dialects have."""
+    """Calibration options in both dialects."""
 
     calibrate_mode: Text = None
     quantize_per_channel: Flag = None
@@ -82,7 +82,7 @@ class BuildCommon(CompilerSection):
 
 
 class BuildCalibration(CalibrationOptions):
-    """``engine.calibration``: how int8 ranges are found.
+    """``engine.calibration``: calibration options.
 
     ``quant_mode`` and ``per_channel`` are the spelling of the earlier build files. The later ones write
     ``calibrate_mode`` and ``quantize_per_channel`` as the compile dialect does (see `BuildEngine`).
@@ -93,7 +93,7 @@ class BuildCalibration(CalibrationOptions):
 
 
 class ExtraOps(YamlSection):
-    """Operators appended to the graph: softmax, the suppression of boxes, none."""
+    """Operators appended to the graph: softmax, non-maximum suppression, or none."""
 
     type: Text = None
     params: Any = None
@@ -102,7 +102,7 @@ class ExtraOps(YamlSection):
 class BuildEngine(YamlSection):
     """``engine`` of the build dialect.
 
-    The vendor's build files come in two forms that no file mixes: the earlier one has ``common.do_quantization``,
+    The vendor's build files have two forms, which are never mixed: the earlier one has ``common.do_quantization``,
     ``calibration.quant_mode`` and ``per_channel``; the later one ``dtype``, ``calibration.calibrate_mode``,
     ``quantize_per_channel`` and sometimes ``extra_ops``.
     """
@@ -132,7 +132,7 @@ class BuildWorkspace(YamlSection):
 
 
 class BuildDialect(YamlSection):
-    """A whole file for ``vamc build``."""
+    """A file for ``vamc build``."""
 
     model: BuildModel | None = None
     engine: BuildEngine | None = None
@@ -152,7 +152,7 @@ class Frontend(YamlSection):
 
 
 class CompileOptions(CompilerSection):
-    """``backend.compile``: options of the compiler, whose meaning is the vendor's."""
+    """``backend.compile``: options of the compiler, defined by the vendor."""
 
     attention_split_num: Any = None
     dense_special_config: Any = None
@@ -175,7 +175,7 @@ class CompileOptions(CompilerSection):
 
 
 class QuantizeSection(CalibrationOptions):
-    """``backend.quantize``: how int8 ranges are found."""
+    """``backend.quantize``: calibration options."""
 
     skip_matmul_layers: Indices = None
     calibrate_chunk_by: Whole = None
@@ -204,7 +204,7 @@ class Graph(YamlSection):
 
 
 class CompileDataset(YamlSection):
-    """``dataset`` of the compile dialect; language models give ``name``, ``nsamples`` and ``seqlen``."""
+    """``dataset`` of the compile dialect; language models have ``name``, ``nsamples`` and ``seqlen``."""
 
     type: Text = None
     path: Texts = None
@@ -227,7 +227,7 @@ class CompileWorkspace(YamlSection):
 
 
 class CompileDialect(YamlSection):
-    """A whole file for ``vamc compile``."""
+    """A file for ``vamc compile``."""
 
     name: Text = None
     frontend: Frontend | None = None
@@ -241,20 +241,20 @@ MODELS: dict[Dialect, type[BuildDialect] | type[CompileDialect]] = {"build": Bui
 
 
 def dialect_of(document: Document) -> Dialect:
-    """Tell the dialect of a file by its top-level keys.
+    """Return the dialect of a file by its top-level keys.
 
     Raises:
-        YamlError: the file is empty, is no mapping, or has no section of either dialect.
+        YamlError: the file is empty, is not a mapping, or has no section of either dialect.
     """
     data = document.data
     if data is None:
-        raise YamlError("the file is empty", where=document.where, fix="`quantkit vamc write` makes one")
+        raise YamlError("the file is empty", where=document.where, fix="write one with `quantkit vamc write`")
     if not isinstance(data, dict):
         raise YamlError("a build file is a mapping of sections", line=1, where=document.where)
     build, compile_ = _build_sections(data), _compile_sections(data)
     if build == compile_ == 0:
         raise YamlError(
-            "no build file: neither `frontend` and `backend` (vamc compile) nor `model` and `engine` (vamc build)",
+            "not a build file: neither `frontend` and `backend` (vamc compile) nor `model` and `engine` (vamc build)",
             line=document.line_of(tuple(data)[:1]),
             where=document.where,
         )
@@ -262,25 +262,25 @@ def dialect_of(document: Document) -> Dialect:
 
 
 def _build_sections(data: dict[str, Any]) -> int:
-    """Return how many sections of the build dialect there are. A `model` alone is one if it names what to build."""
+    """Return the number of sections of the build dialect. A `model` alone is one if it has a model to build."""
     model = data.get("model")
-    # A compile file may hold a plain `model`, and other programs have `model` sections too.
+    # A compile file may have a plain `model`, and other programs have `model` sections, too.
     own = isinstance(model, dict) and ("engine" in data or "checkpoint" in model or "inputs" in model)
     return own + isinstance(data.get("engine"), dict)
 
 
 def _compile_sections(data: dict[str, Any]) -> int:
-    """Return how many keys of the compile dialect there are. Other programs have `name` and `graph` too."""
+    """Return the number of keys of the compile dialect. Other programs have `name` and `graph`, too."""
     own = sum(key in data for key in ("frontend", "backend"))
     shared = sum(key in data for key in ("name", "graph"))
     return own + shared if own or "dataset" in data or "workspace" in data or shared == 2 else 0
 
 
 def read_build(document: Document) -> BuildDialect:
-    """Read a file of the build dialect, generously (see `fields`).
+    """Read a file of the build dialect leniently (see `fields`).
 
     Raises:
-        VendorFileError: a value that cannot be read, with its line.
+        VendorFileError: a value is invalid; the message has its line.
     """
     try:
         return BuildDialect.model_validate(document.data)
@@ -289,10 +289,10 @@ def read_build(document: Document) -> BuildDialect:
 
 
 def read_compile(document: Document) -> CompileDialect:
-    """Read a file of the compile dialect, generously (see `fields`).
+    """Read a file of the compile dialect leniently (see `fields`).
 
     Raises:
-        VendorFileError: a value that cannot be read, with its line.
+        VendorFileError: a value is invalid; the message has its line.
     """
     try:
         return CompileDialect.model_validate(document.data)
@@ -301,7 +301,7 @@ def read_compile(document: Document) -> CompileDialect:
 
 
 def first_error(error: ValidationError, document: Document) -> VendorFileError:
-    """Turn what pydantic found first into one line."""
+    """Return the first error of pydantic as an error in one line."""
     fault = error.errors(include_url=False)[0]
     return YamlError(
         f"`{dotted(fault['loc'])}` {fault_text(fault)}", line=document.line_of(fault["loc"]), where=document.where
@@ -318,6 +318,6 @@ _KINDS = {"model_type": "a section", "dict_type": "a section", "list_type": "a l
 
 
 def fault_text(fault: Any) -> str:
-    """Return what is wrong with a value, as the end of a sentence about its key."""
+    """Return the fault of a value, as the end of a sentence about its key."""
     kind = _KINDS.get(fault["type"])
     return str(fault["msg"]) if kind is None else f"must be {kind}"

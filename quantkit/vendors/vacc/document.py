@@ -1,4 +1,4 @@
-"""One vendor YAML file: its text, its plain data, and the line of each value."""
+"""A vendor YAML file: text, plain data, and the line of each value."""
 
 import codecs
 from collections.abc import Mapping
@@ -24,8 +24,8 @@ class Document:
         where: name of the file, for messages.
         data: plain Python values: dict, list, str, int, float, bool, None. Keys are text.
         lines: line of each key and item by its path, counted from 1.
-        encoding: how the bytes were read.
-        repeated: keys that stand more than once in their section; their last value is in ``data``.
+        encoding: encoding of the file.
+        repeated: keys that occur more than once in their section; their last value is in ``data``.
     """
 
     text: str
@@ -40,7 +40,7 @@ class Document:
         """Parse YAML text.
 
         Raises:
-            YamlError: the text is no YAML, or holds something that is refused (`yaml_nodes`).
+            YamlError: the text is not YAML, or has constructs that are rejected (`yaml_nodes`).
         """
         try:
             parsed = parse(text)
@@ -53,10 +53,10 @@ class Document:
 
     @classmethod
     def load(cls, path: Path) -> "Document":
-        """Read a file: UTF-8, UTF-16 with a mark, else GB 18030 (where Chinese comments come from), else Latin-1.
+        """Read a file: UTF-8, UTF-16 with a byte order mark, else GB 18030 (for Chinese comments), else Latin-1.
 
         Raises:
-            YamlError: the file cannot be read or is no YAML.
+            YamlError: the file cannot be read or is not YAML.
         """
         try:
             content = path.read_bytes()
@@ -67,13 +67,13 @@ class Document:
         return cls.parse(text.replace("\r\n", "\n"), path, encoding=encoding)
 
     def line_of(self, path: KeyPath) -> int | None:
-        """Return the line of a value, or of the nearest value around it."""
+        """Return the line of a value, or of the nearest enclosing value."""
         while path and path not in self.lines:
             path = path[:-1]
         return self.lines.get(path)
 
     def get(self, path: str | KeyPath) -> Any:
-        """Return a value by its dotted path, or None where there is none."""
+        """Return a value by its dotted path, or None if there is none."""
         value = self.data
         for step in self._steps(path):
             if isinstance(value, dict):
@@ -85,7 +85,7 @@ class Document:
         return value
 
     def _steps(self, path: str | KeyPath) -> KeyPath:
-        """Split a dotted path; where a key itself holds dots, the longest key that exists is taken."""
+        """Split a dotted path; if keys contain dots, the longest existing key is used."""
         if not isinstance(path, str):
             return path
         parts, value = path.split("."), self.data

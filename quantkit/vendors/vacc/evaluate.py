@@ -1,9 +1,9 @@
-"""Accuracy of the card's answers, and the text file that the vendor's own evaluation reads.
+"""Accuracy of the card's results, and the text file for the vendor's evaluation.
 
-The vendor's ``eval_topk.py`` compares names, not class indices: it looks up ImageNet's name of the folder that an image
-is in, a WordNet id, and searches it among the names of the answers. Two classes of one name (crane) are one class
-to it, and a class whose name is spelled otherwise in the list of names (class 480 in the vendor's ``imagenet.txt``) is
-never right. `DeviceAccuracy.vendor_notes` says where its figures differ for that reason.
+The vendor's ``eval_topk.py`` compares names, not class indices: it looks up ImageNet's name of an image's folder, a
+WordNet id, and searches it in the names of the predicted classes. Two classes with the same name (crane) are one class,
+and a class with another spelling in the list of names (class 480 in the vendor's ``imagenet.txt``) is never correct.
+`DeviceAccuracy.vendor_notes` reports the resulting differences.
 """
 
 import contextlib
@@ -24,14 +24,14 @@ _RATES = re.compile(r"top1_rate:\s*(?P<top1>\d+(?:\.\d+)?)[^\d.]+?top5_rate:\s*(
 
 @dataclass(frozen=True)
 class NamedAccuracy:
-    """How often the card is right where class names are compared, as the vendor's ``eval_topk`` does.
+    """Accuracy of the card by class names, as in the vendor's ``eval_topk``.
 
     Attributes:
-        images: images whose folder is a WordNet id of ImageNet-1k; others end ``eval_topk`` with an error.
-        top1: images whose best class has the name of the true one.
-        top5: images among whose five best classes one has that name.
-        misspelt: images by class that are right (top-5) by class index and not by name.
-        shared: images by name that are right (top-5) by name and not by class index.
+        images: number of images in folders with WordNet ids of ImageNet-1k; ``eval_topk`` fails on others.
+        top1: number of images whose top class has the name of the true one.
+        top5: number of images with this name among the top five classes.
+        misspelt: images by class that are correct (top-5) by class index, but not by name.
+        shared: images by name that are correct (top-5) by name, but not by class index.
     """
 
     images: int = 0
@@ -59,15 +59,15 @@ class NamedAccuracy:
 
 @dataclass(frozen=True)
 class DeviceAccuracy:
-    """How often the card is right.
+    """Accuracy of the card.
 
     Attributes:
-        images: images evaluated.
-        top1: images whose best class is the true one.
-        top5: images whose true class is among the five best.
+        images: number of evaluated images.
+        top1: number of images with the true class first.
+        top5: number of images with the true class among the first five.
         faults: files that could not be read.
-        named: the same by class names.
-        notes: where the class names are not ImageNet's, or not those of the text file.
+        named: accuracy by class names.
+        notes: differences of the class names from ImageNet's, or from the text file.
     """
 
     images: int
@@ -104,18 +104,18 @@ class DeviceAccuracy:
         return _rates_line(self.top1, self.top5, self.images)
 
     def vendor_notes(self) -> tuple[str, ...]:
-        """Return what the vendor's ``eval_topk`` prints of these answers, and why, where that is something else."""
+        """Return the figures of the vendor's ``eval_topk`` with the reasons, if they differ."""
         named = self.named
         if named.images != self.images or (named.top1, named.top5) == (self.top1, self.top5):
             return ()
         printed = _rates_line(named.top1, named.top5, named.images)
         notes = [f"the vendor's eval_topk compares class names, not indices, and prints {printed}"]
         notes += [
-            f"eval_topk never counts class {label} as right, its name is spelled otherwise: {_images(count)} of it here"
+            f"eval_topk never counts class {label} as correct, its name is spelled differently: {_images(count)} here"
             for label, count in sorted(named.misspelt.items())
         ]
         notes += [
-            f"eval_topk takes all classes called {name!r} for one: {_images(count)} of another class here"
+            f"eval_topk treats all classes named {name!r} as one: {_images(count)} of another class here"
             for name, count in sorted(named.shared.items())
         ]
         return tuple(notes)
@@ -129,18 +129,18 @@ def evaluate(
     skip_damaged: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> DeviceAccuracy:
-    """Evaluate the card's answers one by one, and write them as text.
+    """Evaluate the card's results one by one, and write them as text.
 
     Args:
-        outputs: of `quantkit.vendors.vacc.results.pair_outputs`.
-        classes: of `quantkit.vendors.vacc.results.read_classes`.
-        text: where to write the text file, whole or not at all; none is written without.
-        skip_damaged: evaluate the other answers where some cannot be read.
+        outputs: from `quantkit.vendors.vacc.results.pair_outputs`.
+        classes: from `quantkit.vendors.vacc.results.read_classes`.
+        text: text file to write atomically; None for none.
+        skip_damaged: skip results that cannot be read.
         progress: called with the number of images done and their total.
 
     Raises:
-        VendorFileError: answers cannot be read, by name, unless ``skip_damaged``.
-        LabelError: the truth of an image is not known.
+        VendorFileError: results cannot be read, unless ``skip_damaged``; the message has their names.
+        LabelError: the true class of an image is unknown.
         OutputError: the text file cannot be written.
     """
     with contextlib.ExitStack() as stack:
@@ -161,18 +161,18 @@ def evaluate(
 
 
 def read_relay_text(path: Path, labels: Path | None, run: int | None = None) -> DeviceAccuracy:
-    """Evaluate a text file of the vendor's form.
+    """Evaluate a text file in the vendor's format.
 
     Args:
         path: the file.
         labels: class names or labels (see `quantkit.vendors.vacc.results.read_classes`).
-        run: which run to evaluate where several were appended (see `quantkit.vendors.vacc.relay.read_relay`).
+        run: run to evaluate, if several were appended (see `quantkit.vendors.vacc.relay.read_relay`).
 
     Raises:
-        VendorFileError: a line is of another form, an image has fewer lines than others, or the file holds several runs
-            and ``run`` does not say which to take.
+        VendorFileError: a line has another format, an image has fewer lines than others, or the file has several runs
+            and ``run`` is not given.
         UsageError: there is no such run.
-        LabelError: the truth of an image is not known.
+        LabelError: the true class of an image is unknown.
     """
     answers = read_relay(path, run)
     outputs = [DeviceOutput(Path(answer.path), answer.path) for answer in answers]
@@ -186,7 +186,7 @@ def read_relay_text(path: Path, labels: Path | None, run: int | None = None) -> 
         other |= _names_that_differ(ranking, classes)
     if other and classes.names is not None:
         index, name = min(other.items())
-        expected = classes.names[index] if index < len(classes.names) else "not there"
+        expected = classes.names[index] if index < len(classes.names) else "missing"
         there = "ImageNet's list" if labels is None else labels
         note = f"{path} was written with other class names: class {index} is {name!r} there and {expected!r} in {there}"
         accuracy = replace(accuracy, notes=(*accuracy.notes, note))
@@ -194,7 +194,7 @@ def read_relay_text(path: Path, labels: Path | None, run: int | None = None) -> 
 
 
 def is_relay_text(path: Path) -> bool:
-    """Return whether a text file holds the card's answers in the vendor's form, by its first line.
+    """Return whether a text file contains results in the vendor's format, by its first line.
 
     Raises:
         VendorFileError: the file cannot be read.
@@ -203,19 +203,19 @@ def is_relay_text(path: Path) -> bool:
 
 
 def read_rates(path: Path) -> tuple[float, float]:
-    """Read top-1 and top-5 in percent from what the vendor's evaluation printed, of either age; the last there is.
+    """Read the last top-1 and top-5 in percent from the output of the vendor's evaluation, in either format.
 
     Raises:
-        VendorFileError: the file cannot be read, or holds no ``top1_rate: ... top5_rate: ...``.
+        VendorFileError: the file cannot be read, or has no ``top1_rate: ... top5_rate: ...``.
     """
     matches = [match for _, line in numbered_lines(path) for match in _RATES.finditer(line)]
     if not matches:
-        raise VendorFileError("neither answers of the card nor top1_rate and top5_rate", where=path)
+        raise VendorFileError("the file has neither results of the card nor top1_rate and top5_rate", where=path)
     return float(matches[-1]["top1"]), float(matches[-1]["top5"])
 
 
 def _names_that_differ(ranking: Ranking, classes: Classes) -> dict[int, str]:
-    """Return the classes of one answer that the file of class names calls otherwise."""
+    """Return the classes of a result with other names in the file of class names."""
     names = classes.names
     if names is None:
         return {}

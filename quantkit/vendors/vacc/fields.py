@@ -1,8 +1,8 @@
-"""The kinds of value a build file holds, and how a value of another kind is read where it can mean one thing only.
+"""Value types of build files, with lenient parsing of unambiguous values of other types.
 
-A file that is only read is read generously: ``get_data_num: "50"`` is fifty. When it is checked, with the validation
-context `CHECK`, the same value is an error of the type `READABLE`, which the checker reports as a warning that names
-the right spelling; what cannot be read at all is of the type `WRONG`.
+Reading is lenient: ``get_data_num: "50"`` is fifty. In a check, with the validation context `CHECK`, the same value is
+an error of the type `READABLE`, which the checker reports as a warning with the right notation; invalid values are of
+the type `WRONG`.
 """
 
 import math
@@ -22,7 +22,7 @@ _FLAG_WORDS = {"true": True, "yes": True, "on": True, "1": True, "false": False,
 
 
 class YamlSection(BaseModel):
-    """A section of a build file: its known keys are fields, and other keys are kept as they are."""
+    """A section of a build file: known keys are fields, and other keys are kept unchanged."""
 
     model_config = ConfigDict(extra="allow", frozen=True, protected_namespaces=())
 
@@ -33,13 +33,13 @@ def _wrong(kind: str, value: Any) -> PydanticCustomError:
 
 def _readable(reading: Any, value: Any, check: bool) -> Any:
     if check:
-        message = f"is written {flow_text(reading)}, not {_shown(value)}"
+        message = f"should be {flow_text(reading)}, not {_shown(value)}"
         raise PydanticCustomError(READABLE, "{message}", {"message": message})
     return reading
 
 
 def _shown(value: Any) -> str:
-    """Return a value as it would stand in the file, in quotes where it is text, cut short."""
+    """Return a value as in the file, truncated, with quotes around text."""
     text = f'"{value}"' if isinstance(value, str) else flow_text(value)
     return text if len(text) <= 60 else text[:57] + "..."
 
@@ -53,7 +53,7 @@ def _text(value: Any, check: bool) -> Any:
 
 
 def _texts(value: Any, check: bool) -> Any:
-    """One text, or several by place or by name: a model of two files, folders of two inputs."""
+    """Parse one text, or several by position or name, such as a model with two files, or folders of two inputs."""
     several = value.values() if isinstance(value, dict) else value if isinstance(value, list) else None
     if several is not None and all(isinstance(item, str) for item in several):
         return value
@@ -115,7 +115,7 @@ def _fraction(value: Any, check: bool) -> Any:
 
 
 def _items(value: Any, check: bool, item: Callable[[Any, bool], Any], kind: str) -> Any:
-    """Read a list; one value, or a text with commas, can mean a list of its own only."""
+    """Parse a list; a single value, or a text with commas, is accepted as a list."""
     if value is None:
         return None
     if isinstance(value, list):
@@ -183,7 +183,7 @@ def _closed_size(value: Any, check: bool) -> Any:
 
 
 def _shape(value: Any, check: bool) -> Any:
-    """A list of dimensions, or of such lists (least and greatest of a dynamic shape); a word is a free dimension."""
+    """Parse a list of dimensions, or of such lists (bounds of a dynamic shape); a word is a free dimension."""
     if isinstance(value, list) and all(isinstance(item, list) for item in value):
         for item in value:
             _shape(item, check)

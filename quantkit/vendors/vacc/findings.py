@@ -1,10 +1,10 @@
-"""What a check finds, and which known word a misspelt one was meant to be."""
+"""Findings of a check, and suggestions for misspelt words."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
-# From here on (0 to 1) an unknown word is like enough to a known one to name it.
+# Minimum similarity (0 to 1) of a known word to suggest it.
 ALIKE = 0.75
 
 Severity = Literal["error", "warning", "note"]
@@ -12,15 +12,15 @@ Severity = Literal["error", "warning", "note"]
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing found in a file.
+    """A finding in a file.
 
     Attributes:
-        severity: ``error``: the build fails or does something else than the file says; ``warning``: look at it;
-            ``note``: what was not checked, and why.
-        line: counted from 1, where there is one.
-        key: dotted path of the value concerned, empty for the whole file.
-        message: what is wrong, in one sentence.
-        fix: what to do about it.
+        severity: ``error``: the build fails or differs from the file; ``warning``: a suspected fault; ``note``: what
+            was not checked, and why.
+        line: line number from 1, if there is one.
+        key: dotted path of the value concerned, empty for the file.
+        message: the fault, in one sentence.
+        fix: how to fix it.
     """
 
     severity: Severity
@@ -35,10 +35,10 @@ class Finding:
 
 
 def misspelt(word: str, known: Iterable[str]) -> str | None:
-    """Return the known word that ``word`` is a slip of the pen of, or None.
+    """Return the known word that ``word`` is a misspelling of, or None.
 
-    A slip is one edit (two from eight letters on) of a letter: inserted, left out, exchanged, or swapped with its
-    neighbour. Words that differ only in their digits (int4, int8) are different words.
+    A misspelling has one edit (two from eight letters on): an inserted, missing, replaced or transposed letter. Words
+    that differ only in their digits (int4, int8) are different words.
     """
     best: tuple[int, str] | None = None
     plain = _plain(word)
@@ -56,9 +56,9 @@ def misspelt(word: str, known: Iterable[str]) -> str | None:
 def abbreviated(word: str, known: Iterable[str]) -> str | None:
     """Return the known key that ``word`` abbreviates, or None.
 
-    ``calib_mode`` and ``skip_layers`` abbreviate ``calibrate_mode`` and ``skip_conv_layers``: each of their words, two
-    or more, begins a word of the key, in the same order, and the key has at most twice as many. Words that are only
-    similar (``nsamples``, ``sampler``) are different keys.
+    ``calib_mode`` and ``skip_layers`` abbreviate ``calibrate_mode`` and ``skip_conv_layers``: each of two or more words
+    is a prefix of a word of the key, in the same order, and the key has at most twice as many words. Words that are
+    only similar (``nsamples``, ``sampler``) are different keys.
     """
     parts = _plain(word).split("_")
     for candidate in known:
@@ -76,7 +76,7 @@ def _begins_in_order(parts: list[str], others: list[str]) -> bool:
 def edit_distance(a: str, b: str) -> int:
     """Return the number of edits between two words.
 
-    Optimal string alignment: insertions, deletions, substitutions and swaps of neighbours, each letter edited once
+    Optimal string alignment: insertions, deletions, substitutions and transpositions, each letter edited once
     (Damerau, Communications of the ACM 7:171-176, 1964).
     """
     before: list[int] = []

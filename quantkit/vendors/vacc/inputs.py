@@ -1,8 +1,8 @@
-"""Images for the card's runner: un-resized pixels as ``.npz`` files, and the list of them.
+"""Inputs of the card's runner: un-resized pixels as ``.npz`` files, and the datalist.
 
 ``vamp`` reads uint8 ``[3, H, W]`` RGB under the key ``input_0`` and runs the card's own preprocessing on it. The folder
-of each file identifies its class, which is how the evaluation knows the truth: the vendor's ``eval_topk`` looks a
-WordNet id up. The vendor's ``image2npz`` decodes with OpenCV, which applies the EXIF orientation; here it is a choice.
+of each file identifies the true class for the evaluation: the vendor's ``eval_topk`` looks up a WordNet id. The
+vendor's ``image2npz`` decodes with OpenCV, which applies the EXIF orientation; here it is optional.
 """
 
 import io
@@ -32,7 +32,7 @@ _IMAGENET_VALIDATION = "ILSVRC2012_val_"
 
 @dataclass(frozen=True)
 class InputFile:
-    """One image and the file it becomes.
+    """An image and its output file.
 
     Attributes:
         image: the image file.
@@ -45,13 +45,13 @@ class InputFile:
 
 @dataclass(frozen=True)
 class InputsReport:
-    """What became of the images.
+    """Result of writing inputs.
 
     Attributes:
-        files: every file that is there now, in the order of the datalist.
-        written: how many were written by this run; the others were there.
-        broken: images that cannot be decoded; they are not among the files.
-        turned: images whose EXIF orientation is not upright, applied or not.
+        files: all existing files, in the order of the datalist.
+        written: number of files written by this run; the others existed.
+        broken: images that cannot be decoded; they are not in ``files``.
+        turned: number of images with a non-default EXIF orientation, applied or not.
     """
 
     files: tuple[InputFile, ...]
@@ -61,13 +61,13 @@ class InputsReport:
 
 
 def plan_inputs(found: ImageSource, out: Path) -> tuple[InputFile, ...]:
-    """Return the file that each labelled image becomes: ``out/CLASS/NAME.npz``, in the order of the images' names.
+    """Return the output file of each labelled image, ``out/CLASS/NAME.npz``, in the order of the images' names.
 
-    The class folder is the WordNet id for ImageNet-1k, else the image's own class folder, as the vendor's ``image2npz``
-    has it, else the class index. Class names are never folders: two classes can share one, and some are no folder name.
+    The class folder is the WordNet id for ImageNet-1k, else the image's own class folder, as in the vendor's
+    ``image2npz``, else the class index. Class names are never folders: they need not be unique or valid folder names.
 
     Raises:
-        CalibrationSetError: two images would become the same file, or a name holds a line break.
+        CalibrationSetError: two images would have the same file, or a name contains a line break.
     """
     files: dict[Path, ImageItem] = {}
     for item, folder in zip(found.items, _class_folders(found), strict=True):
@@ -75,10 +75,10 @@ def plan_inputs(found: ImageSource, out: Path) -> tuple[InputFile, ...]:
         npz = out / folder / f"{PurePosixPath(name).stem}.npz"
         if npz in files:
             raise CalibrationSetError(
-                f"{files[npz].id} and {name} would both become {npz}", where=found.root, fix="rename one of them"
+                f"{files[npz].id} and {name} would both be written to {npz}", where=found.root, fix="rename one of them"
             )
         if len(str(npz).splitlines()) != 1:
-            raise CalibrationSetError("a name with a line break cannot stand in a datalist", where=repr(name))
+            raise CalibrationSetError("a datalist cannot contain a name with a line break", where=repr(name))
         files[npz] = item
     return tuple(InputFile(item, npz) for npz, item in files.items())
 
@@ -90,15 +90,15 @@ def write_inputs(
     workers: int | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> InputsReport:
-    """Write every file that is not there yet, on threads. An interrupted run goes on where it stopped.
+    """Write all missing files, on threads. Resumable.
 
-    A file stays if it is whole, has the size of its image, and is not older than it. Images with an EXIF orientation
-    are always written again: their size does not tell whether it was applied.
+    A file is kept if it is complete, has the size of its image, and is not older. Images with an EXIF orientation are
+    always written again, because the size does not show whether it was applied.
 
     Args:
-        files: of `plan_inputs`.
+        files: from `plan_inputs`.
         exif: apply the EXIF orientation, as OpenCV does.
-        workers: number of threads; as many as there are processors when absent.
+        workers: number of threads; one per processor by default.
         progress: called with the number of images done and their total.
 
     Raises:
@@ -124,7 +124,7 @@ def write_inputs(
 
 
 def write_datalist(path: Path, files: Iterable[InputFile]) -> None:
-    """Write the absolute paths of the files, one a line.
+    """Write the absolute paths of the files, one per line.
 
     Raises:
         OutputError: the list cannot be written.
@@ -149,7 +149,7 @@ def _check_imagenet_labels(found: ImageSource, classes: int) -> None:
     greatest = int(found.labels.max())
     if greatest >= classes:
         raise LabelError(
-            f"the labels go up to {greatest} and ImageNet has {classes} classes, counted from 0",
+            f"the labels go up to {greatest}, and ImageNet has {classes} classes, counted from 0",
             where=found.root,
             fix="give labels that count from 0",
         )
@@ -161,7 +161,7 @@ def _is_imagenet(name: str) -> bool:
 
 def _remove_remains(folder: Path) -> None:
     for remains in folder.glob(f".*{TEMPORARY_SUFFIX}"):
-        remains.unlink(missing_ok=True)  # of a run that was killed
+        remains.unlink(missing_ok=True)  # left by a killed run
 
 
 @dataclass(frozen=True)
@@ -174,7 +174,7 @@ class _Outcome:
 
 @dataclass(frozen=True)
 class _Header:
-    """What the first bytes of an image tell: its size as it is stored, and whether it has an EXIF orientation."""
+    """Header of an image: stored size, and whether it has an EXIF orientation."""
 
     height: int
     width: int
@@ -182,7 +182,7 @@ class _Header:
 
 
 def _write_one(decode: Decode, file: InputFile) -> _Outcome | ImageError:
-    """Return whether the file was written, or why it cannot be."""
+    """Return the outcome, or the error."""
     header = _header(file.image)
     turned = header is not None and header.turned
     if header is not None and not turned and _is_current(file, header):
@@ -191,17 +191,17 @@ def _write_one(decode: Decode, file: InputFile) -> _Outcome | ImageError:
         pixels = decode_image(file.image, decode).pixels
     except ImageError as error:
         return error
-    # Not synced one by one: after a power failure the next run finds what is not whole.
+    # Not synced individually: after a power failure the next run detects incomplete files.
     write_npz(file.npz, {INPUT_KEY: np.ascontiguousarray(pixels.transpose(2, 0, 1))}, durable=False)
     return _Outcome(written=True, turned=turned)
 
 
 def _header(item: ImageItem) -> _Header | None:
-    """Return what an image's header tells, or None where it cannot be read; decoding says why."""
+    """Return the header of an image, or None if it cannot be read; decoding reports the error."""
     try:
         with Image.open(item.path if isinstance(item, FileItem) else io.BytesIO(encoded(item))) as image:
             return _Header(image.height, image.width, exif_orientation(image) != 1)
-    except Exception:  # pillow's readers raise whatever a damaged file leads them to
+    except Exception:  # pillow's readers raise any class for a damaged file
         return None
 
 

@@ -1,8 +1,8 @@
-"""The vendor's preprocessing operations, and what they mean as a `Pipeline` of ours, either way.
+"""Conversion between the vendor's preprocessing operations and a `Pipeline`.
 
-Where the two cannot say the same, the nearest is taken and a note says what is lost. What no file or note of the
-vendor states is inferred, and said so here: pixels are decoded to RGB, the default ``backend`` samples as OpenCV does
-(no antialias), and ``ToTensor`` only reorders, since ``Normalize`` has the division by 255.
+If there is no exact equivalent, the nearest one is used with a note. The following is inferred, because the vendor does
+not document it: pixels are decoded to RGB, the default ``backend`` samples as OpenCV (no antialias), and ``ToTensor``
+only reorders, since ``Normalize`` includes the division by 255.
 """
 
 from dataclasses import dataclass
@@ -34,7 +34,7 @@ class DecodeImageOp(YamlSection):
 
 
 class ResizeOp(YamlSection):
-    """``Resize``: ``[height, width]`` squashes; ``[side, -1]`` with ``adaptive_side`` keeps the aspect."""
+    """``Resize``: ``[height, width]`` ignores the aspect; ``[side, -1]`` with ``adaptive_side`` keeps it."""
 
     type: Text = None
     size: Size = None
@@ -59,7 +59,7 @@ class PadOp(YamlSection):
 
 
 class CvtColorOp(YamlSection):
-    """``CvtColor``: an OpenCV code, counted from RGB."""
+    """``CvtColor``: an OpenCV code, starting from RGB."""
 
     type: Text = None
     code: Text = None
@@ -73,7 +73,7 @@ class ChannelSplitOp(YamlSection):
 
 
 class NormalizeOp(YamlSection):
-    """``Normalize``: ``(x / 255 - mean) / std``, or without the division where ``div255`` is false."""
+    """``Normalize``: ``(x / 255 - mean) / std``, without the division if ``div255`` is false."""
 
     type: Text = None
     div255: Flag = None
@@ -89,7 +89,7 @@ class ToTensorOp(YamlSection):
 
 
 class CustomFuncOp(YamlSection):
-    """``CustomFunc``: the vendor's tools import and call it; quantkit never does."""
+    """``CustomFunc``: the vendor's tools import and call it; quantkit does not."""
 
     type: Text = None
     module_path: Text = None
@@ -113,11 +113,11 @@ OPS: dict[str, type[YamlSection]] = {
 
 @dataclass(frozen=True)
 class PipelineReading:
-    """What a list of vendor operations means.
+    """A list of vendor operations as a pipeline.
 
     Attributes:
-        pipeline: the same as a pipeline, or None where it has no equal.
-        notes: what was inferred, and why there is no pipeline.
+        pipeline: the equivalent pipeline, or None.
+        notes: what was inferred, or why there is no pipeline.
     """
 
     pipeline: Pipeline | None
@@ -129,8 +129,8 @@ class OpsWriting:
     """A pipeline as vendor operations.
 
     Attributes:
-        ops: the operations as they stand in the file.
-        notes: where the file says less, or something else, than the pipeline.
+        ops: the operations as in the file.
+        notes: differences from the pipeline.
     """
 
     ops: tuple[dict[str, Any], ...]
@@ -138,7 +138,7 @@ class OpsWriting:
 
 
 def pipeline_from_ops(ops: list[dict[str, Any]]) -> PipelineReading:
-    """Return the pipeline that ``process_ops`` or ``transform_ops`` describe."""
+    """Return the pipeline of ``process_ops`` or ``transform_ops``."""
     reader = _Reader()
     for op in ops:
         reader.read(op)
@@ -146,7 +146,7 @@ def pipeline_from_ops(ops: list[dict[str, Any]]) -> PipelineReading:
 
 
 class _Reader:
-    """Gathers a pipeline operation by operation."""
+    """Builds a pipeline operation by operation."""
 
     def __init__(self) -> None:
         self._mode: str = "RGB"
@@ -174,13 +174,13 @@ class _Reader:
                 self._geometry.append(CenterCrop(size=(height, width)))
             case PadOp(pad_to_square=True):
                 self._geometry.append(Pad())
-                self._note("Pad: where the picture lies in the square is not known; read as in the middle")
+                self._note("Pad: the position of the image in the square is not known; centered is assumed")
             case NormalizeOp():
                 self._normalization(typed)
             case ToTensorOp():
                 pass
             case _:
-                self._refuse(f"{name} has no equal in a pipeline")
+                self._refuse(f"{name} has no equivalent in a pipeline")
 
     def result(self) -> PipelineReading:
         if self._possible:
@@ -204,13 +204,13 @@ class _Reader:
         elif source == self._mode == "RGB" and target == "GRAY":
             self._mode = "L"
         else:
-            self._refuse(f"CvtColor {code} has no equal in a pipeline that decodes to {self._mode}")
+            self._refuse(f"CvtColor {code} has no equivalent in a pipeline that decodes to {self._mode}")
 
     def _resize(self, op: ResizeOp) -> None:
         interpolation = _interpolation(op.interpolation)
         antialias = str(op.backend).lower() in ("pillow", "pil")
         if interpolation is None:
-            self._refuse(f"Resize: the interpolation {op.interpolation} is not known")
+            self._refuse(f"Resize: the interpolation {op.interpolation} is unknown")
         elif op.size is None:
             self._refuse("Resize has no size")
         elif -1 not in op.size and op.adaptive_side is None:
@@ -218,19 +218,19 @@ class _Reader:
             self._geometry.append(Resize(size=size, interpolation=interpolation, antialias=antialias))
         elif op.adaptive_side == "short" and -1 in op.size:
             self._geometry.append(Resize(size=max(op.size), interpolation=interpolation, antialias=antialias))
-            self._note("Resize: adaptive_side short is read as the shorter side")
+            self._note("Resize: adaptive_side short is interpreted as the shorter side")
         else:
-            self._refuse("Resize keeps the aspect by the longer side, which no operation of a pipeline does")
+            self._refuse("Resize keeps the aspect by the longer side, which a pipeline does not support")
 
     def _normalization(self, op: NormalizeOp) -> None:
-        # Absent means true: the zoo's files give means below 1 and leave it out; null is read as false, as Python does.
+        # The default is true: the zoo's files omit it and have means below 1; null is treated as false, as in Python.
         divide = op.div255 is not False if "div255" in op.model_fields_set else True
         if "div255" in op.model_fields_set and op.div255 is None:
             divide = False
-            self._note("Normalize: div255 without a value is read as false")
+            self._note("Normalize: div255 without a value is treated as false")
         self._divisor = 255.0 if divide else 1.0
         if op.norm_type not in (None, "None"):
-            self._note(f"Normalize: what norm_type {op.norm_type} changes is not known")
+            self._note(f"Normalize: the effect of norm_type {op.norm_type} is not known")
         if op.mean is None and op.std is None:
             return
         channels = len(op.mean if op.mean is not None else op.std or ())
@@ -243,7 +243,7 @@ class _Reader:
 
 
 def _interpolation(value: object) -> Interpolation | None:
-    """Return pillow's name of an interpolation: of our own words, of cv2.INTER_ and of PIL.Image."""
+    """Return pillow's name of an interpolation, given by the name in quantkit, cv2.INTER_ or PIL.Image."""
     if value is None:
         return "bilinear"
     word = str(value).lower().rpartition(".")[2].removeprefix("inter_")
@@ -262,11 +262,11 @@ def ops_from_pipeline(pipeline: Pipeline) -> OpsWriting:
             case Decode():
                 ops += _decode_ops(op)
                 if op.mode.endswith("A"):
-                    notes.append(f"the vendor's DecodeImage has no alpha: give npz calibration data for {op.mode}")
+                    notes.append(f"the vendor's DecodeImage has no alpha: use npz calibration data for {op.mode}")
                 if op.exif:
                     notes.append(
-                        "DecodeImage cannot say that the EXIF orientation is applied (OpenCV applies it); to be sure, "
-                        "turn the pictures themselves"
+                        "DecodeImage has no option for the EXIF orientation (OpenCV applies it); to be sure, "
+                        "rotate the images"
                     )
             case Resize():
                 ops.append(_resize_op(op, notes))
@@ -275,9 +275,9 @@ def ops_from_pipeline(pipeline: Pipeline) -> OpsWriting:
             case Pad(value=value):
                 ops.append({"type": "Pad", "pad_to_square": True})
                 if value:
-                    notes.append(f"Pad: the value {value} cannot be said; the vendor's own is not known")
+                    notes.append(f"Pad: the value {value} cannot be expressed; the vendor's value is not known")
             case EvenSides():
-                notes.append("even_sides cannot be said: the vendor's runtime script does it, its compiler does not")
+                notes.append("even_sides cannot be expressed: only the vendor's runtime script does it")
             case ToTensor():
                 divisor = op.divisor
             case Normalize():
@@ -298,20 +298,20 @@ def _resize_op(op: Resize, notes: list[str]) -> dict[str, Any]:
     size = op.size if isinstance(op.size, tuple) else (op.size, op.size)
     if isinstance(op.size, int):
         notes.append(
-            f"Resize {op.size} keeps the aspect here and [{op.size}, {op.size}] squashes there; "
-            "npz calibration data (suffix: npz) would keep this pipeline's own pixels"
+            f"Resize {op.size} keeps the aspect here, and [{op.size}, {op.size}] does not; "
+            "npz calibration data (suffix: npz) would have the pixels of this pipeline"
         )
     written: dict[str, Any] = {"type": "Resize", "size": list(size)}
     if op.interpolation != "bilinear":
         written["interpolation"] = op.interpolation
-        notes.append(f"Resize: the vendor's word for {op.interpolation} is not known; look at it")
+        notes.append(f"Resize: the vendor's name of {op.interpolation} is not known; check it")
     if op.antialias:
         written["backend"] = "pillow"
     return written
 
 
 def _normalize_op(divisor: float, normalize: Normalize | None, channels: int) -> dict[str, Any]:
-    """Return ``Normalize``; a divisor that is neither 1 nor 255 goes into mean and std: (x/d - m)/s = (x - md)/(sd)."""
+    """Return ``Normalize``; other divisors than 1 and 255 are folded into mean and std: (x/d - m)/s = (x - md)/(sd)."""
     if normalize is None and divisor == 255.0:
         return {"type": "Normalize", "div255": True, "norm_type": None}
     mean = normalize.mean if normalize is not None else (0.0,) * channels

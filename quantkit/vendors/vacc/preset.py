@@ -1,4 +1,4 @@
-"""Preprocessing from the vendor's own files: the operations of a build file, or a ``vdsp_params.json``."""
+"""Preprocessing from the vendor's files: the operations of a build file, or a ``vdsp_params.json``."""
 
 from pathlib import Path
 from typing import NamedTuple
@@ -14,11 +14,11 @@ _OPS_FIX = "write the preprocessing as a YAML file with ops"
 
 
 class VendorPreset(NamedTuple):
-    """The preprocessing of a file of the vendor's.
+    """The preprocessing of a vendor file.
 
     Attributes:
         pipeline: the preprocessing.
-        notes: what was inferred on the way.
+        notes: what was inferred.
     """
 
     pipeline: Pipeline
@@ -30,7 +30,7 @@ def preset_of_build_file(path: Path) -> VendorPreset:
 
     Raises:
         VendorFileError: the file cannot be read as a build file.
-        ConfigError: it has no operations, or some that no pipeline has.
+        ConfigError: it has no operations, or some without an equivalent in a pipeline.
     """
     data = read_spec(Document.load(path)).data
     if data is None or not data.ops:
@@ -44,11 +44,11 @@ def preset_of_build_file(path: Path) -> VendorPreset:
 
 
 def preset_of_vdsp(path: Path) -> VendorPreset:
-    """Return the preprocessing of a ``vdsp_params.json``, mean and std as they were before half precision.
+    """Return the preprocessing of a ``vdsp_params.json``, with mean and std before rounding to half precision.
 
     Raises:
         VendorFileError: the file cannot be read as vdsp_params.
-        ConfigError: the fused operation is none that a pipeline has, or the file gives no sizes.
+        ConfigError: the fused operation has no equivalent in a pipeline, or the file has no sizes.
     """
     params = load_vdsp(path)
     reading = recognise(params)
@@ -56,7 +56,7 @@ def preset_of_vdsp(path: Path) -> VendorPreset:
         raise _no_pipeline(path, reading.notes)
     if not _has_sizes(params):
         raise ConfigError(
-            "the file gives no sizes (OimageHeight, OimageWidth): vamp sets them when it runs the model",
+            "the file has no sizes (OimageHeight, OimageWidth): vamp sets them when it runs the model",
             where=path,
             fix="add them to a copy of the file, or " + _OPS_FIX,
         )
@@ -68,4 +68,4 @@ def _has_sizes(params: VdspParams) -> bool:
 
 
 def _no_pipeline(path: Path, notes: tuple[str, ...]) -> ConfigError:
-    return ConfigError(f"its preprocessing is none of quantkit's: {'; '.join(notes)}", where=path, fix=_OPS_FIX)
+    return ConfigError(f"its preprocessing is not supported: {'; '.join(notes)}", where=path, fix=_OPS_FIX)

@@ -1,7 +1,8 @@
-"""The vendor's text file of answers: five lines an image, and possibly several runs, one appended to the other.
+"""The vendor's text file of results: five lines per image, possibly of several appended runs.
 
-``vamp_npz_decode.py`` writes the file anew; ``classification.py``, which runs the model on pictures, appends to what is
-there. A line is ``PATH: Relay top-K id: I, prob: P, class name: NAME``.
+``vamp_npz_decode.py`` overwrites the file; ``classification.py``, which runs the model on images, appends to it. A line
+is
+``PATH: Relay top-K id: I, prob: P, class name: NAME``.
 """
 
 import re
@@ -22,9 +23,9 @@ class RelayAnswer:
     """The lines of one image.
 
     Attributes:
-        path: of the image or its ``.npz``.
+        path: path of the image or its ``.npz``.
         classes: class indices, best first.
-        names: their names as they are written.
+        names: their names in the file.
         line: number of the first line, from 1.
     """
 
@@ -35,15 +36,15 @@ class RelayAnswer:
 
 
 def read_relay(path: Path, run: int | None = None) -> tuple[RelayAnswer, ...]:
-    """Read the answers of one run.
+    """Read the results of one run.
 
     Args:
         path: the file.
-        run: which run to read where several were appended, counted from 1; negative numbers count from the end.
+        run: run to read if several were appended, from 1; negative numbers count from the end.
 
     Raises:
-        VendorFileError: a line is of another form; an image has fewer lines than others; the file holds several runs
-            and ``run`` is None, or they cannot be told apart.
+        VendorFileError: a line has another format; an image has fewer lines than others; the file has several runs and
+            ``run`` is None, or they cannot be separated.
         UsageError: there is no such run.
     """
     answers = list(_answers(path))
@@ -55,7 +56,7 @@ def read_relay(path: Path, run: int | None = None) -> tuple[RelayAnswer, ...]:
     if run is None and len(runs) > 1:
         sizes = ", ".join(str(len(one)) for one in runs)
         raise VendorFileError(
-            f"it holds {len(runs)} runs, appended one after the other (of {sizes} images)",
+            f"it has {len(runs)} appended runs (of {sizes} images)",
             where=path,
             fix=f"give --text-run, 1 to {len(runs)} or -1 for the last",
         )
@@ -63,13 +64,13 @@ def read_relay(path: Path, run: int | None = None) -> tuple[RelayAnswer, ...]:
     depth = max(len(answer.classes) for answer in answers)
     short = next((answer for answer in chosen if len(answer.classes) < depth), None)
     if short is not None:
-        fault = f"the image {short.path} has {len(short.classes)} lines where others have {depth}"
-        raise VendorFileError(fault, where=path, fix="was the file cut short?")
+        fault = f"the image {short.path} has {len(short.classes)} lines, and others have {depth}"
+        raise VendorFileError(fault, where=path, fix="the file may be truncated; write it again")
     return tuple(chosen)
 
 
 def is_relay(path: Path) -> bool:
-    """Return whether a text file holds answers, by its first line.
+    """Return whether a text file contains results, by its first line.
 
     Raises:
         VendorFileError: the file cannot be read.
@@ -79,7 +80,7 @@ def is_relay(path: Path) -> bool:
 
 
 def relay_lines(path: str, classes: Sequence[int], scores: Sequence[float], names: Sequence[str]) -> list[str]:
-    """Return the lines of one image; a class without a name is named by its index."""
+    """Return the lines of an image; the index is used as name of a class without a name."""
     return [
         f"{path}: Relay top-{place} id: {index}, prob: {score:.8f}, class name: {names[place] if names else index}\n"
         for place, (index, score) in enumerate(zip(classes, scores, strict=True))
@@ -87,7 +88,7 @@ def relay_lines(path: str, classes: Sequence[int], scores: Sequence[float], name
 
 
 def numbered_lines(path: Path) -> list[tuple[int, str]]:
-    """Return the lines of a text file that are not blank, with their numbers from 1.
+    """Return the non-blank lines of a text file with their numbers from 1.
 
     Raises:
         VendorFileError: the file cannot be read.
@@ -100,7 +101,7 @@ def numbered_lines(path: Path) -> list[tuple[int, str]]:
 
 
 def _answers(path: Path) -> Iterator[RelayAnswer]:
-    """Yield the lines of each image: as long as they name it and K does not start again."""
+    """Yield the lines of each image: consecutive lines with its path and increasing K."""
     image, places, ids, names, first = "", list[int](), list[int](), list[str](), 0
     for number, line in numbered_lines(path):
         match = _LINE.fullmatch(line)
@@ -123,7 +124,7 @@ def _answers(path: Path) -> Iterator[RelayAnswer]:
 
 
 def _runs(answers: Sequence[RelayAnswer]) -> list[list[RelayAnswer]]:
-    """Split answers where an image comes again: a run answers each image once."""
+    """Split results into runs at repeated images: a run has each image once."""
     runs: list[list[RelayAnswer]] = [[]]
     seen: set[str] = set()
     for answer in answers:
@@ -136,21 +137,21 @@ def _runs(answers: Sequence[RelayAnswer]) -> list[list[RelayAnswer]]:
 
 
 def _check_runs(path: Path, runs: Sequence[Sequence[RelayAnswer]]) -> None:
-    """Check that the runs are of the same images, or that shorter ones were ended early.
+    """Check that the runs have the same images, or that shorter ones ended early.
 
-    Otherwise the first images of a run may have been taken for the last of the run before.
+    Otherwise the first images of a run may have been assigned to the previous run.
 
     Raises:
-        VendorFileError: they are not.
+        VendorFileError: they have not.
     """
     orders = [[answer.path for answer in run] for run in runs]
     longest = max(orders, key=len)
     for order, run in zip(orders, runs, strict=True):
         if order != longest[: len(order)] and set(order) != set(longest):
             raise VendorFileError(
-                "runs over other images were appended to each other, and cannot be told apart",
+                "runs over different images were appended, and cannot be separated",
                 where=f"{path}:{run[0].line}",
-                fix="let each run write a file of its own",
+                fix="write each run to a separate file",
             )
 
 

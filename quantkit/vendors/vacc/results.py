@@ -1,6 +1,6 @@
-"""What the card answered: output files paired with the datalist, class scores, and the truth.
+"""Results of the card: output files paired with the datalist, class scores, and true classes.
 
-``vamp --datalist L --path_output DIR`` writes one ``.npz`` a line of the list, the class scores under ``output_0``.
+``vamp --datalist L --path_output DIR`` writes one ``.npz`` per line of the list, with the class scores as ``output_0``.
 """
 
 import re
@@ -29,26 +29,26 @@ _TRUTH_LINE = re.compile(r"(\S+)\s+(\d{1,12})")
 
 @dataclass(frozen=True)
 class DeviceOutput:
-    """One output file and the line of the datalist that it answers."""
+    """An output file with its line of the datalist."""
 
     path: Path
     line: str
 
     @property
     def name(self) -> str:
-        """The image as ``CLASS/NAME``, without a suffix."""
+        """The image as ``CLASS/NAME`` without a suffix."""
         return str(PurePosixPath(*PurePosixPath(self.line).parts[-2:]).with_suffix(""))
 
 
 @dataclass(frozen=True)
 class Classes:
-    """The classes of the answers.
+    """The classes of results.
 
     Attributes:
-        names: of each class, in class-index order; None where only the truth of each image is known.
-        truth: class index by image name without suffix, with its folder and, where that is unambiguous, without; from a
-            label file. None where folders tell it.
-        notes: where the names disagree with the classes of ImageNet-1k.
+        names: class names in class-index order; None if only the true class of each image is known.
+        truth: class index by image name without suffix, with its folder and, if unambiguous, without; from a label
+            file. None if folders are the classes.
+        notes: differences of the names from the classes of ImageNet-1k.
     """
 
     names: tuple[str, ...] | None
@@ -58,14 +58,14 @@ class Classes:
 
 @dataclass(frozen=True)
 class Ranking:
-    """The best classes of one image.
+    """The top classes of an image.
 
     Attributes:
         output: the file and its line.
         label: the true class index.
-        classes: the five best class indices, best first; of equal scores the lower index.
+        classes: the top five class indices, best first; of equal scores the lower index.
         scores: their scores.
-        names: the names of these classes, as the vendor's text file has them; empty where no names are known.
+        names: their names, as in the vendor's text file; empty if unknown.
     """
 
     output: DeviceOutput
@@ -78,12 +78,12 @@ class Ranking:
 def pair_outputs(results: Path, datalist: Path) -> tuple[DeviceOutput, ...]:
     """Pair output files with the lines of a datalist.
 
-    By name, where every output has the name of one line; by number, where the names are numbered; else in the order of
-    the names. Names are ordered by their number, so ``output_10`` follows ``output_9`` however many zeros are written.
+    By name, if every output has the name of one line; by number, if the names are numbered; else in the order of the
+    names. Names are sorted by number, so ``output_10`` follows ``output_9`` with or without leading zeros.
 
     Raises:
-        VendorFileError: the list or the folder cannot be read or is empty, a line stands twice, or their numbers
-            differ; the message names what is missing.
+        VendorFileError: the list or the folder cannot be read or is empty, a line is repeated, or the numbers of lines
+            and outputs differ; the message has the missing ones.
     """
     lines = _read_datalist(datalist)
     try:
@@ -110,26 +110,26 @@ def pair_outputs(results: Path, datalist: Path) -> tuple[DeviceOutput, ...]:
         raise VendorFileError(
             f"there are {len(outputs)} results for the {len(lines)} lines of {datalist}",
             where=results,
-            fix="give the datalist of that run, and a folder of that run's results alone",
+            fix="give the datalist of that run, and a folder with only the results of that run",
         )
     return tuple(DeviceOutput(path, line) for path, line in zip(outputs, lines, strict=True))
 
 
 def read_classes(path: Path | None, outputs: Sequence[DeviceOutput]) -> Classes:
-    """Read the classes: a file of class names, one a line (``imagenet.txt``), or of ``IMAGE INDEX`` lines.
+    """Read the classes from a file of class names, one per line (``imagenet.txt``), or of ``IMAGE INDEX`` lines.
 
     Args:
-        path: the file; None for the classes of ImageNet-1k, where the folders of the datalist are its WordNet ids.
-        outputs: the answers; a label file names their images.
+        path: the file; None for the classes of ImageNet-1k, if the folders of the datalist are its WordNet ids.
+        outputs: the results; a label file has their images.
 
     Raises:
-        LabelError: the file cannot be read, is of neither form, gives one image two classes, or holds ImageNet's names
-            in another order; or there is no file and the folders are no WordNet ids.
+        LabelError: the file cannot be read, has neither format, has two classes for one image, or has ImageNet's names
+            in another order; or there is no file and the folders are not WordNet ids.
     """
     of_imagenet = all(_folder(output) in imagenet_index() for output in outputs)
     if path is None:
         if not of_imagenet:
-            raise LabelError("the classes are not known", where="--labels", fix="give imagenet.txt")
+            raise LabelError("the classes are unknown", where="--labels", fix="give imagenet.txt")
         return Classes(tuple(imagenet_classes().values()))
     names = read_class_names(path)
     matches = [match for name in names if (match := _TRUTH_LINE.fullmatch(name)) is not None]
@@ -141,13 +141,13 @@ def read_classes(path: Path | None, outputs: Sequence[DeviceOutput]) -> Classes:
 
 
 def true_labels(outputs: Sequence[DeviceOutput], classes: Classes) -> NDArray[np.int64]:
-    """Return the true class of each answer.
+    """Return the true class of each result.
 
-    From the label file where there is one; else from the folder each line of the datalist lies in: a WordNet id of
-    ImageNet-1k, a class name, a class index, or (as many WordNet ids as classes) its place among the sorted ones.
+    From the label file if there is one; else from the folder of each line of the datalist: a WordNet id of ImageNet-1k,
+    a class name, a class index, or (if there are as many WordNet ids as classes) its position among the sorted ones.
 
     Raises:
-        LabelError: an image has no label, the folders are no classes, or they are other classes by name than by index.
+        LabelError: an image has no label, the folders are not classes, or are different classes by name and by index.
     """
     if classes.truth is not None:
         labels = [_label_of(output, classes.truth) for output in outputs]
@@ -161,32 +161,32 @@ def true_labels(outputs: Sequence[DeviceOutput], classes: Classes) -> NDArray[np
 
 
 def read_scores(output: DeviceOutput, classes: int | None = None) -> NDArray[np.float32]:
-    """Read the class scores of one answer, float32 ``[classes]``.
+    """Read the class scores of a result, float32 ``[classes]``.
 
     Raises:
-        VendorFileError: the file is damaged, holds no scores of ``classes`` classes, or holds NaN or infinity.
+        VendorFileError: the file is damaged, does not have ``classes`` scores, or contains NaN or infinity.
     """
     scores = np.squeeze(read_npz(output.path, OUTPUT_KEY))
     if scores.ndim != 1 or scores.dtype.kind not in "fiu":
-        raise VendorFileError(f"`{OUTPUT_KEY}` is {scores.dtype} {list(scores.shape)}, no scores", where=output.path)
+        raise VendorFileError(f"`{OUTPUT_KEY}` is {scores.dtype} {list(scores.shape)}, not scores", where=output.path)
     if classes is not None and scores.size != classes:
         raise VendorFileError(
-            f"the model gives {scores.size} scores and there are {classes} class names",
+            f"there are {scores.size} scores and {classes} class names",
             where=output.path,
             fix="give the class names of this model",
         )
-    with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, and is refused as that
+    with np.errstate(over="ignore"):  # overflows of float32 become infinite, and are rejected
         wide = scores.astype(np.float32)
     if not np.isfinite(wide).all():
-        raise VendorFileError("the scores hold NaN or infinity", where=output.path)
+        raise VendorFileError("the scores contain NaN or infinity", where=output.path)
     return wide
 
 
 def rank(outputs: Sequence[DeviceOutput], classes: Classes) -> Iterator[Ranking | VendorFileError]:
-    """Yield the best classes of each answer in order, or what is wrong with its file. One file is read at a time.
+    """Yield the top classes of each result in order, or the error of its file. One file is read at a time.
 
     Raises:
-        LabelError: the truth of an image is not known.
+        LabelError: the true class of an image is unknown.
     """
     truth = true_labels(outputs, classes)
     count = None if classes.names is None else len(classes.names)
@@ -213,12 +213,12 @@ def _read_datalist(path: Path) -> list[str]:
         raise VendorFileError("the datalist is empty", where=path)
     twice = [line for line, count in Counter(lines).items() if count > 1]
     if twice:
-        raise VendorFileError(f"{twice[0]} stands in it more than once", where=path, fix="make the datalist again")
+        raise VendorFileError(f"{twice[0]} occurs more than once", where=path, fix="write the datalist again")
     return lines
 
 
 def _numbers(outputs: Sequence[Path]) -> list[int] | None:
-    """Return the number each name ends in, where all names are the same but for it."""
+    """Return the number at the end of each name, if the names are otherwise equal."""
     matches = [_NUMBERED.fullmatch(path.stem) for path in outputs]
     if not all(matches) or len({m[1] for m in matches if m is not None}) != 1:
         return None
@@ -240,10 +240,10 @@ def _folder(output: DeviceOutput) -> str:
 
 
 def _truth(path: Path, lines: Sequence[re.Match[str]]) -> dict[str, int]:
-    """Return the class of each image by ``CLASS/NAME``, and by ``NAME`` where all images of that name have one class.
+    """Return the class of each image by ``CLASS/NAME``, and by ``NAME`` if all images with that name have one class.
 
     Raises:
-        LabelError: one image has two classes.
+        LabelError: an image has two classes.
     """
     truth: dict[str, int] = {}
     shared: set[str] = set()
@@ -291,4 +291,4 @@ def _refuse_folders(folders: Sequence[str], names: Sequence[str]) -> NoReturn:
     if shared := next((folder for folder in folders if names.count(folder) > 1), None):
         raise LabelError(f"{names.count(shared)} classes have the name of the datalist's folder {shared}", fix=fix)
     unknown = next((f for f in folders if f not in imagenet_index() and f not in names), folders[0])
-    raise LabelError(f"the folder {unknown} of the datalist is none of the {len(names)} classes", fix=fix)
+    raise LabelError(f"the folder {unknown} of the datalist is not one of the {len(names)} classes", fix=fix)

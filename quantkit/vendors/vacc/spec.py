@@ -1,10 +1,10 @@
-"""What a build file says, free of the dialect it says it in."""
+"""The content of a build file, independent of the dialect."""
 
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-# One text, or several by place or by name.
+# One text, or several by position or name.
 Texts = str | list[str] | dict[str, str] | None
 
 
@@ -18,8 +18,8 @@ class Source(_Part):
     Attributes:
         checkpoint: path of the model.
         framework: onnx, pytorch, keras, tensorflow, darknet, huggingface.
-        dtype: type of the inputs, as the file names it.
-        inputs: shape of each input; a list of two shapes gives the least and the greatest.
+        dtype: type of the inputs, by its name in the file.
+        inputs: shape of each input; a list of two shapes gives the minimum and the maximum.
         options: other keys of the section.
     """
 
@@ -31,15 +31,15 @@ class Source(_Part):
 
 
 class CalibrationSpec(_Part):
-    """How int8 ranges are found.
+    """Calibration options.
 
     Attributes:
         method: percentile, kl_divergence, max or mse.
-        fraction: share of the values that the percentile method keeps.
+        fraction: fraction of values that the percentile method keeps.
         per_channel: weights have one scale per output channel.
         weight_scale: max or power2.
-        skip_conv_layers: convolutions left in floating point, by index in graph order.
-        options: other keys of the section, among them other lists of what stays in floating point.
+        skip_conv_layers: indices in graph order of convolutions left in float.
+        options: other keys of the section, including other lists of operators left in float.
     """
 
     method: str | None = None
@@ -54,7 +54,7 @@ class Head(_Part):
     """Operators appended to the graph.
 
     Attributes:
-        type: softmax, the name of a box suppression, or None for none.
+        type: softmax, the name of a non-maximum suppression, or None.
         params: its parameters.
         options: other keys of the section.
     """
@@ -65,14 +65,14 @@ class Head(_Part):
 
 
 class CalibrationData(_Part):
-    """The files ranges are found on.
+    """The calibration files.
 
     Attributes:
-        path: folder of them.
-        suffix: of their names, without a dot; npz for ready tensors.
-        count: how many are taken.
-        ops: preprocessing operations as they stand in the file; None where there is no list.
-        sampler_options: other keys beside suffix and count.
+        path: folder of the files.
+        suffix: suffix of the files, without a dot; npz for preprocessed tensors.
+        count: number of files to use.
+        ops: preprocessing operations as in the file; None without a list.
+        sampler_options: other keys of the sampler.
         options: other keys of the section.
     """
 
@@ -85,12 +85,12 @@ class CalibrationData(_Part):
 
 
 class Workspace(_Part):
-    """Where the build goes.
+    """Output of the build.
 
     Attributes:
-        path: folder.
-        enable_ir: write the intermediate form too.
-        save_log: keep the log.
+        path: output folder.
+        enable_ir: also write the intermediate representation.
+        save_log: write the log.
         options: other keys of the section.
     """
 
@@ -101,20 +101,20 @@ class Workspace(_Part):
 
 
 class BuildSpec(_Part):
-    """A build, whichever dialect it is written in. What a file does not say is None.
+    """A build, independent of the dialect. Values missing in the file are None.
 
     Attributes:
-        name: of the compiled model.
+        name: name of the compiled model.
         source: the model to build.
-        backend: what it is built for; the card is ``vacc`` here and in the build dialect, ``tvm_vacc`` in the other.
-        precision: int8, or a floating type.
-        calibration: how int8 ranges are found.
-        compile_options: options of the compiler, whose meaning is the vendor's.
+        backend: target of the build; the card is ``vacc`` here and in the build dialect, ``tvm_vacc`` in the other.
+        precision: int8, or a floating-point type.
+        calibration: calibration options.
+        compile_options: options of the compiler, defined by the vendor.
         head: operators appended to the graph.
-        data: the files ranges are found on.
-        workspace: where the build goes.
+        data: the calibration files.
+        workspace: output of the build.
         backend_options: other keys of ``backend`` or ``engine``.
-        options: other keys of the whole file.
+        options: other top-level keys of the file.
     """
 
     name: str | None = None

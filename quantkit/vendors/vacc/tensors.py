@@ -1,4 +1,4 @@
-"""The vendor's tensor files: ``.npz`` archives that are the same bits every time, and are read without pickle."""
+"""The vendor's tensor files: ``.npz`` archives, written reproducibly and read without pickle."""
 
 import zipfile
 from collections.abc import Mapping
@@ -11,18 +11,18 @@ from numpy.typing import NDArray
 from quantkit.errors import VendorFileError
 from quantkit.files import reason, replacing
 
-# A zip archive holds a date for each member; the earliest it can say keeps the bits the same.
+# The date of zip members: the earliest possible one, so that files are reproducible.
 _NO_DATE = (1980, 1, 1, 0, 0, 0)
-# Class scores and pictures are far smaller; a damaged header can ask for anything.
+# Far larger than class scores and images; a damaged header may have any size.
 MAX_BYTES = 1 << 30
 
 
 def write_npz(path: Path, arrays: Mapping[str, NDArray[Any]], *, durable: bool = True) -> None:
-    """Write arrays as ``numpy.savez`` does, uncompressed, whole or not at all, and always the same bits.
+    """Write arrays like ``numpy.savez``, uncompressed, atomically and reproducibly.
 
     Args:
         path: the file.
-        arrays: by key, of any shape; no objects.
+        arrays: arrays of any shape by key, without object arrays.
         durable: see `quantkit.files.replacing`.
 
     Raises:
@@ -39,14 +39,14 @@ def read_npz(path: Path, key: str) -> NDArray[Any]:
     """Read one array of an ``.npz`` file.
 
     Raises:
-        VendorFileError: the file is missing, damaged, lacks the key, or holds objects.
+        VendorFileError: the file is missing or damaged, lacks the key, or contains objects.
     """
     try:
         with zipfile.ZipFile(path) as archive:
             names = archive.namelist()
             if f"{key}.npy" not in names:
                 keys = ", ".join(name.removesuffix(".npy") for name in names) or "nothing"
-                raise VendorFileError(f"there is no `{key}` in it (there: {keys})", where=path)
+                raise VendorFileError(f"it has no `{key}` (found: {keys})", where=path)
             if archive.getinfo(f"{key}.npy").file_size > MAX_BYTES:
                 raise VendorFileError(f"`{key}` is larger than {MAX_BYTES} bytes", where=path)
             with archive.open(f"{key}.npy") as member:
@@ -56,12 +56,12 @@ def read_npz(path: Path, key: str) -> NDArray[Any]:
         raise VendorFileError(f"cannot read the file ({reason(error)})", where=path) from error
     except VendorFileError:
         raise
-    except Exception as error:  # zipfile, its decompressors and numpy raise whatever a damaged file leads them to
+    except Exception as error:  # zipfile, its decompressors and numpy raise any class for a damaged file
         raise VendorFileError(f"a damaged npz file ({' '.join(str(error).split())[:200]})", where=path) from error
 
 
 def npz_shape(path: Path, key: str) -> tuple[int, ...] | None:
-    """Return the shape of one array of an ``.npz`` file without reading it; None where there is no whole such file."""
+    """Return the shape of an array of an ``.npz`` file without reading it; None if the file is not complete."""
     try:
         with zipfile.ZipFile(path) as archive, archive.open(f"{key}.npy") as member:
             version = np.lib.format.read_magic(member)

@@ -1,8 +1,8 @@
-"""The card's fused preprocessing, ``vdsp_params.json``: read, recognised as a `Pipeline`, and written from one.
+"""The card's fused preprocessing, ``vdsp_params.json``: reading, and conversion to and from a `Pipeline`.
 
-One fused operation decodes nothing: it takes a picture, resizes it, changes the colour order, crops and normalizes.
-Mean and std are held in IEEE half precision. The vendor's spelling of the keys is kept (``IimageWidth``).
-Inferred, since nothing states it: ``BILINEAR_CV`` samples as OpenCV does (no antialias), ``BILINEAR_PILLOW`` as pillow.
+The fused operation takes a decoded image, resizes it, changes the colour order, crops and normalizes. Mean and std are
+stored in IEEE half precision. The vendor's spelling of the keys is kept (``IimageWidth``). Inferred, since it is not
+documented: ``BILINEAR_CV`` samples as OpenCV does (no antialias), ``BILINEAR_PILLOW`` as pillow.
 """
 
 import json
@@ -35,7 +35,7 @@ CROP_OP = "FUSION_OP_RGB_RESIZE_CVTCOLOR_CROP_NORM_TENSOR"
 RESIZE_OP = "FUSION_OP_RGB_RESIZE_CVTCOLOR_NORM_TENSOR"
 
 _INDENT = 4
-# Statistics that half precision has rounded off, by what they were before: ImageNet's, for pixels 0..1 and 0..255.
+# Known statistics before rounding to half precision: ImageNet's, for pixels 0..1 and 0..255.
 _KNOWN_STATISTICS = (
     *(IMAGENET_MEAN, IMAGENET_STD),
     tuple(round(value * 255, 4) for value in IMAGENET_MEAN),
@@ -66,12 +66,12 @@ class OpConfig(BaseModel):
 
 @dataclass(frozen=True)
 class VdspParams:
-    """A whole ``vdsp_params.json``.
+    """The content of a ``vdsp_params.json``.
 
     Attributes:
         op_type: the fused operation.
         config: its configuration, typed.
-        data: everything as it stands in the file, in its order.
+        data: the content of the file, in its order.
     """
 
     op_type: str
@@ -83,31 +83,31 @@ class VdspParams:
         """Read the values of a file.
 
         Raises:
-            VendorFileError: they lack what every such file has.
+            VendorFileError: required keys are missing.
         """
         if not isinstance(data, dict) or not isinstance(data.get("OpType"), str):
-            raise VendorFileError("no vdsp_params: it has no OpType")
+            raise VendorFileError("not a vdsp_params file: it has no OpType")
         try:
             config = OpConfig.model_validate(data.get("OpConfig"))
         except ValidationError as error:
             fault = error.errors(include_url=False)[0]
             key = ".".join(map(str, ("OpConfig", *fault["loc"])))
-            raise VendorFileError(f"no vdsp_params: {key}: {fault['msg']}") from error
+            raise VendorFileError(f"not a vdsp_params file: {key}: {fault['msg']}") from error
         return cls(data["OpType"], config, data)
 
     def text(self) -> str:
-        """Return the file's text, in the form the vendor's own files have."""
+        """Return the text of the file, in the format of the vendor's files."""
         return json.dumps(self.data, indent=_INDENT, ensure_ascii=False)
 
 
 @dataclass(frozen=True)
 class VdspReading:
-    """What a ``vdsp_params.json`` does.
+    """The pipeline of a ``vdsp_params.json``.
 
     Attributes:
-        pipeline: the same as a pipeline, mean and std as the card holds them; None where it has no equal.
-        nominal: the pipeline it was made from, as far as can be told: mean and std before they were rounded.
-        notes: what was inferred, and why there is no pipeline.
+        pipeline: the equivalent pipeline, with mean and std of the card; None if there is none.
+        nominal: the presumed original pipeline, with mean and std before rounding.
+        notes: what was inferred, or why there is no pipeline.
     """
 
     pipeline: Pipeline | None
@@ -121,7 +121,7 @@ class VdspWriting:
 
     Attributes:
         params: the file.
-        notes: where the card does something else than the pipeline.
+        notes: differences of the card from the pipeline.
     """
 
     params: VdspParams
@@ -132,7 +132,7 @@ def load_vdsp(path: Path) -> VdspParams:
     """Read a ``vdsp_params.json``.
 
     Raises:
-        VendorFileError: the file cannot be read, is no JSON, or lacks what every such file has.
+        VendorFileError: the file cannot be read, is not JSON, or lacks required keys.
     """
     try:
         data = json.loads(path.read_bytes())
@@ -150,7 +150,7 @@ def load_vdsp(path: Path) -> VdspParams:
 
 
 def recognise(params: VdspParams) -> VdspReading:
-    """Return the pipeline that the card's fused operation amounts to."""
+    """Return the pipeline of the card's fused operation."""
     config, notes = params.config, list[str]()
     mode = _mode(config, notes)
     geometry = _geometry(params, notes)
@@ -167,9 +167,9 @@ def recognise(params: VdspParams) -> VdspReading:
 
 
 def describe(reading: VdspReading) -> str:
-    """Return a reading in words."""
+    """Return a description of a reading."""
     if reading.nominal is None:
-        return "no pipeline of ours does the same"
+        return "no equivalent pipeline"
     return ", ".join(filter(None, (_in_words(op) for op in reading.nominal.ops)))
 
 
@@ -195,7 +195,7 @@ def vdsp_from_pipeline(pipeline: Pipeline) -> VdspWriting:
     """Return the card's fused operation for a pipeline.
 
     Raises:
-        VendorFileError: the pipeline has operations that the fused operation has not.
+        VendorFileError: the fused operation cannot run the pipeline.
     """
     geometry = [op for op in pipeline.ops if isinstance(op, Resize | CenterCrop | Pad)]
     match geometry:
@@ -207,18 +207,18 @@ def vdsp_from_pipeline(pipeline: Pipeline) -> VdspWriting:
             raise VendorFileError(
                 "the card's fused preprocessing is one resize, then at most one crop",
                 where=" ".join(op.op for op in geometry) or "pipeline",
-                fix="change the pipeline, or feed ready tensors",
+                fix="change the pipeline, or use preprocessed tensors",
             )
     notes: list[str] = []
     if any(isinstance(op, EvenSides) for op in pipeline.ops):
-        notes.append("even_sides cannot be said: the vendor's runtime script does it, vamp does not")
+        notes.append("even_sides cannot be expressed: only the vendor's runtime script does it")
     height, width = _resize_size(resize, notes)
     out_height, out_width = crop if crop is not None else (height, width)
     top, left = _floor_offset((height, width), (out_height, out_width))
     if out_height > height or out_width > width:
         raise VendorFileError(f"the crop {list(crop or ())} is larger than the resize [{height}, {width}]")
     if (top, left) != _torchvision_offset((height, width), (out_height, out_width)):
-        notes.append(f"the crop starts at row {top}, column {left}, where torchvision rounds half to even")
+        notes.append(f"the crop starts at row {top}, column {left}, and torchvision rounds half to even")
     config = {
         "IimageFormat": "RGB_PLANAR",
         "IimageWidth": width,
@@ -240,13 +240,13 @@ def vdsp_from_pipeline(pipeline: Pipeline) -> VdspWriting:
 
 
 def in_half(values: Sequence[float]) -> list[float]:
-    """Return the nearest IEEE half-precision numbers, which is what the card holds; infinite where too large."""
+    """Return the nearest IEEE half-precision numbers, as on the card; infinite if too large."""
     with np.errstate(over="ignore"):
         return [float(value) for value in np.asarray(values, np.float16)]
 
 
 def before_rounding(values: tuple[float, ...]) -> tuple[float, ...]:
-    """Return the numbers that were rounded to half precision: known statistics, else the shortest that round alike."""
+    """Return the numbers before rounding to half precision: known statistics, else the shortest decimals."""
     halves = in_half(values)
     if halves != list(values):
         return values
@@ -259,29 +259,29 @@ def before_rounding(values: tuple[float, ...]) -> tuple[float, ...]:
 def _mode(config: OpConfig, notes: list[str]) -> str | None:
     """Return the order of the channels that the model sees, given RGB pictures as ``vamp inputs`` writes them."""
     if config.image_format not in ("RGB_PLANAR", "BGR888", "RGB888"):
-        notes.append(f"IimageFormat {config.image_format} has no equal in a pipeline")
+        notes.append(f"IimageFormat {config.image_format} has no equivalent in a pipeline")
         return None
     given = "BGR" if config.image_format == "BGR888" else "RGB"
     if config.color_code == "NO_CHANGE":
         return given
     if config.color_code in ("BGR2RGB", "RGB2BGR"):
         return "RGB" if given == "BGR" else "BGR"
-    notes.append(f"ColorCvtCode {config.color_code} has no equal in a pipeline")
+    notes.append(f"ColorCvtCode {config.color_code} has no equivalent in a pipeline")
     return None
 
 
 def _geometry(params: VdspParams, notes: list[str]) -> list[PipelineOp] | None:
     config, op_type = params.config, params.op_type.removesuffix("_EXT")
     if op_type not in (CROP_OP, RESIZE_OP):
-        notes.append(f"{params.op_type} has no equal in a pipeline")
+        notes.append(f"{params.op_type} has no equivalent in a pipeline")
         return None
     if config.resize_type == "BILINEAR":
-        notes.append("ResizeType BILINEAR is read as BILINEAR_CV")
+        notes.append("ResizeType BILINEAR is interpreted as BILINEAR_CV")
     elif config.resize_type not in ("BILINEAR_CV", "BILINEAR_PILLOW"):
-        notes.append(f"ResizeType {config.resize_type} has no equal in a pipeline")
+        notes.append(f"ResizeType {config.resize_type} has no equivalent in a pipeline")
         return None
     if config.output_height is None or config.output_width is None:
-        notes.append("no sizes are given: the program that runs the model sets them")
+        notes.append("the file has no sizes: the program that runs the model sets them")
         return []
     output = (config.output_height, config.output_width)
     size = (config.resize_height or output[0], config.resize_width or output[1]) if op_type == CROP_OP else output
@@ -290,7 +290,7 @@ def _geometry(params: VdspParams, notes: list[str]) -> list[PipelineOp] | None:
         return [resize]
     offset = (config.crop_y, config.crop_x)
     if offset not in (_floor_offset(size, output), _torchvision_offset(size, output)):
-        notes.append(f"the crop at row {offset[0]}, column {offset[1]} is not in the middle")
+        notes.append(f"the crop at row {offset[0]}, column {offset[1]} is not centered")
         return None
     if offset != _torchvision_offset(size, output):
         notes.append("the crop starts one pixel earlier than torchvision's, which rounds half to even")
@@ -311,10 +311,10 @@ def _normalization(config: OpConfig, notes: list[str]) -> tuple[float, Normalize
             try:
                 return divisor, Normalize(mean=config.mean, std=config.std)
             except ValidationError:
-                notes.append("Mean and Std are no numbers for each channel, Std above 0")
+                notes.append("Mean and Std must be one number per channel, and Std above 0")
                 return None
         case other:
-            notes.append(f"NormaType {other} has no equal in a pipeline")
+            notes.append(f"NormaType {other} has no equivalent in a pipeline")
             return None
 
 
@@ -341,7 +341,7 @@ def _color_code(pipeline: Pipeline) -> str:
     decode = pipeline.ops[0]
     assert isinstance(decode, Decode)
     if decode.mode not in ("RGB", "BGR"):
-        raise VendorFileError("the card's fused preprocessing knows colour pictures only", where="decode")
+        raise VendorFileError("the card's fused preprocessing supports only colour images", where="decode")
     return "NO_CHANGE" if decode.mode == "RGB" else "RGB2BGR"
 
 
@@ -354,15 +354,15 @@ def _resize_size(resize: Resize, notes: list[str]) -> tuple[int, int]:
         )
     if isinstance(resize.size, tuple):
         return resize.size
-    notes.append(f"Resize {resize.size} keeps the aspect here; the card squashes to {resize.size} x {resize.size}")
+    notes.append(f"Resize {resize.size} keeps the aspect here; the card resizes to {resize.size} x {resize.size}")
     return resize.size, resize.size
 
 
 def _floor_offset(size: tuple[int, int], crop: tuple[int, int]) -> tuple[int, int]:
-    """Return the row and column that the zoo's files start their crop at."""
+    """Return the row and column at which crops of the zoo's files start."""
     return (size[0] - crop[0]) // 2, (size[1] - crop[1]) // 2
 
 
 def _torchvision_offset(size: tuple[int, int], crop: tuple[int, int]) -> tuple[int, int]:
-    """Return the row and column that torchvision's CenterCrop starts at: half the rest, rounded half to even."""
+    """Return the row and column at which torchvision's CenterCrop starts: half the margin, rounded half to even."""
     return round((size[0] - crop[0]) / 2), round((size[1] - crop[1]) / 2)

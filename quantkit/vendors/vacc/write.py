@@ -1,4 +1,4 @@
-"""Write a build file for a model, its preprocessing and its calibration images."""
+"""Writes build files for a model, its preprocessing and its calibration images."""
 
 import textwrap
 from collections.abc import Sequence
@@ -34,15 +34,15 @@ _METHOD_KEY: dict[Dialect, KeyPath] = {
 
 @dataclass(frozen=True, kw_only=True)
 class CompilerSettings:
-    """Options of the vendor's compiler that the model and its calibration do not fix. None leaves one to the compiler.
+    """Further options of the vendor's compiler. None keeps the compiler's default.
 
-    Their meaning is the vendor's and is not published; what is known of the values is from the public model zoo.
+    They are defined by the vendor and not documented; known values are from the public model zoo.
 
     Attributes:
-        cluster_mode: 0 in all files of the zoo but one, which has 1.
+        cluster_mode: 0 in all files of the zoo except one, which has 1.
         data_transport_mode: 1 or 3 in the zoo.
-        skip_matmul_layers: matrix products left in floating point, by index; int8 only.
-        calibrate_chunk_by: layers observed in one pass over the calibration data, -1 for all; int8 only.
+        skip_matmul_layers: indices of matrix products left in float; int8 only.
+        calibrate_chunk_by: layers observed per pass over the calibration data, -1 for all; int8 only.
         overflow_adaptive: write ``overflow_adaptive: 1``, as files of language models do; int8 only.
     """
 
@@ -53,12 +53,12 @@ class CompilerSettings:
     overflow_adaptive: bool = False
 
     def compile_options(self) -> dict[str, Any]:
-        """Return the options of the compile step as they are written."""
+        """Return the options of the compile step as in the file."""
         given = {"cluster_mode": self.cluster_mode, "data_transport_mode": self.data_transport_mode}
         return {key: value for key, value in given.items() if value is not None}
 
     def calibration_options(self) -> dict[str, Any]:
-        """Return the options of the calibration as they are written."""
+        """Return the options of the calibration as in the file."""
         given: dict[str, Any] = {
             "skip_matmul_layers": sorted(set(self.skip_matmul_layers)) or None,
             "calibrate_chunk_by": self.calibrate_chunk_by,
@@ -69,12 +69,12 @@ class CompilerSettings:
 
 @dataclass(frozen=True)
 class BuildFile:
-    """A written build file.
+    """The text of a build file.
 
     Attributes:
         text: the YAML.
-        spec: what it says.
-        notes: where it says less, or something else, than was asked for; they stand in the text as comments too.
+        spec: its content.
+        notes: deviations from the request; the text contains them as comments.
     """
 
     text: str
@@ -103,21 +103,21 @@ def write_build_file(
     """Return the build file of an int8 image model.
 
     Args:
-        name: of the compiled model.
-        checkpoint: path of the source model, as it is to stand in the file.
-        input_name: the model's image input.
+        name: name of the compiled model.
+        checkpoint: path of the source model, as written to the file.
+        input_name: name of the image input.
         input_shape: ``[1, C, H, W]``.
-        pipeline: the preprocessing; not written where the calibration data are ready tensors.
-        method: how ranges are found.
-        data: what they are found on.
-        dialect: of which of the vendor's tools.
+        pipeline: the preprocessing; not written if the calibration data are preprocessed tensors.
+        method: calibration method.
+        data: calibration files.
+        dialect: dialect of the file.
         per_channel: weights have one scale per output channel.
-        weight_scale: how weight scales are chosen; None leaves it to the compiler.
-        skip_conv_layers: convolutions to leave in floating point, by index in graph order.
+        weight_scale: rule for weight scales; None keeps the compiler's default.
+        skip_conv_layers: indices in graph order of convolutions to leave in float.
         softmax: append a softmax to the graph.
-        workspace: where the compiled model goes.
+        workspace: folder of the compiled model.
         settings: further options of the compiler.
-        data_comment: what stands behind the path of the calibration data, such as the command that makes them.
+        data_comment: comment after the path of the calibration data, such as the command that creates them.
     """
     notes: tuple[str, ...] = ()
     ops: list[dict[str, Any]] | None = None
@@ -143,7 +143,7 @@ def write_build_file(
         workspace=Workspace(path=workspace),
     )
     if dialect == "build" and isinstance(method, Mse):
-        notes += ("quant_mode: mse is known of the compile dialect only",)
+        notes += ("quant_mode: mse is known only in the compile dialect",)
     return _rendered(spec, dialect, notes, data_comment)
 
 
@@ -158,20 +158,20 @@ def write_fp16_build_file(
     workspace: str = "./deploy_weights/",
     settings: CompilerSettings = CompilerSettings(),
 ) -> BuildFile:
-    """Return the build file of an fp16 image model: no calibration, so no calibration images and no preprocessing.
+    """Return the build file of an fp16 image model, without calibration images and preprocessing.
 
     Args:
-        name: of the compiled model.
-        checkpoint: path of the source model, as it is to stand in the file.
-        input_name: the model's image input.
+        name: name of the compiled model.
+        checkpoint: path of the source model, as written to the file.
+        input_name: name of the image input.
         input_shape: ``[1, C, H, W]``.
-        dialect: of which of the vendor's tools.
+        dialect: dialect of the file.
         softmax: append a softmax to the graph.
-        workspace: where the compiled model goes.
+        workspace: folder of the compiled model.
         settings: further options of the compiler.
 
     Raises:
-        ConfigError: the settings have options of the calibration.
+        ConfigError: the settings have calibration options.
     """
     unused = list(settings.calibration_options())
     if unused:
@@ -207,13 +207,13 @@ def _rendered(spec: BuildSpec, dialect: Dialect, notes: tuple[str, ...], data_co
 
 
 def read_image_input(model: Path, pipeline: Pipeline | None) -> tuple[str, tuple[int, int, int, int]]:
-    """Return the name and the shape of a model's image input in its own layout, as a build file gives them.
+    """Return name and shape of a model's image input in its layout, as in a build file.
 
-    Sides that the model leaves free are those of the pipeline's result; without a pipeline the model must fix them.
+    Free dimensions are determined by the pipeline's result; without a pipeline there must be none.
 
     Raises:
         ModelError: the model cannot be read or has no image input.
-        ConfigError: the pipeline does not give what the model reads, or neither fixes the size.
+        ConfigError: the pipeline does not fit the model, or neither determines the size.
     """
     graph = read_model(model)
     image = find_image(graph, fixed_values(graph, {}))
@@ -223,7 +223,7 @@ def read_image_input(model: Path, pipeline: Pipeline | None) -> tuple[str, tuple
     height, width = image.height or height, image.width or width
     if height is None or width is None:
         raise ConfigError(
-            "neither the model nor the pipeline fixes the size of the input",
+            "neither model nor pipeline determines the input size",
             where=model,
             fix="give a pipeline that ends in a center_crop",
         )
@@ -251,19 +251,19 @@ def vendor_method(method: Method) -> str:
 
 
 def _comments(spec: BuildSpec, dialect: Dialect, data_comment: str | None) -> dict[KeyPath, str]:
-    """Return what is to stand behind some of the values."""
+    """Return comments on values."""
     comments: dict[KeyPath, str] = {}
     if data_comment is not None:
         comments["dataset", "path"] = data_comment
     if spec.calibration is not None:
         calibration = _METHOD_KEY[dialect][:-1]
-        comments[_METHOD_KEY[dialect]] = "how ranges of activations are found"
+        comments[_METHOD_KEY[dialect]] = "calibration method of activations"
         if spec.calibration.fraction is not None:
-            comments[*calibration, "calibrate_range"] = "share of the values kept"
+            comments[*calibration, "calibrate_range"] = "fraction of values kept"
         if spec.calibration.skip_conv_layers:
-            comments[*calibration, "skip_conv_layers"] = "left in floating point, counted from 0 in graph order"
+            comments[*calibration, "skip_conv_layers"] = "left in float, counted from 0 in graph order"
         if "skip_matmul_layers" in spec.calibration.options:
-            comments[*calibration, "skip_matmul_layers"] = "left in floating point, counted as the vendor does"
+            comments[*calibration, "skip_matmul_layers"] = "left in float, counted by the vendor's order"
     if spec.data is not None and spec.data.ops is None:
-        comments["dataset", "sampler", "suffix"] = "tensors, preprocessed already"
+        comments["dataset", "sampler", "suffix"] = "preprocessed tensors"
     return comments

@@ -1,8 +1,8 @@
-"""Parse YAML text that comes from anywhere: nothing is constructed, nothing explodes, every value knows its line.
+"""Parses untrusted YAML text without constructing objects, with limits, and with the line of each value.
 
-YAML 1.2 (https://yaml.org/spec/1.2.2/) by ruamel.yaml, with these refusals: tags that ask for objects, aliases that
-contain themselves or multiply, a key that is no plain word, several documents, and files far larger than any build
-file. Of a key that stands twice the last value is taken, as the vendor's Python tools do, and both lines are kept.
+YAML 1.2 (https://yaml.org/spec/1.2.2/) by ruamel.yaml. The following is rejected: tags for objects, recursive or
+multiplying aliases, keys that are not plain words, several documents, and files far larger than a build file. For a
+repeated key the last value is used, as in the vendor's Python tools, and all lines are recorded.
 """
 
 import warnings
@@ -18,7 +18,7 @@ from quantkit.config.text import RefusedYamlError, events_of
 from quantkit.errors import VendorFileError
 
 MAX_CHARACTERS = 1 << 18
-# Values after aliases are written out; the largest build file of the public zoo has about 200.
+# Maximum number of values after expanding aliases; the largest build file of the public zoo has about 200.
 MAX_VALUES = 50_000
 
 _CORE = "tag:yaml.org,2002:"
@@ -30,12 +30,12 @@ KeyPath = tuple[str | int, ...]
 
 
 class YamlError(VendorFileError):
-    """YAML text that is refused.
+    """Rejected YAML text.
 
     Args:
         what: the fault.
-        line: line of it, counted from 1, where it is known.
-        fix: what to do.
+        line: line number from 1, if known.
+        fix: how to fix it.
     """
 
     def __init__(self, what: str, *, line: int | None = None, fix: str | None = None, where: object = None) -> None:
@@ -49,7 +49,7 @@ class YamlError(VendorFileError):
 
 
 def round_trip_yaml() -> YAML:
-    """Return a parser and emitter that keeps comments, quotes and the order of keys."""
+    """Return a parser and emitter that preserves comments, quotes and the order of keys."""
     yaml = YAML(typ="rt", pure=True)
     yaml.preserve_quotes = True
     yaml.width = MAX_CHARACTERS
@@ -58,12 +58,12 @@ def round_trip_yaml() -> YAML:
 
 @dataclass(frozen=True)
 class RepeatedKey:
-    """A key that stands more than once in one section.
+    """A key that occurs more than once in a section.
 
     Attributes:
         path: path of the key.
-        lines: of each time it stands, counted from 1.
-        alike: all values are written alike.
+        lines: line numbers of all occurrences, from 1.
+        alike: whether all values are equal.
     """
 
     path: KeyPath
@@ -77,8 +77,8 @@ class Parsed:
 
     Attributes:
         data: round-trip data; None for an empty document.
-        root: its nodes, which know where each value stands.
-        repeated: keys that stand more than once, by their lines.
+        root: its nodes, with the positions of values.
+        repeated: keys that occur more than once, sorted by line.
     """
 
     data: Any
@@ -90,16 +90,16 @@ def parse(text: str) -> Parsed:
     """Parse a YAML document.
 
     Raises:
-        YamlError: the text is no YAML, or holds something that is refused.
+        YamlError: the text is not YAML, or is rejected.
     """
     if len(text) > MAX_CHARACTERS:
-        raise YamlError(f"the file has {len(text)} characters, far more than a build file")
+        raise YamlError(f"the file is too large for a build file ({len(text)} characters)")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", YAMLWarning)
             for _ in events_of(text):
                 pass
-            # As YAML.load does it, with a look at the nodes before anything is made of them.
+            # As in YAML.load, with a check of the nodes before values are constructed.
             constructor, _ = round_trip_yaml().get_constructor_parser(text)
             root = constructor.composer.get_single_node()
             if root is None:
@@ -115,12 +115,12 @@ def parse(text: str) -> Parsed:
         raise YamlError(f"not YAML ({_one_line(error)})") from error
     except RefusedYamlError as error:
         raise YamlError(error.words, line=error.line) from error
-    except Exception as error:  # the parser raises whatever damaged text leads it to
+    except Exception as error:  # the parser raises any class for damaged text
         raise YamlError(f"not YAML ({type(error).__name__}: {_one_line(error)})") from error
 
 
 def line_of_each_value(root: Node | None) -> dict[KeyPath, int]:
-    """Return the line, counted from 1, of every key and every item, by its path."""
+    """Return the line number, from 1, of every key and item by path."""
     lines: dict[KeyPath, int] = {}
 
     def visit(node: Node, path: KeyPath) -> None:
@@ -134,7 +134,7 @@ def line_of_each_value(root: Node | None) -> dict[KeyPath, int]:
 
 
 def _entries(node: Node) -> Iterator[tuple[str | int, Node, Node]]:
-    """Yield the key or index, the node that stands for its place, and the value of each entry."""
+    """Yield the key or index, the node with its position, and the value of each entry."""
     if isinstance(node, MappingNode):
         for key, value in node.value:
             yield str(key.value), key, value
@@ -153,7 +153,7 @@ def _refuse_what_is_unsafe(root: Node) -> None:
             return known
         line = node.start_mark.line + 1
         if id(node) in open_nodes:
-            raise YamlError("an alias refers to a value that contains it", line=line, fix="write the value out")
+            raise YamlError("an alias refers to a value that contains it", line=line, fix="replace it by the value")
         if str(node.tag) not in _PLAIN_TAGS:
             raise YamlError(f"the tag {node.tag} is refused: a build file holds plain values", line=line)
         open_nodes.add(id(node))
@@ -162,7 +162,7 @@ def _refuse_what_is_unsafe(root: Node) -> None:
         total = 1 + sum(size(child) for _, _, child in _entries(node))
         open_nodes.discard(id(node))
         if total > MAX_VALUES:
-            raise YamlError(f"more than {MAX_VALUES} values, with aliases written out", line=line)
+            raise YamlError(f"more than {MAX_VALUES} values with expanded aliases", line=line)
         sizes[id(node)] = total
         return total
 
@@ -179,7 +179,7 @@ def _refuse_bad_keys(node: MappingNode) -> None:
 
 
 def _take_last_of_repeated(root: Node, text: str) -> tuple[RepeatedKey, ...]:
-    """Leave of each key that stands more than once the last; return those keys by their lines."""
+    """Keep the last value of each repeated key; return these keys sorted by line."""
     found: list[RepeatedKey] = []
 
     def visit(node: Node, path: KeyPath) -> None:
@@ -202,12 +202,12 @@ def _from_ruamel(error: MarkedYAMLError, text: str) -> YamlError:
     mark = error.problem_mark or error.context_mark
     line = None if mark is None else mark.line + 1
     rows = text.splitlines()
-    # A file cut short is marked one line past its end.
+    # For a truncated file the mark is one line past its end.
     if line is not None and line > len(rows) > 0:
         line = len(rows)
     problem = " ".join(str(error.problem or error.context or "no YAML").split())
     if line is not None and line <= len(rows) and "\t" in rows[line - 1]:
-        return YamlError(f"a tab where YAML wants spaces ({problem})", line=line, fix="indent with spaces")
+        return YamlError(f"a tab instead of spaces ({problem})", line=line, fix="indent with spaces")
     return YamlError(f"not YAML ({problem})", line=line)
 
 

@@ -1,4 +1,4 @@
-"""Plain values as YAML text that YAML 1.1 and 1.2 readers read alike: the vendor's tools are Python, so likely 1.1."""
+"""Writes YAML text with the same meaning in YAML 1.1 and 1.2; the vendor's Python tools probably use 1.1."""
 
 import io
 import re
@@ -12,18 +12,18 @@ from ruamel.yaml.representer import RoundTripRepresenter
 
 from quantkit.vendors.vacc.yaml_nodes import KeyPath, round_trip_yaml
 
-# Unquoted, YAML 1.1 takes these for something else than text.
+# Words that YAML 1.1 does not read as text unless quoted.
 _NOT_TEXT_IN_YAML_1_1 = re.compile(r"(?i)y|n|yes|no|on|off|true|false|null|none|~|[-+.\d][\d_.:eE+-]*")
 
 
 def dump(data: Mapping[str, Any], comments: Mapping[KeyPath, str] | None = None) -> str:
-    """Return plain data as YAML text that YAML 1.1 and 1.2 readers read alike.
+    """Return plain data as YAML text with the same meaning in YAML 1.1 and 1.2.
 
-    Lists of plain values stand on one line; sections are set apart by an empty line.
+    Lists of plain values are on one line; sections are separated by an empty line.
 
     Args:
         data: dict, list, str, int, float, bool and None, nested.
-        comments: text to stand behind the value at a path.
+        comments: comment after the value at a path.
     """
     root = styled(data)
     assert isinstance(root, CommentedMap)
@@ -31,14 +31,14 @@ def dump(data: Mapping[str, Any], comments: Mapping[KeyPath, str] | None = None)
         holder: Any = root
         for step in path[:-1]:
             holder = holder[step]
-        # The explicit column keeps ruamel from lining the comment up with an earlier one.
+        # The explicit column prevents ruamel from aligning the comment with an earlier one.
         holder.yaml_add_eol_comment(f"# {comment}", path[-1], column=0)
     text = emit(writer(mapping=2, sequence=4, offset=2), root)
     return re.sub(r"\n(?=\w)", "\n\n", text)
 
 
 class _Representer(RoundTripRepresenter):
-    """Writes numbers and words so that a YAML 1.1 reader cannot take them for anything else."""
+    """Writes numbers and words unambiguously for YAML 1.1."""
 
 
 def _represent_float(representer: RoundTripRepresenter, value: float) -> ScalarNode:
@@ -57,7 +57,7 @@ _Representer.add_representer(str, _represent_str)
 
 
 def float_text(value: float) -> str:
-    """Return the shortest text of a float that YAML 1.1 too reads as one: ``1e-05`` becomes ``1.0e-05``."""
+    """Return the shortest text of a float that is a float in YAML 1.1, too: ``1e-05`` becomes ``1.0e-05``."""
     if value != value or value in (float("inf"), float("-inf")):
         return {"nan": ".nan", "inf": ".inf", "-inf": "-.inf"}[repr(value)]
     text = repr(value)
@@ -65,7 +65,7 @@ def float_text(value: float) -> str:
 
 
 def styled(value: Any) -> Any:
-    """Return plain data as ruamel's, with every list of plain values to stand on one line."""
+    """Return plain data as ruamel's types, with every list of plain values on one line."""
     if isinstance(value, Mapping):
         return CommentedMap((key, styled(item)) for key, item in value.items())
     if isinstance(value, list | tuple):
@@ -77,12 +77,12 @@ def styled(value: Any) -> Any:
 
 
 def is_mapping(value: Any) -> bool:
-    """Tell a section from a plain value or list."""
+    """Return whether a value is a section, not a plain value or list."""
     return isinstance(value, Mapping)
 
 
 def flow_text(value: Any) -> str:
-    """Return a value as it stands within a line."""
+    """Return a value in flow style."""
     line = CommentedMap(k=styled(value))
     line.fa.set_flow_style()
     return emit(writer(), line).strip().removeprefix("{k:").removesuffix("}").strip()
@@ -102,7 +102,7 @@ def writer(**indent: int) -> YAML:
 
 
 def emit(yaml: YAML, data: Any) -> str:
-    """Return what an emitter writes."""
+    """Return the output of an emitter."""
     stream = io.StringIO()
     yaml.dump(data, stream)
     return stream.getvalue()

@@ -1,1 +1,1 @@
-"""What only the VACC target has: build files of a run, compiler simulator, option search, error breakdown."""
+"""Workflows for the VACC target: build files of a run, compiler simulator, option search, error breakdown."""

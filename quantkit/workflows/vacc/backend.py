@@ -32,10 +32,10 @@ MAX_FLOAT_LAYERS = 3
 
 
 class VaccBackend:
-    """Writes ``vamc.yaml`` for every run, and remarks on it where the run is for VACC.
+    """Writes ``vamc.yaml`` for every run; its notes are reported if the target of the run is VACC.
 
     Args:
-        options: of the build file.
+        options: options of the build file.
 
     Example:
         >>> import quantkit
@@ -62,7 +62,7 @@ class VaccBackend:
         return {name: str(value) if isinstance(value, Path) else value for name, value in changed.items()}
 
     def after_quantize(self, run: QuantizedRun) -> BackendFiles:
-        """Write ``vamc.yaml``, and ``calibration.csv`` where the compiler must not see all images."""
+        """Write ``vamc.yaml``, and ``calibration.csv`` if the compiler must not use all images."""
         folder, record = run.folder, run.folder.read()
         path = folder.path / BUILD_FILE
         try:
@@ -77,14 +77,12 @@ class VaccBackend:
         files, notes = [path], [*build.notes, *signature_notes(record)]
         if card_set is not None:
             files.append(card_set)
-            notes.append(
-                f"the compiler is to calibrate on {card_set.name}, without outlier images (calib-set materialize)"
-            )
+            notes.append(f"give the compiler the images of {card_set.name}, without outliers (calib-set materialize)")
         if run.target.name == VACC.name:
             vdsp = write_vdsp(folder, record.pipeline)
             files += [] if vdsp is None else [vdsp]
         else:
-            notes = []  # the file has them as comments
+            notes = []  # the file contains them as comments
         named = [f"{path.name}: {note}" for note in notes]
         warning = card_warning(record.pipeline) if run.target.name == VACC.name else None
         return BackendFiles(tuple(files), (*named, *([] if warning is None else [warning])))
@@ -106,7 +104,7 @@ class VaccBackend:
 
 
 def _write_card_set(folder: RunFolder, record: RunRecord, chosen: CalibrationSet | None) -> Path | None:
-    """Write the set for a compiler that calibrates by itself where it is not the run's own."""
+    """Write the set for a compiler that calibrates by itself, if it differs from that of the run."""
     path = folder.path / CARD_SET
     if choices_of_run(record).keep_outliers or not record.set.outliers:
         path.unlink(missing_ok=True)

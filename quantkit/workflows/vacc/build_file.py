@@ -1,4 +1,4 @@
-"""The vendor's build file of a run: the same model, method, preprocessing and images, for the card's compiler."""
+"""The build file of a run for the card's compiler: its model, method, preprocessing and images."""
 
 import shlex
 from collections.abc import Sequence
@@ -32,25 +32,26 @@ from quantkit.workflows.quantize import QuantizeOptions
 
 MATERIALIZED = "calibration"
 VDSP = "vdsp_params.json"
-# The set to lay out there, where it is not the run's own.
+# The set to materialize there, if it is not the run's own.
 CARD_SET = "calibration.csv"
 
 
 @dataclass(frozen=True, kw_only=True)
 class VamcOptions:
-    """Choices of the build file.
+    """Options of the build file.
 
     Attributes:
         dialect: of ``vamc build`` or of ``vamc compile``.
-        calibration_folder: where the compiler finds the calibration images; absent, ``calibration`` in the run folder.
-        suffix: of the calibration files; absent, that of the run's images.
-        count: calibration files to take; absent, as many as the run's set has.
-        weight_scale: how weight scales are chosen; absent, power2 where the run's are powers of two, else left to the
-            compiler.
+        calibration_folder: folder of the calibration images for the compiler; by default ``calibration`` in the run
+            folder.
+        suffix: suffix of the calibration files; by default that of the run's images.
+        count: number of calibration files; by default the size of the run's set.
+        weight_scale: rule for weight scales; by default power2 if the run's are powers of two, else the compiler's
+            default.
         softmax: append a softmax to the graph.
-        name: of the compiled model; absent, the model's file name, for fp16 with ``_fp16`` behind it.
-        workspace: where the compiled model goes.
-        precision: int8, or fp16: no calibration.
+        name: name of the compiled model; by default the model's file name, with ``_fp16`` appended for fp16.
+        workspace: folder of the compiled model.
+        precision: int8, or fp16 without calibration.
         compiler: further options of the compiler.
 
     Example:
@@ -73,15 +74,15 @@ class VamcOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class CompilerOptions:
-    """What a run, or a user, chose of what the card's compiler can do.
+    """Quantization options that the card's compiler supports.
 
     Attributes:
-        method: how ranges are found.
+        method: calibration method.
         per_channel: weights have one scale per output channel.
         power_of_two: weight thresholds are rounded up to powers of two.
-        left_out: the layers left in floating point.
-        keep_outliers: the compiler is given all images, also the few that go far beyond all others.
-        corrected_fp32: file name in the run of the fp32 model with corrected biases, None where there is none.
+        left_out: layers left in float.
+        keep_outliers: the compiler gets all images, including outliers.
+        corrected_fp32: file name in the run of the fp32 model with corrected biases, or None.
     """
 
     method: Method = field(default_factory=Percentile)
@@ -92,19 +93,19 @@ class CompilerOptions:
     corrected_fp32: str | None = None
 
     def checkpoint(self, folder: RunFolder) -> Path | None:
-        """Return the fp32 model with corrected biases, None where the compiler is given the original."""
+        """Return the fp32 model with corrected biases, None if the compiler gets the original."""
         return None if self.corrected_fp32 is None else folder.path / self.corrected_fp32
 
     @property
     def target(self) -> Target:
-        """The model of the card's scheme with these choices."""
+        """The target that models the card, with these options."""
         return VACC.with_options(per_channel=self.per_channel, power_of_two=self.power_of_two)
 
 
 def choices_of_run(record: RunRecord) -> CompilerOptions:
-    """Return the choices of a run: those of its model for the card where there is one, else those of ``int8``.
+    """Return the options of a run: those of its model for the card if there is one, else those of ``int8``.
 
-    Choices that the compiler does not have (7-bit weights, affine activations, corrected biases) are not among them.
+    Options that the compiler does not support (7-bit weights, affine activations, corrected biases) are dropped.
     """
     made = record.quantized.get(f"{INT8}-{VACC.name}") or record.quantized.get(INT8)
     if made is None:
@@ -132,14 +133,14 @@ def vamc_of_run(
 
     Args:
         run: run folder.
-        method: how the compiler is to find ranges; absent, as the run did.
-        per_channel: one weight scale per output channel; absent, as the run did.
-        skip_convs: convolutions to leave in floating point, by index; absent, the layers that the run left.
-        options: further choices.
+        method: calibration method of the compiler; by default that of the run.
+        per_channel: one weight scale per output channel; by default as in the run.
+        skip_convs: indices of convolutions to leave in float; by default the layers that the run left.
+        options: further options.
 
     Raises:
-        UsageError: this is no run folder, or there is no such convolution.
-        ModelError: the model is gone or cannot be read.
+        UsageError: this is not a run folder, or there is no such convolution.
+        ModelError: the model is missing or cannot be read.
         ProvenanceError: the model has changed since the calibration.
         ConfigError: nothing fixes the size of the model's input, or an fp16 build is given options of the calibration.
     """
@@ -173,17 +174,17 @@ def vamc_of_model(
 
     Args:
         model: fp32 ONNX model.
-        images: folder of calibration files; looked into unless the options give both suffix and count.
+        images: folder of calibration files; read unless the options give both suffix and count.
         pipeline: preprocessing.
-        method: how the compiler is to find ranges.
+        method: calibration method of the compiler.
         per_channel: one weight scale per output channel.
-        skip_convs: convolutions to leave in floating point, by index.
-        options: further choices.
+        skip_convs: indices of convolutions to leave in float.
+        options: further options.
 
     Raises:
         ModelError: the model cannot be read or has no image input.
-        ConfigError: the pipeline does not give what the model reads, or neither fixes the size.
-        CalibrationSetError: the folder is not there, or holds other files than wanted.
+        ConfigError: the pipeline does not fit the model, or neither determines the input size.
+        CalibrationSetError: the folder is missing, or does not contain suitable files.
     """
     input_name, shape = read_image_input(model, pipeline)
     if options.suffix is not None and options.count is not None:
@@ -213,13 +214,13 @@ def vamc_fp16(model: Path, pipeline: Pipeline | None, options: VamcOptions) -> B
 
     Args:
         model: fp32 ONNX model.
-        pipeline: preprocessing, for the sides that the model leaves free; None where it fixes them.
-        options: further choices.
+        pipeline: preprocessing, for free dimensions of the model; None if there are none.
+        options: further options.
 
     Raises:
         ModelError: the model cannot be read or has no image input.
-        ConfigError: nothing fixes the size of the model's input, the pipeline does not give what the model reads, or
-            there are options of the calibration.
+        ConfigError: the input size is not determined, the pipeline does not fit the model, or calibration options are
+            given.
     """
     input_name, shape = read_image_input(model, pipeline)
     return _fp16(str(model), input_name, shape, options)
@@ -227,7 +228,7 @@ def vamc_fp16(model: Path, pipeline: Pipeline | None, options: VamcOptions) -> B
 
 def _fp16(model: str, input_name: str, shape: Sequence[int], options: VamcOptions) -> BuildFile:
     return write_fp16_build_file(
-        # Beside the int8 model, which is filed under the model's own name in the same workspace.
+        # The int8 model has the model's own name in the same workspace.
         name=options.name or f"{Path(model).stem}_fp16",
         checkpoint=model,
         input_name=input_name,
@@ -240,16 +241,16 @@ def _fp16(model: str, input_name: str, shape: Sequence[int], options: VamcOption
 
 
 def build_of_run(folder: RunFolder, record: RunRecord, prepared: ir.Model, options: VamcOptions) -> BuildFile:
-    """Return the build file that says what the run does; nothing is written.
+    """Return the build file that matches a run; nothing is written.
 
     Args:
         folder: the run folder.
         record: its record.
         prepared: the prepared fp32 model of the run.
-        options: further choices.
+        options: further options.
 
     Raises:
-        ConfigError: nothing fixes the size of the model's input.
+        ConfigError: the input size is not determined.
     """
     choices = choices_of_run(record)
     made = plan(prepared, choices.target, choices.left_out)
@@ -259,7 +260,7 @@ def build_of_run(folder: RunFolder, record: RunRecord, prepared: ir.Model, optio
 def write_vdsp(folder: RunFolder, pipeline: Pipeline) -> Path | None:
     """Write ``vdsp_params.json``, the card's fused preprocessing, into a run folder and return its path.
 
-    Where the card cannot run the pipeline, nothing is written, and a file from an earlier pipeline is removed.
+    If the card cannot run the pipeline, nothing is written, and a file of an earlier pipeline is removed.
     """
     path = folder.path / VDSP
     try:
@@ -272,10 +273,10 @@ def write_vdsp(folder: RunFolder, pipeline: Pipeline) -> Path | None:
 
 
 def signature_notes(record: RunRecord) -> list[str]:
-    """Return what the build file cannot say of the model's inputs."""
+    """Return notes on properties of the model's inputs that a build file cannot express."""
     model, notes = record.model, []
     if model.dtype != "float32" or model.layout != "NCHW":
-        notes.append(f"the image input is {model.dtype} {model.layout}; whether the compiler takes it is not known")
+        notes.append(f"the image input is {model.dtype} {model.layout}; whether the compiler supports it is not known")
     if model.inputs:
         notes.append(f"the inputs {', '.join(model.inputs)} are not in this file; make them constants of the model")
     return notes
@@ -290,12 +291,12 @@ def build_rewritten(
         folder: the run folder.
         record: its record.
         checkpoint: the rewritten model.
-        method: how the compiler is to find ranges.
-        plan: of the int8 model; convolutions that it skips are skipped on the card too.
-        options: further choices.
+        method: calibration method of the compiler.
+        plan: plan of the int8 model; convolutions left in float are skipped on the card too.
+        options: further options.
 
     Raises:
-        ConfigError: nothing fixes the size of the model's input.
+        ConfigError: the input size is not determined.
     """
     return _build_file(folder, record, method, plan, options, checkpoint)
 
@@ -336,7 +337,7 @@ def _build_file(
 
 
 def _materialize_command(folder: RunFolder, record: RunRecord, images: Path, left_out: int) -> str | None:
-    """Return the command that lays out the images of a run for the compiler; None where its set is not a file."""
+    """Return the command that writes the images of a run for the compiler; None if its set is not a file."""
     manifest = folder.path / CARD_SET if left_out else Path(record.set.path)
     if not record.set.path:
         return None
@@ -356,6 +357,6 @@ def _size(record: RunRecord) -> tuple[int, int]:
         return height, width
     if record.pipeline.output_size is None:
         raise ConfigError(
-            "neither the model nor the pipeline fixes the size of the input", fix="add a center_crop to the pipeline"
+            "neither model nor pipeline determines the input size", fix="add a center_crop to the pipeline"
         )
     return record.pipeline.output_size

@@ -1,7 +1,7 @@
-"""The int8 model that the card's compiler is expected to make of a run, as far as its arithmetic is known.
+"""Simulates the int8 model that the card's compiler is expected to build from a run.
 
-This is a model of the compiler (`quantkit.targets.VACC`), not the compiler: no correction of biases, no choices that
-its build files cannot express.
+This is a model of the compiler (`quantkit.targets.VACC`), as far as its arithmetic is known: no bias correction, and
+only options that its build files can express.
 """
 
 from dataclasses import dataclass
@@ -25,12 +25,12 @@ MODEL_OF_THE_COMPILER = (
 
 @dataclass(frozen=True)
 class CompilerSimulator:
-    """Writes what a run becomes on the card, without another pass over the images.
+    """Writes the simulated int8 model of a run, without another pass over the images.
 
     Attributes:
-        record: of the run.
-        prepared: its fp32 model.
-        statistics: of its tensors.
+        record: record of the run.
+        prepared: its prepared fp32 model.
+        statistics: statistics of its tensors.
     """
 
     record: RunRecord
@@ -42,9 +42,9 @@ class CompilerSimulator:
         """Read a run.
 
         Raises:
-            UsageError: this is no run folder.
-            ModelError: the model is gone or cannot be read.
-            ProvenanceError: model and statistics are not those the run was made with.
+            UsageError: this is not a run folder.
+            ModelError: the model is missing or cannot be read.
+            ProvenanceError: model or statistics have changed since the calibration.
             StatisticsError: the statistics are damaged.
         """
         folder = RunFolder(run)
@@ -56,7 +56,7 @@ class CompilerSimulator:
         """Return the plan of the int8 model.
 
         Raises:
-            UsageError: a layer to leave out does not exist.
+            UsageError: a layer to skip does not exist.
             ModelError: nothing is left to quantize.
         """
         return plan(self.prepared.model, choices.target, choices.left_out)

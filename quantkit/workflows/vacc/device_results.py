@@ -1,4 +1,4 @@
-"""Results that came back from a card, as one more model of a comparison."""
+"""Results of a card as a candidate of a comparison."""
 
 from collections import Counter
 from pathlib import Path, PurePosixPath
@@ -12,15 +12,15 @@ from quantkit.errors import UsageError, VendorFileError
 from quantkit.vendors.vacc.results import pair_outputs, read_scores
 from quantkit.workflows.presets import load_preset
 
-# Beside the datalist, a preset file: the preprocessing that the card's inputs were written for.
+# Preset file in the folder of the datalist: the preprocessing that the card's inputs were written for.
 PREPROCESSING = "preprocessing.yaml"
 
 
 def other_preprocessing(datalist: Path, pipeline: Pipeline) -> str | None:
-    """Return a warning where the inputs of a datalist were written for other preprocessing than a pipeline.
+    """Return a warning if the inputs of a datalist were written for other preprocessing than a pipeline.
 
     Raises:
-        ConfigError: the file that says so is damaged.
+        ConfigError: the preset file is damaged.
     """
     path = datalist.parent / PREPROCESSING
     if not path.is_file() or load_preset(path) == pipeline:
@@ -29,34 +29,34 @@ def other_preprocessing(datalist: Path, pipeline: Pipeline) -> str | None:
 
 
 class DeviceResults:
-    """The scores a card gave, by image.
+    """Scores of a card, by image.
 
     Args:
         results: folder of output files.
-        datalist: the list that the card was run on.
+        datalist: the datalist of the card's run.
 
     Raises:
-        VendorFileError: outputs and list do not fit each other.
+        VendorFileError: outputs and datalist do not match.
     """
 
     def __init__(self, results: Path, datalist: Path) -> None:
         self.path = results
         self._outputs = {output.name: output for output in pair_outputs(results, datalist)}
-        # By file name alone only where one class has it: in class folders of other names, 0.png may be of any class.
+        # File names alone identify images only if they are unique: 0.png may be in any class folder.
         counts = Counter(PurePosixPath(name).name for name in self._outputs)
         files = {PurePosixPath(name).name: name for name in self._outputs}
         self._by_file = {file: name for file, name in files.items() if counts[file] == 1}
 
     def check(self, found: ImageSource) -> None:
-        """See that every image has an answer.
+        """Check that every image has a result.
 
         Raises:
-            VendorFileError: some have none; says how many and names one.
+            VendorFileError: images have no result; the message has their number and names one.
         """
         missing = [name for name in found.names if self._name(name) is None]
         if missing:
             raise VendorFileError(
-                f"the card has no answer to {len(missing)} of {len(found.names)} images ({missing[0]}, ...)",
+                f"the card has no result for {len(missing)} of {len(found.names)} images ({missing[0]}, ...)",
                 where=self.path,
                 fix="compare on the images of its datalist, with --images",
             )
@@ -74,14 +74,14 @@ class DeviceResults:
 
 
 def card_answers(name: str, folder: Path, datalist: Path | None) -> DeviceResults:
-    """Return the answers of ``NAME=DIR``.
+    """Return the results of ``NAME=DIR``.
 
     Raises:
-        UsageError: there is no such folder, or no datalist to read it with.
-        VendorFileError: outputs and list do not fit each other.
+        UsageError: there is no such folder, or no datalist is given.
+        VendorFileError: outputs and datalist do not match.
     """
     if not folder.is_dir():
         raise UsageError("there is no such model file or folder of results", where=f"{name}={folder}")
     if datalist is None:
-        raise UsageError(f"{name}={folder} are results of a card", fix="give the --datalist that it was run on")
+        raise UsageError(f"{name}={folder} are results of a card", fix="give the --datalist of its run")
     return DeviceResults(folder, datalist)

@@ -1,13 +1,13 @@
-"""``quantkit compare --breakdown``: how much the card's preprocessing, half precision and int8 each take.
+"""``quantkit compare --breakdown``: accuracy loss by the card's preprocessing, half precision and int8.
 
-Between a model here and the same model on the card lie three changes. Each is made alone, and all are made one after
+A model on the card differs from the fp32 model by three changes. Each is applied alone, and all are applied one after
 the other, on the same images:
 
-- the card's preprocessing: pictures squashed to a square and sampled without antialias, mean and std in half precision;
-  the vendor's two runtimes differ in what they hand to the card (`Runtime`);
+- the card's preprocessing: images squashed to a square and sampled without antialias, mean and std in half precision;
+  the vendor's two runtimes pass different inputs to the card (`Runtime`);
 - fp16: every tensor rounded to half precision, computed in float32 (`quantkit.graph.half_precision`);
-- int8: the scheme of the card's compiler as far as it is known, with the run's options. What stays in floating point
-  there is float32 here; so the int8 row differs from the fp16 row by int8 in place of fp16, not on top of it.
+- int8: the scheme of the card's compiler as far as it is known, with the run's options. Layers that stay in float on
+  the card are float32 here, so the int8 step replaces fp16; it is not added to it.
 """
 
 import math
@@ -21,7 +21,8 @@ from quantkit.config.pipeline import Decode, EvenSides, Normalize, Pipeline, Pip
 from quantkit.data.calibration_set import CalibrationSet
 from quantkit.data.sources.open import ImagesLike
 from quantkit.errors import VendorFileError
-from quantkit.evaluation.result import Delta, EvaluatedModel, ModelResult, compare_models
+from quantkit.evaluation.compare_models import EvaluatedModel, compare_models
+from quantkit.evaluation.result import Delta, ModelResult
 from quantkit.graph.half_precision import half_model
 from quantkit.progress import NamedProgress, Progress, as_progress
 from quantkit.runs.folder import FP32
@@ -31,9 +32,9 @@ from quantkit.workflows.presets import PresetSource, load_preset
 from quantkit.workflows.vacc.build_file import choices_of_run
 from quantkit.workflows.vacc.compiler_simulator import MODEL_OF_THE_COMPILER, CompilerSimulator
 
-# How the vendor's programs hand a picture to the card. ``vamp``: as ``quantkit vamp inputs`` writes it. ``vsx``: its
-# Python classification script, of which the accuracies in the README files of its model zoo come; OpenCV decodes, which
-# turns pictures by their EXIF orientation, and odd sides are shrunk to even ones first
+# How the vendor's programs pass an image to the card. ``vamp``: as ``quantkit vamp inputs`` writes it. ``vsx``: its
+# Python classification script, the source of the accuracies in the README files of its model zoo; OpenCV decodes, which
+# applies the EXIF orientation, and odd sides are shrunk to even ones first
 # (Vastai/VastModelZOO, cv/classification/common/vsx/classification.py).
 Runtime = Literal["vamp", "vsx"]
 RUNTIMES: dict[Runtime, str] = {
@@ -45,21 +46,21 @@ FP16 = "fp16"
 INT8 = "vacc-int8"
 NOTES = (
     "fp16: every tensor rounded to half precision and back, sums in float32",
-    f"int8: {MODEL_OF_THE_COMPILER}; what is not int8 there is float32",
+    f"int8: {MODEL_OF_THE_COMPILER}; everything else is float32",
 )
 
 
 @dataclass(frozen=True, kw_only=True)
 class Step:
-    """One change between a model here and on the card.
+    """One change between the fp32 model and the card.
 
     Attributes:
-        name: what was changed.
-        top1: percent right after this change and all before it.
-        agreement: percent of answers still those of the start, after this change and all before it.
-        of_step: difference of top-1 to the step before.
-        in_all: difference of top-1 to the start.
-        alone: difference of top-1 to the start when only this is changed.
+        name: description of the change.
+        top1: top-1 in percent with this change and all before it.
+        agreement: agreement with the start in percent, with this change and all before it.
+        of_step: difference in top-1 to the previous step.
+        in_all: difference in top-1 to the start.
+        alone: difference in top-1 to the start with only this change.
     """
 
     name: str
@@ -70,7 +71,7 @@ class Step:
     alone: Delta
 
     def to_json(self) -> dict[str, Any]:
-        """Return plain values, in percent and percentage points."""
+        """Return JSON values, in percent and percentage points."""
         deltas = {"of_step": self.of_step, "in_all": self.in_all, "alone": self.alone}
         return {
             "name": self.name,
@@ -85,13 +86,13 @@ class Step:
 
 @dataclass(frozen=True, kw_only=True)
 class ErrorBreakdown:
-    """Where the points went.
+    """Accuracy loss by step.
 
     Attributes:
-        images: how many images all were measured on.
-        top1: percent right at the start: fp32 with its own preprocessing.
+        images: number of images.
+        top1: top-1 in percent at the start: fp32 with its own preprocessing.
         steps: the card's preprocessing, fp16, int8.
-        notes: what the figures rest on, and what makes them doubtful.
+        notes: assumptions and limitations of the figures.
     """
 
     images: int
@@ -100,7 +101,7 @@ class ErrorBreakdown:
     notes: tuple[str, ...]
 
     def to_json(self) -> dict[str, Any]:
-        """Return plain values."""
+        """Return JSON values."""
         return {
             "images": self.images,
             "top1": self.top1,
@@ -110,15 +111,15 @@ class ErrorBreakdown:
 
 
 def card_pipeline(pipeline: Pipeline, runtime: Runtime = "vamp") -> Pipeline:
-    """Return what the card makes of a pipeline, as its ``vdsp_params`` say it.
+    """Return the pipeline that the card executes in place of a pipeline, as in its ``vdsp_params``.
 
     A resize of the shorter side becomes a squash to a square of that side; every resize is bilinear without antialias;
     mean and std are rounded to half precision.
 
     Args:
         pipeline: the preprocessing of the model.
-        runtime: the program that runs the card. ``vsx`` first turns pictures by their EXIF orientation and shrinks odd
-            sides to even ones.
+        runtime: the program that runs the card. ``vsx`` first applies the EXIF orientation and shrinks odd sides to
+            even ones.
 
     Raises:
         VendorFileError: mean or std do not fit into half precision.
@@ -144,25 +145,25 @@ def error_breakdown(
     threads: int | None = None,
     progress: Progress | None = None,
 ) -> ErrorBreakdown:
-    """Separate what the card's preprocessing, half precision and int8 take from a run's fp32 model.
+    """Measure the accuracy loss of a run's fp32 model by the card's preprocessing, half precision and int8.
 
     Args:
-        run: run folder of `calibrate`; its method and layers left in float are those of the int8 step.
-        images: evaluation images; absent, the folder of the calibration set without the set.
+        run: run folder of `calibrate`; the int8 step uses its method and its layers left in float.
+        images: evaluation images; by default the folder of the calibration set without the set.
         labels: their label file.
-        names: class names, one a line.
+        names: class names, one per line.
         exclude: calibration set whose images are left out.
-        pipeline: preprocessing of the start, as `evaluate_models` takes it; absent, the run's.
-        runtime: the vendor's program whose preprocessing is the first step.
-        limit: evaluate at most so many images.
-        threads: workers; as many as there are processors when absent.
+        pipeline: preprocessing of the start, as for `evaluate_models`; by default that of the run.
+        runtime: the vendor's program that defines the preprocessing of the first step.
+        limit: maximum number of evaluation images.
+        threads: number of worker threads; one per processor by default.
         progress: receives the progress.
 
     Raises:
-        UsageError: this is no run folder.
+        UsageError: this is not a run folder.
         ProvenanceError: model or statistics are not those of the run.
         ModelError: the model cannot be quantized or run.
-        LabelError: labels are missing, malformed, or no classes of the model.
+        LabelError: labels are missing, malformed or out of range for the model.
         CalibrationSetError: there are no images.
         ImageError: an image cannot be decoded.
         VendorFileError: mean or std do not fit into half precision.
@@ -205,7 +206,7 @@ def error_breakdown(
 def _step(
     name: str, start: EvaluatedModel, before: EvaluatedModel, after: EvaluatedModel, alone: EvaluatedModel
 ) -> Step:
-    """Compare one step with the one before it, and with the start together with the others and alone."""
+    """Compare one step with the previous one and with the start, cumulatively and alone."""
     in_all = _versus(start, after)
     assert in_all.top1 is not None
     assert in_all.versus is not None
@@ -220,7 +221,7 @@ def _step(
 
 
 def _versus(reference: EvaluatedModel, candidate: EvaluatedModel) -> ModelResult:
-    # Divergences were measured from other references than this one.
+    # Divergences were measured against other references.
     pair = [replace(one, name=name, kl=None) for one, name in ((reference, "before"), (candidate, "after"))]
     return compare_models(pair).candidates[0]
 

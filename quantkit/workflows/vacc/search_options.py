@@ -1,8 +1,9 @@
-"""``quantkit vamc advise``: which options of the card's compiler keep a model's answers, foreseen and measured.
+"""``quantkit vamc advise``: search the options of the card's compiler by simulation on evaluation images.
 
-All of a run's statistics are there, so every way to find ranges costs no pass over the calibration images; the
-candidates run side by side over the evaluation images. Half of those choose, the other half judges the choice: of many
-candidates one always looks better than it is on the images that it was chosen by.
+The statistics of the run contain everything that the calibration methods need, so no method needs another pass over the
+calibration images. The candidates run in parallel over the evaluation images. One half of the images, the selection
+split, selects a candidate; the other half, the evaluation split, gives its accuracy, because the accuracy of the best
+of many candidates is biased on the images that selected it.
 """
 
 import math
@@ -20,8 +21,9 @@ from quantkit.data.sources.open import ImagesLike
 from quantkit.engine.scores import score_sqnr_db, scores_of
 from quantkit.engine.session import default_threads
 from quantkit.errors import UsageError
+from quantkit.evaluation.compare_models import EvaluatedModel, compare_models
 from quantkit.evaluation.paired import PairedOutcomes, score_interval
-from quantkit.evaluation.result import PERCENT, Comparison, EvaluatedModel, ModelResult, compare_models
+from quantkit.evaluation.result import PERCENT, Comparison, ModelResult
 from quantkit.files import write_text
 from quantkit.graph.qdq.plan import Plan
 from quantkit.progress import NamedProgress, Progress, as_progress
@@ -36,23 +38,23 @@ from quantkit.workflows.vacc.compiler_simulator import MODEL_OF_THE_COMPILER, Co
 
 ADVISED = "vamc-advised.yaml"
 JSON_SCHEMA = 1
-# Where this many percent of the answers are those of fp32 already, a layer in float is not worth its time.
+# From this agreement with fp32 on, in percent, a layer in float is not worth its time.
 AGREES_ENOUGH = 99.0
 MOST_SKIPS = 3
-# The order of the layers' sensitivities stands after few images; each layer costs a session.
+# The order of the layers is stable after few images; each layer costs a session.
 SENSITIVITY_IMAGES = 16
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Candidate:
-    """One choice of options, and what came of it.
+    """One combination of options with its results.
 
     Attributes:
         choices: the options.
-        skip_convs: convolutions left in floating point, by index in graph order.
-        chosen_on: its figures on the half of the images that chooses.
-        evaluated_on: its figures on the other half.
-        agrees: bool, for each image of the choosing half, whether the answer is that of fp32.
+        skip_convs: indices in graph order of convolutions left in float.
+        chosen_on: result on the selection split.
+        evaluated_on: result on the evaluation split.
+        agrees: bool, agreement with fp32 on each image of the selection split.
     """
 
     choices: CompilerOptions
@@ -63,11 +65,11 @@ class Candidate:
 
     @property
     def weight_scale(self) -> WeightScale:
-        """How weight scales are chosen, in the vendor's words."""
+        """Rule for weight scales, in the vendor's terms."""
         return "power2" if self.choices.power_of_two else "max"
 
     def to_json(self) -> dict[str, Any]:
-        """Return the options in the vendor's words and the figures of either half."""
+        """Return the options in the vendor's terms, and the results on both splits."""
         return {
             "calibrate_mode": vendor_method(self.choices.method),
             "quantize_per_channel": self.choices.per_channel,
@@ -80,12 +82,12 @@ class Candidate:
 
 @dataclass(frozen=True, kw_only=True)
 class ConvSensitivity:
-    """What one convolution costs.
+    """Sensitivity of a convolution.
 
     Attributes:
-        conv: its index in graph order.
-        node: its name.
-        gain_db: by how much the SQNR of the scores rises when this convolution alone is left in floating point.
+        conv: index in graph order.
+        node: name of the node.
+        gain_db: gain in the SQNR of the scores when only this convolution is left in float, in dB.
     """
 
     conv: int
@@ -95,16 +97,16 @@ class ConvSensitivity:
 
 @dataclass(frozen=True, kw_only=True)
 class Advice:
-    """What `advise` found.
+    """Result of `advise`.
 
     Attributes:
-        images: evaluation images in the choosing half and in the judging half.
+        images: number of images in the selection split and in the evaluation split.
         candidates: every combination of options, then those with skipped convolutions, in the order tried.
-        best: the one whose options were written.
-        sensitivities: of the convolutions, the most costly first; empty where none was tried.
+        best: the candidate with the written options.
+        sensitivities: sensitivities of the convolutions, the most costly first; empty if none was tried.
         path: the build file.
-        command: the command line that writes the same file.
-        notes: what the user may want to know.
+        command: the command that writes the same file.
+        notes: remarks for the user.
     """
 
     images: tuple[int, int]
@@ -116,7 +118,7 @@ class Advice:
     notes: tuple[str, ...]
 
     def to_json(self) -> dict[str, Any]:
-        """Return plain values; a figure that is infinite is null."""
+        """Return JSON values; infinite figures are null."""
         return {
             "schema": JSON_SCHEMA,
             "scheme": MODEL_OF_THE_COMPILER,
@@ -147,37 +149,36 @@ def advise(
     threads: int | None = None,
     progress: Progress | None = None,
 ) -> Advice:
-    """Simulate every combination of the compiler's options on evaluation images, and write the best as a build file.
+    """Simulate every combination of compiler options on evaluation images, and write the best one as a build file.
 
-    The best agrees with fp32 on the most images of the choosing half; of equals, the one with the higher top-1, then
-    the one tried first. A convolution left in floating point costs time on the card, so a candidate with skipped ones
-    is taken only where it agrees more than the best with fewer by more than chance: the 95 % interval of the paired
-    difference lies above zero.
+    The best candidate has the highest agreement with fp32 on the selection split; of equals, the higher top-1, then the
+    one tried first. A convolution in float costs time on the card, so a candidate with more skipped convolutions is
+    selected only if its gain in agreement is significant: the 95 % interval of the paired difference is above zero.
 
     Args:
-        run: run folder of `calibrate`; the layers it leaves in float stay so in every candidate.
-        images: evaluation images; absent, the folder of the calibration set without the set.
+        run: run folder of `calibrate`; its layers in float are in float in every candidate.
+        images: evaluation images; by default the folder of the calibration set without the set.
         labels: their label file.
-        names: class names, one a line.
+        names: class names, one per line.
         exclude: calibration set whose images are left out.
-        limit: evaluate at most so many images.
-        skips: try up to so many of the most sensitive convolutions in floating point; 0 for none.
-        out: where to write; in the run folder when absent.
-        options: further choices of the build file; its weight scale is chosen here.
-        threads: workers; as many as there are processors when absent.
+        limit: maximum number of evaluation images.
+        skips: maximum number of sensitive convolutions to try in float; 0 for none.
+        out: build file to write; in the run folder by default.
+        options: further options of the build file; its weight scale is set by the search.
+        threads: number of worker threads; one per processor by default.
         progress: receives the progress.
 
     Raises:
-        UsageError: this is no run folder, or there is but one evaluation image.
+        UsageError: this is not a run folder, or there is only one evaluation image.
         ProvenanceError: model or statistics are not those of the run.
         ModelError: the model cannot be quantized or run.
-        LabelError: labels are missing, malformed, or no classes of the model.
+        LabelError: labels are missing, malformed or out of range for the model.
         CalibrationSetError: there are no images.
         ImageError: an image cannot be decoded.
         OutputError: the file cannot be written.
     """
     options = options or VamcOptions()
-    vamc_of_run(run, options=options)  # what could not be written in the end is said before the work
+    vamc_of_run(run, options=options)  # raises before the work if the build file cannot be written
     simulator = CompilerSimulator.of_run(run)
     threads = threads or default_threads()
     evaluate = partial(
@@ -200,7 +201,7 @@ def advise(
     if skips and _agreement(best) < AGREES_ENOUGH:
         sensitivities = sensitivities_of(simulator, best.choices, threads=threads)
         if not sensitivities:
-            notes.append("no convolution was tried in float: the calibration images are not at hand")
+            notes.append("no convolution was tried in float: the calibration images are not available")
         if trials := list(_skip_lists(best.choices, sensitivities, skips)):
             skipping, _ = _try(simulator, trials, evaluate)
             candidates += skipping
@@ -223,12 +224,12 @@ def advise(
 def sensitivities_of(
     simulator: CompilerSimulator, choices: CompilerOptions, *, threads: int
 ) -> tuple[ConvSensitivity, ...]:
-    """Return what each convolution costs by itself, the most costly first; empty without the calibration images.
+    """Return the sensitivity of each convolution, the most costly first; empty without the calibration images.
 
     Args:
-        simulator: of the run.
-        choices: of the int8 model in which one convolution at a time is put back into float.
-        threads: images run side by side.
+        simulator: simulator of the run.
+        choices: options of the int8 model, in which one convolution at a time is left in float.
+        threads: number of images run in parallel.
 
     Raises:
         ImageError: an image cannot be decoded.
@@ -256,11 +257,11 @@ def sensitivities_of(
 
 
 def worth_skipping(best: Candidate, skipping: Sequence[Candidate]) -> Candidate:
-    """Return the best candidate once each list of skipped convolutions has had to earn what it costs.
+    """Return the best candidate, with skipped convolutions only if each longer list gains significantly.
 
     Args:
-        best: without skipped convolutions.
-        skipping: candidates that skip ever more.
+        best: the best candidate without skipped convolutions.
+        skipping: candidates with an increasing number of skipped convolutions.
     """
     for one in skipping:
         if score_interval(PairedOutcomes.of(best.agrees, one.agrees)).lo > 0.0:
@@ -269,7 +270,7 @@ def worth_skipping(best: Candidate, skipping: Sequence[Candidate]) -> Candidate:
 
 
 def _combinations(base: CompilerOptions) -> Iterator[CompilerOptions]:
-    """Yield every method with every form of weights; a percentile keeps the run's fraction."""
+    """Yield every combination of method and weight scheme; percentile keeps the run's fraction."""
     percentile = base.method if isinstance(base.method, Percentile) else Percentile()
     for method in (percentile, Kl(), MinMax(), Mse()):
         for per_channel in (True, False):
@@ -280,7 +281,7 @@ def _combinations(base: CompilerOptions) -> Iterator[CompilerOptions]:
 def _skip_lists(
     best: CompilerOptions, sensitivities: Sequence[ConvSensitivity], most: int
 ) -> Iterator[CompilerOptions]:
-    """Yield the best options with the most sensitive convolution left in float, with the two most sensitive, ..."""
+    """Yield the best options with the most sensitive convolution in float, with the two most sensitive, and so on."""
     costly = [one.conv for one in sensitivities if one.gain_db > 0.0]
     for count in range(1, min(most, len(costly), len(sensitivities) - 1) + 1):
         yield _skipping(best, costly[:count])
@@ -294,14 +295,14 @@ def _skipping(choices: CompilerOptions, convs: Sequence[int]) -> CompilerOptions
 def _try(
     simulator: CompilerSimulator, trials: Sequence[CompilerOptions], evaluate: Callable[..., Evaluation]
 ) -> tuple[list[Candidate], Evaluation]:
-    """Run the int8 models of all trials side by side over the images, and compare each half of the answers."""
+    """Run the int8 models of all trials over the images, and compare them on each split."""
     with tempfile.TemporaryDirectory(prefix="quantkit-advise-") as folder:
         paths = [
             simulator.write(choices, Path(folder) / f"candidate{index}.onnx") for index, choices in enumerate(trials)
         ]
         evaluation = evaluate([FP32, *paths])
     if len(evaluation.images.names) < 2:
-        raise UsageError("one image cannot both choose and judge", where=evaluation.images.root, fix="give more images")
+        raise UsageError("needs at least two images", where=evaluation.images.root, fix="give more images")
     selection, holdout_images = (_half(evaluation.answers, start) for start in (0, 1))
     reference, *answers = (answer.predictions.top1[::2] for answer in evaluation.answers)
     rows = zip(trials, selection.candidates, holdout_images.candidates, answers, strict=True)
@@ -318,7 +319,7 @@ def _try(
 
 
 def _half(answers: Sequence[EvaluatedModel], start: int) -> Comparison:
-    """Compare on every other image, so that both halves hold all classes where images lie by class."""
+    """Compare on every other image, so that both splits contain all classes if the images are sorted by class."""
     taken = range(start, len(answers[0].predictions), 2)
     return compare_models(
         [
@@ -342,7 +343,7 @@ def _agreement(candidate: Candidate) -> float:
 
 
 def _build(run: Path, best: Candidate, out: Path, options: VamcOptions) -> tuple[BuildFile, str]:
-    """Return the build file of the best options, and the command line that writes the same."""
+    """Return the build file of the best options, and the command that writes the same file."""
     choices = best.choices
     build, _ = vamc_of_run(
         run, method=choices.method, per_channel=choices.per_channel, skip_convs=best.skip_convs, options=options
@@ -360,7 +361,7 @@ def _build(run: Path, best: Candidate, out: Path, options: VamcOptions) -> tuple
 
 
 def _figures(result: ModelResult) -> dict[str, Any]:
-    """Return the figures of one half that candidates are compared by."""
+    """Return the figures of one split that candidates are compared by."""
     wanted = ("top1", "delta_top1", "delta_top1_ci95", "mcnemar_p", "agreement", "agreement_ci95", "changed", "kl")
     whole = result.to_json()
     return {key: whole[key] for key in wanted}

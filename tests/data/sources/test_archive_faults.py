@@ -86,8 +86,11 @@ MEMBERS: dict[str, tuple[Callable[[Path], Path], str]] = {
     ),
     "zip encrypted": (lambda p: _patched_zip(p / "a.zip", 8, "<H", 1), "it is encrypted"),
     "zip method": (lambda p: _patched_zip(p / "a.zip", 10, "<H", 12), "compressed by method 12"),
-    "zip lying size": (lambda p: _patched_zip(p / "a.zip", 24, "<I", 9), "contradicts itself about its size"),
-    "zip huge": (lambda p: _patched_zip(p / "a.zip", 24, "<I", (2 << 30) - 1), "contradicts itself|more than any"),
+    "zip lying size": (lambda p: _patched_zip(p / "a.zip", 24, "<I", 9), "has contradictory sizes for it"),
+    "zip huge": (
+        lambda p: _patched_zip(p / "a.zip", 24, "<I", (2 << 30) - 1),
+        "has contradictory sizes|too large for an image",
+    ),
 }
 
 
@@ -109,7 +112,7 @@ def test_bomb_beyond_the_size_its_directory_says_is_refused_while_unpacking(tmp_
     data = bytearray(path.read_bytes())
     struct.pack_into("<I", data, data.rindex(b"PK\x01\x02") + 24, 1000)
     path.write_bytes(data)
-    with pytest.raises(ImageError, match=r"bad\.bmp: the archive says 1000 bytes and it has more"):
+    with pytest.raises(ImageError, match=r"bad\.bmp: the index declares 1000 bytes, and the member has more"):
         open_source(path).items[0].read()
 
 
@@ -119,13 +122,13 @@ def test_zip_with_a_changed_byte_fails_its_checksum(method: int, tmp_path: Path)
     data = bytearray(path.read_bytes())
     data[200] ^= 0xFF
     path.write_bytes(data)
-    with pytest.raises(ImageError, match=r"a\.png: (its checksum is wrong|the member is damaged|the archive says)"):
+    with pytest.raises(ImageError, match=r"a\.png: (its checksum is wrong|the member is damaged|the index declares)"):
         open_source(path).items[0].read()
 
 
 def test_zip_whose_directory_points_elsewhere_is_named(tmp_path: Path) -> None:
     path = _patched_zip(tmp_path / "a.zip", 42, "<I", 7)
-    with pytest.raises(ImageError, match=r"bad\.png: the index of the archive points to no member"):
+    with pytest.raises(ImageError, match=r"bad\.png: the index of the archive is wrong"):
         open_source(path).by_name["bad.png"].read()
 
 
@@ -133,7 +136,7 @@ def test_truncated_zip_is_refused_whole(tmp_path: Path) -> None:
     path = write_zip(tmp_path / "a.zip", PICTURES)
     path.write_bytes(path.read_bytes()[:-40])
     for skip in (False, True):
-        with pytest.raises(CalibrationSetError, match=r"a\.zip: not a whole zip|no images found"):
+        with pytest.raises(CalibrationSetError, match=r"a\.zip: not a complete zip|no images found"):
             open_source(path, skip_damaged=skip)
 
 
@@ -141,7 +144,7 @@ def test_truncated_zip_is_refused_whole(tmp_path: Path) -> None:
 def test_truncated_tar_is_named_and_its_beginning_used_if_asked(cut: int, tmp_path: Path) -> None:
     path = write_tar(tmp_path / "a.tar", PICTURES)
     path.write_bytes(path.read_bytes()[: 2 * 1024 + cut])  # two members of 1024 bytes each, and a part
-    with pytest.raises(CalibrationSetError, match=r"a\.tar: .*(cut short|are left).*after [234] images"):
+    with pytest.raises(CalibrationSetError, match=r"a\.tar: .*(truncated|are left).*after [234] images"):
         open_source(path)
     rest = open_source(path, skip_damaged=True)
     assert [item.read() for item in rest.items] == [PICTURES[name] for name in rest.names]
@@ -154,7 +157,7 @@ def test_tar_with_rubbish_in_the_middle_is_named_by_byte(tmp_path: Path) -> None
     data = bytearray(path.read_bytes())
     data[2048 : 2048 + 512] = b"x" * 512
     path.write_bytes(data)
-    with pytest.raises(CalibrationSetError, match=r"no header at byte 2048, behind cat/1\.png"):
+    with pytest.raises(CalibrationSetError, match=r"no header at byte 2048, after cat/1\.png"):
         open_source(path)
 
 
@@ -174,7 +177,7 @@ def test_tar_with_an_impossible_size_is_refused(size: bytes, tmp_path: Path) -> 
     header[148:156] = b" " * 8
     header[148:156] = f"{sum(header):06o}\0 ".encode()
     (tmp_path / "a.tar").write_bytes(bytes(header) + bytes(1024))
-    with pytest.raises(CalibrationSetError, match=r"impossible size|no number|are left of the archive"):
+    with pytest.raises(CalibrationSetError, match=r"invalid size|not a number|are left of the archive"):
         open_source(tmp_path / "a.tar")
 
 
@@ -199,7 +202,7 @@ def test_compressed_tar_beyond_memory_is_refused(tmp_path: Path, monkeypatch: py
         ("a.tar", b"", "the archive is empty"),
         ("a.zip", b"", "the archive is empty"),
         ("a.tar", b"<html>404</html>" * 40, "not a tar archive"),
-        ("a.zip", b"PK\x03\x04" + b"x" * 600, "not a whole zip archive"),
+        ("a.zip", b"PK\x03\x04" + b"x" * 600, "not a complete zip archive"),
         ("a.bin", b"\0" * 600, "neither a folder of images nor a tar, zip or parquet file"),
     ],
 )
@@ -246,7 +249,7 @@ def test_pattern_without_a_file_says_so(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("pattern", ["data-{5..3}.tar", "data-{0..99999999}.tar", "{0..999}{0..999}.tar"])
 def test_impossible_range_of_shards_is_refused(pattern: str, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=r"is no range of shards|shards; give at most"):
+    with pytest.raises(UsageError, match=r"invalid range of shards|shards; give at most"):
         open_source(str(tmp_path / pattern))
 
 
@@ -274,7 +277,7 @@ def test_archive_that_shrinks_while_in_use_is_named(tmp_path: Path) -> None:
     path = write_tar(tmp_path / "a.tar", PICTURES)
     item = open_source(path).items[-1]
     path.write_bytes(path.read_bytes()[:2048])
-    with pytest.raises(ImageError, match=r"a\.tar: emu/1\.png: 0 of \d+ bytes are there at byte \d+: it was cut short"):
+    with pytest.raises(ImageError, match=r"a\.tar: emu/1\.png: truncated: 0 of \d+ bytes at byte \d+"):
         item.read()
 
 

@@ -33,7 +33,7 @@ def write(path: Path, rows: list[Any], labels: Any = None, **columns: Any) -> Pa
 @pytest.mark.parametrize(
     ("made", "message"),
     [
-        (pyarrow.table({"img": [b"x"], "label": [1]}), r"no column image; it has img, label"),
+        (pyarrow.table({"img": [b"x"], "label": [1]}), r"there is no column image \(columns: img, label\)"),
         (pyarrow.table({"image": ["a.png"], "label": [1]}), r"the column image is string, not bytes"),
         (pyarrow.table({"image": [{"path": "a"}], "label": [1]}), r"the column image is struct.*, not bytes"),
         (pyarrow.table({"image": pyarrow.array([], KIND)}), r"it has no rows"),
@@ -66,7 +66,7 @@ def test_null_label_is_named_by_row(tmp_path: Path) -> None:
     ("labels", "message"),
     [
         (["a"] * 6, "the column label is string, not an integer"),
-        ([0, 1, -2, 0, 0, 0], "row 2: label -2 is no class index"),
+        ([0, 1, -2, 0, 0, 0], "row 2: label -2 is not a class index"),
         ([0, -1, 0, 0, 0, 0], r"row 1: the row has no label \(-1\), and others have"),
     ],
 )
@@ -95,7 +95,9 @@ def test_undecodable_bytes_are_left_out_of_a_set_and_of_an_evaluation_if_asked(t
 def test_huge_row_group_is_refused_with_the_remedy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(parquet_file, "MAX_ROW_GROUP_BYTES", 100)
     item = open_source(write(tmp_path / "a.parquet", ROWS)).items[3]
-    with pytest.raises(ImageError, match=r"row group 1: the row group has \d+ bytes of images.*row_group_size=100"):
+    with pytest.raises(
+        ImageError, match=r"row group 1: the row group is too large \(\d+ bytes of images.*row_group_size=100"
+    ):
         item.read()
 
 
@@ -105,7 +107,7 @@ def test_truncated_file_is_named_and_the_others_used_if_asked(keep: float, tmp_p
         write_parquet(tmp_path / f"val-{shard:05d}-of-00003.parquet", PICTURES, path_of=lambda _: None)
     cut = tmp_path / "val-00001-of-00003.parquet"
     cut.write_bytes(cut.read_bytes()[: int(keep * cut.stat().st_size)])
-    with pytest.raises(CalibrationSetError, match=r"val-00001-of-00003\.parquet: not a whole parquet file"):
+    with pytest.raises(CalibrationSetError, match=r"val-00001-of-00003\.parquet: not a complete parquet file"):
         open_source(tmp_path)
     rest = open_source(tmp_path, skip_damaged=True)
     assert len(rest) == 12
@@ -122,7 +124,7 @@ def test_missing_file_of_a_numbered_set_is_named(tmp_path: Path) -> None:
 def test_files_of_different_classes_are_refused(tmp_path: Path) -> None:
     write_parquet(tmp_path / "a.parquet", PICTURES)
     write_parquet(tmp_path / "b.parquet", PICTURES, classes=("dog", "cat", "emu"))
-    with pytest.raises(LabelError, match="its files name different classes"):
+    with pytest.raises(LabelError, match="the files have different classes"):
         open_source(tmp_path)
 
 

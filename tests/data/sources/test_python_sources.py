@@ -140,14 +140,14 @@ def test_balanced_set_of_arrays_is_drawn_by_class() -> None:
 def test_manifest_of_arrays_is_loaded_and_needs_them_again(tmp_path: Path) -> None:
     build_calibration_set((ARRAYS, LABELS), count=6).save(tmp_path / "set.csv")
     loaded = CalibrationSet.load(tmp_path / "set.csv")
-    with pytest.raises(CalibrationSetError, match="the images were in memory, in no file; give them again"):
+    with pytest.raises(CalibrationSetError, match="the images were in memory and not in a file; give them again"):
         _ = loaded.items
     assert CalibrationSet.load(tmp_path / "set.csv", images=(ARRAYS, LABELS)).verify() == ()
 
 
 def test_whole_source_keeps_the_order_and_refuses_an_image_twice() -> None:
     assert [image.name for image in whole_source(open_source(ARRAYS)).images][:2] == ["image-000000", "image-000001"]
-    with pytest.raises(CalibrationSetError, match="image 3: the same image as image-000001"):
+    with pytest.raises(CalibrationSetError, match="image 3: the image is identical to image-000001"):
         whole_source(open_source(ARRAYS[[0, 1, 2, 1]]))
 
 
@@ -172,29 +172,29 @@ def _nan(value: float) -> Any:
             r"image 5: 1 of 60 values are NaN or infinite, the first at \[1, 2, 3\]",
         ),
         (_with(5, _nan(np.inf)), NumericError, r"image 5: 1 of 60 values are NaN or infinite"),
-        (_with(5, ARRAYS[5].astype(np.float64)), ImageError, r"item 5: an array of float64 where float32 is needed"),
-        (_with(5, (ARRAYS[5] * 9).astype(np.uint8)), ImageError, r"item 5: an array of uint8 where float32"),
+        (_with(5, ARRAYS[5].astype(np.float64)), ImageError, r"item 5: the array has dtype float64, not float32"),
+        (_with(5, (ARRAYS[5] * 9).astype(np.uint8)), ImageError, r"item 5: the array has dtype uint8, not float32"),
         (
             _with(5, ARRAYS[5][:, :2]),
             ImageError,
-            r"image 5: an array of shape \[3, 2, 5\] and the first is \[3, 4, 5\]",
+            r"image 5: the array has shape \[3, 2, 5\], and the first \[3, 4, 5\]",
         ),
-        (_with(5, ARRAYS[5][0]), ImageError, r"image 5: an array of shape \[4, 5\] where \[C, H, W\] is needed"),
+        (_with(5, ARRAYS[5][0]), ImageError, r"image 5: the array has shape \[4, 5\], not \[C, H, W\]"),
         (_with(5, b"png"), ImageError, "image 5: arrays and encoded images are mixed"),
-        (_with(5, "a.png"), UsageError, "item 5: a str where an array is needed"),
+        (_with(5, "a.png"), UsageError, "item 5: str is not an array"),
         (_with(5, (ARRAYS[5], 1, 2)), UsageError, "item 5: 3 values where"),
         (_with(5, {"a": 1}), UsageError, "item 5: a dictionary with a"),
         (_with(5, (ARRAYS[5], 1)), LabelError, "8 of 9 images have no label, image 0 first"),
-        ([(one, -1) for one in ARRAYS], LabelError, "item 0: '-1' is no class index"),
-        ([(one, 0.5) for one in ARRAYS], LabelError, "item 0: '0.5' is no class index"),
+        ([(one, -1) for one in ARRAYS], LabelError, "item 0: '-1' is not a class index"),
+        ([(one, 0.5) for one in ARRAYS], LabelError, "item 0: '0.5' is not a class index"),
         ((ARRAYS, LABELS[:4]), LabelError, r"labels of shape \[4\] for 9 images"),
-        ((ARRAYS, LABELS - 1), LabelError, "label -1 of image 0 is no class index"),
-        ((ARRAYS, LABELS.astype(float)), LabelError, "labels of float64, not integers"),
+        ((ARRAYS, LABELS - 1), LabelError, "label -1 of image 0 is not a class index"),
+        ((ARRAYS, LABELS.astype(float)), LabelError, "the labels are float64, not integers"),
         (ARRAYS[0], ImageError, r"\[3, 4, 5\] where \[N, C, H, W\]"),
         (ARRAYS[:0], ImageError, r"\[0, 3, 4, 5\] where"),
-        (ARRAYS.astype(np.float16), ImageError, "an array of float16"),
-        ([], CalibrationSetError, "it gave no images"),
-        (3, UsageError, "a int is no source of images"),
+        (ARRAYS.astype(np.float16), ImageError, "the array has dtype float16"),
+        ([], CalibrationSetError, "it yielded no images"),
+        (3, UsageError, "int is not an image source"),
         ([(ARRAYS[:4], LABELS[:3])], LabelError, "item 0: 3 labels for 4 images"),
     ],
 )
@@ -223,7 +223,7 @@ def test_iterable_without_an_end_asks_for_a_limit(monkeypatch: pytest.MonkeyPatc
 def test_iterator_that_was_read_before_gives_nothing() -> None:
     given = iter(ARRAYS)
     open_source(given)
-    with pytest.raises(CalibrationSetError, match="it gave no images; make it anew"):
+    with pytest.raises(CalibrationSetError, match="it yielded no images; create it again"):
         open_source(given)
 
 
@@ -248,9 +248,9 @@ def test_loader_read_again_in_any_order(monkeypatch: pytest.MonkeyPatch) -> None
 @pytest.mark.parametrize(
     ("second", "message"),
     [
-        (ARRAYS[:6], "image 8: it ended after 6 images and had more the first time"),
-        (ARRAYS[::-1], "image 8: it was another image the first time; do not shuffle"),
-        (ARRAYS[:, :, :2], "image 8: it was another image the first time"),
+        (ARRAYS[:6], "image 8: it ended after 6 images and had more in the first pass"),
+        (ARRAYS[::-1], "image 8: it was another image in the first pass; do not shuffle"),
+        (ARRAYS[:, :, :2], "image 8: it was another image in the first pass"),
     ],
 )
 def test_loader_that_gives_others_the_second_time_is_named(
@@ -266,7 +266,7 @@ def test_loader_that_gives_others_the_second_time_is_named(
 
 @pytest.mark.parametrize("limit", [0, -1])
 def test_limit_below_one_is_refused(limit: int) -> None:
-    with pytest.raises(UsageError, match=f"cannot use {limit} images"):
+    with pytest.raises(UsageError, match=f"invalid number of images {limit}"):
         open_source(iter(ARRAYS), limit=limit)
 
 

@@ -33,7 +33,7 @@ def test_good_files_are_clean() -> None:
     for text in (BUILD, LATER_BUILD):
         assert [f for f in check_document(changed(text), "build") if f.severity != "note"] == []
     (only,) = (f for f in check_document(changed(COMPILE), "compile") if f.severity != "note")
-    assert (only.severity, only.message) == ("warning", "`backend.quantize.house_option` is not known")
+    assert (only.severity, only.message) == ("warning", "`backend.quantize.house_option` is unknown")
 
 
 CASES: list[tuple[str, Sequence[Change], str, str, str | None]] = [
@@ -48,7 +48,7 @@ CASES: list[tuple[str, Sequence[Change], str, str, str | None]] = [
     (BUILD, [("per_channel", "per_chanel")], "error", "misspelt `per_channel`", None),
     (BUILD, [("do_quantization", "do_quantisation")], "error", "misspelt `do_quantization`", None),
     # Keys that resemble nothing, or another key from afar.
-    (COMPILE, [("    # our", "    warp: 9\n    # our")], "warning", "`backend.quantize.warp` is not known", None),
+    (COMPILE, [("    # our", "    warp: 9\n    # our")], "warning", "`backend.quantize.warp` is unknown", None),
     (
         COMPILE,
         [("    # our", "    skip_layers: 9\n    # our")],
@@ -75,36 +75,36 @@ CASES: list[tuple[str, Sequence[Change], str, str, str | None]] = [
     (COMPILE, [("shape:", "inputs:")], "error", "`inputs` is a key of the build dialect", "says `shape`"),
     (BUILD, [("quant_mode", "calibrate_mode")], "error", "`calibrate_mode` is a key of the compile", "`quant_mode`"),
     (BUILD, [("  common:", "  dtype: int8\n  common:")], "error", "`dtype` is a key of the compile", "do_quantization"),
-    (LATER_BUILD, [("dtype: int8", "dtype: itn8")], "error", "no value known of the tools", "write `int8`"),
+    (LATER_BUILD, [("dtype: int8", "dtype: itn8")], "error", "not a known value", "write `int8`"),
     (LATER_BUILD, [("calibrate_mode", "alibrate_mode")], "error", "misspelt `calibrate_mode`", None),
     (BUILD, [("work_dir", "path")], "error", "`path` is a key of the compile dialect", "says `work_dir`"),
     (BUILD, [("work_dir", "env_recheck: 1\n  work_dir")], "warning", "known of the compile dialect only", None),
-    (COMPILE, [("name: small_int8", "model: small")], "warning", "`model` gives no name", "write `name: small`"),
+    (COMPILE, [("name: small_int8", "model: small")], "warning", "`model` is not the name", "write `name: small`"),
     # Values.
     (
         COMPILE,
         [("calibrate_mode: percentile", "calibrate_mode: kl")],
         "error",
-        "no value known",
+        "not a known value",
         "write `kl_divergence`",
     ),
-    (COMPILE, [("calibrate_mode: percentile", "calibrate_mode: magic")], "error", "no value known", None),
-    (COMPILE, [("dtype: int8", "dtype: itn8")], "error", "no value known", "write `int8`"),
-    (COMPILE, [("dtype: int8", "dtype: int4")], "warning", "no value known", None),
-    (COMPILE, [("type: onnx", "type: caffe")], "warning", "no value known", None),
-    (COMPILE, [("type: onnx", "type: ONNX")], "warning", "no value known", "write `onnx`"),
+    (COMPILE, [("calibrate_mode: percentile", "calibrate_mode: magic")], "error", "not a known value", None),
+    (COMPILE, [("dtype: int8", "dtype: itn8")], "error", "not a known value", "write `int8`"),
+    (COMPILE, [("dtype: int8", "dtype: int4")], "warning", "not a known value", None),
+    (COMPILE, [("type: onnx", "type: caffe")], "warning", "not a known value", None),
+    (COMPILE, [("type: onnx", "type: ONNX")], "warning", "not a known value", "write `onnx`"),
     (
         COMPILE,
         [("  suffix: JPEG", "  suffix: JPEG\n    suffix: JPEG")],
         "warning",
-        "stands more than once, in lines",
+        "occurs more than once, in lines",
         None,
     ),
     (COMPILE, [("  suffix: JPEG", "  suffix: png\n    suffix: JPEG")], "error", "in lines 28 and 29", "readers differ"),
-    (BUILD, [("type: vacc", "type: vaac")], "error", "no value known", "write `vacc`"),
+    (BUILD, [("type: vacc", "type: vaac")], "error", "not a known value", "write `vacc`"),
     (COMPILE, [("_channel: true", "_channel: maybe")], "error", 'must be true or false, not "maybe"', None),
-    (COMPILE, [("_channel: true", "_channel: yes")], "warning", 'is written true, not "yes"', None),
-    (COMPILE, [("_num: 1000", '_num: "1000"')], "warning", 'is written 1000, not "1000"', None),
+    (COMPILE, [("_channel: true", "_channel: yes")], "warning", 'should be true, not "yes"', None),
+    (COMPILE, [("_num: 1000", '_num: "1000"')], "warning", 'should be 1000, not "1000"', None),
     (COMPILE, [("_num: 1000", "_num: 0")], "error", "must be a number of images, 1 or more, not 0", None),
     (COMPILE, [("_num: 1000", "_num:")], "warning", "`dataset.sampler.get_data_num` has no value", None),
     (
@@ -116,7 +116,7 @@ CASES: list[tuple[str, Sequence[Change], str, str, str | None]] = [
     ),
     (COMPILE, [("    # our", "    calibrate_range: 7\n    #")], "error", "must be a fraction above 0.5", None),
     (COMPILE, [("    # our", "    weight_scale: pow2\n    #")], "error", "weight_scale: pow2", None),
-    (COMPILE, [("    # our", "    skip_conv_layers: 3\n    #")], "warning", "is written [3], not 3", None),
+    (COMPILE, [("    # our", "    skip_conv_layers: 3\n    #")], "warning", "should be [3], not 3", None),
     (COMPILE, [("    # our", "    skip_conv_layers: [-1]\n    #")], "error", "indices counted from 0", None),
     (COMPILE, [("    # our", "    skip_conv_layers: {a: 1}\n    #")], "error", "must be a list of whole numbers", None),
     (COMPILE, [("[1, 3, 224, 224]", "{a: 1}")], "error", "must be a list of dimensions, not {a: 1}", None),
@@ -127,14 +127,14 @@ CASES: list[tuple[str, Sequence[Change], str, str, str | None]] = [
         'must be true or false, not "debug"',
         "`debug` is a value of `engine.type`",
     ),
-    (BUILD, [("do_quantization: true", "do_quantization: fp16")], "warning", 'is written false, not "fp16"', None),
+    (BUILD, [("do_quantization: true", "do_quantization: fp16")], "warning", 'should be false, not "fp16"', None),
     (COMPILE, [("name: small_int8", "name: small_fp16")], "warning", "the name says fp16 and the build is int8", None),
     # Operations.
-    (COMPILE, [("type: Resize", "type: Resise")], "error", "the operation Resise is not known", "write `Resize`"),
-    (COMPILE, [("type: Resize", "type: Warp")], "warning", "the operation Warp is not known", None),
+    (COMPILE, [("type: Resize", "type: Resise")], "error", "the operation Resise is unknown", "write `Resize`"),
+    (COMPILE, [("type: Resize", "type: Warp")], "warning", "the operation Warp is unknown", None),
     (COMPILE, [("  - type: ToTensor", "  - kind: ToTensor")], "error", "an operation has no `type`", None),
-    (COMPILE, [("size: [256, 256]", "size: [200, 256]")], "error", "crop [224, 224] is larger than the picture", None),
-    (COMPILE, [("size: [256, 256]", "size: 256")], "warning", "is written [256, 256], not 256", None),
+    (COMPILE, [("size: [256, 256]", "size: [200, 256]")], "error", "crop [224, 224] is larger than the image", None),
+    (COMPILE, [("size: [256, 256]", "size: 256")], "warning", "should be [256, 256], not 256", None),
     (COMPILE, [("size: [256, 256]", "size: [256]")], "error", "must be [height, width] in pixels, not [256]", None),
     (COMPILE, [("size: [256, 256]", "size:")], "warning", "`size` has no value", "write [height, width]"),
     (
@@ -164,7 +164,13 @@ CASES: list[tuple[str, Sequence[Change], str, str, str | None]] = [
         "scale of pixels 0..1, but pixels are not divided by 255",
         "write `div255: true`",
     ),
-    (COMPILE, [("    mean: [0.485", "    norm_type: None\n    mean: [0.485")], "warning", "is the word None", "`null`"),
+    (
+        COMPILE,
+        [("    mean: [0.485", "    norm_type: None\n    mean: [0.485")],
+        "warning",
+        "is the string None",
+        "`null`",
+    ),
     # What is not there.
     (COMPILE, [("  checkpoint: small.onnx   # the model\n", "")], "error", "`frontend.checkpoint` is not given", None),
     (COMPILE, [("    get_data_num: 1000\n", "")], "warning", "`dataset.sampler.get_data_num` is not given", None),
@@ -212,7 +218,7 @@ def test_pictures_that_keep_their_aspect() -> None:
     letterbox = "size: [224, -1]\n    adaptive_side: long\n  - type: Pad\n    pad_to_square: true"
     assert found(COMPILE, ("size: [256, 256]", letterbox)) == []
     (finding,) = found(COMPILE, ("size: [256, 256]", letterbox.replace("224", "160")))
-    assert "is larger than the picture, [160, 160]" in finding.message
+    assert "is larger than the image, [160, 160]" in finding.message
 
 
 def test_other_dialects_and_lists_of_nothing_do_no_harm() -> None:
@@ -269,8 +275,8 @@ CAFFE = "div255: false\n    mean: [103.939, 116.779, 123.68]"
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ([(MEAN, "mean: [0.406, 0.456, 0.485]")], "ImageNet's in BGR order and the picture is RGB"),
-        ([(MEAN, CAFFE), ("std: [0.229, 0.224, 0.225]", "std: [1, 1, 1]")], "in BGR order and the picture is RGB"),
+        ([(MEAN, "mean: [0.406, 0.456, 0.485]")], "ImageNet's in BGR order, and the image is RGB"),
+        ([(MEAN, CAFFE), ("std: [0.229, 0.224, 0.225]", "std: [1, 1, 1]")], "in BGR order, and the image is RGB"),
         ([(MEAN, "mean: [0.408, 0.459, 0.482]")], "in BGR order"),  # [104, 117, 123] / 255
         ([(MEAN, "mean: [0.4465, 0.4822, 0.4914]")], "CIFAR-10's in BGR order"),
         ([(MEAN, "mean: [0.456, 0.485, 0.406]")], "in neither RGB nor BGR order"),
@@ -319,7 +325,7 @@ def test_the_checkpoint_is_read_where_it_is_there(tmp_path: Path) -> None:
     (broken,) = (f for f in check_file(path).findings if f.severity == "error")
     assert "not an ONNX model" in broken.message
     (tmp_path / "small.onnx").unlink()
-    assert any("is not here" in f.message for f in check_file(path).findings if f.severity == "note")
+    assert any("does not exist here" in f.message for f in check_file(path).findings if f.severity == "note")
 
 
 @pytest.mark.parametrize(
@@ -327,9 +333,9 @@ def test_the_checkpoint_is_read_where_it_is_there(tmp_path: Path) -> None:
     [
         ([f"{i}.JPEG" for i in range(1000)], None),
         ([f"sub/{i}.JPEG" for i in range(1000)], None),
-        ([f"{i}.JPEG" for i in range(999)], "1000 images are wanted and"),
-        ([f"{i}.jpeg" for i in range(1000)], "ends in .JPEG (there: jpeg)"),
-        ([], "holds no files"),
+        ([f"{i}.JPEG" for i in range(999)], "1000 images are needed, and"),
+        ([f"{i}.jpeg" for i in range(1000)], "ends in .JPEG (found: jpeg)"),
+        ([], "has no files"),
     ],
 )
 def test_the_calibration_folder(tmp_path: Path, names: list[str], message: str | None) -> None:
@@ -347,13 +353,13 @@ def test_a_folder_that_is_a_file(tmp_path: Path) -> None:
     (tmp_path / "photos").touch()
     path = tmp_path / "file.yaml"
     path.write_text(COMPILE)
-    assert any("is no folder" in f.message for f in check_file(path).findings if f.severity == "error")
+    assert any("is not a folder" in f.message for f in check_file(path).findings if f.severity == "error")
 
 
 def test_classes_are_counted_by_the_model() -> None:
     document = changed(COMPILE, ("1000", "8"))
     messages = [finding.message for finding in check_document(document, "compile", facts=FACTS)]
-    assert "8 images for 10 classes: at least 2 of them are never seen" in messages
+    assert "8 images for 10 classes: at least 2 classes have no image" in messages
 
 
 @pytest.mark.parametrize(
@@ -361,7 +367,7 @@ def test_classes_are_counted_by_the_model() -> None:
     [
         (b"", "the file is empty"),
         (b"a: [", "not YAML"),
-        (b"\xff\xfe\x00", "not YAML|no build file|mapping"),
+        (b"\xff\xfe\x00", "not YAML|not a build file|mapping"),
         (b"model: !!python/name:os.system\n", "refused"),
     ],
 )
@@ -498,11 +504,11 @@ SHARED_FINDINGS = {
     ("error", "`work_dir` is a key of the build dialect"): 1,
     ("warning", "images for 1000 classes"): 30,
     ("warning", "`dataset.sampler.get_data_num` is not given"): 4,
-    ("warning", "`norm_type: None` is the word None"): 2,
+    ("warning", "`norm_type: None` is the string None"): 2,
     ("warning", "`div255` has no value"): 1,
-    ("warning", "`engine.common.do_quantization` is written false"): 1,
-    ("warning", "`graph.extra_ops.extra_ops` is not known here"): 1,
-    ("warning", "`model` gives no name in the compile dialect"): 1,
+    ("warning", "`engine.common.do_quantization` should be false"): 1,
+    ("warning", "`graph.extra_ops.extra_ops` is unknown here"): 1,
+    ("warning", "`model` is not the name in the compile dialect"): 1,
     ("warning", "in neither RGB nor BGR order"): 1,
     ("warning", "the name says fp16 and the build is int8"): 1,
     ("warning", "the name says int8 and the build is fp16"): 1,

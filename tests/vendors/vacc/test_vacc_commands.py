@@ -21,14 +21,14 @@ def test_check_prints_lines_a_summary_and_an_exit_code(run: Run, tmp_path: Path)
     code, out, err = run("vamc", "check", "good.yaml", "bad.yaml")
     assert code == 10
     assert out.splitlines() == [
-        "bad.yaml:15: error: `alibrate_mode` is not known: misspelt `calibrate_mode`; write `calibrate_mode`",
-        "bad.yaml:18: warning: `backend.quantize.house_option` is not known",
+        "bad.yaml:15: error: unknown key `alibrate_mode`, probably `calibrate_mode`; write `calibrate_mode`",
+        "bad.yaml:18: warning: `backend.quantize.house_option` is unknown",
         "2 checked: 1 with errors, 0 with warnings only, 1 clean; 2 could not be checked in full (--notes says why)",
     ]
     assert err == "error: 1 of 2 build files have errors"
     code, out, _ = run("vamc", "check", "good.yaml", "--notes")
     assert (code, out.splitlines()[0]) == (
-        0, "good.yaml:5: note: not checked against the model: small.onnx is not here; give --model"
+        0, "good.yaml:5: note: not checked against the model: small.onnx does not exist here; give --model"
     )  # fmt: skip
 
 
@@ -44,7 +44,7 @@ def test_check_as_json(run: Run, tmp_path: Path) -> None:
         "severity": "error",
         "line": 44,
         "key": "workspace.work_dir",
-        "message": "`work_dir` is a key of the build dialect and means nothing here",
+        "message": "`work_dir` is a key of the build dialect and has no effect here",
         "fix": "the compile dialect says `path`",
     } in file["findings"]
 
@@ -137,7 +137,7 @@ def test_check_skips_other_yaml_files_of_a_folder(run: Run, tmp_path: Path) -> N
     code, out, _ = run("vamc", "check", ".")
     assert code == 0
     assert out.splitlines()[-2].startswith("1 checked: 0 with errors")
-    assert out.splitlines()[-1] == "1 YAML files that are no build files were skipped"
+    assert out.splitlines()[-1] == "1 YAML files that are not build files were skipped"
     assert json.loads(run("vamc", "check", ".", "--json")[1])["skipped"] == ["other.yaml"]
 
 
@@ -217,7 +217,7 @@ def test_command_prints_two_lines_to_copy(run: Run, tmp_path: Path) -> None:
     )
     assert run("vamp", "command", "--model", "m/mod")[0] == 0
     assert run("vamp", "command")[::2] == (
-        2, "error: --model: which compiled model?; give --model DIR/mod, or the build file"
+        2, "error: --model: no compiled model given; give --model DIR/mod, or the build file"
     )  # fmt: skip
     assert run("vamp", "command", "gone.yaml")[0] == 10
 

@@ -55,10 +55,10 @@ def test_what_the_build_dialect_cannot_say_is_said() -> None:
     )
     rendering = convert(document, "build")
     assert rendering.notes == (
-        "frontend.type: huggingface cannot be said; the build dialect goes by the file's name",
+        "frontend.type: huggingface is left out: the build dialect uses the file's suffix",
         "frontend.dtype: int64 is left out: the build dialect has no such key",
-        "engine.calibration.skip_matmul_layers: kept, though no known file of this dialect has it",
-        "engine.calibration.house_option: kept, though no known file of this dialect has it",
+        "engine.calibration.skip_matmul_layers: kept, but not known in this dialect",
+        "engine.calibration.house_option: kept, but not known in this dialect",
     )
     assert rendering.data["engine"]["common"] == {"do_quantization": True}
     assert rendering.data["engine"]["calibration"]["skip_matmul_layers"] == [0]
@@ -87,7 +87,7 @@ def test_an_engine_other_than_the_card_is_kept_and_noted() -> None:
 def test_values_read_otherwise_than_written_are_noted() -> None:
     rendering = convert(changed(BUILD, ("do_quantization: true", "do_quantization: fp16")), "compile")
     assert rendering.data["backend"]["dtype"] == "fp16"
-    assert rendering.notes == ('engine.common.do_quantization is written false, not "fp16"; read so',)
+    assert rendering.notes == ('engine.common.do_quantization should be false, not "fp16"; interpreted as that',)
 
 
 def test_keys_of_the_other_dialect_keep_what_they_say() -> None:
@@ -143,12 +143,12 @@ def test_what_can_mean_one_thing_only_is_read(old: str, new: str, path: str, val
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", "the file is empty; `quantkit vamc write` makes one"),
+        ("", "the file is empty; write one with `quantkit vamc write`"),
         ("# nothing\n", "the file is empty"),
         ("- 1", "a build file is a mapping of sections"),
         ("just words", "a build file is a mapping of sections"),
-        ("services: {}\n", "no build file: neither `frontend` and `backend`"),
-        ("model: resnet50\n", "no build file"),
+        ("services: {}\n", "not a build file: neither `frontend` and `backend`"),
+        ("model: resnet50\n", "not a build file"),
     ],
 )
 def test_files_that_are_no_build_files(text: str, message: str) -> None:

@@ -39,7 +39,7 @@ def test_damaged_npz_files_are_named(tmp_path: Path) -> None:
     path = tmp_path / "a.npz"
     write_npz(path, {"output_0": np.zeros(400, np.float32)})
     whole = path.read_bytes()
-    with pytest.raises(VendorFileError, match=r"there is no `input_0` in it \(there: output_0\)"):
+    with pytest.raises(VendorFileError, match=r"it has no `input_0` \(found: output_0\)"):
         read_npz(path, "input_0")
     for content in (b"", whole[:90], whole[:-30], whole.replace(b"\0" * 99, b"\1" * 99, 1), b"\x93NUMPY", whole[:50]):
         path.write_bytes(content)
@@ -97,7 +97,7 @@ def test_labels_without_names_give_folders_of_numbers(tmp_path: Path, photos: Pa
 def test_two_images_of_one_name_are_refused(tmp_path: Path, photos: Path) -> None:
     first = next(photos.rglob("*.png"))
     (first.with_suffix(".bmp")).write_bytes(first.read_bytes())
-    with pytest.raises(CalibrationSetError, match=r"would both become .*\.npz; rename one of them"):
+    with pytest.raises(CalibrationSetError, match=r"would both be written to .*\.npz; rename one of them"):
         plan_inputs(find_labelled_images(photos), tmp_path / "npz")
 
 

@@ -99,14 +99,14 @@ def test_normalizations_that_are_none_or_half(ops: list[dict[str, Any]], channel
     ("ops", "note"),
     [
         (with_op(1, size=[640, -1], adaptive_side="long"), "keeps the aspect by the longer side"),
-        (with_op(1, interpolation="magic"), "the interpolation magic is not known"),
+        (with_op(1, interpolation="magic"), "the interpolation magic is unknown"),
         (with_op(1, size=None), "Resize has no size"),
-        (with_op(1, size="many"), "Resize has no equal"),
-        ([*ZOO, {"type": "ChannelSplit", "index": 0}], "ChannelSplit has no equal"),
-        ([*ZOO, {"type": "CustomFunc", "module_path": "/tmp/x.py", "func_name": "f"}], "CustomFunc has no equal"),
-        ([ZOO[0], {"type": "CvtColor", "code": "COLOR_RGB2YCrCb"}], "CvtColor RGB2YCrCb has no equal"),
+        (with_op(1, size="many"), "Resize has no equivalent"),
+        ([*ZOO, {"type": "ChannelSplit", "index": 0}], "ChannelSplit has no equivalent"),
+        ([*ZOO, {"type": "CustomFunc", "module_path": "/tmp/x.py", "func_name": "f"}], "CustomFunc has no equivalent"),
+        ([ZOO[0], {"type": "CvtColor", "code": "COLOR_RGB2YCrCb"}], "CvtColor RGB2YCrCb has no equivalent"),
         (with_op(3, std=[0.2]), "mean and std have different lengths"),
-        ([{}], "None has no equal"),
+        ([{}], "None has no equivalent"),
     ],
 )
 def test_what_has_no_equal_is_said(ops: list[dict[str, Any]], note: str) -> None:
@@ -129,7 +129,7 @@ def test_our_imagenet_preset_squashes_there_and_says_so() -> None:
         "type": "Normalize", "div255": True, "mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]
     }  # fmt: skip
     assert len(writing.notes) == 1
-    assert "Resize 256 keeps the aspect here and [256, 256] squashes there" in writing.notes[0]
+    assert "Resize 256 keeps the aspect here, and [256, 256] does not" in writing.notes[0]
 
 
 def test_what_the_vendor_cannot_say_is_noted() -> None:

@@ -78,14 +78,14 @@ def test_load_preset_build_file_in_other_encodings(tmp_path: Path, encoding: str
     ("name", "text", "message"),
     [
         ("a.yaml", COMPILE.replace("  process_ops:", "  house_ops:"), "the build file has no preprocessing operations"),
-        ("a.yaml", COMPILE.replace("type: Resize", "type: CustomFunc"), "none of quantkit's: CustomFunc has no equal"),
-        ("a.yaml", "nothing: here\n", "a preprocessing file holds the one key ops"),
+        ("a.yaml", COMPILE.replace("type: Resize", "type: CustomFunc"), "not supported: CustomFunc has no equivalent"),
+        ("a.yaml", "nothing: here\n", "a preprocessing file has the single key ops"),
         ("a.json", "{}", "it has no OpType"),
-        ("a.json", USUAL.replace("CROP_NORM", "CROP_ROTATE_NORM"), "has no equal in a pipeline"),
+        ("a.json", USUAL.replace("CROP_NORM", "CROP_ROTATE_NORM"), "has no equivalent in a pipeline"),
         (
             "a.json",
             USUAL.replace('"OimageHeight": 224,', "").replace('"OimageWidth": 224,', ""),
-            "the file gives no sizes",
+            "the file has no sizes",
         ),
     ],
 )
@@ -103,7 +103,7 @@ def test_load_preset_names_that_do_not_exist() -> None:
 
 def test_preset_notes_say_what_was_inferred(tmp_path: Path) -> None:
     path = file_of(tmp_path, "p.json", USUAL.replace("BILINEAR_CV", "BILINEAR"))
-    assert preset_notes(path) == (f"{path}: ResizeType BILINEAR is read as BILINEAR_CV",)
+    assert preset_notes(path) == (f"{path}: ResizeType BILINEAR is interpreted as BILINEAR_CV",)
     assert preset_notes("vacc") == preset_notes(None) == ()
 
 
@@ -125,7 +125,7 @@ def test_preset_vacc_gives_the_usual_vdsp_params(run: Run, tmp_path: Path) -> No
     assert (code, out, err) == (0, USUAL + "\n", "")
     code, out, err = run("vamc", "vdsp", "--preset", "imagenet")
     assert (code, "BILINEAR_PILLOW" in out) == (0, True)
-    assert "it squashes pictures to 256 x 256 where resize 256 keeps their aspect" in err
+    assert "it resizes to 256 x 256, and resize 256 keeps the aspect" in err
     assert "--preset vacc is what it computes" in err
     assert run("vamc", "vdsp")[0] == run("vamc", "vdsp", "p.json", "--preset", "vacc")[0] == 2
 
@@ -141,7 +141,7 @@ SQUARE = Resize(size=(9, 9), antialias=False)
         ((Decode(), Resize(size=(9, 9)), ToTensor()), "it resizes without antialias"),
         (
             (Decode(), Resize(size=9, antialias=False), CenterCrop(size=(8, 8)), ToTensor()),
-            "it squashes pictures to 9 x 9",
+            "it resizes to 9 x 9",
         ),
         ((Decode(), SQUARE, Pad(), ToTensor()), "the card cannot run this preprocessing: .*one resize"),
         ((Decode(mode="L"), SQUARE, ToTensor()), "the card cannot run this preprocessing: .*colour pictures only"),
@@ -228,7 +228,7 @@ def test_every_command_that_takes_a_preset_takes_a_vendor_file(run: Run, tmp_pat
         SMALL.replace("- type: ToTensor", "- type: ToTensor\n  - type: Pad\n    pad_to_square: true"),
     )
     tiny_model(tmp_path / "twin.onnx")
-    inferred = "note: c.yaml: Pad: where the picture lies in the square is not known"
+    inferred = "note: c.yaml: Pad: the position of the image in the square is not known"
     for command in (
         ("eval", "tiny.onnx", "--images", "images", "--preset", "c.yaml", "--exif"),
         ("compare", "tiny.onnx", "twin.onnx", "--images", "images", "--preset", "c.yaml", "--drift-images", 0),
@@ -240,7 +240,7 @@ def test_every_command_that_takes_a_preset_takes_a_vendor_file(run: Run, tmp_pat
         code, _, err = run(*command)
         assert (code, inferred in err) == (0, True), (command, err)
     assert run("eval", "fp32", "--run", "runs/tiny", "--images", "images", "--exif")[::2] == (
-        2, "error: --exif: the preprocessing is the run's; give --preset too, or drop it"
+        2, "error: --exif: the run sets the preprocessing; give --preset too, or drop it"
     )  # fmt: skip
 
 

@@ -115,17 +115,17 @@ def test_folders_and_lists_that_are_not_there(tmp_path: Path) -> None:
     with pytest.raises(VendorFileError, match="the datalist is empty"):
         pair_outputs(card.results, card.datalist)
     card.datalist.write_text("/a/b.npz\n/a/b.npz\n")
-    with pytest.raises(VendorFileError, match=r"/a/b.npz stands in it more than once"):
+    with pytest.raises(VendorFileError, match=r"/a/b.npz occurs more than once"):
         pair_outputs(card.results, card.datalist)
 
 
 @pytest.mark.parametrize(
     ("scores", "message"),
     [
-        (np.zeros((1, 7), np.float32), "gives 7 scores and there are 6 class names"),
-        (np.zeros((2, 6), np.float32), r"`output_0` is float32 \[2, 6\], no scores"),
-        (np.full((1, 6), np.nan, np.float32), "the scores hold NaN or infinity"),
-        (np.array(["a"] * 6), "no scores"),
+        (np.zeros((1, 7), np.float32), "there are 7 scores and 6 class names"),
+        (np.zeros((2, 6), np.float32), r"`output_0` is float32 \[2, 6\], not scores"),
+        (np.full((1, 6), np.nan, np.float32), "the scores contain NaN or infinity"),
+        (np.array(["a"] * 6), "not scores"),
     ],
 )
 def test_answers_that_are_no_scores(tmp_path: Path, scores: np.ndarray, message: str) -> None:
@@ -232,7 +232,7 @@ def test_the_truth_is_told_by_folders(
 def test_folders_that_are_no_classes(tmp_path: Path) -> None:
     card = Device(tmp_path)
     card.datalist.write_text("\n".join(line.replace("emu", "dodo") for line in card.lines))
-    with pytest.raises(LabelError, match="the folder dodo of the datalist is none of the 6 classes"):
+    with pytest.raises(LabelError, match="the folder dodo of the datalist is not one of the 6 classes"):
         card.read()
 
 
@@ -243,7 +243,7 @@ def test_folders_that_are_no_classes(tmp_path: Path) -> None:
         (
             "/a/cat/b.npz: Relay top-0 id: 0, prob: 1.0, class name: cat\n" * 5
             + "/a/cat/c.npz: Relay top-0 id: 0, prob: 1.0, class name: cat\n",
-            r"the image /a/cat/c.npz has 1 lines where others have 5",
+            r"the image /a/cat/c.npz has 1 lines, and others have 5",
         ),
     ],
 )
@@ -262,7 +262,7 @@ def test_printed_rates_of_either_age_are_read(tmp_path: Path) -> None:
     assert read_rates(path) == (75.85600000000001, 92.892)
     assert not is_relay_text(path)
     path.write_text("nothing\n")
-    with pytest.raises(VendorFileError, match="neither answers of the card nor top1_rate"):
+    with pytest.raises(VendorFileError, match="neither results of the card nor top1_rate"):
         read_rates(path)
 
 
@@ -282,7 +282,7 @@ def test_where_the_compiled_model_lies() -> None:
     floating = build.model_copy(update={"precision": "fp16"})
     assert compiled_model(floating, "build") == "deploy_weights/small-fp16-none-3_224_224-vacc/small"
     assert picture_size(compile_) == (3, 224, 224)
-    with pytest.raises(VendorFileError, match="gives no name or no workspace"):
+    with pytest.raises(VendorFileError, match="has no name or no workspace"):
         compiled_model(compile_.model_copy(update={"name": None}), "compile")
 
 

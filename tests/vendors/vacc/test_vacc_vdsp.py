@@ -147,14 +147,14 @@ def test_the_operation_without_a_crop(suffix: str) -> None:
 @pytest.mark.parametrize(
     ("reading", "note"),
     [
-        (params("FUSION_OP_RGB_LETTERBOX_CVTCOLOR_NORM_TENSOR"), "LETTERBOX_CVTCOLOR_NORM_TENSOR has no equal"),
-        (params(CropX=0), "the crop at row 16, column 0 is not in the middle"),
-        (params(NormaType="CUBE"), "NormaType CUBE has no equal"),
-        (params(ColorCvtCode="RGB2YUV"), "ColorCvtCode RGB2YUV has no equal"),
-        (params(IimageFormat="YUV_NV12"), "IimageFormat YUV_NV12 has no equal"),
-        (params(ResizeType="CUBIC"), "ResizeType CUBIC has no equal"),
+        (params("FUSION_OP_RGB_LETTERBOX_CVTCOLOR_NORM_TENSOR"), "LETTERBOX_CVTCOLOR_NORM_TENSOR has no equivalent"),
+        (params(CropX=0), "the crop at row 16, column 0 is not centered"),
+        (params(NormaType="CUBE"), "NormaType CUBE has no equivalent"),
+        (params(ColorCvtCode="RGB2YUV"), "ColorCvtCode RGB2YUV has no equivalent"),
+        (params(IimageFormat="YUV_NV12"), "IimageFormat YUV_NV12 has no equivalent"),
+        (params(ResizeType="CUBIC"), "ResizeType CUBIC has no equivalent"),
         (params(Std=[0.0, 1.0, 1.0]), "Std above 0"),
-        (params(Mean=[1.0]), "Mean and Std are no numbers for each channel"),
+        (params(Mean=[1.0]), "Mean and Std must be one number per channel"),
     ],
 )
 def test_what_has_no_equal_is_said(reading: VdspParams, note: str) -> None:
@@ -168,7 +168,7 @@ def test_a_file_without_sizes_is_recognised_but_for_them() -> None:
     reading = recognise(params(**dict.fromkeys(sizes)))
     assert reading.nominal is not None
     assert [op.op for op in reading.nominal.ops] == ["decode", "to_tensor", "normalize"]
-    assert reading.notes == ("no sizes are given: the program that runs the model sets them",)
+    assert reading.notes == ("the file has no sizes: the program that runs the model sets them",)
 
 
 def test_an_odd_margin_starts_one_pixel_before_torchvisions() -> None:
@@ -176,13 +176,13 @@ def test_an_odd_margin_starts_one_pixel_before_torchvisions() -> None:
         Pipeline(ops=(Decode(), Resize(size=(635, 635), antialias=False), CenterCrop(size=(600, 600)), ToTensor()))
     )
     assert (writing.params.config.crop_x, writing.params.config.crop_y) == (17, 17)
-    assert writing.notes == ("the crop starts at row 17, column 17, where torchvision rounds half to even",)
+    assert writing.notes == ("the crop starts at row 17, column 17, and torchvision rounds half to even",)
 
 
 def test_our_imagenet_preset() -> None:
     writing = vdsp_from_pipeline(PRESETS["imagenet"])
     assert writing.params.config.resize_type == "BILINEAR_PILLOW"
-    assert writing.notes == ("Resize 256 keeps the aspect here; the card squashes to 256 x 256",)
+    assert writing.notes == ("Resize 256 keeps the aspect here; the card resizes to 256 x 256",)
 
 
 SQUARE = Resize(size=(9, 9))
@@ -194,7 +194,7 @@ SQUARE = Resize(size=(9, 9))
         ((Decode(), ToTensor()), "one resize, then at most one crop"),
         ((Decode(), SQUARE, SQUARE, ToTensor()), "resize resize: the card's fused preprocessing is one resize"),
         ((Decode(), SQUARE, Pad(), ToTensor()), "one resize, then at most one crop"),
-        ((Decode(mode="L"), SQUARE, ToTensor()), "knows colour pictures only"),
+        ((Decode(mode="L"), SQUARE, ToTensor()), "supports only colour images"),
         ((Decode(), Resize(size=(9, 9), interpolation="bicubic"), ToTensor()), "bilinear interpolation, not bicubic"),
         ((Decode(), SQUARE, CenterCrop(size=(12, 9)), ToTensor()), r"the crop \[12, 9\] is larger than the resize"),
         ((Decode(), SQUARE, ToTensor(), Normalize(mean=(0,) * 3, std=(1e-9,) * 3)), "do not fit into half precision"),
@@ -253,7 +253,7 @@ def test_numbers_before_they_were_rounded() -> None:
         (b"[" * 100_000, "not JSON"),
         (b"\xff{}", "not JSON"),
         (b"[]", "it has no OpType"),
-        (b'{"OpType": "X"}', "no vdsp_params: OpConfig"),
+        (b'{"OpType": "X"}', "not a vdsp_params file: OpConfig"),
         (b'{"OpType": "X", "OpConfig": {"OimageWidth": -1}}', "OpConfig.OimageWidth"),
         (b'{"OpType": "X", "OpConfig": {"Mean": [NaN]}}', "OpConfig.Mean.0"),
     ],
@@ -279,7 +279,7 @@ def test_damaged_files_are_named(tmp_path: Path, content: bytes, message: str) -
         ),
         (BUILD, params(), "error", "the build file divides pixels by 1 and the card by 255"),
         (COMPILE, params(Mean=[0.5, 0.5, 0.5]), "error", "mean [0.485, 0.456, 0.406] and std"),
-        (COMPILE, params(ColorCvtCode="RGB2BGR"), "error", "the build file gives the model RGB and the card BGR"),
+        (COMPILE, params(ColorCvtCode="RGB2BGR"), "error", "the build file decodes to RGB, and the card to BGR"),
         (COMPILE, params(ResizeWidth=240, CropX=8), "error", "resizes to [256, 256], the card to [256, 240]"),
         (COMPILE, params(ResizeType="BILINEAR_PILLOW"), "warning", "resizes as OpenCV does, the card as pillow"),
         (COMPILE, params(OimageWidth=192, CropX=32), "error", "crops to [224, 224], the card to [224, 192]"),
@@ -302,7 +302,7 @@ def test_against_the_build_file(text: str, vdsp: VdspParams, severity: str | Non
 def test_the_cards_picture_against_the_input() -> None:
     document = changed(COMPILE, ("[1, 3, 224, 224]", "[1, 3, 299, 299]"))
     messages = [finding.message for finding in check_document(document, "compile", vdsp=params())]
-    assert "the card gives pictures of [224, 224] and `input.1` takes [299, 299]" in messages
+    assert "the card's images are [224, 224], and `input.1` needs [299, 299]" in messages
 
 
 def test_a_build_file_without_operations_is_noted() -> None:
@@ -341,4 +341,4 @@ def test_even_sides_are_said_to_be_left_out() -> None:
     assert card.params == vdsp_from_pipeline(plain).params
     assert ops.ops == ops_from_pipeline(plain).ops
     for notes in (card.notes, ops.notes):
-        assert any("even_sides cannot be said" in note for note in notes)
+        assert any("even_sides cannot be expressed" in note for note in notes)

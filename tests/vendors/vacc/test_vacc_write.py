@@ -132,7 +132,7 @@ def test_fp16_build_has_no_calibration() -> None:
 
 def test_notes_stand_in_the_file() -> None:
     build = written(dialect="build", method=Mse())
-    assert "quant_mode: mse is known of the compile dialect only" in build.notes
+    assert "quant_mode: mse is known only in the compile dialect" in build.notes
     comments = " ".join(line.removeprefix("# ") for line in build.text.splitlines() if line.startswith("#"))
     assert all(" ".join(note.split()) in comments for note in build.notes)
     assert max(len(line) for line in build.text.splitlines()) <= 120
@@ -142,7 +142,7 @@ def test_ready_tensors_have_no_operations() -> None:
     build = written(data=CalibrationFolder(path="tensors", suffix="npz", count=50))
     assert "process_ops" not in build.text
     assert build.notes == ()
-    assert "suffix: npz # tensors, preprocessed already" in build.text
+    assert "suffix: npz # preprocessed tensors" in build.text
 
 
 def test_the_same_choices_give_the_same_text() -> None:
@@ -167,9 +167,9 @@ def test_a_calibration_folder_tells_suffix_and_count(tmp_path: Path) -> None:
     assert calibration_folder(tmp_path, count=1).count == 1
     (tmp_path / "c.png").touch()
     assert calibration_folder(tmp_path, suffix="png").count == 1
-    with pytest.raises(CalibrationSetError, match=r"must have one suffix \(there: JPEG, png\)"):
+    with pytest.raises(CalibrationSetError, match=r"must have one suffix \(found: JPEG, png\)"):
         calibration_folder(tmp_path)
-    with pytest.raises(CalibrationSetError, match=r"3 files that end in .JPEG are wanted and the folder holds 2"):
+    with pytest.raises(CalibrationSetError, match=r"3 files with the suffix .JPEG are needed, and the folder has 2"):
         calibration_folder(tmp_path, suffix="JPEG", count=3)
     with pytest.raises(CalibrationSetError, match="no such folder"):
         calibration_folder(tmp_path / "gone")
@@ -191,7 +191,7 @@ def test_calibration_tensors_are_our_own_preprocessing(tmp_path: Path, photos: P
     before = [file.read_bytes() for file in files]
     write_calibration_tensors(images, pipeline, tmp_path / "t", input_name="input", workers=1)
     assert [file.read_bytes() for file in files] == before
-    with pytest.raises(CalibrationSetError, match=r"the folder holds \d_.*, which is of none of these images"):
+    with pytest.raises(CalibrationSetError, match=r"the folder contains \d_.*, which does not belong to these images"):
         write_calibration_tensors(images[:1], pipeline, tmp_path / "t", input_name="input")
     with pytest.raises(CalibrationSetError, match="there are no images"):
         write_calibration_tensors([], pipeline, tmp_path / "t", input_name="input")
@@ -240,7 +240,7 @@ def test_shipped_build_files_of_the_demo_fit_its_model(dialect: Any) -> None:
     # The demo's model has our own default opset, above the vendor's; the user makes the folder of images.
     assert [finding.message for finding in check_file(path, facts=read_facts(root / model)).findings] == [
         "the model has opset 18; the vendor exports classifiers with opset 10 to 12",
-        "calibration is not there",
+        "calibration does not exist",
     ]
 
 

@@ -1,4 +1,4 @@
-"""Where the points went: each change is made on its own, and what changes nothing is told as nothing."""
+"""Error breakdown: each change is measured on its own, and a change without effect is reported as zero."""
 
 import importlib
 import json
@@ -169,4 +169,4 @@ def test_without_a_run_there_is_nothing_to_attribute(run: Path, tmp_path: Path) 
     words = ["compare", str(tmp_path / "one.onnx"), str(tmp_path / "two.onnx"), "--preset", "cifar10", "--breakdown"]
     result = CliRunner().invoke(app, [*words, "--images", str(tmp_path / "images")])
     assert isinstance(result.exception, UsageError)
-    assert "only a run tells what int8 would be; give --run" in str(result.exception)
+    assert "--breakdown: needs a run; give --run" in str(result.exception)

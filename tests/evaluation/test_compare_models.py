@@ -9,10 +9,10 @@ from scipy import stats
 
 from quantkit.errors import LabelError, ModelError, UsageError
 from quantkit.evaluation.classes import class_deltas
+from quantkit.evaluation.compare_models import EvaluatedModel, compare_models
 from quantkit.evaluation.confidence import expected_calibration_error, flips_by_margin
 from quantkit.evaluation.paired import PairedOutcomes, score_interval
 from quantkit.evaluation.predictions import Predictions
-from quantkit.evaluation.result import EvaluatedModel, compare_models
 
 IMAGES, CLASSES = 400, 10
 
@@ -128,7 +128,7 @@ def test_models_that_cannot_be_paired_are_refused(scores, predictions):
     with pytest.raises(UsageError, match="the model 'fp32' is named twice"):
         compare_models([fp32, fp32])
     narrow = Predictions.from_scores(scores[0][1][:, :7], names(IMAGES))
-    with pytest.raises(ModelError, match="card: tells 7 classes apart and the reference 10"):
+    with pytest.raises(ModelError, match="card: has 7 classes and the reference 10"):
         compare_models([fp32, EvaluatedModel(name="card", predictions=narrow)])
     other = Predictions.from_scores(scores[0][1], names(IMAGES), (scores[1] + 1) % CLASSES)
     with pytest.raises(LabelError, match=r"card: 400 images have another label .* first is '0\.jpg'"):
@@ -146,7 +146,7 @@ def test_constant_and_tied_outputs_and_absent_classes_are_warned_of():
         "12 images are in the calibration set too",
         "1 of 4 classes have no image here",
         "dead: all classes have the same score on 4 of 4 images; they count as class 0",
-        "tied: the first place is shared on 100.0 % of the images; the lower class index is taken",
+        "tied: the best scores are tied on 100.0 % of the images; the lower class index is used",
     )
 
 
