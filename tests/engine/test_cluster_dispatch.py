@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from progress_log import ProgressLog
 
 from quantkit.engine.cluster.address import ClusterAddress
-from quantkit.engine.cluster.ray_engine import ATTEMPTS, RayEngine, check_software
+from quantkit.engine.cluster.ray_engine import ATTEMPTS, RayEngine, check_imports, check_software
 from quantkit.engine.cluster.session import RaySession
 from quantkit.engine.cluster.worker import Failure, software
 from quantkit.engine.device import CPU
@@ -185,3 +185,21 @@ def test_cluster_without_ray_is_refused_with_the_extra(monkeypatch: pytest.Monke
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(UsageError, match=r"^--cluster: the package ray is not installed; install quantkit\[ray\]$"):
         RaySession(ClusterAddress.parse("local:1"), CPU, None)
+
+
+def test_worker_that_cannot_import_quantkit_is_named_with_its_node() -> None:
+    # As Ray 2.60 says it.
+    text = (
+        "The actor died because of an error raised in its creation task, ray::Worker.__init__() (pid=5, ip=10.0.0.7, "
+        "actor_id=21)\nRuntimeError: The actor with name Worker failed to import on the worker.\n\n"
+        "ModuleNotFoundError: No module named 'quantkit'\n"
+    )
+    message = (
+        r"node 10\.0\.0\.7: a worker cannot import quantkit \(No module named 'quantkit'\); install quantkit\[ray\]"
+    )
+    with pytest.raises(ClusterError, match=message):
+        check_imports(text, "--cluster auto")
+
+
+def test_worker_that_dies_otherwise_is_no_fault_of_imports() -> None:
+    check_imports("The actor died unexpectedly before finishing this task.", "--cluster auto")

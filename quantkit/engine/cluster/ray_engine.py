@@ -6,6 +6,7 @@ that is due; a job whose worker died is given to another. A result belongs to a 
 yielded once, so that deaths do not show in it.
 """
 
+import re
 import time
 import uuid
 from collections import deque
@@ -16,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from quantkit import __version__
 from quantkit.engine.cluster.address import OPTION
 from quantkit.engine.cluster.session import RaySession
 from quantkit.engine.cluster.work import Job, Result, Work
@@ -255,13 +257,10 @@ class _Mapping:
         member = self._pool.greetings.pop(reference)
         try:
             facts = self._ray.get(reference)
-        except self._session.losses as error:
-            if (why := _import_fault(error)) is not None:
-                raise ClusterError(
-                    f"a worker cannot import quantkit ({why})",
-                    where=self._session.name,
-                    fix=f"install quantkit[ray]=={software()['quantkit'].partition(' ')[0]} on every node",
-                ) from error
+        except (*self._session.losses, self._ray.exceptions.RayTaskError) as error:
+            check_imports(str(error), self._session.name)
+            if not isinstance(error, self._session.losses):
+                raise
             self._pool.members.remove(member)
             return
         check_software(facts)
@@ -292,8 +291,21 @@ def check_software(facts: dict[str, Any]) -> None:
             )
 
 
-def _import_fault(error: Exception) -> str | None:
-    """Return what a worker could not import, None where it died of something else."""
-    lines = [line.strip() for line in str(error).splitlines()]
-    named = [line for line in lines if line.startswith(("ModuleNotFoundError:", "ImportError:"))]
-    return named[-1].partition(": ")[2] if named else None
+def check_imports(text: str, cluster: str) -> None:
+    """Check that a worker did not die because quantkit cannot be imported there.
+
+    Args:
+        text: of Ray's error.
+        cluster: name of the cluster, for messages.
+
+    Raises:
+        ClusterError: it did; names the node where Ray does.
+    """
+    missing = re.findall(r"^\s*(?:ModuleNotFoundError|ImportError): (.*)$", text, re.MULTILINE)
+    if missing:
+        node = re.search(r"\bip=([0-9a-fA-F.:]+)", text)
+        raise ClusterError(
+            f"a worker cannot import quantkit ({missing[-1].strip()})",
+            where=cluster if node is None else f"{cluster}, node {node[1]}",
+            fix=f"install quantkit[ray]=={__version__} on every node",
+        )
