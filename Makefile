@@ -75,6 +75,7 @@ bench: $(VENV)/.installed-dev
 	$(BIN)/python benchmarks/int8_graph.py
 	$(BIN)/python benchmarks/evaluation.py
 	$(BIN)/python benchmarks/sources.py
+	$(BIN)/python benchmarks/cluster.py --parts jobs,bits,overhead
 	$(BIN)/python benchmarks/accuracy.py
 
 # Bytes against every parser, SECONDS for each; what was learnt is kept in .fuzz.

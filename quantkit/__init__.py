@@ -101,6 +101,9 @@ if TYPE_CHECKING:
     from quantkit.workflows.guess_preprocessing import guess_preprocessing as guess_preprocessing
     from quantkit.workflows.inspect import inspect as inspect
     from quantkit.workflows.model_summary import ModelSummary as ModelSummary
+    from quantkit.workflows.plan import JobEstimate as JobEstimate
+    from quantkit.workflows.plan import JobPlan as JobPlan
+    from quantkit.workflows.plan import plan_job as plan_job
     from quantkit.workflows.presets import load_preset as load_preset
     from quantkit.workflows.quantize import Quantized as Quantized
     from quantkit.workflows.quantize import QuantizeOptions as QuantizeOptions
@@ -144,6 +147,8 @@ _MODULE_OF = {
     "ImageItem": "quantkit.data.item",
     "ImageSource": "quantkit.data.source",
     "Interval": "quantkit.evaluation.paired",
+    "JobEstimate": "quantkit.workflows.plan",
+    "JobPlan": "quantkit.workflows.plan",
     "Kl": "quantkit.config.method",
     "LayerSensitivity": "quantkit.sensitivity.result",
     "Method": "quantkit.config.method",
@@ -201,6 +206,7 @@ _MODULE_OF = {
     "load_preset": "quantkit.workflows.presets",
     "load_statistics": "quantkit.stats.file",
     "open_source": "quantkit.data.sources.open",
+    "plan_job": "quantkit.workflows.plan",
     "preprocess": "quantkit.data.preprocess",
     "quantize": "quantkit.workflows.quantize",
     "relink": "quantkit.runs.location",

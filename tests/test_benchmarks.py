@@ -190,3 +190,12 @@ def test_benchmark_without_its_input_says_what_it_needs(script: str, arguments: 
     out, figures = run(script, *arguments, folder=tmp_path)
     assert "skipped" in out
     assert not figures.get("models")
+
+
+def test_benchmark_cluster_finds_the_bits_of_threads(folder: Path) -> None:
+    pytest.importorskip("ray", reason="needs quantkit[ray]")
+    common = ("--model", "tiny.onnx", "--images", "images", "--count", 16, "--set", 16, "--kill-every", 0.2)
+    shown, figures = run("cluster.py", *common, "--parts", "jobs,nodes", "--jobs", 20, folder=folder)
+    assert figures["nodes"]["same"]
+    assert figures["jobs"]["jobs_per_s"] > 0.0
+    assert "2 nodes" in shown

@@ -11,6 +11,7 @@ from quantkit.cli.app import app
 from quantkit.cli.options import (
     BatchOption,
     CheckPreprocessingOption,
+    ClusterOption,
     DeviceOption,
     DialectName,
     ExifOption,
@@ -91,6 +92,7 @@ def calibrate(
     device: DeviceOption = "cpu",
     batch: BatchOption = 1,
     provider_option: ProviderOption = None,
+    cluster: ClusterOption = None,
     threads: Annotated[int | None, typer.Option(help="Number of worker threads.")] = None,
 ) -> None:
     """Run the model once over a calibration set; write statistics, ranges and the int8 model."""
@@ -164,6 +166,7 @@ def calibrate(
             require_coverage=least,
             check_preprocessing=check_preprocessing,
             device=where,
+            cluster=cluster,
             threads=threads,
             progress=progress,
         )

@@ -77,6 +77,10 @@ _COMMANDS: dict[str, _Entry] = {
         ("quantkit.cli.preprocess",),
         "Find out the preprocessing of a model; quantkit preset shows and makes presets.",
     ),
+    "plan": _Entry(
+        ("quantkit.cli.plan",),
+        "Estimate time and memory of a job from the rates of a few images.",
+    ),
     "calib-set": _Entry(
         ("quantkit.cli.calib_set",),
         "Build a class-balanced, checked, reproducible calibration set.",

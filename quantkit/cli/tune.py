@@ -9,6 +9,7 @@ import typer
 from quantkit.cli.app import app
 from quantkit.cli.options import (
     BatchOption,
+    ClusterOption,
     DeviceOption,
     ImagesOption,
     KeepOutliersOption,
@@ -86,6 +87,7 @@ def tune(
     device: DeviceOption = "cpu",
     batch: BatchOption = 1,
     provider_option: ProviderOption = None,
+    cluster: ClusterOption = None,
     threads: Annotated[int | None, typer.Option(help="Number of worker threads.")] = None,
     json: Annotated[Path | None, typer.Option(help="Write the trials and the result as JSON.")] = None,
 ) -> None:
@@ -155,6 +157,7 @@ def tune(
             out=out,
             fresh=fresh,
             device=where,
+            cluster=cluster,
             threads=threads,
             progress=progress,
         )

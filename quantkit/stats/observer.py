@@ -133,6 +133,12 @@ class Observer:
             self._negative_infinities,
         )
 
+    def take(self) -> TensorStatistics:
+        """Return the statistics of everything shown so far; the observer is empty afterwards."""
+        taken = self.statistics()
+        self._forget()
+        return taken
+
     def _set_aside_non_finite(self, values: npt.NDArray[np.float32]) -> Shown:
         finite = np.isfinite(values)
         strange = values[~finite]
