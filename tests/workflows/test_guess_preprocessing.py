@@ -87,7 +87,7 @@ def test_guess_with_labels_of_other_classes_is_refused(tmp_path: Path) -> None:
     model = colours(tmp_path, values("RGB", 255))
     text = (tmp_path / "labels.txt").read_text()
     (tmp_path / "labels.txt").write_text(re.sub(r" (\d+)$", r" 9\1", text, flags=re.MULTILINE))
-    with pytest.raises(LabelError, match="the labels go up to 9.., and the model has 16 classes"):
+    with pytest.raises(LabelError, match=r"the labels go up to 9\d\d?, and the model has 16 classes"):
         guess_preprocessing(model, pipeline=values("RGB", 255), **labelled(tmp_path))
 
 
