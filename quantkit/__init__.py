@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from quantkit import plots as plots
+    from quantkit.config.method import Auto as Auto
     from quantkit.config.method import Kl as Kl
     from quantkit.config.method import Method as Method
     from quantkit.config.method import MinMax as MinMax
@@ -65,7 +66,9 @@ if TYPE_CHECKING:
     from quantkit.progress import Progress as Progress
     from quantkit.runs.folder import RunRecord as RunRecord
     from quantkit.runs.location import relink as relink
-    from quantkit.search.mixed_precision import FloatBudget as FloatBudget
+    from quantkit.search.budget import FloatBudget as FloatBudget
+    from quantkit.search.method_selection import MethodResult as MethodResult
+    from quantkit.search.method_selection import MethodSelection as MethodSelection
     from quantkit.search.stages import Goal as Goal
     from quantkit.search.stages import Stage as Stage
     from quantkit.search.stages import Trial as Trial
@@ -98,6 +101,9 @@ if TYPE_CHECKING:
     from quantkit.workflows.guess_preprocessing import guess_preprocessing as guess_preprocessing
     from quantkit.workflows.inspect import inspect as inspect
     from quantkit.workflows.model_summary import ModelSummary as ModelSummary
+    from quantkit.workflows.plan import JobEstimate as JobEstimate
+    from quantkit.workflows.plan import JobPlan as JobPlan
+    from quantkit.workflows.plan import plan_job as plan_job
     from quantkit.workflows.presets import load_preset as load_preset
     from quantkit.workflows.quantize import Quantized as Quantized
     from quantkit.workflows.quantize import QuantizeOptions as QuantizeOptions
@@ -115,6 +121,7 @@ __version__ = "0.1.0"
 
 _MODULE_OF = {
     "Accuracy": "quantkit.workflows.evaluate",
+    "Auto": "quantkit.config.method",
     "Calibration": "quantkit.workflows.calibrate",
     "Backend": "quantkit.workflows.backends",
     "CalibrationImage": "quantkit.data.calibration_set",
@@ -128,7 +135,7 @@ _MODULE_OF = {
     "Evaluation": "quantkit.workflows.compare",
     "EvenSides": "quantkit.config.pipeline",
     "Exported": "quantkit.export.result",
-    "FloatBudget": "quantkit.search.mixed_precision",
+    "FloatBudget": "quantkit.search.budget",
     "Gate": "quantkit.evaluation.gate",
     "GateMode": "quantkit.evaluation.gate",
     "GateVerdict": "quantkit.evaluation.gate",
@@ -140,6 +147,8 @@ _MODULE_OF = {
     "ImageItem": "quantkit.data.item",
     "ImageSource": "quantkit.data.source",
     "Interval": "quantkit.evaluation.paired",
+    "JobEstimate": "quantkit.workflows.plan",
+    "JobPlan": "quantkit.workflows.plan",
     "Kl": "quantkit.config.method",
     "LayerSensitivity": "quantkit.sensitivity.result",
     "Method": "quantkit.config.method",
@@ -147,6 +156,8 @@ _MODULE_OF = {
     "ModelEvaluation": "quantkit.workflows.evaluate",
     "ModelResult": "quantkit.evaluation.result",
     "ModelSummary": "quantkit.workflows.model_summary",
+    "MethodResult": "quantkit.search.method_selection",
+    "MethodSelection": "quantkit.search.method_selection",
     "Mse": "quantkit.config.method",
     "NoProgress": "quantkit.progress",
     "Normalize": "quantkit.config.pipeline",
@@ -195,6 +206,7 @@ _MODULE_OF = {
     "load_preset": "quantkit.workflows.presets",
     "load_statistics": "quantkit.stats.file",
     "open_source": "quantkit.data.sources.open",
+    "plan_job": "quantkit.workflows.plan",
     "preprocess": "quantkit.data.preprocess",
     "quantize": "quantkit.workflows.quantize",
     "relink": "quantkit.runs.location",

@@ -11,6 +11,7 @@ from quantkit.cli.app import app
 from quantkit.cli.options import (
     BatchOption,
     CheckPreprocessingOption,
+    ClusterOption,
     DeviceOption,
     DialectName,
     ExifOption,
@@ -18,7 +19,7 @@ from quantkit.cli.options import (
     InputOption,
     KeepOutliersOption,
     LabelsOption,
-    MethodOption,
+    MethodOrAutoOption,
     OutputOption,
     PerChannelOption,
     PresetOption,
@@ -36,6 +37,7 @@ from quantkit.cli.show import (
     print_next,
     print_notes,
     print_preset_notes,
+    print_selection,
 )
 from quantkit.cli.terminal import console
 
@@ -63,7 +65,7 @@ def calibrate(
     seed: Annotated[int | None, typer.Option(help="Seed of the draw from --images.")] = None,
     preset: PresetOption = None,
     exif: ExifOption = None,
-    method: MethodOption = None,
+    method: MethodOrAutoOption = None,
     fraction: FractionOption = None,
     target: TargetOption = None,
     per_channel: PerChannelOption = None,
@@ -90,6 +92,7 @@ def calibrate(
     device: DeviceOption = "cpu",
     batch: BatchOption = 1,
     provider_option: ProviderOption = None,
+    cluster: ClusterOption = None,
     threads: Annotated[int | None, typer.Option(help="Number of worker threads.")] = None,
 ) -> None:
     """Run the model once over a calibration set; write statistics, ranges and the int8 model."""
@@ -163,6 +166,7 @@ def calibrate(
             require_coverage=least,
             check_preprocessing=check_preprocessing,
             device=where,
+            cluster=cluster,
             threads=threads,
             progress=progress,
         )
@@ -203,6 +207,7 @@ def _print(done: "Calibration", drawn: Path | None) -> None:
         last = statistics.convergence[-1]
         moved = ", ".join(f"{name} {share:.2%} ({last.tensor[name]})" for name, share in last.movement.items())
         console.print(f"largest range changes up to image {last.images}: {moved}", soft_wrap=True)
+    print_selection(quantized.selection)
     print_notes(done.notes)
     print_files((*done.files, *([] if drawn is None else [drawn])), in_folder=done.run)
     print_coverage(done.coverage)

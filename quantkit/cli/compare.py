@@ -9,6 +9,7 @@ from quantkit.cli.app import app
 from quantkit.cli.options import (
     BatchOption,
     CheckPreprocessingOption,
+    ClusterOption,
     DeviceOption,
     ExifOption,
     ImagesOption,
@@ -69,6 +70,7 @@ def compare(
     device: DeviceOption = "cpu",
     batch: BatchOption = 1,
     provider_option: ProviderOption = None,
+    cluster: ClusterOption = None,
     threads: Annotated[int | None, typer.Option(help="Number of worker threads.")] = None,
     json: Annotated[Path | None, typer.Option(help="Write the comparison as JSON.")] = None,
     csv: Annotated[Path | None, typer.Option(help="Write the table as CSV.")] = None,
@@ -167,6 +169,7 @@ def compare(
                 inputs=settings.inputs,
                 check_preprocessing=check_preprocessing,
                 device=where,
+                cluster=cluster,
                 threads=threads,
                 progress=progress,
             )

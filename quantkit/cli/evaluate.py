@@ -9,6 +9,7 @@ from quantkit.cli.app import app
 from quantkit.cli.options import (
     BatchOption,
     CheckPreprocessingOption,
+    ClusterOption,
     DeviceOption,
     ExifOption,
     ImagesOption,
@@ -60,6 +61,7 @@ def evaluate(
     device: DeviceOption = "cpu",
     batch: BatchOption = 1,
     provider_option: ProviderOption = None,
+    cluster: ClusterOption = None,
     threads: Annotated[int | None, typer.Option(min=1, help="Number of worker threads.")] = None,
 ) -> None:
     """Print a model's top-1 and top-5 accuracy. Resumable; scores are cached."""
@@ -111,6 +113,7 @@ def evaluate(
             inputs=settings.inputs,
             check_preprocessing=check_preprocessing,
             device=where,
+            cluster=cluster,
             threads=threads,
             progress=progress,
         )

@@ -17,7 +17,7 @@ _OPTIONS: dict[str, str] = {
     "require-coverage to instances processes",
     OUTPUT: "out json csv markdown html junit explain top fail-if fail-if-proven fail-unless-proven latency "
     "materialize link move write-fp32 notes schema",
-    RESOURCES: "device provider-option batch threads workers time fresh",
+    RESOURCES: "device provider-option batch cluster nodes node-threads threads workers time fresh",
 }
 _PANEL_OF = {name: panel for panel, names in _OPTIONS.items() for name in names.split()}
 
@@ -28,6 +28,7 @@ _DEFAULTS = {
     "calibrate-chunk-by": "the compiler's own",
     "calibration-folder": "calibration in the run folder",
     "checkpoint": "none",
+    "cluster": "none, this process",
     "cluster-mode": "the compiler's own",
     "count": "1000 drawn images",
     "csv": "not written",
@@ -53,7 +54,7 @@ _DEFAULTS = {
     "markdown": "not written",
     "materialize": "not written",
     "max-skips": "any number; 3 for vacc",
-    "method": "that of quantkit.yaml, or percentile",
+    "method": "that of quantkit.yaml, or auto",
     "min-agreement": "any",
     "model": "that of quantkit.yaml",
     "name": "the model's file name",

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from quantkit.data.sources.open import ImagesLike
 
 MethodName = Literal["minmax", "percentile", "kl", "mse"]
+MethodOrAuto = Literal["auto", "minmax", "percentile", "kl", "mse"]
 TargetName = Literal["ort", "tensorrt", "vacc"]
 DialectName = Literal["build", "compile"]
 
@@ -39,7 +40,10 @@ LabelsOption = Annotated[
     typer.Option(help="Label file of --images, or the ImageNet devkit (.tar.gz, or its ground truth)."),
 ]
 
-MethodOption = Annotated[MethodName | None, typer.Option(help="Calibration method.")]
+MethodOrAutoOption = Annotated[
+    MethodOrAuto | None,
+    typer.Option(help="Calibration method; auto compares the methods on calibration images and takes the best."),
+]
 FractionOption = Annotated[float | None, typer.Option(help="Fraction of values that a percentile range keeps.")]
 TargetOption = Annotated[TargetName | None, typer.Option(help="Runtime or compiler of the int8 model.")]
 PerChannelOption = Annotated[
@@ -74,6 +78,14 @@ ProviderOption = Annotated[
     list[str] | None,
     typer.Option(
         "--provider-option", metavar="KEY=VALUE", help="Option of the execution provider, as onnxruntime names it."
+    ),
+]
+ClusterOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="ADDRESS",
+        help="Spread the images over the workers of a Ray cluster: auto (the one that this machine belongs to), "
+        "ray://HOST:PORT, or local:N, which starts N workers on this machine. The results are the same.",
     ),
 ]
 OutputOption = Annotated[str | None, typer.Option(metavar="NAME", help="Name of the output with the class scores.")]

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from quantkit.config.method import Method, parse_method
+from quantkit.config.method import AUTO, Auto, Method, parse_method
 from quantkit.config.pipeline import Pipeline
 from quantkit.config.project import PROJECT_FILE, Project
 from quantkit.config.settings import RUN, Settings
@@ -21,7 +21,7 @@ from quantkit.runs.folder import RECORD, RunFolder
 from quantkit.targets import Target, parse_target
 from quantkit.workflows.backends import Backend, backends_from
 from quantkit.workflows.project import choose_pipeline, find_run, load_project, run_of_model
-from quantkit.workflows.quantize import QuantizeOptions
+from quantkit.workflows.quantize import QuantizeOptions, method_of_run
 
 DRAWN_SET = "set.csv"
 DRAWN_IMAGES = 1000
@@ -60,7 +60,7 @@ class CalibrationSettings:
     seed: int
     pipeline: Pipeline
     run: Path
-    method: Method
+    method: Method | Auto
     target: Target
     options: QuantizeOptions
     backends: dict[str, Backend]
@@ -172,12 +172,22 @@ def _refuse_draw(set_: Path | None, **options: object) -> None:
             )
 
 
-def method_of(method: str | None, fraction: float | None, project: Project) -> Method:
-    """Return the method of the options, else that of the project, else percentile."""
-    name = method or project.method or "percentile"
+def method_of(method: str | None, fraction: float | None, project: Project) -> Method | Auto:
+    """Return the method of the options, else that of the project, else auto; a fraction alone is that of percentile."""
+    name = method or project.method or (AUTO if fraction is None and project.fraction is None else "percentile")
     if fraction is None and name == "percentile":
         fraction = project.fraction
     return parse_method(name, fraction=fraction)
+
+
+def method_for_run(method: str | None, fraction: float | None, project: Project, run: Path, target: Target) -> Method:
+    """Return the method of the options, else the project's; where that is auto, that of the run's int8 model.
+
+    Raises:
+        UsageError: there is no such run.
+    """
+    chosen = method_of(method, fraction, project)
+    return method_of_run(RunFolder(run).read(), target) if isinstance(chosen, Auto) else chosen
 
 
 @dataclass(frozen=True, kw_only=True)

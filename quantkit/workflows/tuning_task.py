@@ -4,7 +4,6 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
-from quantkit.config.method import parse_method
 from quantkit.data.calibration_set import CalibrationSet
 from quantkit.data.decoded import DecodedImages
 from quantkit.data.source import ImageSource
@@ -18,7 +17,7 @@ from quantkit.evaluation.selection import SelectionMetric
 from quantkit.graph.model import model_digest
 from quantkit.progress import Progress
 from quantkit.ptq.run_correction import images_of
-from quantkit.runs.folder import INT8, RunFolder, RunRecord
+from quantkit.runs.folder import RunFolder, RunRecord
 from quantkit.runs.inputs import calibrated, read_scored
 from quantkit.runs.score_cache import cached_scores, predict_cached, scores_key
 from quantkit.search.candidate_builder import CandidateBuilder
@@ -27,7 +26,8 @@ from quantkit.search.stages import LOOK_CONFIDENCE, HoldoutResult
 from quantkit.search.trials import TuningTask
 from quantkit.search.tuning_data import tuning_data
 from quantkit.targets import Target
-from quantkit.workflows.quantize import QuantizeOptions
+from quantkit.workflows.execution import Execution
+from quantkit.workflows.quantize import QuantizeOptions, method_of_run
 
 
 def tuning_task(
@@ -77,16 +77,14 @@ class Holdout:
         record: of the run.
         images: the labelled evaluation images.
         load: reads one of them.
-        threads: number of images run in parallel.
-        device: device of all models, fp32 included.
+        execution: where the models run.
     """
 
     folder: RunFolder
     record: RunRecord
     images: ImageSource
     load: DecodedImages
-    threads: int
-    device: Device = CPU
+    execution: Execution
 
     def evaluate(self, path: Path, progress: Progress) -> HoldoutResult:
         """Return the accuracy of the model in a file.
@@ -113,14 +111,14 @@ class Holdout:
     @property
     def notes(self) -> tuple[str, ...]:
         """Where fp32 runs, if not on the CPU."""
-        return () if self.device.is_cpu else (f"fp32 runs on {self._fp32.placement.describe()}",)
+        return () if self.execution.device.is_cpu else (f"fp32 runs on {self._fp32.placement.describe()}",)
 
     @cached_property
     def _fp32(self) -> Classifier:
         return self._open(self.folder.fp32(self.record))
 
     def _open(self, path: Path) -> Classifier:
-        classifier = Classifier(read_scored(path, self.record, None, None), self.device)
+        classifier = Classifier(read_scored(path, self.record, None, None), self.execution.device)
         classifier.file.check(self.record.pipeline)
         check_labels(self.images, classifier.file.signature.scores.classes, path)
         return classifier
@@ -131,8 +129,11 @@ class Holdout:
         assert images.labels is not None
         keys = [scores_key(model_digest(one.path), pipeline, one.file.signature, one.device) for one in models]
         collector, count = Collector(len(models)), progress.task("evaluating", "images")
+        threads, answer = self.execution.threads, self.execution.answer([one.file for one in models], images, pipeline)
         with cached_scores(self.folder.cache, keys, images) as caches:
-            found = predict_cached(models, caches, images.items, pipeline, threads=self.threads, load=self.load)
+            found = predict_cached(
+                models, caches, images.items, pipeline, threads=threads, load=self.load, answer=answer
+            )
             for one in found:
                 collector.update(one.scores, [images.names[one.index]], [images.labels[one.index]])
                 count(one.index + 1, len(images.names))
@@ -141,12 +142,8 @@ class Holdout:
 
 def _start(record: RunRecord, options: QuantizeOptions, target: Target, correction: WeightCorrection) -> Recipe:
     """Return the recipe of the run's calibration: its method, with bias correction where that is allowed."""
-    made = record.quantized.get(INT8)
-    method = parse_method("percentile")
-    if made is not None:
-        method = parse_method(made.method, fraction=made.options.get("fraction"))
     return Recipe(
-        method=method,
+        method=method_of_run(record, target),
         correction=correction,
         per_channel=target.weights.per_channel if options.per_channel is None else options.per_channel,
         power_of_two=target.weights.power_of_two if options.power_of_two is None else options.power_of_two,
