@@ -70,10 +70,12 @@ dist: $(VENV)/.installed
 	$(BIN)/python .ci/check_dist.py dist
 
 bench: $(VENV)/.installed-dev
+	$(BIN)/python benchmarks/startup.py
 	$(BIN)/python benchmarks/calibration.py
 	$(BIN)/python benchmarks/int8_graph.py
 	$(BIN)/python benchmarks/evaluation.py
 	$(BIN)/python benchmarks/sources.py
+	$(BIN)/python benchmarks/cluster.py --parts jobs,bits,overhead
 	$(BIN)/python benchmarks/accuracy.py
 
 # Bytes against every parser, SECONDS for each; what was learnt is kept in .fuzz.

@@ -66,9 +66,9 @@ if TYPE_CHECKING:
     from quantkit.progress import Progress as Progress
     from quantkit.runs.folder import RunRecord as RunRecord
     from quantkit.runs.location import relink as relink
+    from quantkit.search.budget import FloatBudget as FloatBudget
     from quantkit.search.method_selection import MethodResult as MethodResult
     from quantkit.search.method_selection import MethodSelection as MethodSelection
-    from quantkit.search.mixed_precision import FloatBudget as FloatBudget
     from quantkit.search.stages import Goal as Goal
     from quantkit.search.stages import Stage as Stage
     from quantkit.search.stages import Trial as Trial
@@ -96,8 +96,14 @@ if TYPE_CHECKING:
     from quantkit.workflows.evaluate import ModelEvaluation as ModelEvaluation
     from quantkit.workflows.evaluate import evaluate as evaluate
     from quantkit.workflows.export import export as export
+    from quantkit.workflows.guess_preprocessing import PreprocessingGuess as PreprocessingGuess
+    from quantkit.workflows.guess_preprocessing import TriedPreprocessing as TriedPreprocessing
+    from quantkit.workflows.guess_preprocessing import guess_preprocessing as guess_preprocessing
     from quantkit.workflows.inspect import inspect as inspect
     from quantkit.workflows.model_summary import ModelSummary as ModelSummary
+    from quantkit.workflows.plan import JobEstimate as JobEstimate
+    from quantkit.workflows.plan import JobPlan as JobPlan
+    from quantkit.workflows.plan import plan_job as plan_job
     from quantkit.workflows.presets import load_preset as load_preset
     from quantkit.workflows.quantize import Quantized as Quantized
     from quantkit.workflows.quantize import QuantizeOptions as QuantizeOptions
@@ -129,7 +135,7 @@ _MODULE_OF = {
     "Evaluation": "quantkit.workflows.compare",
     "EvenSides": "quantkit.config.pipeline",
     "Exported": "quantkit.export.result",
-    "FloatBudget": "quantkit.search.mixed_precision",
+    "FloatBudget": "quantkit.search.budget",
     "Gate": "quantkit.evaluation.gate",
     "GateMode": "quantkit.evaluation.gate",
     "GateVerdict": "quantkit.evaluation.gate",
@@ -141,6 +147,8 @@ _MODULE_OF = {
     "ImageItem": "quantkit.data.item",
     "ImageSource": "quantkit.data.source",
     "Interval": "quantkit.evaluation.paired",
+    "JobEstimate": "quantkit.workflows.plan",
+    "JobPlan": "quantkit.workflows.plan",
     "Kl": "quantkit.config.method",
     "LayerSensitivity": "quantkit.sensitivity.result",
     "Method": "quantkit.config.method",
@@ -160,6 +168,7 @@ _MODULE_OF = {
     "Parity": "quantkit.export.result",
     "Percentile": "quantkit.config.method",
     "Pipeline": "quantkit.config.pipeline",
+    "PreprocessingGuess": "quantkit.workflows.guess_preprocessing",
     "Progress": "quantkit.progress",
     "QuantizeOptions": "quantkit.workflows.quantize",
     "Quantized": "quantkit.workflows.quantize",
@@ -175,6 +184,7 @@ _MODULE_OF = {
     "ToTensor": "quantkit.config.pipeline",
     "TensorStatistics": "quantkit.stats.tensor",
     "Trial": "quantkit.search.stages",
+    "TriedPreprocessing": "quantkit.workflows.guess_preprocessing",
     "TuneOptions": "quantkit.workflows.tune",
     "Tuning": "quantkit.workflows.tune",
     "VACC": "quantkit.targets",
@@ -190,11 +200,13 @@ _MODULE_OF = {
     "export": "quantkit.workflows.export",
     "find_images": "quantkit.data.folder",
     "find_labelled_images": "quantkit.data.folder",
+    "guess_preprocessing": "quantkit.workflows.guess_preprocessing",
     "imagenet_pipeline": "quantkit.config.pipeline",
     "inspect": "quantkit.workflows.inspect",
     "load_preset": "quantkit.workflows.presets",
     "load_statistics": "quantkit.stats.file",
     "open_source": "quantkit.data.sources.open",
+    "plan_job": "quantkit.workflows.plan",
     "preprocess": "quantkit.data.preprocess",
     "quantize": "quantkit.workflows.quantize",
     "relink": "quantkit.runs.location",

@@ -14,6 +14,7 @@
     ├── OutputError              12   a folder or file that cannot be written
     ├── NumericError             13   NaN or infinity where a number is needed
     ├── DeviceError              14   a device that is not available, or does not run the model
+    ├── ClusterError             15   a cluster that is not there, or whose workers cannot do the work
     └── GateError                20   a --fail-if condition or an accuracy budget was not met
         └── CoverageError        21   less of the model is int8 than --require-coverage demands
 
@@ -126,6 +127,12 @@ class DeviceError(QuantkitError):
     """A device that is not available, or that does not run the model's layers."""
 
     exit_code = 14
+
+
+class ClusterError(QuantkitError):
+    """A cluster that cannot be connected to, or whose workers cannot do the work."""
+
+    exit_code = 15
 
 
 class GateError(QuantkitError):

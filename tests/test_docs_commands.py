@@ -15,7 +15,9 @@ import onnx
 import pytest
 import typer
 
-from quantkit.cli.main import COMMAND_MODULES, app, main
+from quantkit.cli.app import app
+from quantkit.cli.commands import COMMAND_MODULES
+from quantkit.cli.main import main
 from quantkit.demo.digits import MODEL, unpack_digits
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -26,6 +28,7 @@ PARSED_ONLY = {
     "export.md": "needs torch; tests/export runs the commands of this page",
     "CONTRIBUTING.md": "shows make and pytest only",
     "benchmarks.md": "tests/test_benchmarks.py runs the benchmarks",
+    "cluster.md": "needs Ray and archives; tests/workflows runs commands on workers, and plan",
     "sources.md": "needs archives, parquet files and buckets; tests/data opens each kind of source",
 }
 # Single commands that are not run, and why.

@@ -10,6 +10,8 @@ import typer
 from quantkit.cli.app import app
 from quantkit.cli.options import (
     BatchOption,
+    CheckPreprocessingOption,
+    ClusterOption,
     DeviceOption,
     DialectName,
     ExifOption,
@@ -86,9 +88,11 @@ def calibrate(
         bool, typer.Option("--fresh", help="Ignore cached statistics; replace a run of other inputs.")
     ] = False,
     require_coverage: RequireCoverageOption = None,
+    check_preprocessing: CheckPreprocessingOption = True,
     device: DeviceOption = "cpu",
     batch: BatchOption = 1,
     provider_option: ProviderOption = None,
+    cluster: ClusterOption = None,
     threads: Annotated[int | None, typer.Option(help="Number of worker threads.")] = None,
 ) -> None:
     """Run the model once over a calibration set; write statistics, ranges and the int8 model."""
@@ -160,7 +164,9 @@ def calibrate(
             until_stable=parse_percent(until_stable, "--until-stable"),
             fresh=fresh,
             require_coverage=least,
+            check_preprocessing=check_preprocessing,
             device=where,
+            cluster=cluster,
             threads=threads,
             progress=progress,
         )

@@ -8,6 +8,8 @@ import typer
 from quantkit.cli.app import app
 from quantkit.cli.options import (
     BatchOption,
+    CheckPreprocessingOption,
+    ClusterOption,
     DeviceOption,
     ExifOption,
     ImagesOption,
@@ -64,9 +66,11 @@ def compare(
     ] = "vamp",
     latency: Annotated[bool, typer.Option("--latency", help="Measure latency too, on one thread.")] = False,
     datalist: Annotated[Path | None, typer.Option(help="Datalist of the results of a card (NAME=DIR).")] = None,
+    check_preprocessing: CheckPreprocessingOption = True,
     device: DeviceOption = "cpu",
     batch: BatchOption = 1,
     provider_option: ProviderOption = None,
+    cluster: ClusterOption = None,
     threads: Annotated[int | None, typer.Option(help="Number of worker threads.")] = None,
     json: Annotated[Path | None, typer.Option(help="Write the comparison as JSON.")] = None,
     csv: Annotated[Path | None, typer.Option(help="Write the table as CSV.")] = None,
@@ -163,7 +167,9 @@ def compare(
                 datalist=datalist,
                 output=settings.output,
                 inputs=settings.inputs,
+                check_preprocessing=check_preprocessing,
                 device=where,
+                cluster=cluster,
                 threads=threads,
                 progress=progress,
             )

@@ -8,6 +8,8 @@ import typer
 from quantkit.cli.app import app
 from quantkit.cli.options import (
     BatchOption,
+    CheckPreprocessingOption,
+    ClusterOption,
     DeviceOption,
     ExifOption,
     ImagesOption,
@@ -55,9 +57,11 @@ def evaluate(
         Path | None, typer.Option(help="Write the predictions, an npz file.", show_default="not written")
     ] = None,
     json: Annotated[Path | None, typer.Option(help="Write the accuracy as JSON.")] = None,
+    check_preprocessing: CheckPreprocessingOption = True,
     device: DeviceOption = "cpu",
     batch: BatchOption = 1,
     provider_option: ProviderOption = None,
+    cluster: ClusterOption = None,
     threads: Annotated[int | None, typer.Option(min=1, help="Number of worker threads.")] = None,
 ) -> None:
     """Print a model's top-1 and top-5 accuracy. Resumable; scores are cached."""
@@ -107,7 +111,9 @@ def evaluate(
             cache=settings.cache,
             output=settings.output,
             inputs=settings.inputs,
+            check_preprocessing=check_preprocessing,
             device=where,
+            cluster=cluster,
             threads=threads,
             progress=progress,
         )

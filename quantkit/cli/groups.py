@@ -11,12 +11,13 @@ _OPTIONS: dict[str, str] = {
     "reference reference-arg results text text-run skip-broken skip-damaged",
     METHOD: "method fraction per-channel activations weight-bits power-of-two skip bias-correction keep-outliers "
     "until-stable by max-drop min-agreement max-float max-skips rewrite disable skips tolerance exporter skip-conv "
-    "skip-matmul weight-scale calibrate-chunk-by overflow-adaptive cluster-mode data-transport-mode softmax",
+    "skip-matmul weight-scale calibrate-chunk-by overflow-adaptive cluster-mode data-transport-mode softmax "
+    "check-preprocessing",
     TARGET: "target dialect calibration-folder dtype opset workspace name suffix vdsp runtime breakdown "
     "require-coverage to instances processes",
     OUTPUT: "out json csv markdown html junit explain top fail-if fail-if-proven fail-unless-proven latency "
     "materialize link move write-fp32 notes schema",
-    RESOURCES: "device provider-option batch threads workers time fresh",
+    RESOURCES: "device provider-option batch cluster nodes node-threads threads workers time fresh",
 }
 _PANEL_OF = {name: panel for panel, names in _OPTIONS.items() for name in names.split()}
 
@@ -27,6 +28,7 @@ _DEFAULTS = {
     "calibrate-chunk-by": "the compiler's own",
     "calibration-folder": "calibration in the run folder",
     "checkpoint": "none",
+    "cluster": "none, this process",
     "cluster-mode": "the compiler's own",
     "count": "1000 drawn images",
     "csv": "not written",

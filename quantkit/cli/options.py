@@ -80,6 +80,14 @@ ProviderOption = Annotated[
         "--provider-option", metavar="KEY=VALUE", help="Option of the execution provider, as onnxruntime names it."
     ),
 ]
+ClusterOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="ADDRESS",
+        help="Spread the images over the workers of a Ray cluster: auto (the one that this machine belongs to), "
+        "ray://HOST:PORT, or local:N, which starts N workers on this machine. The results are the same.",
+    ),
+]
 OutputOption = Annotated[str | None, typer.Option(metavar="NAME", help="Name of the output with the class scores.")]
 InputOption = Annotated[
     list[str] | None,
@@ -101,6 +109,14 @@ ExifOption = Annotated[
         "--exif/--no-exif",
         help="Apply the EXIF orientation of images, as OpenCV and the vendor's image2npz do, or ignore it, as "
         "torchvision does; the shipped presets ignore it.",
+    ),
+]
+
+CheckPreprocessingOption = Annotated[
+    bool,
+    typer.Option(
+        "--check-preprocessing/--no-check-preprocessing",
+        help="Try other scalings and channel orders on some labelled images; warn where one is better beyond chance.",
     ),
 ]
 

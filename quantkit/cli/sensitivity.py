@@ -10,6 +10,7 @@ from quantkit.cli.app import app
 from quantkit.cli.options import (
     ActivationsOption,
     BatchOption,
+    ClusterOption,
     DeviceOption,
     FractionOption,
     ImagesOption,
@@ -75,6 +76,7 @@ def sensitivity(
     device: DeviceOption = "cpu",
     batch: BatchOption = 1,
     provider_option: ProviderOption = None,
+    cluster: ClusterOption = None,
     threads: Annotated[int | None, typer.Option(help="Number of worker threads.")] = None,
     json: Annotated[Path | None, typer.Option(help="Write all figures as JSON.")] = None,
     csv: Annotated[Path | None, typer.Option(help="Write the table as CSV.")] = None,
@@ -143,6 +145,7 @@ def sensitivity(
             names=names or project.names,
             exclude=exclude,
             device=where,
+            cluster=cluster,
             threads=threads,
             progress=progress,
         )

@@ -9,6 +9,7 @@ import typer
 from quantkit.cli.app import app
 from quantkit.cli.options import (
     BatchOption,
+    ClusterOption,
     DeviceOption,
     ImagesOption,
     KeepOutliersOption,
@@ -86,6 +87,7 @@ def tune(
     device: DeviceOption = "cpu",
     batch: BatchOption = 1,
     provider_option: ProviderOption = None,
+    cluster: ClusterOption = None,
     threads: Annotated[int | None, typer.Option(help="Number of worker threads.")] = None,
     json: Annotated[Path | None, typer.Option(help="Write the trials and the result as JSON.")] = None,
 ) -> None:
@@ -98,7 +100,7 @@ def tune(
     from quantkit.engine.device import Device
     from quantkit.files import write_json
     from quantkit.runs.configuration import record_settings
-    from quantkit.search.mixed_precision import FloatBudget
+    from quantkit.search.budget import FloatBudget
     from quantkit.search.stages import Goal, Stage
     from quantkit.targets import parse_target
     from quantkit.workflows.project import load_project
@@ -155,6 +157,7 @@ def tune(
             out=out,
             fresh=fresh,
             device=where,
+            cluster=cluster,
             threads=threads,
             progress=progress,
         )

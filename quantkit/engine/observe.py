@@ -19,11 +19,11 @@ from dataclasses import dataclass
 from functools import reduce
 
 import numpy as np
-import numpy.typing as npt
 
 from quantkit.data.images import place_of
 from quantkit.data.item import ImageItem
 from quantkit.data.parallel import worker_threads
+from quantkit.engine.batches import Load, load_batch
 from quantkit.engine.tap import TappedSession
 from quantkit.errors import NumericError
 from quantkit.graph.qdq.taps import Taps
@@ -35,10 +35,6 @@ from quantkit.types import Float32Array
 
 # Interval of checkpoints of a pass.
 CHUNK_SECONDS = 3.0
-
-
-# Reads one image and returns ``[C, H, W]`` float32.
-Load = Callable[[ImageItem], npt.NDArray[np.float32]]
 
 
 @dataclass(frozen=True)
@@ -92,15 +88,9 @@ def observe(
         ImageError: an image cannot be decoded.
         NumericError: a tensor contains NaN or infinity; the message names tensor and image.
     """
-    totals = {name: Observer() for name in tensors}
-    extremes = np.zeros((len(images), len(tensors), 2), np.float32)
-    done, rate = 0, 0.0
-    if before is not None:
-        done = len(before.extremes)
-        extremes[:done] = before.extremes
-        for name, statistics in before.tensors.items():
-            totals[name].add(statistics)
-    workers = [_Worker(session, tensors, load, batch, fill) for _ in range(threads)]
+    totals, extremes, done = begin(tensors, len(images), before)
+    rate = 0.0
+    workers = [ImageObserver(session, tensors, load, batch, fill) for _ in range(threads)]
     with worker_threads(threads) as pool:
         while done < len(images):
             end = min(_chunk_end(done, rate, threads, batch), next_point(done), len(images))
@@ -113,6 +103,26 @@ def observe(
             yield Chunk(done, at_point, totals, extremes[:done])
 
 
+def begin(
+    tensors: Sequence[str], images: int, before: Observed | None
+) -> tuple[dict[str, Observer], Float32Array, int]:
+    """Return the observers of all images, their extremes, and how many images they hold already.
+
+    Args:
+        tensors: names of the tapped tensors.
+        images: how many there are.
+        before: what the first images gave, from an interrupted pass.
+    """
+    totals = {name: Observer() for name in tensors}
+    extremes = np.zeros((images, len(tensors), 2), np.float32)
+    if before is None:
+        return totals, extremes, 0
+    extremes[: len(before.extremes)] = before.extremes
+    for name, statistics in before.tensors.items():
+        totals[name].add(statistics)
+    return totals, extremes, len(before.extremes)
+
+
 def _chunk_end(done: int, rate: float, threads: int, batch: int) -> int:
     """Return where a chunk ends: after whole batches, as a device compiles or chooses its kernels for a shape."""
     return done + batch * max(threads, int(rate * CHUNK_SECONDS) // batch)
@@ -120,7 +130,7 @@ def _chunk_end(done: int, rate: float, threads: int, batch: int) -> int:
 
 def _run_chunk(
     pool: ThreadPoolExecutor,
-    workers: list["_Worker"],
+    workers: list["ImageObserver"],
     images: Sequence[ImageItem],
     extremes: Float32Array,
     progress: Callable[[int], None] | None,
@@ -131,7 +141,7 @@ def _run_chunk(
     work = iter([slice(start, min(start + batch, len(images))) for start in starts])  # a list iterator is safe to share
     seen = itertools.count(done + 1)
 
-    def job(worker: "_Worker") -> None:
+    def job(worker: "ImageObserver") -> None:
         for part in work:
             worker.observe(images[part], extremes[part])
             for _ in images[part]:
@@ -148,7 +158,7 @@ def _run_chunk(
             pass
 
 
-def _absorb(pool: ThreadPoolExecutor, workers: list["_Worker"], totals: dict[str, Observer]) -> None:
+def _absorb(pool: ThreadPoolExecutor, workers: list["ImageObserver"], totals: dict[str, Observer]) -> None:
     """Add the counts of the workers to the totals, in parallel over tensors."""
     names = list(totals)
 
@@ -160,8 +170,16 @@ def _absorb(pool: ThreadPoolExecutor, workers: list["_Worker"], totals: dict[str
     list(pool.map(job, range(len(workers))))
 
 
-class _Worker:
-    """Runs the session and counts in one thread."""
+class ImageObserver:
+    """Runs the session and counts in one thread.
+
+    Args:
+        session: the model with its taps.
+        tensors: names of the tapped tensors.
+        load: reads and preprocesses one image.
+        batch: images that run together.
+        fill: fill up a partial batch.
+    """
 
     def __init__(self, session: TappedSession, tensors: Sequence[str], load: Load, batch: int, fill: bool) -> None:
         self.batch = batch
@@ -183,6 +201,14 @@ class _Worker:
                 # In transformers, tokens or windows can be the first axis: images and padding are not separated.
                 rows[:] = self._count(name, value, images[0])
 
+    def observed(self, images: Sequence[ImageItem]) -> Observed:
+        """Return what some images alone give; the counters are empty before and afterwards."""
+        extremes = np.zeros((len(images), len(self._columns), 2), np.float32)
+        for start in range(0, len(images), self.batch):
+            part = slice(start, start + self.batch)
+            self.observe(images[part], extremes[part])
+        return Observed({name: observer.take() for name, observer in self.observers.items()}, extremes)
+
     def _count(self, name: str, value: Float32Array, image: ImageItem) -> tuple[float, float]:
         """Count the values of a tensor and return the extremes among them."""
         shown = self.observers[name].observe(value)
@@ -194,13 +220,6 @@ class _Worker:
             )
         # Adding 0.0 turns -0.0 into 0.0, so that equal extremes are bit-identical.
         return (shown.lo + 0.0, shown.hi + 0.0) if value.size else (0.0, 0.0)
-
-
-def load_batch(images: Sequence[ImageItem], load: Load, batch: int) -> npt.NDArray[np.float32]:
-    """Load images into ``[batch, C, H, W]``, float32; a partial batch is padded with the last image."""
-    loaded = [load(image) for image in images]
-    loaded.extend(loaded[-1:] * (batch - len(loaded)))
-    return np.stack(loaded)
 
 
 def complete(tapped: Observed, wanted: Taps) -> Observed:

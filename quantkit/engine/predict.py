@@ -138,6 +138,19 @@ class ModelScores:
     scores: list[Float32Array]
 
 
+@dataclass(frozen=True)
+class PartialScores:
+    """Scores of some models for one image, ``[1, classes]`` each; None for models that were not run."""
+
+    index: int
+    scores: list[Float32Array | None]
+
+
+# Yields the scores of images in order, of each image by the models that are wanted for it, if any are; takes of each
+# image whether each model is to run on it.
+Answer = Callable[[Sequence[Sequence[bool]]], Iterator[PartialScores]]
+
+
 def evaluate(
     models: Sequence[Classifier],
     images: Sequence[ImageItem],
@@ -145,10 +158,12 @@ def evaluate(
     *,
     threads: int,
     progress: Callable[[int], None] | None = None,
+    answer: Answer | None = None,
 ) -> Iterator[ModelScores]:
     """Yield the scores of all models, image by image in order.
 
-    Images are decoded ahead and run in batches of the models' device (see `quantkit.engine.batches`).
+    Images are decoded ahead and run in batches of the models' device (see `quantkit.engine.batches`), unless ``answer``
+    runs the models elsewhere.
 
     Raises:
         ImageError: an image cannot be decoded.
@@ -159,18 +174,11 @@ def evaluate(
         return preprocess(images[index], pipeline)
 
     every = [[True] * len(models)] * len(images)
-    for answers in answer_in_batches(models, every, load, threads=threads):
+    answered = answer_in_batches(models, every, load, threads=threads) if answer is None else answer(every)
+    for answers in answered:
         if progress is not None:
             progress(answers.index + 1)
         yield ModelScores(answers.index, [scores for scores in answers.scores if scores is not None])
-
-
-@dataclass(frozen=True)
-class PartialScores:
-    """Scores of some models for one image, ``[1, classes]`` each; None for models that were not run."""
-
-    index: int
-    scores: list[Float32Array | None]
 
 
 def answer_in_batches(

@@ -10,8 +10,8 @@ from quantkit.config.pipeline import Pipeline
 from quantkit.data.item import ImageItem
 from quantkit.data.parallel import map_in_order
 from quantkit.data.preprocess import preprocess
+from quantkit.engine.batches import load_batch
 from quantkit.engine.device import CPU, Device
-from quantkit.engine.observe import load_batch
 from quantkit.engine.tap import TappedSession
 from quantkit.evaluation.drift import DriftAccumulator, TensorDrift
 from quantkit.evaluation.drift_kernel import ImageTerms
@@ -71,7 +71,9 @@ def measure_drift(
         )
 
     accumulators = [DriftAccumulator(name, op_type=producers[name], qparams=qparams[name]) for name in known]
-    return _measure(accumulators, run, image_input(prepared).batch, images, pipeline, threads)
+    batch = image_input(prepared).batch
+    del prepared  # the sessions have their own copies of the weights
+    return _measure(accumulators, run, batch, images, pipeline, threads)
 
 
 def measure_local_drift(
@@ -102,12 +104,13 @@ def measure_local_drift(
         return ()
     prepared = prepare(reference).model
     local = local_graph(prepared, candidate)
-    if not local.layers:
+    layers = local.layers
+    if not layers:
         return ()
-    taps = [name for layer in local.layers for name in (layer.tensor, layer.alone)]
+    taps = [name for layer in layers for name in (layer.tensor, layer.alone)]
     session = TappedSession(local.model, taps, ordered=True, device=device)
-
-    limits = _limits(prepared, activation_qparams(candidate))
+    limits, batch = _limits(prepared, activation_qparams(candidate)), image_input(prepared).batch
+    del prepared, local  # the session has its own copy of the weights
 
     def run(x: FloatArray) -> Iterable[tuple[FloatArray, FloatArray]]:
         tensors = dict(session.run(x)[1])
@@ -116,13 +119,11 @@ def measure_local_drift(
                 _effective(tensors[layer.tensor], limits[layer.tensor]),
                 _effective(tensors[layer.alone], limits[layer.tensor]),
             )
-            for layer in local.layers
+            for layer in layers
         )
 
-    accumulators = [
-        DriftAccumulator(layer.tensor, op_type=layer.op_type, qparams=layer.qparams) for layer in local.layers
-    ]
-    return _measure(accumulators, run, image_input(prepared).batch, images, pipeline, threads)
+    accumulators = [DriftAccumulator(layer.tensor, op_type=layer.op_type, qparams=layer.qparams) for layer in layers]
+    return _measure(accumulators, run, batch, images, pipeline, threads)
 
 
 def _pairs(reference: ir.Model, candidate: ir.Model, names: Sequence[str]) -> dict[str, tuple[str, str]]:

@@ -24,7 +24,7 @@ from quantkit.data.item import ImageItem
 from quantkit.data.preprocess import preprocess
 from quantkit.data.source import ImageSource
 from quantkit.engine.device import CPU, Device
-from quantkit.engine.predict import Classifier, ModelScores, answer_in_batches
+from quantkit.engine.predict import Answer, Classifier, ModelScores, answer_in_batches
 from quantkit.errors import ModelError, OutputError, UsageError
 from quantkit.files import make_folder, reason, user_cache_folder
 from quantkit.graph.fixed_inputs import to_json
@@ -273,6 +273,7 @@ def predict_cached(
     *,
     threads: int,
     load: Callable[[ImageItem], Float32Array] | None = None,
+    answer: Answer | None = None,
 ) -> Iterator[ModelScores]:
     """Yield every model's scores image by image, as `quantkit.engine.predict.evaluate` does.
 
@@ -285,6 +286,7 @@ def predict_cached(
         pipeline: their preprocessing.
         threads: number of decoding threads.
         load: reads an image instead of the pipeline, such as `quantkit.data.decoded.DecodedImages`.
+        answer: runs the models elsewhere, such as `quantkit.engine.cluster.scores.scores_on_cluster`.
 
     Raises:
         ImageError: an image cannot be decoded.
@@ -296,7 +298,7 @@ def predict_cached(
     def read(index: int) -> Float32Array:
         return preprocess(images[index], pipeline) if load is None else load(images[index])
 
-    asked = answer_in_batches(models, wanted, read, threads=threads)
+    asked = answer_in_batches(models, wanted, read, threads=threads) if answer is None else answer(wanted)
     for index, runs in enumerate(wanted):
         for one, scores in zip(kept, next(asked).scores if any(runs) else (), strict=False):
             if scores is not None and not one.knows(index):

@@ -174,35 +174,121 @@ def layer_costs(
         DeviceError: the device does not run a model.
         NumericError: scores are NaN or infinite.
     """
-    subject = _MeasuredModel(prepared, target, ranges, left_out or PlanOptions(), bias_shift or {})
-    made = subject.plan()
-    int8 = subject.model(made)
-    evaluate = _Evaluate.of(scores_of(prepared, images, threads=threads, device=device))
-    whole = evaluate.deviation(scores_of(int8, images, threads=threads, device=device))
-    macs = multiply_adds(prepared, images[0].shape)
-    floats, integers = (variant_runs(model, images, threads=threads, device=device) for model in (prepared, int8))
+    scorer = LayerScorer(
+        prepared, target, ranges, images, left_out=left_out, bias_shift=bias_shift, threads=threads, device=device
+    )
+    network = evaluated(scorer.conv_index, scorer.macs, scorer.reference, scorer.int8)
     costs = []
-    for layer in made.layers:
+    for layer in scorer.layers:
         cost = None if known is None else known.get(layer.node)
         if cost is None:
-            cost = LayerCost(
-                node=layer.node,
-                op_type=layer.op_type,
-                conv_index=made.conv_index.get(layer.node),
-                macs=macs.get(layer.node),
-                isolated=evaluate.deviation(floats.scores(subject.isolated(layer, made), walk_to=layer.node)),
-                leave_one_out=evaluate.deviation(
-                    integers.scores(subject.leave_one_out(layer, made), walk_to=layer.node)
-                ),
-            )
+            cost = network.layer(layer, *scorer.scores(layer))
             if found is not None:
                 found(cost)
         costs.append(cost)
         if progress is not None:
-            progress(len(costs), len(made.layers))
-    return NetworkCost(
-        signal=evaluate.signal, top1=evaluate.top1, macs=sum(macs.values()), whole=whole, layers=tuple(costs)
-    )
+            progress(len(costs), len(scorer.layers))
+    return network.cost(costs)
+
+
+class LayerScorer:
+    """Runs the models that tell what layers cost; the arguments and errors are those of `layer_costs`.
+
+    Every image is run by itself, so that its scores do not depend on the others.
+
+    Attributes:
+        layers: the integer layers, in graph order, which `scores` is to be called in.
+        conv_index: of 2-D convolutions, by node name.
+        macs: multiply-adds for one image, by node name.
+        reference: float32 ``[images, classes]``, the scores of fp32.
+        int8: those of the whole int8 model.
+    """
+
+    def __init__(
+        self,
+        prepared: ir.Model,
+        target: Target,
+        ranges: Mapping[str, Range],
+        images: Sequence[Float32Array],
+        *,
+        left_out: PlanOptions | None,
+        bias_shift: Mapping[str, Float32Array] | None,
+        threads: int,
+        device: Device = CPU,
+    ) -> None:
+        self._subject = _MeasuredModel(prepared, target, ranges, left_out or PlanOptions(), bias_shift or {})
+        self._made = self._subject.plan()
+        int8 = self._subject.model(self._made)
+        self.layers: tuple[Layer, ...] = tuple(self._made.layers)
+        self.conv_index = self._made.conv_index
+        self.macs = multiply_adds(prepared, images[0].shape)
+        self.reference = scores_of(prepared, images, threads=threads, device=device)
+        _check_finite(self.reference)
+        self.int8 = scores_of(int8, images, threads=threads, device=device)
+        self._floats, self._integers = (
+            variant_runs(model, images, threads=threads, device=device) for model in (prepared, int8)
+        )
+
+    def scores(self, layer: Layer) -> tuple[Float32Array, Float32Array]:
+        """Return the scores with this layer alone in int8, and with all but it in int8."""
+        isolated, leave_one_out = (
+            self._subject.isolated(layer, self._made),
+            self._subject.leave_one_out(layer, self._made),
+        )
+        return (
+            self._floats.scores(isolated, walk_to=layer.node),
+            self._integers.scores(leave_one_out, walk_to=layer.node),
+        )
+
+
+@dataclass(frozen=True)
+class EvaluatedNetwork:
+    """A network whose layers are being measured.
+
+    Attributes:
+        conv_index: of 2-D convolutions, by node name.
+        macs: multiply-adds for one image, by node name.
+        evaluate: compares scores with those of fp32.
+        whole: of the whole int8 model.
+    """
+
+    conv_index: Mapping[str, int]
+    macs: Mapping[str, int]
+    evaluate: "_Evaluate"
+    whole: Deviation
+
+    def layer(self, layer: Layer, isolated: Float32Array, leave_one_out: Float32Array) -> LayerCost:
+        """Return the cost of a layer from the scores with it alone in int8, and with all but it in int8."""
+        return LayerCost(
+            node=layer.node,
+            op_type=layer.op_type,
+            conv_index=self.conv_index.get(layer.node),
+            macs=self.macs.get(layer.node),
+            isolated=self.evaluate.deviation(isolated),
+            leave_one_out=self.evaluate.deviation(leave_one_out),
+        )
+
+    def cost(self, layers: Sequence[LayerCost]) -> NetworkCost:
+        """Return the cost of the network with that of its layers."""
+        return NetworkCost(
+            signal=self.evaluate.signal,
+            top1=self.evaluate.top1,
+            macs=sum(self.macs.values()),
+            whole=self.whole,
+            layers=tuple(layers),
+        )
+
+
+def evaluated(
+    conv_index: Mapping[str, int], macs: Mapping[str, int], reference: Float32Array, int8: Float32Array
+) -> EvaluatedNetwork:
+    """Return a network from the scores of fp32 and of the whole int8 model, ``[images, classes]`` each.
+
+    Raises:
+        NumericError: scores are NaN or infinite.
+    """
+    evaluate = _Evaluate.of(reference)
+    return EvaluatedNetwork(conv_index, macs, evaluate, evaluate.deviation(int8))
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from quantkit.config.method import Method
 from quantkit.data.calibration_set import CalibrationSet
 from quantkit.graph.qdq.plan import Plan
 from quantkit.runs.folder import RunFolder
-from quantkit.search.mixed_precision import FloatBudget
+from quantkit.search.budget import FloatBudget
 from quantkit.targets import Target
 
 # Name of the backend -> module and class. The name is also that of its target.

@@ -2,7 +2,7 @@
 
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path, PurePosixPath
@@ -28,12 +28,14 @@ from quantkit.data.given_set import SetLike, given_set
 from quantkit.data.overlap import digest_of
 from quantkit.data.parallel import map_in_order
 from quantkit.data.preprocess import preprocess
+from quantkit.data.source import ImageSource
 from quantkit.engine.classifier import ClassifierFile, PreparedClassifier, read_classifier
-from quantkit.engine.device import CPU, Device, as_device
+from quantkit.engine.cluster.observe import PassWork, observe_on_cluster
+from quantkit.engine.cluster.work import share_images, share_model
+from quantkit.engine.device import CPU, Device
 from quantkit.engine.inputs import check_arrays, used_pipeline
 from quantkit.engine.observe import Chunk, complete, observe
 from quantkit.engine.placement import DevicePlacement, placement_of
-from quantkit.engine.session import default_threads
 from quantkit.engine.tap import TappedSession
 from quantkit.errors import CalibrationSetError, StatisticsError, UsageError
 from quantkit.files import sha256_json
@@ -43,7 +45,7 @@ from quantkit.graph.model import model_digest, model_files
 from quantkit.graph.qdq.plan import plan
 from quantkit.graph.qdq.taps import Taps, observed_tensors
 from quantkit.numerics import Range
-from quantkit.progress import Progress, as_progress, begun_when_called
+from quantkit.progress import Progress, ProgressCallback, as_progress, begun_when_called
 from quantkit.ptq.run_correction import Images
 from quantkit.records import Records
 from quantkit.runs.configuration import with_settings
@@ -55,6 +57,8 @@ from quantkit.stats.solve import solve_observed
 from quantkit.targets import ORT, Target, as_target
 from quantkit.workflows.auto_method import resolve_method
 from quantkit.workflows.backends import Backend, QuantizedRun, after_quantize
+from quantkit.workflows.execution import Execution, choose_execution
+from quantkit.workflows.preprocessing_note import guess_command, preprocessing_note
 from quantkit.workflows.presets import PresetSource, load_preset
 from quantkit.workflows.quantize import (
     Quantized,
@@ -140,7 +144,9 @@ def calibrate(
     until_stable: float | None = None,
     fresh: bool = False,
     require_coverage: float | None = None,
+    check_preprocessing: bool = True,
     device: Device | str = CPU,
+    cluster: str | None = None,
     threads: int | None = None,
     progress: Progress | None = None,
 ) -> Calibration:
@@ -168,9 +174,14 @@ def calibrate(
             points; None for all images.
         fresh: ignore cached statistics, and replace a run of another model, set or preprocessing.
         require_coverage: minimum percentage of the multiply-adds in int8; None for no requirement.
+        check_preprocessing: if the set has labels, try other scalings and channel orders on some of its images, and
+            report one that is significantly better in a note.
         device: device and batch size of the pass: a `quantkit.Device`, or a name such as ``cuda:1``. Biases are
             corrected on the CPU, layer by layer, with its integer kernels.
-        threads: number of worker threads; one per processor by default.
+        cluster: spread the pass over the workers of a Ray cluster: ``auto``, ``ray://HOST:PORT`` or ``local:N``; the
+            statistics are the same bits. They must find the images under the same path or URL. Ranges are set and
+            biases corrected here.
+        threads: number of worker threads; one per processor by default. On a cluster, the threads of each worker.
         progress: receives the progress.
 
     Raises:
@@ -178,6 +189,7 @@ def calibrate(
             wrong type.
         ModelError: the model cannot be read, run or quantized.
         DeviceError: the device is not available, or does not run the model.
+        ClusterError: the cluster is not there, or its workers cannot do the work.
         CoverageError: less of the model would be int8 than required; no image was read.
         ConfigError: the pipeline does not fit the model.
         CalibrationSetError: the set is damaged, or its images are missing or changed.
@@ -195,7 +207,8 @@ def calibrate(
     """
     wanted, target, run = as_method_or_auto(method), as_target(target), as_path(run, "run")
     options = require(QuantizeOptions, options or QuantizeOptions(), "options")
-    progress, device = as_progress(progress), as_device(device).resolved()
+    progress = as_progress(progress)
+    execution = choose_execution(cluster, device, threads, progress)
     pipeline = None if pipeline is None else load_preset(pipeline)
     subject = _read_subject(as_path(model, "model"), output, inputs)
     if pipeline is not None:
@@ -212,16 +225,31 @@ def calibrate(
         replaced = [] if before is None else _other_inputs(before, subject, chosen, pipeline)
         if before is not None and replaced:
             _replace(folder, before, replaced, fresh)
-        observer = _Pass(
-            subject, chosen, pipeline, folder, wanted, target, options.keep_outliers, device, threads, progress
-        )
+        observer = _Pass(subject, chosen, pipeline, folder, wanted, target, options.keep_outliers, execution, progress)
+        other = None
+        if check_preprocessing and chosen.labels is not None:
+            other = preprocessing_note(
+                subject.file,
+                ImageSource(chosen.root, chosen.items, labels=chosen.labels, array_shape=chosen.array_shape),
+                pipeline,
+                guess_command(subject.file.path, run=run)
+                if manifest
+                else guess_command(subject.file.path, images=chosen.root, pipeline=pipeline),
+                device=execution.here,
+                cache=folder.cache,
+                threads=execution.threads,
+                progress=progress,
+            )
+            if other is not None:
+                progress.message(other)  # before a pass that may take hours
         statistics = None if fresh else observer.finished(until_stable)
         reused, elapsed_s = statistics is not None, 0.0
         if statistics is None:
             check_loads(subject.prepared, target, options)
             start_s = time.monotonic()
-            statistics = observer.run(until_stable, fresh)
-            elapsed_s = time.monotonic() - start_s
+            with execution:
+                statistics = observer.run(until_stable, fresh)
+            elapsed_s = time.monotonic() - start_s - execution.start_s
         record = _record(subject, chosen, manifest, pipeline, statistics)
         if before is not None:
             kept = {} if replaced else before.quantized
@@ -232,7 +260,7 @@ def calibrate(
         record = record.model_copy(update={"observed_on": observed_on})
         settings = _settings(wanted, target, options, until_stable, require_coverage)
         folder.write(with_settings(record, "calibrate", settings))
-        images = Images(chosen, pipeline, threads, begun_when_called(progress, "correcting biases", "layers"))
+        images = Images(chosen, pipeline, execution.threads, begun_when_called(progress, "correcting biases", "layers"))
         comparison = options.subject(folder, subject.prepared, statistics, target, images)
         solved_by, selection = resolve_method(wanted, replace(comparison, backends=backends), progress)
         quantized = quantize_prepared(
@@ -251,9 +279,10 @@ def calibrate(
         backend = after_quantize(changed, backends)
     files = (folder.statistics, *quantized.files, *backend.files)
     placed = observer.placement
-    ran_on = () if placed is None or device.is_cpu else (f"the pass ran on {placed.describe()}",)
+    ran_on = () if placed is None or execution.device.is_cpu else (f"the pass ran on {placed.describe()}",)
     changed_notes = () if before is None else replaced_notes(before, quantized.name, folder)
-    notes = (*ran_on, *changed_notes, *quantized.notes, *backend.notes)
+    doubtful = () if other is None else (other,)
+    notes = (*doubtful, *ran_on, *changed_notes, *quantized.notes, *backend.notes)
     return Calibration(run, quantized, statistics, elapsed_s, reused, files, notes)
 
 
@@ -414,15 +443,14 @@ class _Pass:
         method: Method | Auto,
         target: Target,
         keep_outliers: bool,
-        device: Device,
-        threads: int | None,
+        execution: Execution,
         progress: Progress,
     ) -> None:
         self._subject, self._chosen, self._pipeline, self._folder = subject, chosen, pipeline, folder
         self._target, self._keep_outliers, self._progress = target, keep_outliers, progress
-        self._device, self._threads = device, threads or default_threads()
+        self._execution = execution
         self.placement: DevicePlacement | None = None
-        # Convergence is tracked for the method in use, and for the two that cost nothing to solve.
+        # Convergence is tracked for the method in use, and for the two that are cheap to solve.
         watched = Percentile() if isinstance(method, Auto) else method  # which one it will be is not known yet
         self._methods: dict[str, Method] = {"minmax": MinMax(), "percentile": Percentile()}
         self._methods[method_name(watched)] = watched
@@ -434,7 +462,7 @@ class _Pass:
             pipeline_sha256=sha256_json(pipeline.model_dump(mode="json")),
             quantkit=__version__,
             onnxruntime=onnxruntime.__version__,
-            device=device.describe(),
+            device=execution.device.describe(),
         )
 
     def finished(self, until_stable: float | None) -> Statistics | None:
@@ -449,25 +477,11 @@ class _Pass:
         """Observe all images, or stop when the ranges are stable."""
         count = self._progress.task("calibrating", "images")
         begun, extra = (None, {}) if fresh else self._load(self._folder.partial)
-        tapped = self._subject.observed.tapped
         if begun is not None:
             self._points = list(begun.convergence)
             self._ranges = _ranges_from_json(extra.get("ranges", {}))
             self._progress.message(f"resuming after {len(begun.images)} images")
-        session = TappedSession(self._subject.prepared.model, tapped, device=self._device)
-        self.placement = session.placement
-        fixed = self._subject.file.signature.image.batch
-        chunks = observe(
-            session,
-            tapped,
-            self._chosen.items,
-            partial(preprocess, pipeline=self._pipeline),
-            batch=fixed or self._device.batch,
-            fill=fixed is not None,
-            threads=self._threads,
-            before=None if begun is None else self._tapped(begun),
-            progress=lambda images: count(images, len(self._chosen)),
-        )
+        chunks = self._chunks(None if begun is None else self._tapped(begun), count)
         statistics = begun
         for chunk in chunks:
             statistics = self._take(chunk)
@@ -479,6 +493,35 @@ class _Pass:
         save_statistics(statistics, self._folder.statistics)
         self._folder.partial.unlink(missing_ok=True)
         return statistics
+
+    def _chunks(self, begun: Observed | None, count: ProgressCallback) -> Iterator[Chunk]:
+        """Observe the images that are left, here or on the workers of a cluster."""
+        tapped, file, device = self._subject.observed.tapped, self._subject.file, self._execution.device
+        fixed = file.signature.image.batch
+        batch, fill = fixed or device.batch, fixed is not None
+        images, total = self._chosen.items, len(self._chosen)
+        if self._execution.engine is not None:
+            source = ImageSource(self._chosen.root, images, array_shape=self._chosen.array_shape)
+            shared = share_images(source, self._pipeline)
+            model = share_model(self._execution.engine, file.path, file.signature)
+            work = PassWork(model, tuple(tapped), shared, device, batch, fill)
+            keys = [(image.name, image.sha256) for image in self._chosen.images]
+            return observe_on_cluster(
+                self._execution.engine, work, keys, before=begun, progress=lambda done: count(done, total)
+            )
+        session = TappedSession(self._subject.prepared.model, tapped, device=device)
+        self.placement = session.placement
+        return observe(
+            session,
+            tapped,
+            images,
+            partial(preprocess, pipeline=self._pipeline),
+            batch=batch,
+            fill=fill,
+            threads=self._execution.threads,
+            before=begun,
+            progress=lambda done: count(done, total),
+        )
 
     def _take(self, chunk: Chunk) -> Statistics:
         observed = complete(chunk.observed(), self._subject.observed)

@@ -17,10 +17,9 @@ from quantkit.data.preprocess import preprocess
 from quantkit.data.source import ImageSource
 from quantkit.data.sources.open import ImagesLike
 from quantkit.engine.classifier import ClassifierFile
-from quantkit.engine.device import CPU, Device, as_device
+from quantkit.engine.device import CPU, Device
 from quantkit.engine.inputs import check_arrays, used_pipeline
 from quantkit.engine.predict import Classifier, Latency, ModelScores, evaluate, time_in_turn
-from quantkit.engine.session import default_threads
 from quantkit.errors import UsageError
 from quantkit.evaluation.compare_models import EvaluatedModel, compare_models
 from quantkit.evaluation.drift import TensorDrift
@@ -28,13 +27,14 @@ from quantkit.evaluation.images import check_labels, evaluation_images, limited
 from quantkit.evaluation.measure_drift import measure_drift, measure_local_drift
 from quantkit.evaluation.paired import Interval
 from quantkit.evaluation.predictions import Collector
-from quantkit.evaluation.preprocessing_diagnosis import diagnose_preprocessing
 from quantkit.evaluation.result import Comparison
 from quantkit.graph.model import model_digest, model_files
 from quantkit.progress import Progress, ProgressCallback, as_progress
 from quantkit.runs.folder import RunFolder, RunRecord
 from quantkit.runs.inputs import read_scored
 from quantkit.runs.score_cache import cached_scores, predict_cached, score_cache_of, scores_key
+from quantkit.workflows.execution import Execution, choose_execution
+from quantkit.workflows.preprocessing_note import guess_command, preprocessing_note
 from quantkit.workflows.presets import PresetSource, preprocessing_of
 from quantkit.workflows.vacc.device_results import DeviceResults, card_answers, other_preprocessing
 
@@ -119,7 +119,9 @@ def compare(
     datalist: AnyPath | None = None,
     output: str | None = None,
     inputs: Mapping[str, Any] | None = None,
+    check_preprocessing: bool = True,
     device: Device | str = CPU,
+    cluster: str | None = None,
     threads: int | None = None,
     progress: Progress | None = None,
 ) -> Comparison:
@@ -155,7 +157,9 @@ def compare(
         datalist=datalist,
         output=output,
         inputs=inputs,
+        check_preprocessing=check_preprocessing,
         device=device,
+        cluster=cluster,
         threads=threads,
         progress=progress,
     ).comparison
@@ -176,7 +180,9 @@ def evaluate_models(
     datalist: AnyPath | None = None,
     output: str | None = None,
     inputs: Mapping[str, Any] | None = None,
+    check_preprocessing: bool = True,
     device: Device | str = CPU,
+    cluster: str | None = None,
     threads: int | None = None,
     progress: Progress | None = None,
 ) -> Evaluation:
@@ -199,15 +205,21 @@ def evaluate_models(
         datalist: datalist of the card's results.
         output: name of the output with the class scores; by default the run's, or detected.
         inputs: values of the other inputs, by name; by default the run's.
+        check_preprocessing: try other scalings and channel orders on some of the images with the first ONNX model, and
+            warn if one is significantly better.
         device: device and batch size of all models, the reference included: a `quantkit.Device`, or a name such as
             ``cuda:1``. Drift (image by image) and latency are measured on it too.
-        threads: number of worker threads; one per processor by default.
+        cluster: spread the images over the workers of a Ray cluster: ``auto``, ``ray://HOST:PORT`` or ``local:N``; the
+            result is the same. They must find the images under the same path or URL. Drift and latency are measured
+            here.
+        threads: number of worker threads; one per processor by default. On a cluster, the threads of each worker.
         progress: receives the progress.
 
     Raises:
         UsageError: fewer than two models, a name that is not in the run, or no images.
         ModelError: a model cannot be read or run, or the models are incompatible.
         DeviceError: the device is not available, or does not run a model.
+        ClusterError: the cluster is not there, or its workers cannot do the work.
         LabelError: labels are missing, malformed or out of range for the model.
         CalibrationSetError: there are no images.
         ImageError: an image cannot be decoded.
@@ -233,32 +245,43 @@ def evaluate_models(
     reference = subjects[0]
     _require_distinct(given, subjects)
     found, warnings = evaluation_images(images, labels, names, exclude, record)
-    pipeline = used_pipeline(preprocessing_of(pipeline, record), found.array_shape)
+    given_pipeline, pipeline = pipeline, used_pipeline(preprocessing_of(pipeline, record), found.array_shape)
     if datalist is not None and (other := other_preprocessing(datalist, pipeline)) is not None:
         warnings.append(other)
     found = limited(found, limit)
-    threads = threads or default_threads()
     _check_fit(subjects, pipeline, found)
     onnx = [subject for subject in subjects if isinstance(subject, ComparedModel)]
-    device = as_device(device).resolved()
-    classifiers = [Classifier(subject.file, device) for subject in onnx]
-    with _answers(onnx, classifiers, found, pipeline, threads, run) as answers_to_images:
+    execution = choose_execution(cluster, device, threads, as_progress(progress))
+    threads = execution.threads
+    classifiers = [Classifier(subject.file, execution.here) for subject in onnx]
+    with execution, _answers(onnx, classifiers, found, pipeline, execution, run) as answers_to_images:
         collector = _collect(subjects, answers_to_images, found, as_progress(progress).task("comparing", "images"))
-    for first, classifier in zip(onnx[:1], classifiers[:1], strict=True):
-        answered = collector.predictions(subjects.index(first))
-        diagnosis = diagnose_preprocessing(
-            classifier, found, pipeline, answered, cache=score_cache_of(run), threads=threads
+    asked = 1 if check_preprocessing else 0
+    for first, classifier in zip(onnx[:asked], classifiers[:asked], strict=True):
+        note = preprocessing_note(
+            first.file,
+            found,
+            pipeline,
+            guess_command(first.path, run=run, images=images, labels=labels, pipeline=given_pipeline),
+            predictions=collector.predictions(subjects.index(first)),
+            classifier=classifier,
+            cache=score_cache_of(run),
+            threads=threads,
+            progress=as_progress(progress),
         )
-        warnings += [] if diagnosis is None else [f"{first.name}: {diagnosis}"]
+        warnings += [] if note is None else [f"{first.name}: {note}"]
     times: dict[str, Latency] = {}
     if latency and onnx:
         measured = time_in_turn(classifiers, preprocess(found.items[0], pipeline)[None])
         times = {subject.name: time for subject, time in zip(onnx, measured, strict=True)}
+    placements = {subject.name: one.placement for subject, one in zip(onnx, classifiers, strict=True)}
+    notes = _notes(onnx, classifiers)
+    del classifiers, answers_to_images  # their sessions hold the weights, and drift opens sessions of its own
     every = max(1, len(found.names) // drift_images) if drift_images else 1
     sample = found.items[::every][:drift_images]
     rescaled = [subject.name for subject in subjects if _is_rescaled(subject, folder, record)]
     drifts = [
-        ((), ()) if subject.name in rescaled else _drift(reference, subject, sample, pipeline, threads, device)
+        ((), ()) if subject.name in rescaled else _drift(reference, subject, sample, pipeline, threads, execution.here)
         for subject in subjects
     ]
     if drift_images and not isinstance(reference, ComparedModel):
@@ -267,7 +290,6 @@ def evaluate_models(
         warnings += [
             f"{name}: tune shifted or rescaled its channels, so its drift is not measured" for name in rescaled
         ]
-    placements = {subject.name: one.placement for subject, one in zip(onnx, classifiers, strict=True)}
     answers = tuple(
         EvaluatedModel(
             name=subject.name,
@@ -283,7 +305,7 @@ def evaluate_models(
         for index, (subject, (tensors, layers)) in enumerate(zip(subjects, drifts, strict=True))
     )
     comparison = compare_models(answers, warnings=warnings)
-    return Evaluation(comparison, reference, answers, found, pipeline, run, _notes(onnx, classifiers))
+    return Evaluation(comparison, reference, answers, found, pipeline, run, notes)
 
 
 _Candidate = ComparedModel | DeviceResults
@@ -325,23 +347,21 @@ def _answers(
     classifiers: Sequence[Classifier],
     found: ImageSource,
     pipeline: Pipeline,
-    threads: int,
+    execution: Execution,
     run: Path | None,
 ) -> Iterator[Iterator[ModelScores]]:
     """Predict all images with every ONNX model; scores are cached."""
-    cache = score_cache_of(run)
+    cache, threads = score_cache_of(run), execution.threads
     if not classifiers:
         yield (ModelScores(index, []) for index in range(len(found.names)))
         return
+    answer = execution.answer([one.file for one in subjects], found, pipeline)
     if cache is None:
-        yield evaluate(classifiers, found.items, pipeline, threads=threads)
+        yield evaluate(classifiers, found.items, pipeline, threads=threads, answer=answer)
         return
-    keys = [
-        scores_key(model_digest(one.path), pipeline, one.file.signature, classifier.device)
-        for one, classifier in zip(subjects, classifiers, strict=True)
-    ]
+    keys = [scores_key(model_digest(one.path), pipeline, one.file.signature, execution.device) for one in subjects]
     with cached_scores(cache, keys, found) as scores:
-        yield predict_cached(classifiers, scores, found.items, pipeline, threads=threads)
+        yield predict_cached(classifiers, scores, found.items, pipeline, threads=threads, answer=answer)
 
 
 def _collect(

@@ -16,18 +16,16 @@ from quantkit.data.calibration_set import CalibrationSet
 from quantkit.data.source import ImageSource
 from quantkit.data.sources.open import ImagesLike
 from quantkit.engine.classifier import ClassifierFile
-from quantkit.engine.device import CPU, Device, as_device
+from quantkit.engine.device import CPU, Device
 from quantkit.engine.inputs import check_arrays, used_pipeline
 from quantkit.engine.placement import DevicePlacement
-from quantkit.engine.predict import Classifier
-from quantkit.engine.session import default_threads
+from quantkit.engine.predict import Answer, Classifier
 from quantkit.errors import UsageError
 from quantkit.evaluation.images import check_labels, evaluation_images, limited
 from quantkit.evaluation.label_diagnosis import diagnose_labels
 from quantkit.evaluation.paired import Interval, wilson_interval
 from quantkit.evaluation.predictions import TOP, Collector, Predictions, Scores, kind_of_scores
 from quantkit.evaluation.predictions_file import Origin
-from quantkit.evaluation.preprocessing_diagnosis import diagnose_preprocessing
 from quantkit.files import sha256_json, user_cache_folder
 from quantkit.graph.model import model_digest
 from quantkit.progress import Progress, ProgressCallback, as_progress
@@ -37,6 +35,8 @@ from quantkit.runs.cache import ResultCache
 from quantkit.runs.folder import RunFolder
 from quantkit.runs.inputs import read_scored
 from quantkit.runs.score_cache import ScoreCache, cached_scores, predict_cached, scores_key
+from quantkit.workflows.execution import choose_execution
+from quantkit.workflows.preprocessing_note import guess_command, preprocessing_note
 from quantkit.workflows.presets import PresetSource, preprocessing_of
 
 # Operators that may follow a softmax without changing the kind of the scores.
@@ -158,7 +158,9 @@ def evaluate(
     cache: AnyPath | None = None,
     output: str | None = None,
     inputs: Mapping[str, Any] | None = None,
+    check_preprocessing: bool = True,
     device: Device | str = CPU,
+    cluster: str | None = None,
     threads: int | None = None,
     progress: Progress | None = None,
 ) -> ModelEvaluation:
@@ -182,8 +184,12 @@ def evaluate(
         cache: folder for cached results; by default that of the run, or the user's cache folder.
         output: name of the output with the class scores; by default the run's, or detected.
         inputs: values of the other inputs, by name; by default the run's.
+        check_preprocessing: try other scalings and channel orders on some of the images, and warn if one is
+            significantly better.
         device: device and batch size: a `quantkit.Device`, or a name such as ``cuda:1``.
-        threads: number of worker threads; one per processor by default.
+        cluster: spread the images over the workers of a Ray cluster: ``auto``, ``ray://HOST:PORT`` or ``local:N``; the
+            result is the same. They must find the images under the same path or URL.
+        threads: number of worker threads; one per processor by default. On a cluster, the threads of each worker.
         progress: receives the progress.
 
     Raises:
@@ -192,6 +198,7 @@ def evaluate(
         ConfigError: the pipeline does not fit the model.
         ModelError: the model cannot be read or run.
         DeviceError: the device is not available, or does not run the model.
+        ClusterError: the cluster is not there, or its workers cannot do the work.
         LabelError: labels are missing, malformed or out of range for the model.
         CalibrationSetError: there are no images.
         ImageError: an image cannot be decoded.
@@ -218,24 +225,25 @@ def evaluate(
         raise UsageError(f"{model!r} is not an ONNX file, and no run was given to look up the name", fix="give --run")
     file = read_scored(path, record, output, inputs)
     found, doubts = evaluation_images(images, labels, names, exclude, record)
-    pipeline = used_pipeline(preprocessing_of(pipeline, record), found.array_shape)
+    given_pipeline, pipeline = pipeline, used_pipeline(preprocessing_of(pipeline, record), found.array_shape)
     found = limited(found, limit)
     # Checked before the work: the model fits the pipeline, and has a class for every label.
     file.check(pipeline)
     check_arrays(found.array_shape, file.signature.image, found.root)
     check_labels(found, file.signature.scores.classes, path)
     part = found if shard is None else _shard(found, *shard)
-    device, digest = as_device(device).resolved(), model_digest(path)
+    execution = choose_execution(cluster, device, threads, as_progress(progress))
+    device, digest, threads = execution.device, model_digest(path), execution.threads
     key = scores_key(digest, pipeline, file.signature, device)
-    threads = threads or default_threads()
     count = as_progress(progress).task("evaluating", "images")
     start_s = time.monotonic()
     results = _result_cache(optional_path(cache, "cache"), folder)
-    with cached_scores(results, [key], part) as [scores]:
+    with execution, cached_scores(results, [key], part) as [scores]:
         before = scores.known
-        classifier = Classifier(file, device)
-        predictions, kind = _answers(classifier, scores, part, pipeline, threads, count)
-    elapsed_s = time.monotonic() - start_s
+        classifier = Classifier(file, execution.here)
+        answer = execution.answer([file], part, pipeline)
+        predictions, kind = _answers(classifier, scores, part, pipeline, threads, answer, count)
+    elapsed_s = time.monotonic() - start_s - execution.start_s
     origin = Origin(
         model=digest,
         images=_portable_digest(found),
@@ -246,7 +254,19 @@ def evaluate(
         shards=() if shard is None or shard[1] == 1 else (shard,),
         device=device.describe(),
     )
-    other = diagnose_preprocessing(classifier, part, pipeline, predictions, cache=results, threads=threads)
+    other = None
+    if check_preprocessing:
+        other = preprocessing_note(
+            file,
+            part,
+            pipeline,
+            guess_command(path, run=run, images=images, labels=labels, pipeline=given_pipeline),
+            predictions=predictions,
+            classifier=classifier,
+            cache=results,
+            threads=threads,
+            progress=as_progress(progress),
+        )
     warnings = (*doubts, *(diagnosis for diagnosis in (diagnose_labels(predictions), other) if diagnosis is not None))
     notes = (*file.signature.notes, *classifier.notes)
     return ModelEvaluation(
@@ -307,11 +327,12 @@ def _answers(
     part: ImageSource,
     pipeline: Pipeline,
     threads: int,
+    answer: Answer | None,
     progress: ProgressCallback,
 ) -> tuple[Predictions, Scores]:
     assert part.labels is not None
     collector = Collector(1, kind=Scores.PROBABILITIES if _ends_in_softmax(classifier.file) else None)
-    for answers in predict_cached([classifier], [cached], part.items, pipeline, threads=threads):
+    for answers in predict_cached([classifier], [cached], part.items, pipeline, threads=threads, answer=answer):
         scores = answers.scores[0]
         # Determined from one image, so that it does not depend on the batches.
         collector.kind = collector.kind or kind_of_scores(scores)

@@ -1,6 +1,6 @@
 """``quantkit sensitivity``: the cost of each layer in int8, and the gain of leaving it in float."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -18,14 +18,14 @@ from quantkit.data.overlap import digest_of
 from quantkit.data.parallel import map_in_order
 from quantkit.data.source import ImageSource
 from quantkit.data.sources.open import ImagesLike
-from quantkit.engine.device import CPU, Device, as_device
+from quantkit.engine.classifier import PreparedClassifier
+from quantkit.engine.cluster.work import Engine, share_images, share_model
+from quantkit.engine.device import CPU, Device
 from quantkit.engine.scores import placement
-from quantkit.engine.session import default_threads
 from quantkit.errors import CalibrationSetError, UsageError
 from quantkit.evaluation.images import check_labels, evaluation_images, limited
 from quantkit.evaluation.paired import PairedOutcomes, score_interval
 from quantkit.evaluation.result import PERCENT
-from quantkit.graph.prepare import Prepared
 from quantkit.graph.qdq.plan import plan
 from quantkit.numerics import Range
 from quantkit.progress import Progress, ProgressCallback, as_progress
@@ -36,9 +36,11 @@ from quantkit.runs.location import set_of_run
 from quantkit.runs.outliers import set_without_outliers
 from quantkit.sensitivity.cache import LayerCostCache
 from quantkit.sensitivity.measure import Deviation, NetworkCost, layer_costs
+from quantkit.sensitivity.on_cluster import LayerWork, layer_costs_on_cluster
 from quantkit.sensitivity.result import AccuracyChange, Figures, LayerSensitivity, Sensitivity
 from quantkit.stats.solve import solve_observed
 from quantkit.targets import ORT, Target, as_target
+from quantkit.workflows.execution import Execution, choose_execution
 from quantkit.workflows.quantize import QuantizeOptions, method_of_run
 from quantkit.workflows.run_results import keep_sensitivity
 
@@ -54,7 +56,8 @@ class _Network:
     """The network of a run with its quantization."""
 
     record: RunRecord
-    prepared: Prepared
+    fp32: Path
+    prepared: PreparedClassifier
     target: Target
     ranges: dict[str, Range]
     options: QuantizeOptions
@@ -82,16 +85,21 @@ class _Images:
     """The images that layers are measured on.
 
     Attributes:
-        items: the images.
+        source: the images.
         digests: digests of their content.
         labels: int64 ``[images]``, None if accuracy is not measured.
-        source: description of the images.
+        description: description of the images.
     """
 
-    items: tuple[ImageItem, ...]
+    source: ImageSource
     digests: tuple[str, ...]
     labels: npt.NDArray[np.int64] | None
-    source: str
+    description: str
+
+    @property
+    def items(self) -> tuple[ImageItem, ...]:
+        """The images, in order."""
+        return self.source.items
 
 
 def sensitivity(
@@ -108,6 +116,7 @@ def sensitivity(
     names: AnyPath | None = None,
     exclude: AnyPath | CalibrationSet | None = None,
     device: Device | str = CPU,
+    cluster: str | None = None,
     threads: int | None = None,
     progress: Progress | None = None,
 ) -> Sensitivity:
@@ -134,7 +143,10 @@ def sensitivity(
         exclude: calibration set whose images are left out.
         device: device of all models, fp32 included: a `quantkit.Device`, or a name such as ``cuda:1``. Bias correction
             is estimated on the CPU.
-        threads: number of images run in parallel; one per processor by default.
+        cluster: spread the images over the workers of a Ray cluster: ``auto``, ``ray://HOST:PORT`` or ``local:N``; the
+            result is the same. They must find the images under the same path or URL.
+        threads: number of images run in parallel; one per processor by default. On a cluster, the threads of each
+            worker.
         progress: receives the progress.
 
     Raises:
@@ -142,6 +154,7 @@ def sensitivity(
         ProvenanceError: model or statistics are not those of the run.
         ModelError: the model cannot be quantized or run.
         DeviceError: the device is missing, or does not run a model.
+        ClusterError: the cluster is not there, or its workers cannot do the work.
         CalibrationSetError: the calibration images are missing, or there are no evaluation images.
         LabelError: labels are missing, malformed or out of range for the model.
         ImageError: an image cannot be decoded.
@@ -160,7 +173,7 @@ def sensitivity(
         raise UsageError(f"{count} images are too few", where="--images", fix="use a few dozen")
     if by not in get_args(By):
         raise UsageError(f"there is no order {by!r}", where="by", fix=f"choose one of {', '.join(get_args(By))}")
-    target, device = as_target(target), as_device(device).resolved()
+    target = as_target(target)
     options = require(QuantizeOptions, options or QuantizeOptions(), "options")
     folder = RunFolder(as_path(run, "run"))
     record = folder.read()
@@ -172,11 +185,12 @@ def sensitivity(
         if images is not None or labels is not None:
             raise UsageError("labelled images need --by accuracy", where="--images", fix="add --by accuracy")
         chosen, warnings = None, []
-    with folder.locked():
+    execution = choose_execution(cluster, device, threads, as_progress(progress), workers_on_cpu=True)
+    device = execution.device
+    with folder.locked(), execution:
         network = _network(folder, record, method, target, options, device)
         chosen = chosen or _calibration_images(record, count or IMAGES, network.outliers, calibration_set)
-        count_layers = as_progress(progress).task("measuring layers", "layers")
-        cost = _measure(folder, network, chosen, threads or default_threads(), count_layers)
+        cost = _measure(folder, network, chosen, execution, as_progress(progress))
         # Without `auto`, a device runs all layers or none.
         ran_on = (f"fp32 runs on {placement(network.prepared.model, device).describe()}",) if device.fallback else ()
         result = _result(cost, chosen, network, method, by, (*network.corrected.notes, *ran_on, *warnings))
@@ -198,7 +212,7 @@ def _network(
         corrected = correction(folder, prepared, made, left_out, observed, None)
     # An outlier image would dominate every figure.
     outliers = () if options.keep_outliers else statistics.outlier_images
-    return _Network(record, prepared, chosen, ranges, options, corrected, outliers, device)
+    return _Network(record, folder.fp32(record), prepared, chosen, ranges, options, corrected, outliers, device)
 
 
 def _calibration_images(record: RunRecord, count: int, outliers: tuple[str, ...], given: SetLike | None) -> _Images:
@@ -226,30 +240,55 @@ def _calibration_images(record: RunRecord, count: int, outliers: tuple[str, ...]
                 fix="run quantkit calibrate again",
             )
     items, digests = tuple(item for _, item in taken), tuple(str(image.sha256) for image, _ in taken)
-    return _Images(items, digests, None, "calibration images")
+    source = ImageSource(chosen.root, items, array_shape=chosen.array_shape)
+    return _Images(source, digests, None, "calibration images")
 
 
 def _labelled(found: ImageSource, record: RunRecord) -> _Images:
     assert found.labels is not None
     check_labels(found, record.model.classes, found.root)
     digests = tuple(map_in_order(digest_of, found.items))
-    return _Images(found.items, digests, np.asarray(found.labels, np.int64), f"images of {found.root}")
+    return _Images(found, digests, np.asarray(found.labels, np.int64), f"images of {found.root}")
 
 
 def _measure(
-    folder: RunFolder, network: _Network, chosen: _Images, threads: int, progress: ProgressCallback
+    folder: RunFolder, network: _Network, chosen: _Images, execution: Execution, progress: Progress
 ) -> NetworkCost:
     """Measure lot by lot, resuming each from its cached results."""
-    lots = range(0, len(chosen.items), _LOT)
-    parts: list[NetworkCost] = []
-    for number, start in enumerate(lots):
-        lot = slice(start, start + _LOT)
-        cache = LayerCostCache(folder.cache, {**network.depends_on, "images": list(chosen.digests[lot])})
+    lots = [slice(start, start + _LOT) for start in range(0, len(chosen.items), _LOT)]
+    caches = [LayerCostCache(folder.cache, {**network.depends_on, "images": list(chosen.digests[lot])}) for lot in lots]
+    if execution.engine is not None:
+        left = [(lot, cache) for lot, cache in zip(lots, caches, strict=True) if cache.network is None]
+        costs = _measure_on_cluster(execution.engine, network, chosen, [lot for lot, _ in left], progress)
+        for (_, cache), cost in zip(left, costs, strict=True):
+            cache.finish(cost)
+        return NetworkCost.concatenate([cache.network for cache in caches if cache.network is not None])
+    count, parts = progress.task("measuring layers", "layers"), list[NetworkCost]()
+    for number, (lot, cache) in enumerate(zip(lots, caches, strict=True)):
         if cache.network is None:
-            cache.finish(_measure_lot(network, chosen.items[lot], cache, threads, _shifted(progress, number, lots)))
+            shifted = _shifted(count, number, lots)
+            cache.finish(_measure_lot(network, chosen.items[lot], cache, execution.threads, shifted))
         assert cache.network is not None
         parts.append(cache.network)
     return NetworkCost.concatenate(parts)
+
+
+def _measure_on_cluster(
+    engine: Engine, network: _Network, chosen: _Images, lots: Sequence[slice], progress: Progress
+) -> Iterator[NetworkCost]:
+    if not lots:
+        return iter(())
+    work = LayerWork(
+        model=share_model(engine, network.fp32, network.prepared.signature),
+        images=share_images(chosen.source, network.record.pipeline),
+        target=network.target,
+        ranges=network.ranges,
+        left_out=network.options.plan_options(),
+        bias_shift=network.corrected.shifts,
+    )
+    keys = [(item.id, digest) for item, digest in zip(chosen.items, chosen.digests, strict=True)]
+    count = progress.task("measuring layers", "images")
+    return layer_costs_on_cluster(engine, work, [keys[lot] for lot in lots], count)
 
 
 def _measure_lot(
@@ -276,7 +315,7 @@ def _measure_lot(
         raise
 
 
-def _shifted(progress: ProgressCallback, lot: int, lots: Sequence[int]) -> ProgressCallback:
+def _shifted(progress: ProgressCallback, lot: int, lots: Sequence[slice]) -> ProgressCallback:
     """Return a callback that reports the progress of one lot as part of all lots."""
     return lambda done, total: progress(lot * total + done, len(lots) * total)
 
@@ -306,7 +345,7 @@ def _result(
         method=method_name(method),
         by=by,
         images=len(chosen.items),
-        source=chosen.source,
+        source=chosen.description,
         device=network.device.describe(),
         macs=cost.macs,
         top1=reference,

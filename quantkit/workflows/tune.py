@@ -14,8 +14,7 @@ from quantkit.data.decoded import DecodedImages
 from quantkit.data.given_set import SetLike, given_set
 from quantkit.data.source import ImageSource
 from quantkit.data.sources.open import ImagesLike
-from quantkit.engine.device import CPU, Device, as_device
-from quantkit.engine.session import default_threads
+from quantkit.engine.device import CPU, Device
 from quantkit.evaluation.images import evaluation_images, limited
 from quantkit.files import sha256_json, write_json
 from quantkit.graph.coverage import Coverage, coverage
@@ -26,15 +25,16 @@ from quantkit.ptq.shift_groups import movable
 from quantkit.records import Records
 from quantkit.runs.folder import FP32, RunFolder
 from quantkit.runs.inputs import open_input_shape
+from quantkit.search.budget import FloatBudget
 from quantkit.search.candidate_builder import Product
 from quantkit.search.estimate import estimated_seconds
-from quantkit.search.mixed_precision import FloatBudget
 from quantkit.search.recipe import Recipe
 from quantkit.search.stages import REWRITING, Goal, HoldoutResult, Outcome, Stage, Trial, search
 from quantkit.search.trial_cache import Screened, TrialCache, trial_json
 from quantkit.search.trials import Trials, TuningTask
 from quantkit.targets import ORT, Target, as_target
 from quantkit.workflows.backends import BackendFiles, TunedModel, backend_of
+from quantkit.workflows.execution import choose_execution
 from quantkit.workflows.quantize import QuantizeOptions, int8_name, output_path, record_model
 from quantkit.workflows.tuning_task import Holdout, tuning_task
 
@@ -156,6 +156,7 @@ def tune(
     out: AnyPath | None = None,
     fresh: bool = False,
     device: Device | str = CPU,
+    cluster: str | None = None,
     threads: int | None = None,
     progress: Progress | None = None,
 ) -> Tuning:
@@ -179,7 +180,10 @@ def tune(
         fresh: ignore cached trials.
         device: device that models are observed, compared and evaluated on, fp32 included: a `quantkit.Device`, or a
             name such as ``cuda:1``. Ranges are refined, and biases and weights corrected, on the CPU.
-        threads: number of worker threads; one per processor by default.
+        cluster: evaluate candidates on the workers of a Ray cluster: ``auto``, ``ray://HOST:PORT`` or ``local:N``; the
+            result is the same. They must find the images under the same path or URL. Candidates are made and compared
+            on calibration images here.
+        threads: number of worker threads; one per processor by default. On a cluster, the threads of each worker.
         progress: receives the progress, and an estimate of the time once the first trial is made.
 
     Raises:
@@ -190,6 +194,7 @@ def tune(
         DeviceError: the device is missing, or does not run a model.
         LabelError: labels are missing, malformed or out of range for the model.
         ImageError: an image cannot be decoded.
+        ClusterError: the cluster is not there, or its workers cannot do the work.
         CoverageError: less of the model is int8 than required, in every recipe (then nothing is tried) or in the one
             that is kept (then it is written).
         OutputError: a file cannot be written.
@@ -205,19 +210,19 @@ def tune(
         ('met', 'default')
     """
     target, tuning = as_target(target), require(TuneOptions, tuning, "tuning")
-    device = as_device(device).resolved()
     options, out = require(QuantizeOptions, options or QuantizeOptions(), "options"), optional_path(out, "out")
     folder, progress = RunFolder(as_path(run, "run")), as_progress(progress)
     record = folder.read()
     holdout_images, warnings = evaluation_images(images, labels, names, exclude, record)
     holdout_images = limited(holdout_images, limit)
-    with folder.locked():
-        threads = threads or default_threads()
+    execution = choose_execution(cluster, device, threads, progress, workers_on_cpu=True)
+    with folder.locked(), execution:
+        threads = execution.threads
         backend = backend_of(target, folder)
         budget = tuning.budget if backend is None else backend.tune_limits(tuning.budget)
         load = DecodedImages(record.pipeline)
         given = None if calibration_set is None else given_set(calibration_set)
-        subject = tuning_task(folder, record, target, options, tuning.rewrite, threads, load, given, device)
+        subject = tuning_task(folder, record, target, options, tuning.rewrite, threads, load, given, execution.device)
         _coverage(subject, plan(subject.prepared, subject.builder.target, subject.builder.options)).require(
             tuning.require_coverage
         )
@@ -228,7 +233,7 @@ def tune(
         }
         cache = TrialCache(folder.cache, depends_on, fresh=fresh)
         files = _Files(subject, tuning, out)
-        holdout = Holdout(folder, record, holdout_images, load, threads, device)
+        holdout = Holdout(folder, record, holdout_images, load, execution)
 
         def evaluate(recipe: Recipe, product: Product, progress: Progress) -> HoldoutResult:
             files.write(recipe, product)

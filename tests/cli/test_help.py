@@ -9,8 +9,8 @@ import pytest
 import typer
 
 from quantkit.cli.app import GLOBAL_PANEL, app
+from quantkit.cli.commands import COMMAND_MODULES
 from quantkit.cli.groups import INPUT, METHOD, OUTPUT, RESOURCES, TARGET
-from quantkit.cli.main import COMMAND_MODULES
 from quantkit.cli.options import StageName
 from quantkit.search.stages import Stage
 

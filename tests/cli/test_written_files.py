@@ -13,7 +13,8 @@ import pytest
 import typer
 from PIL import Image
 
-from quantkit.cli.main import COMMAND_MODULES, app
+from quantkit.cli.commands import COMMAND_MODULES
+from quantkit.cli.main import app
 
 Run = Callable[..., tuple[str, str]]
 # A line for each command that can write files, in an order in which each finds what it needs.
@@ -146,7 +147,7 @@ GROUPS = {name for name, command in root().commands.items() if hasattr(command, 
 def parses(words: list[str]) -> bool:
     """Return whether words are a command with options that it has, and raise what is wrong with them otherwise."""
     command = root()
-    while words[0] in getattr(command, "commands", {}):
+    while words and words[0] in getattr(command, "commands", {}):
         command, words = command.commands[words[0]], words[1:]
     command.make_context("quantkit", words)
     return True

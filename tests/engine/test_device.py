@@ -75,7 +75,7 @@ def test_device_text_gives_kind_and_index(text, kind, index, name):
         ("gpu", (), 1, "unknown device 'gpu'"),
         ("cuda:", (), 1, "invalid device 'cuda:'"),
         ("openvino:1", (), 1, "openvino has no device 1"),
-        ("cpu", ("a=b",), 1, "the device cpu takes no options"),
+        ("cpu", ("a=b",), 1, "the device cpu has no options"),
         ("openvino", ("precision",), 1, "'precision' is not of the form KEY=VALUE"),
         ("openvino", ("a=1", "a=2"), 1, "'a=2' is given twice"),
         ("cpu", (), 0, "invalid batch 0"),

@@ -13,7 +13,7 @@ from quantkit.notes import as_note
 from quantkit.runs.folder import RunFolder, RunRecord
 from quantkit.runs.location import set_of_run
 from quantkit.runs.outliers import set_without_outliers
-from quantkit.search.mixed_precision import FloatBudget
+from quantkit.search.budget import FloatBudget
 from quantkit.targets import VACC
 from quantkit.vendors.vacc.card_preprocessing import card_warning
 from quantkit.workflows.backends import BackendFiles, QuantizedRun, TunedModel
