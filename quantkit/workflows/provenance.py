@@ -84,8 +84,6 @@ def model_words(entry: QuantizedRecord) -> str:
     method = entry.solved_by
     kept = f"percentile {method.fraction:g}" if isinstance(method, Percentile) else method_words(method)
     words = [f"{kept} for target {entry.target}"]
-    if entry.selection is not None:
-        words.append("chosen by method auto")
     if "per_channel" in options:
         words.append("weights per channel" if options["per_channel"] else "weights per tensor")
     if options.get("activation_type"):
@@ -99,6 +97,8 @@ def model_words(entry: QuantizedRecord) -> str:
     words.append("bias correction on" if options.get("bias_correction") else "bias correction off")
     if options.get("keep_outliers"):
         words.append("outlier images kept")
+    if entry.selection is not None:
+        words.append("method chosen by auto" if entry.selection.get("results") else "method auto without a comparison")
     return ", ".join(words)
 
 
