@@ -25,12 +25,15 @@ from inputs import SHARED, find_model, find_photographs, in_process, peak_mb
 from quantkit.config.method import Kl, Method, MinMax, Mse, Percentile
 from quantkit.config.pipeline import PRESETS
 from quantkit.data.preprocess import preprocess
-from quantkit.engine.observe import observe
+from quantkit.engine.observe import complete, observe
 from quantkit.engine.session import open_session
 from quantkit.engine.tap import TappedSession
 from quantkit.graph.model import read_model
 from quantkit.graph.prepare import prepare
+from quantkit.graph.qdq.plan import plan
 from quantkit.graph.qdq.taps import observed_tensors
+from quantkit.graph.qdq.write import write_qdq
+from quantkit.search.method_selection import CANDIDATES, MethodSelection, select_method
 from quantkit.stats.kl import (
     RELAY_BINS,
     RELAY_LEVELS,
@@ -39,12 +42,15 @@ from quantkit.stats.kl import (
     symmetric_divergences,
     tensorrt_divergences,
 )
-from quantkit.stats.solve import solve, solve_all
+from quantkit.stats.observed import Observed
+from quantkit.stats.solve import solve, solve_all, solve_observed
 from quantkit.stats.tensor import TensorStatistics
 from quantkit.targets import ORT, TENSORRT, VACC
 
 MODELS = ("resnet50", "mobilenet_v2", "squeezenet1_1", "iresnet50")
 THREADS = 2
+# Images that method auto compares methods on where a network is as large as ResNet-50.
+AUTO_IMAGES = 16
 PIPELINE = PRESETS["imagenet"]
 SOLVED: dict[str, tuple[Method, Any]] = {
     "minmax": (MinMax(), ORT),
@@ -74,6 +80,13 @@ def run_pass(
 ) -> dict[str, TensorStatistics]:
     *_, chunk = observe(session, names, paths, load, threads=THREADS)
     return chunk.observed().tensors
+
+
+def observed_by(session: TappedSession, prepared: Any, paths: list[Path], load: Any) -> Observed:
+    """Return what a pass observes of all tensors."""
+    wanted = observed_tensors(prepared)
+    *_, chunk = observe(session, wanted.tapped, paths, load, threads=THREADS)
+    return complete(chunk.observed(), wanted)
 
 
 def time_ours(model: Path, paths: list[Path], rounds: int) -> dict[str, Any]:
@@ -134,8 +147,34 @@ def time_ours(model: Path, paths: list[Path], rounds: int) -> dict[str, Any]:
         "cpu_ratio_to_inference": cpu_ratio,
         "ratio_end_to_end": ratio("pass_decoding", "plain_decoding"),
         **time_solving(seen),
+        **time_auto(
+            prepared.model,
+            observed_by(session, prepared.model, paths, arrays.__getitem__),
+            list(arrays.values()),
+            statistics.median(cpu_seconds(work["pass"]) for _ in range(rounds)) / len(paths),
+        ),
         "sketch": sketch_error(session, names, [arrays[path] for path in paths[:8]]),
     }
+
+
+def time_auto(prepared: Any, observed: Observed, images: list[Any], pass_s: float) -> dict[str, float]:
+    """Return the processor time of method auto, and its share of a pass over 1,000 images, from that of one image."""
+    made = plan(prepared, ORT)
+
+    def select() -> MethodSelection:
+        return select_method(
+            prepared,
+            CANDIDATES,
+            lambda method: solve_observed(observed, method, ORT, needed=made.observed),
+            lambda ranges: write_qdq(prepared, made, ranges),
+            [image[None] for image in images[:AUTO_IMAGES]],
+            corrected=True,
+            threads=THREADS,
+        )
+
+    select()  # compile
+    spent = cpu_seconds(select)
+    return {"auto_cpu_seconds": spent, "auto_share_of_pass_over_1000": spent / (1000 * pass_s)}
 
 
 def fixed_and_per_image(times: dict[str, list[float]], few: int, many: int) -> dict[str, float]:

@@ -66,6 +66,7 @@ def test_benchmark_calibration_measures_pass_memory_and_peers(folder: Path) -> N
     tiny = figures["models"]["tiny"]
     assert tiny["images"] == 4
     assert tiny["ratio_to_inference"] > 0
+    assert tiny["auto_cpu_seconds"] > 0
     assert set(tiny["peers"]) == {"ort_minmax", "ort_percentile", "ort_entropy"}
     assert tiny["sketch"]["percentile_worst_relative_error"] < 2**-8
 

@@ -12,7 +12,7 @@ import onnx
 import onnxruntime
 
 from quantkit import __version__
-from quantkit.config.method import method_words
+from quantkit.config.method import Percentile, method_words
 from quantkit.config.pipeline import CenterCrop, Decode, EvenSides, Normalize, Pad, Pipeline, Resize, ToTensor
 from quantkit.config.settings import Setting, setting_text
 from quantkit.runs.configuration import settings_of_run
@@ -81,9 +81,9 @@ def model_words(entry: QuantizedRecord) -> str:
     options: dict[str, Any] = dict(entry.options)
     if "recipe" in options:
         return f"tuned for target {entry.target}, method {entry.method}"
-    words = [f"{method_words(entry.solved_by)} for target {entry.target}"]
-    if entry.selection is not None:
-        words.append("chosen by method auto")
+    method = entry.solved_by
+    kept = f"percentile {method.fraction:g}" if isinstance(method, Percentile) else method_words(method)
+    words = [f"{kept} for target {entry.target}"]
     if "per_channel" in options:
         words.append("weights per channel" if options["per_channel"] else "weights per tensor")
     if options.get("activation_type"):
@@ -97,6 +97,8 @@ def model_words(entry: QuantizedRecord) -> str:
     words.append("bias correction on" if options.get("bias_correction") else "bias correction off")
     if options.get("keep_outliers"):
         words.append("outlier images kept")
+    if entry.selection is not None:
+        words.append("method chosen by auto" if entry.selection.get("results") else "method auto without a comparison")
     return ", ".join(words)
 
 

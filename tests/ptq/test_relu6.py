@@ -22,8 +22,8 @@ def smooth_images(count: int, seed: int) -> list[np.ndarray]:
     return list(np.repeat(np.repeat(coarse, 8, axis=3), 8, axis=4))
 
 
-@pytest.fixture(scope="module")
-def mobilenet(tmp_path_factory: pytest.TempPathFactory) -> Path:
+@pytest.fixture
+def mobilenet(tmp_path: Path) -> Path:
     """Random weights, batch norms with uneven scales and with the statistics of images, as training leaves them."""
     torch.manual_seed(0)
     network = torchvision.models.mobilenet_v2(num_classes=10, dropout=0.0)
@@ -36,11 +36,12 @@ def mobilenet(tmp_path_factory: pytest.TempPathFactory) -> Path:
     images = torch.from_numpy(np.concatenate(smooth_images(32, seed=1)))
     with torch.no_grad():
         network.train()(images)
-    path = tmp_path_factory.mktemp("mobilenet") / "mobilenet_v2.onnx"
+    path = tmp_path / "mobilenet_v2.onnx"
     torch.onnx.export(network.eval(), (images[:1],), path, input_names=["input"], opset_version=17, dynamo=False)
     return path
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_rescaling_a_relu6_network_changes_ranges_and_keeps_the_scores(mobilenet: Path) -> None:
     model = prepare(read_model(mobilenet)).model
     assert sum(node.op_type == "Clip" for node in model.graph) == 35

@@ -15,6 +15,7 @@ from quantkit.evaluation.predictions import Collector
 from quantkit.graph.coverage import Coverage, FloatLayer
 from quantkit.numerics import Range
 from quantkit.report.data import (
+    MethodChoice,
     MethodRange,
     ReportData,
     ReportTensor,
@@ -106,6 +107,18 @@ def fake_coverage(hostile=""):
                     float_layers=(layer,))  # fmt: skip
 
 
+def fake_choice(model: str, hostile: str) -> MethodChoice:
+    figures = (
+        ("percentile", 64, 1.0, 34.2, 98.4, "chosen"),
+        ("mse", 64, 0.97, 34.4, 98.4, "tied"),
+        ("minmax", 8, 1.5, None, 87.5, "further"),
+        ("kl relay", 0, None, None, None, "not tried"),
+    )
+    names = ("method", "images", "distance", "sqnr_db", "agreement", "outcome")
+    rows = tuple(dict(zip(names, one, strict=True)) for one in figures)
+    return MethodChoice(model=model, reason=f"percentile: no method is nearer to fp32{hostile}", rows=rows)
+
+
 def fake_tuning(hostile=""):
     stage = TuningStage(stage="method", tried=4, recipe="mse, biases" + hostile, agreement=0.95, sqnr_db=31.0,
                         seconds=30.0, float_macs=0.0, images=500, delta=-0.6, ci95=Interval(-1.4, 0.2))  # fmt: skip
@@ -192,6 +205,7 @@ def fake_report(*, labelled=True, candidates=3, hostile=""):
         images=changed_images(predictions, picture=fake_thumbnail, limit=60),
         confusions=confusion_pairs(predictions),
         coverage=((models[1].name, fake_coverage(hostile)),),
+        choices=(fake_choice(models[1].name, hostile),),
         tunings=(fake_tuning(hostile),),
         sensitivities=(
             SensitivityFinding(

@@ -159,7 +159,7 @@ def test_every_candidate_is_shown_in_every_section_that_compares(report_data):
     text = {section.id: section.content for section in sections(report_data)}
     assert set(text) == {
         "accuracy", "gates", "drift", "network", "tensor", "sensitivity", "tuning", "coverage", "classes", "images",
-        "convergence", "provenance",
+        "convergence", "methods", "provenance",
     }  # fmt: skip
     for name in ("int8-percentile", "int8-kl", "int8-minmax"):
         for section in ("accuracy", "gates", "drift", "network", "classes", "images"):
@@ -187,6 +187,15 @@ def test_tuning_stages_are_shown_with_gain_and_time(report_data):
     assert "rounding (kept)" in tuning.content
     assert "+2.00" in tuning.content
     assert tuning.charts[0].values["rows"][1]["value"] == -0.2
+
+
+def test_methods_compared_by_auto_are_shown_with_what_was_not_measured(report_data):
+    [methods] = [section for section in sections(report_data) if section.id == "methods"]
+    page = Page(f"<table>{methods.content}</table>")
+    assert "<strong>percentile</strong>" in methods.content
+    assert "percentile: no method is nearer to fp32." in page.words
+    assert "not tried" in methods.content
+    assert "0.97" in methods.content
 
 
 def test_classes_of_few_images_have_no_accuracy_rows(report_data):

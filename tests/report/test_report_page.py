@@ -26,7 +26,7 @@ def pages(tmp_path_factory, report_data, other_reports):
         write_report(data, folder / f"{name}.html")
     bare = replace(
         report_data, tensors=(), images=(), confusions=(), coverage=(), tunings=(), sensitivities=(), verdicts=(),
-        convergence=(), provenance=(), class_names=(),
+        choices=(), convergence=(), provenance=(), class_names=(),
     )  # fmt: skip
     write_report(bare, folder / "bare.html")
     return folder

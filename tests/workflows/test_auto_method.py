@@ -60,7 +60,9 @@ def test_default_method_compares_all_and_records_the_choice(run: Path) -> None:
     assert [one.method for one in selection.results] == list(CANDIDATES)
     assert entry.solved_by == selection.method
     assert [one.method for one in selection.results if one.outcome == "chosen"] == [selection.method]
-    assert RunFolder(run).read().configuration["calibrate"]["method"]["value"] == {"name": "auto"}
+    assert RunFolder(run).read().configuration["commands"]["calibrate"]["settings"]["method"]["value"] == {
+        "name": "auto"
+    }
     plain = json.loads((run / "run.json").read_text())["quantized"]["int8"]["selection"]
     assert plain["reason"].startswith(entry.method)
 
