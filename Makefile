@@ -70,6 +70,7 @@ dist: $(VENV)/.installed
 	$(BIN)/python .ci/check_dist.py dist
 
 bench: $(VENV)/.installed-dev
+	$(BIN)/python benchmarks/startup.py
 	$(BIN)/python benchmarks/calibration.py
 	$(BIN)/python benchmarks/int8_graph.py
 	$(BIN)/python benchmarks/evaluation.py

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from quantkit import plots as plots
+    from quantkit.config.method import Auto as Auto
     from quantkit.config.method import Kl as Kl
     from quantkit.config.method import Method as Method
     from quantkit.config.method import MinMax as MinMax
@@ -65,7 +66,9 @@ if TYPE_CHECKING:
     from quantkit.progress import Progress as Progress
     from quantkit.runs.folder import RunRecord as RunRecord
     from quantkit.runs.location import relink as relink
-    from quantkit.search.mixed_precision import FloatBudget as FloatBudget
+    from quantkit.search.budget import FloatBudget as FloatBudget
+    from quantkit.search.method_selection import MethodResult as MethodResult
+    from quantkit.search.method_selection import MethodSelection as MethodSelection
     from quantkit.search.stages import Goal as Goal
     from quantkit.search.stages import Stage as Stage
     from quantkit.search.stages import Trial as Trial
@@ -93,6 +96,9 @@ if TYPE_CHECKING:
     from quantkit.workflows.evaluate import ModelEvaluation as ModelEvaluation
     from quantkit.workflows.evaluate import evaluate as evaluate
     from quantkit.workflows.export import export as export
+    from quantkit.workflows.guess_preprocessing import PreprocessingGuess as PreprocessingGuess
+    from quantkit.workflows.guess_preprocessing import TriedPreprocessing as TriedPreprocessing
+    from quantkit.workflows.guess_preprocessing import guess_preprocessing as guess_preprocessing
     from quantkit.workflows.inspect import inspect as inspect
     from quantkit.workflows.model_summary import ModelSummary as ModelSummary
     from quantkit.workflows.presets import load_preset as load_preset
@@ -112,6 +118,7 @@ __version__ = "0.1.0"
 
 _MODULE_OF = {
     "Accuracy": "quantkit.workflows.evaluate",
+    "Auto": "quantkit.config.method",
     "Calibration": "quantkit.workflows.calibrate",
     "Backend": "quantkit.workflows.backends",
     "CalibrationImage": "quantkit.data.calibration_set",
@@ -125,7 +132,7 @@ _MODULE_OF = {
     "Evaluation": "quantkit.workflows.compare",
     "EvenSides": "quantkit.config.pipeline",
     "Exported": "quantkit.export.result",
-    "FloatBudget": "quantkit.search.mixed_precision",
+    "FloatBudget": "quantkit.search.budget",
     "Gate": "quantkit.evaluation.gate",
     "GateMode": "quantkit.evaluation.gate",
     "GateVerdict": "quantkit.evaluation.gate",
@@ -144,6 +151,8 @@ _MODULE_OF = {
     "ModelEvaluation": "quantkit.workflows.evaluate",
     "ModelResult": "quantkit.evaluation.result",
     "ModelSummary": "quantkit.workflows.model_summary",
+    "MethodResult": "quantkit.search.method_selection",
+    "MethodSelection": "quantkit.search.method_selection",
     "Mse": "quantkit.config.method",
     "NoProgress": "quantkit.progress",
     "Normalize": "quantkit.config.pipeline",
@@ -154,6 +163,7 @@ _MODULE_OF = {
     "Parity": "quantkit.export.result",
     "Percentile": "quantkit.config.method",
     "Pipeline": "quantkit.config.pipeline",
+    "PreprocessingGuess": "quantkit.workflows.guess_preprocessing",
     "Progress": "quantkit.progress",
     "QuantizeOptions": "quantkit.workflows.quantize",
     "Quantized": "quantkit.workflows.quantize",
@@ -169,6 +179,7 @@ _MODULE_OF = {
     "ToTensor": "quantkit.config.pipeline",
     "TensorStatistics": "quantkit.stats.tensor",
     "Trial": "quantkit.search.stages",
+    "TriedPreprocessing": "quantkit.workflows.guess_preprocessing",
     "TuneOptions": "quantkit.workflows.tune",
     "Tuning": "quantkit.workflows.tune",
     "VACC": "quantkit.targets",
@@ -184,6 +195,7 @@ _MODULE_OF = {
     "export": "quantkit.workflows.export",
     "find_images": "quantkit.data.folder",
     "find_labelled_images": "quantkit.data.folder",
+    "guess_preprocessing": "quantkit.workflows.guess_preprocessing",
     "imagenet_pipeline": "quantkit.config.pipeline",
     "inspect": "quantkit.workflows.inspect",
     "load_preset": "quantkit.workflows.presets",

@@ -13,6 +13,8 @@ import onnx
 import pytest
 from PIL import Image
 
+from quantkit.data.build_set import build_calibration_set
+
 ROOT = Path(__file__).resolve().parents[1]
 FOLDER = ROOT / "benchmarks"
 SIDE = 224
@@ -68,6 +70,13 @@ def test_benchmark_calibration_measures_pass_memory_and_peers(folder: Path) -> N
     assert tiny["sketch"]["percentile_worst_relative_error"] < 2**-8
 
 
+def test_benchmark_startup_times_whole_commands(folder: Path) -> None:
+    output, figures = run("startup.py", "--rounds", 1, folder=folder)
+    commands = figures["commands"]
+    assert commands["python"]["processor_s"] < commands["quantkit quantize --method mse"]["processor_s"]
+    assert all(name in output for name in commands)
+
+
 def test_benchmark_int8_graph_compares_with_quantize_static(folder: Path) -> None:
     arguments = ["--models", "tiny", "--model-dir", folder, "--images", folder / "images", "--count", 4, "--rounds", 2]
     _, figures = run("int8_graph.py", *arguments, folder=folder)
@@ -85,8 +94,6 @@ def test_benchmark_evaluation_agrees_with_the_plain_loop(folder: Path) -> None:
 
 
 def test_benchmark_accuracy_measures_default_tuned_and_peers(folder: Path) -> None:
-    from quantkit.data.build_set import build_calibration_set
-
     build_calibration_set(folder / "images", count=8).save(folder / "set.csv")
     arguments = ["--model", folder / "tiny.onnx", "--set", folder / "set.csv", "--images", folder / "images"]
     out, figures = run(
@@ -149,6 +156,16 @@ def test_peers_evaluation_loop_reads_images_as_quantkit_does(folder: Path, monke
         Image.fromarray(rng.integers(0, 256, (*size, 3), np.uint8)).save(path)
         ours = preprocess(path, PRESETS["imagenet"])
         np.testing.assert_array_equal(load(str(path), asdict(Preprocessing()))[0], ours)
+
+
+def test_benchmark_accuracy_compares_the_methods_with_auto(folder: Path) -> None:
+    build_calibration_set(folder / "images", count=8).save(folder / "set.csv")
+    arguments = ["--model", folder / "tiny.onnx", "--set", folder / "set.csv", "--images", folder / "images"]
+    out, figures = run("accuracy.py", *arguments, "--preset", "imagenet", "--methods", "--peers", "none", folder=folder)
+    methods = figures["models"]["tiny"]["methods"]
+    assert list(methods) == ["auto: percentile", "minmax", "percentile", "kl", "mse"]
+    assert methods["auto: percentile"]["agreement"] == methods["percentile"]["agreement"]
+    assert "auto: percentile" in out
 
 
 def test_benchmark_gpu_measures_both_models_on_the_device_and_the_cpu(folder: Path) -> None:

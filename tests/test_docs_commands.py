@@ -15,7 +15,9 @@ import onnx
 import pytest
 import typer
 
-from quantkit.cli.main import COMMAND_MODULES, app, main
+from quantkit.cli.app import app
+from quantkit.cli.commands import COMMAND_MODULES
+from quantkit.cli.main import main
 from quantkit.demo.digits import MODEL, unpack_digits
 
 ROOT = Path(__file__).resolve().parents[1]

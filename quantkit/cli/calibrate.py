@@ -10,6 +10,7 @@ import typer
 from quantkit.cli.app import app
 from quantkit.cli.options import (
     BatchOption,
+    CheckPreprocessingOption,
     DeviceOption,
     DialectName,
     ExifOption,
@@ -17,7 +18,7 @@ from quantkit.cli.options import (
     InputOption,
     KeepOutliersOption,
     LabelsOption,
-    MethodOption,
+    MethodOrAutoOption,
     OutputOption,
     PerChannelOption,
     PresetOption,
@@ -35,6 +36,7 @@ from quantkit.cli.show import (
     print_next,
     print_notes,
     print_preset_notes,
+    print_selection,
 )
 from quantkit.cli.terminal import console
 
@@ -62,7 +64,7 @@ def calibrate(
     seed: Annotated[int | None, typer.Option(help="Seed of the draw from --images.")] = None,
     preset: PresetOption = None,
     exif: ExifOption = None,
-    method: MethodOption = None,
+    method: MethodOrAutoOption = None,
     fraction: FractionOption = None,
     target: TargetOption = None,
     per_channel: PerChannelOption = None,
@@ -85,6 +87,7 @@ def calibrate(
         bool, typer.Option("--fresh", help="Ignore cached statistics; replace a run of other inputs.")
     ] = False,
     require_coverage: RequireCoverageOption = None,
+    check_preprocessing: CheckPreprocessingOption = True,
     device: DeviceOption = "cpu",
     batch: BatchOption = 1,
     provider_option: ProviderOption = None,
@@ -159,6 +162,7 @@ def calibrate(
             until_stable=parse_percent(until_stable, "--until-stable"),
             fresh=fresh,
             require_coverage=least,
+            check_preprocessing=check_preprocessing,
             device=where,
             threads=threads,
             progress=progress,
@@ -200,6 +204,7 @@ def _print(done: "Calibration", drawn: Path | None) -> None:
         last = statistics.convergence[-1]
         moved = ", ".join(f"{name} {share:.2%} ({last.tensor[name]})" for name, share in last.movement.items())
         console.print(f"largest range changes up to image {last.images}: {moved}", soft_wrap=True)
+    print_selection(quantized.selection)
     print_notes(done.notes)
     print_files((*done.files, *([] if drawn is None else [drawn])), in_folder=done.run)
     print_coverage(done.coverage)

@@ -8,6 +8,7 @@ import typer
 from quantkit.cli.app import app
 from quantkit.cli.options import (
     BatchOption,
+    CheckPreprocessingOption,
     DeviceOption,
     ExifOption,
     ImagesOption,
@@ -64,6 +65,7 @@ def compare(
     ] = "vamp",
     latency: Annotated[bool, typer.Option("--latency", help="Measure latency too, on one thread.")] = False,
     datalist: Annotated[Path | None, typer.Option(help="Datalist of the results of a card (NAME=DIR).")] = None,
+    check_preprocessing: CheckPreprocessingOption = True,
     device: DeviceOption = "cpu",
     batch: BatchOption = 1,
     provider_option: ProviderOption = None,
@@ -163,6 +165,7 @@ def compare(
                 datalist=datalist,
                 output=settings.output,
                 inputs=settings.inputs,
+                check_preprocessing=check_preprocessing,
                 device=where,
                 threads=threads,
                 progress=progress,

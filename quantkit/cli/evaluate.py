@@ -8,6 +8,7 @@ import typer
 from quantkit.cli.app import app
 from quantkit.cli.options import (
     BatchOption,
+    CheckPreprocessingOption,
     DeviceOption,
     ExifOption,
     ImagesOption,
@@ -55,6 +56,7 @@ def evaluate(
         Path | None, typer.Option(help="Write the predictions, an npz file.", show_default="not written")
     ] = None,
     json: Annotated[Path | None, typer.Option(help="Write the accuracy as JSON.")] = None,
+    check_preprocessing: CheckPreprocessingOption = True,
     device: DeviceOption = "cpu",
     batch: BatchOption = 1,
     provider_option: ProviderOption = None,
@@ -107,6 +109,7 @@ def evaluate(
             cache=settings.cache,
             output=settings.output,
             inputs=settings.inputs,
+            check_preprocessing=check_preprocessing,
             device=where,
             threads=threads,
             progress=progress,

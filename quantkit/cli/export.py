@@ -11,7 +11,6 @@ from quantkit.cli.app import app
 from quantkit.cli.options import TargetName
 from quantkit.cli.show import print_files, print_next
 from quantkit.cli.terminal import console
-from quantkit.config.pipeline import PRESETS
 from quantkit.errors import UsageError
 
 if TYPE_CHECKING:
@@ -137,6 +136,7 @@ def _parse_size(text: str) -> tuple[int, int, int]:
 
 
 def _print(network: str, done: "Exported", input_name: str, output_name: str) -> None:
+    from quantkit.config.pipeline import PRESETS
     from quantkit.graph.model import model_files
 
     shape = ", ".join(str(side) for side in done.input_size)

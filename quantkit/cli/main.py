@@ -1,7 +1,6 @@
 """Entry point: runs the command and turns an expected error into one line and its exit code."""
 
 import errno
-import importlib
 import io
 import logging
 import os
@@ -15,34 +14,13 @@ import typer
 from typer.exceptions import TyperException
 
 from quantkit import __version__
+from quantkit.cli import lazy_imports
 from quantkit.cli.app import JsonEventsOption, LogFileOption, QuietOption, VerboseOption, app
+from quantkit.cli.commands import command_line
 from quantkit.cli.terminal import errors, session
 from quantkit.config.nearest import nearest
 from quantkit.errors import OutputError, QuantkitError
 from quantkit.files import reason
-
-# Each module adds its commands to the app when it is imported; the order here is the order in --help.
-COMMAND_MODULES: tuple[str, ...] = (
-    "quantkit.cli.demo",
-    "quantkit.cli.inspect",
-    "quantkit.cli.init",
-    "quantkit.cli.preset",
-    "quantkit.cli.calib_set",
-    "quantkit.cli.calibrate",
-    "quantkit.cli.quantize",
-    "quantkit.cli.sensitivity",
-    "quantkit.cli.tune",
-    "quantkit.cli.evaluate",
-    "quantkit.cli.compare",
-    "quantkit.cli.report",
-    "quantkit.cli.relink",
-    "quantkit.cli.vamc",
-    "quantkit.cli.advise",
-    "quantkit.cli.vamp",
-    "quantkit.cli.stats",
-    "quantkit.cli.imagenet",
-    "quantkit.cli.export",
-)
 
 USAGE = 2
 # Also what typer returns after Ctrl-C.
@@ -86,6 +64,7 @@ def main() -> None:
     warnings.filterwarnings("ignore", module=r"PIL\.")
     # So are the warnings of onnx_ir about invalid graphs.
     logging.getLogger("onnx_ir").setLevel(logging.CRITICAL)
+    lazy_imports.install()
     session.reset()
     try:
         code = _run(arguments)
@@ -97,9 +76,7 @@ def main() -> None:
 
 def _run(arguments: list[str]) -> int:
     try:
-        for module in COMMAND_MODULES:
-            importlib.import_module(module)
-        result = typer.main.get_command(app).main(args=arguments, prog_name="quantkit", standalone_mode=False)
+        result = command_line().main(args=arguments, prog_name="quantkit", standalone_mode=False)
         if result == INTERRUPTED:
             return _interrupted()
         return result if isinstance(result, int) else 0

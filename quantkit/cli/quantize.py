@@ -10,7 +10,7 @@ from quantkit.cli.options import (
     ActivationsOption,
     FractionOption,
     KeepOutliersOption,
-    MethodOption,
+    MethodOrAutoOption,
     PerChannelOption,
     PowerOfTwoOption,
     RequireCoverageOption,
@@ -18,13 +18,14 @@ from quantkit.cli.options import (
     TargetOption,
     WeightBitsOption,
 )
+from quantkit.cli.progress import show_progress
 from quantkit.cli.show import (
     parse_percent,
-    print_configuration,
     print_coverage,
     print_files,
     print_next,
     print_notes,
+    print_selection,
 )
 from quantkit.cli.terminal import console
 
@@ -32,7 +33,7 @@ from quantkit.cli.terminal import console
 @app.command()
 def quantize(
     run: Annotated[Path | None, typer.Option(help="Run folder of quantkit calibrate.")] = None,
-    method: MethodOption = None,
+    method: MethodOrAutoOption = None,
     fraction: FractionOption = None,
     target: TargetOption = None,
     out: Annotated[
@@ -79,14 +80,6 @@ def quantize(
     folder = find_run(run, project, Path())
     chosen = method_of(method, fraction, project)
     aim = parse_target(target or project.target or "ort")
-    done = step(
-        folder,
-        method=chosen,
-        target=aim,
-        options=options,
-        out=out,
-        require_coverage=parse_percent(require_coverage, "--require-coverage", all_allowed=True),
-    )
     merged = Settings(project)
     merged.add("run", folder, given=run, key="run")
     merged.add("method", chosen, given=method or fraction, key="method")
@@ -98,13 +91,23 @@ def quantize(
     merged.add("skip", options.skip, given=skip, key="skip")
     merged.add("bias correction", bias_correction, given=None if bias_correction else False)
     merged.add("keep outliers", keep_outliers or None, given=keep_outliers)
-    print_configuration(merged.by_name)
+    with show_progress(merged.by_name) as progress:
+        done = step(
+            folder,
+            method=chosen,
+            target=aim,
+            options=options,
+            out=out,
+            require_coverage=parse_percent(require_coverage, "--require-coverage", all_allowed=True),
+            progress=progress,
+        )
     record_settings(folder, f"quantize {done.name}", merged.by_name)
     if explain:
         for row in done.explain():
             console.print(f"{row.kind:8}  {row.op_type:18}  {row.how:9}  {row.name}", soft_wrap=True, markup=False)
             if row.why:
                 console.print(f"{'':10}{row.why}", soft_wrap=True, markup=False, style="dim")
+    print_selection(done.selection)
     print_notes(done.notes)
     print_files(dict.fromkeys((done.path, *done.files)))
     print_coverage(done.coverage)

@@ -15,7 +15,7 @@ from quantkit.cli.options import (
     ImagesOption,
     KeepOutliersOption,
     LabelsOption,
-    MethodOption,
+    MethodName,
     PerChannelOption,
     PowerOfTwoOption,
     ProviderOption,
@@ -52,7 +52,9 @@ def sensitivity(
     top: Annotated[
         int | None, typer.Option(min=1, help="Maximum number of layers to print; files contain all.")
     ] = None,
-    method: MethodOption = None,
+    method: Annotated[
+        MethodName | None, typer.Option(help="Calibration method.", show_default="that of the run's int8 model")
+    ] = None,
     fraction: FractionOption = None,
     target: TargetOption = None,
     per_channel: PerChannelOption = None,
@@ -92,7 +94,7 @@ def sensitivity(
     from quantkit.targets import parse_target
     from quantkit.workflows.project import load_project, run_of_subject
     from quantkit.workflows.quantize import QuantizeOptions
-    from quantkit.workflows.resolve import method_of
+    from quantkit.workflows.resolve import method_for_run
     from quantkit.workflows.run_results import sensitivity_path
     from quantkit.workflows.sensitivity import sensitivity as step
     from quantkit.workflows.sensitivity_decision import compare_command, decide, quantize_command
@@ -103,7 +105,8 @@ def sensitivity(
     project = load_project(Path())
     own_images = by == "accuracy" and images is None
     found_by = project.images if own_images else images
-    folder, chosen = run_of_subject(subject or run, project, Path()), method_of(method, fraction, project)
+    folder, aim = run_of_subject(subject or run, project, Path()), parse_target(target or project.target or "ort")
+    chosen = method_for_run(method, fraction, project, folder, aim)
     options = QuantizeOptions(
         per_channel=project.per_channel if per_channel is None else per_channel,
         activation_type=activations,
@@ -116,7 +119,7 @@ def sensitivity(
     merged = Settings(project)
     merged.add("run", folder, given=subject or run, key="run")
     merged.add("method", chosen, given=method or fraction, key="method")
-    merged.add("target", target or project.target or "ort", given=target, key="target")
+    merged.add("target", aim.name, given=target, key="target")
     merged.add("by", by, given=by if by != "isolated" else None)
     merged.add("count", count, given=count)
     merged.add("per channel", options.per_channel, given=per_channel, key="per_channel")
@@ -131,7 +134,7 @@ def sensitivity(
         found = step(
             folder,
             method=chosen,
-            target=parse_target(target or project.target or "ort"),
+            target=aim,
             options=options,
             by=by,
             count=count,

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from quantkit.config.project import Project
     from quantkit.config.settings import Setting
     from quantkit.graph.coverage import Coverage
+    from quantkit.search.method_selection import MethodSelection
 
 
 @contextmanager
@@ -116,6 +117,30 @@ def print_configuration(settings: "Mapping[str, Setting]") -> None:
     for name, text in texts.items():
         source = f"  ({sources[name]})" if name in sources else ""
         errors.print(f"{name:{width}}  {text}{source}", soft_wrap=True, markup=False, style="dim")
+
+
+def print_selection(selection: "MethodSelection | None") -> None:
+    """Print the comparison by which method ``auto`` chose a method; nothing where it compared none, or ``--quiet``."""
+    if selection is None or not selection.results:
+        return
+    session.event("method_selection", **selection.to_json())
+    if session.quiet:
+        return
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False)
+    table.add_column("method")
+    for heading in ("images", "distance", "SQNR, dB", "agree"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    table.add_column("")
+    for row in selection.rows():
+        figures = (_figure(row[name], digits) for name, digits in (("distance", 2), ("sqnr_db", 1), ("agreement", 1)))
+        table.add_row(row["method"], str(row["images"] or "–"), *figures, row["outcome"])
+    console.print(table)
+
+
+def _figure(value: float | None, digits: int) -> str:
+    return "–" if value is None else f"{value:.{digits}f}"
 
 
 def print_coverage(covered: "Coverage") -> None:

@@ -98,7 +98,7 @@ def tune(
     from quantkit.engine.device import Device
     from quantkit.files import write_json
     from quantkit.runs.configuration import record_settings
-    from quantkit.search.mixed_precision import FloatBudget
+    from quantkit.search.budget import FloatBudget
     from quantkit.search.stages import Goal, Stage
     from quantkit.targets import parse_target
     from quantkit.workflows.project import load_project

@@ -125,7 +125,7 @@ def write(
     out: Annotated[Path | None, typer.Option(help="Build file to write.", show_default="standard output")] = None,
 ) -> None:
     """Write the build file of a run or of a model. With --suffix and --count the image folder need not exist here."""
-    from quantkit.config.method import Percentile, parse_method
+    from quantkit.config.method import Percentile, as_method, parse_method
     from quantkit.files import write_text
     from quantkit.vendors.vacc.card_preprocessing import card_warning
     from quantkit.vendors.vacc.vdsp import vdsp_from_pipeline
@@ -167,7 +167,7 @@ def write(
         _refuse_calibration([option for option, value in calibration.items() if value is not None])
     if method is None and fraction is not None:
         method = "percentile"
-    chosen = None if method is None else parse_method(method, fraction=fraction)
+    chosen = None if method is None else as_method(parse_method(method, fraction=fraction))
     pipeline: Pipeline | None
     if run is not None:
         if model is not None or preset is not None or exif is not None:

@@ -167,5 +167,4 @@ def evaluate(
         typer.echo(f"left out: {fault}", err=True)
     if out is not None and text is None:
         print_files([out])
-    if text is None:
         print_next("compare", "fp32", f"card={results}", "--run", "RUN", "--datalist", str(datalist))

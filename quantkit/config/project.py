@@ -27,7 +27,7 @@ class Project(BaseModel):
             source that the set was drawn from.
         labels: label file of the evaluation images.
         names: class names, one per line.
-        method: minmax, percentile, kl or mse.
+        method: auto, minmax, percentile, kl or mse.
         fraction: fraction of the percentile method.
         target: ort, tensorrt or vacc.
         per_channel: one weight scale per output channel.
@@ -50,7 +50,7 @@ class Project(BaseModel):
     images: str | None = None
     labels: Path | None = None
     names: Path | None = None
-    method: Literal["minmax", "percentile", "kl", "mse"] | None = None
+    method: Literal["auto", "minmax", "percentile", "kl", "mse"] | None = None
     fraction: Annotated[float, Field(gt=0.5, le=1.0)] | None = None
     target: Literal["ort", "tensorrt", "vacc"] | None = None
     per_channel: bool | None = None

@@ -1,10 +1,10 @@
 """The merged settings of a command: each value with the place that it came from."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
-from quantkit.config.method import Method, method_name
+from quantkit.config.method import Auto, Method, method_json
 from quantkit.config.pipeline import Pipeline
 from quantkit.config.project import PROJECT_FILE, Project
 
@@ -105,8 +105,8 @@ def setting_text(value: Any) -> str:
 
 
 def _plain(value: Any) -> Any:
-    if isinstance(value, Method):
-        return {"name": method_name(value), **asdict(value)}
+    if isinstance(value, Method | Auto):
+        return method_json(value)
     if isinstance(value, Mapping):
         return {str(name): _plain(one) for name, one in value.items()}
     if isinstance(value, tuple | list | frozenset):

@@ -19,11 +19,11 @@ from dataclasses import dataclass
 from functools import reduce
 
 import numpy as np
-import numpy.typing as npt
 
 from quantkit.data.images import place_of
 from quantkit.data.item import ImageItem
 from quantkit.data.parallel import worker_threads
+from quantkit.engine.batches import Load, load_batch
 from quantkit.engine.tap import TappedSession
 from quantkit.errors import NumericError
 from quantkit.graph.qdq.taps import Taps
@@ -35,10 +35,6 @@ from quantkit.types import Float32Array
 
 # Interval of checkpoints of a pass.
 CHUNK_SECONDS = 3.0
-
-
-# Reads one image and returns ``[C, H, W]`` float32.
-Load = Callable[[ImageItem], npt.NDArray[np.float32]]
 
 
 @dataclass(frozen=True)
@@ -194,13 +190,6 @@ class _Worker:
             )
         # Adding 0.0 turns -0.0 into 0.0, so that equal extremes are bit-identical.
         return (shown.lo + 0.0, shown.hi + 0.0) if value.size else (0.0, 0.0)
-
-
-def load_batch(images: Sequence[ImageItem], load: Load, batch: int) -> npt.NDArray[np.float32]:
-    """Load images into ``[batch, C, H, W]``, float32; a partial batch is padded with the last image."""
-    loaded = [load(image) for image in images]
-    loaded.extend(loaded[-1:] * (batch - len(loaded)))
-    return np.stack(loaded)
 
 
 def complete(tapped: Observed, wanted: Taps) -> Observed:

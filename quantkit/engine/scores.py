@@ -21,6 +21,43 @@ EXACT_DB = 120.0
 FAINT = 1e-6
 
 
+class ScoreSession:
+    """A core model opened in onnxruntime for its scores, for images that arrive in parts.
+
+    Args:
+        model: the model; its scores are its first output.
+        device: where it runs; a batch is only made where the model's own is open.
+
+    Raises:
+        ModelError: onnxruntime cannot load the model.
+        DeviceError: the device does not run it.
+    """
+
+    def __init__(self, model: ir.Model, device: Device = CPU) -> None:
+        self._session = open_session(ir.serde.serialize_model(model).SerializeToString(), device=device)
+        self._input, self._output = self._session.get_inputs()[0].name, name_of(model.graph.outputs[0])
+        self._device = device
+
+    def scores(self, images: Sequence[Float32Array], *, threads: int) -> Float32Array:
+        """Return the scores of images; see `scores_of`.
+
+        Raises:
+            ModelError: onnxruntime cannot run the model.
+        """
+        device = self._device
+        if not device.is_cpu and device.batch > 1 and _are_single(images):
+            return np.concatenate([_rows(self._run, batch, device.batch) for batch in _batches(images, device.batch)])
+        found = map_in_order(lambda x: self._run(x)[:1].reshape(1, -1), images, threads if device.is_cpu else 1)
+        return np.concatenate(list(found))
+
+    def _run(self, x: Float32Array) -> Float32Array:
+        try:
+            scores: Float32Array = self._session.run([self._output], {self._input: x})[0]
+        except Exception as error:  # the exception classes of onnxruntime derive directly from Exception
+            raise ModelError(f"onnxruntime cannot run the model ({first_line(error)})") from error
+        return scores
+
+
 def scores_of(model: ir.Model, images: Sequence[Float32Array], *, threads: int, device: Device = CPU) -> Float32Array:
     """Return the scores of a core model, ``[images, classes]``, for images ``[N, C, H, W]``.
 
@@ -37,20 +74,7 @@ def scores_of(model: ir.Model, images: Sequence[Float32Array], *, threads: int, 
         ModelError: onnxruntime cannot run the model.
         DeviceError: the device does not run it.
     """
-    session = open_session(ir.serde.serialize_model(model).SerializeToString(), device=device)
-    name, output = session.get_inputs()[0].name, name_of(model.graph.outputs[0])
-
-    def run(x: Float32Array) -> Float32Array:
-        try:
-            scores: Float32Array = session.run([output], {name: x})[0]
-        except Exception as error:  # the exception classes of onnxruntime derive directly from Exception
-            raise ModelError(f"onnxruntime cannot run the model ({first_line(error)})") from error
-        return scores
-
-    if not device.is_cpu and device.batch > 1 and _are_single(images):
-        return np.concatenate([_rows(run, batch, device.batch) for batch in _batches(images, device.batch)])
-    found = map_in_order(lambda x: run(x)[:1].reshape(1, -1), images, threads if device.is_cpu else 1)
-    return np.concatenate(list(found))
+    return ScoreSession(model, device).scores(images, threads=threads)
 
 
 def placement(model: ir.Model, device: Device) -> DevicePlacement:

@@ -10,8 +10,8 @@ from quantkit.config.pipeline import Pipeline
 from quantkit.data.item import ImageItem
 from quantkit.data.parallel import map_in_order
 from quantkit.data.preprocess import preprocess
+from quantkit.engine.batches import load_batch
 from quantkit.engine.device import CPU, Device
-from quantkit.engine.observe import load_batch
 from quantkit.engine.tap import TappedSession
 from quantkit.evaluation.drift import DriftAccumulator, TensorDrift
 from quantkit.evaluation.drift_kernel import ImageTerms

@@ -10,6 +10,7 @@ from typing import Any, Literal
 from filelock import FileLock, Timeout
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from quantkit.config.method import Method, recorded_method
 from quantkit.config.pipeline import Pipeline
 from quantkit.data.calibration_set import CalibrationSet
 from quantkit.errors import CalibrationSetError, ConfigError, ModelError, OutputError, ProvenanceError, UsageError
@@ -100,6 +101,7 @@ class QuantizedRecord(_Record):
         method: name of the method.
         options: all other options that the file depends on.
         fp32: file name of the fp32 model with corrected biases for a compiler that quantizes by itself, or null.
+        selection: comparison by which method ``auto`` chose the method, null if it was named.
     """
 
     file: str
@@ -108,6 +110,16 @@ class QuantizedRecord(_Record):
     method: str
     options: dict[str, Any] = Field(default_factory=dict)
     fp32: str | None = None
+    selection: dict[str, Any] | None = None
+
+    @property
+    def solved_by(self) -> Method:
+        """The method with its settings.
+
+        Raises:
+            UsageError: it does not exist.
+        """
+        return recorded_method(self.method, self.options)
 
     @property
     def keeps_outliers(self) -> bool:

@@ -12,8 +12,9 @@ from quantkit.engine.device import CPU, Device
 from quantkit.evaluation.selection import SelectionMetric
 from quantkit.progress import NamedProgress, Progress, ProgressCallback
 from quantkit.runs.folder import RunFolder, RunRecord
+from quantkit.search.budget import FloatBudget
 from quantkit.search.candidate_builder import CandidateBuilder, Product
-from quantkit.search.mixed_precision import FloatBudget, MixedPrecision, float_share
+from quantkit.search.mixed_precision import MixedPrecision, float_share
 from quantkit.search.recipe import Recipe, WeightCorrection
 from quantkit.search.stages import HoldoutResult, OutOfTimeError, Trial
 from quantkit.search.trial_cache import Screened, TrialCache

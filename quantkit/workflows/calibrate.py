@@ -13,7 +13,14 @@ import onnxruntime
 
 from quantkit import __version__
 from quantkit.config.arguments import AnyPath, as_path, require
-from quantkit.config.method import Method, MinMax, Percentile, as_method, method_name
+from quantkit.config.method import (
+    Auto,
+    Method,
+    MinMax,
+    Percentile,
+    as_method_or_auto,
+    method_name,
+)
 from quantkit.config.pipeline import Pipeline
 from quantkit.config.settings import Setting, Settings
 from quantkit.data.calibration_set import CalibrationSet
@@ -21,6 +28,7 @@ from quantkit.data.given_set import SetLike, given_set
 from quantkit.data.overlap import digest_of
 from quantkit.data.parallel import map_in_order
 from quantkit.data.preprocess import preprocess
+from quantkit.data.source import ImageSource
 from quantkit.engine.classifier import ClassifierFile, PreparedClassifier, read_classifier
 from quantkit.engine.device import CPU, Device, as_device
 from quantkit.engine.inputs import check_arrays, used_pipeline
@@ -46,7 +54,9 @@ from quantkit.stats.file import Provenance, Statistics, load_statistics, save_st
 from quantkit.stats.observed import Observed
 from quantkit.stats.solve import solve_observed
 from quantkit.targets import ORT, Target, as_target
+from quantkit.workflows.auto_method import resolve_method
 from quantkit.workflows.backends import Backend, QuantizedRun, after_quantize
+from quantkit.workflows.preprocessing_note import guess_command, preprocessing_note
 from quantkit.workflows.presets import PresetSource, load_preset
 from quantkit.workflows.quantize import (
     Quantized,
@@ -123,7 +133,7 @@ def calibrate(
     pipeline: PresetSource | None = None,
     *,
     run: AnyPath,
-    method: Method | str | None = None,
+    method: Method | Auto | str | None = None,
     target: Target | str = ORT,
     options: QuantizeOptions | None = None,
     backends: Mapping[str, Backend] | None = None,
@@ -132,6 +142,7 @@ def calibrate(
     until_stable: float | None = None,
     fresh: bool = False,
     require_coverage: float | None = None,
+    check_preprocessing: bool = True,
     device: Device | str = CPU,
     threads: int | None = None,
     progress: Progress | None = None,
@@ -148,7 +159,9 @@ def calibrate(
         pipeline: preprocessing: a value, the name of a preset, or a file (see `load_preset`); None for arrays that need
             no preprocessing.
         run: run folder; created if missing.
-        method: calibration method, a value or a name; percentile by default.
+        method: calibration method, a value or a name; ``auto`` by default: all methods are solved from the statistics,
+            and the one is used whose int8 model is nearest to fp32 on calibration images that bias correction does not
+            use; percentile for fewer than 32 images.
         target: runtime or compiler of the int8 model, a value or a name.
         options: quantization options.
         backends: configured backends by name; the others use the options of the run or their defaults.
@@ -158,6 +171,8 @@ def calibrate(
             points; None for all images.
         fresh: ignore cached statistics, and replace a run of another model, set or preprocessing.
         require_coverage: minimum percentage of the multiply-adds in int8; None for no requirement.
+        check_preprocessing: if the set has labels, try other scalings and channel orders on some of its images, and
+            report one that is significantly better in a note.
         device: device and batch size of the pass: a `quantkit.Device`, or a name such as ``cuda:1``. Biases are
             corrected on the CPU, layer by layer, with its integer kernels.
         threads: number of worker threads; one per processor by default.
@@ -183,7 +198,7 @@ def calibrate(
         >>> str(done.coverage)
         'int8: 28 of 28 layers, 100 % of multiply-adds'
     """
-    method, target, run = as_method(method), as_target(target), as_path(run, "run")
+    wanted, target, run = as_method_or_auto(method), as_target(target), as_path(run, "run")
     options = require(QuantizeOptions, options or QuantizeOptions(), "options")
     progress, device = as_progress(progress), as_device(device).resolved()
     pipeline = None if pipeline is None else load_preset(pipeline)
@@ -203,8 +218,24 @@ def calibrate(
         if before is not None and replaced:
             _replace(folder, before, replaced, fresh)
         observer = _Pass(
-            subject, chosen, pipeline, folder, method, target, options.keep_outliers, device, threads, progress
+            subject, chosen, pipeline, folder, wanted, target, options.keep_outliers, device, threads, progress
         )
+        other = None
+        if check_preprocessing and chosen.labels is not None:
+            other = preprocessing_note(
+                subject.file,
+                ImageSource(chosen.root, chosen.items, labels=chosen.labels, array_shape=chosen.array_shape),
+                pipeline,
+                guess_command(subject.file.path, run=run)
+                if manifest
+                else guess_command(subject.file.path, images=chosen.root, pipeline=pipeline),
+                device=device,
+                cache=folder.cache,
+                threads=threads or default_threads(),
+                progress=progress,
+            )
+            if other is not None:
+                progress.message(other)  # before a pass that may take hours
         statistics = None if fresh else observer.finished(until_stable)
         reused, elapsed_s = statistics is not None, 0.0
         if statistics is None:
@@ -220,18 +251,22 @@ def calibrate(
             record = record.model_copy(update={"configuration": before.configuration})
         observed_on = _observed_on(observer.placement, statistics, before)
         record = record.model_copy(update={"observed_on": observed_on})
-        settings = _settings(method, target, options, until_stable, require_coverage)
+        settings = _settings(wanted, target, options, until_stable, require_coverage)
         folder.write(with_settings(record, "calibrate", settings))
+        images = Images(chosen, pipeline, threads, begun_when_called(progress, "correcting biases", "layers"))
+        comparison = options.subject(folder, subject.prepared, statistics, target, images)
+        solved_by, selection = resolve_method(wanted, replace(comparison, backends=backends), progress)
         quantized = quantize_prepared(
             folder,
             subject.prepared,
             statistics,
-            method,
+            solved_by,
             target,
             options,
             name=int8_name(target),
             path=folder.path / f"{int8_name(target)}.onnx",
-            images=Images(chosen, pipeline, threads, begun_when_called(progress, "correcting biases", "layers")),
+            selection=selection,
+            images=images,
         )
         changed = QuantizedRun(folder=folder, target=target, prepared=subject.prepared.model, calibration_set=chosen)
         backend = after_quantize(changed, backends)
@@ -239,12 +274,17 @@ def calibrate(
     placed = observer.placement
     ran_on = () if placed is None or device.is_cpu else (f"the pass ran on {placed.describe()}",)
     changed_notes = () if before is None else replaced_notes(before, quantized.name, folder)
-    notes = (*ran_on, *changed_notes, *quantized.notes, *backend.notes)
+    doubtful = () if other is None else (other,)
+    notes = (*doubtful, *ran_on, *changed_notes, *quantized.notes, *backend.notes)
     return Calibration(run, quantized, statistics, elapsed_s, reused, files, notes)
 
 
 def _settings(
-    method: Method, target: Target, options: QuantizeOptions, until_stable: float | None, require_coverage: float | None
+    method: Method | Auto,
+    target: Target,
+    options: QuantizeOptions,
+    until_stable: float | None,
+    require_coverage: float | None,
 ) -> dict[str, Setting]:
     """Return the settings of a calibration that ``run.json`` records nowhere else."""
     settings = Settings()
@@ -393,7 +433,7 @@ class _Pass:
         chosen: CalibrationSet,
         pipeline: Pipeline,
         folder: RunFolder,
-        method: Method,
+        method: Method | Auto,
         target: Target,
         keep_outliers: bool,
         device: Device,
@@ -404,9 +444,11 @@ class _Pass:
         self._target, self._keep_outliers, self._progress = target, keep_outliers, progress
         self._device, self._threads = device, threads or default_threads()
         self.placement: DevicePlacement | None = None
-        # Convergence is tracked for the method in use, and for the two that are cheap to solve.
-        self._methods: dict[str, Method] = {"minmax": MinMax(), "percentile": Percentile(), method_name(method): method}
-        self._wanted = method_name(method)
+        # Convergence is tracked for the method in use, and for the two that cost nothing to solve.
+        watched = Percentile() if isinstance(method, Auto) else method  # which one it will be is not known yet
+        self._methods: dict[str, Method] = {"minmax": MinMax(), "percentile": Percentile()}
+        self._methods[method_name(watched)] = watched
+        self._wanted = method_name(watched)
         self._ranges: dict[str, dict[str, Range]] = {}
         self._points: list[ConvergencePoint] = []
         self._provenance = Provenance(

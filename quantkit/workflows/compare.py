@@ -28,13 +28,13 @@ from quantkit.evaluation.images import check_labels, evaluation_images, limited
 from quantkit.evaluation.measure_drift import measure_drift, measure_local_drift
 from quantkit.evaluation.paired import Interval
 from quantkit.evaluation.predictions import Collector
-from quantkit.evaluation.preprocessing_diagnosis import diagnose_preprocessing
 from quantkit.evaluation.result import Comparison
 from quantkit.graph.model import model_digest, model_files
 from quantkit.progress import Progress, ProgressCallback, as_progress
 from quantkit.runs.folder import RunFolder, RunRecord
 from quantkit.runs.inputs import read_scored
 from quantkit.runs.score_cache import cached_scores, predict_cached, score_cache_of, scores_key
+from quantkit.workflows.preprocessing_note import guess_command, preprocessing_note
 from quantkit.workflows.presets import PresetSource, preprocessing_of
 from quantkit.workflows.vacc.device_results import DeviceResults, card_answers, other_preprocessing
 
@@ -119,6 +119,7 @@ def compare(
     datalist: AnyPath | None = None,
     output: str | None = None,
     inputs: Mapping[str, Any] | None = None,
+    check_preprocessing: bool = True,
     device: Device | str = CPU,
     threads: int | None = None,
     progress: Progress | None = None,
@@ -155,6 +156,7 @@ def compare(
         datalist=datalist,
         output=output,
         inputs=inputs,
+        check_preprocessing=check_preprocessing,
         device=device,
         threads=threads,
         progress=progress,
@@ -176,6 +178,7 @@ def evaluate_models(
     datalist: AnyPath | None = None,
     output: str | None = None,
     inputs: Mapping[str, Any] | None = None,
+    check_preprocessing: bool = True,
     device: Device | str = CPU,
     threads: int | None = None,
     progress: Progress | None = None,
@@ -199,6 +202,8 @@ def evaluate_models(
         datalist: datalist of the card's results.
         output: name of the output with the class scores; by default the run's, or detected.
         inputs: values of the other inputs, by name; by default the run's.
+        check_preprocessing: try other scalings and channel orders on some of the images with the first ONNX model, and
+            warn if one is significantly better.
         device: device and batch size of all models, the reference included: a `quantkit.Device`, or a name such as
             ``cuda:1``. Drift (image by image) and latency are measured on it too.
         threads: number of worker threads; one per processor by default.
@@ -233,7 +238,7 @@ def evaluate_models(
     reference = subjects[0]
     _require_distinct(given, subjects)
     found, warnings = evaluation_images(images, labels, names, exclude, record)
-    pipeline = used_pipeline(preprocessing_of(pipeline, record), found.array_shape)
+    given_pipeline, pipeline = pipeline, used_pipeline(preprocessing_of(pipeline, record), found.array_shape)
     if datalist is not None and (other := other_preprocessing(datalist, pipeline)) is not None:
         warnings.append(other)
     found = limited(found, limit)
@@ -244,12 +249,20 @@ def evaluate_models(
     classifiers = [Classifier(subject.file, device) for subject in onnx]
     with _answers(onnx, classifiers, found, pipeline, threads, run) as answers_to_images:
         collector = _collect(subjects, answers_to_images, found, as_progress(progress).task("comparing", "images"))
-    for first, classifier in zip(onnx[:1], classifiers[:1], strict=True):
-        answered = collector.predictions(subjects.index(first))
-        diagnosis = diagnose_preprocessing(
-            classifier, found, pipeline, answered, cache=score_cache_of(run), threads=threads
+    asked = 1 if check_preprocessing else 0
+    for first, classifier in zip(onnx[:asked], classifiers[:asked], strict=True):
+        note = preprocessing_note(
+            first.file,
+            found,
+            pipeline,
+            guess_command(first.path, run=run, images=images, labels=labels, pipeline=given_pipeline),
+            predictions=collector.predictions(subjects.index(first)),
+            classifier=classifier,
+            cache=score_cache_of(run),
+            threads=threads,
+            progress=as_progress(progress),
         )
-        warnings += [] if diagnosis is None else [f"{first.name}: {diagnosis}"]
+        warnings += [] if note is None else [f"{first.name}: {note}"]
     times: dict[str, Latency] = {}
     if latency and onnx:
         measured = time_in_turn(classifiers, preprocess(found.items[0], pipeline)[None])

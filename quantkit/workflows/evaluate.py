@@ -27,7 +27,6 @@ from quantkit.evaluation.label_diagnosis import diagnose_labels
 from quantkit.evaluation.paired import Interval, wilson_interval
 from quantkit.evaluation.predictions import TOP, Collector, Predictions, Scores, kind_of_scores
 from quantkit.evaluation.predictions_file import Origin
-from quantkit.evaluation.preprocessing_diagnosis import diagnose_preprocessing
 from quantkit.files import sha256_json, user_cache_folder
 from quantkit.graph.model import model_digest
 from quantkit.progress import Progress, ProgressCallback, as_progress
@@ -37,6 +36,7 @@ from quantkit.runs.cache import ResultCache
 from quantkit.runs.folder import RunFolder
 from quantkit.runs.inputs import read_scored
 from quantkit.runs.score_cache import ScoreCache, cached_scores, predict_cached, scores_key
+from quantkit.workflows.preprocessing_note import guess_command, preprocessing_note
 from quantkit.workflows.presets import PresetSource, preprocessing_of
 
 # Operators that may follow a softmax without changing the kind of the scores.
@@ -158,6 +158,7 @@ def evaluate(
     cache: AnyPath | None = None,
     output: str | None = None,
     inputs: Mapping[str, Any] | None = None,
+    check_preprocessing: bool = True,
     device: Device | str = CPU,
     threads: int | None = None,
     progress: Progress | None = None,
@@ -182,6 +183,8 @@ def evaluate(
         cache: folder for cached results; by default that of the run, or the user's cache folder.
         output: name of the output with the class scores; by default the run's, or detected.
         inputs: values of the other inputs, by name; by default the run's.
+        check_preprocessing: try other scalings and channel orders on some of the images, and warn if one is
+            significantly better.
         device: device and batch size: a `quantkit.Device`, or a name such as ``cuda:1``.
         threads: number of worker threads; one per processor by default.
         progress: receives the progress.
@@ -218,7 +221,7 @@ def evaluate(
         raise UsageError(f"{model!r} is not an ONNX file, and no run was given to look up the name", fix="give --run")
     file = read_scored(path, record, output, inputs)
     found, doubts = evaluation_images(images, labels, names, exclude, record)
-    pipeline = used_pipeline(preprocessing_of(pipeline, record), found.array_shape)
+    given_pipeline, pipeline = pipeline, used_pipeline(preprocessing_of(pipeline, record), found.array_shape)
     found = limited(found, limit)
     # Checked before the work: the model fits the pipeline, and has a class for every label.
     file.check(pipeline)
@@ -246,7 +249,19 @@ def evaluate(
         shards=() if shard is None or shard[1] == 1 else (shard,),
         device=device.describe(),
     )
-    other = diagnose_preprocessing(classifier, part, pipeline, predictions, cache=results, threads=threads)
+    other = None
+    if check_preprocessing:
+        other = preprocessing_note(
+            file,
+            part,
+            pipeline,
+            guess_command(path, run=run, images=images, labels=labels, pipeline=given_pipeline),
+            predictions=predictions,
+            classifier=classifier,
+            cache=results,
+            threads=threads,
+            progress=as_progress(progress),
+        )
     warnings = (*doubts, *(diagnosis for diagnosis in (diagnose_labels(predictions), other) if diagnosis is not None))
     notes = (*file.signature.notes, *classifier.notes)
     return ModelEvaluation(

@@ -12,6 +12,7 @@ import onnx
 import onnxruntime
 
 from quantkit import __version__
+from quantkit.config.method import method_words
 from quantkit.config.pipeline import CenterCrop, Decode, EvenSides, Normalize, Pad, Pipeline, Resize, ToTensor
 from quantkit.config.settings import Setting, setting_text
 from quantkit.runs.configuration import settings_of_run
@@ -78,11 +79,11 @@ def _device_words(evaluation: Evaluation, record: RunRecord | None) -> Iterator[
 def model_words(entry: QuantizedRecord) -> str:
     """Return a description of how a model of the run was quantized."""
     options: dict[str, Any] = dict(entry.options)
-    words = [f"{entry.method} for target {entry.target}"]
     if "recipe" in options:
         return f"tuned for target {entry.target}, method {entry.method}"
-    if entry.method == "percentile" and "fraction" in options:
-        words[0] = f"{entry.method} {options['fraction']:g} for target {entry.target}"
+    words = [f"{method_words(entry.solved_by)} for target {entry.target}"]
+    if entry.selection is not None:
+        words.append("chosen by method auto")
     if "per_channel" in options:
         words.append("weights per channel" if options["per_channel"] else "weights per tensor")
     if options.get("activation_type"):

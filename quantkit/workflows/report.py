@@ -22,7 +22,7 @@ from quantkit.targets import TARGETS
 from quantkit.workflows.compare import ComparedModel, Evaluation, evaluate_models
 from quantkit.workflows.provenance import provenance
 from quantkit.workflows.report_tensors import recorded_options, report_tensors
-from quantkit.workflows.run_results import sensitivity_findings, tuning_coverage, tuning_logs
+from quantkit.workflows.run_results import method_choices, sensitivity_findings, tuning_coverage, tuning_logs
 
 
 def report(evaluation: Evaluation, path: AnyPath, *, verdicts: Sequence[GateVerdict] = ()) -> None:
@@ -100,6 +100,7 @@ def report_data(evaluation: Evaluation, verdicts: Sequence[GateVerdict] = ()) ->
         coverage=() if folder is None or record is None or model is None else _coverage(folder, record, model, made),
         tunings=() if folder is None or record is None else tuning_logs(folder, record),
         sensitivities=() if folder is None or record is None else sensitivity_findings(folder, record),
+        choices=tuple(method_choices(made)),
         verdicts=tuple(verdicts),
         provenance=tuple(provenance(evaluation, record, made)),
     )

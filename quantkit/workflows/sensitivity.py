@@ -39,7 +39,7 @@ from quantkit.sensitivity.measure import Deviation, NetworkCost, layer_costs
 from quantkit.sensitivity.result import AccuracyChange, Figures, LayerSensitivity, Sensitivity
 from quantkit.stats.solve import solve_observed
 from quantkit.targets import ORT, Target, as_target
-from quantkit.workflows.quantize import QuantizeOptions
+from quantkit.workflows.quantize import QuantizeOptions, method_of_run
 from quantkit.workflows.run_results import keep_sensitivity
 
 By = Literal["isolated", "leave-one-out", "accuracy"]
@@ -119,7 +119,7 @@ def sensitivity(
 
     Args:
         run: run folder of `calibrate`.
-        method: calibration method.
+        method: calibration method; by default that of the run's int8 model for the target.
         target: runtime or compiler of the model.
         options: quantization options, as for `quantize`.
         by: order of the layers: by the noise of each layer alone in int8 (``isolated``), by the noise removed when it
@@ -160,10 +160,11 @@ def sensitivity(
         raise UsageError(f"{count} images are too few", where="--images", fix="use a few dozen")
     if by not in get_args(By):
         raise UsageError(f"there is no order {by!r}", where="by", fix=f"choose one of {', '.join(get_args(By))}")
-    method, target, device = as_method(method), as_target(target), as_device(device).resolved()
+    target, device = as_target(target), as_device(device).resolved()
     options = require(QuantizeOptions, options or QuantizeOptions(), "options")
     folder = RunFolder(as_path(run, "run"))
     record = folder.read()
+    method = method_of_run(record, target) if method is None else as_method(method)
     if by == "accuracy":
         found, warnings = evaluation_images(images, labels, names, exclude, record)
         chosen = _labelled(limited(found, count), record)

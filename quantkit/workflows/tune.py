@@ -26,9 +26,9 @@ from quantkit.ptq.shift_groups import movable
 from quantkit.records import Records
 from quantkit.runs.folder import FP32, RunFolder
 from quantkit.runs.inputs import open_input_shape
+from quantkit.search.budget import FloatBudget
 from quantkit.search.candidate_builder import Product
 from quantkit.search.estimate import estimated_seconds
-from quantkit.search.mixed_precision import FloatBudget
 from quantkit.search.recipe import Recipe
 from quantkit.search.stages import REWRITING, Goal, HoldoutResult, Outcome, Stage, Trial, search
 from quantkit.search.trial_cache import Screened, TrialCache, trial_json

@@ -4,7 +4,6 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
-from quantkit.config.method import parse_method
 from quantkit.data.calibration_set import CalibrationSet
 from quantkit.data.decoded import DecodedImages
 from quantkit.data.source import ImageSource
@@ -18,7 +17,7 @@ from quantkit.evaluation.selection import SelectionMetric
 from quantkit.graph.model import model_digest
 from quantkit.progress import Progress
 from quantkit.ptq.run_correction import images_of
-from quantkit.runs.folder import INT8, RunFolder, RunRecord
+from quantkit.runs.folder import RunFolder, RunRecord
 from quantkit.runs.inputs import calibrated, read_scored
 from quantkit.runs.score_cache import cached_scores, predict_cached, scores_key
 from quantkit.search.candidate_builder import CandidateBuilder
@@ -27,7 +26,7 @@ from quantkit.search.stages import LOOK_CONFIDENCE, HoldoutResult
 from quantkit.search.trials import TuningTask
 from quantkit.search.tuning_data import tuning_data
 from quantkit.targets import Target
-from quantkit.workflows.quantize import QuantizeOptions
+from quantkit.workflows.quantize import QuantizeOptions, method_of_run
 
 
 def tuning_task(
@@ -141,12 +140,8 @@ class Holdout:
 
 def _start(record: RunRecord, options: QuantizeOptions, target: Target, correction: WeightCorrection) -> Recipe:
     """Return the recipe of the run's calibration: its method, with bias correction where that is allowed."""
-    made = record.quantized.get(INT8)
-    method = parse_method("percentile")
-    if made is not None:
-        method = parse_method(made.method, fraction=made.options.get("fraction"))
     return Recipe(
-        method=method,
+        method=method_of_run(record, target),
         correction=correction,
         per_channel=target.weights.per_channel if options.per_channel is None else options.per_channel,
         power_of_two=target.weights.power_of_two if options.power_of_two is None else options.power_of_two,

@@ -11,7 +11,8 @@ from models import tiny_model, write_images
 
 from quantkit.config.pipeline import Decode, Pipeline, ToTensor
 from quantkit.data.preprocess import preprocess
-from quantkit.engine.observe import load_batch, observe
+from quantkit.engine.batches import load_batch
+from quantkit.engine.observe import observe
 from quantkit.engine.tap import TappedSession
 from quantkit.errors import ImageError, NumericError
 from quantkit.stats.observed import Observed

@@ -1,10 +1,11 @@
 """The VACC backend: build files of a run, the calibration set without outliers, limits of a search."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Self
 
+from quantkit.config.method import Kl, Method, Mse
 from quantkit.data.calibration_set import CalibrationSet
 from quantkit.errors import QuantkitError
 from quantkit.files import write_text
@@ -12,7 +13,7 @@ from quantkit.notes import as_note
 from quantkit.runs.folder import RunFolder, RunRecord
 from quantkit.runs.location import set_of_run
 from quantkit.runs.outliers import set_without_outliers
-from quantkit.search.mixed_precision import FloatBudget
+from quantkit.search.budget import FloatBudget
 from quantkit.targets import VACC
 from quantkit.vendors.vacc.card_preprocessing import card_warning
 from quantkit.workflows.backends import BackendFiles, QuantizedRun, TunedModel
@@ -61,6 +62,13 @@ class VaccBackend:
         defaults = asdict(VamcOptions())
         changed = {name: value for name, value in asdict(self.options).items() if value != defaults[name]}
         return {name: str(value) if isinstance(value, Path) else value for name, value in changed.items()}
+
+    def methods(self, candidates: Sequence[Method]) -> tuple[Method, ...]:
+        """Leave out what the compiler cannot be told: other KL divergences than its own, and mse in a build file."""
+        known = [method for method in candidates if not isinstance(method, Kl) or method == Kl()]
+        if self.options.dialect == "build":
+            known = [method for method in known if not isinstance(method, Mse)]
+        return tuple(known)
 
     def after_quantize(self, run: QuantizedRun) -> BackendFiles:
         """Write ``vamc.yaml``, and ``calibration.csv`` if the compiler must not use all images."""

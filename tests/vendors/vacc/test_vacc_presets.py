@@ -147,7 +147,7 @@ SQUARE = Resize(size=(9, 9), antialias=False)
             "it resizes to 9 x 9",
         ),
         ((Decode(), SQUARE, Pad(), ToTensor()), "the card cannot run this preprocessing: .*one resize"),
-        ((Decode(mode="L"), SQUARE, ToTensor()), "the card cannot run this preprocessing: .*colour pictures only"),
+        ((Decode(mode="L"), SQUARE, ToTensor()), "the card cannot run this preprocessing: .*only colour images"),
         ((Decode(), Resize(size=(9, 9), interpolation="bicubic"), ToTensor()), "cannot run .*bilinear"),
     ],
 )
