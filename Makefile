@@ -4,8 +4,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 TORCH := .venv-torch
+OPENVINO := .venv-openvino
 
-.PHONY: setup setup-torch demo test test-torch lint docs dist bench fuzz kill clean
+.PHONY: setup setup-torch demo test test-torch test-openvino lint docs dist bench fuzz kill clean
 
 # Two stamps: what users need is enough for the demo, and installs faster.
 $(VENV)/.installed: pyproject.toml
@@ -39,6 +40,17 @@ setup-torch: $(TORCH)/.installed
 test-torch: $(TORCH)/.installed
 	OMP_NUM_THREADS=1 $(TORCH)/bin/python -m pytest -m torch -n auto --maxprocesses 4
 
+# An environment of its own, since onnxruntime-openvino takes the place of onnxruntime.
+$(OPENVINO)/.installed: pyproject.toml
+	test -x $(OPENVINO)/bin/python || $(PYTHON) -m venv $(OPENVINO)
+	$(OPENVINO)/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	$(OPENVINO)/bin/python -m pip uninstall --quiet --yes onnxruntime
+	$(OPENVINO)/bin/python -m pip install --quiet --disable-pip-version-check --force-reinstall --no-deps onnxruntime-openvino
+	touch $@
+
+test-openvino: $(OPENVINO)/.installed
+	$(OPENVINO)/bin/python -m pytest tests/engine/test_device.py tests/workflows/test_devices.py
+
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
@@ -58,6 +70,7 @@ dist: $(VENV)/.installed
 	$(BIN)/python .ci/check_dist.py dist
 
 bench: $(VENV)/.installed-dev
+	$(BIN)/python benchmarks/startup.py
 	$(BIN)/python benchmarks/calibration.py
 	$(BIN)/python benchmarks/int8_graph.py
 	$(BIN)/python benchmarks/evaluation.py

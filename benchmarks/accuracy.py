@@ -1,6 +1,7 @@
 """What int8 costs and what tuning wins back, on real models, with other quantizers beside ours, in one table.
 
     python benchmarks/accuracy.py [--models a,b] [--targets ort,ort-per-tensor,vacc] [--peers none|all] [--json FILE]
+    python benchmarks/accuracy.py --methods [--models a,b] [--peers none|all]
     python benchmarks/accuracy.py --model FILE --set SET.csv --images FOLDER --preset NAME_OR_YAML ...
 
 ``default`` is what ``quantkit calibrate`` makes, ``tuned`` what ``quantkit tune`` makes of it: for ``ort`` towards a
@@ -8,8 +9,9 @@ drop of 0.3 points and an agreement set for each model, with no layer in float u
 ``vacc`` towards a drop of one point with at most three convolutions skipped. Calibration and evaluation images are
 disjoint. ``latency`` is the time of one image, one thread, against fp32, both in turn. Peers get the same calibration
 images and are evaluated on the same others: onnxruntime's quantize_static by each of its methods, and nncf where it is
-installed. The models and images are those kept beside the checkout, or with ``--model`` any others: a calibration set,
-and a folder of labelled images without those of the set.
+installed. With ``--methods``, nothing is tuned: the models of ``quantkit calibrate`` by each method and by ``auto``,
+without their latency. The models and images are those kept beside the checkout, or with ``--model`` any others: a
+calibration set, and a folder of labelled images without those of the set.
 """
 
 import argparse
@@ -28,10 +30,12 @@ import numpy as np
 import onnxruntime as ort
 from inputs import SHARED
 
+from quantkit.config.method import METHODS, method_words
 from quantkit.config.pipeline import (
     IMAGENET_MEAN,
     IMAGENET_STD,
     PRESETS,
+    CenterCrop,
     Decode,
     Normalize,
     Pipeline,
@@ -53,11 +57,22 @@ from quantkit.targets import ORT, VACC, Target
 from quantkit.workflows.calibrate import calibrate
 from quantkit.workflows.compare import compare
 from quantkit.workflows.project import choose_pipeline
-from quantkit.workflows.quantize import QuantizeOptions
+from quantkit.workflows.quantize import QuantizeOptions, quantize
 from quantkit.workflows.tune import TuneOptions, tune
 
 CIFAR_AT_128 = Pipeline(
     ops=(Decode(), Resize(size=(128, 128)), ToTensor(), Normalize(mean=IMAGENET_MEAN, std=IMAGENET_STD))
+)
+
+# Inception's scaling, (x - 127) / 128 of 0..255, on crops of 256 pixels resized by bicubic interpolation.
+LITE = Pipeline(
+    ops=(
+        Decode(),
+        Resize(size=256, interpolation="bicubic"),
+        CenterCrop(size=(224, 224)),
+        ToTensor(),
+        Normalize(mean=(127 / 255,) * 3, std=(128 / 255,) * 3),
+    )
 )
 
 
@@ -95,6 +110,10 @@ FORMS = {
 }
 
 
+# What is listed by name, not by target.
+TABLES = ("peers", "methods")
+
+
 def main() -> int:
     """Measure, print and write."""
     arguments = parse()
@@ -119,6 +138,7 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", default=",".join(CASES))
     parser.add_argument("--targets", default=",".join(FORMS))
+    parser.add_argument("--methods", action="store_true", help="compare the calibration methods, and tune nothing")
     parser.add_argument("--peers", choices=("none", "all"), default="all")
     parser.add_argument("--max-float", type=float, default=0.0, help="share of multiply-adds tuning may leave in float")
     parser.add_argument("--json", type=Path)
@@ -168,10 +188,18 @@ def mobilenetv2(folder: Path) -> Case:
     return Case(SHARED / "mobilenetv2_cifar10.onnx", CIFAR_AT_128, chosen, tests.only(sorted(first)), 95.0)
 
 
+def efficientnet_lite0(folder: Path) -> Case:
+    """300 of the 1,000 photographs calibrate; the others are for evaluation."""
+    photos = find_labelled_images(SHARED / "imagenet_samples", None, None)
+    chosen = saved(build_calibration_set(photos.root, count=300, seed=7), folder / "lite0.csv")
+    return Case(SHARED / "efficientnet_lite0.onnx", LITE, chosen, without(photos, chosen), 99.3)
+
+
 CASES: dict[str, Callable[[Path], Case]] = {
     "squeezenet1_1": squeezenet,
     "cifar_resnet20": resnet20,
     "mobilenetv2_cifar10": mobilenetv2,
+    "efficientnet_lite0": efficientnet_lite0,
 }
 
 
@@ -198,7 +226,9 @@ def without(images: ImageSource, chosen: CalibrationSet) -> ImageSource:
 def measure(case: Case, folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
     """Return the figures of one model: every target, default and tuned, and the peers."""
     found: dict[str, Any] = {}
-    for name in arguments.targets.split(","):
+    if arguments.methods:
+        found["methods"] = measure_methods(case, folder / "methods")
+    for name in arguments.targets.split(",") if not arguments.methods else ():
         found[name] = measure_form(case, folder / name, FORMS[name], arguments.max_float)
     if arguments.peers == "all":
         found["peers"] = dict(measure_peers(case, folder))
@@ -242,6 +272,23 @@ def measure_form(case: Case, run: Path, form: Form, max_float: float) -> dict[st
     }
 
 
+def measure_methods(case: Case, run: Path) -> dict[str, Any]:
+    """Return the figures of every method and of auto, for onnxruntime."""
+    manifest = run.parent.parent / f"{run.parent.name}-methods.csv"
+    case.chosen.save(manifest)
+    start_s = time.perf_counter()
+    done = calibrate(case.model, manifest, case.pipeline, run=run, method="auto")
+    seconds = [time.perf_counter() - start_s]
+    for name in METHODS:
+        start_s = time.perf_counter()
+        quantize(run, method=name, out=run / f"{name}.onnx")
+        seconds.append(time.perf_counter() - start_s)
+    result = compare([FP32, done.quantized.name, *METHODS], run=run, images=case.holdout_images, drift_images=0)
+    labels = [f"auto: {method_words(done.quantized.method)}", *METHODS]
+    rows = zip(labels, result.candidates, seconds, strict=True)
+    return {label: figures(result, one) | {"seconds": spent} for label, one, spent in rows}
+
+
 def options_of(case: Case, form: Form, max_float: float) -> TuneOptions:
     """Return what tuning aims at, and what it may spend."""
     if form.target.name == VACC.name:
@@ -257,6 +304,7 @@ def figures(result: Comparison, one: ModelResult) -> dict[str, Any]:
     assert one.versus.top1.ci95 is not None
     fp32_ms = result.reference.latency_ms
     return {
+        "fp32_top1": result.reference.top1,
         "top1": one.top1,
         "delta_top1": one.versus.top1.value,
         "delta_top1_ci95": [one.versus.top1.ci95.lo, one.versus.top1.ci95.hi],
@@ -342,16 +390,18 @@ def by_nncf(case: Case, images: list[np.ndarray], out: Path) -> None:
 
 def print_table(model: str, found: dict[str, Any]) -> None:
     """Print one model's figures."""
-    print(f"\n{model}: top-1 of fp32 {next(iter(found.values()))['fp32_top1']:.2f}")
+    first = next(iter(found.values()))
+    first = next(iter(first.values())) if "fp32_top1" not in first else first
+    print(f"\n{model}: top-1 of fp32 {first['fp32_top1']:.2f}")
     print(f"{'':44}{'top-1':>7} {'difference, 95 % interval':>27} {'agree':>7} {'float':>7} {'latency':>8} {'s':>6}")
     for target, forms in found.items():
-        for name, one in forms.items() if target == "peers" else [(k, forms[k]) for k in ("default", "tuned")]:
-            label = name if target == "peers" else f"{target} {name} {one.get('recipe', '')}"
+        for name, one in forms.items() if target in TABLES else [(k, forms[k]) for k in ("default", "tuned")]:
+            label = name if target in TABLES else f"{target} {name} {one.get('recipe', '')}"
             low, high = one["delta_top1_ci95"]
             difference = f"{one['delta_top1']:+.2f} [{low:+.2f}, {high:+.2f}]"
             share, ratio = one.get("float_macs_percent", 0.0), one["latency_ratio_to_fp32"]
             row = f"{label[:43]:44}{one['top1']:7.2f} {difference:>27} {one['agreement']:7.2f} {share:6.1f}%"
-            print(f"{row} {ratio:8.2f} {one['seconds']:6.0f}")
+            print(f"{row} {'–' if ratio is None else f'{ratio:.2f}':>8} {one['seconds']:6.0f}")
     sys.stdout.flush()
 
 

@@ -16,7 +16,8 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 import quantkit  # noqa: E402
-from quantkit.cli.main import COMMAND_MODULES, app  # noqa: E402
+from quantkit.cli.app import app  # noqa: E402
+from quantkit.cli.commands import COMMAND_MODULES  # noqa: E402
 
 GUIDES = "How-to guides"
 

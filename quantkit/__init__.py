@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from quantkit import plots as plots
+    from quantkit.config.method import Auto as Auto
     from quantkit.config.method import Kl as Kl
     from quantkit.config.method import Method as Method
     from quantkit.config.method import MinMax as MinMax
@@ -47,6 +48,7 @@ if TYPE_CHECKING:
     from quantkit.demo.chain import Demo as Demo
     from quantkit.demo.chain import run_demo as run_demo
     from quantkit.engine.device import Device as Device
+    from quantkit.engine.placement import DevicePlacement as DevicePlacement
     from quantkit.errors import QuantkitError as QuantkitError
     from quantkit.evaluation.gate import Gate as Gate
     from quantkit.evaluation.gate import GateMode as GateMode
@@ -64,7 +66,9 @@ if TYPE_CHECKING:
     from quantkit.progress import Progress as Progress
     from quantkit.runs.folder import RunRecord as RunRecord
     from quantkit.runs.location import relink as relink
-    from quantkit.search.mixed_precision import FloatBudget as FloatBudget
+    from quantkit.search.budget import FloatBudget as FloatBudget
+    from quantkit.search.method_selection import MethodResult as MethodResult
+    from quantkit.search.method_selection import MethodSelection as MethodSelection
     from quantkit.search.stages import Goal as Goal
     from quantkit.search.stages import Stage as Stage
     from quantkit.search.stages import Trial as Trial
@@ -92,6 +96,9 @@ if TYPE_CHECKING:
     from quantkit.workflows.evaluate import ModelEvaluation as ModelEvaluation
     from quantkit.workflows.evaluate import evaluate as evaluate
     from quantkit.workflows.export import export as export
+    from quantkit.workflows.guess_preprocessing import PreprocessingGuess as PreprocessingGuess
+    from quantkit.workflows.guess_preprocessing import TriedPreprocessing as TriedPreprocessing
+    from quantkit.workflows.guess_preprocessing import guess_preprocessing as guess_preprocessing
     from quantkit.workflows.inspect import inspect as inspect
     from quantkit.workflows.model_summary import ModelSummary as ModelSummary
     from quantkit.workflows.plan import JobEstimate as JobEstimate
@@ -108,11 +115,13 @@ if TYPE_CHECKING:
     from quantkit.workflows.tune import tune as tune
     from quantkit.workflows.vacc.backend import VaccBackend as VaccBackend
     from quantkit.workflows.vacc.build_file import VamcOptions as VamcOptions
+    from quantkit.workflows.vacc.device_results import DeviceResults as DeviceResults
 
 __version__ = "0.1.0"
 
 _MODULE_OF = {
     "Accuracy": "quantkit.workflows.evaluate",
+    "Auto": "quantkit.config.method",
     "Calibration": "quantkit.workflows.calibrate",
     "Backend": "quantkit.workflows.backends",
     "CalibrationImage": "quantkit.data.calibration_set",
@@ -126,7 +135,7 @@ _MODULE_OF = {
     "Evaluation": "quantkit.workflows.compare",
     "EvenSides": "quantkit.config.pipeline",
     "Exported": "quantkit.export.result",
-    "FloatBudget": "quantkit.search.mixed_precision",
+    "FloatBudget": "quantkit.search.budget",
     "Gate": "quantkit.evaluation.gate",
     "GateMode": "quantkit.evaluation.gate",
     "GateVerdict": "quantkit.evaluation.gate",
@@ -134,6 +143,7 @@ _MODULE_OF = {
     "FloatLayer": "quantkit.graph.coverage",
     "Goal": "quantkit.search.stages",
     "Device": "quantkit.engine.device",
+    "DevicePlacement": "quantkit.engine.placement",
     "ImageItem": "quantkit.data.item",
     "ImageSource": "quantkit.data.source",
     "Interval": "quantkit.evaluation.paired",
@@ -146,6 +156,8 @@ _MODULE_OF = {
     "ModelEvaluation": "quantkit.workflows.evaluate",
     "ModelResult": "quantkit.evaluation.result",
     "ModelSummary": "quantkit.workflows.model_summary",
+    "MethodResult": "quantkit.search.method_selection",
+    "MethodSelection": "quantkit.search.method_selection",
     "Mse": "quantkit.config.method",
     "NoProgress": "quantkit.progress",
     "Normalize": "quantkit.config.pipeline",
@@ -156,6 +168,7 @@ _MODULE_OF = {
     "Parity": "quantkit.export.result",
     "Percentile": "quantkit.config.method",
     "Pipeline": "quantkit.config.pipeline",
+    "PreprocessingGuess": "quantkit.workflows.guess_preprocessing",
     "Progress": "quantkit.progress",
     "QuantizeOptions": "quantkit.workflows.quantize",
     "Quantized": "quantkit.workflows.quantize",
@@ -171,11 +184,13 @@ _MODULE_OF = {
     "ToTensor": "quantkit.config.pipeline",
     "TensorStatistics": "quantkit.stats.tensor",
     "Trial": "quantkit.search.stages",
+    "TriedPreprocessing": "quantkit.workflows.guess_preprocessing",
     "TuneOptions": "quantkit.workflows.tune",
     "Tuning": "quantkit.workflows.tune",
     "VACC": "quantkit.targets",
     "VaccBackend": "quantkit.workflows.vacc.backend",
     "VamcOptions": "quantkit.workflows.vacc.build_file",
+    "DeviceResults": "quantkit.workflows.vacc.device_results",
     "Verdict": "quantkit.search.stages",
     "build_calibration_set": "quantkit.data.build_set",
     "calibrate": "quantkit.workflows.calibrate",
@@ -185,6 +200,7 @@ _MODULE_OF = {
     "export": "quantkit.workflows.export",
     "find_images": "quantkit.data.folder",
     "find_labelled_images": "quantkit.data.folder",
+    "guess_preprocessing": "quantkit.workflows.guess_preprocessing",
     "imagenet_pipeline": "quantkit.config.pipeline",
     "inspect": "quantkit.workflows.inspect",
     "load_preset": "quantkit.workflows.presets",

@@ -5,6 +5,7 @@ import hashlib
 import json
 import os
 import secrets
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,8 @@ from quantkit.errors import OutputError
 
 # A name that no reader takes for a result: hidden, and with an unused suffix.
 TEMPORARY_SUFFIX = ".quantkit-tmp"
+# The variable that names the folder of all caches of a user where it is not the usual one.
+CACHE_HOME = "XDG_CACHE_HOME"
 
 
 def sha256_file(path: Path) -> str:
@@ -28,6 +31,23 @@ def sha256_json(value: Any) -> str:
     """Return the hex SHA-256 of a JSON-serialisable value in canonical form (sorted keys, no spaces)."""
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+def user_cache_folder() -> Path:
+    """Return the folder of results that belong to no run: ``quantkit`` in the user's cache folder.
+
+    That is ``XDG_CACHE_HOME`` where it is set, else ``~/.cache``, ``~/Library/Caches`` on macOS, or ``LOCALAPPDATA`` on
+    Windows.
+    """
+    given = os.environ.get(CACHE_HOME)
+    if given and Path(given).is_absolute():
+        return Path(given) / "quantkit"
+    if sys.platform == "darwin":
+        return Path.home() / "Library/Caches/quantkit"
+    local = os.environ.get("LOCALAPPDATA")
+    if sys.platform == "win32" and local:
+        return Path(local) / "quantkit/cache"
+    return Path.home() / ".cache/quantkit"
 
 
 def make_folder(path: Path) -> Path:

@@ -14,6 +14,7 @@ class NoteKind(StrEnum):
     WIDENED = "weight-scale-widened"
     UNLIKE_RANGES = "unlike-ranges"
     UNKNOWN_KEY = "unknown-key"
+    CUT_RANGE = "cut-range"
 
 
 class Note(str):
@@ -99,8 +100,14 @@ def _unknown_keys(items: Sequence[Note]) -> str:
     return f"{len(items)} keys are not known in this dialect, and are kept"
 
 
+def _cut_ranges(items: Sequence[Note]) -> str:
+    worst = max(items, key=lambda item: item.severity)
+    return f"the ranges of {len(items)} tensors are cut too far; the worst: {worst}"
+
+
 _SUMMARIES: Mapping[NoteKind, Callable[[Sequence[Note]], str]] = {
     NoteKind.WIDENED: _widened,
     NoteKind.UNLIKE_RANGES: _unlike_ranges,
     NoteKind.UNKNOWN_KEY: _unknown_keys,
+    NoteKind.CUT_RANGE: _cut_ranges,
 }

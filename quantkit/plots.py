@@ -18,6 +18,7 @@ from quantkit.numerics import Range
 from quantkit.sensitivity.result import Sensitivity
 from quantkit.stats.bins import signed_edges
 from quantkit.stats.convergence import ConvergencePoint
+from quantkit.stats.cut_ranges import expected_sqnr_db as expected_sqnr_db
 from quantkit.stats.tensor import TensorStatistics
 from quantkit.targets import ORT, Target
 
@@ -166,24 +167,6 @@ def range_widths(
     ax.set_ylim(bottom=0)
     ax.legend(**_BESIDE)
     return ax
-
-
-def expected_sqnr_db(tensor: TensorStatistics, chosen: Range, target: Target = ORT) -> float:
-    """Return the expected SQNR in dB of a tensor quantized to a range, from its histogram; infinite without error.
-
-    Args:
-        tensor: statistics of the tensor.
-        chosen: the range.
-        target: target that defines the integers.
-    """
-    lower, upper = signed_edges(tensor.bins)
-    x = np.where(tensor.bins == 0, 0.0, (lower + upper) / 2)
-    qparams = target.activations.qparams(chosen)
-    zero, scale = int(qparams.zero_point), float(qparams.scale)
-    q = np.clip(np.rint(x / scale) + zero, qparams.qmin, qparams.qmax)
-    error = scale * (q - zero) - x
-    noise = float((tensor.counts * error**2).sum())
-    return float("inf") if noise == 0.0 else float(10 * np.log10(float((tensor.counts * x**2).sum()) / noise))
 
 
 def expected_sqnr(

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,8 @@ import numpy as np
 import onnx
 import pytest
 from PIL import Image
+
+from quantkit.data.build_set import build_calibration_set
 
 ROOT = Path(__file__).resolve().parents[1]
 FOLDER = ROOT / "benchmarks"
@@ -47,7 +50,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def run(script: str, *arguments: object, folder: Path) -> tuple[str, dict[str, Any]]:
+def run(script: str, *arguments: object, folder: Path) -> tuple[str, Any]:
     """Run a benchmark as a user does; return its output and its figures."""
     figures = folder / f"{script}.json"
     command = [sys.executable, FOLDER / script, *map(str, arguments), "--json", figures]
@@ -67,6 +70,13 @@ def test_benchmark_calibration_measures_pass_memory_and_peers(folder: Path) -> N
     assert tiny["sketch"]["percentile_worst_relative_error"] < 2**-8
 
 
+def test_benchmark_startup_times_whole_commands(folder: Path) -> None:
+    output, figures = run("startup.py", "--rounds", 1, folder=folder)
+    commands = figures["commands"]
+    assert commands["python"]["processor_s"] < commands["quantkit quantize --method mse"]["processor_s"]
+    assert all(name in output for name in commands)
+
+
 def test_benchmark_int8_graph_compares_with_quantize_static(folder: Path) -> None:
     arguments = ["--models", "tiny", "--model-dir", folder, "--images", folder / "images", "--count", 4, "--rounds", 2]
     _, figures = run("int8_graph.py", *arguments, folder=folder)
@@ -84,8 +94,6 @@ def test_benchmark_evaluation_agrees_with_the_plain_loop(folder: Path) -> None:
 
 
 def test_benchmark_accuracy_measures_default_tuned_and_peers(folder: Path) -> None:
-    from quantkit.data.build_set import build_calibration_set
-
     build_calibration_set(folder / "images", count=8).save(folder / "set.csv")
     arguments = ["--model", folder / "tiny.onnx", "--set", folder / "set.csv", "--images", folder / "images"]
     out, figures = run(
@@ -97,12 +105,85 @@ def test_benchmark_accuracy_measures_default_tuned_and_peers(folder: Path) -> No
     assert "nncf" in out
 
 
+def test_benchmark_main_job_without_peers_measures_the_whole_job(folder: Path) -> None:
+    arguments = ["--model", folder / "tiny.onnx", "--images", folder / "images", "--peers", "none", "--rounds", 1]
+    sizes = ["--calibrate", 4, "--evaluate", 8, "--held-out", 10, "--cold"]
+    table = folder / "main_job.md"
+    out, figures = run("main_job.py", *arguments, *sizes, "--markdown", table, folder=folder)
+    tiny = figures["models"]["tiny"]
+    ours = tiny["tools"]["quantkit"]
+    assert set(tiny["tools"]) == {"quantkit"}
+    assert not tiny["failed"]
+    assert ours["cpu_s"] > 0
+    assert ours["wall_s_ratio"] == 1
+    assert ours["peak_mb"] > 50
+    assert 0 <= ours["agreement"] <= 100
+    assert ours["lo"] <= ours["difference"] <= ours["hi"]
+    assert ours["onnxruntime_ms"] > 0
+    assert "| quantkit |" in table.read_text()
+    assert "--peers none" in out
+
+
+def test_benchmark_main_job_names_a_tool_that_fails_and_goes_on(folder: Path, tmp_path: Path) -> None:
+    environment = tmp_path / "ort"  # stands for a peer's environment whose tool does not work
+    (environment / "bin").mkdir(parents=True)
+    (environment / "bin" / "python").write_text(
+        '#!/bin/sh\ncase "$*" in *pip*) echo "[]";; *) echo "no quantizer here" >&2; exit 3;; esac\n'
+    )
+    (environment / "bin" / "python").chmod(0o755)
+    (environment / "complete").touch()
+    arguments = ["--model", folder / "tiny.onnx", "--images", folder / "images", "--peers", "ort-minmax", "--rounds", 2]
+    sizes = ["--calibrate", 4, "--evaluate", 4, "--held-out", 4, "--cold"]
+    kept = ["--environments", tmp_path, "--keep-environments"]
+    out, figures = run("main_job.py", *arguments, *sizes, *kept, folder=folder)
+    tiny = figures["models"]["tiny"]
+    assert tiny["failed"] == {"ort-minmax": "no quantizer here"}
+    assert len(tiny["tools"]["quantkit"]["rounds"]) == 2
+    assert "| ort-minmax | failed: no quantizer here |" in out
+
+
+def test_peers_evaluation_loop_reads_images_as_quantkit_does(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(FOLDER))
+    from main_job_cases import Preprocessing
+    from main_job_peers import load
+
+    from quantkit.config.pipeline import PRESETS
+    from quantkit.data.preprocess import preprocess
+
+    rng = np.random.default_rng(0)
+    for number, size in enumerate([(300, 411), (640, 257), (256, 256)]):
+        path = folder / f"photograph{number}.png"
+        Image.fromarray(rng.integers(0, 256, (*size, 3), np.uint8)).save(path)
+        ours = preprocess(path, PRESETS["imagenet"])
+        np.testing.assert_array_equal(load(str(path), asdict(Preprocessing()))[0], ours)
+
+
+def test_benchmark_accuracy_compares_the_methods_with_auto(folder: Path) -> None:
+    build_calibration_set(folder / "images", count=8).save(folder / "set.csv")
+    arguments = ["--model", folder / "tiny.onnx", "--set", folder / "set.csv", "--images", folder / "images"]
+    out, figures = run("accuracy.py", *arguments, "--preset", "imagenet", "--methods", "--peers", "none", folder=folder)
+    methods = figures["models"]["tiny"]["methods"]
+    assert list(methods) == ["auto: percentile", "minmax", "percentile", "kl", "mse"]
+    assert methods["auto: percentile"]["agreement"] == methods["percentile"]["agreement"]
+    assert "auto: percentile" in out
+
+
+def test_benchmark_gpu_measures_both_models_on_the_device_and_the_cpu(folder: Path) -> None:
+    arguments = ["--model", folder / "tiny.onnx", "--photos", folder / "images", "--images", 8]
+    out, figures = run("gpu.py", *arguments, "--device", "cpu", "--batches", "1,4", folder=folder)
+    assert [(row["model"], row["batch"]) for row in figures] == [(m, b) for m in ("fp32", "int8") for b in (1, 1, 4)]
+    assert all(row["differ"] == 0 and row["eval"] > 0 for row in figures)
+    assert all(("pass" in row) == (row["model"] == "fp32") for row in figures)
+    assert "answers differ" in out
+
+
 @pytest.mark.parametrize(
     ("script", "arguments"),
     [
         ("calibration.py", ["--images", "absent"]),
         ("int8_graph.py", ["--images", "absent", "--models", "squeezenet1_1", "--model-dir", "absent"]),
         ("evaluation.py", ["--model", "absent.onnx"]),
+        ("main_job.py", ["--models", "iresnet50", "--model-dir", "absent", "--peers", "none"]),
     ],
 )
 def test_benchmark_without_its_input_says_what_it_needs(script: str, arguments: list[str], tmp_path: Path) -> None:

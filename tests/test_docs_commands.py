@@ -15,7 +15,9 @@ import onnx
 import pytest
 import typer
 
-from quantkit.cli.main import COMMAND_MODULES, app, main
+from quantkit.cli.app import app
+from quantkit.cli.commands import COMMAND_MODULES
+from quantkit.cli.main import main
 from quantkit.demo.digits import MODEL, unpack_digits
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -42,8 +44,8 @@ SMALLER = {
     "sensitivity tutorial": "sensitivity tutorial --count 4",
 }
 # What the reader of a page has beside networks, images and a calibration set; nothing if not said.
-HAS_PROJECT = {"README.md", "gates.md", "tuning.md"}
-HAS_RUN = {"gates.md", "tuning.md"}
+HAS_PROJECT = {"README.md", "devices.md", "gates.md", "tuning.md"}
+HAS_RUN = {"devices.md", "gates.md", "tuning.md"}
 # A gate that so few images cannot prove ends with code 20.
 GATED = {"gates.md": (0, 20)}
 

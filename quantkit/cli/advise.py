@@ -7,7 +7,7 @@ import typer
 
 from quantkit.cli.options import DialectName, ImagesOption, LabelsOption, SkipDamagedOption, images_given
 from quantkit.cli.progress import show_progress
-from quantkit.cli.show import print_notes
+from quantkit.cli.show import print_files, print_next, print_notes
 from quantkit.cli.terminal import console
 from quantkit.cli.vamc import vamc
 
@@ -72,8 +72,10 @@ def advise(
     for line in (MODEL_OF_THE_COMPILER, *_verdict(advice)):
         console.print(line, soft_wrap=True, markup=False)
     print_notes(advice.notes)
-    console.print(f"wrote {advice.path}; the command that writes the same file:", soft_wrap=True, markup=False)
+    console.print("the command that writes the same file:", soft_wrap=True, markup=False)
     console.print(advice.command, soft_wrap=True, markup=False)
+    print_files([advice.path, *([] if json is None else [json])])
+    print_next("vamc", "check", advice.path)
 
 
 def _table(advice: "Advice") -> "Table":

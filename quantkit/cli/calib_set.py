@@ -10,7 +10,7 @@ from quantkit.cli.options import SkipDamagedOption
 from quantkit.cli.progress import show_progress
 from quantkit.cli.show import print_files, print_next, spread
 from quantkit.cli.terminal import console
-from quantkit.errors import CalibrationSetError, UsageError
+from quantkit.errors import CalibrationSetError, ConfigError, UsageError
 from quantkit.files import make_folder
 
 if TYPE_CHECKING:
@@ -85,10 +85,13 @@ def build(
             )
     chosen.save(out)
     _print_summary(chosen)
-    print_files([out])
     if materialize is not None:
         _materialize(chosen, materialize, link)
-    print_next(*("calibrate", "--model", "MODEL.onnx", "--set", out, "--preset", "imagenet"))
+    print_files([out, *([] if materialize is None else [materialize])])
+    if chosen.is_rebuilt:
+        _print_next_calibrate(out)
+    else:
+        print_next("calib-set", "rebuild", out, "--images", "FOLDER", "--out", "SET.csv")
 
 
 @app.command()
@@ -117,6 +120,8 @@ def materialize_command(
 ) -> None:
     """Write the images of a set into one folder, the layout that the vendor's dataset.path expects."""
     _materialize(_load(set_, images), folder, link)
+    print_files([folder])
+    print_next("vamc", "write", "--run", "RUN", "--calibration-folder", folder, "--out", "vamc.yaml")
 
 
 @app.command()
@@ -137,7 +142,23 @@ def rebuild(
     chosen.save(out)
     _print_summary(chosen)
     print_files([out])
-    print_next("calibrate", "--model", "MODEL.onnx", "--set", out, "--preset", "imagenet")
+    _print_next_calibrate(out)
+
+
+def _print_next_calibrate(set_: Path) -> None:
+    """Print how to calibrate with the set: with the options that no project file here gives."""
+    from quantkit.config.project import Project
+    from quantkit.workflows.project import load_project
+
+    try:
+        project = load_project(Path())
+    except ConfigError:  # the set was written all the same; calibrate says what is wrong with the file
+        project = Project()
+    words: list[str | Path] = ["calibrate"]
+    words += [] if project.model is not None else ["--model", "MODEL.onnx"]
+    words += [] if project.set is not None and project.set.resolve() == set_.resolve() else ["--set", set_]
+    words += [] if project.preset is not None or project.ops is not None else ["--preset", "imagenet"]
+    print_next(*words)
 
 
 def _planned(labels: Path | None, names: Path | None, count: int, seed: int) -> "CalibrationSet":

@@ -10,6 +10,7 @@ import typer
 from quantkit.cli.app import app
 from quantkit.cli.options import (
     BatchOption,
+    CheckPreprocessingOption,
     ClusterOption,
     DeviceOption,
     DialectName,
@@ -18,7 +19,7 @@ from quantkit.cli.options import (
     InputOption,
     KeepOutliersOption,
     LabelsOption,
-    MethodOption,
+    MethodOrAutoOption,
     OutputOption,
     PerChannelOption,
     PresetOption,
@@ -30,13 +31,13 @@ from quantkit.cli.options import (
 )
 from quantkit.cli.progress import show_progress
 from quantkit.cli.show import (
-    method_text,
     parse_percent,
     print_coverage,
     print_files,
     print_next,
     print_notes,
     print_preset_notes,
+    print_selection,
 )
 from quantkit.cli.terminal import console
 
@@ -64,7 +65,7 @@ def calibrate(
     seed: Annotated[int | None, typer.Option(help="Seed of the draw from --images.")] = None,
     preset: PresetOption = None,
     exif: ExifOption = None,
-    method: MethodOption = None,
+    method: MethodOrAutoOption = None,
     fraction: FractionOption = None,
     target: TargetOption = None,
     per_channel: PerChannelOption = None,
@@ -87,6 +88,7 @@ def calibrate(
         bool, typer.Option("--fresh", help="Ignore cached statistics; replace a run of other inputs.")
     ] = False,
     require_coverage: RequireCoverageOption = None,
+    check_preprocessing: CheckPreprocessingOption = True,
     device: DeviceOption = "cpu",
     batch: BatchOption = 1,
     provider_option: ProviderOption = None,
@@ -94,7 +96,9 @@ def calibrate(
     threads: Annotated[int | None, typer.Option(help="Number of worker threads.")] = None,
 ) -> None:
     """Run the model once over a calibration set; write statistics, ranges and the int8 model."""
+    from quantkit.config.settings import Settings
     from quantkit.engine.device import Device
+    from quantkit.runs.configuration import record_settings
     from quantkit.workflows.calibrate import calibrate as step
     from quantkit.workflows.project import load_project
     from quantkit.workflows.resolve import calibration_settings
@@ -123,22 +127,29 @@ def calibrate(
         inputs=tuple(input_ or ()),
     )
     least = parse_percent(require_coverage, "--require-coverage", all_allowed=True)
-    print_preset_notes(preset, load_project(Path()))
-    configuration = {
-        "model": settings.model,
-        "images": settings.set or f"{settings.count} of {settings.images}, seed {settings.seed}",
-        "preprocessing": settings.pipeline.describe(),
-        "method": method_text(settings.method),
-        "target": settings.target.name,
-        "per channel": settings.options.per_channel,
-        "skip": settings.options.skip,
-        "bias correction": bias_correction,
-        "keep outliers": keep_outliers or None,
-        "run": settings.run,
-    }
+    project = load_project(Path())
+    print_preset_notes(preset, project)
+    merged = Settings(project)
+    merged.add("model", settings.model, given=model, key="model")
+    drawn = f"{settings.count} of {settings.images}, seed {settings.seed}"
+    merged.add("images", settings.set or drawn, given=set_ or images, key="set")
+    merged.add_preprocessing(settings.pipeline, preset)
+    merged.add("method", settings.method, given=method or fraction, key="method")
+    merged.add("target", settings.target.name, given=target, key="target")
+    merged.add("per channel", settings.options.per_channel, given=per_channel, key="per_channel")
+    merged.add("skip", settings.options.skip, given=skip, key="skip")
+    merged.add("bias correction", bias_correction, given=None if bias_correction else False)
+    merged.add("keep outliers", keep_outliers or None, given=keep_outliers)
+    merged.add("output", settings.output, given=output, key="output")
+    merged.add("inputs", settings.inputs, given=input_, key="inputs")
+    merged.add("until stable", until_stable, given=until_stable)
+    merged.add("dialect", dialect or project.dialect, given=dialect, key="dialect")
+    merged.add("device", where.describe() if device != "cpu" else None, given=device)
+    merged.add("batch", batch if batch != 1 else None, given=batch)
+    merged.add("run", settings.run, given=run, key="run")
     with show_progress() as progress:
         chosen = settings.calibration_set(progress)
-    with show_progress(configuration) as progress:
+    with show_progress(merged.by_name) as progress:
         done = step(
             settings.model,
             chosen,
@@ -153,15 +164,17 @@ def calibrate(
             until_stable=parse_percent(until_stable, "--until-stable"),
             fresh=fresh,
             require_coverage=least,
+            check_preprocessing=check_preprocessing,
             device=where,
             cluster=cluster,
             threads=threads,
             progress=progress,
         )
-    _print(done)
+    record_settings(done.run, "calibrate", merged.by_name)
+    _print(done, None if settings.set is not None else chosen)
 
 
-def _print(done: "Calibration") -> None:
+def _print(done: "Calibration", drawn: Path | None) -> None:
     from rich.table import Table
 
     from quantkit.report.names import Name
@@ -194,7 +207,8 @@ def _print(done: "Calibration") -> None:
         last = statistics.convergence[-1]
         moved = ", ".join(f"{name} {share:.2%} ({last.tensor[name]})" for name, share in last.movement.items())
         console.print(f"largest range changes up to image {last.images}: {moved}", soft_wrap=True)
+    print_selection(quantized.selection)
     print_notes(done.notes)
-    print_files(done.files, in_folder=done.run)
+    print_files((*done.files, *([] if drawn is None else [drawn])), in_folder=done.run)
     print_coverage(done.coverage)
     print_next("compare", "fp32", quantized.name, "--run", done.run)

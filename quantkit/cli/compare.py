@@ -8,6 +8,7 @@ import typer
 from quantkit.cli.app import app
 from quantkit.cli.options import (
     BatchOption,
+    CheckPreprocessingOption,
     ClusterOption,
     DeviceOption,
     ExifOption,
@@ -65,6 +66,7 @@ def compare(
     ] = "vamp",
     latency: Annotated[bool, typer.Option("--latency", help="Measure latency too, on one thread.")] = False,
     datalist: Annotated[Path | None, typer.Option(help="Datalist of the results of a card (NAME=DIR).")] = None,
+    check_preprocessing: CheckPreprocessingOption = True,
     device: DeviceOption = "cpu",
     batch: BatchOption = 1,
     provider_option: ProviderOption = None,
@@ -110,9 +112,10 @@ def compare(
     from quantkit.files import write_json, write_text
     from quantkit.report.tables import csv_text
     from quantkit.report.tables import markdown as markdown_text
+    from quantkit.runs.configuration import record_settings
     from quantkit.workflows.compare import evaluate_models
     from quantkit.workflows.report import report
-    from quantkit.workflows.resolve import comparison_settings
+    from quantkit.workflows.resolve import comparison_settings, settings_of_evaluation
     from quantkit.workflows.vacc.error_breakdown import error_breakdown
 
     gates = parse_gates(
@@ -144,14 +147,12 @@ def compare(
             print_preset_notes(preset, Project())
         if breakdown and settings.run is None:
             raise UsageError("needs a run", where="--breakdown", fix="give --run")
-        configuration = {
-            "models": tuple(models),
-            "run": settings.run,
-            "images": settings.images,
-            "preprocessing": None if settings.pipeline is None else settings.pipeline.describe(),
-            "limit": limit,
-        }
-        with show_progress(configuration) as progress:
+        merged = settings_of_evaluation(settings, run=run, images=images, labels=labels, preset=preset)
+        merged.add("models", tuple(models), given=models)
+        merged.add("exclude", exclude, given=exclude)
+        merged.add("limit", limit, given=limit)
+        merged.add("device", where.describe() if device != "cpu" else None, given=device)
+        with show_progress(merged.by_name) as progress:
             evaluation = evaluate_models(
                 models,
                 run=settings.run,
@@ -166,6 +167,7 @@ def compare(
                 datalist=datalist,
                 output=settings.output,
                 inputs=settings.inputs,
+                check_preprocessing=check_preprocessing,
                 device=where,
                 cluster=cluster,
                 threads=threads,
@@ -183,6 +185,8 @@ def compare(
                     threads=threads,
                     progress=progress,
                 )
+        if settings.run is not None:
+            record_settings(settings.run, "compare", merged.by_name)
         verdicts = [verdict for gate in gates for verdict in gate.verdicts(result)]
     # Files are written first, so that a closed pipe (`head`) does not lose them.
     if junit is not None:
@@ -206,7 +210,15 @@ def compare(
         print_files(path for path in (json, csv, markdown, html, junit) if path is not None)
         if settings.run is not None:
             print_next("sensitivity", settings.run)
+        elif html is None:
+            print_next("compare", *models, *_repeated(images, preset), "--html", "report.html")
     require(verdicts)
+
+
+def _repeated(images: str | None, preset: str | None) -> list[str]:
+    """Return the options of a comparison without a run that the next one needs too."""
+    given = {"--images": images, "--preset": preset}
+    return [word for name, value in given.items() if value is not None for word in (name, value)]
 
 
 def _print(evaluation: "Evaluation", breakdown: "ErrorBreakdown | None", verdicts: "Sequence[GateVerdict]") -> None:

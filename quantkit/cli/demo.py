@@ -7,6 +7,7 @@ import typer
 
 from quantkit.cli.app import app
 from quantkit.cli.progress import show_progress
+from quantkit.cli.show import print_files, print_next
 from quantkit.cli.terminal import console
 
 
@@ -23,6 +24,7 @@ def demo(
     console.print(accuracy_table(done.comparison))
     for note in notes(done.comparison):
         console.print(note, soft_wrap=True, markup=False, style="dim")
-    console.print(f"\nimages, calibration set and quantkit.yaml: {done.folder}", soft_wrap=True, markup=False)
+    console.print(f"images, calibration set and quantkit.yaml: {done.folder}", soft_wrap=True, markup=False)
     console.print(f"statistics, int8 models, ranges and vamc.yaml: {done.run}", soft_wrap=True, markup=False)
-    console.print(f"next: cd {done.folder} && quantkit compare fp32 int8", soft_wrap=True, markup=False)
+    print_files([done.folder])
+    print_next("compare", "fp32", "int8", folder=done.folder)

@@ -1,13 +1,14 @@
 """``quantkit eval``."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from quantkit.cli.app import app
 from quantkit.cli.options import (
     BatchOption,
+    CheckPreprocessingOption,
     ClusterOption,
     DeviceOption,
     ExifOption,
@@ -21,11 +22,13 @@ from quantkit.cli.options import (
     images_given,
 )
 from quantkit.cli.progress import show_progress
-from quantkit.cli.show import print_files, print_notes, print_preset_notes
+from quantkit.cli.show import print_files, print_next, print_notes, print_preset_notes
 from quantkit.cli.terminal import console
 from quantkit.errors import UsageError
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from quantkit.evaluation.predictions import Predictions
     from quantkit.evaluation.predictions_file import Origin
 
@@ -54,6 +57,7 @@ def evaluate(
         Path | None, typer.Option(help="Write the predictions, an npz file.", show_default="not written")
     ] = None,
     json: Annotated[Path | None, typer.Option(help="Write the accuracy as JSON.")] = None,
+    check_preprocessing: CheckPreprocessingOption = True,
     device: DeviceOption = "cpu",
     batch: BatchOption = 1,
     provider_option: ProviderOption = None,
@@ -68,9 +72,10 @@ def evaluate(
         raise UsageError(f"{len(models)} models were given", fix="evaluate one at a time, or use quantkit compare")
     from quantkit.config.project import Project
     from quantkit.engine.device import Device
+    from quantkit.runs.configuration import record_settings
     from quantkit.workflows.evaluate import evaluate as step
     from quantkit.workflows.evaluate import parse_shard
-    from quantkit.workflows.resolve import evaluation_settings
+    from quantkit.workflows.resolve import evaluation_settings, settings_of_evaluation
 
     where = Device.parse(device, batch=batch, options=provider_option or ())
     settings = evaluation_settings(
@@ -87,15 +92,12 @@ def evaluate(
     )
     if preset is not None:
         print_preset_notes(preset, Project())
-    configuration = {
-        "model": models[0],
-        "run": settings.run,
-        "images": settings.images,
-        "preprocessing": None if settings.pipeline is None else settings.pipeline.describe(),
-        "shard": shard,
-        "limit": limit,
-    }
-    with show_progress(configuration) as progress:
+    merged = settings_of_evaluation(settings, run=run, images=images, labels=labels, preset=preset)
+    merged.add("exclude", exclude, given=exclude)
+    merged.add("shard", shard, given=shard)
+    merged.add("limit", limit, given=limit)
+    merged.add("device", where.describe() if device != "cpu" else None, given=device)
+    with show_progress(merged.by_name) as progress:
         done = step(
             models[0],
             run=settings.run,
@@ -109,11 +111,14 @@ def evaluate(
             cache=settings.cache,
             output=settings.output,
             inputs=settings.inputs,
+            check_preprocessing=check_preprocessing,
             device=where,
             cluster=cluster,
             threads=threads,
             progress=progress,
         )
+    if settings.run is not None:
+        record_settings(settings.run, f"eval {done.name}", merged.by_name)
     fresh = len(done.predictions) - done.kept
     if fresh:
         before = f" ({done.kept} were cached)" if done.kept else ""
@@ -123,7 +128,15 @@ def evaluate(
     else:
         console.print("all scores were cached, nothing was run")
     print_notes(done.notes)
-    _finish(done.predictions, done.origin, done.warnings, out, json, done.output)
+    ran_on = None if done.ran_on is None else done.ran_on.to_json()
+    _finish(done.predictions, done.origin, done.warnings, out, json, {"output": done.output, "ran_on": ran_on})
+    if shard is not None and out is not None:
+        print_next("eval", "--merge", out, "OTHER.npz", "--out", "all.npz")
+    elif settings.run is not None:
+        print_next("compare", "fp32", models[0] if models[0] != "fp32" else "int8", "--run", settings.run)
+    else:
+        chosen = [] if preset is None else ["--preset", preset]
+        print_next("calibrate", "--model", models[0], "--images", "FOLDER", *chosen)
 
 
 def _merge(paths: list[Path], out: Path | None, json: Path | None) -> None:
@@ -138,6 +151,7 @@ def _merge(paths: list[Path], out: Path | None, json: Path | None) -> None:
         here = ", ".join(f"{i}/{n}" for i, n in origin.shards)
         console.print(f"note: only the shards {here} are included")
     _finish(predictions, origin, () if diagnosis is None else (diagnosis,), out, json)
+    print_next("compare", "fp32", "int8", "--run", "RUN")
 
 
 def _finish(
@@ -146,7 +160,7 @@ def _finish(
     warnings: tuple[str, ...],
     out: Path | None,
     json: Path | None,
-    output: str | None = None,
+    about: "Mapping[str, Any] | None" = None,
 ) -> None:
     from dataclasses import asdict
 
@@ -170,6 +184,8 @@ def _finish(
         save_predictions(out, predictions, origin)
     if json is not None:
         write_json(
-            json, {**accuracy.to_json(), "classes": predictions.classes, "output": output, "origin": asdict(origin)}
+            json,
+            {**accuracy.to_json(), "classes": predictions.classes, "output": None, "origin": asdict(origin)}
+            | dict(about or {}),
         )
     print_files(path for path in (out, json) if path is not None)

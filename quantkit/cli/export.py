@@ -9,8 +9,8 @@ import typer
 
 from quantkit.cli.app import app
 from quantkit.cli.options import TargetName
+from quantkit.cli.show import print_files, print_next
 from quantkit.cli.terminal import console
-from quantkit.config.pipeline import PRESETS
 from quantkit.errors import UsageError
 
 if TYPE_CHECKING:
@@ -136,9 +136,13 @@ def _parse_size(text: str) -> tuple[int, int, int]:
 
 
 def _print(network: str, done: "Exported", input_name: str, output_name: str) -> None:
+    from quantkit.config.pipeline import PRESETS
+    from quantkit.graph.model import model_files
+
     shape = ", ".join(str(side) for side in done.input_size)
     ends = f"{input_name} [N, {shape}], {output_name} [N, {done.classes}]"
     lines = [f"{network}: {done.parameters:,} parameters, {ends}, opset {done.opset}, {done.exporter} exporter"]
+    lines[0] += f", {done.size_bytes / 1e6:.3g} MB"
     if done.failed_exporter is not None:
         lines.append(
             f"note: the {done.failed_exporter} exporter failed, so {done.exporter} was used ({done.fallback_reason})"
@@ -155,6 +159,7 @@ def _print(network: str, done: "Exported", input_name: str, output_name: str) ->
         ops = [{"op": op.op, **op.model_dump(mode="json", exclude_defaults=True)} for op in done.pipeline.ops]
         lines.append("these weights need other preprocessing than the preset imagenet; for quantkit.yaml:")
         lines.append(f"ops: {json.dumps(ops)}")
-    lines.append(f"wrote {done.path} ({done.size_bytes / 1e6:.3g} MB)")
     for line in lines:
         console.print(line, soft_wrap=True, markup=False)
+    print_files(model_files(done.path))
+    print_next("inspect", done.path)

@@ -11,7 +11,8 @@ _OPTIONS: dict[str, str] = {
     "reference reference-arg results text text-run skip-broken skip-damaged",
     METHOD: "method fraction per-channel activations weight-bits power-of-two skip bias-correction keep-outliers "
     "until-stable by max-drop min-agreement max-float max-skips rewrite disable skips tolerance exporter skip-conv "
-    "skip-matmul weight-scale calibrate-chunk-by overflow-adaptive cluster-mode data-transport-mode softmax",
+    "skip-matmul weight-scale calibrate-chunk-by overflow-adaptive cluster-mode data-transport-mode softmax "
+    "check-preprocessing",
     TARGET: "target dialect calibration-folder dtype opset workspace name suffix vdsp runtime breakdown "
     "require-coverage to instances processes",
     OUTPUT: "out json csv markdown html junit explain top fail-if fail-if-proven fail-unless-proven latency "
@@ -53,7 +54,7 @@ _DEFAULTS = {
     "markdown": "not written",
     "materialize": "not written",
     "max-skips": "any number; 3 for vacc",
-    "method": "that of quantkit.yaml, or percentile",
+    "method": "that of quantkit.yaml, or auto",
     "min-agreement": "any",
     "model": "that of quantkit.yaml",
     "name": "the model's file name",

@@ -8,7 +8,7 @@ import typer
 from quantkit.cli.app import sub_app
 from quantkit.cli.options import SkipDamagedOption
 from quantkit.cli.progress import show_progress
-from quantkit.cli.show import print_next, spread
+from quantkit.cli.show import print_files, print_next, spread
 from quantkit.cli.terminal import console
 from quantkit.errors import ImageError, UsageError
 
@@ -68,6 +68,7 @@ def prepare(
         soft_wrap=True,
         markup=False,
     )
+    print_files([out or folder])
     print_next("calib-set", "build", "--images", out or folder, "--out", "calibration.csv")
 
 

@@ -1,6 +1,7 @@
 """``quantkit init``."""
 
 import json
+import shlex
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -41,7 +42,7 @@ def init(
         return
     if preset is not None or images is not None:
         raise UsageError("needs --model", where="--preset" if preset is not None else "--images")
-    from quantkit.config.ready import ready_configs, title, write_ready_config
+    from quantkit.config.ready import first_command, ready_configs, title, write_ready_config
 
     if name is None:
         for known, text in ready_configs().items():
@@ -50,6 +51,7 @@ def init(
     path = write_ready_config(name, Path())
     console.print("its comments describe the next steps", soft_wrap=True, markup=False)
     print_files([path])
+    print_next(*shlex.split(first_command(ready_configs()[name]))[1:])
 
 
 def _write_for_model(name: str | None, model: Path, preset: str | None, images: Path | None) -> None:

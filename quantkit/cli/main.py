@@ -1,7 +1,6 @@
 """Entry point: runs the command and turns an expected error into one line and its exit code."""
 
 import errno
-import importlib
 import io
 import logging
 import os
@@ -15,37 +14,16 @@ import typer
 from typer.exceptions import TyperException
 
 from quantkit import __version__
+from quantkit.cli import lazy_imports
 from quantkit.cli.app import JsonEventsOption, LogFileOption, QuietOption, VerboseOption, app
+from quantkit.cli.commands import command_line
 from quantkit.cli.terminal import errors, session
 from quantkit.config.nearest import nearest
 from quantkit.errors import OutputError, QuantkitError
 from quantkit.files import reason
 
-# Each module adds its commands to the app when it is imported; the order here is the order in --help.
-COMMAND_MODULES: tuple[str, ...] = (
-    "quantkit.cli.demo",
-    "quantkit.cli.inspect",
-    "quantkit.cli.init",
-    "quantkit.cli.preset",
-    "quantkit.cli.calib_set",
-    "quantkit.cli.plan",
-    "quantkit.cli.calibrate",
-    "quantkit.cli.quantize",
-    "quantkit.cli.sensitivity",
-    "quantkit.cli.tune",
-    "quantkit.cli.evaluate",
-    "quantkit.cli.compare",
-    "quantkit.cli.report",
-    "quantkit.cli.relink",
-    "quantkit.cli.vamc",
-    "quantkit.cli.advise",
-    "quantkit.cli.vamp",
-    "quantkit.cli.stats",
-    "quantkit.cli.imagenet",
-    "quantkit.cli.export",
-)
-
 USAGE = 2
+# Also what typer returns after Ctrl-C.
 INTERRUPTED = 130
 UNEXPECTED = 70
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
@@ -86,8 +64,7 @@ def main() -> None:
     warnings.filterwarnings("ignore", module=r"PIL\.")
     # So are the warnings of onnx_ir about invalid graphs.
     logging.getLogger("onnx_ir").setLevel(logging.CRITICAL)
-    for module in COMMAND_MODULES:
-        importlib.import_module(module)
+    lazy_imports.install()
     session.reset()
     try:
         code = _run(arguments)
@@ -99,7 +76,9 @@ def main() -> None:
 
 def _run(arguments: list[str]) -> int:
     try:
-        result = typer.main.get_command(app).main(args=arguments, prog_name="quantkit", standalone_mode=False)
+        result = command_line().main(args=arguments, prog_name="quantkit", standalone_mode=False)
+        if result == INTERRUPTED:
+            return _interrupted()
         return result if isinstance(result, int) else 0
     except QuantkitError as error:
         return _report(str(error), error.exit_code)
@@ -110,7 +89,7 @@ def _run(arguments: list[str]) -> int:
         command = context.command_path if context is not None else "quantkit"
         return _report(f"{_with_guess(error.format_message())} See {command} --help.", USAGE)
     except (KeyboardInterrupt, typer.Abort):
-        return _report("interrupted; run the same command again to resume", INTERRUPTED)
+        return _interrupted()
     except BrokenPipeError:
         # The reader of the output closed the pipe, as `head` does.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -123,6 +102,10 @@ def _run(arguments: list[str]) -> int:
         return _report(f"the disk cannot be written ({reason(error)}); free space and run again", OutputError.exit_code)
     except Exception as error:  # an unexpected error is reported in one line, too
         return _unexpected(error)
+
+
+def _interrupted() -> int:
+    return _report("interrupted; run the same command again to resume", INTERRUPTED)
 
 
 def _with_guess(message: str) -> str:
@@ -141,9 +124,10 @@ def _unexpected(error: Exception) -> int:
 
 
 def _report(message: str, code: int) -> int:
-    if os.environ.get("QUANTKIT_DEBUG"):
-        traceback.print_exc()
-    session.log(traceback.format_exc())
+    if sys.exc_info()[0] is not None:
+        if os.environ.get("QUANTKIT_DEBUG"):
+            traceback.print_exc()
+        session.log(traceback.format_exc())
     text = " ".join(message.split())
     if not session.events_on_stderr:
         errors.print(f"error: {text}", style="red", markup=False, soft_wrap=True)

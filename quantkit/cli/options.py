@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from quantkit.data.sources.open import ImagesLike
 
 MethodName = Literal["minmax", "percentile", "kl", "mse"]
+MethodOrAuto = Literal["auto", "minmax", "percentile", "kl", "mse"]
 TargetName = Literal["ort", "tensorrt", "vacc"]
 DialectName = Literal["build", "compile"]
 
@@ -39,7 +40,10 @@ LabelsOption = Annotated[
     typer.Option(help="Label file of --images, or the ImageNet devkit (.tar.gz, or its ground truth)."),
 ]
 
-MethodOption = Annotated[MethodName | None, typer.Option(help="Calibration method.")]
+MethodOrAutoOption = Annotated[
+    MethodOrAuto | None,
+    typer.Option(help="Calibration method; auto compares the methods on calibration images and takes the best."),
+]
 FractionOption = Annotated[float | None, typer.Option(help="Fraction of values that a percentile range keeps.")]
 TargetOption = Annotated[TargetName | None, typer.Option(help="Runtime or compiler of the int8 model.")]
 PerChannelOption = Annotated[
@@ -105,6 +109,14 @@ ExifOption = Annotated[
         "--exif/--no-exif",
         help="Apply the EXIF orientation of images, as OpenCV and the vendor's image2npz do, or ignore it, as "
         "torchvision does; the shipped presets ignore it.",
+    ),
+]
+
+CheckPreprocessingOption = Annotated[
+    bool,
+    typer.Option(
+        "--check-preprocessing/--no-check-preprocessing",
+        help="Try other scalings and channel orders on some labelled images; warn where one is better beyond chance.",
     ),
 ]
 

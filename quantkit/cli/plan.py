@@ -61,6 +61,7 @@ def plan(
     json: Annotated[Path | None, typer.Option(help="Write the plan as JSON.")] = None,
 ) -> None:
     """Estimate time and memory of a job from the rates of a few images."""
+    from quantkit.config.settings import Settings
     from quantkit.engine.device import Device
     from quantkit.files import write_json
     from quantkit.workflows.plan import plan_job
@@ -68,7 +69,10 @@ def plan(
 
     counts = [_numbers(text, option) for text, option in ((workers, "--workers"), (nodes, "--nodes"))]
     where = Device.parse(device, batch=batch, options=provider_option or ())
-    with show_progress({"job": job, "models": ", ".join(map(str, models)), "images": images}) as progress:
+    settings = Settings()
+    for name, value in (("job", job), ("models", ", ".join(map(str, models))), ("images", images)):
+        settings.add(name, value, given=value)
+    with show_progress(settings.by_name) as progress:
         made = plan_job(
             job,
             models,

@@ -3,6 +3,7 @@
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 from rich.markup import escape
 from rich.progress import (
@@ -20,6 +21,9 @@ from rich.text import Text
 from quantkit.cli.show import print_configuration
 from quantkit.cli.terminal import Session, errors, session
 from quantkit.progress import Progress, ProgressCallback
+
+if TYPE_CHECKING:
+    from quantkit.config.settings import Setting
 
 # Seconds between two lines of a command if standard error is not a terminal.
 LINE_INTERVAL_S = 10.0
@@ -199,7 +203,7 @@ class _AtFirstTask:
 
 
 @contextmanager
-def show_progress(configuration: Mapping[str, object] | None = None) -> Iterator[Progress]:
+def show_progress(configuration: "Mapping[str, Setting] | None" = None) -> Iterator[Progress]:
     """Yield the progress display of the block, as selected by the global options.
 
     Args:

@@ -10,7 +10,7 @@ from quantkit.cli.options import (
     ActivationsOption,
     FractionOption,
     KeepOutliersOption,
-    MethodOption,
+    MethodOrAutoOption,
     PerChannelOption,
     PowerOfTwoOption,
     RequireCoverageOption,
@@ -18,14 +18,14 @@ from quantkit.cli.options import (
     TargetOption,
     WeightBitsOption,
 )
+from quantkit.cli.progress import show_progress
 from quantkit.cli.show import (
-    method_text,
     parse_percent,
-    print_configuration,
     print_coverage,
     print_files,
     print_next,
     print_notes,
+    print_selection,
 )
 from quantkit.cli.terminal import console
 
@@ -33,7 +33,7 @@ from quantkit.cli.terminal import console
 @app.command()
 def quantize(
     run: Annotated[Path | None, typer.Option(help="Run folder of quantkit calibrate.")] = None,
-    method: MethodOption = None,
+    method: MethodOrAutoOption = None,
     fraction: FractionOption = None,
     target: TargetOption = None,
     out: Annotated[
@@ -59,6 +59,8 @@ def quantize(
     require_coverage: RequireCoverageOption = None,
 ) -> None:
     """Compute the ranges by another method from the statistics of a run, and write the int8 model."""
+    from quantkit.config.settings import Settings
+    from quantkit.runs.configuration import record_settings
     from quantkit.targets import parse_target
     from quantkit.workflows.project import find_run, load_project
     from quantkit.workflows.quantize import QuantizeOptions
@@ -78,32 +80,34 @@ def quantize(
     folder = find_run(run, project, Path())
     chosen = method_of(method, fraction, project)
     aim = parse_target(target or project.target or "ort")
-    done = step(
-        folder,
-        method=chosen,
-        target=aim,
-        options=options,
-        out=out,
-        require_coverage=parse_percent(require_coverage, "--require-coverage", all_allowed=True),
-    )
-    print_configuration(
-        {
-            "run": folder,
-            "method": method_text(chosen),
-            "target": aim.name,
-            "per channel": options.per_channel,
-            "activations": activations,
-            "weight bits": weight_bits,
-            "skip": options.skip,
-            "bias correction": bias_correction,
-            "keep outliers": keep_outliers or None,
-        }
-    )
+    merged = Settings(project)
+    merged.add("run", folder, given=run, key="run")
+    merged.add("method", chosen, given=method or fraction, key="method")
+    merged.add("target", aim.name, given=target, key="target")
+    merged.add("per channel", options.per_channel, given=per_channel, key="per_channel")
+    merged.add("activations", activations, given=activations)
+    merged.add("weight bits", weight_bits, given=weight_bits)
+    merged.add("power of two", power_of_two, given=power_of_two)
+    merged.add("skip", options.skip, given=skip, key="skip")
+    merged.add("bias correction", bias_correction, given=None if bias_correction else False)
+    merged.add("keep outliers", keep_outliers or None, given=keep_outliers)
+    with show_progress(merged.by_name) as progress:
+        done = step(
+            folder,
+            method=chosen,
+            target=aim,
+            options=options,
+            out=out,
+            require_coverage=parse_percent(require_coverage, "--require-coverage", all_allowed=True),
+            progress=progress,
+        )
+    record_settings(folder, f"quantize {done.name}", merged.by_name)
     if explain:
         for row in done.explain():
             console.print(f"{row.kind:8}  {row.op_type:18}  {row.how:9}  {row.name}", soft_wrap=True, markup=False)
             if row.why:
                 console.print(f"{'':10}{row.why}", soft_wrap=True, markup=False, style="dim")
+    print_selection(done.selection)
     print_notes(done.notes)
     print_files(dict.fromkeys((done.path, *done.files)))
     print_coverage(done.coverage)

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from quantkit.cli.app import app
-from quantkit.cli.show import print_files
+from quantkit.cli.show import print_files, print_next
 from quantkit.cli.terminal import console
 from quantkit.errors import UsageError
 
@@ -36,3 +36,4 @@ def relink(
     console.print(f"model: {record.model.path}", soft_wrap=True, markup=False)
     console.print(f"set: {record.set.path or 'not saved'}", soft_wrap=True, markup=False)
     print_files([run / "run.json"])
+    print_next("compare", "fp32", "int8", "--run", run)

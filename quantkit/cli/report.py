@@ -6,8 +6,9 @@ from typing import Annotated
 import typer
 
 from quantkit.cli.app import app
+from quantkit.cli.options import BatchOption, DeviceOption, ProviderOption
 from quantkit.cli.progress import show_progress
-from quantkit.cli.show import print_files
+from quantkit.cli.show import print_files, print_next
 
 
 @app.command()
@@ -26,17 +27,22 @@ def report(
     exclude: Annotated[Path | None, typer.Option(help="Calibration set whose images are left out.")] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Maximum number of evaluation images.")] = None,
     latency: Annotated[bool, typer.Option("--latency", help="Measure latency too, on one thread.")] = False,
+    device: DeviceOption = "cpu",
+    batch: BatchOption = 1,
+    provider_option: ProviderOption = None,
     threads: Annotated[int | None, typer.Option(help="Number of worker threads.")] = None,
 ) -> None:
     """Write an HTML report of a run: its models compared with fp32, drift, sensitivity, tuning, coverage."""
+    from quantkit.engine.device import Device
     from quantkit.workflows.project import load_project, run_of_subject
     from quantkit.workflows.report import report_run
 
     project = load_project(Path())
     own_images = images is None
+    run = run_of_subject(subject, project, Path())
     with show_progress() as progress:
         report_run(
-            run_of_subject(subject, project, Path()),
+            run,
             html,
             models=tuple(models or ()),
             images=project.images if own_images else images,
@@ -45,7 +51,9 @@ def report(
             exclude=exclude,
             limit=limit,
             latency=latency,
+            device=Device.parse(device, batch=batch, options=provider_option or ()),
             threads=threads,
             progress=progress,
         )
     print_files([html])
+    print_next("tune", run)

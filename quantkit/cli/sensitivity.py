@@ -1,5 +1,6 @@
 """``quantkit sensitivity``."""
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -8,14 +9,17 @@ import typer
 from quantkit.cli.app import app
 from quantkit.cli.options import (
     ActivationsOption,
+    BatchOption,
     ClusterOption,
+    DeviceOption,
     FractionOption,
     ImagesOption,
     KeepOutliersOption,
     LabelsOption,
-    MethodOption,
+    MethodName,
     PerChannelOption,
     PowerOfTwoOption,
+    ProviderOption,
     SkipDamagedOption,
     SkipOption,
     TargetOption,
@@ -23,7 +27,7 @@ from quantkit.cli.options import (
     images_given,
 )
 from quantkit.cli.progress import show_progress
-from quantkit.cli.show import method_text, print_files, print_next, print_notes
+from quantkit.cli.show import print_files, print_next, print_notes
 from quantkit.cli.terminal import console
 from quantkit.errors import UsageError
 
@@ -49,7 +53,9 @@ def sensitivity(
     top: Annotated[
         int | None, typer.Option(min=1, help="Maximum number of layers to print; files contain all.")
     ] = None,
-    method: MethodOption = None,
+    method: Annotated[
+        MethodName | None, typer.Option(help="Calibration method.", show_default="that of the run's int8 model")
+    ] = None,
     fraction: FractionOption = None,
     target: TargetOption = None,
     per_channel: PerChannelOption = None,
@@ -67,29 +73,42 @@ def sensitivity(
     labels: LabelsOption = None,
     names: Annotated[Path | None, typer.Option(help="Class names, one per line.")] = None,
     exclude: Annotated[Path | None, typer.Option(help="Calibration set whose images are left out.")] = None,
+    device: DeviceOption = "cpu",
+    batch: BatchOption = 1,
+    provider_option: ProviderOption = None,
     cluster: ClusterOption = None,
     threads: Annotated[int | None, typer.Option(help="Number of worker threads.")] = None,
     json: Annotated[Path | None, typer.Option(help="Write all figures as JSON.")] = None,
     csv: Annotated[Path | None, typer.Option(help="Write the table as CSV.")] = None,
     html: Annotated[Path | None, typer.Option(help="Write a page with the table and its bars.")] = None,
 ) -> None:
-    """Measure the cost of each layer, isolated and left out; resumable."""
+    """Measure the cost of each layer, isolated and left out; resumable.
+
+    With --device, fp32 and all int8 models run there. A correction of biases is fitted on the CPU.
+    """
+    from quantkit.config.settings import Settings
+    from quantkit.engine.device import Device
     from quantkit.files import write_json, write_text
     from quantkit.report.sections.sensitivity import summary
     from quantkit.report.sensitivity import sensitivity_page
+    from quantkit.runs.configuration import record_settings
+    from quantkit.runs.folder import RunFolder
     from quantkit.targets import parse_target
     from quantkit.workflows.project import load_project, run_of_subject
     from quantkit.workflows.quantize import QuantizeOptions
-    from quantkit.workflows.resolve import method_of
+    from quantkit.workflows.resolve import method_for_run
+    from quantkit.workflows.run_results import sensitivity_path
     from quantkit.workflows.sensitivity import sensitivity as step
     from quantkit.workflows.sensitivity_decision import compare_command, decide, quantize_command
 
     if subject is not None and run is not None:
         raise UsageError("a run was given twice", where="--run", fix="give it once")
+    where = Device.parse(device, batch=batch, options=provider_option or ())
     project = load_project(Path())
     own_images = by == "accuracy" and images is None
     found_by = project.images if own_images else images
-    folder, chosen = run_of_subject(subject or run, project, Path()), method_of(method, fraction, project)
+    folder, aim = run_of_subject(subject or run, project, Path()), parse_target(target or project.target or "ort")
+    chosen = method_for_run(method, fraction, project, folder, aim)
     options = QuantizeOptions(
         per_channel=project.per_channel if per_channel is None else per_channel,
         activation_type=activations,
@@ -99,19 +118,25 @@ def sensitivity(
         bias_correction=bias_correction,
         keep_outliers=keep_outliers,
     )
-    configuration = {
-        "run": folder,
-        "method": method_text(chosen),
-        "target": target or project.target or "ort",
-        "by": by,
-        "images": found_by,
-        "skip": options.skip,
-    }
-    with show_progress(configuration) as progress:
+    merged = Settings(project)
+    merged.add("run", folder, given=subject or run, key="run")
+    merged.add("method", chosen, given=method or fraction, key="method")
+    merged.add("target", aim.name, given=target, key="target")
+    merged.add("by", by, given=by if by != "isolated" else None)
+    merged.add("count", count, given=count)
+    merged.add("per channel", options.per_channel, given=per_channel, key="per_channel")
+    merged.add("activations", activations, given=activations)
+    merged.add("weight bits", weight_bits, given=weight_bits)
+    merged.add("power of two", power_of_two, given=power_of_two)
+    merged.add("skip", options.skip, given=skip, key="skip")
+    merged.add("bias correction", bias_correction, given=None if bias_correction else False)
+    merged.add("keep outliers", keep_outliers or None, given=keep_outliers)
+    merged.add("images", found_by, given=images, key="images")
+    with show_progress(merged.by_name) as progress:
         found = step(
             folder,
             method=chosen,
-            target=parse_target(target or project.target or "ort"),
+            target=aim,
             options=options,
             by=by,
             count=count,
@@ -119,10 +144,12 @@ def sensitivity(
             labels=project.labels if own_images and labels is None else labels,
             names=names or project.names,
             exclude=exclude,
+            device=where,
             cluster=cluster,
             threads=threads,
             progress=progress,
         )
+    record_settings(folder, f"sensitivity {found.target}", merged.by_name)
     decision = decide(found)
     # Files are written first, so that a closed pipe (`head`) does not lose them.
     if json is not None:
@@ -136,16 +163,13 @@ def sensitivity(
         console.print(line, soft_wrap=True, markup=False)
     for line in decision.lines():
         console.print(line, soft_wrap=True, markup=False, style="bold")
-    if decision.layers:
-        for line in (
-            quantize_command(folder, found, chosen, options, decision.skips),
-            compare_command(folder, found),
-        ):
-            console.print(f"    {line}", soft_wrap=True, markup=False)
     print_notes(found.notes)
-    print_files(path for path in (json, csv, html) if path is not None)
+    print_files((sensitivity_path(RunFolder(folder), found.target), *(one for one in (json, csv, html) if one)))
     if not decision.layers:
         print_next("tune", folder)
+        return
+    for line in (quantize_command(folder, found, chosen, options, decision.skips), compare_command(folder, found)):
+        print_next(*shlex.split(line)[1:])
 
 
 def _table(found: "Sensitivity", top: int | None) -> "Table":

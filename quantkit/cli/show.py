@@ -3,7 +3,7 @@
 import os
 import shlex
 import sys
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,9 +13,12 @@ from quantkit.errors import UsageError
 from quantkit.notes import grouped
 
 if TYPE_CHECKING:
-    from quantkit.config.method import Method
+    from collections.abc import Mapping
+
     from quantkit.config.project import Project
+    from quantkit.config.settings import Setting
     from quantkit.graph.coverage import Coverage
+    from quantkit.search.method_selection import MethodSelection
 
 
 @contextmanager
@@ -65,61 +68,79 @@ def print_files(files: Iterable[Path], *, in_folder: Path | None = None) -> None
 
     Args:
         files: the written files.
-        in_folder: print files in this folder by name, and the folder once.
+        in_folder: print files in this folder by name, and the folder once; other files by their paths.
     """
     paths = list(files)
     session.event("wrote", files=[str(path) for path in paths])
     if session.quiet or not paths:
         return
-    if in_folder is None:
-        text = ", ".join(map(str, paths))
-    else:
-        text = f"{', '.join(path.name for path in paths)} in {in_folder}"
-    console.print(f"wrote {text}", soft_wrap=True, markup=False)
+    inside = [path.name for path in paths if path.parent == in_folder]
+    parts = [f"{', '.join(inside)} in {in_folder}"] if inside else []
+    parts += [str(path) for path in paths if path.parent != in_folder]
+    console.print(f"wrote {', '.join(parts)}", soft_wrap=True, markup=False)
 
 
-def print_next(*words: str | Path) -> None:
-    """Print the command that usually comes next, quoted for a shell; nothing with ``--quiet``."""
-    command = shlex.join(["quantkit", *map(str, words)])
-    session.event("next", command=command)
-    if not session.quiet:
-        console.print(f"next: {command}", soft_wrap=True, markup=False)
+def print_next(*words: str | Path, folder: Path | None = None, to_errors: bool = False) -> None:
+    """Print the command that usually comes next, quoted for a shell; nothing with ``--quiet``.
 
-
-def print_configuration(values: Mapping[str, object]) -> None:
-    """Print the effective settings of a command on standard error, one per line; nothing with ``--quiet``.
+    Words in capitals stand for what the user has to fill in.
 
     Args:
-        values: settings by name; None and empty values are left out.
+        words: of the command, without ``quantkit``.
+        folder: where it is to be run, if not here.
+        to_errors: print on standard error, where standard output is for other programs.
     """
-    given = {name: _plain(value) for name, value in values.items() if value is not None and value not in ((), {}, "")}
-    if not given:
+    command = shlex.join(["quantkit", *map(str, words)])
+    if folder is not None:
+        command = f"{shlex.join(['cd', str(folder)])} && {command}"
+    session.event("next", command=command)
+    if session.quiet or (to_errors and session.events_on_stderr):
         return
-    session.event("configuration", values=given)
+    (errors if to_errors else console).print(f"next: {command}", soft_wrap=True, markup=False)
+
+
+def print_configuration(settings: "Mapping[str, Setting]") -> None:
+    """Print the effective settings of a command, one per line, with the sources of those that are no defaults.
+
+    They go to standard error; nothing is printed with ``--quiet``.
+    """
+    if not settings:
+        return
+    from quantkit.config.settings import setting_text
+
+    texts = {name: setting_text(one.value) for name, one in settings.items()}
+    sources = {name: one.source for name, one in settings.items() if one.source}
+    session.event("configuration", values=texts, sources=sources)
     if session.quiet or session.events_on_stderr:
         return
-    width = max(map(len, given), default=0)
-    for name, text in given.items():
-        errors.print(f"{name:{width}}  {text}", soft_wrap=True, markup=False, style="dim")
+    width = max(map(len, texts))
+    for name, text in texts.items():
+        source = f"  ({sources[name]})" if name in sources else ""
+        errors.print(f"{name:{width}}  {text}{source}", soft_wrap=True, markup=False, style="dim")
 
 
-def method_text(method: "Method") -> str:
-    """Return a method's name and settings."""
-    from dataclasses import asdict
+def print_selection(selection: "MethodSelection | None") -> None:
+    """Print the comparison by which method ``auto`` chose a method; nothing where it compared none, or ``--quiet``."""
+    if selection is None or not selection.results:
+        return
+    session.event("method_selection", **selection.to_json())
+    if session.quiet:
+        return
+    from rich.table import Table
 
-    from quantkit.config.method import method_name
+    table = Table(box=None, pad_edge=False)
+    table.add_column("method")
+    for heading in ("images", "distance", "SQNR, dB", "agree"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    table.add_column("")
+    for row in selection.rows():
+        figures = (_figure(row[name], digits) for name, digits in (("distance", 2), ("sqnr_db", 1), ("agreement", 1)))
+        table.add_row(row["method"], str(row["images"] or "–"), *figures, row["outcome"])
+    console.print(table)
 
-    return " ".join((method_name(method), *(f"{name} {value}" for name, value in asdict(method).items())))
 
-
-def _plain(value: object) -> str:
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, Mapping):
-        return ", ".join(f"{name} {_plain(one)}" for name, one in value.items())
-    if isinstance(value, tuple | list | frozenset):
-        return ", ".join(map(str, value))
-    return str(value)
+def _figure(value: float | None, digits: int) -> str:
+    return "–" if value is None else f"{value:.{digits}f}"
 
 
 def print_coverage(covered: "Coverage") -> None:

@@ -45,7 +45,7 @@ def show(file: _File) -> None:
         far = statistics.outlier_ratio[row]
         console.print(f"image {statistics.images[row][:12]}: outlier ratio {far:.0f}")
     console.print(f"model {made.model_sha256[:16]}, preprocessing {made.pipeline_sha256[:16]}")
-    console.print(f"by quantkit {made.quantkit} on onnxruntime {made.onnxruntime}")
+    console.print(f"by quantkit {made.quantkit} with onnxruntime {made.onnxruntime} on {made.device}", soft_wrap=True)
     for method in statistics.convergence[-1].movement if statistics.convergence else ():
         enough = images_enough(statistics.convergence, method, 0.005)
         what = "still moving" if enough is None else f"stable from image {enough} on"

@@ -8,12 +8,15 @@ import typer
 
 from quantkit.cli.app import app
 from quantkit.cli.options import (
+    BatchOption,
     ClusterOption,
+    DeviceOption,
     ImagesOption,
     KeepOutliersOption,
     LabelsOption,
     PerChannelOption,
     PresetOption,
+    ProviderOption,
     RequireCoverageOption,
     SkipDamagedOption,
     SkipOption,
@@ -30,6 +33,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from quantkit.config.project import Project
+    from quantkit.engine.device import Device
     from quantkit.progress import Progress
     from quantkit.workflows.tune import Tuning
 
@@ -80,13 +84,23 @@ def tune(
     out: Annotated[Path | None, typer.Option(help="Path of the int8 model.", show_default="in the run folder")] = None,
     fresh: Annotated[bool, typer.Option("--fresh", help="Ignore cached trials.")] = False,
     require_coverage: RequireCoverageOption = None,
+    device: DeviceOption = "cpu",
+    batch: BatchOption = 1,
+    provider_option: ProviderOption = None,
     cluster: ClusterOption = None,
     threads: Annotated[int | None, typer.Option(help="Number of worker threads.")] = None,
     json: Annotated[Path | None, typer.Option(help="Write the trials and the result as JSON.")] = None,
 ) -> None:
-    """Find the cheapest int8 model within an accuracy budget. Resumable."""
+    """Find the cheapest int8 model within an accuracy budget. Resumable.
+
+    With --device, models are observed, compared and evaluated there, fp32 too. Ranges are refined, and biases and
+    weights corrected, on the CPU.
+    """
+    from quantkit.config.settings import Settings
+    from quantkit.engine.device import Device
     from quantkit.files import write_json
-    from quantkit.search.mixed_precision import FloatBudget
+    from quantkit.runs.configuration import record_settings
+    from quantkit.search.budget import FloatBudget
     from quantkit.search.stages import Goal, Stage
     from quantkit.targets import parse_target
     from quantkit.workflows.project import load_project
@@ -94,26 +108,32 @@ def tune(
     from quantkit.workflows.tune import TuneOptions
     from quantkit.workflows.tune import tune as step
 
+    where = Device.parse(device, batch=batch, options=provider_option or ())
     project = load_project(Path())
     chosen = parse_target(target or project.target or "ort")
     if write_fp32 is not None and (not chosen.compiler_calibrates or not rewrite):
         raise UsageError("there is no rewritten fp32 model", where="--write-fp32", fix="give --target vacc --rewrite")
     macs = parse_percent(max_float, "--max-float")
     assert macs is not None
-    configuration = {
-        "target": chosen.name,
-        "max drop": f"{max_drop:g} points",
-        "min agreement": None if min_agreement is None else f"{min_agreement:g} %",
-        "max float": f"{macs:g} % of the multiply-adds",
-        "disabled stages": tuple(map(str, disable or ())),
-        "rewrite": rewrite,
-        "skip": tuple(skip or project.skip),
-        "images": images or project.images,
-        "time": time,
-    }
-    with show_progress(configuration) as progress:
+    merged = Settings(project)
+    merged.add("target", chosen.name, given=target, key="target")
+    merged.add("max drop", f"{max_drop:g} points", given=max_drop if max_drop != 0.5 else None)
+    merged.add("min agreement", None if min_agreement is None else f"{min_agreement:g} %", given=min_agreement)
+    merged.add("max float", f"{macs:g} % of the multiply-adds", given=max_float if max_float != "10%" else None)
+    merged.add("max skips", max_skips, given=max_skips)
+    merged.add("disabled stages", tuple(map(str, disable or ())), given=disable)
+    merged.add("rewrite", rewrite, given=None if rewrite else False)
+    merged.add(
+        "per channel", project.per_channel if per_channel is None else per_channel, given=per_channel, key="per_channel"
+    )
+    merged.add("skip", tuple(skip or project.skip), given=skip, key="skip")
+    merged.add("keep outliers", keep_outliers or None, given=keep_outliers)
+    merged.add("images", images or project.images, given=images, key="images")
+    merged.add("limit", limit, given=limit)
+    merged.add("time", time, given=time)
+    with show_progress(merged.by_name) as progress:
         done = step(
-            _run(subject, run, set_, preset, project, progress),
+            _run(subject, run, set_, preset, project, where, progress),
             TuneOptions(
                 goal=Goal(max_drop=max_drop, min_agreement=min_agreement),
                 budget=FloatBudget(macs=macs, layers=max_skips),
@@ -136,13 +156,15 @@ def tune(
             limit=limit,
             out=out,
             fresh=fresh,
+            device=where,
             cluster=cluster,
             threads=threads,
             progress=progress,
         )
     if json is not None:
         write_json(json, done.to_json())
-    _print(done)
+    record_settings(done.log.parent, f"tune {done.name}", merged.by_name)
+    _print(done, json)
 
 
 def parse_seconds(text: str | None) -> float | None:
@@ -165,6 +187,7 @@ def _run(
     set_: Path | None,
     preset: str | None,
     project: "Project",
+    device: "Device",
     progress: "Progress",
 ) -> Path:
     """Return the run to tune; a model without a run is calibrated first, if a set is given."""
@@ -202,19 +225,20 @@ def _run(
         settings.pipeline,
         run=settings.run,
         options=settings.options,
+        device=device,
         progress=progress,
     )
     return settings.run
 
 
-def _print(done: "Tuning") -> None:
+def _print(done: "Tuning", json: Path | None) -> None:
     best = done.outcome.best
     console.print(_table(done))
     for line in _verdict(done):
         console.print(line, soft_wrap=True, markup=False)
     print_notes(done.notes)
     console.print(f"kept: {best.recipe.describe()}", soft_wrap=True, markup=False)
-    print_files((*done.files, done.log), in_folder=done.log.parent)
+    print_files((*done.files, done.log, *([] if json is None else [json])), in_folder=done.log.parent)
     print_coverage(done.coverage)
     print_next("compare", "fp32", done.name, "--run", done.log.parent)
 

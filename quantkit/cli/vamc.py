@@ -10,7 +10,7 @@ import typer
 from quantkit.cli.app import sub_app
 from quantkit.cli.options import DialectName, ExifOption, MethodName, PresetOption, SkipDamagedOption, images_given
 from quantkit.cli.progress import show_progress
-from quantkit.cli.show import print_notes, print_preset_notes
+from quantkit.cli.show import print_files, print_next, print_notes, print_preset_notes
 from quantkit.cli.terminal import console
 from quantkit.errors import UsageError, VendorFileError
 
@@ -67,6 +67,9 @@ def convert(
     result = converted(Document.load(file), to)
     _put(result.text, out)
     print_notes(result.notes, to_errors=True)
+    if out is not None:
+        print_files([out])
+        print_next("vamc", "check", out)
 
 
 @vamc.command()
@@ -122,7 +125,7 @@ def write(
     out: Annotated[Path | None, typer.Option(help="Build file to write.", show_default="standard output")] = None,
 ) -> None:
     """Write the build file of a run or of a model. With --suffix and --count the image folder need not exist here."""
-    from quantkit.config.method import Percentile, parse_method
+    from quantkit.config.method import Percentile, as_method, parse_method
     from quantkit.files import write_text
     from quantkit.vendors.vacc.card_preprocessing import card_warning
     from quantkit.vendors.vacc.vdsp import vdsp_from_pipeline
@@ -164,7 +167,7 @@ def write(
         _refuse_calibration([option for option, value in calibration.items() if value is not None])
     if method is None and fraction is not None:
         method = "percentile"
-    chosen = None if method is None else parse_method(method, fraction=fraction)
+    chosen = None if method is None else as_method(parse_method(method, fraction=fraction))
     pipeline: Pipeline | None
     if run is not None:
         if model is not None or preset is not None or exif is not None:
@@ -205,6 +208,10 @@ def write(
         notes += card.notes
     _put(build.text, out)
     print_notes(notes, to_errors=True)
+    files = [path for path in (out, vdsp) if path is not None]
+    print_files(files)
+    if files:
+        print_next("vamc", "check", out or "BUILD.yaml", *(() if vdsp is None else ("--vdsp", str(vdsp))))
 
 
 def _refuse_calibration(options: list[str]) -> None:
@@ -241,7 +248,10 @@ def tensors(
         written = write_calibration_tensors(
             items, pipeline, out, input_name=input_name, progress=progress.task("writing tensors", "images")
         )
-    console.print(f"wrote {written.count} tensors to {out} (suffix: {written.suffix})", soft_wrap=True, markup=False)
+    console.print(f"{written.count} tensors (suffix: {written.suffix})", soft_wrap=True, markup=False)
+    print_files([out])
+    options = [] if preset is None else ["--preset", preset]
+    print_next("vamc", "write", "--model", model, "--calibration-folder", out, *options, "--out", "vamc.yaml")
 
 
 @vamc.command("vdsp")
@@ -273,7 +283,10 @@ def _write_vdsp(pipeline: "Pipeline", out: Path | None) -> None:
     text = vdsp_from_pipeline(pipeline).params.text()
     _put(text if out is not None else f"{text}\n", out)
     if (warning := card_warning(pipeline)) is not None:
-        typer.echo(f"note: {warning}", err=True)
+        print_notes([warning], to_errors=True)
+    if out is not None:
+        print_files([out])
+        print_next("vamp", "command", "BUILD.yaml", "--vdsp", out)
 
 
 def _print_reports(reports: "list[FileReport]", *, notes: bool) -> None:
@@ -284,11 +297,11 @@ def _print_reports(reports: "list[FileReport]", *, notes: bool) -> None:
             place = report.path if finding.line is None else f"{report.path}:{finding.line}"
             console.print(f"{place}: {finding}", soft_wrap=True, markup=False, style=_STYLES[finding.severity])
     wrong = sum(report.count("error") > 0 for report in reports)
-    doubtful = sum(report.count("error") == 0 < report.count("warning") for report in reports)
+    warned = sum(report.count("error") == 0 < report.count("warning") for report in reports)
     unchecked = sum(report.count("note") > 0 for report in reports)
     console.print(
-        f"{len(reports)} checked: {wrong} with errors, {doubtful} with warnings only, "
-        f"{len(reports) - wrong - doubtful} clean"
+        f"{len(reports)} checked: {wrong} with errors, {warned} with warnings only, "
+        f"{len(reports) - wrong - warned} clean"
         + (f"; {unchecked} could not be checked in full (--notes says why)" if unchecked and not notes else ""),
         soft_wrap=True,
         markup=False,
@@ -313,4 +326,3 @@ def _put(text: str, out: Path | None) -> None:
         from quantkit.files import write_text
 
         write_text(out, text)
-        console.print(f"wrote {out}", soft_wrap=True, markup=False)

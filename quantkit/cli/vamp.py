@@ -8,7 +8,7 @@ import typer
 from quantkit.cli.app import sub_app
 from quantkit.cli.options import ExifOption, PresetOption, SomeImagesOption
 from quantkit.cli.progress import show_progress
-from quantkit.cli.show import print_notes, print_preset_notes
+from quantkit.cli.show import print_files, print_next, print_notes, print_preset_notes
 from quantkit.cli.terminal import console
 from quantkit.errors import UsageError
 
@@ -70,12 +70,13 @@ def inputs(
         )
     report = done.report
     kept = len(report.files) - report.written
-    console.print(
-        f"wrote {report.written} files ({kept} were there); {done.datalist} lists {len(report.files)}", soft_wrap=True
-    )
+    console.print(f"{report.written} inputs ({kept} were there); the list has {len(report.files)}", soft_wrap=True)
     print_notes(done.notes, to_errors=True)
     for fault in report.broken:
         typer.echo(f"left out: {fault}", err=True)
+    print_files([out, done.datalist])
+    build = "BUILD.yaml" if run is None else run / "vamc.yaml"
+    print_next("vamp", "command", build, "--datalist", done.datalist)
 
 
 @vamp.command()
@@ -92,7 +93,7 @@ def command(
     batch: Annotated[int, typer.Option("-b", "--batch", help="Images per batch.")] = 22,
 ) -> None:
     """Print the command lines that measure speed and accuracy on the card."""
-    from quantkit.vendors.vacc.command import VampRun, compiled_model, picture_size, vdsp_beside
+    from quantkit.vendors.vacc.command import VampRun, compiled_model, default_vdsp, picture_size
     from quantkit.vendors.vacc.convert import read_spec
     from quantkit.vendors.vacc.dialects import dialect_of
     from quantkit.vendors.vacc.document import Document
@@ -103,7 +104,7 @@ def command(
         if spec is None or document is None:
             raise UsageError("no compiled model given", where="--model", fix="give --model DIR/mod, or the build file")
         model = compiled_model(spec, dialect_of(document))
-    params = Path(vdsp or vdsp_beside(build))
+    params = Path(vdsp or default_vdsp(build))
     run = VampRun(
         model=model,
         vdsp=str(params),
@@ -165,4 +166,5 @@ def evaluate(
     for fault in accuracy.faults:
         typer.echo(f"left out: {fault}", err=True)
     if out is not None and text is None:
-        console.print(f"wrote {out}", soft_wrap=True, markup=False)
+        print_files([out])
+        print_next("compare", "fp32", f"card={results}", "--run", "RUN", "--datalist", str(datalist))

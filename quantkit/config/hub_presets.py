@@ -1,6 +1,7 @@
-"""Preprocessing of models from public hubs: Hugging Face preprocessor configs and timm's pretrained configs.
+"""Preprocessing of models from public hubs: Hugging Face preprocessor configs, timm's pretrained configs, torchvision.
 
-The operations are those of the libraries: the image processors of transformers and ``create_transform`` of timm.
+The operations are those of the libraries: the image processors of transformers, ``create_transform`` of timm, and
+``ImageClassification`` of torchvision.
 """
 
 import math
@@ -123,6 +124,41 @@ def preset_of_timm(config: Mapping[str, Any], where: object) -> HubPreset:
     mean, std = (_channels(given.get(key), key, where) for key in ("mean", "std"))
     ops.append(Normalize(mean=mean, std=std))
     return HubPreset(Pipeline(ops=tuple(ops)), tuple(notes))
+
+
+def pipeline_of_torchvision(transform: object, where: object) -> Pipeline:
+    """Return the preprocessing of a torchvision ``ImageClassification``, as ``weights.transforms()`` gives it.
+
+    Args:
+        transform: has ``resize_size``, ``crop_size``, ``interpolation``, ``mean`` and ``std``.
+        where: the network, for messages.
+
+    Raises:
+        ConfigError: it is another kind of transform, or has values that cannot be expressed as operations.
+    """
+    try:
+        resize, crop = (list(getattr(transform, name)) for name in ("resize_size", "crop_size"))
+        mean, std = (tuple(map(float, getattr(transform, name))) for name in ("mean", "std"))
+        name = getattr(transform, "interpolation").value  # noqa: B009 the type of torchvision is not imported here
+        antialias = getattr(transform, "antialias", True)
+    except (AttributeError, TypeError, ValueError) as error:
+        raise ConfigError(
+            f"{type(transform).__name__} is no transform of a classifier ({error})",
+            where=where,
+            fix="write a preset with ops",
+        ) from error
+    if name not in _RESAMPLE.values() or len(resize) != 1 or len(crop) not in (1, 2) or not antialias:
+        fault = f"resize {resize} by {name}{'' if antialias else ' without antialiasing'}, then crop {crop}"
+        raise ConfigError(f"{fault} cannot be expressed", where=where, fix="write a preset with ops")
+    return Pipeline(
+        ops=(
+            Decode(),
+            Resize(size=resize[0], interpolation=name),
+            CenterCrop(size=(crop[0], crop[-1])),
+            ToTensor(),
+            Normalize(mean=mean, std=std),
+        )
+    )
 
 
 def _interpolation(config: Mapping[str, Any], where: object, notes: list[str]) -> Interpolation:

@@ -1,7 +1,8 @@
 """Calibration methods as data; `quantkit.stats.solve` computes ranges by them."""
 
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any, Literal
 
 from quantkit.errors import UsageError
 
@@ -72,7 +73,20 @@ class Mse:
     """
 
 
+@dataclass(frozen=True, kw_only=True)
+class Auto:
+    """The method whose int8 model is nearest to fp32 on calibration images; see `quantkit.calibrate`.
+
+    Example:
+        >>> import quantkit
+        >>> quantkit.Auto()
+        Auto()
+    """
+
+
 Method = MinMax | Percentile | Kl | Mse
+
+AUTO = "auto"
 
 METHODS: dict[str, type[MinMax] | type[Percentile] | type[Kl] | type[Mse]] = {
     "minmax": MinMax,
@@ -82,37 +96,84 @@ METHODS: dict[str, type[MinMax] | type[Percentile] | type[Kl] | type[Mse]] = {
 }
 
 
-def method_name(method: Method) -> str:
+def method_name(method: Method | Auto) -> str:
     """Return the name a method has on the command line."""
+    if isinstance(method, Auto):
+        return AUTO
     return next(name for name, kind in METHODS.items() if isinstance(method, kind))
 
 
-def as_method(method: "Method | str | None") -> Method:
-    """Return a method given as a value or by name, percentile for None.
+def method_words(method: Method | Auto) -> str:
+    """Return a method with the settings that are not its defaults: ``percentile 0.9999``, ``kl relay``."""
+    words = [method_name(method)]
+    if isinstance(method, Percentile):
+        words += [f"{method.fraction:.10g}"] if method.fraction != Percentile().fraction else []
+        words += [f"of {method.of}"] if method.of != Percentile().of else []
+    elif isinstance(method, Kl) and method.definition != Kl().definition:
+        words.append(method.definition)
+    return " ".join(words)
+
+
+def method_json(method: Method | Auto) -> dict[str, Any]:
+    """Return a method as JSON values: its name and its settings."""
+    return {"name": method_name(method), **asdict(method)}
+
+
+def recorded_method(name: str, options: Mapping[str, Any]) -> Method:
+    """Return the method of a record: its name, and options of which some may be settings of the method.
+
+    Raises:
+        UsageError: no such method, or a setting that it does not have.
+    """
+    if name not in METHODS:
+        raise UsageError(f"there is no method {name!r}", where="run.json", fix="run quantkit calibrate again")
+    kind = METHODS[name]
+    return kind(**{field.name: options[field.name] for field in fields(kind) if field.name in options})
+
+
+def as_method(method: "Method | Auto | str") -> Method:
+    """Return a method given as a value or by its name.
+
+    Raises:
+        UsageError: no such method, or ``auto``, which is a choice between methods.
+    """
+    chosen = as_method_or_auto(method)
+    if isinstance(chosen, Auto):
+        raise UsageError(
+            "auto compares int8 models on calibration images, and takes no part in this",
+            where="method",
+            fix=f"give one of {', '.join(METHODS)}",
+        )
+    return chosen
+
+
+def as_method_or_auto(method: "Method | Auto | str | None") -> Method | Auto:
+    """Return a method given as a value or by its name, `Auto` for None.
 
     Raises:
         UsageError: no such method.
     """
     if method is None:
-        return Percentile()
+        return Auto()
     if isinstance(method, str):
         return parse_method(method)
-    if isinstance(method, MinMax | Percentile | Kl | Mse):
+    if isinstance(method, MinMax | Percentile | Kl | Mse | Auto):
         return method
-    fix = f"give one of {', '.join(METHODS)}, or a value such as quantkit.Mse()"
+    fix = f"give one of {AUTO}, {', '.join(METHODS)}, or a value such as quantkit.Mse()"
     raise UsageError(f"takes a method, not {method!r}", where="method", fix=fix)
 
 
-def parse_method(name: str, *, fraction: float | None = None) -> Method:
-    """Return the method with a command-line name.
+def parse_method(name: str, *, fraction: float | None = None) -> Method | Auto:
+    """Return the method of a command-line name.
 
     Raises:
         UsageError: there is no such method, or a fraction is given for a method without one.
     """
-    if name not in METHODS:
-        raise UsageError(f"there is no method {name!r}", where="--method", fix=f"choose one of {', '.join(METHODS)}")
-    if fraction is None:
-        return METHODS[name]()
-    if name != "percentile":
-        raise UsageError(f"the method {name} has no fraction", where="--fraction", fix="use --method percentile")
-    return Percentile(fraction=fraction)
+    if name != AUTO and name not in METHODS:
+        choices = ", ".join((AUTO, *METHODS))
+        raise UsageError(f"there is no method {name!r}", where="--method", fix=f"choose one of {choices}")
+    if fraction is not None:
+        if name != "percentile":
+            raise UsageError(f"the method {name} takes no fraction", where="--fraction", fix="use --method percentile")
+        return Percentile(fraction=fraction)
+    return Auto() if name == AUTO else METHODS[name]()

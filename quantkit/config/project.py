@@ -3,11 +3,11 @@
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, model_validator
 
 from quantkit.config.arguments import AnyPath, path_or
 from quantkit.config.pipeline import ORDER, PRESETS, Pipeline
-from quantkit.config.text import parse_yaml, read_text, validation_error
+from quantkit.config.text import lines_of_keys, parse_yaml, read_text, validation_error
 from quantkit.errors import ConfigError
 
 PROJECT_FILE = "quantkit.yaml"
@@ -27,7 +27,7 @@ class Project(BaseModel):
             source that the set was drawn from.
         labels: label file of the evaluation images.
         names: class names, one per line.
-        method: minmax, percentile, kl or mse.
+        method: auto, minmax, percentile, kl or mse.
         fraction: fraction of the percentile method.
         target: ort, tensorrt or vacc.
         per_channel: one weight scale per output channel.
@@ -50,7 +50,7 @@ class Project(BaseModel):
     images: str | None = None
     labels: Path | None = None
     names: Path | None = None
-    method: Literal["minmax", "percentile", "kl", "mse"] | None = None
+    method: Literal["auto", "minmax", "percentile", "kl", "mse"] | None = None
     fraction: Annotated[float, Field(gt=0.5, le=1.0)] | None = None
     target: Literal["ort", "tensorrt", "vacc"] | None = None
     per_channel: bool | None = None
@@ -60,6 +60,12 @@ class Project(BaseModel):
     calibration_folder: Path | None = None
     output: str | None = None
     inputs: dict[str, bool | int | float | str] = Field(default_factory=dict)
+
+    _lines: dict[str, int] = PrivateAttr(default_factory=dict)
+
+    def line_of(self, key: str) -> int | None:
+        """Return the line of a key in the file, None where the file does not have it."""
+        return self._lines.get(key)
 
     @model_validator(mode="after")
     def _one_preprocessing(self) -> Self:
@@ -92,7 +98,9 @@ def parse_project(text: str, where: object) -> Project:
     """
     values = parse_yaml(text, where)
     try:
-        return Project.model_validate(values)
+        project = Project.model_validate(values)
+        project._lines.update(lines_of_keys(text))
+        return project
     except ValidationError as error:
         raise validation_error(error, list(Project.model_fields), where) from error
 

@@ -22,6 +22,12 @@ def title(text: str) -> str:
     return text.partition("\n")[0].removeprefix("#").strip()
 
 
+def first_command(text: str) -> str:
+    """Return the first command that a project file shows, to be run before the others."""
+    commands = (line.removeprefix("#").strip() for line in text.splitlines() if line.startswith("#"))
+    return next(line for line in commands if line.startswith("quantkit "))
+
+
 def write_ready_config(name: str, folder: Path) -> Path:
     """Write a ready-made project file into a folder, as ``quantkit.yaml``.
 

@@ -85,6 +85,22 @@ def parse_yaml(text: str, where: object) -> dict[str, Any]:
     return value
 
 
+def lines_of_keys(text: str) -> dict[str, int]:
+    """Return the line of each key of the outermost mapping of a YAML text that `parse_yaml` takes, from 1."""
+    lines: dict[str, int] = {}
+    depth, is_key = 0, True
+    for event in events_of(text):
+        if isinstance(event, CollectionEndEvent):
+            depth -= 1
+        if depth == 1 and isinstance(event, ScalarEvent) and is_key:
+            lines[event.value] = event.start_mark.line + 1
+        if depth == 1 and isinstance(event, ScalarEvent | CollectionEndEvent):
+            is_key = not is_key
+        if isinstance(event, CollectionStartEvent):
+            depth += 1
+    return lines
+
+
 def validation_error(error: ValidationError, known: list[str], where: object) -> ConfigError:
     """Return all faults of a validation in one line, with the nearest known word for each unknown one."""
     faults = [_fault(one, known) for one in error.errors()]

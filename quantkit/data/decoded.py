@@ -37,6 +37,18 @@ class DecodedImages:
         Raises:
             ImageError: the image cannot be decoded.
         """
+        return self.scaled(image, self._pipeline)
+
+    def scaled(self, image: Path | Readable, pipeline: Pipeline) -> NDArray[np.float32]:
+        """Return one image with its channels scaled and ordered as another pipeline does.
+
+        Args:
+            image: the image.
+            pipeline: equal to this one's up to ``to_tensor``, but for the order of the colours.
+
+        Raises:
+            ImageError: the image cannot be decoded.
+        """
         key = image.path if isinstance(image, FileItem) else image
         pixels = self._pixels.get(key)
         if pixels is None:
@@ -45,8 +57,8 @@ class DecodedImages:
                 return data
             pixels = pixels_of(data, self._pipeline, place_of(image))
             self._keep(key, pixels)
-        out = np.empty((self._pipeline.channels, *pixels.shape[:2]), np.float32)
-        normalize(pixels, self._pipeline, out)
+        out = np.empty((pipeline.channels, *pixels.shape[:2]), np.float32)
+        normalize(pixels, pipeline, out)
         return out
 
     def _keep(self, key: Path | Readable, pixels: NDArray[np.uint8]) -> None:

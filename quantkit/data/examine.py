@@ -18,7 +18,7 @@ from quantkit.errors import ImageError, NumericError
 _LOOK_BITS = 64
 # Of 200 photographs shrunk and saved again 87 % differ by at most this number of bits; of 499,500 pairs of different
 # ones none does.
-_ALIKE_BITS = 4
+_SIMILAR_BITS = 4
 _SMALLEST_LOOK = 32
 
 
@@ -71,7 +71,7 @@ def lookalikes(looks: Sequence[int | None]) -> list[tuple[int, int]]:
     Args:
         looks: the looks of images (`Examined.look`).
     """
-    parts = _ALIKE_BITS + 1
+    parts = _SIMILAR_BITS + 1
     width = -(-_LOOK_BITS // parts)
     known = [(position, look) for position, look in enumerate(looks) if look is not None]
     pairs: set[tuple[int, int]] = set()
@@ -83,7 +83,7 @@ def lookalikes(looks: Sequence[int | None]) -> list[tuple[int, int]]:
             pairs.update(
                 (first, second)
                 for (first, look), (second, other) in combinations(those, 2)
-                if (look ^ other).bit_count() <= _ALIKE_BITS
+                if (look ^ other).bit_count() <= _SIMILAR_BITS
             )
     return sorted(pairs)
 

@@ -239,8 +239,8 @@ def _refuse_unlabelled(found: ImageSource, tops: list[str | None]) -> NoReturn:
             where=found.root,
             fix="move them into the folder of their class, or give a label file with --labels",
         )
-    beside = sorted(found.root.iterdir()) if isinstance(found.root, Path) and found.root.is_dir() else []
-    candidates = [path.name for path in beside if path.suffix.lower() in _LABEL_FILE_SUFFIXES]
+    entries = sorted(found.root.iterdir()) if isinstance(found.root, Path) and found.root.is_dir() else []
+    candidates = [path.name for path in entries if path.suffix.lower() in _LABEL_FILE_SUFFIXES]
     there = f" (such as {', '.join(candidates[:3])} near the images)" if candidates else ""
     raise LabelError(
         "no labels: the images are not in class folders, and their names do not begin with WordNet ids of ImageNet-1k",

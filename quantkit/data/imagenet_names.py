@@ -53,11 +53,11 @@ def imagenet_remarks(names: Sequence[str], where: Path | None) -> tuple[str, ...
     if len(own) < len(names) / 10:
         return (*remarks, f"{where}: hardly any name is an English ImageNet name, so their order was not checked")
     pairs = list(enumerate(zip(names, expected, strict=False)))
-    spelled_alike = 2 * sum(name == words for _, (name, words) in pairs) >= len(pairs)
+    same_spelling = 2 * sum(name == words for _, (name, words) in pairs) >= len(pairs)
     wrong = [
         f"{where}:{index + 1}: {name!r}, but ImageNet's class {index} is {words!r}"
         for index, (name, words) in pairs
-        if (name != words if spelled_alike else index not in called[index])
+        if (name != words if same_spelling else index not in called[index])
     ]
     remarks += wrong[:_LINES_SHOWN]
     if len(wrong) > _LINES_SHOWN:

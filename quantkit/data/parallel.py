@@ -7,6 +7,7 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import TypeVar
 
 Job = TypeVar("Job")
@@ -20,13 +21,33 @@ def available_cpus() -> int:
     return os.cpu_count() or 1
 
 
+@contextmanager
+def worker_threads(count: int) -> Iterator[ThreadPoolExecutor]:
+    """Give a pool of threads that end with the block; jobs not begun are dropped where it ends early.
+
+    They are waited for, unless a generator that holds the block is dropped. That may be the garbage collector's doing,
+    in the middle of anything: also where `threading` starts another thread, under the lock that joining one needs.
+    """
+    pool = ThreadPoolExecutor(count, thread_name_prefix="quantkit-image")
+    try:
+        yield pool
+    except GeneratorExit:
+        pool.shutdown(wait=False, cancel_futures=True)
+        raise
+    except BaseException:
+        pool.shutdown(wait=True, cancel_futures=True)
+        raise
+    pool.shutdown(wait=True)
+
+
 def map_in_order(
     function: Callable[[Job], Result], jobs: Iterable[Job], workers: int | None = None, ahead: int | None = None
 ) -> Iterator[Result]:
     """Yield ``function(job)`` for each job in order, computed by threads.
 
-    At most ``ahead`` results wait for the consumer. If the consumer stops early, or a job raises, pending jobs are
-    dropped and the threads end before this returns.
+    At most ``ahead`` results wait for the consumer. If a job raises, pending jobs are dropped and the threads end
+    before this returns. If the consumer stops early, pending jobs are dropped, and the threads end with their current
+    jobs.
 
     Args:
         function: the function; called from several threads.
@@ -39,14 +60,11 @@ def map_in_order(
     """
     workers = workers or available_cpus()
     ahead = ahead or 4 * workers
-    pool = ThreadPoolExecutor(workers, thread_name_prefix="quantkit-image")
     pending: deque[Future[Result]] = deque()
-    try:
+    with worker_threads(workers) as pool:
         for job in jobs:
             pending.append(pool.submit(function, job))
             if len(pending) >= ahead:
                 yield pending.popleft().result()
         while pending:
             yield pending.popleft().result()
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)

@@ -171,5 +171,7 @@ class _CopyFinder:
         found = self._by_name.get(path.name, [])
         if not found and path.suffix.lower() not in IMAGE_SUFFIXES:
             found = self._by_stem.get(path.name, [])
-        alike = [other for other in found if other == name or other.endswith("/" + name) or name.endswith("/" + other)]
-        return alike if len(alike) == 1 else found
+        candidates = [
+            other for other in found if other == name or other.endswith("/" + name) or name.endswith("/" + other)
+        ]
+        return candidates if len(candidates) == 1 else found

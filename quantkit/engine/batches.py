@@ -9,8 +9,15 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 from typing import TypeVar, cast
 
+import numpy as np
+import numpy.typing as npt
+
+from quantkit.data.item import ImageItem
 from quantkit.data.parallel import map_in_order
 from quantkit.engine.device import Device
+
+# Reads one image and returns ``[C, H, W]`` float32.
+Load = Callable[[ImageItem], npt.NDArray[np.float32]]
 
 Job = TypeVar("Job")
 Item = TypeVar("Item")
@@ -66,3 +73,10 @@ def _batches(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
     rest = iter(items)
     while batch := list(islice(rest, size)):
         yield batch
+
+
+def load_batch(images: Sequence[ImageItem], load: Load, batch: int) -> npt.NDArray[np.float32]:
+    """Load images into ``[batch, C, H, W]``, float32; a partial batch is padded with the last image."""
+    loaded = [load(image) for image in images]
+    loaded.extend(loaded[-1:] * (batch - len(loaded)))
+    return np.stack(loaded)

@@ -1,16 +1,23 @@
-"""Devices for inference: execution provider of onnxruntime, device index, batch size and options."""
+"""Devices for inference: execution provider of onnxruntime, device index, batch size and options.
+
+By default, providers compute float32 in full precision, because fp32 is the reference of all comparisons: CUDA without
+TF32 (onnxruntime's default), OpenVINO without bfloat16.
+"""
 
 import contextlib
+import importlib
 import io
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Self
 
 import onnx
 import onnxruntime as ort
 
+from quantkit.config.arguments import require
 from quantkit.errors import DeviceError, UsageError
+from quantkit.files import make_folder, user_cache_folder
 
 AUTO = "auto"
 # The providers of each kind of device, in order of preference for a node. Nodes that TensorRT does not support run on
@@ -26,6 +33,19 @@ _PREFERRED = ("cuda", "openvino")
 _PACKAGES = {"cuda": "onnxruntime-gpu", "tensorrt": "onnxruntime-gpu", "openvino": "onnxruntime-openvino"}
 # Providers with numbered devices.
 _NUMBERED = ("cuda", "tensorrt")
+# Options that are given unless the user gives one of the names behind them; see the top of this file.
+_PRECISE = {
+    "CUDAExecutionProvider": ("use_tf32", "0", ()),
+    "OpenVINOExecutionProvider": ("precision", "FP32", ("load_config",)),
+}
+_TENSORRT = "TensorrtExecutionProvider"
+_ENGINES = "tensorrt"  # folder of TensorRT's engines in the user's cache
+
+
+def _pairs(options: Mapping[str, str] | Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
+    """Return names and values of options as text."""
+    pairs = options.items() if isinstance(options, Mapping) else options
+    return [(str(name), str(value)) for name, value in pairs]
 
 
 @dataclass(frozen=True)
@@ -40,7 +60,8 @@ class Device:
             starts.
         index: index of the device from 0, for CUDA and TensorRT.
         batch: batch size, at least 1; a batch size fixed by the model takes precedence.
-        options: options of the provider by name, as documented by onnxruntime.
+        options: options of the provider as documented by onnxruntime: a mapping of names to values, stored as sorted
+            pairs.
         fallback: whether layers may run on the CPU, which is an error otherwise. It is set for devices selected by
             `auto`.
 
@@ -51,15 +72,18 @@ class Device:
         >>> import quantkit
         >>> quantkit.Device(kind="cuda", batch=32).is_cpu
         False
+        >>> quantkit.Device("openvino", options={"precision": "ACCURACY"}).describe()
+        'openvino (precision=ACCURACY)'
     """
 
     kind: str = "cpu"
     index: int = 0
     batch: int = 1
-    options: tuple[tuple[str, str], ...] = ()
+    options: Mapping[str, str] | tuple[tuple[str, str], ...] = ()
     fallback: bool = False
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "options", tuple(sorted(_pairs(self.options))))
         if self.kind not in (*PROVIDERS, AUTO):
             raise UsageError(
                 f"unknown device {self.kind!r}", where="--device", fix=f"choose {', '.join(PROVIDERS)} or {AUTO}"
@@ -92,7 +116,7 @@ class Device:
                 what = "is given twice" if name in pairs else "is not of the form KEY=VALUE"
                 raise UsageError(f"{option!r} {what}", where="--provider-option")
             pairs[name] = value
-        return cls(found[1], int(found[2] or 0), batch, tuple(sorted(pairs.items())))
+        return cls(found[1], int(found[2] or 0), batch, pairs)
 
     @property
     def name(self) -> str:
@@ -105,21 +129,38 @@ class Device:
         return self.kind == "cpu"
 
     @property
-    def providers(self) -> list[str | tuple[str, dict[str, str]]]:
-        """The providers of a session; the last one is the CPU, for nodes that the others do not support."""
+    def provider(self) -> str:
+        """The execution provider of onnxruntime with the highest priority."""
+        return PROVIDERS[self.kind][0]
+
+    @property
+    def settings(self) -> dict[str, str]:
+        """The options that scores depend on: those given, and the default precision of the provider."""
+        return _precise(self.provider, dict(_pairs(self.options))) if self.kind != AUTO else {}
+
+    def providers(self, *, quantized: bool = False) -> list[str | tuple[str, dict[str, str]]]:
+        """Return the providers of a session; the last one is the CPU, for nodes that the others do not support.
+
+        Args:
+            quantized: whether the model has QuantizeLinear and DequantizeLinear nodes; TensorRT needs an option for
+                them.
+        """
         if self.is_cpu:
             return [*PROVIDERS["cpu"]]
         number = {"device_id": str(self.index)} if self.kind in _NUMBERED else {}
-        first, *others = PROVIDERS[self.kind]
-        return [(first, number | dict(self.options)), *((other, number) for other in others), *PROVIDERS["cpu"]]
+        own = number | self.settings
+        if self.provider == _TENSORRT:
+            own = _engine_cache() | ({"trt_int8_enable": "1"} if quantized else {}) | own
+        others = [(other, number | _precise(other, {})) for other in PROVIDERS[self.kind][1:]]
+        return [(self.provider, own), *others, *PROVIDERS["cpu"]]
 
     def identity(self) -> dict[str, Any]:
         """Return the settings that the scores depend on, which exclude batch size and fallback."""
-        return {"device": self.name, "options": dict(self.options)}
+        return {"device": self.name, "options": self.settings}
 
     def describe(self) -> str:
-        """Return the identity in one line: ``openvino``, ``cuda:1 (cudnn_conv_algo_search=DEFAULT)``."""
-        options = " ".join(f"{name}={value}" for name, value in self.options)
+        """Return the identity in one line: ``cpu``, ``openvino (precision=FP32)``, ``cuda:1 (use_tf32=0)``."""
+        options = " ".join(f"{name}={value}" for name, value in sorted(self.settings.items()))
         return f"{self.name} ({options})" if options else self.name
 
     def resolved(self) -> "Device":
@@ -132,17 +173,28 @@ class Device:
         if self.kind == AUTO:
             candidates = [replace(self, kind=kind, fallback=True) for kind in _PREFERRED if PROVIDERS[kind][0] in there]
             return next((one for one in candidates if one._starts()), replace(self, kind="cpu"))
-        missing = PROVIDERS[self.kind][0]
-        if missing not in there:
+        if self.provider not in there:
+            package = _PACKAGES[self.kind]
             raise DeviceError(
-                f"this onnxruntime has no {missing}; it has {', '.join(there)}",
+                f"this onnxruntime has no {self.provider}; it has {', '.join(there)}",
                 where=f"--device {self.name}",
-                fix=f"install {_PACKAGES[self.kind]} instead of onnxruntime",
+                fix=f"pip uninstall onnxruntime, then pip install {package}",
             )
         return self
 
     def load_libraries(self) -> None:
-        """Load CUDA and cuDNN installed by pip; onnxruntime searches only the system's libraries."""
+        """Load CUDA, cuDNN and TensorRT installed by pip, and create the folder of TensorRT's engines.
+
+        onnxruntime searches only the system's libraries.
+
+        Raises:
+            OutputError: the folder cannot be created.
+        """
+        if self.provider == _TENSORRT and "trt_engine_cache_path" not in self.settings:
+            make_folder(user_cache_folder() / _ENGINES)
+        if self.provider == _TENSORRT:
+            with contextlib.suppress(ImportError):
+                importlib.import_module("tensorrt")  # it loads its libraries, which onnxruntime then finds
         preload = getattr(ort, "preload_dlls", None)
         if self.kind in _NUMBERED and preload is not None:
             with contextlib.redirect_stdout(io.StringIO()):  # it prints missing libraries
@@ -157,10 +209,42 @@ class Device:
         options.log_severity_level = 4
         self.load_libraries()
         try:
-            session = ort.InferenceSession(model.SerializeToString(), options, self.providers, enable_fallback=0)
+            session = ort.InferenceSession(model.SerializeToString(), options, self.providers(), enable_fallback=0)
         except Exception:  # the exception classes of onnxruntime derive directly from Exception
             return False
-        return PROVIDERS[self.kind][0] in session.get_providers()
+        return self.provider in session.get_providers()
 
 
 CPU = Device()
+
+
+def as_device(value: Device | str) -> Device:
+    """Return a device as it is, or that of a text such as ``cuda:1``.
+
+    Raises:
+        UsageError: it is neither, or there is no such device.
+    """
+    return Device.parse(value) if isinstance(value, str) else require(Device, value, "device")
+
+
+def _precise(provider: str, options: dict[str, str]) -> dict[str, str]:
+    """Return options of a provider, with the one that keeps float32 what it is, unless they say otherwise."""
+    if provider not in _PRECISE:
+        return options
+    name, value, others = _PRECISE[provider]
+    without_float32 = "NPU" in options.get("device_type", "")
+    return options if without_float32 or any(one in options for one in others) else {name: value} | options
+
+
+def _engine_cache() -> dict[str, str]:
+    """Return options that keep TensorRT's engines and timings between runs.
+
+    onnxruntime names the files by model, shapes, TensorRT version and GPU.
+    """
+    folder = str(user_cache_folder() / _ENGINES)
+    return {
+        "trt_engine_cache_enable": "1",
+        "trt_engine_cache_path": folder,
+        "trt_timing_cache_enable": "1",
+        "trt_timing_cache_path": folder,
+    }

@@ -19,10 +19,11 @@ from dataclasses import dataclass
 from functools import reduce
 
 import numpy as np
-import numpy.typing as npt
 
 from quantkit.data.images import place_of
 from quantkit.data.item import ImageItem
+from quantkit.data.parallel import worker_threads
+from quantkit.engine.batches import Load, load_batch
 from quantkit.engine.tap import TappedSession
 from quantkit.errors import NumericError
 from quantkit.graph.qdq.taps import Taps
@@ -34,10 +35,6 @@ from quantkit.types import Float32Array
 
 # Interval of checkpoints of a pass.
 CHUNK_SECONDS = 3.0
-
-
-# Reads one image and returns ``[C, H, W]`` float32.
-Load = Callable[[ImageItem], npt.NDArray[np.float32]]
 
 
 @dataclass(frozen=True)
@@ -94,9 +91,9 @@ def observe(
     totals, extremes, done = begin(tensors, len(images), before)
     rate = 0.0
     workers = [ImageObserver(session, tensors, load, batch, fill) for _ in range(threads)]
-    with ThreadPoolExecutor(threads) as pool:
+    with worker_threads(threads) as pool:
         while done < len(images):
-            end = min(_chunk_end(done, rate, threads * batch), next_point(done), len(images))
+            end = min(_chunk_end(done, rate, threads, batch), next_point(done), len(images))
             start_s = time.monotonic()
             _run_chunk(pool, workers, images[:end], extremes, progress, done)
             rate = (end - done) / max(time.monotonic() - start_s, 1e-6)
@@ -126,8 +123,9 @@ def begin(
     return totals, extremes, len(before.extremes)
 
 
-def _chunk_end(done: int, rate: float, least: int) -> int:
-    return done + max(least, int(rate * CHUNK_SECONDS))
+def _chunk_end(done: int, rate: float, threads: int, batch: int) -> int:
+    """Return where a chunk ends: after whole batches, as a device compiles or chooses its kernels for a shape."""
+    return done + batch * max(threads, int(rate * CHUNK_SECONDS) // batch)
 
 
 def _run_chunk(
@@ -222,13 +220,6 @@ class ImageObserver:
             )
         # Adding 0.0 turns -0.0 into 0.0, so that equal extremes are bit-identical.
         return (shown.lo + 0.0, shown.hi + 0.0) if value.size else (0.0, 0.0)
-
-
-def load_batch(images: Sequence[ImageItem], load: Load, batch: int) -> npt.NDArray[np.float32]:
-    """Load images into ``[batch, C, H, W]``, float32; a partial batch is padded with the last image."""
-    loaded = [load(image) for image in images]
-    loaded.extend(loaded[-1:] * (batch - len(loaded)))
-    return np.stack(loaded)
 
 
 def complete(tapped: Observed, wanted: Taps) -> Observed:

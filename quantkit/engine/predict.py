@@ -18,7 +18,8 @@ from quantkit.data.preprocess import preprocess
 from quantkit.engine.batches import map_batches
 from quantkit.engine.classifier import ClassifierFile, feed
 from quantkit.engine.device import CPU, Device
-from quantkit.engine.session import first_line, layers_on_cpu, open_session
+from quantkit.engine.placement import placement_of
+from quantkit.engine.session import first_line, open_session
 from quantkit.errors import ModelError
 from quantkit.graph.model import save_model
 from quantkit.types import Float32Array
@@ -37,7 +38,8 @@ class Classifier:
     Attributes:
         file: the classifier.
         device: the device with the effective batch size.
-        notes: deviations from the file at run time, one sentence each.
+        placement: the execution providers of its layers.
+        notes: deviations from the file at run time, and the device unless it is the CPU, one sentence each.
 
     Raises:
         ModelError: onnxruntime cannot load the model.
@@ -53,9 +55,9 @@ class Classifier:
             self.device = replace(device, batch=self._fixed)
         self._as_file = _numpy_has(file)
         self._session = self._open()
-        if device.fallback:
-            on_cpu, layers = layers_on_cpu(self._session)
-            self.notes += (f"{self.path.name}: {layers - on_cpu} of {layers} layers run on {device.name}",)
+        self.placement = placement_of(self._session, self.device)
+        if not device.is_cpu:
+            self.notes += (f"{self.path.name}: runs on {self.placement.describe()}",)
 
     @property
     def path(self) -> Path:

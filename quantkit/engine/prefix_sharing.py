@@ -2,15 +2,58 @@
 
 import math
 from collections.abc import Sequence
+from typing import Protocol
 
 import numpy as np
 import onnx_ir as ir
 
+from quantkit.engine.device import CPU, Device
+from quantkit.engine.scores import scores_of
 from quantkit.engine.segments import SegmentedRun, crossing
 from quantkit.graph.analysis.ops import LAYERS
 from quantkit.graph.analysis.value_numbering import Computations
 from quantkit.graph.analysis.values import is_constant, is_op, name_of, node_name, reads
 from quantkit.types import Float32Array
+
+
+class VariantRuns(Protocol):
+    """The scores of variants of a model, over a few images."""
+
+    def scores(self, variant: ir.Model, *, walk_to: str | None = None) -> Float32Array:
+        """Return the first output of a variant, ``[images, classes]``."""
+
+
+class WholeRuns:
+    """Every variant run whole, in batches: what a device is fast at. Pieces would each have to be compiled for it.
+
+    Args:
+        images: ``[n, C, H, W]`` each, as the model's input takes them.
+        threads: images run side by side on the CPU.
+        device: where the variants run.
+    """
+
+    def __init__(self, images: Sequence[Float32Array], *, threads: int, device: Device) -> None:
+        self._images, self._threads, self._device = images, threads, device
+
+    def scores(self, variant: ir.Model, *, walk_to: str | None = None) -> Float32Array:
+        """Return the first output of a variant, ``[images, classes]``, as `quantkit.engine.scores.scores_of` does.
+
+        Args:
+            variant: the model.
+            walk_to: has no effect.
+
+        Raises:
+            ModelError: onnxruntime cannot run the variant.
+            DeviceError: the device does not run it.
+        """
+        return scores_of(variant, self._images, threads=self._threads, device=self._device)
+
+
+def variant_runs(model: ir.Model, images: Sequence[Float32Array], *, threads: int, device: Device = CPU) -> VariantRuns:
+    """Return what runs variants of a model: sharing what they have in common on the CPU, whole on another device."""
+    if device.is_cpu:
+        return PrefixSharedRuns(model, images, threads=threads)
+    return WholeRuns(images, threads=threads, device=device)
 
 
 class PrefixSharedRuns:

@@ -7,13 +7,10 @@ from pathlib import Path
 
 import onnxruntime as ort
 
-from quantkit.engine.device import CPU, PROVIDERS, Device
+from quantkit.engine.device import CPU, Device
+from quantkit.engine.placement import placement_of
+from quantkit.engine.tensorrt import check_quantized
 from quantkit.errors import DeviceError, ModelError
-
-# Operators with nearly all of a classifier's arithmetic; other operators on the CPU are not reported.
-_LAYERS = frozenset(
-    ("Conv", "ConvTranspose", "Gemm", "MatMul", "QLinearConv", "QLinearMatMul", "ConvInteger", "MatMulInteger", "QGemm")
-)
 
 # Possible start of onnxruntime's messages: file, line and signature of the function that failed.
 _IN_THE_SOURCE = re.compile(r"^\S+\.cc:\d+ [^\n]*\) ")
@@ -62,34 +59,24 @@ def open_session(
     where = "the model" if isinstance(model, bytes) else model
     source = model if isinstance(model, bytes) else os.fspath(model)
     if not device.is_cpu:
-        return _open_on(device, source, options, where)
+        quantized = device.kind == "tensorrt" and check_quantized(model, where)
+        return _open_on(device, source, options, where, quantized)
     try:
-        return ort.InferenceSession(source, options, device.providers)
+        return ort.InferenceSession(source, options, device.providers())
     except Exception as error:  # the exception classes of onnxruntime derive directly from Exception
         raise ModelError(f"onnxruntime cannot load it ({first_line(error)})", where=where) from error
 
 
-def layers_on_cpu(session: ort.InferenceSession) -> tuple[int, int]:
-    """Return the number of layers of a session on the CPU provider, and the total number.
-
-    onnxruntime reports this from 1.24 on; for older versions, and sessions opened without it, both are 0.
-    """
-    tell = getattr(session, "get_provider_graph_assignment_info", None)
-    if tell is None:
-        return 0, 0
-    assigned = [(part.ep_name, node.op_type) for part in tell() for node in part.get_nodes()]
-    layers = [provider for provider, operator in assigned if operator in _LAYERS]
-    return layers.count(*PROVIDERS["cpu"]), len(layers)
-
-
-def _open_on(device: Device, source: str | bytes, options: ort.SessionOptions, where: object) -> ort.InferenceSession:
+def _open_on(
+    device: Device, source: str | bytes, options: ort.SessionOptions, where: object, quantized: bool
+) -> ort.InferenceSession:
     """Open a session on a device other than the CPU, and check that the model runs on it."""
-    name = PROVIDERS[device.kind][0]
+    name = device.provider
     options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
     device.load_libraries()
     try:
         # Otherwise onnxruntime prints the error, and falls back to the CPU.
-        session = ort.InferenceSession(source, options, device.providers, enable_fallback=0)
+        session = ort.InferenceSession(source, options, device.providers(quantized=quantized), enable_fallback=0)
     except Exception as error:
         raise DeviceError(f"{name} cannot run it ({first_line(error)})", where=where) from error
     if device.fallback:
@@ -98,16 +85,26 @@ def _open_on(device: Device, source: str | bytes, options: ort.SessionOptions, w
         raise DeviceError(
             f"{name} could not be started; onnxruntime would use {session.get_providers()[0]}",
             where=f"--device {device.name}",
-            fix="install the driver and the provider's libraries, or give --device auto",
+            fix=_missing_libraries(device),
         )
-    on_cpu, layers = layers_on_cpu(session)
-    if on_cpu:
+    placed = placement_of(session, device)
+    if placed.layers_on_cpu:
         raise DeviceError(
-            f"{name} leaves {on_cpu} of {layers} layers to the CPU",
+            f"{name} leaves {placed.layers_on_cpu} of {placed.layers} layers to the CPU",
             where=where,
             fix="give --device auto to allow that, or --device cpu",
         )
     return session
+
+
+def _missing_libraries(device: Device) -> str:
+    """Return what to install where a provider is there and does not start."""
+    packages = {
+        "cuda": "an NVIDIA driver, and pip install 'onnxruntime-gpu[cuda,cudnn]'",
+        "tensorrt": "an NVIDIA driver, and pip install 'onnxruntime-gpu[cuda,cudnn]' tensorrt",
+    }
+    needed = packages.get(device.kind, "the provider's libraries")
+    return f"see that the version of onnxruntime fits what is installed ({needed}), or give --device auto"
 
 
 @functools.cache

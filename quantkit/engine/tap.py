@@ -22,6 +22,7 @@ import onnxruntime as ort
 
 from quantkit.engine.device import CPU, Device
 from quantkit.engine.partition import cut
+from quantkit.engine.placement import placement_of
 from quantkit.engine.session import open_session
 from quantkit.errors import ModelError
 from quantkit.graph.analysis.values import graphs_within
@@ -49,8 +50,12 @@ class TappedSession:
         device: the device; on a device other than the CPU the model is not partitioned, runs one batch at a time, and
             is always ``ordered``.
 
+    Attributes:
+        placement: where its layers really run.
+
     Raises:
         ModelError: a name is not a tensor of the model, or onnxruntime cannot run it.
+        DeviceError: the device does not run it.
     """
 
     def __init__(self, model: ir.Model, tensors: Sequence[str], *, ordered: bool = False, device: Device = CPU) -> None:
@@ -69,6 +74,7 @@ class TappedSession:
                 self._partitions, tap_of = [whole], {name: name for name in wanted}
             else:
                 self._partitions, tap_of = _open_blocked(tapped, _elements(model, wanted))
+        self.placement = placement_of(self._partitions[0].session, device)
         self._tap_of = tap_of
         self._input = str(model.graph.inputs[0].name)
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from quantkit.engine.placement import DevicePlacement
 from quantkit.errors import LabelError, ModelError, UsageError
 from quantkit.evaluation.classes import class_deltas
 from quantkit.evaluation.confidence import expected_calibration_error, flips_by_margin
@@ -38,6 +39,7 @@ class EvaluatedModel:
         latency_spread_ms: 10th and 90th percentile of the latency.
         tensors: accumulated drift of its tensors, in the order of the network; empty if not measured.
         layers: isolated drift of each integer layer; empty if not measured.
+        ran_on: device of the predictions, None for results of a card.
     """
 
     name: str
@@ -48,6 +50,7 @@ class EvaluatedModel:
     tensors: tuple[TensorDrift, ...] = ()
     layers: tuple[TensorDrift, ...] = ()
     latency_spread_ms: Interval | None = None
+    ran_on: DevicePlacement | None = None
 
 
 def compare_models(models: Sequence[EvaluatedModel], *, warnings: Sequence[str] = (), seed: int = 0) -> Comparison:
@@ -120,6 +123,7 @@ def _model_result(
         latency_spread_ms=model.latency_spread_ms,
         tensors=model.tensors,
         layers=model.layers,
+        ran_on=model.ran_on,
         versus=None if reference is None else _versus(model, predictions, reference, seed),
     )
 

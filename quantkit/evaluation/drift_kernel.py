@@ -1,13 +1,14 @@
-"""The inner loops of drift over one image of a tensor; loops that need many numpy passes are compiled by numba.
+"""The inner loops of drift over one image of a tensor; loops that need many numpy passes are compiled.
 
-The compiled loops release the GIL, as numpy does in the others.
+The compiled loops (`quantkit.kernels`) release the GIL, as numpy does in the others.
 """
 
 from typing import NamedTuple
 
-import numba
 import numpy as np
+import numpy.typing as npt
 
+from quantkit.kernels import kernel
 from quantkit.types import Float32Array, Float64Array, Int64Array
 
 # Columns of the sums, with e = y - x.
@@ -62,8 +63,9 @@ def image_terms(x: Float32Array, y: Float32Array, grid: Grid | None) -> ImageTer
 
     If values are not finite, the sums are not finite, and the other terms are meaningless.
     """
+    x, y = np.ascontiguousarray(x), np.ascontiguousarray(y)
     sums = np.empty((x.shape[0], len(COLUMNS)))
-    _add_channels(x, y, sums)
+    _add_channels(x, y, *x.shape, sums)
     with np.errstate(invalid="ignore"):
         max_err = float(np.abs(y - x).max())
     x_ends, y_ends = (float(x.min()), float(x.max())), (float(y.min()), float(y.max()))
@@ -73,46 +75,54 @@ def image_terms(x: Float32Array, y: Float32Array, grid: Grid | None) -> ImageTer
     hi = np.float32(grid.scale * (grid.qmax - grid.zero_point + 0.5))
     clipped = int(np.count_nonzero(x < lo) + np.count_nonzero(x > hi))
     levels = np.zeros((_LANES, grid.levels), np.int64)
-    _count_integers(y.ravel(), np.float32(grid.scale), grid.zero_point, grid.qmin, grid.qmax, levels)
+    limits = grid.zero_point, grid.qmin, grid.qmax
+    _count_integers(y, y.size, grid.scale, *limits, np.empty(_BLOCK, np.int32), levels, grid.levels)
     return ImageTerms(sums, x.size, max_err, x_ends, y_ends, clipped, levels.sum(axis=0))
 
 
 # Reordering of additions is allowed, so the loop is vectorized and seven times as fast. The order depends only on the
 # processor and the number of elements, not on batches or threads; onnxruntime's sums differ by processor in the same
 # way.
-@numba.njit(nogil=True, cache=True, fastmath={"reassoc", "nsz"})
-def _add_channels(x: Float32Array, y: Float32Array, sums: Float64Array) -> None:
-    for channel in range(x.shape[0]):
+@kernel("void", "float32*", "float32*", "int64", "int64", "float64*", fastmath=frozenset({"reassoc", "nsz"}))
+def _add_channels(x: Float32Array, y: Float32Array, channels: int, elements: int, sums: Float64Array) -> None:
+    for channel in range(channels):
         xx = yy = xy = ee = total = 0.0
-        for i in range(x.shape[1]):
-            u, v = np.float64(x[channel, i]), np.float64(y[channel, i])
+        for i in range(channel * elements, (channel + 1) * elements):
+            u, v = np.float64(x[i]), np.float64(y[i])
             e = v - u
             xx += u * u
             yy += v * v
             xy += u * v
             ee += e * e
             total += e
-        row = sums[channel]
-        row[0], row[1], row[2], row[3], row[4] = xx, yy, xy, ee, total
+        row = 5 * channel
+        sums[row], sums[row + 1], sums[row + 2], sums[row + 3], sums[row + 4] = xx, yy, xy, ee, total
 
 
-@numba.njit(nogil=True, cache=True)
+@kernel("void", "float32*", "int64", "float32", "int64", "int64", "int64", "int32*", "int64*", "int64")
 def _count_integers(
-    y: Float32Array, scale: np.float32, zero_point: int, qmin: int, qmax: int, levels: Int64Array
+    y: Float32Array,
+    size: int,
+    scale: np.float32,
+    zero_point: int,
+    qmin: int,
+    qmax: int,
+    places: npt.NDArray[np.int32],
+    levels: Int64Array,
+    number: int,
 ) -> None:
     """Quantize in float32 as `quantkit.numerics.quantize` does, and count; NaN is counted as the smallest integer."""
     zero, least, most = np.float32(zero_point), np.float32(qmin), np.float32(qmax)
-    places = np.empty(_BLOCK, np.int32)
-    for start in range(0, y.size, _BLOCK):
-        block = y[start : start + _BLOCK]
-        for i in range(block.size):
-            q = np.rint(block[i] / scale) + zero
+    for start in range(0, size, _BLOCK):
+        block = min(_BLOCK, size - start)
+        for i in range(block):
+            q = np.rint(y[start + i] / scale) + zero
             q = q if q > least else least
             q = q if q < most else most
             places[i] = np.int32(q - least)
-        whole = block.size // _LANES * _LANES
+        whole = block // _LANES * _LANES
         for i in range(0, whole, _LANES):
             for lane in range(_LANES):
-                levels[lane, places[i + lane]] += 1
-        for i in range(whole, block.size):
-            levels[0, places[i]] += 1
+                levels[lane * number + places[i + lane]] += 1
+        for i in range(whole, block):
+            levels[places[i]] += 1

@@ -10,7 +10,8 @@ from quantkit.config.pipeline import Pipeline
 from quantkit.data.item import ImageItem
 from quantkit.data.parallel import map_in_order
 from quantkit.data.preprocess import preprocess
-from quantkit.engine.observe import load_batch
+from quantkit.engine.batches import load_batch
+from quantkit.engine.device import CPU, Device
 from quantkit.engine.tap import TappedSession
 from quantkit.evaluation.drift import DriftAccumulator, TensorDrift
 from quantkit.evaluation.drift_kernel import ImageTerms
@@ -28,7 +29,12 @@ _Run = Callable[[FloatArray], Iterable[tuple[FloatArray, FloatArray]]]
 
 
 def measure_drift(
-    reference: ir.Model, candidate: ir.Model, images: Sequence[ImageItem], pipeline: Pipeline, threads: int = 1
+    reference: ir.Model,
+    candidate: ir.Model,
+    images: Sequence[ImageItem],
+    pipeline: Pipeline,
+    threads: int = 1,
+    device: Device = CPU,
 ) -> tuple[TensorDrift, ...]:
     """Return the accumulated drift of every quantized tensor of the candidate that the reference has, in graph order.
 
@@ -42,6 +48,7 @@ def measure_drift(
         images: the images.
         pipeline: their preprocessing.
         threads: workers.
+        device: where both models run, one image at a time.
     """
     prepared = reference if is_quantized(reference) else prepare(reference).model
     qparams = activation_qparams(candidate)
@@ -51,7 +58,7 @@ def measure_drift(
         return ()
     known = list(pairs)
     sessions = [
-        TappedSession(model, list(dict.fromkeys(taps)), ordered=True)
+        TappedSession(model, list(dict.fromkeys(taps)), ordered=True, device=device)
         for model, taps in zip((prepared, candidate), zip(*pairs.values(), strict=True), strict=True)
     ]
     limits = _limits(prepared, qparams)
@@ -64,11 +71,18 @@ def measure_drift(
         )
 
     accumulators = [DriftAccumulator(name, op_type=producers[name], qparams=qparams[name]) for name in known]
-    return _measure(accumulators, run, image_input(prepared).batch, images, pipeline, threads)
+    batch = image_input(prepared).batch
+    del prepared  # the sessions have their own copies of the weights
+    return _measure(accumulators, run, batch, images, pipeline, threads)
 
 
 def measure_local_drift(
-    reference: ir.Model, candidate: ir.Model, images: Sequence[ImageItem], pipeline: Pipeline, threads: int = 1
+    reference: ir.Model,
+    candidate: ir.Model,
+    images: Sequence[ImageItem],
+    pipeline: Pipeline,
+    threads: int = 1,
+    device: Device = CPU,
 ) -> tuple[TensorDrift, ...]:
     """Return the isolated drift of each integer layer of the candidate, in graph order.
 
@@ -84,18 +98,19 @@ def measure_local_drift(
         images: the images.
         pipeline: their preprocessing.
         threads: workers.
+        device: where the layers run, one image at a time.
     """
     if is_quantized(reference):
         return ()
     prepared = prepare(reference).model
     local = local_graph(prepared, candidate)
-    if not local.layers:
+    layers = local.layers
+    if not layers:
         return ()
-    session = TappedSession(
-        local.model, [name for layer in local.layers for name in (layer.tensor, layer.alone)], ordered=True
-    )
-
-    limits = _limits(prepared, activation_qparams(candidate))
+    taps = [name for layer in layers for name in (layer.tensor, layer.alone)]
+    session = TappedSession(local.model, taps, ordered=True, device=device)
+    limits, batch = _limits(prepared, activation_qparams(candidate)), image_input(prepared).batch
+    del prepared, local  # the session has its own copy of the weights
 
     def run(x: FloatArray) -> Iterable[tuple[FloatArray, FloatArray]]:
         tensors = dict(session.run(x)[1])
@@ -104,13 +119,11 @@ def measure_local_drift(
                 _effective(tensors[layer.tensor], limits[layer.tensor]),
                 _effective(tensors[layer.alone], limits[layer.tensor]),
             )
-            for layer in local.layers
+            for layer in layers
         )
 
-    accumulators = [
-        DriftAccumulator(layer.tensor, op_type=layer.op_type, qparams=layer.qparams) for layer in local.layers
-    ]
-    return _measure(accumulators, run, image_input(prepared).batch, images, pipeline, threads)
+    accumulators = [DriftAccumulator(layer.tensor, op_type=layer.op_type, qparams=layer.qparams) for layer in layers]
+    return _measure(accumulators, run, batch, images, pipeline, threads)
 
 
 def _pairs(reference: ir.Model, candidate: ir.Model, names: Sequence[str]) -> dict[str, tuple[str, str]]:

@@ -1,207 +1,178 @@
-"""Diagnoses wrong preprocessing as the cause of poor fp32 accuracy, by trying other scalings and colour orders.
+"""Is the preprocessing the one that the model was trained with? Others are tried on labelled images, in pairs.
 
-Images with other scaling or colour order than in training cause no error: the accuracy is just poor, already in fp32,
-and calibration finds ranges of values that do not occur in correct use.
+Images scaled, ordered or cropped otherwise than in training still look like images, so nothing fails: the accuracy is
+lower, in fp32 already, and calibration finds ranges for values that the model never sees.
 """
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from functools import partial
 
-import numpy as np
-
-from quantkit.config.pipeline import (
-    IMAGENET_MEAN,
-    IMAGENET_STD,
-    CenterCrop,
-    Decode,
-    Mode,
-    Normalize,
-    Pad,
-    Pipeline,
-    PipelineOp,
-    Resize,
-    ToTensor,
-)
-from quantkit.data.preprocess import value_tables
+from quantkit.config.pipeline import Decode, Normalize, Pipeline, Resize, ToTensor
 from quantkit.data.source import ImageSource
-from quantkit.engine.predict import Classifier, ModelScores, evaluate
-from quantkit.errors import ConfigError
+from quantkit.engine.classifier import ClassifierFile
+from quantkit.engine.device import CPU, Device
+from quantkit.engine.predict import Classifier
+from quantkit.errors import ConfigError, QuantkitError
 from quantkit.evaluation.label_diagnosis import label_problem
-from quantkit.evaluation.paired import PairedOutcomes, mcnemar_exact
 from quantkit.evaluation.predictions import Predictions
-from quantkit.graph.model import model_digest
-from quantkit.runs.cache import ResultCache
-from quantkit.runs.score_cache import cached_scores, predict_cached, scores_key
-from quantkit.types import BoolArray
-
-# Most classifiers worth quantizing are above this accuracy; below it the diagnosis runs on a few images.
-SUSPICIOUS = 0.5
-# Minimum number of images for a diagnosis.
-FEWEST = 40
-SAMPLE = 64
-# Another preprocessing is reported only if the gain is at least this large, and significant at this level.
-FAR_BETTER = 0.2
-P = 0.001
-
-
-@dataclass(frozen=True)
-class _Scaling:
-    """A scaling of 8-bit values.
-
-    Attributes:
-        words: description for the user.
-        divisor: divisor of ``to_tensor``.
-        mean: mean of ``normalize``, one value per channel or one for all; None for no ``normalize``.
-        std: standard deviation of ``normalize``, likewise.
-    """
-
-    words: str
-    divisor: float
-    mean: tuple[float, ...] | None = None
-    std: tuple[float, ...] = ()
-
-
-_SCALINGS = (
-    _Scaling("pixels from 0 to 255", 1.0),
-    _Scaling("pixels from 0 to 1", 255.0),
-    _Scaling("pixels from -1 to 1", 255.0, (0.5,), (0.5,)),
-    _Scaling("ImageNet's mean and std", 255.0, IMAGENET_MEAN, IMAGENET_STD),
+from quantkit.evaluation.preprocessing_alternatives import (
+    Alternative,
+    Dimension,
+    geometry_alternatives,
+    interpolation_alternatives,
+    value_alternatives,
 )
+from quantkit.evaluation.preprocessing_answers import AnswersByPipeline, random_sample
+from quantkit.evaluation.preprocessing_search import SearchResult, SearchStage, can_find, search
+from quantkit.graph.model import is_quantized
+from quantkit.progress import ProgressCallback
+from quantkit.runs.cache import ResultCache
 
+# Significance level of what is said unasked.
+LEVEL = 0.01
+# On fewer images nothing is tried: few preprocessings are so bad that it would show.
+FEWEST = 40
+MOST = 512
+# From this number of images on, resizing is tried too: it takes some hundred images more, and mostly costs little.
+MANY = 5000
+# Alternatives are screened on one image of so many, so that the check costs little of a small job, too.
+_SCREENED = 25
+_FEWEST_SCREENED = 8
+# And tried at most on one of so many.
+_TRIED = 4
+_FEWEST_TRIED = 128
 
-_ORDERS: dict[Mode, tuple[Mode, ...]] = {
-    "RGB": ("RGB", "BGR"),
-    "BGR": ("RGB", "BGR"),
-    "RGBA": ("RGBA", "BGRA"),
-    "BGRA": ("RGBA", "BGRA"),
-}
+_Kind = Callable[[Pipeline], Iterator[Alternative]]
 
 
 def diagnose_preprocessing(
-    classifier: Classifier,
+    file: ClassifierFile,
     found: ImageSource,
     pipeline: Pipeline,
-    predictions: Predictions,
     *,
-    cache: ResultCache | None,
-    threads: int,
+    predictions: Predictions | None = None,
+    classifier: Classifier | None = None,
+    device: Device = CPU,
+    cache: ResultCache | None = None,
+    threads: int = 1,
+    progress: ProgressCallback | None = None,
 ) -> str | None:
-    """Return the suspected correct preprocessing of the model in one sentence; None if the given one is plausible.
+    """Return in one sentence with which preprocessing the model is right more often; None where that is not shown.
 
-    Nothing is tried if the accuracy is not suspicious, or the labels explain it. Otherwise up to `SAMPLE` images are
-    evaluated again, with the usual scalings of pixels, in both colour orders. One of them is reported only if it is
-    correct on far more of the images: by at least `FAR_BETTER`, and significantly by McNemar's exact test, corrected
-    for the number of alternatives.
+    Scalings and channel orders are tried, with `MANY` images resizing too: on 8 to 32 images of a random sample, and
+    those that look promising on up to a quarter of the images or 128, at most `MOST`. Nothing is tried for quantized
+    models, whose ranges are those of one preprocessing; for arrays; if the labels are unusual; or if the model makes so
+    few mistakes that no result could be significant.
 
     Args:
-        classifier: the fp32 model.
-        found: the evaluated images with labels.
+        file: the model.
+        found: images with labels; nothing is tried without.
         pipeline: their preprocessing.
-        predictions: predictions of the model, in the same order.
-        cache: cache of scores; None to run the model each time.
-        threads: number of worker threads.
-
-    Raises:
-        LabelError: the true classes are not known.
-        ImageError: an image cannot be decoded.
-        ModelError: the model cannot be run.
+        predictions: the model's answers to all of them, in the same order, where they are known.
+        classifier: the model opened, where it is.
+        device: where the model runs.
+        cache: of scores.
+        threads: workers.
+        progress: receives the number of images the model was run on.
     """
-    if found.array_shape is not None or not pipeline.ops:
-        return None  # the preprocessing of arrays is unknown
-    right = predictions.correct()
-    if len(predictions) < FEWEST or right.mean() >= SUSPICIOUS or label_problem(predictions) is not None:
+    if found.array_shape is not None or not pipeline.ops or found.labels is None or len(found) < FEWEST:
         return None
-    places = np.linspace(0, len(predictions) - 1, min(SAMPLE, len(predictions))).astype(np.int64)
-    sample, given = found.only(places.tolist()), right[places]
-    others = [(words, other) for words, other in alternatives(pipeline) if _fits(classifier, other)]
-    if not others:
+    if is_quantized(file.graph) or (predictions is not None and not _could_show(file, pipeline, predictions)):
         return None
-    digest = model_digest(classifier.path)
-    tried = [_right(classifier, digest, sample, other, cache, threads) for _, other in others]
-    best = max(range(len(others)), key=lambda index: int(tried[index].sum()))
-    outcomes = PairedOutcomes.of(given, tried[best])
-    if outcomes.delta < FAR_BETTER or mcnemar_exact(outcomes) * len(others) > P:
-        return None
-    words, other = others[best]
-    return (
-        f"the preprocessing seems wrong: of {len(given)} images {given.sum()} are correct as it is set and "
-        f"{tried[best].sum()} with {words}; {_how(other)}"
+    sample = random_sample(found, _most(len(found)))
+    answers = AnswersByPipeline(
+        file, sample, device=device, cache=cache, threads=threads, classifier=classifier, progress=progress
     )
-
-
-def _fits(classifier: Classifier, pipeline: Pipeline) -> bool:
-    """Return whether a pipeline fits a model: an integer input takes no fractions."""
+    tried = stages(file, LEVEL, near=False, resize=len(found) >= MANY)
     try:
-        classifier.file.check(pipeline)
-    except ConfigError:
-        return False
-    return True
+        screen = max(len(found) // _SCREENED, _FEWEST_SCREENED)
+        result = search(pipeline, tried, answers, len(sample), LEVEL, screen=screen)
+    except QuantkitError:
+        # A remark that nobody asked for must not end a job; what is wrong with the images or the model ends it anyway.
+        return None
+    return None if result.best == pipeline else sentence(result)
 
 
-def alternatives(pipeline: Pipeline) -> Iterator[tuple[str, Pipeline]]:
-    """Yield descriptions and pipelines with other colour orders and scalings, the smallest change first."""
-    first = pipeline.ops[0]
-    assert isinstance(first, Decode)
-    given = value_tables(pipeline)
-    orders = _ORDERS.get(first.mode, (first.mode,))
-    for mode in sorted(orders, key=lambda mode: mode != first.mode):
-        decode = first.model_copy(update={"mode": mode})
-        if mode != first.mode:
-            yield f"colours in the order {mode}", Pipeline(ops=(decode, *pipeline.ops[1:]))
-        for scaling in _SCALINGS:
-            if scaling.mean is not None and pipeline.channels % len(scaling.mean):
-                continue
-            other = _scaled(pipeline, decode, scaling)
-            if not np.allclose(value_tables(other), given, rtol=0.02, atol=0.02):
-                yield scaling.words if mode == first.mode else f"{scaling.words} in the order {mode}", other
+def stages(file: ClassifierFile, level: float, *, near: bool, resize: bool) -> tuple[SearchStage, ...]:
+    """Return what to try of a model, the most damaging first.
+
+    Args:
+        file: the model; what it cannot take is left out.
+        level: significance level of all stages together.
+        near: try scalings that differ little from others.
+        resize: try resizing, cropping and interpolation.
+    """
+    kinds: list[tuple[_Kind, float]] = [(partial(value_alternatives, near=near), level / 2 if resize else level)]
+    if resize:
+        kinds += [(geometry_alternatives, level / 4), (interpolation_alternatives, level / 4)]
+    return tuple(SearchStage(partial(_fitting, file, kind), share) for kind, share in kinds)
 
 
-def _scaled(pipeline: Pipeline, decode: Decode, scaling: _Scaling) -> Pipeline:
-    geometry = [op for op in pipeline.ops if isinstance(op, Resize | CenterCrop | Pad)]
-    ops: list[PipelineOp] = [decode, *geometry, ToTensor(divisor=scaling.divisor)]
-    if scaling.mean is not None:
-        repeated = (values * (pipeline.channels // len(values)) for values in (scaling.mean, scaling.std))
-        # ImageNet's statistics are in RGB order.
-        mean, std = (values[::-1] if decode.is_bgr else values for values in repeated)
-        ops.append(Normalize(mean=mean, std=std))
-    return Pipeline(ops=tuple(ops))
+def changes(result: SearchResult) -> str:
+    """Return in words what the best preprocessing has otherwise than the one given."""
+    last: dict[Dimension, str] = {}
+    for move in result.moves:
+        last.pop(move.dimension, None)
+        last[move.dimension] = move.words
+    return " and ".join(last.values())
 
 
-def _right(
-    classifier: Classifier,
-    digest: str,
-    sample: ImageSource,
-    pipeline: Pipeline,
-    cache: ResultCache | None,
-    threads: int,
-) -> BoolArray:
-    """Return for each image whether the model's top class is the true one."""
-    assert sample.labels is not None
-    if cache is None:
-        return _compared(evaluate([classifier], sample.items, pipeline, threads=threads), sample)
-    key = scores_key(digest, pipeline, classifier.file.signature, classifier.device)
-    with cached_scores(cache, [key], sample) as scores:
-        return _compared(predict_cached([classifier], scores, sample.items, pipeline, threads=threads), sample)
-
-
-def _compared(answers: Iterator[ModelScores], sample: ImageSource) -> BoolArray:
-    best = np.array([int(one.scores[0].argmax()) for one in answers])
-    right: BoolArray = best == sample.labels
-    return right
-
-
-def _how(pipeline: Pipeline) -> str:
-    """Return the settings of a pipeline's scaling and colour order as text."""
-    settings = []
+def settings(pipeline: Pipeline) -> str:
+    """Return how the parts of a pipeline are set that a search can change."""
+    said = []
     for op in pipeline.ops:
         match op:
             case Decode():
-                settings.append(f"mode of decode {op.mode}")
+                said.append(f"mode of decode {op.mode}")
             case ToTensor():
-                settings.append(f"divisor of to_tensor {op.divisor:g}")
+                said.append(f"divisor of to_tensor {op.divisor:g}")
             case Normalize():
-                settings.append(f"mean of normalize {list(op.mean)} and std {list(op.std)}")
+                said.append(f"mean of normalize {list(op.mean)} and std {list(op.std)}")
+            case Resize() if not op.antialias:
+                said.append(f"resize {op.size} {op.interpolation} without antialias")
+            case Resize():
+                said.append(f"resize {op.size} {op.interpolation}")
             case _:
                 pass
     without = "" if any(isinstance(op, Normalize) for op in pipeline.ops) else ", without normalize"
-    return f"set {', '.join(settings)}{without}"
+    return f"set {', '.join(said)}{without}"
+
+
+def sentence(result: SearchResult) -> str:
+    """Return what a search on labelled images has found, and how the preprocessing is to be set."""
+    found = result.overall
+    assert found is not None
+    return (
+        f"the preprocessing seems wrong: top-1 of {found.images} images is {found.reference:.1f} %, and "
+        f"{found.value:.1f} % ({found.difference:+.1f} points, 95 % interval {found.ci95.lo:+.1f} to "
+        f"{found.ci95.hi:+.1f}, p = {found.p:.1g}) with {changes(result)}; {settings(result.best)}"
+    )
+
+
+def _most(images: int) -> int:
+    """Return on how many of so many images an alternative is tried at most."""
+    return min(images, max(images // _TRIED, _FEWEST_TRIED), MOST)
+
+
+def _could_show(file: ClassifierFile, pipeline: Pipeline, predictions: Predictions) -> bool:
+    """Return whether the answers leave room for an improvement beyond chance, and the labels are as they should be."""
+    wrong = len(predictions) - int(predictions.correct().sum())
+    alternatives = _fitting(file, value_alternatives, pipeline)
+    images = _most(len(predictions))
+    if not can_find(images, min(wrong, images), len(alternatives), LEVEL):
+        return False
+    return label_problem(predictions) is None
+
+
+def _fitting(file: ClassifierFile, kind: _Kind, pipeline: Pipeline) -> list[Alternative]:
+    """Return the alternatives of one kind that a model can take."""
+    return [one for one in kind(pipeline) if _fits(file, one.pipeline)]
+
+
+def _fits(file: ClassifierFile, pipeline: Pipeline) -> bool:
+    """Return whether a model can take what a pipeline gives: an integer input takes no fractions."""
+    try:
+        file.check(pipeline)
+    except ConfigError:
+        return False
+    return True

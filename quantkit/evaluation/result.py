@@ -7,6 +7,7 @@ nats, sizes in bytes, latency in milliseconds.
 from dataclasses import dataclass
 from typing import Any
 
+from quantkit.engine.placement import DevicePlacement
 from quantkit.evaluation.classes import ClassDelta
 from quantkit.evaluation.confidence import MarginBin
 from quantkit.evaluation.drift import TensorDrift
@@ -87,6 +88,7 @@ class ModelResult:
         tensors: accumulated drift of every measured tensor, in the order of the network.
         layers: isolated drift of each integer layer, by its output tensor, in the order of the network.
         versus: the comparison with the reference; None for the reference.
+        ran_on: the device that answered, None for results of a card.
 
     Example:
         In the folder written by ``quantkit demo``:
@@ -109,6 +111,7 @@ class ModelResult:
     versus: Versus | None
     layers: tuple[TensorDrift, ...] = ()
     latency_spread_ms: Interval | None = None
+    ran_on: DevicePlacement | None = None
 
     @property
     def worst_tensors(self) -> tuple[TensorDrift, ...]:
@@ -132,6 +135,7 @@ class ModelResult:
             "constant_outputs": self.constant,
             "latency_ms": self.latency_ms,
             "latency_ms_p10_p90": _pair(self.latency_spread_ms),
+            "ran_on": None if self.ran_on is None else self.ran_on.to_json(),
         }
         if self.versus is None:
             return own

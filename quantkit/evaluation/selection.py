@@ -11,15 +11,20 @@ either.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
+from quantkit.engine.device import CPU, Device
 from quantkit.engine.scores import scores_of, sqnr_by_image_db
 from quantkit.errors import NumericError
 from quantkit.evaluation.predictions import Scores, kind_of_scores, kl_divergence, log_probabilities
 from quantkit.types import Float32Array
+
+# Below this the KL divergence is the rounding of float64; models that near to fp32 are as near as each other.
+_LEAST_KL = 1e-14
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,13 +66,18 @@ def expected_kl(reference: Float32Array, other: Float32Array, kind: Scores = Sco
         other: scores to compare, of the same shape.
         kind: kind of the scores; logarithms of probabilities are used.
     """
+    return max(float(_kl_of_pairs(reference, other, kind).mean()), 0.0)
+
+
+def _kl_of_pairs(reference: Float32Array, other: Float32Array, kind: Scores) -> npt.NDArray[np.float64]:
+    """Return the KL divergence of image i with the noise of image j, float64 ``[images, images]``."""
     log_p = log_probabilities(reference, kind)
     noise = _centered(log_probabilities(other, kind) - log_p)
     size = np.linalg.norm(_centered(log_p), axis=1, keepdims=True)
     size = np.maximum(size, np.median(size))
     relative, p = noise / np.where(size > 0.0, size, 1.0), np.exp(log_p)
     pairs = p @ np.square(relative).T - np.square(p @ relative.T)
-    return max(float((pairs * np.square(size)).mean()) / 2.0, 0.0)
+    return np.asarray(pairs * np.square(size) / 2.0)
 
 
 def _centered(rows: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
@@ -92,6 +102,47 @@ def closeness(reference: Float32Array, scores: Float32Array) -> Closeness:
     )
 
 
+@dataclass(frozen=True, eq=False)
+class DistanceEstimate:
+    """A distance from fp32 and how it depends on each image, so that two models can be compared on the same images.
+
+    Attributes:
+        log: natural logarithm of `Closeness.distance`, infinite where scores are NaN or infinite.
+        without: float64 ``[images]``, the same without each of the images in turn.
+    """
+
+    log: float
+    without: npt.NDArray[np.float64]
+
+    def standard_error(self, other: "DistanceEstimate") -> float:
+        """Return the standard error of the difference of both logarithms: the jackknife over the images.
+
+        For n images, ``sqrt((n - 1) / n * sum over i of (d_i - mean d)^2)`` with d_i the difference without image i
+        (Efron, The Jackknife, the Bootstrap and Other Resampling Plans, 1982, section 3).
+        """
+        left, count = self.without - other.without, self.without.size
+        return math.sqrt((count - 1) / count * float(np.square(left - left.mean()).sum()))
+
+
+def distance_estimate(reference: Float32Array, scores: Float32Array) -> DistanceEstimate:
+    """Return the distance of scores from those of fp32 with what each image contributes.
+
+    Args:
+        reference: scores of fp32, ``[images, classes]``, of at least two images.
+        scores: to compare, of the same shape.
+    """
+    count = len(reference)
+    if not np.isfinite(scores).all():
+        return DistanceEstimate(math.inf, np.full(count, math.inf))
+    pairs = _kl_of_pairs(reference, scores, kind_of_scores(reference))
+    of_image = pairs.sum(axis=0) + pairs.sum(axis=1) - pairs.diagonal()
+    kl = np.append((pairs.sum() - of_image) / (count - 1) ** 2, pairs.mean())
+    sqnr_db = sqnr_by_image_db(reference, scores)
+    mean_db = np.append((sqnr_db.sum() - sqnr_db) / (count - 1), sqnr_db.mean())
+    logs = (np.log(np.maximum(kl, _LEAST_KL)) - mean_db * math.log(10.0) / 10.0) / 2.0
+    return DistanceEstimate(float(logs[-1]), logs[:-1])
+
+
 def without_mean_change(reference: Float32Array, scores: Float32Array) -> tuple[Float32Array, Float32Array]:
     """Return both as logits, the second minus the mean change of each class, which bias correction removes.
 
@@ -114,14 +165,18 @@ class SelectionMetric:
         prepared: the fp32 model.
         images: ``[N, C, H, W]`` each.
         threads: images run side by side.
+        device: where all models run, fp32 too.
 
     Raises:
         ModelError: the model cannot be run.
+        DeviceError: the device does not run the model.
     """
 
-    def __init__(self, prepared: ir.Model, images: Sequence[Float32Array], *, threads: int) -> None:
-        self._images, self._threads = images, threads
-        self._reference = scores_of(prepared, images, threads=threads)
+    def __init__(
+        self, prepared: ir.Model, images: Sequence[Float32Array], *, threads: int, device: Device = CPU
+    ) -> None:
+        self._prepared, self._images, self._threads, self._device = prepared, images, threads, device
+        self._reference = scores_of(prepared, images, threads=threads, device=device)
 
     def closeness(self, model: ir.Model) -> Closeness:
         """Measure a model.
@@ -144,10 +199,20 @@ class SelectionMetric:
         return closeness(*without_mean_change(self._reference, scores)).distance
 
     def largest_change(self, model: ir.Model) -> float:
-        """Return the largest difference of any score to fp32, as a share of the span of fp32's scores."""
-        span = float(np.ptp(self._reference))
-        change = float(np.abs(self._scores(model) - self._reference).max())
+        """Return the largest difference of any score to fp32, as a share of the span of fp32's scores.
+
+        Both run on the CPU, because a device may compute with reduced precision.
+        """
+        reference = self._cpu_reference
+        span = float(np.ptp(reference))
+        change = float(np.abs(scores_of(model, self._images, threads=self._threads) - reference).max())
         return change / span if span > 0.0 else change
 
+    @cached_property
+    def _cpu_reference(self) -> Float32Array:
+        if self._device.is_cpu:
+            return self._reference
+        return scores_of(self._prepared, self._images, threads=self._threads)
+
     def _scores(self, model: ir.Model) -> Float32Array:
-        return scores_of(model, self._images, threads=self._threads)
+        return scores_of(model, self._images, threads=self._threads, device=self._device)

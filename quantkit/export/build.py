@@ -11,8 +11,9 @@ from typing import Any
 import torchvision
 from torch import nn
 
+from quantkit.config.hub_presets import pipeline_of_torchvision
 from quantkit.config.nearest import nearest
-from quantkit.config.pipeline import CenterCrop, Decode, Normalize, Pipeline, Resize, ToTensor
+from quantkit.config.pipeline import Pipeline
 from quantkit.errors import CheckpointError, ModelError, UsageError
 from quantkit.export.iresnet import IRESNETS, PAPER_IRESNETS
 from quantkit.export.translate import first_line
@@ -73,7 +74,9 @@ def build_pretrained(name: str, weights: str, arguments: Mapping[str, Any]) -> t
             where=found,
             fix=f"download {found.url} and give the file as --checkpoint",
         ) from error
-    return build_network(name, {**arguments, "weights": found, "progress": False}), _pipeline_of(found)
+    return build_network(name, {**arguments, "weights": found, "progress": False}), pipeline_of_torchvision(
+        found.transforms(), name
+    )
 
 
 def describe_network(name: str) -> str:
@@ -141,7 +144,7 @@ def _find_weights(name: str, weights: str) -> Any:
         raise UsageError(
             f"{name} is not a torchvision classifier, so it has no published weights",
             where="--weights",
-            fix="give --checkpoint",
+            fix="name one, such as resnet50; export takes other networks with --checkpoint",
         )
     enum = torchvision.models.get_model_weights(name)
     prefix, _, member = weights.rpartition(".")
@@ -158,18 +161,4 @@ def pretrained_pipeline(name: str, weights: str) -> Pipeline:
     Raises:
         UsageError: there is no such network or weights.
     """
-    return _pipeline_of(_find_weights(name, weights))
-
-
-def _pipeline_of(weights: Any) -> Pipeline:
-    transform = weights.transforms()
-    side = transform.crop_size[0]
-    return Pipeline(
-        ops=(
-            Decode(),
-            Resize(size=transform.resize_size[0], interpolation=transform.interpolation.value),
-            CenterCrop(size=(side, side)),
-            ToTensor(),
-            Normalize(mean=tuple(transform.mean), std=tuple(transform.std)),
-        )
-    )
+    return pipeline_of_torchvision(_find_weights(name, weights).transforms(), name)

@@ -15,14 +15,16 @@ the images: a drift that is not significant on a few dozen images is corrected o
 once would count each shift again in every following layer, and diverges.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import onnx_ir as ir
 
+from quantkit.data.parallel import map_in_order
 from quantkit.engine.scores import scores_of, sqnr_by_image_db
 from quantkit.engine.segments import SegmentedRun
+from quantkit.engine.tap import TappedSession
 from quantkit.graph.analysis.bounds import UNBOUNDED, Bounds
 from quantkit.graph.analysis.values import node_name
 from quantkit.graph.qdq.plan import Plan
@@ -118,14 +120,13 @@ def estimate_shifts(
     int8 = write_qdq(prepared, plan, ranges, bias_shift=no_shifts(layers))
     parameters, stored = activation_parameters(plan, ranges), stored_names(int8)
     nodes = {node_name(node): node for node in int8.graph}
-    float_run = SegmentedRun(prepared, images, threads=threads)
+    expected = _float_means(prepared, layers, images, threads)
     int8_run = SegmentedRun(int8, images, threads=threads)
     shifts: dict[str, Float32Array] = {}
     for done, one in enumerate(layers, start=1):
         name = stored.get(one.result, one.result)
-        float_run.advance([one.result])
         qparams = parameters[one.result] if one.result in stored else None
-        shifts[one.layer.output] = layer_shift(float_run, int8_run, one, name, qparams)
+        shifts[one.layer.output] = _shift_to(expected[one.result], int8_run, one, name, qparams)
         set_bias(nodes[one.layer.node], one.bias + shifts[one.layer.output])
         int8_run.advance([name])
         if progress is not None:
@@ -145,7 +146,15 @@ def layer_shift(
         name: name of the layer's result in the int8 model.
         qparams: quantization parameters of the result, if it is stored as integers.
     """
-    wanted, share = _means_and_share(float_run, one)
+    expected = _collected(_means_and_share(value, one) for (value,) in float_run.run([one.result]))
+    return _shift_to(expected, int8_run, one, name, qparams)
+
+
+def _shift_to(
+    expected: tuple[Vector, Vector], int8_run: SegmentedRun, one: BiasedLayer, name: str, qparams: QParams | None
+) -> Float32Array:
+    """Return the shift of one layer's bias to the means expected; see `layer_shift`."""
+    wanted, share = expected
     scale, zero_point = (1.0, 0.0) if qparams is None else (float(qparams.scale), float(qparams.zero_point))
     limits = Bounds(one.effective.lo / scale + zero_point, one.effective.hi / scale + zero_point)
     found = (_means(int8_run, name, limits) - zero_point) * scale
@@ -161,15 +170,35 @@ def _shift(differences: Vector, share: Vector) -> Vector:
     return np.asarray(trust * drift / np.where(learned, share, 1.0))
 
 
-def _means_and_share(run: SegmentedRun, one: BiasedLayer) -> tuple[Vector, Vector]:
-    """Return each channel's means, image by image, and the share of it strictly within the activation's limits."""
-    means, shares = [], []
-    for (value,) in run.run([one.result]):
-        channels, limits = by_channel(value), one.passing.intersection(one.effective)
-        means.append(_within(channels, one.effective).mean(axis=1, dtype=np.float64))
-        passed = (channels > limits.lo) & (channels < limits.hi)
-        shares.append(np.count_nonzero(passed, axis=1) / channels.shape[1])
+def _float_means(
+    prepared: ir.Model, layers: Sequence[BiasedLayer], images: Sequence[Float32Array], threads: int
+) -> dict[str, tuple[Vector, Vector]]:
+    """Return the means and share of every layer's result in the fp32 model.
+
+    They do not depend on the shifts, so one pass gives all of them, and no tensor outlives its image.
+    """
+    by_result = {one.result: one for one in layers}
+    tapped = TappedSession(prepared, list(by_result), ordered=True)
+
+    def of_image(image: Float32Array) -> dict[str, tuple[Vector, Vector]]:
+        return {name: _means_and_share(value, by_result[name]) for name, value in tapped.tensors(image)}
+
+    found = list(map_in_order(of_image, images, threads))
+    return {name: _collected(image[name] for image in found) for name in by_result}
+
+
+def _collected(found: Iterable[tuple[Vector, Vector]]) -> tuple[Vector, Vector]:
+    """Return each channel's means, image by image, and its share over all images."""
+    means, shares = zip(*found, strict=True)
     return np.array(means), np.mean(shares, axis=0)
+
+
+def _means_and_share(value: Numbers, one: BiasedLayer) -> tuple[Vector, Vector]:
+    """Return each channel's mean in one image, and the share of it strictly within the activation's limits."""
+    channels, limits = by_channel(value), one.passing.intersection(one.effective)
+    passed = (channels > limits.lo) & (channels < limits.hi)
+    means = _within(channels, one.effective).mean(axis=1, dtype=np.float64)
+    return means, np.count_nonzero(passed, axis=1) / channels.shape[1]
 
 
 def _means(run: SegmentedRun, name: str, limits: Bounds) -> Vector:
@@ -178,4 +207,7 @@ def _means(run: SegmentedRun, name: str, limits: Bounds) -> Vector:
 
 
 def _within(channels: Numbers, limits: Bounds) -> Numbers:
+    if np.issubdtype(channels.dtype, np.integer):
+        every = np.iinfo(channels.dtype.name)  # np.clip would convert all of them to float64
+        limits = UNBOUNDED if limits.lo <= every.min and limits.hi >= every.max else limits
     return channels if limits == UNBOUNDED else np.clip(channels, limits.lo, limits.hi)

@@ -226,8 +226,8 @@ class _Builder:
             yield np.repeat(self._all(source), prod(positions)), self._all(result)
 
     def _same_channels(self, value: ir.Value | None, result: ir.Value) -> bool:
-        alike = channels_of(value) == channels_of(result) and rank(value) == rank(result)
-        return self._numbered(value) and self._numbered(result) and alike
+        same_axes = channels_of(value) == channels_of(result) and rank(value) == rank(result)
+        return self._numbered(value) and self._numbered(result) and same_axes
 
     def _numbered(self, value: ir.Value | None) -> bool:
         return value is not None and not is_constant(value) and name_of(value) in self._first

@@ -1,9 +1,9 @@
 """The content of an HTML report as typed data; `quantkit.workflows.report` creates it from a run."""
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 
@@ -199,6 +199,21 @@ class Loss:
 
 
 @dataclass(frozen=True, kw_only=True)
+class MethodChoice:
+    """How method ``auto`` chose the method of a model.
+
+    Attributes:
+        model: its name in the run.
+        reason: in a sentence.
+        rows: one a method: ``method``, ``images``, ``distance``, ``sqnr_db``, ``agreement`` in percent, ``outcome``.
+    """
+
+    model: str
+    reason: str
+    rows: tuple[Mapping[str, Any], ...]
+
+
+@dataclass(frozen=True, kw_only=True)
 class ReportData:
     """The data of a report.
 
@@ -213,6 +228,7 @@ class ReportData:
         coverage: int8 coverage of each candidate; candidates of unknown origin are left out.
         tunings: searches of `quantkit tune` in the run.
         sensitivities: results of `quantkit sensitivity` in the run.
+        choices: choices of method ``auto`` for candidates.
         verdicts: verdicts of the gates.
         provenance: names and values, in order.
     """
@@ -227,6 +243,7 @@ class ReportData:
     coverage: tuple[tuple[str, Coverage], ...] = ()
     tunings: tuple[TuningLog, ...] = ()
     sensitivities: tuple[SensitivityFinding, ...] = ()
+    choices: tuple[MethodChoice, ...] = ()
     verdicts: tuple[GateVerdict, ...] = ()
     provenance: tuple[tuple[str, str], ...] = ()
 

@@ -1,7 +1,7 @@
 """Shortens names of tensors, layers and models in terminal tables, such that they remain distinct.
 
 Exporters name a tensor by its path (``/features/denseblock3/denselayer11/norm1/act/Relu_output_0``), and a network
-repeats its blocks, so many names have equal ends and differ in the middle.
+repeats its blocks, so names often have equal ends and differ in the middle.
 """
 
 import re
@@ -14,7 +14,7 @@ from rich.measure import Measurement
 from rich.text import Text
 
 CUT = "…"
-_BEHIND_SEPARATOR = re.compile(r"(?<=[/._:])")
+_AFTER_SEPARATOR = re.compile(r"(?<=[/._:])")
 
 
 @dataclass(frozen=True)
@@ -69,8 +69,8 @@ def _joined(groups: Sequence[Sequence[str]], cut: Mapping[str, str]) -> list[lis
     """Return the groups, merged if they contain names with equal shortened forms."""
     joined: dict[str, list[str]] = {}
     for group in groups:
-        alike = {id(joined[cut[name]]): joined[cut[name]] for name in group if cut[name] in joined}
-        members = [*group, *(name for other in alike.values() for name in other)]
+        others = {id(joined[cut[name]]): joined[cut[name]] for name in group if cut[name] in joined}
+        members = [*group, *(name for other in others.values() for name in other)]
         joined |= dict.fromkeys((cut[name] for name in members), members)
     return list({id(members): members for members in joined.values()}.values())
 
@@ -78,10 +78,10 @@ def _joined(groups: Sequence[Sequence[str]], cut: Mapping[str, str]) -> list[lis
 def _told_apart(group: Sequence[str], width: int) -> Iterator[tuple[str, str]]:
     """Yield each name of a group with a shortened form that differs from the others."""
     before = _common_length(group)
-    behind = _common_length([name[before:][::-1] for name in group])
+    after = _common_length([name[before:][::-1] for name in group])
     for name in group:
         alone = len(group) == 1
-        yield name, _middle_cut(name, width) if alone else _around(name, before, len(name) - behind, width)
+        yield name, _middle_cut(name, width) if alone else _around(name, before, len(name) - after, width)
 
 
 def _middle_cut(name: str, width: int) -> str:
@@ -102,11 +102,11 @@ def _around(name: str, start: int, end: int, width: int) -> str:
         return _middle_cut(name, width)
     if end - start > room:
         return CUT + _middle_cut(name[start:end], room) + CUT
-    ends = [0, *(found.start() for found in _BEHIND_SEPARATOR.finditer(name)), len(name)]
-    before, behind = max(place for place in ends if place <= start), min(place for place in ends if place >= end)
+    ends = [0, *(found.start() for found in _AFTER_SEPARATOR.finditer(name)), len(name)]
+    before, after = max(place for place in ends if place <= start), min(place for place in ends if place >= end)
     # The complete path component first, then as many others as fit.
     start = before if end - before <= room else start
-    end = behind if behind - start <= room else end
+    end = after if after - start <= room else end
     end = max((place for place in ends if place >= end and place - start <= room), default=end)
     start = min((place for place in ends if place <= start and end - place <= room), default=start)
     return (CUT if start else "") + name[start:end] + (CUT if end < len(name) else "")

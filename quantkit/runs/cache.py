@@ -8,7 +8,6 @@ per kind; entries can be deleted at any time.
 import contextlib
 import json
 import os
-import sys
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -25,31 +24,12 @@ from quantkit.files import sha256_json, write_bytes
 from quantkit.numerics import NUMERIC_VERSION
 
 FOLDER = "cache"
-# Environment variable for another location of the user's cache folder.
-CACHE_HOME = "XDG_CACHE_HOME"
 # The oldest entries are removed if a cache folder exceeds this size.
 MAX_BYTES = 1 << 30
 
 _METADATA = "quantkit-cache"
 _SUFFIX = ".safetensors"
 _NAME_DIGITS = 24
-
-
-def user_cache_folder() -> Path:
-    """Return the folder of results without a run: ``quantkit`` in the user's cache folder.
-
-    This is ``XDG_CACHE_HOME`` if it is set, else ``~/.cache``, ``~/Library/Caches`` on macOS, or ``LOCALAPPDATA`` on
-    Windows.
-    """
-    given = os.environ.get(CACHE_HOME)
-    if given and Path(given).is_absolute():
-        return Path(given) / "quantkit"
-    if sys.platform == "darwin":
-        return Path.home() / "Library/Caches/quantkit"
-    local = os.environ.get("LOCALAPPDATA")
-    if sys.platform == "win32" and local:
-        return Path(local) / "quantkit/cache"
-    return Path.home() / ".cache/quantkit"
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from typing import Any, Literal
 from filelock import FileLock, Timeout
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from quantkit.config.method import Method, recorded_method
 from quantkit.config.pipeline import Pipeline
 from quantkit.data.calibration_set import CalibrationSet
 from quantkit.errors import CalibrationSetError, ConfigError, ModelError, OutputError, ProvenanceError, UsageError
@@ -100,6 +101,7 @@ class QuantizedRecord(_Record):
         method: name of the method.
         options: all other options that the file depends on.
         fp32: file name of the fp32 model with corrected biases for a compiler that quantizes by itself, or null.
+        selection: comparison by which method ``auto`` chose the method, null if it was named.
     """
 
     file: str
@@ -108,6 +110,16 @@ class QuantizedRecord(_Record):
     method: str
     options: dict[str, Any] = Field(default_factory=dict)
     fp32: str | None = None
+    selection: dict[str, Any] | None = None
+
+    @property
+    def solved_by(self) -> Method:
+        """The method with its settings.
+
+        Raises:
+            UsageError: it does not exist.
+        """
+        return recorded_method(self.method, self.options)
 
     @property
     def keeps_outliers(self) -> bool:
@@ -126,7 +138,9 @@ class RunRecord(_Record):
         pipeline: the preprocessing.
         quantized: the quantized models, by name.
         backends: options of the vendors' files, by backend.
-        configuration: the effective settings of the calibration, from options, quantkit.yaml and defaults.
+        configuration: the effective settings of the commands that wrote into the run; see
+            `quantkit.runs.configuration`.
+        observed_on: device of the calibration pass, as `quantkit.DevicePlacement.to_json`; empty in older runs.
 
     Example:
         In the folder written by ``quantkit demo``:
@@ -144,6 +158,7 @@ class RunRecord(_Record):
     quantized: dict[str, QuantizedRecord] = Field(default_factory=dict)
     backends: dict[str, dict[str, Any]] = Field(default_factory=dict)
     configuration: dict[str, Any] = Field(default_factory=dict)
+    observed_on: dict[str, Any] = Field(default_factory=dict)
 
 
 class RunFolder:
@@ -182,16 +197,20 @@ class RunFolder:
             raise OutputError("the run folder cannot be written (permission denied)", where=self.path)
 
     @contextlib.contextmanager
-    def locked(self) -> Iterator[None]:
+    def locked(self, wait_s: float = 0.0) -> Iterator[None]:
         """Context manager that prevents other processes from writing the run.
 
         The operating system releases the lock when the process ends.
 
+        Args:
+            wait_s: seconds to wait for another process that holds the run.
+
         Raises:
+            OutputError: the run folder cannot be written.
             UsageError: another process has locked the run.
         """
         self.create()
-        lock = FileLock(self.path / ".lock", timeout=0)
+        lock = FileLock(self.path / ".lock", timeout=wait_s)
         try:
             lock.acquire()
         except Timeout:
@@ -295,16 +314,16 @@ def _located(record: RunRecord, folder: Path) -> RunRecord:
 
 def _locate(folder: Path, path: str, absolute: str, digest: str, digest_of: Callable[[Path], str | None]) -> str:
     """Return the location of a recorded file: the relative or absolute path, or a file with the same digest nearby."""
-    beside = Path(os.path.normpath(folder.resolve() / path))
-    if beside.is_file():
-        return str(beside)
+    relative = Path(os.path.normpath(folder.resolve() / path))
+    if relative.is_file():
+        return str(relative)
     if absolute and Path(absolute).is_file():
         return absolute
     for near in dict.fromkeys((folder.resolve().parent, folder.resolve(), folder.resolve().parent.parent, Path.cwd())):
-        for candidate in sorted(near.glob(f"*{beside.suffix}")):
+        for candidate in sorted(near.glob(f"*{relative.suffix}")):
             if digest_of(candidate) == digest:
                 return str(candidate)
-    return absolute or str(beside)
+    return absolute or str(relative)
 
 
 def _model_digest(path: Path) -> str | None:

@@ -13,8 +13,8 @@ from quantkit.config.pipeline import Pipeline
 from quantkit.data.item import ImageItem
 from quantkit.data.parallel import map_in_order
 from quantkit.data.preprocess import preprocess
+from quantkit.engine.batches import Load, load_batch
 from quantkit.engine.classifier import ClassifierFile, PreparedClassifier, classifier_signature, read_classifier
-from quantkit.engine.observe import Load, load_batch
 from quantkit.errors import ProvenanceError
 from quantkit.graph.image_input import image_input
 from quantkit.graph.model import read_model

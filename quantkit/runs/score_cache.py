@@ -12,6 +12,7 @@ import json
 import os
 import zlib
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
@@ -25,10 +26,10 @@ from quantkit.data.source import ImageSource
 from quantkit.engine.device import CPU, Device
 from quantkit.engine.predict import Answer, Classifier, ModelScores, answer_in_batches
 from quantkit.errors import ModelError, OutputError, UsageError
-from quantkit.files import make_folder, reason
+from quantkit.files import make_folder, reason, user_cache_folder
 from quantkit.graph.fixed_inputs import to_json
 from quantkit.graph.signature import Signature
-from quantkit.runs.cache import CacheKey, ResultCache
+from quantkit.runs.cache import FOLDER, CacheKey, ResultCache
 from quantkit.types import Float32Array
 
 KIND = "scores"
@@ -140,7 +141,20 @@ class ScoreCache:
 
     def scores(self, index: int) -> Float32Array:
         """Return the cached scores ``[1, classes]`` of an image."""
-        row = self._read(4 * self.classes, self._offset(self._rows[self._images[index]]) + _ID_BYTES)
+        return self._scores(self._images[index])
+
+    def take_over(self, other: "ScoreCache") -> None:
+        """Append the wanted scores that another file of the same key has.
+
+        Raises:
+            OutputError: they cannot be written.
+        """
+        for index, image in enumerate(self._images):
+            if image not in self._rows and image in other._rows:
+                self.add(index, other._scores(image))
+
+    def _scores(self, image: bytes) -> Float32Array:
+        row = self._read(4 * self.classes, self._offset(self._rows[image]) + _ID_BYTES)
         return np.frombuffer(row, "<f4").astype(np.float32)[None]
 
     def add(self, index: int, scores: Float32Array) -> None:
@@ -201,9 +215,26 @@ class ScoreCache:
             self._rows[row[:_ID_BYTES]] = len(self._rows)
 
 
+def score_cache_of(run: Path | None) -> ResultCache | None:
+    """Return where scores are cached: in the run, or in the user's cache folder where there is no run.
+
+    None where that cannot be written: models are then run each time.
+    """
+    if run is not None:
+        return ResultCache(run / FOLDER) if os.access(run, os.W_OK) else None
+    folder = user_cache_folder()
+    try:
+        make_folder(folder)
+    except OutputError:
+        return None
+    return ResultCache(folder) if os.access(folder, os.W_OK) else None
+
+
 @contextlib.contextmanager
 def cached_scores(cache: ResultCache, keys: Sequence[CacheKey], images: ImageSource) -> Iterator[list[ScoreCache]]:
     """Open the cached scores of several models; the cache is trimmed at the end.
+
+    What a model was found to say before there was a run is taken over from the user's cache folder.
 
     Args:
         cache: the result cache.
@@ -219,8 +250,19 @@ def cached_scores(cache: ResultCache, keys: Sequence[CacheKey], images: ImageSou
     with contextlib.ExitStack() as stack:
         distinct = {key.digest: key for key in keys}
         files = {digest: stack.enter_context(ScoreCache(cache, key, ids)) for digest, key in distinct.items()}
+        for digest, key in distinct.items():
+            _take_over_shared(files[digest], cache, key, len(ids))
         yield [files[key.digest] for key in keys]
         cache.trim({one.path for one in files.values()})
+
+
+def _take_over_shared(scores: ScoreCache, cache: ResultCache, key: CacheKey, wanted: int) -> None:
+    """Take over scores that were cached before there was a run; where they cannot be read, there are none."""
+    shared = ResultCache(user_cache_folder())
+    if scores.known == wanted or shared.folder == cache.folder or not shared.path(key, SUFFIX).is_file():
+        return
+    with contextlib.suppress(OutputError), ScoreCache(shared, key, ()) as other:
+        scores.take_over(other)
 
 
 def predict_cached(

@@ -6,11 +6,10 @@ to those already in float, and the best of them is taken.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 import onnx_ir as ir
 
-from quantkit.errors import ModelError, UsageError
+from quantkit.errors import ModelError
 from quantkit.evaluation.selection import SelectionMetric
 from quantkit.graph.analysis.macs import multiply_adds
 from quantkit.graph.analysis.values import node_name
@@ -18,6 +17,7 @@ from quantkit.graph.qdq.plan import Plan, plan
 from quantkit.graph.qdq.write import write_qdq
 from quantkit.progress import ProgressCallback
 from quantkit.ptq.bias_correction import estimate_shifts
+from quantkit.search.budget import FloatBudget
 from quantkit.search.candidate_builder import CandidateBuilder
 from quantkit.search.recipe import Recipe
 from quantkit.sensitivity.measure import layer_costs
@@ -28,35 +28,6 @@ TRIED = 4
 IMAGES = 24
 # Cost of the conversions around a float layer, as a share of the network's multiply-adds.
 CONVERSIONS = 0.005
-
-
-@dataclass(frozen=True, kw_only=True)
-class FloatBudget:
-    """Limits on layers in float.
-
-    Attributes:
-        macs: percent of the network's multiply-adds, 0 to 100.
-        layers: number of layers; None for any.
-        convs_only: only 2-D convolutions, the operators of VACC's ``skip_conv_layers``.
-
-    Raises:
-        UsageError: a value is out of range.
-
-    Example:
-        >>> import quantkit
-        >>> quantkit.FloatBudget(macs=5.0, layers=3).layers
-        3
-    """
-
-    macs: float = 10.0
-    layers: int | None = None
-    convs_only: bool = False
-
-    def __post_init__(self) -> None:
-        if not 0.0 <= self.macs <= 100.0:
-            raise UsageError(f"{self.macs} is not between 0 and 100 percent", where="macs", fix="write a tenth as 10")
-        if self.layers is not None and self.layers < 0:
-            raise UsageError(f"{self.layers} is below 0", where="layers")
 
 
 class MixedPrecision:

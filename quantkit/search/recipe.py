@@ -4,7 +4,7 @@ from dataclasses import asdict, dataclass, replace
 from enum import StrEnum
 from typing import Any, Self
 
-from quantkit.config.method import Method, method_name
+from quantkit.config.method import Method, method_json, method_words
 from quantkit.graph.qdq.plan import PlanOptions
 from quantkit.ptq.input_folding import LEVELS
 from quantkit.targets import Target
@@ -59,12 +59,12 @@ class Recipe:
 
     def to_json(self) -> dict[str, Any]:
         """Return JSON values, distinct for distinct recipes."""
-        plain = asdict(self) | {"method": {"name": method_name(self.method), **asdict(self.method)}}
+        plain = asdict(self) | {"method": method_json(self.method)}
         return plain | {"correction": self.correction.value, "skip": list(self.skip)}
 
     def describe(self) -> str:
         """Return a short description of the recipe."""
-        words = [method_name(self.method)]
+        words = [method_words(self.method)]
         if not self.per_channel:
             words.append("per tensor")
         if self.power_of_two:

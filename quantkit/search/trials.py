@@ -8,11 +8,13 @@ from typing import Any
 import onnx_ir as ir
 
 from quantkit.engine.classifier import PreparedClassifier
+from quantkit.engine.device import CPU, Device
 from quantkit.evaluation.selection import SelectionMetric
 from quantkit.progress import NamedProgress, Progress, ProgressCallback
 from quantkit.runs.folder import RunFolder, RunRecord
+from quantkit.search.budget import FloatBudget
 from quantkit.search.candidate_builder import CandidateBuilder, Product
-from quantkit.search.mixed_precision import FloatBudget, MixedPrecision, float_share
+from quantkit.search.mixed_precision import MixedPrecision, float_share
 from quantkit.search.recipe import Recipe, WeightCorrection
 from quantkit.search.stages import HoldoutResult, OutOfTimeError, Trial
 from quantkit.search.trial_cache import Screened, TrialCache
@@ -38,6 +40,7 @@ class TuningTask:
         builder: builds recipes.
         selection: compares recipes.
         start: the recipe of calibrate.
+        device: where models are observed, compared and evaluated; corrections are fitted on the CPU.
     """
 
     folder: RunFolder
@@ -47,6 +50,7 @@ class TuningTask:
     builder: CandidateBuilder
     selection: SelectionMetric
     start: Recipe
+    device: Device = CPU
 
     @property
     def prepared(self) -> ir.Model:
@@ -55,7 +59,8 @@ class TuningTask:
 
     def depends_on(self) -> dict[str, Any]:
         """Return everything that the trials depend on, except their recipes and the evaluation images."""
-        return {
+        device = {} if self.device.is_cpu else self.device.identity()
+        return device | {
             "model": self.record.model.key,
             "output": self.record.model.output,
             "set": self.record.set.digest,

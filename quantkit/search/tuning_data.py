@@ -9,6 +9,7 @@ from quantkit.config.pipeline import Pipeline
 from quantkit.data.calibration_set import CalibrationSet
 from quantkit.data.decoded import DecodedImages
 from quantkit.data.item import ImageItem
+from quantkit.engine.device import CPU, Device
 from quantkit.engine.observe import complete, observe
 from quantkit.engine.tap import TappedSession
 from quantkit.errors import CalibrationSetError
@@ -45,7 +46,8 @@ class TuningData:
         observed: images to observe ranges on.
         outliers: positions in ``observed`` of outlier images of the original model; ``work`` does not contain them.
         load: reads an image of ``observed``.
-        batch: the model's fixed batch size, 1 if it is dynamic.
+        fixed_batch: the model's fixed batch size, None if it is dynamic.
+        device: device of the models that are observed.
         threads: number of worker threads.
     """
 
@@ -55,7 +57,8 @@ class TuningData:
     observed: Sequence[ImageItem]
     outliers: tuple[int, ...]
     load: DecodedImages
-    batch: int
+    fixed_batch: int | None
+    device: Device
     threads: int
 
     def observe(self, model: ir.Model, images: int | None = None) -> Observed:
@@ -70,8 +73,16 @@ class TuningData:
             NumericError: a tensor contains NaN or infinity.
         """
         wanted, used = observed_tensors(model), self.observed[:images]
-        session = TappedSession(model, wanted.tapped)
-        *_, last = observe(session, wanted.tapped, used, self.load, batch=self.batch, threads=self.threads)
+        session = TappedSession(model, wanted.tapped, device=self.device)
+        *_, last = observe(
+            session,
+            wanted.tapped,
+            used,
+            self.load,
+            batch=self.fixed_batch or self.device.batch,
+            fill=self.fixed_batch is not None,
+            threads=self.threads,
+        )
         outliers = tuple(place for place in self.outliers if place < len(used))
         return replace(complete(last.observed(), wanted), known_outliers=outliers)
 
@@ -83,6 +94,7 @@ def tuning_data(
     pipeline: Pipeline,
     threads: int,
     load: DecodedImages | None = None,
+    device: Device = CPU,
 ) -> TuningData:
     """Read the images of a calibration set.
 
@@ -93,6 +105,7 @@ def tuning_data(
         pipeline: preprocessing.
         threads: workers.
         load: reads images with this preprocessing; created if missing.
+        device: device of the rewritten models that are observed.
 
     Raises:
         CalibrationSetError: there are too few.
@@ -126,7 +139,8 @@ def tuning_data(
         observed=items[:OBSERVED],
         outliers=tuple(place for place in far if place < OBSERVED),
         load=load,
-        batch=image_input(prepared).batch or 1,
+        fixed_batch=image_input(prepared).batch,
+        device=device,
         threads=threads,
     )
 

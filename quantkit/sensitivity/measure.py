@@ -23,7 +23,8 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from quantkit.engine.prefix_sharing import PrefixSharedRuns
+from quantkit.engine.device import CPU, Device
+from quantkit.engine.prefix_sharing import variant_runs
 from quantkit.engine.scores import scores_of
 from quantkit.errors import NumericError
 from quantkit.evaluation.predictions import Scores, kind_of_scores, kl_divergence
@@ -144,6 +145,7 @@ def layer_costs(
     left_out: PlanOptions | None = None,
     bias_shift: Mapping[str, Float32Array] | None = None,
     threads: int,
+    device: Device = CPU,
     known: Mapping[str, LayerCost] | None = None,
     found: Callable[[LayerCost], None] | None = None,
     progress: Callable[[int, int], None] | None = None,
@@ -161,6 +163,7 @@ def layer_costs(
         left_out: layers in float in all models.
         bias_shift: bias shifts, as for `quantkit.graph.qdq.write.write_qdq`.
         threads: number of images run in parallel.
+        device: device of all models, fp32 included, so that the rounding of the device is not a cost of a layer.
         known: costs of layers on these images, by node name; they are not measured again.
         found: called with each layer's cost as soon as it is measured.
         progress: called with the number of finished layers and of all layers.
@@ -168,9 +171,12 @@ def layer_costs(
     Raises:
         UsageError: ``left_out`` matches no node.
         ModelError: nothing is left to quantize, a tensor has no range, or onnxruntime cannot run a model.
+        DeviceError: the device does not run a model.
         NumericError: scores are NaN or infinite.
     """
-    scorer = LayerScorer(prepared, target, ranges, images, left_out=left_out, bias_shift=bias_shift, threads=threads)
+    scorer = LayerScorer(
+        prepared, target, ranges, images, left_out=left_out, bias_shift=bias_shift, threads=threads, device=device
+    )
     network = evaluated(scorer.conv_index, scorer.macs, scorer.reference, scorer.int8)
     costs = []
     for layer in scorer.layers:
@@ -208,6 +214,7 @@ class LayerScorer:
         left_out: PlanOptions | None,
         bias_shift: Mapping[str, Float32Array] | None,
         threads: int,
+        device: Device = CPU,
     ) -> None:
         self._subject = _MeasuredModel(prepared, target, ranges, left_out or PlanOptions(), bias_shift or {})
         self._made = self._subject.plan()
@@ -215,10 +222,12 @@ class LayerScorer:
         self.layers: tuple[Layer, ...] = tuple(self._made.layers)
         self.conv_index = self._made.conv_index
         self.macs = multiply_adds(prepared, images[0].shape)
-        self.reference = scores_of(prepared, images, threads=threads)
+        self.reference = scores_of(prepared, images, threads=threads, device=device)
         _check_finite(self.reference)
-        self.int8 = scores_of(int8, images, threads=threads)
-        self._floats, self._integers = (PrefixSharedRuns(model, images, threads=threads) for model in (prepared, int8))
+        self.int8 = scores_of(int8, images, threads=threads, device=device)
+        self._floats, self._integers = (
+            variant_runs(model, images, threads=threads, device=device) for model in (prepared, int8)
+        )
 
     def scores(self, layer: Layer) -> tuple[Float32Array, Float32Array]:
         """Return the scores with this layer alone in int8, and with all but it in int8."""

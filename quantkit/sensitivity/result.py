@@ -159,6 +159,7 @@ class Sensitivity(Records):
         whole: figures of the full int8 model.
         layers: the layers, most costly first.
         notes: remarks for the user.
+        device: device of all models, fp32 included, with the provider's options.
 
     Example:
         In the folder written by ``quantkit demo``:
@@ -180,6 +181,7 @@ class Sensitivity(Records):
     whole: Figures
     layers: tuple[LayerSensitivity, ...]
     notes: tuple[str, ...]
+    device: str = "cpu"
 
     @property
     def sum_made(self) -> float:
@@ -202,6 +204,7 @@ class Sensitivity(Records):
             "by": self.by,
             "images": self.images,
             "source": self.source,
+            "device": self.device,
             "macs": self.macs,
             "top1": self.top1,
             "whole": self.whole.to_json(),
@@ -227,6 +230,7 @@ class Sensitivity(Records):
             whole=Figures.from_json(plain["whole"]),
             layers=tuple(LayerSensitivity.from_json(layer) for layer in plain["layers"]),
             notes=tuple(plain["notes"]),
+            device=plain.get("device", "cpu"),
         )
 
     def csv_text(self) -> str:

@@ -68,7 +68,7 @@ class Provenance:
     device: str = "cpu"
 
     def require_same(self, other: "Provenance", where: object) -> None:
-        """Raise if statistics are of another model or preprocessing.
+        """Raise if statistics are of another model, preprocessing or device.
 
         Raises:
             ProvenanceError: the message says what differs and what to repeat.
@@ -81,6 +81,12 @@ class Provenance:
                     where=where,
                     fix="run quantkit calibrate again",
                 )
+        if self.device != other.device:
+            raise ProvenanceError(
+                f"these statistics were observed on {other.device}, not on {self.device}: devices round otherwise",
+                where=where,
+                fix="run quantkit calibrate for all shards with the same --device",
+            )
 
 
 @dataclass(frozen=True, eq=False)
@@ -115,7 +121,7 @@ class Statistics(Observed):
         """Return the statistics of both sets of images, bit-identical to one pass over all of them.
 
         Raises:
-            ProvenanceError: the two come from different models or preprocessing, or share images.
+            ProvenanceError: the two come from different models, preprocessing or devices, or share images.
             StatisticsError: they have different tensors.
         """
         self.provenance.require_same(other.provenance, "the second file")

@@ -8,10 +8,10 @@ the number of occupied bins are sufficient, and a candidate needs one logarithm 
 
 import math
 
-import numba
 import numpy as np
 import numpy.typing as npt
 
+from quantkit.kernels import inlined, kernel
 from quantkit.stats.linear import linear_magnitudes, linear_symmetric
 from quantkit.stats.tensor import TensorStatistics
 
@@ -72,7 +72,8 @@ def tensorrt_divergences(histogram: CountVector) -> FloatVector:
     P is the first i bins with the rest added to the last of them; Q is the first i bins merged into 128 levels, each
     spread evenly over its occupied bins. Infinite if P has values where Q is zero.
     """
-    divergences: FloatVector = _tensorrt_divergences(*_sums(histogram), histogram)
+    divergences = np.full(histogram.size - TENSORRT_LEVELS + 1, np.inf)
+    _tensorrt_divergences(_sums(histogram), histogram, histogram.size, divergences)
     return divergences
 
 
@@ -89,60 +90,56 @@ def symmetric_divergences(histogram: CountVector, levels: int, relay: bool) -> F
         levels: number of quantized levels, odd.
         relay: Relay's details, else onnxruntime's.
     """
-    divergences: FloatVector = _symmetric_divergences(*_sums(histogram), histogram, levels, relay)
+    divergences = np.full(histogram.size // 2 - levels // 2 + 1, np.inf)
+    _symmetric_divergences(
+        _sums(histogram), histogram, histogram.size, levels, int(relay), np.empty(levels), divergences
+    )
     return divergences
 
 
-def _sums(histogram: CountVector) -> tuple[FloatVector, FloatVector, FloatVector, FloatVector, FloatVector]:
-    """Return prefix sums (a leading 0) of h, occupied, h log h, log h and 1 / h over the bins."""
+def _sums(histogram: CountVector) -> FloatVector:
+    """Return prefix sums over the bins, ``[5, bins + 1]``: of h, occupied, h log h, log h and 1 / h."""
     h = histogram.astype(np.float64)
     occupied = h > 0
     safe = np.where(occupied, h, 1.0)
     log = np.log(safe)
-    terms = (h, occupied.astype(np.float64), h * log, log, np.where(occupied, 1.0 / safe, 0.0))
-    mass, full, h_log_h, log_h, inverse = (np.concatenate([[0.0], np.cumsum(term)]) for term in terms)
-    return mass, full, h_log_h, log_h, inverse
+    sums = np.zeros((5, h.size + 1))
+    np.cumsum((h, occupied, h * log, log, np.where(occupied, 1.0 / safe, 0.0)), axis=1, out=sums[:, 1:])
+    return sums
 
 
-@numba.njit(nogil=True, cache=True)
-def _tensorrt_divergences(
-    mass: FloatVector,
-    full: FloatVector,
-    h_log_h: FloatVector,
-    log_h: FloatVector,
-    inverse: FloatVector,
-    histogram: CountVector,
-) -> FloatVector:
-    bins, levels = histogram.size, TENSORRT_LEVELS
-    total = mass[bins]
-    result = np.full(bins - levels + 1, np.inf)
+@kernel("void", "float64*", "int64*", "int64", "float64*")
+def _tensorrt_divergences(sums: FloatVector, histogram: CountVector, bins: int, result: FloatVector) -> None:
+    levels = TENSORRT_LEVELS
+    mass, full, h_log_h = 0, bins + 1, 2 * (bins + 1)  # where the rows of sums begin
+    total = sums[mass + bins]
     for i in range(levels, bins + 1):
-        last, outliers = float(histogram[i - 1]), total - mass[i]
-        if mass[i] == 0.0 or (outliers > 0.0 and last == 0.0):
+        last, outliers = float(histogram[i - 1]), total - sums[mass + i]
+        if sums[mass + i] == 0.0 or (outliers > 0.0 and last == 0.0):
             continue
-        p_log_p = h_log_h[i]
+        p_log_p = sums[h_log_h + i]
         if outliers > 0.0:
             p_log_p += (last + outliers) * math.log(last + outliers) - last * math.log(last)
         p_log_q, spread = 0.0, 1.0
         for level in range(levels):
             start, stop = level * i // levels, (level + 1) * i // levels
-            occupied = full[stop] - full[start]
+            occupied = sums[full + stop] - sums[full + start]
             if occupied > 0.0:
-                spread = (mass[stop] - mass[start]) / occupied
-                p_log_q += (mass[stop] - mass[start]) * math.log(spread)
+                spread = (sums[mass + stop] - sums[mass + start]) / occupied
+                p_log_q += (sums[mass + stop] - sums[mass + start]) * math.log(spread)
         if outliers > 0.0:
             p_log_q += outliers * math.log(spread)  # the last bin is occupied, so it is in the last level spread
-        result[i - levels] = (p_log_p - p_log_q) / total - math.log(total) + math.log(mass[i])
-    return result
+        result[i - levels] = (p_log_p - p_log_q) / total - math.log(total) + math.log(sums[mass + i])
 
 
-@numba.njit(nogil=True, cache=True)
-def _sum_p_log_p(e: float, start: int, stop: int, sums: tuple, histogram: CountVector) -> float:  # type: ignore[type-arg]
+@inlined
+def _sum_p_log_p(e: float, start: int, stop: int, sums: FloatVector, histogram: CountVector, bins: int) -> float:
     """Return the sum of (h - e) log(h - e) over the occupied bins in [start, stop)."""
-    full, h_log_h, log_h, inverse = sums
+    full, h_log_h, log_h, inverse = bins + 1, 2 * (bins + 1), 3 * (bins + 1), 4 * (bins + 1)
     if e <= _EXPANSION_LIMIT:
-        first = (log_h[stop] - log_h[start]) + (full[stop] - full[start])
-        return float((h_log_h[stop] - h_log_h[start]) - e * first + 0.5 * e * e * (inverse[stop] - inverse[start]))
+        slope = (sums[log_h + stop] - sums[log_h + start]) + (sums[full + stop] - sums[full + start])
+        curvature = 0.5 * e * e * (sums[inverse + stop] - sums[inverse + start])
+        return float((sums[h_log_h + stop] - sums[h_log_h + start]) - e * slope + curvature)
     total = 0.0
     for k in range(start, stop):
         if histogram[k] > 0:
@@ -150,30 +147,26 @@ def _sum_p_log_p(e: float, start: int, stop: int, sums: tuple, histogram: CountV
     return total
 
 
-@numba.njit(nogil=True, cache=True)
+@kernel("void", "float64*", "int64*", "int64", "int64", "int64", "float64*", "float64*")
 def _symmetric_divergences(
-    mass: FloatVector,
-    full: FloatVector,
-    h_log_h: FloatVector,
-    log_h: FloatVector,
-    inverse: FloatVector,
+    sums: FloatVector,
     histogram: CountVector,
+    bins: int,
     levels: int,
-    relay: bool,
-) -> FloatVector:
-    bins = histogram.size
+    relay: int,
+    q_of: FloatVector,
+    result: FloatVector,
+) -> None:
     middle, half = bins // 2, levels // 2
-    total = mass[bins]
-    sums = (full, h_log_h, log_h, inverse)
-    q_of = np.empty(levels)
-    result = np.full(middle - half + 1, np.inf)
+    mass, full = 0, bins + 1  # where the rows of sums begin
+    total = sums[mass + bins]
     for i in range(half, middle + 1):
         start, stop = middle - i, min(middle + i + 1, bins)
         n = stop - start
         merged = n // levels
-        first = mass[start + 1]  # everything at or below the window's first bin
-        last = total - mass[stop - 1]
-        inside = full[stop - 1] - full[start + 1]
+        first = sums[mass + start + 1]  # everything at or below the window's first bin
+        last = total - sums[mass + stop - 1]
+        inside = sums[full + stop - 1] - sums[full + start + 1]
         p_full = inside + (first > 0) + (last > 0)
         # Q: one value per level; zeros are smoothed to epsilon.
         q_total, q_full = 0.0, 0.0
@@ -184,7 +177,7 @@ def _symmetric_divergences(
                 if level == levels - 1:
                     b = stop
                 lo = max(a, start + 1)  # the first bin of Relay's window is empty
-                content, occupied = mass[b] - mass[lo], full[b] - full[lo]
+                content, occupied = sums[mass + b] - sums[mass + lo], sums[full + b] - sums[full + lo]
                 value = content / occupied if occupied > 0 else 0.0
                 bins_of_level = occupied
                 if level == 0 and first > 0 and value > 0:
@@ -192,10 +185,10 @@ def _symmetric_divergences(
                 if level == levels - 1 and last > 0 and histogram[stop - 1] == 0 and value > 0:
                     bins_of_level += 1
             else:
-                content = mass[b] - mass[a]
+                content = sums[mass + b] - sums[mass + a]
                 if level == levels - 1:
-                    content = mass[stop] - mass[a]
-                occupied = full[b] - full[a]
+                    content = sums[mass + stop] - sums[mass + a]
+                occupied = sums[full + b] - sums[full + a]
                 if level == 0 and first > 0 and histogram[start] == 0:
                     occupied += 1
                 if b == stop and last > 0 and histogram[stop - 1] == 0:
@@ -211,7 +204,7 @@ def _symmetric_divergences(
         e_q = _EPSILON * (n - q_full) / q_full
         if e_p >= 1.0 or e_q >= 1.0:
             continue
-        p_log_p = _sum_p_log_p(e_p, start + 1, stop - 1, sums, histogram)
+        p_log_p = _sum_p_log_p(e_p, start + 1, stop - 1, sums, histogram, bins)
         if first > 0:
             p_log_p += (first - e_p) * math.log(first - e_p)
         if last > 0:
@@ -232,7 +225,7 @@ def _symmetric_divergences(
                 value = q_of[level]
                 log_q = math.log(value - e_q)
             lo, hi = max(a, start + 1), min(b, stop - 1)
-            content, occupied = mass[hi] - mass[lo], full[hi] - full[lo]
+            content, occupied = sums[mass + hi] - sums[mass + lo], sums[full + hi] - sums[full + lo]
             if hi < lo:
                 content, occupied = 0.0, 0.0
             if a == start and first > 0:
@@ -243,4 +236,3 @@ def _symmetric_divergences(
             if value > 0.0 and not relay:  # empty bins of P where Q is not empty
                 empty_terms += (b - a - occupied) * _EPSILON * (math.log(_EPSILON) - log_q)
         result[i - half] = (p_log_p - p_log_q + empty_terms) / total - math.log(total) + math.log(q_total)
-    return result

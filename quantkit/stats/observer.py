@@ -12,7 +12,7 @@ from quantkit.stats.bins import BINS, SHIFT, SIGN_BIN, bin_of
 from quantkit.stats.kernel import (
     SLOTS,
     Bits,
-    Counts,
+    Counters,
     Extremes,
     count_bins,
     count_bins_numpy,
@@ -28,7 +28,7 @@ _POSITIVE_INFINITY = 0x7F800000
 _NEGATIVE_INFINITY = 0xFF800000
 
 
-Kernel = Callable[[Bits, Counts, tuple[int, int]], Extremes]
+Kernel = Callable[[Bits, Counters, tuple[int, int]], Extremes]
 
 
 class Shown(NamedTuple):
@@ -54,7 +54,8 @@ class Observer:
 
     def __init__(self, kernel: Kernel | None = None) -> None:
         self._kernel = kernel or default_kernel()
-        self._recent = _counters(SLOTS, np.uint32)
+        self._counters = Counters(_counters(SLOTS, np.uint32))
+        self._recent = self._counters.counts
         self._recent_count = 0
         self._tops = (0, 0)
         # Without zeros, which would extend every search for occupied bins to the first bin.
@@ -72,7 +73,7 @@ class Observer:
             return Shown(0, np.inf, -np.inf)
         if values.size + self._recent_count >= _DRAIN_AT:
             self._drain_into(self)
-        extremes = self._kernel(values.view(np.uint32), self._recent, self._tops)
+        extremes = self._kernel(values.view(np.uint32), self._counters, self._tops)
         positive, negative = self._tops
         self._tops = max(positive, extremes.signed_max >> SHIFT), max(negative, extremes.unsigned_max >> SHIFT)
         self._recent_count += values.size

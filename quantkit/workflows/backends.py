@@ -5,7 +5,7 @@ its files, the workflow fails for the backend's own target; for other targets it
 """
 
 import importlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -16,7 +16,7 @@ from quantkit.config.method import Method
 from quantkit.data.calibration_set import CalibrationSet
 from quantkit.graph.qdq.plan import Plan
 from quantkit.runs.folder import RunFolder
-from quantkit.search.mixed_precision import FloatBudget
+from quantkit.search.budget import FloatBudget
 from quantkit.targets import Target
 
 # Name of the backend -> module and class. The name is also that of its target.
@@ -80,6 +80,9 @@ class Backend(Protocol):
 
     def options_json(self) -> dict[str, Any]:
         """Return the backend's options as JSON values; ``run.json`` keeps them."""
+
+    def methods(self, candidates: Sequence[Method]) -> tuple[Method, ...]:
+        """Return those of the candidates of method ``auto`` that the vendor's compiler has; at least one."""
 
     def after_quantize(self, run: QuantizedRun) -> BackendFiles:
         """Write or update the files that depend on the quantized models of a run."""

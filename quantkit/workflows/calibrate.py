@@ -3,7 +3,7 @@
 import os
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -13,8 +13,16 @@ import onnxruntime
 
 from quantkit import __version__
 from quantkit.config.arguments import AnyPath, as_path, require
-from quantkit.config.method import Method, MinMax, Percentile, as_method, method_name
+from quantkit.config.method import (
+    Auto,
+    Method,
+    MinMax,
+    Percentile,
+    as_method_or_auto,
+    method_name,
+)
 from quantkit.config.pipeline import Pipeline
+from quantkit.config.settings import Setting, Settings
 from quantkit.data.calibration_set import CalibrationSet
 from quantkit.data.given_set import SetLike, given_set
 from quantkit.data.overlap import digest_of
@@ -24,9 +32,10 @@ from quantkit.data.source import ImageSource
 from quantkit.engine.classifier import ClassifierFile, PreparedClassifier, read_classifier
 from quantkit.engine.cluster.observe import PassWork, observe_on_cluster
 from quantkit.engine.cluster.work import share_images, share_model
-from quantkit.engine.device import CPU, Device
+from quantkit.engine.device import CPU, Device, as_device
 from quantkit.engine.inputs import check_arrays, used_pipeline
 from quantkit.engine.observe import Chunk, complete, observe
+from quantkit.engine.placement import DevicePlacement, placement_of
 from quantkit.engine.tap import TappedSession
 from quantkit.errors import CalibrationSetError, StatisticsError, UsageError
 from quantkit.files import sha256_json
@@ -39,16 +48,26 @@ from quantkit.numerics import Range
 from quantkit.progress import Progress, ProgressCallback, as_progress, begun_when_called
 from quantkit.ptq.run_correction import Images
 from quantkit.records import Records
+from quantkit.runs.configuration import with_settings
 from quantkit.runs.folder import RECORD, ModelRecord, RunFolder, RunRecord, SetRecord
-from quantkit.stats.convergence import ConvergencePoint, movement, settling_note
+from quantkit.stats.convergence import ConvergencePoint, movement
 from quantkit.stats.file import Provenance, Statistics, load_statistics, save_statistics, sorted_images
 from quantkit.stats.observed import Observed
 from quantkit.stats.solve import solve_observed
 from quantkit.targets import ORT, Target, as_target
+from quantkit.workflows.auto_method import resolve_method
 from quantkit.workflows.backends import Backend, QuantizedRun, after_quantize
 from quantkit.workflows.placement import Placement, place_work
+from quantkit.workflows.preprocessing_note import guess_command, preprocessing_note
 from quantkit.workflows.presets import PresetSource, load_preset
-from quantkit.workflows.quantize import Quantized, QuantizeOptions, check_loads, int8_name, quantize_prepared
+from quantkit.workflows.quantize import (
+    Quantized,
+    QuantizeOptions,
+    check_loads,
+    int8_name,
+    quantize_prepared,
+    replaced_notes,
+)
 
 
 @dataclass(frozen=True)
@@ -116,7 +135,7 @@ def calibrate(
     pipeline: PresetSource | None = None,
     *,
     run: AnyPath,
-    method: Method | str | None = None,
+    method: Method | Auto | str | None = None,
     target: Target | str = ORT,
     options: QuantizeOptions | None = None,
     backends: Mapping[str, Backend] | None = None,
@@ -125,7 +144,8 @@ def calibrate(
     until_stable: float | None = None,
     fresh: bool = False,
     require_coverage: float | None = None,
-    device: Device = CPU,
+    check_preprocessing: bool = True,
+    device: Device | str = CPU,
     cluster: str | None = None,
     threads: int | None = None,
     progress: Progress | None = None,
@@ -142,7 +162,9 @@ def calibrate(
         pipeline: preprocessing: a value, the name of a preset, or a file (see `load_preset`); None for arrays that need
             no preprocessing.
         run: run folder; created if missing.
-        method: calibration method, a value or a name; percentile by default.
+        method: calibration method, a value or a name; ``auto`` by default: all methods are solved from the statistics,
+            and the one is used whose int8 model is nearest to fp32 on calibration images that bias correction does not
+            use; percentile for fewer than 32 images.
         target: runtime or compiler of the int8 model, a value or a name.
         options: quantization options.
         backends: configured backends by name; the others use the options of the run or their defaults.
@@ -152,7 +174,10 @@ def calibrate(
             points; None for all images.
         fresh: ignore cached statistics, and replace a run of another model, set or preprocessing.
         require_coverage: minimum percentage of the multiply-adds in int8; None for no requirement.
-        device: device and batch size of the pass; biases are corrected on the CPU.
+        check_preprocessing: if the set has labels, try other scalings and channel orders on some of its images, and
+            report one that is significantly better in a note.
+        device: device and batch size of the pass: a `quantkit.Device`, or a name such as ``cuda:1``. Biases are
+            corrected on the CPU, layer by layer, with its integer kernels.
         cluster: spread the pass over the workers of a Ray cluster: ``auto``, ``ray://HOST:PORT`` or ``local:N``; the
             statistics are the same bits. They must find the images under the same path or URL. Ranges are set and
             biases corrected here.
@@ -181,10 +206,10 @@ def calibrate(
         >>> str(done.coverage)
         'int8: 28 of 28 layers, 100 % of multiply-adds'
     """
-    method, target, run = as_method(method), as_target(target), as_path(run, "run")
+    wanted, target, run = as_method_or_auto(method), as_target(target), as_path(run, "run")
     options = require(QuantizeOptions, options or QuantizeOptions(), "options")
     progress = as_progress(progress)
-    placement = place_work(cluster, device, threads, progress)
+    placement = place_work(cluster, as_device(device), threads, progress)
     pipeline = None if pipeline is None else load_preset(pipeline)
     subject = _read_subject(as_path(model, "model"), output, inputs)
     if pipeline is not None:
@@ -201,7 +226,23 @@ def calibrate(
         replaced = [] if before is None else _other_inputs(before, subject, chosen, pipeline)
         if before is not None and replaced:
             _replace(folder, before, replaced, fresh)
-        observer = _Pass(subject, chosen, pipeline, folder, method, target, options.keep_outliers, placement, progress)
+        observer = _Pass(subject, chosen, pipeline, folder, wanted, target, options.keep_outliers, placement, progress)
+        other = None
+        if check_preprocessing and chosen.labels is not None:
+            other = preprocessing_note(
+                subject.file,
+                ImageSource(chosen.root, chosen.items, labels=chosen.labels, array_shape=chosen.array_shape),
+                pipeline,
+                guess_command(subject.file.path, run=run)
+                if manifest
+                else guess_command(subject.file.path, images=chosen.root, pipeline=pipeline),
+                device=placement.device,
+                cache=folder.cache,
+                threads=placement.threads,
+                progress=progress,
+            )
+            if other is not None:
+                progress.message(other)  # before a pass that may take hours
         statistics = None if fresh else observer.finished(until_stable)
         reused, elapsed_s = statistics is not None, 0.0
         if statistics is None:
@@ -214,44 +255,54 @@ def calibrate(
         if before is not None:
             kept = {} if replaced else before.quantized
             record = record.model_copy(update={"quantized": kept, "backends": before.backends})
-        configuration = _configuration(method, target, options, until_stable, require_coverage)
-        record = record.model_copy(update={"configuration": configuration})
-        folder.write(record)
+        if before is not None and not replaced:
+            record = record.model_copy(update={"configuration": before.configuration})
+        observed_on = _observed_on(observer.placement, statistics, before)
+        record = record.model_copy(update={"observed_on": observed_on})
+        settings = _settings(wanted, target, options, until_stable, require_coverage)
+        folder.write(with_settings(record, "calibrate", settings))
+        images = Images(chosen, pipeline, placement.threads, begun_when_called(progress, "correcting biases", "layers"))
+        comparison = options.subject(folder, subject.prepared, statistics, target, images)
+        solved_by, selection = resolve_method(wanted, replace(comparison, backends=backends), progress)
         quantized = quantize_prepared(
             folder,
             subject.prepared,
             statistics,
-            method,
+            solved_by,
             target,
             options,
             name=int8_name(target),
             path=folder.path / f"{int8_name(target)}.onnx",
-            images=Images(
-                chosen, pipeline, placement.threads, begun_when_called(progress, "correcting biases", "layers")
-            ),
+            selection=selection,
+            images=images,
         )
         changed = QuantizedRun(folder=folder, target=target, prepared=subject.prepared.model, calibration_set=chosen)
         backend = after_quantize(changed, backends)
     files = (folder.statistics, *quantized.files, *backend.files)
-    unsettled = settling_note(
-        statistics.convergence, len(statistics.images), method_name(method), subject.record.classes
-    )
-    settling = () if unsettled is None else (unsettled,)
-    notes = (*settling, *quantized.notes, *backend.notes)
+    placed = observer.placement
+    ran_on = () if placed is None or placement.device.is_cpu else (f"the pass ran on {placed.describe()}",)
+    changed_notes = () if before is None else replaced_notes(before, quantized.name, folder)
+    doubtful = () if other is None else (other,)
+    notes = (*doubtful, *ran_on, *changed_notes, *quantized.notes, *backend.notes)
     return Calibration(run, quantized, statistics, elapsed_s, reused, files, notes)
 
 
-def _configuration(
-    method: Method, target: Target, options: QuantizeOptions, until_stable: float | None, require_coverage: float | None
-) -> dict[str, Any]:
-    """Return the settings of a calibration that ``run.json`` records nowhere else, as JSON values."""
-    return {
-        "method": {"name": method_name(method), **asdict(method)},
-        "target": target.name,
-        "options": asdict(options),
-        "until_stable": until_stable,
-        "require_coverage": require_coverage,
-    }
+def _settings(
+    method: Method | Auto,
+    target: Target,
+    options: QuantizeOptions,
+    until_stable: float | None,
+    require_coverage: float | None,
+) -> dict[str, Setting]:
+    """Return the settings of a calibration that ``run.json`` records nowhere else."""
+    settings = Settings()
+    settings.add("method", method)
+    settings.add("target", target.name)
+    for name, value in asdict(options).items():
+        settings.add(name.replace("_", " "), value)
+    settings.add("until stable", until_stable)
+    settings.add("require coverage", require_coverage)
+    return settings.by_name
 
 
 def _read_subject(path: Path, output: str | None, inputs: Mapping[str, Any] | None) -> _CalibratedModel:
@@ -366,8 +417,23 @@ def _record(
     )
 
 
+def _observed_on(placement: DevicePlacement | None, statistics: Statistics, before: RunRecord | None) -> dict[str, Any]:
+    """Return where the pass ran: this one, or the one before whose statistics are used again."""
+    made = statistics.provenance
+    if placement is not None:
+        return placement.to_json()
+    if before is not None and before.observed_on:
+        return before.observed_on
+    device = Device.parse(made.device.partition(" ")[0])
+    return replace(placement_of(None, device), onnxruntime=made.onnxruntime).to_json()
+
+
 class _Pass:
-    """One pass over a set: its checkpoint and its results."""
+    """One pass over a set: its checkpoint and its results.
+
+    Attributes:
+        placement: execution providers of the model; None before the pass.
+    """
 
     def __init__(
         self,
@@ -375,7 +441,7 @@ class _Pass:
         chosen: CalibrationSet,
         pipeline: Pipeline,
         folder: RunFolder,
-        method: Method,
+        method: Method | Auto,
         target: Target,
         keep_outliers: bool,
         placement: Placement,
@@ -383,10 +449,13 @@ class _Pass:
     ) -> None:
         self._subject, self._chosen, self._pipeline, self._folder = subject, chosen, pipeline, folder
         self._target, self._keep_outliers, self._progress = target, keep_outliers, progress
-        self._placement = placement
-        # Convergence is tracked for the method in use, and for the two that are cheap to solve.
-        self._methods: dict[str, Method] = {"minmax": MinMax(), "percentile": Percentile(), method_name(method): method}
-        self._wanted = method_name(method)
+        self._where = placement
+        self.placement: DevicePlacement | None = None
+        # Convergence is tracked for the method in use, and for the two that cost nothing to solve.
+        watched = Percentile() if isinstance(method, Auto) else method  # which one it will be is not known yet
+        self._methods: dict[str, Method] = {"minmax": MinMax(), "percentile": Percentile()}
+        self._methods[method_name(watched)] = watched
+        self._wanted = method_name(watched)
         self._ranges: dict[str, dict[str, Range]] = {}
         self._points: list[ConvergencePoint] = []
         self._provenance = Provenance(
@@ -428,20 +497,22 @@ class _Pass:
 
     def _chunks(self, begun: Observed | None, count: ProgressCallback) -> Iterator[Chunk]:
         """Observe the images that are left, here or on the workers of a cluster."""
-        tapped, file, device = self._subject.observed.tapped, self._subject.file, self._placement.device
+        tapped, file, device = self._subject.observed.tapped, self._subject.file, self._where.device
         fixed = file.signature.image.batch
         batch, fill = fixed or device.batch, fixed is not None
         images, total = self._chosen.items, len(self._chosen)
-        if self._placement.engine is not None:
+        if self._where.engine is not None:
             source = ImageSource(self._chosen.root, images, array_shape=self._chosen.array_shape)
             shared = share_images(source, self._pipeline)
-            model = share_model(self._placement.engine, file.path, file.signature)
+            model = share_model(self._where.engine, file.path, file.signature)
             work = PassWork(model, tuple(tapped), shared, device, batch, fill)
+            self.placement = placement_of(None, device)
             keys = [(image.name, image.sha256) for image in self._chosen.images]
             return observe_on_cluster(
-                self._placement.engine, work, keys, before=begun, progress=lambda done: count(done, total)
+                self._where.engine, work, keys, before=begun, progress=lambda done: count(done, total)
             )
         session = TappedSession(self._subject.prepared.model, tapped, device=device)
+        self.placement = session.placement
         return observe(
             session,
             tapped,
@@ -449,7 +520,7 @@ class _Pass:
             partial(preprocess, pipeline=self._pipeline),
             batch=batch,
             fill=fill,
-            threads=self._placement.threads,
+            threads=self._where.threads,
             before=begun,
             progress=lambda done: count(done, total),
         )

@@ -17,7 +17,7 @@ from quantkit.data.preprocess import preprocess
 from quantkit.data.source import ImageSource
 from quantkit.data.sources.open import ImagesLike
 from quantkit.engine.classifier import ClassifierFile
-from quantkit.engine.device import CPU, Device
+from quantkit.engine.device import CPU, Device, as_device
 from quantkit.engine.inputs import check_arrays, used_pipeline
 from quantkit.engine.predict import Classifier, Latency, ModelScores, evaluate, time_in_turn
 from quantkit.errors import UsageError
@@ -27,16 +27,15 @@ from quantkit.evaluation.images import check_labels, evaluation_images, limited
 from quantkit.evaluation.measure_drift import measure_drift, measure_local_drift
 from quantkit.evaluation.paired import Interval
 from quantkit.evaluation.predictions import Collector
-from quantkit.evaluation.preprocessing_diagnosis import diagnose_preprocessing
 from quantkit.evaluation.result import Comparison
 from quantkit.graph.model import model_digest, model_files
 from quantkit.progress import Progress, ProgressCallback, as_progress
-from quantkit.runs.cache import ResultCache
 from quantkit.runs.folder import RunFolder, RunRecord
 from quantkit.runs.inputs import read_scored
-from quantkit.runs.score_cache import cached_scores, predict_cached, scores_key
+from quantkit.runs.score_cache import cached_scores, predict_cached, score_cache_of, scores_key
 from quantkit.workflows.placement import Placement, place_work
-from quantkit.workflows.presets import PresetSource, load_preset
+from quantkit.workflows.preprocessing_note import guess_command, preprocessing_note
+from quantkit.workflows.presets import PresetSource, preprocessing_of
 from quantkit.workflows.vacc.device_results import DeviceResults, card_answers, other_preprocessing
 
 # Drift is averaged over all elements of a tensor, so a few dozen images are enough.
@@ -80,7 +79,7 @@ class Evaluation:
 
     Attributes:
         comparison: the result.
-        reference: the model that the others are measured against.
+        reference: the model, or the results of a card, that the others are measured against.
         answers: predictions of each model, the reference first.
         images: the evaluated images.
         pipeline: the preprocessing.
@@ -97,7 +96,7 @@ class Evaluation:
     """
 
     comparison: Comparison
-    reference: ComparedModel
+    reference: ComparedModel | DeviceResults
     answers: tuple[EvaluatedModel, ...]
     images: ImageSource
     pipeline: Pipeline
@@ -120,11 +119,13 @@ def compare(
     datalist: AnyPath | None = None,
     output: str | None = None,
     inputs: Mapping[str, Any] | None = None,
+    check_preprocessing: bool = True,
+    device: Device | str = CPU,
     cluster: str | None = None,
     threads: int | None = None,
     progress: Progress | None = None,
 ) -> Comparison:
-    """Compare the first model with each of the others on the same labelled images.
+    """Compare the first model with each of the others on the same labelled images, all on one device.
 
     The arguments and errors are those of `evaluate_models`, which also returns what `report` needs.
 
@@ -137,6 +138,10 @@ def compare(
         ('mse', 100)
         >>> result.candidates[0].versus.agreement > 90.0
         True
+        >>> batches = quantkit.Device("cpu", batch=25)
+        >>> options = {"run": "run", "images": "images/test", "limit": 100, "drift_images": 0}
+        >>> quantkit.compare(["fp32", "mse"], **options, device=batches).reference.ran_on.provider
+        'CPUExecutionProvider'
     """
     return evaluate_models(
         models,
@@ -152,6 +157,8 @@ def compare(
         datalist=datalist,
         output=output,
         inputs=inputs,
+        check_preprocessing=check_preprocessing,
+        device=device,
         cluster=cluster,
         threads=threads,
         progress=progress,
@@ -173,7 +180,8 @@ def evaluate_models(
     datalist: AnyPath | None = None,
     output: str | None = None,
     inputs: Mapping[str, Any] | None = None,
-    device: Device = CPU,
+    check_preprocessing: bool = True,
+    device: Device | str = CPU,
     cluster: str | None = None,
     threads: int | None = None,
     progress: Progress | None = None,
@@ -182,7 +190,7 @@ def evaluate_models(
 
     Args:
         models: names in the run (``fp32``, ``int8``, ...), paths of ONNX files, ``NAME=PATH`` to name a file, or
-            ``NAME=DIR`` for results of a card. The first one, the reference, may be any ONNX model, quantized or not.
+            ``NAME=DIR`` for results of a card. The first one is the reference: any of these, quantized or not.
         run: run folder; needed for names, and if no pipeline is given.
         images: a folder, an archive, a URL, arrays, ... (`quantkit.open_source`); by default the images that the run's
             calibration set was drawn from.
@@ -197,7 +205,10 @@ def evaluate_models(
         datalist: datalist of the card's results.
         output: name of the output with the class scores; by default the run's, or detected.
         inputs: values of the other inputs, by name; by default the run's.
-        device: device and batch size of the models; drift is measured on the CPU.
+        check_preprocessing: try other scalings and channel orders on some of the images with the first ONNX model, and
+            warn if one is significantly better.
+        device: device and batch size of all models, the reference included: a `quantkit.Device`, or a name such as
+            ``cuda:1``. Drift (image by image) and latency are measured on it too.
         cluster: spread the images over the workers of a Ray cluster: ``auto``, ``ray://HOST:PORT`` or ``local:N``; the
             result is the same. They must find the images under the same path or URL. Drift and latency are measured
             here.
@@ -233,74 +244,88 @@ def evaluate_models(
     record = None if folder is None else folder.read()
     subjects = [_subject(model, folder, record, datalist, output, inputs) for model in given]
     reference = subjects[0]
-    if not isinstance(reference, ComparedModel):
-        raise UsageError("results of a card cannot be the reference", where=given[0], fix="name an ONNX model first")
     _require_distinct(given, subjects)
-    preprocessing = load_preset(pipeline) if pipeline is not None else record.pipeline if record is not None else None
     found, warnings = evaluation_images(images, labels, names, exclude, record)
-    pipeline = used_pipeline(preprocessing, found.array_shape)
+    given_pipeline, pipeline = pipeline, used_pipeline(preprocessing_of(pipeline, record), found.array_shape)
     if datalist is not None and (other := other_preprocessing(datalist, pipeline)) is not None:
         warnings.append(other)
     found = limited(found, limit)
     _check_fit(subjects, pipeline, found)
     onnx = [subject for subject in subjects if isinstance(subject, ComparedModel)]
-    placement = place_work(cluster, device, threads, as_progress(progress))
+    placement = place_work(cluster, as_device(device), threads, as_progress(progress))
     threads = placement.threads
-    classifiers = [Classifier(subject.file, placement.here) for subject in onnx]
+    classifiers = [Classifier(subject.file, placement.device) for subject in onnx]
     with placement, _answers(onnx, classifiers, found, pipeline, placement, run) as answers_to_images:
         collector = _collect(subjects, answers_to_images, found, as_progress(progress).task("comparing", "images"))
-    diagnosis = diagnose_preprocessing(
-        classifiers[0],
-        found,
-        pipeline,
-        collector.predictions(0),
-        cache=_cache_of(run),
-        threads=threads,
-    )
-    warnings += [] if diagnosis is None else [f"{reference.name}: {diagnosis}"]
+    asked = 1 if check_preprocessing else 0
+    for first, classifier in zip(onnx[:asked], classifiers[:asked], strict=True):
+        note = preprocessing_note(
+            first.file,
+            found,
+            pipeline,
+            guess_command(first.path, run=run, images=images, labels=labels, pipeline=given_pipeline),
+            predictions=collector.predictions(subjects.index(first)),
+            classifier=classifier,
+            cache=score_cache_of(run),
+            threads=threads,
+            progress=as_progress(progress),
+        )
+        warnings += [] if note is None else [f"{first.name}: {note}"]
     times: dict[str, Latency] = {}
-    if latency:
+    if latency and onnx:
         measured = time_in_turn(classifiers, preprocess(found.items[0], pipeline)[None])
         times = {subject.name: time for subject, time in zip(onnx, measured, strict=True)}
+    placements = {subject.name: one.placement for subject, one in zip(onnx, classifiers, strict=True)}
+    notes = _notes(onnx, classifiers)
+    del classifiers, answers_to_images  # their sessions hold the weights, and drift opens sessions of its own
+    where = placement.device
     every = max(1, len(found.names) // drift_images) if drift_images else 1
     sample = found.items[::every][:drift_images]
-    rescaled = [_name(subject) for subject in subjects if _is_rescaled(subject, folder, record)]
+    rescaled = [subject.name for subject in subjects if _is_rescaled(subject, folder, record)]
     drifts = [
-        ((), ()) if _name(subject) in rescaled else _drift(reference, subject, sample, pipeline, threads)
+        ((), ()) if subject.name in rescaled else _drift(reference, subject, sample, pipeline, threads, where)
         for subject in subjects
     ]
-    if drift_images:
+    if drift_images and not isinstance(reference, ComparedModel):
+        warnings.append(f"{reference.name} is a result of a card, so the drift of tensors is not measured")
+    elif drift_images:
         warnings += [
             f"{name}: tune shifted or rescaled its channels, so its drift is not measured" for name in rescaled
         ]
     answers = tuple(
         EvaluatedModel(
-            name=_name(subject),
+            name=subject.name,
             predictions=collector.predictions(index),
             bytes=_size(subject),
             kl=collector.divergence(index),
-            latency_ms=None if (time := times.get(_name(subject))) is None else time.median,
+            latency_ms=None if (time := times.get(subject.name)) is None else time.median,
             latency_spread_ms=None if time is None else Interval(time.p10, time.p90),
             tensors=tensors,
             layers=layers,
+            ran_on=placements.get(subject.name),
         )
         for index, (subject, (tensors, layers)) in enumerate(zip(subjects, drifts, strict=True))
     )
     comparison = compare_models(answers, warnings=warnings)
-    return Evaluation(comparison, reference, answers, found, pipeline, run, _notes(onnx, classifiers))
+    return Evaluation(comparison, reference, answers, found, pipeline, run, notes)
 
 
-_Candidate = ComparedModel | tuple[str, DeviceResults]
+_Candidate = ComparedModel | DeviceResults
 
 
 def _drift(
-    reference: ComparedModel, subject: _Candidate, sample: Sequence[ImageItem], pipeline: Pipeline, threads: int
+    reference: _Candidate,
+    subject: _Candidate,
+    sample: Sequence[ImageItem],
+    pipeline: Pipeline,
+    threads: int,
+    device: Device,
 ) -> tuple[tuple[TensorDrift, ...], tuple[TensorDrift, ...]]:
     """Measure the accumulated and the isolated drift of a candidate; results of a card have neither."""
-    if subject is reference or not isinstance(subject, ComparedModel):
+    if subject is reference or not (isinstance(subject, ComparedModel) and isinstance(reference, ComparedModel)):
         return (), ()
     end_to_end, local = (
-        measure(reference.model, subject.model, sample, pipeline, threads)
+        measure(reference.model, subject.model, sample, pipeline, threads, device)
         for measure in (measure_drift, measure_local_drift)
     )
     return end_to_end, local
@@ -327,8 +352,11 @@ def _answers(
     placement: Placement,
     run: Path | None,
 ) -> Iterator[Iterator[ModelScores]]:
-    """Predict all images with every ONNX model; scores are cached in the run."""
-    cache, threads = _cache_of(run), placement.threads
+    """Predict all images with every ONNX model; scores are cached."""
+    cache, threads = score_cache_of(run), placement.threads
+    if not classifiers:
+        yield (ModelScores(index, []) for index in range(len(found.names)))
+        return
     answer = placement.answer([one.file for one in subjects], found, pipeline)
     if cache is None:
         yield evaluate(classifiers, found.items, pipeline, threads=threads, answer=answer)
@@ -336,11 +364,6 @@ def _answers(
     keys = [scores_key(model_digest(one.path), pipeline, one.file.signature, placement.device) for one in subjects]
     with cached_scores(cache, keys, found) as scores:
         yield predict_cached(classifiers, scores, found.items, pipeline, threads=threads, answer=answer)
-
-
-def _cache_of(run: Path | None) -> ResultCache | None:
-    """Return the cache of a run, None if there is no run or it cannot be written."""
-    return RunFolder(run).cache if run is not None and os.access(run, os.W_OK) else None
 
 
 def _collect(
@@ -354,7 +377,7 @@ def _collect(
     collector = Collector(len(subjects))
     for answers in answers_to_images:
         name, scores = found.names[answers.index], iter(answers.scores)
-        every = [next(scores) if isinstance(one, ComparedModel) else one[1].scores(name) for one in subjects]
+        every = [next(scores) if isinstance(one, ComparedModel) else one.scores(name) for one in subjects]
         collector.update(every, [name], [found.labels[answers.index]])
         progress(answers.index + 1, len(found.names))
     return collector
@@ -371,7 +394,7 @@ def _subject(
     """Load a model by its name in the run, its path, ``NAME=PATH``, or ``NAME=DIR`` for results of a card."""
     name, path = _named(model)
     if path is not None and path.suffix != ".onnx" and not path.is_file():
-        return name, card_answers(name, path, datalist)
+        return card_answers(name, path, datalist)
     if path is None:
         if folder is None or record is None:
             raise UsageError(
@@ -383,8 +406,13 @@ def _subject(
 
 
 def _notes(subjects: Sequence[ComparedModel], classifiers: Sequence[Classifier]) -> tuple[str, ...]:
-    """Return the notes on the signature of the reference, differing ones of others, and changes at run time."""
-    first = subjects[0].file.signature.notes
+    """Return the notes on the signature of the first model, differing ones of others, and changes at run time.
+
+    Args:
+        subjects: the ONNX models; none if all are results of a card.
+        classifiers: their sessions.
+    """
+    first = subjects[0].file.signature.notes if subjects else ()
     others = [f"{one.name}: {note}" for one in subjects[1:] for note in one.file.signature.notes if note not in first]
     return (*first, *others, *(note for classifier in classifiers for note in classifier.notes))
 
@@ -406,7 +434,7 @@ def _require_distinct(models: Sequence[str | Path], subjects: Sequence[_Candidat
     """
     named: dict[str, list[str | Path]] = {}
     for model, subject in zip(models, subjects, strict=True):
-        named.setdefault(_name(subject), []).append(model)
+        named.setdefault(subject.name, []).append(model)
     for name, alike in named.items():
         if len(alike) < 2:
             continue
@@ -415,10 +443,6 @@ def _require_distinct(models: Sequence[str | Path], subjects: Sequence[_Candidat
         paths = [_named(model)[1] or model for model in alike]
         given = " ".join(f"{name}-{place}={path}" for place, path in enumerate(paths, 1))
         raise UsageError(f"{len(alike)} models have the name {name!r}", fix=f"name them by NAME=PATH, such as {given}")
-
-
-def _name(subject: _Candidate) -> str:
-    return subject.name if isinstance(subject, ComparedModel) else subject[0]
 
 
 def _size(subject: _Candidate) -> int | None:
@@ -431,7 +455,7 @@ def _check_fit(subjects: Sequence[_Candidate], pipeline: Pipeline, found: ImageS
     """Check that each model fits pipeline and labels, and that results of a card cover all images."""
     for subject in subjects:
         if not isinstance(subject, ComparedModel):
-            subject[1].check(found)
+            subject.check(found)
             continue
         subject.file.check(pipeline)
         check_arrays(found.array_shape, subject.file.signature.image, found.root)

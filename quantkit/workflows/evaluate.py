@@ -16,8 +16,9 @@ from quantkit.data.calibration_set import CalibrationSet
 from quantkit.data.source import ImageSource
 from quantkit.data.sources.open import ImagesLike
 from quantkit.engine.classifier import ClassifierFile
-from quantkit.engine.device import CPU, Device
+from quantkit.engine.device import CPU, Device, as_device
 from quantkit.engine.inputs import check_arrays, used_pipeline
+from quantkit.engine.placement import DevicePlacement
 from quantkit.engine.predict import Answer, Classifier
 from quantkit.errors import UsageError
 from quantkit.evaluation.images import check_labels, evaluation_images, limited
@@ -25,18 +26,18 @@ from quantkit.evaluation.label_diagnosis import diagnose_labels
 from quantkit.evaluation.paired import Interval, wilson_interval
 from quantkit.evaluation.predictions import TOP, Collector, Predictions, Scores, kind_of_scores
 from quantkit.evaluation.predictions_file import Origin
-from quantkit.evaluation.preprocessing_diagnosis import diagnose_preprocessing
-from quantkit.files import sha256_json
+from quantkit.files import sha256_json, user_cache_folder
 from quantkit.graph.model import model_digest
 from quantkit.progress import Progress, ProgressCallback, as_progress
 from quantkit.records import Records
 from quantkit.report.notebook import figures_html
-from quantkit.runs.cache import ResultCache, user_cache_folder
+from quantkit.runs.cache import ResultCache
 from quantkit.runs.folder import RunFolder
 from quantkit.runs.inputs import read_scored
 from quantkit.runs.score_cache import ScoreCache, cached_scores, predict_cached, scores_key
 from quantkit.workflows.placement import place_work
-from quantkit.workflows.presets import PresetSource, load_preset
+from quantkit.workflows.preprocessing_note import guess_command, preprocessing_note
+from quantkit.workflows.presets import PresetSource, preprocessing_of
 
 # Operators that may follow a softmax without changing the kind of the scores.
 _PASSED_OVER = frozenset({"QuantizeLinear", "DequantizeLinear", "Cast", "Flatten", "Identity", "Reshape", "Squeeze"})
@@ -55,6 +56,7 @@ class ModelEvaluation(Records):
         warnings: suspected problems of images, labels or model.
         output: name of the output with the scores.
         notes: how inputs and outputs were selected or changed, if they were.
+        ran_on: device of the predictions.
 
     Example:
         In the folder written by ``quantkit demo``:
@@ -73,6 +75,7 @@ class ModelEvaluation(Records):
     warnings: tuple[str, ...]
     output: str
     notes: tuple[str, ...] = ()
+    ran_on: DevicePlacement | None = None
 
     @property
     def accuracy(self) -> "Accuracy":
@@ -155,7 +158,8 @@ def evaluate(
     cache: AnyPath | None = None,
     output: str | None = None,
     inputs: Mapping[str, Any] | None = None,
-    device: Device = CPU,
+    check_preprocessing: bool = True,
+    device: Device | str = CPU,
     cluster: str | None = None,
     threads: int | None = None,
     progress: Progress | None = None,
@@ -180,7 +184,9 @@ def evaluate(
         cache: folder for cached results; by default that of the run, or the user's cache folder.
         output: name of the output with the class scores; by default the run's, or detected.
         inputs: values of the other inputs, by name; by default the run's.
-        device: device and batch size.
+        check_preprocessing: try other scalings and channel orders on some of the images, and warn if one is
+            significantly better.
+        device: device and batch size: a `quantkit.Device`, or a name such as ``cuda:1``.
         cluster: spread the images over the workers of a Ray cluster: ``auto``, ``ray://HOST:PORT`` or ``local:N``; the
             result is the same. They must find the images under the same path or URL.
         threads: number of worker threads; one per processor by default. On a cluster, the
@@ -218,17 +224,16 @@ def evaluate(
         name = path.stem
     else:
         raise UsageError(f"{model!r} is not an ONNX file, and no run was given to look up the name", fix="give --run")
-    preprocessing = load_preset(pipeline) if pipeline is not None else record.pipeline if record is not None else None
     file = read_scored(path, record, output, inputs)
     found, doubts = evaluation_images(images, labels, names, exclude, record)
-    pipeline = used_pipeline(preprocessing, found.array_shape)
+    given_pipeline, pipeline = pipeline, used_pipeline(preprocessing_of(pipeline, record), found.array_shape)
     found = limited(found, limit)
     # Checked before the work: the model fits the pipeline, and has a class for every label.
     file.check(pipeline)
     check_arrays(found.array_shape, file.signature.image, found.root)
     check_labels(found, file.signature.scores.classes, path)
     part = found if shard is None else _shard(found, *shard)
-    placement = place_work(cluster, device, threads, as_progress(progress))
+    placement = place_work(cluster, as_device(device), threads, as_progress(progress))
     device, digest, threads = placement.device, model_digest(path), placement.threads
     key = scores_key(digest, pipeline, file.signature, device)
     count = as_progress(progress).task("evaluating", "images")
@@ -236,7 +241,7 @@ def evaluate(
     results = _result_cache(optional_path(cache, "cache"), folder)
     with placement, cached_scores(results, [key], part) as [scores]:
         before = scores.known
-        classifier = Classifier(file, placement.here)
+        classifier = Classifier(file, placement.device)
         answer = placement.answer([file], part, pipeline)
         predictions, kind = _answers(classifier, scores, part, pipeline, threads, answer, count)
     elapsed_s = time.monotonic() - start_s - placement.start_s
@@ -250,10 +255,32 @@ def evaluate(
         shards=() if shard is None or shard[1] == 1 else (shard,),
         device=device.describe(),
     )
-    other = diagnose_preprocessing(classifier, part, pipeline, predictions, cache=results, threads=threads)
+    other = None
+    if check_preprocessing:
+        other = preprocessing_note(
+            file,
+            part,
+            pipeline,
+            guess_command(path, run=run, images=images, labels=labels, pipeline=given_pipeline),
+            predictions=predictions,
+            classifier=classifier,
+            cache=results,
+            threads=threads,
+            progress=as_progress(progress),
+        )
     warnings = (*doubts, *(diagnosis for diagnosis in (diagnose_labels(predictions), other) if diagnosis is not None))
     notes = (*file.signature.notes, *classifier.notes)
-    return ModelEvaluation(name, predictions, origin, before, elapsed_s, warnings, file.signature.scores.name, notes)
+    return ModelEvaluation(
+        name,
+        predictions,
+        origin,
+        before,
+        elapsed_s,
+        warnings,
+        file.signature.scores.name,
+        notes,
+        classifier.placement,
+    )
 
 
 def _result_cache(given: Path | None, folder: RunFolder | None) -> ResultCache:

@@ -67,5 +67,5 @@ def _read_json(path: Path) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         raise ConfigError(f"not JSON ({' '.join(str(error).split())[:200]})", where=path) from error
     if not isinstance(content, dict):
-        raise ConfigError("should hold one JSON object", where=path)
+        raise ConfigError("is not a JSON object", where=path)
     return content

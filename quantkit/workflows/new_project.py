@@ -72,7 +72,7 @@ def _text(summary: ModelSummary, model: str, preset: str | None, images: Path | 
             evaluation,
             "",
             "# Defaults.",
-            "# method: percentile    # minmax, percentile, kl or mse",
+            "# method: auto          # auto, minmax, percentile, kl or mse",
             "# target: ort           # ort, tensorrt or vacc",
             "",
         )

@@ -12,7 +12,7 @@ from quantkit.engine.cluster.address import ClusterAddress
 from quantkit.engine.cluster.ray_engine import RayEngine
 from quantkit.engine.cluster.scores import scores_on_cluster
 from quantkit.engine.cluster.session import RaySession
-from quantkit.engine.device import CPU, Device
+from quantkit.engine.device import Device
 from quantkit.engine.predict import Answer
 from quantkit.engine.session import default_threads
 from quantkit.progress import Progress
@@ -24,13 +24,11 @@ class Placement:
 
     Attributes:
         device: what scores and statistics are recorded to have been computed on.
-        here: the device of what runs in this process whether there is a cluster or not.
         threads: of this process.
         engine: the cluster, None without one; it is connected to when there is work for it.
     """
 
     device: Device
-    here: Device
     threads: int
     engine: RayEngine | None
 
@@ -64,10 +62,9 @@ def place_work(cluster: str | None, device: Device, threads: int | None, progres
 
     Raises:
         UsageError: the address is malformed, Ray is not installed, or workers cannot use this device.
-        DeviceError: without a cluster, the device is not there.
+        DeviceError: the device is not here; on a cluster, this process runs some images on it too.
     """
     if cluster is None:
-        device = device.resolved()
-        return Placement(device, device, threads or default_threads(), None)
+        return Placement(device.resolved(), threads or default_threads(), None)
     session = RaySession(ClusterAddress.parse(cluster), device, threads)
-    return Placement(device, CPU, default_threads(), RayEngine(session, progress))
+    return Placement(device.resolved(), default_threads(), RayEngine(session, progress))

@@ -15,13 +15,14 @@ from quantkit.config.pipeline import Pipeline
 from quantkit.data.item import ImageItem
 from quantkit.data.preprocess import preprocess
 from quantkit.data.sources.open import ImagesLike, open_source
+from quantkit.engine.batches import Load
 from quantkit.engine.classifier import ClassifierFile, read_classifier
 from quantkit.engine.cluster.costs import DRIVER_IMAGE_S, DRIVER_PASS_JOB_S, JOB_S, START_S
 from quantkit.engine.cluster.observe import JOB_IMAGES as PASS_IMAGES
 from quantkit.engine.cluster.scores import JOB_IMAGES as SCORE_IMAGES
 from quantkit.engine.device import CPU, Device
 from quantkit.engine.inputs import check_arrays, used_pipeline
-from quantkit.engine.observe import Load, observe
+from quantkit.engine.observe import observe
 from quantkit.engine.predict import Classifier, evaluate
 from quantkit.engine.session import default_threads
 from quantkit.engine.tap import TappedSession

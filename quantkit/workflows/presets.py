@@ -6,10 +6,12 @@ import re
 from pathlib import Path
 
 from quantkit.config.arguments import path_or
+from quantkit.config.nearest import nearest
 from quantkit.config.pipeline import PRESETS, Pipeline
 from quantkit.config.project import parse_pipeline
 from quantkit.errors import ConfigError
 from quantkit.files import reason
+from quantkit.runs.folder import RunRecord
 from quantkit.vendors.vacc.preset import VendorPreset, preset_of_build_file, preset_of_vdsp
 
 PresetSource = Pipeline | str | os.PathLike[str]
@@ -43,6 +45,22 @@ def load_preset(source: PresetSource) -> Pipeline:
     return source if isinstance(source, Pipeline) else _read(source).pipeline
 
 
+def preprocessing_of(given: PresetSource | None, record: RunRecord | None) -> Pipeline | None:
+    """Return the preprocessing given, else that of a run, else None.
+
+    Args:
+        given: see `load_preset`.
+        record: of the run that models are evaluated in.
+
+    Raises:
+        ConfigError: see `load_preset`.
+        VendorFileError: see `load_preset`.
+    """
+    if given is not None:
+        return load_preset(given)
+    return None if record is None else record.pipeline
+
+
 def preset_notes(source: PresetSource | None) -> tuple[str, ...]:
     """Return what was inferred to read a preset from a vendor file.
 
@@ -65,10 +83,12 @@ def _read(source: str | os.PathLike[str]) -> VendorPreset:
     if name in PRESETS and isinstance(source, str):
         return VendorPreset(PRESETS[name], ())
     if isinstance(source, str) and not is_preset_file(name):
+        guess = nearest(name, PRESETS)
         raise ConfigError(
             f"there is no preset {name!r}",
             where="--preset",
-            fix=f"choose one of {', '.join(PRESETS)}, or a file (.yaml, .json)",
+            fix=f"{'' if guess is None else f'did you mean {guess}? '}choose one of {', '.join(PRESETS)}, or a file "
+            "(.yaml, .json)",
         )
     return _read_file(Path(source))
 

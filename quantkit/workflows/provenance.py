@@ -12,7 +12,10 @@ import onnx
 import onnxruntime
 
 from quantkit import __version__
+from quantkit.config.method import method_words
 from quantkit.config.pipeline import CenterCrop, Decode, EvenSides, Normalize, Pad, Pipeline, Resize, ToTensor
+from quantkit.config.settings import Setting, setting_text
+from quantkit.runs.configuration import settings_of_run
 from quantkit.runs.folder import QuantizedRecord, RunRecord
 from quantkit.workflows.compare import Evaluation
 
@@ -49,20 +52,38 @@ def provenance(
             yield "preprocessing of the calibration", pipeline_words(record.pipeline)
         for name, entry in made.items():
             yield name, f"{model_words(entry)}; SHA-256 {entry.sha256[:_DIGITS]}…"
+        for command, settings in settings_of_run(record).items():
+            if command == "calibrate" or command.partition(" ")[2] in made:
+                yield f"settings of {command}", settings_words(settings)
+    yield from _device_words(evaluation, record)
     yield "machine", machine_words()
     versions = {"quantkit": __version__, "onnxruntime": onnxruntime.__version__, "onnx": onnx.__version__}
     versions |= {"numpy": np.__version__, "Python": platform.python_version()}
     yield "versions", ", ".join(f"{name} {version}" for name, version in versions.items())
 
 
+def _device_words(evaluation: Evaluation, record: RunRecord | None) -> Iterator[tuple[str, str]]:
+    """Yield the device that the models ran on, once where it is one for all, and that of the calibration pass."""
+    ran_on = {one.name: one.ran_on.describe() for one in evaluation.answers if one.ran_on is not None}
+    if len(set(ran_on.values())) == 1:
+        yield "device of all models", next(iter(ran_on.values()))
+    else:
+        yield from ((f"device of {name}", words) for name, words in ran_on.items())
+    if record is not None and record.observed_on:
+        observed = record.observed_on
+        options = "".join(f", {name}={value}" for name, value in observed["options"].items())
+        where = f"{observed['device']} ({observed['provider']}{options})"
+        yield "calibration pass", f"on {where}, onnxruntime {observed['onnxruntime']}"
+
+
 def model_words(entry: QuantizedRecord) -> str:
     """Return a description of how a model of the run was quantized."""
     options: dict[str, Any] = dict(entry.options)
-    words = [f"{entry.method} for target {entry.target}"]
     if "recipe" in options:
         return f"tuned for target {entry.target}, method {entry.method}"
-    if entry.method == "percentile" and "fraction" in options:
-        words[0] = f"{entry.method} {options['fraction']:g} for target {entry.target}"
+    words = [f"{method_words(entry.solved_by)} for target {entry.target}"]
+    if entry.selection is not None:
+        words.append("chosen by method auto")
     if "per_channel" in options:
         words.append("weights per channel" if options["per_channel"] else "weights per tensor")
     if options.get("activation_type"):
@@ -77,6 +98,12 @@ def model_words(entry: QuantizedRecord) -> str:
     if options.get("keep_outliers"):
         words.append("outlier images kept")
     return ", ".join(words)
+
+
+def settings_words(settings: Mapping[str, Setting]) -> str:
+    """Return the settings of a command that were given somewhere, with where; the others are defaults."""
+    given = [f"{name} {setting_text(one.value)} ({one.source})" for name, one in settings.items() if one.source]
+    return "; ".join([*given, "defaults else" if given else "defaults"])
 
 
 def pipeline_words(pipeline: Pipeline) -> str:

@@ -12,7 +12,7 @@ from typing import Any
 import onnx_ir as ir
 
 from quantkit.config.arguments import AnyPath, as_path, optional_path, require
-from quantkit.config.method import Method, as_method, method_name
+from quantkit.config.method import Auto, Method, Percentile, as_method_or_auto, method_name
 from quantkit.data.given_set import SetLike, given_set
 from quantkit.engine.classifier import PreparedClassifier
 from quantkit.engine.saturation import products_saturate
@@ -24,15 +24,20 @@ from quantkit.graph.model import model_digest, save_model
 from quantkit.graph.qdq.plan import Decision, Plan, PlanOptions, plan
 from quantkit.graph.qdq.write import notes_of, write_qdq
 from quantkit.numerics import Range
+from quantkit.progress import Progress, as_progress, begun_when_called
 from quantkit.ptq.fp32_export import export_corrected_fp32, restore_batch_norms
 from quantkit.ptq.run_correction import Correction, Images, correction, images_of
 from quantkit.records import Records
 from quantkit.runs.folder import FP32, INT8, RANGES, QuantizedRecord, RunFolder, RunRecord
 from quantkit.runs.inputs import calibrated, open_input_shape
 from quantkit.runs.outliers import outlier_note
+from quantkit.search.method_selection import MethodSelection
+from quantkit.stats.convergence import settling_note
+from quantkit.stats.cut_ranges import cut_range_notes
 from quantkit.stats.file import Statistics
 from quantkit.stats.solve import solve_observed
 from quantkit.targets import ORT, Target, as_target
+from quantkit.workflows.auto_method import MethodSubject, resolve_method, selection_note
 from quantkit.workflows.backends import QuantizedRun, after_quantize
 
 CONV_PREFIX = "conv:"
@@ -98,6 +103,26 @@ class QuantizeOptions:
             power_of_two=self.power_of_two,
         )
 
+    def subject(
+        self,
+        folder: RunFolder,
+        prepared: PreparedClassifier,
+        statistics: Statistics,
+        target: Target,
+        images: Images | None,
+    ) -> MethodSubject:
+        """Return what method ``auto`` chooses a method for."""
+        return MethodSubject(
+            folder=folder,
+            prepared=prepared,
+            statistics=statistics,
+            target=self.target(target),
+            left_out=self.plan_options(),
+            corrected=self.bias_correction,
+            keep_outliers=self.keep_outliers,
+            images=images,
+        )
+
 
 @dataclass(frozen=True)
 class Quantized(Records):
@@ -114,6 +139,8 @@ class Quantized(Records):
             corrected, or if the target takes the int8 model.
         files: all written files.
         notes: remarks for the user; `quantkit.notes.grouped` summarizes them by kind.
+        method: calibration method.
+        selection: comparison by which method ``auto`` chose it; None if it was named.
 
     Example:
         In the folder written by ``quantkit demo``:
@@ -133,6 +160,8 @@ class Quantized(Records):
     corrected_fp32: Path | None
     files: tuple[Path, ...]
     notes: tuple[str, ...]
+    method: Method
+    selection: MethodSelection | None = None
 
     def rows(self) -> list[dict[str, Any]]:
         """Return one row per observed tensor: name and range."""
@@ -146,26 +175,29 @@ class Quantized(Records):
 def quantize(
     run: AnyPath,
     *,
-    method: Method | str | None = None,
+    method: Method | Auto | str | None = None,
     target: Target | str = ORT,
     options: QuantizeOptions | None = None,
     out: AnyPath | None = None,
     use_images: bool = True,
     require_coverage: float | None = None,
     calibration_set: SetLike | None = None,
+    progress: Progress | None = None,
 ) -> Quantized:
     """Compute the ranges from the statistics of a run and write an int8 model, without another calibration pass.
 
     Args:
         run: run folder of `calibrate`.
-        method: calibration method, a value or a name; percentile by default.
+        method: calibration method, a value or a name; ``auto`` by default, which compares the methods on calibration
+            images, and uses percentile if these are not available.
         target: runtime or compiler of the model, a value or a name.
         options: quantization options.
         out: path of the model; by default in the run folder, with the name from `variant_name`.
-        use_images: correct the biases for these ranges on the calibration images, if available. Otherwise only a
-            cached correction for the same ranges is used.
+        use_images: correct the biases for these ranges, and compare methods, on the calibration images, if available.
+            Otherwise only cached corrections and comparisons are used.
         require_coverage: minimum percentage of the multiply-adds in int8; None for no requirement.
         calibration_set: the images of `calibrate`, if they were arrays; other images are located by the run.
+        progress: receives the progress.
 
     Raises:
         CoverageError: less of the model is int8 than required; nothing is written.
@@ -184,21 +216,28 @@ def quantize(
     folder = RunFolder(as_path(run, "run"))
     record = folder.read()
     prepared, statistics = calibrated(folder, record)
-    method, target = as_method(method), as_target(target)
+    chosen_method, target = as_method_or_auto(method), as_target(target)
     options = require(QuantizeOptions, options or QuantizeOptions(), "options")
+    progress = as_progress(progress)
     given = None if calibration_set is None else given_set(calibration_set)
-    images = images_of(record, given) if use_images and options.bias_correction else None
+    wanted = options.bias_correction or isinstance(chosen_method, Auto)
+    images = images_of(record, given) if use_images and wanted else None
+    if images is not None:
+        images = replace(images, progress=begun_when_called(progress, "correcting biases", "layers"))
     with folder.locked():
-        name, path = output_path(folder, variant_name(record, method, target), optional_path(out, "out"))
+        subject = options.subject(folder, prepared, statistics, target, images)
+        solved_by, selection = resolve_method(chosen_method, subject, progress)
+        name, path = output_path(folder, variant_name(record, solved_by, target), optional_path(out, "out"))
         done = quantize_prepared(
             folder,
             prepared,
             statistics,
-            method,
+            solved_by,
             target,
             options,
             name=name,
             path=path,
+            selection=selection,
             images=images,
             require_coverage=require_coverage,
         )
@@ -206,7 +245,7 @@ def quantize(
         backend = after_quantize(
             QuantizedRun(folder=folder, target=target, prepared=prepared.model, calibration_set=chosen)
         )
-    replaced = _replaced(record, name, folder)
+    replaced = replaced_notes(record, name, folder)
     return replace(done, notes=(*replaced, *done.notes, *backend.notes), files=(*done.files, *backend.files))
 
 
@@ -220,6 +259,7 @@ def quantize_prepared(
     *,
     name: str,
     path: Path,
+    selection: MethodSelection | None = None,
     images: Images | None = None,
     require_coverage: float | None = None,
 ) -> Quantized:
@@ -241,7 +281,16 @@ def quantize_prepared(
     open_session(path)  # a model that onnxruntime cannot load is not a result
     table = folder.path / (RANGES if name == INT8 else f"{name}.{RANGES}")
     write_text(table, ranges_csv(ranges, made, statistics))
-    notes: list[str] = [*prepared.notes, *notes_of(int8), *corrected.notes]
+    classes = folder.read().model.classes
+    unsettled = settling_note(statistics.convergence, len(statistics.images), method_name(method), classes)
+    notes: list[str] = [
+        *selection_note(selection),
+        *([] if unsettled is None else [unsettled]),
+        *prepared.notes,
+        *notes_of(int8),
+    ]
+    notes += corrected.notes
+    notes += cut_range_notes(statistics, ranges, method, chosen, keep_outliers=options.keep_outliers)
     if not options.keep_outliers:
         at_hand = None if images is None else images.chosen
         note = outlier_note(statistics, method, chosen, folder.read(), at_hand)
@@ -256,8 +305,20 @@ def quantize_prepared(
         notes.append(f"the compiler of {target.name} gets the corrected biases from {corrected_fp32.name} only")
         files.append(corrected_fp32)
     recorded = _options_json(method, options)
-    record_model(folder, name, path, method, target.name, recorded, fp32=corrected_fp32)
-    return Quantized(name, path, table, ranges, made, covered, corrected_fp32, tuple(files), tuple(notes))
+    record_model(folder, name, path, method, target.name, recorded, fp32=corrected_fp32, selection=selection)
+    return Quantized(
+        name=name,
+        path=path,
+        table=table,
+        ranges=ranges,
+        plan=made,
+        coverage=covered,
+        corrected_fp32=corrected_fp32,
+        files=tuple(files),
+        notes=tuple(notes),
+        method=method,
+        selection=selection,
+    )
 
 
 def _corrected_name(name: str) -> str:
@@ -275,11 +336,13 @@ def variant_name(record: RunRecord, method: Method, target: Target) -> str:
     return name if made is None or made.method == method_name(method) else f"{name}-{method_name(method)}"
 
 
-def _replaced(before: RunRecord, name: str, folder: RunFolder) -> tuple[str, ...]:
-    """Return a note if a model with other options was replaced."""
+def replaced_notes(before: RunRecord, name: str, folder: RunFolder) -> tuple[str, ...]:
+    """Return a note if a model of another method or with other options was replaced."""
     old, new = before.quantized.get(name), folder.read().quantized[name]
-    if old is None or old.options == new.options:
+    if old is None or (old.method, old.options) == (new.method, new.options):
         return ()
+    if old.method != new.method:
+        return (f"{name} was replaced: method {old.method} -> {new.method}",)
     changed = sorted(key for key in {*old.options, *new.options} if old.options.get(key) != new.options.get(key))
     words = ", ".join(
         f"{key} {old.options.get(key, 'default')} -> {new.options.get(key, 'default')}" for key in changed
@@ -326,6 +389,12 @@ def int8_name(target: Target) -> str:
     return INT8 if target.name == ORT.name else f"{INT8}-{target.name}"
 
 
+def method_of_run(record: RunRecord, target: Target) -> Method:
+    """Return the method of a run's int8 model for a target; where there is none, of ``int8``, else percentile."""
+    made = record.quantized.get(int8_name(target)) or record.quantized.get(INT8)
+    return Percentile() if made is None else made.solved_by
+
+
 def output_path(folder: RunFolder, name: str, out: Path | None) -> tuple[str, Path]:
     """Return the name and the path of a model in a run: those of ``out`` if it is given, else in the run folder.
 
@@ -345,6 +414,7 @@ def record_model(
     target: str,
     options: dict[str, Any],
     fp32: Path | None = None,
+    selection: MethodSelection | None = None,
 ) -> None:
     """Record a written model in ``run.json``, so that `compare` finds it by name."""
     record = folder.read()
@@ -356,6 +426,7 @@ def record_model(
         method=method_name(method),
         options=options,
         fp32=None if fp32 is None else fp32.name,
+        selection=None if selection is None else selection.to_json(),
     )
     folder.write(record.model_copy(update={"quantized": record.quantized | {name: entry}}))
 

@@ -19,10 +19,10 @@ from quantkit.runs.folder import FP32, QuantizedRecord, RunFolder, RunRecord
 from quantkit.runs.inputs import open_input_shape
 from quantkit.stats.file import load_statistics
 from quantkit.targets import TARGETS
-from quantkit.workflows.compare import Evaluation, evaluate_models
+from quantkit.workflows.compare import ComparedModel, Evaluation, evaluate_models
 from quantkit.workflows.provenance import provenance
 from quantkit.workflows.report_tensors import recorded_options, report_tensors
-from quantkit.workflows.run_results import sensitivity_findings, tuning_coverage, tuning_logs
+from quantkit.workflows.run_results import method_choices, sensitivity_findings, tuning_coverage, tuning_logs
 
 
 def report(evaluation: Evaluation, path: AnyPath, *, verdicts: Sequence[GateVerdict] = ()) -> None:
@@ -100,15 +100,17 @@ def report_data(evaluation: Evaluation, verdicts: Sequence[GateVerdict] = ()) ->
         coverage=() if folder is None or record is None or model is None else _coverage(folder, record, model, made),
         tunings=() if folder is None or record is None else tuning_logs(folder, record),
         sensitivities=() if folder is None or record is None else sensitivity_findings(folder, record),
+        choices=tuple(method_choices(made)),
         verdicts=tuple(verdicts),
         provenance=tuple(provenance(evaluation, record, made)),
     )
 
 
 def _float_model(evaluation: Evaluation, folder: RunFolder | None, record: RunRecord | None) -> ir.Model | None:
-    """Return the fp32 model of the tensors: the reference, or the run's model if the reference is quantized."""
-    if not is_quantized(evaluation.reference.model):
-        return evaluation.reference.model
+    """Return the fp32 model of the tensors: the reference, or the run's model if the reference is no fp32 model."""
+    reference = evaluation.reference
+    if isinstance(reference, ComparedModel) and not is_quantized(reference.model):
+        return reference.model
     return None if folder is None or record is None else read_model(folder.fp32(record))
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import onnx_ir as ir
 
-from quantkit.config.method import METHODS, Method, Percentile, method_name, parse_method
+from quantkit.config.method import METHODS, Method, method_words
 from quantkit.graph.model import read_model
 from quantkit.graph.prepare import prepare
 from quantkit.graph.qdq.read import activation_qparams
@@ -45,25 +45,11 @@ def _choices(made: Mapping[str, QuantizedRecord]) -> list[_Choice]:
         of_setting = {
             name: one for name, one in plain.items() if (one.target, one.keeps_outliers) == (target_name, keep)
         }
-        methods = dict.fromkeys(
-            [parse_method(name) for name in METHODS] + [_method(one) for one in of_setting.values()]
-        )
+        methods = dict.fromkeys([kind() for kind in METHODS.values()] + [one.solved_by for one in of_setting.values()])
         for method in methods:
-            users = tuple(name for name, entry in of_setting.items() if _method(entry) == method)
-            found.append(_Choice(f"{_method_text(method)}{where}", method, target, keep, users))
+            users = tuple(name for name, entry in of_setting.items() if entry.solved_by == method)
+            found.append(_Choice(f"{method_words(method)}{where}", method, target, keep, users))
     return found
-
-
-def _method(entry: QuantizedRecord) -> Method:
-    fraction = entry.options.get("fraction") if entry.method == "percentile" else None
-    return parse_method(entry.method, fraction=fraction)
-
-
-def _method_text(method: Method) -> str:
-    name = method_name(method)
-    if isinstance(method, Percentile) and method.fraction != Percentile().fraction:
-        return f"{name} {method.fraction:g}"
-    return name
 
 
 def recorded_options(entry: QuantizedRecord) -> QuantizeOptions:

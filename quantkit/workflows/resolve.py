@@ -5,22 +5,23 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from quantkit.config.method import Method, parse_method
+from quantkit.config.method import AUTO, Auto, Method, parse_method
 from quantkit.config.pipeline import Pipeline
 from quantkit.config.project import PROJECT_FILE, Project
+from quantkit.config.settings import RUN, Settings
 from quantkit.data.build_set import build_calibration_set
 from quantkit.data.calibration_set import CalibrationSet
 from quantkit.data.sources.open import ImagesLike
 from quantkit.errors import UsageError
+from quantkit.files import user_cache_folder
 from quantkit.graph.fixed_inputs import parse_inputs
 from quantkit.progress import Progress
 from quantkit.runs.cache import FOLDER as CACHE
-from quantkit.runs.cache import user_cache_folder
 from quantkit.runs.folder import RECORD, RunFolder
 from quantkit.targets import Target, parse_target
 from quantkit.workflows.backends import Backend, backends_from
 from quantkit.workflows.project import choose_pipeline, find_run, load_project, run_of_model
-from quantkit.workflows.quantize import QuantizeOptions
+from quantkit.workflows.quantize import QuantizeOptions, method_of_run
 
 DRAWN_SET = "set.csv"
 DRAWN_IMAGES = 1000
@@ -59,7 +60,7 @@ class CalibrationSettings:
     seed: int
     pipeline: Pipeline
     run: Path
-    method: Method
+    method: Method | Auto
     target: Target
     options: QuantizeOptions
     backends: dict[str, Backend]
@@ -171,12 +172,22 @@ def _refuse_draw(set_: Path | None, **options: object) -> None:
             )
 
 
-def method_of(method: str | None, fraction: float | None, project: Project) -> Method:
-    """Return the method of the options, else that of the project, else percentile."""
-    name = method or project.method or "percentile"
+def method_of(method: str | None, fraction: float | None, project: Project) -> Method | Auto:
+    """Return the method of the options, else that of the project, else auto; a fraction alone is that of percentile."""
+    name = method or project.method or (AUTO if fraction is None and project.fraction is None else "percentile")
     if fraction is None and name == "percentile":
         fraction = project.fraction
     return parse_method(name, fraction=fraction)
+
+
+def method_for_run(method: str | None, fraction: float | None, project: Project, run: Path, target: Target) -> Method:
+    """Return the method of the options, else the project's; where that is auto, that of the run's int8 model.
+
+    Raises:
+        UsageError: there is no such run.
+    """
+    chosen = method_of(method, fraction, project)
+    return method_of_run(RunFolder(run).read(), target) if isinstance(chosen, Auto) else chosen
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -223,7 +234,7 @@ def comparison_settings(
     """
     project = load_project(folder)
     pipeline = choose_pipeline(preset, project, exif) if preset is not None else None
-    only_files = all(model.endswith(".onnx") for model in models)
+    only_files = all(model.endswith(".onnx") or "=" in model for model in models)
     if run is None and only_files:
         pipeline = pipeline or choose_pipeline(None, project, exif)
     if run is None and not (only_files and pipeline is not None):
@@ -308,6 +319,130 @@ def evaluation_settings(
     _check_exif(exif, pipeline)
     shared = _completed(project, run, images, labels, names, pipeline, output, inputs)
     return EvaluationSettings(**vars(shared), cache=_cache_folder(run, Path(model), project, folder))
+
+
+@dataclass(frozen=True, kw_only=True)
+class GuessSettings:
+    """The arguments of `quantkit.workflows.guess_preprocessing.guess_preprocessing` that a project file can give.
+
+    Attributes:
+        model: fp32 ONNX file.
+        images: images to try, None for those of the run.
+        labels: their label file.
+        names: class names.
+        pipeline: preprocessing to start from, None for the run's, or for what is usual.
+        output: name of the output that holds the class scores, None where it is to be found.
+        inputs: values of the inputs beside the image, by name.
+    """
+
+    model: Path
+    images: ImagesLike | None
+    labels: Path | None
+    names: Path | None
+    pipeline: Pipeline | None
+    output: str | None
+    inputs: dict[str, Any]
+
+
+def guess_settings(
+    *,
+    folder: Path,
+    model: Path | None,
+    run: Path | None,
+    images: ImagesLike | None,
+    labels: Path | None,
+    names: Path | None,
+    preset: str | None,
+    exif: bool | None = None,
+    output: str | None = None,
+    inputs: Sequence[str] = (),
+) -> GuessSettings:
+    """Return the settings of a search for the preprocessing: the options first, then ``quantkit.yaml``, then the run.
+
+    Raises:
+        UsageError: no model or no images are named.
+        ConfigError: the project file or the preset is not valid.
+    """
+    project = load_project(folder)
+    model = model or project.model
+    if model is None:
+        raise UsageError("no model was given", fix=f"name the ONNX file, or one in {PROJECT_FILE}")
+    pipeline = choose_pipeline(preset, project, exif) if preset is not None or run is None else None
+    _check_exif(exif, pipeline)
+    if images is None and run is None:
+        images, labels = project.images, labels or project.labels
+    if images is None and run is None:
+        raise UsageError("no images were given", fix=f"give --images, --run, or images in {PROJECT_FILE}")
+    return GuessSettings(
+        model=model,
+        images=images,
+        labels=labels,
+        names=names or project.names,
+        pipeline=pipeline,
+        output=output or (project.output if run is None else None),
+        inputs=parse_inputs(inputs) or (dict(project.inputs) if run is None else {}),
+    )
+
+
+def settings_of_guess(
+    settings: GuessSettings,
+    *,
+    model: Path | None,
+    run: Path | None,
+    images: ImagesLike | None,
+    labels: Path | None,
+    preset: str | None,
+) -> Settings:
+    """Return the settings of a search for the preprocessing, each with its source.
+
+    Args:
+        settings: merged.
+        model: as the command line gave it, and so on.
+        run: run folder.
+        images: images to try.
+        labels: their label file.
+        preset: preprocessing to start from.
+    """
+    merged = Settings(load_project(Path()))
+    merged.add("model", settings.model, given=model, key="model")
+    merged.add("run", run, given=run)
+    merged.add("images", None if settings.images is None else str(settings.images), given=images, key="images")
+    merged.add("labels", settings.labels, given=labels, key="labels")
+    record = None if run is None else RunFolder(run).read()
+    merged.add_preprocessing(settings.pipeline, preset, None if record is None else record.pipeline)
+    return merged
+
+
+def settings_of_evaluation(
+    settings: ComparisonSettings,
+    *,
+    run: Path | None,
+    images: ImagesLike | None,
+    labels: Path | None,
+    preset: str | None,
+) -> Settings:
+    """Return the settings of an evaluation or a comparison, each with its source.
+
+    Args:
+        settings: merged.
+        run: as the command line gave it, and so on.
+        images: evaluation images.
+        labels: their label file.
+        preset: preprocessing.
+    """
+    merged = Settings(load_project(Path()))
+    record = None if settings.run is None else RunFolder(settings.run).read()
+    merged.add("run", settings.run, given=run, key="run")
+    of_set = None if record is None or not record.set.path else f"where those of {record.set.path} are, without them"
+    if settings.images is None:
+        merged.add("images", of_set, otherwise=RUN)
+    else:
+        merged.add("images", str(settings.images), given=images, key="images")
+    merged.add("labels", settings.labels, given=labels, key="labels")
+    merged.add_preprocessing(settings.pipeline, preset, None if record is None else record.pipeline)
+    merged.add("output", settings.output, key="output")
+    merged.add("inputs", settings.inputs, key="inputs")
+    return merged
 
 
 def _check_exif(exif: bool | None, pipeline: Pipeline | None) -> None:

@@ -6,12 +6,14 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from quantkit.config.method import parse_method
+from quantkit.config.method import as_method
+from quantkit.errors import QuantkitError
 from quantkit.evaluation.paired import Interval
 from quantkit.files import write_json
 from quantkit.graph.coverage import Coverage, FloatLayer
-from quantkit.report.data import SensitivityFinding, TuningLog, TuningStage
+from quantkit.report.data import MethodChoice, SensitivityFinding, TuningLog, TuningStage
 from quantkit.runs.folder import QuantizedRecord, RunFolder, RunRecord
+from quantkit.search.method_selection import MethodSelection
 from quantkit.sensitivity.result import Sensitivity
 from quantkit.workflows.quantize import QuantizeOptions
 from quantkit.workflows.sensitivity_decision import decide, quantize_command
@@ -42,6 +44,18 @@ def tuning_logs(folder: RunFolder, record: RunRecord) -> tuple[TuningLog, ...]:
             )
         )
     return tuple(found)
+
+
+def method_choices(made: Mapping[str, QuantizedRecord]) -> Iterator[MethodChoice]:
+    """Yield how method ``auto`` chose the methods of models of a run."""
+    for name, entry in made.items():
+        if entry.selection is None:
+            continue
+        try:
+            selection = MethodSelection.from_json(entry.selection)
+        except (KeyError, TypeError, ValueError, QuantkitError):  # a damaged record hides no report
+            continue
+        yield MethodChoice(model=name, reason=selection.reason, rows=tuple(selection.rows()))
 
 
 def tuning_coverage(folder: RunFolder, entry: QuantizedRecord) -> Coverage | None:
@@ -85,9 +99,7 @@ def sensitivity_findings(folder: RunFolder, record: RunRecord) -> tuple[Sensitiv
         decision = decide(result)
         command = ""
         if decision.skips:
-            command = quantize_command(
-                folder.path, result, parse_method(result.method), QuantizeOptions(), decision.skips
-            )
+            command = quantize_command(folder.path, result, as_method(result.method), QuantizeOptions(), decision.skips)
         found.append(SensitivityFinding(result=result, decision=decision.lines(), command=command))
     return tuple(found)
 

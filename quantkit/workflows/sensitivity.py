@@ -20,7 +20,8 @@ from quantkit.data.source import ImageSource
 from quantkit.data.sources.open import ImagesLike
 from quantkit.engine.classifier import PreparedClassifier
 from quantkit.engine.cluster.work import Engine, share_images, share_model
-from quantkit.engine.device import CPU
+from quantkit.engine.device import CPU, Device, as_device
+from quantkit.engine.scores import placement as placement_on
 from quantkit.errors import CalibrationSetError, UsageError
 from quantkit.evaluation.images import check_labels, evaluation_images, limited
 from quantkit.evaluation.paired import PairedOutcomes, score_interval
@@ -40,7 +41,7 @@ from quantkit.sensitivity.result import AccuracyChange, Figures, LayerSensitivit
 from quantkit.stats.solve import solve_observed
 from quantkit.targets import ORT, Target, as_target
 from quantkit.workflows.placement import Placement, place_work
-from quantkit.workflows.quantize import QuantizeOptions
+from quantkit.workflows.quantize import QuantizeOptions, method_of_run
 from quantkit.workflows.run_results import keep_sensitivity
 
 By = Literal["isolated", "leave-one-out", "accuracy"]
@@ -62,11 +63,13 @@ class _Network:
     options: QuantizeOptions
     corrected: Correction
     outliers: tuple[str, ...]
+    device: Device
 
     @property
     def depends_on(self) -> dict[str, Any]:
         """Everything except the images that the scores of its models depend on."""
-        return {
+        device = {} if self.device.is_cpu else self.device.identity()
+        return device | {
             "model": self.record.model.key,
             "output": self.record.model.output,
             "pipeline": self.record.pipeline.model_dump(mode="json"),
@@ -112,6 +115,7 @@ def sensitivity(
     labels: AnyPath | None = None,
     names: AnyPath | None = None,
     exclude: AnyPath | CalibrationSet | None = None,
+    device: Device | str = CPU,
     cluster: str | None = None,
     threads: int | None = None,
     progress: Progress | None = None,
@@ -124,7 +128,7 @@ def sensitivity(
 
     Args:
         run: run folder of `calibrate`.
-        method: calibration method.
+        method: calibration method; by default that of the run's int8 model for the target.
         target: runtime or compiler of the model.
         options: quantization options, as for `quantize`.
         by: order of the layers: by the noise of each layer alone in int8 (``isolated``), by the noise removed when it
@@ -137,6 +141,8 @@ def sensitivity(
         labels: their label file.
         names: class names, one per line.
         exclude: calibration set whose images are left out.
+        device: device of all models, fp32 included: a `quantkit.Device`, or a name such as ``cuda:1``. Bias correction
+            is estimated on the CPU.
         cluster: spread the images over the workers of a Ray cluster: ``auto``, ``ray://HOST:PORT`` or ``local:N``; the
             result is the same. They must find the images under the same path or URL.
         threads: number of images run in parallel; one per processor by default. On a cluster, the
@@ -147,6 +153,7 @@ def sensitivity(
         UsageError: this is not a run folder, or an option cannot be honoured.
         ProvenanceError: model or statistics are not those of the run.
         ModelError: the model cannot be quantized or run.
+        DeviceError: the device is missing, or does not run a model.
         ClusterError: the cluster is not there, or its workers cannot do the work.
         CalibrationSetError: the calibration images are missing, or there are no evaluation images.
         LabelError: labels are missing, malformed or out of range for the model.
@@ -166,10 +173,11 @@ def sensitivity(
         raise UsageError(f"{count} images are too few", where="--images", fix="use a few dozen")
     if by not in get_args(By):
         raise UsageError(f"there is no order {by!r}", where="by", fix=f"choose one of {', '.join(get_args(By))}")
-    method, target = as_method(method), as_target(target)
+    target, device = as_target(target), as_device(device).resolved()
     options = require(QuantizeOptions, options or QuantizeOptions(), "options")
     folder = RunFolder(as_path(run, "run"))
     record = folder.read()
+    method = method_of_run(record, target) if method is None else as_method(method)
     if by == "accuracy":
         found, warnings = evaluation_images(images, labels, names, exclude, record)
         chosen = _labelled(limited(found, count), record)
@@ -177,18 +185,23 @@ def sensitivity(
         if images is not None or labels is not None:
             raise UsageError("labelled images need --by accuracy", where="--images", fix="add --by accuracy")
         chosen, warnings = None, []
-    placement = place_work(cluster, CPU, threads, as_progress(progress))
+    placement = place_work(cluster, as_device(device), threads, as_progress(progress))
     with folder.locked(), placement:
-        network = _network(folder, record, method, target, options)
+        network = _network(folder, record, method, target, options, placement.device)
         chosen = chosen or _calibration_images(record, count or IMAGES, network.outliers, calibration_set)
         cost = _measure(folder, network, chosen, placement, as_progress(progress))
-        result = _result(cost, chosen, network, method, by, (*network.corrected.notes, *warnings))
+        # Without `auto`, a device runs all layers or none.
+        fallback = placement.device.fallback
+        ran_on = (
+            (f"fp32 runs on {placement_on(network.prepared.model, placement.device).describe()}",) if fallback else ()
+        )
+        result = _result(cost, chosen, network, method, by, (*network.corrected.notes, *ran_on, *warnings))
         keep_sensitivity(folder, record, result)
     return result
 
 
 def _network(
-    folder: RunFolder, record: RunRecord, method: Method, target: Target, options: QuantizeOptions
+    folder: RunFolder, record: RunRecord, method: Method, target: Target, options: QuantizeOptions, device: Device
 ) -> _Network:
     prepared, statistics = calibrated(folder, record)
     chosen, left_out = options.target(target), options.plan_options()
@@ -201,7 +214,7 @@ def _network(
         corrected = correction(folder, prepared, made, left_out, observed, None)
     # An outlier image would dominate every figure.
     outliers = () if options.keep_outliers else statistics.outlier_images
-    return _Network(record, folder.fp32(record), prepared, chosen, ranges, options, corrected, outliers)
+    return _Network(record, folder.fp32(record), prepared, chosen, ranges, options, corrected, outliers, device)
 
 
 def _calibration_images(record: RunRecord, count: int, outliers: tuple[str, ...], given: SetLike | None) -> _Images:
@@ -274,6 +287,7 @@ def _measure_on_cluster(
         ranges=network.ranges,
         left_out=network.options.plan_options(),
         bias_shift=network.corrected.shifts,
+        device=network.device,
     )
     keys = [(item.id, digest) for item, digest in zip(chosen.items, chosen.digests, strict=True)]
     count = progress.task("measuring layers", "images")
@@ -293,6 +307,7 @@ def _measure_lot(
             left_out=network.options.plan_options(),
             bias_shift=network.corrected.shifts,
             threads=threads,
+            device=network.device,
             known=cache.layers,
             found=cache.add,
             progress=progress,
@@ -334,6 +349,7 @@ def _result(
         by=by,
         images=len(chosen.items),
         source=chosen.description,
+        device=network.device.describe(),
         macs=cost.macs,
         top1=reference,
         whole=figures(cost.whole, 1.0),

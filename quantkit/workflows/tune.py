@@ -14,7 +14,7 @@ from quantkit.data.decoded import DecodedImages
 from quantkit.data.given_set import SetLike, given_set
 from quantkit.data.source import ImageSource
 from quantkit.data.sources.open import ImagesLike
-from quantkit.engine.device import CPU
+from quantkit.engine.device import CPU, Device, as_device
 from quantkit.evaluation.images import evaluation_images, limited
 from quantkit.files import sha256_json, write_json
 from quantkit.graph.coverage import Coverage, coverage
@@ -25,9 +25,9 @@ from quantkit.ptq.shift_groups import movable
 from quantkit.records import Records
 from quantkit.runs.folder import FP32, RunFolder
 from quantkit.runs.inputs import open_input_shape
+from quantkit.search.budget import FloatBudget
 from quantkit.search.candidate_builder import Product
 from quantkit.search.estimate import estimated_seconds
-from quantkit.search.mixed_precision import FloatBudget
 from quantkit.search.recipe import Recipe
 from quantkit.search.stages import REWRITING, Goal, HoldoutResult, Outcome, Stage, Trial, search
 from quantkit.search.trial_cache import Screened, TrialCache, trial_json
@@ -93,6 +93,7 @@ class Tuning(Records):
         log: JSON file with these results.
         coverage: layers and multiply-adds in int8, and the layers left in float with the reasons.
         notes: remarks for the user; `quantkit.notes.grouped` summarizes them by kind.
+        device: device that models were observed, compared and evaluated on, with the provider's options.
 
     Example:
         In the folder written by ``quantkit demo``:
@@ -116,6 +117,7 @@ class Tuning(Records):
     log: Path
     coverage: Coverage
     notes: tuple[str, ...]
+    device: str = "cpu"
 
     def rows(self) -> list[dict[str, Any]]:
         """Return one row per trial, in order: nats, dB, points, percent and seconds."""
@@ -126,6 +128,7 @@ class Tuning(Records):
         return {
             "schema": JSON_SCHEMA,
             "verdict": self.outcome.verdict.value,
+            "device": self.device,
             "out_of_time": self.outcome.out_of_time,
             "best": trial_json(self.outcome.best),
             "trials": [trial_json(trial) for trial in self.trials],
@@ -152,6 +155,7 @@ def tune(
     limit: int | None = None,
     out: AnyPath | None = None,
     fresh: bool = False,
+    device: Device | str = CPU,
     cluster: str | None = None,
     threads: int | None = None,
     progress: Progress | None = None,
@@ -174,6 +178,8 @@ def tune(
         limit: maximum number of evaluation images.
         out: path of the model; in the run folder by default.
         fresh: ignore cached trials.
+        device: device that models are observed, compared and evaluated on, fp32 included: a `quantkit.Device`, or a
+            name such as ``cuda:1``. Ranges are refined, and biases and weights corrected, on the CPU.
         cluster: evaluate candidates on the workers of a Ray cluster: ``auto``, ``ray://HOST:PORT`` or ``local:N``; the
             result is the same. They must find the images under the same path or URL. Candidates are made and compared
             on calibration images here.
@@ -186,6 +192,7 @@ def tune(
         ProvenanceError: model or statistics are not those of the run.
         CalibrationSetError: the calibration images are missing or too few, or no evaluation image is left.
         ModelError: the model cannot be quantized or run.
+        DeviceError: the device is missing, or does not run a model.
         LabelError: labels are missing, malformed or out of range for the model.
         ImageError: an image cannot be decoded.
         ClusterError: the cluster is not there, or its workers cannot do the work.
@@ -204,6 +211,7 @@ def tune(
         ('met', 'default')
     """
     target, tuning = as_target(target), require(TuneOptions, tuning, "tuning")
+    device = as_device(device).resolved()
     options, out = require(QuantizeOptions, options or QuantizeOptions(), "options"), optional_path(out, "out")
     folder, progress = RunFolder(as_path(run, "run")), as_progress(progress)
     record = folder.read()
@@ -216,7 +224,7 @@ def tune(
         budget = tuning.budget if backend is None else backend.tune_limits(tuning.budget)
         load = DecodedImages(record.pipeline)
         given = None if calibration_set is None else given_set(calibration_set)
-        subject = tuning_task(folder, record, target, options, tuning.rewrite, threads, load, given)
+        subject = tuning_task(folder, record, target, options, tuning.rewrite, threads, load, given, device)
         _coverage(subject, plan(subject.prepared, subject.builder.target, subject.builder.options)).require(
             tuning.require_coverage
         )
@@ -246,7 +254,7 @@ def tune(
             stages=stages,
             widening=trials.widening,
         )
-        done = _finish(subject, trials, outcome, files, tuple(warnings))
+        done = _finish(subject, trials, outcome, files, (*warnings, *holdout.notes))
     done.coverage.require(tuning.require_coverage)
     return done
 
@@ -285,7 +293,7 @@ class _Files:
         name: of the int8 model in the run.
         path: its file.
         fp32: the rewritten fp32 model for the compiler, None where there is none.
-        beside: the files of the target's vendor.
+        vendor_files: the files of the target's vendor.
     """
 
     def __init__(self, subject: TuningTask, tuning: TuneOptions, out: Path | None) -> None:
@@ -293,7 +301,7 @@ class _Files:
         self._target = subject.builder.target
         self.name, self.path = output_path(subject.folder, f"{int8_name(self._target)}-{TUNED}", out)
         self.fp32: Path | None = None
-        self.beside = BackendFiles()
+        self.vendor_files = BackendFiles()
         self._written: Recipe | None = None
 
     def write(self, recipe: Recipe, product: Product) -> None:
@@ -313,7 +321,7 @@ class _Files:
             save(product.corrected_fp32, self.fp32)
         if (backend := backend_of(self._target, folder)) is not None:
             tuned = TunedModel(fp32=self.fp32, method=recipe.method, plan=product.plan)
-            self.beside = backend.after_tune(folder, tuned)
+            self.vendor_files = backend.after_tune(folder, tuned)
         self._written = recipe
 
 
@@ -332,10 +340,11 @@ def _finish(subject: TuningTask, trials: Trials, outcome: Outcome, files: _Files
         fp32=files.fp32,
         fp32_change=None if product.corrected_fp32 is None else selection.largest_change(product.corrected_fp32),
         rescaling_change=selection.largest_change(subject.builder.rewritten(recipe)) if rescaled else None,
-        files=(files.path, *([files.fp32] if files.fp32 is not None else []), *files.beside.files),
+        files=(files.path, *([files.fp32] if files.fp32 is not None else []), *files.vendor_files.files),
         log=subject.folder.path / f"tune-{subject.builder.target.name}.json",
         coverage=_coverage(subject, product.plan),
-        notes=(*warnings, *notes_of(product.int8), *files.beside.notes),
+        notes=(*warnings, *notes_of(product.int8), *files.vendor_files.notes),
+        device=subject.device.describe(),
     )
     write_json(done.log, done.to_json())
     return done

@@ -4,10 +4,10 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
-from quantkit.config.method import parse_method
 from quantkit.data.calibration_set import CalibrationSet
 from quantkit.data.decoded import DecodedImages
 from quantkit.data.source import ImageSource
+from quantkit.engine.device import CPU, Device
 from quantkit.engine.predict import Classifier
 from quantkit.errors import CalibrationSetError
 from quantkit.evaluation.images import check_labels
@@ -17,7 +17,7 @@ from quantkit.evaluation.selection import SelectionMetric
 from quantkit.graph.model import model_digest
 from quantkit.progress import Progress
 from quantkit.ptq.run_correction import images_of
-from quantkit.runs.folder import INT8, RunFolder, RunRecord
+from quantkit.runs.folder import RunFolder, RunRecord
 from quantkit.runs.inputs import calibrated, read_scored
 from quantkit.runs.score_cache import cached_scores, predict_cached, scores_key
 from quantkit.search.candidate_builder import CandidateBuilder
@@ -27,7 +27,7 @@ from quantkit.search.trials import TuningTask
 from quantkit.search.tuning_data import tuning_data
 from quantkit.targets import Target
 from quantkit.workflows.placement import Placement
-from quantkit.workflows.quantize import QuantizeOptions
+from quantkit.workflows.quantize import QuantizeOptions, method_of_run
 
 
 def tuning_task(
@@ -39,6 +39,7 @@ def tuning_task(
     threads: int,
     load: DecodedImages | None = None,
     calibration_set: CalibrationSet | None = None,
+    device: Device = CPU,
 ) -> TuningTask:
     """Read a run and its calibration images; see `quantkit.workflows.tune.tune` for the errors."""
     whole, statistics = calibrated(folder, record)
@@ -49,8 +50,8 @@ def tuning_task(
             where=record.set.path or None,
             fix="restore them, or run quantkit calibrate again",
         )
-    data = tuning_data(whole.model, chosen.chosen, statistics.outlier_images, record.pipeline, threads, load)
-    selection = SelectionMetric(whole.model, data.selection, threads=threads)
+    data = tuning_data(whole.model, chosen.chosen, statistics.outlier_images, record.pipeline, threads, load, device)
+    selection = SelectionMetric(whole.model, data.selection, threads=threads, device=device)
     builder = CandidateBuilder(
         prepared=whole.model,
         observed=statistics,
@@ -64,7 +65,7 @@ def tuning_task(
         threads=threads,
     )
     start = _start(record, options, target, WeightCorrection.BIAS if rewrite else WeightCorrection.NONE)
-    return TuningTask(folder, record, whole, data, builder, selection, start)
+    return TuningTask(folder, record, whole, data, builder, selection, start, device)
 
 
 @dataclass
@@ -107,12 +108,17 @@ class Holdout:
             agreement_interval=wilson_interval(agreeing, outcomes.images, LOOK_CONFIDENCE),
         )
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Where fp32 runs, if not on the CPU."""
+        return () if self.placement.device.is_cpu else (f"fp32 runs on {self._fp32.placement.describe()}",)
+
     @cached_property
     def _fp32(self) -> Classifier:
         return self._open(self.folder.fp32(self.record))
 
     def _open(self, path: Path) -> Classifier:
-        classifier = Classifier(read_scored(path, self.record, None, None))
+        classifier = Classifier(read_scored(path, self.record, None, None), self.placement.device)
         classifier.file.check(self.record.pipeline)
         check_labels(self.images, classifier.file.signature.scores.classes, path)
         return classifier
@@ -121,7 +127,7 @@ class Holdout:
         """Return the predictions of fp32 and of another model; only images whose scores are not cached are run."""
         models, pipeline, images = [self._fp32, self._open(path)], self.record.pipeline, self.images
         assert images.labels is not None
-        keys = [scores_key(model_digest(one.path), pipeline, one.file.signature) for one in models]
+        keys = [scores_key(model_digest(one.path), pipeline, one.file.signature, one.device) for one in models]
         collector, count = Collector(len(models)), progress.task("evaluating", "images")
         threads, answer = self.placement.threads, self.placement.answer([one.file for one in models], images, pipeline)
         with cached_scores(self.folder.cache, keys, images) as caches:
@@ -136,12 +142,8 @@ class Holdout:
 
 def _start(record: RunRecord, options: QuantizeOptions, target: Target, correction: WeightCorrection) -> Recipe:
     """Return the recipe of the run's calibration: its method, with bias correction where that is allowed."""
-    made = record.quantized.get(INT8)
-    method = parse_method("percentile")
-    if made is not None:
-        method = parse_method(made.method, fraction=made.options.get("fraction"))
     return Recipe(
-        method=method,
+        method=method_of_run(record, target),
         correction=correction,
         per_channel=target.weights.per_channel if options.per_channel is None else options.per_channel,
         power_of_two=target.weights.power_of_two if options.power_of_two is None else options.power_of_two,

@@ -9,8 +9,8 @@ import pytest
 import typer
 
 from quantkit.cli.app import GLOBAL_PANEL, app
+from quantkit.cli.commands import COMMAND_MODULES
 from quantkit.cli.groups import INPUT, METHOD, OUTPUT, RESOURCES, TARGET
-from quantkit.cli.main import COMMAND_MODULES
 from quantkit.cli.options import StageName
 from quantkit.search.stages import Stage
 
@@ -69,7 +69,7 @@ def test_stage_names_are_those_of_the_search() -> None:
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        ("calibrate --method klt", "--method: 'klt' is not one of minmax, percentile, kl, mse. Did you mean kl?"),
+        ("calibrate --method klt", "--method: 'klt' is not one of auto, minmax, percentile, kl, mse. Did you mean kl?"),
         ("quantize --target tensort", "--target: 'tensort' is not one of ort, tensorrt, vacc. Did you mean tensorrt?"),
         ("quantize --activations int4", "'int4' is not one of uint8, int8. Did you mean int8?"),
         ("sensitivity --by leaveoneout", "Did you mean leave-one-out?"),
@@ -88,7 +88,7 @@ def test_wrong_choice_names_the_choices_and_the_nearest(command: Command, argume
 @pytest.mark.parametrize(
     ("path", "option", "choices"),
     [
-        (("calibrate",), "method", ["minmax", "percentile", "kl", "mse"]),
+        (("calibrate",), "method", ["auto", "minmax", "percentile", "kl", "mse"]),
         (("tune",), "disable", [stage.value for stage in Stage]),
         (("sensitivity",), "by", ["isolated", "leave-one-out", "accuracy"]),
     ],

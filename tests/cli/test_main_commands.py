@@ -187,3 +187,12 @@ def test_files_without_preprocessing_ask_for_a_preset(folder: Path, run: Run) ->
     _, err = run(folder, "compare", "tiny.onnx", "a=tiny.onnx", "--images", "images", code=2)
     assert err == ("error: no preprocessing was given; give --preset, or --run of a calibrated run\n")
     run(folder, "compare", "tiny.onnx", "a=tiny.onnx", "--images", "images", "--preset", "pipeline.yaml")
+
+
+def test_an_interrupted_command_says_how_to_go_on(folder: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*arguments: object, **options: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("quantkit.workflows.inspect.inspect", interrupted)
+    out, err = run(folder, "inspect", "tiny.onnx", code=130)
+    assert (out, err) == ("", "error: interrupted; run the same command again to resume\n")

@@ -114,7 +114,7 @@ def test_the_decision_can_be_pasted(folder: Path, command: Run, monkeypatch: pyt
     decision = json.loads((folder / "out.json").read_text())["decision"]
     assert decision["skip"]
     assert f"leave {decision['skip'][0]} in float: +{decision['gains_db'][0]:.1f} dB, " in out
-    lines = [line.strip() for line in out.splitlines() if line.strip().startswith("quantkit ")]
+    lines = [line.removeprefix("next: ") for line in out.splitlines() if line.startswith("next: quantkit ")]
     assert [line.split()[1] for line in lines] == ["quantize", "compare"]
     for line in lines:
         command(*shlex.split(line)[1:])

@@ -67,7 +67,7 @@ def test_output_and_inputs_from_the_project_file(folder: Path, run: Run) -> None
 @pytest.mark.parametrize(
     ("options", "code", "message"),
     [
-        ((), 7, "the input 'keep' beside the image 'image' has no value; give --input keep=VALUE"),
+        ((), 7, "the input 'keep' (not the image 'image') has no value; give --input keep=VALUE"),
         (FIXED, 7, "2 outputs could be the class scores: left, right; name one with --output"),
         ((*FIXED, "--output", "middle"), 7, "the model has no output 'middle'"),
         (("--input", "keep"), 2, "'keep' is not NAME=VALUE"),

@@ -101,6 +101,6 @@ def test_vamp_inputs_are_written_from_a_zip_and_kept(
 ) -> None:
     write_zip(tmp_path / "images.zip", pictures)
     out, _ = command("vamp", "inputs", "--images", "images.zip", "--out", "npz")
-    assert "wrote 24 files (0 were there)" in out
+    assert "24 inputs (0 were there)" in out
     out, _ = command("vamp", "inputs", "--images", "images.zip", "--out", "npz")
     assert "wrote 0 files (24 were there)" in out

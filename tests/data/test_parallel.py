@@ -44,3 +44,23 @@ def test_an_error_comes_in_its_turn_and_ends_the_threads() -> None:
 def test_there_is_always_a_processor() -> None:
     assert available_cpus() >= 1
     assert list(map_in_order(str, [], workers=None)) == []
+
+
+def test_results_that_are_collected_as_garbage_end_no_lock_that_their_threads_need() -> None:
+    """The collector may run where a thread is started, under the lock that joining a thread takes."""
+    lock = getattr(threading, "_shutdown_locks_lock", None)
+    if lock is None:
+        pytest.skip("this Python joins threads without that lock")
+    results = map_in_order(lambda job: job, range(50), workers=2)
+    assert next(results) == 0
+    done = threading.Event()
+
+    def collect() -> None:
+        nonlocal results
+        with lock:
+            del results  # the last reference: what ends its threads runs here
+        done.set()
+
+    thread = threading.Thread(target=collect, daemon=True)
+    thread.start()
+    assert done.wait(10.0)

@@ -3,8 +3,12 @@
 The tests of OpenVINO's provider need onnxruntime-openvino instead of onnxruntime, and are skipped elsewhere.
 """
 
+import json
+import os
+import re
 import threading
 import time
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -12,6 +16,7 @@ import onnxruntime as ort
 import pytest
 from graph_runs import sqnr_db
 from models import tiny_model, write_images
+from onnx import helper, numpy_helper
 from PIL import Image
 
 from quantkit.config.pipeline import Decode, Pipeline, ToTensor
@@ -20,14 +25,17 @@ from quantkit.data.folder import find_labelled_images
 from quantkit.engine.batches import map_batches
 from quantkit.engine.classifier import read_classifier
 from quantkit.engine.device import CPU, Device
+from quantkit.engine.placement import DevicePlacement, placement_of
 from quantkit.engine.predict import Classifier, evaluate
-from quantkit.engine.session import layers_on_cpu, open_session
+from quantkit.engine.session import open_session
+from quantkit.engine.tensorrt import check_quantized
 from quantkit.errors import DeviceError, UsageError
 from quantkit.runs.score_cache import scores_key
 from quantkit.stats.file import load_statistics
 from quantkit.workflows.calibrate import calibrate
 from quantkit.workflows.compare import compare
 from quantkit.workflows.evaluate import evaluate as evaluate_model
+from quantkit.workflows.quantize import QuantizeOptions
 
 PIPELINE = Pipeline(ops=(Decode(), ToTensor()))
 OPENVINO = "OpenVINOExecutionProvider" in ort.get_available_providers()
@@ -67,7 +75,7 @@ def test_device_text_gives_kind_and_index(text, kind, index, name):
         ("gpu", (), 1, "unknown device 'gpu'"),
         ("cuda:", (), 1, "invalid device 'cuda:'"),
         ("openvino:1", (), 1, "openvino has no device 1"),
-        ("cpu", ("a=b",), 1, "the device cpu takes no options"),
+        ("cpu", ("a=b",), 1, "the device cpu has no options"),
         ("openvino", ("precision",), 1, "'precision' is not of the form KEY=VALUE"),
         ("openvino", ("a=1", "a=2"), 1, "'a=2' is given twice"),
         ("cpu", (), 0, "invalid batch 0"),
@@ -79,14 +87,96 @@ def test_device_that_cannot_be_is_refused(text, options, batch, message):
 
 
 def test_tensorrt_falls_back_to_cuda_on_the_same_device():
-    names = [one[0] if isinstance(one, tuple) else one for one in Device.parse("tensorrt:2").providers]
+    providers = Device.parse("tensorrt:2").providers()
+    names = [one[0] if isinstance(one, tuple) else one for one in providers]
     assert names == ["TensorrtExecutionProvider", "CUDAExecutionProvider", "CPUExecutionProvider"]
-    assert Device.parse("tensorrt:2").providers[1][1] == {"device_id": "2"}
+    assert providers[1][1] == {"device_id": "2", "use_tf32": "0"}
+
+
+def test_tensorrt_keeps_engines_in_the_user_cache_and_allows_int8_for_quantized_models():
+    folder = str(Path(os.environ["XDG_CACHE_HOME"]) / "quantkit" / "tensorrt")
+    plain, quantized = (Device("tensorrt").providers(quantized=one)[0][1] for one in (False, True))
+    assert (plain["trt_engine_cache_enable"], plain["trt_engine_cache_path"]) == ("1", folder)
+    assert "trt_int8_enable" not in plain
+    assert quantized["trt_int8_enable"] == "1"
+    own = Device.parse("tensorrt", options=["trt_engine_cache_path=elsewhere", "trt_fp16_enable=1"])
+    assert own.providers()[0][1]["trt_engine_cache_path"] == "elsewhere"
+    assert own.providers()[0][1]["trt_fp16_enable"] == "1"
+
+
+@pytest.mark.parametrize(
+    ("device", "settings"),
+    [
+        (CPU, {}),
+        (Device("cuda"), {"use_tf32": "0"}),
+        (Device("cuda", options=(("use_tf32", "1"),)), {"use_tf32": "1"}),
+        (Device("openvino"), {"precision": "FP32"}),
+        (Device("openvino", options=(("precision", "ACCURACY"),)), {"precision": "ACCURACY"}),
+        (Device("openvino", options=(("load_config", "{}"),)), {"load_config": "{}"}),
+        (Device("openvino", options=(("device_type", "NPU"),)), {"device_type": "NPU"}),
+        (Device("openvino", options=(("device_type", "GPU"),)), {"device_type": "GPU", "precision": "FP32"}),
+        (Device("tensorrt"), {}),
+    ],
+    ids=lambda value: value.describe() if isinstance(value, Device) else "",
+)
+def test_device_keeps_float32_unless_an_option_says_otherwise(device, settings):
+    assert device.settings == settings == device.identity()["options"]
+
+
+def test_device_options_are_a_mapping_or_pairs():
+    one = Device("cuda", options={"use_tf32": 1, "arena_extend_strategy": "kSameAsRequested"})
+    pairs = (("arena_extend_strategy", "kSameAsRequested"), ("use_tf32", "1"))
+    assert one == Device("cuda", options=pairs)
+    assert one.options == pairs
+    assert hash(one) == hash(Device("cuda", options=pairs[::-1]))
+
+
+def quantized_file(path, zero_point, *, given=True):
+    """Write Quantize, Dequantize and Relu around activations with one zero point."""
+    inputs = ["x", "scale", "zero"] if given else ["x", "scale"]
+    nodes = [
+        helper.make_node("QuantizeLinear", inputs, ["q"]),
+        helper.make_node("DequantizeLinear", ["q", *inputs[1:]], ["d"]),
+        helper.make_node("Relu", ["d"], ["y"]),
+    ]
+    constants = [numpy_helper.from_array(np.float32(0.1), "scale"), numpy_helper.from_array(zero_point, "zero")]
+    x, y = (helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [1, 3]) for name in "xy")
+    graph = helper.make_graph(nodes, "quantized", [x], [y], constants if given else constants[:1])
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), path)
+    return path
+
+
+@pytest.mark.parametrize("zero_point", [np.uint8(128), np.int8(3), np.uint8(0)], ids=["uint8-128", "int8-3", "uint8-0"])
+def test_tensorrt_refuses_zero_points_that_it_does_not_have(tmp_path, zero_point):
+    model = quantized_file(tmp_path / "q.onnx", zero_point)
+    with pytest.raises(DeviceError, match=r"zero points of 0 only, and 1 of .*--target tensorrt"):
+        open_session(model, device=Device("tensorrt"))
+
+
+def test_tensorrt_refuses_activations_that_are_uint8_by_default(tmp_path):
+    model = quantized_file(tmp_path / "q.onnx", np.uint8(0), given=False)
+    with pytest.raises(DeviceError, match="zero points of 0 only"):
+        check_quantized(model, model)
+
+
+def test_tensorrt_accepts_its_own_target_and_tells_quantized_models(tmp_path, model, images):
+    symmetric = quantized_file(tmp_path / "q.onnx", np.int8(0))
+    assert check_quantized(symmetric, symmetric)
+    assert check_quantized(symmetric.read_bytes(), symmetric)
+    assert not check_quantized(model, model)
+    chosen = build_calibration_set(images, count=6)
+    options = QuantizeOptions(bias_correction=False)
+    done = calibrate(model, chosen, PIPELINE, run=tmp_path / "run", target="tensorrt", options=options)
+    int8 = done.quantized.path
+    assert check_quantized(int8, int8)
+    affine = calibrate(model, chosen, PIPELINE, run=tmp_path / "ort", options=options).quantized.path
+    with pytest.raises(DeviceError, match="quantize it with --target tensorrt"):
+        check_quantized(affine, affine)
 
 
 @pytest.mark.skipif("CUDAExecutionProvider" in ort.get_available_providers(), reason="onnxruntime has CUDA here")
 def test_device_without_provider_is_refused():
-    with pytest.raises(DeviceError, match=r"no CUDAExecutionProvider; it has .*install onnxruntime-gpu"):
+    with pytest.raises(DeviceError, match=r"no CUDAExecutionProvider; it has .*pip install onnxruntime-gpu"):
         Device("cuda").resolved()
 
 
@@ -191,8 +281,8 @@ def test_openvino_runs_every_layer_and_gives_the_scores_of_the_cpu(model, images
     device = Device("openvino", batch=4, options=(("precision", "FP32"),)).resolved()
     session = open_session(model, device=device)
     assert session.get_providers()[0] == "OpenVINOExecutionProvider"
-    on_cpu, layers = layers_on_cpu(session)
-    assert (on_cpu, layers) == (0, 3)
+    placed = placement_of(session, device)
+    assert (placed.layers_on_cpu, placed.layers) == (0, 3)
     assert sqnr_db(all_scores(model, images, CPU), all_scores(model, images, device)) >= 100.0
 
 
@@ -207,7 +297,8 @@ def test_openvino_refuses_an_option_it_does_not_have(model):
 def test_auto_takes_openvino_and_says_what_ran_there(model):
     device = Device("auto").resolved()
     assert device == Device("openvino", fallback=True)
-    assert Classifier(read_classifier(model), device).notes == ("tiny.onnx: 3 of 3 layers run on openvino",)
+    notes = Classifier(read_classifier(model), device).notes
+    assert notes == ("tiny.onnx: runs on openvino (OpenVINOExecutionProvider, precision=FP32), 3 of 3 layers",)
 
 
 @pytest.mark.skipif(
@@ -227,7 +318,48 @@ def test_layers_left_to_the_cpu_are_an_error_unless_auto(model, monkeypatch):
     with pytest.raises(DeviceError, match="OpenVINOExecutionProvider leaves 3 of 3 layers to the CPU"):
         open_session(model, device=Device("openvino"))
     with_fallback = Classifier(read_classifier(model), Device("openvino", fallback=True))
-    assert with_fallback.notes == ("tiny.onnx: 0 of 3 layers run on openvino",)
+    assert len(with_fallback.notes) == 1
+    assert re.search(
+        r"runs on openvino .*, 0 of 3 layers; \d+ of \d+ nodes on the CPU \(.*Conv 2", with_fallback.notes[0]
+    )
+    placed = with_fallback.placement.to_json()
+    assert (placed["layers"], placed["layers_on_cpu"]) == (3, 3)
+    assert placed["nodes"] == {"CPUExecutionProvider": sum(placed["left_to_cpu"].values())}
+
+
+def test_placement_of_the_cpu_is_its_name_and_counts_nothing(model):
+    placed = Classifier(read_classifier(model)).placement
+    assert placed.describe() == "cpu"
+    assert placed.to_json() == {
+        "device": "cpu",
+        "provider": "CPUExecutionProvider",
+        "options": {},
+        "onnxruntime": ort.__version__,
+        "layers": None,
+        "layers_on_cpu": None,
+        "nodes": None,
+        "left_to_cpu": None,
+    }
+
+
+def test_placement_says_what_a_provider_leaves_to_the_cpu():
+    placed = DevicePlacement(
+        "cuda:1",
+        "CUDAExecutionProvider",
+        (("use_tf32", "0"),),
+        layers=53,
+        layers_on_cpu=0,
+        nodes=(("CPUExecutionProvider", 3), ("CUDAExecutionProvider", 120)),
+        left_to_cpu=(("TopK", 2), ("Shape", 1)),
+    )
+    assert placed.describe() == (
+        "cuda:1 (CUDAExecutionProvider, use_tf32=0), 53 of 53 layers; 3 of 123 nodes on the CPU (TopK 2, Shape 1)"
+    )
+
+
+def test_placement_says_where_onnxruntime_does_not_tell():
+    text = DevicePlacement("cuda", "CUDAExecutionProvider", onnxruntime="1.20.0").describe()
+    assert text == "cuda (CUDAExecutionProvider); onnxruntime 1.20.0 does not tell which layers"
 
 
 @needs_openvino
@@ -238,6 +370,9 @@ def test_pass_on_openvino_gives_the_statistics_of_the_cpu(model, images, tmp_pat
     calibrate(model, chosen, PIPELINE, run=tmp_path / "cpu")
     done = calibrate(model, chosen, PIPELINE, run=tmp_path / "ov", device=device)
     assert done.statistics.provenance.device == "openvino (precision=FP32)"
+    observed_on = json.loads((tmp_path / "ov" / "run.json").read_text())["observed_on"]
+    assert (observed_on["provider"], observed_on["options"]) == ("OpenVINOExecutionProvider", {"precision": "FP32"})
+    assert (observed_on["layers"], observed_on["layers_on_cpu"]) == (3, 0)
     here, there = (load_statistics(tmp_path / run / "statistics.safetensors")[0] for run in ("cpu", "ov"))
     assert here.images == there.images
     for name, one in here.tensors.items():
@@ -257,9 +392,17 @@ def test_eval_and_compare_on_openvino(model, images, tmp_path):
     options = {"images": images, "pipeline": PIPELINE, "cache": tmp_path / "cache"}
     here, there = (evaluate_model(model, **options, device=one) for one in (CPU, device))
     assert there.kept == 0  # the scores of the CPU are not taken for those of OpenVINO
-    assert (here.origin.device, there.origin.device) == ("cpu", "openvino")
+    assert (here.origin.device, there.origin.device) == ("cpu", "openvino (precision=FP32)")
+    assert there.ran_on == DevicePlacement(
+        "openvino",
+        "OpenVINOExecutionProvider",
+        (("precision", "FP32"),),
+        layers=3,
+        layers_on_cpu=0,
+        nodes=there.ran_on.nodes,
+    )
     assert np.array_equal(here.predictions.top1, there.predictions.top1)
     again = evaluate_model(model, **options, device=Device("openvino"))
     assert again.kept == len(again.predictions)
     result = compare(["fp32", "int8"], run=tmp_path / "run", images=images, device=device, drift_images=0)
-    assert result.candidates
+    assert {one.ran_on.device for one in result.models} == {"openvino"}

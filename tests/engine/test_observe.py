@@ -1,5 +1,7 @@
+import itertools
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import onnx
@@ -9,7 +11,8 @@ from models import tiny_model, write_images
 
 from quantkit.config.pipeline import Decode, Pipeline, ToTensor
 from quantkit.data.preprocess import preprocess
-from quantkit.engine.observe import load_batch, observe
+from quantkit.engine.batches import load_batch
+from quantkit.engine.observe import observe
 from quantkit.engine.tap import TappedSession
 from quantkit.errors import ImageError, NumericError
 from quantkit.stats.observed import Observed
@@ -70,6 +73,18 @@ def test_chunks_end_at_convergence_points_and_at_the_end(tmp_path: Path, paths: 
     session = TappedSession(ir.load(tiny_model(tmp_path / "m.onnx")), NAMES)
     chunks = list(observe(session, NAMES, paths, LOAD, threads=2))
     assert [chunk.images for chunk in chunks if chunk.at_convergence_point] == [16, 24, 36, 40]
+
+
+def test_chunks_between_convergence_points_are_of_whole_batches(
+    tmp_path: Path, paths: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A device compiles or chooses its kernels for a shape: a batch of another size costs more than it brings."""
+    clock = itertools.count()
+    monkeypatch.setattr("quantkit.engine.observe.time", SimpleNamespace(monotonic=lambda: float(next(clock))))
+    monkeypatch.setattr("quantkit.engine.observe.CHUNK_SECONDS", 1.5)
+    session = TappedSession(ir.load(tiny_model(tmp_path / "m.onnx")), NAMES)
+    ends = [chunk.images for chunk in observe(session, NAMES, paths[:24], LOAD, batch=4, fill=False, threads=1)]
+    assert ends == [4, 8, 12, 16, 20, 24]
 
 
 def test_progress_counts_every_image_once(tmp_path: Path, paths: list[Path]) -> None:

@@ -104,7 +104,7 @@ def test_one_more_than_the_fifth_is_not_in_the_top():
         (np.asarray([[np.inf, 1], [0, 1]]), None, NumericError, r"0\.jpg: the model's output"),
         (np.eye(2), [0], LabelError, "there are 1 labels for 2 images"),
         (np.eye(2), [0, 2], LabelError, r"1\.jpg: the label 2 is out of range: the model has 2 classes \(0 to 1\)"),
-        (np.eye(2), [-1, 1], LabelError, r"0\.jpg: the label -1 is no class"),
+        (np.eye(2), [-1, 1], LabelError, r"0\.jpg: the label -1 is out of range"),
     ],
     ids=["rank", "count", "one class", "nan", "inf", "labels short", "label high", "label negative"],
 )

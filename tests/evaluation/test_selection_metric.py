@@ -8,7 +8,7 @@ import pytest
 from quantkit.engine.scores import EXACT_DB
 from quantkit.errors import NumericError
 from quantkit.evaluation.predictions import Scores, kl_divergence
-from quantkit.evaluation.selection import closeness, expected_kl, mean_sqnr_db
+from quantkit.evaluation.selection import DistanceEstimate, closeness, distance_estimate, expected_kl, mean_sqnr_db
 
 
 def test_sqnr_image_by_image_by_hand() -> None:
@@ -106,3 +106,40 @@ def test_equal_or_empty_scores_are_at_no_distance() -> None:
     zeros = np.zeros((3, 4), np.float32)
     assert expected_kl(zeros, zeros) == 0.0
     assert closeness(zeros + 1.0, zeros + 1.0).distance == 0.0
+
+
+def _alike(count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return scores of equal size, so that leaving an image out changes no other's share, and the same with noise."""
+    rng = np.random.default_rng(seed)
+    reference = rng.normal(size=(count, 6))
+    reference -= reference.mean(axis=1, keepdims=True)
+    reference *= 5.0 / np.linalg.norm(reference, axis=1, keepdims=True)
+    return reference.astype(np.float32), (reference + rng.normal(0.0, 0.1, reference.shape)).astype(np.float32)
+
+
+def test_distance_estimate_is_the_logarithm_of_the_distance() -> None:
+    reference, other = _alike(12, 5)
+    assert distance_estimate(reference, other).log == pytest.approx(math.log(closeness(reference, other).distance))
+
+
+def test_distance_estimate_without_an_image_equals_the_distance_of_the_others() -> None:
+    reference, other = _alike(9, 6)
+    found = distance_estimate(reference, other).without
+    wanted = [
+        math.log(closeness(np.delete(reference, place, 0), np.delete(other, place, 0)).distance) for place in range(9)
+    ]
+    np.testing.assert_allclose(found, wanted, rtol=0, atol=1e-6)
+
+
+def test_standard_error_of_a_mean_is_that_of_the_textbook() -> None:
+    """Where the leave-one-out figures are those of a mean, the jackknife is ``std / sqrt(n)`` with n - 1 in std."""
+    values, count = np.random.default_rng(7).normal(size=20), 20
+    without = (values.sum() - values) / (count - 1)
+    one, other = DistanceEstimate(0.0, without), DistanceEstimate(0.0, np.zeros(count))
+    assert one.standard_error(other) == pytest.approx(values.std(ddof=1) / math.sqrt(count), rel=1e-12)
+
+
+def test_distance_estimate_of_scores_that_are_not_finite_is_infinite() -> None:
+    reference, other = _alike(4, 8)
+    other[1, 2] = np.nan
+    assert distance_estimate(reference, other).log == math.inf

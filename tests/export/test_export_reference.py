@@ -308,10 +308,10 @@ def test_command_compares_with_a_reference(
     reference = ["--reference", "inplace_networks:quantkits"]
     assert quantkit(monkeypatch, "export", "inplace_networks:InPlace", *options, *reference) == 0
     said = capsys.readouterr().out.splitlines()
-    assert said[0].endswith(", opset 11, torchscript exporter")
+    assert ", opset 11, torchscript exporter, " in said[0]
     assert said[1].startswith("max abs error against inplace_networks:InPlace in torch: ")
     assert said[2].startswith("max abs error against the reference inplace_networks:quantkits: ")
-    assert said[3].startswith("wrote InPlace.onnx (")
+    assert said[3] == "wrote InPlace.onnx"
 
     before = Path("InPlace.onnx").read_bytes()
     arguments = ["--reference-arg", "paper=true"]

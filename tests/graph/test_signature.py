@@ -91,7 +91,10 @@ def test_image_channels_from_convolution_where_axis_is_dynamic():
             [("a", FLOAT, [1, 3, 8, 8]), ("b", FLOAT, [1, 3, 8, 8])],
             "several inputs could be the image; fix all others with --input",
         ),
-        ([*IMAGE, ("keep", FLOAT, [])], "input 'keep' beside the image 'image' has no value; give --input keep=VALUE"),
+        (
+            [*IMAGE, ("keep", FLOAT, [])],
+            r"input 'keep' \(not the image 'image'\) has no value; give --input keep=VALUE",
+        ),
         ([("image", FLOAT, ["N", "C", 8, 8])], "number of channels of the image input is unknown; export"),
     ],
 )

@@ -19,7 +19,8 @@ from PIL import Image
 _SERVER = """
 import importlib, json, os, resource, signal, sys, time
 from quantkit.cli import main as cli
-for module in (*cli.COMMAND_MODULES, "onnxruntime", "quantkit.workflows.calibrate", "quantkit.workflows.compare",
+from quantkit.cli.commands import COMMAND_MODULES
+for module in (*COMMAND_MODULES, "onnxruntime", "quantkit.workflows.calibrate", "quantkit.workflows.compare",
                "quantkit.workflows.evaluate", "quantkit.workflows.tune", "quantkit.data.build_set",
                "quantkit.vendors.vacc.inputs"):
     importlib.import_module(module)

@@ -6,12 +6,13 @@ import pytest
 from tune_models import minmax_ranges, model_of, planned, small_images, small_model, values_of
 
 from quantkit.engine.scores import score_sqnr_db, scores_of
+from quantkit.engine.segments import SegmentedRun
 from quantkit.graph.analysis.bounds import Bounds
 from quantkit.graph.analysis.values import node_name
 from quantkit.graph.qdq.plan import plan
-from quantkit.graph.qdq.write import write_qdq
-from quantkit.ptq.bias_correction import correct_bias, estimate_shifts
-from quantkit.ptq.layers import biased_layers, no_shifts, set_bias
+from quantkit.graph.qdq.write import activation_parameters, write_qdq
+from quantkit.ptq.bias_correction import correct_bias, estimate_shifts, layer_shift
+from quantkit.ptq.layers import biased_layers, no_shifts, set_bias, stored_names
 from quantkit.targets import ORT, TENSORRT, VACC
 
 TARGETS = [ORT, TENSORRT, VACC]
@@ -33,6 +34,26 @@ def test_the_mean_of_every_layer_comes_back(target) -> None:
         before = np.abs(channel_means(plain, one.result, images) - wanted).max()
         after = np.abs(channel_means(corrected, one.result, images) - wanted).max()
         assert after < 0.4 * before, one.layer.node
+
+
+@pytest.mark.parametrize("target", TARGETS, ids=lambda target: target.name)
+def test_shifts_of_one_float_pass_equal_those_of_a_walk_through_both_models(target) -> None:
+    model, images = small_model(), small_images(12)
+    made, ranges = planned(model, images, target)
+    found = estimate_shifts(model, made, ranges, images, threads=2)
+    layers = biased_layers(made)
+    int8 = write_qdq(model, made, ranges, bias_shift=no_shifts(layers))
+    stored, nodes = stored_names(int8), {node_name(node): node for node in int8.graph}
+    float_run, int8_run = (SegmentedRun(one, images, threads=1) for one in (model, int8))
+    for one in layers:
+        name = stored.get(one.result, one.result)
+        qparams = activation_parameters(made, ranges)[one.result] if one.result in stored else None
+        float_run.advance([one.result])
+        shift = layer_shift(float_run, int8_run, one, name, qparams)
+        step = 1.0 if qparams is None else float(qparams.scale)
+        assert np.abs(found[one.layer.output] - shift).max() <= 1e-4 * step, one.layer.node
+        set_bias(nodes[one.layer.node], one.bias + found[one.layer.output])
+        int8_run.advance([name])
 
 
 def test_a_shift_by_hand_is_found_again() -> None:

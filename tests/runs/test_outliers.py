@@ -119,7 +119,7 @@ def test_who_wants_all_images_gets_all(place: Path) -> None:
 
 def test_the_compiler_gets_a_set_without_it_and_its_model_is_foretold_so(place: Path) -> None:
     done = run_on(place, method=MinMax(), target=VACC)
-    assert any("on calibration.csv, without outlier images" in note for note in done.notes)
+    assert any("the images of calibration.csv, without outliers" in note for note in done.notes)
     without = CalibrationSet.load(place / "run" / "calibration.csv")
     assert len(without) == 39
     assert "b/009.png" not in {image.name for image in without.images}

@@ -6,8 +6,9 @@ from tune_models import builder_of, linear_model, mixed_model, model_of, small_i
 
 from quantkit.config.method import Mse
 from quantkit.graph.qdq.plan import PlanOptions, plan
+from quantkit.search.budget import FloatBudget
 from quantkit.search.candidate_builder import SAME_FUNCTION
-from quantkit.search.mixed_precision import FloatBudget, MixedPrecision, float_share
+from quantkit.search.mixed_precision import MixedPrecision, float_share
 from quantkit.search.recipe import Recipe, WeightCorrection
 from quantkit.targets import ORT, VACC
 

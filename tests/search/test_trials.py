@@ -9,7 +9,7 @@ from tune_models import builder_of, linear_model, small_model, unlike_channels
 from quantkit.config.method import Kl, MinMax, Mse, Percentile
 from quantkit.evaluation.selection import Closeness
 from quantkit.runs.cache import ResultCache
-from quantkit.search.mixed_precision import FloatBudget
+from quantkit.search.budget import FloatBudget
 from quantkit.search.recipe import Recipe, WeightCorrection
 from quantkit.search.stages import Trial
 from quantkit.search.trial_cache import TrialCache

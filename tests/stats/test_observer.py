@@ -10,6 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from quantkit.kernels import Kernel
+from quantkit.stats import kernel as module
 from quantkit.stats.bins import bin_of
 from quantkit.stats.kernel import count_bins, count_bins_numpy
 from quantkit.stats.observer import Observer
@@ -152,3 +154,19 @@ def test_the_environment_chooses_the_numpy_kernel(monkeypatch: pytest.MonkeyPatc
     assert Observer()._kernel is count_bins_numpy
     monkeypatch.delenv("QUANTKIT_KERNEL")
     assert Observer()._kernel is count_bins
+
+
+@pytest.mark.parametrize("compress", [True, False])
+@pytest.mark.parametrize("zeros", [0.0, 0.1, 0.5, 1.0])
+def test_compiled_kernel_counts_zeros_and_others_as_numpy_does(
+    monkeypatch: pytest.MonkeyPatch, compress: bool, zeros: float
+) -> None:
+    compiled = module._count_bins
+    monkeypatch.setattr(module, "COMPRESS", compress)
+    fresh = Kernel(compiled.function, compiled.result, compiled.arguments, names=compiled.names)
+    monkeypatch.setattr(module, "_count_bins", fresh)
+    rng = np.random.default_rng(0)
+    for size in (1, 15, 16, 63, 64, 65, 255, 257, 2047, 2048, 2049, 2048 + 64, 5000):
+        x = rng.standard_normal(size).astype(np.float32)
+        x[rng.random(size) < zeros] = rng.choice([0.0, -0.0])
+        assert observed(x).identical(observed(x, kernel=count_bins_numpy)), size

@@ -20,7 +20,7 @@ import quantkit
 from quantkit.config.pipeline import Decode, Normalize, Pipeline, ToTensor
 from quantkit.engine.classifier import read_classifier
 from quantkit.errors import ConfigError, ModelError
-from quantkit.search.mixed_precision import FloatBudget
+from quantkit.search.budget import FloatBudget
 from quantkit.search.stages import Goal
 from quantkit.workflows.calibrate import calibrate
 from quantkit.workflows.compare import evaluate_models

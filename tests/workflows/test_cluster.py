@@ -22,7 +22,7 @@ from quantkit.data.build_set import choose_images
 from quantkit.engine.cluster.address import ClusterAddress
 from quantkit.engine.cluster.ray_engine import RayEngine
 from quantkit.engine.cluster.session import RaySession
-from quantkit.engine.device import CPU, Device
+from quantkit.engine.device import CPU, Device, as_device
 from quantkit.errors import ClusterError, ImageError, UsageError
 from quantkit.runs.folder import RunFolder
 from quantkit.workflows import calibrate as calibrate_module
@@ -63,7 +63,7 @@ def on_cluster(engine: SharedEngine, monkeypatch: pytest.MonkeyPatch) -> str:
     """Return an address that stands for the shared engine."""
 
     def place(cluster: str | None, device: Device, threads: int | None, progress: object) -> Placement:
-        return Placement(device, CPU, 2, None if cluster is None else engine)
+        return Placement(as_device(device).resolved(), 2, None if cluster is None else engine)
 
     for module in (calibrate_module, compare_module, evaluate_module, sensitivity_module, tune_module):
         monkeypatch.setattr(module, "place_work", place)

@@ -127,6 +127,43 @@ def test_models_of_a_run_take_a_quantized_reference(folder: Path, tmp_path: Path
     report(evaluation, tmp_path / "report.html")
 
 
+def card_results(folder: Path, model: Path, to: Path) -> Path:
+    """What a card that computes as a model does would have written, and the list of its inputs beside it."""
+    to.mkdir()
+    session = onnxruntime.InferenceSession(model.read_bytes())
+    images = sorted((folder / "images").rglob("*.png"))
+    for number, image in enumerate(images):
+        scores = session.run(None, {"input": preprocess(image, PIPELINE)[None]})[0][0]
+        np.savez(to / f"{number:06d}.npz", output_0=scores)
+    datalist = to.parent / "npz_datalist.txt"
+    datalist.write_text("".join(f"{image.with_suffix('.npz')}\n" for image in images))
+    return datalist
+
+
+def test_results_of_a_card_as_reference_give_the_figures_of_the_model_they_are_of(folder: Path, tmp_path: Path) -> None:
+    datalist = card_results(folder, folder / "fp32.onnx", tmp_path / "card")
+    models, places = [f"card={tmp_path / 'card'}", f"int8={folder / 'run/int8.onnx'}"], {"images": folder / "images"}
+    evaluation = evaluate_models(models, **places, pipeline=PIPELINE, datalist=datalist)
+    of_model = compare([f"card={folder / 'fp32.onnx'}", models[1]], **places, pipeline=PIPELINE, drift_images=0)
+    result = evaluation.comparison
+    assert result.candidates[0].versus == of_model.candidates[0].versus
+    assert not result.candidates[0].tensors
+    assert any("card is a result of a card, so the drift" in warning for warning in result.warnings)
+    for run in (None, folder / "run"):
+        again = evaluate_models(models, **places, run=run, pipeline=PIPELINE, datalist=datalist, latency=True)
+        report(again, tmp_path / "report.html")
+        assert "card" in (tmp_path / "report.html").read_text(encoding="utf-8")
+
+
+def test_results_of_two_cards_are_compared_without_any_model(folder: Path, tmp_path: Path) -> None:
+    datalist = card_results(folder, folder / "fp32.onnx", tmp_path / "half")
+    card_results(folder, folder / "run/int8.onnx", tmp_path / "int8")
+    models = [f"fp16={tmp_path / 'half'}", f"int8={tmp_path / 'int8'}"]
+    result = compare(models, images=folder / "images", pipeline=PIPELINE, datalist=datalist)
+    truth = compare([folder / "fp32.onnx", folder / "run/int8.onnx"], images=folder / "images", pipeline=PIPELINE)
+    assert result.candidates[0].versus == truth.candidates[0].versus
+
+
 def test_files_of_one_name_are_refused_before_the_work_with_names_to_give(folder: Path) -> None:
     (folder / "copy").mkdir(exist_ok=True)
     (folder / "copy/int8.onnx").write_bytes((folder / "run/int8.onnx").read_bytes())

@@ -152,10 +152,43 @@ def test_compare_and_eval_know_each_others_answers(place: Place, asked: list[str
     assert done.kept == 32
     assert accuracy_of(done.predictions).top1 == pytest.approx(apart["models"][1]["top1"])
     assert any("8 of 32 images are in the calibration set too" in warning for warning in done.warnings)
-    # As files, without a run, nothing is kept; the figures are the same, KL divergence to the last bit.
-    files = compare([place.model, run / "int8.onnx"], images=place.images, pipeline=PIPELINE, drift_images=0).to_json()
-    assert len(asked) == 128
-    assert files["models"][1]["kl"] == apart["models"][1]["kl"]
+    # As files, without a run, scores are cached for the user; the figures are the same, KL divergence to the last bit.
+    for _ in range(2):
+        models = [place.model, run / "int8.onnx"]
+        files = compare(models, images=place.images, pipeline=PIPELINE, drift_images=0).to_json()
+        assert len(asked) == 128
+        assert files["models"][1]["kl"] == apart["models"][1]["kl"]
+
+
+def test_scores_from_before_there_was_a_run_are_those_of_the_run(
+    place: Place, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], asked: list[str]
+) -> None:
+    (place.folder / "pipeline.yaml").write_text("ops:\n- op: decode\n- op: to_tensor\n")
+    run = _command(place.folder, monkeypatch, capsys)
+    first = run("eval", "tiny.onnx", "--images", "images", "--preset", "pipeline.yaml", "--limit", "20")[0]
+    assert "20 images in" in first
+    run("calibrate", "--model", "tiny.onnx", "--images", "images", "--count", "8", "--preset", "pipeline.yaml")
+    asked.clear()
+    out = run("eval", "fp32", "--run", "runs/tiny", "--images", "images")[0]
+    assert "12 images in" in out
+    assert "(20 were cached)" in out
+    assert asked == ["tiny"] * 12
+    # The run has its own copy, which moves with it.
+    for path in (place.folder / "user-cache").rglob("*.scores"):
+        path.unlink()
+    assert "all scores were cached" in run("eval", "fp32", "--run", "runs/tiny", "--images", "images")[0]
+
+
+def test_compare_of_files_works_where_the_user_cache_cannot_be_written(
+    place: Place, monkeypatch: pytest.MonkeyPatch, asked: list[str]
+) -> None:
+    (place.folder / "file").write_text("")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(place.folder / "file"))
+    copy = place.folder / "copy.onnx"
+    copy.write_bytes(place.model.read_bytes())
+    result = compare([place.model, copy], images=place.images, pipeline=PIPELINE, drift_images=0)
+    assert result.candidates[0].to_json()["agreement"] == 100.0
+    assert len(asked) == 64
 
 
 def test_a_model_compared_with_its_copy_in_a_run_shares_its_answers(place: Place) -> None:

@@ -20,7 +20,7 @@ from quantkit.data.preprocess import preprocess
 from quantkit.data.sources.member import MemberItem
 from quantkit.errors import CalibrationSetError, ConfigError, ImageError, NumericError, UsageError
 from quantkit.runs.folder import RunFolder
-from quantkit.search.mixed_precision import FloatBudget
+from quantkit.search.budget import FloatBudget
 from quantkit.search.stages import Goal
 from quantkit.stats.file import load_statistics
 from quantkit.workflows.calibrate import calibrate

@@ -24,7 +24,7 @@ from quantkit.graph.prepare import prepare
 from quantkit.search import stages as search
 from quantkit.search import trials as tune_trials
 from quantkit.search import tuning_data as tune_material
-from quantkit.search.mixed_precision import FloatBudget
+from quantkit.search.budget import FloatBudget
 from quantkit.search.stages import Goal, Stage, Verdict
 from quantkit.search.tuning_data import SELECTION_STRIDE, tuning_data
 from quantkit.targets import ORT, VACC

@@ -1,8 +1,8 @@
-"""Which tensors of two models are computed alike: the same operators on the same constants, from the same input.
+"""Finds tensors of two models with the same computation: equal operators and constants, from the same input.
 
-A model with another layer in float is the same up to that layer, and again from a little behind it. Names do not say
-how far: a tensor that is rounded in one of the models bears another name there, and a scale that two tensors share may
-change far ahead of the layer.
+Two models that differ in one layer in float have equal tensors before that layer and again soon after it. Names do not
+show this: a tensor that is rounded in only one of the models has another name there, and a scale that two tensors share
+may change far before the layer.
 """
 
 import hashlib
@@ -12,14 +12,14 @@ import onnx_ir as ir
 
 from quantkit.graph.analysis.values import array, name_of
 
-# Where a constant keeps its digest, with the tensor that it is of.
+# Attribute of a constant for its cached digest, together with the hashed tensor.
 _DIGEST = "quantkit.digest"
 
 
 class Computations:
     """Numbers every computation of some models, so that equal numbers mean equal values, bit for bit.
 
-    Graph inputs are told apart by their names.
+    Graph inputs are identified by their names.
     """
 
     def __init__(self) -> None:
@@ -29,9 +29,8 @@ class Computations:
         """Return the number of every input and computed value of a model, by name.
 
         Args:
-            model: any.
-            fed: tensors that count as inputs, whatever computes them: equal numbers behind them mean equal functions of
-                them.
+            model: the model; it is not changed.
+            fed: computed tensors to treat as inputs: equal numbers of later tensors mean equal functions of them.
         """
         found: dict[ir.Value | None, int] = {None: -1}
         for value in model.graph.inputs:

@@ -179,19 +179,19 @@ class _Mover:
         for result in node.outputs:
             if not result.name:
                 continue
-            behind = ir.node("Transpose", [result], {"perm": list(result_order)}, name=f"{node_name(node)}.layout")
-            final, shape = behind.outputs[0], result.shape
+            restored = ir.node("Transpose", [result], {"perm": list(result_order)}, name=f"{node_name(node)}.layout")
+            final, shape = restored.outputs[0], result.shape
             final.type, final.shape = result.type, shape
             result.replace_all_uses_with(final, replace_graph_outputs=True)
-            behind.replace_input_with(0, result)
+            restored.replace_input_with(0, result)
             final.name, result.name = result.name, unused_name(self._graph, f"{result.name}.source")
             result.shape = None if shape is None else ir.Shape([shape[axis] for axis in _inverse(result_order)])
-            self._graph.insert_after(node, behind)
+            self._graph.insert_after(node, restored)
             if result_order == tuple(range(len(result_order))) and not final.is_graph_output():
                 final.replace_all_uses_with(result)
             else:
                 self._views[final] = _View(result, result_order)
-            self._made.append((behind, result))
+            self._made.append((restored, result))
         return True
 
     def _set_axis(self, node: ir.Node, order: Order) -> None:

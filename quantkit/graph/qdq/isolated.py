@@ -189,8 +189,8 @@ def _own_dequantizer(quantizer: ir.Node, tensor: str) -> ir.Node | None:
     """Return the dequantizer of a tensor, not that of the tensor times a constant, which shares the integers."""
     readers = [use.node for use in quantizer.outputs[0].uses() if is_op(use.node, "DequantizeLinear")]
     named = [reader for reader in readers if name_of(reader.outputs[0]) in (tensor, f"{tensor}{DEQUANTIZED}")]
-    alike = [reader for reader in readers if node_qparams(reader) == node_qparams(quantizer)]
-    return next(iter([*named, *alike]), None)
+    equal = [reader for reader in readers if node_qparams(reader) == node_qparams(quantizer)]
+    return next(iter([*named, *equal]), None)
 
 
 def _rounds(node: ir.Node) -> bool:

@@ -14,6 +14,7 @@ from quantkit.report.sections.coverage import coverage_section
 from quantkit.report.sections.drift import drift_section
 from quantkit.report.sections.gates import gate_section
 from quantkit.report.sections.images import image_section
+from quantkit.report.sections.methods import method_section
 from quantkit.report.sections.network import network_section
 from quantkit.report.sections.provenance import provenance_section
 from quantkit.report.sections.sensitivity import sensitivity_section
@@ -27,6 +28,7 @@ SECTIONS: tuple[Callable[[ReportData], Section | None], ...] = (
     network_section,
     tensor_section,
     sensitivity_section,
+    method_section,
     tuning_section,
     coverage_section,
     class_section,

@@ -40,7 +40,8 @@ def summary(found: Sensitivity) -> Iterator[str]:
         accuracy = whole.accuracy
         said += f", top-1 {accuracy.top1:.2f}, {points(accuracy.delta_top1, accuracy.delta_top1_ci95)} points"
         said += f", agreement {accuracy.agreement:.2f} %"
-    yield f"{said}, on {found.images:,} {found.source}"
+    device = "" if found.device == "cpu" else f"; all models ran on {found.device}"
+    yield f"{said}, on {found.images:,} {found.source}{device}"
     yield (
         f"the isolated noises of the {len(found.layers)} layers add up to {share(found.sum_made, 0)} of its noise; "
         "they add up to 100 % only if they are uncorrelated"

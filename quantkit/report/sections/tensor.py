@@ -16,7 +16,7 @@ from quantkit.stats.tensor import TensorStatistics
 # A view of the narrowest range is offered if the range is less than this share of the span of all values.
 _NARROW = 0.6
 # Margin on both sides of the widest or narrowest range, as a share of the view.
-_BESIDE = 0.08
+_MARGIN = 0.08
 
 
 def tensor_section(data: ReportData) -> Section | None:
@@ -89,8 +89,8 @@ def _views(statistics: TensorStatistics, tensor: ReportTensor) -> list[dict[str,
 
 def _view(name: str, statistics: TensorStatistics, ranges: Sequence[Range]) -> dict[str, Any]:
     lo, hi = min(chosen.lo for chosen in ranges), max(chosen.hi for chosen in ranges)
-    beside = _BESIDE * (hi - lo) or 1.0
-    return {"name": name, **histogram(statistics, lo - (beside if lo < 0 else beside / 4), hi + beside)}
+    margin = _MARGIN * (hi - lo) or 1.0
+    return {"name": name, **histogram(statistics, lo - (margin if lo < 0 else margin / 4), hi + margin)}
 
 
 def _range(tensor: ReportTensor, place: int) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from quantkit.config.nearest import nearest
 from quantkit.vendors.vacc.calibration_folder import file_names
 from quantkit.vendors.vacc.dialects import Dialect
 from quantkit.vendors.vacc.document import Document
-from quantkit.vendors.vacc.findings import ALIKE, Finding
+from quantkit.vendors.vacc.findings import SIMILAR, Finding
 from quantkit.vendors.vacc.onnx_facts import OnnxFacts
 from quantkit.vendors.vacc.spec import BuildSpec, CalibrationData
 from quantkit.vendors.vacc.yaml_nodes import KeyPath
@@ -49,9 +49,9 @@ def check_model(document: Document, dialect: Dialect, spec: BuildSpec, facts: On
     for name, shape in inputs.items():
         path = (*INPUTS[dialect], name)
         if name not in facts.inputs:
-            alike = nearest(name, facts.inputs, ALIKE)
+            near = nearest(name, facts.inputs, SIMILAR)
             names = ", ".join(facts.inputs) or "none"
-            fix = f"its inputs: {names}" if alike is None else f"write `{alike}` (its inputs: {names})"
+            fix = f"its inputs: {names}" if near is None else f"write `{near}` (its inputs: {names})"
             yield _error(document, path, f"the model has no input `{name}`", fix)
         elif not _fits(shape, facts.inputs[name]):
             wanted = [side if side is not None else "any" for side in facts.inputs[name] or ()]

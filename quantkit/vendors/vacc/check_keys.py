@@ -132,11 +132,11 @@ def _check_repeated(document: Document) -> Iterator[Finding]:
     for repeated in document.repeated:
         lines = " and ".join(map(str, repeated.lines))
         yield Finding(
-            "warning" if repeated.alike else "error",
+            "warning" if repeated.equal else "error",
             repeated.lines[-1],
             dotted(repeated.path),
             f"`{dotted(repeated.path)}` occurs more than once, in lines {lines}",
-            "keep one" if repeated.alike else "keep one: readers differ in which one they use",
+            "keep one" if repeated.equal else "keep one: readers differ in which one they use",
         )
 
 
@@ -258,8 +258,8 @@ def _unknown_key(
     places = _places_of(key, dialect_model) if dialect_model else []
     if places:
         return Finding("warning", line, name, f"`{name}` is unknown here", f"move it to `{places[0]}`")
-    alike = abbreviated(key, absent)
-    fix = None if alike is None else f"did you mean `{alike}`?"
+    near = abbreviated(key, absent)
+    fix = None if near is None else f"did you mean `{near}`?"
     return Finding("warning", line, name, f"`{name}` is unknown", fix)
 
 

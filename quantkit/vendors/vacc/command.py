@@ -39,7 +39,7 @@ class VampRun:
         return shlex.join(self._words())
 
     def accuracy(self, datalist: str, results: str) -> str:
-        """Return the command that runs the datalist and writes one result per line of it into a folder."""
+        """Return the command that runs the datalist and writes one result per line into a folder."""
         return shlex.join([*self._words(), "--datalist", datalist, "--path_output", results])
 
     def _words(self) -> list[str]:
@@ -48,10 +48,10 @@ class VampRun:
         return words if self.size is None else [*words, "-s", "[" + ",".join(map(str, self.size)) + "]"]
 
 
-def vdsp_beside(build: Path | None) -> Path:
+def default_vdsp(build: Path | None) -> Path:
     """Return the ``vdsp_params.json`` in the folder of a build file, else in the current folder."""
-    beside = VDSP_FILE if build is None else build.parent / VDSP_FILE
-    return beside if beside.is_file() else VDSP_FILE
+    default = VDSP_FILE if build is None else build.parent / VDSP_FILE
+    return default if default.is_file() else VDSP_FILE
 
 
 def compiled_model(spec: BuildSpec, dialect: Dialect) -> str:

@@ -77,16 +77,6 @@ class DeviceAccuracy:
     named: NamedAccuracy = field(default_factory=NamedAccuracy)
     notes: tuple[str, ...] = ()
 
-    @property
-    def top1_percent(self) -> float:
-        """Top-1 accuracy in percent."""
-        return 100.0 * self.top1 / self.images if self.images else 0.0
-
-    @property
-    def top5_percent(self) -> float:
-        """Top-5 accuracy in percent."""
-        return 100.0 * self.top5 / self.images if self.images else 0.0
-
     def with_answer(self, answer: Ranking | VendorFileError) -> "DeviceAccuracy":
         """Return the accuracy with one more image, or one more damaged file."""
         if isinstance(answer, VendorFileError):

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 # Minimum similarity (0 to 1) of a known word to suggest it.
-ALIKE = 0.75
+SIMILAR = 0.75
 
 Severity = Literal["error", "warning", "note"]
 

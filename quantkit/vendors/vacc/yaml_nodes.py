@@ -63,12 +63,12 @@ class RepeatedKey:
     Attributes:
         path: path of the key.
         lines: line numbers of all occurrences, from 1.
-        alike: whether all values are equal.
+        equal: whether all values are equal.
     """
 
     path: KeyPath
     lines: tuple[int, ...]
-    alike: bool
+    equal: bool
 
 
 @dataclass(frozen=True)
@@ -155,7 +155,7 @@ def _refuse_what_is_unsafe(root: Node) -> None:
         if id(node) in open_nodes:
             raise YamlError("an alias refers to a value that contains it", line=line, fix="replace it by the value")
         if str(node.tag) not in _PLAIN_TAGS:
-            raise YamlError(f"the tag {node.tag} is refused: a build file holds plain values", line=line)
+            raise YamlError(f"the tag {node.tag} is refused: a build file contains only plain values", line=line)
         open_nodes.add(id(node))
         if isinstance(node, MappingNode):
             _refuse_bad_keys(node)
@@ -175,7 +175,7 @@ def _refuse_bad_keys(node: MappingNode) -> None:
         if not isinstance(key, ScalarNode):
             raise YamlError("a key must be a plain word", line=line, fix="quote a text that begins with { or [")
         if str(key.tag) not in _PLAIN_TAGS:
-            raise YamlError(f"the tag {key.tag} is refused: a build file holds plain values", line=line)
+            raise YamlError(f"the tag {key.tag} is refused: a build file contains only plain values", line=line)
 
 
 def _take_last_of_repeated(root: Node, text: str) -> tuple[RepeatedKey, ...]:

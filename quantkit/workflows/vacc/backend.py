@@ -1,17 +1,19 @@
 """The VACC backend: build files of a run, the calibration set without outliers, limits of a search."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Self
 
+from quantkit.config.method import Kl, Method, Mse
 from quantkit.data.calibration_set import CalibrationSet
 from quantkit.errors import QuantkitError
 from quantkit.files import write_text
+from quantkit.notes import as_note
 from quantkit.runs.folder import RunFolder, RunRecord
 from quantkit.runs.location import set_of_run
 from quantkit.runs.outliers import set_without_outliers
-from quantkit.search.mixed_precision import FloatBudget
+from quantkit.search.budget import FloatBudget
 from quantkit.targets import VACC
 from quantkit.vendors.vacc.card_preprocessing import card_warning
 from quantkit.workflows.backends import BackendFiles, QuantizedRun, TunedModel
@@ -61,6 +63,13 @@ class VaccBackend:
         changed = {name: value for name, value in asdict(self.options).items() if value != defaults[name]}
         return {name: str(value) if isinstance(value, Path) else value for name, value in changed.items()}
 
+    def methods(self, candidates: Sequence[Method]) -> tuple[Method, ...]:
+        """Leave out what the compiler cannot be told: other KL divergences than its own, and mse in a build file."""
+        known = [method for method in candidates if not isinstance(method, Kl) or method == Kl()]
+        if self.options.dialect == "build":
+            known = [method for method in known if not isinstance(method, Mse)]
+        return tuple(known)
+
     def after_quantize(self, run: QuantizedRun) -> BackendFiles:
         """Write ``vamc.yaml``, and ``calibration.csv`` if the compiler must not use all images."""
         folder, record = run.folder, run.folder.read()
@@ -83,7 +92,7 @@ class VaccBackend:
             files += [] if vdsp is None else [vdsp]
         else:
             notes = []  # the file contains them as comments
-        named = [f"{path.name}: {note}" for note in notes]
+        named = [as_note(note).with_prefix(f"{path.name}: ") for note in notes]
         warning = card_warning(record.pipeline) if run.target.name == VACC.name else None
         return BackendFiles(tuple(files), (*named, *([] if warning is None else [warning])))
 
@@ -94,8 +103,9 @@ class VaccBackend:
         build = build_rewritten(folder, record, checkpoint, tuned.method, tuned.plan, self.options)
         path = folder.path / TUNED_BUILD_FILE
         write_text(path, build.text)
+        named = [as_note(note).with_prefix(f"{path.name}: ") for note in build.notes]
         warning = card_warning(record.pipeline)
-        return BackendFiles((path,), (*build.notes, *([] if warning is None else [warning])))
+        return BackendFiles((path,), (*named, *([] if warning is None else [warning])))
 
     def tune_limits(self, budget: FloatBudget) -> FloatBudget:
         """Allow convolutions only, the operators of ``skip_conv_layers``, and few of them."""

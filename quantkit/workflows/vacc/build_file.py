@@ -8,7 +8,7 @@ from typing import Literal
 
 import onnx_ir as ir
 
-from quantkit.config.method import Method, Percentile, parse_method
+from quantkit.config.method import Method, Percentile
 from quantkit.config.pipeline import Pipeline
 from quantkit.errors import ConfigError, VendorFileError
 from quantkit.files import write_text
@@ -112,7 +112,7 @@ def choices_of_run(record: RunRecord) -> CompilerOptions:
         return CompilerOptions()
     options = QuantizeOptions(skip=tuple(made.options.get("skip", ())))
     return CompilerOptions(
-        method=parse_method(made.method, fraction=made.options.get("fraction")),
+        method=made.solved_by,
         per_channel=made.options.get("per_channel", VACC.weights.per_channel),
         power_of_two=made.options.get("power_of_two", VACC.weights.power_of_two),
         left_out=options.plan_options(),

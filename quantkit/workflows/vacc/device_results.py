@@ -32,15 +32,23 @@ class DeviceResults:
     """Scores of a card, by image.
 
     Args:
+        name: as the user calls them.
         results: folder of output files.
         datalist: the datalist of the card's run.
 
     Raises:
         VendorFileError: outputs and datalist do not match.
+
+    Example:
+        With the results of the card in ``card``, and the list of its inputs:
+
+        >>> import quantkit
+        >>> models = ["fp32", "card=card"]
+        >>> done = quantkit.evaluate_models(models, run="run", datalist="npz_datalist.txt")  # doctest: +SKIP
     """
 
-    def __init__(self, results: Path, datalist: Path) -> None:
-        self.path = results
+    def __init__(self, name: str, results: Path, datalist: Path) -> None:
+        self.name, self.path = name, results
         self._outputs = {output.name: output for output in pair_outputs(results, datalist)}
         # File names alone identify images only if they are unique: 0.png may be in any class folder.
         counts = Counter(PurePosixPath(name).name for name in self._outputs)
@@ -84,4 +92,4 @@ def card_answers(name: str, folder: Path, datalist: Path | None) -> DeviceResult
         raise UsageError("there is no such model file or folder of results", where=f"{name}={folder}")
     if datalist is None:
         raise UsageError(f"{name}={folder} are results of a card", fix="give the --datalist of its run")
-    return DeviceResults(folder, datalist)
+    return DeviceResults(name, folder, datalist)

@@ -28,7 +28,7 @@ from quantkit.progress import NamedProgress, Progress, as_progress
 from quantkit.runs.folder import FP32
 from quantkit.vendors.vacc.vdsp import in_half
 from quantkit.workflows.compare import evaluate_models
-from quantkit.workflows.presets import PresetSource, load_preset
+from quantkit.workflows.presets import PresetSource, preprocessing_of
 from quantkit.workflows.vacc.build_file import choices_of_run
 from quantkit.workflows.vacc.compiler_simulator import MODEL_OF_THE_COMPILER, CompilerSimulator
 
@@ -169,7 +169,8 @@ def error_breakdown(
         VendorFileError: mean or std do not fit into half precision.
     """
     simulator = CompilerSimulator.of_run(run)
-    own = simulator.record.pipeline if pipeline is None else load_preset(pipeline)
+    own = preprocessing_of(pipeline, simulator.record)
+    assert own is not None
     with tempfile.TemporaryDirectory(prefix="quantkit-attribute-") as folder:
         half, int8 = Path(folder) / f"{FP16}.onnx", Path(folder) / f"{INT8}.onnx"
         simulator.prepared.save(half_model(simulator.prepared.model), half)

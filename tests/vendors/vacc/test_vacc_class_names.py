@@ -88,7 +88,7 @@ def test_inputs_own_class_folders_stay(tmp_path: Path) -> None:
 def test_inputs_labels_beyond_imagenet_are_refused(tmp_path: Path) -> None:
     picture(tmp_path / "flat" / "ILSVRC2012_val_00000001.png")
     (tmp_path / "labels.txt").write_text("ILSVRC2012_val_00000001.png 1000\n")
-    with pytest.raises(LabelError, match="labels go up to 1000 and ImageNet has 1000 classes, counted from 0"):
+    with pytest.raises(LabelError, match="labels go up to 1000, and ImageNet has 1000 classes, counted from 0"):
         plan_inputs(find_labelled_images(tmp_path / "flat", tmp_path / "labels.txt"), tmp_path / "npz")
 
 
@@ -215,7 +215,7 @@ def test_card_answers_of_one_file_name_in_two_classes_are_not_mixed_up(tmp_path:
     (tmp_path / "list.txt").write_text("/npz/0/a.npz\n/npz/1/a.npz\n")
     for name in ("cat", "dog"):
         picture(tmp_path / "own" / name / "a.png")
-    answers = DeviceResults(tmp_path / "out", tmp_path / "list.txt")
+    answers = DeviceResults("card", tmp_path / "out", tmp_path / "list.txt")
     with pytest.raises(VendorFileError, match="the card has no result for 2 of 2 images"):
         answers.check(find_labelled_images(tmp_path / "own"))
 
@@ -273,10 +273,10 @@ def test_text_of_one_image_run_twice_holds_two_runs(tmp_path: Path) -> None:
 def test_text_of_runs_over_other_images_cannot_be_told_apart(tmp_path: Path) -> None:
     path = tmp_path / "r.txt"
     path.write_text(relay(image(1), (0, 1, 2, 3, 4)) + relay(image(0), (4, 3, 2, 1, 0)) + FIRST)
-    with pytest.raises(VendorFileError, match="runs over other images were appended"):
+    with pytest.raises(VendorFileError, match="runs over different images were appended"):
         read_relay_text(path, None, 1)
     path.write_text(FIRST + relay(image(0), (4, 3, 2, 1, 0)) + relay(image(7), (4, 3, 2, 1, 0)))
-    with pytest.raises(VendorFileError, match="runs over other images were appended"):
+    with pytest.raises(VendorFileError, match="runs over different images were appended"):
         read_relay_text(path, None, -1)
 
 

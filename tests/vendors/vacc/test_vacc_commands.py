@@ -45,7 +45,7 @@ def test_check_as_json(run: Run, tmp_path: Path) -> None:
         "line": 44,
         "key": "workspace.work_dir",
         "message": "`work_dir` is a key of the build dialect and has no effect here",
-        "fix": "the compile dialect says `path`",
+        "fix": "in the compile dialect write `path`",
     } in file["findings"]
 
 
@@ -56,7 +56,7 @@ def test_check_against_a_model_and_the_cards_preprocessing(run: Run, tmp_path: P
     (tmp_path / "calib" / "a.png").touch()
     arguments = ("--model", "tiny.onnx", "--preset", "pipeline.yaml", "--calibration-folder", "calib")
     code, out, _ = run("vamc", "write", *arguments, "--out", "vamc.yaml", "--vdsp", "vdsp.json", "--skip-conv", 1)
-    assert (code, out) == (0, "wrote vamc.yaml\n")
+    assert (code, out) == (0, "wrote vamc.yaml, vdsp.json\nnext: quantkit vamc check vamc.yaml --vdsp vdsp.json\n")
     assert run("vamc", "check", "vamc.yaml", "--vdsp", "vdsp.json")[0] == 0
     assert run("vamc", "vdsp", "vdsp.json")[1] == "vdsp.json: RGB, resize 8 x 8 (pillow bilinear), / 255\n"
     text = (tmp_path / "vamc.yaml").read_text()
@@ -75,7 +75,7 @@ def test_convert_to_the_screen_and_to_a_file(run: Run, tmp_path: Path) -> None:
     assert (code, err) == (0, "")
     assert out.startswith("name: small\n")
     code, out, _ = run("vamc", "convert", "b.yaml", "--to", "compile", "--out", "c.yaml")
-    assert (code, out) == (0, "wrote c.yaml\n")
+    assert (code, out) == (0, "wrote c.yaml\nnext: quantkit vamc check c.yaml\n")
     code, out, err = run("vamc", "convert", "c.yaml", "--to", "build")
     assert code == 0
     assert "quant_mode: percentile" in out
@@ -104,7 +104,7 @@ def test_write_fp16_needs_the_model_only(run: Run, tmp_path: Path) -> None:
     tiny_model(tmp_path / "tiny.onnx")
     base = ("vamc", "write", "--model", "tiny.onnx", "--dtype", "fp16")
     code, out, err = run(*base, "--cluster-mode", 0, "--data-transport-mode", 1, "--out", "fp16.yaml")
-    assert (code, out, err) == (0, "wrote fp16.yaml\n", "")
+    assert (code, out, err) == (0, "wrote fp16.yaml\nnext: quantkit vamc check fp16.yaml\n", "")
     text = (tmp_path / "fp16.yaml").read_text()
     for line in ("name: tiny_fp16", "dtype: fp16", "cluster_mode: 0", "data_transport_mode: 1"):
         assert line in text
@@ -152,7 +152,8 @@ def test_tensors_then_a_build_file_of_them(run: Run, tmp_path: Path, photos: Pat
     (tmp_path / "pipeline.yaml").write_text(PIPELINE)
     common = ("--model", "tiny.onnx", "--preset", "pipeline.yaml")
     code, out, _ = run("vamc", "tensors", photos, *common, "--out", "tensors")
-    assert (code, out) == (0, "wrote 6 tensors to tensors (suffix: npz)\n")
+    assert code == 0
+    assert out.splitlines()[:2] == ["6 tensors (suffix: npz)", "wrote tensors"]
     code, out, _ = run("vamc", "write", *common, "--calibration-folder", "tensors")
     assert code == 0
     assert "suffix: npz" in out
@@ -161,7 +162,8 @@ def test_tensors_then_a_build_file_of_them(run: Run, tmp_path: Path, photos: Pat
 
 def test_inputs_command_eval(run: Run, tmp_path: Path, photos: Path) -> None:
     code, out, _ = run("vamp", "inputs", "--images", photos, "--out", "npz")
-    assert (code, out) == (0, "wrote 6 files (0 were there); npz/npz_datalist.txt lists 6\n")
+    assert code == 0
+    assert out.splitlines()[:2] == ["6 inputs (0 were there); the list has 6", "wrote npz, npz/npz_datalist.txt"]
     (tmp_path / "out").mkdir()
     for index in range(6):
         np.savez(tmp_path / "out" / f"output_{index}.npz", output_0=np.eye(2, dtype=np.float32)[[index // 4]])
@@ -174,6 +176,7 @@ def test_inputs_command_eval(run: Run, tmp_path: Path, photos: Path) -> None:
             "[VACC]:  top1_rate: 83.333 top5_rate: 100.0",
             "top-1 5 and top-5 6 of 6 images right",
             "wrote relay.txt",
+            "next: quantkit compare fp32 card=out --run RUN --datalist npz/npz_datalist.txt",
         ],
     )
     code, out, _ = run("vamp", "eval", "--text", "relay.txt", "--labels", "names.txt")
@@ -197,7 +200,7 @@ def test_inputs_names_what_is_broken(run: Run, photos: Path) -> None:
     code, _, err = run("vamp", "inputs", "--images", photos, "--out", "npz")
     assert (code, "1 of 6 images cannot be decoded" in err, broken.name in err) == (4, True, True)
     code, out, err = run("vamp", "inputs", "--images", photos, "--out", "npz", "--skip-broken")
-    assert (code, "npz_datalist.txt lists 5" in out, "left out:" in err) == (0, True, True)
+    assert (code, "the list has 5" in out, "left out:" in err) == (0, True, True)
     shutil.rmtree(photos)
     assert run("vamp", "inputs", "--images", photos, "--out", "npz")[0] == 6
 

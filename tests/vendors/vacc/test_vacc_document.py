@@ -56,7 +56,7 @@ def test_harmless_aliases_and_merges_are_read() -> None:
 def test_of_a_repeated_key_the_last_value_is_taken() -> None:
     document = Document.parse("a: 1\nb: {c: [2], 'c': [2]}\na: 3\n")
     assert document.data == {"a": 3, "b": {"c": [2]}}
-    assert [(key.path, key.lines, key.alike) for key in document.repeated] == [
+    assert [(key.path, key.lines, key.equal) for key in document.repeated] == [
         (("a",), (1, 3), False),
         (("b", "c"), (2, 2), True),
     ]

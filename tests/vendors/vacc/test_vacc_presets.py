@@ -95,7 +95,9 @@ def test_load_preset_file_without_a_pipeline_is_refused(tmp_path: Path, name: st
 
 
 def test_load_preset_names_that_do_not_exist() -> None:
-    with pytest.raises(ConfigError, match=r"there is no preset 'vac'; choose one of imagenet, vacc, .*, or a file"):
+    with pytest.raises(
+        ConfigError, match=r"there is no preset 'vac'; did you mean vacc\? choose one of imagenet, vacc, .*, or a file"
+    ):
         load_preset("vac")
     with pytest.raises(ConfigError, match=r"gone\.json: there is no such file"):
         load_preset("gone.json")
@@ -119,7 +121,8 @@ def test_quantkit_yaml_preset_file_is_relative_to_its_folder_and_exif_is_kept(tm
 
 
 def test_preset_vacc_gives_the_usual_vdsp_params(run: Run, tmp_path: Path) -> None:
-    assert run("vamc", "vdsp", "--preset", "vacc", "--out", "p.json")[:2] == (0, "wrote p.json\n")
+    code, out, _ = run("vamc", "vdsp", "--preset", "vacc", "--out", "p.json")
+    assert (code, out) == (0, "wrote p.json\nnext: quantkit vamp command BUILD.yaml --vdsp p.json\n")
     assert (tmp_path / "p.json").read_text() == USUAL
     code, out, err = run("vamc", "vdsp", "--preset", "p.json")
     assert (code, out, err) == (0, USUAL + "\n", "")
@@ -144,7 +147,7 @@ SQUARE = Resize(size=(9, 9), antialias=False)
             "it resizes to 9 x 9",
         ),
         ((Decode(), SQUARE, Pad(), ToTensor()), "the card cannot run this preprocessing: .*one resize"),
-        ((Decode(mode="L"), SQUARE, ToTensor()), "the card cannot run this preprocessing: .*colour pictures only"),
+        ((Decode(mode="L"), SQUARE, ToTensor()), "the card cannot run this preprocessing: .*only colour images"),
         ((Decode(), Resize(size=(9, 9), interpolation="bicubic"), ToTensor()), "cannot run .*bilinear"),
     ],
 )

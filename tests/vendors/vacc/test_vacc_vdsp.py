@@ -277,7 +277,7 @@ def test_damaged_files_are_named(tmp_path: Path, content: bytes, message: str) -
             None,
             "",
         ),
-        (BUILD, params(), "error", "the build file divides pixels by 1 and the card by 255"),
+        (BUILD, params(), "error", "the build file divides pixels by 1, and the card by 255"),
         (COMPILE, params(Mean=[0.5, 0.5, 0.5]), "error", "mean [0.485, 0.456, 0.406] and std"),
         (COMPILE, params(ColorCvtCode="RGB2BGR"), "error", "the build file decodes to RGB, and the card to BGR"),
         (COMPILE, params(ResizeWidth=240, CropX=8), "error", "resizes to [256, 256], the card to [256, 240]"),

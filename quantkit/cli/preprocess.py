@@ -1,0 +1,154 @@
+"""``quantkit preprocess``: find out the preprocessing of a model."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from quantkit.cli.app import sub_app
+from quantkit.cli.options import (
+    BatchOption,
+    DeviceOption,
+    ExifOption,
+    ImagesOption,
+    InputOption,
+    LabelsOption,
+    OutputOption,
+    ProviderOption,
+    SkipDamagedOption,
+    images_given,
+)
+from quantkit.cli.progress import show_progress
+from quantkit.cli.show import print_files, print_next, print_notes
+from quantkit.cli.terminal import console
+from quantkit.errors import UsageError
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from quantkit.workflows.guess_preprocessing import PreprocessingGuess
+
+preprocess = sub_app("preprocess", "Find out the preprocessing of a model; quantkit preset shows and makes presets.")
+
+
+@preprocess.callback()
+def _group() -> None:
+    """Keep ``guess`` a command of its own, although it is the only one of the group."""
+
+
+@preprocess.command()
+def guess(
+    model: Annotated[
+        Path | None, typer.Argument(help="fp32 ONNX classifier.", show_default="that of quantkit.yaml")
+    ] = None,
+    images: ImagesOption = None,
+    skip_damaged: SkipDamagedOption = False,
+    labels: LabelsOption = None,
+    names: Annotated[Path | None, typer.Option(help="Class names, one a line.")] = None,
+    unlabelled: Annotated[
+        bool, typer.Option("--unlabelled", help="Use no labels: compare the scores, which is weaker evidence.")
+    ] = False,
+    run: Annotated[
+        Path | None,
+        typer.Option(help="Run folder that gives images and preprocessing.", show_default="none"),
+    ] = None,
+    preset: Annotated[
+        str | None,
+        typer.Option(
+            help="Preprocessing to start from: a name, or a file as --preset of calibrate takes.",
+            show_default="that of the run, of quantkit.yaml, or what is usual for the input",
+        ),
+    ] = None,
+    exif: ExifOption = None,
+    limit: Annotated[int, typer.Option(min=10, help="Try at most so many images.")] = 500,
+    output: OutputOption = None,
+    input_: InputOption = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Preset file to write: the best found, or the one given.", show_default="not written"),
+    ] = None,
+    json: Annotated[Path | None, typer.Option(help="Write all figures as JSON.")] = None,
+    device: DeviceOption = "cpu",
+    batch: BatchOption = 1,
+    provider_option: ProviderOption = None,
+    threads: Annotated[int | None, typer.Option(min=1, help="Workers.")] = None,
+) -> None:
+    """Try other scalings, channel orders, crops and filters; name the one that is better beyond chance."""
+    from quantkit.engine.device import Device
+    from quantkit.files import write_json, write_text
+    from quantkit.workflows.guess_preprocessing import guess_preprocessing, guessed_preset
+    from quantkit.workflows.resolve import guess_settings, settings_of_guess
+
+    where = Device.parse(device, batch=batch, options=provider_option or ())
+    for path in (out, json):
+        if path is not None and path.exists():
+            raise UsageError("the file exists and is not overwritten", where=path, fix="give another name")
+    settings = guess_settings(
+        folder=Path(),
+        model=model,
+        run=run,
+        images=images,
+        labels=labels,
+        names=names,
+        preset=preset,
+        exif=exif,
+        output=output,
+        inputs=tuple(input_ or ()),
+    )
+    merged = settings_of_guess(settings, model=model, run=run, images=images, labels=labels, preset=preset)
+    with show_progress(merged.by_name) as progress:
+        done = guess_preprocessing(
+            settings.model,
+            run=run,
+            images=images_given(settings.images, skip_damaged),
+            labels=None if unlabelled and labels is None else settings.labels,
+            names=None if unlabelled and names is None else settings.names,
+            unlabelled=unlabelled,
+            pipeline=settings.pipeline,
+            limit=limit,
+            output=settings.output,
+            inputs=settings.inputs,
+            device=where,
+            threads=threads,
+            progress=progress,
+        )
+    if out is not None:
+        write_text(out, guessed_preset(done))
+    if json is not None:
+        write_json(json, done.to_json())
+    console.print(_table(done))
+    console.print(
+        f"the model was run on {done.computed:,} images in {done.elapsed_s:.1f} s"
+        if done.computed
+        else "all answers were there, nothing was run",
+        markup=False,
+    )
+    print_notes(done.notes)
+    console.print(done.verdict, soft_wrap=True, markup=False)
+    if done.found_better and out is None:
+        console.print(f"preset: {done.best.describe()}; --out FILE writes it", soft_wrap=True, markup=False)
+    print_files(path for path in (out, json) if path is not None)
+    if out is not None:
+        print_next(
+            "calibrate", "--model", settings.model, "--images", str(settings.images or "FOLDER"), "--preset", out
+        )
+
+
+def _table(done: "PreprocessingGuess") -> "Table":
+    from quantkit.report.tables import plain_table, points
+
+    labelled = done.evidence == "labels"
+    figure, digits = ("top-1", 1) if labelled else ("nats", 2)
+    table = plain_table("Alternatives, each against the preprocessing of its round")
+    table.add_column("alternative")
+    for heading in ("images", figure, "Δ [95 %]", "p (Holm)"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    before = None
+    for one in done.tried:
+        if before is not None and before != one.round:
+            table.add_section()
+        before = one.round
+        style = "bold" if one.chosen else None
+        value = f"{one.value:.{digits}f}"
+        table.add_row(one.words, f"{one.images}", value, points(one.difference, one.ci95), f"{one.p:.2g}", style=style)
+    return table

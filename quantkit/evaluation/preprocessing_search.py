@@ -1,0 +1,237 @@
+"""The search for a better preprocessing: one dimension after the other, images doubled while undecided.
+
+A stage tries all alternatives that differ from the present preprocessing in some dimensions, on the first few images;
+what looks worse is dropped, and the rest is tried on twice as many. An alternative is better where its p, corrected
+by Holm for the number of alternatives and by Bonferroni for the number of looks, is at most the stage's share of the
+significance level; the stage is then repeated from it. Where the preprocessing given is the best one, the probability
+that any other is named is therefore at most the significance level. Dropping alternatives early only lowers it.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+from scipy import stats
+
+from quantkit.config.pipeline import Pipeline
+from quantkit.evaluation.paired import CONFIDENCE
+from quantkit.evaluation.preprocessing_alternatives import Alternative
+from quantkit.evaluation.preprocessing_evidence import Answers, Contrast, contrast, least_p
+
+# Answers of one pipeline to the first images, as many as asked for.
+Ask = Callable[[Pipeline, int], Answers]
+
+FIRST_LOOK = 32
+# The difference found is measured on at least so many images, where there are as many.
+FINAL_IMAGES = 256
+# Below so many standard errors an alternative is dropped, unless it is right on more images with a p below this.
+_WORSE = -1.0
+_HARDLY = 0.2
+# From so many standard errors on, two alternatives are told apart.
+_TOLD_APART = 2.0
+# Scaling and order can both be wrong, and a first choice among several better ones can be corrected.
+_MOST_MOVES = 6
+# Without labels: least gain of information, as a share of the most there can be. Less moves the confidence and no
+# answer.
+_LEAST_INFORMATION = 0.02
+
+
+@dataclass(frozen=True)
+class SearchStage:
+    """Alternatives that are tried side by side.
+
+    Attributes:
+        alternatives: returns those of a pipeline.
+        level: significance level of the stage.
+    """
+
+    alternatives: Callable[[Pipeline], Sequence[Alternative]]
+    level: float
+
+
+@dataclass(frozen=True)
+class TriedAlternative:
+    """An alternative that was compared with the preprocessing of its round.
+
+    Attributes:
+        alternative: what was tried.
+        contrast: with the preprocessing of the round, on the images that it was tried on.
+        p: of the contrast, corrected for the number of alternatives and looks.
+        better: it is better beyond chance.
+    """
+
+    alternative: Alternative
+    contrast: Contrast
+    p: float
+    better: bool = False
+
+
+@dataclass(frozen=True)
+class SearchRound:
+    """One stage from one preprocessing.
+
+    Attributes:
+        base: the preprocessing.
+        tried: its alternatives, in the order they were given.
+        chosen: the best of those that are better, None where none is.
+    """
+
+    base: Pipeline
+    tried: tuple[TriedAlternative, ...]
+    chosen: Alternative | None
+
+
+@dataclass(frozen=True)
+class SearchResult:
+    """What a search found.
+
+    Attributes:
+        start: the preprocessing given.
+        best: the one found; the one given where none is better beyond chance.
+        moves: what was changed, in order.
+        rounds: all that was tried.
+        overall: best against start, on the images of the last look or `FINAL_IMAGES`; None where both are the same.
+    """
+
+    start: Pipeline
+    best: Pipeline
+    moves: tuple[Alternative, ...]
+    rounds: tuple[SearchRound, ...]
+    overall: Contrast | None
+
+
+def looks(images: int) -> tuple[int, ...]:
+    """Return the numbers of images of each look: `FIRST_LOOK`, doubled up to all."""
+    sizes = [min(FIRST_LOOK, images)]
+    while sizes[-1] < images:
+        # A last look at a few images more would cost all others some power.
+        sizes.append(images if 3 * sizes[-1] > images else 2 * sizes[-1])
+    return tuple(sizes)
+
+
+def search(
+    start: Pipeline, stages: Sequence[SearchStage], ask: Ask, images: int, level: float, *, screen: int = FIRST_LOOK
+) -> SearchResult:
+    """Search for a preprocessing that is better than the one given, beyond chance.
+
+    Args:
+        start: the preprocessing given.
+        stages: what to try, the most damaging first; their levels sum to ``level``.
+        ask: returns the answers of a pipeline to the first images.
+        images: how many there are.
+        level: significance level of the whole search.
+        screen: drop what looks worse on so many images, before the first look; nothing is decided there.
+    """
+    sizes = looks(images)
+    current, rounds, moves = start, list[SearchRound](), list[Alternative]()
+    for stage in stages:
+        for _ in range(_MOST_MOVES):
+            done = _round(current, stage, ask, sizes, screen)
+            rounds.append(done)
+            if done.chosen is None:
+                break
+            current = done.chosen.pipeline
+            moves.append(done.chosen)
+    if not moves or current == start:
+        return SearchResult(start, start, (), tuple(rounds), None)
+    seen = max(one.contrast.images for done in rounds if done.chosen is not None for one in done.tried)
+    size = max(seen, min(FINAL_IMAGES, images))
+    overall = contrast(ask(start, size), ask(current, size))
+    if overall.difference <= 0.0 or overall.p > level:  # the images after the decision speak against it
+        return SearchResult(start, start, (), tuple(rounds), overall)
+    return SearchResult(start, current, tuple(moves), tuple(rounds), overall)
+
+
+def can_find(images: int, wrong: int, alternatives: int, level: float) -> bool:
+    """Return whether any answers to so many labelled images could show a better preprocessing.
+
+    Args:
+        images: how many there are.
+        wrong: those that the model gets wrong now.
+        alternatives: how many are tried.
+        level: significance level.
+    """
+    return least_p(images, wrong) * alternatives * len(looks(images)) <= level
+
+
+def least_gain(images: int, alternatives: int, level: float) -> int:
+    """Return how many more of so many labelled images one of several alternatives must be right on to be named."""
+    needed = level / (max(alternatives, 1) * len(looks(images)))
+    return next((gained for gained in range(1, images) if least_p(images, gained) <= needed), images)
+
+
+def holm(p: Sequence[float]) -> list[float]:
+    """Return p values adjusted by Holm's step-down procedure (Scandinavian Journal of Statistics 6:65-70, 1979)."""
+    adjusted, greatest = [0.0] * len(p), 0.0
+    for rank, index in enumerate(sorted(range(len(p)), key=lambda index: p[index])):
+        greatest = max(greatest, min(1.0, (len(p) - rank) * p[index]))
+        adjusted[index] = greatest
+    return adjusted
+
+
+def _round(base: Pipeline, stage: SearchStage, ask: Ask, sizes: Sequence[int], screen: int) -> SearchRound:
+    alternatives = [one for one in stage.alternatives(base) if one.pipeline != base]
+    tried: list[TriedAlternative | None] = [None] * len(alternatives)
+    active = list(range(len(alternatives)))
+    least = least_gain(sizes[-1], len(alternatives), stage.level)
+    for size in (screen, *sizes) if screen < sizes[0] else sizes:
+        if not active:
+            break
+        given = ask(base, size)
+        contrasts = {index: contrast(given, ask(alternatives[index].pipeline, size)) for index in active}
+        # Those dropped count as not better, and still in the number of alternatives.
+        raw = [contrasts[index].p if index in contrasts else 1.0 for index in range(len(alternatives))]
+        adjusted = [min(1.0, p * len(sizes)) for p in holm(raw)]
+        for index in active:
+            found = TriedAlternative(alternatives[index], contrasts[index], adjusted[index])
+            better_now = size >= sizes[0] and _is_better(found, given, stage.level)
+            tried[index] = replace(found, better=better_now)
+        better = [one for one in tried if one is not None and one.better]
+        if better:
+            chosen = _choose(better, [ask(one.alternative.pipeline, size) for one in better])
+            return SearchRound(base, tuple(one for one in tried if one is not None), chosen.alternative)
+        active = [index for index in active if _is_promising(contrasts[index], sizes[-1], least)]
+    return SearchRound(base, tuple(one for one in tried if one is not None), None)
+
+
+def _choose(better: Sequence[TriedAlternative], answers: Sequence[Answers]) -> TriedAlternative:
+    """Return the best of several alternatives that are all better than the base, the commoner one of equals.
+
+    Args:
+        better: the alternatives.
+        answers: of each of them.
+    """
+    # By the answers' log probability, which varies less than the number of right ones.
+    best = max(range(len(better)), key=lambda index: better[index].contrast.gain)
+    if not better[best].alternative.near:
+        return better[best]
+    alike = [
+        one
+        for one, said in zip(better, answers, strict=True)
+        if not one.alternative.near and contrast(answers[best], said).trend > -_TOLD_APART
+    ]
+    return max(alike, key=lambda one: one.contrast.gain, default=better[best])
+
+
+def _is_better(found: TriedAlternative, given: Answers, level: float) -> bool:
+    least = 0.0
+    if given.labels is None:
+        least = _LEAST_INFORMATION * math.log(min(given.log_p.shape))
+    return found.contrast.difference > least and found.p <= level
+
+
+def _is_promising(found: Contrast, images: int, least: int) -> bool:
+    """Return whether it is worth while to try an alternative on more images.
+
+    Args:
+        found: what was seen so far.
+        images: how many there are.
+        least: on how many more of all images it must be right.
+    """
+    if found.trend == 0.0:  # all answers are the same
+        return False
+    if found.outcomes is not None:
+        most = float(stats.gamma.ppf(CONFIDENCE, found.outcomes.gained + 1))  # upper bound of a Poisson mean
+        if (most - found.outcomes.lost) * images / found.images < least:
+            return False
+    return found.trend > _WORSE or (found.difference > 0.0 and found.p < _HARDLY)

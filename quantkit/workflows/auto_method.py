@@ -1,0 +1,209 @@
+"""Method ``auto`` within a run: which methods are compared on which images, and what is used where none can be."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+
+from quantkit.config.method import Auto, Method, method_json, method_words
+from quantkit.data.calibration_set import CalibrationImage
+from quantkit.data.item import ImageItem
+from quantkit.data.overlap import digest_of
+from quantkit.data.parallel import map_in_order
+from quantkit.engine.classifier import PreparedClassifier
+from quantkit.engine.session import default_threads
+from quantkit.errors import QuantkitError
+from quantkit.graph.analysis.macs import multiply_adds
+from quantkit.graph.qdq.plan import PlanOptions, plan
+from quantkit.graph.qdq.write import write_qdq
+from quantkit.numerics import Range
+from quantkit.progress import Progress, begun_when_called
+from quantkit.ptq.bias_correction import HELD_BACK
+from quantkit.ptq.run_correction import IMAGES, Images
+from quantkit.runs.cache import CacheEntry, CacheKey
+from quantkit.runs.folder import RunFolder
+from quantkit.runs.inputs import model_inputs
+from quantkit.search.method_selection import CANDIDATES, FIRST_IMAGES, MethodSelection, select_method
+from quantkit.stats.file import Statistics
+from quantkit.stats.solve import solve_observed
+from quantkit.targets import Target
+from quantkit.types import Float32Array
+from quantkit.workflows.backends import Backend, backend_of
+
+KIND, FORMAT = "method-selection", 1
+# The set must have so many times the images that methods are compared on.
+SET_TIMES = 4
+# Methods are compared on as many images as this number of multiply-adds allows, within limits.
+MACS, LEAST, MOST = 64e9, 16, 128
+
+
+@dataclass(frozen=True, kw_only=True)
+class MethodSubject:
+    """What a method is chosen for.
+
+    Attributes:
+        folder: of the run; its record is complete but for the model to be made.
+        prepared: the fp32 model.
+        statistics: of its tensors.
+        target: what will run the int8 model, with the user's choices.
+        left_out: what stays in float.
+        corrected: biases will be corrected.
+        keep_outliers: outlier images set ranges too.
+        images: the calibration images, None where they are not found.
+        backends: those with options of their own, by name.
+    """
+
+    folder: RunFolder
+    prepared: PreparedClassifier
+    statistics: Statistics
+    target: Target
+    left_out: PlanOptions
+    corrected: bool
+    keep_outliers: bool
+    images: Images | None
+    backends: Mapping[str, Backend] | None = None
+
+
+def resolve_method(
+    method: Method | Auto, subject: MethodSubject, progress: Progress
+) -> tuple[Method, MethodSelection | None]:
+    """Return a method as it is, and for `Auto` the method that it chooses, with the comparison.
+
+    The comparison is cached in the run. Where there are no images to compare on, the first candidate is chosen and the
+    reason says what is missing.
+
+    Raises:
+        ImageError: an image cannot be decoded.
+        ModelError: a model cannot be run.
+        OutputError: the run folder cannot be written.
+    """
+    if not isinstance(method, Auto):
+        return method, None
+    selection = _selection(subject, progress)
+    return selection.method, selection
+
+
+def selection_note(selection: MethodSelection | None) -> tuple[str, ...]:
+    """Return the note on a choice of ``auto``; none where the method was named."""
+    return () if selection is None else (f"method auto: {selection.reason}",)
+
+
+def _selection(subject: MethodSubject, progress: Progress) -> MethodSelection:
+    methods = _methods(subject)
+    key, cache = _key(subject, methods), subject.folder.cache
+    if (known := cache.load(key)) is not None and (found := _loaded(known)) is not None:
+        return found
+    if subject.images is None:
+        return _unmeasured(
+            methods[0], "the calibration images are not found; put them back, or run quantkit relink RUN"
+        )
+    pool = _usable(subject)
+    if len(pool) < SET_TIMES * FIRST_IMAGES:
+        return _unmeasured(
+            methods[0],
+            f"comparing methods takes {SET_TIMES * FIRST_IMAGES} calibration images without outliers, "
+            f"and there are {len(pool)}",
+        )
+    images = _held_back(subject, pool)
+    if images is None:
+        return _unmeasured(methods[0], "calibration images are missing or changed; put them back")
+    selection = _compare(subject, methods, images, progress)
+    cache.store(key, CacheEntry(selection.to_json()))
+    return selection
+
+
+def _methods(subject: MethodSubject) -> tuple[Method, ...]:
+    """Return the candidates, for a target whose compiler calibrates those that the compiler has."""
+    given = (subject.backends or {}).get(subject.target.name)
+    backend = given or backend_of(subject.target, subject.folder)
+    return CANDIDATES if backend is None else backend.methods(CANDIDATES)
+
+
+def _unmeasured(method: Method, why: str) -> MethodSelection:
+    return MethodSelection(method=method, reason=f"{method_words(method)}, without a comparison: {why}")
+
+
+def _usable(subject: MethodSubject) -> list[tuple[CalibrationImage, ImageItem]]:
+    """Return the images of the set, without outliers unless they set ranges."""
+    assert subject.images is not None
+    chosen = subject.images.chosen
+    outliers = () if subject.keep_outliers else subject.statistics.outlier_images
+    return [
+        (image, item) for image, item in zip(chosen.images, chosen.items, strict=True) if image.sha256 not in outliers
+    ]
+
+
+def _held_back(subject: MethodSubject, pool: Sequence[tuple[CalibrationImage, ImageItem]]) -> list[Float32Array] | None:
+    """Return the images to compare on, as the model takes them; None where one is gone or changed.
+
+    They are the last of the set, which the correction of biases does not use; where it uses nearly all, those that it
+    is not fitted on. How many there are depends on the cost of an image.
+    """
+    assert subject.images is not None
+    model, images = subject.prepared.model, subject.images
+    threads = images.threads or default_threads()
+
+    def inputs(items: Sequence[ImageItem]) -> list[Float32Array]:
+        return model_inputs(model, items, images.pipeline, threads)
+
+    if not _unchanged(pool[-1:]):
+        return None
+    first = inputs([pool[-1][1]])[0]
+    macs = sum(multiply_adds(model, first.shape).values()) * len(first)
+    count = min(max(int(MACS / max(macs, 1)), LEAST), MOST, len(pool) // SET_TIMES)
+    behind = pool[IMAGES:]
+    taken = behind[-count:] if len(behind) >= count else pool[::HELD_BACK][:count]
+    return inputs([item for _, item in taken]) if _unchanged(taken) else None
+
+
+def _unchanged(taken: Sequence[tuple[CalibrationImage, ImageItem]]) -> bool:
+    if not all(item.exists() for _, item in taken):
+        return False
+    digests = map_in_order(digest_of, [item for _, item in taken])
+    return all(image.sha256 == digest for (image, _), digest in zip(taken, digests, strict=True))
+
+
+def _compare(
+    subject: MethodSubject, methods: Sequence[Method], images: Sequence[Float32Array], progress: Progress
+) -> MethodSelection:
+    target, model = subject.target, subject.prepared.model
+    made = plan(model, target, subject.left_out)
+    assert subject.images is not None
+
+    def solve(method: Method) -> dict[str, Range]:
+        observed, keep = subject.statistics, subject.keep_outliers
+        return solve_observed(observed, method, target, keep_outliers=keep, needed=made.observed)
+
+    return select_method(
+        model,
+        methods,
+        solve,
+        lambda solved: write_qdq(model, made, solved),
+        images,
+        corrected=subject.corrected,
+        threads=subject.images.threads or default_threads(),
+        progress=begun_when_called(progress, "comparing methods", "models"),
+    )
+
+
+def _key(subject: MethodSubject, methods: Sequence[Method]) -> CacheKey:
+    """Return all that the choice depends on."""
+    record, statistics = subject.folder.read(), subject.statistics
+    inputs = {
+        "model": record.model.key,
+        "output": record.model.output,
+        "set": record.set.digest,
+        "pipeline": record.pipeline.model_dump(mode="json"),
+        "statistics": [asdict(statistics.provenance), sorted(statistics.images)],
+        "target": asdict(subject.target),
+        "skipped": asdict(subject.left_out),
+        "bias_correction": subject.corrected,
+        "keep_outliers": subject.keep_outliers,
+        "methods": [method_json(method) for method in methods],
+    }
+    return CacheKey(KIND, FORMAT, inputs)
+
+
+def _loaded(entry: CacheEntry) -> MethodSelection | None:
+    try:
+        return MethodSelection.from_json(entry.values)
+    except (KeyError, TypeError, ValueError, QuantkitError):
+        return None
