@@ -173,7 +173,7 @@ def sensitivity(
         raise UsageError(f"{count} images are too few", where="--images", fix="use a few dozen")
     if by not in get_args(By):
         raise UsageError(f"there is no order {by!r}", where="by", fix=f"choose one of {', '.join(get_args(By))}")
-    target, device = as_target(target), as_device(device).resolved()
+    target = as_target(target)
     options = require(QuantizeOptions, options or QuantizeOptions(), "options")
     folder = RunFolder(as_path(run, "run"))
     record = folder.read()

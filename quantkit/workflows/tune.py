@@ -211,13 +211,13 @@ def tune(
         ('met', 'default')
     """
     target, tuning = as_target(target), require(TuneOptions, tuning, "tuning")
-    device = as_device(device).resolved()
     options, out = require(QuantizeOptions, options or QuantizeOptions(), "options"), optional_path(out, "out")
     folder, progress = RunFolder(as_path(run, "run")), as_progress(progress)
     record = folder.read()
     holdout_images, warnings = evaluation_images(images, labels, names, exclude, record)
     holdout_images = limited(holdout_images, limit)
-    placement = place_work(cluster, CPU, threads, progress)
+    placement = place_work(cluster, as_device(device), threads, progress)
+    device = placement.device
     with folder.locked(), placement:
         threads = placement.threads
         backend = backend_of(target, folder)
