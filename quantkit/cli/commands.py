@@ -23,20 +23,15 @@ class _Entry(NamedTuple):
 _COMMANDS: dict[str, _Entry] = {
     "demo": _Entry(
         ("quantkit.cli.demo",),
-        "Run the whole chain on the digits and the small network that ship with quantkit.",
+        "Run the complete workflow on the digits and the small network that ship with quantkit.",
     ),
     "inspect": _Entry(
         ("quantkit.cli.inspect",),
-        "Describe a model before any image: inputs, outputs, cost, what becomes int8, problems and their fixes.",
+        "Describe a model: inputs, outputs, cost, what becomes int8, problems and their fixes.",
     ),
     "init": _Entry(
         ("quantkit.cli.init",),
-        "Write a complete, commented quantkit.yaml into this folder: for a well-known network, or a model of one's "
-        "own.",
-    ),
-    "plan": _Entry(
-        ("quantkit.cli.plan",),
-        "Estimate time and memory of a job from the rates of a few images.",
+        "Write a commented quantkit.yaml into this folder, for a well-known network or for your own model.",
     ),
     "calibrate": _Entry(
         ("quantkit.cli.calibrate",),
@@ -44,7 +39,7 @@ _COMMANDS: dict[str, _Entry] = {
     ),
     "quantize": _Entry(
         ("quantkit.cli.quantize",),
-        "Solve the ranges by another method, from the statistics, and write the int8 model.",
+        "Compute the ranges by another method from the statistics of a run, and write the int8 model.",
     ),
     "sensitivity": _Entry(
         ("quantkit.cli.sensitivity",),
@@ -56,7 +51,7 @@ _COMMANDS: dict[str, _Entry] = {
     ),
     "eval": _Entry(
         ("quantkit.cli.evaluate",),
-        "Print a model's top-1 and top-5. Interrupted, the same command goes on; repeated, nothing is run.",
+        "Print a model's top-1 and top-5 accuracy. Resumable; scores are cached.",
     ),
     "compare": _Entry(
         ("quantkit.cli.compare",),
@@ -64,11 +59,11 @@ _COMMANDS: dict[str, _Entry] = {
     ),
     "report": _Entry(
         ("quantkit.cli.report",),
-        "Write one HTML report of a run: all its models compared with fp32, drift, sensitivity, tuning, coverage.",
+        "Write an HTML report of a run: its models compared with fp32, drift, sensitivity, tuning, coverage.",
     ),
     "relink": _Entry(
         ("quantkit.cli.relink",),
-        "Record where the model, calibration set or images of a run are now, after a check by digest.",
+        "Record new locations of the model, calibration set or images of a run, after checking their digests.",
     ),
     "export": _Entry(
         ("quantkit.cli.export",),
@@ -76,11 +71,15 @@ _COMMANDS: dict[str, _Entry] = {
     ),
     "preset": _Entry(
         ("quantkit.cli.preset",),
-        "Preprocessing: show presets, make preset files from hub configs.",
+        "Show preprocessing presets, and create preset files from hub configs.",
     ),
     "preprocess": _Entry(
         ("quantkit.cli.preprocess",),
         "Find out the preprocessing of a model; quantkit preset shows and makes presets.",
+    ),
+    "plan": _Entry(
+        ("quantkit.cli.plan",),
+        "Estimate time and memory of a job from the rates of a few images.",
     ),
     "calib-set": _Entry(
         ("quantkit.cli.calib_set",),
@@ -96,7 +95,7 @@ _COMMANDS: dict[str, _Entry] = {
     ),
     "stats": _Entry(
         ("quantkit.cli.stats",),
-        "Statistics files: what they hold, merged, and compared.",
+        "Show, merge and compare statistics files.",
     ),
     "imagenet": _Entry(
         ("quantkit.cli.imagenet",),

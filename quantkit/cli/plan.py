@@ -69,15 +69,19 @@ def plan(
 
     counts = [_numbers(text, option) for text, option in ((workers, "--workers"), (nodes, "--nodes"))]
     where = Device.parse(device, batch=batch, options=provider_option or ())
-    settings = Settings()
-    for name, value in (("job", job), ("models", ", ".join(map(str, models))), ("images", images)):
-        settings.add(name, value, given=value)
-    with show_progress(settings.by_name) as progress:
+    project = load_project(Path())
+    pipeline = choose_pipeline(preset, project, exif)
+    merged = Settings(project)
+    merged.add("job", job, given=job)
+    merged.add("models", ", ".join(map(str, models)), given=models)
+    merged.add("images", images, given=images)
+    merged.add_preprocessing(pipeline, preset)
+    with show_progress(merged.by_name) as progress:
         made = plan_job(
             job,
             models,
             images=images_given(images, skip_damaged) or images,
-            pipeline=choose_pipeline(preset, load_project(Path()), exif),
+            pipeline=pipeline,
             count=count,
             workers=counts[0],
             nodes=counts[1],

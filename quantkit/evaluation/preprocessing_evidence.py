@@ -57,8 +57,8 @@ class Answers:
         """
         if labels is not None and labels.size and int(labels.max()) >= scores.shape[1]:
             raise LabelError(
-                f"the labels go up to {labels.max()} and the model tells {scores.shape[1]} classes apart",
-                fix="these images are of another data set, or their labels start at 1",
+                f"the labels go up to {labels.max()}, and the model has {scores.shape[1]} classes",
+                fix="give images of the model's data set, with labels from 0",
             )
         finite = np.asarray(np.isfinite(scores).all(axis=1))
         log_p = log_probabilities(np.where(finite[:, None], scores, 1.0 / scores.shape[1]), kind)

@@ -8,7 +8,7 @@ that any other is named is therefore at most the significance level. Dropping al
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from scipy import stats
@@ -188,29 +188,35 @@ def _round(base: Pipeline, stage: SearchStage, ask: Ask, sizes: Sequence[int], s
             tried[index] = replace(found, better=better_now)
         better = [one for one in tried if one is not None and one.better]
         if better:
-            chosen = _choose(better, [ask(one.alternative.pipeline, size) for one in better])
+            rivals = [one for one in tried if one is not None and one.contrast.images == size]
+            chosen = _choose(better, {one.alternative: ask(one.alternative.pipeline, size) for one in rivals}, rivals)
             return SearchRound(base, tuple(one for one in tried if one is not None), chosen.alternative)
         active = [index for index in active if _is_promising(contrasts[index], sizes[-1], least)]
     return SearchRound(base, tuple(one for one in tried if one is not None), None)
 
 
-def _choose(better: Sequence[TriedAlternative], answers: Sequence[Answers]) -> TriedAlternative:
-    """Return the best of several alternatives that are all better than the base, the commoner one of equals.
+def _choose(
+    better: Sequence[TriedAlternative], answers: Mapping[Alternative, Answers], rivals: Sequence[TriedAlternative]
+) -> TriedAlternative:
+    """Return the best of the alternatives that are better than the base, or a commoner one that is as good.
 
     Args:
-        better: the alternatives.
-        answers: of each of them.
+        better: those that are better beyond chance.
+        answers: of each of the rivals.
+        rivals: all that were tried on the same images.
     """
     # By the answers' log probability, which varies less than the number of right ones.
-    best = max(range(len(better)), key=lambda index: better[index].contrast.gain)
-    if not better[best].alternative.near:
-        return better[best]
+    best = max(better, key=lambda one: one.contrast.gain)
+    if not best.alternative.near:
+        return best
     alike = [
         one
-        for one, said in zip(better, answers, strict=True)
-        if not one.alternative.near and contrast(answers[best], said).trend > -_TOLD_APART
+        for one in rivals
+        if not one.alternative.near
+        and one.contrast.difference > 0.0
+        and contrast(answers[best.alternative], answers[one.alternative]).trend > -_TOLD_APART
     ]
-    return max(alike, key=lambda one: one.contrast.gain, default=better[best])
+    return max(alike, key=lambda one: one.contrast.gain, default=best)
 
 
 def _is_better(found: TriedAlternative, given: Answers, level: float) -> bool:

@@ -12,7 +12,6 @@ import numpy as np
 from quantkit.data.parallel import map_in_order
 from quantkit.engine.batches import load_batch
 from quantkit.engine.cluster.work import Engine, Fetch, ImageKey, SharedImages, SharedModel
-from quantkit.engine.device import Device
 from quantkit.graph.image_input import image_input
 from quantkit.graph.qdq.plan import Layer, PlanOptions
 from quantkit.numerics import Range
@@ -58,7 +57,6 @@ class LayerWork:
         ranges: of the tensors.
         left_out: what is in float anyway.
         bias_shift: of the biases.
-        device: of all models.
     """
 
     model: SharedModel
@@ -67,7 +65,6 @@ class LayerWork:
     ranges: Mapping[str, Range]
     left_out: PlanOptions
     bias_shift: Mapping[str, Float32Array]
-    device: Device
 
     @property
     def runs_jobs_together(self) -> bool:
@@ -90,7 +87,6 @@ class LayerWork:
                 left_out=self.left_out,
                 bias_shift=self.bias_shift,
                 threads=threads,
-                device=self.device,
             )
             by_layer = tuple(scorer.scores(layer) for layer in scorer.layers)
             return LayerScores(scorer.layers, scorer.conv_index, scorer.macs, scorer.reference, scorer.int8, by_layer)

@@ -32,7 +32,7 @@ from quantkit.data.source import ImageSource
 from quantkit.engine.classifier import ClassifierFile, PreparedClassifier, read_classifier
 from quantkit.engine.cluster.observe import PassWork, observe_on_cluster
 from quantkit.engine.cluster.work import share_images, share_model
-from quantkit.engine.device import CPU, Device, as_device
+from quantkit.engine.device import CPU, Device
 from quantkit.engine.inputs import check_arrays, used_pipeline
 from quantkit.engine.observe import Chunk, complete, observe
 from quantkit.engine.placement import DevicePlacement, placement_of
@@ -57,7 +57,7 @@ from quantkit.stats.solve import solve_observed
 from quantkit.targets import ORT, Target, as_target
 from quantkit.workflows.auto_method import resolve_method
 from quantkit.workflows.backends import Backend, QuantizedRun, after_quantize
-from quantkit.workflows.placement import Placement, place_work
+from quantkit.workflows.execution import Execution, choose_execution
 from quantkit.workflows.preprocessing_note import guess_command, preprocessing_note
 from quantkit.workflows.presets import PresetSource, load_preset
 from quantkit.workflows.quantize import (
@@ -181,8 +181,7 @@ def calibrate(
         cluster: spread the pass over the workers of a Ray cluster: ``auto``, ``ray://HOST:PORT`` or ``local:N``; the
             statistics are the same bits. They must find the images under the same path or URL. Ranges are set and
             biases corrected here.
-        threads: number of worker threads; one per processor by default. On a cluster, the
-            threads of each worker.
+        threads: number of worker threads; one per processor by default. On a cluster, the threads of each worker.
         progress: receives the progress.
 
     Raises:
@@ -209,7 +208,7 @@ def calibrate(
     wanted, target, run = as_method_or_auto(method), as_target(target), as_path(run, "run")
     options = require(QuantizeOptions, options or QuantizeOptions(), "options")
     progress = as_progress(progress)
-    placement = place_work(cluster, as_device(device), threads, progress)
+    execution = choose_execution(cluster, device, threads, progress)
     pipeline = None if pipeline is None else load_preset(pipeline)
     subject = _read_subject(as_path(model, "model"), output, inputs)
     if pipeline is not None:
@@ -226,7 +225,7 @@ def calibrate(
         replaced = [] if before is None else _other_inputs(before, subject, chosen, pipeline)
         if before is not None and replaced:
             _replace(folder, before, replaced, fresh)
-        observer = _Pass(subject, chosen, pipeline, folder, wanted, target, options.keep_outliers, placement, progress)
+        observer = _Pass(subject, chosen, pipeline, folder, wanted, target, options.keep_outliers, execution, progress)
         other = None
         if check_preprocessing and chosen.labels is not None:
             other = preprocessing_note(
@@ -236,9 +235,9 @@ def calibrate(
                 guess_command(subject.file.path, run=run)
                 if manifest
                 else guess_command(subject.file.path, images=chosen.root, pipeline=pipeline),
-                device=placement.device,
+                device=execution.here,
                 cache=folder.cache,
-                threads=placement.threads,
+                threads=execution.threads,
                 progress=progress,
             )
             if other is not None:
@@ -248,9 +247,9 @@ def calibrate(
         if statistics is None:
             check_loads(subject.prepared, target, options)
             start_s = time.monotonic()
-            with placement:
+            with execution:
                 statistics = observer.run(until_stable, fresh)
-            elapsed_s = time.monotonic() - start_s - placement.start_s
+            elapsed_s = time.monotonic() - start_s - execution.start_s
         record = _record(subject, chosen, manifest, pipeline, statistics)
         if before is not None:
             kept = {} if replaced else before.quantized
@@ -261,7 +260,7 @@ def calibrate(
         record = record.model_copy(update={"observed_on": observed_on})
         settings = _settings(wanted, target, options, until_stable, require_coverage)
         folder.write(with_settings(record, "calibrate", settings))
-        images = Images(chosen, pipeline, placement.threads, begun_when_called(progress, "correcting biases", "layers"))
+        images = Images(chosen, pipeline, execution.threads, begun_when_called(progress, "correcting biases", "layers"))
         comparison = options.subject(folder, subject.prepared, statistics, target, images)
         solved_by, selection = resolve_method(wanted, replace(comparison, backends=backends), progress)
         quantized = quantize_prepared(
@@ -280,7 +279,7 @@ def calibrate(
         backend = after_quantize(changed, backends)
     files = (folder.statistics, *quantized.files, *backend.files)
     placed = observer.placement
-    ran_on = () if placed is None or placement.device.is_cpu else (f"the pass ran on {placed.describe()}",)
+    ran_on = () if placed is None or execution.device.is_cpu else (f"the pass ran on {placed.describe()}",)
     changed_notes = () if before is None else replaced_notes(before, quantized.name, folder)
     doubtful = () if other is None else (other,)
     notes = (*doubtful, *ran_on, *changed_notes, *quantized.notes, *backend.notes)
@@ -444,14 +443,14 @@ class _Pass:
         method: Method | Auto,
         target: Target,
         keep_outliers: bool,
-        placement: Placement,
+        execution: Execution,
         progress: Progress,
     ) -> None:
         self._subject, self._chosen, self._pipeline, self._folder = subject, chosen, pipeline, folder
         self._target, self._keep_outliers, self._progress = target, keep_outliers, progress
-        self._where = placement
+        self._execution = execution
         self.placement: DevicePlacement | None = None
-        # Convergence is tracked for the method in use, and for the two that cost nothing to solve.
+        # Convergence is tracked for the method in use, and for the two that are cheap to solve.
         watched = Percentile() if isinstance(method, Auto) else method  # which one it will be is not known yet
         self._methods: dict[str, Method] = {"minmax": MinMax(), "percentile": Percentile()}
         self._methods[method_name(watched)] = watched
@@ -463,7 +462,7 @@ class _Pass:
             pipeline_sha256=sha256_json(pipeline.model_dump(mode="json")),
             quantkit=__version__,
             onnxruntime=onnxruntime.__version__,
-            device=placement.device.describe(),
+            device=execution.device.describe(),
         )
 
     def finished(self, until_stable: float | None) -> Statistics | None:
@@ -497,19 +496,18 @@ class _Pass:
 
     def _chunks(self, begun: Observed | None, count: ProgressCallback) -> Iterator[Chunk]:
         """Observe the images that are left, here or on the workers of a cluster."""
-        tapped, file, device = self._subject.observed.tapped, self._subject.file, self._where.device
+        tapped, file, device = self._subject.observed.tapped, self._subject.file, self._execution.device
         fixed = file.signature.image.batch
         batch, fill = fixed or device.batch, fixed is not None
         images, total = self._chosen.items, len(self._chosen)
-        if self._where.engine is not None:
+        if self._execution.engine is not None:
             source = ImageSource(self._chosen.root, images, array_shape=self._chosen.array_shape)
             shared = share_images(source, self._pipeline)
-            model = share_model(self._where.engine, file.path, file.signature)
+            model = share_model(self._execution.engine, file.path, file.signature)
             work = PassWork(model, tuple(tapped), shared, device, batch, fill)
-            self.placement = placement_of(None, device)
             keys = [(image.name, image.sha256) for image in self._chosen.images]
             return observe_on_cluster(
-                self._where.engine, work, keys, before=begun, progress=lambda done: count(done, total)
+                self._execution.engine, work, keys, before=begun, progress=lambda done: count(done, total)
             )
         session = TappedSession(self._subject.prepared.model, tapped, device=device)
         self.placement = session.placement
@@ -520,7 +518,7 @@ class _Pass:
             partial(preprocess, pipeline=self._pipeline),
             batch=batch,
             fill=fill,
-            threads=self._where.threads,
+            threads=self._execution.threads,
             before=begun,
             progress=lambda done: count(done, total),
         )

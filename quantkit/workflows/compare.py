@@ -17,7 +17,7 @@ from quantkit.data.preprocess import preprocess
 from quantkit.data.source import ImageSource
 from quantkit.data.sources.open import ImagesLike
 from quantkit.engine.classifier import ClassifierFile
-from quantkit.engine.device import CPU, Device, as_device
+from quantkit.engine.device import CPU, Device
 from quantkit.engine.inputs import check_arrays, used_pipeline
 from quantkit.engine.predict import Classifier, Latency, ModelScores, evaluate, time_in_turn
 from quantkit.errors import UsageError
@@ -33,7 +33,7 @@ from quantkit.progress import Progress, ProgressCallback, as_progress
 from quantkit.runs.folder import RunFolder, RunRecord
 from quantkit.runs.inputs import read_scored
 from quantkit.runs.score_cache import cached_scores, predict_cached, score_cache_of, scores_key
-from quantkit.workflows.placement import Placement, place_work
+from quantkit.workflows.execution import Execution, choose_execution
 from quantkit.workflows.preprocessing_note import guess_command, preprocessing_note
 from quantkit.workflows.presets import PresetSource, preprocessing_of
 from quantkit.workflows.vacc.device_results import DeviceResults, card_answers, other_preprocessing
@@ -212,8 +212,7 @@ def evaluate_models(
         cluster: spread the images over the workers of a Ray cluster: ``auto``, ``ray://HOST:PORT`` or ``local:N``; the
             result is the same. They must find the images under the same path or URL. Drift and latency are measured
             here.
-        threads: number of worker threads; one per processor by default. On a cluster, the
-            threads of each worker.
+        threads: number of worker threads; one per processor by default. On a cluster, the threads of each worker.
         progress: receives the progress.
 
     Raises:
@@ -252,10 +251,10 @@ def evaluate_models(
     found = limited(found, limit)
     _check_fit(subjects, pipeline, found)
     onnx = [subject for subject in subjects if isinstance(subject, ComparedModel)]
-    placement = place_work(cluster, as_device(device), threads, as_progress(progress))
-    threads = placement.threads
-    classifiers = [Classifier(subject.file, placement.device) for subject in onnx]
-    with placement, _answers(onnx, classifiers, found, pipeline, placement, run) as answers_to_images:
+    execution = choose_execution(cluster, device, threads, as_progress(progress))
+    threads = execution.threads
+    classifiers = [Classifier(subject.file, execution.here) for subject in onnx]
+    with execution, _answers(onnx, classifiers, found, pipeline, execution, run) as answers_to_images:
         collector = _collect(subjects, answers_to_images, found, as_progress(progress).task("comparing", "images"))
     asked = 1 if check_preprocessing else 0
     for first, classifier in zip(onnx[:asked], classifiers[:asked], strict=True):
@@ -278,12 +277,11 @@ def evaluate_models(
     placements = {subject.name: one.placement for subject, one in zip(onnx, classifiers, strict=True)}
     notes = _notes(onnx, classifiers)
     del classifiers, answers_to_images  # their sessions hold the weights, and drift opens sessions of its own
-    where = placement.device
     every = max(1, len(found.names) // drift_images) if drift_images else 1
     sample = found.items[::every][:drift_images]
     rescaled = [subject.name for subject in subjects if _is_rescaled(subject, folder, record)]
     drifts = [
-        ((), ()) if subject.name in rescaled else _drift(reference, subject, sample, pipeline, threads, where)
+        ((), ()) if subject.name in rescaled else _drift(reference, subject, sample, pipeline, threads, execution.here)
         for subject in subjects
     ]
     if drift_images and not isinstance(reference, ComparedModel):
@@ -349,19 +347,19 @@ def _answers(
     classifiers: Sequence[Classifier],
     found: ImageSource,
     pipeline: Pipeline,
-    placement: Placement,
+    execution: Execution,
     run: Path | None,
 ) -> Iterator[Iterator[ModelScores]]:
     """Predict all images with every ONNX model; scores are cached."""
-    cache, threads = score_cache_of(run), placement.threads
+    cache, threads = score_cache_of(run), execution.threads
     if not classifiers:
         yield (ModelScores(index, []) for index in range(len(found.names)))
         return
-    answer = placement.answer([one.file for one in subjects], found, pipeline)
+    answer = execution.answer([one.file for one in subjects], found, pipeline)
     if cache is None:
         yield evaluate(classifiers, found.items, pipeline, threads=threads, answer=answer)
         return
-    keys = [scores_key(model_digest(one.path), pipeline, one.file.signature, placement.device) for one in subjects]
+    keys = [scores_key(model_digest(one.path), pipeline, one.file.signature, execution.device) for one in subjects]
     with cached_scores(cache, keys, found) as scores:
         yield predict_cached(classifiers, scores, found.items, pipeline, threads=threads, answer=answer)
 

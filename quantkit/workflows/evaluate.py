@@ -16,7 +16,7 @@ from quantkit.data.calibration_set import CalibrationSet
 from quantkit.data.source import ImageSource
 from quantkit.data.sources.open import ImagesLike
 from quantkit.engine.classifier import ClassifierFile
-from quantkit.engine.device import CPU, Device, as_device
+from quantkit.engine.device import CPU, Device
 from quantkit.engine.inputs import check_arrays, used_pipeline
 from quantkit.engine.placement import DevicePlacement
 from quantkit.engine.predict import Answer, Classifier
@@ -35,7 +35,7 @@ from quantkit.runs.cache import ResultCache
 from quantkit.runs.folder import RunFolder
 from quantkit.runs.inputs import read_scored
 from quantkit.runs.score_cache import ScoreCache, cached_scores, predict_cached, scores_key
-from quantkit.workflows.placement import place_work
+from quantkit.workflows.execution import choose_execution
 from quantkit.workflows.preprocessing_note import guess_command, preprocessing_note
 from quantkit.workflows.presets import PresetSource, preprocessing_of
 
@@ -189,8 +189,7 @@ def evaluate(
         device: device and batch size: a `quantkit.Device`, or a name such as ``cuda:1``.
         cluster: spread the images over the workers of a Ray cluster: ``auto``, ``ray://HOST:PORT`` or ``local:N``; the
             result is the same. They must find the images under the same path or URL.
-        threads: number of worker threads; one per processor by default. On a cluster, the
-            threads of each worker.
+        threads: number of worker threads; one per processor by default. On a cluster, the threads of each worker.
         progress: receives the progress.
 
     Raises:
@@ -233,18 +232,18 @@ def evaluate(
     check_arrays(found.array_shape, file.signature.image, found.root)
     check_labels(found, file.signature.scores.classes, path)
     part = found if shard is None else _shard(found, *shard)
-    placement = place_work(cluster, as_device(device), threads, as_progress(progress))
-    device, digest, threads = placement.device, model_digest(path), placement.threads
+    execution = choose_execution(cluster, device, threads, as_progress(progress))
+    device, digest, threads = execution.device, model_digest(path), execution.threads
     key = scores_key(digest, pipeline, file.signature, device)
     count = as_progress(progress).task("evaluating", "images")
     start_s = time.monotonic()
     results = _result_cache(optional_path(cache, "cache"), folder)
-    with placement, cached_scores(results, [key], part) as [scores]:
+    with execution, cached_scores(results, [key], part) as [scores]:
         before = scores.known
-        classifier = Classifier(file, placement.device)
-        answer = placement.answer([file], part, pipeline)
+        classifier = Classifier(file, execution.here)
+        answer = execution.answer([file], part, pipeline)
         predictions, kind = _answers(classifier, scores, part, pipeline, threads, answer, count)
-    elapsed_s = time.monotonic() - start_s - placement.start_s
+    elapsed_s = time.monotonic() - start_s - execution.start_s
     origin = Origin(
         model=digest,
         images=_portable_digest(found),

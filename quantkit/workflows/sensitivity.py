@@ -20,8 +20,8 @@ from quantkit.data.source import ImageSource
 from quantkit.data.sources.open import ImagesLike
 from quantkit.engine.classifier import PreparedClassifier
 from quantkit.engine.cluster.work import Engine, share_images, share_model
-from quantkit.engine.device import CPU, Device, as_device
-from quantkit.engine.scores import placement as placement_on
+from quantkit.engine.device import CPU, Device
+from quantkit.engine.scores import placement
 from quantkit.errors import CalibrationSetError, UsageError
 from quantkit.evaluation.images import check_labels, evaluation_images, limited
 from quantkit.evaluation.paired import PairedOutcomes, score_interval
@@ -40,7 +40,7 @@ from quantkit.sensitivity.on_cluster import LayerWork, layer_costs_on_cluster
 from quantkit.sensitivity.result import AccuracyChange, Figures, LayerSensitivity, Sensitivity
 from quantkit.stats.solve import solve_observed
 from quantkit.targets import ORT, Target, as_target
-from quantkit.workflows.placement import Placement, place_work
+from quantkit.workflows.execution import Execution, choose_execution
 from quantkit.workflows.quantize import QuantizeOptions, method_of_run
 from quantkit.workflows.run_results import keep_sensitivity
 
@@ -145,8 +145,8 @@ def sensitivity(
             is estimated on the CPU.
         cluster: spread the images over the workers of a Ray cluster: ``auto``, ``ray://HOST:PORT`` or ``local:N``; the
             result is the same. They must find the images under the same path or URL.
-        threads: number of images run in parallel; one per processor by default. On a cluster, the
-            threads of each worker.
+        threads: number of images run in parallel; one per processor by default. On a cluster, the threads of each
+            worker.
         progress: receives the progress.
 
     Raises:
@@ -185,16 +185,14 @@ def sensitivity(
         if images is not None or labels is not None:
             raise UsageError("labelled images need --by accuracy", where="--images", fix="add --by accuracy")
         chosen, warnings = None, []
-    placement = place_work(cluster, as_device(device), threads, as_progress(progress))
-    with folder.locked(), placement:
-        network = _network(folder, record, method, target, options, placement.device)
+    execution = choose_execution(cluster, device, threads, as_progress(progress), workers_on_cpu=True)
+    device = execution.device
+    with folder.locked(), execution:
+        network = _network(folder, record, method, target, options, device)
         chosen = chosen or _calibration_images(record, count or IMAGES, network.outliers, calibration_set)
-        cost = _measure(folder, network, chosen, placement, as_progress(progress))
+        cost = _measure(folder, network, chosen, execution, as_progress(progress))
         # Without `auto`, a device runs all layers or none.
-        fallback = placement.device.fallback
-        ran_on = (
-            (f"fp32 runs on {placement_on(network.prepared.model, placement.device).describe()}",) if fallback else ()
-        )
+        ran_on = (f"fp32 runs on {placement(network.prepared.model, device).describe()}",) if device.fallback else ()
         result = _result(cost, chosen, network, method, by, (*network.corrected.notes, *ran_on, *warnings))
         keep_sensitivity(folder, record, result)
     return result
@@ -254,14 +252,14 @@ def _labelled(found: ImageSource, record: RunRecord) -> _Images:
 
 
 def _measure(
-    folder: RunFolder, network: _Network, chosen: _Images, placement: Placement, progress: Progress
+    folder: RunFolder, network: _Network, chosen: _Images, execution: Execution, progress: Progress
 ) -> NetworkCost:
     """Measure lot by lot, resuming each from its cached results."""
     lots = [slice(start, start + _LOT) for start in range(0, len(chosen.items), _LOT)]
     caches = [LayerCostCache(folder.cache, {**network.depends_on, "images": list(chosen.digests[lot])}) for lot in lots]
-    if placement.engine is not None:
+    if execution.engine is not None:
         left = [(lot, cache) for lot, cache in zip(lots, caches, strict=True) if cache.network is None]
-        costs = _measure_on_cluster(placement.engine, network, chosen, [lot for lot, _ in left], progress)
+        costs = _measure_on_cluster(execution.engine, network, chosen, [lot for lot, _ in left], progress)
         for (_, cache), cost in zip(left, costs, strict=True):
             cache.finish(cost)
         return NetworkCost.concatenate([cache.network for cache in caches if cache.network is not None])
@@ -269,7 +267,7 @@ def _measure(
     for number, (lot, cache) in enumerate(zip(lots, caches, strict=True)):
         if cache.network is None:
             shifted = _shifted(count, number, lots)
-            cache.finish(_measure_lot(network, chosen.items[lot], cache, placement.threads, shifted))
+            cache.finish(_measure_lot(network, chosen.items[lot], cache, execution.threads, shifted))
         assert cache.network is not None
         parts.append(cache.network)
     return NetworkCost.concatenate(parts)
@@ -287,7 +285,6 @@ def _measure_on_cluster(
         ranges=network.ranges,
         left_out=network.options.plan_options(),
         bias_shift=network.corrected.shifts,
-        device=network.device,
     )
     keys = [(item.id, digest) for item, digest in zip(chosen.items, chosen.digests, strict=True)]
     count = progress.task("measuring layers", "images")

@@ -14,7 +14,7 @@ from quantkit.data.decoded import DecodedImages
 from quantkit.data.given_set import SetLike, given_set
 from quantkit.data.source import ImageSource
 from quantkit.data.sources.open import ImagesLike
-from quantkit.engine.device import CPU, Device, as_device
+from quantkit.engine.device import CPU, Device
 from quantkit.evaluation.images import evaluation_images, limited
 from quantkit.files import sha256_json, write_json
 from quantkit.graph.coverage import Coverage, coverage
@@ -34,7 +34,7 @@ from quantkit.search.trial_cache import Screened, TrialCache, trial_json
 from quantkit.search.trials import Trials, TuningTask
 from quantkit.targets import ORT, Target, as_target
 from quantkit.workflows.backends import BackendFiles, TunedModel, backend_of
-from quantkit.workflows.placement import place_work
+from quantkit.workflows.execution import choose_execution
 from quantkit.workflows.quantize import QuantizeOptions, int8_name, output_path, record_model
 from quantkit.workflows.tuning_task import Holdout, tuning_task
 
@@ -183,8 +183,7 @@ def tune(
         cluster: evaluate candidates on the workers of a Ray cluster: ``auto``, ``ray://HOST:PORT`` or ``local:N``; the
             result is the same. They must find the images under the same path or URL. Candidates are made and compared
             on calibration images here.
-        threads: number of worker threads; one per processor by default. On a cluster, the
-            threads of each worker.
+        threads: number of worker threads; one per processor by default. On a cluster, the threads of each worker.
         progress: receives the progress, and an estimate of the time once the first trial is made.
 
     Raises:
@@ -216,15 +215,14 @@ def tune(
     record = folder.read()
     holdout_images, warnings = evaluation_images(images, labels, names, exclude, record)
     holdout_images = limited(holdout_images, limit)
-    placement = place_work(cluster, as_device(device), threads, progress)
-    device = placement.device
-    with folder.locked(), placement:
-        threads = placement.threads
+    execution = choose_execution(cluster, device, threads, progress, workers_on_cpu=True)
+    with folder.locked(), execution:
+        threads = execution.threads
         backend = backend_of(target, folder)
         budget = tuning.budget if backend is None else backend.tune_limits(tuning.budget)
         load = DecodedImages(record.pipeline)
         given = None if calibration_set is None else given_set(calibration_set)
-        subject = tuning_task(folder, record, target, options, tuning.rewrite, threads, load, given, device)
+        subject = tuning_task(folder, record, target, options, tuning.rewrite, threads, load, given, execution.device)
         _coverage(subject, plan(subject.prepared, subject.builder.target, subject.builder.options)).require(
             tuning.require_coverage
         )
@@ -235,7 +233,7 @@ def tune(
         }
         cache = TrialCache(folder.cache, depends_on, fresh=fresh)
         files = _Files(subject, tuning, out)
-        holdout = Holdout(folder, record, holdout_images, load, placement)
+        holdout = Holdout(folder, record, holdout_images, load, execution)
 
         def evaluate(recipe: Recipe, product: Product, progress: Progress) -> HoldoutResult:
             files.write(recipe, product)

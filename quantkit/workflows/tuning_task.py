@@ -26,7 +26,7 @@ from quantkit.search.stages import LOOK_CONFIDENCE, HoldoutResult
 from quantkit.search.trials import TuningTask
 from quantkit.search.tuning_data import tuning_data
 from quantkit.targets import Target
-from quantkit.workflows.placement import Placement
+from quantkit.workflows.execution import Execution
 from quantkit.workflows.quantize import QuantizeOptions, method_of_run
 
 
@@ -77,14 +77,14 @@ class Holdout:
         record: of the run.
         images: the labelled evaluation images.
         load: reads one of them.
-        placement: where the models run.
+        execution: where the models run.
     """
 
     folder: RunFolder
     record: RunRecord
     images: ImageSource
     load: DecodedImages
-    placement: Placement
+    execution: Execution
 
     def evaluate(self, path: Path, progress: Progress) -> HoldoutResult:
         """Return the accuracy of the model in a file.
@@ -111,14 +111,14 @@ class Holdout:
     @property
     def notes(self) -> tuple[str, ...]:
         """Where fp32 runs, if not on the CPU."""
-        return () if self.placement.device.is_cpu else (f"fp32 runs on {self._fp32.placement.describe()}",)
+        return () if self.execution.device.is_cpu else (f"fp32 runs on {self._fp32.placement.describe()}",)
 
     @cached_property
     def _fp32(self) -> Classifier:
         return self._open(self.folder.fp32(self.record))
 
     def _open(self, path: Path) -> Classifier:
-        classifier = Classifier(read_scored(path, self.record, None, None), self.placement.device)
+        classifier = Classifier(read_scored(path, self.record, None, None), self.execution.device)
         classifier.file.check(self.record.pipeline)
         check_labels(self.images, classifier.file.signature.scores.classes, path)
         return classifier
@@ -129,7 +129,7 @@ class Holdout:
         assert images.labels is not None
         keys = [scores_key(model_digest(one.path), pipeline, one.file.signature, one.device) for one in models]
         collector, count = Collector(len(models)), progress.task("evaluating", "images")
-        threads, answer = self.placement.threads, self.placement.answer([one.file for one in models], images, pipeline)
+        threads, answer = self.execution.threads, self.execution.answer([one.file for one in models], images, pipeline)
         with cached_scores(self.folder.cache, keys, images) as caches:
             found = predict_cached(
                 models, caches, images.items, pipeline, threads=threads, load=self.load, answer=answer

@@ -53,7 +53,7 @@ def test_list_of_commands_is_that_of_their_modules() -> None:
         importlib.import_module(module)
     built = {name: one.help.splitlines()[0] for name, one in typer.main.get_command(app).commands.items()}
     listed = {name: one.help for name, one in command_line().commands.items()}
-    assert list(listed.items()) == list(built.items())
+    assert listed == built
 
 
 @pytest.mark.parametrize("method", ["minmax", "percentile", "kl", "mse"])

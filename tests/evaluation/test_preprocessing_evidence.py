@@ -47,7 +47,7 @@ def test_answers_that_are_no_numbers_are_wrong() -> None:
 
 
 def test_answers_with_a_label_beyond_the_classes_are_refused() -> None:
-    with pytest.raises(LabelError, match="labels go up to 2 and the model tells 2 classes apart"):
+    with pytest.raises(LabelError, match="labels go up to 2, and the model has 2 classes"):
         answers(np.zeros((1, 2)), np.array([2]))
 
 

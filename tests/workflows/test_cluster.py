@@ -22,7 +22,7 @@ from quantkit.data.build_set import choose_images
 from quantkit.engine.cluster.address import ClusterAddress
 from quantkit.engine.cluster.ray_engine import RayEngine
 from quantkit.engine.cluster.session import RaySession
-from quantkit.engine.device import CPU, Device, as_device
+from quantkit.engine.device import CPU, Device
 from quantkit.errors import ClusterError, ImageError, UsageError
 from quantkit.runs.folder import RunFolder
 from quantkit.workflows import calibrate as calibrate_module
@@ -30,7 +30,7 @@ from quantkit.workflows import compare as compare_module
 from quantkit.workflows import evaluate as evaluate_module
 from quantkit.workflows import sensitivity as sensitivity_module
 from quantkit.workflows import tune as tune_module
-from quantkit.workflows.placement import Placement
+from quantkit.workflows.execution import Execution
 
 pytest.importorskip("ray", reason="needs quantkit[ray]")
 
@@ -62,11 +62,11 @@ def engine() -> Iterator[SharedEngine]:
 def on_cluster(engine: SharedEngine, monkeypatch: pytest.MonkeyPatch) -> str:
     """Return an address that stands for the shared engine."""
 
-    def place(cluster: str | None, device: Device, threads: int | None, progress: object) -> Placement:
-        return Placement(as_device(device).resolved(), 2, None if cluster is None else engine)
+    def place(cluster: str | None, device: Device, threads: int | None, progress: object, **_: object) -> Execution:
+        return Execution(device, CPU, 2, None if cluster is None else engine)
 
     for module in (calibrate_module, compare_module, evaluate_module, sensitivity_module, tune_module):
-        monkeypatch.setattr(module, "place_work", place)
+        monkeypatch.setattr(module, "choose_execution", place)
     return "auto"
 
 

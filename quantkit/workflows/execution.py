@@ -12,23 +12,26 @@ from quantkit.engine.cluster.address import ClusterAddress
 from quantkit.engine.cluster.ray_engine import RayEngine
 from quantkit.engine.cluster.scores import scores_on_cluster
 from quantkit.engine.cluster.session import RaySession
-from quantkit.engine.device import Device
+from quantkit.engine.device import Device, as_device
 from quantkit.engine.predict import Answer
 from quantkit.engine.session import default_threads
+from quantkit.errors import UsageError
 from quantkit.progress import Progress
 
 
 @dataclass(frozen=True)
-class Placement:
+class Execution:
     """Where models run; use it in a ``with`` statement, at whose end a cluster is left.
 
     Attributes:
         device: what scores and statistics are recorded to have been computed on.
+        here: the device of what runs in this process whether there is a cluster or not.
         threads: of this process.
         engine: the cluster, None without one; it is connected to when there is work for it.
     """
 
     device: Device
+    here: Device
     threads: int
     engine: RayEngine | None
 
@@ -51,7 +54,9 @@ class Placement:
         return partial(scores_on_cluster, self.engine, files, source, pipeline, self.device)
 
 
-def place_work(cluster: str | None, device: Device, threads: int | None, progress: Progress) -> Placement:
+def choose_execution(
+    cluster: str | None, device: Device | str, threads: int | None, progress: Progress, *, workers_on_cpu: bool = False
+) -> Execution:
     """Return where models are to run.
 
     Args:
@@ -59,12 +64,22 @@ def place_work(cluster: str | None, device: Device, threads: int | None, progres
         device: what they run on, there.
         threads: of this process, or of each worker.
         progress: is told of the cluster.
+        workers_on_cpu: workers can do this work on the CPU only.
 
     Raises:
         UsageError: the address is malformed, Ray is not installed, or workers cannot use this device.
-        DeviceError: the device is not here; on a cluster, this process runs some images on it too.
+        DeviceError: the device is not there; with a cluster, this machine needs one too.
     """
+    device = as_device(device)
     if cluster is None:
-        return Placement(device.resolved(), threads or default_threads(), None)
+        device = device.resolved()
+        return Execution(device, device, threads or default_threads(), None)
+    if workers_on_cpu and not device.is_cpu:
+        raise UsageError(
+            "the workers of a cluster do this on the CPU only",
+            where=f"--device {device.name}",
+            fix="leave out --device, or --cluster",
+        )
     session = RaySession(ClusterAddress.parse(cluster), device, threads)
-    return Placement(device.resolved(), default_threads(), RayEngine(session, progress))
+    # The record says where models run by what this process opens, so it needs such a device too.
+    return Execution(device, device.resolved(), default_threads(), RayEngine(session, progress))
