@@ -12,7 +12,7 @@ from quantkit.engine.cluster.address import ClusterAddress
 from quantkit.engine.cluster.ray_engine import RayEngine
 from quantkit.engine.cluster.scores import scores_on_cluster
 from quantkit.engine.cluster.session import RaySession
-from quantkit.engine.device import CPU, Device, as_device
+from quantkit.engine.device import Device, as_device
 from quantkit.engine.predict import Answer
 from quantkit.engine.session import default_threads
 from quantkit.errors import UsageError
@@ -68,7 +68,7 @@ def choose_execution(
 
     Raises:
         UsageError: the address is malformed, Ray is not installed, or workers cannot use this device.
-        DeviceError: without a cluster, the device is not there.
+        DeviceError: the device is not there; with a cluster, this machine needs one too.
     """
     device = as_device(device)
     if cluster is None:
@@ -81,4 +81,5 @@ def choose_execution(
             fix="leave out --device, or --cluster",
         )
     session = RaySession(ClusterAddress.parse(cluster), device, threads)
-    return Execution(device, CPU, default_threads(), RayEngine(session, progress))
+    # The record says where models run by what this process opens, so it needs such a device too.
+    return Execution(device, device.resolved(), default_threads(), RayEngine(session, progress))

@@ -70,8 +70,8 @@ class RaySession:
         uses_gpus = self._device.kind in ("cuda", "tensorrt")
         if not self._address.is_local:
             self._fill_nodes("GPU" if uses_gpus else "CPU")
-        # A worker does as many jobs at once as it has threads; on a device, one while another is decoded.
-        together = self.threads if self._device.is_cpu else 2
+        # A worker does as many jobs at once as it has threads; with a device it decodes for one while another runs.
+        together = self.threads if self._device.is_cpu else max(2, self.threads)
         actor = self.ray.remote(Worker).options(
             num_cpus=self.threads,
             num_gpus=1 if uses_gpus else 0,
@@ -124,7 +124,11 @@ class RaySession:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # of Ray about its own future
                 self.ray.init(log_to_driver=False, logging_level=logging.ERROR, **options)
-        except Exception as error:  # Ray raises many kinds, among them those of the operating system
+        except BaseException as error:  # Ray raises many kinds, among them those of the operating system
+            with contextlib.suppress(Exception):
+                self.ray.shutdown()  # what was started before the error or the interruption
+            if not isinstance(error, Exception):
+                raise
             raise ClusterError(
                 f"Ray cannot be connected to ({first_line(error)})",
                 where=self.name,
