@@ -1,0 +1,141 @@
+"""The inputs of a calibration, and the record of its run: model, set, and what they replace."""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from quantkit import __version__
+from quantkit.config.pipeline import Pipeline
+from quantkit.data.calibration_set import CalibrationSet
+from quantkit.data.given_set import SetLike, given_set
+from quantkit.data.overlap import digest_of
+from quantkit.data.parallel import map_in_order
+from quantkit.engine.classifier import ClassifierFile, PreparedClassifier, read_classifier
+from quantkit.engine.device import Device
+from quantkit.engine.placement import DevicePlacement, placement_of
+from quantkit.errors import CalibrationSetError, UsageError
+from quantkit.graph.fixed_inputs import to_json
+from quantkit.graph.model import model_digest, model_files
+from quantkit.graph.qdq.taps import Taps, observed_tensors
+from quantkit.runs.folder import ModelRecord, RunFolder, RunRecord, SetRecord
+from quantkit.stats.file import Statistics
+
+
+@dataclass(frozen=True)
+class CalibratedModel:
+    """The model of a pass, loaded and prepared."""
+
+    file: ClassifierFile
+    record: ModelRecord
+    prepared: PreparedClassifier
+    observed: Taps
+
+
+def read_calibrated_model(path: Path, output: str | None, inputs: Mapping[str, Any] | None) -> CalibratedModel:
+    file = read_classifier(path, output=output, inputs=inputs)
+    prepared, image = file.prepared(), file.signature.image
+    record = ModelRecord(
+        path=str(path.resolve()),
+        sha256=model_digest(path),
+        input=image.name,
+        shape=(image.batch, image.channels, image.height, image.width),
+        output=file.signature.scores.name,
+        classes=file.signature.scores.classes,
+        layout=image.layout,
+        dtype=image.type_name,
+        inputs=to_json(file.signature.fixed),
+    )
+    return CalibratedModel(file, record, prepared, observed_tensors(prepared.model))
+
+
+def read_calibration_set(given: SetLike) -> tuple[CalibrationSet, str]:
+    chosen = given_set(given)
+    manifest = str(Path(given).resolve()) if isinstance(given, str | os.PathLike) else ""
+    if not chosen.images:
+        raise CalibrationSetError("the set is empty", where=manifest or chosen.root)
+    if not chosen.is_rebuilt:
+        raise CalibrationSetError(
+            "the set was selected from labels alone", where=manifest, fix="run quantkit calib-set rebuild first"
+        )
+    missing = [item for item in chosen.items if not item.exists()]
+    if missing:
+        raise CalibrationSetError(
+            f"{len(missing)} of {len(chosen)} images of the set are missing, {missing[0].id} first",
+            where=chosen.root,
+            fix="restore them, or build the set again",
+        )
+    digests = map_in_order(digest_of, chosen.items)
+    for item, image, digest in zip(chosen.items, chosen.images, digests, strict=True):
+        if digest != image.sha256:
+            raise CalibrationSetError(
+                "the image has changed since the set was built",
+                where=item.where,
+                fix="build the set again",
+            )
+    return chosen, manifest
+
+
+def changed_inputs(
+    before: RunRecord, subject: CalibratedModel, chosen: CalibrationSet, pipeline: Pipeline
+) -> list[str]:
+    """Return the inputs of a run that differ from the new ones."""
+    changed = {
+        f"model ({Path(before.model.path).name})": before.model.key != subject.record.key,
+        f"output ({before.model.output})": before.model.output != subject.record.output,
+        f"calibration set ({before.set.images} images)": before.set.digest != chosen.digest,
+        "preprocessing": before.pipeline != pipeline,
+    }
+    return [what for what, differs in changed.items() if differs]
+
+
+def remove_replaced_models(folder: RunFolder, before: RunRecord, replaced: list[str], fresh: bool) -> None:
+    """Remove the models of a run that is recreated from other inputs.
+
+    Raises:
+        UsageError: ``fresh`` is not given.
+    """
+    if not fresh:
+        raise UsageError(
+            f"this run has another {' and another '.join(replaced)}",
+            where=folder.path,
+            fix="give another --run, or --fresh to replace this one",
+        )
+    for made in before.quantized.values():
+        path = folder.path / made.file
+        if path.parent == folder.path and path.is_file():
+            for file in model_files(path):
+                file.unlink(missing_ok=True)
+
+
+def new_record(
+    subject: CalibratedModel, chosen: CalibrationSet, manifest: str, pipeline: Pipeline, statistics: Statistics
+) -> RunRecord:
+    return RunRecord(
+        quantkit=__version__,
+        model=subject.record,
+        set=SetRecord(
+            path=manifest,
+            digest=chosen.digest,
+            images=len(chosen),
+            images_used=len(statistics.images),
+            outliers=statistics.outlier_images,
+            suffix=min(PurePosixPath(image.name).suffix.removeprefix(".") for image in chosen.images),
+            ready_arrays=chosen.array_shape is not None,
+        ),
+        pipeline=pipeline,
+    )
+
+
+def observed_on_device(
+    placement: DevicePlacement | None, statistics: Statistics, before: RunRecord | None
+) -> dict[str, Any]:
+    """Return where the pass ran: this one, or the one before whose statistics are used again."""
+    made = statistics.provenance
+    if placement is not None:
+        return placement.to_json()
+    if before is not None and before.observed_on:
+        return before.observed_on
+    device = Device.parse(made.device.partition(" ")[0])
+    return replace(placement_of(None, device), onnxruntime=made.onnxruntime).to_json()

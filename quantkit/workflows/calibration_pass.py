@@ -1,0 +1,200 @@
+"""The observation pass of a calibration: checkpoint, convergence and statistics."""
+
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+
+from quantkit import __version__
+from quantkit.config.method import (
+    Auto,
+    Method,
+    MinMax,
+    Percentile,
+    method_name,
+)
+from quantkit.config.pipeline import Pipeline
+from quantkit.data.calibration_set import CalibrationSet
+from quantkit.data.preprocess import preprocess
+from quantkit.data.source import ImageSource
+from quantkit.engine.cluster.observe import PassWork, observe_on_cluster
+from quantkit.engine.cluster.work import share_images, share_model
+from quantkit.engine.observe import Chunk, complete, observe
+from quantkit.engine.placement import DevicePlacement
+from quantkit.engine.tap import TappedSession
+from quantkit.errors import StatisticsError
+from quantkit.files import sha256_json
+from quantkit.numerics import Range
+from quantkit.progress import Progress, ProgressCallback
+from quantkit.runs.folder import RunFolder
+from quantkit.stats.convergence import ConvergencePoint, movement
+from quantkit.stats.file import Provenance, Statistics, load_statistics, save_statistics, sorted_images
+from quantkit.stats.observed import Observed
+from quantkit.stats.solve import solve_observed
+from quantkit.targets import Target
+from quantkit.workflows.calibration_inputs import CalibratedModel
+from quantkit.workflows.execution import Execution
+
+
+class CalibrationPass:
+    """One pass over a set: its checkpoint and its results.
+
+    Attributes:
+        placement: execution providers of the model; None before the pass.
+    """
+
+    def __init__(
+        self,
+        subject: CalibratedModel,
+        chosen: CalibrationSet,
+        pipeline: Pipeline,
+        folder: RunFolder,
+        method: Method | Auto,
+        target: Target,
+        keep_outliers: bool,
+        execution: Execution,
+        progress: Progress,
+    ) -> None:
+        self._subject, self._chosen, self._pipeline, self._folder = subject, chosen, pipeline, folder
+        self._target, self._keep_outliers, self._progress = target, keep_outliers, progress
+        self._execution = execution
+        self.placement: DevicePlacement | None = None
+        # Convergence is tracked for the method in use, and for the two that are cheap to solve.
+        watched = Percentile() if isinstance(method, Auto) else method  # which one it will be is not known yet
+        self._methods: dict[str, Method] = {"minmax": MinMax(), "percentile": Percentile()}
+        self._methods[method_name(watched)] = watched
+        self._wanted = method_name(watched)
+        self._ranges: dict[str, dict[str, Range]] = {}
+        self._points: list[ConvergencePoint] = []
+        self._provenance = Provenance(
+            model_sha256=subject.record.key,
+            pipeline_sha256=sha256_json(pipeline.model_dump(mode="json")),
+            quantkit=__version__,
+            onnxruntime=onnxruntime.__version__,
+            device=execution.device.describe(),
+        )
+
+    def finished(self, until_stable: float | None) -> Statistics | None:
+        """Return the statistics of the run folder if this pass would compute the same, else None."""
+        loaded, _ = self._load(self._folder.statistics)
+        if loaded is None or loaded.tensors.keys() != set(self._subject.observed.wanted):
+            return None
+        whole = len(loaded.images) == len(self._chosen)
+        return loaded if whole or until_stable is not None else None
+
+    def run(self, until_stable: float | None, fresh: bool) -> Statistics:
+        """Observe all images, or stop when the ranges are stable."""
+        count = self._progress.task("calibrating", "images")
+        begun, extra = (None, {}) if fresh else self._load(self._folder.partial)
+        if begun is not None:
+            self._points = list(begun.convergence)
+            self._ranges = _ranges_from_json(extra.get("ranges", {}))
+            self._progress.message(f"resuming after {len(begun.images)} images")
+        chunks = self._chunks(None if begun is None else self._tapped(begun), count)
+        statistics = begun
+        for chunk in chunks:
+            statistics = self._take(chunk)
+            if self._is_stable(chunk, until_stable):
+                break
+            if chunk.images < len(self._chosen):
+                save_statistics(statistics, self._folder.partial, {"ranges": _ranges_to_json(self._ranges)})
+        assert statistics is not None
+        save_statistics(statistics, self._folder.statistics)
+        self._folder.partial.unlink(missing_ok=True)
+        return statistics
+
+    def _chunks(self, begun: Observed | None, count: ProgressCallback) -> Iterator[Chunk]:
+        """Observe the images that are left, here or on the workers of a cluster."""
+        tapped, file, device = self._subject.observed.tapped, self._subject.file, self._execution.device
+        fixed = file.signature.image.batch
+        batch, fill = fixed or device.batch, fixed is not None
+        images, total = self._chosen.items, len(self._chosen)
+        if self._execution.engine is not None:
+            source = ImageSource(self._chosen.root, images, array_shape=self._chosen.array_shape)
+            shared = share_images(source, self._pipeline)
+            model = share_model(self._execution.engine, file.path, file.signature)
+            work = PassWork(model, tuple(tapped), shared, device, batch, fill)
+            keys = [(image.name, image.sha256) for image in self._chosen.images]
+            return observe_on_cluster(
+                self._execution.engine, work, keys, before=begun, progress=lambda done: count(done, total)
+            )
+        session = TappedSession(self._subject.prepared.model, tapped, device=device)
+        self.placement = session.placement
+        return observe(
+            session,
+            tapped,
+            images,
+            partial(preprocess, pipeline=self._pipeline),
+            batch=batch,
+            fill=fill,
+            threads=self._execution.threads,
+            before=begun,
+            progress=lambda done: count(done, total),
+        )
+
+    def _take(self, chunk: Chunk) -> Statistics:
+        observed = complete(chunk.observed(), self._subject.observed)
+        if chunk.at_convergence_point:
+            ranges = self._solve(observed)
+            if self._ranges:
+                moved = {name: movement(self._ranges[name], ranges[name]) for name in ranges}
+                point = ConvergencePoint(
+                    chunk.images,
+                    {name: share for name, (share, _) in moved.items()},
+                    {name: tensor for name, (_, tensor) in moved.items()},
+                )
+                self._points.append(point)
+                self._progress.message(_movement_text(point))
+            self._ranges = ranges
+        images, extremes = sorted_images(self._digests(chunk.images), observed.extremes)
+        return Statistics(observed.tensors, extremes, self._provenance, images, convergence=list(self._points))
+
+    def _tapped(self, begun: Statistics) -> Observed:
+        """Return the observations of the tapped tensors, with the images in the order of the pass."""
+        tapped, names = self._subject.observed.tapped, list(begun.tensors)
+        rows = np.argsort(np.argsort(self._digests(len(begun.images))))
+        columns = [names.index(name) for name in tapped]
+        return Observed({name: begun.tensors[name] for name in tapped}, begun.extremes[rows][:, columns])
+
+    def _digests(self, images: int) -> list[str]:
+        return [str(image.sha256) for image in self._chosen.images[:images]]
+
+    def _solve(self, observed: Observed) -> dict[str, dict[str, Range]]:
+        return {
+            name: solve_observed(observed, method, self._target, keep_outliers=self._keep_outliers)
+            for name, method in self._methods.items()
+        }
+
+    def _is_stable(self, chunk: Chunk, until_stable: float | None) -> bool:
+        if until_stable is None or not chunk.at_convergence_point or not self._points:
+            return False
+        return (
+            self._points[-1].images == chunk.images and 100.0 * self._points[-1].movement[self._wanted] <= until_stable
+        )
+
+    def _load(self, path: Path) -> tuple[Statistics | None, dict[str, Any]]:
+        """Return the statistics of a file, and their ``extra``, if they are a checkpoint of this pass."""
+        try:
+            loaded, extra = load_statistics(path)
+        except StatisticsError:
+            return None, {}
+        beginning = sorted(self._digests(len(loaded.images)))
+        same = loaded.provenance == self._provenance and list(loaded.images) == beginning
+        return (loaded, extra) if same else (None, {})
+
+
+def _ranges_to_json(ranges: dict[str, dict[str, Range]]) -> dict[str, dict[str, list[float]]]:
+    """Return the ranges of the last convergence point, from which an interrupted pass resumes."""
+    return {method: {name: [one.lo, one.hi] for name, one in solved.items()} for method, solved in ranges.items()}
+
+
+def _ranges_from_json(value: dict[str, dict[str, list[float]]]) -> dict[str, dict[str, Range]]:
+    return {method: {name: Range(*ends) for name, ends in solved.items()} for method, solved in value.items()}
+
+
+def _movement_text(point: ConvergencePoint) -> str:
+    moved = ", ".join(f"{name} {share:.2%}" for name, share in point.movement.items())
+    return f"largest change of a range since the last check at {point.images} images: {moved}"
