@@ -12,7 +12,9 @@ from quantkit.config.method import (
     Method,
     as_method_or_auto,
 )
+from quantkit.config.pipeline import Pipeline
 from quantkit.config.settings import Setting, Settings
+from quantkit.data.calibration_set import CalibrationSet
 from quantkit.data.given_set import SetLike
 from quantkit.data.source import ImageSource
 from quantkit.engine.device import CPU, Device
@@ -32,13 +34,12 @@ from quantkit.workflows.calibration_inputs import (
     CalibratedModel,
     changed_inputs,
     new_record,
-    observed_on_device,
     read_calibrated_model,
     read_calibration_set,
     remove_replaced_models,
 )
 from quantkit.workflows.calibration_pass import CalibrationPass
-from quantkit.workflows.execution import choose_execution
+from quantkit.workflows.execution import Execution, choose_execution
 from quantkit.workflows.preprocessing_note import guess_command, preprocessing_note
 from quantkit.workflows.presets import PresetSource, load_preset
 from quantkit.workflows.quantize import (
@@ -199,22 +200,12 @@ def calibrate(
         observer = CalibrationPass(
             subject, chosen, pipeline, folder, wanted, target, options.keep_outliers, execution, progress
         )
-        other = None
-        if check_preprocessing and chosen.labels is not None:
-            other = preprocessing_note(
-                subject.file,
-                ImageSource(chosen.root, chosen.items, labels=chosen.labels, array_shape=chosen.array_shape),
-                pipeline,
-                guess_command(subject.file.path, run=run)
-                if manifest
-                else guess_command(subject.file.path, images=chosen.root, pipeline=pipeline),
-                device=execution.here,
-                cache=folder.cache,
-                threads=execution.threads,
-                progress=progress,
-            )
-            if other is not None:
-                progress.message(other)  # before a pass that may take hours
+        doubts: list[str] = []
+        if check_preprocessing:
+            doubt = _preprocessing_note(subject, chosen, manifest, pipeline, folder, execution, progress)
+            if doubt is not None:
+                doubts.append(doubt)
+                progress.message(doubt)  # before a pass that may take hours
         statistics = None if fresh else observer.finished(until_stable)
         reused, elapsed_s = statistics is not None, 0.0
         if statistics is None:
@@ -223,14 +214,9 @@ def calibrate(
             with execution:
                 statistics = observer.run(until_stable, fresh)
             elapsed_s = time.monotonic() - start_s - execution.start_s
-        record = new_record(subject, chosen, manifest, pipeline, statistics)
-        if before is not None:
-            kept = {} if replaced else before.quantized
-            record = record.model_copy(update={"quantized": kept, "backends": before.backends})
-        if before is not None and not replaced:
-            record = record.model_copy(update={"configuration": before.configuration})
-        observed_on = observed_on_device(observer.placement, statistics, before)
-        record = record.model_copy(update={"observed_on": observed_on})
+        record = new_record(
+            subject, chosen, manifest, pipeline, statistics, observer.placement, before, replaced=bool(replaced)
+        )
         settings = _settings(wanted, target, options, until_stable, require_coverage)
         folder.write(with_settings(record, "calibrate", settings))
         images = Images(chosen, pipeline, execution.threads, begun_when_called(progress, "correcting biases", "layers"))
@@ -254,9 +240,37 @@ def calibrate(
     placed = observer.placement
     ran_on = () if placed is None or execution.device.is_cpu else (f"the pass ran on {placed.describe()}",)
     changed_notes = () if before is None else replaced_notes(before, quantized.name, folder)
-    doubtful = () if other is None else (other,)
-    notes = (*doubtful, *ran_on, *changed_notes, *quantized.notes, *backend.notes)
+    notes = (*doubts, *ran_on, *changed_notes, *quantized.notes, *backend.notes)
     return Calibration(run, quantized, statistics, elapsed_s, reused, files, notes)
+
+
+def _preprocessing_note(
+    subject: CalibratedModel,
+    chosen: CalibrationSet,
+    manifest: str,
+    pipeline: Pipeline,
+    folder: RunFolder,
+    execution: Execution,
+    progress: Progress,
+) -> str | None:
+    """Return which other preprocessing is significantly better on labelled images of the set, None if there is none."""
+    if chosen.labels is None:
+        return None
+    path = subject.file.path
+    by_run = guess_command(path, run=folder.path)
+    command = by_run if manifest else guess_command(path, images=chosen.root, pipeline=pipeline)
+    return preprocessing_note(
+        subject.file,
+        ImageSource(chosen.root, chosen.items, labels=chosen.labels, array_shape=chosen.array_shape),
+        pipeline,
+        guess_command(path, run=folder.path)
+        if manifest
+        else guess_command(path, images=chosen.root, pipeline=pipeline),
+        device=execution.here,
+        cache=folder.cache,
+        threads=execution.threads,
+        progress=progress,
+    )
 
 
 def _settings(

@@ -34,6 +34,11 @@ class CalibratedModel:
 
 
 def read_calibrated_model(path: Path, output: str | None, inputs: Mapping[str, Any] | None) -> CalibratedModel:
+    """Return the model of a calibration, prepared, with its record.
+
+    Raises:
+        ModelError: the file cannot be read, or is no image classifier.
+    """
     file = read_classifier(path, output=output, inputs=inputs)
     prepared, image = file.prepared(), file.signature.image
     record = ModelRecord(
@@ -51,6 +56,11 @@ def read_calibrated_model(path: Path, output: str | None, inputs: Mapping[str, A
 
 
 def read_calibration_set(given: SetLike) -> tuple[CalibrationSet, str]:
+    """Return the calibration set, and the path of its file; empty if the set was given as a value.
+
+    Raises:
+        CalibrationSetError: the set is empty, or an image is missing or has changed.
+    """
     chosen = given_set(given)
     manifest = str(Path(given).resolve()) if isinstance(given, str | os.PathLike) else ""
     if not chosen.images:
@@ -110,9 +120,29 @@ def remove_replaced_models(folder: RunFolder, before: RunRecord, replaced: list[
 
 
 def new_record(
-    subject: CalibratedModel, chosen: CalibrationSet, manifest: str, pipeline: Pipeline, statistics: Statistics
+    subject: CalibratedModel,
+    chosen: CalibrationSet,
+    manifest: str,
+    pipeline: Pipeline,
+    statistics: Statistics,
+    placement: DevicePlacement | None,
+    before: RunRecord | None,
+    *,
+    replaced: bool,
 ) -> RunRecord:
-    return RunRecord(
+    """Return the record of a run after its pass.
+
+    Args:
+        subject: the model.
+        chosen: the calibration set.
+        manifest: path of its file, empty if there is none.
+        pipeline: the preprocessing.
+        statistics: of the pass.
+        placement: where the pass ran, None if cached statistics are used.
+        before: the previous record of the run; its files of other targets stay, unless the run has new inputs.
+        replaced: the run has other inputs than before.
+    """
+    record = RunRecord(
         quantkit=__version__,
         model=subject.record,
         set=SetRecord(
@@ -125,12 +155,17 @@ def new_record(
             ready_arrays=chosen.array_shape is not None,
         ),
         pipeline=pipeline,
+        observed_on=_observed_on(placement, statistics, before),
     )
+    if before is None:
+        return record
+    kept: dict[str, Any] = {"backends": before.backends}
+    if not replaced:
+        kept |= {"quantized": before.quantized, "configuration": before.configuration}
+    return record.model_copy(update=kept)
 
 
-def observed_on_device(
-    placement: DevicePlacement | None, statistics: Statistics, before: RunRecord | None
-) -> dict[str, Any]:
+def _observed_on(placement: DevicePlacement | None, statistics: Statistics, before: RunRecord | None) -> dict[str, Any]:
     """Return where the pass ran: this one, or the one before whose statistics are used again."""
     made = statistics.provenance
     if placement is not None:
