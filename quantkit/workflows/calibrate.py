@@ -263,9 +263,7 @@ def _preprocessing_note(
         subject.file,
         ImageSource(chosen.root, chosen.items, labels=chosen.labels, array_shape=chosen.array_shape),
         pipeline,
-        guess_command(path, run=folder.path)
-        if manifest
-        else guess_command(path, images=chosen.root, pipeline=pipeline),
+        command,
         device=execution.here,
         cache=folder.cache,
         threads=execution.threads,
