@@ -194,7 +194,7 @@ def test_hugging_face_config_that_cannot_be_expressed_is_refused(changed: dict[s
         preset_of_hugging_face(VIT | changed, "preprocessor_config.json")
 
 
-@pytest.mark.parametrize(("content", "match"), [("[1]", "one JSON object"), ("{", "not JSON"), ("\0", "not JSON")])
+@pytest.mark.parametrize(("content", "match"), [("[1]", "is not a JSON object"), ("{", "not JSON"), ("\0", "not JSON")])
 def test_hugging_face_file_that_is_none_is_refused(content: str, match: str, tmp_path: Path) -> None:
     (tmp_path / "c.json").write_text(content)
     with pytest.raises(ConfigError, match=match):

@@ -76,8 +76,8 @@ CALIBRATE: dict[str, Any] = {
 @pytest.mark.parametrize(
     ("changed", "match"),
     [
-        ({"method": "mes"}, "there is no method 'mes'; choose one of minmax"),
-        ({"method": 3}, "method: takes a method, not 3; give one of minmax"),
+        ({"method": "mes"}, "there is no method 'mes'; choose one of auto, minmax"),
+        ({"method": 3}, "method: takes a method, not 3; give one of auto, minmax"),
         ({"target": "trt"}, "there is no target 'trt'"),
         ({"target": None}, "target: takes a target, not None; give one of ort"),
         ({"pipeline": "imagnet"}, "there is no preset 'imagnet'"),

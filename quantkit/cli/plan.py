@@ -17,11 +17,13 @@ from quantkit.cli.options import (
     images_given,
 )
 from quantkit.cli.progress import show_progress
-from quantkit.cli.show import print_files, print_notes
+from quantkit.cli.show import print_files, print_next, print_notes
 from quantkit.cli.terminal import console
 from quantkit.errors import UsageError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from quantkit.workflows.plan import JobPlan
 
 
@@ -94,6 +96,13 @@ def plan(
         write_json(json, made.to_json())
     _print(made)
     print_files([json] if json is not None else [])
+    print_next(*_command(job, models, images, preset))
+
+
+def _command(job: str, models: "Sequence[Path]", images: str | None, preset: str | None) -> list[str | Path]:
+    """Return the command of the job, in words."""
+    named = ["--model", *models] if job == "calibrate" else models
+    return [job, *named, "--images", images or "IMAGES", *([] if preset is None else ["--preset", preset])]
 
 
 def _numbers(text: str | None, option: str) -> list[int]:

@@ -24,6 +24,8 @@ WRITING = (
     "preset show digits --out digits.yaml",
     "preset from-hf preprocessor_config.json --out hf.yaml",
     "preset from-timm config.json --out timm.yaml",
+    "plan eval tiny.onnx --images images --preset pipeline.yaml --json plan.json",
+    "preprocess guess tiny.onnx --images images --preset pipeline.yaml --json guess.json --out guessed.yaml",
     "calib-set build --images images --count 16 --out calib.csv --materialize flat",
     "calib-set build --labels labels.txt --count 4 --out planned.csv",
     "calib-set rebuild planned.csv --images images --out rebuilt.csv",

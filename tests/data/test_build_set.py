@@ -105,7 +105,7 @@ def test_too_few_usable_images(three_classes: Path) -> None:
 
 def test_nothing_usable(tmp_path: Path) -> None:
     (tmp_path / "a.jpg").write_bytes(b"no image")
-    with pytest.raises(CalibrationSetError, match=r"0 usable images .* give a folder of images that can be decoded"):
+    with pytest.raises(CalibrationSetError, match=r"0 usable images, but .* give a folder of images"):
         build_calibration_set(tmp_path, count=1, unlabelled=True)
 
 

@@ -41,7 +41,8 @@ def test_build_check_materialize(run: Run, three_classes: Path, tmp_path: Path) 
     code, out, _ = run("calib-set", "check", "sets/zoo.csv")
     assert (code, out.splitlines()[-1]) == (0, "all 15 images are present, unchanged and decodable")
     code, out, _ = run("calib-set", "materialize", "sets/zoo.csv", "flat")
-    assert (code, out) == (0, "15 images are in flat\n")
+    assert code == 0
+    assert out.startswith("15 images are in flat\nwrote flat\nnext: quantkit vamc write ")
     assert len(list((tmp_path / "flat").iterdir())) == 15
 
 
@@ -124,7 +125,11 @@ def test_imagenet_prepare_and_check(run: Run, tmp_path: Path, make_images) -> No
         (("build", "--images", "zoo", "--count", 99, "--out", "x.csv"), 6, "23 usable images, but 99 are requested"),
         (("build", "--images", "zoo/cat", "--out", "x.csv"), 5, "no labels: "),
         (("build", "--images", "zoo", "--labels", "none.txt", "--out", "x.csv"), 5, "none.txt: cannot read the file"),
-        (("build", "--images", "zoo", "--unlabelled", "--names", "n.txt", "--out", "x.csv"), 2, "--unlabelled: labels"),
+        (
+            ("build", "--images", "zoo", "--unlabelled", "--names", "n.txt", "--out", "x.csv"),
+            2,
+            "--unlabelled: cannot be combined",
+        ),
         (("build", "--labels", "n.txt", "--materialize", "d", "--out", "x.csv"), 5, "n.txt: cannot read the file"),
         (("build", "--images", "zoo", "--count", 3, "--out", "file/x.csv"), 12, "file: cannot create the folder"),
         (("check", "none.csv"), 6, "none.csv: cannot read the calibration set"),
@@ -151,7 +156,7 @@ def test_check_of_a_damaged_set(run: Run, three_classes: Path, tmp_path: Path) -
     code, out, err = run("calib-set", "check", "zoo.csv")
     assert code == 6
     assert f"faulty: {victim.parent.name}/{victim.name}: cannot read the image" in out
-    assert "zoo.csv: 1 of 6 images are missing, changed or damaged; bring them back" in err
+    assert "zoo.csv: 1 of 6 images are missing, changed or damaged; restore them" in err
     code, _, err = run("imagenet", "prepare", "zoo")
     assert (code, "give either --out DIR or --move" in err) == (2, True)
 

@@ -270,7 +270,7 @@ def test_a_percentile_never_cuts_a_sparse_tensor_to_nothing(target: Target) -> N
 def test_method_names_are_checked() -> None:
     with pytest.raises(UsageError, match=r"no method 'entropy'; choose one of auto, minmax, percentile, kl, mse"):
         parse_method("entropy")
-    with pytest.raises(UsageError, match=r"kl has no fraction"):
+    with pytest.raises(UsageError, match=r"the method kl takes no fraction"):
         parse_method("kl", fraction=0.9)
     with pytest.raises(UsageError, match=r"99.999 percent is written 0.99999"):
         parse_method("percentile", fraction=99.999)

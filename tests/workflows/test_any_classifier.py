@@ -381,8 +381,8 @@ def test_channels_of_the_picture_reach_the_model_in_order(mode: str, channels: i
 @pytest.mark.parametrize(
     ("channels", "message"),
     [
-        (2, "reads 2 channels and the pipeline gives 3; set the mode of decode to LA$"),
-        (4, "reads 4 channels and the pipeline gives 3; set the mode of decode to RGBA or BGRA$"),
+        (2, "needs 2 channels, and the pipeline gives 3; set the mode of decode to LA$"),
+        (4, "needs 4 channels, and the pipeline gives 3; set the mode of decode to RGBA or BGRA$"),
         (8, "needs 8 channels, and the pipeline gives 3; image files have 1 to 4 channels"),
     ],
 )

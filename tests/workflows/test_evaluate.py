@@ -297,7 +297,7 @@ def test_answers_that_grow_belong_to_one_process(tmp_path: Path) -> None:
 def test_scores_of_another_number_of_classes_are_refused(tmp_path: Path) -> None:
     with ScoreCache(ResultCache(tmp_path), KEY, IDS) as kept:
         kept.add(0, np.zeros((1, 3), np.float32))
-        with pytest.raises(ModelError, match="gave 3 scores for some images and 4 for others"):
+        with pytest.raises(ModelError, match="returned 3 scores for some images and 4 for others"):
             kept.add(1, np.zeros((1, 4), np.float32))
 
 

@@ -117,7 +117,7 @@ def test_run_of_arrays_is_evaluated_on_arrays_and_refuses_pictures(place: Place)
     files = compare(["fp32", "int8"], run=run, images=place.images, pipeline=PIPELINE)
     assert ours.candidates[0].versus.agreement == files.candidates[0].versus.agreement
     assert ours.reference.top1 == files.reference.top1
-    with pytest.raises(ConfigError, match="no preprocessing: the run was calibrated on ready arrays"):
+    with pytest.raises(ConfigError, match="the image needs preprocessing, and the run was calibrated on arrays"):
         compare(["fp32", "int8"], run=run, images=place.images)
 
 

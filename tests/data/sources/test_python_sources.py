@@ -182,16 +182,16 @@ def _nan(value: float) -> Any:
         (_with(5, ARRAYS[5][0]), ImageError, r"image 5: the array has shape \[4, 5\], not \[C, H, W\]"),
         (_with(5, b"png"), ImageError, "image 5: arrays and encoded images are mixed"),
         (_with(5, "a.png"), UsageError, "item 5: str is not an array"),
-        (_with(5, (ARRAYS[5], 1, 2)), UsageError, "item 5: 3 values where"),
-        (_with(5, {"a": 1}), UsageError, "item 5: a dictionary with a"),
+        (_with(5, (ARRAYS[5], 1, 2)), UsageError, "item 5: the item has 3 values"),
+        (_with(5, {"a": 1}), UsageError, "item 5: the dictionary has the keys a"),
         (_with(5, (ARRAYS[5], 1)), LabelError, "8 of 9 images have no label, image 0 first"),
         ([(one, -1) for one in ARRAYS], LabelError, "item 0: '-1' is not a class index"),
         ([(one, 0.5) for one in ARRAYS], LabelError, "item 0: '0.5' is not a class index"),
         ((ARRAYS, LABELS[:4]), LabelError, r"labels of shape \[4\] for 9 images"),
         ((ARRAYS, LABELS - 1), LabelError, "label -1 of image 0 is not a class index"),
         ((ARRAYS, LABELS.astype(float)), LabelError, "the labels are float64, not integers"),
-        (ARRAYS[0], ImageError, r"\[3, 4, 5\] where \[N, C, H, W\]"),
-        (ARRAYS[:0], ImageError, r"\[0, 3, 4, 5\] where"),
+        (ARRAYS[0], ImageError, r"\[3, 4, 5\], not \[N, C, H, W\]"),
+        (ARRAYS[:0], ImageError, r"\[0, 3, 4, 5\], not"),
         (ARRAYS.astype(np.float16), ImageError, "the array has dtype float16"),
         ([], CalibrationSetError, "it yielded no images"),
         (3, UsageError, "int is not an image source"),
@@ -275,7 +275,7 @@ def test_reader_with_two_inputs_is_refused() -> None:
         def get_next(self) -> Any:
             return {"a": ARRAYS[:1], "b": ARRAYS[:1]}
 
-    with pytest.raises(UsageError, match=r"get_next\(\) gave something else than one named array"):
+    with pytest.raises(UsageError, match=r"get_next\(\) must return one named array"):
         open_source(Two())
 
 

@@ -161,7 +161,7 @@ def test_url_of_nothing_is_named(url: str, server: str) -> None:
     "url", ["ftp://a/b.tar", "simplecache::memory://a.tar", "python://x/a.tar", "reference://a.tar"]
 )
 def test_protocol_that_is_not_read_is_refused(url: str) -> None:
-    with pytest.raises(UsageError, match="is not read; give one of abfs"):
+    with pytest.raises(UsageError, match="is not supported; give one of abfs"):
         open_source(url)
 
 

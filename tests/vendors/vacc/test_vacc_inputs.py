@@ -141,7 +141,7 @@ def test_a_killed_run_leaves_no_part_of_a_file_and_goes_on(tmp_path: Path, rng: 
     assert not (tmp_path / "npz" / "npz_datalist.txt").exists() or len(there) == 40
     (tmp_path / "npz" / "a" / ".x.npz.0.quantkit-tmp").touch()  # what a kill leaves
     done = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert f"wrote {40 - len(there)} files ({len(there)} were there)" in " ".join(done.stdout.split())
+    assert f"{40 - len(there)} inputs ({len(there)} were there)" in " ".join(done.stdout.split())
     assert len((tmp_path / "npz" / "npz_datalist.txt").read_text().splitlines()) == 40
     assert list((tmp_path / "npz").rglob(".*")) == []
 
