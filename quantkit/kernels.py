@@ -89,19 +89,24 @@ class Kernel:
         return self._native(*arguments)
 
     def _loaded(self) -> Callable[..., Any]:
-        machine = _target_machine()
-        path = f"{self.function.__module__.rpartition('.')[2]}.{self.function.__name__}-{self._key()}.o"
-        code = _read(path)
+        prototype = ctypes.CFUNCTYPE(_C_TYPES[self.result], *map(_c_type, self.arguments))
+        name = self.function.__name__
+        path = f"{self.function.__module__.rpartition('.')[2]}.{name}-{self._key()}.o"
+        machine, code = _target_machine(), _read(path)
         if code is None:
-            code = self._compiled(machine)
+            compiled = self._compiled()
+            code = _object_code(compiled, name, machine)
+            if code is None:  # slower to start, with the same results
+                self._engine = compiled
+                return prototype(compiled.address)
             _keep(path, code)
         self._engine = llvm.create_mcjit_compiler(llvm.parse_assembly(""), machine)
         self._engine.add_object_file(llvm.ObjectFileRef.from_data(code))
         self._engine.finalize_object()
-        prototype = ctypes.CFUNCTYPE(_C_TYPES[self.result], *map(_c_type, self.arguments))
-        return prototype(self._engine.get_function_address(self.function.__name__))
+        return prototype(self._engine.get_function_address(name))
 
-    def _compiled(self, machine: Any) -> bytes:
+    def _compiled(self) -> Any:
+        """Return the function as numba compiles it."""
         import numba  # takes 0.7 s, and is needed only if no machine code is cached
 
         def numba_type(name: str) -> Any:
@@ -115,24 +120,7 @@ class Kernel:
                 names[name] = numba.njit(FunctionType(value.function.__code__, names, value.function.__name__))
         function = FunctionType(self.function.__code__, names, self.function.__name__)
         signature = numba_type(self.result)(*map(numba_type, self.arguments))
-        compiled = numba.cfunc(signature, error_model="numpy", fastmath=set(self.fastmath))(function)
-        module = llvm.parse_assembly(compiled.inspect_llvm())
-        # The code that reports exceptions needs numba; it is unreachable, and removed, if the function raises none.
-        for one in module.functions:
-            if not one.is_declaration and one.name != compiled.native_name:
-                one.linkage = "internal"
-        module.get_function(compiled.native_name).name = self.function.__name__
-        passes = llvm.create_new_module_pass_manager()
-        passes.add_ipsccp_pass()
-        passes.add_simplify_cfg_pass()
-        passes.add_global_dead_code_eliminate_pass()
-        passes.add_strip_dead_prototype_pass()
-        passes.run(module, llvm.create_pass_builder(machine, llvm.create_pipeline_tuning_options()))
-        needed = [one.name for one in module.functions if one.is_declaration and not one.name.startswith("llvm.")]
-        if needed:
-            raise TypeError(f"the kernel {self.function.__name__} allocates or raises: it needs {', '.join(needed)}")
-        code: bytes = machine.emit_object(module)
-        return code
+        return numba.cfunc(signature, error_model="numpy", fastmath=set(self.fastmath))(function)
 
     def _key(self) -> str:
         """Return a digest of everything that the machine code depends on."""
@@ -149,6 +137,32 @@ class Kernel:
             llvm.get_host_cpu_features().flatten(),
         )
         return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:32]
+
+
+def _object_code(compiled: Any, name: str, machine: Any) -> bytes | None:
+    """Return the machine code of a function compiled by numba, under a name of its own.
+
+    None if it needs numba at run time, because it allocates or raises, or if this llvmlite has other passes.
+    """
+    module = llvm.parse_assembly(compiled.inspect_llvm())
+    # The code that reports exceptions needs numba; it is unreachable, and removed, if the function raises none.
+    for one in module.functions:
+        if not one.is_declaration and one.name != compiled.native_name:
+            one.linkage = "internal"
+    module.get_function(compiled.native_name).name = name
+    try:
+        passes = llvm.create_new_module_pass_manager()
+        passes.add_ipsccp_pass()
+        passes.add_simplify_cfg_pass()
+        passes.add_global_dead_code_eliminate_pass()
+        passes.add_strip_dead_prototype_pass()
+        passes.run(module, llvm.create_pass_builder(machine, llvm.create_pipeline_tuning_options()))
+    except AttributeError:
+        return None
+    if any(one.is_declaration and not one.name.startswith("llvm.") for one in module.functions):
+        return None
+    code: bytes = machine.emit_object(module)
+    return code
 
 
 def kernel(

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from types import FunctionType
 
+import llvmlite.binding as llvm
 import numpy as np
 import pytest
 
@@ -96,13 +97,25 @@ def test_key_depends_on_constants_and_inlined_functions(monkeypatch: pytest.Monk
     assert _total._key() != key
 
 
-def test_kernel_that_allocates_is_refused(folder: Path) -> None:
+def test_kernel_that_needs_numba_at_run_time_runs_without_cached_code(folder: Path) -> None:
     def allocates(size: int) -> float:
         return float(np.ones(size).sum())
 
     assert isinstance(allocates, FunctionType)
-    with pytest.raises(TypeError, match="allocates or raises"):
-        Kernel(allocates, "float64", ("int64",))(3)
+    assert Kernel(allocates, "float64", ("int64",))(3) == 3.0
+    assert list(folder.iterdir()) == []
+
+
+def test_kernel_runs_with_an_llvmlite_that_lacks_a_pass(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Other:
+        def __getattr__(self, name: str) -> object:
+            if name == "create_pass_builder":
+                raise AttributeError(name)
+            return getattr(llvm, name)
+
+    monkeypatch.setattr(kernels, "llvm", Other())
+    assert _fresh()(np.ones(4), 4) == 0.0
+    assert list(folder.iterdir()) == []
 
 
 def test_kernels_of_earlier_processes_need_no_numba() -> None:
