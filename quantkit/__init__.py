@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from quantkit import plots as plots
+    from quantkit.config.choices import Stage as Stage
     from quantkit.config.method import Auto as Auto
     from quantkit.config.method import Kl as Kl
     from quantkit.config.method import Method as Method
@@ -70,7 +71,6 @@ if TYPE_CHECKING:
     from quantkit.search.method_selection import MethodResult as MethodResult
     from quantkit.search.method_selection import MethodSelection as MethodSelection
     from quantkit.search.stages import Goal as Goal
-    from quantkit.search.stages import Stage as Stage
     from quantkit.search.stages import Trial as Trial
     from quantkit.search.stages import Verdict as Verdict
     from quantkit.sensitivity.result import LayerSensitivity as LayerSensitivity
@@ -177,7 +177,7 @@ _MODULE_OF = {
     "Resize": "quantkit.config.pipeline",
     "RunRecord": "quantkit.runs.folder",
     "Sensitivity": "quantkit.sensitivity.result",
-    "Stage": "quantkit.search.stages",
+    "Stage": "quantkit.config.choices",
     "Statistics": "quantkit.stats.file",
     "TENSORRT": "quantkit.targets",
     "Target": "quantkit.targets",

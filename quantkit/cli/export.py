@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from quantkit.cli.app import app
-from quantkit.cli.options import TargetName
 from quantkit.cli.show import print_files, print_next
 from quantkit.cli.terminal import console
+from quantkit.config.choices import TargetName
 from quantkit.errors import UsageError
 
 if TYPE_CHECKING:

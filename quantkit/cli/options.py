@@ -1,31 +1,16 @@
 """Options that several commands share."""
 
-from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from quantkit.config.choices import MethodOrAuto, TargetName
+
 if TYPE_CHECKING:
     from quantkit.data.sources.open import ImagesLike
 
-MethodName = Literal["minmax", "percentile", "kl", "mse"]
-MethodOrAuto = Literal["auto", "minmax", "percentile", "kl", "mse"]
-TargetName = Literal["ort", "tensorrt", "vacc"]
 DialectName = Literal["build", "compile"]
-
-
-class StageName(StrEnum):
-    """The stages of `quantkit tune`: those of `quantkit.Stage`, which takes longer to import."""
-
-    METHOD = "method"
-    WEIGHT_SCALE = "weight-scale"
-    CHANNEL_SHIFT = "channel-shift"
-    EQUALIZATION = "equalization"
-    RANGES = "ranges"
-    ROUNDING = "rounding"
-    INPUT_FOLDING = "input-folding"
-    PRECISION = "precision"
 
 
 _PLACES = "a folder, tar, zip, parquet, shards (data-{000..009}.tar, *.parquet) or a URL"

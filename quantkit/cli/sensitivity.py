@@ -16,7 +16,6 @@ from quantkit.cli.options import (
     ImagesOption,
     KeepOutliersOption,
     LabelsOption,
-    MethodName,
     PerChannelOption,
     PowerOfTwoOption,
     ProviderOption,
@@ -29,6 +28,7 @@ from quantkit.cli.options import (
 from quantkit.cli.progress import show_progress
 from quantkit.cli.show import print_files, print_next, print_notes
 from quantkit.cli.terminal import console
+from quantkit.config.choices import MethodName
 from quantkit.errors import UsageError
 
 if TYPE_CHECKING:

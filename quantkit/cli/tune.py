@@ -20,13 +20,13 @@ from quantkit.cli.options import (
     RequireCoverageOption,
     SkipDamagedOption,
     SkipOption,
-    StageName,
     TargetOption,
     images_given,
 )
 from quantkit.cli.progress import show_progress
 from quantkit.cli.show import parse_percent, print_coverage, print_files, print_next, print_notes
 from quantkit.cli.terminal import console
+from quantkit.config.choices import Stage
 from quantkit.errors import UsageError
 
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ def tune(
         bool, typer.Option("--rewrite/--no-rewrite", help="Whether weights and biases may be changed.")
     ] = True,
     disable: Annotated[
-        list[StageName] | None,
+        list[Stage] | None,
         typer.Option(help="Stage of the search to leave out; repeatable."),
     ] = None,
     write_fp32: Annotated[
@@ -101,7 +101,7 @@ def tune(
     from quantkit.files import write_json
     from quantkit.runs.configuration import record_settings
     from quantkit.search.budget import FloatBudget
-    from quantkit.search.stages import Goal, Stage
+    from quantkit.search.stages import Goal
     from quantkit.targets import parse_target
     from quantkit.workflows.project import load_project
     from quantkit.workflows.quantize import QuantizeOptions
@@ -137,7 +137,7 @@ def tune(
             TuneOptions(
                 goal=Goal(max_drop=max_drop, min_agreement=min_agreement),
                 budget=FloatBudget(macs=macs, layers=max_skips),
-                disable=frozenset(Stage(name) for name in disable or ()),
+                disable=frozenset(disable or ()),
                 rewrite=rewrite,
                 seconds=parse_seconds(time),
                 write_fp32=write_fp32,

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from quantkit.cli.app import sub_app
-from quantkit.cli.options import DialectName, ExifOption, MethodName, PresetOption, SkipDamagedOption, images_given
+from quantkit.cli.options import DialectName, ExifOption, PresetOption, SkipDamagedOption, images_given
 from quantkit.cli.progress import show_progress
 from quantkit.cli.show import print_files, print_next, print_notes, print_preset_notes
 from quantkit.cli.terminal import console
+from quantkit.config.choices import MethodName
 from quantkit.errors import UsageError, VendorFileError
 
 if TYPE_CHECKING:

@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, model_validator
 
 from quantkit.config.arguments import AnyPath, path_or
+from quantkit.config.choices import MethodOrAuto, TargetName
 from quantkit.config.pipeline import ORDER, PRESETS, Pipeline
 from quantkit.config.text import lines_of_keys, parse_yaml, read_text, validation_error
 from quantkit.errors import ConfigError
@@ -50,9 +51,9 @@ class Project(BaseModel):
     images: str | None = None
     labels: Path | None = None
     names: Path | None = None
-    method: Literal["auto", "minmax", "percentile", "kl", "mse"] | None = None
+    method: MethodOrAuto | None = None
     fraction: Annotated[float, Field(gt=0.5, le=1.0)] | None = None
-    target: Literal["ort", "tensorrt", "vacc"] | None = None
+    target: TargetName | None = None
     per_channel: bool | None = None
     skip: tuple[str, ...] = ()
     run: Path | None = None

@@ -3,7 +3,7 @@
 from collections.abc import Set
 from types import MappingProxyType
 
-from quantkit.search.stages import Stage
+from quantkit.config.choices import Stage
 
 # The time of each stage, in times of the first trial: its trials, previews and the observation of rewritten models.
 # Measured on EfficientNet-Lite0 and MobileNetV2, rounded up. Layers in float come on top, and few searches need them.

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol
 
+from quantkit.config.choices import Stage
 from quantkit.config.method import Kl, Method, MinMax, Mse, Percentile
 from quantkit.errors import UsageError
 from quantkit.evaluation.paired import CONFIDENCE, Interval
@@ -23,25 +24,6 @@ STRENGTHS = (0.5, 1.0)
 LOOKS = 12
 # Joint one-sided confidence of all verdicts, equal to the two-sided one of a single evaluation (Bonferroni).
 LOOK_CONFIDENCE = 1.0 - 2.0 * (1.0 - CONFIDENCE) / LOOKS
-
-
-class Stage(StrEnum):
-    """A stage of the search.
-
-    Example:
-        >>> import quantkit
-        >>> quantkit.Stage("rounding").value
-        'rounding'
-    """
-
-    METHOD = "method"
-    WEIGHT_SCALE = "weight-scale"
-    CHANNEL_SHIFT = "channel-shift"
-    EQUALIZATION = "equalization"
-    RANGES = "ranges"
-    ROUNDING = "rounding"
-    INPUT_FOLDING = "input-folding"
-    PRECISION = "precision"
 
 
 # The share of the distance that a stage may leave: stages with run-time cost must gain more.

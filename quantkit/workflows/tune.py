@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from quantkit.config.arguments import AnyPath, as_path, optional_path, require
+from quantkit.config.choices import Stage
 from quantkit.data.calibration_set import CalibrationSet
 from quantkit.data.decoded import DecodedImages
 from quantkit.data.given_set import SetLike, given_set
@@ -29,7 +30,7 @@ from quantkit.search.budget import FloatBudget
 from quantkit.search.candidate_builder import Product
 from quantkit.search.estimate import estimated_seconds
 from quantkit.search.recipe import Recipe
-from quantkit.search.stages import REWRITING, Goal, HoldoutResult, Outcome, Stage, Trial, search
+from quantkit.search.stages import REWRITING, Goal, HoldoutResult, Outcome, Trial, search
 from quantkit.search.trial_cache import Screened, TrialCache, trial_json
 from quantkit.search.trials import Trials, TuningTask
 from quantkit.targets import ORT, Target, as_target

@@ -1,6 +1,7 @@
 """What ``--help`` shows of every command, and what the command line says of a wrong choice."""
 
 import importlib
+import typing
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -11,8 +12,9 @@ import typer
 from quantkit.cli.app import GLOBAL_PANEL, app
 from quantkit.cli.commands import COMMAND_MODULES
 from quantkit.cli.groups import INPUT, METHOD, OUTPUT, RESOURCES, TARGET
-from quantkit.cli.options import StageName
-from quantkit.search.stages import Stage
+from quantkit.config.choices import MethodName, MethodOrAuto, Stage, TargetName
+from quantkit.config.method import AUTO, METHODS
+from quantkit.targets import TARGETS
 
 Command = Callable[..., tuple[str, str]]
 
@@ -62,8 +64,10 @@ def test_every_command_has_the_global_options(path: tuple[str, ...]) -> None:
     assert names == {"--quiet", "--verbose", "--log-file", "--json-events"}
 
 
-def test_stage_names_are_those_of_the_search() -> None:
-    assert [stage.value for stage in StageName] == [stage.value for stage in Stage]
+def test_choices_are_the_methods_and_targets() -> None:
+    assert typing.get_args(MethodName) == tuple(METHODS)
+    assert typing.get_args(MethodOrAuto) == (AUTO, *METHODS)
+    assert typing.get_args(TargetName) == tuple(TARGETS)
 
 
 @pytest.mark.parametrize(

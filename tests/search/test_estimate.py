@@ -2,8 +2,8 @@
 
 import pytest
 
+from quantkit.config.choices import Stage
 from quantkit.search.estimate import estimated_seconds
-from quantkit.search.stages import Stage
 
 
 def test_estimate_grows_with_stages_and_times() -> None:

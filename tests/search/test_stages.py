@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import pytest
 
+from quantkit.config.choices import Stage
 from quantkit.config.method import Kl, MinMax, Mse, Percentile
 from quantkit.evaluation.paired import Interval, PairedOutcomes, score_interval
 from quantkit.evaluation.selection import Closeness
@@ -15,7 +16,6 @@ from quantkit.search.stages import (
     Goal,
     HoldoutResult,
     OutOfTimeError,
-    Stage,
     Trial,
     Verdict,
     search,
