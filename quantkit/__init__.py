@@ -88,10 +88,10 @@ if TYPE_CHECKING:
     from quantkit.workflows.backends import Backend as Backend
     from quantkit.workflows.calibrate import Calibration as Calibration
     from quantkit.workflows.calibrate import calibrate as calibrate
-    from quantkit.workflows.compare import ComparedModel as ComparedModel
     from quantkit.workflows.compare import Evaluation as Evaluation
     from quantkit.workflows.compare import compare as compare
     from quantkit.workflows.compare import evaluate_models as evaluate_models
+    from quantkit.workflows.compared_models import ComparedModel as ComparedModel
     from quantkit.workflows.evaluate import Accuracy as Accuracy
     from quantkit.workflows.evaluate import ModelEvaluation as ModelEvaluation
     from quantkit.workflows.evaluate import evaluate as evaluate
@@ -127,7 +127,7 @@ _MODULE_OF = {
     "CalibrationImage": "quantkit.data.calibration_set",
     "CalibrationSet": "quantkit.data.calibration_set",
     "CenterCrop": "quantkit.config.pipeline",
-    "ComparedModel": "quantkit.workflows.compare",
+    "ComparedModel": "quantkit.workflows.compared_models",
     "Comparison": "quantkit.evaluation.result",
     "Coverage": "quantkit.graph.coverage",
     "Decode": "quantkit.config.pipeline",

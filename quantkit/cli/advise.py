@@ -42,7 +42,7 @@ def advise(
     """Simulate every combination of compiler options on images, and write the best one as a build file."""
     from quantkit.files import write_json
     from quantkit.runs.folder import FP32
-    from quantkit.workflows.resolve import comparison_settings
+    from quantkit.workflows.resolve_evaluation import comparison_settings
     from quantkit.workflows.vacc.build_file import VamcOptions
     from quantkit.workflows.vacc.compiler_simulator import MODEL_OF_THE_COMPILER
     from quantkit.workflows.vacc.search_options import advise as step

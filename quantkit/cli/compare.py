@@ -115,7 +115,7 @@ def compare(
     from quantkit.runs.configuration import record_settings
     from quantkit.workflows.compare import evaluate_models
     from quantkit.workflows.report import report
-    from quantkit.workflows.resolve import comparison_settings, settings_of_evaluation
+    from quantkit.workflows.resolve_evaluation import comparison_settings, settings_of_evaluation
     from quantkit.workflows.vacc.error_breakdown import error_breakdown
 
     gates = parse_gates(

@@ -75,7 +75,7 @@ def evaluate(
     from quantkit.runs.configuration import record_settings
     from quantkit.workflows.evaluate import evaluate as step
     from quantkit.workflows.evaluate import parse_shard
-    from quantkit.workflows.resolve import evaluation_settings, settings_of_evaluation
+    from quantkit.workflows.resolve_evaluation import evaluation_settings, settings_of_evaluation
 
     where = Device.parse(device, batch=batch, options=provider_option or ())
     settings = evaluation_settings(

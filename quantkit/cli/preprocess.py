@@ -77,7 +77,7 @@ def guess(
     from quantkit.engine.device import Device
     from quantkit.files import write_json, write_text
     from quantkit.workflows.guess_preprocessing import guess_preprocessing, guessed_preset
-    from quantkit.workflows.resolve import guess_settings, settings_of_guess
+    from quantkit.workflows.resolve_evaluation import guess_settings, settings_of_guess
 
     where = Device.parse(device, batch=batch, options=provider_option or ())
     for path in (out, json):

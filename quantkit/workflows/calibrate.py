@@ -42,14 +42,8 @@ from quantkit.workflows.calibration_pass import CalibrationPass
 from quantkit.workflows.execution import Execution, choose_execution
 from quantkit.workflows.preprocessing_note import guess_command, preprocessing_note
 from quantkit.workflows.presets import PresetSource, load_preset
-from quantkit.workflows.quantize import (
-    Quantized,
-    QuantizeOptions,
-    check_loads,
-    int8_name,
-    quantize_prepared,
-    replaced_notes,
-)
+from quantkit.workflows.quantize import Quantized, QuantizeOptions, check_loads, quantize_prepared
+from quantkit.workflows.quantized_files import int8_name, replaced_notes
 
 
 @dataclass(frozen=True)

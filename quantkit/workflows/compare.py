@@ -7,8 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import onnx_ir as ir
-
 from quantkit.config.arguments import AnyPath, as_path, optional_path
 from quantkit.config.pipeline import Pipeline
 from quantkit.data.calibration_set import CalibrationSet
@@ -16,61 +14,36 @@ from quantkit.data.item import ImageItem
 from quantkit.data.preprocess import preprocess
 from quantkit.data.source import ImageSource
 from quantkit.data.sources.open import ImagesLike
-from quantkit.engine.classifier import ClassifierFile
 from quantkit.engine.device import CPU, Device
-from quantkit.engine.inputs import check_arrays, used_pipeline
+from quantkit.engine.inputs import used_pipeline
 from quantkit.engine.predict import Classifier, Latency, ModelScores, evaluate, time_in_turn
 from quantkit.errors import UsageError
 from quantkit.evaluation.compare_models import EvaluatedModel, compare_models
 from quantkit.evaluation.drift import TensorDrift
-from quantkit.evaluation.images import check_labels, evaluation_images, limited
+from quantkit.evaluation.images import evaluation_images, limited
 from quantkit.evaluation.measure_drift import measure_drift, measure_local_drift
 from quantkit.evaluation.paired import Interval
 from quantkit.evaluation.predictions import Collector
 from quantkit.evaluation.result import Comparison
 from quantkit.graph.model import model_digest, model_files
 from quantkit.progress import Progress, ProgressCallback, as_progress
-from quantkit.runs.folder import RunFolder, RunRecord
-from quantkit.runs.inputs import read_scored
+from quantkit.runs.folder import RunFolder
 from quantkit.runs.score_cache import cached_scores, predict_cached, score_cache_of, scores_key
+from quantkit.workflows.compared_models import (
+    Candidate,
+    ComparedModel,
+    check_fit,
+    is_rescaled,
+    read_candidate,
+    require_distinct,
+)
 from quantkit.workflows.execution import Execution, choose_execution
 from quantkit.workflows.preprocessing_note import guess_command, preprocessing_note
 from quantkit.workflows.presets import PresetSource, preprocessing_of
-from quantkit.workflows.vacc.device_results import DeviceResults, card_answers, other_preprocessing
+from quantkit.workflows.vacc.device_results import DeviceResults, other_preprocessing
 
 # Drift is averaged over all elements of a tensor, so a few dozen images are enough.
 DRIFT_IMAGES = 32
-
-
-@dataclass(frozen=True)
-class ComparedModel:
-    """An ONNX model of a comparison.
-
-    Attributes:
-        name: name in the comparison.
-        file: the loaded model with its inputs and outputs.
-
-    Example:
-        In the folder written by ``quantkit demo``:
-
-        >>> import quantkit
-        >>> done = quantkit.evaluate_models(["fp32", "kl"], run="run", images="images/test", limit=50, drift_images=0)
-        >>> done.reference.path.name
-        'mini_iresnet.onnx'
-    """
-
-    name: str
-    file: ClassifierFile
-
-    @property
-    def path(self) -> Path:
-        """Path of the file."""
-        return self.file.path
-
-    @property
-    def model(self) -> ir.Model:
-        """The model with one float32 NCHW image input and the scores ``[N, classes]`` as first output."""
-        return self.file.core
 
 
 @dataclass(frozen=True)
@@ -241,15 +214,15 @@ def evaluate_models(
     run, datalist = optional_path(run, "run"), optional_path(datalist, "datalist")
     folder = None if run is None else RunFolder(run)
     record = None if folder is None else folder.read()
-    subjects = [_subject(model, folder, record, datalist, output, inputs) for model in given]
+    subjects = [read_candidate(model, folder, record, datalist, output, inputs) for model in given]
     reference = subjects[0]
-    _require_distinct(given, subjects)
+    require_distinct(given, subjects)
     found, warnings = evaluation_images(images, labels, names, exclude, record)
     given_pipeline, pipeline = pipeline, used_pipeline(preprocessing_of(pipeline, record), found.array_shape)
     if datalist is not None and (other := other_preprocessing(datalist, pipeline)) is not None:
         warnings.append(other)
     found = limited(found, limit)
-    _check_fit(subjects, pipeline, found)
+    check_fit(subjects, pipeline, found)
     onnx = [subject for subject in subjects if isinstance(subject, ComparedModel)]
     execution = choose_execution(cluster, device, threads, as_progress(progress))
     threads = execution.threads
@@ -279,7 +252,7 @@ def evaluate_models(
     del classifiers, answers_to_images  # their sessions hold the weights, and drift opens sessions of its own
     every = max(1, len(found.names) // drift_images) if drift_images else 1
     sample = found.items[::every][:drift_images]
-    rescaled = [subject.name for subject in subjects if _is_rescaled(subject, folder, record)]
+    rescaled = [subject.name for subject in subjects if is_rescaled(subject, folder, record)]
     drifts = [
         ((), ()) if subject.name in rescaled else _drift(reference, subject, sample, pipeline, threads, execution.here)
         for subject in subjects
@@ -308,12 +281,9 @@ def evaluate_models(
     return Evaluation(comparison, reference, answers, found, pipeline, run, notes)
 
 
-_Candidate = ComparedModel | DeviceResults
-
-
 def _drift(
-    reference: _Candidate,
-    subject: _Candidate,
+    reference: Candidate,
+    subject: Candidate,
     sample: Sequence[ImageItem],
     pipeline: Pipeline,
     threads: int,
@@ -327,18 +297,6 @@ def _drift(
         for measure in (measure_drift, measure_local_drift)
     )
     return end_to_end, local
-
-
-def _is_rescaled(subject: _Candidate, folder: RunFolder | None, record: RunRecord | None) -> bool:
-    """Return whether a candidate is a tuned model of the run with other inner tensors than fp32."""
-    if not isinstance(subject, ComparedModel) or folder is None or record is None:
-        return False
-    path = subject.path.resolve()
-    for entry in record.quantized.values():
-        recipe = entry.options.get("recipe")
-        if recipe and (folder.path / entry.file).resolve() == path:
-            return bool(recipe.get("channel_shift") or recipe.get("equalization") or recipe.get("input_folding"))
-    return False
 
 
 @contextmanager
@@ -365,7 +323,7 @@ def _answers(
 
 
 def _collect(
-    subjects: Sequence[_Candidate],
+    subjects: Sequence[Candidate],
     answers_to_images: Iterator[ModelScores],
     found: ImageSource,
     progress: ProgressCallback,
@@ -381,28 +339,6 @@ def _collect(
     return collector
 
 
-def _subject(
-    model: str | Path,
-    folder: RunFolder | None,
-    record: RunRecord | None,
-    datalist: Path | None,
-    output: str | None,
-    inputs: Mapping[str, Any] | None,
-) -> _Candidate:
-    """Load a model by its name in the run, its path, ``NAME=PATH``, or ``NAME=DIR`` for results of a card."""
-    name, path = _named(model)
-    if path is not None and path.suffix != ".onnx" and not path.is_file():
-        return card_answers(name, path, datalist)
-    if path is None:
-        if folder is None or record is None:
-            raise UsageError(
-                f"{str(model)!r} is not an ONNX file, and no run was given to look up the name",
-                fix="give the path of a file that ends in .onnx, or --run",
-            )
-        path = folder.model(name, record)
-    return ComparedModel(name, read_scored(path, record, output, inputs))
-
-
 def _notes(subjects: Sequence[ComparedModel], classifiers: Sequence[Classifier]) -> tuple[str, ...]:
     """Return the notes on the signature of the first model, differing ones of others, and changes at run time.
 
@@ -415,46 +351,7 @@ def _notes(subjects: Sequence[ComparedModel], classifiers: Sequence[Classifier])
     return (*first, *others, *(note for classifier in classifiers for note in classifier.notes))
 
 
-def _named(model: str | Path) -> tuple[str, Path | None]:
-    """Split a model argument into name and path; a name in the run has no path."""
-    path = Path(model)
-    if isinstance(model, Path) or path.is_file() or (path.suffix == ".onnx" and "=" not in model):
-        return path.stem, path
-    name, sign, given = model.partition("=")
-    return (name, Path(given)) if sign and name and given else (model, None)
-
-
-def _require_distinct(models: Sequence[str | Path], subjects: Sequence[_Candidate]) -> None:
-    """Check that the models have distinct names.
-
-    Raises:
-        UsageError: two models have the same name.
-    """
-    named: dict[str, list[str | Path]] = {}
-    for model, subject in zip(models, subjects, strict=True):
-        named.setdefault(subject.name, []).append(model)
-    for name, alike in named.items():
-        if len(alike) < 2:
-            continue
-        if len(set(map(str, alike))) < len(alike):
-            raise UsageError(f"the model {name!r} is named twice", fix="name each model once")
-        paths = [_named(model)[1] or model for model in alike]
-        given = " ".join(f"{name}-{place}={path}" for place, path in enumerate(paths, 1))
-        raise UsageError(f"{len(alike)} models have the name {name!r}", fix=f"name them by NAME=PATH, such as {given}")
-
-
-def _size(subject: _Candidate) -> int | None:
+def _size(subject: Candidate) -> int | None:
     if not isinstance(subject, ComparedModel):
         return None
     return sum(file.stat().st_size for file in model_files(subject.path))
-
-
-def _check_fit(subjects: Sequence[_Candidate], pipeline: Pipeline, found: ImageSource) -> None:
-    """Check that each model fits pipeline and labels, and that results of a card cover all images."""
-    for subject in subjects:
-        if not isinstance(subject, ComparedModel):
-            subject.check(found)
-            continue
-        subject.file.check(pipeline)
-        check_arrays(found.array_shape, subject.file.signature.image, found.root)
-        check_labels(found, subject.file.signature.scores.classes, subject.path)

@@ -1,8 +1,5 @@
 """``quantkit quantize``: write an int8 model from the statistics of a run, by any method, without another pass."""
 
-import csv
-import io
-import os
 import re
 import tempfile
 from dataclasses import asdict, dataclass, replace
@@ -12,7 +9,7 @@ from typing import Any
 import onnx_ir as ir
 
 from quantkit.config.arguments import AnyPath, as_path, optional_path, require
-from quantkit.config.method import Auto, Method, Percentile, as_method_or_auto, method_name
+from quantkit.config.method import Auto, Method, as_method_or_auto, method_name
 from quantkit.data.given_set import SetLike, given_set
 from quantkit.engine.classifier import PreparedClassifier
 from quantkit.engine.saturation import products_saturate
@@ -20,7 +17,7 @@ from quantkit.engine.session import open_session
 from quantkit.errors import ModelError, UsageError
 from quantkit.files import write_text
 from quantkit.graph.coverage import Coverage, coverage
-from quantkit.graph.model import model_digest, save_model
+from quantkit.graph.model import save_model
 from quantkit.graph.qdq.plan import Decision, Plan, PlanOptions, plan
 from quantkit.graph.qdq.write import notes_of, write_qdq
 from quantkit.numerics import Range
@@ -28,7 +25,7 @@ from quantkit.progress import Progress, as_progress, begun_when_called
 from quantkit.ptq.fp32_export import export_corrected_fp32, restore_batch_norms
 from quantkit.ptq.run_correction import Correction, Images, correction, images_of
 from quantkit.records import Records
-from quantkit.runs.folder import FP32, INT8, RANGES, QuantizedRecord, RunFolder, RunRecord
+from quantkit.runs.folder import FP32, INT8, RANGES, RunFolder
 from quantkit.runs.inputs import calibrated, open_input_shape
 from quantkit.runs.outliers import outlier_note
 from quantkit.search.method_selection import MethodSelection
@@ -39,6 +36,13 @@ from quantkit.stats.solve import solve_observed
 from quantkit.targets import ORT, Target, as_target
 from quantkit.workflows.auto_method import MethodSubject, resolve_method, selection_note
 from quantkit.workflows.backends import QuantizedRun, after_quantize
+from quantkit.workflows.quantized_files import (
+    output_path,
+    ranges_csv,
+    record_model,
+    replaced_notes,
+    variant_name,
+)
 
 CONV_PREFIX = "conv:"
 # Weights up to this magnitude cannot saturate if pairs of products are added in 16 bits.
@@ -326,30 +330,6 @@ def _corrected_name(name: str) -> str:
     return FP32 + name.removeprefix(INT8) if name.startswith(INT8) else f"{FP32}-{name}"
 
 
-def variant_name(record: RunRecord, method: Method, target: Target) -> str:
-    """Return the name of a model quantized by a method: that of the run's model if the methods agree, else a variant.
-
-    ``int8`` or ``int8-TARGET``, with ``-METHOD`` if the run has a model of that name by another method, which is kept.
-    """
-    name = int8_name(target)
-    made = record.quantized.get(name)
-    return name if made is None or made.method == method_name(method) else f"{name}-{method_name(method)}"
-
-
-def replaced_notes(before: RunRecord, name: str, folder: RunFolder) -> tuple[str, ...]:
-    """Return a note if a model of another method or with other options was replaced."""
-    old, new = before.quantized.get(name), folder.read().quantized[name]
-    if old is None or (old.method, old.options) == (new.method, new.options):
-        return ()
-    if old.method != new.method:
-        return (f"{name} was replaced: method {old.method} -> {new.method}",)
-    changed = sorted(key for key in {*old.options, *new.options} if old.options.get(key) != new.options.get(key))
-    words = ", ".join(
-        f"{key} {old.options.get(key, 'default')} -> {new.options.get(key, 'default')}" for key in changed
-    )
-    return (f"{name} was replaced: {words}",)
-
-
 def check_loads(prepared: PreparedClassifier, target: Target, options: QuantizeOptions) -> None:
     """Load an int8 model with placeholder ranges in onnxruntime, to find unsupported nodes before a pass.
 
@@ -384,66 +364,6 @@ def _load_fault(model: ir.Model) -> str:
     return ""
 
 
-def int8_name(target: Target) -> str:
-    """Return the name of the int8 model for a target in a run: ``int8`` for onnxruntime, else ``int8-TARGET``."""
-    return INT8 if target.name == ORT.name else f"{INT8}-{target.name}"
-
-
-def method_of_run(record: RunRecord, target: Target) -> Method:
-    """Return the method of a run's int8 model for a target; where there is none, of ``int8``, else percentile."""
-    made = record.quantized.get(int8_name(target)) or record.quantized.get(INT8)
-    return Percentile() if made is None else made.solved_by
-
-
-def output_path(folder: RunFolder, name: str, out: Path | None) -> tuple[str, Path]:
-    """Return the name and the path of a model in a run: those of ``out`` if it is given, else in the run folder.
-
-    Raises:
-        UsageError: the name is that of the original model.
-    """
-    if out is not None and out.stem == FP32:
-        raise UsageError(f"{FP32} is the name of the original model", where="--out", fix="choose another file name")
-    return (name, folder.path / f"{name}.onnx") if out is None else (out.stem, out)
-
-
-def record_model(
-    folder: RunFolder,
-    name: str,
-    path: Path,
-    method: Method,
-    target: str,
-    options: dict[str, Any],
-    fp32: Path | None = None,
-    selection: MethodSelection | None = None,
-) -> None:
-    """Record a written model in ``run.json``, so that `compare` finds it by name."""
-    record = folder.read()
-    inside = path.resolve().parent == folder.path.resolve()
-    entry = QuantizedRecord(
-        file=path.name if inside else os.fspath(path.resolve()),
-        sha256=model_digest(path),
-        target=target,
-        method=method_name(method),
-        options=options,
-        fp32=None if fp32 is None else fp32.name,
-        selection=None if selection is None else selection.to_json(),
-    )
-    folder.write(record.model_copy(update={"quantized": record.quantized | {name: entry}}))
-
-
 def _options_json(method: Method, options: QuantizeOptions) -> dict[str, Any]:
     chosen = {key: value for key, value in asdict(options).items() if value not in (None, ())}
     return {**asdict(method), **chosen}
-
-
-def ranges_csv(ranges: dict[str, Range], made: Plan, statistics: Statistics) -> str:
-    """Return the ranges as CSV: one row per tensor with observed extremes, range, scale and zero point."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["tensor", "lo", "hi", "scale", "zero_point", "observed_min", "observed_max", "values", "zeros"])
-    for name, range_ in ranges.items():
-        one, qparams = statistics.tensors[name], made.target.activations.qparams(range_)
-        numbers = [range_.lo, range_.hi, float(qparams.scale)]
-        row = [name, *(f"{number:.9g}" for number in numbers), int(qparams.zero_point)]
-        writer.writerow([*row, f"{one.lo:.9g}", f"{one.hi:.9g}", one.count, one.zeros])
-    return text.getvalue()

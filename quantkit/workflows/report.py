@@ -19,7 +19,8 @@ from quantkit.runs.folder import FP32, QuantizedRecord, RunFolder, RunRecord
 from quantkit.runs.inputs import open_input_shape
 from quantkit.stats.file import load_statistics
 from quantkit.targets import TARGETS
-from quantkit.workflows.compare import ComparedModel, Evaluation, evaluate_models
+from quantkit.workflows.compare import Evaluation, evaluate_models
+from quantkit.workflows.compared_models import ComparedModel
 from quantkit.workflows.provenance import provenance
 from quantkit.workflows.report_tensors import recorded_options, report_tensors
 from quantkit.workflows.run_results import method_choices, sensitivity_findings, tuning_coverage, tuning_logs

@@ -41,7 +41,8 @@ from quantkit.sensitivity.result import AccuracyChange, Figures, LayerSensitivit
 from quantkit.stats.solve import solve_observed
 from quantkit.targets import ORT, Target, as_target
 from quantkit.workflows.execution import Execution, choose_execution
-from quantkit.workflows.quantize import QuantizeOptions, method_of_run
+from quantkit.workflows.quantize import QuantizeOptions
+from quantkit.workflows.quantized_files import method_of_run
 from quantkit.workflows.run_results import keep_sensitivity
 
 By = Literal["isolated", "leave-one-out", "accuracy"]

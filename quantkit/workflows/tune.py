@@ -36,7 +36,8 @@ from quantkit.search.trials import Trials, TuningTask
 from quantkit.targets import ORT, Target, as_target
 from quantkit.workflows.backends import BackendFiles, TunedModel, backend_of
 from quantkit.workflows.execution import choose_execution
-from quantkit.workflows.quantize import QuantizeOptions, int8_name, output_path, record_model
+from quantkit.workflows.quantize import QuantizeOptions
+from quantkit.workflows.quantized_files import int8_name, output_path, record_model
 from quantkit.workflows.tuning_task import Holdout, tuning_task
 
 JSON_SCHEMA = 1

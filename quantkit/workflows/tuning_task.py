@@ -27,7 +27,8 @@ from quantkit.search.trials import TuningTask
 from quantkit.search.tuning_data import tuning_data
 from quantkit.targets import Target
 from quantkit.workflows.execution import Execution
-from quantkit.workflows.quantize import QuantizeOptions, method_of_run
+from quantkit.workflows.quantize import QuantizeOptions
+from quantkit.workflows.quantized_files import method_of_run
 
 
 def tuning_task(

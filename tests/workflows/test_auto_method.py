@@ -23,7 +23,8 @@ from quantkit.stats.solve import solve_all
 from quantkit.targets import ORT, VACC
 from quantkit.workflows import auto_method
 from quantkit.workflows.calibrate import calibrate
-from quantkit.workflows.quantize import QuantizeOptions, method_of_run, quantize
+from quantkit.workflows.quantize import QuantizeOptions, quantize
+from quantkit.workflows.quantized_files import method_of_run
 from quantkit.workflows.vacc.backend import VaccBackend
 from quantkit.workflows.vacc.build_file import VamcOptions
 
