@@ -25,7 +25,7 @@ def advise(
     labels: LabelsOption = None,
     names: Annotated[Path | None, typer.Option(help="Class names, one per line.")] = None,
     exclude: Annotated[Path | None, typer.Option(help="Calibration set whose images are left out.")] = None,
-    limit: Annotated[int | None, typer.Option(help="Maximum number of evaluation images.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Maximum number of evaluation images.")] = None,
     skips: Annotated[
         int, typer.Option(min=0, help="Maximum number of sensitive convolutions to try in float; 0 for none.")
     ] = 3,

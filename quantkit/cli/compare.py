@@ -55,8 +55,8 @@ def compare(
     exif: ExifOption = None,
     output: OutputOption = None,
     input_: InputOption = None,
-    limit: Annotated[int | None, typer.Option(help="Maximum number of evaluation images.")] = None,
-    drift_images: Annotated[int, typer.Option(help="Number of images to measure drift on; 0 for none.")] = 32,
+    limit: Annotated[int | None, typer.Option(min=1, help="Maximum number of evaluation images.")] = None,
+    drift_images: Annotated[int, typer.Option(min=0, help="Number of images to measure drift on; 0 for none.")] = 32,
     breakdown: Annotated[
         bool, typer.Option("--breakdown", help="Separate the card's preprocessing, fp16 and int8 (needs a run).")
     ] = False,

@@ -118,13 +118,13 @@ def _numbers(text: str | None, option: str) -> list[int]:
 
 
 def _print(made: "JobPlan") -> None:
-    from rich.table import Table
+    from quantkit.report.tables import plain_table
 
     per_thread = "on one thread" if made.device == "cpu" else f"on {made.device}"
     console.print(f"measured on {made.measured_images} images: decode {1000 * made.decode_s:.1f} ms on one thread")
     for name, seconds in made.run_s.items():
         console.print(f"  {name} {1000 * seconds:.1f} ms an image {per_thread}", markup=False)
-    table = Table(title=f"{made.job}, {made.images:,} images", title_justify="left")
+    table = plain_table(f"{made.job}, {made.images:,} images")
     for column in ("where", "threads", "time", "images/s", "processes", "memory of each"):
         table.add_column(column, justify="left" if column == "where" else "right")
     for one in made.estimates:

@@ -74,7 +74,13 @@ def check_labels(found: ImageSource, classes: int | None, where: Location) -> No
 
 
 def limited(found: ImageSource, limit: int | None) -> ImageSource:
-    """Return at most ``limit`` images, evenly spaced in the order of their names, and so over the classes."""
+    """Return at most ``limit`` images, evenly spaced in the order of their names, and so over the classes.
+
+    Raises:
+        UsageError: ``limit`` is less than 1.
+    """
+    if limit is not None and limit < 1:
+        raise UsageError(f"{limit} images cannot be evaluated", where="limit", fix="give at least 1")
     count = len(found.names)
     kept = count if limit is None else min(limit, count)
     return found.only([place * count // kept for place in range(kept)])

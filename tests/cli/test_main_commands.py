@@ -120,6 +120,8 @@ def test_a_failed_gate_ends_with_its_code_though_the_reader_went_away(folder: Pa
         (["calibrate", "--dialect", "klingon"], 2, "is not one of build, compile"),
         (["compare", "fp32", "int8"], 2, "this is not a run folder; run quantkit calibrate first"),
         (["compare", "fp32", "int8", "--fail-if", "fun > 1"], 2, "fun"),
+        (["compare", "fp32", "int8", "--limit", "0"], 2, "--limit"),
+        (["compare", "fp32", "int8", "--drift-images", "-1"], 2, "--drift-images"),
         (["quantize", "--run", "nowhere"], 2, "this is not a run folder"),
         (["stats", "show", "tiny.onnx"], 8, "tiny.onnx: is an ONNX model, not a statistics file"),
         (["stats", "merge", "a.safetensors", "--out", "b"], 2, "at least two files"),

@@ -140,7 +140,9 @@ def test_no_code_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_whole_network_is_refused(network: nn.Module, tmp_path: Path) -> None:
     path = tmp_path / "whole.pth"
     torch.save(network, path)
-    with pytest.raises(CheckpointError, match=r"contains a pickled torch\.nn.*Sequential, .*save model\.state_dict\(\)"):
+    with pytest.raises(
+        CheckpointError, match=r"contains a pickled torch\.nn.*Sequential, .*save model\.state_dict\(\)"
+    ):
         read_state_dict(path)
 
 
