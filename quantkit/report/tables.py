@@ -76,7 +76,7 @@ def drift_table(model: ModelResult, tensors: Sequence[TensorDrift] | None = None
             decibels(tensor.sqnr_db),
             decibels(tensor.worst_channel_sqnr_db),
             ABSENT if tensor.max_err_steps is None else f"{tensor.max_err_steps:.1f}",
-            share(tensor.clipped),
+            share(tensor.clipped, digits=3),
             share(tensor.range_used, digits=0),
         )
     return table
@@ -120,7 +120,7 @@ def markdown(comparison: Comparison, verdicts: Sequence[GateVerdict] = ()) -> st
                         decibels(tensor.worst_channel_sqnr_db),
                         ABSENT if tensor.max_err_steps is None else f"{tensor.max_err_steps:.1f}",
                         f"{tensor.cosine:.5f}",
-                        share(tensor.clipped),
+                        share(tensor.clipped, digits=3),
                     )
                     for tensor in model.worst_tensors
                 ),
