@@ -29,6 +29,7 @@ from typing import Any
 import numpy as np
 import onnxruntime as ort
 from inputs import SHARED
+from onnxruntime_static import write_static
 
 from quantkit.config.method import METHODS, method_words
 from quantkit.config.pipeline import (
@@ -340,41 +341,9 @@ def measure_peers(case: Case, folder: Path) -> Iterator[tuple[str, dict[str, Any
 
 
 def by_onnxruntime(case: Case, images: list[np.ndarray], method: str, out: Path) -> None:
-    """Quantize with onnxruntime: uint8 activations, int8 weights per channel, after its own pre-processing."""
-    from onnxruntime.quantization import (
-        CalibrationDataReader,
-        CalibrationMethod,
-        QuantFormat,
-        QuantType,
-        quantize_static,
-    )
-    from onnxruntime.quantization.shape_inference import quant_pre_process
-
+    """Quantize with onnxruntime, on at most 100 images: its percentile keeps every activation of every image."""
     feed = ort.InferenceSession(case.model).get_inputs()[0].name
-
-    class Reader(CalibrationDataReader):
-        def __init__(self) -> None:
-            self.left = iter(images[:100])  # its percentile calibrator keeps every activation of every image
-
-        def get_next(self) -> Any:
-            image = next(self.left, None)
-            return None if image is None else {feed: image}
-
-    before = out.with_suffix(".pre.onnx")
-    try:
-        quant_pre_process(str(case.model), str(before))
-    except Exception:  # its symbolic shape inference does not take every transformer
-        quant_pre_process(str(case.model), str(before), skip_symbolic_shape=True)
-    quantize_static(
-        str(before),
-        str(out),
-        Reader(),
-        quant_format=QuantFormat.QDQ,
-        per_channel=True,
-        activation_type=QuantType.QUInt8,
-        weight_type=QuantType.QInt8,
-        calibrate_method=CalibrationMethod[method],
-    )
+    write_static(case.model, feed, images[:100], out, method)
 
 
 def by_nncf(case: Case, images: list[np.ndarray], out: Path) -> None:

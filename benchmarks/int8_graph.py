@@ -28,6 +28,7 @@ import onnx
 import onnx_ir as ir
 import onnxruntime as ort
 from inputs import KEPT, SHARED, find_model, find_photographs, in_process, peak_mb
+from onnxruntime_static import write_static
 from PIL import Image
 
 from quantkit.engine.session import open_session
@@ -102,44 +103,6 @@ def write_ours(path: Path, images: FloatArray, out: Path, plain: Path, *, correc
     return {"prepare_s": prepared_s, "write_s": written_s, "correct_s": time.perf_counter() - start}
 
 
-def write_static(path: Path, images: FloatArray, out: Path) -> None:
-    """Let onnxruntime's own tools write theirs."""
-    from onnxruntime.quantization import (
-        CalibrationDataReader,
-        CalibrationMethod,
-        QuantFormat,
-        QuantType,
-        quantize_static,
-    )
-    from onnxruntime.quantization.shape_inference import quant_pre_process
-
-    feed = open_session(path).get_inputs()[0].name
-
-    class Reader(CalibrationDataReader):  # type: ignore[misc]
-        def __init__(self) -> None:
-            self.left = iter(images)
-
-        def get_next(self) -> Any:
-            image = next(self.left, None)
-            return None if image is None else {feed: image[None]}
-
-    before = out.with_suffix(".pre.onnx")
-    try:
-        quant_pre_process(str(path), str(before))
-    except Exception:  # its symbolic shape inference does not take every transformer
-        quant_pre_process(str(path), str(before), skip_symbolic_shape=True)
-    quantize_static(
-        str(before),
-        str(out),
-        Reader(),
-        quant_format=QuantFormat.QDQ,
-        per_channel=True,
-        activation_type=QuantType.QUInt8,
-        weight_type=QuantType.QInt8,
-        calibrate_method=CalibrationMethod.MinMax,
-    )
-
-
 def sqnr_db(reference: FloatArray, other: FloatArray) -> float:
     signal = (reference.astype(np.float64) ** 2).sum()
     return float(10 * np.log10(signal / ((reference.astype(np.float64) - other) ** 2).sum()))
@@ -196,7 +159,7 @@ def compare(name: str, path: Path, options: argparse.Namespace) -> dict[str, Any
         ours, static = folder / "ours.onnx", folder / "static.onnx"
         plain = folder / "plain.onnx"
         steps = write_ours(path, seen, ours, plain, correct=options.bias_correction)
-        write_static(path, seen, static)
+        write_static(path, open_session(path).get_inputs()[0].name, (image[None] for image in seen), static)
         files = {"fp32": path, "static": static, "ours": ours}
         sessions = {key: open_session(file, threads=options.threads) for key, file in files.items()}
         times = time_in_turn(sessions, unseen[0], options.rounds)

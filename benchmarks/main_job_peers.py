@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import onnxruntime as ort
+from onnxruntime_static import write_static
 from PIL import Image
 
 Job = dict[str, Any]
@@ -47,35 +48,8 @@ def by_onnxruntime(job: Job, method: str, out: Path) -> None:
 
     Its histograms keep every activation of every image, so these methods get fewer images.
     """
-    from onnxruntime.quantization import (
-        CalibrationDataReader,
-        CalibrationMethod,
-        QuantFormat,
-        QuantType,
-        quantize_static,
-    )
-    from onnxruntime.quantization.shape_inference import quant_pre_process
-
-    class Reader(CalibrationDataReader):
-        def __init__(self) -> None:
-            self.images = images_of(job, None if method == "MinMax" else job["histogram_images"])
-
-        def get_next(self) -> Any:
-            image = next(self.images, None)
-            return None if image is None else {job["input"]: image}
-
-    before = out.with_suffix(".pre.onnx")
-    quant_pre_process(job["model"], str(before))
-    quantize_static(
-        str(before),
-        str(out),
-        Reader(),
-        quant_format=QuantFormat.QDQ,
-        per_channel=True,
-        activation_type=QuantType.QUInt8,
-        weight_type=QuantType.QInt8,
-        calibrate_method=CalibrationMethod[method],
-    )
+    images = images_of(job, None if method == "MinMax" else job["histogram_images"])
+    write_static(Path(job["model"]), job["input"], images, out, method)
 
 
 def by_nncf(job: Job, out: Path) -> None:

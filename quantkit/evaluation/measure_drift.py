@@ -87,8 +87,7 @@ def measure_local_drift(
     """Return the isolated drift of each integer layer of the candidate, in graph order.
 
     Every layer reads the tensors of the fp32 model, rounded as in the candidate, and its result is compared with that
-    of
-    the fp32 model: the error includes the rounding of its input, its weights, and the rounding and clipping of its
+    of the fp32 model: the error includes the rounding of its input, its weights, and the rounding and clipping of its
     result. Memory does not grow with the number of images. The result is empty for a model of another tool with other
     tensor names than the reference, and if the reference is quantized, because it has no fp32 tensors.
 

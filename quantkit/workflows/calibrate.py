@@ -258,7 +258,7 @@ def _preprocessing_note(
         ImageSource(chosen.root, chosen.items, labels=chosen.labels, array_shape=chosen.array_shape),
         pipeline,
         command,
-        device=execution.here,
+        device=execution.device,
         cache=folder.cache,
         threads=execution.threads,
         progress=progress,

@@ -226,7 +226,7 @@ def evaluate_models(
     onnx = [subject for subject in subjects if isinstance(subject, ComparedModel)]
     execution = choose_execution(cluster, device, threads, as_progress(progress))
     threads = execution.threads
-    classifiers = [Classifier(subject.file, execution.here) for subject in onnx]
+    classifiers = [Classifier(subject.file, execution.device) for subject in onnx]
     with execution, _answers(onnx, classifiers, found, pipeline, execution, run) as answers_to_images:
         collector = _collect(subjects, answers_to_images, found, as_progress(progress).task("comparing", "images"))
     asked = 1 if check_preprocessing else 0
@@ -254,7 +254,7 @@ def evaluate_models(
     sample = found.items[::every][:drift_images]
     rescaled = [subject.name for subject in subjects if is_rescaled(subject, folder, record)]
     drifts = [
-        ((), ()) if subject.name in rescaled else _drift(reference, subject, sample, pipeline, threads, execution.here)
+        ((), ()) if subject.name in rescaled else _drift(reference, subject, sample, pipeline, execution)
         for subject in subjects
     ]
     if drift_images and not isinstance(reference, ComparedModel):
@@ -286,14 +286,13 @@ def _drift(
     subject: Candidate,
     sample: Sequence[ImageItem],
     pipeline: Pipeline,
-    threads: int,
-    device: Device,
+    execution: Execution,
 ) -> tuple[tuple[TensorDrift, ...], tuple[TensorDrift, ...]]:
     """Measure the accumulated and the isolated drift of a candidate; results of a card have neither."""
     if subject is reference or not (isinstance(subject, ComparedModel) and isinstance(reference, ComparedModel)):
         return (), ()
     end_to_end, local = (
-        measure(reference.model, subject.model, sample, pipeline, threads, device)
+        measure(reference.model, subject.model, sample, pipeline, execution.threads, execution.device)
         for measure in (measure_drift, measure_local_drift)
     )
     return end_to_end, local

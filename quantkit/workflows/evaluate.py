@@ -240,7 +240,7 @@ def evaluate(
     results = _result_cache(optional_path(cache, "cache"), folder)
     with execution, cached_scores(results, [key], part) as [scores]:
         before = scores.known
-        classifier = Classifier(file, execution.here)
+        classifier = Classifier(file, execution.device)
         answer = execution.answer([file], part, pipeline)
         predictions, kind = _answers(classifier, scores, part, pipeline, threads, answer, count)
     elapsed_s = time.monotonic() - start_s - execution.start_s

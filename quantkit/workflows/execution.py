@@ -24,14 +24,12 @@ class Execution:
     """Where models run; use it in a ``with`` statement, at whose end a cluster is left.
 
     Attributes:
-        device: what scores and statistics are recorded to have been computed on.
-        here: the device of what runs in this process whether there is a cluster or not.
+        device: of the workers, and of what runs in this process whether there is a cluster or not.
         threads: of this process.
         engine: the cluster, None without one; it is connected to when there is work for it.
     """
 
     device: Device
-    here: Device
     threads: int
     engine: RayEngine | None
 
@@ -72,8 +70,7 @@ def choose_execution(
     """
     device = as_device(device)
     if cluster is None:
-        device = device.resolved()
-        return Execution(device, device, threads or default_threads(), None)
+        return Execution(device.resolved(), threads or default_threads(), None)
     if workers_on_cpu and not device.is_cpu:
         raise UsageError(
             "the workers of a cluster do this on the CPU only",
@@ -82,4 +79,4 @@ def choose_execution(
         )
     session = RaySession(ClusterAddress.parse(cluster), device, threads)
     # The record says where models run by what this process opens, so it needs such a device too.
-    return Execution(device, device.resolved(), default_threads(), RayEngine(session, progress))
+    return Execution(device.resolved(), default_threads(), RayEngine(session, progress))

@@ -88,9 +88,16 @@ def _completed(
         labels=project.labels if own_images and labels is None else labels,
         names=names or project.names,
         pipeline=pipeline,
-        output=output or (project.output if run is None else None),
-        inputs=parse_inputs(inputs) or (dict(project.inputs) if run is None else {}),
+        **_output_and_inputs(project, run, output, inputs),
     )
+
+
+def _output_and_inputs(project: Project, run: Path | None, output: str | None, inputs: Sequence[str]) -> dict[str, Any]:
+    """Return the options completed by the project file; a run has its own output and inputs."""
+    return {
+        "output": output or (project.output if run is None else None),
+        "inputs": parse_inputs(inputs) or (dict(project.inputs) if run is None else {}),
+    }
 
 
 def _run_for(only_files: bool, project: Project, folder: Path) -> Path:
@@ -206,8 +213,7 @@ def guess_settings(
         labels=labels,
         names=names or project.names,
         pipeline=pipeline,
-        output=output or (project.output if run is None else None),
-        inputs=parse_inputs(inputs) or (dict(project.inputs) if run is None else {}),
+        **_output_and_inputs(project, run, output, inputs),
     )
 
 
