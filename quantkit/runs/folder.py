@@ -122,6 +122,11 @@ class QuantizedRecord(_Record):
         return recorded_method(self.method, self.options)
 
     @property
+    def is_tuned(self) -> bool:
+        """Whether a search made it."""
+        return "recipe" in self.options
+
+    @property
     def keeps_outliers(self) -> bool:
         """Whether its ranges include outlier images."""
         return self.options.get("keep_outliers") is True

@@ -228,7 +228,13 @@ def calibrate(
             selection=selection,
             images=images,
         )
-        changed = QuantizedRun(folder=folder, target=target, prepared=subject.prepared.model, calibration_set=chosen)
+        changed = QuantizedRun(
+            folder=folder,
+            name=quantized.name,
+            target=target,
+            prepared=subject.prepared.model,
+            calibration_set=chosen,
+        )
         backend = after_quantize(changed, backends)
     files = (folder.statistics, *quantized.files, *backend.files)
     placed = observer.placement

@@ -25,7 +25,7 @@ from quantkit.progress import Progress, as_progress, begun_when_called
 from quantkit.ptq.fp32_export import export_corrected_fp32, restore_batch_norms
 from quantkit.ptq.run_correction import Correction, Images, correction, images_of
 from quantkit.records import Records
-from quantkit.runs.folder import FP32, INT8, RANGES, RunFolder
+from quantkit.runs.folder import RunFolder
 from quantkit.runs.inputs import calibrated, open_input_shape
 from quantkit.runs.outliers import outlier_note
 from quantkit.search.method_selection import MethodSelection
@@ -37,8 +37,10 @@ from quantkit.targets import ORT, Target, as_target
 from quantkit.workflows.auto_method import MethodSubject, resolve_method, selection_note
 from quantkit.workflows.backends import QuantizedRun, after_quantize
 from quantkit.workflows.quantized_files import (
+    corrected_path,
     output_path,
     ranges_csv,
+    ranges_path,
     record_model,
     replaced_notes,
     variant_name,
@@ -247,7 +249,7 @@ def quantize(
         )
         chosen = None if images is None else images.chosen
         backend = after_quantize(
-            QuantizedRun(folder=folder, target=target, prepared=prepared.model, calibration_set=chosen)
+            QuantizedRun(folder=folder, name=name, target=target, prepared=prepared.model, calibration_set=chosen)
         )
     replaced = replaced_notes(record, name, folder)
     return replace(done, notes=(*replaced, *done.notes, *backend.notes), files=(*done.files, *backend.files))
@@ -283,7 +285,7 @@ def quantize_prepared(
     int8 = write_qdq(prepared.model, made, ranges, bias_shift=corrected.shifts)
     prepared.save(int8, path)
     open_session(path)  # a model that onnxruntime cannot load is not a result
-    table = folder.path / (RANGES if name == INT8 else f"{name}.{RANGES}")
+    table = ranges_path(folder, name)
     write_text(table, ranges_csv(ranges, made, statistics))
     classes = folder.read().model.classes
     unsettled = settling_note(statistics.convergence, len(statistics.images), method_name(method), classes)
@@ -303,7 +305,7 @@ def quantize_prepared(
         notes.append("sums of 8-bit products saturate on this processor: give --weight-bits 7, or run it elsewhere")
     corrected_fp32, files = None, [path, table]
     if target.compiler_calibrates and corrected.shifts:
-        corrected_fp32 = folder.path / f"{_corrected_name(name)}.onnx"
+        corrected_fp32 = corrected_path(folder, name)
         model = export_corrected_fp32(prepared.model, made, int8, chosen.weights.qmax)
         prepared.save(restore_batch_norms(model), corrected_fp32)
         notes.append(f"the compiler of {target.name} gets the corrected biases from {corrected_fp32.name} only")
@@ -323,11 +325,6 @@ def quantize_prepared(
         method=method,
         selection=selection,
     )
-
-
-def _corrected_name(name: str) -> str:
-    """Return the name of the fp32 model of an int8 model; it differs from the name of the int8 model."""
-    return FP32 + name.removeprefix(INT8) if name.startswith(INT8) else f"{FP32}-{name}"
 
 
 def check_loads(prepared: PreparedClassifier, target: Target, options: QuantizeOptions) -> None:

@@ -8,10 +8,10 @@ from typing import Any
 
 from quantkit.config.method import Method, Percentile, method_name
 from quantkit.errors import UsageError
-from quantkit.graph.model import model_digest
+from quantkit.graph.model import model_digest, model_files
 from quantkit.graph.qdq.plan import Plan
 from quantkit.numerics import Range
-from quantkit.runs.folder import FP32, INT8, QuantizedRecord, RunFolder, RunRecord
+from quantkit.runs.folder import FP32, INT8, RANGES, QuantizedRecord, RunFolder, RunRecord
 from quantkit.search.method_selection import MethodSelection
 from quantkit.stats.file import Statistics
 from quantkit.targets import ORT, Target
@@ -73,9 +73,15 @@ def record_model(
     fp32: Path | None = None,
     selection: MethodSelection | None = None,
 ) -> None:
-    """Record a written model in ``run.json``, so that `compare` finds it by name."""
+    """Record a written model in ``run.json``, so that `compare` finds it by name.
+
+    The fp32 model of a model that it replaces is removed, unless the new one has it too.
+    """
     record = folder.read()
     inside = path.resolve().parent == folder.path.resolve()
+    old = record.quantized.get(name)
+    if old is not None and old.fp32 is not None and (fp32 is None or old.fp32 != fp32.name):
+        remove_model(folder.path / old.fp32)
     entry = QuantizedRecord(
         file=path.name if inside else os.fspath(path.resolve()),
         sha256=model_digest(path),
@@ -86,6 +92,24 @@ def record_model(
         selection=None if selection is None else selection.to_json(),
     )
     folder.write(record.model_copy(update={"quantized": record.quantized | {name: entry}}))
+
+
+def remove_model(path: Path) -> None:
+    """Remove a model and its external data, if they are there."""
+    if path.is_file():
+        for file in model_files(path):
+            file.unlink(missing_ok=True)
+
+
+def ranges_path(folder: RunFolder, name: str) -> Path:
+    """Return the table of a model's ranges: ``ranges.csv`` of ``int8``, else ``NAME.ranges.csv``."""
+    return folder.path / (RANGES if name == INT8 else f"{name}.{RANGES}")
+
+
+def corrected_path(folder: RunFolder, name: str) -> Path:
+    """Return the path of the fp32 model that belongs to an int8 model; ``fp32-vacc.onnx`` for ``int8-vacc``."""
+    own = FP32 + name.removeprefix(INT8) if name.startswith(INT8) else f"{FP32}-{name}"
+    return folder.path / f"{own}.onnx"
 
 
 def ranges_csv(ranges: dict[str, Range], made: Plan, statistics: Statistics) -> str:

@@ -24,7 +24,7 @@ from quantkit.graph.qdq.write import notes_of
 from quantkit.progress import Progress, as_progress
 from quantkit.ptq.shift_groups import movable
 from quantkit.records import Records
-from quantkit.runs.folder import FP32, RunFolder
+from quantkit.runs.folder import RunFolder
 from quantkit.runs.inputs import open_input_shape
 from quantkit.search.budget import FloatBudget
 from quantkit.search.candidate_builder import Product
@@ -37,7 +37,7 @@ from quantkit.targets import ORT, Target, as_target
 from quantkit.workflows.backends import BackendFiles, TunedModel, backend_of
 from quantkit.workflows.execution import choose_execution
 from quantkit.workflows.quantize import QuantizeOptions
-from quantkit.workflows.quantized_files import int8_name, output_path, record_model
+from quantkit.workflows.quantized_files import corrected_path, int8_name, output_path, record_model
 from quantkit.workflows.tuning_task import Holdout, tuning_task
 
 JSON_SCHEMA = 1
@@ -314,13 +314,17 @@ class _Files:
             return
         folder, save = self._subject.folder, self._subject.classifier.save
         save(product.int8, self.path)
-        record_model(folder, self.name, self.path, recipe.method, self._target.name, {"recipe": recipe.to_json()})
         self.fp32 = None
         if self._target.compiler_calibrates and product.corrected_fp32 is not None:
-            self.fp32 = self._write_fp32 or folder.path / f"{FP32}-{self._target.name}-{TUNED}.onnx"
+            self.fp32 = self._write_fp32 or corrected_path(folder, self.name)
             save(product.corrected_fp32, self.fp32)
+        options: dict[str, Any] = {"recipe": recipe.to_json()}
+        if self._subject.builder.keep_outliers:
+            options["keep_outliers"] = True
+        inside = self.fp32 if self.fp32 is not None and self.fp32.parent == folder.path else None
+        record_model(folder, self.name, self.path, recipe.method, self._target.name, options, fp32=inside)
         if (backend := backend_of(self._target, folder)) is not None:
-            tuned = TunedModel(fp32=self.fp32, method=recipe.method, plan=product.plan)
+            tuned = TunedModel(name=self.name, fp32=self.fp32, method=recipe.method, plan=product.plan)
             self.vendor_files = backend.after_tune(folder, tuned)
         self._written = recipe
 
