@@ -184,12 +184,13 @@ def _print(done: "Calibration", drawn: Path | None) -> None:
     if done.reused:
         console.print(f"{len(statistics.tensors)} tensors over {images} images: cached statistics, nothing was run")
     else:
-        rate = images / done.elapsed_s
+        rate = (images - done.resumed_images) / done.elapsed_s
+        before = f", {done.resumed_images} of them before" if done.resumed_images else ""
         device = statistics.provenance.device
         where_run = "" if device == "cpu" else f" on {device}"
         console.print(
             f"{len(statistics.tensors)} tensors over {images} images in {done.elapsed_s:.1f} s "
-            f"({rate:.1f} images/s{where_run})",
+            f"({rate:.1f} images/s{where_run}){before}",
             markup=False,
         )
     table = Table(box=None, pad_edge=False)

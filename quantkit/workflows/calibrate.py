@@ -58,6 +58,7 @@ class Calibration(Records):
         reused: cached statistics of the same model, set and pipeline were used.
         files: the written files, including unchanged ones.
         notes: remarks for the user; `quantkit.notes.grouped` summarizes them by kind.
+        resumed_images: number of images of an interrupted pass that was resumed; not part of the duration.
 
     Example:
         In the folder written by ``quantkit demo``:
@@ -75,6 +76,7 @@ class Calibration(Records):
     reused: bool
     files: tuple[Path, ...]
     notes: tuple[str, ...]
+    resumed_images: int = 0
 
     def rows(self) -> list[dict[str, Any]]:
         """Return one row for each observed tensor: its range, and its minimum and maximum."""
@@ -241,7 +243,7 @@ def calibrate(
     ran_on = () if placed is None or execution.device.is_cpu else (f"the pass ran on {placed.describe()}",)
     changed_notes = () if before is None else replaced_notes(before, quantized.name, folder)
     notes = (*doubts, *ran_on, *changed_notes, *quantized.notes, *backend.notes)
-    return Calibration(run, quantized, statistics, elapsed_s, reused, files, notes)
+    return Calibration(run, quantized, statistics, elapsed_s, reused, files, notes, observer.resumed)
 
 
 def _preprocessing_note(

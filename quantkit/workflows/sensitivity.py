@@ -28,7 +28,7 @@ from quantkit.evaluation.paired import PairedOutcomes, score_interval
 from quantkit.evaluation.result import PERCENT
 from quantkit.graph.qdq.plan import plan
 from quantkit.numerics import Range
-from quantkit.progress import Progress, ProgressCallback, as_progress
+from quantkit.progress import Progress, ProgressCallback, as_progress, resumed_task
 from quantkit.ptq.run_correction import Correction, correction
 from quantkit.runs.folder import RunFolder, RunRecord
 from quantkit.runs.inputs import calibrated, model_inputs
@@ -260,14 +260,21 @@ def _measure(
     caches = [LayerCostCache(folder.cache, {**network.depends_on, "images": list(chosen.digests[lot])}) for lot in lots]
     if execution.engine is not None:
         left = [(lot, cache) for lot, cache in zip(lots, caches, strict=True) if cache.network is None]
-        costs = _measure_on_cluster(execution.engine, network, chosen, [lot for lot, _ in left], progress)
+        costs = _measure_on_cluster(
+            execution.engine, network, chosen, [lot for lot, _ in left], progress, folder.cache.folder
+        )
         for (_, cache), cost in zip(left, costs, strict=True):
             cache.finish(cost)
         return NetworkCost.concatenate([cache.network for cache in caches if cache.network is not None])
-    count, parts = progress.task("measuring layers", "layers"), list[NetworkCost]()
+    layers = len(plan(network.prepared.model, network.target, network.options.plan_options()).layers)
+    known = sum(len(cache.layers) for cache in caches)
+    count = resumed_task(
+        progress, "measuring layers", "layers", done=known, total=layers * len(lots), source=folder.cache.folder
+    )
+    parts = list[NetworkCost]()
     for number, (lot, cache) in enumerate(zip(lots, caches, strict=True)):
         if cache.network is None:
-            shifted = _shifted(count, number, lots)
+            shifted = _shifted(count, number, lots, known)
             cache.finish(_measure_lot(network, chosen.items[lot], cache, execution.threads, shifted))
         assert cache.network is not None
         parts.append(cache.network)
@@ -275,7 +282,7 @@ def _measure(
 
 
 def _measure_on_cluster(
-    engine: Engine, network: _Network, chosen: _Images, lots: Sequence[slice], progress: Progress
+    engine: Engine, network: _Network, chosen: _Images, lots: Sequence[slice], progress: Progress, known: Path
 ) -> Iterator[NetworkCost]:
     if not lots:
         return iter(())
@@ -288,8 +295,12 @@ def _measure_on_cluster(
         bias_shift=network.corrected.shifts,
     )
     keys = [(item.id, digest) for item, digest in zip(chosen.items, chosen.digests, strict=True)]
-    count = progress.task("measuring layers", "images")
-    return layer_costs_on_cluster(engine, work, [keys[lot] for lot in lots], count)
+    total = len(keys)
+    before = total - sum(len(keys[lot]) for lot in lots)
+    count = resumed_task(progress, "measuring layers", "images", done=before, total=total, source=known)
+    return layer_costs_on_cluster(
+        engine, work, [keys[lot] for lot in lots], lambda done, _: count(before + done, total)
+    )
 
 
 def _measure_lot(
@@ -316,9 +327,9 @@ def _measure_lot(
         raise
 
 
-def _shifted(progress: ProgressCallback, lot: int, lots: Sequence[slice]) -> ProgressCallback:
-    """Return a callback that reports the progress of one lot as part of all lots."""
-    return lambda done, total: progress(lot * total + done, len(lots) * total)
+def _shifted(progress: ProgressCallback, lot: int, lots: Sequence[slice], known: int) -> ProgressCallback:
+    """Return a callback that reports the progress of one lot as part of all lots, those known from the start."""
+    return lambda done, total: progress(max(lot * total + done, known), len(lots) * total)
 
 
 def _result(

@@ -21,7 +21,7 @@ from quantkit.files import sha256_json, write_json
 from quantkit.graph.coverage import Coverage, coverage
 from quantkit.graph.qdq.plan import Plan, plan
 from quantkit.graph.qdq.write import notes_of
-from quantkit.progress import Progress, as_progress
+from quantkit.progress import Notice, Progress, as_progress
 from quantkit.ptq.shift_groups import movable
 from quantkit.records import Records
 from quantkit.runs.folder import RunFolder
@@ -244,7 +244,7 @@ def tune(
         stages = _stages(subject, tuning, options)
 
         def timed(trial_s: float, evaluation_s: float) -> None:
-            progress.message(_estimate(estimated_seconds(stages, trial_s, evaluation_s)))
+            progress.message(Notice(_estimate(estimated_seconds(stages, trial_s, evaluation_s))))
 
         trials = Trials(subject, evaluate, cache, budget, tuning.seconds, progress, timed)
         outcome = search(
