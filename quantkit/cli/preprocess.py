@@ -119,8 +119,10 @@ def guess(
     console.print(_table(done))
     console.print(
         f"the model was run on {done.computed:,} images in {done.elapsed_s:.1f} s"
+        + (f"; {done.known:,} answers were cached in {done.cache}" if done.known else "")
         if done.computed
-        else "all answers were there, nothing was run",
+        else f"all answers were cached in {done.cache}, nothing was run",
+        soft_wrap=True,
         markup=False,
     )
     print_notes(done.notes)
@@ -141,7 +143,7 @@ def _table(done: "PreprocessingGuess") -> "Table":
     figure, digits = ("top-1", 1) if labelled else ("nats", 2)
     table = plain_table("Alternatives, each against the preprocessing of its round")
     table.add_column("alternative")
-    for heading in ("images", figure, "Δ [95 %]", "p (Holm)"):
+    for heading in ("images", "present", figure, "Δ [95 %]", "p (Holm)"):
         table.add_column(heading, justify="right", no_wrap=True)
     before = None
     for one in done.tried:
@@ -149,6 +151,8 @@ def _table(done: "PreprocessingGuess") -> "Table":
             table.add_section()
         before = one.round
         style = "bold" if one.chosen else None
-        value = f"{one.value:.{digits}f}"
-        table.add_row(one.words, f"{one.images}", value, points(one.difference, one.ci95), f"{one.p:.2g}", style=style)
+        present, value = (f"{figure:.{digits}f}" for figure in (one.reference, one.value))
+        table.add_row(
+            one.words, f"{one.images}", present, value, points(one.difference, one.ci95), f"{one.p:.2g}", style=style
+        )
     return table
