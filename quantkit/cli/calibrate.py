@@ -42,6 +42,9 @@ from quantkit.cli.show import (
 from quantkit.cli.terminal import console
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from quantkit.stats.convergence import ConvergencePoint
     from quantkit.workflows.calibrate import Calibration
 
 _RANGES_SHOWN = 8
@@ -175,9 +178,8 @@ def calibrate(
 
 
 def _print(done: "Calibration", drawn: Path | None) -> None:
-    from rich.table import Table
-
     from quantkit.report.names import Name
+    from quantkit.report.tables import plain_table
 
     statistics, quantized = done.statistics, done.quantized
     images = len(statistics.images)
@@ -193,7 +195,7 @@ def _print(done: "Calibration", drawn: Path | None) -> None:
             f"({rate:.1f} images/s{where_run}){before}",
             markup=False,
         )
-    table = Table(box=None, pad_edge=False)
+    table = plain_table("Ranges, and the values observed")
     table.add_column("tensor")
     for heading in ("lo", "hi", "observed"):
         table.add_column(heading, justify="right", no_wrap=True)
@@ -205,11 +207,19 @@ def _print(done: "Calibration", drawn: Path | None) -> None:
     if len(quantized.ranges) > _RANGES_SHOWN:
         console.print(f"... and {len(quantized.ranges) - _RANGES_SHOWN} more")
     if statistics.convergence:
-        last = statistics.convergence[-1]
-        moved = ", ".join(f"{name} {share:.2%} ({last.tensor[name]})" for name, share in last.movement.items())
-        console.print(f"largest range changes up to image {last.images}: {moved}", soft_wrap=True)
+        console.print(_convergence(statistics.convergence), soft_wrap=True, markup=False)
     print_selection(quantized.selection)
     print_notes(done.notes)
     print_files((*done.files, *([] if drawn is None else [drawn])), in_folder=done.run)
     print_coverage(done.coverage)
     print_next("compare", "fp32", quantized.name, "--run", done.run)
+
+
+def _convergence(points: "Sequence[ConvergencePoint]") -> str:
+    """Return how far the ranges moved between the last two checks of a pass."""
+    from quantkit.stats.convergence import FIRST_POINT
+
+    last = points[-1]
+    before = points[-2].images if len(points) > 1 else FIRST_POINT
+    moved = ", ".join(f"{name} {share:.2%} ({last.tensor[name]})" for name, share in last.movement.items())
+    return f"from {before} to {last.images} images, ranges moved by at most this share of their width: {moved}"

@@ -126,13 +126,13 @@ def print_selection(selection: "MethodSelection | None") -> None:
     session.event("method_selection", **selection.to_json())
     if session.quiet:
         return
-    from rich.table import Table
+    from quantkit.report.tables import plain_table
 
-    table = Table(box=None, pad_edge=False)
+    table = plain_table("Method auto: distance from fp32 (chosen: 1)")
     table.add_column("method")
-    for heading in ("images", "distance", "SQNR, dB", "agree"):
+    for heading in ("images", "distance", "SQNR dB", "agree"):
         table.add_column(heading, justify="right", no_wrap=True)
-    table.add_column("")
+    table.add_column("outcome")
     for row in selection.rows():
         figures = (_figure(row[name], digits) for name, digits in (("distance", 2), ("sqnr_db", 1), ("agreement", 1)))
         table.add_row(row["method"], str(row["images"] or "–"), *figures, row["outcome"])
