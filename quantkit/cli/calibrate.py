@@ -28,6 +28,7 @@ from quantkit.cli.options import (
     SkipDamagedOption,
     SkipOption,
     TargetOption,
+    given_once,
 )
 from quantkit.cli.progress import show_progress
 from quantkit.cli.show import (
@@ -52,6 +53,9 @@ _RANGES_SHOWN = 8
 
 @app.command()
 def calibrate(
+    subject: Annotated[
+        Path | None, typer.Argument(metavar="[MODEL]", help="fp32 ONNX classifier; --model is the same.")
+    ] = None,
     model: Annotated[Path | None, typer.Option(help="fp32 ONNX classifier.")] = None,
     set_: Annotated[Path | None, typer.Option("--set", help="Calibration set, from quantkit calib-set build.")] = None,
     images: Annotated[
@@ -107,6 +111,7 @@ def calibrate(
     from quantkit.workflows.resolve import calibration_settings
 
     where = Device.parse(device, batch=batch, options=provider_option or ())
+    model = given_once(subject, model, "model")
     settings = calibration_settings(
         folder=Path(),
         model=model,

@@ -10,10 +10,10 @@ from quantkit.cli.options import (
     BatchOption,
     DeviceOption,
     ExifOption,
+    ImagesOption,
     PresetOption,
     ProviderOption,
     SkipDamagedOption,
-    SomeImagesOption,
     images_given,
 )
 from quantkit.cli.progress import show_progress
@@ -22,8 +22,6 @@ from quantkit.cli.terminal import console
 from quantkit.errors import UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from quantkit.workflows.plan import JobPlan
 
 
@@ -32,14 +30,31 @@ def plan(
     job: Annotated[
         Literal["eval", "compare", "calibrate"], typer.Argument(help="The command to plan; of calibrate, its pass.")
     ],
-    models: Annotated[list[Path], typer.Argument(metavar="MODEL...", help="ONNX files.")],
-    images: SomeImagesOption,
+    models: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[MODEL...]", help="ONNX files, or names in the run.", show_default="that of quantkit.yaml"
+        ),
+    ] = None,
+    run: Annotated[
+        Path | None, typer.Option(help="Run folder that gives models, images and preprocessing.", show_default="none")
+    ] = None,
+    images: ImagesOption = None,
+    set_: Annotated[
+        Path | None, typer.Option("--set", help="Calibration set: plan for its images.", show_default="none")
+    ] = None,
     skip_damaged: SkipDamagedOption = False,
     preset: PresetOption = None,
     exif: ExifOption = None,
     count: Annotated[
         int | None,
-        typer.Option(min=1, help="Images of the job.", show_default="those of --images; 1000 at most for calibrate"),
+        typer.Option(
+            "--count",
+            "--limit",
+            min=1,
+            help="Images of the job.",
+            show_default="all; at most 1000 of --images for calibrate",
+        ),
     ] = None,
     nodes: Annotated[
         str | None,
@@ -67,24 +82,34 @@ def plan(
     from quantkit.engine.device import Device
     from quantkit.files import write_json
     from quantkit.workflows.plan import plan_job
-    from quantkit.workflows.project import choose_pipeline, load_project
+    from quantkit.workflows.project import load_project
+    from quantkit.workflows.resolve_evaluation import plan_settings
 
     counts = [_numbers(text, option) for text, option in ((workers, "--workers"), (nodes, "--nodes"))]
     where = Device.parse(device, batch=batch, options=provider_option or ())
-    project = load_project(Path())
-    pipeline = choose_pipeline(preset, project, exif)
-    merged = Settings(project)
+    settings = plan_settings(
+        folder=Path(),
+        calibrates=job == "calibrate",
+        models=models or (),
+        run=run,
+        set_=set_,
+        images=images,
+        preset=preset,
+        exif=exif,
+    )
+    merged = Settings(load_project(Path()))
     merged.add("job", job, given=job)
-    merged.add("models", ", ".join(map(str, models)), given=models)
-    merged.add("images", images, given=images)
-    merged.add_preprocessing(pipeline, preset)
+    merged.add("models", ", ".join(map(str, settings.models)), given=models, key="model")
+    merged.add("run", settings.run, given=run, key="run")
+    merged.add("images", settings.place, given=images or set_, key="set" if job == "calibrate" else "images")
+    merged.add_preprocessing(settings.pipeline, preset)
     with show_progress(merged.by_name) as progress:
         made = plan_job(
             job,
-            models,
-            images=images_given(images, skip_damaged) or images,
-            pipeline=pipeline,
-            count=count,
+            settings.models,
+            images=images_given(settings.images, skip_damaged) or settings.images,
+            pipeline=settings.pipeline,
+            count=count or settings.count,
             workers=counts[0],
             nodes=counts[1],
             node_threads=node_threads,
@@ -96,13 +121,9 @@ def plan(
         write_json(json, made.to_json())
     _print(made)
     print_files([json] if json is not None else [])
-    print_next(*_command(job, models, images, preset))
-
-
-def _command(job: str, models: "Sequence[Path]", images: str | None, preset: str | None) -> list[str | Path]:
-    """Return the command of the job, in words."""
-    named = ["--model", *models] if job == "calibrate" else models
-    return [job, *named, "--images", images or "IMAGES", *([] if preset is None else ["--preset", preset])]
+    given = {"--run": run, "--images": images, "--set": set_, "--preset": preset}
+    options = [(name, value) for name, value in given.items() if value is not None]
+    print_next(job, *(models or ()), *(word for option in options for word in option))
 
 
 def _numbers(text: str | None, option: str) -> list[int]:

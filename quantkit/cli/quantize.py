@@ -14,9 +14,12 @@ from quantkit.cli.options import (
     PerChannelOption,
     PowerOfTwoOption,
     RequireCoverageOption,
+    RunArgument,
+    RunOption,
     SkipOption,
     TargetOption,
     WeightBitsOption,
+    given_once,
 )
 from quantkit.cli.progress import show_progress
 from quantkit.cli.show import (
@@ -32,7 +35,8 @@ from quantkit.cli.terminal import console
 
 @app.command()
 def quantize(
-    run: Annotated[Path | None, typer.Option(help="Run folder of quantkit calibrate.")] = None,
+    subject: RunArgument = None,
+    run: RunOption = None,
     method: MethodOrAutoOption = None,
     fraction: FractionOption = None,
     target: TargetOption = None,
@@ -62,7 +66,7 @@ def quantize(
     from quantkit.config.settings import Settings
     from quantkit.runs.configuration import record_settings
     from quantkit.targets import parse_target
-    from quantkit.workflows.project import find_run, load_project
+    from quantkit.workflows.project import load_project, run_of_subject
     from quantkit.workflows.quantize import QuantizeOptions
     from quantkit.workflows.quantize import quantize as step
     from quantkit.workflows.resolve import method_of
@@ -77,11 +81,12 @@ def quantize(
         bias_correction=bias_correction,
         keep_outliers=keep_outliers,
     )
-    folder = find_run(run, project, Path())
+    given = given_once(subject, run, "run")
+    folder = run_of_subject(given, project, Path())
     chosen = method_of(method, fraction, project)
     aim = parse_target(target or project.target or "ort")
     merged = Settings(project)
-    merged.add("run", folder, given=run, key="run")
+    merged.add("run", folder, given=given, key="run")
     merged.add("method", chosen, given=method or fraction, key="method")
     merged.add("target", aim.name, given=target, key="target")
     merged.add("per channel", options.per_channel, given=per_channel, key="per_channel")

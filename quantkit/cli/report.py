@@ -6,16 +6,15 @@ from typing import Annotated
 import typer
 
 from quantkit.cli.app import app
-from quantkit.cli.options import BatchOption, DeviceOption, ProviderOption
+from quantkit.cli.options import BatchOption, DeviceOption, ProviderOption, RunArgument, RunOption, given_once
 from quantkit.cli.progress import show_progress
 from quantkit.cli.show import print_files, print_next
 
 
 @app.command()
 def report(
-    subject: Annotated[
-        Path | None, typer.Argument(metavar="[RUN or MODEL]", help="Run folder of quantkit calibrate, or its model.")
-    ] = None,
+    subject: RunArgument = None,
+    run: RunOption = None,
     html: Annotated[Path, typer.Option(help="HTML file to write.")] = Path("report.html"),
     models: Annotated[
         list[str] | None,
@@ -39,10 +38,10 @@ def report(
 
     project = load_project(Path())
     own_images = images is None
-    run = run_of_subject(subject, project, Path())
+    folder = run_of_subject(given_once(subject, run, "run"), project, Path())
     with show_progress() as progress:
         report_run(
-            run,
+            folder,
             html,
             models=tuple(models or ()),
             images=project.images if own_images else images,
@@ -56,4 +55,4 @@ def report(
             progress=progress,
         )
     print_files([html])
-    print_next("tune", run)
+    print_next("tune", folder)

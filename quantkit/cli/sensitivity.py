@@ -19,17 +19,19 @@ from quantkit.cli.options import (
     PerChannelOption,
     PowerOfTwoOption,
     ProviderOption,
+    RunArgument,
+    RunOption,
     SkipDamagedOption,
     SkipOption,
     TargetOption,
     WeightBitsOption,
+    given_once,
     images_given,
 )
 from quantkit.cli.progress import show_progress
 from quantkit.cli.show import print_files, print_next, print_notes
 from quantkit.cli.terminal import console
 from quantkit.config.choices import MethodName
-from quantkit.errors import UsageError
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -39,10 +41,8 @@ if TYPE_CHECKING:
 
 @app.command()
 def sensitivity(
-    subject: Annotated[
-        Path | None, typer.Argument(metavar="[RUN or MODEL]", help="Run folder of quantkit calibrate, or its model.")
-    ] = None,
-    run: Annotated[Path | None, typer.Option(help="Run folder of quantkit calibrate.")] = None,
+    subject: RunArgument = None,
+    run: RunOption = None,
     by: Annotated[
         Literal["isolated", "leave-one-out", "accuracy"],
         typer.Option(
@@ -101,13 +101,14 @@ def sensitivity(
     from quantkit.workflows.sensitivity import sensitivity as step
     from quantkit.workflows.sensitivity_decision import compare_command, decide, quantize_command
 
-    if subject is not None and run is not None:
-        raise UsageError("a run was given twice", where="--run", fix="give it once")
     where = Device.parse(device, batch=batch, options=provider_option or ())
     project = load_project(Path())
     own_images = by == "accuracy" and images is None
     found_by = project.images if own_images else images
-    folder, aim = run_of_subject(subject or run, project, Path()), parse_target(target or project.target or "ort")
+    folder, aim = (
+        run_of_subject(given_once(subject, run, "run"), project, Path()),
+        parse_target(target or project.target or "ort"),
+    )
     chosen = method_for_run(method, fraction, project, folder, aim)
     options = QuantizeOptions(
         per_channel=project.per_channel if per_channel is None else per_channel,

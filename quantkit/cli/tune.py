@@ -18,9 +18,12 @@ from quantkit.cli.options import (
     PresetOption,
     ProviderOption,
     RequireCoverageOption,
+    RunArgument,
+    RunOption,
     SkipDamagedOption,
     SkipOption,
     TargetOption,
+    given_once,
     images_given,
 )
 from quantkit.cli.progress import show_progress
@@ -42,16 +45,14 @@ _SECONDS = {"s": 1.0, "m": 60.0, "h": 3600.0}
 
 @app.command()
 def tune(
-    subject: Annotated[
-        Path | None, typer.Argument(metavar="[RUN or MODEL]", help="Run folder of quantkit calibrate, or its model.")
-    ] = None,
+    subject: RunArgument = None,
     max_drop: Annotated[float, typer.Option(min=0.0, help="Largest accepted loss of top-1, in points.")] = 0.5,
     min_agreement: Annotated[
         float | None, typer.Option(min=0.0, max=100.0, help="Minimum agreement with fp32, in percent; none by default.")
     ] = None,
     target: TargetOption = None,
     time: Annotated[str | None, typer.Option(help="Stop after this time, such as 10m; no limit by default.")] = None,
-    run: Annotated[Path | None, typer.Option(help="Run folder of quantkit calibrate.")] = None,
+    run: RunOption = None,
     set_: Annotated[
         Path | None, typer.Option("--set", help="Calibration set, for a model without a run.", show_default="none")
     ] = None,
@@ -195,12 +196,10 @@ def _run(
     from quantkit.workflows.project import run_of_subject
     from quantkit.workflows.resolve import calibration_settings
 
-    if subject is not None and run is not None and set_ is None:
-        raise UsageError("a run was given twice", where="--run", fix="give it once")
     if set_ is None:
         if preset is not None:
             raise UsageError("a calibrated run has its own preprocessing", where="--preset", fix="give --set too")
-        return run_of_subject(subject or run, project, Path())
+        return run_of_subject(given_once(subject, run, "run"), project, Path())
     settings = calibration_settings(
         folder=Path(),
         model=subject,

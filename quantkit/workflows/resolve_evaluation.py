@@ -8,12 +8,16 @@ from typing import Any
 from quantkit.config.pipeline import Pipeline
 from quantkit.config.project import PROJECT_FILE, Project
 from quantkit.config.settings import RUN, Settings
+from quantkit.data.calibration_set import CalibrationSet
+from quantkit.data.source import ImageSource
 from quantkit.data.sources.open import ImagesLike
 from quantkit.errors import UsageError
+from quantkit.evaluation.images import evaluation_images
 from quantkit.files import user_cache_folder
 from quantkit.graph.fixed_inputs import parse_inputs
 from quantkit.runs.cache import FOLDER as CACHE
 from quantkit.runs.folder import RECORD, RunFolder
+from quantkit.runs.location import set_of_run
 from quantkit.workflows.project import choose_pipeline, find_run, load_project, run_of_model
 
 
@@ -276,6 +280,79 @@ def settings_of_evaluation(
     merged.add("output", settings.output, key="output")
     merged.add("inputs", settings.inputs, key="inputs")
     return merged
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlanSettings:
+    """The arguments of `quantkit.workflows.plan.plan_job` that a run, a calibration set or a project file can give.
+
+    Attributes:
+        models: ONNX files.
+        run: run folder, None if nothing is taken from one.
+        images: images of the job.
+        place: where they are, as the user would give it.
+        count: number of images, None for those of ``images``.
+        pipeline: preprocessing.
+    """
+
+    models: tuple[Path, ...]
+    run: Path | None
+    images: ImagesLike
+    place: str
+    count: int | None
+    pipeline: Pipeline | None
+
+
+def plan_settings(
+    *,
+    folder: Path,
+    calibrates: bool,
+    models: Sequence[str],
+    run: Path | None,
+    set_: Path | None,
+    images: str | None,
+    preset: str | None,
+    exif: bool | None = None,
+) -> PlanSettings:
+    """Return the settings of a plan: the options first, then the run, then ``quantkit.yaml``.
+
+    Raises:
+        UsageError: no model or no images are named, or a name without a run.
+        ConfigError: the project file or the preset is not valid.
+        CalibrationSetError: the calibration set cannot be read.
+    """
+    project = load_project(folder)
+    if not models and project.model is None:
+        raise UsageError("no model was given", fix=f"name the ONNX file, or one in {PROJECT_FILE}")
+    models = models or [str(project.model)]
+    if run is None and not all(model.endswith(".onnx") for model in models):
+        run = find_run(None, project, folder)
+    record = None if run is None else RunFolder(run).read()
+    if run is None or record is None:
+        paths = [Path(model) for model in models]
+    else:
+        runs = RunFolder(run)
+        paths = [Path(model) if model.endswith(".onnx") else runs.model(model, record) for model in models]
+    pipeline = choose_pipeline(preset, project, exif) if preset is not None or record is None else record.pipeline
+    _check_exif(exif, None if preset is None and record is not None else pipeline)
+    if images is not None and set_ is not None:
+        raise UsageError("images were given twice", where="--set", fix="give --set or --images")
+    own_set = project.set if calibrates and images is None and record is None else None
+    if (manifest := set_ or own_set) is not None:
+        chosen = CalibrationSet.load(manifest)
+        found, place = ImageSource(chosen.root, chosen.items), str(manifest)
+    elif images is not None or (record is None and project.images is not None):
+        place = images or str(project.images)
+        return PlanSettings(models=tuple(paths), run=run, images=place, place=place, count=None, pipeline=pipeline)
+    elif record is None:
+        raise UsageError("no images were given", fix=f"give --images, --set, --run, or images in {PROJECT_FILE}")
+    elif calibrates:
+        chosen = set_of_run(record)
+        found, place = ImageSource(chosen.root, chosen.items, array_shape=chosen.array_shape), record.set.path
+    else:
+        found, _ = evaluation_images(project.images, None, None, None, record)
+        place = str(found.root)
+    return PlanSettings(models=tuple(paths), run=run, images=found, place=place, count=len(found), pipeline=pipeline)
 
 
 def _cache_folder(run: Path | None, model: Path, project: Project, folder: Path) -> Path:
