@@ -40,7 +40,7 @@ from quantkit.cli.show import (
     print_preset_notes,
     print_selection,
 )
-from quantkit.cli.terminal import console
+from quantkit.cli.terminal import console, session
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -179,6 +179,8 @@ def calibrate(
             progress=progress,
         )
     record_settings(done.run, "calibrate", merged.by_name)
+    about = {"run": str(done.run), "images": len(done.statistics.images)}
+    session.event("result", result={**about, **done.quantized.to_json()})
     _print(done, None if settings.set is not None else chosen)
 
 

@@ -18,7 +18,7 @@ from quantkit.cli.options import (
 )
 from quantkit.cli.progress import show_progress
 from quantkit.cli.show import print_files, print_next, print_notes
-from quantkit.cli.terminal import console
+from quantkit.cli.terminal import console, session
 from quantkit.errors import UsageError
 
 if TYPE_CHECKING:
@@ -119,6 +119,7 @@ def plan(
         )
     if json is not None:
         write_json(json, made.to_json())
+    session.event("result", result=made.to_json())
     _print(made)
     print_files([json] if json is not None else [])
     given = {"--run": run, "--images": images, "--set": set_, "--preset": preset}

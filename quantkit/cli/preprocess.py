@@ -20,7 +20,7 @@ from quantkit.cli.options import (
 )
 from quantkit.cli.progress import show_progress
 from quantkit.cli.show import print_files, print_next, print_notes
-from quantkit.cli.terminal import console
+from quantkit.cli.terminal import console, session
 from quantkit.errors import UsageError
 
 if TYPE_CHECKING:
@@ -116,6 +116,7 @@ def guess(
         write_text(out, guessed_preset(done))
     if json is not None:
         write_json(json, done.to_json())
+    session.event("result", result=done.to_json())
     console.print(_table(done))
     console.print(
         f"the model was run on {done.computed:,} images in {done.elapsed_s:.1f} s"

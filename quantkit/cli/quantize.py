@@ -30,7 +30,7 @@ from quantkit.cli.show import (
     print_notes,
     print_selection,
 )
-from quantkit.cli.terminal import console
+from quantkit.cli.terminal import console, session
 
 
 @app.command()
@@ -107,6 +107,7 @@ def quantize(
             progress=progress,
         )
     record_settings(folder, f"quantize {done.name}", merged.by_name)
+    session.event("result", result=done.to_json())
     if explain:
         for row in done.explain():
             console.print(f"{row.kind:8}  {row.op_type:18}  {row.how:9}  {row.name}", soft_wrap=True, markup=False)

@@ -30,7 +30,7 @@ from quantkit.cli.options import (
 )
 from quantkit.cli.progress import show_progress
 from quantkit.cli.show import print_files, print_next, print_notes
-from quantkit.cli.terminal import console
+from quantkit.cli.terminal import console, session
 from quantkit.config.choices import MethodName
 
 if TYPE_CHECKING:
@@ -153,8 +153,10 @@ def sensitivity(
     record_settings(folder, f"sensitivity {found.target}", merged.by_name)
     decision = decide(found)
     # Files are written first, so that a closed pipe (`head`) does not lose them.
+    content = found.to_json() | {"decision": decision.to_json()}
     if json is not None:
-        write_json(json, found.to_json() | {"decision": decision.to_json()})
+        write_json(json, content)
+    session.event("result", result=content)
     if csv is not None:
         write_text(csv, found.csv_text())
     if html is not None:

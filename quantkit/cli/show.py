@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from quantkit.cli.terminal import console, errors, session
 from quantkit.errors import UsageError
+from quantkit.files import made_folders
 from quantkit.notes import grouped
 
 if TYPE_CHECKING:
@@ -77,7 +78,10 @@ def print_files(files: Iterable[Path], *, in_folder: Path | None = None) -> None
     inside = [path.name for path in paths if path.parent == in_folder]
     parts = [f"{', '.join(inside)} in {in_folder}"] if inside else []
     parts += [str(path) for path in paths if path.parent != in_folder]
-    console.print(f"wrote {', '.join(parts)}", soft_wrap=True, markup=False)
+    made = made_folders()
+    new = dict.fromkeys(path.parent for path in paths if path.parent in made and path.parent != in_folder)
+    created = f" (new: {', '.join(f'{folder}/' for folder in new)})" if new else ""
+    console.print(f"wrote {', '.join(parts)}{created}", soft_wrap=True, markup=False)
 
 
 def print_next(*words: str | Path, folder: Path | None = None, to_errors: bool = False) -> None:

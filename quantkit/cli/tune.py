@@ -28,7 +28,7 @@ from quantkit.cli.options import (
 )
 from quantkit.cli.progress import show_progress
 from quantkit.cli.show import parse_percent, print_coverage, print_files, print_next, print_notes
-from quantkit.cli.terminal import console
+from quantkit.cli.terminal import console, session
 from quantkit.config.choices import Stage
 from quantkit.errors import UsageError
 
@@ -164,6 +164,7 @@ def tune(
         )
     if json is not None:
         write_json(json, done.to_json())
+    session.event("result", result=done.to_json())
     record_settings(done.log.parent, f"tune {done.name}", merged.by_name)
     _print(done, json)
 

@@ -9,7 +9,7 @@ from typing import Any
 import onnx_ir as ir
 
 from quantkit.config.arguments import AnyPath, as_path, optional_path, require
-from quantkit.config.method import Auto, Method, as_method_or_auto, method_name
+from quantkit.config.method import Auto, Method, as_method_or_auto, method_json, method_name
 from quantkit.data.given_set import SetLike, given_set
 from quantkit.engine.classifier import PreparedClassifier
 from quantkit.engine.saturation import products_saturate
@@ -172,6 +172,16 @@ class Quantized(Records):
     def rows(self) -> list[dict[str, Any]]:
         """Return one row per observed tensor: name and range."""
         return [{"tensor": name, "lo": one.lo, "hi": one.hi} for name, one in self.ranges.items()]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return what was made, as JSON values: without ranges and decisions."""
+        return {
+            "model": self.name,
+            "file": str(self.path),
+            "method": method_json(self.method),
+            "coverage": self.coverage.to_json(),
+            "corrected_fp32": None if self.corrected_fp32 is None else str(self.corrected_fp32),
+        }
 
     def explain(self) -> list[Decision]:
         """Return how every operator and tensor is quantized, and why."""

@@ -89,7 +89,7 @@ def test_settings_of_every_command_that_writes_into_a_run_are_stored_there(place
     run(place, "calibrate", "--method", "minmax")
     assert set(of_run(place)) == set(found)
     run(place, "report", "--limit", "8")
-    page = (place / "report.html").read_text(encoding="utf-8")
+    page = (place / "runs/tiny/report.html").read_text(encoding="utf-8")
     assert "settings of quantize int8-vacc-kl" in page
     assert "method kl definition auto (command line)" in page
 

@@ -156,6 +156,42 @@ def test_json_events_give_progress_and_outcome(project: Path, command: Command) 
     assert last["decoding"] == (8, 8)
     assert events[-1]["event"] == "end"
     assert events[-1]["exit_code"] == 0
+    [result] = [event["result"] for event in events if event["event"] == "result"]
+    assert (result["model"], result["images"], result["coverage"]["int8_layers"]) == ("int8", 8, 3)
+
+
+@pytest.mark.parametrize(
+    ("line", "figure"),
+    [
+        ("quantize --method kl", "method"),
+        ("eval fp32", "top1"),
+        ("compare fp32 int8", "models"),
+        ("report", "models"),
+        ("sensitivity --count 2", "layers"),
+        ("plan eval fp32", "images"),
+        ("tune --max-drop 50", "best"),
+        ("preprocess guess tiny.onnx --images images --limit 16", "tried"),
+    ],
+)
+def test_json_events_hold_the_result(project: Path, command: Command, line: str, figure: str) -> None:
+    command("calibrate", "--images", "images", "--count", "12")
+    command(*line.split(), "--json-events", "events.jsonl")
+
+    def refuse(text: str) -> None:
+        raise AssertionError(f"{text} is not JSON")
+
+    lines = (project / "events.jsonl").read_text().splitlines()
+    events = [json.loads(line, parse_constant=refuse) for line in lines]
+    [result] = [event["result"] for event in events if event["event"] == "result"]
+    assert figure in result
+
+
+def test_folder_made_for_an_output_is_named(project: Path, command: Command) -> None:
+    command(*CALIBRATE)
+    out, _ = command("compare", "fp32", "int8", "--json", "figures/today/a.json")
+    assert "wrote figures/today/a.json (new: figures/today/)" in out
+    out, _ = command("compare", "fp32", "int8", "--json", "figures/today/a.json")
+    assert "wrote figures/today/a.json\n" in out
 
 
 def test_json_events_on_stderr_are_alone_there(project: Path, command: Command) -> None:
