@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -284,8 +284,8 @@ def _settings(
     settings = Settings()
     settings.add("method", method)
     settings.add("target", target.name)
-    for name, value in asdict(options).items():
-        settings.add(name.replace("_", " "), value)
+    for name, value in options.settings().items():
+        settings.add(name, value)
     settings.add("until stable", until_stable)
     settings.add("require coverage", require_coverage)
     return settings.by_name

@@ -27,6 +27,7 @@ from quantkit.evaluation.predictions import Collector
 from quantkit.evaluation.result import Comparison
 from quantkit.graph.model import model_digest, model_files
 from quantkit.progress import Progress, ProgressCallback, as_progress, resumed_task
+from quantkit.runs.configuration import record_call
 from quantkit.runs.folder import RunFolder
 from quantkit.runs.score_cache import cached_scores, images_to_run, predict_cached, score_cache_of, scores_key
 from quantkit.workflows.compared_models import (
@@ -116,7 +117,7 @@ def compare(
         >>> quantkit.compare(["fp32", "mse"], **options, device=batches).reference.ran_on.provider
         'CPUExecutionProvider'
     """
-    return evaluate_models(
+    done = evaluate_models(
         models,
         run=run,
         images=images,
@@ -135,7 +136,12 @@ def compare(
         cluster=cluster,
         threads=threads,
         progress=progress,
-    ).comparison
+    )
+    if done.run is not None:
+        settings = {"images": images, "labels": labels, "preprocessing": pipeline, "exclude": exclude, "limit": limit}
+        named = [model if isinstance(model, str) else as_path(model, "models") for model in models]
+        record_call(done.run, "compare", {"run": done.run, "models": named, **settings})
+    return done.comparison
 
 
 def evaluate_models(

@@ -32,6 +32,7 @@ from quantkit.progress import Progress, ProgressCallback, as_progress, resumed_t
 from quantkit.records import Records
 from quantkit.report.notebook import figures_html
 from quantkit.runs.cache import ResultCache
+from quantkit.runs.configuration import record_call
 from quantkit.runs.folder import RunFolder
 from quantkit.runs.inputs import read_scored
 from quantkit.runs.score_cache import ScoreCache, cached_scores, images_to_run, predict_cached, scores_key
@@ -269,6 +270,9 @@ def evaluate(
             threads=threads,
             progress=as_progress(progress),
         )
+    if folder is not None:
+        settings = {"images": images, "labels": labels, "preprocessing": given_pipeline, "exclude": exclude}
+        record_call(folder.path, f"eval {name}", {"run": folder.path, **settings, "shard": shard, "limit": limit})
     warnings = (*doubts, *(diagnosis for diagnosis in (diagnose_labels(predictions), other) if diagnosis is not None))
     notes = (*file.signature.notes, *classifier.notes)
     return ModelEvaluation(

@@ -25,6 +25,7 @@ from quantkit.progress import Progress, as_progress, begun_when_called
 from quantkit.ptq.fp32_export import export_corrected_fp32, restore_batch_norms
 from quantkit.ptq.run_correction import Correction, Images, correction, images_of
 from quantkit.records import Records
+from quantkit.runs.configuration import record_call
 from quantkit.runs.folder import RunFolder
 from quantkit.runs.inputs import calibrated, open_input_shape
 from quantkit.runs.outliers import outlier_note
@@ -99,6 +100,10 @@ class QuantizeOptions:
             skip=tuple(item for item in self.skip if not item.startswith(CONV_PREFIX)),
             skip_convs=tuple(int(index) for index in indices),
         )
+
+    def settings(self) -> dict[str, Any]:
+        """Return the options under the names that ``run.json`` has for them."""
+        return {name.replace("_", " "): value for name, value in asdict(self).items()}
 
     def target(self, target: Target) -> Target:
         """Return the target with these options."""
@@ -261,6 +266,17 @@ def quantize(
         backend = after_quantize(
             QuantizedRun(folder=folder, name=name, target=target, prepared=prepared.model, calibration_set=chosen)
         )
+    record_call(
+        folder.path,
+        f"quantize {name}",
+        {
+            "run": folder.path,
+            "method": chosen_method,
+            "target": target.name,
+            **options.settings(),
+            "require coverage": require_coverage,
+        },
+    )
     replaced = replaced_notes(record, name, folder)
     return replace(done, notes=(*replaced, *done.notes, *backend.notes), files=(*done.files, *backend.files))
 

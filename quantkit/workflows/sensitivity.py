@@ -30,6 +30,7 @@ from quantkit.graph.qdq.plan import plan
 from quantkit.numerics import Range
 from quantkit.progress import Progress, ProgressCallback, as_progress, resumed_task
 from quantkit.ptq.run_correction import Correction, correction
+from quantkit.runs.configuration import record_call
 from quantkit.runs.folder import RunFolder, RunRecord
 from quantkit.runs.inputs import calibrated, model_inputs
 from quantkit.runs.location import set_of_run
@@ -196,6 +197,21 @@ def sensitivity(
         ran_on = (f"fp32 runs on {placement(network.prepared.model, device).describe()}",) if device.fallback else ()
         result = _result(cost, chosen, network, method, by, (*network.corrected.notes, *ran_on, *warnings))
         keep_sensitivity(folder, record, result)
+    record_call(
+        folder.path,
+        f"sensitivity {result.target}",
+        {
+            "run": folder.path,
+            "method": method,
+            "target": target.name,
+            "by": by,
+            **options.settings(),
+            "count": count,
+            "images": images,
+            "labels": labels,
+            "exclude": exclude,
+        },
+    )
     return result
 
 

@@ -24,6 +24,7 @@ from quantkit.graph.qdq.write import notes_of
 from quantkit.progress import Notice, Progress, as_progress
 from quantkit.ptq.shift_groups import movable
 from quantkit.records import Records
+from quantkit.runs.configuration import record_call
 from quantkit.runs.folder import RunFolder
 from quantkit.runs.inputs import open_input_shape
 from quantkit.search.budget import FloatBudget
@@ -255,6 +256,26 @@ def tune(
             widening=trials.widening,
         )
         done = _finish(subject, trials, outcome, files, (*warnings, *holdout.notes))
+    goal, limits = tuning.goal, tuning.budget
+    record_call(
+        folder.path,
+        f"tune {done.name}",
+        {
+            "target": target.name,
+            "max drop": f"{goal.max_drop:g} points",
+            "min agreement": None if goal.min_agreement is None else f"{goal.min_agreement:g} %",
+            "max float": f"{limits.macs:g} % of the multiply-adds",
+            "max skips": limits.layers,
+            "disabled stages": tuning.disable,
+            "rewrite": tuning.rewrite,
+            **options.settings(),
+            "images": images,
+            "labels": labels,
+            "exclude": exclude,
+            "limit": limit,
+            "time": None if tuning.seconds is None else f"{tuning.seconds:g} s",
+        },
+    )
     done.coverage.require(tuning.require_coverage)
     return done
 
