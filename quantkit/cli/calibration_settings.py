@@ -16,7 +16,7 @@ from quantkit.runs.folder import RunFolder
 from quantkit.targets import Target
 from quantkit.workflows.backends import Backend, backends_from
 from quantkit.workflows.project import DRAWN_IMAGES, run_of_model
-from quantkit.workflows.quantize import QuantizeOptions
+from quantkit.workflows.quantize_task import QuantizeOptions
 
 DRAWN_SET = "set.csv"
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from quantkit.config.project import Project
     from quantkit.config.settings import Settings
     from quantkit.targets import Target
-    from quantkit.workflows.quantize import QuantizeOptions
+    from quantkit.workflows.quantize_task import QuantizeOptions
 
 DialectName = Literal["build", "compile"]
 
@@ -214,7 +214,7 @@ class LayerOptions:
 
     def quantize_options(self, project: "Project", **others: Any) -> "QuantizeOptions":
         """Return the options completed by the project file."""
-        from quantkit.workflows.quantize import QuantizeOptions
+        from quantkit.workflows.quantize_task import QuantizeOptions
 
         return QuantizeOptions(
             per_channel=project.per_channel if self.per_channel is None else self.per_channel,

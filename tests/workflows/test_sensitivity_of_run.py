@@ -23,7 +23,8 @@ from quantkit.workflows import sensitivity as step
 from quantkit.workflows.calibrate import calibrate
 from quantkit.workflows.compare import compare
 from quantkit.workflows.project import run_of_subject
-from quantkit.workflows.quantize import QuantizeOptions, quantize
+from quantkit.workflows.quantize import quantize
+from quantkit.workflows.quantize_task import QuantizeOptions
 from quantkit.workflows.sensitivity import sensitivity
 
 PIPELINE = Pipeline(ops=(Decode(), ToTensor()))
