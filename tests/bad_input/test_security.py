@@ -7,8 +7,8 @@ from functools import cache
 from pathlib import Path
 
 import pytest
-from corpus import CORPUS
-from doors import DOORS, FUZZED, input_folder, prepare
+from bad_input.corpus import CORPUS
+from bad_input.doors import DOORS, FUZZED, input_folder, prepare
 
 import quantkit
 from quantkit.errors import QuantkitError

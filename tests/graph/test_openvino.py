@@ -14,7 +14,6 @@ import numpy as np
 import onnx
 import pytest
 from graph_runs import run, sqnr_db, text_model
-from test_int8_real_models import quantize_static_like_ours
 
 from quantkit.config.pipeline import CenterCrop, Decode, Normalize, Pipeline, Resize, ToTensor, imagenet_pipeline
 from quantkit.data.build_set import build_calibration_set
@@ -25,7 +24,8 @@ from quantkit.workflows.calibrate import calibrate
 from quantkit.workflows.quantize import QuantizeOptions
 
 pytest.importorskip("openvino", reason="needs OpenVINO: pip install quantkit[openvino]")
-from openvino_runs import OpenVinoModel
+from graph.openvino_runs import OpenVinoModel
+from quantizers import quantize_static_like_ours
 
 _IMAGENET = imagenet_pipeline()
 _NORMALIZE = _IMAGENET.ops[-1]

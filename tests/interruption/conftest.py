@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 import pytest
-from commands import Server
+from interruption.commands import Server
 
 
 @pytest.fixture(scope="module")
