@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,11 @@ from filelock import FileLock
 from hypothesis import settings
 
 import quantkit
+
+# Without bytecode, each of the hundreds of processes that tests start compiles the package again, and each worker all
+# test files.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
 
 # A change is judged by the same examples each time; everywhere else every run looks for new ones.
 settings.register_profile("ci", derandomize=True, deadline=None, print_blob=True)

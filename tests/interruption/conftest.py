@@ -6,7 +6,7 @@ import pytest
 from interruption.commands import Server
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def server() -> Iterator[Server]:
     started = Server()
     yield started
