@@ -13,6 +13,7 @@ from quantkit.engine.session import default_threads
 from quantkit.errors import QuantkitError
 from quantkit.graph.analysis.macs import multiply_adds
 from quantkit.graph.qdq.plan import PlanOptions, plan
+from quantkit.graph.qdq.weights import WeightIntegers
 from quantkit.graph.qdq.write import write_qdq
 from quantkit.numerics import Range
 from quantkit.progress import Progress, begun_when_called
@@ -32,7 +33,7 @@ KIND, FORMAT = "method-selection", 1
 # The set must have so many times the images that methods are compared on.
 SET_TIMES = 4
 # Methods are compared on as many images as this number of multiply-adds allows, within limits.
-MACS, LEAST, MOST = 64e9, 16, 128
+MACS, LEAST, MOST = 48e9, 12, 128
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -165,7 +166,7 @@ def _compare(
     subject: MethodSubject, methods: Sequence[Method], images: Sequence[Float32Array], progress: Progress
 ) -> MethodSelection:
     target, model = subject.target, subject.prepared.model
-    made = plan(model, target, subject.left_out)
+    made, weights = plan(model, target, subject.left_out), WeightIntegers()
     assert subject.images is not None
 
     def solve(method: Method) -> dict[str, Range]:
@@ -176,7 +177,7 @@ def _compare(
         model,
         methods,
         solve,
-        lambda solved: write_qdq(model, made, solved),
+        lambda solved: write_qdq(model, made, solved, known_weights=weights),
         images,
         corrected=subject.corrected,
         threads=subject.images.threads or default_threads(),
