@@ -6,16 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from quantkit.cli.app import app
-from quantkit.cli.options import (
-    BatchOption,
-    DeviceOption,
-    ExifOption,
-    ImagesOption,
-    PresetOption,
-    ProviderOption,
-    SkipDamagedOption,
-    images_given,
-)
+from quantkit.cli.options import DeviceOptions, ImagesOption, PreprocessingOptions, SkipDamagedOption, images_given
 from quantkit.cli.progress import show_progress
 from quantkit.cli.show import print_files, print_next, print_notes
 from quantkit.cli.terminal import console, session
@@ -30,6 +21,8 @@ def plan(
     job: Annotated[
         Literal["eval", "compare", "calibrate"], typer.Argument(help="The command to plan; of calibrate, its pass.")
     ],
+    read: PreprocessingOptions,
+    execution: DeviceOptions,
     models: Annotated[
         list[str] | None,
         typer.Argument(
@@ -44,8 +37,6 @@ def plan(
         Path | None, typer.Option("--set", help="Calibration set: plan for its images.", show_default="none")
     ] = None,
     skip_damaged: SkipDamagedOption = False,
-    preset: PresetOption = None,
-    exif: ExifOption = None,
     count: Annotated[
         int | None,
         typer.Option(
@@ -71,50 +62,38 @@ def plan(
             show_default="none",
         ),
     ] = None,
-    device: DeviceOption = "cpu",
-    batch: BatchOption = 1,
-    provider_option: ProviderOption = None,
-    threads: Annotated[int | None, typer.Option(min=1, help="Workers.")] = None,
     json: Annotated[Path | None, typer.Option(help="Write the plan as JSON.")] = None,
 ) -> None:
     """Estimate time and memory of a job from the rates of a few images."""
+    from quantkit.cli.plan_settings import plan_settings
     from quantkit.config.settings import Settings
-    from quantkit.engine.device import Device
     from quantkit.files import write_json
     from quantkit.workflows.plan import plan_job
     from quantkit.workflows.project import load_project
-    from quantkit.workflows.resolve_evaluation import plan_settings
 
     counts = [_numbers(text, option) for text, option in ((workers, "--workers"), (nodes, "--nodes"))]
-    where = Device.parse(device, batch=batch, options=provider_option or ())
-    settings = plan_settings(
-        folder=Path(),
-        calibrates=job == "calibrate",
-        models=models or (),
-        run=run,
-        set_=set_,
-        images=images,
-        preset=preset,
-        exif=exif,
-    )
-    merged = Settings(load_project(Path()))
+    where, project = execution.arguments(), load_project()
+    if images is not None and set_ is not None:
+        raise UsageError("images were given twice", where="--set", fix="give --set or --images")
+    calibrates = job == "calibrate"
+    settings = plan_settings(models or (), run, images or set_, read, project, calibrates=calibrates)
+    merged = Settings(project)
     merged.add("job", job, given=job)
     merged.add("models", ", ".join(map(str, settings.models)), given=models, key="model")
     merged.add("run", settings.run, given=run, key="run")
-    merged.add("images", settings.place, given=images or set_, key="set" if job == "calibrate" else "images")
-    merged.add_preprocessing(settings.pipeline, preset)
+    merged.add("images", settings.place, given=images or set_, key="set" if calibrates else "images")
+    merged.add_preprocessing(settings.pipeline, read.preset)
     with show_progress(merged.by_name) as progress:
         made = plan_job(
             job,
             settings.models,
-            images=images_given(settings.images, skip_damaged) or settings.images,
+            images=settings.images if images is None else images_given(images, skip_damaged),
             pipeline=settings.pipeline,
             count=count or settings.count,
             workers=counts[0],
             nodes=counts[1],
             node_threads=node_threads,
-            device=where,
-            threads=threads,
+            **where,
             progress=progress,
         )
     if json is not None:
@@ -122,7 +101,7 @@ def plan(
     session.event("result", result=made.to_json())
     _print(made)
     print_files([json] if json is not None else [])
-    given = {"--run": run, "--images": images, "--set": set_, "--preset": preset}
+    given = {"--run": run, "--images": images, "--set": set_, "--preset": read.preset}
     options = [(name, value) for name, value in given.items() if value is not None]
     print_next(job, *(models or ()), *(word for option in options for word in option))
 

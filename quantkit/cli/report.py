@@ -7,13 +7,12 @@ import typer
 
 from quantkit.cli.app import app
 from quantkit.cli.options import (
-    BatchOption,
-    DeviceOption,
-    ImagesOption,
-    LabelsOption,
-    ProviderOption,
-    RunArgument,
+    DeviceOptions,
+    EvaluatedImages,
+    InputOptions,
+    LimitOption,
     RunOption,
+    SubjectArgument,
     given_once,
 )
 from quantkit.cli.progress import show_progress
@@ -23,7 +22,9 @@ from quantkit.cli.terminal import console, session
 
 @app.command()
 def report(
-    subject: RunArgument = None,
+    on: EvaluatedImages,
+    execution: DeviceOptions,
+    subject: SubjectArgument = None,
     run: RunOption = None,
     html: Annotated[
         Path | None, typer.Option(help="HTML file to write.", show_default="report.html in the run folder")
@@ -32,48 +33,34 @@ def report(
         list[str] | None,
         typer.Option("--model", help="Name of a model in the run; repeatable. Default: every model of the run."),
     ] = None,
-    images: ImagesOption = None,
-    labels: LabelsOption = None,
-    names: Annotated[Path | None, typer.Option(help="Class names, one per line.")] = None,
-    exclude: Annotated[Path | None, typer.Option(help="Calibration set whose images are left out.")] = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="Maximum number of evaluation images.")] = None,
+    limit: LimitOption = None,
     latency: Annotated[bool, typer.Option("--latency", help="Measure latency too, on one thread.")] = False,
-    device: DeviceOption = "cpu",
-    batch: BatchOption = 1,
-    provider_option: ProviderOption = None,
-    threads: Annotated[int | None, typer.Option(help="Number of worker threads.")] = None,
 ) -> None:
     """Write an HTML report of a run: its models compared with fp32, drift, sensitivity, tuning, coverage."""
-    from quantkit.engine.device import Device
+    from quantkit.cli.evaluation_settings import comparison_settings
     from quantkit.report.tables import accuracy_table, notes
     from quantkit.runs.folder import FP32
     from quantkit.workflows.project import load_project, run_of_subject
     from quantkit.workflows.report import report_run
-    from quantkit.workflows.resolve_evaluation import comparison_settings, settings_of_evaluation
 
-    given = given_once(subject, run, "run")
-    folder = run_of_subject(given, load_project(Path()), Path())
-    settings = comparison_settings(
-        folder=Path(), models=[FP32], run=folder, images=images, labels=labels, names=names, preset=None
-    )
-    merged = settings_of_evaluation(settings, run=given, images=images, labels=labels, preset=None)
+    project, place, read = load_project(), given_once(subject, run, "run"), InputOptions()
+    folder = run_of_subject(place, project)
+    settings = comparison_settings([FP32], folder, on, read, project)
+    merged = settings.shown(project, place, on, read)
     merged.add("models", tuple(models or ()), given=models)
-    merged.add("exclude", exclude, given=exclude)
+    merged.add("exclude", on.exclude, given=on.exclude)
     merged.add("limit", limit, given=limit)
+    execution.show(merged)
     path = html or folder / "report.html"
     with show_progress(merged.by_name) as progress:
         done = report_run(
             folder,
             path,
             models=tuple(models or ()),
-            images=settings.images,
-            labels=settings.labels,
-            names=settings.names,
-            exclude=exclude,
+            **settings.images.arguments(),
             limit=limit,
             latency=latency,
-            device=Device.parse(device, batch=batch, options=provider_option or ()),
-            threads=threads,
+            **execution.arguments(),
             progress=progress,
         )
     session.event("result", result=done.comparison.to_json())
