@@ -5,6 +5,7 @@ import json
 import shlex
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -42,7 +43,7 @@ def advice(run: Path) -> Advice:
     return advise(run, skips=0)
 
 
-def options_of(candidate: dict[str, object]) -> tuple[object, ...]:
+def options_of(candidate: dict[str, Any]) -> tuple[object, ...]:
     return candidate["calibrate_mode"], candidate["quantize_per_channel"], candidate["weight_scale"]
 
 
