@@ -37,7 +37,7 @@ from quantkit.engine.session import default_threads
 from quantkit.workflows.calibrate import calibrate
 from quantkit.workflows.evaluate import evaluate
 from quantkit.workflows.presets import load_preset
-from quantkit.workflows.quantize import QuantizeOptions
+from quantkit.workflows.quantize_task import QuantizeOptions
 
 # Ray is imported with these: nothing listens beyond the loopback address, and nothing is reported.
 os.environ |= {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}

@@ -21,7 +21,7 @@ from quantkit.data.preprocess import preprocess
 from quantkit.graph.model import read_model, save_model
 from quantkit.targets import ORT
 from quantkit.workflows.calibrate import calibrate
-from quantkit.workflows.quantize import QuantizeOptions
+from quantkit.workflows.quantize_task import QuantizeOptions
 
 pytest.importorskip("openvino", reason="needs OpenVINO: pip install quantkit[openvino]")
 from graph.openvino_runs import OpenVinoModel
