@@ -25,7 +25,7 @@ demo: $(VENV)/.installed
 	$(BIN)/quantkit demo --out quantkit-demo
 
 test: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest -n auto --dist worksteal
+	$(BIN)/python -m pytest -n auto
 
 # An environment of its own, since torch and torchvision take some GB.
 $(TORCH)/.installed: pyproject.toml
