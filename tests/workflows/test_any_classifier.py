@@ -7,6 +7,7 @@ where the test put them.
 import math
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -75,7 +76,7 @@ class Net:
         self.nodes: list[onnx.NodeProto] = []
         self.weights: list[onnx.TensorProto] = []
 
-    def op(self, name: str, *inputs: str, out: str | None = None, **attributes: object) -> str:
+    def op(self, name: str, *inputs: str, out: str | None = None, **attributes: Any) -> str:
         result = out or f"{name.lower()}_{len(self.nodes)}"
         self.nodes.append(helper.make_node(name, inputs, [result], f"{name}_{len(self.nodes)}", **attributes))
         return result
