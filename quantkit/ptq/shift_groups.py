@@ -22,12 +22,11 @@ from quantkit.graph.analysis.values import (
     add_constant,
     array,
     attribute_int,
-    attribute_ints,
-    attribute_str,
     dims,
     name_of,
     node_name,
     operand,
+    pads,
     rank,
     required,
 )
@@ -140,7 +139,7 @@ class _Builder:
         return Movable(self._arriving, self._first, ~self._pinned)
 
     def _layer(self, node: ir.Node) -> None:
-        if node.op_type == "ConvTranspose" or _pads(node):
+        if node.op_type == "ConvTranspose" or pads(node):
             self._pin(operand(node, 0))
         result = node.outputs[0]
         size = channels_of(result) or 0
@@ -158,7 +157,7 @@ class _Builder:
             return None
         # Operands of other ranks are broadcast from the last axis on, not channel by channel.
         whole = len(parts) == len(node.inputs) and len({rank(value) for value in node.inputs}) == 1
-        if node.op_type in _PASSING_ON or (node.op_type == "AveragePool" and not _pads(node)):
+        if node.op_type in _PASSING_ON or (node.op_type == "AveragePool" and not pads(node)):
             return self._fitting(parts[0], result)
         if node.op_type in ("Add", "Sum") and whole and len({part.shape[0] for part in parts}) == 1:
             return self._fitting(reduce(add, parts), result)
@@ -199,8 +198,3 @@ def _flattens(node: ir.Node) -> bool:
         return False
     row = sizes[1:]
     return None not in row and after[1] == prod(size for size in row if size is not None)
-
-
-def _pads(node: ir.Node) -> bool:
-    automatic = attribute_str(node, "auto_pad", "NOTSET") not in ("NOTSET", "VALID")
-    return automatic or any(attribute_ints(node, "pads") or ())

@@ -136,12 +136,23 @@ def padding_constant(node: ir.Node) -> float | None:
     return None if content is None or content.size != 1 else float(content.reshape(-1)[0])
 
 
+def pads(node: ir.Node) -> bool:
+    """Return whether a convolution or pool may pad its input."""
+    automatic = attribute_str(node, "auto_pad", "NOTSET") not in ("NOTSET", "VALID")
+    return automatic or any(attribute_ints(node, "pads") or ())
+
+
+def crops(node: ir.Node) -> bool:
+    """Return whether a Resize reads a region, which may extend beyond its input and is then filled with a number."""
+    return attribute_str(node, "coordinate_transformation_mode", "half_pixel") == "tf_crop_and_resize"
+
+
 def sole_consumer(value: ir.Value) -> ir.Node | None:
-    """Return the only consumer of a value, None if there are several or the value is a graph output."""
-    if value.is_graph_output():
-        return None
+    """Return the only consumer of a value; None for several, one in a subgraph, and a graph output."""
     uses = list(value.uses())
-    return uses[0].node if len(uses) == 1 else None
+    if value.is_graph_output() or len(uses) != 1 or uses[0].node.graph is not value.graph:
+        return None
+    return uses[0].node
 
 
 def take_over(graph: ir.Graph, value: ir.Value, node: ir.Node) -> None:

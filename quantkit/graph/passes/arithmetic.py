@@ -15,6 +15,9 @@ from quantkit.graph.analysis.values import (
     unused_name,
 )
 
+# Between this number and its reciprocal, the reciprocal is a normal float32.
+_LEAST_DIVISOR = 2.0**-126
+
 
 class PlainArithmeticPass(ir.passes.InPlacePass):
     """Replace subtraction and division by a constant with a sum or product, and HardSwish with its definition.
@@ -22,8 +25,8 @@ class PlainArithmeticPass(ir.passes.InPlacePass):
     ``x - c`` becomes ``x + (-c)``, ``x / c`` becomes ``x * (1 / c)``, ``HardSwish(x)`` becomes
     ``x * HardSigmoid(x)`` with alpha 1/6 and beta 1/2 (its definition in ONNX), ``Max(x, c)`` and ``Min(x, c)`` with
     a number become a Clip.
-    Not changed: a constant on the left of ``-`` or ``/``, integers, division by constants with zeros, and the division
-    inside a GELU, which onnxruntime fuses in the form that exporters write.
+    Not changed: a constant on the left of ``-`` or ``/``, integers, divisors without a float32 reciprocal (zero,
+    denormals), and the division inside a GELU, which onnxruntime fuses in the form that exporters write.
     """
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
@@ -44,13 +47,14 @@ def _to_sum_or_product(graph: ir.Graph, node: ir.Node) -> bool:
     constant = array(operand(node, 1))
     if constant is None or constant.dtype != np.float32 or array(operand(node, 0)) is not None:
         return False
-    number = constant.astype(np.float64)
     if node.op_type == "Div":
-        if not number.all() or any(is_op(use.node, "Erf") for use in node.outputs[0].uses()):
+        size = np.abs(constant)
+        invertible = ((size > _LEAST_DIVISOR) & (size < 1.0 / _LEAST_DIVISOR)).all()
+        if not invertible or any(is_op(use.node, "Erf") for use in node.outputs[0].uses()):
             return False
-        op_type, opposite = "Mul", 1.0 / number
+        op_type, opposite = "Mul", 1.0 / constant.astype(np.float64)
     else:
-        op_type, opposite = "Add", -number
+        op_type, opposite = "Add", np.negative(constant, dtype=np.float64)
     node.replace_input_with(1, add_constant(graph, f"{node_name(node)}.constant", opposite.astype(np.float32)))
     node.op_type = op_type
     return True

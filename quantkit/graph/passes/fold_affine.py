@@ -144,13 +144,18 @@ def _fold(graph: ir.Graph, layer: ir.Node, affine: Affine) -> bool:
     scale, shift = (np.broadcast_to(vector, (channels,)) for vector in (affine.scale, affine.shift))
     stored = array(operand(layer, 2))
     bias = np.zeros(channels) if stored is None else np.asarray(stored, np.float64)
-    if bias.size not in (1, channels):
+    if not is_row(bias, channels):
         return False
     set_constant(graph, layer, 1, _scale_outputs(layer, weight, scale), f"{node_name(layer)}.weight")
     set_constant(
         graph, layer, 2, np.broadcast_to(bias.reshape(-1) * scale + shift, (channels,)), f"{node_name(layer)}.bias"
     )
     return True
+
+
+def is_row(bias: npt.NDArray[np.generic], columns: int) -> bool:
+    """Return whether a bias adds the same number to all rows of a column; ``[rows, 1]`` does not, whatever its size."""
+    return bias.size in (1, columns) and (bias.ndim < 2 or bias.shape[0] == 1)
 
 
 def _output_channels(layer: ir.Node, weight: Float64Array) -> int:

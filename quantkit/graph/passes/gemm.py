@@ -3,15 +3,15 @@
 import numpy as np
 import onnx_ir as ir
 
-from quantkit.graph.analysis.values import array, attribute_float, attribute_int, is_op, node_name, operand, required
-from quantkit.graph.passes.fold_affine import set_constant
+from quantkit.graph.analysis.values import array, attribute_float, attribute_int, is_op, node_name, operand
+from quantkit.graph.passes.fold_affine import is_row, set_constant
 
 
 class PlainGemmPass(ir.passes.InPlacePass):
     """Fold alpha and beta of a Gemm into constant weights and bias, and give the bias its full length.
 
     Not changed: a transposed first input, weights or bias that are computed or not float32, and a bias that is a
-    matrix.
+    matrix or a column.
     """
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
@@ -29,7 +29,7 @@ def _simplify(graph: ir.Graph, node: ir.Node) -> bool:
     if weight is None or weight.dtype != np.float32 or (operand(node, 2) is not None and bias is None):
         return False
     outputs = int(weight.shape[0] if attribute_int(node, "transB", 0) else weight.shape[1])
-    if bias is not None and bias.size not in (1, outputs):
+    if bias is not None and not is_row(bias, outputs):
         return False
     full = bias is None or bias.shape == (outputs,)
     if alpha == beta == 1.0 and full:
@@ -41,5 +41,4 @@ def _simplify(graph: ir.Graph, node: ir.Node) -> bool:
         set_constant(graph, node, 2, beta * vector, f"{node_name(node)}.bias")
     for name in ("alpha", "beta"):
         node.attributes.pop(name, None)
-    required(node, 1)
     return True

@@ -1,4 +1,4 @@
-"""Rewrites spatial means and maxima to the operators with integer kernels."""
+"""Rewrites pools, spatial means and maxima to the forms with integer kernels."""
 
 import numpy as np
 import onnx_ir as ir
@@ -10,6 +10,7 @@ from quantkit.graph.analysis.values import (
     attribute_ints,
     is_op,
     operand,
+    pads,
     rank,
     required,
     unused_name,
@@ -19,6 +20,8 @@ from quantkit.graph.analysis.values import (
 class GlobalPoolPass(ir.passes.InPlacePass):
     """ReduceMean over exactly the spatial axes becomes GlobalAveragePool; GlobalMaxPool becomes ReduceMax.
 
+    ``count_include_pad`` is removed from an AveragePool without padding, because if its size is rounded up, the integer
+    kernel of onnxruntime would count what is beyond the input.
     Not changed: means over other or computed axes, inputs of unknown rank, and element types other than float32, for
     which these operators may have no kernels.
     """
@@ -34,6 +37,9 @@ class GlobalPoolPass(ir.passes.InPlacePass):
                 modified = True
             elif is_op(node, "GlobalMaxPool") and (rank(operand(node, 0)) or 0) >= 3:
                 _to_reduce_max(model, node)
+                modified = True
+            elif is_op(node, "AveragePool") and attribute_int(node, "count_include_pad", 0) and not pads(node):
+                del node.attributes["count_include_pad"]
                 modified = True
         return ir.passes.PassResult(model, modified)
 

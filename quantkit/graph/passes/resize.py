@@ -8,6 +8,7 @@ from quantkit.graph.analysis.values import (
     array,
     attribute_ints,
     attribute_str,
+    crops,
     dims,
     is_op,
     node_name,
@@ -33,9 +34,8 @@ class PlainResizePass(ir.passes.InPlacePass):
 
 def _write_out(graph: ir.Graph, node: ir.Node) -> bool:
     shape, axes = dims(operand(node, 0)), attribute_ints(node, "axes") or ()
-    mode = attribute_str(node, "coordinate_transformation_mode", "half_pixel")
     policy = attribute_str(node, "keep_aspect_ratio_policy", "stretch")
-    if shape is None or mode == "tf_crop_and_resize" or policy != "stretch":
+    if shape is None or crops(node) or policy != "stretch":
         return False
     # scales are input 2, sizes input 3: exactly one of them is given
     for index, what in ((2, "scales"), (3, "sizes")):
