@@ -6,16 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from quantkit.cli.app import app
-from quantkit.cli.options import (
-    BatchOption,
-    DeviceOption,
-    ExifOption,
-    PresetOption,
-    ProviderOption,
-    SkipDamagedOption,
-    SomeImagesOption,
-    images_given,
-)
+from quantkit.cli.options import DeviceOptions, PreprocessingOptions, SkipDamagedOption, SomeImagesOption, images_given
 from quantkit.cli.progress import show_progress
 from quantkit.cli.show import print_files, print_next, print_notes
 from quantkit.cli.terminal import console
@@ -34,9 +25,9 @@ def plan(
     ],
     models: Annotated[list[Path], typer.Argument(metavar="MODEL...", help="ONNX files.")],
     images: SomeImagesOption,
+    read: PreprocessingOptions,
+    execution: DeviceOptions,
     skip_damaged: SkipDamagedOption = False,
-    preset: PresetOption = None,
-    exif: ExifOption = None,
     count: Annotated[
         int | None,
         typer.Option(min=1, help="Images of the job.", show_default="those of --images; 1000 at most for calibrate"),
@@ -56,47 +47,40 @@ def plan(
             show_default="none",
         ),
     ] = None,
-    device: DeviceOption = "cpu",
-    batch: BatchOption = 1,
-    provider_option: ProviderOption = None,
-    threads: Annotated[int | None, typer.Option(min=1, help="Workers.")] = None,
     json: Annotated[Path | None, typer.Option(help="Write the plan as JSON.")] = None,
 ) -> None:
     """Estimate time and memory of a job from the rates of a few images."""
     from quantkit.config.settings import Settings
-    from quantkit.engine.device import Device
     from quantkit.files import write_json
     from quantkit.workflows.plan import plan_job
-    from quantkit.workflows.project import choose_pipeline, load_project
+    from quantkit.workflows.project import load_project
 
     counts = [_numbers(text, option) for text, option in ((workers, "--workers"), (nodes, "--nodes"))]
-    where = Device.parse(device, batch=batch, options=provider_option or ())
-    project = load_project(Path())
-    pipeline = choose_pipeline(preset, project, exif)
+    where, project = execution.arguments(), load_project()
+    pipeline = read.pipeline(project)
     merged = Settings(project)
     merged.add("job", job, given=job)
     merged.add("models", ", ".join(map(str, models)), given=models)
     merged.add("images", images, given=images)
-    merged.add_preprocessing(pipeline, preset)
+    merged.add_preprocessing(pipeline, read.preset)
     with show_progress(merged.by_name) as progress:
         made = plan_job(
             job,
             models,
-            images=images_given(images, skip_damaged) or images,
+            images=images_given(images, skip_damaged),
             pipeline=pipeline,
             count=count,
             workers=counts[0],
             nodes=counts[1],
             node_threads=node_threads,
-            device=where,
-            threads=threads,
+            **where,
             progress=progress,
         )
     if json is not None:
         write_json(json, made.to_json())
     _print(made)
     print_files([json] if json is not None else [])
-    print_next(*_command(job, models, images, preset))
+    print_next(*_command(job, models, images, read.preset))
 
 
 def _command(job: str, models: "Sequence[Path]", images: str | None, preset: str | None) -> list[str | Path]:

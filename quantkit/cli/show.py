@@ -31,11 +31,13 @@ def despite_closed_pipe() -> Iterator[None]:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def print_preset_notes(preset: str | None, project: "Project") -> None:
-    """Print on standard error what was inferred to read the preset from a vendor file."""
-    from quantkit.workflows.project import notes_of_preset
+def print_preset_notes(preset: str | None, project: "Project | None" = None) -> None:
+    """Print on standard error what was inferred to read the preset, given or of the project, from a vendor file."""
+    from quantkit.workflows.presets import preset_notes
 
-    print_notes(notes_of_preset(preset, project), to_errors=True)
+    if preset is None and project is not None and project.ops is None:
+        preset = project.preset
+    print_notes(preset_notes(preset), to_errors=True)
 
 
 def spread(counts: Collection[int]) -> str:

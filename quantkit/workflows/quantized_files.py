@@ -12,7 +12,6 @@ from quantkit.graph.model import model_digest
 from quantkit.graph.qdq.plan import Plan
 from quantkit.numerics import Range
 from quantkit.runs.folder import FP32, INT8, QuantizedRecord, RunFolder, RunRecord
-from quantkit.search.method_selection import MethodSelection
 from quantkit.stats.file import Statistics
 from quantkit.targets import ORT, Target
 
@@ -63,29 +62,21 @@ def output_path(folder: RunFolder, name: str, out: Path | None) -> tuple[str, Pa
     return (name, folder.path / f"{name}.onnx") if out is None else (out.stem, out)
 
 
-def record_model(
-    folder: RunFolder,
-    name: str,
-    path: Path,
-    method: Method,
-    target: str,
-    options: dict[str, Any],
-    fp32: Path | None = None,
-    selection: MethodSelection | None = None,
-) -> None:
-    """Record a written model in ``run.json``, so that `compare` finds it by name."""
+def record_model(folder: RunFolder, name: str, path: Path, method: Method, **entry: Any) -> None:
+    """Record a written model in ``run.json``, so that `compare` finds it by name.
+
+    Args:
+        folder: of the run.
+        name: of the model in the run.
+        path: its file.
+        method: calibration method.
+        entry: the other fields of its `QuantizedRecord`.
+    """
     record = folder.read()
     inside = path.resolve().parent == folder.path.resolve()
-    entry = QuantizedRecord(
-        file=path.name if inside else os.fspath(path.resolve()),
-        sha256=model_digest(path),
-        target=target,
-        method=method_name(method),
-        options=options,
-        fp32=None if fp32 is None else fp32.name,
-        selection=None if selection is None else selection.to_json(),
-    )
-    folder.write(record.model_copy(update={"quantized": record.quantized | {name: entry}}))
+    file = path.name if inside else os.fspath(path.resolve())
+    made = QuantizedRecord(file=file, sha256=model_digest(path), method=method_name(method), **entry)
+    folder.write(record.model_copy(update={"quantized": record.quantized | {name: made}}))
 
 
 def ranges_csv(ranges: dict[str, Range], made: Plan, statistics: Statistics) -> str:

@@ -38,7 +38,8 @@ from quantkit.stats.observer import Observer
 from quantkit.targets import TENSORRT, VACC
 from quantkit.workflows.calibrate import calibrate
 from quantkit.workflows.compare import compare
-from quantkit.workflows.quantize import QuantizeOptions, quantize
+from quantkit.workflows.quantize import quantize
+from quantkit.workflows.quantize_task import QuantizeOptions
 
 PIPELINE = Pipeline(ops=(Decode(), ToTensor()))
 

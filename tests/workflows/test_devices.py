@@ -31,7 +31,7 @@ from quantkit.stats.file import load_statistics, save_statistics
 from quantkit.workflows.calibrate import calibrate
 from quantkit.workflows.compare import compare, evaluate_models
 from quantkit.workflows.evaluate import evaluate
-from quantkit.workflows.quantize import QuantizeOptions
+from quantkit.workflows.quantize_task import QuantizeOptions
 from quantkit.workflows.report import report
 from quantkit.workflows.sensitivity import sensitivity
 from quantkit.workflows.tune import TuneOptions, tune

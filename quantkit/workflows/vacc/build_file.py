@@ -28,7 +28,7 @@ from quantkit.vendors.vacc.write import (
     write_build_file,
     write_fp16_build_file,
 )
-from quantkit.workflows.quantize import QuantizeOptions
+from quantkit.workflows.quantize_task import QuantizeOptions
 
 MATERIALIZED = "calibration"
 VDSP = "vdsp_params.json"

@@ -193,7 +193,7 @@ def advise(
         threads=threads,
         progress=NamedProgress(as_progress(progress), "simulating"),
     )
-    base = choices_of_run(simulator.record)
+    base = choices_of_run(simulator.run.record)
     candidates, evaluation = _try(simulator, list(_combinations(base)), evaluate)
     best = _most_agreeing(candidates)
     notes = list(evaluation.comparison.warnings)
@@ -235,13 +235,13 @@ def sensitivities_of(
         ImageError: an image cannot be decoded.
         ModelError: the model cannot be run.
     """
-    images = images_of(simulator.record)
+    images = images_of(simulator.run.record)
     made = simulator.plan(choices)
     layers = [layer.node for layer in made.layers]
     convs = {made.conv_index[node]: node for node in layers if node in made.conv_index}
     if images is None or len(layers) < 2:
         return ()
-    prepared = simulator.prepared.model
+    prepared = simulator.run.prepared.model
     inputs = model_inputs(prepared, images.chosen.items[:SENSITIVITY_IMAGES], images.pipeline, threads)
     reference = scores_of(prepared, inputs, threads=threads)
 
