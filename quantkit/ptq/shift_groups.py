@@ -40,7 +40,7 @@ _PASSING_ON = frozenset({"Identity", "Dropout", "MaxPool", "GlobalAveragePool", 
 
 
 @dataclass(frozen=True)
-class Movable:
+class ShiftGroups:
     """Channels that can be shifted, and the tensors that each offset reaches.
 
     Attributes:
@@ -53,12 +53,12 @@ class Movable:
     first: Mapping[str, int]
     free: npt.NDArray[np.bool_]
 
-    def offsets(self, tensor: str, moves: Vector) -> Vector:
+    def offsets(self, tensor: str, shifts: Vector) -> Vector:
         """Return the offset of each channel of a tensor."""
-        return np.asarray(self.arriving[tensor] @ np.where(self.free, moves, 0.0))
+        return np.asarray(self.arriving[tensor] @ np.where(self.free, shifts, 0.0))
 
 
-def movable(model: ir.Model) -> Movable:
+def find_shift_groups(model: ir.Model) -> ShiftGroups:
     """Return the channels of a prepared model that can be shifted."""
     builder = _Builder(model)
     for node in model.graph:
@@ -66,7 +66,7 @@ def movable(model: ir.Model) -> Movable:
     return builder.result(model.graph.outputs)
 
 
-def moved(model: ir.Model, found: Movable, moves: Vector) -> ir.Model:
+def shifted(model: ir.Model, found: ShiftGroups, shifts: Vector) -> ir.Model:
     """Return a copy of a model with offsets subtracted from the biases of some layers and added by their readers.
 
     ``b'[o] = b[o] - v[o] + sum over inputs i and taps of W[o, i, tap] m[i]``, in float64 and rounded once.
@@ -74,15 +74,15 @@ def moved(model: ir.Model, found: Movable, moves: Vector) -> ir.Model:
     Args:
         model: prepared.
         found: the channels that can be shifted.
-        moves: float64 ``[count]``, the offset of each channel.
+        shifts: float64 ``[count]``, the offset of each channel.
     """
     copy = model.clone()
     nodes = {node_name(node): node for node in copy.graph}
-    moves = np.where(found.free, moves, 0.0)
+    shifts = np.where(found.free, shifts, 0.0)
     for node in rescalable_layers(model):
-        change = _taken_up(node, found.offsets(name_of(required(node, 0)), moves))
+        change = _taken_up(node, found.offsets(name_of(required(node, 0)), shifts))
         first = found.first[node_name(node)]
-        change -= moves[first : first + change.size]
+        change -= shifts[first : first + change.size]
         if change.any():
             _add_to_bias(copy.graph, nodes[node_name(node)], change)
     return copy
@@ -132,11 +132,11 @@ class _Builder:
         for value in node.outputs:
             self._give(value, passed)
 
-    def result(self, outputs: Iterable[ir.Value]) -> Movable:
+    def result(self, outputs: Iterable[ir.Value]) -> ShiftGroups:
         """Return the result; the outputs of the model are pinned."""
         for value in outputs:
             self._pin(value)
-        return Movable(self._arriving, self._first, ~self._pinned)
+        return ShiftGroups(self._arriving, self._first, ~self._pinned)
 
     def _layer(self, node: ir.Node) -> None:
         if node.op_type == "ConvTranspose" or pads(node):

@@ -32,8 +32,8 @@ def role_of(node: ir.Node, target: Target) -> tuple[Role, str]:
         return _layer_role(node, target)
     if not target.integer_sums:
         return Role.FLOAT, f"the target {target.name!r} keeps it in float: only inputs of layers are quantized"
-    if node.op_type in ops.SUMS:
-        return _sum_role(node, target)
+    if node.op_type in ops.ELEMENTWISE:
+        return _elementwise_role(node, target)
     if node.op_type == "Concat":
         return Role.CONCAT, ""
     if node.op_type in ops.UNARY | ops.SATURATING:
@@ -65,7 +65,9 @@ def _layer_role(node: ir.Node, target: Target) -> tuple[Role, str]:
         if is_constant(operand(node, 0)):
             return Role.FLOAT, "its left operand is a constant"
         return (
-            (Role.PRODUCT, "") if target.integer_sums else (Role.FLOAT, f"{target.name} quantizes layers with weights")
+            (Role.ACTIVATION_MATMUL, "")
+            if target.integer_sums
+            else (Role.FLOAT, f"{target.name} quantizes layers with weights")
         )
     if not is_constant(weight):
         return Role.FLOAT, "its weights are computed, not constant"
@@ -87,13 +89,13 @@ def _is_vector(bias: ir.Value | None) -> bool:
     return bias is None or len(dims(bias) or ()) == 1
 
 
-def _sum_role(node: ir.Node, target: Target) -> tuple[Role, str]:
+def _elementwise_role(node: ir.Node, target: Target) -> tuple[Role, str]:
     constants = [array(value) for value in node.inputs]
     if all(constant is not None for constant in constants):
         return Role.FLOAT, "both operands are constant"
     if node.op_type == "Mul" and _scales_by_number(node):
         return (Role.RESCALE, "") if target.integer_outputs else (Role.FLOAT, f"{target.name} fuses it")
-    return Role.SUM, ""
+    return Role.ELEMENTWISE, ""
 
 
 def _scales_by_number(node: ir.Node) -> bool:
