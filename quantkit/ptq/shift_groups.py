@@ -19,8 +19,6 @@ import onnx_ir as ir
 from scipy.sparse import csr_array, vstack
 
 from quantkit.graph.analysis.values import (
-    add_constant,
-    array,
     attribute_int,
     dims,
     name_of,
@@ -31,6 +29,7 @@ from quantkit.graph.analysis.values import (
     required,
 )
 from quantkit.ptq.channel_groups import channels_of, rescalable_layers
+from quantkit.ptq.layers import add_to_bias
 from quantkit.ptq.noise_model import layer_weights
 
 Vector = npt.NDArray[np.float64]
@@ -84,7 +83,7 @@ def shifted(model: ir.Model, found: ShiftGroups, shifts: Vector) -> ir.Model:
         first = found.first[node_name(node)]
         change -= shifts[first : first + change.size]
         if change.any():
-            _add_to_bias(copy.graph, nodes[node_name(node)], change)
+            add_to_bias(copy.graph, nodes[node_name(node)], change, f"{node_name(node)}.bias")
     return copy
 
 
@@ -94,16 +93,6 @@ def _taken_up(node: ir.Node, offsets: Vector) -> Vector:
     groups = attribute_int(node, "group", 1)
     per_group = weights.reshape(groups, -1, weights.shape[1]), offsets.reshape(groups, -1)
     return np.asarray(np.einsum("goi,gi->go", *per_group).reshape(-1))
-
-
-def _add_to_bias(graph: ir.Graph, node: ir.Node, change: Vector) -> None:
-    bias = operand(node, 2)
-    if bias is None:
-        node.resize_inputs(3)
-        node.replace_input_with(2, add_constant(graph, f"{node_name(node)}.bias", change.astype(np.float32)))
-    else:
-        content = np.asarray(array(bias), np.float64).reshape(-1)
-        bias.const_value = ir.Tensor((content + change).astype(np.float32), name=bias.name)
 
 
 class _Builder:

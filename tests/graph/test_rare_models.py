@@ -4,7 +4,7 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 import pytest
-from builder import FLOAT, Builder, Outcome
+from graph.builder import FLOAT, Builder, Outcome
 from onnx import numpy_helper
 
 from quantkit.errors import ModelError

@@ -14,12 +14,13 @@ from quantkit.graph.analysis.values import (
     required,
     unused_name,
 )
+from quantkit.graph.passes.node_pass import NodePass
 
 # Between this number and its reciprocal, the reciprocal is a normal float32.
 _LEAST_DIVISOR = 2.0**-126
 
 
-class PlainArithmeticPass(ir.passes.InPlacePass):
+class PlainArithmeticPass(NodePass):
     """Replace subtraction and division by a constant with a sum or product, and HardSwish with its definition.
 
     ``x - c`` becomes ``x + (-c)``, ``x / c`` becomes ``x * (1 / c)``, ``HardSwish(x)`` becomes
@@ -29,18 +30,13 @@ class PlainArithmeticPass(ir.passes.InPlacePass):
     denormals), and the division inside a GELU, which onnxruntime fuses in the form that exporters write.
     """
 
-    def call(self, model: ir.Model) -> ir.passes.PassResult:
-        """Rewrite the nodes of the main graph."""
-        modified = False
-        for node in list(model.graph):
-            if is_op(node, "Sub", "Div"):
-                modified |= _to_sum_or_product(model.graph, node)
-            elif is_op(node, "Max", "Min"):
-                modified |= _to_clip(model.graph, node)
-            elif is_op(node, "HardSwish") and node.outputs[0].dtype is ir.DataType.FLOAT:
-                _split_hard_swish(model.graph, node)
-                modified = True
-        return ir.passes.PassResult(model, modified)
+    def rewrite(self, graph: ir.Graph, node: ir.Node) -> bool:
+        """Rewrite an arithmetic operator."""
+        if is_op(node, "Sub", "Div"):
+            return _to_sum_or_product(graph, node)
+        if is_op(node, "Max", "Min"):
+            return _to_clip(graph, node)
+        return is_op(node, "HardSwish") and _split_hard_swish(graph, node)
 
 
 def _to_sum_or_product(graph: ir.Graph, node: ir.Node) -> bool:
@@ -80,7 +76,9 @@ def _to_clip(graph: ir.Graph, node: ir.Node) -> bool:
     return False
 
 
-def _split_hard_swish(graph: ir.Graph, node: ir.Node) -> None:
+def _split_hard_swish(graph: ir.Graph, node: ir.Node) -> bool:
+    if node.outputs[0].dtype is not ir.DataType.FLOAT:
+        return False
     source, name = required(node, 0), node_name(node)
     gate = ir.node(
         "HardSigmoid",
@@ -94,3 +92,4 @@ def _split_hard_swish(graph: ir.Graph, node: ir.Node) -> None:
     node.attributes.clear()
     node.resize_inputs(2)
     node.replace_input_with(1, gate.outputs[0])
+    return True

@@ -13,22 +13,19 @@ from quantkit.graph.analysis.values import (
     rank,
     required,
 )
+from quantkit.graph.passes.node_pass import NodePass
 
 
-class FoldPadPass(ir.passes.InPlacePass):
+class FoldPadPass(NodePass):
     """Move a Pad with zeros along the spatial axes into the pads of every following Conv or AveragePool.
 
     Not changed: other values and modes, cropping (negative pads), padded channels and weights, outputs with other
     consumers, convolutions with automatic padding, and average pools that already pad or round their size up.
     """
 
-    def call(self, model: ir.Model) -> ir.passes.PassResult:
-        """Fold the Pads of the main graph."""
-        modified = False
-        for node in list(model.graph):
-            if is_op(node, "Pad"):
-                modified |= _fold(model.graph, node)
-        return ir.passes.PassResult(model, modified)
+    def rewrite(self, graph: ir.Graph, node: ir.Node) -> bool:
+        """Fold a Pad."""
+        return is_op(node, "Pad") and _fold(graph, node)
 
 
 def _fold(graph: ir.Graph, node: ir.Node) -> bool:

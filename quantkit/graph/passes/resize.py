@@ -14,22 +14,19 @@ from quantkit.graph.analysis.values import (
     node_name,
     operand,
 )
+from quantkit.graph.passes.node_pass import NodePass
 
 
-class PlainResizePass(ir.passes.InPlacePass):
+class PlainResizePass(NodePass):
     """Replace ``axes`` of a Resize by scales or sizes for all axes: scale 1, or the current size, for the others.
 
     Not changed: computed scales and sizes, sizes if an unlisted axis has no fixed size, an aspect ratio policy, and
     regions of interest.
     """
 
-    def call(self, model: ir.Model) -> ir.passes.PassResult:
-        """Rewrite the Resize nodes of the main graph."""
-        modified = False
-        for node in list(model.graph):
-            if is_op(node, "Resize") and attribute_ints(node, "axes") is not None:
-                modified |= _write_out(model.graph, node)
-        return ir.passes.PassResult(model, modified)
+    def rewrite(self, graph: ir.Graph, node: ir.Node) -> bool:
+        """Rewrite a Resize."""
+        return is_op(node, "Resize") and attribute_ints(node, "axes") is not None and _write_out(graph, node)
 
 
 def _write_out(graph: ir.Graph, node: ir.Node) -> bool:
