@@ -156,7 +156,7 @@ def new_record(
             images_used=len(statistics.images),
             outliers=statistics.outlier_images,
             suffix=min(PurePosixPath(image.name).suffix.removeprefix(".") for image in chosen.images),
-            ready_arrays=chosen.array_shape is not None,
+            array_shape=chosen.array_shape,
         ),
         pipeline=pipeline,
         observed_on=_observed_on(placement, statistics, before),

@@ -23,7 +23,7 @@ from quantkit.graph.qdq.plan import Plan, plan
 from quantkit.graph.qdq.write import notes_of
 from quantkit.progress import Notice, Progress, as_progress
 from quantkit.ptq.run_correction import images_of
-from quantkit.ptq.shift_groups import movable
+from quantkit.ptq.shift_groups import find_shift_groups
 from quantkit.records import Records
 from quantkit.runs.configuration import record_call
 from quantkit.runs.folder import RunFolder
@@ -297,7 +297,7 @@ def _stages(subject: TuningTask, tuning: TuneOptions, options: QuantizeOptions) 
         closed.add(Stage.WEIGHT_SCALE)
     if subject.builder.target.compiler_calibrates:
         closed.add(Stage.RANGES)
-    if not movable(subject.prepared).free.any():
+    if not find_shift_groups(subject.prepared).free.any():
         closed.add(Stage.CHANNEL_SHIFT)
     if subject.builder.levels is None:
         closed.add(Stage.INPUT_FOLDING)

@@ -4,6 +4,7 @@ import csv
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -55,7 +56,7 @@ class Place:
         self.set = build_calibration_set(self.images, count=16)
         self.run = folder / "run"
 
-    def calibrate(self, **options: object) -> Path:
+    def calibrate(self, **options: Any) -> Path:
         calibrate(self.model, self.set, PIPELINE, run=self.run, **options)  # type: ignore[arg-type]
         return self.run
 

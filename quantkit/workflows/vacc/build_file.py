@@ -395,8 +395,8 @@ def _size(record: RunRecord) -> tuple[int, int]:
     _, _, height, width = record.model.shape
     if height is not None and width is not None:
         return height, width
-    if record.pipeline.output_size is None:
+    if record.image_size is None:
         raise ConfigError(
             "neither model nor pipeline determines the input size", fix="add a center_crop to the pipeline"
         )
-    return record.pipeline.output_size
+    return record.image_size
