@@ -23,7 +23,7 @@ def show(file: _File) -> None:
     from quantkit.stats.convergence import images_enough
     from quantkit.stats.file import load_statistics
 
-    statistics, _ = load_statistics(file)
+    statistics = load_statistics(file)
     table = Table(box=None, pad_edge=False)
     table.add_column("tensor")
     for heading in ("values", "min", "max", "zeros", "bins"):
@@ -63,9 +63,9 @@ def merge(
 
     if len(files) < 2:
         raise UsageError("merging needs at least two files")
-    merged, _ = load_statistics(files[0])
+    merged = load_statistics(files[0])
     for file in files[1:]:
-        merged = merged.merge(load_statistics(file)[0])
+        merged = merged.merge(load_statistics(file))
     save_statistics(merged, out)
     console.print(f"{len(merged.tensors)} tensors over {len(merged.images)} images")
     print_files([out])
@@ -80,7 +80,7 @@ def diff(one: _File, other: _File) -> None:
     from quantkit.report.names import Name
     from quantkit.stats.file import load_statistics
 
-    first, second = load_statistics(one)[0], load_statistics(other)[0]
+    first, second = load_statistics(one), load_statistics(other)
     same = True
     for name, mine in first.provenance.__dict__.items():
         theirs = getattr(second.provenance, name)

@@ -26,7 +26,7 @@ from quantkit.evaluation.paired import Interval
 from quantkit.evaluation.predictions import Collector
 from quantkit.evaluation.result import Comparison
 from quantkit.graph.model import model_digest, model_files
-from quantkit.progress import Progress, ProgressCallback, as_progress
+from quantkit.progress import Progress, ProgressCallback
 from quantkit.runs.folder import RunFolder
 from quantkit.runs.score_cache import cached_scores, predict_cached, score_cache_of, scores_key
 from quantkit.workflows.compared_models import (
@@ -224,23 +224,16 @@ def evaluate_models(
     found = limited(found, limit)
     check_fit(subjects, pipeline, found)
     onnx = [subject for subject in subjects if isinstance(subject, ComparedModel)]
-    execution = choose_execution(cluster, device, threads, as_progress(progress))
-    threads = execution.threads
+    execution = choose_execution(cluster, device, threads, progress)
     classifiers = [Classifier(subject.file, execution.device) for subject in onnx]
     with execution, _answers(onnx, classifiers, found, pipeline, execution, run) as answers_to_images:
-        collector = _collect(subjects, answers_to_images, found, as_progress(progress).task("comparing", "images"))
+        collector = _collect(subjects, answers_to_images, found, execution.progress.task("comparing", "images"))
     asked = 1 if check_preprocessing else 0
     for first, classifier in zip(onnx[:asked], classifiers[:asked], strict=True):
+        command = guess_command(first.path, run=run, images=images, labels=labels, pipeline=given_pipeline)
+        predictions, cache = collector.predictions(subjects.index(first)), score_cache_of(run)
         note = preprocessing_note(
-            first.file,
-            found,
-            pipeline,
-            guess_command(first.path, run=run, images=images, labels=labels, pipeline=given_pipeline),
-            predictions=collector.predictions(subjects.index(first)),
-            classifier=classifier,
-            cache=score_cache_of(run),
-            threads=threads,
-            progress=as_progress(progress),
+            classifier, found, pipeline, execution, command=command, cache=cache, predictions=predictions
         )
         warnings += [] if note is None else [f"{first.name}: {note}"]
     times: dict[str, Latency] = {}

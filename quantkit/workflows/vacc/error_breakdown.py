@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 from quantkit.config.pipeline import Decode, EvenSides, Normalize, Pipeline, PipelineOp, Resize
-from quantkit.data.calibration_set import CalibrationSet
 from quantkit.data.sources.open import ImagesLike
 from quantkit.errors import VendorFileError
 from quantkit.evaluation.compare_models import EvaluatedModel, compare_models
@@ -136,12 +135,8 @@ def error_breakdown(
     run: Path,
     *,
     images: ImagesLike | None = None,
-    labels: Path | None = None,
-    names: Path | None = None,
-    exclude: Path | CalibrationSet | None = None,
     pipeline: PresetSource | None = None,
     runtime: Runtime = "vamp",
-    limit: int | None = None,
     threads: int | None = None,
     progress: Progress | None = None,
 ) -> ErrorBreakdown:
@@ -150,12 +145,8 @@ def error_breakdown(
     Args:
         run: run folder of `calibrate`; the int8 step uses its method and its layers left in float.
         images: evaluation images; by default the folder of the calibration set without the set.
-        labels: their label file.
-        names: class names, one per line.
-        exclude: calibration set whose images are left out.
         pipeline: preprocessing of the start, as for `evaluate_models`; by default that of the run.
         runtime: the vendor's program that defines the preprocessing of the first step.
-        limit: maximum number of evaluation images.
         threads: number of worker threads; one per processor by default.
         progress: receives the progress.
 
@@ -180,10 +171,6 @@ def error_breakdown(
             [FP32, half, int8],
             run=run,
             images=images,
-            labels=labels,
-            names=names,
-            exclude=exclude,
-            limit=limit,
             drift_images=0,
             threads=threads,
             progress=NamedProgress(as_progress(progress), "breaking down the error"),
