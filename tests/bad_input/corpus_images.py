@@ -5,7 +5,7 @@ import struct
 import zlib
 
 import numpy as np
-from bad_item import BadInput
+from bad_input.bad_item import BadInput
 from PIL import Image
 
 from quantkit.errors import ImageError

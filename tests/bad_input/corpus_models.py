@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-from bad_item import BadInput
+from bad_input.bad_item import BadInput
 from onnx import TensorProto, helper, numpy_helper
 
 from quantkit.errors import ModelError

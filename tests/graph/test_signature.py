@@ -81,6 +81,23 @@ def test_image_channels_from_convolution_where_axis_is_dynamic():
     assert image_input(model).channels == 6
 
 
+def test_image_channels_of_focus_stem_are_those_of_the_input():
+    nodes = """
+        a = Slice (x, even, end, axis, two)
+        b = Slice (x, odd, end, axis, two)
+        c = Concat <axis = 1> (a, b)
+        y = Conv (c, w)
+    """
+    sizes = {"even": [0], "odd": [1], "end": [8], "axis": [3], "two": [2]}
+    model = parsed(
+        f"(float[N, 3, 8, 8] x) => (float[N, K, Y, X] y) {{ {nodes} }}",
+        w=np.zeros((4, 6, 3, 3)),
+        **{name: np.array(value, np.int64) for name, value in sizes.items()},
+    )
+    found = image_input(model)
+    assert (found.layout, found.channels) == ("NCHW", 3)
+
+
 @pytest.mark.parametrize(
     ("inputs", "message"),
     [

@@ -106,10 +106,12 @@ def _shape(node: ir.Node) -> list[Size] | None:
 
 def _slice(node: ir.Node, known: dict[ir.Value, list[Size]]) -> list[Size] | None:
     source = _read(operand(node, 0), known)
-    starts, ends = _integers(operand(node, 1), known), _integers(operand(node, 2), known)
-    if source is None or starts is None or ends is None or len(starts) != 1 or operand(node, 4) is not None:
+    bounds = [_integers(operand(node, index), known) for index in (1, 2)]
+    steps = [1] if operand(node, 4) is None else _integers(operand(node, 4), known)
+    if source is None or any(one is None or len(one) != 1 for one in (*bounds, steps)):
         return None
-    return source[starts[0] : ends[0]]
+    start, end, step = (one[0] for one in (*bounds, steps) if one is not None)
+    return source[start:end:step] if step > 0 else None
 
 
 def _replace_by_constant(graph: ir.Graph, node: ir.Node, sizes: Sequence[Size]) -> bool:
