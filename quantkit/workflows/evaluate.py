@@ -29,7 +29,7 @@ from quantkit.evaluation.predictions_file import Origin
 from quantkit.files import sha256_json, user_cache_folder
 from quantkit.graph.model import model_digest
 from quantkit.progress import Progress
-from quantkit.records import Records
+from quantkit.records import Records, plain_fields
 from quantkit.report.notebook import figures_html
 from quantkit.runs.cache import ResultCache
 from quantkit.runs.folder import RunFolder
@@ -138,10 +138,7 @@ class Accuracy:
 
     def to_json(self) -> dict[str, Any]:
         """Return the figures as plain data, intervals as ``[lo, hi]``."""
-        values = dict(vars(self))
-        for name in ("top1_ci95", "top5_ci95"):
-            values[name] = [values[name].lo, values[name].hi]
-        return values
+        return plain_fields(self)
 
 
 def evaluate(

@@ -24,6 +24,7 @@ from quantkit.evaluation.compare_models import EvaluatedModel, compare_models
 from quantkit.evaluation.result import Delta, ModelResult
 from quantkit.graph.half_precision import half_model
 from quantkit.progress import NamedProgress, Progress, as_progress
+from quantkit.records import plain_fields
 from quantkit.runs.folder import FP32
 from quantkit.vendors.vacc.vdsp import in_half
 from quantkit.workflows.compare import evaluate_models
@@ -77,7 +78,7 @@ class Step:
             "top1": self.top1,
             "agreement": self.agreement,
             **{
-                key: {"delta_top1": one.value, "ci95": [one.ci95.lo, one.ci95.hi], "mcnemar_p": one.mcnemar_p}
+                key: {"delta_top1": one.value, "ci95": one.ci95.to_json(), "mcnemar_p": one.mcnemar_p}
                 for key, one in deltas.items()
             },
         }
@@ -101,12 +102,7 @@ class ErrorBreakdown:
 
     def to_json(self) -> dict[str, Any]:
         """Return JSON values."""
-        return {
-            "images": self.images,
-            "top1": self.top1,
-            "steps": [step.to_json() for step in self.steps],
-            "notes": list(self.notes),
-        }
+        return plain_fields(self)
 
 
 def card_pipeline(pipeline: Pipeline, runtime: Runtime = "vamp") -> Pipeline:
