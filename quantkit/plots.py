@@ -18,7 +18,7 @@ from quantkit.numerics import Range
 from quantkit.sensitivity.result import Sensitivity
 from quantkit.stats.bins import signed_edges
 from quantkit.stats.convergence import ConvergencePoint
-from quantkit.stats.cut_ranges import expected_sqnr_db
+from quantkit.stats.cut_ranges import expected_sqnr_db as expected_sqnr_db
 from quantkit.stats.tensor import TensorStatistics
 from quantkit.targets import ORT, Target
 
