@@ -18,6 +18,7 @@ from quantkit.cli.show import (
     parse_percent,
     print_coverage,
     print_files,
+    print_lines,
     print_next,
     print_notes,
     print_preset_notes,
@@ -118,7 +119,7 @@ def _print(done: "Calibration", drawn: Path | None) -> None:
     if statistics.convergence:
         last = statistics.convergence[-1]
         moved = ", ".join(f"{name} {share:.2%} ({last.tensor[name]})" for name, share in last.movement.items())
-        console.print(f"largest range changes up to image {last.images}: {moved}", soft_wrap=True)
+        print_lines(f"largest range changes up to image {last.images}: {moved}")
     print_selection(quantized.selection)
     print_notes(done.notes)
     print_files((*done.files, *([] if drawn is None else [drawn])), in_folder=done.run)

@@ -40,6 +40,12 @@ def print_preset_notes(preset: str | None, project: "Project | None" = None) -> 
     print_notes(preset_notes(preset), to_errors=True)
 
 
+def print_lines(*lines: str, style: str | None = None) -> None:
+    """Print lines as they are, however long, so that a file has them whole."""
+    for line in lines:
+        console.print(line, soft_wrap=True, markup=False, style=style)
+
+
 def spread(counts: Collection[int]) -> str:
     """Return ``5`` if all counts are equal, else ``1 to 5``."""
     least, most = min(counts), max(counts)
@@ -79,7 +85,7 @@ def print_files(files: Iterable[Path], *, in_folder: Path | None = None) -> None
     inside = [path.name for path in paths if path.parent == in_folder]
     parts = [f"{', '.join(inside)} in {in_folder}"] if inside else []
     parts += [str(path) for path in paths if path.parent != in_folder]
-    console.print(f"wrote {', '.join(parts)}", soft_wrap=True, markup=False)
+    print_lines(f"wrote {', '.join(parts)}")
 
 
 def print_next(*words: str | Path, folder: Path | None = None, to_errors: bool = False) -> None:
@@ -148,10 +154,10 @@ def _figure(value: float | None, digits: int) -> str:
 def print_coverage(covered: "Coverage") -> None:
     """Print how much is int8, as a warning if it is little; with ``--verbose`` also each layer in float."""
     warning = "warning: " if covered.is_low else ""
-    console.print(f"{warning}{covered}", soft_wrap=True, markup=False, style="yellow" if covered.is_low else None)
+    print_lines(f"{warning}{covered}", style="yellow" if covered.is_low else None)
     if session.verbose:
         for layer in covered.float_layers:
-            console.print(f"    {layer.name}: {layer.why}", soft_wrap=True, markup=False, style="dim")
+            print_lines(f"    {layer.name}: {layer.why}", style="dim")
 
 
 def parse_percent(text: str | None, option: str, *, all_allowed: bool = False) -> float | None:

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from quantkit.cli.app import sub_app
-from quantkit.cli.show import print_files, print_next
+from quantkit.cli.show import print_files, print_lines, print_next
 from quantkit.cli.terminal import console
 
 stats = sub_app("stats", "Show, merge and compare statistics files.")
@@ -45,7 +45,7 @@ def show(file: _File) -> None:
         far = statistics.outlier_ratio[row]
         console.print(f"image {statistics.images[row][:12]}: outlier ratio {far:.0f}")
     console.print(f"model {made.model_sha256[:16]}, preprocessing {made.pipeline_sha256[:16]}")
-    console.print(f"by quantkit {made.quantkit} with onnxruntime {made.onnxruntime} on {made.device}", soft_wrap=True)
+    print_lines(f"by quantkit {made.quantkit} with onnxruntime {made.onnxruntime} on {made.device}")
     for method in statistics.convergence[-1].movement if statistics.convergence else ():
         enough = images_enough(statistics.convergence, method, 0.005)
         what = "still moving" if enough is None else f"stable from image {enough} on"
@@ -86,7 +86,7 @@ def diff(one: _File, other: _File) -> None:
         theirs = getattr(second.provenance, name)
         if mine != theirs:
             same = False
-            console.print(f"{name}: {mine} and {theirs}", soft_wrap=True)
+            print_lines(f"{name}: {mine} and {theirs}")
     shared = len(set(first.images) & set(second.images))
     console.print(f"images: {len(first.images)} and {len(second.images)}, {shared} in both")
     table = Table(box=None, pad_edge=False)
