@@ -9,7 +9,7 @@ import onnx_ir as ir
 
 from quantkit.engine.device import CPU, Device
 from quantkit.evaluation.selection import SelectionMetric
-from quantkit.progress import NamedProgress, Progress, ProgressCallback
+from quantkit.progress import NamedProgress, Notice, Progress, ProgressCallback
 from quantkit.runs.inputs import CalibratedRun
 from quantkit.search.budget import FloatBudget
 from quantkit.search.candidate_builder import CandidateBuilder, Product
@@ -97,6 +97,7 @@ class Trials:
         self._evaluated: Trial | None = None
         self._order: list[Trial] = []
         self._screened: dict[Recipe, Screened] = {}
+        self._built = False
 
     @property
     def made(self) -> tuple[Trial, ...]:
@@ -152,6 +153,9 @@ class Trials:
         if known is None:
             if self._order:  # the first trial is always built, so that there is a result
                 self._check_time()
+                if not self._built:
+                    self._progress.message(Notice(f"resumed: {len(self._order)} trials from {self._cache.folder}"))
+            self._built = True
             start_s = time.monotonic()
             product = self.product(recipe, in_time=bool(self._order))
             closeness = self._subject.selection.closeness(product.int8)

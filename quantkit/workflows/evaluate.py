@@ -28,13 +28,14 @@ from quantkit.evaluation.predictions import TOP, Collector, Predictions, Scores,
 from quantkit.evaluation.predictions_file import Origin
 from quantkit.files import sha256_json, user_cache_folder
 from quantkit.graph.model import model_digest
-from quantkit.progress import Progress
+from quantkit.progress import Progress, resumed_task
 from quantkit.records import Records, plain_fields
 from quantkit.report.notebook import figures_html
 from quantkit.runs.cache import ResultCache
+from quantkit.runs.configuration import record_call
 from quantkit.runs.folder import RunFolder
 from quantkit.runs.inputs import read_scored
-from quantkit.runs.score_cache import ScoreCache, cached_scores, predict_cached, scores_key
+from quantkit.runs.score_cache import ScoreCache, cached_scores, images_to_run, predict_cached, scores_key
 from quantkit.workflows.execution import Execution, choose_execution
 from quantkit.workflows.preprocessing_note import guess_command, preprocessing_note
 from quantkit.workflows.presets import PresetSource, preprocessing_of
@@ -237,7 +238,7 @@ def evaluate(
     with execution, cached_scores(results, [key], part) as [scores]:
         before = scores.known
         classifier = Classifier(file, execution.device)
-        predictions, kind = _answers(classifier, scores, part, pipeline, execution)
+        predictions, kind = _answers(classifier, scores, part, pipeline, execution, source=results.folder)
     elapsed_s = time.monotonic() - start_s - execution.start_s
     origin = Origin(
         model=digest,
@@ -255,6 +256,9 @@ def evaluate(
         other = preprocessing_note(
             classifier, part, pipeline, execution, command=command, cache=results, predictions=predictions
         )
+    if folder is not None:
+        settings = {"images": images, "labels": labels, "preprocessing": given_pipeline, "exclude": exclude}
+        record_call(folder.path, f"eval {name}", {"run": folder.path, **settings, "shard": shard, "limit": limit})
     warnings = (*doubts, *(diagnosis for diagnosis in (diagnose_labels(predictions), other) if diagnosis is not None))
     notes = (*file.signature.notes, *classifier.notes)
     return ModelEvaluation(
@@ -310,18 +314,27 @@ def parse_shard(text: str) -> tuple[int, int]:
 
 
 def _answers(
-    classifier: Classifier, cached: ScoreCache, part: ImageSource, pipeline: Pipeline, execution: Execution
+    classifier: Classifier,
+    cached: ScoreCache,
+    part: ImageSource,
+    pipeline: Pipeline,
+    execution: Execution,
+    *,
+    source: Path,
 ) -> tuple[Predictions, Scores]:
     assert part.labels is not None
+    new = images_to_run([cached], len(part.names))
+    done = new.count(False)
     collector = Collector(1, kind=Scores.PROBABILITIES if _ends_in_softmax(classifier.file) else None)
-    progress = execution.progress.task("evaluating", "images")
+    progress = resumed_task(execution.progress, "evaluating", "images", done=done, total=len(new), source=source)
     answer, threads = execution.answer([classifier.file], part, pipeline), execution.threads
     for answers in predict_cached([classifier], [cached], part.items, pipeline, threads=threads, answer=answer):
         scores = answers.scores[0]
         # Determined from one image, so that it does not depend on the batches.
         collector.kind = collector.kind or kind_of_scores(scores)
         collector.update([scores], [part.names[answers.index]], [part.labels[answers.index]])
-        progress(answers.index + 1, len(part.names))
+        done += new[answers.index]
+        progress(done, len(part.names))
     assert collector.kind is not None
     return collector.predictions(0), collector.kind
 

@@ -65,7 +65,7 @@ def on_cluster(engine: SharedEngine, monkeypatch: pytest.MonkeyPatch) -> str:
     """Return an address that stands for the shared engine."""
 
     def place(
-        cluster: str | None, device: Device, threads: int | None, progress: Progress | None, **_: object
+        cluster: str | None, device: Device, threads: int | None, progress: Progress | None, **_: Any
     ) -> Execution:
         return Execution(device, 2, None if cluster is None else engine, as_progress(progress))
 
