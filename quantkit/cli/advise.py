@@ -16,7 +16,7 @@ from quantkit.cli.options import (
 )
 from quantkit.cli.progress import show_progress
 from quantkit.cli.show import print_files, print_next, print_notes
-from quantkit.cli.terminal import console
+from quantkit.cli.terminal import console, session
 from quantkit.cli.vamc import vamc
 
 if TYPE_CHECKING:
@@ -68,6 +68,7 @@ def advise(
         )
     if json is not None:
         write_json(json, advice.to_json())
+    session.event("result", result=advice.to_json())
     console.print(_table(advice))
     for line in (MODEL_OF_THE_COMPILER, *_verdict(advice)):
         console.print(line, soft_wrap=True, markup=False)

@@ -16,7 +16,7 @@ from quantkit.cli.options import (
 )
 from quantkit.cli.progress import show_progress
 from quantkit.cli.show import despite_closed_pipe, print_files, print_next, print_notes, print_preset_notes
-from quantkit.cli.terminal import console
+from quantkit.cli.terminal import console, session
 from quantkit.errors import UsageError
 
 if TYPE_CHECKING:
@@ -151,13 +151,14 @@ def compare(
     # Files are written first, so that a closed pipe (`head`) does not lose them.
     if junit is not None:
         write_text(junit, junit_xml(result, verdicts))
+    content = result.to_json()
+    if verdicts:
+        content["gates"] = [verdict.to_json() for verdict in verdicts]
+    if parts is not None:
+        content["breakdown"] = parts.to_json()
     if json is not None:
-        content = result.to_json()
-        if verdicts:
-            content["gates"] = [verdict.to_json() for verdict in verdicts]
-        if parts is not None:
-            content["breakdown"] = parts.to_json()
         write_json(json, content)
+    session.event("result", result=content)
     if csv is not None:
         write_text(csv, csv_text(result))
     if markdown is not None:

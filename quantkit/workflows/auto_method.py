@@ -11,6 +11,7 @@ from quantkit.data.parallel import map_in_order
 from quantkit.engine.session import default_threads
 from quantkit.errors import QuantkitError
 from quantkit.graph.analysis.macs import multiply_adds
+from quantkit.graph.qdq.weights import WeightIntegers
 from quantkit.graph.qdq.write import write_qdq
 from quantkit.numerics import Range
 from quantkit.progress import Progress, begun_when_called
@@ -28,7 +29,7 @@ KIND, FORMAT = "method-selection", 1
 # The set must have so many times the images that methods are compared on.
 SET_TIMES = 4
 # Methods are compared on as many images as this number of multiply-adds allows, within limits.
-MACS, LEAST, MOST = 64e9, 16, 128
+MACS, LEAST, MOST = 48e9, 12, 128
 
 
 def resolve_method(
@@ -134,7 +135,7 @@ def _unchanged(taken: Sequence[tuple[CalibrationImage, ImageItem]]) -> bool:
 def _compare(
     task: QuantizeTask, methods: Sequence[Method], images: Sequence[Float32Array], progress: Progress
 ) -> MethodSelection:
-    model, made = task.run.prepared.model, task.plan
+    model, made, weights = task.run.prepared.model, task.plan, WeightIntegers()
     assert task.images is not None
 
     def solve(method: Method) -> dict[str, Range]:
@@ -145,7 +146,7 @@ def _compare(
         model,
         methods,
         solve,
-        lambda solved: write_qdq(model, made, solved),
+        lambda solved: write_qdq(model, made, solved, known_weights=weights),
         images,
         corrected=task.options.bias_correction,
         threads=task.images.threads or default_threads(),

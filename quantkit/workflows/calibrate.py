@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +60,7 @@ class Calibration(Records):
         reused: cached statistics of the same model, set and pipeline were used.
         files: the written files, including unchanged ones.
         notes: remarks for the user; `quantkit.notes.grouped` summarizes them by kind.
+        resumed_images: number of images of an interrupted pass that was resumed; not part of the duration.
 
     Example:
         In the folder written by ``quantkit demo``:
@@ -77,6 +78,7 @@ class Calibration(Records):
     reused: bool
     files: tuple[Path, ...]
     notes: tuple[str, ...]
+    resumed_images: int = 0
 
     def rows(self) -> list[dict[str, Any]]:
         """Return one row for each observed tensor: its range, and its minimum and maximum."""
@@ -229,14 +231,20 @@ def calibrate(
         quantized = quantize_prepared(
             task, solved_by, name=name, path=folder.path / f"{name}.onnx", selection=selection
         )
-        changed = QuantizedRun(folder=folder, target=target, prepared=subject.prepared.model, calibration_set=chosen)
+        changed = QuantizedRun(
+            folder=folder,
+            name=quantized.name,
+            target=target,
+            prepared=subject.prepared.model,
+            calibration_set=chosen,
+        )
         backend = after_quantize(changed, backends)
     files = (folder.statistics, *quantized.files, *backend.files)
     placed = observer.placement
     ran_on = () if placed is None or execution.device.is_cpu else (f"the pass ran on {placed.describe()}",)
     changed_notes = () if before is None else replaced_notes(before, quantized.name, folder)
     notes = (*doubts, *ran_on, *changed_notes, *quantized.notes, *backend.notes)
-    return Calibration(run, quantized, statistics, elapsed_s, reused, files, notes)
+    return Calibration(run, quantized, statistics, elapsed_s, reused, files, notes, observer.resumed)
 
 
 def _preprocessing_note(
@@ -277,8 +285,8 @@ def _settings(
     settings = Settings()
     settings.add("method", method)
     settings.add("target", target.name)
-    for name, value in asdict(options).items():
-        settings.add(name.replace("_", " "), value)
+    for name, value in options.settings().items():
+        settings.add(name, value)
     settings.add("until stable", until_stable)
     settings.add("require coverage", require_coverage)
     return settings.by_name

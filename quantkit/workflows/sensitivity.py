@@ -25,8 +25,10 @@ from quantkit.errors import CalibrationSetError, UsageError
 from quantkit.evaluation.images import check_labels, evaluation_images, limited
 from quantkit.evaluation.paired import PairedOutcomes, score_interval
 from quantkit.evaluation.result import PERCENT
-from quantkit.progress import Progress, ProgressCallback, as_progress
+from quantkit.graph.qdq.plan import plan
+from quantkit.progress import Progress, ProgressCallback, as_progress, resumed_task
 from quantkit.ptq.run_correction import Correction, correction
+from quantkit.runs.configuration import record_call
 from quantkit.runs.folder import RunFolder, RunRecord
 from quantkit.runs.inputs import CalibratedRun, calibrated, model_inputs
 from quantkit.runs.location import set_of_run
@@ -192,6 +194,21 @@ def sensitivity(
             ran_on = (f"fp32 runs on {placement(network.run.prepared.model, device).describe()}",)
         result = _result(cost, chosen, network, method, by, (*network.notes, *ran_on, *warnings))
         keep_sensitivity(folder, record, result)
+    record_call(
+        folder.path,
+        f"sensitivity {result.target}",
+        {
+            "run": folder.path,
+            "method": method,
+            "target": target.name,
+            "by": by,
+            **options.settings(),
+            "count": count,
+            "images": images,
+            "labels": labels,
+            "exclude": exclude,
+        },
+    )
     return result
 
 
@@ -251,14 +268,22 @@ def _measure(
     caches = [LayerCostCache(folder.cache, {**network.depends_on, "images": list(chosen.digests[lot])}) for lot in lots]
     if execution.engine is not None:
         left = [(lot, cache) for lot, cache in zip(lots, caches, strict=True) if cache.network is None]
-        costs = _measure_on_cluster(execution.engine, network, chosen, [lot for lot, _ in left], progress)
+        costs = _measure_on_cluster(
+            execution.engine, network, chosen, [lot for lot, _ in left], progress, folder.cache.folder
+        )
         for (_, cache), cost in zip(left, costs, strict=True):
             cache.finish(cost)
         return NetworkCost.concatenate([cache.network for cache in caches if cache.network is not None])
-    count, parts = progress.task("measuring layers", "layers"), list[NetworkCost]()
+    quantized = network.quantization
+    layers = len(plan(network.run.prepared.model, quantized.target, quantized.left_out).layers)
+    known = sum(len(cache.layers) for cache in caches)
+    count = resumed_task(
+        progress, "measuring layers", "layers", done=known, total=layers * len(lots), source=folder.cache.folder
+    )
+    parts = list[NetworkCost]()
     for number, (lot, cache) in enumerate(zip(lots, caches, strict=True)):
         if cache.network is None:
-            shifted = _shifted(count, number, lots)
+            shifted = _shifted(count, number, lots, known)
             cache.finish(_measure_lot(network, chosen.items[lot], cache, execution.threads, shifted))
         assert cache.network is not None
         parts.append(cache.network)
@@ -266,7 +291,7 @@ def _measure(
 
 
 def _measure_on_cluster(
-    engine: Engine, network: _Network, chosen: _Images, lots: Sequence[slice], progress: Progress
+    engine: Engine, network: _Network, chosen: _Images, lots: Sequence[slice], progress: Progress, known: Path
 ) -> Iterator[NetworkCost]:
     if not lots:
         return iter(())
@@ -276,8 +301,12 @@ def _measure_on_cluster(
         quantization=network.quantization,
     )
     keys = [(item.id, digest) for item, digest in zip(chosen.items, chosen.digests, strict=True)]
-    count = progress.task("measuring layers", "images")
-    return layer_costs_on_cluster(engine, work, [keys[lot] for lot in lots], count)
+    total = len(keys)
+    before = total - sum(len(keys[lot]) for lot in lots)
+    count = resumed_task(progress, "measuring layers", "images", done=before, total=total, source=known)
+    return layer_costs_on_cluster(
+        engine, work, [keys[lot] for lot in lots], lambda done, _: count(before + done, total)
+    )
 
 
 def _measure_lot(
@@ -294,9 +323,9 @@ def _measure_lot(
         raise
 
 
-def _shifted(progress: ProgressCallback, lot: int, lots: Sequence[slice]) -> ProgressCallback:
-    """Return a callback that reports the progress of one lot as part of all lots."""
-    return lambda done, total: progress(lot * total + done, len(lots) * total)
+def _shifted(progress: ProgressCallback, lot: int, lots: Sequence[slice], known: int) -> ProgressCallback:
+    """Return a callback that reports the progress of one lot as part of all lots, those known from the start."""
+    return lambda done, total: progress(max(lot * total + done, known), len(lots) * total)
 
 
 def _result(

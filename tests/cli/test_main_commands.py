@@ -5,6 +5,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -193,7 +194,7 @@ def test_files_without_preprocessing_ask_for_a_preset(folder: Path, run: Run) ->
 
 
 def test_an_interrupted_command_says_how_to_go_on(folder: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    def interrupted(*arguments: object, **options: object) -> None:
+    def interrupted(*arguments: object, **options: Any) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr("quantkit.workflows.inspect.inspect", interrupted)

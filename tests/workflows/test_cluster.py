@@ -63,7 +63,7 @@ def engine() -> Iterator[SharedEngine]:
 def on_cluster(engine: SharedEngine, monkeypatch: pytest.MonkeyPatch) -> str:
     """Return an address that stands for the shared engine."""
 
-    def place(cluster: str | None, device: Device, threads: int | None, progress: object, **_: object) -> Execution:
+    def place(cluster: str | None, device: Device, threads: int | None, progress: object, **_: Any) -> Execution:
         return Execution(device, 2, None if cluster is None else engine)
 
     for module in (calibrate_module, compare_module, evaluate_module, sensitivity_module, tune_module):

@@ -6,6 +6,7 @@ same way through the code. With it, the same tests run on the provider itself.
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnxruntime as ort
@@ -242,8 +243,8 @@ def test_results_name_the_provider_that_answered(run: Path, images: Path, openvi
 
 
 def test_run_records_the_device_of_the_pass_and_keeps_it(run: Path, tmp_path: Path, openvino: Device) -> None:
-    def recorded(folder: Path) -> dict[str, object]:
-        found: dict[str, object] = json.loads((folder / "run.json").read_text())["observed_on"]
+    def recorded(folder: Path) -> dict[str, Any]:
+        found: dict[str, Any] = json.loads((folder / "run.json").read_text())["observed_on"]
         return found
 
     assert recorded(run)["provider"] == "CPUExecutionProvider"

@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -59,11 +60,11 @@ class Place:
         self.images = write_images(folder / "images", per_class=8)
         self.cache = folder / "cache"
 
-    def evaluate(self, **options: object) -> ModelEvaluation:
+    def evaluate(self, **options: Any) -> ModelEvaluation:
         chosen = {"images": self.images, "pipeline": PIPELINE, "cache": self.cache, **options}
         return evaluate(self.model, **chosen)  # type: ignore[arg-type]
 
-    def saved(self, **options: object) -> bytes:
+    def saved(self, **options: Any) -> bytes:
         done = self.evaluate(**options)
         save_predictions(self.folder / "p.npz", done.predictions, done.origin)
         return (self.folder / "p.npz").read_bytes()
@@ -326,7 +327,7 @@ def test_shards_merge_to_the_bits_of_one_evaluation(place: Place, count: int) ->
 
 
 def test_what_does_not_belong_together_is_not_merged(place: Place) -> None:
-    def part(name: str, **options: object) -> Path:
+    def part(name: str, **options: Any) -> Path:
         place.saved(**options)
         return (place.folder / "p.npz").rename(place.folder / name)
 

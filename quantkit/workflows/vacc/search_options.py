@@ -33,10 +33,9 @@ from quantkit.runs.inputs import model_inputs
 from quantkit.types import BoolArray
 from quantkit.vendors.vacc.write import BuildFile, WeightScale, vendor_method
 from quantkit.workflows.compare import Evaluation, evaluate_models
-from quantkit.workflows.vacc.build_file import CompilerOptions, VamcOptions, choices_of_run, vamc_of_run
+from quantkit.workflows.vacc.build_file import ADVISED, CompilerOptions, VamcOptions, choices_of_run, vamc_of_run
 from quantkit.workflows.vacc.compiler_simulator import MODEL_OF_THE_COMPILER, CompilerSimulator
 
-ADVISED = "vamc-advised.yaml"
 JSON_SCHEMA = 1
 # From this agreement with fp32 on, in percent, a layer in float is not worth its time.
 AGREES_ENOUGH = 99.0
