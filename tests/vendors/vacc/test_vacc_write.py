@@ -194,7 +194,7 @@ def test_calibration_tensors_are_our_own_preprocessing(tmp_path: Path, photos: P
     before = [file.read_bytes() for file in files]
     write_calibration_tensors(images, pipeline, tmp_path / "t", input_name="input", workers=1)
     assert [file.read_bytes() for file in files] == before
-    with pytest.raises(CalibrationSetError, match=r"the folder contains \d_.*, which does not belong to these images"):
+    with pytest.raises(OutputError, match=r"the folder contains \d_.*, which is not in this set"):
         write_calibration_tensors(images[:1], pipeline, tmp_path / "t", input_name="input")
     with pytest.raises(CalibrationSetError, match="there are no images"):
         write_calibration_tensors([], pipeline, tmp_path / "t", input_name="input")
