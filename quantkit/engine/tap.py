@@ -51,6 +51,7 @@ class TappedSession:
             is always ``ordered``.
 
     Attributes:
+        names: the tapped tensors, as given.
         placement: where its layers really run.
 
     Raises:
@@ -59,6 +60,7 @@ class TappedSession:
     """
 
     def __init__(self, model: ir.Model, tensors: Sequence[str], *, ordered: bool = False, device: Device = CPU) -> None:
+        self.names = tuple(tensors)
         # The tensors of a batch take much of a device's memory, and running two batches in parallel gains nothing.
         self._turn = contextlib.nullcontext() if device.is_cpu else threading.Lock()
         self._inputs = [str(value.name) for value in model.graph.inputs if value.name in tensors]

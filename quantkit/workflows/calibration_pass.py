@@ -17,6 +17,7 @@ from quantkit.config.method import (
     method_name,
 )
 from quantkit.data.preprocess import preprocess
+from quantkit.engine.batches import Batching
 from quantkit.engine.cluster.observe import PassWork, observe_on_cluster
 from quantkit.engine.cluster.work import share_images, share_model
 from quantkit.engine.observe import Chunk, complete, observe
@@ -115,13 +116,12 @@ class CalibrationPass:
     def _chunks(self, begun: Observed | None, count: ProgressCallback) -> Iterator[Chunk]:
         """Observe the images that are left, here or on the workers of a cluster."""
         tapped, file, device = self._subject.observed.tapped, self._subject.file, self._execution.device
-        fixed = file.signature.image.batch
-        batch, fill = fixed or device.batch, fixed is not None
+        batching = Batching.of(file.signature.image.batch, device)
         images, total = self._chosen.items, len(self._chosen)
         if self._execution.engine is not None:
             shared = share_images(self._images, self._pipeline)
             model = share_model(self._execution.engine, file.path, file.signature)
-            work = PassWork(model, tuple(tapped), shared, device, batch, fill)
+            work = PassWork(model, tuple(tapped), shared, device, batching)
             keys = [(image.name, image.sha256) for image in self._chosen.images]
             return observe_on_cluster(
                 self._execution.engine, work, keys, before=begun, progress=lambda done: count(done, total)
@@ -130,11 +130,9 @@ class CalibrationPass:
         self.placement = session.placement
         return observe(
             session,
-            tapped,
             images,
             partial(preprocess, pipeline=self._pipeline),
-            batch=batch,
-            fill=fill,
+            batching,
             threads=self._execution.threads,
             before=begun,
             progress=lambda done: count(done, total),
