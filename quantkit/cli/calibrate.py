@@ -20,6 +20,7 @@ from quantkit.cli.show import (
     parse_percent,
     print_coverage,
     print_files,
+    print_lines,
     print_next,
     print_notes,
     print_preset_notes,
@@ -127,7 +128,7 @@ def _print(done: "Calibration", drawn: Path | None) -> None:
     if len(quantized.ranges) > _RANGES_SHOWN:
         console.print(f"... and {len(quantized.ranges) - _RANGES_SHOWN} more")
     if statistics.convergence:
-        console.print(_convergence(statistics.convergence), soft_wrap=True, markup=False)
+        print_lines(_convergence(statistics.convergence))
     print_selection(quantized.selection)
     print_notes(done.notes)
     print_files((*done.files, *([] if drawn is None else [drawn])), in_folder=done.run)

@@ -15,7 +15,7 @@ from quantkit.cli.options import (
     RunOption,
 )
 from quantkit.cli.progress import show_progress
-from quantkit.cli.show import despite_closed_pipe, print_files, print_next, print_notes, print_preset_notes
+from quantkit.cli.show import despite_closed_pipe, print_files, print_lines, print_next, print_notes, print_preset_notes
 from quantkit.cli.terminal import console, session
 from quantkit.errors import UsageError
 
@@ -193,10 +193,9 @@ def _print(evaluation: "Evaluation", breakdown: "ErrorBreakdown | None", verdict
     if breakdown is not None:
         console.print(_breakdown_table(breakdown))
     print_notes(evaluation.notes)
-    for note in dict.fromkeys((*notes(result), *(breakdown.notes if breakdown is not None else ()))):
-        console.print(note, soft_wrap=True, markup=False)
+    print_lines(*dict.fromkeys((*notes(result), *(breakdown.notes if breakdown is not None else ()))))
     for verdict in verdicts:
-        console.print(verdict.line, soft_wrap=True, markup=False, style=None if verdict.passed else "red")
+        print_lines(verdict.line, style=None if verdict.passed else "red")
 
 
 def _breakdown_table(breakdown: "ErrorBreakdown") -> "Table":

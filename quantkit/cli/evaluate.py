@@ -15,7 +15,7 @@ from quantkit.cli.options import (
     RunOption,
 )
 from quantkit.cli.progress import show_progress
-from quantkit.cli.show import print_files, print_next, print_notes, print_preset_notes
+from quantkit.cli.show import print_files, print_lines, print_next, print_notes, print_preset_notes
 from quantkit.cli.terminal import console, session
 from quantkit.errors import UsageError
 
@@ -139,7 +139,7 @@ def _finish(
     if accuracy.tied:
         console.print(f"{accuracy.tied} images with tied top scores, {accuracy.constant} with all scores equal")
     for warning in warnings:
-        console.print(f"warning: {warning}", soft_wrap=True, markup=False, style="yellow")
+        print_lines(f"warning: {warning}", style="yellow")
     if out is not None:
         save_predictions(out, predictions, origin)
     content = {**accuracy.to_json(), "classes": predictions.classes, "output": None, "origin": asdict(origin)}

@@ -8,7 +8,7 @@ import typer
 from quantkit.cli.app import app
 from quantkit.cli.options import DeviceOptions, ImagesOption, PreprocessingOptions, SkipDamagedOption, images_given
 from quantkit.cli.progress import show_progress
-from quantkit.cli.show import print_files, print_next, print_notes
+from quantkit.cli.show import print_files, print_lines, print_next, print_notes
 from quantkit.cli.terminal import console, session
 from quantkit.errors import UsageError
 
@@ -114,7 +114,7 @@ def _numbers(text: str | None, option: str) -> list[int]:
     """
     parts = [] if text is None else text.split(",")
     if not all(part.isdecimal() and 0 < int(part) < 100_000 for part in parts):
-        raise UsageError(f"{text!r} is not a list of numbers", where=option, fix="write it as 1,2,4")
+        raise UsageError(f"{text!r} is not a list of numbers from 1 up", where=option, fix="write it as 1,2,4")
     return [int(part) for part in parts]
 
 
@@ -134,7 +134,7 @@ def _print(made: "JobPlan") -> None:
         table.add_row(one.where, *row)
     console.print(table)
     if len(made.estimates) > 1:
-        console.print("workers and nodes are taken to have this machine's processors and to be idle", soft_wrap=True)
+        print_lines("workers and nodes are taken to have this machine's processors and to be idle")
     print_notes(made.notes)
 
 

@@ -9,7 +9,7 @@ import typer
 from quantkit.cli.app import sub_app
 from quantkit.cli.options import DeviceOptions, InputOptions, JsonOption, LabelledImages
 from quantkit.cli.progress import show_progress
-from quantkit.cli.show import print_files, print_next, print_notes
+from quantkit.cli.show import print_files, print_lines, print_next, print_notes
 from quantkit.cli.terminal import console, session
 from quantkit.errors import UsageError
 
@@ -101,18 +101,16 @@ def guess(
         write_json(json, done.to_json())
     session.event("result", result=done.to_json())
     console.print(_table(done))
-    console.print(
+    print_lines(
         f"the model was run on {done.computed:,} images in {done.elapsed_s:.1f} s"
         + (f"; {done.known:,} answers were cached in {done.cache}" if done.known else "")
         if done.computed
-        else f"all answers were cached in {done.cache}, nothing was run",
-        soft_wrap=True,
-        markup=False,
+        else f"all answers were cached in {done.cache}, nothing was run"
     )
     print_notes(done.notes)
-    console.print(done.verdict, soft_wrap=True, markup=False)
+    print_lines(done.verdict)
     if done.found_better and out is None:
-        console.print(f"preset: {done.best.describe()}; --out FILE writes it", soft_wrap=True, markup=False)
+        print_lines(f"preset: {done.best.describe()}; --out FILE writes it")
     print_files(path for path in (out, json) if path is not None)
     if out is not None:
         print_next("calibrate", "--model", file, "--images", str(images.images or "FOLDER"), "--preset", out)

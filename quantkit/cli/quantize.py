@@ -19,11 +19,12 @@ from quantkit.cli.show import (
     parse_percent,
     print_coverage,
     print_files,
+    print_lines,
     print_next,
     print_notes,
     print_selection,
 )
-from quantkit.cli.terminal import console, session
+from quantkit.cli.terminal import session
 
 
 @app.command()
@@ -77,9 +78,9 @@ def quantize(
     session.event("result", result=done.to_json())
     if explain:
         for row in done.explain():
-            console.print(f"{row.kind:8}  {row.op_type:18}  {row.how:9}  {row.name}", soft_wrap=True, markup=False)
+            print_lines(f"{row.kind:8}  {row.op_type:18}  {row.how:9}  {row.name}")
             if row.why:
-                console.print(f"{'':10}{row.why}", soft_wrap=True, markup=False, style="dim")
+                print_lines(f"{'':10}{row.why}", style="dim")
     print_selection(done.selection)
     print_notes(done.notes)
     print_files(dict.fromkeys((done.path, *done.files)))

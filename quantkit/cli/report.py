@@ -16,7 +16,7 @@ from quantkit.cli.options import (
     given_once,
 )
 from quantkit.cli.progress import show_progress
-from quantkit.cli.show import print_files, print_next, print_notes
+from quantkit.cli.show import print_files, print_lines, print_next, print_notes
 from quantkit.cli.terminal import console, session
 
 
@@ -66,7 +66,6 @@ def report(
     session.event("result", result=done.comparison.to_json())
     console.print(accuracy_table(done.comparison))
     print_notes(done.notes)
-    for note in dict.fromkeys(notes(done.comparison)):
-        console.print(note, soft_wrap=True, markup=False)
+    print_lines(*dict.fromkeys(notes(done.comparison)))
     print_files([path])
     print_next("tune", folder)

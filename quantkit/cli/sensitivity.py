@@ -19,7 +19,7 @@ from quantkit.cli.options import (
     given_once,
 )
 from quantkit.cli.progress import show_progress
-from quantkit.cli.show import print_files, print_next, print_notes
+from quantkit.cli.show import print_files, print_lines, print_next, print_notes
 from quantkit.cli.terminal import console, session
 from quantkit.config.choices import MethodName
 
@@ -120,10 +120,8 @@ def sensitivity(
     if html is not None:
         write_text(html, sensitivity_page(found, decision.lines()))
     console.print(_table(found, top))
-    for line in summary(found):
-        console.print(line, soft_wrap=True, markup=False)
-    for line in decision.lines():
-        console.print(line, soft_wrap=True, markup=False, style="bold")
+    print_lines(*summary(found))
+    print_lines(*decision.lines(), style="bold")
     print_notes(found.notes)
     print_files((sensitivity_path(RunFolder(folder), found.target), *(one for one in (json, csv, html) if one)))
     if not decision.layers:

@@ -41,6 +41,12 @@ def print_preset_notes(preset: str | None, project: "Project | None" = None) -> 
     print_notes(preset_notes(preset), to_errors=True)
 
 
+def print_lines(*lines: str, style: str | None = None) -> None:
+    """Print lines as they are, however long, so that a file has them whole."""
+    for line in lines:
+        console.print(line, soft_wrap=True, markup=False, style=style)
+
+
 def spread(counts: Collection[int]) -> str:
     """Return ``5`` if all counts are equal, else ``1 to 5``."""
     least, most = min(counts), max(counts)
@@ -83,7 +89,7 @@ def print_files(files: Iterable[Path], *, in_folder: Path | None = None) -> None
     made = made_folders()
     new = dict.fromkeys(path.parent for path in paths if path.parent in made and path.parent != in_folder)
     created = f" (new: {', '.join(f'{folder}/' for folder in new)})" if new else ""
-    console.print(f"wrote {', '.join(parts)}{created}", soft_wrap=True, markup=False)
+    print_lines(f"wrote {', '.join(parts)}{created}")
 
 
 def print_next(*words: str | Path, folder: Path | None = None, to_errors: bool = False) -> None:
@@ -152,10 +158,10 @@ def _figure(value: float | None, digits: int) -> str:
 def print_coverage(covered: "Coverage") -> None:
     """Print how much is int8, as a warning if it is little; with ``--verbose`` also each layer in float."""
     warning = "warning: " if covered.is_low else ""
-    console.print(f"{warning}{covered}", soft_wrap=True, markup=False, style="yellow" if covered.is_low else None)
+    print_lines(f"{warning}{covered}", style="yellow" if covered.is_low else None)
     if session.verbose:
         for layer in covered.float_layers:
-            console.print(f"    {layer.name}: {layer.why}", soft_wrap=True, markup=False, style="dim")
+            print_lines(f"    {layer.name}: {layer.why}", style="dim")
 
 
 def parse_percent(text: str | None, option: str, *, all_allowed: bool = False) -> float | None:

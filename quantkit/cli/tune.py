@@ -21,7 +21,7 @@ from quantkit.cli.options import (
     given_once,
 )
 from quantkit.cli.progress import show_progress
-from quantkit.cli.show import parse_percent, print_coverage, print_files, print_next, print_notes
+from quantkit.cli.show import parse_percent, print_coverage, print_files, print_lines, print_next, print_notes
 from quantkit.cli.terminal import console, session
 from quantkit.config.choices import Stage
 from quantkit.errors import UsageError
@@ -178,10 +178,9 @@ def _run(given: CalibrateOptions, project: "Project", device: "Device", progress
 def _print(done: "Tuning", json: Path | None) -> None:
     best = done.outcome.best
     console.print(_table(done))
-    for line in _verdict(done):
-        console.print(line, soft_wrap=True, markup=False)
+    print_lines(*_verdict(done))
     print_notes(done.notes)
-    console.print(f"kept: {best.recipe.describe()}", soft_wrap=True, markup=False)
+    print_lines(f"kept: {best.recipe.describe()}")
     print_files((*done.files, done.log, *([] if json is None else [json])), in_folder=done.log.parent)
     print_coverage(done.coverage)
     print_next("compare", "fp32", done.name, "--run", done.log.parent)

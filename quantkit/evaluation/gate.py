@@ -22,6 +22,7 @@ from typing import Any
 from quantkit.errors import GateError, UsageError
 from quantkit.evaluation.paired import Interval, wilson_interval
 from quantkit.evaluation.result import PERCENT, Comparison, ModelResult
+from quantkit.records import plain
 
 _OPERATORS: dict[str, Callable[[float, float], bool]] = {
     ">": operator.gt,
@@ -158,10 +159,7 @@ class GateVerdict:
             "model": self.model,
             "passed": self.passed,
             "proven": self.proven,
-            "figures": {
-                name: {"value": one.value, "ci95": None if one.interval is None else [one.interval.lo, one.interval.hi]}
-                for name, one in self.figures.items()
-            },
+            "figures": {name: {"value": one.value, "ci95": plain(one.interval)} for name, one in self.figures.items()},
         }
 
 

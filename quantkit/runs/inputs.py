@@ -82,7 +82,7 @@ def calibrated(folder: RunFolder, record: RunRecord) -> CalibratedRun:
         StatisticsError: the statistics are damaged.
     """
     prepared = fp32_of_run(folder, record).prepared()
-    statistics, _ = load_statistics(folder.statistics)
+    statistics = load_statistics(folder.statistics)
     if statistics.provenance.model_sha256 != record.model.key:
         raise ProvenanceError(
             "the statistics are of another model than the run",

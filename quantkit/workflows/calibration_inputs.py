@@ -12,6 +12,7 @@ from quantkit.data.calibration_set import CalibrationSet
 from quantkit.data.given_set import SetLike, given_set
 from quantkit.data.overlap import digest_of
 from quantkit.data.parallel import map_in_order
+from quantkit.data.source import ImageSource
 from quantkit.engine.classifier import ClassifierFile, PreparedClassifier, read_classifier
 from quantkit.engine.device import Device
 from quantkit.engine.placement import DevicePlacement, placement_of
@@ -33,6 +34,28 @@ class CalibratedModel:
     record: ModelRecord
     prepared: PreparedClassifier
     observed: Taps
+
+
+@dataclass(frozen=True)
+class CalibrationInputs:
+    """What a calibration depends on.
+
+    Attributes:
+        model: the model.
+        set: the calibration set.
+        manifest: path of the file of the set, empty if it was given as a value.
+        pipeline: preprocessing.
+    """
+
+    model: CalibratedModel
+    set: CalibrationSet
+    manifest: str
+    pipeline: Pipeline
+
+    @property
+    def images(self) -> ImageSource:
+        """The images of the set, with their labels where it has any."""
+        return ImageSource(self.set.root, self.set.items, labels=self.set.labels, array_shape=self.set.array_shape)
 
 
 def read_calibrated_model(path: Path, output: str | None, inputs: Mapping[str, Any] | None) -> CalibratedModel:
@@ -89,15 +112,14 @@ def read_calibration_set(given: SetLike) -> tuple[CalibrationSet, str]:
     return chosen, manifest
 
 
-def changed_inputs(
-    before: RunRecord, subject: CalibratedModel, chosen: CalibrationSet, pipeline: Pipeline
-) -> list[str]:
+def changed_inputs(before: RunRecord, inputs: CalibrationInputs) -> list[str]:
     """Return the inputs of a run that differ from the new ones."""
+    model = inputs.model.record
     changed = {
-        f"model ({Path(before.model.path).name})": before.model.key != subject.record.key,
-        f"output ({before.model.output})": before.model.output != subject.record.output,
-        f"calibration set ({before.set.images} images)": before.set.digest != chosen.digest,
-        "preprocessing": before.pipeline != pipeline,
+        f"model ({Path(before.model.path).name})": before.model.key != model.key,
+        f"output ({before.model.output})": before.model.output != model.output,
+        f"calibration set ({before.set.images} images)": before.set.digest != inputs.set.digest,
+        "preprocessing": before.pipeline != inputs.pipeline,
     }
     return [what for what, differs in changed.items() if differs]
 
@@ -124,10 +146,7 @@ def remove_replaced_models(folder: RunFolder, before: RunRecord, replaced: list[
 
 
 def new_record(
-    subject: CalibratedModel,
-    chosen: CalibrationSet,
-    manifest: str,
-    pipeline: Pipeline,
+    inputs: CalibrationInputs,
     statistics: Statistics,
     placement: DevicePlacement | None,
     before: RunRecord | None,
@@ -137,20 +156,18 @@ def new_record(
     """Return the record of a run after its pass.
 
     Args:
-        subject: the model.
-        chosen: the calibration set.
-        manifest: path of its file, empty if there is none.
-        pipeline: the preprocessing.
+        inputs: model, set and preprocessing.
         statistics: of the pass.
         placement: where the pass ran, None if cached statistics are used.
         before: the previous record of the run; its files of other targets stay, unless the run has new inputs.
         replaced: the run has other inputs than before.
     """
+    chosen = inputs.set
     record = RunRecord(
         quantkit=__version__,
-        model=subject.record,
+        model=inputs.model.record,
         set=SetRecord(
-            path=manifest,
+            path=inputs.manifest,
             digest=chosen.digest,
             images=len(chosen),
             images_used=len(statistics.images),
@@ -158,7 +175,7 @@ def new_record(
             suffix=min(PurePosixPath(image.name).suffix.removeprefix(".") for image in chosen.images),
             array_shape=chosen.array_shape,
         ),
-        pipeline=pipeline,
+        pipeline=inputs.pipeline,
         observed_on=_observed_on(placement, statistics, before),
     )
     if before is None:

@@ -26,7 +26,7 @@ from quantkit.evaluation.paired import Interval
 from quantkit.evaluation.predictions import Collector
 from quantkit.evaluation.result import Comparison
 from quantkit.graph.model import model_digest, model_files
-from quantkit.progress import Progress, ProgressCallback, as_progress, resumed_task
+from quantkit.progress import Progress, ProgressCallback, resumed_task
 from quantkit.runs.configuration import record_call
 from quantkit.runs.folder import RunFolder
 from quantkit.runs.score_cache import cached_scores, images_to_run, predict_cached, score_cache_of, scores_key
@@ -230,26 +230,19 @@ def evaluate_models(
     found = limited(found, limit)
     check_fit(subjects, pipeline, found)
     onnx = [subject for subject in subjects if isinstance(subject, ComparedModel)]
-    execution = choose_execution(cluster, device, threads, as_progress(progress))
-    threads = execution.threads
+    execution = choose_execution(cluster, device, threads, progress)
     classifiers = [Classifier(subject.file, execution.device) for subject in onnx]
     with execution, _answers(onnx, classifiers, found, pipeline, execution, run) as (answers_to_images, new, source):
         count = resumed_task(
-            as_progress(progress), "comparing", "images", done=new.count(False), total=len(new), source=source
+            execution.progress, "comparing", "images", done=new.count(False), total=len(new), source=source
         )
         collector = _collect(subjects, answers_to_images, found, new, count)
     asked = 1 if check_preprocessing else 0
     for first, classifier in zip(onnx[:asked], classifiers[:asked], strict=True):
+        command = guess_command(first.path, run=run, images=images, labels=labels, pipeline=given_pipeline)
+        predictions, cache = collector.predictions(subjects.index(first)), score_cache_of(run)
         note = preprocessing_note(
-            first.file,
-            found,
-            pipeline,
-            guess_command(first.path, run=run, images=images, labels=labels, pipeline=given_pipeline),
-            predictions=collector.predictions(subjects.index(first)),
-            classifier=classifier,
-            cache=score_cache_of(run),
-            threads=threads,
-            progress=as_progress(progress),
+            classifier, found, pipeline, execution, command=command, cache=cache, predictions=predictions
         )
         warnings += [] if note is None else [f"{first.name}: {note}"]
     times: dict[str, Latency] = {}

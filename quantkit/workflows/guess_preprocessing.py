@@ -27,7 +27,7 @@ from quantkit.evaluation.preprocessing_search import SearchResult, least_gain, l
 from quantkit.files import user_cache_folder
 from quantkit.graph.inner_preprocessing import inner_preprocessing
 from quantkit.progress import Progress, as_progress
-from quantkit.records import Records
+from quantkit.records import Records, plain, plain_fields
 from quantkit.runs.cache import ResultCache
 from quantkit.runs.folder import RunFolder
 from quantkit.runs.location import set_of_run
@@ -157,21 +157,8 @@ class PreprocessingGuess(Records):
 
     def to_json(self) -> dict[str, Any]:
         """Return everything as plain data."""
-        return {
-            "model": str(self.model),
-            "evidence": self.evidence,
-            "images": self.images,
-            "found_better": self.found_better,
-            "verdict": self.verdict,
-            "start": self.start.model_dump(mode="json"),
-            "best": self.best.model_dump(mode="json"),
-            "overall": None if self.overall is None else asdict(self.overall),
-            "tried": self.rows(),
-            "computed": self.computed,
-            "known": self.known,
-            "elapsed_s": self.elapsed_s,
-            "notes": list(self.notes),
-        }
+        overall = None if self.overall is None else plain(asdict(self.overall))
+        return {**plain_fields(self), "found_better": self.found_better, "overall": overall, "tried": self.rows()}
 
 
 def guess_preprocessing(

@@ -25,8 +25,7 @@ from quantkit.errors import CalibrationSetError, UsageError
 from quantkit.evaluation.images import check_labels, evaluation_images, limited
 from quantkit.evaluation.paired import PairedOutcomes, score_interval
 from quantkit.evaluation.result import PERCENT
-from quantkit.graph.qdq.plan import plan
-from quantkit.progress import Progress, ProgressCallback, as_progress, resumed_task
+from quantkit.progress import Progress, ProgressCallback, resumed_task
 from quantkit.ptq.run_correction import Correction, correction
 from quantkit.runs.configuration import record_call
 from quantkit.runs.folder import RunFolder, RunRecord
@@ -181,14 +180,14 @@ def sensitivity(
         if images is not None or labels is not None:
             raise UsageError("labelled images need --by accuracy", where="--images", fix="add --by accuracy")
         chosen, warnings = None, []
-    execution = choose_execution(cluster, device, threads, as_progress(progress), workers_on_cpu=True)
+    execution = choose_execution(cluster, device, threads, progress, workers_on_cpu=True)
     device = execution.device
     with folder.locked(), execution:
         task = QuantizeTask(run=calibrated(folder, record), requested=target, options=options, images=None)
         network = _network(task, method, device)
         # An outlier image would dominate every figure.
         chosen = chosen or _calibration_images(record, count or IMAGES, task.outliers, calibration_set)
-        cost = _measure(folder, network, chosen, execution, as_progress(progress))
+        cost = _measure(folder, network, chosen, execution)
         ran_on: tuple[str, ...] = ()
         if device.fallback:  # without `auto`, a device runs all layers or none
             ran_on = (f"fp32 runs on {placement(network.run.prepared.model, device).describe()}",)
@@ -260,26 +259,22 @@ def _labelled(found: ImageSource, record: RunRecord) -> _Images:
     return _Images(found, digests, np.asarray(found.labels, np.int64), f"images of {found.root}")
 
 
-def _measure(
-    folder: RunFolder, network: _Network, chosen: _Images, execution: Execution, progress: Progress
-) -> NetworkCost:
+def _measure(folder: RunFolder, network: _Network, chosen: _Images, execution: Execution) -> NetworkCost:
     """Measure lot by lot, resuming each from its cached results."""
     lots = [slice(start, start + _LOT) for start in range(0, len(chosen.items), _LOT)]
     caches = [LayerCostCache(folder.cache, {**network.depends_on, "images": list(chosen.digests[lot])}) for lot in lots]
     if execution.engine is not None:
         left = [(lot, cache) for lot, cache in zip(lots, caches, strict=True) if cache.network is None]
         costs = _measure_on_cluster(
-            execution.engine, network, chosen, [lot for lot, _ in left], progress, folder.cache.folder
+            execution.engine, network, chosen, [lot for lot, _ in left], execution.progress, folder.cache.folder
         )
         for (_, cache), cost in zip(left, costs, strict=True):
             cache.finish(cost)
         return NetworkCost.concatenate([cache.network for cache in caches if cache.network is not None])
-    quantized = network.quantization
-    layers = len(plan(network.run.prepared.model, quantized.target, quantized.left_out).layers)
+    layers = len(network.quantization.plan(network.run.prepared.model).layers)
     known = sum(len(cache.layers) for cache in caches)
-    count = resumed_task(
-        progress, "measuring layers", "layers", done=known, total=layers * len(lots), source=folder.cache.folder
-    )
+    total, source = layers * len(lots), folder.cache.folder
+    count = resumed_task(execution.progress, "measuring layers", "layers", done=known, total=total, source=source)
     parts = list[NetworkCost]()
     for number, (lot, cache) in enumerate(zip(lots, caches, strict=True)):
         if cache.network is None:
