@@ -1,6 +1,7 @@
 """What the command line says of an option that a command does not have: the one that does the same there."""
 
 import re
+from pathlib import Path
 from typing import Any
 
 from quantkit.config.nearest import nearest
@@ -49,6 +50,25 @@ def unknown_option(option: str, command: Any) -> str:
             return f"{said}; it is given by position: {_sentence(place.help)}"
     guess = nearest(word, known)
     return f"{said}." if guess is None else f"{said}; did you mean --{guess}?"
+
+
+def extra_arguments(message: str, command: Any) -> str:
+    """Return the message about arguments that a command does not take, with the option for the first of them.
+
+    Args:
+        message: ends with the arguments in parentheses.
+        command: the command of the command line.
+    """
+    value = message.rpartition("(")[2].removesuffix(")").split(" ")[0]
+    path, known = Path(value), {one.opts[0] for one in _options(command)}
+    kinds = {
+        "--run": (path / "run.json").is_file(),
+        "--model": value.endswith(".onnx"),
+        "--set": value.endswith(".csv"),
+        "--images": path.is_dir() or value.endswith((".tar", ".zip", ".parquet")),
+    }
+    option = next((name for name, fits in kinds.items() if fits and name in known), None)
+    return message if option is None else f"{message}; did you mean {option} {value}?"
 
 
 def _options(command: Any) -> list[Any]:

@@ -17,7 +17,7 @@ from quantkit import __version__
 from quantkit.cli import lazy_imports
 from quantkit.cli.app import JsonEventsOption, LogFileOption, QuietOption, VerboseOption, app
 from quantkit.cli.commands import command_line
-from quantkit.cli.hints import unknown_option
+from quantkit.cli.hints import extra_arguments, unknown_option
 from quantkit.cli.terminal import errors, session
 from quantkit.config.nearest import nearest
 from quantkit.errors import OutputError, QuantkitError
@@ -114,6 +114,8 @@ def _explained(error: TyperException, context: Any) -> str:
     option, command = getattr(error, "option_name", None), getattr(context, "command", None)
     if option is not None and command is not None and error.format_message().startswith("No such option"):
         return unknown_option(option, command)
+    if command is not None and error.format_message().startswith("Got unexpected extra argument"):
+        return extra_arguments(error.format_message(), command)
     return _with_guess(error.format_message())
 
 

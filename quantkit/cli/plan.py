@@ -114,7 +114,7 @@ def _numbers(text: str | None, option: str) -> list[int]:
     """
     parts = [] if text is None else text.split(",")
     if not all(part.isdecimal() and 0 < int(part) < 100_000 for part in parts):
-        raise UsageError(f"{text!r} is not a list of numbers", where=option, fix="write it as 1,2,4")
+        raise UsageError(f"{text!r} is not a list of numbers from 1 up", where=option, fix="write it as 1,2,4")
     return [int(part) for part in parts]
 
 

@@ -247,7 +247,9 @@ class RunFolder:
         try:
             return _located(RunRecord.model_validate_json(path.read_bytes()), self.path)
         except FileNotFoundError:
-            raise UsageError("this is not a run folder", where=self.path, fix="run quantkit calibrate first") from None
+            named = Path("runs") / self.path
+            fix = f"give {named}" if (named / RECORD).is_file() else "run quantkit calibrate first"
+            raise UsageError("this is not a run folder", where=self.path, fix=fix) from None
         except OSError as error:
             raise ConfigError(f"cannot be read ({reason(error)})", where=path) from error
         except ValidationError as error:

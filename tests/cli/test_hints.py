@@ -35,6 +35,25 @@ def test_unknown_option_is_answered_with_the_one_meant(line: str, said: str, com
     assert err.endswith(f"See quantkit {named} --help.\n")
 
 
+@pytest.mark.parametrize(
+    ("line", "meant"),
+    [
+        ("vamc write runs/tiny", "--run runs/tiny"),
+        ("calib-set build images --out c.csv", "--images images"),
+        ("calibrate tiny.onnx calib.csv", "--set calib.csv"),
+        ("vamc write tiny.onnx", "--model tiny.onnx"),
+    ],
+)
+def test_extra_argument_is_answered_with_its_option(line: str, meant: str, calibrated: Path, command: Command) -> None:
+    _, err = command(*line.split(), code=2)
+    assert f"; did you mean {meant}? See quantkit" in err
+
+
+def test_name_of_a_run_alone_is_answered_with_its_folder(calibrated: Path, command: Command) -> None:
+    _, err = command("compare", "fp32", "int8", "--run", "tiny", code=2)
+    assert err == "error: tiny: this is not a run folder; give runs/tiny\n"
+
+
 def test_model_and_run_are_given_by_position_or_by_option(project: Path, command: Command) -> None:
     (project / "quantkit.yaml").write_text("preset: pipeline.yaml\nimages: images\n")
     drawn = ("--images", "images", "--count", "8", "--preset", "pipeline.yaml")
