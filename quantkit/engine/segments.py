@@ -125,6 +125,11 @@ class SegmentedRun:
         for value in [*graph.inputs, *graph.outputs]:
             value.type = value.type or ir.TensorType(ir.DataType.FLOAT)
             value.shape = None  # sizes depend on the images; onnxruntime does not need them
+        if any(node.op_type == "MaxPool" for node in graph):
+            # With the number of axes onnxruntime moves the channels behind, where it has a fast kernel for integers;
+            # for layers alone this costs more than it gains.
+            for value in graph.inputs:
+                value.shape = ir.Shape([None] * self._live[name_of(value)][0].ndim)
         piece = ir.Model(graph, ir_version=self.model.ir_version)
         return open_session(ir.serde.serialize_model(piece).SerializeToString())
 

@@ -130,7 +130,7 @@ def mcnemar_exact(outcomes: PairedOutcomes) -> float:
     for images in range(min(outcomes.lost, outcomes.gained) + 1):
         tail += ways
         ways = ways * (outcomes.discordant - images) // (images + 1)
-    return min(tail / 2 ** (outcomes.discordant - 1), 1.0)
+    return min(tail / (1 << (outcomes.discordant - 1)), 1.0)
 
 
 def wilson_interval(successes: int, trials: int, confidence: float = CONFIDENCE) -> Interval:

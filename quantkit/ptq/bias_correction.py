@@ -26,7 +26,7 @@ from quantkit.engine.scores import scores_of, sqnr_by_image_db
 from quantkit.engine.segments import SegmentedRun
 from quantkit.engine.tap import TappedSession
 from quantkit.graph.analysis.bounds import UNBOUNDED, Bounds
-from quantkit.graph.analysis.values import node_name
+from quantkit.graph.analysis.values import name_of, node_name, required
 from quantkit.graph.qdq.plan import Plan
 from quantkit.graph.qdq.write import activation_parameters, write_qdq
 from quantkit.numerics import QParams, Range
@@ -126,9 +126,11 @@ def estimate_shifts(
     for done, one in enumerate(layers, start=1):
         name = stored.get(one.result, one.result)
         qparams = parameters[one.result] if one.result in stored else None
+        # The cut is after a pool or a sum between two layers: integer kernels are faster in one piece with the layer
+        # before, and the result is computed once.
+        int8_run.advance([name_of(required(nodes[one.layer.node], 0))])
         shifts[one.layer.output] = _shift_to(expected[one.result], int8_run, one, name, qparams)
         set_bias(nodes[one.layer.node], one.bias + shifts[one.layer.output])
-        int8_run.advance([name])
         if progress is not None:
             progress(done, len(layers))
     return shifts
@@ -196,9 +198,12 @@ def _collected(found: Iterable[tuple[Vector, Vector]]) -> tuple[Vector, Vector]:
 def _means_and_share(value: Numbers, one: BiasedLayer) -> tuple[Vector, Vector]:
     """Return each channel's mean in one image, and the share of it strictly within the activation's limits."""
     channels, limits = by_channel(value), one.passing.intersection(one.effective)
-    passed = (channels > limits.lo) & (channels < limits.hi)
+    passed = channels > limits.lo
+    if limits.hi < np.inf:
+        passed &= channels < limits.hi
     means = _within(channels, one.effective).mean(axis=1, dtype=np.float64)
-    return means, np.count_nonzero(passed, axis=1) / channels.shape[1]
+    # np.count_nonzero along an axis converts to int64 first, which takes three times as long.
+    return means, passed.view(np.uint8).sum(axis=1, dtype=np.uint32) / channels.shape[1]
 
 
 def _means(run: SegmentedRun, name: str, limits: Bounds) -> Vector:
