@@ -139,7 +139,8 @@ def _size(summary: ModelSummary) -> str:
             height, width = summary.assumed_size
             text += f" of {height} x {width} (--size gives another)"
     if summary.uncounted:
-        text += f", and those of {summary.uncounted} layers of unknown size"
+        layers = "1 layer" if summary.uncounted == 1 else f"{summary.uncounted} layers"
+        text += f", and those of {layers} of unknown size"
     return text
 
 

@@ -91,3 +91,23 @@ def test_torchvisions_own_count(tmp_path, name: str) -> None:
     weights = torchvision.models.get_model_weights(name).DEFAULT
     counted = sum(multiply_adds(prepare(read_model(path)).model).values())
     assert counted / 1e9 == pytest.approx(weights.meta["_ops"], abs=0.001)
+
+
+def test_size_that_inference_loses_is_that_of_the_file() -> None:
+    # torch's exporter writes as_strided as a Gather with indices from a Range over the batch.
+    text = """
+    <ir_version: 8, opset_import: ["": 17]>
+    g (float[N, 4, 1, 1] input) => (float[N, 3] logits) <float[N, 4] gathered>
+    {
+        shape = Shape <start = 0, end = 1> (input)
+        axes = Constant <value = int64[1] {0}> ()
+        n = Squeeze (shape, axes)
+        zero = Constant <value = int64 {0}> ()
+        one = Constant <value = int64 {1}> ()
+        rows = Range (zero, n, one)
+        flat = Flatten (input)
+        gathered = Gather (flat, rows)
+        logits = Gemm (gathered, w)
+    }
+    """
+    assert list(multiply_adds(text_model(text, w=np.ones((4, 3), np.float32))).values()) == [12]

@@ -95,7 +95,7 @@ def multiply_adds(prepared_model: ir.Model, input_shape: Sequence[int] | None = 
 def with_shapes(model: ir.Model, input_shape: Sequence[int] | None) -> ir.Model:
     """Return a copy with all shapes inferred from one batch of known size.
 
-    Shapes that cannot be inferred, such as those of operators unknown to ONNX, are kept from the model.
+    Sizes that cannot be inferred, such as those of operators unknown to ONNX, are kept from the model.
     """
     copy = model.clone()
     stored = {value: value.shape for node in copy.graph for value in node.outputs}
@@ -106,12 +106,21 @@ def with_shapes(model: ir.Model, input_shape: Sequence[int] | None) -> ir.Model:
         value.shape = None
     infer = ShapeInferencePass(check_type=False, strict_mode=False, data_prop=True)
     infer(copy)
-    lost = [value for value in stored if value.shape is None and stored[value] is not None]
-    if lost:
-        for value in lost:
-            value.shape = _resolved(stored[value], sizes)
+    changed = False
+    for value, before in stored.items():
+        known = _completed(value.shape, _resolved(before, sizes))
+        changed |= known != value.shape
+        value.shape = known
+    if changed:
         infer(copy)
     return copy
+
+
+def _completed(inferred: ir.Shape | None, stored: ir.Shape | None) -> ir.Shape | None:
+    """Return the inferred shape, with the stored sizes where inference found none."""
+    if inferred is None or stored is None or len(inferred) != len(stored):
+        return stored if inferred is None else inferred
+    return ir.Shape([size if isinstance(size, int) else kept for size, kept in zip(inferred, stored, strict=True)])
 
 
 def _image(graph: ir.Graph) -> ir.Value | None:
