@@ -144,11 +144,12 @@ def _whole(tapped: Path, outputs: Sequence[str], device: Device) -> _OpenPiece:
 
 
 def _open_pieces(tapped: Path, elements: Mapping[str, int], ordered: bool) -> tuple[list[_OpenPiece], dict[str, str]]:
-    """Open the tapped model in pieces, optimized by onnxruntime, with taps moved before their reordering.
+    """Open the tapped model in pieces, optimized by onnxruntime, with taps before their reordering if they may be.
 
     Args:
         tapped: the model.
         elements: number of elements of each tapped tensor.
+        ordered: leave the taps behind their reordering.
 
     Returns:
         The pieces, and the tap of each of their outputs.

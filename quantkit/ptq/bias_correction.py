@@ -17,6 +17,7 @@ once would count each shift again in every following layer, and diverges.
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import overload
 
 import numpy as np
 import onnx_ir as ir
@@ -95,8 +96,9 @@ def correct_bias(
     Raises:
         ModelError: the model cannot be run.
     """
-    held_back = list(images[::HELD_BACK]) if len(images) >= HELD_BACK else list(images)
-    estimate = [image for index, image in enumerate(images) if index % HELD_BACK] or list(images)
+    held_back = images[::HELD_BACK] if len(images) >= HELD_BACK else images
+    others = [place for place in range(len(images)) if place % HELD_BACK]
+    estimate = _Some(images, others) if others else images
     shifts = estimate_shifts(prepared, plan, ranges, estimate, threads=threads, progress=progress)
     reference = scores_of(prepared, held_back, threads=threads)
     plain = scores_of(write_qdq(prepared, plan, ranges), held_back, threads=threads)
@@ -104,6 +106,25 @@ def correct_bias(
     before, after = (sqnr_by_image_db(reference, scores) for scores in (plain, corrected))
     gain, chance = (after - before).mean(), (after - before).std() / np.sqrt(before.size)
     return BiasCorrection(shifts if gain >= -CERTAINTY * chance else {}, float(before.mean()), float(after.mean()))
+
+
+class _Some(Sequence[Float32Array]):
+    """Some images of a sequence, which may make each when it is asked for."""
+
+    def __init__(self, images: Sequence[Float32Array], places: Sequence[int]) -> None:
+        self._images, self._places = images, places
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    @overload
+    def __getitem__(self, place: int) -> Float32Array: ...
+    @overload
+    def __getitem__(self, place: slice) -> "_Some": ...
+    def __getitem__(self, place: int | slice) -> "Float32Array | _Some":
+        if isinstance(place, slice):
+            return _Some(self._images, self._places[place])
+        return self._images[self._places[place]]
 
 
 def estimate_shifts(

@@ -15,6 +15,7 @@ from quantkit.config.method import (
 from quantkit.config.pipeline import Pipeline
 from quantkit.config.settings import Setting, Settings
 from quantkit.data.calibration_set import CalibrationSet
+from quantkit.data.decoded import DecodedImages
 from quantkit.data.given_set import SetLike
 from quantkit.data.source import ImageSource
 from quantkit.engine.device import CPU, Device
@@ -28,7 +29,7 @@ from quantkit.runs.configuration import with_settings
 from quantkit.runs.folder import RECORD, RunFolder
 from quantkit.stats.file import Statistics
 from quantkit.targets import ORT, Target, as_target
-from quantkit.workflows.auto_method import resolve_method
+from quantkit.workflows.auto_method import images_read_again, resolve_method
 from quantkit.workflows.backends import Backend, QuantizedRun, after_quantize
 from quantkit.workflows.calibration_inputs import (
     CalibratedModel,
@@ -191,8 +192,10 @@ def calibrate(
         replaced = [] if before is None else changed_inputs(before, subject, chosen, pipeline)
         if before is not None and replaced:
             remove_replaced_models(folder, before, replaced, fresh)
+        again = images_read_again(chosen.items, wanted, corrected=options.bias_correction)
+        load = DecodedImages(pipeline, only=again)
         observer = CalibrationPass(
-            subject, chosen, pipeline, folder, wanted, target, options.keep_outliers, execution, progress
+            subject, chosen, pipeline, folder, wanted, target, options.keep_outliers, execution, load, progress
         )
         doubts: list[str] = []
         if check_preprocessing:
@@ -213,7 +216,8 @@ def calibrate(
         )
         settings = _settings(wanted, target, options, until_stable, require_coverage)
         folder.write(with_settings(record, "calibrate", settings))
-        images = Images(chosen, pipeline, execution.threads, begun_when_called(progress, "correcting biases", "layers"))
+        count = begun_when_called(progress, "correcting biases", "layers")
+        images = Images(chosen, pipeline, load, execution.threads, count)
         comparison = options.subject(folder, subject.prepared, statistics, target, images)
         solved_by, selection = resolve_method(wanted, replace(comparison, backends=backends), progress)
         quantized = quantize_prepared(

@@ -1,7 +1,6 @@
 """The observation pass of a calibration: checkpoint, convergence and statistics."""
 
 from collections.abc import Iterator
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +17,8 @@ from quantkit.config.method import (
 )
 from quantkit.config.pipeline import Pipeline
 from quantkit.data.calibration_set import CalibrationSet
-from quantkit.data.preprocess import preprocess
 from quantkit.data.source import ImageSource
+from quantkit.engine.batches import Load
 from quantkit.engine.cluster.observe import PassWork, observe_on_cluster
 from quantkit.engine.cluster.work import share_images, share_model
 from quantkit.engine.observe import Chunk, complete, observe
@@ -56,11 +55,12 @@ class CalibrationPass:
         target: Target,
         keep_outliers: bool,
         execution: Execution,
+        load: Load,
         progress: Progress,
     ) -> None:
         self._subject, self._chosen, self._pipeline, self._folder = subject, chosen, pipeline, folder
         self._target, self._keep_outliers, self._progress = target, keep_outliers, progress
-        self._execution = execution
+        self._execution, self._load_image = execution, load
         self.placement: DevicePlacement | None = None
         # Convergence is tracked for the method in use, and for the two that are cheap to solve.
         watched = Percentile() if isinstance(method, Auto) else method  # which one it will be is not known yet
@@ -127,7 +127,7 @@ class CalibrationPass:
             session,
             tapped,
             images,
-            partial(preprocess, pipeline=self._pipeline),
+            self._load_image,
             batch=batch,
             fill=fill,
             threads=self._execution.threads,

@@ -12,6 +12,7 @@ from quantkit.config.method import Auto, Kl, Method, MinMax, Mse, Percentile, re
 from quantkit.config.pipeline import Decode, Pipeline, ToTensor
 from quantkit.data.build_set import build_calibration_set
 from quantkit.data.calibration_set import CalibrationSet
+from quantkit.data.decoded import DecodedImages
 from quantkit.errors import UsageError
 from quantkit.ptq.bias_correction import HELD_BACK
 from quantkit.ptq.run_correction import IMAGES
@@ -126,7 +127,7 @@ def test_quantize_by_auto_without_images_and_comparison_uses_percentile_and_says
 
 def test_images_that_are_missing_at_the_end_of_the_set_are_noticed(run: Path, chosen: CalibrationSet) -> None:
     record = RunFolder(run).read()
-    images = auto_method.Images(chosen, record.pipeline)
+    images = auto_method.Images(chosen, record.pipeline, DecodedImages(record.pipeline))
     prepared, statistics = auto_method_inputs(run)
     subject = QuantizeOptions(per_channel=False).subject(RunFolder(run), prepared, statistics, ORT, images)
     without_images(run)
