@@ -164,7 +164,7 @@ def _open_pieces(tapped: Path, elements: Mapping[str, int], ordered: bool) -> tu
         path = tapped.with_name("piece.onnx")
         onnx.save(piece.model, path)
         # The model is already optimized, so it is run without further optimization.
-        session = open_session(path, fuse=False, pooled=True)
+        session = open_session(path, fuse=False)
         partitions.append(_OpenPiece(session, piece.inputs, piece.outputs, piece.later))
     return partitions, {output: name for name, output in output_of.items()}
 
