@@ -58,7 +58,8 @@ from quantkit.targets import ORT, VACC, Target
 from quantkit.workflows.calibrate import calibrate
 from quantkit.workflows.compare import compare
 from quantkit.workflows.project import choose_pipeline
-from quantkit.workflows.quantize import QuantizeOptions, quantize
+from quantkit.workflows.quantize import quantize
+from quantkit.workflows.quantize_task import QuantizeOptions
 from quantkit.workflows.tune import TuneOptions, tune
 
 CIFAR_AT_128 = Pipeline(

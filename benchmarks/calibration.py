@@ -32,6 +32,7 @@ from quantkit.graph.model import read_model
 from quantkit.graph.prepare import prepare
 from quantkit.graph.qdq.plan import plan
 from quantkit.graph.qdq.taps import observed_tensors
+from quantkit.graph.qdq.weights import WeightIntegers
 from quantkit.graph.qdq.write import write_qdq
 from quantkit.search.method_selection import CANDIDATES, MethodSelection, select_method
 from quantkit.stats.kl import (
@@ -50,7 +51,7 @@ from quantkit.targets import ORT, TENSORRT, VACC
 MODELS = ("resnet50", "mobilenet_v2", "squeezenet1_1", "iresnet50")
 THREADS = 2
 # Images that method auto compares methods on where a network is as large as ResNet-50.
-AUTO_IMAGES = 16
+AUTO_IMAGES = 12
 PIPELINE = PRESETS["imagenet"]
 SOLVED: dict[str, tuple[Method, Any]] = {
     "minmax": (MinMax(), ORT),
@@ -162,11 +163,12 @@ def time_auto(prepared: Any, observed: Observed, images: list[Any], pass_s: floa
     made = plan(prepared, ORT)
 
     def select() -> MethodSelection:
+        weights = WeightIntegers()
         return select_method(
             prepared,
             CANDIDATES,
             lambda method: solve_observed(observed, method, ORT, needed=made.observed),
-            lambda ranges: write_qdq(prepared, made, ranges),
+            lambda ranges: write_qdq(prepared, made, ranges, known_weights=weights),
             [image[None] for image in images[:AUTO_IMAGES]],
             corrected=True,
             threads=THREADS,

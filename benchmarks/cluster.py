@@ -37,7 +37,7 @@ from quantkit.engine.session import default_threads
 from quantkit.workflows.calibrate import calibrate
 from quantkit.workflows.evaluate import evaluate
 from quantkit.workflows.presets import load_preset
-from quantkit.workflows.quantize import QuantizeOptions
+from quantkit.workflows.quantize_task import QuantizeOptions
 
 # Ray is imported with these: nothing listens beyond the loopback address, and nothing is reported.
 os.environ |= {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
@@ -290,15 +290,20 @@ def measure_jobs(options: argparse.Namespace) -> dict[str, Any]:
     from quantkit.engine.cluster.session import RaySession
     from quantkit.engine.device import CPU
 
-    job = tuple((f"class/image-{index:08d}.JPEG", 100_000) for index in range(16))
     engine = RayEngine(RaySession(ClusterAddress.parse(f"local:{default_threads()}"), CPU, 1), Watch())
     try:
-        list(engine.map(NoWork(), [job] * 50))
-        start = (time.monotonic(), time.process_time(), processor_seconds())
-        done = sum(1 for _ in engine.map(NoWork(), [job] * options.jobs))
-        end = (time.monotonic(), time.process_time(), processor_seconds())
+        return cost_of_jobs(engine, options.jobs)
     finally:
         engine.close()
+
+
+def cost_of_jobs(engine: Any, jobs: int) -> dict[str, Any]:
+    """Return what a job costs on the workers of an engine."""
+    job = tuple((f"class/image-{index:08d}.JPEG", 100_000) for index in range(16))
+    list(engine.map(NoWork(), [job] * 50))
+    start = (time.monotonic(), time.process_time(), processor_seconds())
+    done = sum(1 for _ in engine.map(NoWork(), [job] * jobs))
+    end = (time.monotonic(), time.process_time(), processor_seconds())
     wall, driver, all_ = ((after - before) / done for before, after in zip(start, end, strict=True))
     print(
         f"{done} empty jobs: {1000 * driver:.2f} ms of the driver and {1000 * all_:.2f} ms of all processes each, "

@@ -152,7 +152,7 @@ def passed(model: Path, images: Any, pipeline: Any, device: Any, folder: Path, t
     """Return images per second of the pass on a device, and the int8 model made from it."""
     from quantkit.data.build_set import choose_images
     from quantkit.workflows.calibrate import calibrate
-    from quantkit.workflows.quantize import QuantizeOptions
+    from quantkit.workflows.quantize_task import QuantizeOptions
 
     chosen = choose_images(images, count=len(images.names))
     options = QuantizeOptions(bias_correction=False)

@@ -38,7 +38,7 @@ from quantkit.data.preprocess import preprocess
 from quantkit.data.source import ImageSource
 from quantkit.stats.file import Statistics
 from quantkit.workflows.calibrate import calibrate
-from quantkit.workflows.quantize import QuantizeOptions
+from quantkit.workflows.quantize_task import QuantizeOptions
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "assets"
 SHARDS, ROWS = 4, 100

@@ -106,8 +106,8 @@ if TYPE_CHECKING:
     from quantkit.workflows.plan import plan_job as plan_job
     from quantkit.workflows.presets import load_preset as load_preset
     from quantkit.workflows.quantize import Quantized as Quantized
-    from quantkit.workflows.quantize import QuantizeOptions as QuantizeOptions
     from quantkit.workflows.quantize import quantize as quantize
+    from quantkit.workflows.quantize_task import QuantizeOptions as QuantizeOptions
     from quantkit.workflows.report import report as report
     from quantkit.workflows.sensitivity import sensitivity as sensitivity
     from quantkit.workflows.tune import TuneOptions as TuneOptions
@@ -170,7 +170,7 @@ _MODULE_OF = {
     "Pipeline": "quantkit.config.pipeline",
     "PreprocessingGuess": "quantkit.workflows.guess_preprocessing",
     "Progress": "quantkit.progress",
-    "QuantizeOptions": "quantkit.workflows.quantize",
+    "QuantizeOptions": "quantkit.workflows.quantize_task",
     "Quantized": "quantkit.workflows.quantize",
     "QuantkitError": "quantkit.errors",
     "Range": "quantkit.numerics",

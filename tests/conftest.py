@@ -1,11 +1,21 @@
 """Fixtures for all tests: the models and photographs kept beside the checkout, where they are present."""
 
 import os
+import shutil
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+from filelock import FileLock
 from hypothesis import settings
+
+import quantkit
+
+# Without bytecode, each of the hundreds of processes that tests start compiles the package again, and each worker all
+# test files.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
 
 # A change is judged by the same examples each time; everywhere else every run looks for new ones.
 settings.register_profile("ci", derandomize=True, deadline=None, print_blob=True)
@@ -27,6 +37,25 @@ def same_numbers_in_any_order(request: pytest.FixtureRequest, monkeypatch: pytes
 def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Keep what belongs to no run out of the cache folder of whoever runs the tests."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "user-cache"))
+
+
+@pytest.fixture(scope="session")
+def demo_of_all(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder that ``quantkit demo`` makes, made once for all workers; see `demo_folder`."""
+    base = tmp_path_factory.getbasetemp()
+    base = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+    made = base / "demo-of-all"
+    with FileLock(base / "demo-of-all.lock"), pytest.MonkeyPatch.context() as patch:
+        if not made.is_dir():
+            patch.setenv("XDG_CACHE_HOME", str(base / "demo-cache"))
+            quantkit.run_demo(base / "demo-in-work").folder.rename(made)
+    return made
+
+
+@pytest.fixture(scope="module")
+def demo_folder(demo_of_all: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A module's own copy of the folder that ``quantkit demo`` makes."""
+    return shutil.copytree(demo_of_all, tmp_path_factory.mktemp("demo") / "quantkit-demo")
 
 
 @pytest.fixture(scope="session")

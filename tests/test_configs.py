@@ -11,8 +11,7 @@ from quantkit.config.project import Project, parse_project
 from quantkit.config.ready import ready_configs, title, write_ready_config
 from quantkit.errors import UsageError
 from quantkit.targets import parse_target
-from quantkit.workflows.project import choose_pipeline, load_project
-from quantkit.workflows.resolve import method_of
+from quantkit.workflows.project import choose_pipeline, load_project, method_of
 
 FOLDER = Path(__file__).parents[1] / "configs"
 CONFIGS = ready_configs()

@@ -3,6 +3,7 @@
 import ast
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -13,14 +14,8 @@ NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
 CELL_TIMEOUT_S = 240
 
 
-def code_of(path: Path) -> list[dict[str, object]]:
+def code_of(path: Path) -> list[dict[str, Any]]:
     return [cell for cell in json.loads(path.read_text())["cells"] if cell["cell_type"] == "code"]
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """One folder for all, so that the demo is calibrated once."""
-    return tmp_path_factory.mktemp("notebooks")
 
 
 def test_the_notebooks_are_there() -> None:
@@ -51,21 +46,23 @@ def test_a_notebook_takes_nothing_from_the_package_but_its_public_names(path: Pa
     assert used <= set(quantkit.__all__)
 
 
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-def test_a_notebook_runs_and_draws(path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_notebooks_run_and_draw(demo_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for module in ("matplotlib", "ipykernel"):
         pytest.importorskip(module, reason=f"needs {module}: pip install 'quantkit[notebooks]'")
     nbclient = pytest.importorskip("nbclient", reason="needs nbclient: pip install 'quantkit[notebooks]'")
     nbformat = pytest.importorskip("nbformat", reason="needs nbformat: pip install 'quantkit[notebooks]'")
     monkeypatch.setenv("JUPYTER_PLATFORM_DIRS", "1")  # without it jupyter warns on import
-    monkeypatch.setenv("MPLCONFIGDIR", str(folder / "matplotlib"))
-    notebook = nbformat.read(path, as_version=4)
-    client = nbclient.NotebookClient(
-        notebook, timeout=CELL_TIMEOUT_S, kernel_name="python3", resources={"metadata": {"path": str(folder)}}
-    )
-    client.execute()
-    outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
-    figures = [output for output in outputs if "image/png" in output.get("data", {})]
-    drawing = [cell for cell in code_of(path) if "plt.show()" in "".join(cell["source"])]  # type: ignore[arg-type]
-    assert len(figures) == len(drawing) > 0
-    assert [output.get("text") for output in outputs if output.get("name") == "stderr"] == []
+    monkeypatch.setenv("MPLCONFIGDIR", str(demo_folder / "matplotlib"))
+    # One kernel for all of them, since its start and its imports take longer than most cells.
+    together = nbformat.v4.new_notebook()
+    for path in NOTEBOOKS:
+        together.cells.append(nbformat.v4.new_code_cell(f"print({path.stem!r})\n%reset -f"))
+        together.cells += nbformat.read(path, as_version=4).cells
+    resources = {"metadata": {"path": str(demo_folder.parent)}}
+    nbclient.NotebookClient(together, timeout=CELL_TIMEOUT_S, kernel_name="python3", resources=resources).execute()
+    for cell in together.cells:
+        outputs = cell.get("outputs", [])
+        figures = [output for output in outputs if "image/png" in output.get("data", {})]
+        assert len(figures) == ("plt.show()" in cell.source), cell.source
+        assert [output.get("text") for output in outputs if output.get("name") == "stderr"] == []
+    assert sum("plt.show()" in cell.source for cell in together.cells) >= len(NOTEBOOKS)

@@ -1,5 +1,7 @@
 """The quantizer against onnxruntime's own operators, and the properties that docs/numerics.md promises."""
 
+from typing import Any
+
 import numpy as np
 import onnx
 import onnxruntime as ort
@@ -136,8 +138,8 @@ def test_a_range_holds_zero_and_is_finite(ends: tuple[float, float]) -> None:
         ({"qmin": 5}, "zero_point must lie in"),
     ],
 )
-def test_parameters_that_break_an_invariant_are_refused(change: dict[str, object], message: str) -> None:
-    good: dict[str, object] = {
+def test_parameters_that_break_an_invariant_are_refused(change: dict[str, Any], message: str) -> None:
+    good: dict[str, Any] = {
         "scale": np.ones((), np.float32),
         "zero_point": np.zeros((), np.uint8),
         "qmin": 0,

@@ -24,12 +24,6 @@ VALUES = {"ORT", "TENSORRT", "VACC", "PRESETS", "Method"}
 COMMANDS = {"quantize", "calibrate", "compare", "evaluate", "inspect", "tune", "sensitivity", "export", "report"}
 
 
-@pytest.fixture(scope="module")
-def demo_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder that ``quantkit demo`` makes."""
-    return quantkit.run_demo(tmp_path_factory.mktemp("demo")).folder
-
-
 @pytest.mark.parametrize("name", [*FUNCTIONS, *CLASSES])
 def test_public_name_is_documented_with_an_example_that_runs(
     name: str, demo_folder: Path, monkeypatch: pytest.MonkeyPatch

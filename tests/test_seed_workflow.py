@@ -9,6 +9,7 @@ import re
 import sys
 from collections.abc import Callable
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 import numpy as np
 import onnx
@@ -163,7 +164,7 @@ def test_the_seed_workflow(given: str, shared_assets: Path, tmp_path: Path, quan
     )
 
 
-def compare(quantkit: Quantkit, folder: Path, line: str) -> dict[str, object]:
+def compare(quantkit: Quantkit, folder: Path, line: str) -> dict[str, Any]:
     quantkit(f"{line} --json result.json")
-    result: dict[str, object] = json.loads((folder / "result.json").read_text())
+    result: dict[str, Any] = json.loads((folder / "result.json").read_text())
     return result

@@ -95,6 +95,37 @@ LATER_BUILD = (
     .replace("quant_mode", "calibrate_mode")
     .replace("per_channel", "quantize_per_channel")
 )
+# The usual file of the zoo, for a 224 crop of a 256 resize with ImageNet's mean and std.
+USUAL = """\
+{
+    "OpType": "FUSION_OP_RGB_RESIZE_CVTCOLOR_CROP_NORM_TENSOR",
+    "OpConfig": {
+        "IimageFormat": "RGB_PLANAR",
+        "IimageWidth": 256,
+        "IimageHeight": 256,
+        "OimageWidth": 224,
+        "OimageHeight": 224,
+        "CropX": 16,
+        "CropY": 16,
+        "ResizeWidth": 256,
+        "ResizeHeight": 256,
+        "IimageWidthPitch": 256,
+        "IimageHeightPitch": 256,
+        "Mean": [
+            0.485107421875,
+            0.4560546875,
+            0.406005859375
+        ],
+        "Std": [
+            0.22900390625,
+            0.2239990234375,
+            0.2249755859375
+        ],
+        "NormaType": "DIV255_MINUSMEAN_DIVSTD",
+        "ColorCvtCode": "NO_CHANGE",
+        "ResizeType": "BILINEAR_CV"
+    }
+}"""
 
 
 def changed(text: str, *changes: tuple[str, str]) -> Document:

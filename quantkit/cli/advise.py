@@ -5,10 +5,18 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from quantkit.cli.options import DialectName, ImagesOption, LabelsOption, SkipDamagedOption, images_given
+from quantkit.cli.options import (
+    DialectName,
+    EvaluatedImages,
+    InputOptions,
+    JsonOption,
+    LimitOption,
+    RunOption,
+    ThreadsOption,
+)
 from quantkit.cli.progress import show_progress
 from quantkit.cli.show import print_files, print_next, print_notes
-from quantkit.cli.terminal import console
+from quantkit.cli.terminal import console, session
 from quantkit.cli.vamc import vamc
 
 if TYPE_CHECKING:
@@ -19,13 +27,9 @@ if TYPE_CHECKING:
 
 @vamc.command()
 def advise(
-    run: Annotated[Path | None, typer.Option(help="Run folder of quantkit calibrate.")] = None,
-    images: ImagesOption = None,
-    skip_damaged: SkipDamagedOption = False,
-    labels: LabelsOption = None,
-    names: Annotated[Path | None, typer.Option(help="Class names, one per line.")] = None,
-    exclude: Annotated[Path | None, typer.Option(help="Calibration set whose images are left out.")] = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="Maximum number of evaluation images.")] = None,
+    on: EvaluatedImages,
+    run: RunOption = None,
+    limit: LimitOption = None,
     skips: Annotated[
         int, typer.Option(min=0, help="Maximum number of sensitive convolutions to try in float; 0 for none.")
     ] = 3,
@@ -36,29 +40,25 @@ def advise(
     calibration_folder: Annotated[
         Path | None, typer.Option(help="Folder of calibration images, as written to the build file.")
     ] = None,
-    threads: Annotated[int | None, typer.Option(help="Number of worker threads.")] = None,
-    json: Annotated[Path | None, typer.Option(help="Write all figures as JSON.")] = None,
+    threads: ThreadsOption = None,
+    json: JsonOption = None,
 ) -> None:
     """Simulate every combination of compiler options on images, and write the best one as a build file."""
+    from quantkit.cli.evaluation_settings import comparison_settings
     from quantkit.files import write_json
     from quantkit.runs.folder import FP32
-    from quantkit.workflows.resolve_evaluation import comparison_settings
+    from quantkit.workflows.project import load_project
     from quantkit.workflows.vacc.build_file import VamcOptions
     from quantkit.workflows.vacc.compiler_simulator import MODEL_OF_THE_COMPILER
     from quantkit.workflows.vacc.search_options import advise as step
 
     options = VamcOptions(dialect=dialect, calibration_folder=calibration_folder)
-    settings = comparison_settings(
-        folder=Path(), models=[FP32], run=run, images=images, labels=labels, names=names, preset=None
-    )
+    settings = comparison_settings([FP32], run, on, InputOptions(), load_project())
     assert settings.run is not None
     with show_progress() as progress:
         advice = step(
             settings.run,
-            images=images_given(settings.images, skip_damaged),
-            labels=settings.labels,
-            names=settings.names,
-            exclude=exclude,
+            **settings.images.arguments(),
             limit=limit,
             skips=skips,
             out=out,
@@ -68,6 +68,7 @@ def advise(
         )
     if json is not None:
         write_json(json, advice.to_json())
+    session.event("result", result=advice.to_json())
     console.print(_table(advice))
     for line in (MODEL_OF_THE_COMPILER, *_verdict(advice)):
         console.print(line, soft_wrap=True, markup=False)

@@ -1,10 +1,12 @@
 """The typer applications that the command modules add commands to, and the global options."""
 
+import inspect
 from collections import Counter
-from collections.abc import Callable
-from functools import cache
+from collections.abc import Callable, Iterator
+from dataclasses import MISSING, fields, is_dataclass
+from functools import cache, wraps
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, get_type_hints
 
 import typer
 from typer.core import TyperCommand, TyperOption
@@ -104,8 +106,7 @@ class SingleValueCommand(TyperCommand):
 
     def __init__(self, name: str | None, **options: Any) -> None:
         super().__init__(name, **options)
-        arrange(self.params)
-        self.params = [*self.params, *_global_options()]
+        self.params = [*arrange(self.params), *_global_options()]
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Parse the command line.
@@ -128,12 +129,40 @@ def _keeps_last(option: Any) -> bool:
     return not option.is_flag or bool(option.secondary_opts)
 
 
+def _with_groups(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a command whose groups of options, parameters with a dataclass as type, are options of its own."""
+    signature = inspect.signature(function, eval_str=True)
+    groups: dict[str, Any] = {
+        name: one.annotation for name, one in signature.parameters.items() if is_dataclass(one.annotation)
+    }
+
+    @wraps(function)
+    def command(**values: Any) -> Any:
+        for name, group in groups.items():
+            values[name] = group(**{one.name: values.pop(one.name) for one in fields(group)})
+        return function(**values)
+
+    single = [one for name, one in signature.parameters.items() if name not in groups]
+    grouped = [one for group in groups.values() for one in _parameters(group)]
+    parameters = [one.replace(kind=inspect.Parameter.KEYWORD_ONLY) for one in (*single, *grouped)]
+    command.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
+    return command
+
+
+def _parameters(group: Any) -> Iterator[inspect.Parameter]:
+    types = get_type_hints(group, include_extras=True)
+    for one in fields(group):
+        default = inspect.Parameter.empty if one.default is MISSING else one.default
+        yield inspect.Parameter(one.name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=types[one.name])
+
+
 class QuantkitTyper(typer.Typer):
-    """A typer application with commands of class `SingleValueCommand`."""
+    """A typer application with commands of class `SingleValueCommand`; groups of options are dataclasses."""
 
     def command(self, name: str | None = None, **options: Any) -> Callable[[Any], Any]:
         """Register a command, as `typer.Typer.command` does."""
-        return super().command(name, **{"cls": SingleValueCommand, **options})
+        register = super().command(name, **{"cls": SingleValueCommand, **options})
+        return lambda function: register(_with_groups(function))
 
 
 app = QuantkitTyper(

@@ -151,7 +151,7 @@ def _print_next_calibrate(set_: Path) -> None:
     from quantkit.workflows.project import load_project
 
     try:
-        project = load_project(Path())
+        project = load_project()
     except ConfigError:  # the set was written all the same; calibrate says what is wrong with the file
         project = Project()
     words: list[str | Path] = ["calibrate"]

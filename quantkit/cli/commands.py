@@ -1,6 +1,7 @@
 """The commands by name. A module is imported when its command is used; ``--help`` needs none of them."""
 
 import importlib
+from functools import cache, cached_property
 from typing import Any, NamedTuple
 
 import typer
@@ -116,15 +117,20 @@ class _Deferred(TyperCommand):
 
     def make_context(self, info_name: str | None, args: list[str], parent: Any = None, **extra: Any) -> Any:
         """Import the command and return its context; typer runs the command of the context."""
+        return self._command.make_context(info_name, args, parent, **extra)
+
+    @cached_property
+    def _command(self) -> Any:
         for module in self._modules:
             importlib.import_module(module)
         group = typer.main.get_command(app)
         assert isinstance(group, TyperGroup)
-        return group.commands[info_name or ""].make_context(info_name, args, parent, **extra)
+        return group.commands[self.name or ""]
 
 
+@cache
 def command_line() -> TyperGroup:
-    """Return ``quantkit`` with all its commands."""
+    """Return ``quantkit`` with all its commands; they are built once in a process."""
     group = typer.main.get_command(app)
     assert isinstance(group, TyperGroup)
     group.commands = {name: _Deferred(name, entry) for name, entry in _COMMANDS.items()}

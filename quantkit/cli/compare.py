@@ -7,23 +7,16 @@ import typer
 
 from quantkit.cli.app import app
 from quantkit.cli.options import (
-    BatchOption,
     CheckPreprocessingOption,
-    ClusterOption,
-    DeviceOption,
-    ExifOption,
-    ImagesOption,
-    InputOption,
-    LabelsOption,
-    OutputOption,
-    PresetOption,
-    ProviderOption,
-    SkipDamagedOption,
-    images_given,
+    EvaluatedImages,
+    ExecutionOptions,
+    InputOptions,
+    LimitOption,
+    RunOption,
 )
 from quantkit.cli.progress import show_progress
 from quantkit.cli.show import despite_closed_pipe, print_files, print_next, print_notes, print_preset_notes
-from quantkit.cli.terminal import console
+from quantkit.cli.terminal import console, session
 from quantkit.errors import UsageError
 
 if TYPE_CHECKING:
@@ -45,17 +38,11 @@ def compare(
             "NAME=FILE.onnx, or card=DIR."
         ),
     ],
-    run: Annotated[Path | None, typer.Option(help="Run folder of quantkit calibrate.")] = None,
-    images: ImagesOption = None,
-    skip_damaged: SkipDamagedOption = False,
-    labels: LabelsOption = None,
-    names: Annotated[Path | None, typer.Option(help="Class names, one per line.")] = None,
-    exclude: Annotated[Path | None, typer.Option(help="Calibration set whose images are left out.")] = None,
-    preset: PresetOption = None,
-    exif: ExifOption = None,
-    output: OutputOption = None,
-    input_: InputOption = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="Maximum number of evaluation images.")] = None,
+    on: EvaluatedImages,
+    read: InputOptions,
+    execution: ExecutionOptions,
+    run: RunOption = None,
+    limit: LimitOption = None,
     drift_images: Annotated[int, typer.Option(min=0, help="Number of images to measure drift on; 0 for none.")] = 32,
     breakdown: Annotated[
         bool, typer.Option("--breakdown", help="Separate the card's preprocessing, fp16 and int8 (needs a run).")
@@ -67,11 +54,6 @@ def compare(
     latency: Annotated[bool, typer.Option("--latency", help="Measure latency too, on one thread.")] = False,
     datalist: Annotated[Path | None, typer.Option(help="Datalist of the results of a card (NAME=DIR).")] = None,
     check_preprocessing: CheckPreprocessingOption = True,
-    device: DeviceOption = "cpu",
-    batch: BatchOption = 1,
-    provider_option: ProviderOption = None,
-    cluster: ClusterOption = None,
-    threads: Annotated[int | None, typer.Option(help="Number of worker threads.")] = None,
     json: Annotated[Path | None, typer.Option(help="Write the comparison as JSON.")] = None,
     csv: Annotated[Path | None, typer.Option(help="Write the table as CSV.")] = None,
     markdown: Annotated[Path | None, typer.Option(help="Write the tables as Markdown.")] = None,
@@ -105,8 +87,7 @@ def compare(
     junit: Annotated[Path | None, typer.Option(help="Write the verdicts of the conditions as JUnit XML.")] = None,
 ) -> None:
     """Compare models on the same images: accuracy, its difference with a 95 % interval, agreement, drift."""
-    from quantkit.config.project import Project
-    from quantkit.engine.device import Device
+    from quantkit.cli.evaluation_settings import comparison_settings
     from quantkit.evaluation.gate import GateMode, parse_gates, require
     from quantkit.evaluation.junit import error_report, junit_xml
     from quantkit.files import write_json, write_text
@@ -114,8 +95,8 @@ def compare(
     from quantkit.report.tables import markdown as markdown_text
     from quantkit.runs.configuration import record_settings
     from quantkit.workflows.compare import evaluate_models
+    from quantkit.workflows.project import load_project
     from quantkit.workflows.report import report
-    from quantkit.workflows.resolve_evaluation import comparison_settings, settings_of_evaluation
     from quantkit.workflows.vacc.error_breakdown import error_breakdown
 
     gates = parse_gates(
@@ -130,47 +111,26 @@ def compare(
     if junit is not None and not gates:
         raise UsageError("needs a condition", where="--junit", fix="give --fail-if too")
     with error_report(junit):
-        where = Device.parse(device, batch=batch, options=provider_option or ())
-        settings = comparison_settings(
-            folder=Path(),
-            models=models,
-            run=run,
-            images=images,
-            labels=labels,
-            names=names,
-            preset=preset,
-            exif=exif,
-            output=output,
-            inputs=tuple(input_ or ()),
-        )
-        if preset is not None:
-            print_preset_notes(preset, Project())
+        where, project = execution.arguments(), load_project()
+        settings = comparison_settings(models, run, on, read, project)
+        print_preset_notes(read.preset)
         if breakdown and settings.run is None:
             raise UsageError("needs a run", where="--breakdown", fix="give --run")
-        merged = settings_of_evaluation(settings, run=run, images=images, labels=labels, preset=preset)
+        merged = settings.shown(project, run, on, read)
         merged.add("models", tuple(models), given=models)
-        merged.add("exclude", exclude, given=exclude)
+        merged.add("exclude", on.exclude, given=on.exclude)
         merged.add("limit", limit, given=limit)
-        merged.add("device", where.describe() if device != "cpu" else None, given=device)
+        execution.show(merged)
         with show_progress(merged.by_name) as progress:
             evaluation = evaluate_models(
                 models,
-                run=settings.run,
-                images=images_given(settings.images, skip_damaged),
-                labels=settings.labels,
-                names=settings.names,
-                exclude=exclude,
-                pipeline=settings.pipeline,
+                **settings.arguments(),
                 limit=limit,
                 drift_images=drift_images,
                 latency=latency,
                 datalist=datalist,
-                output=settings.output,
-                inputs=settings.inputs,
                 check_preprocessing=check_preprocessing,
-                device=where,
-                cluster=cluster,
-                threads=threads,
+                **where,
                 progress=progress,
             )
         result = evaluation.comparison
@@ -182,7 +142,7 @@ def compare(
                     images=evaluation.images,
                     pipeline=settings.pipeline,
                     runtime=runtime,
-                    threads=threads,
+                    threads=execution.threads,
                     progress=progress,
                 )
         if settings.run is not None:
@@ -191,13 +151,14 @@ def compare(
     # Files are written first, so that a closed pipe (`head`) does not lose them.
     if junit is not None:
         write_text(junit, junit_xml(result, verdicts))
+    content = result.to_json()
+    if verdicts:
+        content["gates"] = [verdict.to_json() for verdict in verdicts]
+    if parts is not None:
+        content["breakdown"] = parts.to_json()
     if json is not None:
-        content = result.to_json()
-        if verdicts:
-            content["gates"] = [verdict.to_json() for verdict in verdicts]
-        if parts is not None:
-            content["breakdown"] = parts.to_json()
         write_json(json, content)
+    session.event("result", result=content)
     if csv is not None:
         write_text(csv, csv_text(result))
     if markdown is not None:
@@ -211,7 +172,7 @@ def compare(
         if settings.run is not None:
             print_next("sensitivity", settings.run)
         elif html is None:
-            print_next("compare", *models, *_repeated(images, preset), "--html", "report.html")
+            print_next("compare", *models, *_repeated(on.images, read.preset), "--html", "report.html")
     require(verdicts)
 
 

@@ -7,23 +7,16 @@ import typer
 
 from quantkit.cli.app import app
 from quantkit.cli.options import (
-    BatchOption,
     CheckPreprocessingOption,
-    ClusterOption,
-    DeviceOption,
-    ExifOption,
-    ImagesOption,
-    InputOption,
-    LabelsOption,
-    OutputOption,
-    PresetOption,
-    ProviderOption,
-    SkipDamagedOption,
-    images_given,
+    EvaluatedImages,
+    ExecutionOptions,
+    InputOptions,
+    LimitOption,
+    RunOption,
 )
 from quantkit.cli.progress import show_progress
 from quantkit.cli.show import print_files, print_next, print_notes, print_preset_notes
-from quantkit.cli.terminal import console
+from quantkit.cli.terminal import console, session
 from quantkit.errors import UsageError
 
 if TYPE_CHECKING:
@@ -38,17 +31,11 @@ def evaluate(
     models: Annotated[
         list[str], typer.Argument(metavar="MODEL", help="ONNX file, or name in the run; with --merge, npz files.")
     ],
-    run: Annotated[Path | None, typer.Option(help="Run folder of quantkit calibrate.")] = None,
-    images: ImagesOption = None,
-    skip_damaged: SkipDamagedOption = False,
-    labels: LabelsOption = None,
-    names: Annotated[Path | None, typer.Option(help="Class names, one per line.")] = None,
-    exclude: Annotated[Path | None, typer.Option(help="Calibration set whose images are left out.")] = None,
-    preset: PresetOption = None,
-    exif: ExifOption = None,
-    output: OutputOption = None,
-    input_: InputOption = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="Maximum number of evaluation images.")] = None,
+    on: EvaluatedImages,
+    read: InputOptions,
+    execution: ExecutionOptions,
+    run: RunOption = None,
+    limit: LimitOption = None,
     shard: Annotated[str | None, typer.Option(metavar="I/N", help="Evaluate the I-th of N parts only.")] = None,
     merge: Annotated[
         bool, typer.Option("--merge", help="Merge the predictions of shards: --merge A.npz B.npz --out C.npz.")
@@ -58,11 +45,6 @@ def evaluate(
     ] = None,
     json: Annotated[Path | None, typer.Option(help="Write the accuracy as JSON.")] = None,
     check_preprocessing: CheckPreprocessingOption = True,
-    device: DeviceOption = "cpu",
-    batch: BatchOption = 1,
-    provider_option: ProviderOption = None,
-    cluster: ClusterOption = None,
-    threads: Annotated[int | None, typer.Option(min=1, help="Number of worker threads.")] = None,
 ) -> None:
     """Print a model's top-1 and top-5 accuracy. Resumable; scores are cached."""
     if merge:
@@ -70,51 +52,29 @@ def evaluate(
         return
     if len(models) > 1:
         raise UsageError(f"{len(models)} models were given", fix="evaluate one at a time, or use quantkit compare")
-    from quantkit.config.project import Project
-    from quantkit.engine.device import Device
+    from quantkit.cli.evaluation_settings import cache_folder, evaluation_settings
     from quantkit.runs.configuration import record_settings
     from quantkit.workflows.evaluate import evaluate as step
     from quantkit.workflows.evaluate import parse_shard
-    from quantkit.workflows.resolve_evaluation import evaluation_settings, settings_of_evaluation
+    from quantkit.workflows.project import load_project
 
-    where = Device.parse(device, batch=batch, options=provider_option or ())
-    settings = evaluation_settings(
-        folder=Path(),
-        model=models[0],
-        run=run,
-        images=images,
-        labels=labels,
-        names=names,
-        preset=preset,
-        exif=exif,
-        output=output,
-        inputs=tuple(input_ or ()),
-    )
-    if preset is not None:
-        print_preset_notes(preset, Project())
-    merged = settings_of_evaluation(settings, run=run, images=images, labels=labels, preset=preset)
-    merged.add("exclude", exclude, given=exclude)
+    where, project = execution.arguments(), load_project()
+    settings = evaluation_settings(models[0], run, on, read, project)
+    print_preset_notes(read.preset)
+    merged = settings.shown(project, run, on, read)
+    merged.add("exclude", on.exclude, given=on.exclude)
     merged.add("shard", shard, given=shard)
     merged.add("limit", limit, given=limit)
-    merged.add("device", where.describe() if device != "cpu" else None, given=device)
+    execution.show(merged)
     with show_progress(merged.by_name) as progress:
         done = step(
             models[0],
-            run=settings.run,
-            images=images_given(settings.images, skip_damaged),
-            labels=settings.labels,
-            names=settings.names,
-            exclude=exclude,
-            pipeline=settings.pipeline,
+            **settings.arguments(),
             limit=limit,
             shard=None if shard is None else parse_shard(shard),
-            cache=settings.cache,
-            output=settings.output,
-            inputs=settings.inputs,
+            cache=cache_folder(settings.run, Path(models[0]), project),
             check_preprocessing=check_preprocessing,
-            device=where,
-            cluster=cluster,
-            threads=threads,
+            **where,
             progress=progress,
         )
     if settings.run is not None:
@@ -135,7 +95,7 @@ def evaluate(
     elif settings.run is not None:
         print_next("compare", "fp32", models[0] if models[0] != "fp32" else "int8", "--run", settings.run)
     else:
-        chosen = [] if preset is None else ["--preset", preset]
+        chosen = [] if read.preset is None else ["--preset", read.preset]
         print_next("calibrate", "--model", models[0], "--images", "FOLDER", *chosen)
 
 
@@ -182,10 +142,9 @@ def _finish(
         console.print(f"warning: {warning}", soft_wrap=True, markup=False, style="yellow")
     if out is not None:
         save_predictions(out, predictions, origin)
+    content = {**accuracy.to_json(), "classes": predictions.classes, "output": None, "origin": asdict(origin)}
+    content |= dict(about or {})
     if json is not None:
-        write_json(
-            json,
-            {**accuracy.to_json(), "classes": predictions.classes, "output": None, "origin": asdict(origin)}
-            | dict(about or {}),
-        )
+        write_json(json, content)
+    session.event("result", result=content)
     print_files(path for path in (out, json) if path is not None)

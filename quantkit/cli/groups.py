@@ -1,14 +1,15 @@
 """Groups and displayed defaults of the options in ``--help``, for all commands."""
 
 from collections.abc import Iterable
+from operator import itemgetter
 from typing import Any
 
 INPUT, METHOD, TARGET, OUTPUT, RESOURCES = "Input", "Method", "Target", "Output", "Resources"
 
 _OPTIONS: dict[str, str] = {
-    INPUT: "model run set images labels names exclude preset exif input output count seed limit unlabelled shard merge "
-    "datalist drift-images size checkpoint weights random-weights num-classes arg input-size input-name output-name "
-    "reference reference-arg results text text-run skip-broken skip-damaged",
+    INPUT: "model run set images skip-damaged labels names exclude count seed unlabelled preset exif output input "
+    "limit shard merge datalist drift-images size checkpoint weights random-weights num-classes arg input-size "
+    "input-name output-name reference reference-arg results text text-run skip-broken",
     METHOD: "method fraction per-channel activations weight-bits power-of-two skip bias-correction keep-outliers "
     "until-stable by max-drop min-agreement max-float max-skips rewrite disable skips tolerance exporter skip-conv "
     "skip-matmul weight-scale calibrate-chunk-by overflow-adaptive cluster-mode data-transport-mode softmax "
@@ -20,6 +21,7 @@ _OPTIONS: dict[str, str] = {
     RESOURCES: "device provider-option batch cluster nodes node-threads threads workers time fresh",
 }
 _PANEL_OF = {name: panel for panel, names in _OPTIONS.items() for name in names.split()}
+_PLACE_OF = {name: place for place, name in enumerate(_PANEL_OF, 1)}
 
 # Defaults shown for options that declare none; the `show_default` of a command takes precedence.
 _DEFAULTS = {
@@ -96,16 +98,23 @@ _DEFAULTS = {
 }
 
 
-def arrange(options: Iterable[Any]) -> None:
-    """Assign the options of a command to their groups, and set the default that ``--help`` shows for each."""
+def arrange(options: Iterable[Any]) -> list[Any]:
+    """Assign the options of a command to their groups, with the default that ``--help`` shows for each.
+
+    Returns:
+        The options in the order of their groups here, which is the same for all commands; arguments first.
+    """
+    arranged = []
     for option in options:
-        if option.param_type_name != "option" or option.name == "help":
+        name = "" if option.param_type_name != "option" or option.name == "help" else _long_name(option)
+        arranged.append((_PLACE_OF.get(name, 0), option))
+        if not name:
             continue
-        name = _long_name(option)
         if option.rich_help_panel is None:
             option.rich_help_panel = _PANEL_OF.get(name)
         if option.default is None and not option.required and not isinstance(option.show_default, str):
             option.show_default = _DEFAULTS.get(name, option.show_default)
+    return [option for _, option in sorted(arranged, key=itemgetter(0))]
 
 
 def _long_name(option: Any) -> str:

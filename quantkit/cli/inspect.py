@@ -43,7 +43,7 @@ def inspect(
     from quantkit.workflows.inspect import inspect as step
     from quantkit.workflows.project import load_project
 
-    model = model or load_project(Path()).model
+    model = model or load_project().model
     if model is None:
         raise UsageError("no model was given", fix=f"give an ONNX file, or name one in {PROJECT_FILE}")
     summary = step(model, size=parse_size(size), output=output, inputs=parse_inputs(input_ or ()))

@@ -1,14 +1,21 @@
-"""Options that several commands share."""
+"""Options that several commands share, one by one and in groups: a command takes a group as one parameter."""
 
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 import typer
 
 from quantkit.config.choices import MethodOrAuto, TargetName
+from quantkit.errors import UsageError
 
 if TYPE_CHECKING:
-    from quantkit.data.sources.open import ImagesLike
+    from quantkit.config.method import Auto, Method
+    from quantkit.config.pipeline import Pipeline
+    from quantkit.config.project import Project
+    from quantkit.config.settings import Settings
+    from quantkit.targets import Target
+    from quantkit.workflows.quantize_task import QuantizeOptions
 
 DialectName = Literal["build", "compile"]
 
@@ -24,6 +31,14 @@ LabelsOption = Annotated[
     Path | None,
     typer.Option(help="Label file of --images, or the ImageNet devkit (.tar.gz, or its ground truth)."),
 ]
+NamesOption = Annotated[Path | None, typer.Option(help="Class names, one per line.")]
+ExcludeOption = Annotated[Path | None, typer.Option(help="Calibration set whose images are left out.")]
+LimitOption = Annotated[int | None, typer.Option(min=1, help="Maximum number of evaluation images.")]
+RunOption = Annotated[Path | None, typer.Option(help="Run folder of quantkit calibrate.")]
+SubjectArgument = Annotated[
+    Path | None, typer.Argument(metavar="[RUN or MODEL]", help="Run folder of quantkit calibrate, or its model.")
+]
+JsonOption = Annotated[Path | None, typer.Option(help="Write all figures as JSON.")]
 
 MethodOrAutoOption = Annotated[
     MethodOrAuto | None,
@@ -59,6 +74,7 @@ DeviceOption = Annotated[
 BatchOption = Annotated[
     int, typer.Option(min=1, help="Images per batch; a batch size fixed by the model takes precedence.")
 ]
+ThreadsOption = Annotated[int | None, typer.Option(min=1, help="Number of worker threads.")]
 ProviderOption = Annotated[
     list[str] | None,
     typer.Option(
@@ -106,7 +122,224 @@ CheckPreprocessingOption = Annotated[
 ]
 
 
-def images_given(images: "ImagesLike | None", skip_damaged: bool) -> "ImagesLike | None":
+def given_once(argument: Path | None, option: Path | None, name: str) -> Path | None:
+    """Return what was given by position or by an option of the same meaning; None if neither was.
+
+    Args:
+        argument: given by position.
+        option: given by the option.
+        name: name of the option, without dashes.
+
+    Raises:
+        UsageError: both were given.
+    """
+    if argument is not None and option is not None:
+        raise UsageError(f"a {name} was given twice", where=f"--{name}", fix="give it once")
+    return option if argument is None else argument
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelledImages:
+    """Images with their labels."""
+
+    images: ImagesOption = None
+    skip_damaged: SkipDamagedOption = False
+    labels: LabelsOption = None
+    names: NamesOption = None
+
+    def completed(self, project: "Project", *, own_images: bool = True) -> Self:
+        """Return the options with the images of the project file, and its labels for them, where none are given.
+
+        Args:
+            project: the project file.
+            own_images: whether its images are used.
+        """
+        completed = replace(self, names=self.names or project.names)
+        if self.images is not None or not own_images:
+            return completed
+        return replace(completed, images=project.images, labels=self.labels or project.labels)
+
+    def arguments(self) -> dict[str, Any]:
+        """Return the arguments of a workflow; images are opened where damaged ones are to be skipped."""
+        values = {**vars(self), "images": images_given(self.images, self.skip_damaged)}
+        del values["skip_damaged"]
+        return values
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluatedImages(LabelledImages):
+    """Images to evaluate, less those of a calibration set."""
+
+    exclude: ExcludeOption = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class PreprocessingOptions:
+    """How images become inputs of the model."""
+
+    preset: PresetOption = None
+    exif: ExifOption = None
+
+    def pipeline(self, project: "Project") -> "Pipeline | None":
+        """Return the preprocessing of the options, else of the project file; None where neither has one."""
+        from quantkit.workflows.project import choose_pipeline
+
+        return choose_pipeline(self.preset, project, self.exif)
+
+
+@dataclass(frozen=True, kw_only=True)
+class InputOptions(PreprocessingOptions):
+    """How images become inputs of the model, its other inputs, and the output that is used."""
+
+    output: OutputOption = None
+    input_: InputOption = None
+
+    def inputs(self) -> dict[str, Any]:
+        """Return the values of the other inputs, by name."""
+        from quantkit.graph.fixed_inputs import parse_inputs
+
+        return parse_inputs(self.input_ or ())
+
+
+@dataclass(frozen=True, kw_only=True)
+class MethodOptions:
+    """The calibration method, and what runs the model."""
+
+    method: MethodOrAutoOption = None
+    fraction: FractionOption = None
+    target: TargetOption = None
+
+    def method_and_target(self, project: "Project") -> "tuple[Method | Auto, Target]":
+        """Return method and target of the options, else of the project file, else auto and onnxruntime."""
+        from quantkit.workflows.project import method_of, target_of
+
+        return method_of(self.method, self.fraction, project), target_of(self.target, project)
+
+    def show_method(self, settings: "Settings", method: "Method | Auto", target: "Target") -> None:
+        """Add method and target to the settings of a command."""
+        settings.add("method", method, given=self.method or self.fraction, key="method")
+        settings.add("target", target.name, given=self.target, key="target")
+
+
+@dataclass(frozen=True, kw_only=True)
+class LayerOptions:
+    """How layers are quantized, and which."""
+
+    per_channel: PerChannelOption = None
+    skip: SkipOption = None
+    keep_outliers: KeepOutliersOption = False
+
+    def quantize_options(self, project: "Project", **others: Any) -> "QuantizeOptions":
+        """Return the options completed by the project file."""
+        from quantkit.workflows.quantize_task import QuantizeOptions
+
+        return QuantizeOptions(
+            per_channel=project.per_channel if self.per_channel is None else self.per_channel,
+            skip=tuple(self.skip or project.skip),
+            keep_outliers=self.keep_outliers,
+            **others,
+        )
+
+    def show_options(self, settings: "Settings", options: "QuantizeOptions", *, bias: bool | None = None) -> None:
+        """Add the options to the settings of a command; the correction of biases where the command has that option."""
+        settings.add("per channel", options.per_channel, given=self.per_channel, key="per_channel")
+        settings.add("activations", options.activation_type, given=options.activation_type)
+        settings.add("weight bits", options.weight_bits, given=options.weight_bits)
+        settings.add("power of two", options.power_of_two, given=options.power_of_two)
+        settings.add("skip", options.skip, given=self.skip, key="skip")
+        settings.add("bias correction", bias, given=None if bias else False)
+        settings.add("keep outliers", self.keep_outliers or None, given=self.keep_outliers)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CalibrateOptions(InputOptions, MethodOptions, LayerOptions):
+    """A model, its calibration set or the images to draw one from, and how it is quantized."""
+
+    model: Annotated[Path | None, typer.Option(help="fp32 ONNX classifier.")] = None
+    set_: Annotated[Path | None, typer.Option("--set", help="Calibration set, from quantkit calib-set build.")] = None
+    images: Annotated[
+        str | None,
+        typer.Option(
+            metavar="PLACE",
+            help="In place of --set: draw a balanced set from a folder, tar, zip, parquet, shards or a URL.",
+            show_default="none",
+        ),
+    ] = None
+    skip_damaged: SkipDamagedOption = False
+    labels: LabelsOption = None
+    count: Annotated[int | None, typer.Option(help="Number of images to draw from --images.")] = None
+    seed: Annotated[int | None, typer.Option(help="Seed of the draw from --images.")] = None
+    bias_correction: Annotated[
+        bool, typer.Option("--bias-correction/--no-bias-correction", help="Correct biases where it reduces the error.")
+    ] = True
+    run: Annotated[Path | None, typer.Option(help="Run folder.", show_default="runs/ and the model's name")] = None
+    dialect: Annotated[DialectName | None, typer.Option(help="Dialect of vamc.yaml.")] = None
+    calibration_folder: Annotated[
+        Path | None, typer.Option(help="Folder in which the card's compiler finds the calibration images.")
+    ] = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class QuantizationOptions(LayerOptions):
+    """How layers are quantized, and which, with the types of integers."""
+
+    activations: ActivationsOption = None
+    weight_bits: WeightBitsOption = None
+    power_of_two: PowerOfTwoOption = None
+
+    def quantize_options(self, project: "Project", **others: Any) -> "QuantizeOptions":
+        """Return the options completed by the project file."""
+        return super().quantize_options(
+            project,
+            activation_type=self.activations,
+            weight_bits=self.weight_bits,
+            power_of_two=self.power_of_two,
+            **others,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class DeviceOptions:
+    """Where models run, in this process."""
+
+    device: DeviceOption = "cpu"
+    batch: BatchOption = 1
+    provider_option: ProviderOption = None
+    threads: ThreadsOption = None
+
+    def arguments(self) -> dict[str, Any]:
+        """Return the arguments of a workflow.
+
+        Raises:
+            UsageError: an option is malformed.
+        """
+        from quantkit.engine.device import Device
+
+        device = Device.parse(self.device, batch=self.batch, options=self.provider_option or ())
+        return {"device": device, "threads": self.threads}
+
+    def show(self, settings: "Settings") -> None:
+        """Add the device to the settings of a command, where it is not the CPU."""
+        if self.device != "cpu":
+            settings.add("device", self.arguments()["device"].describe(), given=self.device)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExecutionOptions(DeviceOptions):
+    """Where models run: in this process, or on the workers of a cluster."""
+
+    cluster: ClusterOption = None
+
+    def arguments(self) -> dict[str, Any]:
+        """Return the arguments of a workflow.
+
+        Raises:
+            UsageError: an option is malformed.
+        """
+        return {**super().arguments(), "cluster": self.cluster}
+
+
+def images_given(images: str | None, skip_damaged: bool) -> Any:
     """Return the images of ``--images`` as the workflows take them."""
     if images is None or not skip_damaged:
         return images

@@ -1,26 +1,16 @@
 """``quantkit preprocess``: find out the preprocessing of a model."""
 
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from quantkit.cli.app import sub_app
-from quantkit.cli.options import (
-    BatchOption,
-    DeviceOption,
-    ExifOption,
-    ImagesOption,
-    InputOption,
-    LabelsOption,
-    OutputOption,
-    ProviderOption,
-    SkipDamagedOption,
-    images_given,
-)
+from quantkit.cli.options import DeviceOptions, InputOptions, JsonOption, LabelledImages
 from quantkit.cli.progress import show_progress
 from quantkit.cli.show import print_files, print_next, print_notes
-from quantkit.cli.terminal import console
+from quantkit.cli.terminal import console, session
 from quantkit.errors import UsageError
 
 if TYPE_CHECKING:
@@ -36,15 +26,27 @@ def _group() -> None:
     """Keep ``guess`` a command of its own, although it is the only one of the group."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class StartOptions(InputOptions):
+    """The preprocessing to start from, and how the model is run."""
+
+    preset: Annotated[
+        str | None,
+        typer.Option(
+            help="Preprocessing to start from: a name, or a file as --preset of calibrate takes.",
+            show_default="that of the run, of quantkit.yaml, or what is usual for the input",
+        ),
+    ] = None
+
+
 @preprocess.command()
 def guess(
+    on: LabelledImages,
+    read: StartOptions,
+    execution: DeviceOptions,
     model: Annotated[
         Path | None, typer.Argument(help="fp32 ONNX classifier.", show_default="that of quantkit.yaml")
     ] = None,
-    images: ImagesOption = None,
-    skip_damaged: SkipDamagedOption = False,
-    labels: LabelsOption = None,
-    names: Annotated[Path | None, typer.Option(help="Class names, one a line.")] = None,
     unlabelled: Annotated[
         bool, typer.Option("--unlabelled", help="Use no labels: compare the scores, which is weaker evidence.")
     ] = False,
@@ -52,75 +54,59 @@ def guess(
         Path | None,
         typer.Option(help="Run folder that gives images and preprocessing.", show_default="none"),
     ] = None,
-    preset: Annotated[
-        str | None,
-        typer.Option(
-            help="Preprocessing to start from: a name, or a file as --preset of calibrate takes.",
-            show_default="that of the run, of quantkit.yaml, or what is usual for the input",
-        ),
-    ] = None,
-    exif: ExifOption = None,
     limit: Annotated[int, typer.Option(min=10, help="Try at most so many images.")] = 500,
-    output: OutputOption = None,
-    input_: InputOption = None,
     out: Annotated[
         Path | None,
         typer.Option(help="Preset file to write: the best found, or the one given.", show_default="not written"),
     ] = None,
-    json: Annotated[Path | None, typer.Option(help="Write all figures as JSON.")] = None,
-    device: DeviceOption = "cpu",
-    batch: BatchOption = 1,
-    provider_option: ProviderOption = None,
-    threads: Annotated[int | None, typer.Option(min=1, help="Workers.")] = None,
+    json: JsonOption = None,
 ) -> None:
     """Try other scalings, channel orders, crops and filters; name the one that is better beyond chance."""
-    from quantkit.engine.device import Device
+    from quantkit.cli.evaluation_settings import EvaluationSettings
+    from quantkit.config.project import PROJECT_FILE
+    from quantkit.config.settings import Settings
     from quantkit.files import write_json, write_text
+    from quantkit.runs.folder import RunFolder
     from quantkit.workflows.guess_preprocessing import guess_preprocessing, guessed_preset
-    from quantkit.workflows.resolve_evaluation import guess_settings, settings_of_guess
+    from quantkit.workflows.project import load_project
 
-    where = Device.parse(device, batch=batch, options=provider_option or ())
+    where = execution.arguments()
     for path in (out, json):
         if path is not None and path.exists():
             raise UsageError("the file exists and is not overwritten", where=path, fix="give another name")
-    settings = guess_settings(
-        folder=Path(),
-        model=model,
-        run=run,
-        images=images,
-        labels=labels,
-        names=names,
-        preset=preset,
-        exif=exif,
-        output=output,
-        inputs=tuple(input_ or ()),
-    )
-    merged = settings_of_guess(settings, model=model, run=run, images=images, labels=labels, preset=preset)
+    project = load_project()
+    file = model or project.model
+    if file is None:
+        raise UsageError("no model was given", fix=f"name the ONNX file, or one in {PROJECT_FILE}")
+    pipeline = read.pipeline(project) if read.preset is not None or run is None else None
+    settings = EvaluationSettings.completed(run, on, read, pipeline, project, own_images=run is None)
+    images = settings.images
+    if images.images is None and run is None:
+        raise UsageError("no images were given", fix=f"give --images, --run, or images in {PROJECT_FILE}")
+    merged = Settings(project)
+    merged.add("model", file, given=model, key="model")
+    merged.add("run", run, given=run)
+    merged.add("images", images.images, given=on.images, key="images")
+    merged.add("labels", images.labels, given=on.labels, key="labels")
+    merged.add_preprocessing(pipeline, read.preset, None if run is None else RunFolder(run).read().pipeline)
+    if unlabelled:
+        settings = replace(settings, images=replace(images, labels=on.labels, names=on.names))
     with show_progress(merged.by_name) as progress:
         done = guess_preprocessing(
-            settings.model,
-            run=run,
-            images=images_given(settings.images, skip_damaged),
-            labels=None if unlabelled and labels is None else settings.labels,
-            names=None if unlabelled and names is None else settings.names,
-            unlabelled=unlabelled,
-            pipeline=settings.pipeline,
-            limit=limit,
-            output=settings.output,
-            inputs=settings.inputs,
-            device=where,
-            threads=threads,
-            progress=progress,
+            file, **settings.arguments(), unlabelled=unlabelled, limit=limit, **where, progress=progress
         )
     if out is not None:
         write_text(out, guessed_preset(done))
     if json is not None:
         write_json(json, done.to_json())
+    session.event("result", result=done.to_json())
     console.print(_table(done))
     console.print(
         f"the model was run on {done.computed:,} images in {done.elapsed_s:.1f} s"
+        + (f"; {done.known:,} answers were cached in {done.cache}" if done.known else "")
         if done.computed
-        else "all answers were there, nothing was run",
+        else f"all answers were cached in {done.cache}, nothing was run",
+        soft_wrap=True,
         markup=False,
     )
     print_notes(done.notes)
@@ -129,9 +115,7 @@ def guess(
         console.print(f"preset: {done.best.describe()}; --out FILE writes it", soft_wrap=True, markup=False)
     print_files(path for path in (out, json) if path is not None)
     if out is not None:
-        print_next(
-            "calibrate", "--model", settings.model, "--images", str(settings.images or "FOLDER"), "--preset", out
-        )
+        print_next("calibrate", "--model", file, "--images", str(images.images or "FOLDER"), "--preset", out)
 
 
 def _table(done: "PreprocessingGuess") -> "Table":
@@ -141,7 +125,7 @@ def _table(done: "PreprocessingGuess") -> "Table":
     figure, digits = ("top-1", 1) if labelled else ("nats", 2)
     table = plain_table("Alternatives, each against the preprocessing of its round")
     table.add_column("alternative")
-    for heading in ("images", figure, "Δ [95 %]", "p (Holm)"):
+    for heading in ("images", "present", figure, "Δ [95 %]", "p (Holm)"):
         table.add_column(heading, justify="right", no_wrap=True)
     before = None
     for one in done.tried:
@@ -149,6 +133,8 @@ def _table(done: "PreprocessingGuess") -> "Table":
             table.add_section()
         before = one.round
         style = "bold" if one.chosen else None
-        value = f"{one.value:.{digits}f}"
-        table.add_row(one.words, f"{one.images}", value, points(one.difference, one.ci95), f"{one.p:.2g}", style=style)
+        present, value = (f"{figure:.{digits}f}" for figure in (one.reference, one.value))
+        table.add_row(
+            one.words, f"{one.images}", present, value, points(one.difference, one.ci95), f"{one.p:.2g}", style=style
+        )
     return table

@@ -7,16 +7,12 @@ import typer
 
 from quantkit.cli.app import app
 from quantkit.cli.options import (
-    ActivationsOption,
-    FractionOption,
-    KeepOutliersOption,
-    MethodOrAutoOption,
-    PerChannelOption,
-    PowerOfTwoOption,
+    MethodOptions,
+    QuantizationOptions,
     RequireCoverageOption,
-    SkipOption,
-    TargetOption,
-    WeightBitsOption,
+    RunOption,
+    SubjectArgument,
+    given_once,
 )
 from quantkit.cli.progress import show_progress
 from quantkit.cli.show import (
@@ -27,24 +23,19 @@ from quantkit.cli.show import (
     print_notes,
     print_selection,
 )
-from quantkit.cli.terminal import console
+from quantkit.cli.terminal import console, session
 
 
 @app.command()
 def quantize(
-    run: Annotated[Path | None, typer.Option(help="Run folder of quantkit calibrate.")] = None,
-    method: MethodOrAutoOption = None,
-    fraction: FractionOption = None,
-    target: TargetOption = None,
+    by: MethodOptions,
+    given: QuantizationOptions,
+    subject: SubjectArgument = None,
+    run: RunOption = None,
     out: Annotated[
         Path | None,
         typer.Option(help="ONNX file to write.", show_default="int8.onnx or int8-METHOD.onnx in the run folder"),
     ] = None,
-    per_channel: PerChannelOption = None,
-    activations: ActivationsOption = None,
-    weight_bits: WeightBitsOption = None,
-    power_of_two: PowerOfTwoOption = None,
-    skip: SkipOption = None,
     bias_correction: Annotated[
         bool,
         typer.Option(
@@ -52,7 +43,6 @@ def quantize(
             help="Correct biases on the calibration images, if available, where it reduces the error.",
         ),
     ] = True,
-    keep_outliers: KeepOutliersOption = False,
     explain: Annotated[
         bool, typer.Option("--explain", help="List how each operator is quantized, or why it is not.")
     ] = False,
@@ -61,47 +51,30 @@ def quantize(
     """Compute the ranges by another method from the statistics of a run, and write the int8 model."""
     from quantkit.config.settings import Settings
     from quantkit.runs.configuration import record_settings
-    from quantkit.targets import parse_target
-    from quantkit.workflows.project import find_run, load_project
-    from quantkit.workflows.quantize import QuantizeOptions
+    from quantkit.workflows.project import load_project, run_of_subject
     from quantkit.workflows.quantize import quantize as step
-    from quantkit.workflows.resolve import method_of
 
-    project = load_project(Path())
-    options = QuantizeOptions(
-        per_channel=project.per_channel if per_channel is None else per_channel,
-        activation_type=activations,
-        weight_bits=weight_bits,
-        power_of_two=power_of_two,
-        skip=tuple(skip or project.skip),
-        bias_correction=bias_correction,
-        keep_outliers=keep_outliers,
-    )
-    folder = find_run(run, project, Path())
-    chosen = method_of(method, fraction, project)
-    aim = parse_target(target or project.target or "ort")
+    project = load_project()
+    options = given.quantize_options(project, bias_correction=bias_correction)
+    place = given_once(subject, run, "run")
+    folder = run_of_subject(place, project)
+    method, target = by.method_and_target(project)
     merged = Settings(project)
-    merged.add("run", folder, given=run, key="run")
-    merged.add("method", chosen, given=method or fraction, key="method")
-    merged.add("target", aim.name, given=target, key="target")
-    merged.add("per channel", options.per_channel, given=per_channel, key="per_channel")
-    merged.add("activations", activations, given=activations)
-    merged.add("weight bits", weight_bits, given=weight_bits)
-    merged.add("power of two", power_of_two, given=power_of_two)
-    merged.add("skip", options.skip, given=skip, key="skip")
-    merged.add("bias correction", bias_correction, given=None if bias_correction else False)
-    merged.add("keep outliers", keep_outliers or None, given=keep_outliers)
+    merged.add("run", folder, given=place, key="run")
+    by.show_method(merged, method, target)
+    given.show_options(merged, options, bias=bias_correction)
     with show_progress(merged.by_name) as progress:
         done = step(
             folder,
-            method=chosen,
-            target=aim,
+            method=method,
+            target=target,
             options=options,
             out=out,
             require_coverage=parse_percent(require_coverage, "--require-coverage", all_allowed=True),
             progress=progress,
         )
     record_settings(folder, f"quantize {done.name}", merged.by_name)
+    session.event("result", result=done.to_json())
     if explain:
         for row in done.explain():
             console.print(f"{row.kind:8}  {row.op_type:18}  {row.how:9}  {row.name}", soft_wrap=True, markup=False)

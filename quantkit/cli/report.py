@@ -6,54 +6,67 @@ from typing import Annotated
 import typer
 
 from quantkit.cli.app import app
-from quantkit.cli.options import BatchOption, DeviceOption, ProviderOption
+from quantkit.cli.options import (
+    DeviceOptions,
+    EvaluatedImages,
+    InputOptions,
+    LimitOption,
+    RunOption,
+    SubjectArgument,
+    given_once,
+)
 from quantkit.cli.progress import show_progress
-from quantkit.cli.show import print_files, print_next
+from quantkit.cli.show import print_files, print_next, print_notes
+from quantkit.cli.terminal import console, session
 
 
 @app.command()
 def report(
-    subject: Annotated[
-        Path | None, typer.Argument(metavar="[RUN or MODEL]", help="Run folder of quantkit calibrate, or its model.")
+    on: EvaluatedImages,
+    execution: DeviceOptions,
+    subject: SubjectArgument = None,
+    run: RunOption = None,
+    html: Annotated[
+        Path | None, typer.Option(help="HTML file to write.", show_default="report.html in the run folder")
     ] = None,
-    html: Annotated[Path, typer.Option(help="HTML file to write.")] = Path("report.html"),
     models: Annotated[
         list[str] | None,
         typer.Option("--model", help="Name of a model in the run; repeatable. Default: every model of the run."),
     ] = None,
-    images: Annotated[Path | None, typer.Option(help="Folder of evaluation images.")] = None,
-    labels: Annotated[Path | None, typer.Option(help="Label file of --images.")] = None,
-    names: Annotated[Path | None, typer.Option(help="Class names, one per line.")] = None,
-    exclude: Annotated[Path | None, typer.Option(help="Calibration set whose images are left out.")] = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="Maximum number of evaluation images.")] = None,
+    limit: LimitOption = None,
     latency: Annotated[bool, typer.Option("--latency", help="Measure latency too, on one thread.")] = False,
-    device: DeviceOption = "cpu",
-    batch: BatchOption = 1,
-    provider_option: ProviderOption = None,
-    threads: Annotated[int | None, typer.Option(help="Number of worker threads.")] = None,
 ) -> None:
     """Write an HTML report of a run: its models compared with fp32, drift, sensitivity, tuning, coverage."""
-    from quantkit.engine.device import Device
+    from quantkit.cli.evaluation_settings import comparison_settings
+    from quantkit.report.tables import accuracy_table, notes
+    from quantkit.runs.folder import FP32
     from quantkit.workflows.project import load_project, run_of_subject
     from quantkit.workflows.report import report_run
 
-    project = load_project(Path())
-    own_images = images is None
-    run = run_of_subject(subject, project, Path())
-    with show_progress() as progress:
-        report_run(
-            run,
-            html,
+    project, place, read = load_project(), given_once(subject, run, "run"), InputOptions()
+    folder = run_of_subject(place, project)
+    settings = comparison_settings([FP32], folder, on, read, project)
+    merged = settings.shown(project, place, on, read)
+    merged.add("models", tuple(models or ()), given=models)
+    merged.add("exclude", on.exclude, given=on.exclude)
+    merged.add("limit", limit, given=limit)
+    execution.show(merged)
+    path = html or folder / "report.html"
+    with show_progress(merged.by_name) as progress:
+        done = report_run(
+            folder,
+            path,
             models=tuple(models or ()),
-            images=project.images if own_images else images,
-            labels=project.labels if own_images and labels is None else labels,
-            names=names or project.names,
-            exclude=exclude,
+            **settings.images.arguments(),
             limit=limit,
             latency=latency,
-            device=Device.parse(device, batch=batch, options=provider_option or ()),
-            threads=threads,
+            **execution.arguments(),
             progress=progress,
         )
-    print_files([html])
-    print_next("tune", run)
+    session.event("result", result=done.comparison.to_json())
+    console.print(accuracy_table(done.comparison))
+    print_notes(done.notes)
+    for note in dict.fromkeys(notes(done.comparison)):
+        console.print(note, soft_wrap=True, markup=False)
+    print_files([path])
+    print_next("tune", folder)

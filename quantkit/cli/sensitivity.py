@@ -1,6 +1,7 @@
 """``quantkit sensitivity``."""
 
 import shlex
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -8,28 +9,19 @@ import typer
 
 from quantkit.cli.app import app
 from quantkit.cli.options import (
-    ActivationsOption,
-    BatchOption,
-    ClusterOption,
-    DeviceOption,
-    FractionOption,
-    ImagesOption,
-    KeepOutliersOption,
-    LabelsOption,
-    PerChannelOption,
-    PowerOfTwoOption,
-    ProviderOption,
-    SkipDamagedOption,
-    SkipOption,
-    TargetOption,
-    WeightBitsOption,
-    images_given,
+    EvaluatedImages,
+    ExecutionOptions,
+    JsonOption,
+    MethodOptions,
+    QuantizationOptions,
+    RunOption,
+    SubjectArgument,
+    given_once,
 )
 from quantkit.cli.progress import show_progress
 from quantkit.cli.show import print_files, print_next, print_notes
-from quantkit.cli.terminal import console
+from quantkit.cli.terminal import console, session
 from quantkit.config.choices import MethodName
-from quantkit.errors import UsageError
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -37,12 +29,23 @@ if TYPE_CHECKING:
     from quantkit.sensitivity.result import Figures, Sensitivity
 
 
+@dataclass(frozen=True, kw_only=True)
+class RunMethodOptions(MethodOptions):
+    """The calibration method, that of the run by default, and what runs the model."""
+
+    method: Annotated[
+        MethodName | None, typer.Option(help="Calibration method.", show_default="that of the run's int8 model")
+    ] = None
+
+
 @app.command()
 def sensitivity(
-    subject: Annotated[
-        Path | None, typer.Argument(metavar="[RUN or MODEL]", help="Run folder of quantkit calibrate, or its model.")
-    ] = None,
-    run: Annotated[Path | None, typer.Option(help="Run folder of quantkit calibrate.")] = None,
+    on: EvaluatedImages,
+    by_method: RunMethodOptions,
+    given: QuantizationOptions,
+    execution: ExecutionOptions,
+    subject: SubjectArgument = None,
+    run: RunOption = None,
     by: Annotated[
         Literal["isolated", "leave-one-out", "accuracy"],
         typer.Option(
@@ -53,32 +56,11 @@ def sensitivity(
     top: Annotated[
         int | None, typer.Option(min=1, help="Maximum number of layers to print; files contain all.")
     ] = None,
-    method: Annotated[
-        MethodName | None, typer.Option(help="Calibration method.", show_default="that of the run's int8 model")
-    ] = None,
-    fraction: FractionOption = None,
-    target: TargetOption = None,
-    per_channel: PerChannelOption = None,
-    activations: ActivationsOption = None,
-    weight_bits: WeightBitsOption = None,
-    power_of_two: PowerOfTwoOption = None,
-    skip: SkipOption = None,
     bias_correction: Annotated[
         bool,
         typer.Option("--bias-correction/--no-bias-correction", help="Apply the run's bias correction."),
     ] = True,
-    keep_outliers: KeepOutliersOption = False,
-    images: ImagesOption = None,
-    skip_damaged: SkipDamagedOption = False,
-    labels: LabelsOption = None,
-    names: Annotated[Path | None, typer.Option(help="Class names, one per line.")] = None,
-    exclude: Annotated[Path | None, typer.Option(help="Calibration set whose images are left out.")] = None,
-    device: DeviceOption = "cpu",
-    batch: BatchOption = 1,
-    provider_option: ProviderOption = None,
-    cluster: ClusterOption = None,
-    threads: Annotated[int | None, typer.Option(help="Number of worker threads.")] = None,
-    json: Annotated[Path | None, typer.Option(help="Write all figures as JSON.")] = None,
+    json: JsonOption = None,
     csv: Annotated[Path | None, typer.Option(help="Write the table as CSV.")] = None,
     html: Annotated[Path | None, typer.Option(help="Write a page with the table and its bars.")] = None,
 ) -> None:
@@ -86,74 +68,53 @@ def sensitivity(
 
     With --device, fp32 and all int8 models run there. A correction of biases is fitted on the CPU.
     """
+    from quantkit.config.method import Auto
     from quantkit.config.settings import Settings
-    from quantkit.engine.device import Device
     from quantkit.files import write_json, write_text
     from quantkit.report.sections.sensitivity import summary
     from quantkit.report.sensitivity import sensitivity_page
     from quantkit.runs.configuration import record_settings
     from quantkit.runs.folder import RunFolder
-    from quantkit.targets import parse_target
     from quantkit.workflows.project import load_project, run_of_subject
-    from quantkit.workflows.quantize import QuantizeOptions
-    from quantkit.workflows.resolve import method_for_run
+    from quantkit.workflows.quantized_files import method_of_run
     from quantkit.workflows.run_results import sensitivity_path
     from quantkit.workflows.sensitivity import sensitivity as step
     from quantkit.workflows.sensitivity_decision import compare_command, decide, quantize_command
 
-    if subject is not None and run is not None:
-        raise UsageError("a run was given twice", where="--run", fix="give it once")
-    where = Device.parse(device, batch=batch, options=provider_option or ())
-    project = load_project(Path())
-    own_images = by == "accuracy" and images is None
-    found_by = project.images if own_images else images
-    folder, aim = run_of_subject(subject or run, project, Path()), parse_target(target or project.target or "ort")
-    chosen = method_for_run(method, fraction, project, folder, aim)
-    options = QuantizeOptions(
-        per_channel=project.per_channel if per_channel is None else per_channel,
-        activation_type=activations,
-        weight_bits=weight_bits,
-        power_of_two=power_of_two,
-        skip=tuple(skip or project.skip),
-        bias_correction=bias_correction,
-        keep_outliers=keep_outliers,
-    )
+    place = given_once(subject, run, "run")
+    where, project = execution.arguments(), load_project()
+    images = on.completed(project, own_images=by == "accuracy")
+    folder = run_of_subject(place, project)
+    method, target = by_method.method_and_target(project)
+    if isinstance(method, Auto):
+        method = method_of_run(RunFolder(folder).read(), target)
+    options = given.quantize_options(project, bias_correction=bias_correction)
     merged = Settings(project)
-    merged.add("run", folder, given=subject or run, key="run")
-    merged.add("method", chosen, given=method or fraction, key="method")
-    merged.add("target", aim.name, given=target, key="target")
+    merged.add("run", folder, given=place, key="run")
+    by_method.show_method(merged, method, target)
     merged.add("by", by, given=by if by != "isolated" else None)
     merged.add("count", count, given=count)
-    merged.add("per channel", options.per_channel, given=per_channel, key="per_channel")
-    merged.add("activations", activations, given=activations)
-    merged.add("weight bits", weight_bits, given=weight_bits)
-    merged.add("power of two", power_of_two, given=power_of_two)
-    merged.add("skip", options.skip, given=skip, key="skip")
-    merged.add("bias correction", bias_correction, given=None if bias_correction else False)
-    merged.add("keep outliers", keep_outliers or None, given=keep_outliers)
-    merged.add("images", found_by, given=images, key="images")
+    given.show_options(merged, options, bias=bias_correction)
+    merged.add("images", images.images, given=on.images, key="images")
     with show_progress(merged.by_name) as progress:
         found = step(
             folder,
-            method=chosen,
-            target=aim,
+            method=method,
+            target=target,
             options=options,
             by=by,
             count=count,
-            images=images_given(found_by, skip_damaged),
-            labels=project.labels if own_images and labels is None else labels,
-            names=names or project.names,
-            exclude=exclude,
-            device=where,
-            cluster=cluster,
-            threads=threads,
+            **images.arguments(),
+            **where,
             progress=progress,
         )
     record_settings(folder, f"sensitivity {found.target}", merged.by_name)
     decision = decide(found)
     # Files are written first, so that a closed pipe (`head`) does not lose them.
+    content = found.to_json() | {"decision": decision.to_json()}
     if json is not None:
-        write_json(json, found.to_json() | {"decision": decision.to_json()})
+        write_json(json, content)
+    session.event("result", result=content)
     if csv is not None:
         write_text(csv, found.csv_text())
     if html is not None:
@@ -168,7 +129,7 @@ def sensitivity(
     if not decision.layers:
         print_next("tune", folder)
         return
-    for line in (quantize_command(folder, found, chosen, options, decision.skips), compare_command(folder, found)):
+    for line in (quantize_command(folder, found, method, options, decision.skips), compare_command(folder, found)):
         print_next(*shlex.split(line)[1:])
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from quantkit.cli.terminal import console, errors, session
 from quantkit.errors import UsageError
+from quantkit.files import made_folders
 from quantkit.notes import grouped
 
 if TYPE_CHECKING:
@@ -31,11 +32,13 @@ def despite_closed_pipe() -> Iterator[None]:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def print_preset_notes(preset: str | None, project: "Project") -> None:
-    """Print on standard error what was inferred to read the preset from a vendor file."""
-    from quantkit.workflows.project import notes_of_preset
+def print_preset_notes(preset: str | None, project: "Project | None" = None) -> None:
+    """Print on standard error what was inferred to read the preset, given or of the project, from a vendor file."""
+    from quantkit.workflows.presets import preset_notes
 
-    print_notes(notes_of_preset(preset, project), to_errors=True)
+    if preset is None and project is not None and project.ops is None:
+        preset = project.preset
+    print_notes(preset_notes(preset), to_errors=True)
 
 
 def spread(counts: Collection[int]) -> str:
@@ -77,7 +80,10 @@ def print_files(files: Iterable[Path], *, in_folder: Path | None = None) -> None
     inside = [path.name for path in paths if path.parent == in_folder]
     parts = [f"{', '.join(inside)} in {in_folder}"] if inside else []
     parts += [str(path) for path in paths if path.parent != in_folder]
-    console.print(f"wrote {', '.join(parts)}", soft_wrap=True, markup=False)
+    made = made_folders()
+    new = dict.fromkeys(path.parent for path in paths if path.parent in made and path.parent != in_folder)
+    created = f" (new: {', '.join(f'{folder}/' for folder in new)})" if new else ""
+    console.print(f"wrote {', '.join(parts)}{created}", soft_wrap=True, markup=False)
 
 
 def print_next(*words: str | Path, folder: Path | None = None, to_errors: bool = False) -> None:
@@ -126,13 +132,13 @@ def print_selection(selection: "MethodSelection | None") -> None:
     session.event("method_selection", **selection.to_json())
     if session.quiet:
         return
-    from rich.table import Table
+    from quantkit.report.tables import plain_table
 
-    table = Table(box=None, pad_edge=False)
+    table = plain_table("Method auto: distance from fp32 (chosen: 1)")
     table.add_column("method")
-    for heading in ("images", "distance", "SQNR, dB", "agree"):
+    for heading in ("images", "distance", "SQNR dB", "agree"):
         table.add_column(heading, justify="right", no_wrap=True)
-    table.add_column("")
+    table.add_column("outcome")
     for row in selection.rows():
         figures = (_figure(row[name], digits) for name, digits in (("distance", 2), ("sqnr_db", 1), ("agreement", 1)))
         table.add_row(row["method"], str(row["images"] or "–"), *figures, row["outcome"])

@@ -8,24 +8,21 @@ import typer
 
 from quantkit.cli.app import app
 from quantkit.cli.options import (
-    BatchOption,
-    ClusterOption,
-    DeviceOption,
-    ImagesOption,
-    KeepOutliersOption,
-    LabelsOption,
-    PerChannelOption,
+    CalibrateOptions,
+    EvaluatedImages,
+    ExecutionOptions,
+    LayerOptions,
+    LimitOption,
     PresetOption,
-    ProviderOption,
     RequireCoverageOption,
-    SkipDamagedOption,
-    SkipOption,
+    RunOption,
+    SubjectArgument,
     TargetOption,
-    images_given,
+    given_once,
 )
 from quantkit.cli.progress import show_progress
 from quantkit.cli.show import parse_percent, print_coverage, print_files, print_next, print_notes
-from quantkit.cli.terminal import console
+from quantkit.cli.terminal import console, session
 from quantkit.config.choices import Stage
 from quantkit.errors import UsageError
 
@@ -42,29 +39,22 @@ _SECONDS = {"s": 1.0, "m": 60.0, "h": 3600.0}
 
 @app.command()
 def tune(
-    subject: Annotated[
-        Path | None, typer.Argument(metavar="[RUN or MODEL]", help="Run folder of quantkit calibrate, or its model.")
-    ] = None,
+    on: EvaluatedImages,
+    given: LayerOptions,
+    execution: ExecutionOptions,
+    subject: SubjectArgument = None,
     max_drop: Annotated[float, typer.Option(min=0.0, help="Largest accepted loss of top-1, in points.")] = 0.5,
     min_agreement: Annotated[
         float | None, typer.Option(min=0.0, max=100.0, help="Minimum agreement with fp32, in percent; none by default.")
     ] = None,
     target: TargetOption = None,
     time: Annotated[str | None, typer.Option(help="Stop after this time, such as 10m; no limit by default.")] = None,
-    run: Annotated[Path | None, typer.Option(help="Run folder of quantkit calibrate.")] = None,
+    run: RunOption = None,
     set_: Annotated[
         Path | None, typer.Option("--set", help="Calibration set, for a model without a run.", show_default="none")
     ] = None,
     preset: PresetOption = None,
-    images: ImagesOption = None,
-    skip_damaged: SkipDamagedOption = False,
-    labels: LabelsOption = None,
-    names: Annotated[Path | None, typer.Option(help="Class names, one per line.")] = None,
-    exclude: Annotated[Path | None, typer.Option(help="Calibration set whose images are left out.")] = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="Maximum number of evaluation images.")] = None,
-    per_channel: PerChannelOption = None,
-    skip: SkipOption = None,
-    keep_outliers: KeepOutliersOption = False,
+    limit: LimitOption = None,
     max_float: Annotated[str, typer.Option(help="Maximum share of the multiply-adds left in float.")] = "10%",
     max_skips: Annotated[
         int | None,
@@ -84,11 +74,6 @@ def tune(
     out: Annotated[Path | None, typer.Option(help="Path of the int8 model.", show_default="in the run folder")] = None,
     fresh: Annotated[bool, typer.Option("--fresh", help="Ignore cached trials.")] = False,
     require_coverage: RequireCoverageOption = None,
-    device: DeviceOption = "cpu",
-    batch: BatchOption = 1,
-    provider_option: ProviderOption = None,
-    cluster: ClusterOption = None,
-    threads: Annotated[int | None, typer.Option(help="Number of worker threads.")] = None,
     json: Annotated[Path | None, typer.Option(help="Write the trials and the result as JSON.")] = None,
 ) -> None:
     """Find the cheapest int8 model within an accuracy budget. Resumable.
@@ -97,20 +82,17 @@ def tune(
     weights corrected, on the CPU.
     """
     from quantkit.config.settings import Settings
-    from quantkit.engine.device import Device
     from quantkit.files import write_json
     from quantkit.runs.configuration import record_settings
     from quantkit.search.budget import FloatBudget
     from quantkit.search.stages import Goal
-    from quantkit.targets import parse_target
-    from quantkit.workflows.project import load_project
-    from quantkit.workflows.quantize import QuantizeOptions
+    from quantkit.workflows.project import load_project, target_of
     from quantkit.workflows.tune import TuneOptions
     from quantkit.workflows.tune import tune as step
 
-    where = Device.parse(device, batch=batch, options=provider_option or ())
-    project = load_project(Path())
-    chosen = parse_target(target or project.target or "ort")
+    where, project = execution.arguments(), load_project()
+    images, options = on.completed(project), given.quantize_options(project)
+    chosen = target_of(target, project)
     if write_fp32 is not None and (not chosen.compiler_calibrates or not rewrite):
         raise UsageError("there is no rewritten fp32 model", where="--write-fp32", fix="give --target vacc --rewrite")
     macs = parse_percent(max_float, "--max-float")
@@ -123,17 +105,14 @@ def tune(
     merged.add("max skips", max_skips, given=max_skips)
     merged.add("disabled stages", tuple(map(str, disable or ())), given=disable)
     merged.add("rewrite", rewrite, given=None if rewrite else False)
-    merged.add(
-        "per channel", project.per_channel if per_channel is None else per_channel, given=per_channel, key="per_channel"
-    )
-    merged.add("skip", tuple(skip or project.skip), given=skip, key="skip")
-    merged.add("keep outliers", keep_outliers or None, given=keep_outliers)
-    merged.add("images", images or project.images, given=images, key="images")
+    given.show_options(merged, options)
+    merged.add("images", images.images, given=on.images, key="images")
     merged.add("limit", limit, given=limit)
     merged.add("time", time, given=time)
+    calibrated = CalibrateOptions(model=subject, set_=set_, preset=preset, run=run)
     with show_progress(merged.by_name) as progress:
         done = step(
-            _run(subject, run, set_, preset, project, where, progress),
+            _run(calibrated, project, where["device"], progress),
             TuneOptions(
                 goal=Goal(max_drop=max_drop, min_agreement=min_agreement),
                 budget=FloatBudget(macs=macs, layers=max_skips),
@@ -144,25 +123,17 @@ def tune(
                 require_coverage=parse_percent(require_coverage, "--require-coverage", all_allowed=True),
             ),
             target=chosen,
-            options=QuantizeOptions(
-                per_channel=project.per_channel if per_channel is None else per_channel,
-                skip=tuple(skip or project.skip),
-                keep_outliers=keep_outliers,
-            ),
-            images=images_given(images or project.images, skip_damaged),
-            labels=labels if images is not None else labels or project.labels,
-            names=names or project.names,
-            exclude=exclude,
+            options=options,
+            **images.arguments(),
             limit=limit,
             out=out,
             fresh=fresh,
-            device=where,
-            cluster=cluster,
-            threads=threads,
+            **where,
             progress=progress,
         )
     if json is not None:
         write_json(json, done.to_json())
+    session.event("result", result=done.to_json())
     record_settings(done.log.parent, f"tune {done.name}", merged.by_name)
     _print(done, json)
 
@@ -181,47 +152,20 @@ def parse_seconds(text: str | None) -> float | None:
     return float(found[1]) * _SECONDS[found[2] or "s"]
 
 
-def _run(
-    subject: Path | None,
-    run: Path | None,
-    set_: Path | None,
-    preset: str | None,
-    project: "Project",
-    device: "Device",
-    progress: "Progress",
-) -> Path:
+def _run(given: CalibrateOptions, project: "Project", device: "Device", progress: "Progress") -> Path:
     """Return the run to tune; a model without a run is calibrated first, if a set is given."""
+    from quantkit.cli.calibration_settings import calibration_settings
     from quantkit.workflows.calibrate import calibrate
     from quantkit.workflows.project import run_of_subject
-    from quantkit.workflows.resolve import calibration_settings
 
-    if subject is not None and run is not None and set_ is None:
-        raise UsageError("a run was given twice", where="--run", fix="give it once")
-    if set_ is None:
-        if preset is not None:
+    if given.set_ is None:
+        if given.preset is not None:
             raise UsageError("a calibrated run has its own preprocessing", where="--preset", fix="give --set too")
-        return run_of_subject(subject or run, project, Path())
-    settings = calibration_settings(
-        folder=Path(),
-        model=subject,
-        set_=set_,
-        images=None,
-        labels=None,
-        count=None,
-        seed=None,
-        preset=preset,
-        method=None,
-        fraction=None,
-        target=None,
-        per_channel=None,
-        skip=(),
-        run=run,
-        dialect=None,
-        calibration_folder=None,
-    )
+        return run_of_subject(given_once(given.model, given.run, "run"), project)
+    settings = calibration_settings(given, project)
     calibrate(
         settings.model,
-        set_,
+        given.set_,
         settings.pipeline,
         run=settings.run,
         options=settings.options,

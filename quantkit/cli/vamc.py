@@ -8,7 +8,15 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from quantkit.cli.app import sub_app
-from quantkit.cli.options import DialectName, ExifOption, PresetOption, SkipDamagedOption, images_given
+from quantkit.cli.options import (
+    DialectName,
+    FractionOption,
+    PerChannelOption,
+    PreprocessingOptions,
+    PresetOption,
+    SkipDamagedOption,
+    images_given,
+)
 from quantkit.cli.progress import show_progress
 from quantkit.cli.show import print_files, print_next, print_notes, print_preset_notes
 from quantkit.cli.terminal import console
@@ -75,21 +83,18 @@ def convert(
 
 @vamc.command()
 def write(
+    read: PreprocessingOptions,
     run: Annotated[Path | None, typer.Option(help="Run folder: model, images, preprocessing, options.")] = None,
     model: Annotated[Path | None, typer.Option(help="fp32 ONNX model, if there is no run.")] = None,
     calibration_folder: Annotated[
         Path | None, typer.Option(help="Folder of calibration images, or of npz tensors.")
     ] = None,
-    preset: PresetOption = None,
-    exif: ExifOption = None,
     dialect: Annotated[DialectName, typer.Option(help="Dialect of the build file.")] = "compile",
     method: Annotated[
         MethodName | None, typer.Option(help="How ranges are set.", show_default="the run's, or percentile")
     ] = None,
-    fraction: Annotated[float | None, typer.Option(help="Fraction of values that a percentile range keeps.")] = None,
-    per_channel: Annotated[
-        bool | None, typer.Option("--per-channel/--per-tensor", help="Weight scales, one per channel or per tensor.")
-    ] = None,
+    fraction: FractionOption = None,
+    per_channel: PerChannelOption = None,
     weight_scale: Annotated[Literal["max", "power2"] | None, typer.Option(help="Rule for weight scales.")] = None,
     skip_conv: Annotated[list[int] | None, typer.Option(help="Leave this convolution in float, by index.")] = None,
     suffix: Annotated[
@@ -171,7 +176,7 @@ def write(
     chosen = None if method is None else as_method(parse_method(method, fraction=fraction))
     pipeline: Pipeline | None
     if run is not None:
-        if model is not None or preset is not None or exif is not None:
+        if model is not None or read != PreprocessingOptions():
             raise UsageError(
                 "a run has its model and preprocessing", where="--run", fix="drop --model, --preset and --exif"
             )
@@ -182,14 +187,14 @@ def write(
         raise UsageError("no model was given", where="--model", fix="give --model, or --run of a calibrated run")
     elif options.precision == "fp16":
         # The preprocessing only determines free dimensions of the model, and vdsp_params.json.
-        pipeline = _pipeline(preset) if preset is not None or vdsp is not None else None
+        pipeline = _pipeline(read) if read.preset is not None or vdsp is not None else None
         build = vamc_fp16(model, pipeline, options)
     else:
         if calibration_folder is None:
             raise UsageError(
                 "the calibration images are not known", where="--calibration-folder", fix="give their folder"
             )
-        pipeline = _pipeline(preset, exif)
+        pipeline = _pipeline(read)
         build = vamc_of_model(
             model,
             calibration_folder,
@@ -228,9 +233,8 @@ def tensors(
         str, typer.Argument(metavar="PLACE", help="Calibration set (.csv), or images: a folder, an archive, a URL, ...")
     ],
     model: Annotated[Path, typer.Option(help="fp32 ONNX model that takes the tensors.")],
+    read: PreprocessingOptions,
     out: Annotated[Path, typer.Option(help="Folder to write; the build file's --calibration-folder.")],
-    preset: PresetOption = None,
-    exif: ExifOption = None,
     skip_damaged: SkipDamagedOption = False,
 ) -> None:
     """Write calibration images as npz tensors, preprocessed by quantkit."""
@@ -239,19 +243,19 @@ def tensors(
     from quantkit.vendors.vacc.calibration_tensors import write_calibration_tensors
     from quantkit.vendors.vacc.write import read_image_input
 
-    pipeline = _pipeline(preset, exif)
+    pipeline = _pipeline(read)
     input_name, _ = read_image_input(model, pipeline)
     if images.endswith(".csv"):
         items = CalibrationSet.load(Path(images)).items
     else:
-        items = find_images(images_given(images, skip_damaged) or images).items
+        items = find_images(images_given(images, skip_damaged)).items
     with show_progress() as progress:
         written = write_calibration_tensors(
             items, pipeline, out, input_name=input_name, progress=progress.task("writing tensors", "images")
         )
     console.print(f"{written.count} tensors (suffix: {written.suffix})", soft_wrap=True, markup=False)
     print_files([out])
-    options = [] if preset is None else ["--preset", preset]
+    options = [] if read.preset is None else ["--preset", read.preset]
     print_next("vamc", "write", "--model", model, "--calibration-folder", out, *options, "--out", "vamc.yaml")
 
 
@@ -269,7 +273,7 @@ def show_vdsp(
     if bool(files) == (preset is not None):
         raise UsageError("give files to describe, or --preset to write one", where="vdsp")
     if preset is not None:
-        _write_vdsp(_pipeline(preset), out)
+        _write_vdsp(_pipeline(PreprocessingOptions(preset=preset)), out)
     for file in files or ():
         reading = recognise(load_vdsp(file))
         console.print(f"{file}: {describe(reading)}", soft_wrap=True, markup=False)
@@ -309,14 +313,14 @@ def _print_reports(reports: "list[FileReport]", *, notes: bool) -> None:
     )
 
 
-def _pipeline(preset: str | None, exif: bool | None = None) -> "Pipeline":
-    from quantkit.workflows.project import choose_pipeline, load_project
+def _pipeline(read: PreprocessingOptions) -> "Pipeline":
+    from quantkit.workflows.project import load_project
 
-    project = load_project(Path())
-    pipeline = choose_pipeline(preset, project, exif)
+    project = load_project()
+    pipeline = read.pipeline(project)
     if pipeline is None:
         raise UsageError("the preprocessing is not known", where="--preset", fix="give a preset or a YAML file")
-    print_preset_notes(preset, project)
+    print_preset_notes(read.preset, project)
     return pipeline
 
 

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from quantkit.cli.app import sub_app
-from quantkit.cli.options import ExifOption, PresetOption, SomeImagesOption
+from quantkit.cli.options import PreprocessingOptions, SomeImagesOption, ThreadsOption
 from quantkit.cli.progress import show_progress
 from quantkit.cli.show import print_files, print_next, print_notes, print_preset_notes
 from quantkit.cli.terminal import console
@@ -18,21 +18,20 @@ vamp = sub_app("vamp", "Inputs for the VACC card's runner, and accuracy from its
 @vamp.command()
 def inputs(
     images: SomeImagesOption,
+    read: PreprocessingOptions,
     out: Annotated[Path, typer.Option(help="Folder to write: CLASS/NAME.npz, and the datalist.")],
     labels: Annotated[Path | None, typer.Option(help="Label file, if folder and file names are no labels.")] = None,
     names: Annotated[
         Path | None, typer.Option(help="Class names, one per line in class-index order, if labels are names.")
     ] = None,
     run: Annotated[Path | None, typer.Option(help="Run folder; its preprocessing is checked against the card.")] = None,
-    preset: PresetOption = None,
-    exif: ExifOption = None,
     datalist: Annotated[
         Path | None, typer.Option(help="Datalist to write.", show_default="npz_datalist.txt in --out")
     ] = None,
     skip_broken: Annotated[
         bool, typer.Option("--skip-broken", help="Skip undecodable images and damaged parts of archives.")
     ] = False,
-    threads: Annotated[int | None, typer.Option(help="Number of worker threads.")] = None,
+    threads: ThreadsOption = None,
 ) -> None:
     """Write every image un-resized as npz, and the datalist. Resumable.
 
@@ -40,21 +39,21 @@ def inputs(
     --run, --preset or a preset in quantkit.yaml the preprocessing is checked against what the card can compute.
     """
     from quantkit.runs.folder import RunFolder
-    from quantkit.workflows.project import choose_pipeline, load_project
+    from quantkit.workflows.project import load_project
     from quantkit.workflows.vamp import write_card_inputs
 
-    if run is not None and preset is not None:
+    if run is not None and read.preset is not None:
         raise UsageError("a run has its preprocessing", where="--run", fix="drop --preset")
-    project = load_project(Path())
-    pipeline = RunFolder(run).read().pipeline if run is not None else choose_pipeline(preset, project, exif)
-    if run is not None and pipeline is not None and exif not in (None, pipeline.decode.exif):
+    project = load_project()
+    pipeline = RunFolder(run).read().pipeline if run is not None else read.pipeline(project)
+    if run is not None and pipeline is not None and read.exif not in (None, pipeline.decode.exif):
         raise UsageError(
             f"the run was calibrated with{'' if pipeline.decode.exif else 'out'} the EXIF orientation",
             where="--exif",
             fix="calibrate with the option, or drop --run",
         )
     if run is None:
-        print_preset_notes(preset, project)
+        print_preset_notes(read.preset, project)
     with show_progress() as progress:
         done = write_card_inputs(
             images,
@@ -62,7 +61,7 @@ def inputs(
             labels=labels,
             names=names,
             pipeline=pipeline,
-            exif=exif,
+            exif=read.exif,
             datalist=datalist,
             skip_broken=skip_broken,
             threads=threads,

@@ -23,6 +23,8 @@ _KEEPING = frozenset(
     {"Cast", "Identity", "Relu", "Clip", "Sqrt", "Neg", "Abs", "Pad", "Slice", "Concat", "Split", "Gather", "Resize"}
     | {"Add", "Sub", "Mul", "Div", "QuantizeLinear", "DequantizeLinear", "Dropout", "Upsample"}
 )
+# Those of them that may change the number of channels: a Focus stem slices 3 channels into 12.
+_RESIZING = frozenset({"Pad", "Slice", "Concat", "Split"})
 _FLOATS = frozenset({ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16, ir.DataType.DOUBLE})
 _INTEGERS = frozenset(
     {ir.DataType.UINT8, ir.DataType.INT8, ir.DataType.UINT16, ir.DataType.INT16, ir.DataType.INT32, ir.DataType.INT64}
@@ -190,7 +192,7 @@ def _by_shape(sizes: tuple[int | None, ...]) -> Layout:
 
 def _evidence(image: ir.Value) -> tuple[Layout, int | None] | None:
     """Return the layout, and the number of channels if known, that the first layout-dependent operators imply."""
-    pending, seen = deque([image]), {image}
+    pending, has_channels = deque([image]), {image: True}
     while pending:
         value = pending.popleft()
         for use in value.uses():
@@ -198,10 +200,12 @@ def _evidence(image: ir.Value) -> tuple[Layout, int | None] | None:
             if node.domain not in ("", "ai.onnx"):
                 continue
             if (found := _implied(node, use.idx)) is not None:
-                return found
+                layout, channels = found
+                return layout, channels if has_channels[value] else None
             if node.op_type in _KEEPING:
-                pending.extend(result for result in node.outputs if result not in seen)
-                seen.update(node.outputs)
+                pending.extend(result for result in node.outputs if result not in has_channels)
+                kept = has_channels[value] and node.op_type not in _RESIZING
+                has_channels.update((result, kept) for result in node.outputs)
     return None
 
 

@@ -16,7 +16,7 @@ from onnx_ir.serde import SerdeError
 from quantkit.errors import ModelError
 from quantkit.files import reason, replacing, sha256_file, sha256_json
 from quantkit.graph.analysis.values import is_op
-from quantkit.graph.repair import as_checked, repair
+from quantkit.graph.repair import as_checked, free_sizes, repair
 
 # A protobuf message is limited to 2 GiB; above this size the tensors are stored in a separate file.
 INLINE_LIMIT_BYTES = 1_800_000_000
@@ -180,6 +180,7 @@ def _parse(path: Path) -> ir.Model:
         raise ModelError(f"is not a valid ONNX model ({_first_line(_root_cause(error))})", where=path) from error
     if not model.opset_imports or len(model.graph) == 0:
         raise ModelError("has no graph", where=path, fix="give an ONNX model")
+    free_sizes(model)
     return model
 
 

@@ -23,7 +23,7 @@ from quantkit.graph.passes.global_pool import GlobalPoolPass
 from quantkit.graph.passes.kernel_shape import KernelShapePass
 from quantkit.graph.passes.layout import MoveTransposesPass
 from quantkit.graph.passes.linear import LinearToGemmPass
-from quantkit.graph.passes.names import NameNodesPass
+from quantkit.graph.passes.names import NameNodesPass, NameSizesPass
 from quantkit.graph.passes.no_ops import RemoveNoOpsPass
 from quantkit.graph.passes.opset import PER_CHANNEL_OPSET, FitOpsetPass
 from quantkit.graph.passes.resize import PlainResizePass
@@ -102,6 +102,7 @@ def _passes() -> ir.passes.Sequential:
         FitOpsetPass(),
         LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),
         NameNodesPass(),
+        NameSizesPass(),
         infer,
         PlainContribPass(infer),
         RemoveNoOpsPass(),

@@ -16,8 +16,21 @@ from quantkit.graph.analysis.values import graphs_within
 from quantkit.graph.passes.opset import ForeignDomain
 from quantkit.graph.passes.types import InferTypesPass
 
+# Exporters write these names for sizes that need not be equal.
+_NO_NAMES = frozenset({"", "?", "-1", "None", "unknown"})
 # Before this IR version every initializer had to be an input, too.
 _FREE_INITIALIZERS_IR = 4
+
+
+def free_sizes(model: ir.Model) -> None:
+    """Make sizes below 0 free, as onnxruntime does, and remove names that stand for any size.
+
+    PaddlePaddle's exporter writes ``[-1, 3, ?, ?]``, with height and width independent of each other.
+    """
+    for graph in model.graphs():
+        for value in (*graph.inputs, *graph.outputs, *(value for node in graph for value in node.outputs)):
+            if value.shape is not None and any(_is_nameless(size) for size in value.shape):
+                value.shape = ir.Shape([None if _is_nameless(size) else size for size in value.shape])
 
 
 def repair(model: ir.Model) -> None:
@@ -52,6 +65,10 @@ def as_checked(model: ir.Model) -> Iterator[None]:
     finally:
         for value in open_outputs:
             value.shape = None
+
+
+def _is_nameless(size: int | ir.SymbolicDim) -> bool:
+    return size < 0 if isinstance(size, int) else size.value in _NO_NAMES
 
 
 def _import_domains(model: ir.Model) -> None:

@@ -14,7 +14,6 @@ determine other ranges are not changed, and no range is changed if the total gai
 
 import math
 from collections.abc import Callable, Mapping, Sequence, Set
-from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -35,6 +34,8 @@ from quantkit.types import Float32Array
 # An end is moved inwards by this factor repeatedly, until that fails twice in a row: if a tensor has few levels, the
 # effect of a single step is partly random. If it never helps, the end is moved half as far, then outwards.
 INWARDS, PATIENCE, HALF, OUTWARDS = 0.8, 2, 0.9, 1.1
+# A move runs this number of images first, and the others only if the distance over these does not rise by this factor.
+PROBED, HOPELESS = 16, 1.25
 # Limit of moves inwards, because other images reach values that these few images do not.
 LEAST_FACTOR = 0.2
 # The largest share of the distance after a move, and the minimum gain over the images in standard errors.
@@ -135,7 +136,8 @@ class _Search:
         self._reference = scores_of(model, images, threads=threads)
         everything = rounded(model, plan, activation_parameters(plan, ranges))
         self._whole = self._effect_of(scores_of(everything, images, threads=threads)).distance
-        self._variants = PrefixSharedRuns(model, images, threads=threads)
+        parts = (images[:PROBED], images[PROBED:])
+        self._parts = [PrefixSharedRuns(model, part, threads=threads) for part in parts if part]
 
     def noise(self, group: RangeGroup) -> float:
         """Return the distance with a group rounded; 0 if it is negligible."""
@@ -164,7 +166,7 @@ class _Search:
             moved = _scaled(before, group, *(factor if end else 1.0 for end in ends))
             if moved == before:
                 return False
-            found = self._effect(group, moved)
+            found = self._effect(group, moved, best)
             better = found.is_less_than(best)
             if better:
                 best, self.ranges = found, moved
@@ -178,46 +180,71 @@ class _Search:
             helps(OUTWARDS)
         return best
 
-    def _effect(self, group: RangeGroup, ranges: Mapping[str, Range]) -> "_Effect":
+    def _effect(self, group: RangeGroup, ranges: Mapping[str, Range], best: "_Effect | None" = None) -> "_Effect":
+        """Return the effect of rounding a group, on the first images only if it is far above the best there."""
         parameters = activation_parameters(self._plan, ranges)
         variant = rounded(self._model, self._plan, {tensor: parameters[tensor] for tensor in group.tensors})
-        return self._effect_of(self._variants.scores(variant))
+        scores = self._parts[0].scores(variant)
+        for part in self._parts[1:]:
+            if best is not None and self._effect_of(scores).probed() >= HOPELESS * best.probed():
+                break
+            scores = np.concatenate([scores, part.scores(variant)])
+        return self._effect_of(scores)
 
     def _effect_of(self, scores: Float32Array) -> "_Effect":
-        return _Effect.of(self._reference, scores, corrected=self._corrected)
+        return _Effect(self._reference[: len(scores)], scores, corrected=self._corrected)
 
 
-@dataclass(frozen=True, eq=False)
 class _Effect:
     """The effect of rounding on the scores.
 
+    Args:
+        reference: scores of fp32, ``[images, classes]``.
+        scores: those with rounded tensors, of the same shape.
+        corrected: a change that is equal for all images does not count.
+
     Attributes:
-        distance: distance over all images.
-        log_noise: float64 ``[images]``, the logarithm of each image's noise.
+        distance: distance over all images; infinite if a score is not finite.
     """
 
-    distance: float
-    log_noise: npt.NDArray[np.float64]
+    def __init__(self, reference: Float32Array, scores: Float32Array, *, corrected: bool) -> None:
+        self._reference, self._scores, self._corrected = reference, scores, corrected
+        self.distance = self._distance(len(scores)) if np.isfinite(scores).all() else math.inf
+        self._probed: float | None = None
 
-    @classmethod
-    def of(cls, reference: Float32Array, scores: Float32Array, *, corrected: bool) -> "_Effect":
-        if not np.isfinite(scores).all():
-            return cls(math.inf, np.full(len(scores), math.inf))
-        if corrected:
-            reference, scores = without_mean_change(reference, scores)
-        elif kind_of_scores(reference) is Scores.PROBABILITIES:
+    def probed(self) -> float:
+        """Return the distance over the first `PROBED` images; infinite if any score is not finite."""
+        if self._probed is None:
+            self._probed = self._distance(PROBED) if math.isfinite(self.distance) else math.inf
+        return self._probed
+
+    def is_less_than(self, other: "_Effect") -> bool:
+        """Return whether this effect is significantly smaller; that of fewer images is not."""
+        if len(self._scores) < len(other._scores):
+            return False
+        if self.distance >= EARNED * other.distance or not math.isfinite(other.distance):
+            return self.distance < other.distance == math.inf
+        gains = other._log_noise() - self._log_noise()
+        return float(gains.mean()) > CERTAINTY * float(gains.std()) / math.sqrt(gains.size)
+
+    def _distance(self, count: int) -> float:
+        return closeness(*self._compared(count)).distance
+
+    def _compared(self, count: int) -> tuple[Float32Array, Float32Array]:
+        reference, scores = self._reference[:count], self._scores[:count]
+        if self._corrected:
+            return without_mean_change(reference, scores)
+        if kind_of_scores(reference) is Scores.PROBABILITIES:
             reference, scores = (
                 log_probabilities(one, Scores.PROBABILITIES).astype(np.float32) for one in (reference, scores)
             )
-        noise = np.square(scores.astype(np.float64) - reference).sum(axis=1)
-        return cls(closeness(reference, scores).distance, np.log(noise + np.finfo(np.float64).tiny))
+        return reference, scores
 
-    def is_less_than(self, other: "_Effect") -> bool:
-        """Return whether this effect is significantly smaller."""
-        if self.distance >= EARNED * other.distance or not math.isfinite(other.distance):
-            return self.distance < other.distance == math.inf
-        gains = other.log_noise - self.log_noise
-        return float(gains.mean()) > CERTAINTY * float(gains.std()) / math.sqrt(gains.size)
+    def _log_noise(self) -> npt.NDArray[np.float64]:
+        """Return the logarithm of each image's noise, float64 ``[images]``."""
+        reference, scores = self._compared(len(self._scores))
+        noise = np.square(scores.astype(np.float64) - reference).sum(axis=1)
+        return np.asarray(np.log(noise + np.finfo(np.float64).tiny))
 
 
 def _scaled(ranges: Mapping[str, Range], group: RangeGroup, below: float, above: float) -> dict[str, Range]:

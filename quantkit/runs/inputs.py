@@ -1,6 +1,7 @@
 """Loads the inputs of workflows from a run: network, statistics and preprocessed images."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, overload
@@ -56,8 +57,25 @@ def read_scored(
     return ClassifierFile(path, graph, classifier_signature(graph, path, output=output, inputs=given))
 
 
-def calibrated(folder: RunFolder, record: RunRecord) -> tuple[PreparedClassifier, Statistics]:
-    """Return the prepared fp32 model of a run and the statistics of its tensors.
+@dataclass(frozen=True)
+class CalibratedRun:
+    """A run after its pass: what int8 models are made from.
+
+    Attributes:
+        folder: its folder.
+        record: its record.
+        prepared: its fp32 model, prepared.
+        statistics: of the tensors of the model.
+    """
+
+    folder: RunFolder
+    record: RunRecord
+    prepared: PreparedClassifier
+    statistics: Statistics
+
+
+def calibrated(folder: RunFolder, record: RunRecord) -> CalibratedRun:
+    """Read the fp32 model of a run and the statistics of its tensors.
 
     Raises:
         ModelError: the model is missing or cannot be read.
@@ -72,13 +90,13 @@ def calibrated(folder: RunFolder, record: RunRecord) -> tuple[PreparedClassifier
             where=folder.statistics,
             fix="run quantkit calibrate again",
         )
-    return prepared, statistics
+    return CalibratedRun(folder, record, prepared, statistics)
 
 
 def open_input_shape(record: RunRecord) -> tuple[int, ...] | None:
-    """Return ``[N, C, H, W]`` if the pipeline determines free image dimensions of the model, else None."""
+    """Return ``[N, C, H, W]`` if the images determine free dimensions of the model, else None."""
     batch, channels, height, width = record.model.shape
-    size = record.pipeline.output_size
+    size = record.image_size
     if (height is not None and width is not None) or size is None:
         return None
     return (batch or 1, channels or record.pipeline.channels, height or size[0], width or size[1])

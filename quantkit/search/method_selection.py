@@ -48,9 +48,10 @@ VARIANT_OF: Mapping[Method, Method] = {Kl(definition="relay"): Kl()}
 SAME_RANGES = 0.01
 # Images of the first round; each further one has twice as many.
 FIRST_IMAGES = 8
-# Candidates drop out where they are further from fp32 than the nearest by so many standard errors. Those that are left
-# and within this factor of the least distance, 1 dB of noise, are as near as the nearest.
-CERTAINTY, TIED_FACTOR = 2.0, 1.25
+# Candidates drop out where they are further from fp32 than the nearest with this one-sided confidence: two standard
+# errors on many images, and more on few, where the error is itself uncertain. Those that are left and within this
+# factor of the least distance, 1 dB of noise, are as near as the nearest.
+CONFIDENCE, TIED_FACTOR = 0.975, 1.25
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -290,7 +291,10 @@ class _Comparison:
             return f"{words}: no int8 model has finite scores"
         if chosen is nearest:
             return f"{words}: nearest to fp32 {images}"
-        return f"{words}: no method is nearer to fp32 beyond chance {images}"
+        return (
+            f"{words}: no method is nearer to fp32 beyond chance {images}; of those as near, the simplest is taken, "
+            f"which is the first"
+        )
 
 
 class _Reference:
@@ -338,7 +342,7 @@ class _Candidate:
         if not math.isfinite(self.estimate.log):
             return True
         more = self.estimate.log - nearest.estimate.log
-        return more > CERTAINTY * self.estimate.standard_error(nearest.estimate) or more > math.log(factor)
+        return more > math.log(factor) or self.estimate.exceeds(nearest.estimate, CONFIDENCE)
 
     def relative(self, other: "_Candidate") -> float | None:
         """Return the distance relative to that of another on the same images; None where either is not finite."""

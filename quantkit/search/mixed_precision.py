@@ -20,7 +20,7 @@ from quantkit.ptq.bias_correction import estimate_shifts
 from quantkit.search.budget import FloatBudget
 from quantkit.search.candidate_builder import CandidateBuilder
 from quantkit.search.recipe import Recipe
-from quantkit.sensitivity.measure import layer_costs
+from quantkit.sensitivity.measure import LayerScorer, Quantization, layer_costs
 
 # Number of layers measured per step.
 TRIED = 4
@@ -74,16 +74,14 @@ class MixedPrecision:
 
     def _order(self, progress: ProgressCallback | None) -> list[str]:
         """Return the layers by their gain in float for their multiply-adds, the largest first."""
-        costs = layer_costs(
-            self._model,
-            self._target,
-            self._ranges,
-            self._builder.images[:IMAGES],
+        quantization = Quantization(
+            target=self._target,
+            ranges=self._ranges,
             left_out=self._recipe.left_out(self._builder.options),
             bias_shift=self._shifts,
-            threads=self._builder.threads,
-            progress=progress,
         )
+        images, threads = self._builder.images[:IMAGES], self._builder.threads
+        costs = layer_costs(LayerScorer(self._model, quantization, images, threads=threads), progress=progress)
         layers = [one for one in costs.layers if not self._budget.convs_only or one.conv_index is not None]
         gains = {one.node: costs.share_saved(one) for one in layers}
         weighed = {name: gain / self._weight(name) for name, gain in gains.items() if gain > 0.0}

@@ -7,11 +7,10 @@ from typing import Any
 
 import onnx_ir as ir
 
-from quantkit.engine.classifier import PreparedClassifier
 from quantkit.engine.device import CPU, Device
 from quantkit.evaluation.selection import SelectionMetric
-from quantkit.progress import NamedProgress, Progress, ProgressCallback
-from quantkit.runs.folder import RunFolder, RunRecord
+from quantkit.progress import NamedProgress, Notice, Progress, ProgressCallback
+from quantkit.runs.inputs import CalibratedRun
 from quantkit.search.budget import FloatBudget
 from quantkit.search.candidate_builder import CandidateBuilder, Product
 from quantkit.search.mixed_precision import MixedPrecision, float_share
@@ -33,9 +32,7 @@ class TuningTask:
     """The subject of a search.
 
     Attributes:
-        folder: folder of the run.
-        record: record of the run.
-        classifier: its fp32 model with its file.
+        run: the run.
         tuning_data: its calibration images.
         builder: builds recipes.
         selection: compares recipes.
@@ -43,9 +40,7 @@ class TuningTask:
         device: where models are observed, compared and evaluated; corrections are fitted on the CPU.
     """
 
-    folder: RunFolder
-    record: RunRecord
-    classifier: PreparedClassifier
+    run: CalibratedRun
     tuning_data: TuningData
     builder: CandidateBuilder
     selection: SelectionMetric
@@ -55,16 +50,16 @@ class TuningTask:
     @property
     def prepared(self) -> ir.Model:
         """The prepared fp32 model."""
-        return self.classifier.model
+        return self.run.prepared.model
 
     def depends_on(self) -> dict[str, Any]:
         """Return everything that the trials depend on, except their recipes and the evaluation images."""
         device = {} if self.device.is_cpu else self.device.identity()
         return device | {
-            "model": self.record.model.key,
-            "output": self.record.model.output,
-            "set": self.record.set.digest,
-            "pipeline": self.record.pipeline.model_dump(mode="json"),
+            "model": self.run.record.model.key,
+            "output": self.run.record.model.output,
+            "set": self.run.record.set.digest,
+            "pipeline": self.run.record.pipeline.model_dump(mode="json"),
             "target": asdict(self.builder.target),
             "left_out": asdict(self.builder.options),
             "keep_outliers": self.builder.keep_outliers,
@@ -102,6 +97,7 @@ class Trials:
         self._evaluated: Trial | None = None
         self._order: list[Trial] = []
         self._screened: dict[Recipe, Screened] = {}
+        self._built = False
 
     @property
     def made(self) -> tuple[Trial, ...]:
@@ -131,6 +127,8 @@ class Trials:
         seen: set[object] = {best.recipe, (start.digest, best.recipe.correction)}
         found: dict[Recipe, float] = {}
         for recipe in recipes:
+            if self._is_refined_in_vain(recipe, best.recipe):
+                continue
             one = self._screen(recipe)
             if not seen.isdisjoint(same := {one.recipe, (one.digest, recipe.correction)}):
                 continue
@@ -155,6 +153,9 @@ class Trials:
         if known is None:
             if self._order:  # the first trial is always built, so that there is a result
                 self._check_time()
+                if not self._built:
+                    self._progress.message(Notice(f"resumed: {len(self._order)} trials from {self._cache.folder}"))
+            self._built = True
             start_s = time.monotonic()
             product = self.product(recipe, in_time=bool(self._order))
             closeness = self._subject.selection.closeness(product.int8)
@@ -237,6 +238,19 @@ class Trials:
             self._cache.keep_screened(recipe, known)
         self._screened[recipe] = known
         return known
+
+    def _is_refined_in_vain(self, recipe: Recipe, best: Recipe) -> bool:
+        """Return whether refining the ranges of another network than the best one's is not worth its time.
+
+        Refinement takes longer than all else in a preview, and gains about the same on both: so the network must be
+        nearer to fp32 without it.
+        """
+        kept = best.changed(channel_shift=recipe.channel_shift, equalization=recipe.equalization)
+        if not recipe.refined or kept == best:
+            return False
+        plain = recipe.changed(refined=False)
+        incumbent = plain.changed(channel_shift=best.channel_shift, equalization=best.equalization)
+        return self._screen(plain).distance >= self._screen(incumbent).distance
 
     def _in_time(self, count: ProgressCallback) -> ProgressCallback:
         """Return a callback that raises when the time limit has passed."""

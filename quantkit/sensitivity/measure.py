@@ -17,7 +17,7 @@ average this is about half a pass per layer and measure, in addition to writing 
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -136,16 +136,34 @@ class NetworkCost:
         return _share(whole - float(layer.leave_one_out.noise.sum()), whole)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Quantization:
+    """How a network is quantized.
+
+    Attributes:
+        target: runtime or compiler of the int8 model.
+        ranges: ranges of every tensor that a plan of the network for this target observes.
+        left_out: layers in float in any case.
+        bias_shift: bias shifts, as for `quantkit.graph.qdq.write.write_qdq`.
+    """
+
+    target: Target
+    ranges: Mapping[str, Range]
+    left_out: PlanOptions = field(default_factory=PlanOptions)
+    bias_shift: Mapping[str, Float32Array] = field(default_factory=dict)
+
+    def plan(self, prepared: ir.Model, *nodes: str) -> Plan:
+        """Return the plan of a prepared model in which these nodes are also left in float."""
+        return plan(prepared, self.target, replace(self.left_out, skip=(*self.left_out.skip, *nodes)))
+
+    def model(self, prepared: ir.Model, made: Plan) -> ir.Model:
+        """Return the int8 model of a plan."""
+        return write_qdq(prepared, made, self.ranges, bias_shift=self.bias_shift)
+
+
 def layer_costs(
-    prepared: ir.Model,
-    target: Target,
-    ranges: Mapping[str, Range],
-    images: Sequence[Float32Array],
+    scorer: "LayerScorer",
     *,
-    left_out: PlanOptions | None = None,
-    bias_shift: Mapping[str, Float32Array] | None = None,
-    threads: int,
-    device: Device = CPU,
     known: Mapping[str, LayerCost] | None = None,
     found: Callable[[LayerCost], None] | None = None,
     progress: Callable[[int, int], None] | None = None,
@@ -155,28 +173,15 @@ def layer_costs(
     The result does not depend on the number of threads.
 
     Args:
-        prepared: model from `quantkit.graph.prepare.prepare`.
-        target: runtime or compiler of the int8 model.
-        ranges: ranges of every tensor that a plan of this model for this target observes.
-        images: a few dozen inputs, ``[N, C, H, W]``; of an image repeated to fill a fixed batch, the first result is
-            used.
-        left_out: layers in float in all models.
-        bias_shift: bias shifts, as for `quantkit.graph.qdq.write.write_qdq`.
-        threads: number of images run in parallel.
-        device: device of all models, fp32 included, so that the rounding of the device is not a cost of a layer.
+        scorer: runs the models.
         known: costs of layers on these images, by node name; they are not measured again.
         found: called with each layer's cost as soon as it is measured.
         progress: called with the number of finished layers and of all layers.
 
     Raises:
-        UsageError: ``left_out`` matches no node.
-        ModelError: nothing is left to quantize, a tensor has no range, or onnxruntime cannot run a model.
-        DeviceError: the device does not run a model.
+        ModelError: onnxruntime cannot run a model.
         NumericError: scores are NaN or infinite.
     """
-    scorer = LayerScorer(
-        prepared, target, ranges, images, left_out=left_out, bias_shift=bias_shift, threads=threads, device=device
-    )
     network = evaluated(scorer.conv_index, scorer.macs, scorer.reference, scorer.int8)
     costs = []
     for layer in scorer.layers:
@@ -192,9 +197,17 @@ def layer_costs(
 
 
 class LayerScorer:
-    """Runs the models that tell what layers cost; the arguments and errors are those of `layer_costs`.
+    """Runs the models that tell what layers cost.
 
     Every image is run by itself, so that its scores do not depend on the others.
+
+    Args:
+        prepared: model from `quantkit.graph.prepare.prepare`.
+        quantization: how it is quantized.
+        images: a few dozen inputs, ``[N, C, H, W]``; of an image repeated to fill a fixed batch, the first result is
+            used.
+        threads: number of images run in parallel.
+        device: device of all models, fp32 included, so that the rounding of the device is not a cost of a layer.
 
     Attributes:
         layers: the integer layers, in graph order, which `scores` is to be called in.
@@ -202,23 +215,26 @@ class LayerScorer:
         macs: multiply-adds for one image, by node name.
         reference: float32 ``[images, classes]``, the scores of fp32.
         int8: those of the whole int8 model.
+
+    Raises:
+        UsageError: a layer to leave in float does not exist.
+        ModelError: nothing is left to quantize, a tensor has no range, or onnxruntime cannot run a model.
+        DeviceError: the device does not run a model.
+        NumericError: scores of fp32 are NaN or infinite.
     """
 
     def __init__(
         self,
         prepared: ir.Model,
-        target: Target,
-        ranges: Mapping[str, Range],
+        quantization: Quantization,
         images: Sequence[Float32Array],
         *,
-        left_out: PlanOptions | None,
-        bias_shift: Mapping[str, Float32Array] | None,
         threads: int,
         device: Device = CPU,
     ) -> None:
-        self._subject = _MeasuredModel(prepared, target, ranges, left_out or PlanOptions(), bias_shift or {})
-        self._made = self._subject.plan()
-        int8 = self._subject.model(self._made)
+        self._prepared, self._quantization = prepared, quantization
+        self._made = quantization.plan(prepared)
+        int8 = quantization.model(prepared, self._made)
         self.layers: tuple[Layer, ...] = tuple(self._made.layers)
         self.conv_index = self._made.conv_index
         self.macs = multiply_adds(prepared, images[0].shape)
@@ -231,14 +247,17 @@ class LayerScorer:
 
     def scores(self, layer: Layer) -> tuple[Float32Array, Float32Array]:
         """Return the scores with this layer alone in int8, and with all but it in int8."""
-        isolated, leave_one_out = (
-            self._subject.isolated(layer, self._made),
-            self._subject.leave_one_out(layer, self._made),
-        )
+        others = [name for name in _multiplying(self._made) if name != layer.node]
+        isolated = self._model(*others)
+        # Without another layer no operator is left to quantize.
+        leave_one_out = self._model(layer.node) if others else self._prepared
         return (
             self._floats.scores(isolated, walk_to=layer.node),
             self._integers.scores(leave_one_out, walk_to=layer.node),
         )
+
+    def _model(self, *in_float: str) -> ir.Model:
+        return self._quantization.model(self._prepared, self._quantization.plan(self._prepared, *in_float))
 
 
 @dataclass(frozen=True)
@@ -291,37 +310,10 @@ def evaluated(
     return EvaluatedNetwork(conv_index, macs, evaluate, evaluate.deviation(int8))
 
 
-@dataclass(frozen=True)
-class _MeasuredModel:
-    """The network with its quantization."""
-
-    prepared: ir.Model
-    target: Target
-    ranges: Mapping[str, Range]
-    left_out: PlanOptions
-    bias_shift: Mapping[str, Float32Array]
-
-    def plan(self, *nodes: str) -> Plan:
-        """Return the plan in which these nodes are also left out."""
-        return plan(self.prepared, self.target, replace(self.left_out, skip=(*self.left_out.skip, *nodes)))
-
-    def model(self, made: Plan) -> ir.Model:
-        return write_qdq(self.prepared, made, self.ranges, bias_shift=self.bias_shift)
-
-    def isolated(self, layer: Layer, made: Plan) -> ir.Model:
-        others = [name for name in _multiplying(made) if name != layer.node]
-        return self.model(self.plan(*others))
-
-    def leave_one_out(self, layer: Layer, made: Plan) -> ir.Model:
-        if list(_multiplying(made)) == [layer.node]:
-            return self.prepared  # no operator is left to quantize
-        return self.model(self.plan(layer.node))
-
-
 def _multiplying(made: Plan) -> Iterator[str]:
     """Yield the integer nodes with multiply-adds."""
     for node in made.placement.graph:
-        if node in made.placement.integer and made.placement.roles[node] in (Role.LAYER, Role.PRODUCT):
+        if node in made.placement.integer and made.placement.roles[node] in (Role.LAYER, Role.ACTIVATION_MATMUL):
             yield node_name(node)
 
 

@@ -13,10 +13,8 @@ from quantkit.data.parallel import map_in_order
 from quantkit.engine.batches import load_batch
 from quantkit.engine.cluster.work import Engine, Fetch, ImageKey, SharedImages, SharedModel
 from quantkit.graph.image_input import image_input
-from quantkit.graph.qdq.plan import Layer, PlanOptions
-from quantkit.numerics import Range
-from quantkit.sensitivity.measure import LayerScorer, NetworkCost, evaluated
-from quantkit.targets import Target
+from quantkit.graph.qdq.plan import Layer
+from quantkit.sensitivity.measure import LayerScorer, NetworkCost, Quantization, evaluated
 from quantkit.types import Float32Array
 
 # Images of a job: what it costs to write and open the models of every layer is shared among them.
@@ -53,18 +51,12 @@ class LayerWork:
     Attributes:
         model: the fp32 model, which workers prepare themselves.
         images: where the images are.
-        target: what will run the int8 model.
-        ranges: of the tensors.
-        left_out: what is in float anyway.
-        bias_shift: of the biases.
+        quantization: how the model is quantized.
     """
 
     model: SharedModel
     images: SharedImages
-    target: Target
-    ranges: Mapping[str, Range]
-    left_out: PlanOptions
-    bias_shift: Mapping[str, Float32Array]
+    quantization: Quantization
 
     @property
     def runs_jobs_together(self) -> bool:
@@ -79,15 +71,8 @@ class LayerWork:
 
         def run(job: LayerJob) -> LayerScores:
             items = [find(key) for key in job]
-            scorer = LayerScorer(
-                prepared,
-                self.target,
-                self.ranges,
-                list(map_in_order(lambda item: load_batch([item], self.images.load, batch), items, threads)),
-                left_out=self.left_out,
-                bias_shift=self.bias_shift,
-                threads=threads,
-            )
+            inputs = map_in_order(lambda item: load_batch([item], self.images.load, batch), items, threads)
+            scorer = LayerScorer(prepared, self.quantization, list(inputs), threads=threads)
             by_layer = tuple(scorer.scores(layer) for layer in scorer.layers)
             return LayerScores(scorer.layers, scorer.conv_index, scorer.macs, scorer.reference, scorer.int8, by_layer)
 

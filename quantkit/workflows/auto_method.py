@@ -1,69 +1,39 @@
 """Method ``auto`` within a run: which methods are compared on which images, and what is used where none can be."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import asdict
 
 from quantkit.config.method import Auto, Method, method_json, method_words
 from quantkit.data.calibration_set import CalibrationImage
 from quantkit.data.item import ImageItem
 from quantkit.data.overlap import digest_of
 from quantkit.data.parallel import map_in_order
-from quantkit.engine.classifier import PreparedClassifier
 from quantkit.engine.session import default_threads
 from quantkit.errors import QuantkitError
 from quantkit.graph.analysis.macs import multiply_adds
-from quantkit.graph.qdq.plan import PlanOptions, plan
+from quantkit.graph.qdq.weights import WeightIntegers
 from quantkit.graph.qdq.write import write_qdq
 from quantkit.numerics import Range
 from quantkit.progress import Progress, begun_when_called
 from quantkit.ptq.bias_correction import HELD_BACK
-from quantkit.ptq.run_correction import IMAGES, Images
+from quantkit.ptq.run_correction import IMAGES
 from quantkit.runs.cache import CacheEntry, CacheKey
-from quantkit.runs.folder import RunFolder
 from quantkit.runs.inputs import ModelInputs
 from quantkit.search.method_selection import CANDIDATES, FIRST_IMAGES, MethodSelection, select_method
-from quantkit.stats.file import Statistics
 from quantkit.stats.solve import solve_observed
-from quantkit.targets import Target
 from quantkit.types import Float32Array
-from quantkit.workflows.backends import Backend, backend_of
+from quantkit.workflows.backends import backend_of
+from quantkit.workflows.quantize_task import QuantizeTask
 
 KIND, FORMAT = "method-selection", 1
 # The set must have so many times the images that methods are compared on.
 SET_TIMES = 4
 # Methods are compared on as many images as this number of multiply-adds allows, within limits.
-MACS, LEAST, MOST = 64e9, 16, 128
-
-
-@dataclass(frozen=True, kw_only=True)
-class MethodSubject:
-    """What a method is chosen for.
-
-    Attributes:
-        folder: of the run; its record is complete but for the model to be made.
-        prepared: the fp32 model.
-        statistics: of its tensors.
-        target: what will run the int8 model, with the user's choices.
-        left_out: what stays in float.
-        corrected: biases will be corrected.
-        keep_outliers: outlier images set ranges too.
-        images: the calibration images, None where they are not found.
-        backends: those with options of their own, by name.
-    """
-
-    folder: RunFolder
-    prepared: PreparedClassifier
-    statistics: Statistics
-    target: Target
-    left_out: PlanOptions
-    corrected: bool
-    keep_outliers: bool
-    images: Images | None
-    backends: Mapping[str, Backend] | None = None
+MACS, LEAST, MOST = 48e9, 12, 128
 
 
 def resolve_method(
-    method: Method | Auto, subject: MethodSubject, progress: Progress
+    method: Method | Auto, task: QuantizeTask, progress: Progress
 ) -> tuple[Method, MethodSelection | None]:
     """Return a method as it is, and for `Auto` the method that it chooses, with the comparison.
 
@@ -77,7 +47,7 @@ def resolve_method(
     """
     if not isinstance(method, Auto):
         return method, None
-    selection = _selection(subject, progress)
+    selection = _selection(task, progress)
     return selection.method, selection
 
 
@@ -86,34 +56,34 @@ def selection_note(selection: MethodSelection | None) -> tuple[str, ...]:
     return () if selection is None else (f"method auto: {selection.reason}",)
 
 
-def _selection(subject: MethodSubject, progress: Progress) -> MethodSelection:
-    methods = _methods(subject)
-    key, cache = _key(subject, methods), subject.folder.cache
+def _selection(task: QuantizeTask, progress: Progress) -> MethodSelection:
+    methods = _methods(task)
+    key, cache = _key(task, methods), task.run.folder.cache
     if (known := cache.load(key)) is not None and (found := _loaded(known)) is not None:
         return found
-    if subject.images is None:
+    if task.images is None:
         return _unmeasured(
             methods[0], "the calibration images are not found; put them back, or run quantkit relink RUN"
         )
-    pool = _usable(subject)
+    pool = _usable(task)
     if len(pool) < SET_TIMES * FIRST_IMAGES:
         return _unmeasured(
             methods[0],
             f"comparing methods takes {SET_TIMES * FIRST_IMAGES} calibration images without outliers, "
             f"and there are {len(pool)}",
         )
-    images = _held_back(subject, pool)
+    images = _held_back(task, pool)
     if images is None:
         return _unmeasured(methods[0], "calibration images are missing or changed; put them back")
-    selection = _compare(subject, methods, images, progress)
+    selection = _compare(task, methods, images, progress)
     cache.store(key, CacheEntry(selection.to_json()))
     return selection
 
 
-def _methods(subject: MethodSubject) -> tuple[Method, ...]:
+def _methods(task: QuantizeTask) -> tuple[Method, ...]:
     """Return the candidates, for a target whose compiler calibrates those that the compiler has."""
-    given = (subject.backends or {}).get(subject.target.name)
-    backend = given or backend_of(subject.target, subject.folder)
+    given = (task.backends or {}).get(task.target.name)
+    backend = given or backend_of(task.target, task.run.folder)
     return CANDIDATES if backend is None else backend.methods(CANDIDATES)
 
 
@@ -121,24 +91,25 @@ def _unmeasured(method: Method, why: str) -> MethodSelection:
     return MethodSelection(method=method, reason=f"{method_words(method)}, without a comparison: {why}")
 
 
-def _usable(subject: MethodSubject) -> list[tuple[CalibrationImage, ImageItem]]:
+def _usable(task: QuantizeTask) -> list[tuple[CalibrationImage, ImageItem]]:
     """Return the images of the set, without outliers unless they set ranges."""
-    assert subject.images is not None
-    chosen = subject.images.chosen
-    outliers = () if subject.keep_outliers else subject.statistics.outlier_images
+    assert task.images is not None
+    chosen = task.images.chosen
     return [
-        (image, item) for image, item in zip(chosen.images, chosen.items, strict=True) if image.sha256 not in outliers
+        (image, item)
+        for image, item in zip(chosen.images, chosen.items, strict=True)
+        if image.sha256 not in task.outliers
     ]
 
 
-def _held_back(subject: MethodSubject, pool: Sequence[tuple[CalibrationImage, ImageItem]]) -> ModelInputs | None:
+def _held_back(task: QuantizeTask, pool: Sequence[tuple[CalibrationImage, ImageItem]]) -> ModelInputs | None:
     """Return the images to compare on, as the model takes them; None where one is gone or changed.
 
     They are the last of the set, which the correction of biases does not use; where it uses nearly all, those that it
     is not fitted on. How many there are depends on the cost of an image.
     """
-    assert subject.images is not None
-    model, images = subject.prepared.model, subject.images
+    assert task.images is not None
+    model, images = task.run.prepared.model, task.images
     if not _unchanged(pool[-1:]):
         return None
     first = ModelInputs(model, [pool[-1][1]], images.load)[0]
@@ -163,41 +134,40 @@ def _unchanged(taken: Sequence[tuple[CalibrationImage, ImageItem]]) -> bool:
 
 
 def _compare(
-    subject: MethodSubject, methods: Sequence[Method], images: Sequence[Float32Array], progress: Progress
+    task: QuantizeTask, methods: Sequence[Method], images: Sequence[Float32Array], progress: Progress
 ) -> MethodSelection:
-    target, model = subject.target, subject.prepared.model
-    made = plan(model, target, subject.left_out)
-    assert subject.images is not None
+    model, made, weights = task.run.prepared.model, task.plan, WeightIntegers()
+    assert task.images is not None
 
     def solve(method: Method) -> dict[str, Range]:
-        observed, keep = subject.statistics, subject.keep_outliers
-        return solve_observed(observed, method, target, keep_outliers=keep, needed=made.observed)
+        observed, keep = task.run.statistics, task.options.keep_outliers
+        return solve_observed(observed, method, task.target, keep_outliers=keep, needed=made.observed)
 
     return select_method(
         model,
         methods,
         solve,
-        lambda solved: write_qdq(model, made, solved),
+        lambda solved: write_qdq(model, made, solved, known_weights=weights),
         images,
-        corrected=subject.corrected,
-        threads=subject.images.threads or default_threads(),
+        corrected=task.options.bias_correction,
+        threads=task.images.threads or default_threads(),
         progress=begun_when_called(progress, "comparing methods", "models"),
     )
 
 
-def _key(subject: MethodSubject, methods: Sequence[Method]) -> CacheKey:
+def _key(task: QuantizeTask, methods: Sequence[Method]) -> CacheKey:
     """Return all that the choice depends on."""
-    record, statistics = subject.folder.read(), subject.statistics
+    record, statistics = task.run.record, task.run.statistics
     inputs = {
         "model": record.model.key,
         "output": record.model.output,
         "set": record.set.digest,
         "pipeline": record.pipeline.model_dump(mode="json"),
         "statistics": [asdict(statistics.provenance), sorted(statistics.images)],
-        "target": asdict(subject.target),
-        "skipped": asdict(subject.left_out),
-        "bias_correction": subject.corrected,
-        "keep_outliers": subject.keep_outliers,
+        "target": asdict(task.target),
+        "skipped": asdict(task.left_out),
+        "bias_correction": task.options.bias_correction,
+        "keep_outliers": task.options.keep_outliers,
         "methods": [method_json(method) for method in methods],
     }
     return CacheKey(KIND, FORMAT, inputs)

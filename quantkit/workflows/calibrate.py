@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ from quantkit.ptq.run_correction import Images
 from quantkit.records import Records
 from quantkit.runs.configuration import with_settings
 from quantkit.runs.folder import RECORD, RunFolder
+from quantkit.runs.inputs import CalibratedRun
 from quantkit.stats.file import Statistics
 from quantkit.targets import ORT, Target, as_target
 from quantkit.workflows.auto_method import images_read_again, resolve_method
@@ -43,7 +44,8 @@ from quantkit.workflows.calibration_pass import CalibrationPass
 from quantkit.workflows.execution import Execution, choose_execution
 from quantkit.workflows.preprocessing_note import guess_command, preprocessing_note
 from quantkit.workflows.presets import PresetSource, load_preset
-from quantkit.workflows.quantize import Quantized, QuantizeOptions, check_loads, quantize_prepared
+from quantkit.workflows.quantize import Quantized, check_loads, quantize_prepared
+from quantkit.workflows.quantize_task import QuantizeOptions, QuantizeTask
 from quantkit.workflows.quantized_files import int8_name, replaced_notes
 
 
@@ -59,6 +61,7 @@ class Calibration(Records):
         reused: cached statistics of the same model, set and pipeline were used.
         files: the written files, including unchanged ones.
         notes: remarks for the user; `quantkit.notes.grouped` summarizes them by kind.
+        resumed_images: number of images of an interrupted pass that was resumed; not part of the duration.
 
     Example:
         In the folder written by ``quantkit demo``:
@@ -76,6 +79,7 @@ class Calibration(Records):
     reused: bool
     files: tuple[Path, ...]
     notes: tuple[str, ...]
+    resumed_images: int = 0
 
     def rows(self) -> list[dict[str, Any]]:
         """Return one row for each observed tensor: its range, and its minimum and maximum."""
@@ -215,31 +219,36 @@ def calibrate(
             subject, chosen, manifest, pipeline, statistics, observer.placement, before, replaced=bool(replaced)
         )
         settings = _settings(wanted, target, options, until_stable, require_coverage)
-        folder.write(with_settings(record, "calibrate", settings))
+        record = with_settings(record, "calibrate", settings)
+        folder.write(record)
         count = begun_when_called(progress, "correcting biases", "layers")
         images = Images(chosen, pipeline, load, execution.threads, count)
-        comparison = options.subject(folder, subject.prepared, statistics, target, images)
-        solved_by, selection = resolve_method(wanted, replace(comparison, backends=backends), progress)
-        quantized = quantize_prepared(
-            folder,
-            subject.prepared,
-            statistics,
-            solved_by,
-            target,
-            options,
-            name=int8_name(target),
-            path=folder.path / f"{int8_name(target)}.onnx",
-            selection=selection,
+        task = QuantizeTask(
+            run=CalibratedRun(folder, record, subject.prepared, statistics),
+            requested=target,
+            options=options,
             images=images,
+            backends=backends,
         )
-        changed = QuantizedRun(folder=folder, target=target, prepared=subject.prepared.model, calibration_set=chosen)
+        solved_by, selection = resolve_method(wanted, task, progress)
+        name = int8_name(target)
+        quantized = quantize_prepared(
+            task, solved_by, name=name, path=folder.path / f"{name}.onnx", selection=selection
+        )
+        changed = QuantizedRun(
+            folder=folder,
+            name=quantized.name,
+            target=target,
+            prepared=subject.prepared.model,
+            calibration_set=chosen,
+        )
         backend = after_quantize(changed, backends)
     files = (folder.statistics, *quantized.files, *backend.files)
     placed = observer.placement
     ran_on = () if placed is None or execution.device.is_cpu else (f"the pass ran on {placed.describe()}",)
     changed_notes = () if before is None else replaced_notes(before, quantized.name, folder)
     notes = (*doubts, *ran_on, *changed_notes, *quantized.notes, *backend.notes)
-    return Calibration(run, quantized, statistics, elapsed_s, reused, files, notes)
+    return Calibration(run, quantized, statistics, elapsed_s, reused, files, notes, observer.resumed)
 
 
 def _preprocessing_note(
@@ -280,8 +289,8 @@ def _settings(
     settings = Settings()
     settings.add("method", method)
     settings.add("target", target.name)
-    for name, value in asdict(options).items():
-        settings.add(name.replace("_", " "), value)
+    for name, value in options.settings().items():
+        settings.add(name, value)
     settings.add("until stable", until_stable)
     settings.add("require coverage", require_coverage)
     return settings.by_name

@@ -17,10 +17,12 @@ from quantkit.engine.device import Device
 from quantkit.engine.placement import DevicePlacement, placement_of
 from quantkit.errors import CalibrationSetError, UsageError
 from quantkit.graph.fixed_inputs import to_json
-from quantkit.graph.model import model_digest, model_files
+from quantkit.graph.model import model_digest
 from quantkit.graph.qdq.taps import Taps, observed_tensors
 from quantkit.runs.folder import ModelRecord, RunFolder, RunRecord, SetRecord
 from quantkit.stats.file import Statistics
+from quantkit.workflows.backends import run_backends
+from quantkit.workflows.quantized_files import ranges_path, remove_model
 
 
 @dataclass(frozen=True)
@@ -101,7 +103,7 @@ def changed_inputs(
 
 
 def remove_replaced_models(folder: RunFolder, before: RunRecord, replaced: list[str], fresh: bool) -> None:
-    """Remove the models of a run that is recreated from other inputs.
+    """Remove the models of a run that is recreated from other inputs, with their tables and vendors' files.
 
     Raises:
         UsageError: ``fresh`` is not given.
@@ -112,11 +114,13 @@ def remove_replaced_models(folder: RunFolder, before: RunRecord, replaced: list[
             where=folder.path,
             fix="give another --run, or --fresh to replace this one",
         )
-    for made in before.quantized.values():
-        path = folder.path / made.file
-        if path.parent == folder.path and path.is_file():
-            for file in model_files(path):
-                file.unlink(missing_ok=True)
+    for name, made in before.quantized.items():
+        ranges_path(folder, name).unlink(missing_ok=True)
+        for file in (made.file, made.fp32):
+            if file is not None and (path := folder.path / file).parent == folder.path:
+                remove_model(path)
+    for backend in run_backends(folder):
+        backend.remove_files(folder, before.quantized)
 
 
 def new_record(
@@ -152,7 +156,7 @@ def new_record(
             images_used=len(statistics.images),
             outliers=statistics.outlier_images,
             suffix=min(PurePosixPath(image.name).suffix.removeprefix(".") for image in chosen.images),
-            ready_arrays=chosen.array_shape is not None,
+            array_shape=chosen.array_shape,
         ),
         pipeline=pipeline,
         observed_on=_observed_on(placement, statistics, before),

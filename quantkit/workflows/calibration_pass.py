@@ -27,7 +27,7 @@ from quantkit.engine.tap import TappedSession
 from quantkit.errors import StatisticsError
 from quantkit.files import sha256_json
 from quantkit.numerics import Range
-from quantkit.progress import Progress, ProgressCallback
+from quantkit.progress import Progress, ProgressCallback, resumed_task
 from quantkit.runs.folder import RunFolder
 from quantkit.stats.convergence import ConvergencePoint, movement
 from quantkit.stats.file import Provenance, Statistics, load_statistics, save_statistics, sorted_images
@@ -43,6 +43,7 @@ class CalibrationPass:
 
     Attributes:
         placement: execution providers of the model; None before the pass.
+        resumed: number of images of an interrupted pass that is resumed.
     """
 
     def __init__(
@@ -62,6 +63,7 @@ class CalibrationPass:
         self._target, self._keep_outliers, self._progress = target, keep_outliers, progress
         self._execution, self._load_image = execution, load
         self.placement: DevicePlacement | None = None
+        self.resumed = 0
         # Convergence is tracked for the method in use, and for the two that are cheap to solve.
         watched = Percentile() if isinstance(method, Auto) else method  # which one it will be is not known yet
         self._methods: dict[str, Method] = {"minmax": MinMax(), "percentile": Percentile()}
@@ -87,12 +89,19 @@ class CalibrationPass:
 
     def run(self, until_stable: float | None, fresh: bool) -> Statistics:
         """Observe all images, or stop when the ranges are stable."""
-        count = self._progress.task("calibrating", "images")
         begun, extra = (None, {}) if fresh else self._load(self._folder.partial)
         if begun is not None:
             self._points = list(begun.convergence)
             self._ranges = _ranges_from_json(extra.get("ranges", {}))
-            self._progress.message(f"resuming after {len(begun.images)} images")
+            self.resumed = len(begun.images)
+        count = resumed_task(
+            self._progress,
+            "calibrating",
+            "images",
+            done=self.resumed,
+            total=len(self._chosen),
+            source=self._folder.partial,
+        )
         chunks = self._chunks(None if begun is None else self._tapped(begun), count)
         statistics = begun
         for chunk in chunks:

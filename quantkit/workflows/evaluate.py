@@ -28,13 +28,14 @@ from quantkit.evaluation.predictions import TOP, Collector, Predictions, Scores,
 from quantkit.evaluation.predictions_file import Origin
 from quantkit.files import sha256_json, user_cache_folder
 from quantkit.graph.model import model_digest
-from quantkit.progress import Progress, ProgressCallback, as_progress
+from quantkit.progress import Progress, ProgressCallback, as_progress, resumed_task
 from quantkit.records import Records
 from quantkit.report.notebook import figures_html
 from quantkit.runs.cache import ResultCache
+from quantkit.runs.configuration import record_call
 from quantkit.runs.folder import RunFolder
 from quantkit.runs.inputs import read_scored
-from quantkit.runs.score_cache import ScoreCache, cached_scores, predict_cached, scores_key
+from quantkit.runs.score_cache import ScoreCache, cached_scores, images_to_run, predict_cached, scores_key
 from quantkit.workflows.execution import choose_execution
 from quantkit.workflows.preprocessing_note import guess_command, preprocessing_note
 from quantkit.workflows.presets import PresetSource, preprocessing_of
@@ -235,11 +236,13 @@ def evaluate(
     execution = choose_execution(cluster, device, threads, as_progress(progress))
     device, digest, threads = execution.device, model_digest(path), execution.threads
     key = scores_key(digest, pipeline, file.signature, device)
-    count = as_progress(progress).task("evaluating", "images")
     start_s = time.monotonic()
     results = _result_cache(optional_path(cache, "cache"), folder)
     with execution, cached_scores(results, [key], part) as [scores]:
         before = scores.known
+        count = resumed_task(
+            as_progress(progress), "evaluating", "images", done=before, total=len(part), source=results.folder
+        )
         classifier = Classifier(file, execution.device)
         answer = execution.answer([file], part, pipeline)
         predictions, kind = _answers(classifier, scores, part, pipeline, threads, answer, count)
@@ -267,6 +270,9 @@ def evaluate(
             threads=threads,
             progress=as_progress(progress),
         )
+    if folder is not None:
+        settings = {"images": images, "labels": labels, "preprocessing": given_pipeline, "exclude": exclude}
+        record_call(folder.path, f"eval {name}", {"run": folder.path, **settings, "shard": shard, "limit": limit})
     warnings = (*doubts, *(diagnosis for diagnosis in (diagnose_labels(predictions), other) if diagnosis is not None))
     notes = (*file.signature.notes, *classifier.notes)
     return ModelEvaluation(
@@ -331,13 +337,16 @@ def _answers(
     progress: ProgressCallback,
 ) -> tuple[Predictions, Scores]:
     assert part.labels is not None
+    new = images_to_run([cached], len(part.names))
+    done = new.count(False)
     collector = Collector(1, kind=Scores.PROBABILITIES if _ends_in_softmax(classifier.file) else None)
     for answers in predict_cached([classifier], [cached], part.items, pipeline, threads=threads, answer=answer):
         scores = answers.scores[0]
         # Determined from one image, so that it does not depend on the batches.
         collector.kind = collector.kind or kind_of_scores(scores)
         collector.update([scores], [part.names[answers.index]], [part.labels[answers.index]])
-        progress(answers.index + 1, len(part.names))
+        done += new[answers.index]
+        progress(done, len(part.names))
     assert collector.kind is not None
     return collector.predictions(0), collector.kind
 

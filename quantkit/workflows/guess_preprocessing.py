@@ -23,7 +23,7 @@ from quantkit.evaluation.preprocessing_alternatives import starting_pipeline
 from quantkit.evaluation.preprocessing_answers import AnswersByPipeline, random_sample
 from quantkit.evaluation.preprocessing_diagnosis import changes, stages
 from quantkit.evaluation.preprocessing_evidence import Contrast, EvidenceKind
-from quantkit.evaluation.preprocessing_search import SearchResult, least_gain, looks, search
+from quantkit.evaluation.preprocessing_search import SearchResult, least_gain, least_information, looks, search
 from quantkit.files import user_cache_folder
 from quantkit.graph.inner_preprocessing import inner_preprocessing
 from quantkit.progress import Progress, as_progress
@@ -101,6 +101,8 @@ class PreprocessingGuess(Records):
         tried: the alternatives.
         overall: best against start; None where they are the same.
         computed: how many times the model was run on an image.
+        known: how many answers were in the cache.
+        cache: folder of the cache.
         elapsed_s: seconds it took.
         verdict: what was found, in one sentence.
         notes: what should be known of it.
@@ -125,6 +127,8 @@ class PreprocessingGuess(Records):
     elapsed_s: float
     verdict: str
     notes: tuple[str, ...] = ()
+    known: int = 0
+    cache: Path | None = None
 
     @property
     def found_better(self) -> bool:
@@ -164,6 +168,7 @@ class PreprocessingGuess(Records):
             "overall": None if self.overall is None else asdict(self.overall),
             "tried": self.rows(),
             "computed": self.computed,
+            "known": self.known,
             "elapsed_s": self.elapsed_s,
             "notes": list(self.notes),
         }
@@ -264,13 +269,16 @@ def guess_preprocessing(
         check_labels(found, file.signature.scores.classes, path)
     sample = random_sample(found, limit)
     given_cache = optional_path(cache, "cache")
-    results = ResultCache(given_cache) if given_cache is not None else None if folder is None else folder.cache
+    if given_cache is not None:
+        results = ResultCache(given_cache)
+    else:
+        results = ResultCache(user_cache_folder()) if folder is None else folder.cache
     start_s = time.monotonic()
     answers = AnswersByPipeline(
         file,
         sample,
         device=as_device(device).resolved(),
-        cache=results or ResultCache(user_cache_folder()),
+        cache=results,
         threads=threads or default_threads(),
         progress=as_progress(progress).task("trying preprocessings", "images"),
     )
@@ -288,6 +296,8 @@ def guess_preprocessing(
         elapsed_s=time.monotonic() - start_s,
         verdict=_verdict(result, sample),
         notes=tuple(notes),
+        known=answers.known,
+        cache=results.folder,
     )
 
 
@@ -385,6 +395,13 @@ def _notes(result: SearchResult, sample: ImageSource, answers: AnswersByPipeline
             "without labels, the confidence and variety of the answers are compared, by the entropy of the scores: "
             "this is weaker evidence than accuracy; check the preset on labelled images"
         )
+        if not result.moves:
+            classes = answers(result.best, looks(len(sample))[0]).log_p.shape[1]
+            least = least_information(len(sample), classes)
+            yield (
+                f"to be named, an alternative has to be better by at least {least:.2f} nats on {len(sample)} images, "
+                f"and beyond chance: less moves the confidence and no answer"
+            )
         return
     first = result.rounds[0].tried
     size = max((one.contrast.images for one in first), default=looks(len(sample))[0])

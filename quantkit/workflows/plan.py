@@ -32,7 +32,7 @@ from quantkit.progress import Progress, ProgressCallback, as_progress
 from quantkit.records import Records
 from quantkit.types import Float32Array
 from quantkit.workflows.presets import PresetSource, load_preset
-from quantkit.workflows.resolve import DRAWN_IMAGES
+from quantkit.workflows.project import DRAWN_IMAGES
 
 Job = Literal["eval", "compare", "calibrate"]
 # Measured for about so long, on so many images at least and at most.

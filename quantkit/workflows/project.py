@@ -3,15 +3,20 @@
 import os
 from pathlib import Path
 
+from quantkit.config.method import AUTO, Auto, Method, parse_method
 from quantkit.config.pipeline import Pipeline
 from quantkit.config.project import PROJECT_FILE, Project, parse_project, pipeline_of_ops
 from quantkit.config.text import read_text
 from quantkit.errors import UsageError
 from quantkit.runs.folder import RunFolder
-from quantkit.workflows.presets import is_preset_file, load_preset, preset_notes
+from quantkit.targets import Target, parse_target
+from quantkit.workflows.presets import is_preset_file, load_preset
+
+# Images that a calibration draws where no number is given.
+DRAWN_IMAGES = 1000
 
 
-def load_project(folder: Path) -> Project:
+def load_project(folder: Path = Path()) -> Project:
     """Return the project of a folder, an empty one if it has no ``quantkit.yaml``.
 
     Raises:
@@ -49,22 +54,25 @@ def choose_pipeline(preset: str | None, project: Project, exif: bool | None = No
     return pipeline if exif is None else pipeline.with_exif(exif)
 
 
-def notes_of_preset(preset: str | None, project: Project) -> tuple[str, ...]:
-    """Return what was inferred to read the preset that `choose_pipeline` uses.
-
-    Raises:
-        ConfigError: see `choose_pipeline`.
-        VendorFileError: see `choose_pipeline`.
-    """
-    return preset_notes(preset or (project.preset if project.ops is None else None))
+def method_of(method: str | None, fraction: float | None, project: Project) -> Method | Auto:
+    """Return the method of the options, else that of the project, else auto; a fraction alone is that of percentile."""
+    name = method or project.method or (AUTO if fraction is None and project.fraction is None else "percentile")
+    if fraction is None and name == "percentile":
+        fraction = project.fraction
+    return parse_method(name, fraction=fraction)
 
 
-def run_of_model(model: Path, folder: Path) -> Path:
+def target_of(target: str | None, project: Project) -> Target:
+    """Return the target of the options, else that of the project, else onnxruntime."""
+    return parse_target(target or project.target or "ort")
+
+
+def run_of_model(model: Path) -> Path:
     """Return the default run folder of a model: ``runs/<its name>``."""
-    return folder / "runs" / model.stem
+    return Path("runs") / model.stem
 
 
-def find_run(given: Path | None, project: Project, folder: Path) -> Path:
+def find_run(given: Path | None, project: Project) -> Path:
     """Return the run folder: the given one, the project's, that of its model, or the only one under ``runs/``.
 
     Raises:
@@ -75,25 +83,25 @@ def find_run(given: Path | None, project: Project, folder: Path) -> Path:
     if project.run is not None:
         return project.run
     if project.model is not None:
-        return run_of_model(project.model, folder)
-    runs = sorted(path.parent for path in (folder / "runs").glob("*/run.json"))
+        return run_of_model(project.model)
+    runs = sorted(path.parent for path in Path("runs").glob("*/run.json"))
     if len(runs) == 1:
         return runs[0]
     if runs:
         names = ", ".join(path.name for path in runs[:5])
-        raise UsageError(f"there are {len(runs)} runs here", where=folder / "runs", fix=f"give --run, one of {names}")
-    raise UsageError("there is no run here", where=folder, fix="run quantkit calibrate first, or give --run")
+        raise UsageError(f"there are {len(runs)} runs here", where="runs", fix=f"give --run, one of {names}")
+    raise UsageError("there is no run here", where=".", fix="run quantkit calibrate first, or give --run")
 
 
-def run_of_subject(subject: Path | None, project: Project, folder: Path) -> Path:
+def run_of_subject(subject: Path | None, project: Project) -> Path:
     """Return the run folder of a subject: a run folder, the fp32 model of a run, or None for the default run.
 
     Raises:
         UsageError: there is none, there are several, or the run is of another model.
     """
     if subject is None or subject.suffix != ".onnx":
-        return find_run(subject, project, folder)
-    own = run_of_model(subject, folder)
+        return find_run(subject, project)
+    own = run_of_model(subject)
     run = project.run if project.run is not None and not own.is_dir() else own
     recorded = Path(RunFolder(run).read().model.path)
     if recorded.resolve() != subject.resolve():

@@ -9,123 +9,46 @@ from typing import Any
 import onnx_ir as ir
 
 from quantkit.config.arguments import AnyPath, as_path, optional_path, require
-from quantkit.config.method import Auto, Method, as_method_or_auto, method_name
+from quantkit.config.method import Auto, Method, as_method_or_auto, method_json, method_name
 from quantkit.data.given_set import SetLike, given_set
 from quantkit.engine.classifier import PreparedClassifier
 from quantkit.engine.saturation import products_saturate
 from quantkit.engine.session import open_session
-from quantkit.errors import ModelError, UsageError
+from quantkit.errors import ModelError
 from quantkit.files import write_text
 from quantkit.graph.coverage import Coverage, coverage
 from quantkit.graph.model import save_model
-from quantkit.graph.qdq.plan import Decision, Plan, PlanOptions, plan
+from quantkit.graph.qdq.plan import Decision, Plan, plan
 from quantkit.graph.qdq.write import notes_of, write_qdq
 from quantkit.numerics import Range
 from quantkit.progress import Progress, as_progress, begun_when_called
 from quantkit.ptq.fp32_export import export_corrected_fp32, restore_batch_norms
-from quantkit.ptq.run_correction import Correction, Images, correction, images_of
+from quantkit.ptq.run_correction import Correction, correction, images_of
 from quantkit.records import Records
-from quantkit.runs.folder import FP32, INT8, RANGES, RunFolder
-from quantkit.runs.inputs import calibrated, open_input_shape
+from quantkit.runs.configuration import record_call
+from quantkit.runs.folder import RunFolder
+from quantkit.runs.inputs import CalibratedRun, calibrated, open_input_shape
 from quantkit.runs.outliers import outlier_note
 from quantkit.search.method_selection import MethodSelection
 from quantkit.stats.convergence import settling_note
 from quantkit.stats.cut_ranges import cut_range_notes
-from quantkit.stats.file import Statistics
 from quantkit.stats.solve import solve_observed
 from quantkit.targets import ORT, Target, as_target
-from quantkit.workflows.auto_method import MethodSubject, resolve_method, selection_note
+from quantkit.workflows.auto_method import resolve_method, selection_note
 from quantkit.workflows.backends import QuantizedRun, after_quantize
+from quantkit.workflows.quantize_task import QuantizeOptions, QuantizeTask
 from quantkit.workflows.quantized_files import (
+    corrected_path,
     output_path,
     ranges_csv,
+    ranges_path,
     record_model,
     replaced_notes,
     variant_name,
 )
 
-CONV_PREFIX = "conv:"
 # Weights up to this magnitude cannot saturate if pairs of products are added in 16 bits.
 SEVEN_BITS = 63
-
-
-@dataclass(frozen=True, kw_only=True)
-class QuantizeOptions:
-    """Quantization options other than method and target; None keeps the default of the target.
-
-    Attributes:
-        per_channel: one weight scale per output channel, or one per tensor.
-        activation_type: uint8 (affine) or int8 (symmetric).
-        weight_bits: 8, or 7 for processors that saturate sums of int8 products in 16 bits.
-        power_of_two: round weight thresholds up to powers of two.
-        skip: layers left in float: node names, globs, ``re:`` patterns, or ``conv:`` and an index; a single one may be
-            a string.
-        bias_correction: correct biases where this reduces the error of the scores.
-        keep_outliers: include outlier images when ranges are set.
-
-    Example:
-        >>> import quantkit
-        >>> quantkit.QuantizeOptions(skip="conv:0", per_channel=False).skip
-        ('conv:0',)
-    """
-
-    per_channel: bool | None = None
-    activation_type: str | None = None
-    weight_bits: int | None = None
-    power_of_two: bool | None = None
-    skip: tuple[str, ...] = ()
-    bias_correction: bool = True
-    keep_outliers: bool = False
-
-    def __post_init__(self) -> None:
-        if isinstance(self.skip, str):
-            object.__setattr__(self, "skip", (self.skip,))
-        for value, allowed, option in (
-            (self.activation_type, ("uint8", "int8"), "--activations"),
-            (self.weight_bits, (7, 8), "--weight-bits"),
-        ):
-            if value is not None and value not in allowed:
-                choices = " or ".join(map(str, allowed))
-                raise UsageError(f"cannot quantize to {value!r}", where=option, fix=f"choose {choices}")
-
-    def plan_options(self) -> PlanOptions:
-        """Return the options of the plan."""
-        indices = [item.removeprefix(CONV_PREFIX) for item in self.skip if item.startswith(CONV_PREFIX)]
-        if wrong := [index for index in indices if not index.isdecimal()]:
-            raise UsageError(f"{wrong[0]!r} is not an index", where="--skip", fix="count from 0, as conv:3")
-        return PlanOptions(
-            skip=tuple(item for item in self.skip if not item.startswith(CONV_PREFIX)),
-            skip_convs=tuple(int(index) for index in indices),
-        )
-
-    def target(self, target: Target) -> Target:
-        """Return the target with these options."""
-        return target.with_options(
-            per_channel=self.per_channel,
-            activation_type=self.activation_type,  # type: ignore[arg-type]
-            weight_bits=self.weight_bits,
-            power_of_two=self.power_of_two,
-        )
-
-    def subject(
-        self,
-        folder: RunFolder,
-        prepared: PreparedClassifier,
-        statistics: Statistics,
-        target: Target,
-        images: Images | None,
-    ) -> MethodSubject:
-        """Return what method ``auto`` chooses a method for."""
-        return MethodSubject(
-            folder=folder,
-            prepared=prepared,
-            statistics=statistics,
-            target=self.target(target),
-            left_out=self.plan_options(),
-            corrected=self.bias_correction,
-            keep_outliers=self.keep_outliers,
-            images=images,
-        )
 
 
 @dataclass(frozen=True)
@@ -170,6 +93,16 @@ class Quantized(Records):
     def rows(self) -> list[dict[str, Any]]:
         """Return one row per observed tensor: name and range."""
         return [{"tensor": name, "lo": one.lo, "hi": one.hi} for name, one in self.ranges.items()]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return what was made, as JSON values: without ranges and decisions."""
+        return {
+            "model": self.name,
+            "file": str(self.path),
+            "method": method_json(self.method),
+            "coverage": self.coverage.to_json(),
+            "corrected_fp32": None if self.corrected_fp32 is None else str(self.corrected_fp32),
+        }
 
     def explain(self) -> list[Decision]:
         """Return how every operator and tensor is quantized, and why."""
@@ -219,7 +152,7 @@ def quantize(
     """
     folder = RunFolder(as_path(run, "run"))
     record = folder.read()
-    prepared, statistics = calibrated(folder, record)
+    subject = calibrated(folder, record)
     chosen_method, target = as_method_or_auto(method), as_target(target)
     options = require(QuantizeOptions, options or QuantizeOptions(), "options")
     progress = as_progress(progress)
@@ -229,87 +162,87 @@ def quantize(
     if images is not None:
         images = replace(images, progress=begun_when_called(progress, "correcting biases", "layers"))
     with folder.locked():
-        subject = options.subject(folder, prepared, statistics, target, images)
-        solved_by, selection = resolve_method(chosen_method, subject, progress)
+        task = QuantizeTask(run=subject, requested=target, options=options, images=images)
+        solved_by, selection = resolve_method(chosen_method, task, progress)
         name, path = output_path(folder, variant_name(record, solved_by, target), optional_path(out, "out"))
         done = quantize_prepared(
-            folder,
-            prepared,
-            statistics,
-            solved_by,
-            target,
-            options,
-            name=name,
-            path=path,
-            selection=selection,
-            images=images,
-            require_coverage=require_coverage,
+            task, solved_by, name=name, path=path, selection=selection, require_coverage=require_coverage
         )
         chosen = None if images is None else images.chosen
         backend = after_quantize(
-            QuantizedRun(folder=folder, target=target, prepared=prepared.model, calibration_set=chosen)
+            QuantizedRun(
+                folder=folder, name=name, target=target, prepared=subject.prepared.model, calibration_set=chosen
+            )
         )
+    record_call(
+        folder.path,
+        f"quantize {name}",
+        {
+            "run": folder.path,
+            "method": chosen_method,
+            "target": target.name,
+            **options.settings(),
+            "require coverage": require_coverage,
+        },
+    )
     replaced = replaced_notes(record, name, folder)
     return replace(done, notes=(*replaced, *done.notes, *backend.notes), files=(*done.files, *backend.files))
 
 
 def quantize_prepared(
-    folder: RunFolder,
-    prepared: PreparedClassifier,
-    statistics: Statistics,
+    task: QuantizeTask,
     method: Method,
-    target: Target,
-    options: QuantizeOptions,
     *,
     name: str,
     path: Path,
     selection: MethodSelection | None = None,
-    images: Images | None = None,
     require_coverage: float | None = None,
 ) -> Quantized:
     """Write the int8 model of a prepared model, the table of its ranges, and its entry in ``run.json``.
 
     The biases are corrected on the images, or by a cached correction if nothing has changed.
     """
-    chosen, left_out = options.target(target), options.plan_options()
-    made = plan(prepared.model, chosen, left_out)
-    covered = coverage(made, open_input_shape(folder.read()))
+    run, target, options, made = task.run, task.target, task.options, task.plan
+    folder, prepared, statistics = run.folder, run.prepared, run.statistics
+    covered = coverage(made, open_input_shape(run.record))
     covered.require(require_coverage)
-    ranges = solve_observed(statistics, method, chosen, keep_outliers=options.keep_outliers, needed=made.observed)
+    ranges = solve_observed(statistics, method, target, keep_outliers=options.keep_outliers, needed=made.observed)
     corrected = Correction({}, ())
     if options.bias_correction:
-        outliers = () if options.keep_outliers else statistics.outlier_images
-        corrected = correction(folder, prepared, made, left_out, ranges, images, outliers)
+        corrected = correction(folder, prepared, made, task.left_out, ranges, task.images, task.outliers)
     int8 = write_qdq(prepared.model, made, ranges, bias_shift=corrected.shifts)
     prepared.save(int8, path)
     open_session(path)  # a model that onnxruntime cannot load is not a result
-    table = folder.path / (RANGES if name == INT8 else f"{name}.{RANGES}")
+    table = ranges_path(folder, name)
     write_text(table, ranges_csv(ranges, made, statistics))
-    classes = folder.read().model.classes
-    unsettled = settling_note(statistics.convergence, len(statistics.images), method_name(method), classes)
-    notes: list[str] = [
-        *selection_note(selection),
-        *([] if unsettled is None else [unsettled]),
-        *prepared.notes,
-        *notes_of(int8),
+    notes = [*selection_note(selection), *_settling_notes(run, method), *prepared.notes, *notes_of(int8)]
+    notes += [
+        *corrected.notes,
+        *cut_range_notes(statistics, ranges, method, target, keep_outliers=options.keep_outliers),
     ]
-    notes += corrected.notes
-    notes += cut_range_notes(statistics, ranges, method, chosen, keep_outliers=options.keep_outliers)
     if not options.keep_outliers:
-        at_hand = None if images is None else images.chosen
-        note = outlier_note(statistics, method, chosen, folder.read(), at_hand)
+        at_hand = None if task.images is None else task.images.chosen
+        note = outlier_note(statistics, method, target, run.record, at_hand)
         notes += [note] if note else []
-    if target.name == ORT.name and chosen.weights.qmax > SEVEN_BITS and products_saturate():
+    if target.name == ORT.name and target.weights.qmax > SEVEN_BITS and products_saturate():
         notes.append("sums of 8-bit products saturate on this processor: give --weight-bits 7, or run it elsewhere")
     corrected_fp32, files = None, [path, table]
     if target.compiler_calibrates and corrected.shifts:
-        corrected_fp32 = folder.path / f"{_corrected_name(name)}.onnx"
-        model = export_corrected_fp32(prepared.model, made, int8, chosen.weights.qmax)
+        corrected_fp32 = corrected_path(folder, name)
+        model = export_corrected_fp32(prepared.model, made, int8, target.weights.qmax)
         prepared.save(restore_batch_norms(model), corrected_fp32)
         notes.append(f"the compiler of {target.name} gets the corrected biases from {corrected_fp32.name} only")
         files.append(corrected_fp32)
-    recorded = _options_json(method, options)
-    record_model(folder, name, path, method, target.name, recorded, fp32=corrected_fp32, selection=selection)
+    record_model(
+        folder,
+        name,
+        path,
+        method,
+        target=target.name,
+        options=_options_json(method, options),
+        fp32=None if corrected_fp32 is None else corrected_fp32.name,
+        selection=None if selection is None else selection.to_json(),
+    )
     return Quantized(
         name=name,
         path=path,
@@ -325,9 +258,10 @@ def quantize_prepared(
     )
 
 
-def _corrected_name(name: str) -> str:
-    """Return the name of the fp32 model of an int8 model; it differs from the name of the int8 model."""
-    return FP32 + name.removeprefix(INT8) if name.startswith(INT8) else f"{FP32}-{name}"
+def _settling_notes(run: CalibratedRun, method: Method) -> list[str]:
+    statistics, classes = run.statistics, run.record.model.classes
+    note = settling_note(statistics.convergence, len(statistics.images), method_name(method), classes)
+    return [] if note is None else [note]
 
 
 def check_loads(prepared: PreparedClassifier, target: Target, options: QuantizeOptions) -> None:

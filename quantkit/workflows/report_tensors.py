@@ -18,7 +18,7 @@ from quantkit.stats.file import Statistics
 from quantkit.stats.solve import solve_observed
 from quantkit.targets import ORT, TARGETS, Target
 from quantkit.workflows.compare import Evaluation
-from quantkit.workflows.quantize import QuantizeOptions
+from quantkit.workflows.quantize_task import QuantizeOptions
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from quantkit.report.data import MethodChoice, SensitivityFinding, TuningLog, Tu
 from quantkit.runs.folder import QuantizedRecord, RunFolder, RunRecord
 from quantkit.search.method_selection import MethodSelection
 from quantkit.sensitivity.result import Sensitivity
-from quantkit.workflows.quantize import QuantizeOptions
+from quantkit.workflows.quantize_task import QuantizeOptions
 from quantkit.workflows.sensitivity_decision import decide, quantize_command
 
 _VERDICTS = {

@@ -18,7 +18,6 @@ from quantkit.data.overlap import digest_of
 from quantkit.data.parallel import map_in_order
 from quantkit.data.source import ImageSource
 from quantkit.data.sources.open import ImagesLike
-from quantkit.engine.classifier import PreparedClassifier
 from quantkit.engine.cluster.work import Engine, share_images, share_model
 from quantkit.engine.device import CPU, Device
 from quantkit.engine.scores import placement
@@ -27,21 +26,21 @@ from quantkit.evaluation.images import check_labels, evaluation_images, limited
 from quantkit.evaluation.paired import PairedOutcomes, score_interval
 from quantkit.evaluation.result import PERCENT
 from quantkit.graph.qdq.plan import plan
-from quantkit.numerics import Range
-from quantkit.progress import Progress, ProgressCallback, as_progress
+from quantkit.progress import Progress, ProgressCallback, as_progress, resumed_task
 from quantkit.ptq.run_correction import Correction, correction
+from quantkit.runs.configuration import record_call
 from quantkit.runs.folder import RunFolder, RunRecord
-from quantkit.runs.inputs import calibrated, model_inputs
+from quantkit.runs.inputs import CalibratedRun, calibrated, model_inputs
 from quantkit.runs.location import set_of_run
 from quantkit.runs.outliers import set_without_outliers
 from quantkit.sensitivity.cache import LayerCostCache
-from quantkit.sensitivity.measure import Deviation, NetworkCost, layer_costs
+from quantkit.sensitivity.measure import Deviation, LayerScorer, NetworkCost, Quantization, layer_costs
 from quantkit.sensitivity.on_cluster import LayerWork, layer_costs_on_cluster
 from quantkit.sensitivity.result import AccuracyChange, Figures, LayerSensitivity, Sensitivity
 from quantkit.stats.solve import solve_observed
 from quantkit.targets import ORT, Target, as_target
 from quantkit.workflows.execution import Execution, choose_execution
-from quantkit.workflows.quantize import QuantizeOptions
+from quantkit.workflows.quantize_task import QuantizeOptions, QuantizeTask
 from quantkit.workflows.quantized_files import method_of_run
 from quantkit.workflows.run_results import keep_sensitivity
 
@@ -56,28 +55,24 @@ _LOT = 64
 class _Network:
     """The network of a run with its quantization."""
 
-    record: RunRecord
-    fp32: Path
-    prepared: PreparedClassifier
-    target: Target
-    ranges: dict[str, Range]
-    options: QuantizeOptions
-    corrected: Correction
-    outliers: tuple[str, ...]
+    run: CalibratedRun
+    quantization: Quantization
+    notes: tuple[str, ...]
     device: Device
 
     @property
     def depends_on(self) -> dict[str, Any]:
         """Everything except the images that the scores of its models depend on."""
         device = {} if self.device.is_cpu else self.device.identity()
+        record, quantized = self.run.record, self.quantization
         return device | {
-            "model": self.record.model.key,
-            "output": self.record.model.output,
-            "pipeline": self.record.pipeline.model_dump(mode="json"),
-            "target": asdict(self.target),
-            "skipped": asdict(self.options.plan_options()),
-            "ranges": {name: [range_.lo, range_.hi] for name, range_ in self.ranges.items()},
-            "bias_shift": {name: shift.tolist() for name, shift in sorted(self.corrected.shifts.items())},
+            "model": record.model.key,
+            "output": record.model.output,
+            "pipeline": record.pipeline.model_dump(mode="json"),
+            "target": asdict(quantized.target),
+            "skipped": asdict(quantized.left_out),
+            "ranges": {name: [range_.lo, range_.hi] for name, range_ in quantized.ranges.items()},
+            "bias_shift": {name: shift.tolist() for name, shift in sorted(quantized.bias_shift.items())},
         }
 
 
@@ -189,31 +184,44 @@ def sensitivity(
     execution = choose_execution(cluster, device, threads, as_progress(progress), workers_on_cpu=True)
     device = execution.device
     with folder.locked(), execution:
-        network = _network(folder, record, method, target, options, device)
-        chosen = chosen or _calibration_images(record, count or IMAGES, network.outliers, calibration_set)
+        task = QuantizeTask(run=calibrated(folder, record), requested=target, options=options, images=None)
+        network = _network(task, method, device)
+        # An outlier image would dominate every figure.
+        chosen = chosen or _calibration_images(record, count or IMAGES, task.outliers, calibration_set)
         cost = _measure(folder, network, chosen, execution, as_progress(progress))
-        # Without `auto`, a device runs all layers or none.
-        ran_on = (f"fp32 runs on {placement(network.prepared.model, device).describe()}",) if device.fallback else ()
-        result = _result(cost, chosen, network, method, by, (*network.corrected.notes, *ran_on, *warnings))
+        ran_on: tuple[str, ...] = ()
+        if device.fallback:  # without `auto`, a device runs all layers or none
+            ran_on = (f"fp32 runs on {placement(network.run.prepared.model, device).describe()}",)
+        result = _result(cost, chosen, network, method, by, (*network.notes, *ran_on, *warnings))
         keep_sensitivity(folder, record, result)
+    record_call(
+        folder.path,
+        f"sensitivity {result.target}",
+        {
+            "run": folder.path,
+            "method": method,
+            "target": target.name,
+            "by": by,
+            **options.settings(),
+            "count": count,
+            "images": images,
+            "labels": labels,
+            "exclude": exclude,
+        },
+    )
     return result
 
 
-def _network(
-    folder: RunFolder, record: RunRecord, method: Method, target: Target, options: QuantizeOptions, device: Device
-) -> _Network:
-    prepared, statistics = calibrated(folder, record)
-    chosen, left_out = options.target(target), options.plan_options()
-    made = plan(prepared.model, chosen, left_out)
+def _network(task: QuantizeTask, method: Method, device: Device) -> _Network:
+    run, target = task.run, task.target
     # With layers in float, other tensors are observed than in the full int8 model.
-    ranges = solve_observed(statistics, method, chosen, keep_outliers=options.keep_outliers)
+    ranges = solve_observed(run.statistics, method, target, keep_outliers=task.options.keep_outliers)
     corrected = Correction({}, ())
-    if options.bias_correction:
-        observed = {name: ranges[name] for name in made.observed if name in ranges}
-        corrected = correction(folder, prepared, made, left_out, observed, None)
-    # An outlier image would dominate every figure.
-    outliers = () if options.keep_outliers else statistics.outlier_images
-    return _Network(record, folder.fp32(record), prepared, chosen, ranges, options, corrected, outliers, device)
+    if task.options.bias_correction:
+        observed = {name: ranges[name] for name in task.plan.observed if name in ranges}
+        corrected = correction(run.folder, run.prepared, task.plan, task.left_out, observed, None)
+    quantization = Quantization(target=target, ranges=ranges, left_out=task.left_out, bias_shift=corrected.shifts)
+    return _Network(run, quantization, corrected.notes, device)
 
 
 def _calibration_images(record: RunRecord, count: int, outliers: tuple[str, ...], given: SetLike | None) -> _Images:
@@ -260,14 +268,22 @@ def _measure(
     caches = [LayerCostCache(folder.cache, {**network.depends_on, "images": list(chosen.digests[lot])}) for lot in lots]
     if execution.engine is not None:
         left = [(lot, cache) for lot, cache in zip(lots, caches, strict=True) if cache.network is None]
-        costs = _measure_on_cluster(execution.engine, network, chosen, [lot for lot, _ in left], progress)
+        costs = _measure_on_cluster(
+            execution.engine, network, chosen, [lot for lot, _ in left], progress, folder.cache.folder
+        )
         for (_, cache), cost in zip(left, costs, strict=True):
             cache.finish(cost)
         return NetworkCost.concatenate([cache.network for cache in caches if cache.network is not None])
-    count, parts = progress.task("measuring layers", "layers"), list[NetworkCost]()
+    quantized = network.quantization
+    layers = len(plan(network.run.prepared.model, quantized.target, quantized.left_out).layers)
+    known = sum(len(cache.layers) for cache in caches)
+    count = resumed_task(
+        progress, "measuring layers", "layers", done=known, total=layers * len(lots), source=folder.cache.folder
+    )
+    parts = list[NetworkCost]()
     for number, (lot, cache) in enumerate(zip(lots, caches, strict=True)):
         if cache.network is None:
-            shifted = _shifted(count, number, lots)
+            shifted = _shifted(count, number, lots, known)
             cache.finish(_measure_lot(network, chosen.items[lot], cache, execution.threads, shifted))
         assert cache.network is not None
         parts.append(cache.network)
@@ -275,50 +291,41 @@ def _measure(
 
 
 def _measure_on_cluster(
-    engine: Engine, network: _Network, chosen: _Images, lots: Sequence[slice], progress: Progress
+    engine: Engine, network: _Network, chosen: _Images, lots: Sequence[slice], progress: Progress, known: Path
 ) -> Iterator[NetworkCost]:
     if not lots:
         return iter(())
     work = LayerWork(
-        model=share_model(engine, network.fp32, network.prepared.signature),
-        images=share_images(chosen.source, network.record.pipeline),
-        target=network.target,
-        ranges=network.ranges,
-        left_out=network.options.plan_options(),
-        bias_shift=network.corrected.shifts,
+        model=share_model(engine, network.run.folder.fp32(network.run.record), network.run.prepared.signature),
+        images=share_images(chosen.source, network.run.record.pipeline),
+        quantization=network.quantization,
     )
     keys = [(item.id, digest) for item, digest in zip(chosen.items, chosen.digests, strict=True)]
-    count = progress.task("measuring layers", "images")
-    return layer_costs_on_cluster(engine, work, [keys[lot] for lot in lots], count)
+    total = len(keys)
+    before = total - sum(len(keys[lot]) for lot in lots)
+    count = resumed_task(progress, "measuring layers", "images", done=before, total=total, source=known)
+    return layer_costs_on_cluster(
+        engine, work, [keys[lot] for lot in lots], lambda done, _: count(before + done, total)
+    )
 
 
 def _measure_lot(
     network: _Network, images: Sequence[ImageItem], cache: LayerCostCache, threads: int, progress: ProgressCallback
 ) -> NetworkCost:
-    inputs = model_inputs(network.prepared.model, images, network.record.pipeline, threads)
+    prepared = network.run.prepared.model
+    inputs = model_inputs(prepared, images, network.run.record.pipeline, threads)
     try:
-        return layer_costs(
-            network.prepared.model,
-            network.target,
-            network.ranges,
-            inputs,
-            left_out=network.options.plan_options(),
-            bias_shift=network.corrected.shifts,
-            threads=threads,
-            device=network.device,
-            known=cache.layers,
-            found=cache.add,
-            progress=progress,
-        )
+        scorer = LayerScorer(prepared, network.quantization, inputs, threads=threads, device=network.device)
+        return layer_costs(scorer, known=cache.layers, found=cache.add, progress=progress)
     except BaseException:
         if cache.layers:
             cache.write()  # so that an interruption loses nothing
         raise
 
 
-def _shifted(progress: ProgressCallback, lot: int, lots: Sequence[slice]) -> ProgressCallback:
-    """Return a callback that reports the progress of one lot as part of all lots."""
-    return lambda done, total: progress(lot * total + done, len(lots) * total)
+def _shifted(progress: ProgressCallback, lot: int, lots: Sequence[slice], known: int) -> ProgressCallback:
+    """Return a callback that reports the progress of one lot as part of all lots, those known from the start."""
+    return lambda done, total: progress(max(lot * total + done, known), len(lots) * total)
 
 
 def _result(
@@ -341,8 +348,8 @@ def _result(
     if chosen.labels is not None:
         reference = PERCENT * float((cost.top1 == chosen.labels).mean())
     return Sensitivity(
-        model=Path(network.record.model.path).stem,
-        target=network.target.name,
+        model=Path(network.run.record.model.path).stem,
+        target=network.quantization.target.name,
         method=method_name(method),
         by=by,
         images=len(chosen.items),

@@ -11,7 +11,7 @@ from quantkit.config.method import Method, Percentile, method_name
 from quantkit.runs.folder import FP32
 from quantkit.sensitivity.result import LayerSensitivity, Sensitivity
 from quantkit.targets import ORT, TARGETS
-from quantkit.workflows.quantize import QuantizeOptions
+from quantkit.workflows.quantize_task import QuantizeOptions
 
 # Minimum gain of a layer in the SQNR of the scores: a fifth of the noise.
 WORTH_DB = 1.0

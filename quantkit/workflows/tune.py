@@ -21,11 +21,13 @@ from quantkit.files import sha256_json, write_json
 from quantkit.graph.coverage import Coverage, coverage
 from quantkit.graph.qdq.plan import Plan, plan
 from quantkit.graph.qdq.write import notes_of
-from quantkit.progress import Progress, as_progress
-from quantkit.ptq.shift_groups import movable
+from quantkit.progress import Notice, Progress, as_progress
+from quantkit.ptq.run_correction import images_of
+from quantkit.ptq.shift_groups import find_shift_groups
 from quantkit.records import Records
-from quantkit.runs.folder import FP32, RunFolder
-from quantkit.runs.inputs import open_input_shape
+from quantkit.runs.configuration import record_call
+from quantkit.runs.folder import RunFolder
+from quantkit.runs.inputs import calibrated, open_input_shape
 from quantkit.search.budget import FloatBudget
 from quantkit.search.candidate_builder import Product
 from quantkit.search.estimate import estimated_seconds
@@ -36,8 +38,8 @@ from quantkit.search.trials import Trials, TuningTask
 from quantkit.targets import ORT, Target, as_target
 from quantkit.workflows.backends import BackendFiles, TunedModel, backend_of
 from quantkit.workflows.execution import choose_execution
-from quantkit.workflows.quantize import QuantizeOptions
-from quantkit.workflows.quantized_files import int8_name, output_path, record_model
+from quantkit.workflows.quantize_task import QuantizeOptions, QuantizeTask
+from quantkit.workflows.quantized_files import corrected_path, int8_name, output_path, record_model
 from quantkit.workflows.tuning_task import Holdout, tuning_task
 
 JSON_SCHEMA = 1
@@ -219,12 +221,13 @@ def tune(
     holdout_images = limited(holdout_images, limit)
     execution = choose_execution(cluster, device, threads, progress, workers_on_cpu=True)
     with folder.locked(), execution:
-        threads = execution.threads
         backend = backend_of(target, folder)
         budget = tuning.budget if backend is None else backend.tune_limits(tuning.budget)
         load = DecodedImages(record.pipeline)
         given = None if calibration_set is None else given_set(calibration_set)
-        subject = tuning_task(folder, record, target, options, tuning.rewrite, threads, load, given, execution.device)
+        calibrated_run = calibrated(folder, record)
+        task = QuantizeTask(run=calibrated_run, requested=target, options=options, images=images_of(record, given))
+        subject = tuning_task(task, load, execution, rewrite=tuning.rewrite)
         _coverage(subject, plan(subject.prepared, subject.builder.target, subject.builder.options)).require(
             tuning.require_coverage
         )
@@ -235,7 +238,7 @@ def tune(
         }
         cache = TrialCache(folder.cache, depends_on, fresh=fresh)
         files = _Files(subject, tuning, out)
-        holdout = Holdout(folder, record, holdout_images, load, execution)
+        holdout = Holdout(calibrated_run, holdout_images, load, execution)
 
         def evaluate(recipe: Recipe, product: Product, progress: Progress) -> HoldoutResult:
             files.write(recipe, product)
@@ -244,7 +247,7 @@ def tune(
         stages = _stages(subject, tuning, options)
 
         def timed(trial_s: float, evaluation_s: float) -> None:
-            progress.message(_estimate(estimated_seconds(stages, trial_s, evaluation_s)))
+            progress.message(Notice(_estimate(estimated_seconds(stages, trial_s, evaluation_s))))
 
         trials = Trials(subject, evaluate, cache, budget, tuning.seconds, progress, timed)
         outcome = search(
@@ -255,6 +258,26 @@ def tune(
             widening=trials.widening,
         )
         done = _finish(subject, trials, outcome, files, (*warnings, *holdout.notes))
+    goal, limits = tuning.goal, tuning.budget
+    record_call(
+        folder.path,
+        f"tune {done.name}",
+        {
+            "target": target.name,
+            "max drop": f"{goal.max_drop:g} points",
+            "min agreement": None if goal.min_agreement is None else f"{goal.min_agreement:g} %",
+            "max float": f"{limits.macs:g} % of the multiply-adds",
+            "max skips": limits.layers,
+            "disabled stages": tuning.disable,
+            "rewrite": tuning.rewrite,
+            **options.settings(),
+            "images": images,
+            "labels": labels,
+            "exclude": exclude,
+            "limit": limit,
+            "time": None if tuning.seconds is None else f"{tuning.seconds:g} s",
+        },
+    )
     done.coverage.require(tuning.require_coverage)
     return done
 
@@ -274,7 +297,7 @@ def _stages(subject: TuningTask, tuning: TuneOptions, options: QuantizeOptions) 
         closed.add(Stage.WEIGHT_SCALE)
     if subject.builder.target.compiler_calibrates:
         closed.add(Stage.RANGES)
-    if not movable(subject.prepared).free.any():
+    if not find_shift_groups(subject.prepared).free.any():
         closed.add(Stage.CHANNEL_SHIFT)
     if subject.builder.levels is None:
         closed.add(Stage.INPUT_FOLDING)
@@ -299,7 +322,7 @@ class _Files:
     def __init__(self, subject: TuningTask, tuning: TuneOptions, out: Path | None) -> None:
         self._subject, self._write_fp32 = subject, tuning.write_fp32
         self._target = subject.builder.target
-        self.name, self.path = output_path(subject.folder, f"{int8_name(self._target)}-{TUNED}", out)
+        self.name, self.path = output_path(subject.run.folder, f"{int8_name(self._target)}-{TUNED}", out)
         self.fp32: Path | None = None
         self.vendor_files = BackendFiles()
         self._written: Recipe | None = None
@@ -312,15 +335,20 @@ class _Files:
         """
         if recipe == self._written:
             return
-        folder, save = self._subject.folder, self._subject.classifier.save
+        folder, save = self._subject.run.folder, self._subject.run.prepared.save
         save(product.int8, self.path)
-        record_model(folder, self.name, self.path, recipe.method, self._target.name, {"recipe": recipe.to_json()})
         self.fp32 = None
         if self._target.compiler_calibrates and product.corrected_fp32 is not None:
-            self.fp32 = self._write_fp32 or folder.path / f"{FP32}-{self._target.name}-{TUNED}.onnx"
+            self.fp32 = self._write_fp32 or corrected_path(folder, self.name)
             save(product.corrected_fp32, self.fp32)
+        options: dict[str, Any] = {"recipe": recipe.to_json()}
+        if self._subject.builder.keep_outliers:
+            options["keep_outliers"] = True
+        inside = self.fp32 if self.fp32 is not None and self.fp32.parent == folder.path else None
+        entry = {"target": self._target.name, "options": options, "fp32": None if inside is None else inside.name}
+        record_model(folder, self.name, self.path, recipe.method, **entry)
         if (backend := backend_of(self._target, folder)) is not None:
-            tuned = TunedModel(fp32=self.fp32, method=recipe.method, plan=product.plan)
+            tuned = TunedModel(name=self.name, fp32=self.fp32, method=recipe.method, plan=product.plan)
             self.vendor_files = backend.after_tune(folder, tuned)
         self._written = recipe
 
@@ -341,7 +369,7 @@ def _finish(subject: TuningTask, trials: Trials, outcome: Outcome, files: _Files
         fp32_change=None if product.corrected_fp32 is None else selection.largest_change(product.corrected_fp32),
         rescaling_change=selection.largest_change(subject.builder.rewritten(recipe)) if rescaled else None,
         files=(files.path, *([files.fp32] if files.fp32 is not None else []), *files.vendor_files.files),
-        log=subject.folder.path / f"tune-{subject.builder.target.name}.json",
+        log=subject.run.folder.path / f"tune-{subject.builder.target.name}.json",
         coverage=_coverage(subject, product.plan),
         notes=(*warnings, *notes_of(product.int8), *files.vendor_files.notes),
         device=subject.device.describe(),
@@ -366,7 +394,7 @@ def _row(trial: Trial) -> dict[str, Any]:
 
 def _coverage(subject: TuningTask, made: Plan) -> Coverage:
     """Return the coverage of a plan for the network of the run, or for the network rewritten by a recipe."""
-    return coverage(made, open_input_shape(subject.record))
+    return coverage(made, open_input_shape(subject.run.record))
 
 
 def _estimate(seconds: float) -> str:

@@ -4,10 +4,8 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
-from quantkit.data.calibration_set import CalibrationSet
 from quantkit.data.decoded import DecodedImages
 from quantkit.data.source import ImageSource
-from quantkit.engine.device import CPU, Device
 from quantkit.engine.predict import Classifier
 from quantkit.errors import CalibrationSetError
 from quantkit.evaluation.images import check_labels
@@ -15,49 +13,36 @@ from quantkit.evaluation.paired import PairedOutcomes, score_interval, wilson_in
 from quantkit.evaluation.predictions import Collector, Predictions
 from quantkit.evaluation.selection import SelectionMetric
 from quantkit.graph.model import model_digest
-from quantkit.progress import Progress
-from quantkit.ptq.run_correction import images_of
-from quantkit.runs.folder import RunFolder, RunRecord
-from quantkit.runs.inputs import calibrated, read_scored
-from quantkit.runs.score_cache import cached_scores, predict_cached, scores_key
+from quantkit.progress import Progress, resumed_task
+from quantkit.runs.inputs import CalibratedRun, read_scored
+from quantkit.runs.score_cache import cached_scores, images_to_run, predict_cached, scores_key
 from quantkit.search.candidate_builder import CandidateBuilder
 from quantkit.search.recipe import Recipe, WeightCorrection
 from quantkit.search.stages import LOOK_CONFIDENCE, HoldoutResult
 from quantkit.search.trials import TuningTask
 from quantkit.search.tuning_data import tuning_data
-from quantkit.targets import Target
 from quantkit.workflows.execution import Execution
-from quantkit.workflows.quantize import QuantizeOptions
+from quantkit.workflows.quantize_task import QuantizeTask
 from quantkit.workflows.quantized_files import method_of_run
 
 
-def tuning_task(
-    folder: RunFolder,
-    record: RunRecord,
-    target: Target,
-    options: QuantizeOptions,
-    rewrite: bool,
-    threads: int,
-    load: DecodedImages | None = None,
-    calibration_set: CalibrationSet | None = None,
-    device: Device = CPU,
-) -> TuningTask:
-    """Read a run and its calibration images; see `quantkit.workflows.tune.tune` for the errors."""
-    whole, statistics = calibrated(folder, record)
-    chosen = images_of(record, calibration_set)
-    if chosen is None:
+def tuning_task(task: QuantizeTask, load: DecodedImages, execution: Execution, *, rewrite: bool) -> TuningTask:
+    """Read the calibration images of a run; see `quantkit.workflows.tune.tune` for the errors."""
+    run, options, threads, device = task.run, task.options, execution.threads, execution.device
+    if task.images is None:
         raise CalibrationSetError(
             "the images of the calibration set are missing or have changed since the calibration",
-            where=record.set.path or None,
+            where=run.record.set.path or None,
             fix="restore them, or run quantkit calibrate again",
         )
-    data = tuning_data(whole.model, chosen.chosen, statistics.outlier_images, record.pipeline, threads, load, device)
-    selection = SelectionMetric(whole.model, data.selection, threads=threads, device=device)
+    model, outliers = run.prepared.model, run.statistics.outlier_images
+    data = tuning_data(model, task.images.chosen, outliers, run.record.pipeline, threads, load, device)
+    selection = SelectionMetric(model, data.selection, threads=threads, device=device)
     builder = CandidateBuilder(
-        prepared=whole.model,
-        observed=statistics,
-        target=replace(options, per_channel=None, power_of_two=None).target(target),
-        options=options.plan_options(),
+        prepared=model,
+        observed=run.statistics,
+        target=replace(options, per_channel=None, power_of_two=None).target(task.requested),
+        options=task.left_out,
         images=data.work,
         ranging=data.ranging,
         observe=data.observe,
@@ -65,8 +50,13 @@ def tuning_task(
         keep_outliers=options.keep_outliers,
         threads=threads,
     )
-    start = _start(record, options, target, WeightCorrection.BIAS if rewrite else WeightCorrection.NONE)
-    return TuningTask(folder, record, whole, data, builder, selection, start, device)
+    start = Recipe(
+        method=method_of_run(run.record, task.requested),
+        correction=WeightCorrection.BIAS if rewrite else WeightCorrection.NONE,
+        per_channel=task.target.weights.per_channel,
+        power_of_two=task.target.weights.power_of_two,
+    )
+    return TuningTask(run, data, builder, selection, start, device)
 
 
 @dataclass
@@ -74,15 +64,13 @@ class Holdout:
     """The evaluation images of a search: models are compared with fp32 on them, and their scores are cached.
 
     Attributes:
-        folder: of the run.
-        record: of the run.
+        run: the run.
         images: the labelled evaluation images.
         load: reads one of them.
         execution: where the models run.
     """
 
-    folder: RunFolder
-    record: RunRecord
+    run: CalibratedRun
     images: ImageSource
     load: DecodedImages
     execution: Execution
@@ -116,36 +104,30 @@ class Holdout:
 
     @cached_property
     def _fp32(self) -> Classifier:
-        return self._open(self.folder.fp32(self.record))
+        return self._open(self.run.folder.fp32(self.run.record))
 
     def _open(self, path: Path) -> Classifier:
-        classifier = Classifier(read_scored(path, self.record, None, None), self.execution.device)
-        classifier.file.check(self.record.pipeline)
+        classifier = Classifier(read_scored(path, self.run.record, None, None), self.execution.device)
+        classifier.file.check(self.run.record.pipeline)
         check_labels(self.images, classifier.file.signature.scores.classes, path)
         return classifier
 
     def _predictions(self, path: Path, progress: Progress) -> tuple[Predictions, Predictions]:
         """Return the predictions of fp32 and of another model; only images whose scores are not cached are run."""
-        models, pipeline, images = [self._fp32, self._open(path)], self.record.pipeline, self.images
+        models, pipeline, images = [self._fp32, self._open(path)], self.run.record.pipeline, self.images
         assert images.labels is not None
         keys = [scores_key(model_digest(one.path), pipeline, one.file.signature, one.device) for one in models]
-        collector, count = Collector(len(models)), progress.task("evaluating", "images")
+        collector = Collector(len(models))
         threads, answer = self.execution.threads, self.execution.answer([one.file for one in models], images, pipeline)
-        with cached_scores(self.folder.cache, keys, images) as caches:
+        with cached_scores(self.run.folder.cache, keys, images) as caches:
+            new, cache = images_to_run(caches, len(images.names)), self.run.folder.cache.folder
+            done = new.count(False)
+            count = resumed_task(progress, "evaluating", "images", done=done, total=len(new), source=cache)
             found = predict_cached(
                 models, caches, images.items, pipeline, threads=threads, load=self.load, answer=answer
             )
             for one in found:
                 collector.update(one.scores, [images.names[one.index]], [images.labels[one.index]])
-                count(one.index + 1, len(images.names))
+                done += new[one.index]
+                count(done, len(new))
         return collector.predictions(0), collector.predictions(1)
-
-
-def _start(record: RunRecord, options: QuantizeOptions, target: Target, correction: WeightCorrection) -> Recipe:
-    """Return the recipe of the run's calibration: its method, with bias correction where that is allowed."""
-    return Recipe(
-        method=method_of_run(record, target),
-        correction=correction,
-        per_channel=target.weights.per_channel if options.per_channel is None else options.per_channel,
-        power_of_two=target.weights.power_of_two if options.power_of_two is None else options.power_of_two,
-    )

@@ -3,11 +3,11 @@
 import sys
 from pathlib import Path
 
-from corpus_archives import ARCHIVES
-from corpus_arrays import ARRAYS
-from corpus_images import IMAGES
-from corpus_models import MODELS
-from corpus_texts import TEXTS
+from bad_input.corpus_archives import ARCHIVES
+from bad_input.corpus_arrays import ARRAYS
+from bad_input.corpus_images import IMAGES
+from bad_input.corpus_models import MODELS
+from bad_input.corpus_texts import TEXTS
 
 CORPUS = IMAGES + MODELS + TEXTS + ARRAYS + ARCHIVES
 

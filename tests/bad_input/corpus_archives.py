@@ -9,8 +9,8 @@ from typing import Any
 
 import pyarrow
 import pyarrow.parquet
-from bad_item import BadInput
-from corpus_images import _PNG
+from bad_input.bad_item import BadInput
+from bad_input.corpus_images import _PNG
 
 from quantkit.errors import CalibrationSetError, ImageError, LabelError, QuantkitError
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from bad_item import BadInput
+from bad_input.bad_item import BadInput
 from safetensors.numpy import save
 
 from quantkit.errors import QuantkitError, StatisticsError, VendorFileError

@@ -3,9 +3,10 @@
 import io
 import struct
 import zlib
+from typing import Any
 
 import numpy as np
-from bad_item import BadInput
+from bad_input.bad_item import BadInput
 from PIL import Image
 
 from quantkit.errors import ImageError
@@ -19,7 +20,7 @@ def _photo(mode: str = "RGB") -> Image.Image:
     return Image.fromarray(_PIXELS).convert(mode)
 
 
-def _bytes(image: Image.Image, form: str, **options: object) -> bytes:
+def _bytes(image: Image.Image, form: str, **options: Any) -> bytes:
     buffer = io.BytesIO()
     image.save(buffer, form, **options)  # type: ignore[arg-type]
     return buffer.getvalue()

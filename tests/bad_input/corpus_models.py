@@ -2,10 +2,11 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
-from bad_item import BadInput
+from bad_input.bad_item import BadInput
 from onnx import TensorProto, helper, numpy_helper
 
 from quantkit.errors import ModelError
@@ -105,7 +106,7 @@ def _constant_to_nowhere(made: onnx.ModelProto) -> None:
     made.graph.node.insert(0, helper.make_node("Constant", [], [], value=numpy_helper.from_array(np.float32(1))))
 
 
-def _replace_last(*arguments: object, **attributes: object) -> Change:
+def _replace_last(*arguments: object, **attributes: Any) -> Change:
     def change(made: onnx.ModelProto) -> None:
         made.graph.node[-1].CopyFrom(helper.make_node(*arguments, **attributes))  # type: ignore[arg-type]
 

@@ -2,7 +2,7 @@
 
 import json
 
-from bad_item import BadInput
+from bad_input.bad_item import BadInput
 
 from quantkit.errors import CalibrationSetError, ConfigError, LabelError, QuantkitError, VendorFileError
 

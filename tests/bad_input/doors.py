@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-from corpus_arrays import _npz
-from corpus_models import model
+from bad_input.corpus_arrays import _npz
+from bad_input.corpus_models import model
 from PIL import Image
 
 from quantkit.config.pipeline import Decode

@@ -24,8 +24,8 @@ LARGEST = 8192
 
 def seed(kind: str) -> Path:
     """Write the first inputs of a kind, and return their folder."""
-    from corpus import CORPUS
-    from sound import SOUND
+    from bad_input.corpus import CORPUS
+    from bad_input.sound import SOUND
 
     folder = HOME / kind.replace(" ", "_") / "inputs"
     folder.mkdir(parents=True, exist_ok=True)
@@ -46,7 +46,7 @@ def fuzz(kind: str, seconds: int) -> None:
     # Numba compiles the kernel, which what atheris adds to it would prevent; ruamel would only become slow by it.
     importlib.import_module("quantkit.stats.observer")
     with atheris.instrument_imports(include=["quantkit"]):
-        from doors import FUZZED, input_folder, prepare
+        from bad_input.doors import FUZZED, input_folder, prepare
 
     from quantkit.errors import QuantkitError
 
@@ -72,7 +72,7 @@ def fuzz(kind: str, seconds: int) -> None:
 
 def fuzz_all(seconds: int) -> int:
     """Fuzz every kind in turn; the number of kinds with a fault comes back."""
-    from doors import FUZZED
+    from bad_input.doors import FUZZED
 
     faults = 0
     for kind in FUZZED:

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from bad_item import BadInput
-from corpus_archives import file, parquet, tar, zipped
-from corpus_models import model
-from corpus_texts import GOOD_MANIFEST, LINES, RELAY
+from bad_input.bad_item import BadInput
+from bad_input.corpus_archives import file, parquet, tar, zipped
+from bad_input.corpus_models import model
+from bad_input.corpus_texts import GOOD_MANIFEST, LINES, RELAY
 from PIL import Image
 from safetensors.numpy import save
 

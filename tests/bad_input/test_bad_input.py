@@ -6,9 +6,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from bad_item import BadInput
-from corpus import CORPUS
-from doors import DOORS, command_line, input_folder, prepare
+from bad_input.bad_item import BadInput
+from bad_input.corpus import CORPUS
+from bad_input.doors import DOORS, command_line, input_folder, prepare
 
 from quantkit import errors
 from quantkit.cli.main import main

@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from doors import FUZZED, input_folder, prepare
+from bad_input.doors import FUZZED, input_folder, prepare
+from bad_input.sound import BUILD, COMPILE, PIPELINE, PROJECT, RECORD, SOUND, VDSP
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from sound import BUILD, COMPILE, PIPELINE, PROJECT, RECORD, SOUND, VDSP
 
 from quantkit.errors import QuantkitError
 

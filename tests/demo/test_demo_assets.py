@@ -3,6 +3,7 @@
 import json
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -27,7 +28,7 @@ def digits() -> Digits:
 
 
 @pytest.fixture(scope="module")
-def facts() -> dict[str, object]:
+def facts() -> dict[str, Any]:
     return json.loads((FOLDER / "mini_iresnet.json").read_text())
 
 
@@ -51,7 +52,7 @@ def test_images_have_the_seventeen_grey_values(digits: Digits) -> None:
     assert np.unique(digits.images).tolist() == [(255 * value + 8) // 16 for value in range(17)]
 
 
-def test_model_is_what_its_json_says(digits: Digits, facts: dict[str, object]) -> None:
+def test_model_is_what_its_json_says(digits: Digits, facts: dict[str, Any]) -> None:
     assert facts["onnx_sha256"] == sha256_file(MODEL)
     assert facts["digits_sha256"] == sha256_file(FOLDER / "digits.npz")
     assert MODEL.stat().st_size <= 300_000

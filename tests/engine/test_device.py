@@ -35,7 +35,7 @@ from quantkit.stats.file import load_statistics
 from quantkit.workflows.calibrate import calibrate
 from quantkit.workflows.compare import compare
 from quantkit.workflows.evaluate import evaluate as evaluate_model
-from quantkit.workflows.quantize import QuantizeOptions
+from quantkit.workflows.quantize_task import QuantizeOptions
 
 PIPELINE = Pipeline(ops=(Decode(), ToTensor()))
 OPENVINO = "OpenVINOExecutionProvider" in ort.get_available_providers()

@@ -2,6 +2,7 @@ import itertools
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import onnx
@@ -22,7 +23,7 @@ LOAD = partial(preprocess, pipeline=Pipeline(ops=(Decode(), ToTensor())))
 NAMES = ["input", "ar", "sr"]
 
 
-def last(session: TappedSession, paths: list[Path], **options: object) -> Observed:
+def last(session: TappedSession, paths: list[Path], **options: Any) -> Observed:
     *_, chunk = observe(session, NAMES, paths, LOAD, **options)  # type: ignore[arg-type]
     return chunk.observed()
 

@@ -4,11 +4,19 @@ import math
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from quantkit.engine.scores import EXACT_DB
 from quantkit.errors import NumericError
 from quantkit.evaluation.predictions import Scores, kl_divergence
-from quantkit.evaluation.selection import DistanceEstimate, closeness, distance_estimate, expected_kl, mean_sqnr_db
+from quantkit.evaluation.selection import (
+    DistanceEstimate,
+    closeness,
+    distance_estimate,
+    expected_kl,
+    mean_sqnr_db,
+    student_quantile,
+)
 
 
 def test_sqnr_image_by_image_by_hand() -> None:
@@ -137,6 +145,24 @@ def test_standard_error_of_a_mean_is_that_of_the_textbook() -> None:
     without = (values.sum() - values) / (count - 1)
     one, other = DistanceEstimate(0.0, without), DistanceEstimate(0.0, np.zeros(count))
     assert one.standard_error(other) == pytest.approx(values.std(ddof=1) / math.sqrt(count), rel=1e-12)
+
+
+@pytest.mark.parametrize("probability", [0.5, 0.9, 0.975, 0.99])
+def test_student_quantile_is_that_of_scipy(probability: float) -> None:
+    freedom = [4, 5, 7, 15, 40, 127]
+    found = [student_quantile(probability, one) for one in freedom]
+    np.testing.assert_allclose(found, stats.t.ppf(probability, freedom), rtol=0.01, atol=1e-12)
+
+
+@pytest.mark.parametrize("share", [0.95, 1.05])
+def test_distance_exceeds_another_where_the_paired_t_test_says_so(share: float) -> None:
+    """On eight images: between two standard errors and the 2.36 of seven degrees of freedom nothing is certain."""
+    values, count = np.random.default_rng(9).normal(size=8), 8
+    log = share * stats.t.ppf(0.975, count - 1) * values.std(ddof=1) / math.sqrt(count)
+    one = DistanceEstimate(float(log), (values.sum() - values) / (count - 1))
+    other = DistanceEstimate(0.0, np.zeros(count))
+    assert one.exceeds(other, 0.975) is (share > 1.0)
+    assert one.log > 2.0 * one.standard_error(other)
 
 
 def test_distance_estimate_of_scores_that_are_not_finite_is_infinite() -> None:

@@ -3,6 +3,7 @@
 import re
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -110,7 +111,7 @@ def test_networks_that_cannot_be_built(
 
 
 @pytest.mark.parametrize("sources", [{}, {"random_seed": 0, "weights": "DEFAULT"}])
-def test_exactly_one_source_of_weights(sources: dict[str, object], tmp_path: Path) -> None:
+def test_exactly_one_source_of_weights(sources: dict[str, Any], tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="give one source of weights; --checkpoint FILE"):
         export_model("resnet18", tmp_path / "a.onnx", **sources)
 
@@ -158,7 +159,7 @@ def test_published_weights_come_with_their_preprocessing(tmp_path: Path, monkeyp
 
 
 def test_published_weights_that_cannot_be_had(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def offline(*_: object, **__: object) -> None:
+    def offline(*_: object, **__: Any) -> None:
         raise OSError("no network")
 
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))

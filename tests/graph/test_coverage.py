@@ -1,6 +1,7 @@
 """Coverage: worked out by hand for each kind of layer that can stay in float."""
 
 import json
+from typing import Any
 
 import numpy as np
 import onnx
@@ -177,7 +178,7 @@ def test_percent_never_rounds_up_to_all(share: float, text: str) -> None:
     assert percent(share) == text
 
 
-def _single(op_type: str, inputs: dict[str, tuple[int, ...]], domain: str = "", **attributes: object) -> ir.Model:
+def _single(op_type: str, inputs: dict[str, tuple[int, ...]], domain: str = "", **attributes: Any) -> ir.Model:
     """Return a model of one node whose inputs and output have the shapes given; ``y`` is the output."""
     values = {
         name: onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, shape) for name, shape in inputs.items()

@@ -1,5 +1,7 @@
 """Preprocessing inside the graph: factor and offset are those that onnxruntime computes."""
 
+from typing import Any
+
 import numpy as np
 import onnx
 import onnx_ir as ir
@@ -32,7 +34,7 @@ def network(steps: list[tuple], dtype: int = TensorProto.FLOAT, shape: tuple = (
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
 
 
-def found(steps: list[tuple], **options: object) -> InnerPreprocessing | None:
+def found(steps: list[tuple], **options: Any) -> InnerPreprocessing | None:
     model = network(steps, **options)
     del model.graph.output[1:]
     return inner_preprocessing(ir.from_proto(model).graph.inputs[0])

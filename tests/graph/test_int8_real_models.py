@@ -1,16 +1,14 @@
 """Real classifiers through prepare, plan and write, judged by onnxruntime and against onnxruntime's own quantizer."""
 
 import io
-import logging
 import zipfile
 
 import numpy as np
 import onnx
 import pytest
 from graph_runs import optimized_ops, quantize, run, sqnr_db
-from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, QuantFormat, QuantType, quantize_static
-from onnxruntime.quantization.shape_inference import quant_pre_process
 from PIL import Image
+from quantizers import quantize_static_like_ours
 
 from quantkit.graph.model import read_model, save_model
 from quantkit.graph.prepare import prepare
@@ -39,33 +37,6 @@ def photographs(folder, name, count):
             pixels = np.asarray(image.convert("RGB").resize((side, side), Image.Resampling.BILINEAR), np.float32)
         images.append(((pixels / 255 - MEAN) / STD).transpose(2, 0, 1))
     return np.stack(images).astype(np.float32)
-
-
-class Reader(CalibrationDataReader):
-    def __init__(self, x):
-        self._batches = iter([{"input": x[i : i + 1]} for i in range(len(x))])
-
-    def get_next(self):
-        return next(self._batches, None)
-
-
-def quantize_static_like_ours(path, x, folder):
-    logging.disable(logging.WARNING)
-    try:
-        quant_pre_process(str(path), str(folder / "preprocessed.onnx"))
-        quantize_static(
-            str(folder / "preprocessed.onnx"),
-            str(folder / "static.onnx"),
-            Reader(x),
-            quant_format=QuantFormat.QDQ,
-            per_channel=True,
-            activation_type=QuantType.QUInt8,
-            weight_type=QuantType.QInt8,
-            calibrate_method=CalibrationMethod.MinMax,
-        )
-    finally:
-        logging.disable(logging.NOTSET)
-    return folder / "static.onnx"
 
 
 @pytest.mark.parametrize("name", CONVS)

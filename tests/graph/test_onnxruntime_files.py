@@ -7,7 +7,7 @@ import onnx
 import onnx_ir as ir
 import onnxruntime as ort
 import pytest
-from builder import MICROSOFT, Builder, Outcome, assert_int8
+from graph.builder import MICROSOFT, Builder, Outcome, assert_int8
 
 from quantkit.errors import ModelError
 from quantkit.graph.model import read_model

@@ -14,7 +14,6 @@ import numpy as np
 import onnx
 import pytest
 from graph_runs import run, sqnr_db, text_model
-from test_int8_real_models import quantize_static_like_ours
 
 from quantkit.config.pipeline import CenterCrop, Decode, Normalize, Pipeline, Resize, ToTensor, imagenet_pipeline
 from quantkit.data.build_set import build_calibration_set
@@ -22,10 +21,11 @@ from quantkit.data.preprocess import preprocess
 from quantkit.graph.model import read_model, save_model
 from quantkit.targets import ORT
 from quantkit.workflows.calibrate import calibrate
-from quantkit.workflows.quantize import QuantizeOptions
+from quantkit.workflows.quantize_task import QuantizeOptions
 
 pytest.importorskip("openvino", reason="needs OpenVINO: pip install quantkit[openvino]")
-from openvino_runs import OpenVinoModel
+from graph.openvino_runs import OpenVinoModel
+from quantizers import quantize_static_like_ours
 
 _IMAGENET = imagenet_pipeline()
 _NORMALIZE = _IMAGENET.ops[-1]
@@ -46,7 +46,7 @@ PIPELINES = {
 }
 # Kinds of nodes that compute nothing, or prepare the weights once.
 _FREE = {"Input", "Output", "Const", "Reshape"}
-_CALIBRATION_IMAGES, _UNSEEN_IMAGES = 50, 60
+_CALIBRATION_IMAGES, _UNSEEN_IMAGES = 20, 30
 
 
 @pytest.fixture(scope="module")
@@ -74,7 +74,7 @@ def _part(index):
 
 @pytest.fixture(scope="module")
 def quantized(shared_assets, photographs, tmp_path_factory):
-    """Make, once for each model, ``quantkit calibrate``'s file and that of ``quantize_static`` on the same images."""
+    """Make, once for each model, ``quantkit calibrate``'s file and that of ``quantize_static``, on the same images."""
 
     @functools.cache
     def make(name):
@@ -87,9 +87,16 @@ def quantized(shared_assets, photographs, tmp_path_factory):
         )
         chosen = build_calibration_set(images / "calibration", count=_CALIBRATION_IMAGES, unlabelled=True)
         calibrate(fp32, chosen, pipeline, run=folder / "run")
-        static = quantize_static_like_ours(fp32, seen, folder)
+        static, int8 = quantize_static_like_ours(fp32, seen, folder), folder / "run" / "int8.onnx"
         return SimpleNamespace(
-            fp32=fp32, int8=folder / "run" / "int8.onnx", static=static, unseen=unseen, chosen=chosen, folder=folder
+            fp32=fp32,
+            int8=int8,
+            static=static,
+            unseen=unseen,
+            chosen=chosen,
+            folder=folder,
+            ours=OpenVinoModel(int8, unseen.shape),
+            peers=OpenVinoModel(static, unseen.shape),
         )
 
     return make
@@ -101,7 +108,7 @@ def quantized(shared_assets, photographs, tmp_path_factory):
 def test_openvino_executes_every_layer_in_int8(quantized, name):
     made = quantized(name)
     layers = sum(node.op_type in ("Conv", "Gemm", "MatMul") for node in onnx.load(made.fp32).graph.node)
-    executed = OpenVinoModel(made.int8, made.unseen.shape).executed()
+    executed = made.ours.executed()
     integer = sum(executed[kind, "u8"] for kind in ("Convolution", "FullyConnected", "MatMul"))
     assert integer == layers
     in_float = {pair: count for pair, count in executed.items() if pair[1] == "f32" and pair[0] not in _FREE}
@@ -109,7 +116,7 @@ def test_openvino_executes_every_layer_in_int8(quantized, name):
     assert in_float.pop(("Subgraph", "f32"), 0) <= 1
     assert in_float.pop(("Reorder", "f32"), 0) <= 1
     assert in_float == {}
-    of_static = OpenVinoModel(made.static, made.unseen.shape).executed()
+    of_static = made.peers.executed()
     assert _work(executed) <= _work(of_static)
 
 
@@ -124,9 +131,9 @@ def _work(executed):
 def test_openvino_is_as_near_to_fp32_as_onnxruntime_within_1_db(quantized, name):
     made = quantized(name)
     fp32 = run(read_model(made.fp32), made.unseen)
-    there = sqnr_db(fp32, OpenVinoModel(made.int8, made.unseen.shape).run(made.unseen))
+    there = sqnr_db(fp32, made.ours.run(made.unseen))
     here = sqnr_db(fp32, run(made.int8, made.unseen))
-    of_static = sqnr_db(fp32, OpenVinoModel(made.static, made.unseen.shape).run(made.unseen))
+    of_static = sqnr_db(fp32, made.peers.run(made.unseen))
     print(f"{name}: {there:.1f} dB in OpenVINO, {here:.1f} dB in onnxruntime; quantize_static {of_static:.1f} dB")
     assert there >= here - 1.0
     assert there >= of_static
@@ -137,8 +144,7 @@ def test_openvino_is_as_near_to_fp32_as_onnxruntime_within_1_db(quantized, name)
 @pytest.mark.parametrize("name", PIPELINES)
 def test_openvino_runs_it_no_slower_than_quantize_static(quantized, name):
     made = quantized(name)
-    models = [OpenVinoModel(path, made.unseen.shape) for path in (made.int8, made.static)]
-    ratios = [_cost_ratio(models, made.unseen[:1]) for _ in range(3)]
+    ratios = [_cost_ratio([made.ours, made.peers], made.unseen[:1]) for _ in range(3)]
     print(f"{name}: {statistics.median(ratios):.3f} of quantize_static's time in OpenVINO")
     assert min(ratios) <= 1.03
 

@@ -7,7 +7,7 @@ import itertools
 
 import numpy as np
 import pytest
-from builder import Builder, Outcome
+from graph.builder import Builder, Outcome
 
 POOLS = [
     {"kernel_shape": [2, 2], "strides": [2, 2]},

@@ -4,7 +4,7 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 import pytest
-from builder import Builder, Outcome, assert_int8, image_of
+from graph.builder import Builder, Outcome, assert_int8, image_of
 from graph_runs import run, sqnr_db
 
 from quantkit.graph.prepare import prepare

@@ -26,6 +26,8 @@ def reshape_constant(model):
 FLATTEN = """s = Shape (x) n = Gather (s, zero) u = Unsqueeze (n, axis) f = Concat <axis = 0> (u, minus)
   y = Reshape (x, f)"""
 SHUFFLE = """s = Shape <start = 0, end = 1> (x) f = Concat <axis = 0> (s, rest) y = Reshape (x, f)"""
+STEPPED = """s = Shape (x) a = Slice (s, zero1, one1, zero1, one1) f = Concat <axis = 0> (a, minus)
+  y = Reshape (x, f)"""
 SLICED = """s = Shape (x) a = Slice (s, zero1, one1) f = Concat <axis = 0> (a, minus) y = Reshape (x, f)"""
 
 
@@ -35,8 +37,9 @@ SLICED = """s = Shape (x) a = Slice (s, zero1, one1) f = Concat <axis = 0> (a, m
         (FLATTEN, "N, M", {"zero": 0, "axis": [0], "minus": [-1]}, [0, -1]),
         (SHUFFLE, "N, 2, 4, 4, 4", {"rest": [2, 4, 4, 4]}, [0, 2, 4, 4, 4]),
         (SLICED, "N, M", {"zero1": [0], "one1": [1], "minus": [-1]}, [0, -1]),
+        (STEPPED, "N, M", {"zero1": [0], "one1": [1], "minus": [-1]}, [0, -1]),
     ],
-    ids=["flatten by view(x.size(0), -1)", "channel shuffle", "leading sizes by Slice"],
+    ids=["flatten by view(x.size(0), -1)", "channel shuffle", "leading sizes by Slice", "Slice with steps"],
 )
 @pytest.mark.parametrize("batch", [1, 3])
 def test_batch_size_is_repeated_not_read(body, out, constants, expected, batch):

@@ -4,11 +4,13 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 import pytest
+from graph_runs import session
 from onnx import TensorProto, helper, numpy_helper
 
 from quantkit.errors import ModelError, UsageError
 from quantkit.graph.fixed_inputs import fixed_values, parse_inputs, to_json
 from quantkit.graph.image_input import image_input
+from quantkit.graph.interface import from_core, to_core
 from quantkit.graph.signature import read_signature
 
 FLOAT, HALF, INT, UINT8 = TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.INT64, TensorProto.UINT8
@@ -79,6 +81,23 @@ def test_image_channels_from_convolution_where_axis_is_dynamic():
         "(float[N, C, H, W] x) => (float[N, K, Y, X] y) { y = Conv <group = 2> (x, w) }", w=np.zeros((4, 3, 3, 3))
     )
     assert image_input(model).channels == 6
+
+
+def test_image_channels_of_focus_stem_are_those_of_the_input():
+    nodes = """
+        a = Slice (x, even, end, axis, two)
+        b = Slice (x, odd, end, axis, two)
+        c = Concat <axis = 1> (a, b)
+        y = Conv (c, w)
+    """
+    sizes = {"even": [0], "odd": [1], "end": [8], "axis": [3], "two": [2]}
+    model = parsed(
+        f"(float[N, 3, 8, 8] x) => (float[N, K, Y, X] y) {{ {nodes} }}",
+        w=np.zeros((4, 6, 3, 3)),
+        **{name: np.array(value, np.int64) for name, value in sizes.items()},
+    )
+    found = image_input(model)
+    assert (found.layout, found.channels) == ("NCHW", 3)
 
 
 @pytest.mark.parametrize(
@@ -276,3 +295,23 @@ def test_scores_beside_a_sequence_are_the_tensor():
     text = f"(float[N, 3, 1, 1] x) => (seq(float[N, 3]) all, float[N, 10] y) {{ {nodes} }}"
     found = read_signature(parsed(text, w=np.zeros((3, 10))))
     assert (found.scores.name, found.outputs[0].fault) == ("y", "not a tensor")
+
+
+def test_transposed_image_among_the_outputs_keeps_its_axes():
+    model = parsed(
+        """(float[N, 8, 8, 3] image) => (float[N, 3, 8, 8] turned, float[N, 5] logits) {
+            turned = Transpose<perm = [0, 3, 1, 2]>(image)  layer = Conv(turned, w)
+            pooled = GlobalAveragePool(layer)  logits = Flatten(pooled)
+        }""",
+        w=np.random.default_rng(0).normal(size=(5, 3, 3, 3)),
+    )
+    signature = read_signature(model)
+    assert signature.image.layout == "NHWC"
+    written, images = (
+        from_core(to_core(model, signature), signature),
+        np.random.default_rng(1).normal(size=(2, 8, 8, 3)),
+    )
+    feeds = {"image": images.astype(np.float32)}
+    before, after = (session(one).run(None, feeds) for one in (model, written))
+    assert np.array_equal(after[0], before[0])
+    assert np.allclose(after[1], before[1], atol=1e-5)

@@ -5,7 +5,7 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 import pytest
-from builder import FLOAT, Builder, Outcome, assert_int8
+from graph.builder import FLOAT, Builder, Outcome, assert_int8
 from onnx import TensorProto
 
 from quantkit.errors import ModelError

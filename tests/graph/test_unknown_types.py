@@ -4,7 +4,7 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 import pytest
-from builder import FLOAT, MICROSOFT, Builder, Outcome, assert_int8
+from graph.builder import FLOAT, MICROSOFT, Builder, Outcome, assert_int8
 from onnx import helper
 
 from quantkit.graph.model import read_model

@@ -11,6 +11,7 @@ import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from models import tiny_model, write_images
@@ -127,7 +128,7 @@ class Server:
         """
         for index, command in enumerate(commands):
             errors = str(folder / f"errors.{index}")
-            said: dict[str, object] = {"arguments": command.arguments, "folder": str(folder), "errors": errors}
+            said: dict[str, Any] = {"arguments": command.arguments, "folder": str(folder), "errors": errors}
             if largest_file is not None:
                 said["largest_file"] = largest_file
             if kill_after_s is not None:
@@ -145,7 +146,7 @@ class Server:
         self._process.stdout.close()
         self._process.wait()
 
-    def _say(self, said: dict[str, object]) -> None:
+    def _say(self, said: dict[str, Any]) -> None:
         assert self._process.stdin is not None
         self._process.stdin.write(json.dumps(said) + "\n")
         self._process.stdin.flush()

@@ -3,10 +3,10 @@
 from collections.abc import Iterator
 
 import pytest
-from commands import Server
+from interruption.commands import Server
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def server() -> Iterator[Server]:
     started = Server()
     yield started

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from commands import COMMANDS, Command, Server, prepare
+from interruption.commands import COMMANDS, Command, Server, prepare
 
 from quantkit.errors import OutputError
 

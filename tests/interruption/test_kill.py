@@ -9,7 +9,7 @@ from pathlib import Path
 
 import onnx
 import pytest
-from commands import COMMANDS, Command, Server, Snapshot, prepare, results
+from interruption.commands import COMMANDS, Command, Server, Snapshot, prepare, results
 
 KILLS = int(os.environ.get("QUANTKIT_KILLS", "1"))
 

@@ -207,3 +207,25 @@ def test_a_recipe_is_refined_once_for_all_that_is_done_to_its_weights(monkeypatc
     builder.ranged(recipe.changed(refined=True, correction=WeightCorrection.NONE))
     builder.ranged(recipe.changed(refined=True, per_channel=False))
     assert calls == [True, False, True]
+
+
+def test_moves_that_are_hopeless_on_the_first_images_run_no_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, images = chain(unread=30.0), small_images(32)
+    plan, ranges = planned(model, images)
+    runs: list[int] = []
+    plain = refine.PrefixSharedRuns.scores
+
+    def counted(self, variant, **options):
+        runs.append(len(self._images))
+        return plain(self, variant, **options)
+
+    monkeypatch.setattr(refine.PrefixSharedRuns, "scores", counted)
+    monkeypatch.setattr(refine, "PROBED", 12)
+    found, counts = [], []
+    for hopeless in (refine.HOPELESS, np.inf):
+        monkeypatch.setattr(refine, "HOPELESS", hopeless)
+        runs.clear()
+        found.append(refine_ranges(model, plan, ranges, images, threads=1))
+        counts.append((runs.count(12), runs.count(20)))
+    assert found[0] == found[1]
+    assert counts[0][0] == counts[1][0] == counts[1][1] > counts[0][1]

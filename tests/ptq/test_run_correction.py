@@ -19,7 +19,8 @@ from quantkit.vendors.vacc.convert import read_spec
 from quantkit.vendors.vacc.document import Document
 from quantkit.workflows.calibrate import calibrate
 from quantkit.workflows.compare import compare
-from quantkit.workflows.quantize import QuantizeOptions, quantize
+from quantkit.workflows.quantize import quantize
+from quantkit.workflows.quantize_task import QuantizeOptions
 
 COARSE = Percentile(fraction=0.99)
 PIPELINE = Pipeline(ops=(Decode(), ToTensor()))

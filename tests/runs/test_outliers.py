@@ -17,7 +17,8 @@ from quantkit.targets import VACC
 from quantkit.vendors.vacc.convert import read_spec
 from quantkit.vendors.vacc.document import Document
 from quantkit.workflows.calibrate import Calibration, calibrate
-from quantkit.workflows.quantize import QuantizeOptions, quantize
+from quantkit.workflows.quantize import quantize
+from quantkit.workflows.quantize_task import QuantizeOptions
 from quantkit.workflows.sensitivity import sensitivity
 from quantkit.workflows.vacc.build_file import choices_of_run
 from quantkit.workflows.vacc.compiler_simulator import CompilerSimulator
@@ -90,7 +91,7 @@ def scales(path: Path) -> list[bytes]:
 def foretold(place: Path) -> Path:
     """Write what the run is expected to become on the card."""
     simulator = CompilerSimulator.of_run(place / "run")
-    return simulator.write(choices_of_run(simulator.record), place / "told.onnx")
+    return simulator.write(choices_of_run(simulator.run.record), place / "told.onnx")
 
 
 def test_ranges_leave_out_what_one_image_alone_reaches_and_its_name_is_told(place: Path) -> None:

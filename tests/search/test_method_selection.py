@@ -1,6 +1,7 @@
 """Method auto: which of several methods is chosen, which are measured, and what is reported of each."""
 
 import re
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
@@ -27,9 +28,9 @@ def scaled(factor: float) -> dict[str, Range]:
     return {name: Range(one.lo * factor, one.hi * factor) for name, one in RIGHT.items()}
 
 
-def select(factors: dict[Method, float], count: int = 40, **changed: object) -> MethodSelection:
+def select(factors: dict[Method, float], count: int = 40, **changed: Any) -> MethodSelection:
     """Compare methods whose ranges are the observed ones times a factor."""
-    options: dict[str, object] = {"corrected": True, "threads": 1} | changed
+    options: dict[str, Any] = {"corrected": True, "threads": 1} | changed
     return select_method(
         MODEL,
         list(factors),

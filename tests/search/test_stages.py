@@ -130,6 +130,16 @@ def test_refined_ranges_that_other_noise_hid_are_tried_again_without_it() -> Non
     assert not run(Hidden(), Goal(max_drop=0), stages=OPEN - {Stage.RANGES}).best.recipe.refined
 
 
+@pytest.mark.parametrize(("gain", "kept"), [(0.01, False), (0.05, True)])
+def test_refined_ranges_that_gain_less_than_two_percent_are_not_kept(gain: float, kept: bool) -> None:
+    class Slight(Fake):
+        def kl(self, recipe: Recipe) -> float:
+            return super().kl(recipe) * (1.0 - gain * recipe.refined)
+
+    outcome = run(Slight(), Goal(max_drop=0), stages={Stage.RANGES})
+    assert outcome.best.recipe.refined is kept
+
+
 def test_a_rung_that_does_not_help_is_not_judged() -> None:
     class Worse(Fake):
         def kl(self, recipe: Recipe) -> float:

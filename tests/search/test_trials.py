@@ -77,6 +77,20 @@ def test_shortlist_a_stage_must_earn_its_share(tmp_path, share) -> None:
     assert bool(kept) == bool(share)
 
 
+@pytest.mark.parametrize(("strengths", "tried"), [((1.0, 0.0), False), ((0.0, 1.0), True)])
+def test_shortlist_refines_another_network_only_if_it_is_nearer_without(tmp_path, strengths, tried) -> None:
+    """Equalization brings this network nearer to fp32, so undoing it is not worth a refinement."""
+    trials = trials_of(unlike_channels(), tmp_path)
+    kept, other = (
+        START.changed(equalization=strength, refined=True, correction=WeightCorrection.ROUNDING)
+        for strength in strengths
+    )
+    trials.shortlist(best(kept.changed(correction=WeightCorrection.BIAS)), [kept, other], 1.0)
+    seen = {one.recipe.changed(refined=False): one for one in trials.screened}
+    assert other.changed(refined=False) in seen
+    assert any(recipe.equalization == other.equalization for recipe in trials._subject.builder._refined) is tried
+
+
 def test_shortlist_previews_are_cached(tmp_path) -> None:
     recipes = [START.changed(method=method) for method in (Mse(), Kl())]
     log = ProgressLog()

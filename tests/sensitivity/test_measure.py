@@ -11,7 +11,7 @@ from quantkit.engine.scores import score_sqnr_db, scores_of
 from quantkit.errors import ModelError, NumericError, UsageError
 from quantkit.graph.qdq.plan import PlanOptions, plan
 from quantkit.graph.qdq.write import write_qdq
-from quantkit.sensitivity.measure import layer_costs
+from quantkit.sensitivity.measure import LayerScorer, Quantization, layer_costs
 from quantkit.targets import ORT, TENSORRT, VACC
 
 TARGETS = [ORT, VACC, TENSORRT]
@@ -21,6 +21,11 @@ def ranges_of(model, images):
     """Return ranges of every tensor, for plans that observe other tensors than the full int8 model's."""
     names = [str(value.name) for node in model.graph for value in node.outputs]
     return minmax_ranges(model, [*names, str(model.graph.inputs[0].name)], images)
+
+
+def costs_of(model, target, ranges, images, *, threads, known=None, found=None, progress=None, **quantized):
+    scorer = LayerScorer(model, Quantization(target=target, ranges=ranges, **quantized), images, threads=threads)
+    return layer_costs(scorer, known=known, found=found, progress=progress)
 
 
 @pytest.fixture
@@ -39,7 +44,7 @@ def model():
 def test_both_ways_are_those_of_whole_models_with_layers_skipped(model, images, target) -> None:
     ranges = ranges_of(model, images)
     names = [layer.node for layer in plan(model, target).layers]
-    found = layer_costs(model, target, ranges, images, threads=2)
+    found = costs_of(model, target, ranges, images, threads=2)
     reference = scores_of(model, images, threads=1)
 
     def scores(*skipped: str):
@@ -62,7 +67,7 @@ def test_both_ways_are_those_of_whole_models_with_layers_skipped(model, images, 
 
 
 def test_shares_are_of_the_noise_of_the_whole_int8_model(model, images) -> None:
-    found = layer_costs(model, VACC, ranges_of(model, images), images, threads=1)
+    found = costs_of(model, VACC, ranges_of(model, images), images, threads=1)
     for cost in found.layers:
         whole, only, without = (d.noise.sum() for d in (found.whole, cost.isolated, cost.leave_one_out))
         assert found.share_made(cost) == pytest.approx(only / whole)
@@ -73,10 +78,10 @@ def test_shares_are_of_the_noise_of_the_whole_int8_model(model, images) -> None:
 def test_what_is_left_out_anyway_stays_in_float(model, images) -> None:
     ranges = ranges_of(model, images)
     skipped = plan(model, VACC).layers[1].node
-    found = layer_costs(model, VACC, ranges, images, left_out=PlanOptions(skip_convs=(1,)), threads=1)
+    found = costs_of(model, VACC, ranges, images, left_out=PlanOptions(skip_convs=(1,)), threads=1)
     assert skipped not in [cost.node for cost in found.layers]
     assert len(found.layers) == 3
-    before = layer_costs(model, VACC, ranges, images, threads=1)
+    before = costs_of(model, VACC, ranges, images, threads=1)
     alone = {cost.node: cost for cost in before.layers}
     np.testing.assert_array_equal(found.whole.noise, alone[skipped].leave_one_out.noise)
     for cost in found.layers:
@@ -85,7 +90,7 @@ def test_what_is_left_out_anyway_stays_in_float(model, images) -> None:
 
 def test_without_the_last_integer_layer_the_model_is_fp32(model, images) -> None:
     left_out = PlanOptions(skip_convs=(0, 1, 2))
-    (cost,) = layer_costs(model, ORT, ranges_of(model, images), images, left_out=left_out, threads=1).layers
+    (cost,) = costs_of(model, ORT, ranges_of(model, images), images, left_out=left_out, threads=1).layers
     assert cost.op_type == "Gemm"
     assert cost.conv_index is None
     assert cost.leave_one_out.noise.max() == 0.0
@@ -96,8 +101,8 @@ def test_a_layer_takes_its_part_of_a_bias_correction_along(model, images) -> Non
     ranges = ranges_of(model, images)
     made = plan(model, VACC)
     shift = {made.layers[1].output: np.full(8, 0.25, np.float32)}
-    plain = layer_costs(model, VACC, ranges, images, threads=1)
-    shifted = layer_costs(model, VACC, ranges, images, bias_shift=shift, threads=1)
+    plain = costs_of(model, VACC, ranges, images, threads=1)
+    shifted = costs_of(model, VACC, ranges, images, bias_shift=shift, threads=1)
     for index, (one, other) in enumerate(zip(plain.layers, shifted.layers, strict=True)):
         assert (one.isolated.noise != other.isolated.noise).any() == (index == 1)
         assert (one.leave_one_out.noise != other.leave_one_out.noise).any() == (index != 1)
@@ -105,7 +110,7 @@ def test_a_layer_takes_its_part_of_a_bias_correction_along(model, images) -> Non
 
 def test_same_bits_with_any_number_of_threads(model, images) -> None:
     ranges = ranges_of(model, images)
-    first, second = (layer_costs(model, ORT, ranges, images, threads=threads) for threads in (1, 3))
+    first, second = (costs_of(model, ORT, ranges, images, threads=threads) for threads in (1, 3))
     for one, other in zip(first.layers, second.layers, strict=True):
         np.testing.assert_array_equal(one.isolated.noise, other.isolated.noise)
         np.testing.assert_array_equal(one.leave_one_out.noise, other.leave_one_out.noise)
@@ -114,7 +119,7 @@ def test_same_bits_with_any_number_of_threads(model, images) -> None:
 def test_known_layers_are_not_measured_again(model, images) -> None:
     ranges = ranges_of(model, images)
     told, seen = [], []
-    whole = layer_costs(
+    whole = costs_of(
         model, ORT, ranges, images, threads=1, found=told.append, progress=lambda *count: seen.append(count)
     )
     assert [cost.node for cost in told] == [cost.node for cost in whole.layers]
@@ -122,7 +127,7 @@ def test_known_layers_are_not_measured_again(model, images) -> None:
     marked = replace(whole.layers[1], macs=-1)
     known = {whole.layers[0].node: whole.layers[0], marked.node: marked}
     told.clear()
-    again = layer_costs(model, ORT, ranges, images, threads=1, known=known, found=told.append)
+    again = costs_of(model, ORT, ranges, images, threads=1, known=known, found=told.append)
     assert [cost.node for cost in told] == [cost.node for cost in whole.layers[2:]]
     assert again.layers[1] is marked
     for one, other in zip(whole.layers, again.layers, strict=True):
@@ -130,7 +135,7 @@ def test_known_layers_are_not_measured_again(model, images) -> None:
 
 
 def test_multiply_adds_and_indices_come_along(model, images) -> None:
-    found = layer_costs(model, ORT, ranges_of(model, images), images, threads=1)
+    found = costs_of(model, ORT, ranges_of(model, images), images, threads=1)
     assert [cost.macs for cost in found.layers] == [36 * 8 * 27, 36 * 8 * 9, 36 * 8 * 8, 5 * 8]
     assert [cost.conv_index for cost in found.layers] == [0, 1, 2, None]
     assert found.macs == sum(cost.macs or 0 for cost in found.layers)
@@ -139,10 +144,10 @@ def test_multiply_adds_and_indices_come_along(model, images) -> None:
 def test_bad_input_is_named(model, images) -> None:
     ranges = ranges_of(model, images)
     with pytest.raises(UsageError, match="there is no conv 9"):
-        layer_costs(model, ORT, ranges, images, left_out=PlanOptions(skip_convs=(9,)), threads=1)
+        costs_of(model, ORT, ranges, images, left_out=PlanOptions(skip_convs=(9,)), threads=1)
     with pytest.raises(ModelError, match="no operator is left to quantize"):
-        layer_costs(model, ORT, ranges, images, left_out=PlanOptions(skip=("*",)), threads=1)
+        costs_of(model, ORT, ranges, images, left_out=PlanOptions(skip=("*",)), threads=1)
     with pytest.raises(ModelError, match="have no range"):
-        layer_costs(model, ORT, {}, images, threads=1)
+        costs_of(model, ORT, {}, images, threads=1)
     with pytest.raises(NumericError, match="image 1: the scores contain NaN"):
-        layer_costs(model, ORT, ranges, [images[0], images[1] * np.float32(np.nan)], threads=1)
+        costs_of(model, ORT, ranges, [images[0], images[1] * np.float32(np.nan)], threads=1)

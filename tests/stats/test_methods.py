@@ -5,7 +5,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
-from references import mean_squared_error, relay_divergences, tensorrt_divergences
+from stats.references import mean_squared_error, relay_divergences, tensorrt_divergences
 
 from quantkit.config.method import Kl, Method, MinMax, Mse, Percentile, parse_method
 from quantkit.errors import UsageError

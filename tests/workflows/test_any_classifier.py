@@ -7,6 +7,7 @@ where the test put them.
 import math
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -17,7 +18,7 @@ from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 
 import quantkit
-from quantkit.config.pipeline import Decode, Normalize, Pipeline, ToTensor
+from quantkit.config.pipeline import Decode, Normalize, Pipeline, Resize, ToTensor
 from quantkit.engine.classifier import read_classifier
 from quantkit.errors import ConfigError, ModelError
 from quantkit.search.budget import FloatBudget
@@ -75,7 +76,7 @@ class Net:
         self.nodes: list[onnx.NodeProto] = []
         self.weights: list[onnx.TensorProto] = []
 
-    def op(self, name: str, *inputs: str, out: str | None = None, **attributes: object) -> str:
+    def op(self, name: str, *inputs: str, out: str | None = None, **attributes: Any) -> str:
         result = out or f"{name.lower()}_{len(self.nodes)}"
         self.nodes.append(helper.make_node(name, inputs, [result], f"{name}_{len(self.nodes)}", **attributes))
         return result
@@ -427,3 +428,51 @@ def test_nhwc_graph_is_no_larger_than_its_nchw_twin(images: Path, tmp_path: Path
         write(tmp_path / f"{name}.onnx", plain, pictures_of(images))
         counts[name] = len(read_classifier(tmp_path / f"{name}.onnx").prepared().model.graph)
     assert counts["nhwc"] == counts["nchw"]
+
+
+def test_sizes_below_zero_and_question_marks_are_free(tmp_path: Path, images: Path) -> None:
+    """PaddlePaddle's exporter writes [-1, 3, ?, ?], and flattens by the shape that the batch has."""
+    model = onnx.parser.parse_model(
+        """<ir_version: 7, opset_import: ["": 11]>
+        g (float[N, 3, H, W] x) => (float[M, 4] scores) {
+            c = Conv <strides = [2, 2]> (x, w)
+            r = Relu (c)
+            p = GlobalAveragePool (r)
+            s = Shape (p)
+            narrow = Cast <to = 6> (s)
+            n = Slice (narrow, zero, one, zero, one)
+            wide = Cast <to = 7> (n)
+            shape = Concat <axis = 0> (wide, channels)
+            flat = Reshape (p, shape)
+            scores = MatMul (flat, head)
+        }"""
+    )
+    rng = np.random.default_rng(3)
+    weights = {
+        "w": rng.normal(size=(8, 3, 3, 3)).astype(np.float32),
+        "head": rng.normal(size=(8, 4)).astype(np.float32),
+        "zero": np.array([0], np.int64),
+        "one": np.array([1], np.int64),
+        "channels": np.array([8], np.int64),
+    }
+    model.graph.initializer.extend(numpy_helper.from_array(content, name) for name, content in weights.items())
+    for value in (*model.graph.input, *model.graph.output):
+        sizes = value.type.tensor_type.shape.dim
+        sizes[0].dim_value = -1
+        for size in sizes[2:]:
+            size.dim_param = "?"
+    onnx.save(model, tmp_path / "paddle.onnx")
+    described = quantkit.inspect(tmp_path / "paddle.onnx", size=(8, 12))
+    assert not described.problems
+    assert described.image is not None
+    assert described.image.batch is None
+    assert described.multiply_adds == 8 * 3 * 9 * 3 * 5 + 8 * 4
+    chosen = quantkit.build_calibration_set(images, count=24)
+    wide = Pipeline(ops=(Decode(), Resize(size=(8, 12)), ToTensor()))
+    done = calibrate(tmp_path / "paddle.onnx", chosen, wide, run=tmp_path / "run", method="minmax")
+    assert (done.coverage.int8_layers, done.coverage.uncounted) == (2, 0)
+    arrays = calibrate(tmp_path / "paddle.onnx", rng.normal(size=(8, 3, 8, 12)).astype(np.float32), run=tmp_path / "b")
+    assert arrays.coverage.multiply_adds == done.coverage.multiply_adds
+    (image,) = ort.InferenceSession(done.run / "int8.onnx").get_inputs()
+    assert image.shape[1] == 3
+    assert all(isinstance(image.shape[axis], str | None) for axis in (0, 2, 3))

@@ -15,7 +15,7 @@ from quantkit.data.calibration_set import CalibrationSet
 from quantkit.data.decoded import DecodedImages
 from quantkit.errors import UsageError
 from quantkit.ptq.bias_correction import HELD_BACK
-from quantkit.ptq.run_correction import IMAGES
+from quantkit.ptq.run_correction import IMAGES, Images
 from quantkit.runs.folder import RunFolder
 from quantkit.runs.inputs import calibrated, model_inputs
 from quantkit.search import method_selection
@@ -24,7 +24,8 @@ from quantkit.stats.solve import solve_all
 from quantkit.targets import ORT, VACC
 from quantkit.workflows import auto_method
 from quantkit.workflows.calibrate import calibrate
-from quantkit.workflows.quantize import QuantizeOptions, quantize
+from quantkit.workflows.quantize import quantize
+from quantkit.workflows.quantize_task import QuantizeOptions, QuantizeTask
 from quantkit.workflows.quantized_files import method_of_run
 from quantkit.workflows.vacc.backend import VaccBackend
 from quantkit.workflows.vacc.build_file import VamcOptions
@@ -127,18 +128,18 @@ def test_quantize_by_auto_without_images_and_comparison_uses_percentile_and_says
 
 def test_images_that_are_missing_at_the_end_of_the_set_are_noticed(run: Path, chosen: CalibrationSet) -> None:
     record = RunFolder(run).read()
-    images = auto_method.Images(chosen, record.pipeline, DecodedImages(record.pipeline))
-    prepared, statistics = auto_method_inputs(run)
-    subject = QuantizeOptions(per_channel=False).subject(RunFolder(run), prepared, statistics, ORT, images)
+    images = Images(chosen, record.pipeline, DecodedImages(record.pipeline))
+    subject = QuantizeTask(
+        run=calibrated(RunFolder(run), record),
+        requested=ORT,
+        options=QuantizeOptions(per_channel=False),
+        images=images,
+    )
     without_images(run)
     method, selection = auto_method.resolve_method(Auto(), subject, ProgressLog())
     assert method == Percentile()
     assert selection is not None
     assert "calibration images are missing or changed; put them back" in selection.reason
-
-
-def auto_method_inputs(run: Path):
-    return calibrated(RunFolder(run), RunFolder(run).read())
 
 
 def test_too_few_images_use_percentile_and_say_how_many_are_needed(tmp_path: Path, model: Path) -> None:
@@ -168,7 +169,8 @@ def test_methods_are_compared_on_images_that_no_correction_is_fitted_on(
 ) -> None:
     images = build_calibration_set(write_images(tmp_path / "more", per_class=per_class), count=4 * per_class)
     calibrate(model, images, PIPELINE, run=tmp_path / "run")
-    prepared, _ = auto_method_inputs(tmp_path / "run")
+    folder = RunFolder(tmp_path / "run")
+    prepared = calibrated(folder, folder.read()).prepared
     inputs = [image.tobytes() for image in model_inputs(prepared.model, images.items, PIPELINE, 1)]
     places = [inputs.index(image.tobytes()) for image in compared_on]
     assert len(places) >= 8

@@ -4,6 +4,7 @@ import csv
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -30,6 +31,7 @@ from quantkit.errors import (
 )
 from quantkit.graph.prepare import prepare
 from quantkit.graph.qdq.taps import taps
+from quantkit.progress import Resumed
 from quantkit.runs.folder import RunFolder
 from quantkit.stats.bins import bin_of
 from quantkit.stats.file import load_statistics, save_statistics
@@ -38,7 +40,8 @@ from quantkit.stats.observer import Observer
 from quantkit.targets import TENSORRT, VACC
 from quantkit.workflows.calibrate import calibrate
 from quantkit.workflows.compare import compare
-from quantkit.workflows.quantize import QuantizeOptions, quantize
+from quantkit.workflows.quantize import quantize
+from quantkit.workflows.quantize_task import QuantizeOptions
 
 PIPELINE = Pipeline(ops=(Decode(), ToTensor()))
 
@@ -53,7 +56,7 @@ class Place:
         self.set = build_calibration_set(self.images, count=16)
         self.run = folder / "run"
 
-    def calibrate(self, **options: object) -> Path:
+    def calibrate(self, **options: Any) -> Path:
         calibrate(self.model, self.set, PIPELINE, run=self.run, **options)  # type: ignore[arg-type]
         return self.run
 
@@ -211,8 +214,12 @@ def test_an_interrupted_pass_goes_on_and_ends_with_the_same_bits(place: Place, m
     assert not (place.run / "statistics.safetensors").exists()
     log = ProgressLog()
     place.calibrate(threads=1, progress=log)
-    [resumed] = [int(text.split()[2]) for text in log.messages if text.startswith("resuming after")]
-    assert 0 < resumed <= 8
+    [resumed] = [text for text in log.messages if isinstance(text, Resumed)]
+    assert 0 < resumed.done <= 8
+    partial = place.run / "statistics.partial.safetensors"
+    assert resumed == f"resumed: {resumed.done} of 16 images from {partial}"
+    assert log.counts[0] == (resumed.done, 16)
+    assert log.counts[1][0] > resumed.done
     assert log.tasks[0] == ("calibrating", "images")
     assert (place.run / "statistics.safetensors").read_bytes() == expected
     assert not (place.run / "statistics.partial.safetensors").exists()

@@ -1,5 +1,6 @@
 """Commands on the workers of a real Ray on this machine: the bits of threads, whatever happens to workers."""
 
+import importlib
 import os
 import signal
 import socket
@@ -32,7 +33,7 @@ from quantkit.workflows import sensitivity as sensitivity_module
 from quantkit.workflows import tune as tune_module
 from quantkit.workflows.execution import Execution
 
-pytest.importorskip("ray", reason="needs quantkit[ray]")
+ray = pytest.importorskip("ray", reason="needs quantkit[ray]")
 
 PIPELINE = Pipeline(ops=(Decode(), ToTensor(), Normalize(mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))))
 
@@ -62,7 +63,7 @@ def engine() -> Iterator[SharedEngine]:
 def on_cluster(engine: SharedEngine, monkeypatch: pytest.MonkeyPatch) -> str:
     """Return an address that stands for the shared engine."""
 
-    def place(cluster: str | None, device: Device, threads: int | None, progress: object, **_: object) -> Execution:
+    def place(cluster: str | None, device: Device, threads: int | None, progress: object, **_: Any) -> Execution:
         return Execution(device, 2, None if cluster is None else engine)
 
     for module in (calibrate_module, compare_module, evaluate_module, sensitivity_module, tune_module):
@@ -187,6 +188,17 @@ def test_killed_workers_are_replaced_and_their_images_counted_once(
     assert "a worker died; its images are run again" in log.messages
     name = "statistics.safetensors"
     assert (tmp_path / "here" / name).read_bytes() == (tmp_path / "there" / name).read_bytes()
+
+
+def test_benchmark_cost_of_jobs_counts_processor_time_of_all_processes(
+    engine: SharedEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(Path(__file__).resolve().parents[2] / "benchmarks"))
+    benchmark = importlib.import_module("cluster")
+    ray.cloudpickle.register_pickle_by_value(benchmark)  # workers do not find the module
+    cost = benchmark.cost_of_jobs(engine, 20)
+    assert cost["jobs_per_s"] > 0.0
+    assert cost["all_s"] >= cost["driver_s"] > 0.0
 
 
 def test_damaged_image_on_a_cluster_ends_in_the_error_of_threads(folder: Path, on_cluster: str, tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ same way through the code. With it, the same tests run on the provider itself.
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnxruntime as ort
@@ -31,7 +32,7 @@ from quantkit.stats.file import load_statistics, save_statistics
 from quantkit.workflows.calibrate import calibrate
 from quantkit.workflows.compare import compare, evaluate_models
 from quantkit.workflows.evaluate import evaluate
-from quantkit.workflows.quantize import QuantizeOptions
+from quantkit.workflows.quantize_task import QuantizeOptions
 from quantkit.workflows.report import report
 from quantkit.workflows.sensitivity import sensitivity
 from quantkit.workflows.tune import TuneOptions, tune
@@ -242,8 +243,8 @@ def test_results_name_the_provider_that_answered(run: Path, images: Path, openvi
 
 
 def test_run_records_the_device_of_the_pass_and_keeps_it(run: Path, tmp_path: Path, openvino: Device) -> None:
-    def recorded(folder: Path) -> dict[str, object]:
-        found: dict[str, object] = json.loads((folder / "run.json").read_text())["observed_on"]
+    def recorded(folder: Path) -> dict[str, Any]:
+        found: dict[str, Any] = json.loads((folder / "run.json").read_text())["observed_on"]
         return found
 
     assert recorded(run)["provider"] == "CPUExecutionProvider"

@@ -8,7 +8,7 @@ import pytest
 
 from quantkit.config.method import Kl, Percentile
 from quantkit.sensitivity.result import Figures, LayerSensitivity, Sensitivity
-from quantkit.workflows.quantize import QuantizeOptions
+from quantkit.workflows.quantize_task import QuantizeOptions
 from quantkit.workflows.sensitivity_decision import compare_command, decide, quantize_command
 
 

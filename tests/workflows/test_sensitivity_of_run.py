@@ -23,7 +23,8 @@ from quantkit.workflows import sensitivity as step
 from quantkit.workflows.calibrate import calibrate
 from quantkit.workflows.compare import compare
 from quantkit.workflows.project import run_of_subject
-from quantkit.workflows.quantize import QuantizeOptions, quantize
+from quantkit.workflows.quantize import quantize
+from quantkit.workflows.quantize_task import QuantizeOptions
 from quantkit.workflows.sensitivity import sensitivity
 
 PIPELINE = Pipeline(ops=(Decode(), ToTensor()))
@@ -233,13 +234,16 @@ def test_what_cannot_be_done_is_said_before_any_work(run: Path, tmp_path: Path, 
     assert measured == []
 
 
-def test_a_run_is_meant_by_its_folder_or_by_its_model(run: Path, tmp_path: Path) -> None:
-    assert run_of_subject(run, Project(), tmp_path) == run
+def test_a_run_is_meant_by_its_folder_or_by_its_model(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert run_of_subject(run, Project()) == run
     (tmp_path / "runs").mkdir()
     own = run.rename(tmp_path / "runs" / "tiny")
-    assert run_of_subject(tmp_path / "tiny.onnx", Project(), tmp_path) == own
-    assert run_of_subject(None, Project(), tmp_path) == own
+    assert run_of_subject(tmp_path / "tiny.onnx", Project()) == own.relative_to(tmp_path)
+    assert run_of_subject(None, Project()) == own.relative_to(tmp_path)
     (tmp_path / "elsewhere").mkdir()
     other = tiny_model(tmp_path / "elsewhere" / "tiny.onnx", seed=1)
     with pytest.raises(UsageError, match=r"runs/tiny: this run belongs to .*/tiny\.onnx; give the run folder"):
-        run_of_subject(other, Project(), tmp_path)
+        run_of_subject(other, Project())

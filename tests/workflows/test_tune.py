@@ -33,7 +33,7 @@ from quantkit.vendors.vacc.document import Document
 from quantkit.vendors.vacc.spec import BuildSpec
 from quantkit.workflows.calibrate import calibrate
 from quantkit.workflows.compare import compare
-from quantkit.workflows.quantize import QuantizeOptions
+from quantkit.workflows.quantize_task import QuantizeOptions
 from quantkit.workflows.tune import TuneOptions, Tuning, tune
 
 PIPELINE = Pipeline(ops=(Decode(), ToTensor()))

@@ -1,4 +1,6 @@
-"""Gives every node and value a unique name."""
+"""Gives every node and value a unique name, and every free size of the inputs one."""
+
+import itertools
 
 import onnx_ir as ir
 from onnx_ir.passes.common import NameFixPass
@@ -40,3 +42,23 @@ def _free_suffixes(graph: ir.Graph) -> bool:
             value.name = unused_name(graph, f"{name}_")
             modified = True
     return modified
+
+
+class NameSizesPass(ir.passes.InPlacePass):
+    """Name the free sizes of the inputs: shape inference carries names on, and equal sizes are found by them."""
+
+    def call(self, model: ir.Model) -> ir.passes.PassResult:
+        """Name the sizes that are free and have no name."""
+        shapes = [(value, list(value.shape)) for value in model.graph.inputs if value.shape is not None]
+        taken = {str(size) for _, shape in shapes for size in shape}
+        names = (name for index in itertools.count() if (name := f"dim_{index}") not in taken)
+        modified = False
+        for value, shape in shapes:
+            if any(_is_nameless(size) for size in shape):
+                value.shape = ir.Shape([next(names) if _is_nameless(size) else size for size in shape])
+                modified = True
+        return ir.passes.PassResult(model, modified)
+
+
+def _is_nameless(size: int | ir.SymbolicDim) -> bool:
+    return isinstance(size, ir.SymbolicDim) and size.value is None

@@ -34,6 +34,27 @@ class QuantizedWeight:
     widened: tuple[int, ...]
 
 
+class WeightIntegers:
+    """The integers of weights by their scales: models of a plan that differ only in ranges share them."""
+
+    def __init__(self) -> None:
+        self._thresholds: dict[tuple[str, int | None], npt.NDArray[np.float64]] = {}
+        self._integers: dict[tuple[str, int | None, bytes], IntArray] = {}
+
+    def thresholds(self, name: str, weight: FloatArray, axis: int | None) -> npt.NDArray[np.float64]:
+        """Return `weight_thresholds` of a weight tensor."""
+        if (name, axis) not in self._thresholds:
+            self._thresholds[name, axis] = weight_thresholds(weight, axis)
+        return self._thresholds[name, axis]
+
+    def quantized(self, name: str, weight: FloatArray, qparams: QParams) -> IntArray:
+        """Return the integers of a weight tensor, not to be modified."""
+        key = (name, qparams.axis, qparams.scale.tobytes())
+        if key not in self._integers:
+            self._integers[key] = _in_blocks(weight, qparams)
+        return self._integers[key]
+
+
 def weight_thresholds(weight: FloatArray, axis: int | None) -> npt.NDArray[np.float64]:
     """Return ``max |w|``, a single value or, with an axis, one per channel."""
     if axis is None:
@@ -52,6 +73,8 @@ def quantize_weight(
     groups: int,
     input_scale: float,
     thresholds: FloatArray | None = None,
+    name: str = "",
+    known: WeightIntegers | None = None,
 ) -> QuantizedWeight:
     """Quantize the weights of a layer so that its bias fits the accumulator.
 
@@ -67,10 +90,13 @@ def quantize_weight(
         groups: groups of a ConvTranspose; the channels of ``axis`` repeat for each group.
         input_scale: scale of the input activation.
         thresholds: clipping thresholds to use instead of ``max |w|``, one or one per channel of ``axis``.
+        name: of the weight tensor in ``known``.
+        known: integers of a plan's weights, extended by those of this one.
     """
     channel_axis = axis if scheme.per_channel else None
+    known = known or WeightIntegers()
     if thresholds is None:
-        thresholds = weight_thresholds(weight, channel_axis)
+        thresholds = known.thresholds(name, weight, channel_axis)
     else:
         shape = () if channel_axis is None else (weight.shape[axis],)
         thresholds = np.broadcast_to(np.asarray(thresholds, np.float64), shape)
@@ -81,7 +107,8 @@ def quantize_weight(
     qparams = replace(qparams, scale=scale)
     accumulator = (np.float64(input_scale) * scale.astype(np.float64)).astype(np.float32)
     bias_scale = accumulator if channel_axis is None else np.tile(accumulator, groups)
-    return QuantizedWeight(_in_blocks(weight, qparams), qparams, bias_scale, tuple(int(index) for index in widened))
+    values = known.quantized(name, weight, qparams)
+    return QuantizedWeight(values, qparams, bias_scale, tuple(int(index) for index in widened))
 
 
 def quantize_bias(bias: FloatArray, scale: npt.NDArray[np.float32]) -> npt.NDArray[np.int32]:

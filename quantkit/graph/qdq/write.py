@@ -13,6 +13,7 @@ from quantkit.graph.qdq.block_ort_requantization import keep_float
 from quantkit.graph.qdq.edit import Edit
 from quantkit.graph.qdq.placement import activations
 from quantkit.graph.qdq.plan import Plan
+from quantkit.graph.qdq.weights import WeightIntegers
 from quantkit.graph.qdq.write_activations import drop_absorbed, round_activations
 from quantkit.graph.qdq.write_constants import write_constant_operands, write_layers
 from quantkit.notes import Note, NoteKind, as_note
@@ -34,6 +35,7 @@ def write_qdq(
     *,
     bias_shift: Mapping[str, FloatArray] | None = None,
     weight_thresholds: Mapping[str, FloatArray] | None = None,
+    known_weights: WeightIntegers | None = None,
 ) -> ir.Model:
     """Return the int8 model of a plan; the prepared model is not modified.
 
@@ -46,6 +48,7 @@ def write_qdq(
         ranges: ranges by tensor, at least for ``plan.observed``.
         bias_shift: float ``[output channels]`` to add to a layer's bias, by the layer's output tensor.
         weight_thresholds: clipping thresholds to use instead of ``max |w|``, by weight tensor.
+        known_weights: integers of the plan's weights; give the same to all models of a plan.
 
     Raises:
         ModelError: a tensor has no range, a weight is not finite, or a written scale is not finite and positive.
@@ -53,7 +56,7 @@ def write_qdq(
     parameters = activation_parameters(plan, ranges)
     model = prepared_model.clone()
     edit = Edit(model, plan, parameters)
-    write_layers(edit, bias_shift or {}, weight_thresholds or {})
+    write_layers(edit, bias_shift or {}, weight_thresholds or {}, known_weights)
     write_constant_operands(edit)
     drop_absorbed(edit)
     round_activations(edit)

@@ -12,13 +12,18 @@ from quantkit.graph.analysis.values import add_constant, array, is_constant, nam
 from quantkit.graph.qdq.edit import Edit
 from quantkit.graph.qdq.placement import activations
 from quantkit.graph.qdq.plan import Layer
-from quantkit.graph.qdq.weights import QuantizedWeight, quantize_bias, quantize_weight
+from quantkit.graph.qdq.weights import QuantizedWeight, WeightIntegers, quantize_bias, quantize_weight
 from quantkit.notes import Note, NoteKind
 from quantkit.numerics import Range, quantize
 from quantkit.types import FloatArray
 
 
-def write_layers(edit: Edit, shifts: Mapping[str, FloatArray], thresholds: Mapping[str, FloatArray]) -> None:
+def write_layers(
+    edit: Edit,
+    shifts: Mapping[str, FloatArray],
+    thresholds: Mapping[str, FloatArray],
+    known: WeightIntegers | None = None,
+) -> None:
     """Store the weights of every layer as int8, and its bias in the type of the target.
 
     Layers that share a weight with equal parameters share its integers.
@@ -27,6 +32,7 @@ def write_layers(edit: Edit, shifts: Mapping[str, FloatArray], thresholds: Mappi
         edit: the graph under construction.
         shifts: float ``[output channels]`` to add to a bias, by the layer's output tensor.
         thresholds: clipping thresholds to use instead of ``max |w|``, by weight tensor.
+        known: integers of other models of the plan.
 
     Raises:
         ModelError: a weight or bias is not finite.
@@ -35,7 +41,7 @@ def write_layers(edit: Edit, shifts: Mapping[str, FloatArray], thresholds: Mappi
     for layer in edit.plan.layers:
         node = edit.nodes[layer.node]
         bias = _bias(layer, node, shifts)
-        quantized = _quantize(edit, layer, node, bias, thresholds)
+        quantized = _quantize(edit, layer, node, bias, thresholds, known)
         release(required(node, 1))
         key = (layer.weight, layer.channel_axis, quantized.qparams.scale.tobytes())
         if key not in stored:
@@ -87,7 +93,12 @@ def _bias(layer: Layer, node: ir.Node, shifts: Mapping[str, FloatArray]) -> npt.
 
 
 def _quantize(
-    edit: Edit, layer: Layer, node: ir.Node, bias: FloatArray | None, thresholds: Mapping[str, FloatArray]
+    edit: Edit,
+    layer: Layer,
+    node: ir.Node,
+    bias: FloatArray | None,
+    thresholds: Mapping[str, FloatArray],
+    known: WeightIntegers | None,
 ) -> QuantizedWeight:
     quantized = quantize_weight(
         _finite(required(node, 1)),
@@ -97,6 +108,8 @@ def _quantize(
         groups=layer.groups,
         input_scale=float(edit.parameters[layer.input].scale),
         thresholds=thresholds.get(layer.weight),
+        name=layer.weight,
+        known=known,
     )
     if quantized.widened:
         count = len(quantized.widened)

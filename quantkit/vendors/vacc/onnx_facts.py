@@ -10,6 +10,7 @@ from quantkit.errors import ModelError
 from quantkit.files import reason
 from quantkit.graph.analysis.selection import conv2d_nodes
 from quantkit.graph.analysis.values import dims
+from quantkit.graph.repair import free_sizes
 
 Dimensions = tuple[int | None, ...]
 
@@ -51,6 +52,7 @@ def read_facts(path: Path) -> OnnxFacts:
         raise ModelError(f"cannot read the model ({reason(error)})", where=path) from error
     except Exception as error:  # protobuf and its readers raise any class for damaged bytes
         raise ModelError("not an ONNX model, or a damaged one", where=path, fix="export it again") from error
+    free_sizes(model)
     graph = model.graph
     if not graph.outputs:
         raise ModelError("the model has no outputs", where=path, fix="give an ONNX model")

@@ -9,12 +9,10 @@ from pathlib import Path
 
 import onnx_ir as ir
 
-from quantkit.engine.classifier import PreparedClassifier
 from quantkit.graph.qdq.plan import Plan, plan
 from quantkit.graph.qdq.write import write_qdq
-from quantkit.runs.folder import RunFolder, RunRecord
-from quantkit.runs.inputs import calibrated
-from quantkit.stats.file import Statistics
+from quantkit.runs.folder import RunFolder
+from quantkit.runs.inputs import CalibratedRun, calibrated
 from quantkit.stats.solve import solve_observed
 from quantkit.workflows.vacc.build_file import CompilerOptions
 
@@ -28,29 +26,16 @@ class CompilerSimulator:
     """Writes the simulated int8 model of a run, without another pass over the images.
 
     Attributes:
-        record: record of the run.
-        prepared: its prepared fp32 model.
-        statistics: statistics of its tensors.
+        run: the run.
     """
 
-    record: RunRecord
-    prepared: PreparedClassifier
-    statistics: Statistics
+    run: CalibratedRun
 
     @classmethod
     def of_run(cls, run: Path) -> "CompilerSimulator":
-        """Read a run.
-
-        Raises:
-            UsageError: this is not a run folder.
-            ModelError: the model is missing or cannot be read.
-            ProvenanceError: model or statistics have changed since the calibration.
-            StatisticsError: the statistics are damaged.
-        """
+        """Read a run; see `calibrated` for the errors."""
         folder = RunFolder(run)
-        record = folder.read()
-        prepared, statistics = calibrated(folder, record)
-        return cls(record, prepared, statistics)
+        return cls(calibrated(folder, folder.read()))
 
     def plan(self, choices: CompilerOptions) -> Plan:
         """Return the plan of the int8 model.
@@ -59,21 +44,21 @@ class CompilerSimulator:
             UsageError: a layer to skip does not exist.
             ModelError: nothing is left to quantize.
         """
-        return plan(self.prepared.model, choices.target, choices.left_out)
+        return plan(self.run.prepared.model, choices.target, choices.left_out)
 
     def model(self, choices: CompilerOptions) -> ir.Model:
         """Return the int8 model; see `plan` for the errors."""
         made = self.plan(choices)
         ranges = solve_observed(
-            self.statistics,
+            self.run.statistics,
             choices.method,
             choices.target,
             keep_outliers=choices.keep_outliers,
             needed=made.observed,
         )
-        return write_qdq(self.prepared.model, made, ranges)
+        return write_qdq(self.run.prepared.model, made, ranges)
 
     def write(self, choices: CompilerOptions, path: Path) -> Path:
         """Write the int8 model and return its path; see `plan` for the errors."""
-        self.prepared.save(self.model(choices), path)
+        self.run.prepared.save(self.model(choices), path)
         return path

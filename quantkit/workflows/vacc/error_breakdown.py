@@ -169,12 +169,12 @@ def error_breakdown(
         VendorFileError: mean or std do not fit into half precision.
     """
     simulator = CompilerSimulator.of_run(run)
-    own = preprocessing_of(pipeline, simulator.record)
+    own = preprocessing_of(pipeline, simulator.run.record)
     assert own is not None
     with tempfile.TemporaryDirectory(prefix="quantkit-attribute-") as folder:
         half, int8 = Path(folder) / f"{FP16}.onnx", Path(folder) / f"{INT8}.onnx"
-        simulator.prepared.save(half_model(simulator.prepared.model), half)
-        simulator.write(choices_of_run(simulator.record), int8)
+        simulator.run.prepared.save(half_model(simulator.run.prepared.model), half)
+        simulator.write(choices_of_run(simulator.run.record), int8)
         evaluate = partial(
             evaluate_models,
             [FP32, half, int8],

@@ -33,10 +33,9 @@ from quantkit.runs.inputs import model_inputs
 from quantkit.types import BoolArray
 from quantkit.vendors.vacc.write import BuildFile, WeightScale, vendor_method
 from quantkit.workflows.compare import Evaluation, evaluate_models
-from quantkit.workflows.vacc.build_file import CompilerOptions, VamcOptions, choices_of_run, vamc_of_run
+from quantkit.workflows.vacc.build_file import ADVISED, CompilerOptions, VamcOptions, choices_of_run, vamc_of_run
 from quantkit.workflows.vacc.compiler_simulator import MODEL_OF_THE_COMPILER, CompilerSimulator
 
-ADVISED = "vamc-advised.yaml"
 JSON_SCHEMA = 1
 # From this agreement with fp32 on, in percent, a layer in float is not worth its time.
 AGREES_ENOUGH = 99.0
@@ -193,7 +192,7 @@ def advise(
         threads=threads,
         progress=NamedProgress(as_progress(progress), "simulating"),
     )
-    base = choices_of_run(simulator.record)
+    base = choices_of_run(simulator.run.record)
     candidates, evaluation = _try(simulator, list(_combinations(base)), evaluate)
     best = _most_agreeing(candidates)
     notes = list(evaluation.comparison.warnings)
@@ -235,13 +234,13 @@ def sensitivities_of(
         ImageError: an image cannot be decoded.
         ModelError: the model cannot be run.
     """
-    images = images_of(simulator.record)
+    images = images_of(simulator.run.record)
     made = simulator.plan(choices)
     layers = [layer.node for layer in made.layers]
     convs = {made.conv_index[node]: node for node in layers if node in made.conv_index}
     if images is None or len(layers) < 2:
         return ()
-    prepared = simulator.prepared.model
+    prepared = simulator.run.prepared.model
     inputs = model_inputs(prepared, images.chosen.items[:SENSITIVITY_IMAGES], images.pipeline, threads)
     reference = scores_of(prepared, inputs, threads=threads)
 

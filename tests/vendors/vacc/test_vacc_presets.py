@@ -9,8 +9,7 @@ from pathlib import Path
 import pytest
 from models import tiny_model, write_images
 from PIL import Image
-from test_vacc_vdsp import USUAL
-from vacc_files import BUILD, COMPILE
+from vacc_files import BUILD, COMPILE, USUAL
 
 import quantkit
 from quantkit.config.pipeline import PRESETS, CenterCrop, Decode, Normalize, Pad, Pipeline, Resize, ToTensor

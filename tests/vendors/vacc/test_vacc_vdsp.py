@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from vacc_files import BUILD, COMPILE, changed
+from vacc_files import BUILD, COMPILE, USUAL, changed
 
 from quantkit.config.pipeline import (
     PRESETS,
@@ -35,37 +35,6 @@ from quantkit.vendors.vacc.vdsp import (
     vdsp_from_pipeline,
 )
 
-# The usual file of the zoo, for a 224 crop of a 256 resize with ImageNet's mean and std.
-USUAL = """\
-{
-    "OpType": "FUSION_OP_RGB_RESIZE_CVTCOLOR_CROP_NORM_TENSOR",
-    "OpConfig": {
-        "IimageFormat": "RGB_PLANAR",
-        "IimageWidth": 256,
-        "IimageHeight": 256,
-        "OimageWidth": 224,
-        "OimageHeight": 224,
-        "CropX": 16,
-        "CropY": 16,
-        "ResizeWidth": 256,
-        "ResizeHeight": 256,
-        "IimageWidthPitch": 256,
-        "IimageHeightPitch": 256,
-        "Mean": [
-            0.485107421875,
-            0.4560546875,
-            0.406005859375
-        ],
-        "Std": [
-            0.22900390625,
-            0.2239990234375,
-            0.2249755859375
-        ],
-        "NormaType": "DIV255_MINUSMEAN_DIVSTD",
-        "ColorCvtCode": "NO_CHANGE",
-        "ResizeType": "BILINEAR_CV"
-    }
-}"""
 CARD = Pipeline(
     ops=(
         Decode(),

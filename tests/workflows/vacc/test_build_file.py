@@ -13,7 +13,8 @@ from quantkit.runs.folder import RunFolder
 from quantkit.targets import VACC
 from quantkit.vendors.vacc.write import CompilerSettings
 from quantkit.workflows.calibrate import calibrate
-from quantkit.workflows.quantize import QuantizeOptions, quantize
+from quantkit.workflows.quantize import quantize
+from quantkit.workflows.quantize_task import QuantizeOptions
 from quantkit.workflows.vacc.build_file import VamcOptions, choices_of_run, vamc_of_run
 
 PIPELINE = Pipeline(ops=(Decode(), ToTensor()))

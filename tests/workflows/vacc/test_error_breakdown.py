@@ -113,7 +113,7 @@ def test_each_step_is_what_a_comparison_of_its_models_gives(run: Path, tmp_path:
     found = error_breakdown(run)
     assert [step.name for step in found.steps] == ["preprocessing", "fp16", "int8"]
     simulator = CompilerSimulator.of_run(run)
-    int8 = simulator.write(choices_of_run(simulator.record), tmp_path / "card.onnx")
+    int8 = simulator.write(choices_of_run(simulator.run.record), tmp_path / "card.onnx")
     here = compare(["fp32", int8], run=run, drift_images=0)
     card = compare(["fp32", int8], run=run, pipeline=card_pipeline(OWN), drift_images=0)
     preprocessing, _, last = found.steps

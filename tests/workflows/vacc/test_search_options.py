@@ -5,6 +5,7 @@ import json
 import shlex
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -28,21 +29,22 @@ from quantkit.workflows.vacc.search_options import Advice, Candidate, advise, se
 PIPELINE = Pipeline(ops=(Decode(), ToTensor()))
 
 
-@pytest.fixture
-def run(tmp_path: Path) -> Path:
-    images = write_images(tmp_path / "images", per_class=12)
-    build_calibration_set(images, count=12).save(tmp_path / "set.csv")
-    model = uneven_model(tmp_path / "tiny.onnx")
-    calibrate(model, tmp_path / "set.csv", PIPELINE, run=tmp_path / "run", method=Percentile(fraction=0.9999))
-    return tmp_path / "run"
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("advised")
+    images = write_images(folder / "images", per_class=12)
+    build_calibration_set(images, count=12).save(folder / "set.csv")
+    model = uneven_model(folder / "tiny.onnx")
+    calibrate(model, folder / "set.csv", PIPELINE, run=folder / "run", method=Percentile(fraction=0.9999))
+    return folder / "run"
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def advice(run: Path) -> Advice:
     return advise(run, skips=0)
 
 
-def options_of(candidate: dict[str, object]) -> tuple[object, ...]:
+def options_of(candidate: dict[str, Any]) -> tuple[object, ...]:
     return candidate["calibrate_mode"], candidate["quantize_per_channel"], candidate["weight_scale"]
 
 
