@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -16,8 +15,7 @@ from quantkit.config.method import (
     Percentile,
     method_name,
 )
-from quantkit.data.preprocess import preprocess
-from quantkit.engine.batches import Batching
+from quantkit.engine.batches import Batching, Load
 from quantkit.engine.cluster.observe import PassWork, observe_on_cluster
 from quantkit.engine.cluster.work import share_images, share_model
 from quantkit.engine.observe import Chunk, complete, observe
@@ -52,12 +50,13 @@ class CalibrationPass:
         method: Method | Auto,
         target: Target,
         execution: Execution,
+        load: Load,
         *,
         keep_outliers: bool,
     ) -> None:
         self._subject, self._chosen, self._pipeline, self._folder = inputs.model, inputs.set, inputs.pipeline, folder
         self._images, self._target, self._keep_outliers = inputs.images, target, keep_outliers
-        self._execution, self._progress = execution, execution.progress
+        self._execution, self._progress, self._load_image = execution, execution.progress, load
         self.placement: DevicePlacement | None = None
         self.resumed = 0
         # Convergence is tracked for the method in use, and for the two that are cheap to solve.
@@ -131,7 +130,7 @@ class CalibrationPass:
         return observe(
             session,
             images,
-            partial(preprocess, pipeline=self._pipeline),
+            self._load_image,
             batching,
             threads=self._execution.threads,
             before=begun,
