@@ -25,7 +25,7 @@ class _Clock:
 
 
 def test_lines_are_written_at_intervals_and_at_the_end() -> None:
-    clock, lines = _Clock(), []
+    clock, lines = _Clock(), list[str]()
     count = LineProgress(lines.append, clock, 10.0).task("evaluating", "images")
     for second in range(1, 26):
         clock.now_s = float(second)
@@ -46,7 +46,7 @@ def test_lines_short_task_writes_nothing() -> None:
 
 
 def test_lines_many_short_tasks_are_announced() -> None:
-    clock, lines = _Clock(), []
+    clock, lines = _Clock(), list[str]()
     progress = LineProgress(lines.append, clock, 10.0)
     for second in range(0, 35, 5):
         clock.now_s = float(second)

@@ -16,8 +16,10 @@ def test_shared_images_are_found_by_content_whatever_their_name(three_classes: P
     positions = overlap(chosen, everything.items)
     assert {everything.names[position] for position in positions} == {image.name for image in chosen.images}
     renamed = tmp_path / "renamed.png"
-    shutil.copyfile(chosen.items[0].path, renamed)
-    others = [item.path for item in everything.items if item.id not in {image.name for image in chosen.images}]
+    shutil.copyfile(Path(str(chosen.items[0].where)), renamed)
+    others = [
+        Path(str(item.where)) for item in everything.items if item.id not in {image.name for image in chosen.images}
+    ]
     assert overlap(chosen, [*others, renamed]) == [len(others)]
 
 

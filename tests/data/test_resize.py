@@ -18,7 +18,7 @@ def bilinear_in_float(pixels: np.ndarray, height: int, width: int) -> np.ndarray
     for axis, target in enumerate((height, width)):
         source = pixels.shape[axis]
         at = (np.arange(target) + 0.5) * source / target - 0.5
-        pixels = np.apply_along_axis(lambda line, at=at, n=source: np.interp(at, np.arange(n), line), axis, pixels)
+        pixels = np.apply_along_axis(lambda line, at=at, n=source: np.interp(at, np.arange(n), line), axis, pixels)  # type: ignore[call-overload]
     return pixels
 
 

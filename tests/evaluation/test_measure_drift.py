@@ -12,6 +12,7 @@ from models import tiny_model, write_images
 from quantkit.config.method import MinMax
 from quantkit.config.pipeline import Decode, Pipeline, ToTensor
 from quantkit.data.build_set import build_calibration_set
+from quantkit.data.item import FileItem
 from quantkit.evaluation.drift import TensorDrift
 from quantkit.evaluation.measure_drift import measure_drift, measure_local_drift
 from quantkit.graph.model import read_model, save_model
@@ -62,7 +63,7 @@ class Chain:
     folder: Path
     reference: ir.Model
     images: Path
-    paths: list[Path]
+    paths: list[FileItem]
 
     @property
     def run(self) -> Path:
@@ -82,7 +83,7 @@ class Chain:
 def chain(tmp_path: Path) -> Chain:
     reference = read_model(write_chain(tmp_path / "chain.onnx"))
     images = write_images(tmp_path / "images", per_class=6)
-    return Chain(tmp_path, reference, images, sorted(images.rglob("*.png"))[:8])
+    return Chain(tmp_path, reference, images, [FileItem(path) for path in sorted(images.rglob("*.png"))[:8]])
 
 
 def by_name(drifts: tuple[TensorDrift, ...]) -> dict[str, TensorDrift]:
@@ -125,7 +126,11 @@ def test_a_fixed_batch_counts_each_image_once(tmp_path: Path) -> None:
         run = tmp_path / f"run-{batch}"
         calibrate(model, build_calibration_set(images, count=8), PIPELINE, run=run)
         candidate = read_model(run / "int8.onnx", allow_quantized=True)
-        drifts.append(measure_local_drift(read_model(model), candidate, sorted(images.rglob("*.png")), PIPELINE))
+        drifts.append(
+            measure_local_drift(
+                read_model(model), candidate, [FileItem(path) for path in sorted(images.rglob("*.png"))], PIPELINE
+            )
+        )
     assert [drift.elements for drift in drifts[0]] == [drift.elements for drift in drifts[1]]
     assert [drift.sqnr_db for drift in drifts[0]] == pytest.approx([drift.sqnr_db for drift in drifts[1]], abs=1e-3)
 

@@ -159,7 +159,7 @@ def test_a_layer_hands_on_what_lies_behind_its_activations() -> None:
         "lo": np.float32(0),
         "hi": np.float32(6),
     }
-    model = model_of(text, held)
+    model = model_of(text, held)  # type: ignore[arg-type]
     first, second = biased_layers(plan(model, ORT))
     assert (first.result, first.passing) == ("b", Bounds(0.0, 6.0))
     # Read by a sigmoid too: what the layer hands on is its plain result.

@@ -87,7 +87,7 @@ def test_zeros_that_pad_must_lie_within_the_levels() -> None:
         [np.float32(1.0 + image * STD.reshape(shape) + MEAN.reshape(shape)) for image in photographs(24, seed=seed)]
         for seed in (0, 5)
     )
-    assert levels_of(work) is not None
+    assert levels_of(work) is not None  # type: ignore[arg-type]
     padded, _ = builder_of(small_model(), work=work, others=others)
     assert padded.levels is None
     plain, _ = builder_of(other_model("without bias or padding"), work=work, others=others)

@@ -72,7 +72,7 @@ def test_a_column_of_names_takes_the_room_there_is(width, whole):
         table.add_row(Name(name, DENSE), "1234567890 1234567890")
     console = Console(width=width, file=io.StringIO())
     console.print(table)
-    lines = console.file.getvalue().splitlines()[1:]
+    lines = console.file.getvalue().splitlines()[1:]  # type: ignore[attr-defined]
     assert len(lines) == len(set(lines)) == len(DENSE), "one line each, none like another"
     assert all(line.rstrip().endswith("1234567890 1234567890") for line in lines)
     assert all((name in line) == whole for name, line in zip(DENSE, lines, strict=True))

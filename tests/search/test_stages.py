@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -78,7 +79,7 @@ def widening(recipe: Recipe) -> Iterator[Recipe]:
 
 
 def run(trials: Fake, goal: Goal, **options):
-    chosen = {"stages": OPEN, "widening": widening} | options
+    chosen: dict[str, Any] = {"stages": OPEN, "widening": widening} | options
     return search(START, trials, goal, **chosen)
 
 

@@ -246,7 +246,7 @@ def test_kl_for_vacc_of_the_demo_digits_is_that_of_the_raw_values() -> None:
 
 def test_linear_bins_of_one_value_repeated_are_not_spread() -> None:
     rng = np.random.default_rng(7)
-    x = np.repeat(np.float32([-1.0, 0.0, 0.3, 0.7, 1.0]), 100)
+    x = np.repeat(np.asarray([-1.0, 0.0, 0.3, 0.7, 1.0], np.float32), 100)
     assert np.count_nonzero(linear_symmetric(statistics_of(x), 8001)) == 5
     assert np.count_nonzero(linear_magnitudes(statistics_of(x), 8000)) == 4
     narrow = rng.uniform(1.0, 1.0 + BIN / 2, 1000).astype(np.float32)
