@@ -50,6 +50,16 @@ def user_cache_folder() -> Path:
     return Path.home() / ".cache/quantkit"
 
 
+_made: list[Path] = []
+
+
+def made_folders() -> list[Path]:
+    """Return the folders that were created since the last call: commands name those that they wrote into."""
+    made = _made.copy()
+    _made.clear()
+    return made
+
+
 def make_folder(path: Path) -> Path:
     """Create a folder and its parents.
 
@@ -57,7 +67,9 @@ def make_folder(path: Path) -> Path:
         OutputError: the folder cannot be created; the message has the reason of the operating system.
     """
     try:
-        path.mkdir(parents=True, exist_ok=True)
+        if not path.is_dir():
+            path.mkdir(parents=True, exist_ok=True)
+            _made.append(path)
     except OSError as error:
         raise OutputError(f"cannot create the folder ({reason(error)})", where=path) from error
     return path

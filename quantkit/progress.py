@@ -41,6 +41,61 @@ class Progress(Protocol):
         """Receive one sentence about the current task."""
 
 
+class Notice(str):
+    """A message that is shown wherever progress is, also where messages are shown on request only."""
+
+    __slots__ = ()
+
+
+class Resumed(Notice):
+    """The notice that items of the current task were there before: rates and times left count the others.
+
+    Args:
+        done: number of these items.
+        total: number of all items.
+        unit: unit of the items.
+        source: where they were.
+
+    Attributes:
+        done: number of the items that were there.
+        total: number of all items.
+    """
+
+    __slots__ = ("done", "total")
+
+    done: int
+    total: int
+
+    def __new__(cls, done: int, total: int, unit: str, source: object) -> Resumed:
+        """Return the notice."""
+        notice = super().__new__(cls, f"resumed: {done:,} of {total:,} {unit} from {source}")
+        notice.done, notice.total = done, total
+        return notice
+
+
+def resumed_task(
+    progress: Progress, name: str, unit: str, *, done: int, total: int, source: object
+) -> ProgressCallback:
+    """Begin a task of which a part may be there already; a notice says so where it is a part.
+
+    Args:
+        progress: receives the progress.
+        name: name of the task.
+        unit: unit of the items.
+        done: number of items that are there.
+        total: number of all items.
+        source: where the items are that are there.
+
+    Returns:
+        A function of the number of finished items and their total, those included that were there.
+    """
+    count = progress.task(name, unit)
+    if 0 < done < total:
+        progress.message(Resumed(done, total, unit, source))
+        count(done, total)
+    return count
+
+
 class NoProgress:
     """Ignores all progress.
 

@@ -1,8 +1,12 @@
 """Results as rows of named values, for pandas, polars and tables in notebooks."""
 
 import importlib
+import math
 from collections.abc import Mapping, Sequence
+from dataclasses import is_dataclass
+from enum import Enum
 from html import escape
+from pathlib import Path
 from typing import Any
 
 from quantkit.errors import UsageError
@@ -31,6 +35,35 @@ class Records:
     def _repr_html_(self) -> str:
         """Return the rows as an HTML table, for notebooks."""
         return html_table(self.rows())
+
+
+def plain(value: Any) -> Any:
+    """Return a value of a result as JSON values.
+
+    What has a method ``to_json`` is what that returns. Other dataclasses are objects of their fields, paths and enums
+    text, and numbers that are not finite null.
+    """
+    match value:
+        case float():
+            return value if math.isfinite(value) else None
+        case Mapping():
+            return {str(name): plain(one) for name, one in value.items()}
+        case tuple() | list():
+            return [plain(one) for one in value]
+        case Enum():
+            return value.value
+        case Path():
+            return str(value)
+    if hasattr(value, "to_json"):
+        return value.to_json()
+    if hasattr(value, "model_dump"):  # of pydantic, which takes long to import
+        return value.model_dump(mode="json")
+    return plain_fields(value) if is_dataclass(value) else value
+
+
+def plain_fields(value: Any) -> dict[str, Any]:
+    """Return the fields of a dataclass as JSON values, for its method ``to_json``; see `plain`."""
+    return {name: plain(one) for name, one in vars(value).items()}
 
 
 def dataframe(rows: Sequence[Row]) -> Any:

@@ -79,6 +79,7 @@ def optimized_ops(model, folder):
 
 
 def sqnr_db(reference, other):
+    assert reference.shape == other.shape
     reference = reference.astype(np.float64)
     noise = ((reference - other) ** 2).sum()
     return float("inf") if noise == 0 else 10 * np.log10((reference**2).sum() / noise)

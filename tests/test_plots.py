@@ -13,6 +13,7 @@ from quantkit.evaluation.predictions import Predictions
 from quantkit.numerics import Range
 from quantkit.sensitivity.result import Figures, LayerSensitivity, Sensitivity
 from quantkit.stats.convergence import ConvergencePoint
+from quantkit.stats.cut_ranges import expected_sqnr_db
 from quantkit.stats.observer import Observer
 
 matplotlib = pytest.importorskip("matplotlib", reason="needs matplotlib: pip install 'quantkit[notebooks]'")
@@ -124,7 +125,7 @@ def test_expected_sqnr_is_that_of_the_quantized_values(tensor, target):
     scale, zero = float(qparams.scale), int(qparams.zero_point)
     rounded = scale * (np.clip(np.rint(values / scale) + zero, qparams.qmin, qparams.qmax) - zero)
     exact = 10 * np.log10((values**2).sum() / ((rounded - values) ** 2).sum())
-    assert plots.expected_sqnr_db(tensor, chosen, target) == pytest.approx(exact, abs=0.05)
+    assert expected_sqnr_db(tensor, chosen, target) == pytest.approx(exact, abs=0.05)
 
 
 def test_expected_sqnr_of_the_best_method_is_zero(tensor):

@@ -47,7 +47,7 @@ def test_names_give_what_values_give(folder: Path) -> None:
         folder / "run", method=quantkit.Kl(), target=quantkit.ORT, out=_PathLike(folder / "b.onnx")
     )
     assert by_name.path.read_bytes() == by_value.path.read_bytes()
-    statistics, _ = quantkit.load_statistics(str(folder / "run/statistics.safetensors"))
+    statistics = quantkit.load_statistics(str(folder / "run/statistics.safetensors"))
     solved = quantkit.solve_all(statistics.tensors, "minmax", "vacc")
     assert solved == quantkit.solve_all(statistics.tensors, quantkit.MinMax(), quantkit.VACC)
 

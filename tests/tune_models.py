@@ -10,7 +10,7 @@ from quantkit.graph.analysis.values import name_of
 from quantkit.graph.prepare import prepare
 from quantkit.graph.qdq.plan import PlanOptions, plan
 from quantkit.numerics import Range
-from quantkit.ptq.shift_groups import movable, moved
+from quantkit.ptq.shift_groups import find_shift_groups, shifted
 from quantkit.search.candidate_builder import CandidateBuilder
 from quantkit.stats.observed import Observed
 from quantkit.stats.observer import Observer
@@ -208,8 +208,8 @@ def linear_model(seed: int = 0, off: float = 0.0):
     """Return the network above, prepared; with its movable channels moved that far off, one way or the other."""
     rng = np.random.default_rng(seed)
     model = model_of(LINEAR, weights(rng, LINEAR_SHAPES))
-    found = movable(model)
-    return moved(model, found, off * rng.choice([-1.0, 1.0], found.free.size)) if off else model
+    found = find_shift_groups(model)
+    return shifted(model, found, off * rng.choice([-1.0, 1.0], found.free.size)) if off else model
 
 
 def photographs(count: int, seed: int = 0) -> list[np.ndarray]:

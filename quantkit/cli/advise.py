@@ -15,8 +15,8 @@ from quantkit.cli.options import (
     ThreadsOption,
 )
 from quantkit.cli.progress import show_progress
-from quantkit.cli.show import print_files, print_next, print_notes
-from quantkit.cli.terminal import console
+from quantkit.cli.show import print_files, print_lines, print_next, print_notes
+from quantkit.cli.terminal import console, session
 from quantkit.cli.vamc import vamc
 
 if TYPE_CHECKING:
@@ -68,12 +68,12 @@ def advise(
         )
     if json is not None:
         write_json(json, advice.to_json())
+    session.event("result", result=advice.to_json())
     console.print(_table(advice))
-    for line in (MODEL_OF_THE_COMPILER, *_verdict(advice)):
-        console.print(line, soft_wrap=True, markup=False)
+    print_lines(MODEL_OF_THE_COMPILER, *_verdict(advice))
     print_notes(advice.notes)
-    console.print("the command that writes the same file:", soft_wrap=True, markup=False)
-    console.print(advice.command, soft_wrap=True, markup=False)
+    print_lines("the command that writes the same file:")
+    print_lines(advice.command)
     print_files([advice.path, *([] if json is None else [json])])
     print_next("vamc", "check", advice.path)
 

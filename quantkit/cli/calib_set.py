@@ -8,7 +8,7 @@ import typer
 from quantkit.cli.app import sub_app
 from quantkit.cli.options import SkipDamagedOption
 from quantkit.cli.progress import show_progress
-from quantkit.cli.show import print_files, print_next, spread
+from quantkit.cli.show import print_files, print_lines, print_next, spread
 from quantkit.cli.terminal import console
 from quantkit.errors import CalibrationSetError, ConfigError, UsageError
 from quantkit.files import make_folder
@@ -182,7 +182,7 @@ def _materialize(chosen: "CalibrationSet", folder: Path, link: bool) -> None:
 
     with show_progress() as progress:
         materialize(chosen, folder, link=link, progress=progress)
-    console.print(f"{len(chosen)} images are in {folder}", soft_wrap=True, markup=False)
+    print_lines(f"{len(chosen)} images are in {folder}")
 
 
 def _print_summary(chosen: "CalibrationSet") -> None:
@@ -191,13 +191,12 @@ def _print_summary(chosen: "CalibrationSet") -> None:
     lines = [f"{len(chosen)} images: {classes}; labels: {chosen.source}; seed {chosen.seed}"]
     lines.append(f"digest {chosen.digest}" if chosen.is_rebuilt else "no digests yet: selected from labels alone")
     lines.extend(f"note: {remark}" for remark in chosen.remarks)
-    for line in lines:
-        console.print(line, soft_wrap=True, markup=False)
+    print_lines(*lines)
     _print_left_out("left out", chosen.left_out)
 
 
 def _print_left_out(what: str, items: "tuple[LeftOut, ...]") -> None:
     for item in items[:_SHOWN]:
-        console.print(f"{what}: {item.name}: {item.why}", soft_wrap=True, markup=False)
+        print_lines(f"{what}: {item.name}: {item.why}")
     if len(items) > _SHOWN:
         console.print(f"... and {len(items) - _SHOWN} more")

@@ -1,5 +1,6 @@
 """``quantkit calibrate``."""
 
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -12,20 +13,25 @@ from quantkit.cli.options import (
     CheckPreprocessingOption,
     ExecutionOptions,
     RequireCoverageOption,
+    given_once,
 )
 from quantkit.cli.progress import show_progress
 from quantkit.cli.show import (
     parse_percent,
     print_coverage,
     print_files,
+    print_lines,
     print_next,
     print_notes,
     print_preset_notes,
     print_selection,
 )
-from quantkit.cli.terminal import console
+from quantkit.cli.terminal import console, session
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from quantkit.stats.convergence import ConvergencePoint
     from quantkit.workflows.calibrate import Calibration
 
 _RANGES_SHOWN = 8
@@ -35,6 +41,9 @@ _RANGES_SHOWN = 8
 def calibrate(
     given: CalibrateOptions,
     execution: ExecutionOptions,
+    subject: Annotated[
+        Path | None, typer.Argument(metavar="[MODEL]", help="fp32 ONNX classifier; --model is the same.")
+    ] = None,
     until_stable: Annotated[
         str | None, typer.Option(help="Stop when no range changes by more than this share of its width, e.g. 0.5%.")
     ] = None,
@@ -51,6 +60,7 @@ def calibrate(
     from quantkit.workflows.calibrate import calibrate as step
     from quantkit.workflows.project import load_project
 
+    given = replace(given, model=given_once(subject, given.model, "model"))
     where, project = execution.arguments(), load_project()
     settings = calibration_settings(given, project)
     least = parse_percent(require_coverage, "--require-coverage", all_allowed=True)
@@ -83,28 +93,30 @@ def calibrate(
             progress=progress,
         )
     record_settings(done.run, "calibrate", merged.by_name)
+    about = {"run": str(done.run), "images": len(done.statistics.images)}
+    session.event("result", result={**about, **done.quantized.to_json()})
     _print(done, None if chosen == settings.set else chosen)
 
 
 def _print(done: "Calibration", drawn: Path | None) -> None:
-    from rich.table import Table
-
     from quantkit.report.names import Name
+    from quantkit.report.tables import plain_table
 
     statistics, quantized = done.statistics, done.quantized
     images = len(statistics.images)
     if done.reused:
         console.print(f"{len(statistics.tensors)} tensors over {images} images: cached statistics, nothing was run")
     else:
-        rate = images / done.elapsed_s
+        rate = (images - done.resumed_images) / done.elapsed_s
+        before = f", {done.resumed_images} of them before" if done.resumed_images else ""
         device = statistics.provenance.device
         where_run = "" if device == "cpu" else f" on {device}"
         console.print(
             f"{len(statistics.tensors)} tensors over {images} images in {done.elapsed_s:.1f} s "
-            f"({rate:.1f} images/s{where_run})",
+            f"({rate:.1f} images/s{where_run}){before}",
             markup=False,
         )
-    table = Table(box=None, pad_edge=False)
+    table = plain_table("Ranges, and the values observed")
     table.add_column("tensor")
     for heading in ("lo", "hi", "observed"):
         table.add_column(heading, justify="right", no_wrap=True)
@@ -116,11 +128,19 @@ def _print(done: "Calibration", drawn: Path | None) -> None:
     if len(quantized.ranges) > _RANGES_SHOWN:
         console.print(f"... and {len(quantized.ranges) - _RANGES_SHOWN} more")
     if statistics.convergence:
-        last = statistics.convergence[-1]
-        moved = ", ".join(f"{name} {share:.2%} ({last.tensor[name]})" for name, share in last.movement.items())
-        console.print(f"largest range changes up to image {last.images}: {moved}", soft_wrap=True)
+        print_lines(_convergence(statistics.convergence))
     print_selection(quantized.selection)
     print_notes(done.notes)
     print_files((*done.files, *([] if drawn is None else [drawn])), in_folder=done.run)
     print_coverage(done.coverage)
     print_next("compare", "fp32", quantized.name, "--run", done.run)
+
+
+def _convergence(points: "Sequence[ConvergencePoint]") -> str:
+    """Return how far the ranges moved between the last two checks of a pass."""
+    from quantkit.stats.convergence import FIRST_POINT
+
+    last = points[-1]
+    before = points[-2].images if len(points) > 1 else FIRST_POINT
+    moved = ", ".join(f"{name} {share:.2%} ({last.tensor[name]})" for name, share in last.movement.items())
+    return f"from {before} to {last.images} images, ranges moved by at most this share of their width: {moved}"

@@ -15,8 +15,8 @@ from quantkit.cli.options import (
     RunOption,
 )
 from quantkit.cli.progress import show_progress
-from quantkit.cli.show import despite_closed_pipe, print_files, print_next, print_notes, print_preset_notes
-from quantkit.cli.terminal import console
+from quantkit.cli.show import despite_closed_pipe, print_files, print_lines, print_next, print_notes, print_preset_notes
+from quantkit.cli.terminal import console, session
 from quantkit.errors import UsageError
 
 if TYPE_CHECKING:
@@ -151,13 +151,14 @@ def compare(
     # Files are written first, so that a closed pipe (`head`) does not lose them.
     if junit is not None:
         write_text(junit, junit_xml(result, verdicts))
+    content = result.to_json()
+    if verdicts:
+        content["gates"] = [verdict.to_json() for verdict in verdicts]
+    if parts is not None:
+        content["breakdown"] = parts.to_json()
     if json is not None:
-        content = result.to_json()
-        if verdicts:
-            content["gates"] = [verdict.to_json() for verdict in verdicts]
-        if parts is not None:
-            content["breakdown"] = parts.to_json()
         write_json(json, content)
+    session.event("result", result=content)
     if csv is not None:
         write_text(csv, csv_text(result))
     if markdown is not None:
@@ -192,10 +193,9 @@ def _print(evaluation: "Evaluation", breakdown: "ErrorBreakdown | None", verdict
     if breakdown is not None:
         console.print(_breakdown_table(breakdown))
     print_notes(evaluation.notes)
-    for note in dict.fromkeys((*notes(result), *(breakdown.notes if breakdown is not None else ()))):
-        console.print(note, soft_wrap=True, markup=False)
+    print_lines(*dict.fromkeys((*notes(result), *(breakdown.notes if breakdown is not None else ()))))
     for verdict in verdicts:
-        console.print(verdict.line, soft_wrap=True, markup=False, style=None if verdict.passed else "red")
+        print_lines(verdict.line, style=None if verdict.passed else "red")
 
 
 def _breakdown_table(breakdown: "ErrorBreakdown") -> "Table":

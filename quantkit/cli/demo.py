@@ -7,7 +7,7 @@ import typer
 
 from quantkit.cli.app import app
 from quantkit.cli.progress import show_progress
-from quantkit.cli.show import print_files, print_next
+from quantkit.cli.show import print_files, print_lines, print_next
 from quantkit.cli.terminal import console
 
 
@@ -22,9 +22,8 @@ def demo(
     with show_progress() as progress:
         done = run_demo(out, progress)
     console.print(accuracy_table(done.comparison))
-    for note in notes(done.comparison):
-        console.print(note, soft_wrap=True, markup=False, style="dim")
-    console.print(f"images, calibration set and quantkit.yaml: {done.folder}", soft_wrap=True, markup=False)
-    console.print(f"statistics, int8 models, ranges and vamc.yaml: {done.run}", soft_wrap=True, markup=False)
+    print_lines(*notes(done.comparison), style="dim")
+    print_lines(f"images, calibration set and quantkit.yaml: {done.folder}")
+    print_lines(f"statistics, int8 models, ranges and vamc.yaml: {done.run}")
     print_files([done.folder])
     print_next("compare", "fp32", "int8", folder=done.folder)

@@ -15,8 +15,8 @@ from quantkit.cli.options import (
     RunOption,
 )
 from quantkit.cli.progress import show_progress
-from quantkit.cli.show import print_files, print_next, print_notes, print_preset_notes
-from quantkit.cli.terminal import console
+from quantkit.cli.show import print_files, print_lines, print_next, print_notes, print_preset_notes
+from quantkit.cli.terminal import console, session
 from quantkit.errors import UsageError
 
 if TYPE_CHECKING:
@@ -139,13 +139,12 @@ def _finish(
     if accuracy.tied:
         console.print(f"{accuracy.tied} images with tied top scores, {accuracy.constant} with all scores equal")
     for warning in warnings:
-        console.print(f"warning: {warning}", soft_wrap=True, markup=False, style="yellow")
+        print_lines(f"warning: {warning}", style="yellow")
     if out is not None:
         save_predictions(out, predictions, origin)
+    content = {**accuracy.to_json(), "classes": predictions.classes, "output": None, "origin": asdict(origin)}
+    content |= dict(about or {})
     if json is not None:
-        write_json(
-            json,
-            {**accuracy.to_json(), "classes": predictions.classes, "output": None, "origin": asdict(origin)}
-            | dict(about or {}),
-        )
+        write_json(json, content)
+    session.event("result", result=content)
     print_files(path for path in (out, json) if path is not None)

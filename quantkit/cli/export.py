@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from quantkit.cli.app import app
-from quantkit.cli.show import print_files, print_next
-from quantkit.cli.terminal import console
+from quantkit.cli.show import print_files, print_lines, print_next
 from quantkit.config.choices import TargetName
 from quantkit.errors import UsageError
 
@@ -159,7 +158,6 @@ def _print(network: str, done: "Exported", input_name: str, output_name: str) ->
         ops = [{"op": op.op, **op.model_dump(mode="json", exclude_defaults=True)} for op in done.pipeline.ops]
         lines.append("these weights need other preprocessing than the preset imagenet; for quantkit.yaml:")
         lines.append(f"ops: {json.dumps(ops)}")
-    for line in lines:
-        console.print(line, soft_wrap=True, markup=False)
+    print_lines(*lines)
     print_files(model_files(done.path))
     print_next("inspect", done.path)

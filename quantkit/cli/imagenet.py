@@ -8,8 +8,7 @@ import typer
 from quantkit.cli.app import sub_app
 from quantkit.cli.options import SkipDamagedOption
 from quantkit.cli.progress import show_progress
-from quantkit.cli.show import print_files, print_next, spread
-from quantkit.cli.terminal import console
+from quantkit.cli.show import print_files, print_lines, print_next, spread
 from quantkit.errors import ImageError, UsageError
 
 if TYPE_CHECKING:
@@ -63,11 +62,7 @@ def prepare(
         raise UsageError("there is no output folder", where="imagenet prepare", fix="give either --out DIR or --move")
     with show_progress() as progress:
         done = prepare_imagenet(folder, out, labels, progress=progress)
-    console.print(
-        f"{done['placed']} images placed, {done['already there']} were there, in {out or folder}",
-        soft_wrap=True,
-        markup=False,
-    )
+    print_lines(f"{done['placed']} images placed, {done['already there']} were there, in {out or folder}")
     print_files([out or folder])
     print_next("calib-set", "build", "--images", out or folder, "--out", "calibration.csv")
 
@@ -89,8 +84,7 @@ def _print(report: "ImagenetReport") -> None:
     lines.extend(f"corrupt: {item.name}: {item.why}" for item in report.corrupt[:_SHOWN])
     if len(report.corrupt) > _SHOWN:
         lines.append(f"... and {len(report.corrupt) - _SHOWN} more")
-    for line in lines:
-        console.print(line, soft_wrap=True, markup=False)
+    print_lines(*lines)
 
 
 def _some(names: "list[str] | tuple[str, ...]") -> str:

@@ -9,8 +9,7 @@ from typing import Annotated
 import typer
 
 from quantkit.cli.app import app
-from quantkit.cli.show import print_files, print_next
-from quantkit.cli.terminal import console
+from quantkit.cli.show import print_files, print_lines, print_next
 from quantkit.errors import UsageError
 
 
@@ -46,10 +45,10 @@ def init(
 
     if name is None:
         for known, text in ready_configs().items():
-            console.print(f"{known:20} {title(text)}", soft_wrap=True, markup=False)
+            print_lines(f"{known:20} {title(text)}")
         return
     path = write_ready_config(name, Path())
-    console.print("its comments describe the next steps", soft_wrap=True, markup=False)
+    print_lines("its comments describe the next steps")
     print_files([path])
     print_next(*shlex.split(first_command(ready_configs()[name]))[1:])
 

@@ -8,7 +8,7 @@ import re
 import sys
 import traceback
 import warnings
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from typer.exceptions import TyperException
@@ -17,6 +17,7 @@ from quantkit import __version__
 from quantkit.cli import lazy_imports
 from quantkit.cli.app import JsonEventsOption, LogFileOption, QuietOption, VerboseOption, app
 from quantkit.cli.commands import command_line
+from quantkit.cli.hints import extra_arguments, unknown_option
 from quantkit.cli.terminal import errors, session
 from quantkit.config.nearest import nearest
 from quantkit.errors import OutputError, QuantkitError
@@ -87,7 +88,7 @@ def _run(arguments: list[str]) -> int:
             return USAGE
         context = getattr(error, "ctx", None)
         command = context.command_path if context is not None else "quantkit"
-        return _report(f"{_with_guess(error.format_message())} See {command} --help.", USAGE)
+        return _report(f"{_explained(error, context)} See {command} --help.", USAGE)
     except (KeyboardInterrupt, typer.Abort):
         return _interrupted()
     except BrokenPipeError:
@@ -106,6 +107,16 @@ def _run(arguments: list[str]) -> int:
 
 def _interrupted() -> int:
     return _report("interrupted; run the same command again to resume", INTERRUPTED)
+
+
+def _explained(error: TyperException, context: Any) -> str:
+    """Return the message of a wrong command line, with what was probably meant."""
+    option, command = getattr(error, "option_name", None), getattr(context, "command", None)
+    if option is not None and command is not None and error.format_message().startswith("No such option"):
+        return unknown_option(option, command)
+    if command is not None and error.format_message().startswith("Got unexpected extra argument"):
+        return extra_arguments(error.format_message(), command)
+    return _with_guess(error.format_message())
 
 
 def _with_guess(message: str) -> str:

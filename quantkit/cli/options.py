@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 import typer
 
 from quantkit.config.choices import MethodOrAuto, TargetName
+from quantkit.errors import UsageError
 
 if TYPE_CHECKING:
     from quantkit.config.method import Auto, Method
@@ -119,6 +120,22 @@ CheckPreprocessingOption = Annotated[
         help="Try other scalings and channel orders on some labelled images; warn where one is better beyond chance.",
     ),
 ]
+
+
+def given_once(argument: Path | None, option: Path | None, name: str) -> Path | None:
+    """Return what was given by position or by an option of the same meaning; None if neither was.
+
+    Args:
+        argument: given by position.
+        option: given by the option.
+        name: name of the option, without dashes.
+
+    Raises:
+        UsageError: both were given.
+    """
+    if argument is not None and option is not None:
+        raise UsageError(f"a {name} was given twice", where=f"--{name}", fix="give it once")
+    return option if argument is None else argument
 
 
 @dataclass(frozen=True, kw_only=True)

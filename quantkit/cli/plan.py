@@ -6,15 +6,13 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from quantkit.cli.app import app
-from quantkit.cli.options import DeviceOptions, PreprocessingOptions, SkipDamagedOption, SomeImagesOption, images_given
+from quantkit.cli.options import DeviceOptions, ImagesOption, PreprocessingOptions, SkipDamagedOption, images_given
 from quantkit.cli.progress import show_progress
-from quantkit.cli.show import print_files, print_next, print_notes
-from quantkit.cli.terminal import console
+from quantkit.cli.show import print_files, print_lines, print_next, print_notes
+from quantkit.cli.terminal import console, session
 from quantkit.errors import UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from quantkit.workflows.plan import JobPlan
 
 
@@ -23,14 +21,31 @@ def plan(
     job: Annotated[
         Literal["eval", "compare", "calibrate"], typer.Argument(help="The command to plan; of calibrate, its pass.")
     ],
-    models: Annotated[list[Path], typer.Argument(metavar="MODEL...", help="ONNX files.")],
-    images: SomeImagesOption,
     read: PreprocessingOptions,
     execution: DeviceOptions,
+    models: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[MODEL...]", help="ONNX files, or names in the run.", show_default="that of quantkit.yaml"
+        ),
+    ] = None,
+    run: Annotated[
+        Path | None, typer.Option(help="Run folder that gives models, images and preprocessing.", show_default="none")
+    ] = None,
+    images: ImagesOption = None,
+    set_: Annotated[
+        Path | None, typer.Option("--set", help="Calibration set: plan for its images.", show_default="none")
+    ] = None,
     skip_damaged: SkipDamagedOption = False,
     count: Annotated[
         int | None,
-        typer.Option(min=1, help="Images of the job.", show_default="those of --images; 1000 at most for calibrate"),
+        typer.Option(
+            "--count",
+            "--limit",
+            min=1,
+            help="Images of the job.",
+            show_default="all; at most 1000 of --images for calibrate",
+        ),
     ] = None,
     nodes: Annotated[
         str | None,
@@ -50,6 +65,7 @@ def plan(
     json: Annotated[Path | None, typer.Option(help="Write the plan as JSON.")] = None,
 ) -> None:
     """Estimate time and memory of a job from the rates of a few images."""
+    from quantkit.cli.plan_settings import plan_settings
     from quantkit.config.settings import Settings
     from quantkit.files import write_json
     from quantkit.workflows.plan import plan_job
@@ -57,19 +73,23 @@ def plan(
 
     counts = [_numbers(text, option) for text, option in ((workers, "--workers"), (nodes, "--nodes"))]
     where, project = execution.arguments(), load_project()
-    pipeline = read.pipeline(project)
+    if images is not None and set_ is not None:
+        raise UsageError("images were given twice", where="--set", fix="give --set or --images")
+    calibrates = job == "calibrate"
+    settings = plan_settings(models or (), run, images or set_, read, project, calibrates=calibrates)
     merged = Settings(project)
     merged.add("job", job, given=job)
-    merged.add("models", ", ".join(map(str, models)), given=models)
-    merged.add("images", images, given=images)
-    merged.add_preprocessing(pipeline, read.preset)
+    merged.add("models", ", ".join(map(str, settings.models)), given=models, key="model")
+    merged.add("run", settings.run, given=run, key="run")
+    merged.add("images", settings.place, given=images or set_, key="set" if calibrates else "images")
+    merged.add_preprocessing(settings.pipeline, read.preset)
     with show_progress(merged.by_name) as progress:
         made = plan_job(
             job,
-            models,
-            images=images_given(images, skip_damaged),
-            pipeline=pipeline,
-            count=count,
+            settings.models,
+            images=settings.images if images is None else images_given(images, skip_damaged),
+            pipeline=settings.pipeline,
+            count=count or settings.count,
             workers=counts[0],
             nodes=counts[1],
             node_threads=node_threads,
@@ -78,15 +98,12 @@ def plan(
         )
     if json is not None:
         write_json(json, made.to_json())
+    session.event("result", result=made.to_json())
     _print(made)
     print_files([json] if json is not None else [])
-    print_next(*_command(job, models, images, read.preset))
-
-
-def _command(job: str, models: "Sequence[Path]", images: str | None, preset: str | None) -> list[str | Path]:
-    """Return the command of the job, in words."""
-    named = ["--model", *models] if job == "calibrate" else models
-    return [job, *named, "--images", images or "IMAGES", *([] if preset is None else ["--preset", preset])]
+    given = {"--run": run, "--images": images, "--set": set_, "--preset": read.preset}
+    options = [(name, value) for name, value in given.items() if value is not None]
+    print_next(job, *(models or ()), *(word for option in options for word in option))
 
 
 def _numbers(text: str | None, option: str) -> list[int]:
@@ -97,7 +114,7 @@ def _numbers(text: str | None, option: str) -> list[int]:
     """
     parts = [] if text is None else text.split(",")
     if not all(part.isdecimal() and 0 < int(part) < 100_000 for part in parts):
-        raise UsageError(f"{text!r} is not a list of numbers", where=option, fix="write it as 1,2,4")
+        raise UsageError(f"{text!r} is not a list of numbers from 1 up", where=option, fix="write it as 1,2,4")
     return [int(part) for part in parts]
 
 
@@ -117,7 +134,7 @@ def _print(made: "JobPlan") -> None:
         table.add_row(one.where, *row)
     console.print(table)
     if len(made.estimates) > 1:
-        console.print("workers and nodes are taken to have this machine's processors and to be idle", soft_wrap=True)
+        print_lines("workers and nodes are taken to have this machine's processors and to be idle")
     print_notes(made.notes)
 
 

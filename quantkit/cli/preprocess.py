@@ -9,8 +9,8 @@ import typer
 from quantkit.cli.app import sub_app
 from quantkit.cli.options import DeviceOptions, InputOptions, JsonOption, LabelledImages
 from quantkit.cli.progress import show_progress
-from quantkit.cli.show import print_files, print_next, print_notes
-from quantkit.cli.terminal import console
+from quantkit.cli.show import print_files, print_lines, print_next, print_notes
+from quantkit.cli.terminal import console, session
 from quantkit.errors import UsageError
 
 if TYPE_CHECKING:
@@ -99,17 +99,18 @@ def guess(
         write_text(out, guessed_preset(done))
     if json is not None:
         write_json(json, done.to_json())
+    session.event("result", result=done.to_json())
     console.print(_table(done))
-    console.print(
+    print_lines(
         f"the model was run on {done.computed:,} images in {done.elapsed_s:.1f} s"
+        + (f"; {done.known:,} answers were cached in {done.cache}" if done.known else "")
         if done.computed
-        else "all answers were there, nothing was run",
-        markup=False,
+        else f"all answers were cached in {done.cache}, nothing was run"
     )
     print_notes(done.notes)
-    console.print(done.verdict, soft_wrap=True, markup=False)
+    print_lines(done.verdict)
     if done.found_better and out is None:
-        console.print(f"preset: {done.best.describe()}; --out FILE writes it", soft_wrap=True, markup=False)
+        print_lines(f"preset: {done.best.describe()}; --out FILE writes it")
     print_files(path for path in (out, json) if path is not None)
     if out is not None:
         print_next("calibrate", "--model", file, "--images", str(images.images or "FOLDER"), "--preset", out)
@@ -122,7 +123,7 @@ def _table(done: "PreprocessingGuess") -> "Table":
     figure, digits = ("top-1", 1) if labelled else ("nats", 2)
     table = plain_table("Alternatives, each against the preprocessing of its round")
     table.add_column("alternative")
-    for heading in ("images", figure, "Δ [95 %]", "p (Holm)"):
+    for heading in ("images", "present", figure, "Δ [95 %]", "p (Holm)"):
         table.add_column(heading, justify="right", no_wrap=True)
     before = None
     for one in done.tried:
@@ -130,6 +131,8 @@ def _table(done: "PreprocessingGuess") -> "Table":
             table.add_section()
         before = one.round
         style = "bold" if one.chosen else None
-        value = f"{one.value:.{digits}f}"
-        table.add_row(one.words, f"{one.images}", value, points(one.difference, one.ci95), f"{one.p:.2g}", style=style)
+        present, value = (f"{figure:.{digits}f}" for figure in (one.reference, one.value))
+        table.add_row(
+            one.words, f"{one.images}", present, value, points(one.difference, one.ci95), f"{one.p:.2g}", style=style
+        )
     return table

@@ -20,7 +20,7 @@ from rich.text import Text
 
 from quantkit.cli.show import print_configuration
 from quantkit.cli.terminal import Session, errors, session
-from quantkit.progress import Progress, ProgressCallback
+from quantkit.progress import Notice, Progress, ProgressCallback, Resumed
 
 if TYPE_CHECKING:
     from quantkit.config.settings import Setting
@@ -60,7 +60,10 @@ class BarProgress:
         return count
 
     def message(self, text: str) -> None:
-        """Show a message after the name of the task; with ``--verbose`` also on a separate line."""
+        """Show a notice on a line of its own; a message after the name of the task."""
+        if isinstance(text, Notice):
+            self._bar.console.print(text, markup=False, soft_wrap=True)
+            return
         if session.verbose:
             self._bar.console.print(text, style="dim", markup=False, soft_wrap=True)
         for task in self._bar.task_ids:
@@ -87,11 +90,13 @@ class LineProgress:
     ) -> None:
         self._write, self._clock, self._interval_s, self._verbose = write, clock, interval_s, verbose
         self._last_s = clock()
+        self._before = 0
         self._lock = threading.Lock()
 
     def task(self, name: str, unit: str) -> ProgressCallback:
         """Begin a task; printed if nothing was printed for an interval."""
         start_s, printed = self._clock(), False
+        self._before = 0
         if start_s - self._last_s >= self._interval_s:
             self._put(name)
 
@@ -102,13 +107,15 @@ class LineProgress:
                 due = now_s - self._last_s >= self._interval_s
                 if due or (printed and done == total):
                     printed = done < total
-                    self._put(_line(name, unit, done, total, now_s - start_s))
+                    self._put(_line(name, unit, done, total, now_s - start_s, self._before))
 
         return count
 
     def message(self, text: str) -> None:
-        """Print a message with ``--verbose``."""
-        if self._verbose:
+        """Print a message with ``--verbose``, and a notice always; what a task resumes has no part in its rate."""
+        if isinstance(text, Resumed):
+            self._before = text.done
+        if self._verbose or isinstance(text, Notice):
             self._put(text)
 
     def _put(self, line: str) -> None:
@@ -116,8 +123,8 @@ class LineProgress:
         self._write(line)
 
 
-def _line(name: str, unit: str, done: int, total: int, elapsed_s: float) -> str:
-    rate = done / elapsed_s if elapsed_s > 0.0 else 0.0
+def _line(name: str, unit: str, done: int, total: int, elapsed_s: float, before: int) -> str:
+    rate = (done - before) / elapsed_s if elapsed_s > 0.0 else 0.0
     parts = [f"{name}: {done} of {total} {unit}"]
     if rate > 0.0:
         parts += [f"{rate:.1f} {unit}/s", f"{elapsed_s:.0f} s elapsed"]
@@ -158,7 +165,10 @@ class EventProgress:
     def message(self, text: str) -> None:
         """Write a message."""
         self._to.log(text)
-        self._to.event("message", text=text)
+        if isinstance(text, Resumed):
+            self._to.event("resumed", text=text, done=text.done, total=text.total)
+        else:
+            self._to.event("message", text=text)
 
 
 class _All:

@@ -6,23 +6,32 @@ from typing import Annotated
 import typer
 
 from quantkit.cli.app import app
-from quantkit.cli.options import MethodOptions, QuantizationOptions, RequireCoverageOption, RunOption
+from quantkit.cli.options import (
+    MethodOptions,
+    QuantizationOptions,
+    RequireCoverageOption,
+    RunOption,
+    SubjectArgument,
+    given_once,
+)
 from quantkit.cli.progress import show_progress
 from quantkit.cli.show import (
     parse_percent,
     print_coverage,
     print_files,
+    print_lines,
     print_next,
     print_notes,
     print_selection,
 )
-from quantkit.cli.terminal import console
+from quantkit.cli.terminal import session
 
 
 @app.command()
 def quantize(
     by: MethodOptions,
     given: QuantizationOptions,
+    subject: SubjectArgument = None,
     run: RunOption = None,
     out: Annotated[
         Path | None,
@@ -43,15 +52,16 @@ def quantize(
     """Compute the ranges by another method from the statistics of a run, and write the int8 model."""
     from quantkit.config.settings import Settings
     from quantkit.runs.configuration import record_settings
-    from quantkit.workflows.project import find_run, load_project
+    from quantkit.workflows.project import load_project, run_of_subject
     from quantkit.workflows.quantize import quantize as step
 
     project = load_project()
     options = given.quantize_options(project, bias_correction=bias_correction)
-    folder = find_run(run, project)
+    place = given_once(subject, run, "run")
+    folder = run_of_subject(place, project)
     method, target = by.method_and_target(project)
     merged = Settings(project)
-    merged.add("run", folder, given=run, key="run")
+    merged.add("run", folder, given=place, key="run")
     by.show_method(merged, method, target)
     given.show_options(merged, options, bias=bias_correction)
     with show_progress(merged.by_name) as progress:
@@ -65,11 +75,12 @@ def quantize(
             progress=progress,
         )
     record_settings(folder, f"quantize {done.name}", merged.by_name)
+    session.event("result", result=done.to_json())
     if explain:
         for row in done.explain():
-            console.print(f"{row.kind:8}  {row.op_type:18}  {row.how:9}  {row.name}", soft_wrap=True, markup=False)
+            print_lines(f"{row.kind:8}  {row.op_type:18}  {row.how:9}  {row.name}")
             if row.why:
-                console.print(f"{'':10}{row.why}", soft_wrap=True, markup=False, style="dim")
+                print_lines(f"{'':10}{row.why}", style="dim")
     print_selection(done.selection)
     print_notes(done.notes)
     print_files(dict.fromkeys((done.path, *done.files)))

@@ -6,8 +6,7 @@ from typing import Annotated
 import typer
 
 from quantkit.cli.app import app
-from quantkit.cli.show import print_files, print_next
-from quantkit.cli.terminal import console
+from quantkit.cli.show import print_files, print_lines, print_next
 from quantkit.errors import UsageError
 
 
@@ -33,7 +32,7 @@ def relink(
     if model is None and set_ is None and images is None:
         raise UsageError("nothing to record", fix="give --model, --set or --images")
     record = step(run, model=model, set_=set_, images=images)
-    console.print(f"model: {record.model.path}", soft_wrap=True, markup=False)
-    console.print(f"set: {record.set.path or 'not saved'}", soft_wrap=True, markup=False)
+    print_lines(f"model: {record.model.path}")
+    print_lines(f"set: {record.set.path or 'not saved'}")
     print_files([run / "run.json"])
     print_next("compare", "fp32", "int8", "--run", run)

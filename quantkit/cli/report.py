@@ -6,9 +6,18 @@ from typing import Annotated
 import typer
 
 from quantkit.cli.app import app
-from quantkit.cli.options import DeviceOptions, EvaluatedImages, LimitOption, SubjectArgument
+from quantkit.cli.options import (
+    DeviceOptions,
+    EvaluatedImages,
+    InputOptions,
+    LimitOption,
+    RunOption,
+    SubjectArgument,
+    given_once,
+)
 from quantkit.cli.progress import show_progress
-from quantkit.cli.show import print_files, print_next
+from quantkit.cli.show import print_files, print_lines, print_next, print_notes
+from quantkit.cli.terminal import console, session
 
 
 @app.command()
@@ -16,7 +25,10 @@ def report(
     on: EvaluatedImages,
     execution: DeviceOptions,
     subject: SubjectArgument = None,
-    html: Annotated[Path, typer.Option(help="HTML file to write.")] = Path("report.html"),
+    run: RunOption = None,
+    html: Annotated[
+        Path | None, typer.Option(help="HTML file to write.", show_default="report.html in the run folder")
+    ] = None,
     models: Annotated[
         list[str] | None,
         typer.Option("--model", help="Name of a model in the run; repeatable. Default: every model of the run."),
@@ -25,21 +37,35 @@ def report(
     latency: Annotated[bool, typer.Option("--latency", help="Measure latency too, on one thread.")] = False,
 ) -> None:
     """Write an HTML report of a run: its models compared with fp32, drift, sensitivity, tuning, coverage."""
+    from quantkit.cli.evaluation_settings import comparison_settings
+    from quantkit.report.tables import accuracy_table, notes
+    from quantkit.runs.folder import FP32
     from quantkit.workflows.project import load_project, run_of_subject
     from quantkit.workflows.report import report_run
 
-    project = load_project()
-    run = run_of_subject(subject, project)
-    with show_progress() as progress:
-        report_run(
-            run,
-            html,
+    project, place, read = load_project(), given_once(subject, run, "run"), InputOptions()
+    folder = run_of_subject(place, project)
+    settings = comparison_settings([FP32], folder, on, read, project)
+    merged = settings.shown(project, place, on, read)
+    merged.add("models", tuple(models or ()), given=models)
+    merged.add("exclude", on.exclude, given=on.exclude)
+    merged.add("limit", limit, given=limit)
+    execution.show(merged)
+    path = html or folder / "report.html"
+    with show_progress(merged.by_name) as progress:
+        done = report_run(
+            folder,
+            path,
             models=tuple(models or ()),
-            **on.completed(project).arguments(),
+            **settings.images.arguments(),
             limit=limit,
             latency=latency,
             **execution.arguments(),
             progress=progress,
         )
-    print_files([html])
-    print_next("tune", run)
+    session.event("result", result=done.comparison.to_json())
+    console.print(accuracy_table(done.comparison))
+    print_notes(done.notes)
+    print_lines(*dict.fromkeys(notes(done.comparison)))
+    print_files([path])
+    print_next("tune", folder)

@@ -16,12 +16,12 @@ from quantkit.cli.options import (
     QuantizationOptions,
     RunOption,
     SubjectArgument,
+    given_once,
 )
 from quantkit.cli.progress import show_progress
-from quantkit.cli.show import print_files, print_next, print_notes
-from quantkit.cli.terminal import console
+from quantkit.cli.show import print_files, print_lines, print_next, print_notes
+from quantkit.cli.terminal import console, session
 from quantkit.config.choices import MethodName
-from quantkit.errors import UsageError
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -81,17 +81,16 @@ def sensitivity(
     from quantkit.workflows.sensitivity import sensitivity as step
     from quantkit.workflows.sensitivity_decision import compare_command, decide, quantize_command
 
-    if subject is not None and run is not None:
-        raise UsageError("a run was given twice", where="--run", fix="give it once")
+    place = given_once(subject, run, "run")
     where, project = execution.arguments(), load_project()
     images = on.completed(project, own_images=by == "accuracy")
-    folder = run_of_subject(subject or run, project)
+    folder = run_of_subject(place, project)
     method, target = by_method.method_and_target(project)
     if isinstance(method, Auto):
         method = method_of_run(RunFolder(folder).read(), target)
     options = given.quantize_options(project, bias_correction=bias_correction)
     merged = Settings(project)
-    merged.add("run", folder, given=subject or run, key="run")
+    merged.add("run", folder, given=place, key="run")
     by_method.show_method(merged, method, target)
     merged.add("by", by, given=by if by != "isolated" else None)
     merged.add("count", count, given=count)
@@ -112,17 +111,17 @@ def sensitivity(
     record_settings(folder, f"sensitivity {found.target}", merged.by_name)
     decision = decide(found)
     # Files are written first, so that a closed pipe (`head`) does not lose them.
+    content = found.to_json() | {"decision": decision.to_json()}
     if json is not None:
-        write_json(json, found.to_json() | {"decision": decision.to_json()})
+        write_json(json, content)
+    session.event("result", result=content)
     if csv is not None:
         write_text(csv, found.csv_text())
     if html is not None:
         write_text(html, sensitivity_page(found, decision.lines()))
     console.print(_table(found, top))
-    for line in summary(found):
-        console.print(line, soft_wrap=True, markup=False)
-    for line in decision.lines():
-        console.print(line, soft_wrap=True, markup=False, style="bold")
+    print_lines(*summary(found))
+    print_lines(*decision.lines(), style="bold")
     print_notes(found.notes)
     print_files((sensitivity_path(RunFolder(folder), found.target), *(one for one in (json, csv, html) if one)))
     if not decision.layers:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from quantkit.cli.terminal import console, errors, session
 from quantkit.errors import UsageError
+from quantkit.files import made_folders
 from quantkit.notes import grouped
 
 if TYPE_CHECKING:
@@ -38,6 +39,12 @@ def print_preset_notes(preset: str | None, project: "Project | None" = None) -> 
     if preset is None and project is not None and project.ops is None:
         preset = project.preset
     print_notes(preset_notes(preset), to_errors=True)
+
+
+def print_lines(*lines: str, style: str | None = None) -> None:
+    """Print lines as they are, however long, so that a file has them whole."""
+    for line in lines:
+        console.print(line, soft_wrap=True, markup=False, style=style)
 
 
 def spread(counts: Collection[int]) -> str:
@@ -79,7 +86,10 @@ def print_files(files: Iterable[Path], *, in_folder: Path | None = None) -> None
     inside = [path.name for path in paths if path.parent == in_folder]
     parts = [f"{', '.join(inside)} in {in_folder}"] if inside else []
     parts += [str(path) for path in paths if path.parent != in_folder]
-    console.print(f"wrote {', '.join(parts)}", soft_wrap=True, markup=False)
+    made = made_folders()
+    new = dict.fromkeys(path.parent for path in paths if path.parent in made and path.parent != in_folder)
+    created = f" (new: {', '.join(f'{folder}/' for folder in new)})" if new else ""
+    print_lines(f"wrote {', '.join(parts)}{created}")
 
 
 def print_next(*words: str | Path, folder: Path | None = None, to_errors: bool = False) -> None:
@@ -128,13 +138,13 @@ def print_selection(selection: "MethodSelection | None") -> None:
     session.event("method_selection", **selection.to_json())
     if session.quiet:
         return
-    from rich.table import Table
+    from quantkit.report.tables import plain_table
 
-    table = Table(box=None, pad_edge=False)
+    table = plain_table("Method auto: distance from fp32 (chosen: 1)")
     table.add_column("method")
-    for heading in ("images", "distance", "SQNR, dB", "agree"):
+    for heading in ("images", "distance", "SQNR dB", "agree"):
         table.add_column(heading, justify="right", no_wrap=True)
-    table.add_column("")
+    table.add_column("outcome")
     for row in selection.rows():
         figures = (_figure(row[name], digits) for name, digits in (("distance", 2), ("sqnr_db", 1), ("agreement", 1)))
         table.add_row(row["method"], str(row["images"] or "–"), *figures, row["outcome"])
@@ -148,10 +158,10 @@ def _figure(value: float | None, digits: int) -> str:
 def print_coverage(covered: "Coverage") -> None:
     """Print how much is int8, as a warning if it is little; with ``--verbose`` also each layer in float."""
     warning = "warning: " if covered.is_low else ""
-    console.print(f"{warning}{covered}", soft_wrap=True, markup=False, style="yellow" if covered.is_low else None)
+    print_lines(f"{warning}{covered}", style="yellow" if covered.is_low else None)
     if session.verbose:
         for layer in covered.float_layers:
-            console.print(f"    {layer.name}: {layer.why}", soft_wrap=True, markup=False, style="dim")
+            print_lines(f"    {layer.name}: {layer.why}", style="dim")
 
 
 def parse_percent(text: str | None, option: str, *, all_allowed: bool = False) -> float | None:

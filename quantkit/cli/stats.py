@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from quantkit.cli.app import sub_app
-from quantkit.cli.show import print_files, print_next
+from quantkit.cli.show import print_files, print_lines, print_next
 from quantkit.cli.terminal import console
 
 stats = sub_app("stats", "Show, merge and compare statistics files.")
@@ -23,7 +23,7 @@ def show(file: _File) -> None:
     from quantkit.stats.convergence import images_enough
     from quantkit.stats.file import load_statistics
 
-    statistics, _ = load_statistics(file)
+    statistics = load_statistics(file)
     table = Table(box=None, pad_edge=False)
     table.add_column("tensor")
     for heading in ("values", "min", "max", "zeros", "bins"):
@@ -45,7 +45,7 @@ def show(file: _File) -> None:
         far = statistics.outlier_ratio[row]
         console.print(f"image {statistics.images[row][:12]}: outlier ratio {far:.0f}")
     console.print(f"model {made.model_sha256[:16]}, preprocessing {made.pipeline_sha256[:16]}")
-    console.print(f"by quantkit {made.quantkit} with onnxruntime {made.onnxruntime} on {made.device}", soft_wrap=True)
+    print_lines(f"by quantkit {made.quantkit} with onnxruntime {made.onnxruntime} on {made.device}")
     for method in statistics.convergence[-1].movement if statistics.convergence else ():
         enough = images_enough(statistics.convergence, method, 0.005)
         what = "still moving" if enough is None else f"stable from image {enough} on"
@@ -63,9 +63,9 @@ def merge(
 
     if len(files) < 2:
         raise UsageError("merging needs at least two files")
-    merged, _ = load_statistics(files[0])
+    merged = load_statistics(files[0])
     for file in files[1:]:
-        merged = merged.merge(load_statistics(file)[0])
+        merged = merged.merge(load_statistics(file))
     save_statistics(merged, out)
     console.print(f"{len(merged.tensors)} tensors over {len(merged.images)} images")
     print_files([out])
@@ -80,13 +80,13 @@ def diff(one: _File, other: _File) -> None:
     from quantkit.report.names import Name
     from quantkit.stats.file import load_statistics
 
-    first, second = load_statistics(one)[0], load_statistics(other)[0]
+    first, second = load_statistics(one), load_statistics(other)
     same = True
     for name, mine in first.provenance.__dict__.items():
         theirs = getattr(second.provenance, name)
         if mine != theirs:
             same = False
-            console.print(f"{name}: {mine} and {theirs}", soft_wrap=True)
+            print_lines(f"{name}: {mine} and {theirs}")
     shared = len(set(first.images) & set(second.images))
     console.print(f"images: {len(first.images)} and {len(second.images)}, {shared} in both")
     table = Table(box=None, pad_edge=False)

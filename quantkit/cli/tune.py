@@ -18,10 +18,11 @@ from quantkit.cli.options import (
     RunOption,
     SubjectArgument,
     TargetOption,
+    given_once,
 )
 from quantkit.cli.progress import show_progress
-from quantkit.cli.show import parse_percent, print_coverage, print_files, print_next, print_notes
-from quantkit.cli.terminal import console
+from quantkit.cli.show import parse_percent, print_coverage, print_files, print_lines, print_next, print_notes
+from quantkit.cli.terminal import console, session
 from quantkit.config.choices import Stage
 from quantkit.errors import UsageError
 
@@ -132,6 +133,7 @@ def tune(
         )
     if json is not None:
         write_json(json, done.to_json())
+    session.event("result", result=done.to_json())
     record_settings(done.log.parent, f"tune {done.name}", merged.by_name)
     _print(done, json)
 
@@ -157,11 +159,9 @@ def _run(given: CalibrateOptions, project: "Project", device: "Device", progress
     from quantkit.workflows.project import run_of_subject
 
     if given.set_ is None:
-        if given.model is not None and given.run is not None:
-            raise UsageError("a run was given twice", where="--run", fix="give it once")
         if given.preset is not None:
             raise UsageError("a calibrated run has its own preprocessing", where="--preset", fix="give --set too")
-        return run_of_subject(given.model or given.run, project)
+        return run_of_subject(given_once(given.model, given.run, "run"), project)
     settings = calibration_settings(given, project)
     calibrate(
         settings.model,
@@ -178,10 +178,9 @@ def _run(given: CalibrateOptions, project: "Project", device: "Device", progress
 def _print(done: "Tuning", json: Path | None) -> None:
     best = done.outcome.best
     console.print(_table(done))
-    for line in _verdict(done):
-        console.print(line, soft_wrap=True, markup=False)
+    print_lines(*_verdict(done))
     print_notes(done.notes)
-    console.print(f"kept: {best.recipe.describe()}", soft_wrap=True, markup=False)
+    print_lines(f"kept: {best.recipe.describe()}")
     print_files((*done.files, done.log, *([] if json is None else [json])), in_folder=done.log.parent)
     print_coverage(done.coverage)
     print_next("compare", "fp32", done.name, "--run", done.log.parent)

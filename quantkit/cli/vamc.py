@@ -18,8 +18,7 @@ from quantkit.cli.options import (
     images_given,
 )
 from quantkit.cli.progress import show_progress
-from quantkit.cli.show import print_files, print_next, print_notes, print_preset_notes
-from quantkit.cli.terminal import console
+from quantkit.cli.show import print_files, print_lines, print_next, print_notes, print_preset_notes
 from quantkit.config.choices import MethodName
 from quantkit.errors import UsageError, VendorFileError
 
@@ -58,7 +57,7 @@ def check(
     else:
         _print_reports(reports, notes=notes)
         if found.others:
-            console.print(f"{len(found.others)} YAML files that are not build files were skipped", soft_wrap=True)
+            print_lines(f"{len(found.others)} YAML files that are not build files were skipped")
     if wrong:
         raise VendorFileError(f"{wrong} of {len(reports)} build files have errors")
 
@@ -253,7 +252,7 @@ def tensors(
         written = write_calibration_tensors(
             items, pipeline, out, input_name=input_name, progress=progress.task("writing tensors", "images")
         )
-    console.print(f"{written.count} tensors (suffix: {written.suffix})", soft_wrap=True, markup=False)
+    print_lines(f"{written.count} tensors (suffix: {written.suffix})")
     print_files([out])
     options = [] if read.preset is None else ["--preset", read.preset]
     print_next("vamc", "write", "--model", model, "--calibration-folder", out, *options, "--out", "vamc.yaml")
@@ -276,9 +275,9 @@ def show_vdsp(
         _write_vdsp(_pipeline(PreprocessingOptions(preset=preset)), out)
     for file in files or ():
         reading = recognise(load_vdsp(file))
-        console.print(f"{file}: {describe(reading)}", soft_wrap=True, markup=False)
+        print_lines(f"{file}: {describe(reading)}")
         for note in reading.notes:
-            console.print(f"    note: {note}", soft_wrap=True, markup=False, style="dim")
+            print_lines(f"    note: {note}", style="dim")
 
 
 def _write_vdsp(pipeline: "Pipeline", out: Path | None) -> None:
@@ -300,16 +299,14 @@ def _print_reports(reports: "list[FileReport]", *, notes: bool) -> None:
             if finding.severity == "note" and not notes:
                 continue
             place = report.path if finding.line is None else f"{report.path}:{finding.line}"
-            console.print(f"{place}: {finding}", soft_wrap=True, markup=False, style=_STYLES[finding.severity])
+            print_lines(f"{place}: {finding}", style=_STYLES[finding.severity])
     wrong = sum(report.count("error") > 0 for report in reports)
     warned = sum(report.count("error") == 0 < report.count("warning") for report in reports)
     unchecked = sum(report.count("note") > 0 for report in reports)
-    console.print(
+    print_lines(
         f"{len(reports)} checked: {wrong} with errors, {warned} with warnings only, "
         f"{len(reports) - wrong - warned} clean"
-        + (f"; {unchecked} could not be checked in full (--notes says why)" if unchecked and not notes else ""),
-        soft_wrap=True,
-        markup=False,
+        + (f"; {unchecked} could not be checked in full (--notes says why)" if unchecked and not notes else "")
     )
 
 

@@ -8,8 +8,7 @@ import typer
 from quantkit.cli.app import sub_app
 from quantkit.cli.options import PreprocessingOptions, SomeImagesOption, ThreadsOption
 from quantkit.cli.progress import show_progress
-from quantkit.cli.show import print_files, print_next, print_notes, print_preset_notes
-from quantkit.cli.terminal import console
+from quantkit.cli.show import print_files, print_lines, print_next, print_notes, print_preset_notes
 from quantkit.errors import UsageError
 
 vamp = sub_app("vamp", "Inputs for the VACC card's runner, and accuracy from its results.")
@@ -69,7 +68,7 @@ def inputs(
         )
     report = done.report
     kept = len(report.files) - report.written
-    console.print(f"{report.written} inputs ({kept} were there); the list has {len(report.files)}", soft_wrap=True)
+    print_lines(f"{report.written} inputs ({kept} were there); the list has {len(report.files)}")
     print_notes(done.notes, to_errors=True)
     for fault in report.broken:
         typer.echo(f"left out: {fault}", err=True)
@@ -160,7 +159,7 @@ def evaluate(
                 progress=progress.task("reading results", "images"),
             )
     typer.echo(accuracy.line())
-    console.print(f"top-1 {accuracy.top1} and top-5 {accuracy.top5} of {accuracy.images} images right", soft_wrap=True)
+    print_lines(f"top-1 {accuracy.top1} and top-5 {accuracy.top5} of {accuracy.images} images right")
     print_notes((*accuracy.notes, *accuracy.vendor_notes()), to_errors=True)
     for fault in accuracy.faults:
         typer.echo(f"left out: {fault}", err=True)

@@ -16,6 +16,7 @@ from quantkit.errors import ModelError, NumericError
 from quantkit.evaluation.drift_kernel import COLUMNS, Grid, ImageTerms, image_terms
 from quantkit.evaluation.exact_sum import ExactSum
 from quantkit.numerics import QParams
+from quantkit.records import plain
 from quantkit.types import Float64Array, FloatArray, Int64Array
 
 
@@ -72,22 +73,8 @@ class TensorDrift:
 
     def to_json(self) -> dict[str, Any]:
         """Return JSON values without the per-channel vectors; an infinite SQNR is null, and `max_err` has its sign."""
-        return {
-            "name": self.name,
-            "op_type": self.op_type,
-            "elements": self.elements,
-            "images": self.images,
-            "image_share": self.image_share,
-            "sqnr_db": _finite(self.sqnr_db),
-            "worst_channel": self.worst_channel,
-            "worst_channel_sqnr_db": _finite(self.worst_channel_sqnr_db),
-            "max_err": self.max_err,
-            "max_err_steps": self.max_err_steps,
-            "cosine": self.cosine,
-            "clipped": self.clipped,
-            "range_used": self.range_used,
-            "levels_used": self.levels_used,
-            "collapsed": self.collapsed,
+        vectors = ("channel_sqnr_db", "channel_bias", "scale")
+        return {name: plain(value) for name, value in vars(self).items() if name not in vectors} | {
             "worst_bias": self.worst_bias,
             "worst_bias_steps": None if self.scale is None else self.worst_bias / self.scale,
         }
@@ -234,7 +221,3 @@ def _cosine(xy: float, xx: float, yy: float) -> float:
     if xx == 0.0 or yy == 0.0:
         return 0.0
     return min(max(xy / (math.sqrt(xx) * math.sqrt(yy)), -1.0), 1.0)
-
-
-def _finite(value: float) -> float | None:
-    return value if math.isfinite(value) else None

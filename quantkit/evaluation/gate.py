@@ -22,6 +22,7 @@ from typing import Any
 from quantkit.errors import GateError, UsageError
 from quantkit.evaluation.paired import Interval, wilson_interval
 from quantkit.evaluation.result import PERCENT, Comparison, ModelResult
+from quantkit.records import plain
 
 _OPERATORS: dict[str, Callable[[float, float], bool]] = {
     ">": operator.gt,
@@ -121,6 +122,7 @@ class GateVerdict:
         figures: the figures in the condition.
         passed: whether the candidate passes.
         proven: whether every value in the 95 % intervals meets the condition (True), none does (False), or some (None).
+        detectable: the loss that the images could show, in words, where a condition on ``top1_drop`` passes undecided.
 
     Example:
         >>> import quantkit
@@ -135,11 +137,14 @@ class GateVerdict:
     figures: dict[str, Figure]
     passed: bool
     proven: bool | None
+    detectable: str = ""
 
     def __str__(self) -> str:
         said = f"{self.model}: " + ", ".join(f"{name} is {figure}" for name, figure in self.figures.items())
         undecided = self.proven is None and any(figure.interval is not None for figure in self.figures.values())
-        return f"{said} (neither proven nor excluded at 95 %)" if undecided else said
+        if not undecided:
+            return said
+        return f"{said} (neither proven nor excluded at 95 %{self.detectable and f'; {self.detectable}'})"
 
     @property
     def line(self) -> str:
@@ -154,10 +159,7 @@ class GateVerdict:
             "model": self.model,
             "passed": self.passed,
             "proven": self.proven,
-            "figures": {
-                name: {"value": one.value, "ci95": None if one.interval is None else [one.interval.lo, one.interval.hi]}
-                for name, one in self.figures.items()
-            },
+            "figures": {name: {"value": one.value, "ci95": plain(one.interval)} for name, one in self.figures.items()},
         }
 
 
@@ -232,7 +234,12 @@ class Gate:
             GateMode.FAIL_IF_PROVEN: proven is not True,
             GateMode.FAIL_UNLESS_PROVEN: proven is True,
         }[self.mode]
-        return GateVerdict(gate=self, model=model.name, figures=figures, passed=passed, proven=proven)
+        versus, detectable = model.versus, ""
+        if passed and proven is None and versus is not None and versus.sample_size and "top1_drop" in figures:
+            detectable = versus.sample_size.partition(";")[0]
+        return GateVerdict(
+            gate=self, model=model.name, figures=figures, passed=passed, proven=proven, detectable=detectable
+        )
 
     def _figure(self, name: str, model: str, measured: dict[str, Figure]) -> Figure:
         figure = measured.get(name)

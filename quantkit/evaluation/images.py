@@ -46,8 +46,8 @@ def evaluation_images(
             )
     elif calibration is not None and (shared := overlap(calibration, found.items)):
         warnings.append(
-            f"{len(shared)} of {len(found.names)} images are in the calibration set too: the loss is underestimated; "
-            "leave them out with --exclude"
+            f"{len(shared)} of {len(found.names)} images are in the calibration set too, which makes int8 look better "
+            "than it is; leave them out with --exclude"
         )
     return found, warnings
 

@@ -38,6 +38,10 @@ class Interval:
     def __contains__(self, value: float) -> bool:
         return self.lo <= value <= self.hi
 
+    def to_json(self) -> list[float]:
+        """Return ``[lo, hi]``."""
+        return [self.lo, self.hi]
+
     def scaled(self, factor: float) -> "Interval":
         """Return the interval times a positive factor."""
         return Interval(self.lo * factor, self.hi * factor)

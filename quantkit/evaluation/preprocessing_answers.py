@@ -2,7 +2,7 @@
 
 import contextlib
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 
 import numpy as np
@@ -59,12 +59,24 @@ class AnswersByPipeline:
         progress: ProgressCallback | None = None,
     ) -> None:
         self.computed = 0
+        self._planned = 0
+        self._asked: dict[Pipeline, int] = {}
         self._file, self._sample, self._cache, self._threads = file, sample, cache, threads
         self._device = device if classifier is None else classifier.device
         self._given, self._progress = classifier, progress
         self._kind: Scores | None = None
         self._scores: dict[Pipeline, list[Float32Array | None]] = {}
         self._decoded: OrderedDict[tuple[PipelineOp, ...], DecodedImages] = OrderedDict()
+
+    @property
+    def known(self) -> int:
+        """Number of answers that were in the cache."""
+        return sum(self._asked.values()) - self.computed
+
+    def plan(self, pipelines: Sequence[Pipeline], count: int) -> None:
+        """Announce what is asked for next, so that the progress knows how many images are left."""
+        missing = [row is None for pipeline in pipelines for row in self._rows(pipeline)[:count]]
+        self._planned = self.computed + missing.count(True)
 
     def __call__(self, pipeline: Pipeline, count: int) -> Answers:
         """Return the answers to the first images of the sample under a pipeline.
@@ -74,9 +86,8 @@ class AnswersByPipeline:
             ModelError: the model cannot be run.
             LabelError: a label is no class of the model.
         """
-        rows = self._scores.get(pipeline)
-        if rows is None:
-            rows = self._scores[pipeline] = self._known(pipeline)
+        rows = self._rows(pipeline)
+        self._asked[pipeline] = max(count, self._asked.get(pipeline, 0))
         missing = [place for place in range(count) if rows[place] is None]
         if missing:
             self._compute(pipeline, rows, missing)
@@ -94,6 +105,12 @@ class AnswersByPipeline:
     @cached_property
     def _digest(self) -> str:
         return model_digest(self._file.path)
+
+    def _rows(self, pipeline: Pipeline) -> list[Float32Array | None]:
+        """Return the scores of each image of the sample, None where there are none yet."""
+        if pipeline not in self._scores:
+            self._scores[pipeline] = self._known(pipeline)
+        return self._scores[pipeline]
 
     def _known(self, pipeline: Pipeline) -> list[Float32Array | None]:
         """Return what the cache has for the sample."""
@@ -120,7 +137,7 @@ class AnswersByPipeline:
                     cached.add(one.index, scores)
                 self.computed += 1
                 if self._progress is not None:
-                    self._progress(self.computed, self.computed + len(missing) - one.index - 1)
+                    self._progress(self.computed, max(self._planned, self.computed + len(missing) - one.index - 1))
 
     def _loader(self, pipeline: Pipeline) -> Callable[[ImageItem], Float32Array]:
         key = geometry_key(pipeline)

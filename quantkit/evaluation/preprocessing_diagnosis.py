@@ -10,8 +10,6 @@ from functools import partial
 from quantkit.config.pipeline import Decode, Normalize, Pipeline, Resize, ToTensor
 from quantkit.data.source import ImageSource
 from quantkit.engine.classifier import ClassifierFile
-from quantkit.engine.device import CPU, Device
-from quantkit.engine.predict import Classifier
 from quantkit.errors import ConfigError, QuantkitError
 from quantkit.evaluation.label_diagnosis import label_problem
 from quantkit.evaluation.predictions import Predictions
@@ -25,8 +23,6 @@ from quantkit.evaluation.preprocessing_alternatives import (
 from quantkit.evaluation.preprocessing_answers import AnswersByPipeline, random_sample
 from quantkit.evaluation.preprocessing_search import SearchResult, SearchStage, can_find, search
 from quantkit.graph.model import is_quantized
-from quantkit.progress import ProgressCallback
-from quantkit.runs.cache import ResultCache
 
 # Significance level of what is said unasked.
 LEVEL = 0.01
@@ -49,13 +45,9 @@ def diagnose_preprocessing(
     file: ClassifierFile,
     found: ImageSource,
     pipeline: Pipeline,
+    answers: Callable[[ImageSource], AnswersByPipeline],
     *,
     predictions: Predictions | None = None,
-    classifier: Classifier | None = None,
-    device: Device = CPU,
-    cache: ResultCache | None = None,
-    threads: int = 1,
-    progress: ProgressCallback | None = None,
 ) -> str | None:
     """Return in one sentence with which preprocessing the model is right more often; None where that is not shown.
 
@@ -68,25 +60,18 @@ def diagnose_preprocessing(
         file: the model.
         found: images with labels; nothing is tried without.
         pipeline: their preprocessing.
-        predictions: the model's answers to all of them, in the same order, where they are known.
-        classifier: the model opened, where it is.
-        device: where the model runs.
-        cache: of scores.
-        threads: workers.
-        progress: receives the number of images the model was run on.
+        answers: returns the model's answers to a sample, under any pipeline.
+        predictions: the model's answers to all of them under theirs, in the same order, where they are known.
     """
     if found.array_shape is not None or not pipeline.ops or found.labels is None or len(found) < FEWEST:
         return None
     if is_quantized(file.graph) or (predictions is not None and not _could_show(file, pipeline, predictions)):
         return None
     sample = random_sample(found, _most(len(found)))
-    answers = AnswersByPipeline(
-        file, sample, device=device, cache=cache, threads=threads, classifier=classifier, progress=progress
-    )
     tried = stages(file, LEVEL, near=False, resize=len(found) >= MANY)
     try:
         screen = max(len(found) // _SCREENED, _FEWEST_SCREENED)
-        result = search(pipeline, tried, answers, len(sample), LEVEL, screen=screen)
+        result = search(pipeline, tried, answers(sample), len(sample), LEVEL, screen=screen)
     except QuantkitError:
         # A remark that nobody asked for must not end a job; what is wrong with the images or the model ends it anyway.
         return None

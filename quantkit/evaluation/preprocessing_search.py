@@ -10,6 +10,7 @@ that any other is named is therefore at most the significance level. Dropping al
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 from scipy import stats
 
@@ -17,9 +18,6 @@ from quantkit.config.pipeline import Pipeline
 from quantkit.evaluation.paired import CONFIDENCE
 from quantkit.evaluation.preprocessing_alternatives import Alternative
 from quantkit.evaluation.preprocessing_evidence import Answers, Contrast, contrast, least_p
-
-# Answers of one pipeline to the first images, as many as asked for.
-Ask = Callable[[Pipeline, int], Answers]
 
 FIRST_LOOK = 32
 # The difference found is measured on at least so many images, where there are as many.
@@ -34,6 +32,16 @@ _MOST_MOVES = 6
 # Without labels: least gain of information, as a share of the most there can be. Less moves the confidence and no
 # answer.
 _LEAST_INFORMATION = 0.02
+
+
+class Ask(Protocol):
+    """The answers of a model under any pipeline."""
+
+    def plan(self, pipelines: Sequence[Pipeline], count: int) -> None:
+        """Announce that the answers of these pipelines to the first images are asked for next."""
+
+    def __call__(self, pipeline: Pipeline, count: int) -> Answers:
+        """Return the answers of one pipeline to the first images, as many as asked for."""
 
 
 @dataclass(frozen=True)
@@ -160,6 +168,11 @@ def least_gain(images: int, alternatives: int, level: float) -> int:
     return next((gained for gained in range(1, images) if least_p(images, gained) <= needed), images)
 
 
+def least_information(images: int, classes: int) -> float:
+    """Return by how many nats an alternative has to be better on so many images to be named, without labels."""
+    return _LEAST_INFORMATION * math.log(min(images, classes))
+
+
 def holm(p: Sequence[float]) -> list[float]:
     """Return p values adjusted by Holm's step-down procedure (Scandinavian Journal of Statistics 6:65-70, 1979)."""
     adjusted, greatest = [0.0] * len(p), 0.0
@@ -177,6 +190,7 @@ def _round(base: Pipeline, stage: SearchStage, ask: Ask, sizes: Sequence[int], s
     for size in (screen, *sizes) if screen < sizes[0] else sizes:
         if not active:
             break
+        ask.plan([base, *(alternatives[index].pipeline for index in active)], size)
         given = ask(base, size)
         contrasts = {index: contrast(given, ask(alternatives[index].pipeline, size)) for index in active}
         # Those dropped count as not better, and still in the number of alternatives.
@@ -220,9 +234,7 @@ def _choose(
 
 
 def _is_better(found: TriedAlternative, given: Answers, level: float) -> bool:
-    least = 0.0
-    if given.labels is None:
-        least = _LEAST_INFORMATION * math.log(min(given.log_p.shape))
+    least = least_information(*given.log_p.shape) if given.labels is None else 0.0
     return found.contrast.difference > least and found.p <= level
 
 

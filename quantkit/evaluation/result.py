@@ -12,7 +12,7 @@ from quantkit.evaluation.classes import ClassDelta
 from quantkit.evaluation.confidence import MarginBin
 from quantkit.evaluation.drift import TensorDrift
 from quantkit.evaluation.paired import Interval
-from quantkit.records import Records
+from quantkit.records import Records, plain
 
 JSON_SCHEMA = 1
 WORST_TENSORS = 10
@@ -134,13 +134,13 @@ class ModelResult:
             "tie_rate": self.tie_rate,
             "constant_outputs": self.constant,
             "latency_ms": self.latency_ms,
-            "latency_ms_p10_p90": _pair(self.latency_spread_ms),
-            "ran_on": None if self.ran_on is None else self.ran_on.to_json(),
+            "latency_ms_p10_p90": plain(self.latency_spread_ms),
+            "ran_on": plain(self.ran_on),
         }
         if self.versus is None:
             return own
-        drift = {"worst_tensors": self.worst_tensors, "worst_layers": self.worst_layers}
-        return own | _versus_json(self.versus) | {key: [one.to_json() for one in worst] for key, worst in drift.items()}
+        drift = {"worst_tensors": plain(self.worst_tensors), "worst_layers": plain(self.worst_layers)}
+        return own | _versus_json(self.versus) | drift
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -194,7 +194,7 @@ class Comparison(Records):
             "images": self.images,
             "labelled": self.labelled,
             "warnings": list(self.warnings),
-            "models": [model.to_json() for model in self.models],
+            "models": plain(self.models),
         }
 
 
@@ -204,17 +204,17 @@ def _versus_json(versus: Versus) -> dict[str, Any]:
         **_accuracy_json(versus.top5, "top5"),
         "sample_size": versus.sample_size,
         "agreement": versus.agreement,
-        "agreement_ci95": _pair(versus.agreement_ci95),
+        "agreement_ci95": plain(versus.agreement_ci95),
         "changed": versus.changed,
         "kl": versus.kl,
-        "kl_ci95": _pair(versus.kl_ci95),
+        "kl_ci95": plain(versus.kl_ci95),
         "margins": [
             {
                 "lo": margin.lo,
                 "hi": margin.hi,
                 "images": margin.images,
                 "changed": PERCENT * margin.flips / margin.images,
-                "changed_ci95": _pair(margin.interval.scaled(PERCENT)),
+                "changed_ci95": plain(margin.interval.scaled(PERCENT)),
             }
             for margin in versus.margins
         ],
@@ -239,7 +239,7 @@ def _accuracy_json(delta: Delta | None, metric: str) -> dict[str, Any]:
     counts = (f"lost_{metric}", f"gained_{metric}", f"minimum_detectable_difference_{metric}")
     if delta is None:
         return dict.fromkeys(keys + counts)
-    figures = (delta.value, _pair(delta.ci95), _pair(delta.bootstrap95), delta.mcnemar_p)
+    figures = (delta.value, plain(delta.ci95), plain(delta.bootstrap95), delta.mcnemar_p)
     return dict(zip(keys + counts, (*figures, delta.lost, delta.gained, delta.minimum_detectable), strict=True))
 
 
@@ -260,7 +260,3 @@ def _row(images: int, model: ModelResult) -> dict[str, Any]:
         "bytes": model.bytes,
         "latency_ms": model.latency_ms,
     }
-
-
-def _pair(interval: Interval | None) -> list[float] | None:
-    return None if interval is None else [interval.lo, interval.hi]

@@ -103,7 +103,7 @@ def _passes(node: ir.Node, place: int) -> bool:
     if node.domain != "" or len(node.outputs) != 1:
         return False
     if node.op_type == "Transpose":
-        return attribute_ints(node, "perm") == TO_NCHW
+        return attribute_ints(node, "perm") == TO_NCHW and not node.outputs[0].is_graph_output()
     if node.op_type in _UNARY:
         return place == 0 and _reordered(node.outputs[0])
     if node.op_type in _BINARY:

@@ -20,6 +20,7 @@ from quantkit.graph.analysis.bounds import clip_bounds
 from quantkit.graph.analysis.values import (
     array,
     attribute_int,
+    crops,
     dims,
     is_constant,
     name_of,
@@ -161,6 +162,8 @@ class _Builder:
         if node.domain != "" or source is None:
             return
         if node.op_type in HOMOGENEOUS and self._same_channels(source, result):
+            if any(self._numbered(value) for value in node.inputs[1:]) or (node.op_type == "Resize" and crops(node)):
+                return  # computed slopes of a PRelu, and a fill value, have no factor
             yield self._all(source), self._all(result)
         elif node.op_type == "Clip" and self._same_channels(source, result) and source.dtype == ir.DataType.FLOAT:
             limits = clip_bounds(node)

@@ -28,7 +28,7 @@ from scipy.sparse import csr_array, vstack
 from quantkit.graph.qdq.plan import Plan
 from quantkit.ptq.channel_statistics import ChannelStatistics
 from quantkit.ptq.noise_model import activation_costs, relative_importance
-from quantkit.ptq.shift_groups import Movable, movable, moved
+from quantkit.ptq.shift_groups import ShiftGroups, find_shift_groups, shifted
 
 Vector = npt.NDArray[np.float64]
 
@@ -41,7 +41,7 @@ ITERATIONS = 200
 LEAST_SHIFT = 1e-3
 
 
-def center(model: ir.Model, plan: Plan, statistics: Mapping[str, ChannelStatistics]) -> ir.Model | None:
+def shift_channels(model: ir.Model, plan: Plan, statistics: Mapping[str, ChannelStatistics]) -> ir.Model | None:
     """Return an equivalent copy of a model with the narrowest ranges; None if no range can be narrowed.
 
     Args:
@@ -49,13 +49,13 @@ def center(model: ir.Model, plan: Plan, statistics: Mapping[str, ChannelStatisti
         plan: made for it.
         statistics: of the model's channels, over a few dozen images.
     """
-    found = movable(model)
+    found = find_shift_groups(model)
     shifts = best_channel_shifts(model, plan, found, statistics)
-    return moved(model, found, shifts) if shifts is not None else None
+    return shifted(model, found, shifts) if shifts is not None else None
 
 
 def best_channel_shifts(
-    model: ir.Model, plan: Plan, found: Movable, statistics: Mapping[str, ChannelStatistics]
+    model: ir.Model, plan: Plan, found: ShiftGroups, statistics: Mapping[str, ChannelStatistics]
 ) -> Vector | None:
     """Return the offsets that minimize ``J``, float64 ``[count]``; None if they would not change any range."""
     objective = ChannelShiftNoise(model, plan, found, statistics)
@@ -91,7 +91,7 @@ class ChannelShiftNoise:
     """
 
     def __init__(
-        self, model: ir.Model, plan: Plan, found: Movable, statistics: Mapping[str, ChannelStatistics]
+        self, model: ir.Model, plan: Plan, found: ShiftGroups, statistics: Mapping[str, ChannelStatistics]
     ) -> None:
         costs = activation_costs(plan, relative_importance(model, statistics), statistics)
         self._terms = []
@@ -103,16 +103,16 @@ class ChannelShiftNoise:
                 self._terms.append(_Term.of(found, names, statistics, cost, symmetric=symmetric))
         self.units = self._units(found)
 
-    def __call__(self, moves: Vector) -> tuple[float, Vector]:
+    def __call__(self, shifts: Vector) -> tuple[float, Vector]:
         """Return the objective and its gradient at offsets in `units`."""
-        total, gradient = 0.0, np.zeros(moves.size)
+        total, gradient = 0.0, np.zeros(shifts.size)
         for term in self._terms:
-            value, slope = term(moves * self.units)
+            value, slope = term(shifts * self.units)
             total += value
             gradient += slope
         return (float(np.log(total)), gradient * self.units / total) if self._terms else (0.0, gradient)
 
-    def _units(self, found: Movable) -> Vector:
+    def _units(self, found: ShiftGroups) -> Vector:
         units = np.full(found.free.size, np.inf)
         for term in self._terms:
             reached = np.unique(term.arriving.tocoo().coords[1])
@@ -133,7 +133,7 @@ class _Term:
     @classmethod
     def of(
         cls,
-        found: Movable,
+        found: ShiftGroups,
         names: Sequence[str],
         statistics: Mapping[str, ChannelStatistics],
         cost: float,
@@ -149,8 +149,8 @@ class _Term:
         """The span of the group without offsets."""
         return max(float(np.maximum(self.hi, -self.lo).max()), 1e-30)
 
-    def __call__(self, moves: Vector) -> tuple[float, Vector]:
-        offsets, width = self.arriving @ moves, self.width
+    def __call__(self, shifts: Vector) -> tuple[float, Vector]:
+        offsets, width = self.arriving @ shifts, self.width
         above, below = (self.hi - offsets) / width, (offsets - self.lo) / width
         if self.symmetric:
             reach, share = _smooth_maximum(np.concatenate([above, below]))

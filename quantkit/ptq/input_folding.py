@@ -21,13 +21,14 @@ from quantkit.graph.analysis.values import (
     attribute_int,
     attribute_ints,
     attribute_str,
-    operand,
     required,
+    set_constant,
     sole_consumer,
     unused_name,
 )
 from quantkit.numerics import Range
 from quantkit.ptq.channel_groups import rescalable_layers
+from quantkit.ptq.layers import add_to_bias
 from quantkit.targets import Target
 from quantkit.types import Float32Array
 
@@ -145,18 +146,11 @@ def _first_layer(model: ir.Model) -> ir.Node | None:
 
 
 def _read_levels(graph: ir.Graph, first: ir.Node, levels: Levels) -> None:
-    value = required(first, 1)
-    weight = np.asarray(array(value), np.float64)
+    weight = np.asarray(array(required(first, 1)), np.float64)
     offset = np.einsum("ocyx,c->o", weight, levels.lo)
     scaled = weight * levels.step.reshape(1, -1, 1, 1)
-    value.const_value = ir.Tensor(scaled.astype(np.float32), name=value.name)
-    bias = operand(first, 2)
-    if bias is None:
-        first.resize_inputs(3)
-        first.replace_input_with(2, add_constant(graph, f"{LEVELS}.offset", offset.astype(np.float32)))
-    else:
-        content = np.asarray(array(bias), np.float64).reshape(-1)
-        bias.const_value = ir.Tensor((content + offset).astype(np.float32), name=bias.name)
+    set_constant(graph, first, 1, scaled, f"{LEVELS}.scaled")
+    add_to_bias(graph, first, offset, f"{LEVELS}.offset")
 
 
 def _padded(source: ir.Value, pads: Sequence[int]) -> list[int | ir.SymbolicDim]:

@@ -8,7 +8,7 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from quantkit.graph.analysis.bounds import UNBOUNDED, Bounds, clip_bounds, effective_bounds
-from quantkit.graph.analysis.values import array, name_of, node_name, operand, required, sole_consumer
+from quantkit.graph.analysis.values import array, name_of, node_name, operand, required, set_constant, sole_consumer
 from quantkit.graph.qdq.plan import Layer, Plan
 from quantkit.graph.qdq.weights import quantize_bias
 
@@ -95,3 +95,10 @@ def by_channel(value: Numbers) -> Numbers:
     """Return a layer's result ``[N, C, ...]`` as ``[C, values]``."""
     channels: Numbers = np.moveaxis(value, 1, 0).reshape(value.shape[1], -1)
     return channels
+
+
+def add_to_bias(graph: ir.Graph, node: ir.Node, change: npt.NDArray[np.float64], name: str) -> None:
+    """Add to the bias of a float layer; a layer without one gets it, under this name."""
+    bias = array(operand(node, 2))
+    content = change if bias is None else bias.astype(np.float64).reshape(-1) + change
+    set_constant(graph, node, 2, content, name)

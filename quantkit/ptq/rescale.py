@@ -4,7 +4,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from quantkit.graph.analysis.values import array, attribute_int, name_of, node_name, operand, required
+from quantkit.graph.analysis.values import array, attribute_int, name_of, node_name, operand, required, set_constant
 from quantkit.ptq.channel_groups import ChannelGroups, rescalable_layers
 
 Vector = npt.NDArray[np.float64]
@@ -25,11 +25,11 @@ def rescaled(model: ir.Model, groups: ChannelGroups, factors: Vector) -> ir.Mode
     for node in rescalable_layers(model):
         into = factors[groups.classes[name_of(required(node, 0))]]
         out = factors[groups.classes[name_of(node.outputs[0])]]
-        _rescale(nodes[node_name(node)], into, out)
+        _rescale(copy.graph, nodes[node_name(node)], into, out)
     return copy
 
 
-def _rescale(node: ir.Node, into: Vector, out: Vector) -> None:
+def _rescale(graph: ir.Graph, node: ir.Node, into: Vector, out: Vector) -> None:
     weight = np.asarray(array(required(node, 1)), np.float64)
     groups = attribute_int(node, "group", 1)
     if node.op_type == "Gemm":
@@ -40,17 +40,12 @@ def _rescale(node: ir.Node, into: Vector, out: Vector) -> None:
         if node.op_type == "ConvTranspose":
             per_weight = np.concatenate(list(_per_group(into, out, groups, stacked=True).transpose(0, 2, 1)))
         per_weight = per_weight.reshape(*weight.shape[:2], *[1] * (weight.ndim - 2))
-    _store(required(node, 1), weight * per_weight)
-    bias = operand(node, 2)
-    if bias is not None:
-        _store(bias, np.asarray(array(bias), np.float64) * out)
+    set_constant(graph, node, 1, weight * per_weight, f"{node_name(node)}.weight")
+    if (bias := array(operand(node, 2))) is not None:
+        set_constant(graph, node, 2, bias.astype(np.float64) * out, f"{node_name(node)}.bias")
 
 
 def _per_group(into: Vector, out: Vector, groups: int, *, stacked: bool = False) -> Vector:
     """Return the factor of each weight, ``[out, in / groups]``, or ``[groups, out / groups, in / groups]``."""
     blocks = out.reshape(groups, -1, 1) / into.reshape(groups, 1, -1)
     return blocks if stacked else blocks.reshape(out.size, -1)
-
-
-def _store(value: ir.Value, content: Vector) -> None:
-    value.const_value = ir.Tensor(np.asarray(content, np.float32), name=value.name)

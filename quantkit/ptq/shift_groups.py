@@ -19,19 +19,17 @@ import onnx_ir as ir
 from scipy.sparse import csr_array, vstack
 
 from quantkit.graph.analysis.values import (
-    add_constant,
-    array,
     attribute_int,
-    attribute_ints,
-    attribute_str,
     dims,
     name_of,
     node_name,
     operand,
+    pads,
     rank,
     required,
 )
 from quantkit.ptq.channel_groups import channels_of, rescalable_layers
+from quantkit.ptq.layers import add_to_bias
 from quantkit.ptq.noise_model import layer_weights
 
 Vector = npt.NDArray[np.float64]
@@ -41,7 +39,7 @@ _PASSING_ON = frozenset({"Identity", "Dropout", "MaxPool", "GlobalAveragePool", 
 
 
 @dataclass(frozen=True)
-class Movable:
+class ShiftGroups:
     """Channels that can be shifted, and the tensors that each offset reaches.
 
     Attributes:
@@ -54,12 +52,12 @@ class Movable:
     first: Mapping[str, int]
     free: npt.NDArray[np.bool_]
 
-    def offsets(self, tensor: str, moves: Vector) -> Vector:
+    def offsets(self, tensor: str, shifts: Vector) -> Vector:
         """Return the offset of each channel of a tensor."""
-        return np.asarray(self.arriving[tensor] @ np.where(self.free, moves, 0.0))
+        return np.asarray(self.arriving[tensor] @ np.where(self.free, shifts, 0.0))
 
 
-def movable(model: ir.Model) -> Movable:
+def find_shift_groups(model: ir.Model) -> ShiftGroups:
     """Return the channels of a prepared model that can be shifted."""
     builder = _Builder(model)
     for node in model.graph:
@@ -67,7 +65,7 @@ def movable(model: ir.Model) -> Movable:
     return builder.result(model.graph.outputs)
 
 
-def moved(model: ir.Model, found: Movable, moves: Vector) -> ir.Model:
+def shifted(model: ir.Model, found: ShiftGroups, shifts: Vector) -> ir.Model:
     """Return a copy of a model with offsets subtracted from the biases of some layers and added by their readers.
 
     ``b'[o] = b[o] - v[o] + sum over inputs i and taps of W[o, i, tap] m[i]``, in float64 and rounded once.
@@ -75,17 +73,17 @@ def moved(model: ir.Model, found: Movable, moves: Vector) -> ir.Model:
     Args:
         model: prepared.
         found: the channels that can be shifted.
-        moves: float64 ``[count]``, the offset of each channel.
+        shifts: float64 ``[count]``, the offset of each channel.
     """
     copy = model.clone()
     nodes = {node_name(node): node for node in copy.graph}
-    moves = np.where(found.free, moves, 0.0)
+    shifts = np.where(found.free, shifts, 0.0)
     for node in rescalable_layers(model):
-        change = _taken_up(node, found.offsets(name_of(required(node, 0)), moves))
+        change = _taken_up(node, found.offsets(name_of(required(node, 0)), shifts))
         first = found.first[node_name(node)]
-        change -= moves[first : first + change.size]
+        change -= shifts[first : first + change.size]
         if change.any():
-            _add_to_bias(copy.graph, nodes[node_name(node)], change)
+            add_to_bias(copy.graph, nodes[node_name(node)], change, f"{node_name(node)}.bias")
     return copy
 
 
@@ -95,16 +93,6 @@ def _taken_up(node: ir.Node, offsets: Vector) -> Vector:
     groups = attribute_int(node, "group", 1)
     per_group = weights.reshape(groups, -1, weights.shape[1]), offsets.reshape(groups, -1)
     return np.asarray(np.einsum("goi,gi->go", *per_group).reshape(-1))
-
-
-def _add_to_bias(graph: ir.Graph, node: ir.Node, change: Vector) -> None:
-    bias = operand(node, 2)
-    if bias is None:
-        node.resize_inputs(3)
-        node.replace_input_with(2, add_constant(graph, f"{node_name(node)}.bias", change.astype(np.float32)))
-    else:
-        content = np.asarray(array(bias), np.float64).reshape(-1)
-        bias.const_value = ir.Tensor((content + change).astype(np.float32), name=bias.name)
 
 
 class _Builder:
@@ -133,14 +121,14 @@ class _Builder:
         for value in node.outputs:
             self._give(value, passed)
 
-    def result(self, outputs: Iterable[ir.Value]) -> Movable:
+    def result(self, outputs: Iterable[ir.Value]) -> ShiftGroups:
         """Return the result; the outputs of the model are pinned."""
         for value in outputs:
             self._pin(value)
-        return Movable(self._arriving, self._first, ~self._pinned)
+        return ShiftGroups(self._arriving, self._first, ~self._pinned)
 
     def _layer(self, node: ir.Node) -> None:
-        if node.op_type == "ConvTranspose" or _pads(node):
+        if node.op_type == "ConvTranspose" or pads(node):
             self._pin(operand(node, 0))
         result = node.outputs[0]
         size = channels_of(result) or 0
@@ -158,7 +146,7 @@ class _Builder:
             return None
         # Operands of other ranks are broadcast from the last axis on, not channel by channel.
         whole = len(parts) == len(node.inputs) and len({rank(value) for value in node.inputs}) == 1
-        if node.op_type in _PASSING_ON or (node.op_type == "AveragePool" and not _pads(node)):
+        if node.op_type in _PASSING_ON or (node.op_type == "AveragePool" and not pads(node)):
             return self._fitting(parts[0], result)
         if node.op_type in ("Add", "Sum") and whole and len({part.shape[0] for part in parts}) == 1:
             return self._fitting(reduce(add, parts), result)
@@ -199,8 +187,3 @@ def _flattens(node: ir.Node) -> bool:
         return False
     row = sizes[1:]
     return None not in row and after[1] == prod(size for size in row if size is not None)
-
-
-def _pads(node: ir.Node) -> bool:
-    automatic = attribute_str(node, "auto_pad", "NOTSET") not in ("NOTSET", "VALID")
-    return automatic or any(attribute_ints(node, "pads") or ())

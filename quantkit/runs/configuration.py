@@ -11,7 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from quantkit import __version__
-from quantkit.config.settings import VERSION, Setting, settings_from_json, settings_to_json
+from quantkit.config.method import Auto, Method
+from quantkit.config.pipeline import Pipeline
+from quantkit.config.settings import VERSION, Setting, Settings, settings_from_json, settings_to_json
 from quantkit.errors import OutputError, UsageError
 from quantkit.runs.folder import RunFolder, RunRecord
 
@@ -42,6 +44,33 @@ def record_settings(run: Path, command: str, settings: Mapping[str, Setting]) ->
     folder = RunFolder(run)
     with suppress(OutputError, UsageError), folder.locked(wait_s=_WAIT_S):
         folder.write(with_settings(folder.read(), command, settings))
+
+
+def record_call(run: Path, command: str, values: Mapping[str, Any]) -> None:
+    """Write the arguments of a call from Python as the settings of a command, without sources; see `record_settings`.
+
+    Images that are no place are recorded by their type, and arguments that are None are left out. A command line
+    replaces the entry by its own, with sources.
+
+    Args:
+        run: run folder.
+        command: name of the command, as the command line records it.
+        values: arguments by the names that the command line shows.
+    """
+    settings = Settings()
+    for name, value in values.items():
+        settings.add(name, _recorded(value))
+    record_settings(run, command, settings.by_name)
+
+
+def _recorded(value: Any) -> Any:
+    if value is None or isinstance(value, bool | int | float | str | Path | Method | Auto):
+        return value
+    if isinstance(value, Pipeline):
+        return value.describe()
+    if isinstance(value, tuple | list | frozenset):
+        return sorted(map(str, value)) if isinstance(value, frozenset) else [_recorded(one) for one in value]
+    return type(value).__name__
 
 
 def settings_of_run(record: RunRecord) -> dict[str, dict[str, Setting]]:

@@ -77,7 +77,7 @@ class SetRecord(_Record):
         images_used: number of images of the pass (fewer if it stopped when stable).
         outliers: sha256 of the outlier images.
         suffix: suffix of the image files, without a dot (the first in order if there are several).
-        ready_arrays: whether the images were float32 arrays without preprocessing.
+        array_shape: ``(C, H, W)`` of float32 arrays without preprocessing, None for encoded images.
     """
 
     path: str
@@ -88,7 +88,7 @@ class SetRecord(_Record):
     images_used: int
     outliers: tuple[str, ...] = ()
     suffix: str = ""
-    ready_arrays: bool = False
+    array_shape: tuple[int, int, int] | None = None
 
 
 class QuantizedRecord(_Record):
@@ -120,6 +120,11 @@ class QuantizedRecord(_Record):
             UsageError: it does not exist.
         """
         return recorded_method(self.method, self.options)
+
+    @property
+    def is_tuned(self) -> bool:
+        """Whether a search made it."""
+        return "recipe" in self.options
 
     @property
     def keeps_outliers(self) -> bool:
@@ -159,6 +164,11 @@ class RunRecord(_Record):
     backends: dict[str, dict[str, Any]] = Field(default_factory=dict)
     configuration: dict[str, Any] = Field(default_factory=dict)
     observed_on: dict[str, Any] = Field(default_factory=dict)
+
+    @property
+    def image_size(self) -> tuple[int, int] | None:
+        """Height and width of the images after preprocessing, None if they differ between images."""
+        return self.pipeline.output_size if self.set.array_shape is None else self.set.array_shape[1:]
 
 
 class RunFolder:
@@ -237,7 +247,9 @@ class RunFolder:
         try:
             return _located(RunRecord.model_validate_json(path.read_bytes()), self.path)
         except FileNotFoundError:
-            raise UsageError("this is not a run folder", where=self.path, fix="run quantkit calibrate first") from None
+            named = Path("runs") / self.path
+            fix = f"give {named}" if (named / RECORD).is_file() else "run quantkit calibrate first"
+            raise UsageError("this is not a run folder", where=self.path, fix=fix) from None
         except OSError as error:
             raise ConfigError(f"cannot be read ({reason(error)})", where=path) from error
         except ValidationError as error:

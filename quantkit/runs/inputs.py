@@ -82,7 +82,7 @@ def calibrated(folder: RunFolder, record: RunRecord) -> CalibratedRun:
         StatisticsError: the statistics are damaged.
     """
     prepared = fp32_of_run(folder, record).prepared()
-    statistics, _ = load_statistics(folder.statistics)
+    statistics = load_statistics(folder.statistics)
     if statistics.provenance.model_sha256 != record.model.key:
         raise ProvenanceError(
             "the statistics are of another model than the run",
@@ -93,9 +93,9 @@ def calibrated(folder: RunFolder, record: RunRecord) -> CalibratedRun:
 
 
 def open_input_shape(record: RunRecord) -> tuple[int, ...] | None:
-    """Return ``[N, C, H, W]`` if the pipeline determines free image dimensions of the model, else None."""
+    """Return ``[N, C, H, W]`` if the images determine free dimensions of the model, else None."""
     batch, channels, height, width = record.model.shape
-    size = record.pipeline.output_size
+    size = record.image_size
     if (height is not None and width is not None) or size is None:
         return None
     return (batch or 1, channels or record.pipeline.channels, height or size[0], width or size[1])

@@ -265,6 +265,11 @@ def _take_over_shared(scores: ScoreCache, cache: ResultCache, key: CacheKey, wan
         scores.take_over(other)
 
 
+def images_to_run(kept: Sequence[ScoreCache], images: int) -> list[bool]:
+    """Return for each image whether a model has to be run on it, because its scores are not cached."""
+    return [not all(one.knows(index) for one in kept) for index in range(images)]
+
+
 def predict_cached(
     models: Sequence[Classifier],
     kept: Sequence[ScoreCache],

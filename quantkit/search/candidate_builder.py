@@ -14,7 +14,7 @@ from quantkit.graph.qdq.write import activation_parameters, write_qdq
 from quantkit.numerics import Range
 from quantkit.progress import ProgressCallback
 from quantkit.ptq.bias_correction import estimate_shifts
-from quantkit.ptq.channel_shift import center
+from quantkit.ptq.channel_shift import shift_channels
 from quantkit.ptq.channel_statistics import ChannelStatistics, channel_statistics
 from quantkit.ptq.equalization import Equalization, equalize
 from quantkit.ptq.fp32_export import export_corrected_fp32, restore_batch_norms
@@ -273,7 +273,7 @@ class CandidateBuilder:
         """Return the model with shifted channels, or the model itself if no channel can be shifted."""
         if target not in self._shifted:
             made = plan(self.prepared, target, self.options)
-            found = center(self.prepared, made, self._channels(self.prepared))
+            found = shift_channels(self.prepared, made, self._channels(self.prepared))
             same = found is not None and self.change(found) <= SAME_FUNCTION
             self._shifted[target] = found if found is not None and same else self.prepared
         return self._shifted[target]

@@ -29,7 +29,7 @@ from quantkit.engine.scores import ScoreSession
 from quantkit.evaluation.selection import DistanceEstimate, closeness, distance_estimate, without_mean_change
 from quantkit.numerics import Range
 from quantkit.progress import ProgressCallback
-from quantkit.records import Records
+from quantkit.records import Records, plain_fields
 from quantkit.types import Float32Array
 
 # The candidates from simple to elaborate; the first is used where nothing can be compared.
@@ -89,15 +89,8 @@ class MethodResult:
 
     def to_json(self) -> dict[str, Any]:
         """Return plain values."""
-        return {
-            "method": method_json(self.method),
-            "same_as": None if self.same_as is None else method_json(self.same_as),
-            "images": self.images,
-            "distance": self.distance,
-            "sqnr_db": self.sqnr_db,
-            "agreement": self.agreement,
-            "outcome": self.outcome,
-        }
+        same_as = None if self.same_as is None else method_json(self.same_as)
+        return plain_fields(self) | {"method": method_json(self.method), "same_as": same_as}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,11 +131,7 @@ class MethodSelection(Records):
 
     def to_json(self) -> dict[str, Any]:
         """Return plain values."""
-        return {
-            "method": method_json(self.method),
-            "reason": self.reason,
-            "results": [one.to_json() for one in self.results],
-        }
+        return plain_fields(self) | {"method": method_json(self.method)}
 
     @classmethod
     def from_json(cls, plain: Mapping[str, Any]) -> "MethodSelection":
@@ -291,7 +280,10 @@ class _Comparison:
             return f"{words}: no int8 model has finite scores"
         if chosen is nearest:
             return f"{words}: nearest to fp32 {images}"
-        return f"{words}: no method is nearer to fp32 beyond chance {images}"
+        return (
+            f"{words}: no method is nearer to fp32 beyond chance {images}; of those as near, the simplest is taken, "
+            f"which is the first"
+        )
 
 
 class _Reference:

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 from quantkit.evaluation.paired import Interval
@@ -44,6 +45,11 @@ class TrialCache:
     def __init__(self, cache: ResultCache, depends_on: Mapping[str, Any], *, fresh: bool = False) -> None:
         self._cache, self._depends_on = cache, depends_on
         self._written: set[str] | None = set() if fresh else None
+
+    @property
+    def folder(self) -> Path:
+        """The folder of the trials."""
+        return self._cache.folder
 
     def find(self, stage: str, recipe: Recipe) -> Trial | None:
         """Return the trial of a recipe, None if it has not been tried."""

@@ -1,7 +1,8 @@
 """Trials: builds recipes, measures them on the selection split and the evaluation images, and caches the results."""
 
+import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -9,7 +10,7 @@ import onnx_ir as ir
 
 from quantkit.engine.device import CPU, Device
 from quantkit.evaluation.selection import SelectionMetric
-from quantkit.progress import NamedProgress, Progress, ProgressCallback
+from quantkit.progress import NamedProgress, Notice, Progress, ProgressCallback
 from quantkit.runs.inputs import CalibratedRun
 from quantkit.search.budget import FloatBudget
 from quantkit.search.candidate_builder import CandidateBuilder, Product
@@ -25,6 +26,8 @@ Evaluate = Callable[[Recipe, Product, Progress], HoldoutResult]
 # A preview leaves out corrections, so recipes with distances within this factor of the nearest are built, and at most
 # this number per stage.
 CLOSE, FINALISTS = 1.05, 2
+# The largest share of the distance of a preview that refined ranges may leave, as for each move of a range.
+REFINED = 0.95
 
 
 @dataclass(frozen=True)
@@ -97,6 +100,7 @@ class Trials:
         self._evaluated: Trial | None = None
         self._order: list[Trial] = []
         self._screened: dict[Recipe, Screened] = {}
+        self._built = False
 
     @property
     def made(self) -> tuple[Trial, ...]:
@@ -138,6 +142,7 @@ class Trials:
             slack = 1.0 if recipe.correction is WeightCorrection.ROUNDING else CLOSE
             if not comparable or one.distance <= slack * share * start.distance:
                 found[one.recipe] = one.distance
+        found = {recipe: distance for recipe, distance in found.items() if not _gains_little(recipe, found)}
         nearest = min(found.values(), default=0.0)
         ranked = sorted(found, key=lambda recipe: found[recipe])
         return [recipe for recipe in ranked if found[recipe] <= CLOSE * nearest][:FINALISTS]
@@ -152,6 +157,9 @@ class Trials:
         if known is None:
             if self._order:  # the first trial is always built, so that there is a result
                 self._check_time()
+                if not self._built:
+                    self._progress.message(Notice(f"resumed: {len(self._order)} trials from {self._cache.folder}"))
+            self._built = True
             start_s = time.monotonic()
             product = self.product(recipe, in_time=bool(self._order))
             closeness = self._subject.selection.closeness(product.int8)
@@ -261,3 +269,9 @@ class Trials:
     def _check_time(self) -> None:
         if self._deadline_s is not None and time.monotonic() > self._deadline_s:
             raise OutOfTimeError
+
+
+def _gains_little(recipe: Recipe, distances: Mapping[Recipe, float]) -> bool:
+    """Return whether refined ranges hardly bring a preview nearer to fp32 than those of its method."""
+    plain = distances.get(recipe.changed(refined=False), math.inf)
+    return recipe.refined and distances[recipe] > REFINED * plain

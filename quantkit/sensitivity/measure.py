@@ -313,7 +313,7 @@ def evaluated(
 def _multiplying(made: Plan) -> Iterator[str]:
     """Yield the integer nodes with multiply-adds."""
     for node in made.placement.graph:
-        if node in made.placement.integer and made.placement.roles[node] in (Role.LAYER, Role.PRODUCT):
+        if node in made.placement.integer and made.placement.roles[node] in (Role.LAYER, Role.ACTIVATION_MATMUL):
             yield node_name(node)
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Self
 
 from quantkit.evaluation.paired import Interval
-from quantkit.records import Records
+from quantkit.records import Records, plain, plain_fields
 
 JSON_SCHEMA = 1
 _FIGURES = ("sqnr_db", "kl", "share", "top1", "delta_top1", "delta_top1_lo", "delta_top1_hi", "agreement")
@@ -59,15 +59,10 @@ class Figures:
 
     def to_json(self) -> dict[str, Any]:
         """Return JSON values; infinity is null."""
-        plain: dict[str, Any] = {
-            "sqnr_db": self.sqnr_db if math.isfinite(self.sqnr_db) else None,
-            "kl": self.kl,
-            "share": self.share,
-        }
+        figures: dict[str, Any] = {"sqnr_db": plain(self.sqnr_db), "kl": self.kl, "share": self.share}
         if self.accuracy is not None:
-            interval = self.accuracy.delta_top1_ci95
-            plain |= vars(self.accuracy) | {"delta_top1_ci95": [interval.lo, interval.hi]}
-        return plain
+            figures |= plain_fields(self.accuracy)
+        return figures
 
     @classmethod
     def from_json(cls, plain: Mapping[str, Any]) -> Self:
@@ -121,16 +116,7 @@ class LayerSensitivity:
 
     def to_json(self) -> dict[str, Any]:
         """Return plain values."""
-        return {
-            "layer": self.skip,
-            "node": self.node,
-            "op_type": self.op_type,
-            "conv_index": self.conv_index,
-            "macs": self.macs,
-            "macs_share": self.macs_share,
-            "isolated": self.isolated.to_json(),
-            "leave_one_out": self.leave_one_out.to_json(),
-        }
+        return {"layer": self.skip, **plain_fields(self)}
 
     @classmethod
     def from_json(cls, plain: Mapping[str, Any]) -> Self:
@@ -196,22 +182,7 @@ class Sensitivity(Records):
 
     def to_json(self) -> dict[str, Any]:
         """Return JSON values; infinite or missing figures are null."""
-        return {
-            "schema": JSON_SCHEMA,
-            "model": self.model,
-            "target": self.target,
-            "method": self.method,
-            "by": self.by,
-            "images": self.images,
-            "source": self.source,
-            "device": self.device,
-            "macs": self.macs,
-            "top1": self.top1,
-            "whole": self.whole.to_json(),
-            "sum_of_shares_made": self.sum_made,
-            "layers": [layer.to_json() for layer in self.layers],
-            "notes": list(self.notes),
-        }
+        return {"schema": JSON_SCHEMA, **plain_fields(self), "sum_of_shares_made": self.sum_made}
 
     def rows(self) -> list[dict[str, Any]]:
         """Return one row per layer, the most costly first; infinite or missing figures are None."""

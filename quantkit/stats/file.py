@@ -7,7 +7,7 @@ the header.
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -98,12 +98,13 @@ class Statistics(Observed):
         images: sha256 of every observed image, sorted, independent of the order of the pass. The rows of ``extremes``
             are in this order.
         convergence: convergence points of the pass.
+        checkpoint: state of an unfinished pass, JSON values; empty for a finished one.
 
     Example:
         In the folder written by ``quantkit demo``:
 
         >>> import quantkit
-        >>> statistics, _ = quantkit.load_statistics("run/statistics.safetensors")
+        >>> statistics = quantkit.load_statistics("run/statistics.safetensors")
         >>> len(statistics.images), statistics.tensors["input"].hi
         (200, 1.0)
     """
@@ -111,6 +112,7 @@ class Statistics(Observed):
     provenance: Provenance
     images: tuple[str, ...]
     convergence: list[ConvergencePoint] = field(default_factory=list)
+    checkpoint: dict[str, Any] = field(default_factory=dict)
 
     @property
     def outlier_images(self) -> tuple[str, ...]:
@@ -137,7 +139,7 @@ class Statistics(Observed):
         images, extremes = sorted_images(
             (*self.images, *other.images), np.concatenate([self.extremes, other.extremes[:, columns]])
         )
-        return replace(self, tensors=tensors, extremes=extremes, images=images, convergence=[])
+        return replace(self, tensors=tensors, extremes=extremes, images=images, convergence=[], checkpoint={})
 
 
 def sorted_images(images: Sequence[str], extremes: Float32Array) -> tuple[tuple[str, ...], Float32Array]:
@@ -146,8 +148,8 @@ def sorted_images(images: Sequence[str], extremes: Float32Array) -> tuple[tuple[
     return tuple(images[place] for place in order), extremes[order]
 
 
-def save_statistics(statistics: Statistics, path: Path, extra: Mapping[str, Any] | None = None) -> None:
-    """Write a statistics file atomically; ``extra`` is stored in the header (the state of an unfinished pass)."""
+def save_statistics(statistics: Statistics, path: Path) -> None:
+    """Write a statistics file atomically."""
     header = {
         "version": FORMAT_VERSION,
         "mantissa_bits": MANTISSA_BITS,
@@ -155,7 +157,7 @@ def save_statistics(statistics: Statistics, path: Path, extra: Mapping[str, Any]
         "images": list(statistics.images),
         "convergence": [asdict(point) for point in statistics.convergence],
         "tensors": [_describe(name, one) for name, one in statistics.tensors.items()],
-        "extra": dict(extra or {}),
+        "extra": statistics.checkpoint,
     }
     # Only one key, because safetensors does not write several in a fixed order.
     metadata = {FORMAT: json.dumps(header, separators=(",", ":"), allow_nan=False)}
@@ -164,8 +166,8 @@ def save_statistics(statistics: Statistics, path: Path, extra: Mapping[str, Any]
     write_bytes(path, save(arrays, metadata))
 
 
-def load_statistics(path: AnyPath) -> tuple[Statistics, dict[str, Any]]:
-    """Read a statistics file, check every invariant, and return it with its ``extra``.
+def load_statistics(path: AnyPath) -> Statistics:
+    """Read a statistics file, and check every invariant.
 
     Raises:
         StatisticsError: not a statistics file, damaged, or of a version this quantkit does not read.
@@ -174,7 +176,7 @@ def load_statistics(path: AnyPath) -> tuple[Statistics, dict[str, Any]]:
         In the folder written by ``quantkit demo``:
 
         >>> import quantkit
-        >>> statistics, extra = quantkit.load_statistics("run/statistics.safetensors")
+        >>> statistics = quantkit.load_statistics("run/statistics.safetensors")
         >>> list(statistics.tensors)[0]
         'input'
     """
@@ -191,7 +193,7 @@ def load_statistics(path: AnyPath) -> tuple[Statistics, dict[str, Any]]:
             raise StatisticsError("these statistics were written by another version of quantkit", where=path, fix=redo)
         tensors = _unpack(header.tensors, arrays)
         extremes = arrays["extremes"]
-        statistics = Statistics(tensors, extremes, header.provenance, header.images, header.convergence)
+        statistics = Statistics(tensors, extremes, header.provenance, header.images, header.convergence, header.extra)
     except FileNotFoundError:
         raise StatisticsError("there is no statistics file", where=path, fix="run quantkit calibrate first") from None
     except _FAULTS as error:
@@ -201,7 +203,7 @@ def load_statistics(path: AnyPath) -> tuple[Statistics, dict[str, Any]]:
             raise StatisticsError(f"the statistics of {name} are damaged: {fault}", where=path, fix=redo)
     if fault := _check_extremes(statistics):
         raise StatisticsError(f"the statistics are damaged: {fault}", where=path, fix=redo)
-    return statistics, header.extra
+    return statistics
 
 
 def _refuse_other_kinds(path: Path) -> None:

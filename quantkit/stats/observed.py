@@ -38,7 +38,7 @@ class Observed:
         In the folder written by ``quantkit demo``:
 
         >>> import quantkit
-        >>> statistics, _ = quantkit.load_statistics("run/statistics.safetensors")
+        >>> statistics = quantkit.load_statistics("run/statistics.safetensors")
         >>> statistics.outliers
         ()
     """

@@ -68,7 +68,7 @@ def solve_all(
         In the folder written by ``quantkit demo``:
 
         >>> import quantkit
-        >>> statistics, _ = quantkit.load_statistics("run/statistics.safetensors")
+        >>> statistics = quantkit.load_statistics("run/statistics.safetensors")
         >>> quantkit.solve_all(statistics, "minmax", "ort")["input"]
         Range(lo=-1.0, hi=1.0)
     """

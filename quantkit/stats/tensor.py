@@ -35,7 +35,7 @@ class TensorStatistics:
         In the folder written by ``quantkit demo``:
 
         >>> import quantkit
-        >>> statistics, _ = quantkit.load_statistics("run/statistics.safetensors")
+        >>> statistics = quantkit.load_statistics("run/statistics.safetensors")
         >>> statistics.tensors["input"].range
         Range(lo=-1.0, hi=1.0)
     """

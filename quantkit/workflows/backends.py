@@ -5,7 +5,7 @@ its files, the workflow fails for the backend's own target; for other targets it
 """
 
 import importlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -42,12 +42,14 @@ class QuantizedRun:
 
     Attributes:
         folder: run folder, locked; its record is complete.
+        name: name of the new model in the run.
         target: target of the new model.
         prepared: the prepared fp32 model.
         calibration_set: the set; None if its images may be missing.
     """
 
     folder: RunFolder
+    name: str
     target: Target
     prepared: ir.Model
     calibration_set: CalibrationSet | None
@@ -58,11 +60,13 @@ class TunedModel:
     """The result of a search, as passed to a backend.
 
     Attributes:
+        name: name of the model in the run.
         fp32: the rewritten fp32 model, None if the original is kept.
         method: calibration method.
         plan: plan of the int8 model.
     """
 
+    name: str
     fp32: Path | None
     method: Method
     plan: Plan
@@ -89,6 +93,9 @@ class Backend(Protocol):
 
     def after_tune(self, folder: RunFolder, tuned: TunedModel) -> BackendFiles:
         """Write the files that depend on the tuned model of a run; called for the backend's own target only."""
+
+    def remove_files(self, folder: RunFolder, models: Collection[str]) -> None:
+        """Remove the files of models that are removed from a run, because it gets other inputs."""
 
     def tune_limits(self, budget: FloatBudget) -> FloatBudget:
         """Restrict a budget of layers in float to what the vendor's compiler supports."""

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,16 +12,13 @@ from quantkit.config.method import (
     Method,
     as_method_or_auto,
 )
-from quantkit.config.pipeline import Pipeline
 from quantkit.config.settings import Setting, Settings
-from quantkit.data.calibration_set import CalibrationSet
 from quantkit.data.given_set import SetLike
-from quantkit.data.source import ImageSource
 from quantkit.engine.device import CPU, Device
 from quantkit.engine.inputs import check_arrays, used_pipeline
 from quantkit.graph.coverage import Coverage, coverage
 from quantkit.graph.qdq.plan import plan
-from quantkit.progress import Progress, as_progress, begun_when_called
+from quantkit.progress import Progress, begun_when_called
 from quantkit.ptq.run_correction import Images
 from quantkit.records import Records
 from quantkit.runs.configuration import with_settings
@@ -33,6 +30,7 @@ from quantkit.workflows.auto_method import resolve_method
 from quantkit.workflows.backends import Backend, QuantizedRun, after_quantize
 from quantkit.workflows.calibration_inputs import (
     CalibratedModel,
+    CalibrationInputs,
     changed_inputs,
     new_record,
     read_calibrated_model,
@@ -60,6 +58,7 @@ class Calibration(Records):
         reused: cached statistics of the same model, set and pipeline were used.
         files: the written files, including unchanged ones.
         notes: remarks for the user; `quantkit.notes.grouped` summarizes them by kind.
+        resumed_images: number of images of an interrupted pass that was resumed; not part of the duration.
 
     Example:
         In the folder written by ``quantkit demo``:
@@ -77,6 +76,7 @@ class Calibration(Records):
     reused: bool
     files: tuple[Path, ...]
     notes: tuple[str, ...]
+    resumed_images: int = 0
 
     def rows(self) -> list[dict[str, Any]]:
         """Return one row for each observed tensor: its range, and its minimum and maximum."""
@@ -175,8 +175,8 @@ def calibrate(
     """
     wanted, target, run = as_method_or_auto(method), as_target(target), as_path(run, "run")
     options = require(QuantizeOptions, options or QuantizeOptions(), "options")
-    progress = as_progress(progress)
     execution = choose_execution(cluster, device, threads, progress)
+    progress = execution.progress
     pipeline = None if pipeline is None else load_preset(pipeline)
     subject = read_calibrated_model(as_path(model, "model"), output, inputs)
     if pipeline is not None:
@@ -187,18 +187,17 @@ def calibrate(
     if chosen.array_shape is not None:
         check_arrays(chosen.array_shape, subject.file.signature.image, chosen.root)
         _require_coverage(subject, chosen.array_shape[1:], target, options, require_coverage)
-    folder = RunFolder(run)
+    given, folder = CalibrationInputs(subject, chosen, manifest, pipeline), RunFolder(run)
     with folder.locked():
         before = folder.read() if (folder.path / RECORD).is_file() else None
-        replaced = [] if before is None else changed_inputs(before, subject, chosen, pipeline)
+        replaced = [] if before is None else changed_inputs(before, given)
         if before is not None and replaced:
             remove_replaced_models(folder, before, replaced, fresh)
-        observer = CalibrationPass(
-            subject, chosen, pipeline, folder, wanted, target, options.keep_outliers, execution, progress
-        )
+        keep_outliers = options.keep_outliers
+        observer = CalibrationPass(given, folder, wanted, target, execution, keep_outliers=keep_outliers)
         doubts: list[str] = []
         if check_preprocessing:
-            doubt = _preprocessing_note(subject, chosen, manifest, pipeline, folder, execution, progress)
+            doubt = _preprocessing_note(given, folder, execution)
             if doubt is not None:
                 doubts.append(doubt)
                 progress.message(doubt)  # before a pass that may take hours
@@ -210,9 +209,7 @@ def calibrate(
             with execution:
                 statistics = observer.run(until_stable, fresh)
             elapsed_s = time.monotonic() - start_s - execution.start_s
-        record = new_record(
-            subject, chosen, manifest, pipeline, statistics, observer.placement, before, replaced=bool(replaced)
-        )
+        record = new_record(given, statistics, observer.placement, before, replaced=bool(replaced))
         settings = _settings(wanted, target, options, until_stable, require_coverage)
         record = with_settings(record, "calibrate", settings)
         folder.write(record)
@@ -229,41 +226,31 @@ def calibrate(
         quantized = quantize_prepared(
             task, solved_by, name=name, path=folder.path / f"{name}.onnx", selection=selection
         )
-        changed = QuantizedRun(folder=folder, target=target, prepared=subject.prepared.model, calibration_set=chosen)
+        changed = QuantizedRun(
+            folder=folder,
+            name=quantized.name,
+            target=target,
+            prepared=subject.prepared.model,
+            calibration_set=chosen,
+        )
         backend = after_quantize(changed, backends)
     files = (folder.statistics, *quantized.files, *backend.files)
     placed = observer.placement
     ran_on = () if placed is None or execution.device.is_cpu else (f"the pass ran on {placed.describe()}",)
     changed_notes = () if before is None else replaced_notes(before, quantized.name, folder)
     notes = (*doubts, *ran_on, *changed_notes, *quantized.notes, *backend.notes)
-    return Calibration(run, quantized, statistics, elapsed_s, reused, files, notes)
+    return Calibration(run, quantized, statistics, elapsed_s, reused, files, notes, observer.resumed)
 
 
-def _preprocessing_note(
-    subject: CalibratedModel,
-    chosen: CalibrationSet,
-    manifest: str,
-    pipeline: Pipeline,
-    folder: RunFolder,
-    execution: Execution,
-    progress: Progress,
-) -> str | None:
+def _preprocessing_note(given: CalibrationInputs, folder: RunFolder, execution: Execution) -> str | None:
     """Return which other preprocessing is significantly better on labelled images of the set, None if there is none."""
-    if chosen.labels is None:
+    if given.set.labels is None:
         return None
-    path = subject.file.path
-    by_run = guess_command(path, run=folder.path)
-    command = by_run if manifest else guess_command(path, images=chosen.root, pipeline=pipeline)
-    return preprocessing_note(
-        subject.file,
-        ImageSource(chosen.root, chosen.items, labels=chosen.labels, array_shape=chosen.array_shape),
-        pipeline,
-        command,
-        device=execution.device,
-        cache=folder.cache,
-        threads=execution.threads,
-        progress=progress,
-    )
+    file = given.model.file
+    by_run = guess_command(file.path, run=folder.path)
+    by_images = guess_command(file.path, images=given.set.root, pipeline=given.pipeline)
+    command = by_run if given.manifest else by_images
+    return preprocessing_note(file, given.images, given.pipeline, execution, command=command, cache=folder.cache)
 
 
 def _settings(
@@ -277,8 +264,8 @@ def _settings(
     settings = Settings()
     settings.add("method", method)
     settings.add("target", target.name)
-    for name, value in asdict(options).items():
-        settings.add(name.replace("_", " "), value)
+    for name, value in options.settings().items():
+        settings.add(name, value)
     settings.add("until stable", until_stable)
     settings.add("require coverage", require_coverage)
     return settings.by_name

@@ -12,15 +12,18 @@ from quantkit.data.calibration_set import CalibrationSet
 from quantkit.data.given_set import SetLike, given_set
 from quantkit.data.overlap import digest_of
 from quantkit.data.parallel import map_in_order
+from quantkit.data.source import ImageSource
 from quantkit.engine.classifier import ClassifierFile, PreparedClassifier, read_classifier
 from quantkit.engine.device import Device
 from quantkit.engine.placement import DevicePlacement, placement_of
 from quantkit.errors import CalibrationSetError, UsageError
 from quantkit.graph.fixed_inputs import to_json
-from quantkit.graph.model import model_digest, model_files
+from quantkit.graph.model import model_digest
 from quantkit.graph.qdq.taps import Taps, observed_tensors
 from quantkit.runs.folder import ModelRecord, RunFolder, RunRecord, SetRecord
 from quantkit.stats.file import Statistics
+from quantkit.workflows.backends import run_backends
+from quantkit.workflows.quantized_files import ranges_path, remove_model
 
 
 @dataclass(frozen=True)
@@ -31,6 +34,28 @@ class CalibratedModel:
     record: ModelRecord
     prepared: PreparedClassifier
     observed: Taps
+
+
+@dataclass(frozen=True)
+class CalibrationInputs:
+    """What a calibration depends on.
+
+    Attributes:
+        model: the model.
+        set: the calibration set.
+        manifest: path of the file of the set, empty if it was given as a value.
+        pipeline: preprocessing.
+    """
+
+    model: CalibratedModel
+    set: CalibrationSet
+    manifest: str
+    pipeline: Pipeline
+
+    @property
+    def images(self) -> ImageSource:
+        """The images of the set, with their labels where it has any."""
+        return ImageSource(self.set.root, self.set.items, labels=self.set.labels, array_shape=self.set.array_shape)
 
 
 def read_calibrated_model(path: Path, output: str | None, inputs: Mapping[str, Any] | None) -> CalibratedModel:
@@ -87,21 +112,20 @@ def read_calibration_set(given: SetLike) -> tuple[CalibrationSet, str]:
     return chosen, manifest
 
 
-def changed_inputs(
-    before: RunRecord, subject: CalibratedModel, chosen: CalibrationSet, pipeline: Pipeline
-) -> list[str]:
+def changed_inputs(before: RunRecord, inputs: CalibrationInputs) -> list[str]:
     """Return the inputs of a run that differ from the new ones."""
+    model = inputs.model.record
     changed = {
-        f"model ({Path(before.model.path).name})": before.model.key != subject.record.key,
-        f"output ({before.model.output})": before.model.output != subject.record.output,
-        f"calibration set ({before.set.images} images)": before.set.digest != chosen.digest,
-        "preprocessing": before.pipeline != pipeline,
+        f"model ({Path(before.model.path).name})": before.model.key != model.key,
+        f"output ({before.model.output})": before.model.output != model.output,
+        f"calibration set ({before.set.images} images)": before.set.digest != inputs.set.digest,
+        "preprocessing": before.pipeline != inputs.pipeline,
     }
     return [what for what, differs in changed.items() if differs]
 
 
 def remove_replaced_models(folder: RunFolder, before: RunRecord, replaced: list[str], fresh: bool) -> None:
-    """Remove the models of a run that is recreated from other inputs.
+    """Remove the models of a run that is recreated from other inputs, with their tables and vendors' files.
 
     Raises:
         UsageError: ``fresh`` is not given.
@@ -112,18 +136,17 @@ def remove_replaced_models(folder: RunFolder, before: RunRecord, replaced: list[
             where=folder.path,
             fix="give another --run, or --fresh to replace this one",
         )
-    for made in before.quantized.values():
-        path = folder.path / made.file
-        if path.parent == folder.path and path.is_file():
-            for file in model_files(path):
-                file.unlink(missing_ok=True)
+    for name, made in before.quantized.items():
+        ranges_path(folder, name).unlink(missing_ok=True)
+        for file in (made.file, made.fp32):
+            if file is not None and (path := folder.path / file).parent == folder.path:
+                remove_model(path)
+    for backend in run_backends(folder):
+        backend.remove_files(folder, before.quantized)
 
 
 def new_record(
-    subject: CalibratedModel,
-    chosen: CalibrationSet,
-    manifest: str,
-    pipeline: Pipeline,
+    inputs: CalibrationInputs,
     statistics: Statistics,
     placement: DevicePlacement | None,
     before: RunRecord | None,
@@ -133,28 +156,26 @@ def new_record(
     """Return the record of a run after its pass.
 
     Args:
-        subject: the model.
-        chosen: the calibration set.
-        manifest: path of its file, empty if there is none.
-        pipeline: the preprocessing.
+        inputs: model, set and preprocessing.
         statistics: of the pass.
         placement: where the pass ran, None if cached statistics are used.
         before: the previous record of the run; its files of other targets stay, unless the run has new inputs.
         replaced: the run has other inputs than before.
     """
+    chosen = inputs.set
     record = RunRecord(
         quantkit=__version__,
-        model=subject.record,
+        model=inputs.model.record,
         set=SetRecord(
-            path=manifest,
+            path=inputs.manifest,
             digest=chosen.digest,
             images=len(chosen),
             images_used=len(statistics.images),
             outliers=statistics.outlier_images,
             suffix=min(PurePosixPath(image.name).suffix.removeprefix(".") for image in chosen.images),
-            ready_arrays=chosen.array_shape is not None,
+            array_shape=chosen.array_shape,
         ),
-        pipeline=pipeline,
+        pipeline=inputs.pipeline,
         observed_on=_observed_on(placement, statistics, before),
     )
     if before is None:

@@ -1,9 +1,9 @@
 """The observation pass of a calibration: checkpoint, convergence and statistics."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnxruntime
@@ -16,10 +16,7 @@ from quantkit.config.method import (
     Percentile,
     method_name,
 )
-from quantkit.config.pipeline import Pipeline
-from quantkit.data.calibration_set import CalibrationSet
 from quantkit.data.preprocess import preprocess
-from quantkit.data.source import ImageSource
 from quantkit.engine.cluster.observe import PassWork, observe_on_cluster
 from quantkit.engine.cluster.work import share_images, share_model
 from quantkit.engine.observe import Chunk, complete, observe
@@ -28,14 +25,14 @@ from quantkit.engine.tap import TappedSession
 from quantkit.errors import StatisticsError
 from quantkit.files import sha256_json
 from quantkit.numerics import Range
-from quantkit.progress import Progress, ProgressCallback
+from quantkit.progress import ProgressCallback, resumed_task
 from quantkit.runs.folder import RunFolder
 from quantkit.stats.convergence import ConvergencePoint, movement
 from quantkit.stats.file import Provenance, Statistics, load_statistics, save_statistics, sorted_images
 from quantkit.stats.observed import Observed
 from quantkit.stats.solve import solve_observed
 from quantkit.targets import Target
-from quantkit.workflows.calibration_inputs import CalibratedModel
+from quantkit.workflows.calibration_inputs import CalibrationInputs
 from quantkit.workflows.execution import Execution
 
 
@@ -44,24 +41,24 @@ class CalibrationPass:
 
     Attributes:
         placement: execution providers of the model; None before the pass.
+        resumed: number of images of an interrupted pass that is resumed.
     """
 
     def __init__(
         self,
-        subject: CalibratedModel,
-        chosen: CalibrationSet,
-        pipeline: Pipeline,
+        inputs: CalibrationInputs,
         folder: RunFolder,
         method: Method | Auto,
         target: Target,
-        keep_outliers: bool,
         execution: Execution,
-        progress: Progress,
+        *,
+        keep_outliers: bool,
     ) -> None:
-        self._subject, self._chosen, self._pipeline, self._folder = subject, chosen, pipeline, folder
-        self._target, self._keep_outliers, self._progress = target, keep_outliers, progress
-        self._execution = execution
+        self._subject, self._chosen, self._pipeline, self._folder = inputs.model, inputs.set, inputs.pipeline, folder
+        self._images, self._target, self._keep_outliers = inputs.images, target, keep_outliers
+        self._execution, self._progress = execution, execution.progress
         self.placement: DevicePlacement | None = None
+        self.resumed = 0
         # Convergence is tracked for the method in use, and for the two that are cheap to solve.
         watched = Percentile() if isinstance(method, Auto) else method  # which one it will be is not known yet
         self._methods: dict[str, Method] = {"minmax": MinMax(), "percentile": Percentile()}
@@ -70,8 +67,8 @@ class CalibrationPass:
         self._ranges: dict[str, dict[str, Range]] = {}
         self._points: list[ConvergencePoint] = []
         self._provenance = Provenance(
-            model_sha256=subject.record.key,
-            pipeline_sha256=sha256_json(pipeline.model_dump(mode="json")),
+            model_sha256=self._subject.record.key,
+            pipeline_sha256=sha256_json(self._pipeline.model_dump(mode="json")),
             quantkit=__version__,
             onnxruntime=onnxruntime.__version__,
             device=execution.device.describe(),
@@ -79,7 +76,7 @@ class CalibrationPass:
 
     def finished(self, until_stable: float | None) -> Statistics | None:
         """Return the statistics of the run folder if this pass would compute the same, else None."""
-        loaded, _ = self._load(self._folder.statistics)
+        loaded = self._load(self._folder.statistics)
         if loaded is None or loaded.tensors.keys() != set(self._subject.observed.wanted):
             return None
         whole = len(loaded.images) == len(self._chosen)
@@ -87,12 +84,19 @@ class CalibrationPass:
 
     def run(self, until_stable: float | None, fresh: bool) -> Statistics:
         """Observe all images, or stop when the ranges are stable."""
-        count = self._progress.task("calibrating", "images")
-        begun, extra = (None, {}) if fresh else self._load(self._folder.partial)
+        begun = None if fresh else self._load(self._folder.partial)
         if begun is not None:
             self._points = list(begun.convergence)
-            self._ranges = _ranges_from_json(extra.get("ranges", {}))
-            self._progress.message(f"resuming after {len(begun.images)} images")
+            self._ranges = _ranges_from_json(begun.checkpoint.get("ranges", {}))
+            self.resumed = len(begun.images)
+        count = resumed_task(
+            self._progress,
+            "calibrating",
+            "images",
+            done=self.resumed,
+            total=len(self._chosen),
+            source=self._folder.partial,
+        )
         chunks = self._chunks(None if begun is None else self._tapped(begun), count)
         statistics = begun
         for chunk in chunks:
@@ -100,8 +104,10 @@ class CalibrationPass:
             if self._is_stable(chunk, until_stable):
                 break
             if chunk.images < len(self._chosen):
-                save_statistics(statistics, self._folder.partial, {"ranges": _ranges_to_json(self._ranges)})
+                checkpoint = {"ranges": _ranges_to_json(self._ranges)}
+                save_statistics(replace(statistics, checkpoint=checkpoint), self._folder.partial)
         assert statistics is not None
+        statistics = replace(statistics, checkpoint={})
         save_statistics(statistics, self._folder.statistics)
         self._folder.partial.unlink(missing_ok=True)
         return statistics
@@ -113,8 +119,7 @@ class CalibrationPass:
         batch, fill = fixed or device.batch, fixed is not None
         images, total = self._chosen.items, len(self._chosen)
         if self._execution.engine is not None:
-            source = ImageSource(self._chosen.root, images, array_shape=self._chosen.array_shape)
-            shared = share_images(source, self._pipeline)
+            shared = share_images(self._images, self._pipeline)
             model = share_model(self._execution.engine, file.path, file.signature)
             work = PassWork(model, tuple(tapped), shared, device, batch, fill)
             keys = [(image.name, image.sha256) for image in self._chosen.images]
@@ -175,15 +180,14 @@ class CalibrationPass:
             self._points[-1].images == chunk.images and 100.0 * self._points[-1].movement[self._wanted] <= until_stable
         )
 
-    def _load(self, path: Path) -> tuple[Statistics | None, dict[str, Any]]:
-        """Return the statistics of a file, and their ``extra``, if they are a checkpoint of this pass."""
+    def _load(self, path: Path) -> Statistics | None:
+        """Return the statistics of a file, if they are a checkpoint of this pass."""
         try:
-            loaded, extra = load_statistics(path)
+            loaded = load_statistics(path)
         except StatisticsError:
-            return None, {}
+            return None
         beginning = sorted(self._digests(len(loaded.images)))
-        same = loaded.provenance == self._provenance and list(loaded.images) == beginning
-        return (loaded, extra) if same else (None, {})
+        return loaded if loaded.provenance == self._provenance and list(loaded.images) == beginning else None
 
 
 def _ranges_to_json(ranges: dict[str, dict[str, Range]]) -> dict[str, dict[str, list[float]]]:

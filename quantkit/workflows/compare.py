@@ -26,9 +26,10 @@ from quantkit.evaluation.paired import Interval
 from quantkit.evaluation.predictions import Collector
 from quantkit.evaluation.result import Comparison
 from quantkit.graph.model import model_digest, model_files
-from quantkit.progress import Progress, ProgressCallback, as_progress
+from quantkit.progress import Progress, ProgressCallback, resumed_task
+from quantkit.runs.configuration import record_call
 from quantkit.runs.folder import RunFolder
-from quantkit.runs.score_cache import cached_scores, predict_cached, score_cache_of, scores_key
+from quantkit.runs.score_cache import cached_scores, images_to_run, predict_cached, score_cache_of, scores_key
 from quantkit.workflows.compared_models import (
     Candidate,
     ComparedModel,
@@ -116,7 +117,7 @@ def compare(
         >>> quantkit.compare(["fp32", "mse"], **options, device=batches).reference.ran_on.provider
         'CPUExecutionProvider'
     """
-    return evaluate_models(
+    done = evaluate_models(
         models,
         run=run,
         images=images,
@@ -135,7 +136,12 @@ def compare(
         cluster=cluster,
         threads=threads,
         progress=progress,
-    ).comparison
+    )
+    if done.run is not None:
+        settings = {"images": images, "labels": labels, "preprocessing": pipeline, "exclude": exclude, "limit": limit}
+        named = [model if isinstance(model, str) else as_path(model, "models") for model in models]
+        record_call(done.run, "compare", {"run": done.run, "models": named, **settings})
+    return done.comparison
 
 
 def evaluate_models(
@@ -224,23 +230,19 @@ def evaluate_models(
     found = limited(found, limit)
     check_fit(subjects, pipeline, found)
     onnx = [subject for subject in subjects if isinstance(subject, ComparedModel)]
-    execution = choose_execution(cluster, device, threads, as_progress(progress))
-    threads = execution.threads
+    execution = choose_execution(cluster, device, threads, progress)
     classifiers = [Classifier(subject.file, execution.device) for subject in onnx]
-    with execution, _answers(onnx, classifiers, found, pipeline, execution, run) as answers_to_images:
-        collector = _collect(subjects, answers_to_images, found, as_progress(progress).task("comparing", "images"))
+    with execution, _answers(onnx, classifiers, found, pipeline, execution, run) as (answers_to_images, new, source):
+        count = resumed_task(
+            execution.progress, "comparing", "images", done=new.count(False), total=len(new), source=source
+        )
+        collector = _collect(subjects, answers_to_images, found, new, count)
     asked = 1 if check_preprocessing else 0
     for first, classifier in zip(onnx[:asked], classifiers[:asked], strict=True):
+        command = guess_command(first.path, run=run, images=images, labels=labels, pipeline=given_pipeline)
+        predictions, cache = collector.predictions(subjects.index(first)), score_cache_of(run)
         note = preprocessing_note(
-            first.file,
-            found,
-            pipeline,
-            guess_command(first.path, run=run, images=images, labels=labels, pipeline=given_pipeline),
-            predictions=collector.predictions(subjects.index(first)),
-            classifier=classifier,
-            cache=score_cache_of(run),
-            threads=threads,
-            progress=as_progress(progress),
+            classifier, found, pipeline, execution, command=command, cache=cache, predictions=predictions
         )
         warnings += [] if note is None else [f"{first.name}: {note}"]
     times: dict[str, Latency] = {}
@@ -306,35 +308,44 @@ def _answers(
     pipeline: Pipeline,
     execution: Execution,
     run: Path | None,
-) -> Iterator[Iterator[ModelScores]]:
-    """Predict all images with every ONNX model; scores are cached."""
+) -> Iterator[tuple[Iterator[ModelScores], list[bool], Path | None]]:
+    """Predict all images with every ONNX model; scores are cached.
+
+    Yields:
+        The scores of each image, whether a model has to be run on it, and the folder of the cache.
+    """
     cache, threads = score_cache_of(run), execution.threads
+    every = [True] * len(found.names)
     if not classifiers:
-        yield (ModelScores(index, []) for index in range(len(found.names)))
+        yield (ModelScores(index, []) for index in range(len(found.names))), every, None
         return
     answer = execution.answer([one.file for one in subjects], found, pipeline)
     if cache is None:
-        yield evaluate(classifiers, found.items, pipeline, threads=threads, answer=answer)
+        yield evaluate(classifiers, found.items, pipeline, threads=threads, answer=answer), every, None
         return
     keys = [scores_key(model_digest(one.path), pipeline, one.file.signature, execution.device) for one in subjects]
     with cached_scores(cache, keys, found) as scores:
-        yield predict_cached(classifiers, scores, found.items, pipeline, threads=threads, answer=answer)
+        answers = predict_cached(classifiers, scores, found.items, pipeline, threads=threads, answer=answer)
+        yield answers, images_to_run(scores, len(found.names)), cache.folder
 
 
 def _collect(
     subjects: Sequence[Candidate],
     answers_to_images: Iterator[ModelScores],
     found: ImageSource,
+    new: Sequence[bool],
     progress: ProgressCallback,
 ) -> Collector:
-    """Collect the predictions of all models and card results."""
+    """Collect the predictions of all models and card results; ``new`` are the images that a model is run on."""
     assert found.labels is not None
+    done = new.count(False)
     collector = Collector(len(subjects))
     for answers in answers_to_images:
         name, scores = found.names[answers.index], iter(answers.scores)
         every = [next(scores) if isinstance(one, ComparedModel) else one.scores(name) for one in subjects]
         collector.update(every, [name], [found.labels[answers.index]])
-        progress(answers.index + 1, len(found.names))
+        done += new[answers.index]
+        progress(done, len(found.names))
     return collector
 
 

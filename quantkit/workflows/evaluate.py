@@ -19,7 +19,7 @@ from quantkit.engine.classifier import ClassifierFile
 from quantkit.engine.device import CPU, Device
 from quantkit.engine.inputs import check_arrays, used_pipeline
 from quantkit.engine.placement import DevicePlacement
-from quantkit.engine.predict import Answer, Classifier
+from quantkit.engine.predict import Classifier
 from quantkit.errors import UsageError
 from quantkit.evaluation.images import check_labels, evaluation_images, limited
 from quantkit.evaluation.label_diagnosis import diagnose_labels
@@ -28,14 +28,15 @@ from quantkit.evaluation.predictions import TOP, Collector, Predictions, Scores,
 from quantkit.evaluation.predictions_file import Origin
 from quantkit.files import sha256_json, user_cache_folder
 from quantkit.graph.model import model_digest
-from quantkit.progress import Progress, ProgressCallback, as_progress
-from quantkit.records import Records
+from quantkit.progress import Progress, resumed_task
+from quantkit.records import Records, plain_fields
 from quantkit.report.notebook import figures_html
 from quantkit.runs.cache import ResultCache
+from quantkit.runs.configuration import record_call
 from quantkit.runs.folder import RunFolder
 from quantkit.runs.inputs import read_scored
-from quantkit.runs.score_cache import ScoreCache, cached_scores, predict_cached, scores_key
-from quantkit.workflows.execution import choose_execution
+from quantkit.runs.score_cache import ScoreCache, cached_scores, images_to_run, predict_cached, scores_key
+from quantkit.workflows.execution import Execution, choose_execution
 from quantkit.workflows.preprocessing_note import guess_command, preprocessing_note
 from quantkit.workflows.presets import PresetSource, preprocessing_of
 
@@ -138,10 +139,7 @@ class Accuracy:
 
     def to_json(self) -> dict[str, Any]:
         """Return the figures as plain data, intervals as ``[lo, hi]``."""
-        values = dict(vars(self))
-        for name in ("top1_ci95", "top5_ci95"):
-            values[name] = [values[name].lo, values[name].hi]
-        return values
+        return plain_fields(self)
 
 
 def evaluate(
@@ -232,17 +230,15 @@ def evaluate(
     check_arrays(found.array_shape, file.signature.image, found.root)
     check_labels(found, file.signature.scores.classes, path)
     part = found if shard is None else _shard(found, *shard)
-    execution = choose_execution(cluster, device, threads, as_progress(progress))
-    device, digest, threads = execution.device, model_digest(path), execution.threads
+    execution = choose_execution(cluster, device, threads, progress)
+    device, digest = execution.device, model_digest(path)
     key = scores_key(digest, pipeline, file.signature, device)
-    count = as_progress(progress).task("evaluating", "images")
     start_s = time.monotonic()
     results = _result_cache(optional_path(cache, "cache"), folder)
     with execution, cached_scores(results, [key], part) as [scores]:
         before = scores.known
         classifier = Classifier(file, execution.device)
-        answer = execution.answer([file], part, pipeline)
-        predictions, kind = _answers(classifier, scores, part, pipeline, threads, answer, count)
+        predictions, kind = _answers(classifier, scores, part, pipeline, execution, source=results.folder)
     elapsed_s = time.monotonic() - start_s - execution.start_s
     origin = Origin(
         model=digest,
@@ -256,17 +252,13 @@ def evaluate(
     )
     other = None
     if check_preprocessing:
+        command = guess_command(path, run=run, images=images, labels=labels, pipeline=given_pipeline)
         other = preprocessing_note(
-            file,
-            part,
-            pipeline,
-            guess_command(path, run=run, images=images, labels=labels, pipeline=given_pipeline),
-            predictions=predictions,
-            classifier=classifier,
-            cache=results,
-            threads=threads,
-            progress=as_progress(progress),
+            classifier, part, pipeline, execution, command=command, cache=results, predictions=predictions
         )
+    if folder is not None:
+        settings = {"images": images, "labels": labels, "preprocessing": given_pipeline, "exclude": exclude}
+        record_call(folder.path, f"eval {name}", {"run": folder.path, **settings, "shard": shard, "limit": limit})
     warnings = (*doubts, *(diagnosis for diagnosis in (diagnose_labels(predictions), other) if diagnosis is not None))
     notes = (*file.signature.notes, *classifier.notes)
     return ModelEvaluation(
@@ -326,18 +318,23 @@ def _answers(
     cached: ScoreCache,
     part: ImageSource,
     pipeline: Pipeline,
-    threads: int,
-    answer: Answer | None,
-    progress: ProgressCallback,
+    execution: Execution,
+    *,
+    source: Path,
 ) -> tuple[Predictions, Scores]:
     assert part.labels is not None
+    new = images_to_run([cached], len(part.names))
+    done = new.count(False)
     collector = Collector(1, kind=Scores.PROBABILITIES if _ends_in_softmax(classifier.file) else None)
+    progress = resumed_task(execution.progress, "evaluating", "images", done=done, total=len(new), source=source)
+    answer, threads = execution.answer([classifier.file], part, pipeline), execution.threads
     for answers in predict_cached([classifier], [cached], part.items, pipeline, threads=threads, answer=answer):
         scores = answers.scores[0]
         # Determined from one image, so that it does not depend on the batches.
         collector.kind = collector.kind or kind_of_scores(scores)
         collector.update([scores], [part.names[answers.index]], [part.labels[answers.index]])
-        progress(answers.index + 1, len(part.names))
+        done += new[answers.index]
+        progress(done, len(part.names))
     assert collector.kind is not None
     return collector.predictions(0), collector.kind
 

@@ -1,7 +1,7 @@
 """Where a command runs its models: on the threads of this process, or on the workers of a cluster."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Self
 
@@ -16,7 +16,7 @@ from quantkit.engine.device import Device, as_device
 from quantkit.engine.predict import Answer
 from quantkit.engine.session import default_threads
 from quantkit.errors import UsageError
-from quantkit.progress import Progress
+from quantkit.progress import NoProgress, Progress, as_progress
 
 
 @dataclass(frozen=True)
@@ -27,11 +27,13 @@ class Execution:
         device: of the workers, and of what runs in this process whether there is a cluster or not.
         threads: of this process.
         engine: the cluster, None without one; it is connected to when there is work for it.
+        progress: receives the progress.
     """
 
     device: Device
     threads: int
     engine: RayEngine | None
+    progress: Progress = field(default_factory=NoProgress)
 
     def __enter__(self) -> Self:
         return self
@@ -53,7 +55,12 @@ class Execution:
 
 
 def choose_execution(
-    cluster: str | None, device: Device | str, threads: int | None, progress: Progress, *, workers_on_cpu: bool = False
+    cluster: str | None,
+    device: Device | str,
+    threads: int | None,
+    progress: Progress | None,
+    *,
+    workers_on_cpu: bool = False,
 ) -> Execution:
     """Return where models are to run.
 
@@ -61,16 +68,16 @@ def choose_execution(
         cluster: ``auto``, ``ray://HOST:PORT`` or ``local:N``; None for this process.
         device: what they run on, there.
         threads: of this process, or of each worker.
-        progress: is told of the cluster.
+        progress: receives the progress.
         workers_on_cpu: workers can do this work on the CPU only.
 
     Raises:
         UsageError: the address is malformed, Ray is not installed, or workers cannot use this device.
         DeviceError: the device is not there; with a cluster, this machine needs one too.
     """
-    device = as_device(device)
+    device, progress = as_device(device), as_progress(progress)
     if cluster is None:
-        return Execution(device.resolved(), threads or default_threads(), None)
+        return Execution(device.resolved(), threads or default_threads(), None, progress)
     if workers_on_cpu and not device.is_cpu:
         raise UsageError(
             "the workers of a cluster do this on the CPU only",
@@ -79,4 +86,4 @@ def choose_execution(
         )
     session = RaySession(ClusterAddress.parse(cluster), device, threads)
     # The record says where models run by what this process opens, so it needs such a device too.
-    return Execution(device.resolved(), default_threads(), RayEngine(session, progress))
+    return Execution(device.resolved(), default_threads(), RayEngine(session, progress), progress)

@@ -23,11 +23,11 @@ from quantkit.evaluation.preprocessing_alternatives import starting_pipeline
 from quantkit.evaluation.preprocessing_answers import AnswersByPipeline, random_sample
 from quantkit.evaluation.preprocessing_diagnosis import changes, stages
 from quantkit.evaluation.preprocessing_evidence import Contrast, EvidenceKind
-from quantkit.evaluation.preprocessing_search import SearchResult, least_gain, looks, search
+from quantkit.evaluation.preprocessing_search import SearchResult, least_gain, least_information, looks, search
 from quantkit.files import user_cache_folder
 from quantkit.graph.inner_preprocessing import inner_preprocessing
 from quantkit.progress import Progress, as_progress
-from quantkit.records import Records
+from quantkit.records import Records, plain, plain_fields
 from quantkit.runs.cache import ResultCache
 from quantkit.runs.folder import RunFolder
 from quantkit.runs.location import set_of_run
@@ -101,6 +101,8 @@ class PreprocessingGuess(Records):
         tried: the alternatives.
         overall: best against start; None where they are the same.
         computed: how many times the model was run on an image.
+        known: how many answers were in the cache.
+        cache: folder of the cache.
         elapsed_s: seconds it took.
         verdict: what was found, in one sentence.
         notes: what should be known of it.
@@ -125,6 +127,8 @@ class PreprocessingGuess(Records):
     elapsed_s: float
     verdict: str
     notes: tuple[str, ...] = ()
+    known: int = 0
+    cache: Path | None = None
 
     @property
     def found_better(self) -> bool:
@@ -153,20 +157,8 @@ class PreprocessingGuess(Records):
 
     def to_json(self) -> dict[str, Any]:
         """Return everything as plain data."""
-        return {
-            "model": str(self.model),
-            "evidence": self.evidence,
-            "images": self.images,
-            "found_better": self.found_better,
-            "verdict": self.verdict,
-            "start": self.start.model_dump(mode="json"),
-            "best": self.best.model_dump(mode="json"),
-            "overall": None if self.overall is None else asdict(self.overall),
-            "tried": self.rows(),
-            "computed": self.computed,
-            "elapsed_s": self.elapsed_s,
-            "notes": list(self.notes),
-        }
+        overall = None if self.overall is None else plain(asdict(self.overall))
+        return {**plain_fields(self), "found_better": self.found_better, "overall": overall, "tried": self.rows()}
 
 
 def guess_preprocessing(
@@ -264,13 +256,16 @@ def guess_preprocessing(
         check_labels(found, file.signature.scores.classes, path)
     sample = random_sample(found, limit)
     given_cache = optional_path(cache, "cache")
-    results = ResultCache(given_cache) if given_cache is not None else None if folder is None else folder.cache
+    if given_cache is not None:
+        results = ResultCache(given_cache)
+    else:
+        results = ResultCache(user_cache_folder()) if folder is None else folder.cache
     start_s = time.monotonic()
     answers = AnswersByPipeline(
         file,
         sample,
         device=as_device(device).resolved(),
-        cache=results or ResultCache(user_cache_folder()),
+        cache=results,
         threads=threads or default_threads(),
         progress=as_progress(progress).task("trying preprocessings", "images"),
     )
@@ -288,6 +283,8 @@ def guess_preprocessing(
         elapsed_s=time.monotonic() - start_s,
         verdict=_verdict(result, sample),
         notes=tuple(notes),
+        known=answers.known,
+        cache=results.folder,
     )
 
 
@@ -385,6 +382,13 @@ def _notes(result: SearchResult, sample: ImageSource, answers: AnswersByPipeline
             "without labels, the confidence and variety of the answers are compared, by the entropy of the scores: "
             "this is weaker evidence than accuracy; check the preset on labelled images"
         )
+        if not result.moves:
+            classes = answers(result.best, looks(len(sample))[0]).log_p.shape[1]
+            least = least_information(len(sample), classes)
+            yield (
+                f"to be named, an alternative has to be better by at least {least:.2f} nats on {len(sample)} images, "
+                f"and beyond chance: less moves the confidence and no answer"
+            )
         return
     first = result.rounds[0].tried
     size = max((one.contrast.images for one in first), default=looks(len(sample))[0])

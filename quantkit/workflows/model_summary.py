@@ -1,13 +1,13 @@
 """The result of `quantkit.inspect`: a description of a model and its problems."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, Literal
 
 from quantkit.errors import QuantkitError
 from quantkit.graph.coverage import Coverage
 from quantkit.graph.inner_preprocessing import InnerPreprocessing
-from quantkit.records import Records
+from quantkit.records import Records, plain, plain_fields
 from quantkit.report.html import Html, element
 
 JSON_SCHEMA = 1
@@ -192,35 +192,11 @@ class ModelSummary(Records):
 
     def to_json(self) -> dict[str, Any]:
         """Return JSON values."""
-        return {
-            "schema": JSON_SCHEMA,
-            "path": self.path,
-            "file_bytes": self.file_bytes,
-            "opsets": dict(self.opsets),
-            "ir_version": self.ir_version,
-            "producer": self.producer,
-            "inputs": [asdict(one) for one in self.inputs],
-            "outputs": [asdict(one) for one in self.outputs],
-            "image": None if self.image is None else asdict(self.image),
-            "scores": None if self.scores is None else asdict(self.scores),
-            "parameters": self.parameters,
-            "parameter_types": dict(self.parameter_types),
-            "multiply_adds": self.multiply_adds,
-            "uncounted": self.uncounted,
-            "assumed_size": None if self.assumed_size is None else list(self.assumed_size),
-            "operators": dict(self.operators),
-            "targets": {
-                one.name: {
-                    "coverage": one.coverage.to_json(),
-                    "float_operators": [asdict(kind) for kind in one.float_operators],
-                }
-                for one in self.targets
-            },
-            "preprocessing": None if self.preprocessing is None else self.preprocessing.to_json(),
-            "notes": list(self.notes),
-            "problems": [asdict(one) for one in self.problems],
-            "next_command": self.next_command,
+        targets = {
+            one.name: {"coverage": one.coverage.to_json(), "float_operators": plain(one.float_operators)}
+            for one in self.targets
         }
+        return {"schema": JSON_SCHEMA, **plain_fields(self), "targets": targets}
 
     def rows(self) -> list[dict[str, Any]]:
         """Return one row per target: the number of layers, and how many of them are int8."""

@@ -29,7 +29,7 @@ from quantkit.engine.tap import TappedSession
 from quantkit.errors import UsageError
 from quantkit.graph.qdq.taps import observed_tensors
 from quantkit.progress import Progress, ProgressCallback, as_progress
-from quantkit.records import Records
+from quantkit.records import Records, plain_fields
 from quantkit.types import Float32Array
 from quantkit.workflows.presets import PresetSource, load_preset
 from quantkit.workflows.project import DRAWN_IMAGES
@@ -121,16 +121,7 @@ class JobPlan(Records):
 
     def to_json(self) -> dict[str, Any]:
         """Return the plan as plain data."""
-        return {
-            "job": self.job,
-            "images": self.images,
-            "measured_images": self.measured_images,
-            "device": self.device,
-            "decode_s": self.decode_s,
-            "run_s": self.run_s,
-            "estimates": self.rows(),
-            "notes": list(self.notes),
-        }
+        return {**plain_fields(self), "estimates": self.rows()}
 
 
 def plan_job(

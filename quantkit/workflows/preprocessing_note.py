@@ -1,58 +1,54 @@
 """What eval, compare and calibrate say unasked of a preprocessing that is not the best: which is, and how to get it."""
 
 import shlex
+from functools import partial
 from pathlib import Path
 
 from quantkit.config.arguments import AnyPath
 from quantkit.config.pipeline import PRESETS, Pipeline
 from quantkit.data.source import ImageSource
 from quantkit.engine.classifier import ClassifierFile
-from quantkit.engine.device import CPU, Device
 from quantkit.engine.predict import Classifier
 from quantkit.evaluation.predictions import Predictions
+from quantkit.evaluation.preprocessing_answers import AnswersByPipeline
 from quantkit.evaluation.preprocessing_diagnosis import diagnose_preprocessing
-from quantkit.progress import Progress, begun_when_called
+from quantkit.progress import begun_when_called
 from quantkit.runs.cache import ResultCache
+from quantkit.workflows.execution import Execution
 
 
 def preprocessing_note(
-    file: ClassifierFile,
+    model: Classifier | ClassifierFile,
     found: ImageSource,
     pipeline: Pipeline,
-    command: str,
+    execution: Execution,
     *,
-    predictions: Predictions | None = None,
-    classifier: Classifier | None = None,
-    device: Device = CPU,
+    command: str,
     cache: ResultCache | None,
-    threads: int,
-    progress: Progress,
+    predictions: Predictions | None = None,
 ) -> str | None:
     """Return which preprocessing is better beyond chance, and the command that writes it; None where none is.
 
     Args:
-        file: the model.
+        model: the model, opened where it is.
         found: images, with labels or without.
         pipeline: their preprocessing.
+        execution: where the model runs, in this process.
         command: from `guess_command`.
-        predictions: the model's answers to all images, where they are known.
-        classifier: the model opened, where it is.
-        device: where the model runs.
         cache: of scores; None to run the model each time.
-        threads: workers.
-        progress: receives the progress, where the model has to be run.
+        predictions: the model's answers to all images, where they are known.
     """
-    diagnosis = diagnose_preprocessing(
+    classifier, file = (model, model.file) if isinstance(model, Classifier) else (None, model)
+    answers = partial(
+        AnswersByPipeline,
         file,
-        found,
-        pipeline,
-        predictions=predictions,
         classifier=classifier,
-        device=device,
+        device=execution.device,
         cache=cache,
-        threads=threads,
-        progress=begun_when_called(progress, "checking the preprocessing", "images"),
+        threads=execution.threads,
+        progress=begun_when_called(execution.progress, "checking the preprocessing", "images"),
     )
+    diagnosis = diagnose_preprocessing(file, found, pipeline, answers, predictions=predictions)
     return None if diagnosis is None else f"{diagnosis}; this writes the preset: {command}"
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import onnx_ir as ir
 
 from quantkit.config.arguments import AnyPath, as_path, optional_path, require
-from quantkit.config.method import Auto, Method, as_method_or_auto, method_name
+from quantkit.config.method import Auto, Method, as_method_or_auto, method_json, method_name
 from quantkit.data.given_set import SetLike, given_set
 from quantkit.engine.classifier import PreparedClassifier
 from quantkit.engine.saturation import products_saturate
@@ -25,7 +25,8 @@ from quantkit.progress import Progress, as_progress, begun_when_called
 from quantkit.ptq.fp32_export import export_corrected_fp32, restore_batch_norms
 from quantkit.ptq.run_correction import Correction, correction, images_of
 from quantkit.records import Records
-from quantkit.runs.folder import FP32, INT8, RANGES, RunFolder
+from quantkit.runs.configuration import record_call
+from quantkit.runs.folder import RunFolder
 from quantkit.runs.inputs import CalibratedRun, calibrated, open_input_shape
 from quantkit.runs.outliers import outlier_note
 from quantkit.search.method_selection import MethodSelection
@@ -37,8 +38,10 @@ from quantkit.workflows.auto_method import resolve_method, selection_note
 from quantkit.workflows.backends import QuantizedRun, after_quantize
 from quantkit.workflows.quantize_task import QuantizeOptions, QuantizeTask
 from quantkit.workflows.quantized_files import (
+    corrected_path,
     output_path,
     ranges_csv,
+    ranges_path,
     record_model,
     replaced_notes,
     variant_name,
@@ -90,6 +93,16 @@ class Quantized(Records):
     def rows(self) -> list[dict[str, Any]]:
         """Return one row per observed tensor: name and range."""
         return [{"tensor": name, "lo": one.lo, "hi": one.hi} for name, one in self.ranges.items()]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return what was made, as JSON values: without ranges and decisions."""
+        return {
+            "model": self.name,
+            "file": str(self.path),
+            "method": method_json(self.method),
+            "coverage": self.coverage.to_json(),
+            "corrected_fp32": None if self.corrected_fp32 is None else str(self.corrected_fp32),
+        }
 
     def explain(self) -> list[Decision]:
         """Return how every operator and tensor is quantized, and why."""
@@ -157,8 +170,21 @@ def quantize(
         )
         chosen = None if images is None else images.chosen
         backend = after_quantize(
-            QuantizedRun(folder=folder, target=target, prepared=subject.prepared.model, calibration_set=chosen)
+            QuantizedRun(
+                folder=folder, name=name, target=target, prepared=subject.prepared.model, calibration_set=chosen
+            )
         )
+    record_call(
+        folder.path,
+        f"quantize {name}",
+        {
+            "run": folder.path,
+            "method": chosen_method,
+            "target": target.name,
+            **options.settings(),
+            "require coverage": require_coverage,
+        },
+    )
     replaced = replaced_notes(record, name, folder)
     return replace(done, notes=(*replaced, *done.notes, *backend.notes), files=(*done.files, *backend.files))
 
@@ -187,7 +213,7 @@ def quantize_prepared(
     int8 = write_qdq(prepared.model, made, ranges, bias_shift=corrected.shifts)
     prepared.save(int8, path)
     open_session(path)  # a model that onnxruntime cannot load is not a result
-    table = folder.path / (RANGES if name == INT8 else f"{name}.{RANGES}")
+    table = ranges_path(folder, name)
     write_text(table, ranges_csv(ranges, made, statistics))
     notes = [*selection_note(selection), *_settling_notes(run, method), *prepared.notes, *notes_of(int8)]
     notes += [
@@ -202,7 +228,7 @@ def quantize_prepared(
         notes.append("sums of 8-bit products saturate on this processor: give --weight-bits 7, or run it elsewhere")
     corrected_fp32, files = None, [path, table]
     if target.compiler_calibrates and corrected.shifts:
-        corrected_fp32 = folder.path / f"{_corrected_name(name)}.onnx"
+        corrected_fp32 = corrected_path(folder, name)
         model = export_corrected_fp32(prepared.model, made, int8, target.weights.qmax)
         prepared.save(restore_batch_norms(model), corrected_fp32)
         notes.append(f"the compiler of {target.name} gets the corrected biases from {corrected_fp32.name} only")
@@ -236,11 +262,6 @@ def _settling_notes(run: CalibratedRun, method: Method) -> list[str]:
     statistics, classes = run.statistics, run.record.model.classes
     note = settling_note(statistics.convergence, len(statistics.images), method_name(method), classes)
     return [] if note is None else [note]
-
-
-def _corrected_name(name: str) -> str:
-    """Return the name of the fp32 model of an int8 model; it differs from the name of the int8 model."""
-    return FP32 + name.removeprefix(INT8) if name.startswith(INT8) else f"{FP32}-{name}"
 
 
 def check_loads(prepared: PreparedClassifier, target: Target, options: QuantizeOptions) -> None:

@@ -1,8 +1,9 @@
 """What an int8 model is made from: a calibrated run, a target and options."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property
+from typing import Any
 
 from quantkit.errors import UsageError
 from quantkit.graph.qdq.plan import Plan, PlanOptions, plan
@@ -62,6 +63,10 @@ class QuantizeOptions:
             skip=tuple(item for item in self.skip if not item.startswith(CONV_PREFIX)),
             skip_convs=tuple(int(index) for index in indices),
         )
+
+    def settings(self) -> dict[str, Any]:
+        """Return the options under the names that ``run.json`` has for them."""
+        return {name.replace("_", " "): value for name, value in asdict(self).items()}
 
     def target(self, target: Target) -> Target:
         """Return the target with these options."""

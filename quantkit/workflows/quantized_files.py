@@ -8,10 +8,10 @@ from typing import Any
 
 from quantkit.config.method import Method, Percentile, method_name
 from quantkit.errors import UsageError
-from quantkit.graph.model import model_digest
+from quantkit.graph.model import model_digest, model_files
 from quantkit.graph.qdq.plan import Plan
 from quantkit.numerics import Range
-from quantkit.runs.folder import FP32, INT8, QuantizedRecord, RunFolder, RunRecord
+from quantkit.runs.folder import FP32, INT8, RANGES, QuantizedRecord, RunFolder, RunRecord
 from quantkit.stats.file import Statistics
 from quantkit.targets import ORT, Target
 
@@ -65,6 +65,8 @@ def output_path(folder: RunFolder, name: str, out: Path | None) -> tuple[str, Pa
 def record_model(folder: RunFolder, name: str, path: Path, method: Method, **entry: Any) -> None:
     """Record a written model in ``run.json``, so that `compare` finds it by name.
 
+    The fp32 model of a model that it replaces is removed, unless the new one has it too.
+
     Args:
         folder: of the run.
         name: of the model in the run.
@@ -76,7 +78,28 @@ def record_model(folder: RunFolder, name: str, path: Path, method: Method, **ent
     inside = path.resolve().parent == folder.path.resolve()
     file = path.name if inside else os.fspath(path.resolve())
     made = QuantizedRecord(file=file, sha256=model_digest(path), method=method_name(method), **entry)
+    old = record.quantized.get(name)
+    if old is not None and old.fp32 not in (None, made.fp32):
+        remove_model(folder.path / str(old.fp32))
     folder.write(record.model_copy(update={"quantized": record.quantized | {name: made}}))
+
+
+def remove_model(path: Path) -> None:
+    """Remove a model and its external data, if they are there."""
+    if path.is_file():
+        for file in model_files(path):
+            file.unlink(missing_ok=True)
+
+
+def ranges_path(folder: RunFolder, name: str) -> Path:
+    """Return the table of a model's ranges: ``ranges.csv`` of ``int8``, else ``NAME.ranges.csv``."""
+    return folder.path / (RANGES if name == INT8 else f"{name}.{RANGES}")
+
+
+def corrected_path(folder: RunFolder, name: str) -> Path:
+    """Return the path of the fp32 model that belongs to an int8 model; ``fp32-vacc.onnx`` for ``int8-vacc``."""
+    own = FP32 + name.removeprefix(INT8) if name.startswith(INT8) else f"{FP32}-{name}"
+    return folder.path / f"{own}.onnx"
 
 
 def ranges_csv(ranges: dict[str, Range], made: Plan, statistics: Statistics) -> str:

@@ -76,7 +76,7 @@ def report_data(evaluation: Evaluation, verdicts: Sequence[GateVerdict] = ()) ->
     """Return the data of the report of an evaluation."""
     folder = None if evaluation.run is None else RunFolder(evaluation.run)
     record = None if folder is None else folder.read()
-    statistics = load_statistics(folder.statistics)[0] if folder is not None and folder.statistics.is_file() else None
+    statistics = load_statistics(folder.statistics) if folder is not None and folder.statistics.is_file() else None
     model = _float_model(evaluation, folder, record)
     images = evaluation.images
     predictions = [answers.predictions for answers in evaluation.answers]

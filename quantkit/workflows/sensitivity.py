@@ -25,8 +25,9 @@ from quantkit.errors import CalibrationSetError, UsageError
 from quantkit.evaluation.images import check_labels, evaluation_images, limited
 from quantkit.evaluation.paired import PairedOutcomes, score_interval
 from quantkit.evaluation.result import PERCENT
-from quantkit.progress import Progress, ProgressCallback, as_progress
+from quantkit.progress import Progress, ProgressCallback, resumed_task
 from quantkit.ptq.run_correction import Correction, correction
+from quantkit.runs.configuration import record_call
 from quantkit.runs.folder import RunFolder, RunRecord
 from quantkit.runs.inputs import CalibratedRun, calibrated, model_inputs
 from quantkit.runs.location import set_of_run
@@ -179,19 +180,34 @@ def sensitivity(
         if images is not None or labels is not None:
             raise UsageError("labelled images need --by accuracy", where="--images", fix="add --by accuracy")
         chosen, warnings = None, []
-    execution = choose_execution(cluster, device, threads, as_progress(progress), workers_on_cpu=True)
+    execution = choose_execution(cluster, device, threads, progress, workers_on_cpu=True)
     device = execution.device
     with folder.locked(), execution:
         task = QuantizeTask(run=calibrated(folder, record), requested=target, options=options, images=None)
         network = _network(task, method, device)
         # An outlier image would dominate every figure.
         chosen = chosen or _calibration_images(record, count or IMAGES, task.outliers, calibration_set)
-        cost = _measure(folder, network, chosen, execution, as_progress(progress))
+        cost = _measure(folder, network, chosen, execution)
         ran_on: tuple[str, ...] = ()
         if device.fallback:  # without `auto`, a device runs all layers or none
             ran_on = (f"fp32 runs on {placement(network.run.prepared.model, device).describe()}",)
         result = _result(cost, chosen, network, method, by, (*network.notes, *ran_on, *warnings))
         keep_sensitivity(folder, record, result)
+    record_call(
+        folder.path,
+        f"sensitivity {result.target}",
+        {
+            "run": folder.path,
+            "method": method,
+            "target": target.name,
+            "by": by,
+            **options.settings(),
+            "count": count,
+            "images": images,
+            "labels": labels,
+            "exclude": exclude,
+        },
+    )
     return result
 
 
@@ -243,22 +259,26 @@ def _labelled(found: ImageSource, record: RunRecord) -> _Images:
     return _Images(found, digests, np.asarray(found.labels, np.int64), f"images of {found.root}")
 
 
-def _measure(
-    folder: RunFolder, network: _Network, chosen: _Images, execution: Execution, progress: Progress
-) -> NetworkCost:
+def _measure(folder: RunFolder, network: _Network, chosen: _Images, execution: Execution) -> NetworkCost:
     """Measure lot by lot, resuming each from its cached results."""
     lots = [slice(start, start + _LOT) for start in range(0, len(chosen.items), _LOT)]
     caches = [LayerCostCache(folder.cache, {**network.depends_on, "images": list(chosen.digests[lot])}) for lot in lots]
     if execution.engine is not None:
         left = [(lot, cache) for lot, cache in zip(lots, caches, strict=True) if cache.network is None]
-        costs = _measure_on_cluster(execution.engine, network, chosen, [lot for lot, _ in left], progress)
+        costs = _measure_on_cluster(
+            execution.engine, network, chosen, [lot for lot, _ in left], execution.progress, folder.cache.folder
+        )
         for (_, cache), cost in zip(left, costs, strict=True):
             cache.finish(cost)
         return NetworkCost.concatenate([cache.network for cache in caches if cache.network is not None])
-    count, parts = progress.task("measuring layers", "layers"), list[NetworkCost]()
+    layers = len(network.quantization.plan(network.run.prepared.model).layers)
+    known = sum(len(cache.layers) for cache in caches)
+    total, source = layers * len(lots), folder.cache.folder
+    count = resumed_task(execution.progress, "measuring layers", "layers", done=known, total=total, source=source)
+    parts = list[NetworkCost]()
     for number, (lot, cache) in enumerate(zip(lots, caches, strict=True)):
         if cache.network is None:
-            shifted = _shifted(count, number, lots)
+            shifted = _shifted(count, number, lots, known)
             cache.finish(_measure_lot(network, chosen.items[lot], cache, execution.threads, shifted))
         assert cache.network is not None
         parts.append(cache.network)
@@ -266,7 +286,7 @@ def _measure(
 
 
 def _measure_on_cluster(
-    engine: Engine, network: _Network, chosen: _Images, lots: Sequence[slice], progress: Progress
+    engine: Engine, network: _Network, chosen: _Images, lots: Sequence[slice], progress: Progress, known: Path
 ) -> Iterator[NetworkCost]:
     if not lots:
         return iter(())
@@ -276,8 +296,12 @@ def _measure_on_cluster(
         quantization=network.quantization,
     )
     keys = [(item.id, digest) for item, digest in zip(chosen.items, chosen.digests, strict=True)]
-    count = progress.task("measuring layers", "images")
-    return layer_costs_on_cluster(engine, work, [keys[lot] for lot in lots], count)
+    total = len(keys)
+    before = total - sum(len(keys[lot]) for lot in lots)
+    count = resumed_task(progress, "measuring layers", "images", done=before, total=total, source=known)
+    return layer_costs_on_cluster(
+        engine, work, [keys[lot] for lot in lots], lambda done, _: count(before + done, total)
+    )
 
 
 def _measure_lot(
@@ -294,9 +318,9 @@ def _measure_lot(
         raise
 
 
-def _shifted(progress: ProgressCallback, lot: int, lots: Sequence[slice]) -> ProgressCallback:
-    """Return a callback that reports the progress of one lot as part of all lots."""
-    return lambda done, total: progress(lot * total + done, len(lots) * total)
+def _shifted(progress: ProgressCallback, lot: int, lots: Sequence[slice], known: int) -> ProgressCallback:
+    """Return a callback that reports the progress of one lot as part of all lots, those known from the start."""
+    return lambda done, total: progress(max(lot * total + done, known), len(lots) * total)
 
 
 def _result(

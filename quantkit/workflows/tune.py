@@ -21,11 +21,12 @@ from quantkit.files import sha256_json, write_json
 from quantkit.graph.coverage import Coverage, coverage
 from quantkit.graph.qdq.plan import Plan, plan
 from quantkit.graph.qdq.write import notes_of
-from quantkit.progress import Progress, as_progress
+from quantkit.progress import Notice, Progress, as_progress
 from quantkit.ptq.run_correction import images_of
-from quantkit.ptq.shift_groups import movable
+from quantkit.ptq.shift_groups import find_shift_groups
 from quantkit.records import Records
-from quantkit.runs.folder import FP32, RunFolder
+from quantkit.runs.configuration import record_call
+from quantkit.runs.folder import RunFolder
 from quantkit.runs.inputs import calibrated, open_input_shape
 from quantkit.search.budget import FloatBudget
 from quantkit.search.candidate_builder import Product
@@ -38,7 +39,7 @@ from quantkit.targets import ORT, Target, as_target
 from quantkit.workflows.backends import BackendFiles, TunedModel, backend_of
 from quantkit.workflows.execution import choose_execution
 from quantkit.workflows.quantize_task import QuantizeOptions, QuantizeTask
-from quantkit.workflows.quantized_files import int8_name, output_path, record_model
+from quantkit.workflows.quantized_files import corrected_path, int8_name, output_path, record_model
 from quantkit.workflows.tuning_task import Holdout, tuning_task
 
 JSON_SCHEMA = 1
@@ -246,7 +247,7 @@ def tune(
         stages = _stages(subject, tuning, options)
 
         def timed(trial_s: float, evaluation_s: float) -> None:
-            progress.message(_estimate(estimated_seconds(stages, trial_s, evaluation_s)))
+            progress.message(Notice(_estimate(estimated_seconds(stages, trial_s, evaluation_s))))
 
         trials = Trials(subject, evaluate, cache, budget, tuning.seconds, progress, timed)
         outcome = search(
@@ -257,6 +258,26 @@ def tune(
             widening=trials.widening,
         )
         done = _finish(subject, trials, outcome, files, (*warnings, *holdout.notes))
+    goal, limits = tuning.goal, tuning.budget
+    record_call(
+        folder.path,
+        f"tune {done.name}",
+        {
+            "target": target.name,
+            "max drop": f"{goal.max_drop:g} points",
+            "min agreement": None if goal.min_agreement is None else f"{goal.min_agreement:g} %",
+            "max float": f"{limits.macs:g} % of the multiply-adds",
+            "max skips": limits.layers,
+            "disabled stages": tuning.disable,
+            "rewrite": tuning.rewrite,
+            **options.settings(),
+            "images": images,
+            "labels": labels,
+            "exclude": exclude,
+            "limit": limit,
+            "time": None if tuning.seconds is None else f"{tuning.seconds:g} s",
+        },
+    )
     done.coverage.require(tuning.require_coverage)
     return done
 
@@ -276,7 +297,7 @@ def _stages(subject: TuningTask, tuning: TuneOptions, options: QuantizeOptions) 
         closed.add(Stage.WEIGHT_SCALE)
     if subject.builder.target.compiler_calibrates:
         closed.add(Stage.RANGES)
-    if not movable(subject.prepared).free.any():
+    if not find_shift_groups(subject.prepared).free.any():
         closed.add(Stage.CHANNEL_SHIFT)
     if subject.builder.levels is None:
         closed.add(Stage.INPUT_FOLDING)
@@ -316,14 +337,18 @@ class _Files:
             return
         folder, save = self._subject.run.folder, self._subject.run.prepared.save
         save(product.int8, self.path)
-        options = {"recipe": recipe.to_json()}
-        record_model(folder, self.name, self.path, recipe.method, target=self._target.name, options=options)
         self.fp32 = None
         if self._target.compiler_calibrates and product.corrected_fp32 is not None:
-            self.fp32 = self._write_fp32 or folder.path / f"{FP32}-{self._target.name}-{TUNED}.onnx"
+            self.fp32 = self._write_fp32 or corrected_path(folder, self.name)
             save(product.corrected_fp32, self.fp32)
+        options: dict[str, Any] = {"recipe": recipe.to_json()}
+        if self._subject.builder.keep_outliers:
+            options["keep_outliers"] = True
+        inside = self.fp32 if self.fp32 is not None and self.fp32.parent == folder.path else None
+        entry = {"target": self._target.name, "options": options, "fp32": None if inside is None else inside.name}
+        record_model(folder, self.name, self.path, recipe.method, **entry)
         if (backend := backend_of(self._target, folder)) is not None:
-            tuned = TunedModel(fp32=self.fp32, method=recipe.method, plan=product.plan)
+            tuned = TunedModel(name=self.name, fp32=self.fp32, method=recipe.method, plan=product.plan)
             self.vendor_files = backend.after_tune(folder, tuned)
         self._written = recipe
 

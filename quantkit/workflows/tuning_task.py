@@ -13,9 +13,9 @@ from quantkit.evaluation.paired import PairedOutcomes, score_interval, wilson_in
 from quantkit.evaluation.predictions import Collector, Predictions
 from quantkit.evaluation.selection import SelectionMetric
 from quantkit.graph.model import model_digest
-from quantkit.progress import Progress
+from quantkit.progress import Progress, resumed_task
 from quantkit.runs.inputs import CalibratedRun, read_scored
-from quantkit.runs.score_cache import cached_scores, predict_cached, scores_key
+from quantkit.runs.score_cache import cached_scores, images_to_run, predict_cached, scores_key
 from quantkit.search.candidate_builder import CandidateBuilder
 from quantkit.search.recipe import Recipe, WeightCorrection
 from quantkit.search.stages import LOOK_CONFIDENCE, HoldoutResult
@@ -117,13 +117,17 @@ class Holdout:
         models, pipeline, images = [self._fp32, self._open(path)], self.run.record.pipeline, self.images
         assert images.labels is not None
         keys = [scores_key(model_digest(one.path), pipeline, one.file.signature, one.device) for one in models]
-        collector, count = Collector(len(models)), progress.task("evaluating", "images")
+        collector = Collector(len(models))
         threads, answer = self.execution.threads, self.execution.answer([one.file for one in models], images, pipeline)
         with cached_scores(self.run.folder.cache, keys, images) as caches:
+            new, cache = images_to_run(caches, len(images.names)), self.run.folder.cache.folder
+            done = new.count(False)
+            count = resumed_task(progress, "evaluating", "images", done=done, total=len(new), source=cache)
             found = predict_cached(
                 models, caches, images.items, pipeline, threads=threads, load=self.load, answer=answer
             )
             for one in found:
                 collector.update(one.scores, [images.names[one.index]], [images.labels[one.index]])
-                count(one.index + 1, len(images.names))
+                done += new[one.index]
+                count(done, len(new))
         return collector.predictions(0), collector.predictions(1)

@@ -115,7 +115,7 @@ DOORS: dict[str, Door] = {
     "datalist": lambda path: str(pair_outputs(path.parent.parent / "card", path)),
     "calibration set": lambda path: str(len(CalibrationSet.load(path))),
     "card result": lambda path: str(read_scores(DeviceOutput(path, "a/0"), 4)),
-    "statistics": lambda path: str(len(load_statistics(path)[0].tensors)),
+    "statistics": lambda path: str(len(load_statistics(path).tensors)),
     "predictions": lambda path: str(len(load_predictions(path)[0])),
     "tar": _source,
     "zip": _source,

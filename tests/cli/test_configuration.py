@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+import quantkit
 from quantkit.config.method import Kl
 from quantkit.config.project import parse_project
 from quantkit.config.settings import Setting, Settings, settings_from_json, settings_to_json
@@ -89,7 +90,7 @@ def test_settings_of_every_command_that_writes_into_a_run_are_stored_there(place
     run(place, "calibrate", "--method", "minmax")
     assert set(of_run(place)) == set(found)
     run(place, "report", "--limit", "8")
-    page = (place / "report.html").read_text(encoding="utf-8")
+    page = (place / "runs/tiny/report.html").read_text(encoding="utf-8")
     assert "settings of quantize int8-vacc-kl" in page
     assert "method kl definition auto (command line)" in page
 
@@ -131,3 +132,23 @@ def test_settings_are_not_stored_while_another_process_writes_the_run(
     assert (place / "runs/tiny/run.json").read_bytes() == before
     record_settings(folder.path, "compare", {"limit": Setting(8)})
     assert settings_of_run(folder.read())["compare"] == {"limit": Setting(8)}
+
+
+def test_settings_of_calls_from_python_are_stored_without_sources(place: Path) -> None:
+    runs, images = place / "runs/tiny", place / "images"
+    quantkit.quantize(runs, method="kl")
+    quantkit.sensitivity(runs, count=4)
+    goal = quantkit.Goal(max_drop=50.0)
+    quantkit.tune(runs, quantkit.TuneOptions(goal=goal, disable=frozenset(quantkit.Stage)), images=images)
+    quantkit.evaluate("fp32", run=runs, images=quantkit.open_source(images), labels=None)
+    quantkit.compare(["fp32", "int8-kl"], run=runs, images=images, limit=8, drift_images=0)
+    found = of_run(place)
+    assert set(found) >= {"quantize int8-kl", "sensitivity ort", "tune int8-tuned", "eval fp32", "compare"}
+    assert found["quantize int8-kl"]["method"] == Setting({"name": "kl", "definition": "auto"})
+    assert found["quantize int8-kl"]["bias correction"] == Setting(True)
+    assert found["sensitivity ort"]["count"] == Setting(4)
+    assert found["tune int8-tuned"]["max drop"] == Setting("50 points")
+    assert found["eval fp32"]["images"] == Setting("ImageSource")
+    assert found["compare"]["models"] == Setting(["fp32", "int8-kl"])
+    assert found["compare"]["images"] == Setting(str(images))
+    assert found["compare"]["limit"] == Setting(8)

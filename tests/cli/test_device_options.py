@@ -39,7 +39,7 @@ def test_compare_json_names_the_device_of_each_model(calibrated: Path, command) 
 
 def test_stats_merge_refuses_another_device(calibrated: Path, command) -> None:
     path = next(calibrated.glob("runs/*/statistics.safetensors"))
-    statistics, _ = load_statistics(path)
+    statistics = load_statistics(path)
     elsewhere = statistics.provenance.__class__(**{**vars(statistics.provenance), "device": "cuda (use_tf32=0)"})
     save_statistics(
         statistics.__class__(**{**vars(statistics), "provenance": elsewhere}), calibrated / "gpu.safetensors"

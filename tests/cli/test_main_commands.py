@@ -105,7 +105,7 @@ def test_a_failed_gate_ends_with_its_code_though_the_reader_went_away(folder: Pa
     ("arguments", "code", "message"),
     [
         (["calibrate", "--method", "nope"], 2, "'nope' is not one of auto, minmax"),
-        (["calibrate", "--nope"], 2, "No such option"),
+        (["calibrate", "--nope"], 2, "there is no such option"),
         (["nope"], 2, "No such command"),
         (["calibrate", "--model", "missing.onnx"], 7, "missing.onnx: there is no such model file"),
         (["calibrate", "--set", "missing.csv"], 6, "missing.csv"),

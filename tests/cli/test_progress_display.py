@@ -12,6 +12,7 @@ from rich.progress import Progress as RichBar
 from quantkit.cli import progress as display
 from quantkit.cli.progress import BarProgress, EventProgress, LineProgress
 from quantkit.cli.terminal import Session, session
+from quantkit.progress import resumed_task
 
 
 class _Clock:
@@ -35,6 +36,45 @@ def test_lines_are_written_at_intervals_and_at_the_end() -> None:
         "evaluating: 80 of 100 images, 4.0 images/s, 20 s elapsed, 5 s left",
         "evaluating: 100 of 100 images, 4.0 images/s, 25 s elapsed",
     ]
+
+
+def test_lines_resumed_task_counts_only_what_is_done_now() -> None:
+    clock, lines = _Clock(), []
+    progress = LineProgress(lines.append, clock, 10.0)
+    count = resumed_task(progress, "evaluating", "images", done=1000, total=1100, source="runs/a/cache")
+    for second in range(1, 26):
+        clock.now_s = float(second)
+        count(1000 + second * 4, 1100)
+    assert lines == [
+        "resumed: 1,000 of 1,100 images from runs/a/cache",
+        "evaluating: 1040 of 1100 images, 4.0 images/s, 10 s elapsed, 15 s left",
+        "evaluating: 1080 of 1100 images, 4.0 images/s, 20 s elapsed, 5 s left",
+        "evaluating: 1100 of 1100 images, 4.0 images/s, 25 s elapsed",
+    ]
+    progress.task("comparing", "images")(10, 100)
+    clock.now_s = 35.0
+    progress.task("again", "images")(10, 100)
+    assert lines[-1] == "again", "the next task resumes nothing"
+
+
+@pytest.mark.parametrize("done", [0, 1100])
+def test_lines_task_with_nothing_or_all_known_is_not_resumed(done: int) -> None:
+    lines: list[str] = []
+    progress = LineProgress(lines.append, _Clock(), 10.0)
+    resumed_task(progress, "evaluating", "images", done=done, total=1100, source="runs/a/cache")
+    assert lines == []
+
+
+def test_bar_resumed_task_says_so_and_has_the_rate_of_the_rest() -> None:
+    text, clock = io.StringIO(), _Clock()
+    console = Console(file=text, force_terminal=True, width=140, highlight=False)
+    with RichBar(display._Rate(), console=console, get_time=clock) as bar:
+        count = resumed_task(BarProgress(bar), "evaluating", "images", done=1000, total=1100, source="runs/a/cache")
+        for second in range(1, 11):
+            clock.now_s = float(second)
+            count(1000 + second * 4, 1100)
+        assert bar.tasks[0].speed == pytest.approx(4.0)
+    assert "resumed: 1,000 of 1,100 images from runs/a/cache" in text.getvalue()
 
 
 def test_lines_short_task_writes_nothing() -> None:
@@ -116,6 +156,42 @@ def test_json_events_give_progress_and_outcome(project: Path, command: Command) 
     assert last["decoding"] == (8, 8)
     assert events[-1]["event"] == "end"
     assert events[-1]["exit_code"] == 0
+    [result] = [event["result"] for event in events if event["event"] == "result"]
+    assert (result["model"], result["images"], result["coverage"]["int8_layers"]) == ("int8", 8, 3)
+
+
+@pytest.mark.parametrize(
+    ("line", "figure"),
+    [
+        ("quantize --method kl", "method"),
+        ("eval fp32", "top1"),
+        ("compare fp32 int8", "models"),
+        ("report", "models"),
+        ("sensitivity --count 2", "layers"),
+        ("plan eval fp32", "images"),
+        ("tune --max-drop 50", "best"),
+        ("preprocess guess tiny.onnx --images images --limit 16", "tried"),
+    ],
+)
+def test_json_events_hold_the_result(project: Path, command: Command, line: str, figure: str) -> None:
+    command("calibrate", "--images", "images", "--count", "12")
+    command(*line.split(), "--json-events", "events.jsonl")
+
+    def refuse(text: str) -> None:
+        raise AssertionError(f"{text} is not JSON")
+
+    lines = (project / "events.jsonl").read_text().splitlines()
+    events = [json.loads(line, parse_constant=refuse) for line in lines]
+    [result] = [event["result"] for event in events if event["event"] == "result"]
+    assert figure in result
+
+
+def test_folder_made_for_an_output_is_named(project: Path, command: Command) -> None:
+    command(*CALIBRATE)
+    out, _ = command("compare", "fp32", "int8", "--json", "figures/today/a.json")
+    assert "wrote figures/today/a.json (new: figures/today/)" in out
+    out, _ = command("compare", "fp32", "int8", "--json", "figures/today/a.json")
+    assert "wrote figures/today/a.json\n" in out
 
 
 def test_json_events_on_stderr_are_alone_there(project: Path, command: Command) -> None:

@@ -3,6 +3,7 @@
 import re
 import shutil
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from quantkit.config.pipeline import Pipeline
 from quantkit.data.folder import find_labelled_images
 from quantkit.data.given_set import whole_source
 from quantkit.engine.predict import Classifier
+from quantkit.evaluation.preprocessing_answers import AnswersByPipeline
 from quantkit.evaluation.preprocessing_diagnosis import MOST, diagnose_preprocessing
 from quantkit.runs.cache import ResultCache
 from quantkit.runs.inputs import read_scored
@@ -157,13 +159,9 @@ def test_calibrate_says_nothing_where_the_labels_are_no_classes_of_the_model(
 def _diagnosis(folder: Path, model: Path, pipeline: Pipeline, count: int = 80) -> tuple[str | None, int]:
     found = find_labelled_images(folder / "images", folder / "labels.txt").only(range(count))
     runs: list[int] = []
-    said = diagnose_preprocessing(
-        read_scored(model, None, None, None),
-        found,
-        pipeline,
-        cache=ResultCache(folder / "cache"),
-        progress=lambda done, total: runs.append(done),
-    )
+    file, cache = read_scored(model, None, None, None), ResultCache(folder / "cache")
+    answers = partial(AnswersByPipeline, file, cache=cache, progress=lambda done, total: runs.append(done))
+    said = diagnose_preprocessing(file, found, pipeline, answers)
     return said, len(runs)
 
 

@@ -47,6 +47,9 @@ class Simulated:
             margin = strength - difficulty + np.sqrt(0.5) * self._rng.normal(size=images)
             self._answers[pipeline(number)] = np.stack([margin, np.zeros(images)], axis=1)
 
+    def plan(self, pipelines: Sequence[Pipeline], count: int) -> None:
+        """Ignore it."""
+
     def __call__(self, pipeline: Pipeline, count: int) -> Answers:
         self.asked[pipeline] = max(count, self.asked.get(pipeline, 0))
         return Answers.of(self._answers[pipeline][:count], Scores.LOGITS, np.zeros(count, np.int64))

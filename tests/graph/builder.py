@@ -95,7 +95,8 @@ class Outcome:
         wanted = [name for name in self.plan.observed if name in values]
         known = {value.name for value in observed.graph.outputs}
         observed.graph.outputs.extend(values[name] for name in wanted if name not in known)
-        found = dict(zip(wanted, session(observed).run(wanted, feeds), strict=True)) | feeds
+        values = session(observed).run(wanted, feeds) if wanted else []  # no names would mean all outputs
+        found = dict(zip(wanted, values, strict=True)) | feeds
         ranges = {name: Range.around(float(found[name].min()), float(found[name].max())) for name in self.plan.observed}
         self.int8 = write_qdq(self.prepared, self.plan, ranges)
         self.int8_db = sqnr_db(expected, session(self.int8).run(None, feeds)[0])

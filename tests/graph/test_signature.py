@@ -4,11 +4,13 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 import pytest
+from graph_runs import session
 from onnx import TensorProto, helper, numpy_helper
 
 from quantkit.errors import ModelError, UsageError
 from quantkit.graph.fixed_inputs import fixed_values, parse_inputs, to_json
 from quantkit.graph.image_input import image_input
+from quantkit.graph.interface import from_core, to_core
 from quantkit.graph.signature import read_signature
 
 FLOAT, HALF, INT, UINT8 = TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.INT64, TensorProto.UINT8
@@ -293,3 +295,23 @@ def test_scores_beside_a_sequence_are_the_tensor():
     text = f"(float[N, 3, 1, 1] x) => (seq(float[N, 3]) all, float[N, 10] y) {{ {nodes} }}"
     found = read_signature(parsed(text, w=np.zeros((3, 10))))
     assert (found.scores.name, found.outputs[0].fault) == ("y", "not a tensor")
+
+
+def test_transposed_image_among_the_outputs_keeps_its_axes():
+    model = parsed(
+        """(float[N, 8, 8, 3] image) => (float[N, 3, 8, 8] turned, float[N, 5] logits) {
+            turned = Transpose<perm = [0, 3, 1, 2]>(image)  layer = Conv(turned, w)
+            pooled = GlobalAveragePool(layer)  logits = Flatten(pooled)
+        }""",
+        w=np.random.default_rng(0).normal(size=(5, 3, 3, 3)),
+    )
+    signature = read_signature(model)
+    assert signature.image.layout == "NHWC"
+    written, images = (
+        from_core(to_core(model, signature), signature),
+        np.random.default_rng(1).normal(size=(2, 8, 8, 3)),
+    )
+    feeds = {"image": images.astype(np.float32)}
+    before, after = (session(one).run(None, feeds) for one in (model, written))
+    assert np.array_equal(after[0], before[0])
+    assert np.allclose(after[1], before[1], atol=1e-5)

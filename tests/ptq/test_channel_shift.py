@@ -10,9 +10,9 @@ from tune_models import linear_model, minmax_ranges, small_images, small_model, 
 from quantkit.engine.scores import score_sqnr_db, scores_of
 from quantkit.graph.qdq.plan import plan
 from quantkit.graph.qdq.write import write_qdq
-from quantkit.ptq.channel_shift import ChannelShiftNoise, best_channel_shifts, center
+from quantkit.ptq.channel_shift import ChannelShiftNoise, best_channel_shifts, shift_channels
 from quantkit.ptq.channel_statistics import channel_statistics
-from quantkit.ptq.shift_groups import movable, moved
+from quantkit.ptq.shift_groups import find_shift_groups, shifted
 from quantkit.targets import ORT, VACC
 
 
@@ -20,27 +20,27 @@ from quantkit.targets import ORT, VACC
 @given(st.integers(0, 2**32 - 1))
 def test_any_moves_keep_the_function(seed) -> None:
     model, images = linear_model(seed % 5), small_images(4)
-    found = movable(model)
-    moves = np.random.default_rng(seed).normal(0.0, 3.0, found.free.size)
-    before, after = (scores_of(one, images, threads=1) for one in (model, moved(model, found, moves)))
+    found = find_shift_groups(model)
+    shifts = np.random.default_rng(seed).normal(0.0, 3.0, found.free.size)
+    before, after = (scores_of(one, images, threads=1) for one in (model, shifted(model, found, shifts)))
     assert np.abs(after - before).max() <= 1e-5 * max(1.0, float(np.ptp(before)))
 
 
 def test_moves_arrive_where_the_tensors_show_them() -> None:
     model, images = linear_model(), small_images(2)
-    found = movable(model)
-    moves = np.random.default_rng(3).normal(0.0, 1.0, found.free.size)
-    other = moved(model, found, moves)
+    found = find_shift_groups(model)
+    shifts = np.random.default_rng(3).normal(0.0, 1.0, found.free.size)
+    other = shifted(model, found, shifts)
     names = ["a", "b", "c", "s", "m", "t", "x", "g", "e", "logits"]
     before, after = (values_of(one, names, images[0]) for one in (model, other))
     for name in names:
-        offsets = found.offsets(name, moves).reshape(-1, *[1] * (before[name].ndim - 2))
+        offsets = found.offsets(name, shifts).reshape(-1, *[1] * (before[name].ndim - 2))
         np.testing.assert_allclose(after[name], before[name] - offsets, atol=2e-5, err_msg=name)
 
 
 def test_what_a_padded_layer_an_activation_or_nobody_puts_back_stays() -> None:
     model = linear_model()
-    found = movable(model)
+    found = find_shift_groups(model)
     names = [name for name, first in found.first.items() if found.free[first]]
     assert sorted(names) == sorted(node.name for node in model.graph if node.outputs[0].name in "abcx"), (
         "e, u and p are read by an activation, a gate or a product, g by a layer that pads, logits by nobody"
@@ -49,13 +49,13 @@ def test_what_a_padded_layer_an_activation_or_nobody_puts_back_stays() -> None:
 
 def test_a_network_of_activations_has_nothing_to_move() -> None:
     model = small_model()
-    assert not movable(model).free.any()
-    assert center(model, plan(model, ORT), channel_statistics(model, small_images(4), threads=1)) is None
+    assert not find_shift_groups(model).free.any()
+    assert shift_channels(model, plan(model, ORT), channel_statistics(model, small_images(4), threads=1)) is None
 
 
 def test_the_derivative_of_the_objective_is_that_of_differences() -> None:
     model, images = linear_model(off=2.0), small_images(6)
-    found, statistics = movable(model), channel_statistics(model, images, threads=1)
+    found, statistics = find_shift_groups(model), channel_statistics(model, images, threads=1)
     at = np.random.default_rng(5).uniform(-0.5, 0.5, found.free.size)
     for target in (ORT, VACC):
         objective = ChannelShiftNoise(model, plan(model, target), found, statistics)
@@ -65,9 +65,9 @@ def test_the_derivative_of_the_objective_is_that_of_differences() -> None:
 
 def test_a_tensor_alone_comes_to_span_what_its_widest_channel_does() -> None:
     model, images = linear_model(off=4.0), small_images(24)
-    found, statistics = movable(model), channel_statistics(model, images, threads=1)
-    moves = best_channel_shifts(model, plan(model, ORT), found, statistics)
-    before, offsets = statistics["x"], found.offsets("x", moves)
+    found, statistics = find_shift_groups(model), channel_statistics(model, images, threads=1)
+    shifts = best_channel_shifts(model, plan(model, ORT), found, statistics)
+    before, offsets = statistics["x"], found.offsets("x", shifts)
     lo, hi = before.lo - offsets, before.hi - offsets
     widest = float((before.hi - before.lo).max())
     assert hi.max() - lo.min() < 1.05 * widest
@@ -78,7 +78,7 @@ def test_a_tensor_alone_comes_to_span_what_its_widest_channel_does() -> None:
 def test_channels_off_zero_lose_less(target) -> None:
     images, others = small_images(24), small_images(48, seed=8)
     model = linear_model(off=60.0)
-    found = center(model, plan(model, target), channel_statistics(model, images, threads=2))
+    found = shift_channels(model, plan(model, target), channel_statistics(model, images, threads=2))
     assert found is not None
     reference = scores_of(model, others, threads=2)
 

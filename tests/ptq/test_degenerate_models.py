@@ -10,7 +10,7 @@ from quantkit.config.method import MinMax
 from quantkit.engine.scores import scores_of
 from quantkit.graph.qdq.plan import plan
 from quantkit.ptq.channel_groups import PINNED, find_channel_groups
-from quantkit.ptq.channel_shift import center
+from quantkit.ptq.channel_shift import shift_channels
 from quantkit.ptq.channel_statistics import ChannelStatistics, channel_statistics
 from quantkit.ptq.equalization import EqualizationNoise, equalize
 from quantkit.ptq.noise_model import noise_gains
@@ -63,7 +63,7 @@ def test_degenerate_models_have_finite_objectives_and_keep_their_function(body, 
     groups = find_channel_groups(model)
     with np.errstate(all="raise", under="ignore"):
         value, gradient = EqualizationNoise(model, made, groups, statistics)(np.zeros(groups.count))
-        equalized, shifted = equalize(model, made, statistics), center(model, made, statistics)
+        equalized, shifted = equalize(model, made, statistics), shift_channels(model, made, statistics)
     assert not np.isnan(value)
     assert np.isfinite(gradient).all()
     reference = scores_of(model, images, threads=1)

@@ -5,7 +5,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import check_grad
-from tune_models import minmax_ranges, mixed_model, model_of, small_images, small_model, unlike_channels, values_of
+from tune_models import (
+    minmax_ranges,
+    mixed_model,
+    model_of,
+    small_images,
+    small_model,
+    unlike_channels,
+    values_of,
+    weights,
+)
 
 from quantkit.engine.scores import score_sqnr_db, scores_of
 from quantkit.graph.qdq.plan import plan
@@ -27,6 +36,36 @@ def test_any_factors_keep_the_function(seed, build) -> None:
     ties = find_channel_groups(model)
     factors = np.exp(np.random.default_rng(seed).uniform(-2, 2, ties.count))
     factors[PINNED] = 1.0
+    before, after = (scores_of(one, images, threads=1) for one in (model, rescaled(model, ties, factors)))
+    assert np.abs(after - before).max() <= 1e-5 * np.ptp(before)
+
+
+TEXT = """
+<ir_version: 8, opset_import: ["": 17]>
+agraph (float[N, 3, 8, 8] input) => (float[N, 5] logits) {{
+    a = Conv (input, w1)  {middle}  c = Conv (b, w2)
+    g = GlobalAveragePool(c)  logits = Flatten(g)
+}}
+"""
+REGION = 'coordinate_transformation_mode = "tf_crop_and_resize", extrapolation_value = 7.0'
+
+
+@pytest.mark.parametrize(
+    "middle",
+    [
+        "s = Conv (input, w3)  b = PRelu(a, s)",
+        f"""roi = Constant <value_floats = [0.0, 0.0, -0.5, -0.5, 1.0, 1.0, 1.5, 1.5]> ()
+        sizes = Constant <value_ints = [1, 4, 12, 12]> ()  b = Resize <{REGION}> (a, roi, , sizes)""",
+    ],
+    ids=["computed slopes", "region beyond the input"],
+)
+def test_operator_with_a_value_of_its_own_is_not_rescaled(middle) -> None:
+    shapes = {"w1": (4, 3, 1, 1), "w2": (5, 4, 1, 1), "w3": (4, 3, 1, 1)}
+    model = model_of(TEXT.format(middle=middle), weights(np.random.default_rng(0), shapes))
+    ties = find_channel_groups(model)
+    assert (ties.classes["b"] == PINNED).all()
+    factors = np.where(np.arange(ties.count) == PINNED, 1.0, 4.0)
+    images = [image[:, :, :8, :8] for image in small_images(2)]
     before, after = (scores_of(one, images, threads=1) for one in (model, rescaled(model, ties, factors)))
     assert np.abs(after - before).max() <= 1e-5 * np.ptp(before)
 

@@ -7,7 +7,7 @@ from tune_models import builder_of, model_of, photographs, weights
 from quantkit.config.method import Mse
 from quantkit.graph.qdq.plan import PlanOptions, plan
 from quantkit.ptq.input_folding import LEVELS
-from quantkit.ptq.shift_groups import movable, moved
+from quantkit.ptq.shift_groups import find_shift_groups, shifted
 from quantkit.search.recipe import Recipe, WeightCorrection
 from quantkit.targets import ORT, VACC
 
@@ -122,9 +122,9 @@ def test_a_sum_of_unlike_ranks_hands_on_no_offsets() -> None:
     """Its operands meet at the last axis, not channel by channel."""
     model, (work, others) = unusual("a sum of unlike ranks")
     _, selection = builder_of(model, work=work, others=others)
-    found = movable(model)
+    found = find_shift_groups(model)
     assert found.free.any()
-    assert selection.largest_change(moved(model, found, np.random.default_rng(0).normal(size=found.free.size))) < 1e-5
+    assert selection.largest_change(shifted(model, found, np.random.default_rng(0).normal(size=found.free.size))) < 1e-5
 
 
 @pytest.mark.parametrize("place", ["node", "tensor"])

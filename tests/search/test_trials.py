@@ -12,7 +12,7 @@ from quantkit.runs.cache import ResultCache
 from quantkit.search.budget import FloatBudget
 from quantkit.search.recipe import Recipe, WeightCorrection
 from quantkit.search.stages import Trial
-from quantkit.search.trial_cache import TrialCache
+from quantkit.search.trial_cache import Screened, TrialCache
 from quantkit.search.trials import FINALISTS, Trials
 
 START = Recipe(method=MinMax())
@@ -89,6 +89,16 @@ def test_shortlist_refines_another_network_only_if_it_is_nearer_without(tmp_path
     seen = {one.recipe.changed(refined=False): one for one in trials.screened}
     assert other.changed(refined=False) in seen
     assert any(recipe.equalization == other.equalization for recipe in trials._subject.builder._refined) is tried
+
+
+@pytest.mark.parametrize(("left", "kept"), [(0.97, False), (0.9, True)])
+def test_shortlist_refined_ranges_must_gain_on_those_of_the_method(tmp_path, monkeypatch, left, kept) -> None:
+    trials = trials_of(unlike_channels(), tmp_path)
+    plain = START.changed(correction=WeightCorrection.ROUNDING)
+    refined = plain.changed(refined=True)
+    distances = {START: 2.0, plain: 1.0, refined: left}
+    monkeypatch.setattr(trials, "_screen", lambda recipe: Screened(recipe, f"{distances[recipe]}", distances[recipe]))
+    assert (refined in trials.shortlist(best(), [plain, refined], 1.0)) is kept
 
 
 def test_shortlist_previews_are_cached(tmp_path) -> None:

@@ -471,6 +471,8 @@ def test_sizes_below_zero_and_question_marks_are_free(tmp_path: Path, images: Pa
     wide = Pipeline(ops=(Decode(), Resize(size=(8, 12)), ToTensor()))
     done = calibrate(tmp_path / "paddle.onnx", chosen, wide, run=tmp_path / "run", method="minmax")
     assert (done.coverage.int8_layers, done.coverage.uncounted) == (2, 0)
+    arrays = calibrate(tmp_path / "paddle.onnx", rng.normal(size=(8, 3, 8, 12)).astype(np.float32), run=tmp_path / "b")
+    assert arrays.coverage.multiply_adds == done.coverage.multiply_adds
     (image,) = ort.InferenceSession(done.run / "int8.onnx").get_inputs()
     assert image.shape[1] == 3
     assert all(isinstance(image.shape[axis], str | None) for axis in (0, 2, 3))

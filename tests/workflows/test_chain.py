@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,7 @@ from quantkit.errors import (
 )
 from quantkit.graph.prepare import prepare
 from quantkit.graph.qdq.taps import taps
+from quantkit.progress import Resumed
 from quantkit.runs.folder import RunFolder
 from quantkit.stats.bins import bin_of
 from quantkit.stats.file import load_statistics, save_statistics
@@ -75,7 +77,7 @@ def test_a_calibration_leaves_statistics_int8_model_ranges_vendor_file_and_prove
     assert record.set.digest == place.set.digest
     assert record.quantized["int8"].method == "percentile"
     rows = list(csv.DictReader((run / "ranges.csv").read_text().splitlines()))
-    statistics, _ = load_statistics(run / "statistics.safetensors")
+    statistics = load_statistics(run / "statistics.safetensors")
     assert {row["tensor"] for row in rows} <= statistics.tensors.keys()
     assert all(float(row["lo"]) <= 0 <= float(row["hi"]) and float(row["scale"]) > 0 for row in rows)
     assert "calibrate_mode: percentile" in (run / "vamc.yaml").read_text()
@@ -213,8 +215,12 @@ def test_an_interrupted_pass_goes_on_and_ends_with_the_same_bits(place: Place, m
     assert not (place.run / "statistics.safetensors").exists()
     log = ProgressLog()
     place.calibrate(threads=1, progress=log)
-    [resumed] = [int(text.split()[2]) for text in log.messages if text.startswith("resuming after")]
-    assert 0 < resumed <= 8
+    [resumed] = [text for text in log.messages if isinstance(text, Resumed)]
+    assert 0 < resumed.done <= 8
+    partial = place.run / "statistics.partial.safetensors"
+    assert resumed == f"resumed: {resumed.done} of 16 images from {partial}"
+    assert log.counts[0] == (resumed.done, 16)
+    assert log.counts[1][0] > resumed.done
     assert log.tasks[0] == ("calibrating", "images")
     assert (place.run / "statistics.safetensors").read_bytes() == expected
     assert not (place.run / "statistics.partial.safetensors").exists()
@@ -228,7 +234,7 @@ def test_two_processes_do_not_write_one_run(place: Place) -> None:
 
 def test_statistics_merge_to_what_one_pass_gives(place: Place) -> None:
     run = place.calibrate()
-    whole, _ = load_statistics(run / "statistics.safetensors")
+    whole = load_statistics(run / "statistics.safetensors")
     parts = []
     for index, part in enumerate((place.set.images[:5], place.set.images[5:])):
         half = CalibrationSet(place.set.root, part)
@@ -298,7 +304,7 @@ def test_a_damaged_statistics_file_is_refused(place: Place, size: int) -> None:
 
 
 def test_statistics_round_trip_through_a_file_with_wide_counts_and_gaps(tmp_path: Path, place: Place) -> None:
-    statistics, _ = load_statistics(place.calibrate() / "statistics.safetensors")
+    statistics = load_statistics(place.calibrate() / "statistics.safetensors")
     name, one = next(iter(statistics.tensors.items()))
     seven, minus_three = bin_of(np.array([7.0, -3.0], np.float32))
     bins = np.array([3, seven, minus_three], np.uint32)
@@ -306,11 +312,11 @@ def test_statistics_round_trip_through_a_file_with_wide_counts_and_gaps(tmp_path
     wide = type(one)(bins, np.array([1, 2**40, 5], np.int64), 2**40 + 6, 0, -3.0, 7.0, nan=2)
     statistics.tensors[name] = wide
     statistics.extremes[:, 0] = -3.0, 7.0
-    save_statistics(statistics, tmp_path / "s.safetensors", {"place": 3})
-    loaded, extra = load_statistics(tmp_path / "s.safetensors")
+    save_statistics(replace(statistics, checkpoint={"place": 3}), tmp_path / "s.safetensors")
+    loaded = load_statistics(tmp_path / "s.safetensors")
     assert loaded.tensors[name].identical(wide)
     np.testing.assert_array_equal(loaded.extremes, statistics.extremes)
-    assert extra == {"place": 3}
+    assert loaded.checkpoint == {"place": 3}
 
 
 def test_bad_input_is_met_at_the_door(place: Place) -> None:

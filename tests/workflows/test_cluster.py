@@ -25,6 +25,7 @@ from quantkit.engine.cluster.ray_engine import RayEngine
 from quantkit.engine.cluster.session import RaySession
 from quantkit.engine.device import CPU, Device
 from quantkit.errors import ClusterError, ImageError, UsageError
+from quantkit.progress import Progress, as_progress
 from quantkit.runs.folder import RunFolder
 from quantkit.workflows import calibrate as calibrate_module
 from quantkit.workflows import compare as compare_module
@@ -63,8 +64,10 @@ def engine() -> Iterator[SharedEngine]:
 def on_cluster(engine: SharedEngine, monkeypatch: pytest.MonkeyPatch) -> str:
     """Return an address that stands for the shared engine."""
 
-    def place(cluster: str | None, device: Device, threads: int | None, progress: object, **_: Any) -> Execution:
-        return Execution(device, 2, None if cluster is None else engine)
+    def place(
+        cluster: str | None, device: Device, threads: int | None, progress: Progress | None, **_: Any
+    ) -> Execution:
+        return Execution(device, 2, None if cluster is None else engine, as_progress(progress))
 
     for module in (calibrate_module, compare_module, evaluate_module, sensitivity_module, tune_module):
         monkeypatch.setattr(module, "choose_execution", place)

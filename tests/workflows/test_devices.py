@@ -202,7 +202,7 @@ def test_statistics_of_two_devices_do_not_merge(tmp_path: Path, images: Path, op
     halves = [CalibrationSet(whole.root, whole.images[part::2]) for part in (0, 1)]
     for half, device in zip(halves, (CPU, openvino), strict=True):
         calibrate(model, half, PIPELINE, run=tmp_path / device.kind, options=PLAIN, device=device)
-    here, there = (load_statistics(tmp_path / kind / "statistics.safetensors")[0] for kind in ("cpu", "openvino"))
+    here, there = (load_statistics(tmp_path / kind / "statistics.safetensors") for kind in ("cpu", "openvino"))
     with pytest.raises(ProvenanceError, match=r"observed on openvino \(precision=FP32\), not on cpu.*same --device"):
         here.merge(there)
 
@@ -211,7 +211,7 @@ def test_statistics_without_a_device_are_of_the_cpu(run: Path, tmp_path: Path) -
     """Files that were written before devices were recorded stay readable."""
     path = run / "statistics.safetensors"
     content = path.read_bytes()
-    statistics, _ = load_statistics(path)
+    statistics = load_statistics(path)
     length = int.from_bytes(content[:8], "little")
     header = json.loads(content[8 : 8 + length])
     inner = json.loads(header["__metadata__"]["quantkit-statistics"])
@@ -221,7 +221,7 @@ def test_statistics_without_a_device_are_of_the_cpu(run: Path, tmp_path: Path) -
     text += b" " * (-len(text) % 8)
     old = tmp_path / "old.safetensors"
     old.write_bytes(len(text).to_bytes(8, "little") + text + content[8 + length :])
-    loaded, _ = load_statistics(old)
+    loaded = load_statistics(old)
     assert loaded.provenance == statistics.provenance
     assert loaded.provenance.device == "cpu"
     save_statistics(loaded, tmp_path / "again.safetensors")

@@ -2,6 +2,7 @@
 
 import json
 import re
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ from quantkit.data.given_set import whole_source
 from quantkit.demo.digits import MODEL, unpack_digits
 from quantkit.engine.classifier import read_classifier
 from quantkit.errors import CalibrationSetError, LabelError, ModelError, UsageError
-from quantkit.evaluation.preprocessing_answers import random_sample
+from quantkit.evaluation.preprocessing_answers import AnswersByPipeline, random_sample
 from quantkit.evaluation.preprocessing_diagnosis import diagnose_preprocessing
 from quantkit.workflows.calibrate import calibrate
 from quantkit.workflows.guess_preprocessing import guess_preprocessing, guessed_preset
@@ -187,7 +188,8 @@ def test_check_of_real_networks_on_labelled_photographs(
     network: str, start: Pipeline, expected: str | None, shared_assets: Path
 ) -> None:
     photographs = random_sample(find_labelled_images(shared_assets / "imagenet_samples"), 64)
-    found = diagnose_preprocessing(read_classifier(shared_assets / f"{network}.onnx"), photographs, start, threads=2)
+    file = read_classifier(shared_assets / f"{network}.onnx")
+    found = diagnose_preprocessing(file, photographs, start, partial(AnswersByPipeline, file, threads=2))
     assert found is None if expected is None else expected in str(found)
 
 

@@ -7,7 +7,15 @@ from dataclasses import dataclass
 import onnx_ir as ir
 
 from quantkit.graph.analysis.ops import PASS_THROUGH
-from quantkit.graph.analysis.values import array, attribute_float, attribute_str, is_op, operand, padding_constant
+from quantkit.graph.analysis.values import (
+    array,
+    attribute_float,
+    attribute_str,
+    crops,
+    is_op,
+    operand,
+    padding_constant,
+)
 
 
 @dataclass(frozen=True)
@@ -92,7 +100,7 @@ def _result_bounds(node: ir.Node, known: dict[ir.Value, Bounds]) -> Bounds:
         for other in inputs[1:]:
             hull = hull.hull(other)
         return hull
-    nearest = is_op(node, "Resize") and attribute_str(node, "mode", "nearest") == "nearest"
+    nearest = is_op(node, "Resize") and attribute_str(node, "mode", "nearest") == "nearest" and not crops(node)
     if node.op_type in _WITHIN_INPUT or nearest:
         return inputs[0].hull(_padding(node))
     return UNBOUNDED

@@ -11,8 +11,8 @@ class Role(Enum):
     """The role of a node; `quantkit.graph.qdq.plan` uses it."""
 
     LAYER = "layer"  # activations times constant weights
-    PRODUCT = "product"  # a matrix product of two activations
-    SUM = "sum"  # element-wise Add or Mul
+    ACTIVATION_MATMUL = "activation matmul"  # a matrix product of two activations
+    ELEMENTWISE = "elementwise"  # element-wise Add or Mul
     CONCAT = "concat"
     UNARY = "unary"  # one activation in, one out, each with its own scale
     PASS = "pass"  # forwards the integers unchanged
@@ -22,7 +22,7 @@ class Role(Enum):
 
 
 LAYERS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
-SUMS = frozenset({"Add", "Mul"})
+ELEMENTWISE = frozenset({"Add", "Mul"})
 UNARY = frozenset({"AveragePool", "GlobalAveragePool", "LeakyRelu", "Sigmoid"})
 # Those that TensorRT computes in int8 (https://docs.nvidia.com/deeplearning/tensorrt, "Explicit Quantization").
 UNARY_WITHOUT_TABLE = frozenset({"AveragePool", "GlobalAveragePool"})

@@ -1,7 +1,5 @@
 """Determines the role of a node, and why it cannot be integer."""
 
-import numpy as np
-import numpy.typing as npt
 import onnx_ir as ir
 
 from quantkit.graph.analysis import ops
@@ -14,10 +12,12 @@ from quantkit.graph.analysis.values import (
     attribute_int,
     attribute_ints,
     attribute_str,
+    crops,
     dims,
     is_constant,
     operand,
     padding_constant,
+    rank,
 )
 from quantkit.targets import Target
 
@@ -32,8 +32,8 @@ def role_of(node: ir.Node, target: Target) -> tuple[Role, str]:
         return _layer_role(node, target)
     if not target.integer_sums:
         return Role.FLOAT, f"the target {target.name!r} keeps it in float: only inputs of layers are quantized"
-    if node.op_type in ops.SUMS:
-        return _sum_role(node, target)
+    if node.op_type in ops.ELEMENTWISE:
+        return _elementwise_role(node, target)
     if node.op_type == "Concat":
         return Role.CONCAT, ""
     if node.op_type in ops.UNARY | ops.SATURATING:
@@ -65,7 +65,9 @@ def _layer_role(node: ir.Node, target: Target) -> tuple[Role, str]:
         if is_constant(operand(node, 0)):
             return Role.FLOAT, "its left operand is a constant"
         return (
-            (Role.PRODUCT, "") if target.integer_sums else (Role.FLOAT, f"{target.name} quantizes layers with weights")
+            (Role.ACTIVATION_MATMUL, "")
+            if target.integer_sums
+            else (Role.FLOAT, f"{target.name} quantizes layers with weights")
         )
     if not is_constant(weight):
         return Role.FLOAT, "its weights are computed, not constant"
@@ -87,24 +89,29 @@ def _is_vector(bias: ir.Value | None) -> bool:
     return bias is None or len(dims(bias) or ()) == 1
 
 
-def _sum_role(node: ir.Node, target: Target) -> tuple[Role, str]:
+def _elementwise_role(node: ir.Node, target: Target) -> tuple[Role, str]:
     constants = [array(value) for value in node.inputs]
     if all(constant is not None for constant in constants):
         return Role.FLOAT, "both operands are constant"
-    if node.op_type == "Mul" and any(_is_positive_scalar(constant) for constant in constants):
+    if node.op_type == "Mul" and _scales_by_number(node):
         return (Role.RESCALE, "") if target.integer_outputs else (Role.FLOAT, f"{target.name} fuses it")
-    return Role.SUM, ""
+    return Role.ELEMENTWISE, ""
 
 
-def _is_positive_scalar(constant: npt.NDArray[np.generic] | None) -> bool:
-    return constant is not None and constant.size == 1 and float(constant.reshape(-1)[0]) > 0.0
+def _scales_by_number(node: ir.Node) -> bool:
+    """Return whether a product is an activation times one positive number, in the shape of the activation."""
+    for index in (0, 1):
+        constant, most = array(operand(node, index)), rank(operand(node, 1 - index)) or 0
+        if constant is not None and constant.size == 1 and constant.ndim <= most:
+            return float(constant.reshape(-1)[0]) > 0.0
+    return False
 
 
 def _unary_role(node: ir.Node, target: Target) -> tuple[Role, str]:
     if not target.integer_outputs and node.op_type not in ops.UNARY_WITHOUT_TABLE:
         return Role.FLOAT, f"{target.name} computes it in float"
-    if node.op_type == "AveragePool" and any(step != 1 for step in attribute_ints(node, "dilations") or ()):
-        return Role.FLOAT, "it has dilations; " + ops.NO_INTEGER_KERNEL
+    if reason := average_fault(node):
+        return Role.FLOAT, f"{reason}; {ops.NO_INTEGER_KERNEL}"
     if node.op_type in ops.SATURATING and target.activations.symmetric:
         return Role.FLOAT, "symmetric integers do not saturate at its limits"
     if node.op_type == "HardSigmoid" and attribute_float(node, "alpha", 0.2) <= 0.0:
@@ -112,9 +119,22 @@ def _unary_role(node: ir.Node, target: Target) -> tuple[Role, str]:
     return Role.UNARY, ""
 
 
+def average_fault(node: ir.Node) -> str:
+    """Return why onnxruntime's integer kernel cannot compute an AveragePool, empty if it can or for other operators."""
+    if node.op_type != "AveragePool":
+        return ""
+    if any(step != 1 for step in attribute_ints(node, "dilations") or ()):
+        return "it has dilations"
+    # The integer kernel would count what is beyond the padding, too.
+    counts = attribute_int(node, "ceil_mode", 0) and attribute_int(node, "count_include_pad", 0)
+    return "it counts the padding and rounds its size up" if counts else ""
+
+
 def _pass_role(node: ir.Node, target: Target) -> tuple[Role, str]:
     if is_constant(operand(node, 0)):
         return Role.FLOAT, "its input is a constant"
+    if node.op_type == "Resize" and crops(node):
+        return Role.FLOAT, "it fills what is outside of its input; " + ops.NO_INTEGER_KERNEL
     if node.op_type == "Resize" and attribute_str(node, "mode", "nearest") != "nearest":
         return Role.FLOAT, "it interpolates; " + ops.NO_INTEGER_KERNEL
     if node.op_type == "Resize" and attribute_ints(node, "axes") is not None:

@@ -136,12 +136,32 @@ def padding_constant(node: ir.Node) -> float | None:
     return None if content is None or content.size != 1 else float(content.reshape(-1)[0])
 
 
+def pads(node: ir.Node) -> bool:
+    """Return whether a convolution or pool may pad its input."""
+    automatic = attribute_str(node, "auto_pad", "NOTSET") not in ("NOTSET", "VALID")
+    return automatic or any(attribute_ints(node, "pads") or ())
+
+
+def crops(node: ir.Node) -> bool:
+    """Return whether a Resize reads a region, which may extend beyond its input and is then filled with a number."""
+    return attribute_str(node, "coordinate_transformation_mode", "half_pixel") == "tf_crop_and_resize"
+
+
+def output_channels(layer: ir.Node, weight: npt.NDArray[np.generic]) -> int:
+    """Return the number of output channels of a Conv, ConvTranspose or Gemm with these weights."""
+    if is_op(layer, "ConvTranspose"):
+        return int(weight.shape[1]) * attribute_int(layer, "group", 1)
+    if is_op(layer, "Gemm") and not attribute_int(layer, "transB", 0):
+        return int(weight.shape[1])
+    return int(weight.shape[0])
+
+
 def sole_consumer(value: ir.Value) -> ir.Node | None:
-    """Return the only consumer of a value, None if there are several or the value is a graph output."""
-    if value.is_graph_output():
-        return None
+    """Return the only consumer of a value; None for several, one in a subgraph, and a graph output."""
     uses = list(value.uses())
-    return uses[0].node if len(uses) == 1 else None
+    if value.is_graph_output() or len(uses) != 1 or uses[0].node.graph is not value.graph:
+        return None
+    return uses[0].node
 
 
 def take_over(graph: ir.Graph, value: ir.Value, node: ir.Node) -> None:
@@ -157,6 +177,19 @@ def take_over(graph: ir.Graph, value: ir.Value, node: ir.Node) -> None:
 def add_constant(graph: ir.Graph, name: str, content: npt.NDArray[np.generic]) -> ir.Value:
     """Register a new initializer under an unused name, and return it."""
     return _register(graph, unused_name(graph, name), content)
+
+
+def set_constant(graph: ir.Graph, layer: ir.Node, index: int, content: npt.NDArray[np.float64], name: str) -> None:
+    """Replace a constant input by float32 values; the name is kept if no other node reads the initializer."""
+    old = operand(layer, index)
+    values = content.astype(np.float32)
+    if old is not None and old.is_initializer() and sole_consumer(old) is layer:
+        old.const_value = ir.Tensor(values, name=old.name)
+        old.shape = ir.Shape(values.shape)
+        return
+    if index >= len(layer.inputs):
+        layer.resize_inputs(index + 1)
+    layer.replace_input_with(index, add_constant(graph, name if old is None else f"{old.name}.{name}", values))
 
 
 def replace_by_constant(graph: ir.Graph, node: ir.Node, content: npt.NDArray[np.generic]) -> None:

@@ -14,43 +14,43 @@ from quantkit.graph.analysis.values import (
     required,
     unused_name,
 )
+from quantkit.graph.passes.node_pass import NodePass
+
+# Between this number and its reciprocal, the reciprocal is a normal float32.
+_LEAST_DIVISOR = 2.0**-126
 
 
-class PlainArithmeticPass(ir.passes.InPlacePass):
+class PlainArithmeticPass(NodePass):
     """Replace subtraction and division by a constant with a sum or product, and HardSwish with its definition.
 
     ``x - c`` becomes ``x + (-c)``, ``x / c`` becomes ``x * (1 / c)``, ``HardSwish(x)`` becomes
     ``x * HardSigmoid(x)`` with alpha 1/6 and beta 1/2 (its definition in ONNX), ``Max(x, c)`` and ``Min(x, c)`` with
     a number become a Clip.
-    Not changed: a constant on the left of ``-`` or ``/``, integers, division by constants with zeros, and the division
-    inside a GELU, which onnxruntime fuses in the form that exporters write.
+    Not changed: a constant on the left of ``-`` or ``/``, integers, divisors without a float32 reciprocal (zero,
+    denormals), and the division inside a GELU, which onnxruntime fuses in the form that exporters write.
     """
 
-    def call(self, model: ir.Model) -> ir.passes.PassResult:
-        """Rewrite the nodes of the main graph."""
-        modified = False
-        for node in list(model.graph):
-            if is_op(node, "Sub", "Div"):
-                modified |= _to_sum_or_product(model.graph, node)
-            elif is_op(node, "Max", "Min"):
-                modified |= _to_clip(model.graph, node)
-            elif is_op(node, "HardSwish") and node.outputs[0].dtype is ir.DataType.FLOAT:
-                _split_hard_swish(model.graph, node)
-                modified = True
-        return ir.passes.PassResult(model, modified)
+    def rewrite(self, graph: ir.Graph, node: ir.Node) -> bool:
+        """Rewrite an arithmetic operator."""
+        if is_op(node, "Sub", "Div"):
+            return _to_sum_or_product(graph, node)
+        if is_op(node, "Max", "Min"):
+            return _to_clip(graph, node)
+        return is_op(node, "HardSwish") and _split_hard_swish(graph, node)
 
 
 def _to_sum_or_product(graph: ir.Graph, node: ir.Node) -> bool:
     constant = array(operand(node, 1))
     if constant is None or constant.dtype != np.float32 or array(operand(node, 0)) is not None:
         return False
-    number = constant.astype(np.float64)
     if node.op_type == "Div":
-        if not number.all() or any(is_op(use.node, "Erf") for use in node.outputs[0].uses()):
+        size = np.abs(constant)
+        invertible = ((size > _LEAST_DIVISOR) & (size < 1.0 / _LEAST_DIVISOR)).all()
+        if not invertible or any(is_op(use.node, "Erf") for use in node.outputs[0].uses()):
             return False
-        op_type, opposite = "Mul", 1.0 / number
+        op_type, opposite = "Mul", 1.0 / constant.astype(np.float64)
     else:
-        op_type, opposite = "Add", -number
+        op_type, opposite = "Add", np.negative(constant, dtype=np.float64)
     node.replace_input_with(1, add_constant(graph, f"{node_name(node)}.constant", opposite.astype(np.float32)))
     node.op_type = op_type
     return True
@@ -76,7 +76,9 @@ def _to_clip(graph: ir.Graph, node: ir.Node) -> bool:
     return False
 
 
-def _split_hard_swish(graph: ir.Graph, node: ir.Node) -> None:
+def _split_hard_swish(graph: ir.Graph, node: ir.Node) -> bool:
+    if node.outputs[0].dtype is not ir.DataType.FLOAT:
+        return False
     source, name = required(node, 0), node_name(node)
     gate = ir.node(
         "HardSigmoid",
@@ -90,3 +92,4 @@ def _split_hard_swish(graph: ir.Graph, node: ir.Node) -> None:
     node.attributes.clear()
     node.resize_inputs(2)
     node.replace_input_with(1, gate.outputs[0])
+    return True

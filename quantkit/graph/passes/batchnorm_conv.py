@@ -10,22 +10,19 @@ import onnx_ir as ir
 
 from quantkit.graph.analysis.values import ORIGIN, add_constant, is_op, node_name, rank
 from quantkit.graph.passes.fold_affine import affine_of
+from quantkit.graph.passes.node_pass import NodePass
 
 
-class BatchNormToConvPass(ir.passes.InPlacePass):
+class BatchNormToConvPass(NodePass):
     """Replace each remaining BatchNormalization over [N, C, ...] by a depthwise Conv.
 
     The new node keeps the name and output of the old one, and has the metadata `ORIGIN`.
     Not changed: inputs of unknown rank or rank below 3, and statistics that are not constant.
     """
 
-    def call(self, model: ir.Model) -> ir.passes.PassResult:
-        """Replace the batch norms of the model's main graph."""
-        modified = False
-        for node in list(model.graph):
-            if is_op(node, "BatchNormalization") and (rank(node.inputs[0]) or 0) >= 3:
-                modified |= _replace(model.graph, node)
-        return ir.passes.PassResult(model, modified)
+    def rewrite(self, graph: ir.Graph, node: ir.Node) -> bool:
+        """Replace a batch norm."""
+        return is_op(node, "BatchNormalization") and (rank(node.inputs[0]) or 0) >= 3 and _replace(graph, node)
 
 
 def _replace(graph: ir.Graph, node: ir.Node) -> bool:

@@ -101,6 +101,8 @@ class _Writer:
         self._graph.insert_before(self.node, self._nodes)
         for index, value in results.items():
             old = self.node.outputs[index]
+            if not old.name:  # an optional output that is left out
+                continue
             name, value.type, value.shape = old.name, old.type, old.shape
             old.name = f"{name}.replaced"
             old.replace_all_uses_with(value, replace_graph_outputs=True)

@@ -13,18 +13,20 @@ import onnx_ir as ir
 
 from quantkit.errors import ModelError
 from quantkit.graph.analysis.values import (
-    add_constant,
     array,
     attribute_float,
     attribute_int,
     is_op,
     node_name,
     operand,
+    output_channels,
     rank,
     required,
+    set_constant,
     sole_consumer,
     take_over,
 )
+from quantkit.graph.passes.node_pass import NodePass
 from quantkit.types import Float64Array
 
 
@@ -43,25 +45,23 @@ class Affine:
     shift: Float64Array
 
 
-class FoldAffinePass(ir.passes.InPlacePass):
+class FoldAffinePass(NodePass):
     """Fold BatchNormalization and Mul, Add by a per-channel constant into a Conv, ConvTranspose or Gemm.
 
     Not changed: nodes after a layer with other consumers, a graph output or computed weights; nodes that do not follow
     a layer; constants that vary within a channel; and types other than float32.
     """
 
-    def call(self, model: ir.Model) -> ir.passes.PassResult:
-        """Fold until no more node can be folded."""
-        modified = False
-        for node in list(model.graph):
-            affine = affine_of(node)
-            layer = None if affine is None else affine.source.producer()
-            if affine is None or layer is None or sole_consumer(affine.source) is not node:
-                continue
-            if _foldable(layer) and _fold(model.graph, layer, affine):
-                take_over(model.graph, affine.source, node)
-                modified = True
-        return ir.passes.PassResult(model, modified)
+    def rewrite(self, graph: ir.Graph, node: ir.Node) -> bool:
+        """Fold a node into the layer before it; a chain of nodes is folded in one walk."""
+        affine = affine_of(node)
+        layer = None if affine is None else affine.source.producer()
+        if affine is None or layer is None or sole_consumer(affine.source) is not node:
+            return False
+        if not (_foldable(layer) and _fold(graph, layer, affine)):
+            return False
+        take_over(graph, affine.source, node)
+        return True
 
 
 def affine_of(node: ir.Node) -> Affine | None:
@@ -138,13 +138,13 @@ def _is_float32(value: ir.Value | None) -> bool:
 
 def _fold(graph: ir.Graph, layer: ir.Node, affine: Affine) -> bool:
     weight = np.asarray(array(required(layer, 1)), np.float64)
-    channels = _output_channels(layer, weight)
+    channels = output_channels(layer, weight)
     if affine.scale.size not in (1, channels):
         return False
     scale, shift = (np.broadcast_to(vector, (channels,)) for vector in (affine.scale, affine.shift))
     stored = array(operand(layer, 2))
     bias = np.zeros(channels) if stored is None else np.asarray(stored, np.float64)
-    if bias.size not in (1, channels):
+    if not is_row(bias, channels):
         return False
     set_constant(graph, layer, 1, _scale_outputs(layer, weight, scale), f"{node_name(layer)}.weight")
     set_constant(
@@ -153,12 +153,9 @@ def _fold(graph: ir.Graph, layer: ir.Node, affine: Affine) -> bool:
     return True
 
 
-def _output_channels(layer: ir.Node, weight: Float64Array) -> int:
-    if is_op(layer, "ConvTranspose"):
-        return int(weight.shape[1]) * attribute_int(layer, "group", 1)
-    if is_op(layer, "Gemm") and not attribute_int(layer, "transB", 0):
-        return int(weight.shape[1])
-    return int(weight.shape[0])
+def is_row(bias: npt.NDArray[np.generic], columns: int) -> bool:
+    """Return whether a bias adds the same number to all rows of a column; ``[rows, 1]`` does not, whatever its size."""
+    return bias.size in (1, columns) and (bias.ndim < 2 or bias.shape[0] == 1)
 
 
 def _scale_outputs(layer: ir.Node, weight: Float64Array, scale: Float64Array) -> Float64Array:
@@ -171,16 +168,3 @@ def _scale_outputs(layer: ir.Node, weight: Float64Array, scale: Float64Array) ->
     if is_op(layer, "Gemm") and not attribute_int(layer, "transB", 0):
         return weight * scale
     return weight * scale.reshape(-1, *([1] * (weight.ndim - 1)))
-
-
-def set_constant(graph: ir.Graph, layer: ir.Node, index: int, content: Float64Array, name: str) -> None:
-    """Replace a constant input by float32 values; the name is kept if no other node reads the initializer."""
-    old = operand(layer, index)
-    values = content.astype(np.float32)
-    if old is not None and old.is_initializer() and sole_consumer(old) is layer:
-        old.const_value = ir.Tensor(values, name=old.name)
-        old.shape = ir.Shape(values.shape)
-        return
-    if index >= len(layer.inputs):
-        layer.resize_inputs(index + 1)
-    layer.replace_input_with(index, add_constant(graph, name if old is None else f"{old.name}.{name}", values))

@@ -20,7 +20,7 @@ _RANDOM = frozenset(
 
 
 class FoldConstantsPass(ir.passes.InPlacePass):
-    """Replace each node with only constant inputs by its result, computed by ONNX's reference implementation.
+    """Replace each node with only constant inputs by its result, computed by onnxruntime, which also runs the model.
 
     Weights stored in another element type and cast, scaled or dequantized in the graph become plain constants.
     Not changed: random numbers, control flow, other domains, graph outputs, strings and sequences, and large results
@@ -72,20 +72,19 @@ def _is_weight(value: ir.Value) -> bool:
 
 
 def _evaluate(node: ir.Node, operands: dict[str, np.ndarray | None], opset: int) -> object:
-    """Compute one node by ONNX's reference implementation, or by onnxruntime if there is none."""
-    # The reference implementation takes a second to import, and most models have nothing to fold.
-    from onnx.reference import ReferenceEvaluator
-
+    """Compute one node by onnxruntime, or, for types that it does not have in Python, by ONNX's reference."""
     single = _single(node, operands, opset)
-    results: object
-    try:
-        results = ReferenceEvaluator(single).run(None, operands)
-    except Exception as error:  # operators, and bugs of the implementation, raise any class
-        results = _run(single, operands)
-        if results is None and isinstance(error, RuntimeError | TypeError | ValueError | ArithmeticError):
-            raise ModelError(
-                f"the constant node {node_name(node)!r} ({node.op_type}) cannot be computed ({error})"
-            ) from error
+    results = _run(single, operands)
+    if results is None:
+        from onnx.reference import ReferenceEvaluator  # takes a second to import
+
+        try:
+            results = ReferenceEvaluator(single).run(None, operands)
+        except Exception as error:  # operators, and bugs of the implementation, raise any class
+            if isinstance(error, RuntimeError | TypeError | ValueError | ArithmeticError):
+                raise ModelError(
+                    f"the constant node {node_name(node)!r} ({node.op_type}) cannot be computed ({error})"
+                ) from error
     return results[0] if isinstance(results, list) else None
 
 

@@ -13,30 +13,28 @@ from quantkit.graph.analysis.values import (
     rank,
     required,
 )
+from quantkit.graph.passes.node_pass import NodePass
 
 
-class FoldPadPass(ir.passes.InPlacePass):
+class FoldPadPass(NodePass):
     """Move a Pad with zeros along the spatial axes into the pads of every following Conv or AveragePool.
 
-    Not changed: other values and modes, cropping (negative pads), padded channels, outputs with other consumers,
-    convolutions with automatic padding, and average pools that already pad or round their size up.
+    Not changed: other values and modes, cropping (negative pads), padded channels and weights, outputs with other
+    consumers, convolutions with automatic padding, and average pools that already pad or round their size up.
     """
 
-    def call(self, model: ir.Model) -> ir.passes.PassResult:
-        """Fold the Pads of the main graph."""
-        modified = False
-        for node in list(model.graph):
-            if is_op(node, "Pad"):
-                modified |= _fold(model.graph, node)
-        return ir.passes.PassResult(model, modified)
+    def rewrite(self, graph: ir.Graph, node: ir.Node) -> bool:
+        """Fold a Pad."""
+        return is_op(node, "Pad") and _fold(graph, node)
 
 
 def _fold(graph: ir.Graph, node: ir.Node) -> bool:
     extra, result = _spatial_zeros(node), node.outputs[0]
-    readers = [use.node for use in result.uses()]
-    if extra is None or not readers or result.is_graph_output() or not all(_takes_pads(reader) for reader in readers):
+    uses = list(result.uses())
+    padded = all(use.idx == 0 and _takes_pads(use.node) for use in uses)
+    if extra is None or not uses or result.is_graph_output() or not padded:
         return False
-    for reader in readers:
+    for reader, _ in uses:
         spatial = len(extra) // 2
         own = attribute_ints(reader, "pads") or (0,) * (2 * spatial)
         reader.attributes["pads"] = ir.AttrInt64s("pads", [a + b for a, b in zip(own, extra, strict=True)])

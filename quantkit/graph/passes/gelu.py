@@ -8,22 +8,19 @@ orders are bit-identical.
 import onnx_ir as ir
 
 from quantkit.graph.analysis.values import array, is_op, sole_consumer, unused_name
+from quantkit.graph.passes.node_pass import NodePass
 
 
-class GeluOrderPass(ir.passes.InPlacePass):
+class GeluOrderPass(NodePass):
     """Multiply the factors of each GELU in the order that onnxruntime fuses.
 
     Not changed: products of other factors (a number other than 0.5, ``erf`` of another value than ``x``), inner
     products with other consumers, and products that already have this order.
     """
 
-    def call(self, model: ir.Model) -> ir.passes.PassResult:
-        """Reorder the GELUs of the main graph."""
-        modified = False
-        for node in list(model.graph):
-            if is_op(node, "Mul"):
-                modified |= _reorder(model.graph, node)
-        return ir.passes.PassResult(model, modified)
+    def rewrite(self, graph: ir.Graph, node: ir.Node) -> bool:
+        """Reorder a GELU that ends with a product."""
+        return is_op(node, "Mul") and _reorder(graph, node)
 
 
 def _reorder(graph: ir.Graph, outer: ir.Node) -> bool:

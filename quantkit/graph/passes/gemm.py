@@ -3,24 +3,30 @@
 import numpy as np
 import onnx_ir as ir
 
-from quantkit.graph.analysis.values import array, attribute_float, attribute_int, is_op, node_name, operand, required
-from quantkit.graph.passes.fold_affine import set_constant
+from quantkit.graph.analysis.values import (
+    array,
+    attribute_float,
+    attribute_int,
+    is_op,
+    node_name,
+    operand,
+    output_channels,
+    set_constant,
+)
+from quantkit.graph.passes.fold_affine import is_row
+from quantkit.graph.passes.node_pass import NodePass
 
 
-class PlainGemmPass(ir.passes.InPlacePass):
+class PlainGemmPass(NodePass):
     """Fold alpha and beta of a Gemm into constant weights and bias, and give the bias its full length.
 
     Not changed: a transposed first input, weights or bias that are computed or not float32, and a bias that is a
-    matrix.
+    matrix or a column.
     """
 
-    def call(self, model: ir.Model) -> ir.passes.PassResult:
-        """Simplify the Gemm nodes of the model's main graph."""
-        modified = False
-        for node in list(model.graph):
-            if is_op(node, "Gemm") and not attribute_int(node, "transA", 0):
-                modified |= _simplify(model.graph, node)
-        return ir.passes.PassResult(model, modified)
+    def rewrite(self, graph: ir.Graph, node: ir.Node) -> bool:
+        """Simplify a Gemm."""
+        return is_op(node, "Gemm") and not attribute_int(node, "transA", 0) and _simplify(graph, node)
 
 
 def _simplify(graph: ir.Graph, node: ir.Node) -> bool:
@@ -28,8 +34,8 @@ def _simplify(graph: ir.Graph, node: ir.Node) -> bool:
     alpha, beta = attribute_float(node, "alpha", 1.0), attribute_float(node, "beta", 1.0)
     if weight is None or weight.dtype != np.float32 or (operand(node, 2) is not None and bias is None):
         return False
-    outputs = int(weight.shape[0] if attribute_int(node, "transB", 0) else weight.shape[1])
-    if bias is not None and bias.size not in (1, outputs):
+    outputs = output_channels(node, weight)
+    if bias is not None and not is_row(bias, outputs):
         return False
     full = bias is None or bias.shape == (outputs,)
     if alpha == beta == 1.0 and full:
@@ -41,5 +47,4 @@ def _simplify(graph: ir.Graph, node: ir.Node) -> bool:
         set_constant(graph, node, 2, beta * vector, f"{node_name(node)}.bias")
     for name in ("alpha", "beta"):
         node.attributes.pop(name, None)
-    required(node, 1)
     return True

@@ -1,4 +1,4 @@
-"""Rewrites spatial means and maxima to the operators with integer kernels."""
+"""Rewrites pools, spatial means and maxima to the forms with integer kernels."""
 
 import numpy as np
 import onnx_ir as ir
@@ -10,32 +10,37 @@ from quantkit.graph.analysis.values import (
     attribute_ints,
     is_op,
     operand,
+    pads,
     rank,
     required,
     unused_name,
 )
+from quantkit.graph.passes.node_pass import NodePass
 
 
-class GlobalPoolPass(ir.passes.InPlacePass):
+class GlobalPoolPass(NodePass):
     """ReduceMean over exactly the spatial axes becomes GlobalAveragePool; GlobalMaxPool becomes ReduceMax.
 
+    ``count_include_pad`` is removed from an AveragePool without padding, because if its size is rounded up, the integer
+    kernel of onnxruntime would count what is beyond the input.
     Not changed: means over other or computed axes, inputs of unknown rank, and element types other than float32, for
     which these operators may have no kernels.
     """
 
-    def call(self, model: ir.Model) -> ir.passes.PassResult:
-        """Rewrite the pools of the model's main graph."""
-        modified = False
-        for node in list(model.graph):
-            if node.outputs[0].dtype is not ir.DataType.FLOAT:
-                continue
-            if is_op(node, "ReduceMean") and _reduces_space(node):
-                _to_average_pool(model.graph, node)
-                modified = True
-            elif is_op(node, "GlobalMaxPool") and (rank(operand(node, 0)) or 0) >= 3:
-                _to_reduce_max(model, node)
-                modified = True
-        return ir.passes.PassResult(model, modified)
+    def rewrite(self, graph: ir.Graph, node: ir.Node) -> bool:
+        """Rewrite a pool."""
+        if node.outputs[0].dtype is not ir.DataType.FLOAT:
+            return False
+        if is_op(node, "ReduceMean") and _reduces_space(node):
+            _to_average_pool(graph, node)
+            return True
+        if is_op(node, "GlobalMaxPool") and (rank(operand(node, 0)) or 0) >= 3:
+            _to_reduce_max(graph, node)
+            return True
+        if is_op(node, "AveragePool") and attribute_int(node, "count_include_pad", 0) and not pads(node):
+            del node.attributes["count_include_pad"]
+            return True
+        return False
 
 
 def _reduces_space(node: ir.Node) -> bool:
@@ -67,12 +72,12 @@ def _to_average_pool(graph: ir.Graph, node: ir.Node) -> None:
     graph.insert_after(node, flat)
 
 
-def _to_reduce_max(model: ir.Model, node: ir.Node) -> None:
+def _to_reduce_max(graph: ir.Graph, node: ir.Node) -> None:
     axes = np.arange(2, rank(required(node, 0)) or 0, dtype=np.int64)
     node.op_type = "ReduceMax"
-    if model.opset_imports.get("", 0) >= 18:
+    if graph.opset_imports.get("", 0) >= 18:
         node.resize_inputs(2)
-        node.replace_input_with(1, add_constant(model.graph, f"{node.name}.axes", axes))
+        node.replace_input_with(1, add_constant(graph, f"{node.name}.axes", axes))
     else:
         node.attributes.add(ir.AttrInt64s("axes", [int(axis) for axis in axes]))
     node.attributes.add(ir.AttrInt64("keepdims", 1))

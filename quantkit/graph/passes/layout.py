@@ -108,7 +108,10 @@ class _Mover:
 
     def _compose(self, node: ir.Node) -> None:
         source, order = required(node, 0), attribute_ints(node, "perm")
-        order = order or tuple(reversed(range(rank(source) or 0)))
+        if not order:
+            if (dimensions := rank(source)) is None:
+                return
+            order = tuple(reversed(range(dimensions)))
         if (view := self._views.get(source)) is not None:
             source, order = view.source, tuple(view.order[axis] for axis in order)
             node.replace_input_with(0, source)
@@ -213,7 +216,7 @@ class _Mover:
 
     def _move_reduction(self, node: ir.Node, order: Order) -> bool:
         axes = self._axes(node)
-        if axes is None:
+        if not axes:
             return False
         axes = [axis % len(order) for axis in axes]
         moved = sorted(order[axis] for axis in axes)
@@ -233,7 +236,7 @@ class _Mover:
         return self._rewrite(node, order, count=1, result_order=tuple(sorted(kept).index(axis) for axis in kept))
 
     def _axes(self, node: ir.Node) -> Sequence[int] | None:
-        """Return the axes of a reduction, None if it reduces all axes or they are computed."""
+        """Return the axes of a reduction, None or empty if it reduces all or none, or they are computed."""
         if node.op_type == "ArgMax":
             return [attribute_int(node, "axis", 0)]
         given = array(operand(node, 1))

@@ -26,9 +26,10 @@ from quantkit.graph.analysis.values import (
     take_over,
     unused_name,
 )
+from quantkit.graph.passes.node_pass import NodePass
 
 
-class LinearToGemmPass(ir.passes.InPlacePass):
+class LinearToGemmPass(NodePass):
     """Convert MatMul by a constant matrix, with following per-feature additions and multiplications, to Gemm.
 
     Constants after Transposes are included (the layer scale of ConvNeXt).
@@ -36,17 +37,12 @@ class LinearToGemmPass(ir.passes.InPlacePass):
     constants that vary along any other axis; types other than float32.
     """
 
-    def call(self, model: ir.Model) -> ir.passes.PassResult:
-        """Rewrite the linear layers of the main graph."""
-        modified = False
-        for node in list(model.graph):
-            dimensions = rank(operand(node, 0))
-            weight = operand(node, 1)
-            if not is_op(node, "MatMul") or dimensions is None or dimensions < 2 or not is_constant(weight):
-                continue
-            if rank(weight) == 2 and not is_constant(operand(node, 0)):
-                modified |= _rewrite(model.graph, node, dimensions)
-        return ir.passes.PassResult(model, modified)
+    def rewrite(self, graph: ir.Graph, node: ir.Node) -> bool:
+        """Rewrite a linear layer."""
+        weight, dimensions = operand(node, 1), rank(operand(node, 0))
+        if not is_op(node, "MatMul") or dimensions is None or dimensions < 2 or not is_constant(weight):
+            return False
+        return rank(weight) == 2 and not is_constant(operand(node, 0)) and _rewrite(graph, node, dimensions)
 
 
 @dataclass

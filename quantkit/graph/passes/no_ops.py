@@ -3,9 +3,10 @@
 import onnx_ir as ir
 
 from quantkit.graph.analysis.values import array, attribute_int, is_op, operand, required, take_over
+from quantkit.graph.passes.node_pass import NodePass
 
 
-class RemoveNoOpsPass(ir.passes.InPlacePass):
+class RemoveNoOpsPass(NodePass):
     """Remove Identity, Dropout outside of training, an empty Pad and a Cast to the same type.
 
     Not changed: a Dropout with a used mask, or with a training mode that is on or not constant; nodes inside conditions
@@ -13,13 +14,9 @@ class RemoveNoOpsPass(ir.passes.InPlacePass):
     output of the graph and one of its outputs.
     """
 
-    def call(self, model: ir.Model) -> ir.passes.PassResult:
-        """Remove such nodes from the main graph."""
-        modified = False
-        for node in list(model.graph):
-            if _does_nothing(node):
-                modified |= _remove(model.graph, node)
-        return ir.passes.PassResult(model, modified)
+    def rewrite(self, graph: ir.Graph, node: ir.Node) -> bool:
+        """Remove a node."""
+        return _does_nothing(node) and _remove(graph, node)
 
 
 def _does_nothing(node: ir.Node) -> bool:

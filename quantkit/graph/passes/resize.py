@@ -8,34 +8,31 @@ from quantkit.graph.analysis.values import (
     array,
     attribute_ints,
     attribute_str,
+    crops,
     dims,
     is_op,
     node_name,
     operand,
 )
+from quantkit.graph.passes.node_pass import NodePass
 
 
-class PlainResizePass(ir.passes.InPlacePass):
+class PlainResizePass(NodePass):
     """Replace ``axes`` of a Resize by scales or sizes for all axes: scale 1, or the current size, for the others.
 
     Not changed: computed scales and sizes, sizes if an unlisted axis has no fixed size, an aspect ratio policy, and
     regions of interest.
     """
 
-    def call(self, model: ir.Model) -> ir.passes.PassResult:
-        """Rewrite the Resize nodes of the main graph."""
-        modified = False
-        for node in list(model.graph):
-            if is_op(node, "Resize") and attribute_ints(node, "axes") is not None:
-                modified |= _write_out(model.graph, node)
-        return ir.passes.PassResult(model, modified)
+    def rewrite(self, graph: ir.Graph, node: ir.Node) -> bool:
+        """Rewrite a Resize."""
+        return is_op(node, "Resize") and attribute_ints(node, "axes") is not None and _write_out(graph, node)
 
 
 def _write_out(graph: ir.Graph, node: ir.Node) -> bool:
     shape, axes = dims(operand(node, 0)), attribute_ints(node, "axes") or ()
-    mode = attribute_str(node, "coordinate_transformation_mode", "half_pixel")
     policy = attribute_str(node, "keep_aspect_ratio_policy", "stretch")
-    if shape is None or mode == "tf_crop_and_resize" or policy != "stretch":
+    if shape is None or crops(node) or policy != "stretch":
         return False
     # scales are input 2, sizes input 3: exactly one of them is given
     for index, what in ((2, "scales"), (3, "sizes")):

@@ -12,6 +12,7 @@ from quantkit.graph.analysis.values import (
     is_constant,
     is_op,
     operand,
+    rank,
     replace_by_constant,
     required,
 )
@@ -35,7 +36,7 @@ class ConstantShapesPass(ir.passes.InPlacePass):
         known: dict[ir.Value, list[Size]] = {}
         modified = False
         for node in list(model.graph):
-            sizes = _sizes_of(node, known)
+            sizes = _sizes_of(node, known) if rank(node.outputs[0]) in (0, 1) else None
             if sizes is not None:
                 known[node.outputs[0]] = sizes
                 modified |= _replace_by_constant(model.graph, node, sizes)
@@ -89,7 +90,7 @@ def _sizes_of(node: ir.Node, known: dict[ir.Value, list[Size]]) -> list[Size] | 
 def _unknown(node: ir.Node) -> list[Size] | None:
     """Return unknown entries for the integer vector of a node, None if it computes anything else."""
     result = node.outputs[0]
-    if result.dtype != ir.DataType.INT64 or result.shape is None or len(result.shape) > 1:
+    if result.dtype != ir.DataType.INT64 or result.shape is None:
         return None
     count = result.shape[0] if len(result.shape) else 1
     return [None] * count if isinstance(count, int) else None

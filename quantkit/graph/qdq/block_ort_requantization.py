@@ -12,7 +12,7 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from quantkit.graph.analysis.ops import ACTIVATIONS, PASS_THROUGH
-from quantkit.graph.analysis.values import array, attribute_int, is_op, node_name, operand, required, sole_consumer
+from quantkit.graph.analysis.values import array, is_op, node_name, operand, output_channels, required, sole_consumer
 from quantkit.graph.qdq.edit import Edit
 from quantkit.numerics import SMALLEST_SCALE
 
@@ -51,7 +51,7 @@ def _protect(edit: Edit, node: ir.Node) -> None:
     is_float = required(node, 1).producer() is None and weight is not None and weight.dtype == np.float32
     if weight is None or not is_float or (bias is not None and bias.ndim != 1):
         return  # onnxruntime does not quantize these
-    held = np.zeros(_channels(node, weight), np.float32) if bias is None else bias.astype(np.float32)
+    held = np.zeros(output_channels(node, weight), np.float32) if bias is None else bias.astype(np.float32)
     steps, scale = _exact_steps(held)
     name = str(required(node, 2).name) if bias is not None else f"{node_name(node)}.bias"
     if len(node.inputs) < 3:
@@ -65,10 +65,3 @@ def _exact_steps(bias: npt.NDArray[np.float32]) -> tuple[npt.NDArray[np.int32], 
     scale = np.maximum(np.ldexp(np.float32(1.0), exponent), np.float32(SMALLEST_SCALE)).astype(np.float32)
     scale[bias == 0.0] = 1.0
     return np.rint(bias.astype(np.float64) / scale).astype(np.int32), scale
-
-
-def _channels(node: ir.Node, weight: npt.NDArray[np.generic]) -> int:
-    rows, columns = weight.shape[:2]
-    if node.op_type == "ConvTranspose":
-        return int(columns) * attribute_int(node, "group", 1)
-    return int(columns if node.op_type == "Gemm" and not attribute_int(node, "transB", 0) else rows)

@@ -18,7 +18,7 @@ from quantkit.graph.analysis.roles import role_of
 from quantkit.graph.analysis.values import is_constant, node_name, sole_consumer
 from quantkit.targets import Target
 
-STRONG = (Role.LAYER, Role.PRODUCT)
+STRONG = (Role.LAYER, Role.ACTIVATION_MATMUL)
 # Roles with outputs that are moved or scaled input values.
 MOVING = (Role.PASS, Role.CONCAT, Role.RESCALE)
 NOT_WANTED = "no following node reads integers: rounding its result would only add error"
@@ -87,7 +87,7 @@ class Placement:
 
     def _stays_wide(self, node: ir.Node, value: ir.Value) -> bool:
         """Return whether a value stays in float because a sum that reads it is fused into the layer before it."""
-        if self.target.integer_outputs or self.roles[node] is not Role.SUM or node.op_type != "Add":
+        if self.target.integer_outputs or self.roles[node] is not Role.ELEMENTWISE or node.op_type != "Add":
             return False
         fused = [
             operand
@@ -104,7 +104,7 @@ def activations(node: ir.Node, role: Role) -> list[ir.Value]:
             return [value for value in node.inputs if value is not None and not is_constant(value)]
         case Role.LAYER | Role.PASS | Role.UNARY | Role.ACTIVATION:
             count = 1
-        case Role.PRODUCT | Role.SUM:
+        case Role.ACTIVATION_MATMUL | Role.ELEMENTWISE:
             count = 2
         case Role.CONCAT:
             count = len(node.inputs)
@@ -149,7 +149,7 @@ def _attach_activations(graph: ir.Graph, roles: dict[ir.Node, Role]) -> dict[ir.
             continue
         head = attached.get(producer, producer)
         limits = clip_bounds(node)
-        computes = roles[head] in (*STRONG, Role.SUM) or (
+        computes = roles[head] in (*STRONG, Role.ELEMENTWISE) or (
             roles[head] is Role.UNARY and head.op_type in ops.UNARY_WITHOUT_TABLE
         )
         if computes and limits is not None and limits.contains(Bounds(0.0, 0.0)):

@@ -173,7 +173,7 @@ def plan(prepared_model: ir.Model, target: Target, options: PlanOptions | None =
     graph = prepared_model.graph
     placement = place(graph, target, skipped_nodes(graph, options.skip, options.skip_convs))
     layers = tuple(_layer(node) for node in graph if node in placement.integer and placement.roles[node] is Role.LAYER)
-    if not layers and not any(placement.roles[node] is Role.PRODUCT for node in placement.integer):
+    if not layers and not any(placement.roles[node] is Role.ACTIVATION_MATMUL for node in placement.integer):
         raise _nothing_left(placement)
     sharing = Sharing(placement)
     indices = {name: index for index, name in enumerate(conv2d_nodes(graph))}

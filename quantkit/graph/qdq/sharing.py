@@ -78,7 +78,7 @@ class Sharing:
         return moves
 
     def _concat_groups(self) -> list[tuple[ir.Value, ir.Value]]:
-        ties = []
+        shared = []
         placement = self._placement
         for node in placement.graph:
             if node not in placement.integer or placement.roles[node] is not Role.CONCAT:
@@ -89,8 +89,8 @@ class Sharing:
                     continue
                 same_bounds = placement.bounds_of(value) == placement.bounds_of(output)
                 if same_bounds and self._only_read_by(node, self._sets.of(value)):
-                    ties.append((value, output))
-        return ties
+                    shared.append((value, output))
+        return shared
 
     def _only_read_by(self, concatenation: ir.Node, members: list[ir.Value]) -> bool:
         readers = {use.node for member in members for use in member.uses()} - {concatenation}

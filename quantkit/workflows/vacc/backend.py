@@ -1,6 +1,6 @@
 """The VACC backend: build files of a run, the calibration set without outliers, limits of a search."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Self
@@ -18,23 +18,26 @@ from quantkit.targets import VACC
 from quantkit.vendors.vacc.card_preprocessing import card_warning
 from quantkit.workflows.backends import BackendFiles, QuantizedRun, TunedModel
 from quantkit.workflows.vacc.build_file import (
+    ADVISED,
+    BUILD_FILE,
     CARD_SET,
+    VDSP,
     VamcOptions,
+    build_file_name,
     build_of_run,
     build_rewritten,
     choices_of_run,
+    main_model,
     signature_notes,
     write_vdsp,
 )
 
-BUILD_FILE = "vamc.yaml"
-TUNED_BUILD_FILE = "vamc-tuned.yaml"
 # Layers in float cost time on the card, so a search may use few of them.
 MAX_FLOAT_LAYERS = 3
 
 
 class VaccBackend:
-    """Writes ``vamc.yaml`` for every run; its notes are reported if the target of the run is VACC.
+    """Writes the build files of a run; their notes are reported if the target of the run is VACC.
 
     Args:
         options: options of the build file.
@@ -71,41 +74,61 @@ class VaccBackend:
         return tuple(known)
 
     def after_quantize(self, run: QuantizedRun) -> BackendFiles:
-        """Write ``vamc.yaml``, and ``calibration.csv`` if the compiler must not use all images."""
-        folder, record = run.folder, run.folder.read()
-        path = folder.path / BUILD_FILE
+        """Write the build files of the run's models, and ``calibration.csv`` if the compiler must not use all images.
+
+        Each model for the card has one; ``vamc.yaml`` is that of ``int8`` until there is ``int8-vacc``. Those of other
+        models than the new one change with the options of the backend.
+        """
+        folder, record, for_card = run.folder, run.folder.read(), run.target.name == VACC.name
+        files, notes = [], []
+        for model in _models_with_build_file(record):
+            path = folder.path / build_file_name(model)
+            try:
+                build = build_of_run(folder, record, model, run.prepared, self.options)
+            except QuantkitError as error:
+                path.unlink(missing_ok=True)
+                if for_card and model == run.name:
+                    raise
+                notes.append(f"{path.name} was not written: {error}")
+                continue
+            if model == run.name or not _holds(path, build.text):
+                write_text(path, build.text)
+                files.append(path)
+            if for_card and model == run.name:  # in other runs the file contains them as comments
+                notes += [as_note(note).with_prefix(f"{path.name}: ") for note in build.notes]
+                notes += [as_note(note).with_prefix(f"{path.name}: ") for note in signature_notes(record)]
         try:
-            build = build_of_run(folder, record, run.prepared, self.options)
-            card_set = _write_card_set(folder, record, run.calibration_set)
+            card_set = _write_card_set(folder, record, run.calibration_set) if files else None
         except QuantkitError as error:
-            path.unlink(missing_ok=True)
-            if run.target.name == VACC.name:
+            if for_card:
                 raise
-            return BackendFiles((), (f"{BUILD_FILE} was not written: {error}",))
-        write_text(path, build.text)
-        files, notes = [path], [*build.notes, *signature_notes(record)]
-        if card_set is not None:
-            files.append(card_set)
-            notes.append(f"give the compiler the images of {card_set.name}, without outliers (calib-set materialize)")
-        if run.target.name == VACC.name:
+            card_set = None
+            notes.append(f"{CARD_SET} was not written: {error}")
+        files += [] if card_set is None else [card_set]
+        if for_card:
+            if card_set is not None and not choices_of_run(record, run.name).keep_outliers:
+                notes.append(f"give the compiler the images of {CARD_SET}, without outliers (calib-set materialize)")
             vdsp = write_vdsp(folder, record.pipeline)
             files += [] if vdsp is None else [vdsp]
-        else:
-            notes = []  # the file contains them as comments
-        named = [as_note(note).with_prefix(f"{path.name}: ") for note in notes]
-        warning = card_warning(record.pipeline) if run.target.name == VACC.name else None
-        return BackendFiles(tuple(files), (*named, *([] if warning is None else [warning])))
+            warning = card_warning(record.pipeline)
+            notes += [] if warning is None else [warning]
+        return BackendFiles(tuple(files), tuple(notes))
 
     def after_tune(self, folder: RunFolder, tuned: TunedModel) -> BackendFiles:
-        """Write ``vamc-tuned.yaml``."""
+        """Write the build file of the tuned model, ``vamc-tuned.yaml`` for ``int8-vacc-tuned``."""
         record = folder.read()
         checkpoint = tuned.fp32 or Path(record.model.path)
-        build = build_rewritten(folder, record, checkpoint, tuned.method, tuned.plan, self.options)
-        path = folder.path / TUNED_BUILD_FILE
+        build = build_rewritten(folder, record, tuned.name, checkpoint, tuned.method, tuned.plan, self.options)
+        path = folder.path / build_file_name(tuned.name)
         write_text(path, build.text)
         named = [as_note(note).with_prefix(f"{path.name}: ") for note in build.notes]
         warning = card_warning(record.pipeline)
         return BackendFiles((path,), (*named, *([] if warning is None else [warning])))
+
+    def remove_files(self, folder: RunFolder, models: Collection[str]) -> None:
+        """Remove the files of models that are removed from a run: their build files, and those of the whole run."""
+        for name in (BUILD_FILE, ADVISED, CARD_SET, VDSP, *map(build_file_name, models)):
+            (folder.path / name).unlink(missing_ok=True)
 
     def tune_limits(self, budget: FloatBudget) -> FloatBudget:
         """Allow convolutions only, the operators of ``skip_conv_layers``, and few of them."""
@@ -113,11 +136,24 @@ class VaccBackend:
         return replace(budget, layers=layers, convs_only=True)
 
 
+def _models_with_build_file(record: RunRecord) -> list[str]:
+    """Return the models for the card, and the one that ``vamc.yaml`` stands for; that of a search has its own plan."""
+    for_card = [name for name, made in record.quantized.items() if made.target == VACC.name and not made.is_tuned]
+    return list(dict.fromkeys((main_model(record), *for_card)))
+
+
+def _holds(path: Path, text: str) -> bool:
+    return path.is_file() and path.read_bytes() == text.encode()
+
+
 def _write_card_set(folder: RunFolder, record: RunRecord, chosen: CalibrationSet | None) -> Path | None:
-    """Write the set for a compiler that calibrates by itself, if it differs from that of the run."""
+    """Write the set for a compiler that calibrates by itself, if one of its models is to be without outliers."""
     path = folder.path / CARD_SET
-    if choices_of_run(record).keep_outliers or not record.set.outliers:
+    without = [name for name in _models_with_build_file(record) if not choices_of_run(record, name).keep_outliers]
+    if not without or not record.set.outliers:
         path.unlink(missing_ok=True)
         return None
+    if chosen is None and path.is_file():  # of the same set
+        return path
     set_without_outliers(chosen or set_of_run(record), record.set.outliers).save(path)
     return path

@@ -30,10 +30,16 @@ from quantkit.vendors.vacc.write import (
 )
 from quantkit.workflows.quantize_task import QuantizeOptions
 
+BUILD_FILE = "vamc.yaml"
+CARD_MODEL = f"{INT8}-{VACC.name}"
 MATERIALIZED = "calibration"
+# The images of a model that keeps outliers in a run that has some.
+MATERIALIZED_WHOLE = "calibration-all"
 VDSP = "vdsp_params.json"
 # The set to materialize there, if it is not the run's own.
 CARD_SET = "calibration.csv"
+# The file of `quantkit vamc advise`.
+ADVISED = "vamc-advised.yaml"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,12 +108,28 @@ class CompilerOptions:
         return VACC.with_options(per_channel=self.per_channel, power_of_two=self.power_of_two)
 
 
-def choices_of_run(record: RunRecord) -> CompilerOptions:
-    """Return the options of a run: those of its model for the card if there is one, else those of ``int8``.
+def build_file_name(model: str) -> str:
+    """Return the name of the build file of a run's model: ``vamc.yaml`` for ``int8-vacc``, or ``int8`` in its place.
+
+    ``vamc-KL.yaml`` belongs to ``int8-vacc-KL``, and ``NAME-vamc.yaml`` to a model of another name.
+    """
+    if model in (INT8, CARD_MODEL):
+        return BUILD_FILE
+    variant = model.removeprefix(f"{CARD_MODEL}-")
+    return f"{model}-{BUILD_FILE}" if variant == model else f"vamc-{variant}.yaml"
+
+
+def main_model(record: RunRecord) -> str:
+    """Return the name of the model that ``vamc.yaml`` belongs to: ``int8-vacc`` if the run has it, else ``int8``."""
+    return CARD_MODEL if CARD_MODEL in record.quantized else INT8
+
+
+def choices_of_run(record: RunRecord, model: str | None = None) -> CompilerOptions:
+    """Return the options of a run's model for the compiler, by default of the one that ``vamc.yaml`` belongs to.
 
     Options that the compiler does not support (7-bit weights, affine activations, corrected biases) are dropped.
     """
-    made = record.quantized.get(f"{INT8}-{VACC.name}") or record.quantized.get(INT8)
+    made = record.quantized.get(model or main_model(record))
     if made is None:
         return CompilerOptions()
     options = QuantizeOptions(skip=tuple(made.options.get("skip", ())))
@@ -157,7 +179,7 @@ def vamc_of_run(
         left_out=choices.left_out if skip_convs is None else PlanOptions(skip_convs=tuple(skip_convs)),
     )
     made = plan(fp32_of_run(folder, record).prepared().model, choices.target, choices.left_out)
-    return _build_file(folder, record, choices.method, made, options), record.pipeline
+    return _build_file(folder, record, main_model(record), choices.method, made, options), record.pipeline
 
 
 def vamc_of_model(
@@ -240,21 +262,24 @@ def _fp16(model: str, input_name: str, shape: Sequence[int], options: VamcOption
     )
 
 
-def build_of_run(folder: RunFolder, record: RunRecord, prepared: ir.Model, options: VamcOptions) -> BuildFile:
-    """Return the build file that matches a run; nothing is written.
+def build_of_run(
+    folder: RunFolder, record: RunRecord, model: str, prepared: ir.Model, options: VamcOptions
+) -> BuildFile:
+    """Return the build file that matches a model of a run; nothing is written.
 
     Args:
         folder: the run folder.
         record: its record.
+        model: name of the model in the run.
         prepared: the prepared fp32 model of the run.
         options: further options.
 
     Raises:
         ConfigError: the input size is not determined.
     """
-    choices = choices_of_run(record)
+    choices = choices_of_run(record, model)
     made = plan(prepared, choices.target, choices.left_out)
-    return _build_file(folder, record, choices.method, made, options, choices.checkpoint(folder))
+    return _build_file(folder, record, model, choices.method, made, options, choices.checkpoint(folder))
 
 
 def write_vdsp(folder: RunFolder, pipeline: Pipeline) -> Path | None:
@@ -283,13 +308,20 @@ def signature_notes(record: RunRecord) -> list[str]:
 
 
 def build_rewritten(
-    folder: RunFolder, record: RunRecord, checkpoint: Path, method: Method, plan: Plan, options: VamcOptions
+    folder: RunFolder,
+    record: RunRecord,
+    model: str,
+    checkpoint: Path,
+    method: Method,
+    plan: Plan,
+    options: VamcOptions,
 ) -> BuildFile:
     """Return the build file of a run's model, rewritten as another ONNX file; nothing is written.
 
     Args:
         folder: the run folder.
         record: its record.
+        model: name of the model in the run.
         checkpoint: the rewritten model.
         method: calibration method of the compiler.
         plan: plan of the int8 model; convolutions left in float are skipped on the card too.
@@ -298,24 +330,26 @@ def build_rewritten(
     Raises:
         ConfigError: the input size is not determined.
     """
-    return _build_file(folder, record, method, plan, options, checkpoint)
+    return _build_file(folder, record, model, method, plan, options, checkpoint)
 
 
 def _build_file(
     folder: RunFolder,
     record: RunRecord,
+    model: str,
     method: Method,
     plan: Plan,
     options: VamcOptions,
     checkpoint: Path | None = None,
 ) -> BuildFile:
-    images = options.calibration_folder or (folder.path / MATERIALIZED).resolve()
+    left_out = 0 if choices_of_run(record, model).keep_outliers else len(record.set.outliers)
+    materialized = MATERIALIZED if left_out == len(record.set.outliers) else MATERIALIZED_WHOLE
+    images = options.calibration_folder or (folder.path / materialized).resolve()
     integer = {layer.node for layer in plan.layers}
-    left_out = 0 if choices_of_run(record).keep_outliers else len(record.set.outliers)
     count = options.count or record.set.images - left_out
     made_by = None if options.calibration_folder is not None else _materialize_command(folder, record, images, left_out)
     build = write_build_file(
-        name=options.name or Path(record.model.path).stem,
+        name=(options.name or Path(record.model.path).stem) + _name_suffix(model),
         checkpoint=record.model.path if checkpoint is None else str(checkpoint.resolve()),
         input_name=record.model.input,
         input_shape=file_shape(record.model.layout, record.pipeline.channels, *_size(record)),
@@ -334,6 +368,12 @@ def _build_file(
     if made_by is None or images.is_dir() or not plan.target.compiler_calibrates:
         return build
     return replace(build, notes=(*build.notes, f"the calibration folder {images.name} is not there yet: {made_by}"))
+
+
+def _name_suffix(model: str) -> str:
+    """Return what a variant adds to the name of the compiled model: the compiler files builds by name."""
+    variant = model.removeprefix(CARD_MODEL).removeprefix("-")
+    return "" if model == INT8 or not variant else f"_{variant}"
 
 
 def _materialize_command(folder: RunFolder, record: RunRecord, images: Path, left_out: int) -> str | None:
@@ -355,8 +395,8 @@ def _size(record: RunRecord) -> tuple[int, int]:
     _, _, height, width = record.model.shape
     if height is not None and width is not None:
         return height, width
-    if record.pipeline.output_size is None:
+    if record.image_size is None:
         raise ConfigError(
             "neither model nor pipeline determines the input size", fix="add a center_crop to the pipeline"
         )
-    return record.pipeline.output_size
+    return record.image_size

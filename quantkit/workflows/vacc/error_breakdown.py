@@ -18,13 +18,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 from quantkit.config.pipeline import Decode, EvenSides, Normalize, Pipeline, PipelineOp, Resize
-from quantkit.data.calibration_set import CalibrationSet
 from quantkit.data.sources.open import ImagesLike
 from quantkit.errors import VendorFileError
 from quantkit.evaluation.compare_models import EvaluatedModel, compare_models
 from quantkit.evaluation.result import Delta, ModelResult
 from quantkit.graph.half_precision import half_model
 from quantkit.progress import NamedProgress, Progress, as_progress
+from quantkit.records import plain_fields
 from quantkit.runs.folder import FP32
 from quantkit.vendors.vacc.vdsp import in_half
 from quantkit.workflows.compare import evaluate_models
@@ -78,7 +78,7 @@ class Step:
             "top1": self.top1,
             "agreement": self.agreement,
             **{
-                key: {"delta_top1": one.value, "ci95": [one.ci95.lo, one.ci95.hi], "mcnemar_p": one.mcnemar_p}
+                key: {"delta_top1": one.value, "ci95": one.ci95.to_json(), "mcnemar_p": one.mcnemar_p}
                 for key, one in deltas.items()
             },
         }
@@ -102,12 +102,7 @@ class ErrorBreakdown:
 
     def to_json(self) -> dict[str, Any]:
         """Return JSON values."""
-        return {
-            "images": self.images,
-            "top1": self.top1,
-            "steps": [step.to_json() for step in self.steps],
-            "notes": list(self.notes),
-        }
+        return plain_fields(self)
 
 
 def card_pipeline(pipeline: Pipeline, runtime: Runtime = "vamp") -> Pipeline:
@@ -136,12 +131,8 @@ def error_breakdown(
     run: Path,
     *,
     images: ImagesLike | None = None,
-    labels: Path | None = None,
-    names: Path | None = None,
-    exclude: Path | CalibrationSet | None = None,
     pipeline: PresetSource | None = None,
     runtime: Runtime = "vamp",
-    limit: int | None = None,
     threads: int | None = None,
     progress: Progress | None = None,
 ) -> ErrorBreakdown:
@@ -150,12 +141,8 @@ def error_breakdown(
     Args:
         run: run folder of `calibrate`; the int8 step uses its method and its layers left in float.
         images: evaluation images; by default the folder of the calibration set without the set.
-        labels: their label file.
-        names: class names, one per line.
-        exclude: calibration set whose images are left out.
         pipeline: preprocessing of the start, as for `evaluate_models`; by default that of the run.
         runtime: the vendor's program that defines the preprocessing of the first step.
-        limit: maximum number of evaluation images.
         threads: number of worker threads; one per processor by default.
         progress: receives the progress.
 
@@ -180,10 +167,6 @@ def error_breakdown(
             [FP32, half, int8],
             run=run,
             images=images,
-            labels=labels,
-            names=names,
-            exclude=exclude,
-            limit=limit,
             drift_images=0,
             threads=threads,
             progress=NamedProgress(as_progress(progress), "breaking down the error"),

@@ -16,8 +16,6 @@ from pathlib import Path
 from typing import Any
 
 from quantkit.config.method import Kl, MinMax, Mse, Percentile, method_name
-from quantkit.data.calibration_set import CalibrationSet
-from quantkit.data.sources.open import ImagesLike
 from quantkit.engine.scores import score_sqnr_db, scores_of
 from quantkit.engine.session import default_threads
 from quantkit.errors import UsageError
@@ -33,10 +31,9 @@ from quantkit.runs.inputs import model_inputs
 from quantkit.types import BoolArray
 from quantkit.vendors.vacc.write import BuildFile, WeightScale, vendor_method
 from quantkit.workflows.compare import Evaluation, evaluate_models
-from quantkit.workflows.vacc.build_file import CompilerOptions, VamcOptions, choices_of_run, vamc_of_run
+from quantkit.workflows.vacc.build_file import ADVISED, CompilerOptions, VamcOptions, choices_of_run, vamc_of_run
 from quantkit.workflows.vacc.compiler_simulator import MODEL_OF_THE_COMPILER, CompilerSimulator
 
-ADVISED = "vamc-advised.yaml"
 JSON_SCHEMA = 1
 # From this agreement with fp32 on, in percent, a layer in float is not worth its time.
 AGREES_ENOUGH = 99.0
@@ -138,16 +135,12 @@ class Advice:
 def advise(
     run: Path,
     *,
-    images: ImagesLike | None = None,
-    labels: Path | None = None,
-    names: Path | None = None,
-    exclude: Path | CalibrationSet | None = None,
-    limit: int | None = None,
     skips: int = MOST_SKIPS,
     out: Path | None = None,
     options: VamcOptions | None = None,
     threads: int | None = None,
     progress: Progress | None = None,
+    **evaluated: Any,
 ) -> Advice:
     """Simulate every combination of compiler options on evaluation images, and write the best one as a build file.
 
@@ -157,16 +150,12 @@ def advise(
 
     Args:
         run: run folder of `calibrate`; its layers in float are in float in every candidate.
-        images: evaluation images; by default the folder of the calibration set without the set.
-        labels: their label file.
-        names: class names, one per line.
-        exclude: calibration set whose images are left out.
-        limit: maximum number of evaluation images.
         skips: maximum number of sensitive convolutions to try in float; 0 for none.
         out: build file to write; in the run folder by default.
         options: further options of the build file; its weight scale is set by the search.
         threads: number of worker threads; one per processor by default.
         progress: receives the progress.
+        evaluated: what is evaluated: ``images``, ``labels``, ``names``, ``exclude`` and ``limit`` of `evaluate_models`.
 
     Raises:
         UsageError: this is not a run folder, or there is only one evaluation image.
@@ -184,14 +173,10 @@ def advise(
     evaluate = partial(
         evaluate_models,
         run=run,
-        images=images,
-        labels=labels,
-        names=names,
-        exclude=exclude,
-        limit=limit,
         drift_images=0,
         threads=threads,
         progress=NamedProgress(as_progress(progress), "simulating"),
+        **evaluated,
     )
     base = choices_of_run(simulator.run.record)
     candidates, evaluation = _try(simulator, list(_combinations(base)), evaluate)
