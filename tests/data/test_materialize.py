@@ -22,9 +22,7 @@ def digests(folder: Path) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("link", [True, False])
-def test_every_image_lies_flat_under_a_name_that_keeps_the_order(
-    chosen: CalibrationSet, tmp_path: Path, link: bool
-) -> None:
+def test_materialize_names_are_flat_and_keep_the_order(chosen: CalibrationSet, tmp_path: Path, link: bool) -> None:
     log = ProgressLog()
     materialize(chosen, tmp_path / "flat", link=link, progress=log)
     found = digests(tmp_path / "flat")

@@ -23,7 +23,7 @@ def test_shared_images_are_found_by_content_whatever_their_name(three_classes: P
     assert overlap(chosen, [*others, renamed]) == [len(others)]
 
 
-def test_the_set_need_not_be_at_hand(three_classes: Path, tmp_path: Path) -> None:
+def test_overlap_without_the_files_of_the_set(three_classes: Path, tmp_path: Path) -> None:
     chosen = build_calibration_set(three_classes, count=6)
     copies = tmp_path / "copies"
     shutil.copytree(three_classes, copies)

@@ -24,7 +24,7 @@ def bilinear_in_float(pixels: np.ndarray, height: int, width: int) -> np.ndarray
 
 @settings(max_examples=80, deadline=None)
 @given(height=SIZES, width=SIZES, to_height=SIZES, to_width=SIZES, channels=st.sampled_from([None, 1, 3]))
-def test_bilinear_lies_within_one_level_of_the_real_numbers(
+def test_bilinear_is_within_one_level_of_real_arithmetic(
     height: int, width: int, to_height: int, to_width: int, channels: int | None
 ) -> None:
     pixels = picture(height, width, channels)

@@ -65,7 +65,7 @@ def net(width, num_classes=10):
 
 
 @pytest.mark.torch
-def test_network_in_the_folder_at_hand(
+def test_export_network_of_the_current_folder(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     torch = pytest.importorskip("torch", reason="needs quantkit[torch]")

@@ -80,7 +80,7 @@ def test_where_it_cannot_be_done() -> None:
     assert not takes_levels(small_model(), TENSORRT), "symmetric integers end at 127"
 
 
-def test_zeros_that_pad_must_lie_within_the_levels() -> None:
+def test_input_folding_needs_padding_zeros_within_the_levels() -> None:
     """Images of [1, 2] hold no zero: as an integer it would be 1."""
     shape = (1, 3, 1, 1)
     work, others = (

@@ -37,7 +37,7 @@ def test_a_name_by_itself_is_cut_in_its_middle(name, width, text):
         (ATTENTION, 13, "…0/attn/…"),
     ],
 )
-def test_names_that_differ_in_their_middle_are_told_apart(names, width, first):
+def test_short_names_keep_a_differing_middle(names, width, first):
     cut = [shortened(name, width, names) for name in names]
     assert len(set(cut)) == len(names)
     assert max(map(len, cut)) <= width

@@ -56,7 +56,7 @@ tensors = hnp.arrays(np.float32, st.integers(1, 200), elements=floats)
 @pytest.mark.parametrize("method", METHODS, ids=repr)
 @settings(max_examples=25, deadline=None)
 @given(x=tensors)
-def test_a_range_contains_zero_and_lies_within_the_observed_one(method: Method, target: Target, x: np.ndarray) -> None:
+def test_range_contains_zero_within_the_observed_range(method: Method, target: Target, x: np.ndarray) -> None:
     statistics = statistics_of(x)
     range_ = solve(statistics, method, target)
     observed = statistics.range

@@ -110,7 +110,7 @@ def test_another_question_is_measured_anew(run: Path, measured: list[int], chang
     assert len(measured) == 12
 
 
-def test_an_interrupted_measurement_goes_on_where_it_was(run: Path, measured: list[int]) -> None:
+def test_interrupted_sensitivity_measures_the_remaining_layers_only(run: Path, measured: list[int]) -> None:
     def stop(name: str, done: int, total: int) -> None:
         assert total == 3
         if done == 2:

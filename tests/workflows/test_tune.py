@@ -192,7 +192,7 @@ def test_tune_damaged_cache_entries_are_tried_again(run: Path) -> None:
     assert tune(run, EVERYTHING).path.read_bytes() == first.path.read_bytes()
 
 
-def test_other_labels_are_judged_anew(run: Path, tmp_path: Path) -> None:
+def test_tune_other_labels_are_evaluated_again(run: Path, tmp_path: Path) -> None:
     images = find_labelled_images(tmp_path / "images", None, None)
     assert images.labels is not None
     evaluated = [
@@ -232,7 +232,7 @@ def vacc(run: Path, **options) -> Tuning:
     return tune(run, replace(EVERYTHING, budget=budget, **options), target=VACC)
 
 
-def test_what_the_card_gets_is_what_was_foretold(run: Path, tmp_path: Path) -> None:
+def test_tune_files_for_the_compiler_match_the_simulation(run: Path, tmp_path: Path) -> None:
     """A run of its own on the rewritten fp32 model, with the options of the build file, makes the same int8 model."""
     done = vacc(run, write_fp32=tmp_path / "better.onnx")
     best = done.outcome.best.recipe
