@@ -53,7 +53,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def run(script: str, *arguments: object, folder: Path) -> tuple[str, Any]:
     """Run a benchmark as a user does; return its output and its figures."""
     figures = folder / f"{script}.json"
-    command = [sys.executable, FOLDER / script, *map(str, arguments), "--json", figures]
+    command = [sys.executable, str(FOLDER / script), *map(str, arguments), "--json", str(figures)]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -137,8 +137,8 @@ def test_benchmark_main_job_measures_the_whole_job_and_names_a_tool_that_fails(f
 
 def test_peers_evaluation_loop_reads_images_as_quantkit_does(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(FOLDER))
-    from main_job_cases import Preprocessing
-    from main_job_peers import load
+    from main_job_cases import Preprocessing  # type: ignore[import-not-found]
+    from main_job_peers import load  # type: ignore[import-not-found]
 
     from quantkit.config.pipeline import PRESETS
     from quantkit.data.preprocess import preprocess

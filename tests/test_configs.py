@@ -71,7 +71,7 @@ def test_a_ready_config_names_every_key_in_use_or_as_a_comment(name: str) -> Non
 
 
 @pytest.mark.parametrize("name", TORCHVISION)
-def test_images_are_prepared_as_the_weights_were_judged(name: str) -> None:
+def test_config_preprocessing_is_that_of_the_weights_evaluation(name: str) -> None:
     weights, *expected = TORCHVISION[name]
     assert f"--weights {weights}\n" in CONFIGS[name]
     assert weights in title(CONFIGS[name])

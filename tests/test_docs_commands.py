@@ -100,7 +100,7 @@ def find_command(words: list[str]) -> tuple[Any, list[str]]:
     """Return the command, or group of commands, that words begin with, and the words after its name."""
     for module in COMMAND_MODULES:
         importlib.import_module(module)
-    command = typer.main.get_command(app)
+    command: Any = typer.main.get_command(app)
     while words and words[0] in getattr(command, "commands", {}):
         command, words = command.commands[words[0]], words[1:]
     return command, words

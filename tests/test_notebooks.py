@@ -35,7 +35,7 @@ def test_a_notebook_holds_no_output(path: Path) -> None:
 def test_a_notebook_takes_nothing_from_the_package_but_its_public_names(path: Path) -> None:
     used = set()
     for cell in code_of(path):
-        for node in ast.walk(ast.parse("".join(cell["source"]))):  # type: ignore[arg-type]
+        for node in ast.walk(ast.parse("".join(cell["source"]))):
             if isinstance(node, ast.ImportFrom):
                 assert not str(node.module).startswith("quantkit")
             if isinstance(node, ast.Import):

@@ -57,7 +57,7 @@ def test_quantizing_twice_changes_nothing(range_: Range, target: Target, x: np.n
 
 def onnxruntime_quantize(x: np.ndarray, qparams: QParams) -> tuple[np.ndarray, np.ndarray]:
     kind = onnx.helper.np_dtype_to_tensor_dtype(qparams.dtype)
-    attributes = {} if qparams.axis is None else {"axis": qparams.axis}
+    attributes: dict[str, Any] = {} if qparams.axis is None else {"axis": qparams.axis}
     nodes = [
         onnx.helper.make_node("QuantizeLinear", ["x", "s", "z"], ["q"], **attributes),
         onnx.helper.make_node("DequantizeLinear", ["q", "s", "z"], ["y"], **attributes),
@@ -147,7 +147,7 @@ def test_parameters_that_break_an_invariant_are_refused(change: dict[str, Any], 
         "dtype": np.dtype(np.uint8),
     }
     with pytest.raises(ValueError, match=message):
-        QParams(**{**good, **change})  # type: ignore[arg-type]
+        QParams(**{**good, **change})
 
 
 def test_a_target_that_is_not_there_is_named() -> None:

@@ -83,7 +83,7 @@ def test_new_project_is_valid_and_fits_the_model(tmp_path: Path) -> None:
     assert project.model == Path("models/my net.onnx")
     summary = quantkit.inspect(tmp_path / "models/my net.onnx")
     assert summary.image is not None
-    pipeline = Pipeline(ops=project.ops) if project.ops else quantkit.PRESETS[str(project.preset)]  # type: ignore[arg-type]
+    pipeline = Pipeline(ops=project.ops) if project.ops else quantkit.PRESETS[str(project.preset)]
     assert pipeline.channels == summary.image.channels
     assert pipeline.output_size == (summary.image.height or 224, summary.image.width or 224)
 

@@ -105,22 +105,22 @@ PAIR = ["fp32", "int8-tensorrt"]
     ("call", "match"),
     [
         (lambda: quantkit.compare("int8", run="run"), "models: takes a list of models, not 'int8'"),
-        (lambda: quantkit.compare(["fp32", 3], run="run"), "models: takes a path, not int 3"),
+        (lambda: quantkit.compare(["fp32", 3], run="run"), "models: takes a path, not int 3"),  # type: ignore[list-item]
         (lambda: quantkit.compare([], run="run"), "a comparison takes at least two models"),
         (lambda: quantkit.compare(PAIR, run="run", images=[]), "list: it yielded no images"),
-        (lambda: quantkit.compare(PAIR, run="run", pipeline=7), "pipeline: takes a path or Pipeline, not int 7"),
-        (lambda: quantkit.compare(PAIR, run="run", images="images", exclude=[1]), "exclude: takes a path or Calibrat"),
-        (lambda: quantkit.compare(PAIR, run="run", images="images", labels=[1]), "labels: takes a path, not list"),
-        (lambda: quantkit.sensitivity("run", by="noise"), "by: there is no order 'noise'; choose one of isolated"),
+        (lambda: quantkit.compare(PAIR, run="run", pipeline=7), "pipeline: takes a path or Pipeline, not int 7"),  # type: ignore[arg-type]
+        (lambda: quantkit.compare(PAIR, run="run", images="images", exclude=[1]), "exclude: takes a path or Calibrat"),  # type: ignore[arg-type]
+        (lambda: quantkit.compare(PAIR, run="run", images="images", labels=[1]), "labels: takes a path, not list"),  # type: ignore[arg-type]
+        (lambda: quantkit.sensitivity("run", by="noise"), "by: there is no order 'noise'; choose one of isolated"),  # type: ignore[arg-type]
         (lambda: quantkit.sensitivity(None), "run: takes a path, not None"),
-        (lambda: quantkit.tune("run", "0.5"), "tuning: takes TuneOptions, not str '0.5'"),
+        (lambda: quantkit.tune("run", "0.5"), "tuning: takes TuneOptions, not str '0.5'"),  # type: ignore[arg-type]
         (lambda: quantkit.build_calibration_set(["a.png"]), "list: item 0: str is not an array"),
-        (lambda: quantkit.build_calibration_set("images", names=[1]), "names: takes a path, not list "),
-        (lambda: quantkit.load_statistics(["a"]), "path: takes a path, not list "),
-        (lambda: quantkit.preprocess(3, "digits"), "image: takes a path, not int 3"),
+        (lambda: quantkit.build_calibration_set("images", names=[1]), "names: takes a path, not list "),  # type: ignore[arg-type]
+        (lambda: quantkit.load_statistics(["a"]), "path: takes a path, not list "),  # type: ignore[arg-type]
+        (lambda: quantkit.preprocess(3, "digits"), "image: takes a path, not int 3"),  # type: ignore[arg-type]
         (lambda: quantkit.run_demo(None), "folder: takes a path, not None"),
         (lambda: quantkit.CalibrationSet.load(None), "path: takes a path, not None"),
-        (lambda: quantkit.quantize("run", options=4), "options: takes QuantizeOptions, not int 4"),
+        (lambda: quantkit.quantize("run", options=4), "options: takes QuantizeOptions, not int 4"),  # type: ignore[arg-type]
         (lambda: quantkit.solve_all({}, "nope", "ort"), "there is no method 'nope'"),
     ],
 )

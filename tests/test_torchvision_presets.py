@@ -36,7 +36,7 @@ def test_torchvision_transform_gives_its_operations() -> None:
         "decode, resize 232, center_crop 224 224, to_tensor, normalize mean 0.485 0.456 0.406 std 0.229 0.224 0.225"
     )
     bicubic = transform(interpolation=SimpleNamespace(value="bicubic"), crop_size=[224, 192])
-    assert pipeline_of_torchvision(bicubic, "swin").ops[1].interpolation == "bicubic"
+    assert pipeline_of_torchvision(bicubic, "swin").ops[1].interpolation == "bicubic"  # type: ignore[union-attr]
     assert pipeline_of_torchvision(bicubic, "swin").output_size == (224, 192)
 
 

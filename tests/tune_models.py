@@ -142,7 +142,7 @@ MIXED_SHAPES = {
 def mixed_model(seed: int = 0, limit: float = 1000.0):
     """Return the network above, prepared; its Clip cuts at the limit."""
     limits = {"zero": np.float32(0), "six": np.float32(limit)}
-    return model_of(MIXED, weights(np.random.default_rng(seed), MIXED_SHAPES) | limits)
+    return model_of(MIXED, weights(np.random.default_rng(seed), MIXED_SHAPES) | limits)  # type: ignore[arg-type]
 
 
 def unlike_channels(seed: int = 0):

@@ -22,7 +22,7 @@ def _photo(mode: str = "RGB") -> Image.Image:
 
 def _bytes(image: Image.Image, form: str, **options: Any) -> bytes:
     buffer = io.BytesIO()
-    image.save(buffer, form, **options)  # type: ignore[arg-type]
+    image.save(buffer, form, **options)
     return buffer.getvalue()
 
 

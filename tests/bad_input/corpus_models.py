@@ -69,7 +69,9 @@ def _dangling(made: onnx.ModelProto) -> None:
     made.graph.node[1].input[0] = "nowhere"
 
 
-def _external(location: str, data: bytes | None, offset: int | None = None, length: int | None = None) -> Change:
+def _external(
+    location: str, data: bytes | None, offset: int | None = None, length: int | None = None
+) -> Callable[[Path], object]:
     """Return what writes a model whose weights lie in another file."""
 
     def write(path: Path) -> None:
@@ -85,11 +87,11 @@ def _external(location: str, data: bytes | None, offset: int | None = None, leng
             (path.parent / location).write_bytes(content if data == b"whole" else data)
         path.write_bytes(made.SerializeToString())
 
-    return write  # type: ignore[return-value]
+    return write
 
 
 def _linked_outside(path: Path) -> None:
-    _external("weights.bin", None)(path)  # type: ignore[arg-type]
+    _external("weights.bin", None)(path)
     target = path.parent.parent / "elsewhere"
     target.mkdir(exist_ok=True)
     (target / "real.bin").write_bytes(b"\0" * 432)
@@ -97,13 +99,15 @@ def _linked_outside(path: Path) -> None:
 
 
 def _to_quantized(made: onnx.ModelProto) -> None:
-    made.graph.initializer.append(numpy_helper.from_array(np.float32(0.1), "s"))
+    made.graph.initializer.append(numpy_helper.from_array(np.asarray(0.1, np.float32), "s"))
     made.graph.node[1].CopyFrom(helper.make_node("QuantizeLinear", ["c", "s"], ["q"], "the_node"))
     made.graph.node.insert(2, helper.make_node("DequantizeLinear", ["q", "s"], ["r"]))
 
 
 def _constant_to_nowhere(made: onnx.ModelProto) -> None:
-    made.graph.node.insert(0, helper.make_node("Constant", [], [], value=numpy_helper.from_array(np.float32(1))))
+    made.graph.node.insert(
+        0, helper.make_node("Constant", [], [], value=numpy_helper.from_array(np.asarray(1, np.float32)))
+    )
 
 
 def _replace_last(*arguments: object, **attributes: Any) -> Change:

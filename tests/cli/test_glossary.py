@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable
 from html import unescape
 from pathlib import Path
+from typing import Any
 
 import pytest
 from models import write_images
@@ -56,7 +57,7 @@ def heads_in_source() -> set[str]:
                 continue
             texts = [one for one in ast.walk(listed) if isinstance(one, ast.Constant) and isinstance(one.value, str)]
             parts = {id(part) for one in ast.walk(listed) if isinstance(one, ast.JoinedStr) for part in ast.walk(one)}
-            found |= {one.value for one in texts if id(one) not in parts}
+            found |= {str(one.value) for one in texts if id(one) not in parts}
     return found
 
 
@@ -71,7 +72,7 @@ def test_glossary_explains_every_column_of_tables(
     places: set[str] = set()
     add_column = Table.add_column
 
-    def recorded(self: Table, header: str = "", *arguments: object, **options: object) -> None:
+    def recorded(self: Table, header: str = "", *arguments: Any, **options: Any) -> None:
         place = Path(sys._getframe(1).f_code.co_filename)
         places.add(place.name)
         heads.setdefault(str(header), place.name)

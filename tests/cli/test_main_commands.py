@@ -159,7 +159,7 @@ def test_a_project_file_that_is_wrong_says_where(folder: Path, run: Run, text: s
     assert "quantkit.yaml" in err
 
 
-def test_debug_shows_the_traceback_wherever_it_stands(folder: Path) -> None:
+def test_debug_anywhere_on_the_line_shows_the_traceback(folder: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "quantkit.cli.main", "calibrate", "--method", "nope", "--debug"],
         cwd=folder,

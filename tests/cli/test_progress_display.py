@@ -26,7 +26,7 @@ class _Clock:
 
 
 def test_lines_are_written_at_intervals_and_at_the_end() -> None:
-    clock, lines = _Clock(), []
+    clock, lines = _Clock(), list[str]()
     count = LineProgress(lines.append, clock, 10.0).task("evaluating", "images")
     for second in range(1, 26):
         clock.now_s = float(second)
@@ -39,7 +39,7 @@ def test_lines_are_written_at_intervals_and_at_the_end() -> None:
 
 
 def test_lines_resumed_task_counts_only_what_is_done_now() -> None:
-    clock, lines = _Clock(), []
+    clock, lines = _Clock(), list[str]()
     progress = LineProgress(lines.append, clock, 10.0)
     count = resumed_task(progress, "evaluating", "images", done=1000, total=1100, source="runs/a/cache")
     for second in range(1, 26):
@@ -86,7 +86,7 @@ def test_lines_short_task_writes_nothing() -> None:
 
 
 def test_lines_many_short_tasks_are_announced() -> None:
-    clock, lines = _Clock(), []
+    clock, lines = _Clock(), list[str]()
     progress = LineProgress(lines.append, clock, 10.0)
     for second in range(0, 35, 5):
         clock.now_s = float(second)

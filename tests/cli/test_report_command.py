@@ -38,16 +38,14 @@ def test_report_of_run_has_all_models_and_results(folder: Path, command: Run) ->
     assert "{&#x27;" not in text  # a Python dict
 
 
-def test_report_of_named_models_and_of_a_run_without_models(
-    folder: Path, command: Run, run: Callable[..., object]
-) -> None:
+def test_report_of_named_models_and_of_a_run_without_models(folder: Path, command: Run, run: Run) -> None:
     command("quantize", "--method", "kl")
     command("report", "--images", "images", "--model", "int8-kl")
     assert ">int8</th>" not in (folder / "runs/tiny/report.html").read_text()
     record = RunFolder(folder / "runs/tiny").read()
     RunFolder(folder / "runs/tiny").write(record.model_copy(update={"quantized": {}}))
     _, err = run(folder, "report", "--images", "images", code=2)
-    assert "the run has no quantized model" in str(err)
+    assert "the run has no quantized model" in err
 
 
 def test_results_of_another_model_are_left_out(folder: Path, command: Run) -> None:

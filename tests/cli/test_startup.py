@@ -4,6 +4,7 @@ import importlib
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import typer
@@ -51,7 +52,8 @@ def test_command_imports_no_other_command() -> None:
 def test_list_of_commands_is_that_of_their_modules() -> None:
     for module in COMMAND_MODULES:
         importlib.import_module(module)
-    built = {name: one.help.splitlines()[0] for name, one in typer.main.get_command(app).commands.items()}
+    root: Any = typer.main.get_command(app)
+    built = {name: one.help.splitlines()[0] for name, one in root.commands.items()}
     listed = {name: one.help for name, one in command_line().commands.items()}
     assert listed == built
 

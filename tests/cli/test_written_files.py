@@ -13,8 +13,8 @@ import pytest
 import typer
 from PIL import Image
 
+from quantkit.cli.app import app
 from quantkit.cli.commands import COMMAND_MODULES
-from quantkit.cli.main import app
 
 Run = Callable[..., tuple[str, str]]
 # A line for each command that can write files, in an order in which each finds what it needs.

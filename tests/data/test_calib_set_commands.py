@@ -151,7 +151,7 @@ def test_bad_input_is_one_line_and_writes_nothing(
 
 def test_check_of_a_damaged_set(run: Run, three_classes: Path, tmp_path: Path) -> None:
     run("calib-set", "build", "--images", "zoo", "--count", 6, "--out", "zoo.csv")
-    victim = CalibrationSet.load(tmp_path / "zoo.csv").items[0].path
+    victim = Path(str(CalibrationSet.load(tmp_path / "zoo.csv").items[0].where))
     victim.unlink()
     code, out, err = run("calib-set", "check", "zoo.csv")
     assert code == 6

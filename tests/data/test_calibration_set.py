@@ -76,16 +76,17 @@ def test_digest_is_of_content_and_labels_alone(chosen: CalibrationSet) -> None:
 def test_labels_and_paths_follow_the_images(chosen: CalibrationSet) -> None:
     assert chosen.labels is not None
     assert chosen.labels.dtype == np.int64
-    for label, path in zip(chosen.labels, (item.path for item in chosen.items), strict=True):
+    for label, path in zip(chosen.labels, (Path(str(item.where)) for item in chosen.items), strict=True):
         assert path.parent.name == ("cat", "dog", "emu")[label]
         assert path.is_file()
 
 
 def test_verify_names_what_is_missing_changed_or_broken(chosen: CalibrationSet) -> None:
     gone, changed, broken = (image.name for image in chosen.images[:3])
-    (chosen.root / gone).unlink()
-    shutil.copyfile(chosen.root / chosen.images[4].name, chosen.root / changed)
-    (chosen.root / broken).write_bytes(b"\xff\xd8\xff\xe0")
+    root = Path(chosen.root)
+    (root / gone).unlink()
+    shutil.copyfile(root / chosen.images[4].name, root / changed)
+    (root / broken).write_bytes(b"\xff\xd8\xff\xe0")
     log = ProgressLog()
     problems = {item.name: item.why for item in chosen.verify(progress=log)}
     assert problems.keys() == {gone, changed, broken}

@@ -24,7 +24,11 @@ def test_images_are_found_by_suffix_sorted_hidden_ones_passed_over(tmp_path: Pat
     lay(tmp_path, "b.JPEG", "a/z.png", "a.jpg", "a/.hidden.jpg", "._b.JPEG", ".cache/x.jpg", "Thumbs.db", "notes.txt")
     found = find_images(tmp_path)
     assert found.names == ("a.jpg", "a/z.png", "b.JPEG")
-    assert [item.path for item in found.items] == [tmp_path / "a.jpg", tmp_path / "a/z.png", tmp_path / "b.JPEG"]
+    assert [Path(str(item.where)) for item in found.items] == [
+        tmp_path / "a.jpg",
+        tmp_path / "a/z.png",
+        tmp_path / "b.JPEG",
+    ]
     assert found.labels is None
 
 

@@ -292,7 +292,7 @@ def test_bad_devkit_files(devkit: Path, tmp_path: Path) -> None:
         read_meta(tmp_path / "none.mat")
 
 
-def test_labels_from_1_to_1000_are_told_to_count_from_1(tmp_path: Path) -> None:
+def test_labels_from_1_to_1000_are_reported_as_counted_from_1(tmp_path: Path) -> None:
     (tmp_path / "val.txt").write_text("".join(f"{val_name(number)} {number}\n" for number in range(1, 1001)))
     with pytest.raises(LabelError, match="these labels seem to count from 1"):
         read_imagenet_labels(tmp_path / "val.txt")

@@ -178,7 +178,7 @@ def test_a_progressive_jpeg_holds_the_same_pixels_as_a_baseline_one(tmp_path: Pa
     progressive = save(photo, tmp_path / "progressive.jpg", progressive=True)
     baseline = save(photo, tmp_path / "baseline.jpg", progressive=False)
     pixels = [decode_image(path, Decode()).pixels for path in (progressive, baseline)]
-    np.testing.assert_array_equal(*pixels)
+    np.testing.assert_array_equal(*pixels)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(

@@ -16,12 +16,14 @@ def test_shared_images_are_found_by_content_whatever_their_name(three_classes: P
     positions = overlap(chosen, everything.items)
     assert {everything.names[position] for position in positions} == {image.name for image in chosen.images}
     renamed = tmp_path / "renamed.png"
-    shutil.copyfile(chosen.items[0].path, renamed)
-    others = [item.path for item in everything.items if item.id not in {image.name for image in chosen.images}]
+    shutil.copyfile(Path(str(chosen.items[0].where)), renamed)
+    others = [
+        Path(str(item.where)) for item in everything.items if item.id not in {image.name for image in chosen.images}
+    ]
     assert overlap(chosen, [*others, renamed]) == [len(others)]
 
 
-def test_the_set_need_not_be_at_hand(three_classes: Path, tmp_path: Path) -> None:
+def test_overlap_without_the_files_of_the_set(three_classes: Path, tmp_path: Path) -> None:
     chosen = build_calibration_set(three_classes, count=6)
     copies = tmp_path / "copies"
     shutil.copytree(three_classes, copies)

@@ -25,7 +25,7 @@ def test_jobs_are_taken_no_further_ahead_than_asked() -> None:
     results = map_in_order(lambda job: job, jobs(), workers=2, ahead=5)
     assert next(results) == 0
     assert len(taken) == 5
-    results.close()
+    results.close()  # type: ignore[attr-defined]
 
 
 def test_an_error_comes_in_its_turn_and_ends_the_threads() -> None:

@@ -60,7 +60,7 @@ def as_torchvision_documents(
     top, left = (round((have - wanted) / 2.0) for have, wanted in zip(pixels.shape, crop, strict=False))
     pixels = pixels[top : top + crop[0], left : left + crop[1]]
     scaled = pixels.astype(np.float32) / np.float32(255)
-    return ((scaled - np.float32(IMAGENET_MEAN)) / np.float32(IMAGENET_STD)).transpose(2, 0, 1)
+    return ((scaled - np.asarray(IMAGENET_MEAN, np.float32)) / np.asarray(IMAGENET_STD, np.float32)).transpose(2, 0, 1)
 
 
 SIZES = st.integers(1, 300)

@@ -18,13 +18,13 @@ def bilinear_in_float(pixels: np.ndarray, height: int, width: int) -> np.ndarray
     for axis, target in enumerate((height, width)):
         source = pixels.shape[axis]
         at = (np.arange(target) + 0.5) * source / target - 0.5
-        pixels = np.apply_along_axis(lambda line, at=at, n=source: np.interp(at, np.arange(n), line), axis, pixels)
+        pixels = np.apply_along_axis(lambda line, at=at, n=source: np.interp(at, np.arange(n), line), axis, pixels)  # type: ignore[call-overload]
     return pixels
 
 
 @settings(max_examples=80, deadline=None)
 @given(height=SIZES, width=SIZES, to_height=SIZES, to_width=SIZES, channels=st.sampled_from([None, 1, 3]))
-def test_bilinear_lies_within_one_level_of_the_real_numbers(
+def test_bilinear_is_within_one_level_of_real_arithmetic(
     height: int, width: int, to_height: int, to_width: int, channels: int | None
 ) -> None:
     pixels = picture(height, width, channels)

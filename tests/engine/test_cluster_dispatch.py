@@ -95,6 +95,9 @@ class Work:
 
     runs_jobs_together = True
 
+    def open(self, fetch: object, threads: int) -> Any:
+        raise AssertionError
+
 
 def engine_of(
     workers: int, *, loss: float = 0.0, seed: int = 0, answer: Callable[[int], Any] = lambda job: job * job

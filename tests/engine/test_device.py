@@ -96,12 +96,12 @@ def test_tensorrt_falls_back_to_cuda_on_the_same_device():
 def test_tensorrt_keeps_engines_in_the_user_cache_and_allows_int8_for_quantized_models():
     folder = str(Path(os.environ["XDG_CACHE_HOME"]) / "quantkit" / "tensorrt")
     plain, quantized = (Device("tensorrt").providers(quantized=one)[0][1] for one in (False, True))
-    assert (plain["trt_engine_cache_enable"], plain["trt_engine_cache_path"]) == ("1", folder)
+    assert (plain["trt_engine_cache_enable"], plain["trt_engine_cache_path"]) == ("1", folder)  # type: ignore[index]
     assert "trt_int8_enable" not in plain
-    assert quantized["trt_int8_enable"] == "1"
+    assert quantized["trt_int8_enable"] == "1"  # type: ignore[index]
     own = Device.parse("tensorrt", options=["trt_engine_cache_path=elsewhere", "trt_fp16_enable=1"])
-    assert own.providers()[0][1]["trt_engine_cache_path"] == "elsewhere"
-    assert own.providers()[0][1]["trt_fp16_enable"] == "1"
+    assert own.providers()[0][1]["trt_engine_cache_path"] == "elsewhere"  # type: ignore[index]
+    assert own.providers()[0][1]["trt_fp16_enable"] == "1"  # type: ignore[index]
 
 
 @pytest.mark.parametrize(
@@ -124,7 +124,7 @@ def test_device_keeps_float32_unless_an_option_says_otherwise(device, settings):
 
 
 def test_device_options_are_a_mapping_or_pairs():
-    one = Device("cuda", options={"use_tf32": 1, "arena_extend_strategy": "kSameAsRequested"})
+    one = Device("cuda", options={"use_tf32": 1, "arena_extend_strategy": "kSameAsRequested"})  # type: ignore[dict-item]
     pairs = (("arena_extend_strategy", "kSameAsRequested"), ("use_tf32", "1"))
     assert one == Device("cuda", options=pairs)
     assert one.options == pairs
@@ -139,7 +139,10 @@ def quantized_file(path, zero_point, *, given=True):
         helper.make_node("DequantizeLinear", ["q", *inputs[1:]], ["d"]),
         helper.make_node("Relu", ["d"], ["y"]),
     ]
-    constants = [numpy_helper.from_array(np.float32(0.1), "scale"), numpy_helper.from_array(zero_point, "zero")]
+    constants = [
+        numpy_helper.from_array(np.asarray(0.1, np.float32), "scale"),
+        numpy_helper.from_array(zero_point, "zero"),
+    ]
     x, y = (helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [1, 3]) for name in "xy")
     graph = helper.make_graph(nodes, "quantized", [x], [y], constants if given else constants[:1])
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), path)
@@ -216,14 +219,16 @@ def test_batches_are_in_order_and_the_last_is_smaller(device):
 
 
 def test_device_runs_one_batch_at_a_time_while_workers_load():
-    running, most, loaded_meanwhile = threading.Semaphore(1), [], []
-    loads = []
+    running, most = threading.Semaphore(1), []
+    loads: list[object] = []
 
     def run(jobs, items):
         most.append(running.acquire(blocking=False))
-        before = len(loads)
-        time.sleep(0.02)
-        loaded_meanwhile.append(len(loads) - before)
+        if jobs[0] == 0:  # does not end before an image of another batch is loaded
+            before, end_s = len(loads), time.monotonic() + 60
+            while len(loads) == before and time.monotonic() < end_s:
+                time.sleep(0.001)
+            assert len(loads) > before
         running.release()
         return len(items)
 
@@ -231,7 +236,6 @@ def test_device_runs_one_batch_at_a_time_while_workers_load():
     counts = list(map_batches(lambda job: loads.append(job), run, range(64), device=device, threads=2))
     assert sum(counts) == 64
     assert all(most)
-    assert sum(loaded_meanwhile) > 0
 
 
 @pytest.mark.parametrize("kind", ["cpu", "openvino"])

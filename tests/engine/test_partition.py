@@ -59,9 +59,9 @@ def test_a_piece_computes_as_many_elements_as_the_limit_allows(limit: int, expec
 
 def test_a_piece_says_what_it_reads_gives_and_leaves_to_later_ones() -> None:
     first, second, third = cut(parsed(CHAIN), {"a": 8, "c": 8, "e": 8}, 8)
-    assert (first.inputs, first.outputs, first.later) == (("x",), ("a", "b"), {"a", "b"})
-    assert (second.inputs, second.outputs, second.later) == (("b", "a"), ("c", "d"), {"d"})
-    assert (third.inputs, third.outputs, third.later) == (("d",), ("e",), set())
+    assert (first.inputs, first.outputs, first.later) == (("x",), ("a", "b"), frozenset("ab"))
+    assert (second.inputs, second.outputs, second.later) == (("b", "a"), ("c", "d"), frozenset("d"))
+    assert (third.inputs, third.outputs, third.later) == (("d",), ("e",), frozenset())
     assert [[tensor.name for tensor in piece.model.graph.initializer] for piece in (first, second, third)] == [
         ["w"],
         [],

@@ -110,7 +110,7 @@ def test_batches_and_order_do_not_change_a_bit(cuts, random):
 
 
 @pytest.mark.parametrize("axis", [1, 2, 3])
-def test_channels_lie_along_the_axis_given(axis):
+def test_drift_channels_follow_the_given_axis(axis):
     x, y = tensors()
     got = drift(x, y, axis=axis).result()
     error = (y.astype(np.float64) - x).mean(axis=tuple(a for a in range(4) if a != axis))

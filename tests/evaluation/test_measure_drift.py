@@ -13,6 +13,7 @@ from models import tiny_model, write_images
 from quantkit.config.method import MinMax
 from quantkit.config.pipeline import Decode, Pipeline, ToTensor
 from quantkit.data.build_set import build_calibration_set
+from quantkit.data.item import FileItem
 from quantkit.data.preprocess import preprocess
 from quantkit.evaluation.drift import TensorDrift
 from quantkit.evaluation.measure_drift import Drifts, measure_drift
@@ -65,7 +66,7 @@ class Chain:
     folder: Path
     reference: ir.Model
     images: Path
-    paths: list[Path]
+    paths: list[FileItem]
 
     @property
     def run(self) -> Path:
@@ -85,7 +86,7 @@ class Chain:
 def chain(tmp_path: Path) -> Chain:
     reference = read_model(write_chain(tmp_path / "chain.onnx"))
     images = write_images(tmp_path / "images", per_class=6)
-    return Chain(tmp_path, reference, images, sorted(images.rglob("*.png"))[:8])
+    return Chain(tmp_path, reference, images, [FileItem(path) for path in sorted(images.rglob("*.png"))[:8]])
 
 
 def by_name(drifts: tuple[TensorDrift, ...]) -> dict[str, TensorDrift]:
@@ -128,7 +129,7 @@ def test_a_fixed_batch_counts_each_image_once(tmp_path: Path) -> None:
         run = tmp_path / f"run-{batch}"
         calibrate(model, build_calibration_set(images, count=8), PIPELINE, run=run)
         candidate = read_model(run / "int8.onnx", allow_quantized=True)
-        items = sorted(images.rglob("*.png"))
+        items = [FileItem(path) for path in sorted(images.rglob("*.png"))]
         drifts.append(measure_drift(read_model(model), candidate, items, LOAD).isolated)
     assert [drift.elements for drift in drifts[0]] == [drift.elements for drift in drifts[1]]
     assert [drift.sqnr_db for drift in drifts[0]] == pytest.approx([drift.sqnr_db for drift in drifts[1]], abs=1e-3)

@@ -167,7 +167,7 @@ def test_the_collector_gives_the_same_for_any_batches(batch):
         count = len(labels[piece])
         collector.update([held[:count] for held in buffer], names(600)[piece], labels[piece])
     for model in range(2):
-        whole = Predictions.from_scores(scores[model], names(600), labels)
+        whole = Predictions.from_scores(scores[model], names(600), labels)  # type: ignore[assignment]
         for key in ("top", "confidence", "margin", "tied", "constant", "labels"):
             assert np.array_equal(getattr(collector.predictions(model), key), getattr(whole, key))
     assert collector.divergence(0) is None

@@ -53,15 +53,15 @@ def test_what_the_model_wants_is_found_by_eval_and_compare(
     right: Pipeline, given: Pipeline, words: str, tmp_path: Path
 ) -> None:
     model = colours(tmp_path, right)
-    options = {"images": tmp_path / "images", "labels": tmp_path / "labels.txt"}
-    said = evaluate(model, pipeline=given, cache=tmp_path / "keep", **options).warnings  # type: ignore[arg-type]
+    options: dict[str, Any] = {"images": tmp_path / "images", "labels": tmp_path / "labels.txt"}
+    said = evaluate(model, pipeline=given, cache=tmp_path / "keep", **options).warnings
     [doubt] = [warning for warning in said if warning.startswith("the preprocessing seems wrong")]
     assert re.search(words, doubt)
     compared = compare(
         [model, shutil.copyfile(model, tmp_path / "copy.onnx")], pipeline=given, drift_images=0, **options
     )
     assert f"colours: {doubt}" in compared.warnings
-    fine = evaluate(model, pipeline=right, cache=tmp_path / "keep", **options)  # type: ignore[arg-type]
+    fine = evaluate(model, pipeline=right, cache=tmp_path / "keep", **options)
     assert not [warning for warning in fine.warnings if "preprocessing" in warning]
 
 
@@ -69,12 +69,16 @@ def test_nothing_is_asked_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     model = colours(tmp_path, values("RGB", 255))
     asked: list[int] = []
     scores = Classifier.scores
-    counted: Callable[..., object] = lambda self, x: (asked.append(1), scores(self, x))[1]  # noqa: E731
+    counted: Callable[..., object] = lambda self, x: (asked.append(1), scores(self, x))[1]  # type: ignore[func-returns-value]  # noqa: E731
     monkeypatch.setattr(Classifier, "scores", counted)
-    options = {"images": tmp_path / "images", "labels": tmp_path / "labels.txt", "cache": tmp_path / "cache"}
-    first = evaluate(model, pipeline=values("BGR", 255), **options).warnings  # type: ignore[arg-type]
+    options: dict[str, Any] = {
+        "images": tmp_path / "images",
+        "labels": tmp_path / "labels.txt",
+        "cache": tmp_path / "cache",
+    }
+    first = evaluate(model, pipeline=values("BGR", 255), **options).warnings
     before = len(asked)
-    assert evaluate(model, pipeline=values("BGR", 255), **options).warnings == first  # type: ignore[arg-type]
+    assert evaluate(model, pipeline=values("BGR", 255), **options).warnings == first
     assert len(asked) == before
 
 
@@ -177,9 +181,9 @@ def test_check_of_a_model_that_is_nearly_always_right_runs_nothing(
     model = colours(tmp_path, values("RGB", 255), images=80)
     ran: list[int] = []
     scores = Classifier.scores
-    monkeypatch.setattr(Classifier, "scores", lambda self, x: (ran.append(1), scores(self, x))[1])
-    options = {"images": tmp_path / "images", "labels": tmp_path / "labels.txt"}
-    evaluate(model, pipeline=values("RGB", 255), **options)  # type: ignore[arg-type]
+    monkeypatch.setattr(Classifier, "scores", lambda self, x: (ran.append(1), scores(self, x))[1])  # type: ignore[func-returns-value]
+    options: dict[str, Any] = {"images": tmp_path / "images", "labels": tmp_path / "labels.txt"}
+    evaluate(model, pipeline=values("RGB", 255), **options)
     assert len(ran) == 80
 
 

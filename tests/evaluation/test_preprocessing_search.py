@@ -80,7 +80,7 @@ def test_holm_of_a_worked_example() -> None:
 
 
 @given(st.lists(st.floats(0.0, 1.0), min_size=1, max_size=12))
-def test_holm_lies_between_p_and_bonferroni_and_keeps_the_order(p: list[float]) -> None:
+def test_holm_is_between_p_and_bonferroni_and_keeps_order(p: list[float]) -> None:
     found = holm(p)
     assert all(raw <= one <= min(1.0, len(p) * raw) + 1e-12 for raw, one in zip(p, found, strict=True))
     assert [found[i] for i in sorted(range(len(p)), key=p.__getitem__)] == sorted(found)
@@ -146,7 +146,7 @@ def test_search_takes_the_best_of_several_better_ones_and_goes_on_from_there() -
     assert result.rounds[-1].chosen is None
 
 
-def test_search_names_the_commoner_of_two_that_cannot_be_told_apart() -> None:
+def test_search_prefers_the_commoner_of_two_equal_candidates() -> None:
     def both(given: Pipeline) -> list[Alternative]:
         return [alternative(1), replace(alternative(2), near=True)] if given == pipeline(0) else []
 

@@ -104,9 +104,10 @@ def test_probabilities_are_as_near_as_the_logits_they_come_from() -> None:
     log_q = log_p + rng.normal(0.0, 0.01, log_p.shape)
     log_q -= np.log(np.exp(log_q).sum(axis=1, keepdims=True))
     given = [np.exp(one) for one in (log_p, log_q)]
-    assert expected_kl(*given, Scores.PROBABILITIES) == pytest.approx(expected_kl(log_p, log_q), rel=1e-6)
+    assert expected_kl(*given, Scores.PROBABILITIES) == pytest.approx(expected_kl(log_p, log_q), rel=1e-6)  # type: ignore[arg-type, call-arg]
     assert closeness(*(one.astype(np.float32) for one in given)).expected_kl == pytest.approx(
-        expected_kl(log_p, log_q), rel=1e-3
+        expected_kl(log_p, log_q),  # type: ignore[arg-type]
+        rel=1e-3,
     )
 
 

@@ -65,14 +65,14 @@ def net(width, num_classes=10):
 
 
 @pytest.mark.torch
-def test_network_in_the_folder_at_hand(
+def test_export_network_of_the_current_folder(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     torch = pytest.importorskip("torch", reason="needs quantkit[torch]")
     pytest.importorskip("torchvision", reason="needs quantkit[torch]")
     (tmp_path / "network_at_hand.py").write_text(OWN_NETWORK)
     sys.path.insert(0, str(tmp_path))
-    from network_at_hand import net
+    from network_at_hand import net  # type: ignore[import-not-found]
 
     sys.path.pop(0)
     torch.save(net(4, 7).state_dict(), "net.pth")

@@ -16,6 +16,7 @@ torchvision = pytest.importorskip("torchvision", reason="needs quantkit[torch]")
 from torch import nn  # noqa: E402
 
 from quantkit.config.pipeline import CenterCrop, Decode, Pipeline, Resize, ToTensor  # noqa: E402
+from quantkit.data.item import FileItem  # noqa: E402
 from quantkit.errors import CheckpointError, ConfigError, ModelError, UsageError  # noqa: E402
 from quantkit.export.build import arguments_for_checkpoint, build_network, build_pretrained, input_size_of  # noqa: E402
 from quantkit.export.model import export_model  # noqa: E402
@@ -62,7 +63,7 @@ def test_own_network_from_its_checkpoint_with_images(own: str, tmp_path: Path) -
         checkpoint=tmp_path / "a.pth",
         arguments={"classes": 6},
         input_size=(3, 16, 16),
-        images=paths,
+        images=[FileItem(path) for path in paths],
         pipeline=pipeline,
     )
     assert (done.classes, done.parity.images, done.parameters) == (6, 3, 142)
@@ -79,7 +80,7 @@ def test_images_that_cannot_fit_are_refused_before_the_export(own: str, tmp_path
             tmp_path / "a.onnx",
             random_seed=0,
             input_size=(3, 16, 16),
-            images=[tmp_path / "none.png"],
+            images=[FileItem(tmp_path / "none.png")],
             pipeline=pipeline,
         )
 

@@ -16,6 +16,7 @@ from torch import Tensor, nn  # noqa: E402
 
 from quantkit.cli import main as entry  # noqa: E402
 from quantkit.config.pipeline import CenterCrop, Decode, Pipeline, Resize, ToTensor  # noqa: E402
+from quantkit.data.item import FileItem  # noqa: E402
 from quantkit.errors import CheckpointError, ModelError, UsageError  # noqa: E402
 from quantkit.export.iresnet import IResNet  # noqa: E402
 from quantkit.export.model import export_model  # noqa: E402
@@ -108,7 +109,12 @@ def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 )
 def test_in_place_relus_export_as_they_compute(name: str, reference: str, exporter: str, tmp_path: Path) -> None:
     done = export_model(
-        name, tmp_path / "a.onnx", random_seed=0, input_size=SIZE, exporter=exporter, reference=reference
+        name,
+        tmp_path / "a.onnx",
+        random_seed=0,
+        input_size=SIZE,
+        exporter=exporter,  # type: ignore[arg-type]
+        reference=reference,
     )
     assert done.parity.against == f"{name} in torch"
     assert done.reference_parity is not None
@@ -168,7 +174,7 @@ def test_reference_is_compared_on_images_too(tmp_path: Path) -> None:
         input_size=SIZE,
         num_classes=5,
         exporter="torchscript",
-        images=paths,
+        images=[FileItem(path) for path in paths],
         pipeline=pipeline,
         reference="inplace_networks:linear",
     )
@@ -223,7 +229,7 @@ class RectifiesItsInput(nn.Module):
 def test_network_that_overwrites_its_input_is_compared_on_the_input_itself(exporter: str, tmp_path: Path) -> None:
     torch.manual_seed(0)
     network = RectifiesItsInput()
-    done = export_network(network, tmp_path / "a.onnx", input_size=SIZE, exporter=exporter)
+    done = export_network(network, tmp_path / "a.onnx", input_size=SIZE, exporter=exporter)  # type: ignore[arg-type]
     batch = np.random.default_rng(1).standard_normal((4, *SIZE), np.float32)
     session = onnxruntime.InferenceSession(done.path, providers=["CPUExecutionProvider"])
     found = session.run(None, {"input": batch})[0]
@@ -301,7 +307,7 @@ def test_command_compares_with_a_reference(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", list(sys.path))
-    import inplace_networks
+    import inplace_networks  # type: ignore[import-not-found]
 
     torch.save(inplace_networks.InPlace().state_dict(), "a.pth")
     options = ["--checkpoint", "a.pth", "--input-size", "1x8x8", "--target", "vacc"]

@@ -49,7 +49,7 @@ def state_from_names(shared_iresnet: Path) -> Callable[..., dict[str, Any]]:
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    return module.state_from_names  # type: ignore[no-any-return]
+    return module.state_from_names
 
 
 @pytest.mark.shared
@@ -88,7 +88,7 @@ def count_operations(network: nn.Module) -> tuple[int, int]:
     """Return multiply-adds of convolutions and linear layers, and values that pass a batch norm, at 224 x 224."""
     multiply_adds, normalized = 0, 0
 
-    def count(module: nn.Module, _: object, output: torch.Tensor) -> None:
+    def count(module: nn.Module, _: object, output: torch.Tensor) -> None:  # type: ignore[name-defined]
         nonlocal multiply_adds, normalized
         if isinstance(module, nn.Conv2d):
             multiply_adds += output.numel() * module.weight[0].numel()
@@ -172,11 +172,11 @@ def test_groups_of_the_two_grouped_variants() -> None:
     assert by_channels.layer4[0].conv3.out_channels == 1024
 
 
-def run_by_hand(stage: nn.Sequential, x: torch.Tensor, *, in_place: bool) -> torch.Tensor:
+def run_by_hand(stage: nn.Sequential, x: torch.Tensor, *, in_place: bool) -> torch.Tensor:  # type: ignore[name-defined]
     """A stage of four bottleneck blocks, written out; in the authors' code the first ReLU of ``first`` is in place."""
     start, first, middle, end = stage
 
-    def branch(block: Block, out: torch.Tensor) -> torch.Tensor:
+    def branch(block: Block, out: torch.Tensor) -> torch.Tensor:  # type: ignore[name-defined]
         out = functional.relu(block.bn1(block.conv1(out)))
         out = functional.relu(block.bn2(block.conv2(out)))
         return block.conv3(out)

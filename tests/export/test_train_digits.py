@@ -33,7 +33,7 @@ def test_digits_are_written_as_they_ship(tmp_path: Path) -> None:
         np.testing.assert_array_equal(one, other)
 
 
-def test_input_is_what_the_preset_makes_of_the_images(tmp_path: Path) -> None:
+def test_training_input_equals_preset_preprocessing(tmp_path: Path) -> None:
     images = read_digits(DEMO / "digits.npz").images[:3]
     for image, expected in zip(images, to_input(images).numpy(), strict=True):
         Image.fromarray(image).save(tmp_path / "a.png")

@@ -35,7 +35,9 @@ CASES = {
 
 def gated(middle: str, first_bias: float = 0.0):
     weights = {"w": RNG.normal(size=(4, 3, 1, 1)), "v": RNG.normal(size=(5, 4, 1, 1)), "b0": [first_bias, 0, 0, 0]}
-    return text_model(GATED.format(middle=middle), **{name: np.float32(one) for name, one in weights.items()})
+    return text_model(
+        GATED.format(middle=middle), **{name: np.asarray(one, np.float32) for name, one in weights.items()}
+    )
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -72,7 +74,7 @@ def test_scores_behind_a_sigmoid_keep_their_order(target) -> None:
         }""",
         w=RNG.normal(size=(4, 3, 1, 1)).astype(np.float32),
         v=RNG.normal(size=(5, 4, 1, 1)).astype(np.float32),
-        b=np.float32([7, 8, 9, 10, 11]),
+        b=np.asarray([7, 8, 9, 10, 11], np.float32),
     )
     x = RNG.normal(size=(16, 3, 8, 8)).astype(np.float32)
     assert (run(quantize(model, x, target=target)[0], x).argmax(1) == run(model, x).argmax(1)).all()

@@ -43,7 +43,7 @@ def half(values: np.ndarray) -> np.ndarray:
 def test_input_weights_and_results_are_rounded() -> None:
     x = np.random.default_rng(0).standard_normal((1000, 1)).astype(np.float32)
     v, w = np.float32(0.7182818), np.float32(-1.4142135)
-    expected = half(np.maximum(half(half(x) * half(v)), 0)) * half(w)
+    expected = half(np.maximum(half(half(x) * half(v)), 0)) * half(w)  # type: ignore[arg-type]
     assert np.array_equal(run(half_model(products(float(v), float(w))), x=x), expected)
     assert not np.array_equal(run(products(float(v), float(w)), x=x), expected)
 

@@ -49,7 +49,7 @@ def test_inner_preprocessing_plain_network_has_none() -> None:
 
 
 def test_inner_preprocessing_bytes_with_imagenet_normalization() -> None:
-    steps = [("Div", 255.0, {}), ("Sub", column(MEAN), {}), ("Div", column(STD), {})]
+    steps: list[Any] = [("Div", 255.0, {}), ("Sub", column(MEAN), {}), ("Div", column(STD), {})]
     inner = found(steps)
     assert inner.takes_bytes
     np.testing.assert_allclose(inner.mean, 255 * MEAN, atol=1e-4)

@@ -47,11 +47,17 @@ class Case:
 
 CASES = {
     "relu": Case("z = Relu (a)", "QLinearConv"),
-    "relu6": Case("z = Clip (a, zero, six)", "QLinearConv", constants={"zero": np.float32(0), "six": np.float32(6)}),
+    "relu6": Case(
+        "z = Clip (a, zero, six)",
+        "QLinearConv",
+        constants={"zero": np.asarray(0, np.float32), "six": np.asarray(6, np.float32)},
+    ),
     "relu on a sum": Case("s = Add (a, b) z = Relu (s)", "QLinearAdd"),
     "relu beside a shortcut": Case("r = Relu (a) z = Add (a, r)", "QLinearAdd"),
     "relu6 beside a shortcut": Case(
-        "r = Clip (a, zero, six) z = Add (a, r)", "QLinearAdd", constants={"zero": np.float32(0), "six": np.float32(6)}
+        "r = Clip (a, zero, six) z = Add (a, r)",
+        "QLinearAdd",
+        constants={"zero": np.asarray(0, np.float32), "six": np.asarray(6, np.float32)},
     ),
     "leaky relu": Case("z = LeakyRelu <alpha = 0.1> (a)", "QLinearLeakyRelu"),
     "add": Case("z = Add (a, b)", "QLinearAdd"),
@@ -72,14 +78,22 @@ CASES = {
     "hard swish of old exporters": Case(
         "p = Add (a, three) c = Clip (p, zero, six) m = Mul (a, c) z = Div (m, six)",
         "QLinearMul",
-        constants={"zero": np.float32(0), "three": np.float32(3), "six": np.float32(6)},
+        constants={
+            "zero": np.asarray(0, np.float32),
+            "three": np.asarray(3, np.float32),
+            "six": np.asarray(6, np.float32),
+        },
     ),
     "silu": Case("s = Sigmoid (a) z = Mul (a, s)", "QLinearSigmoid"),
     "gelu": Case("z = Gelu (a)", opset=20, floats=("Gelu",)),
     "gelu of erf, behind a conv": Case(
         "d = Div (a, root) e = Erf (d) t = Add (e, one) h = Mul (half, t) z = Mul (a, h)",
         floats=("Div", "Erf", "Add", "Mul"),
-        constants={"root": np.float32(2**0.5), "one": np.float32(1), "half": np.float32(0.5)},
+        constants={
+            "root": np.asarray(2**0.5, np.float32),
+            "one": np.asarray(1, np.float32),
+            "half": np.asarray(0.5, np.float32),
+        },
     ),
     "gelu of erf, behind a linear layer": Case(
         """t = Transpose <perm = [0, 2, 3, 1]> (a) m = MatMul (t, w1) l = Add (m, b1)
@@ -87,14 +101,14 @@ CASES = {
            z = Transpose <perm = [0, 3, 1, 2]> (g0)""",
         floats=("Gelu",),
         constants={
-            "root": np.float32(2**0.5),
-            "one": np.float32(1),
-            "half": np.float32(0.5),
+            "root": np.asarray(2**0.5, np.float32),
+            "one": np.asarray(1, np.float32),
+            "half": np.asarray(0.5, np.float32),
             "w1": f32(8, 8, scale=0.4),
             "b1": f32(8),
         },
     ),
-    "scale": Case("z = Mul (a, factor)", constants={"factor": np.float32(0.125)}),
+    "scale": Case("z = Mul (a, factor)", constants={"factor": np.asarray(0.125, np.float32)}),
     "concat": Case("z = Concat <axis = 1> (a, b)", "QLinearConcat", channels=16),
     "concat of other ranges": Case(
         "t = Mul (a, b) z = Concat <axis = 2> (a, t, plane)",
@@ -185,7 +199,7 @@ CASES = {
            p = Softmax <axis = -1> (s) z = MatMul (p, a)""",
         "QLinearMatMul",
         floats=("Softmax", "MatMulIntegerToFloat"),
-        constants={"factor": np.float32(0.5)},
+        constants={"factor": np.asarray(0.5, np.float32)},
     ),
     "layer norm": Case(
         """t = Transpose <perm = [0, 2, 3, 1]> (a) n = LayerNormalization (t, gamma, beta)

@@ -19,7 +19,7 @@ RNG = np.random.default_rng(11)
 def newest_opset():
     """Return the newest opset whose QuantizeLinear both onnx and onnxruntime know."""
     for opset in range(onnx.defs.onnx_opset_version(), 9, -1):
-        scale = numpy_helper.from_array(np.float32(0.1), "scale")
+        scale = numpy_helper.from_array(np.asarray(0.1, np.float32), "scale")
         nodes = [
             helper.make_node("QuantizeLinear", ["x", "scale"], ["q"]),
             helper.make_node("DequantizeLinear", ["q", "scale"], ["y"]),
@@ -66,7 +66,7 @@ class Builder:
 
 
 def classifier(opset, ir_version, *, initializers_as_inputs=False):
-    f32 = lambda *shape: RNG.normal(size=shape).astype(np.float32) * np.float32(0.4)  # noqa: E731
+    f32 = lambda *shape: RNG.normal(size=shape).astype(np.float32) * np.float32(0.4)  # type: ignore[attr-defined]  # noqa: E731
     b = Builder(opset)
     b.node("Conv", ["image", b.constant("w0", f32(8, 3, 3, 3))], "c0", kernel_shape=[3, 3], pads=[1, 1, 1, 1])
     statistics = [

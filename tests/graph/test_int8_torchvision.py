@@ -24,7 +24,7 @@ pytestmark = pytest.mark.torch
 
 # What no graph may be left with, and what a transformer may.
 FLOAT_MATH = ("Conv", "FusedConv", "NchwcConv", "Gemm", "FusedGemm", "MatMul", "FusedMatMul")
-CONVOLUTIONAL = frozenset()
+CONVOLUTIONAL: frozenset[str] = frozenset()
 TRANSFORMER = frozenset(
     {"LayerNormalization", "SkipLayerNormalization", "Softmax", "Gelu", "Add", "MatMulIntegerToFloat"}
 )

@@ -51,7 +51,7 @@ def test_each_layer_reads_the_float_tensor_and_rounds_its_own_result() -> None:
     #   x = 1.1, 0.3      is read as 1.0, 0.25; halved 0.5, 0.125 = 6.25, 1.56 steps of 0.08, rounded 0.48, 0.16
     #   h = 0.55, 0.15    is read as 0.56, 0.16 (not as the 0.48, 0.16 of the int8 model); doubled 1.12, 0.32 = 3.73,
     #                     1.07 steps of 0.3, rounded 1.2, 0.3
-    weights = {"half": np.float32([[[[0.5]]]]), "twice": np.float32([[[[2.0]]]])}
+    weights = {"half": np.asarray([[[[0.5]]]], np.float32), "twice": np.asarray([[[[2.0]]]], np.float32)}
     prepared = prepare(text_model(TWO_LAYERS, **weights)).model
     steps = {"x": 0.25, "h": 0.08, "y": 0.3}
     ranges = {name: Range(0.0, 255 * step) for name, step in steps.items()}
@@ -59,7 +59,9 @@ def test_each_layer_reads_the_float_tensor_and_rounds_its_own_result() -> None:
     assert [(layer.tensor, layer.op_type) for layer in local.layers] == [("h", "Conv"), ("y", "Conv")]
     assert [float(layer.qparams.scale) for layer in local.layers] == pytest.approx([0.08, 0.3])
     names = [name for layer in local.layers for name in (layer.tensor, layer.alone)]
-    h, h_alone, y, y_alone = tensors_of(local.model, names, np.float32([1.1, 0.3]).reshape(1, 1, 1, 2)).values()
+    h, h_alone, y, y_alone = tensors_of(
+        local.model, names, np.asarray([1.1, 0.3], np.float32).reshape(1, 1, 1, 2)
+    ).values()
     np.testing.assert_allclose(h.ravel(), [0.55, 0.15], rtol=1e-6)
     np.testing.assert_allclose(h_alone.ravel(), [0.48, 0.16], rtol=1e-6)
     np.testing.assert_allclose(y.ravel(), [1.1, 0.3], rtol=1e-6)
@@ -104,15 +106,19 @@ def test_layers_are_named_by_their_result_and_moved_values_are_no_layer(
 
 def test_symmetric_integers_are_clipped_as_in_the_model() -> None:
     text = TWO_LAYERS.replace("[1, 1, 1, 2]", "[1, 1, 1, 4]")
-    prepared = prepare(text_model(text, half=np.float32([[[[0.5]]]]), twice=np.float32([[[[2.0]]]]))).model
+    prepared = prepare(
+        text_model(text, half=np.asarray([[[[0.5]]]], np.float32), twice=np.asarray([[[[2.0]]]], np.float32))
+    ).model
     # VACC's step is 1/128 of the threshold and its integers end at 127: -1 is read as -127/128, and not as -1.
     ranges = {"x": Range(-1.0, 1.0), "h": Range(-8.0, 8.0)}
     local = local_graph(prepared, write_qdq(prepared, plan(prepared, VACC), ranges))
-    x = np.float32([-1.0, -0.5, 0.5, 1.0]).reshape(1, 1, 1, 4)
+    x = np.asarray([-1.0, -0.5, 0.5, 1.0], np.float32).reshape(1, 1, 1, 4)
     layer = local.layers[0]
     made = tensors_of(local.model, [layer.alone], x)[layer.alone].ravel()
     assert made[0] == -made[3]
-    np.testing.assert_allclose(made, np.float32([-8, -4, 4, 8]) / 16, atol=1e-6)  # 0.496 is 7.94 steps of 1/16
+    np.testing.assert_allclose(
+        made, np.asarray([-8, -4, 4, 8], np.float32) / 16, atol=1e-6
+    )  # 0.496 is 7.94 steps of 1/16
 
 
 def test_a_tensor_times_a_constant_does_not_lend_its_scale(rng: np.random.Generator) -> None:
@@ -151,7 +157,7 @@ def test_values_moved_as_integers_are_followed_to_their_float_tensor(rng: np.ran
         y = Conv(p, w)
     }
     """
-    weights = {"w": rng.normal(0, 1, (2, 2, 1, 1)).astype("f"), "pads": np.int64([0, 0, 1, 1, 0, 0, 1, 1])}
+    weights = {"w": rng.normal(0, 1, (2, 2, 1, 1)).astype("f"), "pads": np.asarray([0, 0, 1, 1, 0, 0, 1, 1], np.int64)}
     x = rng.normal(0, 1, (1, 2, 4, 4)).astype("f")
     int8, _, prepared = quantize(text_model(text, **weights, one=np.float32(0.0)), x)
     local = local_graph(prepared, int8)

@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
@@ -52,7 +53,7 @@ def wide_model(folder, width, layers):
     nodes.append(ir.node("Flatten", [nodes[-1].outputs[0]], name="flatten"))
     size, shape = 4 * width * width, ir.Shape((width, width))
     for layer in range(layers):
-        place = {"name": f"fc{layer}.weight", "base_dir": str(folder)}
+        place: dict[str, Any] = {"name": f"fc{layer}.weight", "base_dir": str(folder)}
         tensor = ir.ExternalTensor("wide.data", layer * size, size, ir.DataType.FLOAT, shape=shape, **place)
         weight = ir.Value(name=tensor.name, const_value=tensor, shape=shape, type=ir.TensorType(ir.DataType.FLOAT))
         weights.append(weight)

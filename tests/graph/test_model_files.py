@@ -142,7 +142,7 @@ def test_a_failed_write_leaves_what_was_there(tmp_path, monkeypatch):
     def full(*_, **__):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(files.ir, "save", full)
+    monkeypatch.setattr(files.ir, "save", full)  # type: ignore[attr-defined]
     with pytest.raises(OutputError, match="no space left on device"):
         save_model(tiny(), tmp_path / "m.onnx")
     assert (tmp_path / "m.onnx").read_bytes() == before
@@ -226,7 +226,7 @@ def test_nan_in_a_weight_is_refused_by_name(tmp_path, position):
 def test_nan_in_a_constant_node_is_refused_too(tmp_path):
     model = tiny()
     proto = ir.to_proto(model)
-    nan = numpy_helper.from_array(np.float32("nan"), "value")
+    nan = numpy_helper.from_array(np.asarray("nan", np.float32), "value")
     proto.graph.node.insert(0, helper.make_node("Constant", [], ["k"], value=nan))
     (tmp_path / "m.onnx").write_bytes(proto.SerializeToString())
     with pytest.raises(ModelError, match="the weight 'k' contains NaN"):

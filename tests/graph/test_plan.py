@@ -205,7 +205,7 @@ def test_statistics_of_the_default_plan_serve_when_a_moving_operator_is_skipped(
     assert sqnr_db(run(model, X), run(write_qdq(prepared, other, ranges), X)) > 25
 
 
-def test_what_lies_inside_a_condition_is_left_in_float_and_listed():
+def test_plan_nodes_inside_a_condition_stay_float_and_are_listed():
     model = text_model(
         """<ir_version: 8, opset_import: ["" : 18]>
         g (float[N, 3, 12, 12] image) => (float[N, 4] logits) {

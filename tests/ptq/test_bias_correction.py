@@ -141,7 +141,7 @@ def test_progress_counts_the_layers() -> None:
     assert seen == [(1, 4), (2, 4), (3, 4), (4, 4)]
 
 
-def test_a_layer_hands_on_what_lies_behind_its_activations() -> None:
+def test_bias_correction_layer_passes_on_its_activations() -> None:
     text = """
     <ir_version: 8, opset_import: ["": 17]>
     clipped (float[N, 3, 6, 6] input) => (float[N, 4, 6, 6] y) {
@@ -159,7 +159,7 @@ def test_a_layer_hands_on_what_lies_behind_its_activations() -> None:
         "lo": np.float32(0),
         "hi": np.float32(6),
     }
-    model = model_of(text, held)
+    model = model_of(text, held)  # type: ignore[arg-type]
     first, second = biased_layers(plan(model, ORT))
     assert (first.result, first.passing) == ("b", Bounds(0.0, 6.0))
     # Read by a sigmoid too: what the layer hands on is its plain result.

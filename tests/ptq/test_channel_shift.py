@@ -59,8 +59,8 @@ def test_the_derivative_of_the_objective_is_that_of_differences() -> None:
     at = np.random.default_rng(5).uniform(-0.5, 0.5, found.free.size)
     for target in (ORT, VACC):
         objective = ChannelShiftNoise(model, plan(model, target), found, statistics)
-        error = check_grad(lambda x, f=objective: f(x)[0], lambda x, f=objective: f(x)[1], at)
-        assert error < 1e-5 * max(1.0, np.linalg.norm(objective(at)[1]))
+        error = check_grad(lambda x, f=objective: f(x)[0], lambda x, f=objective: f(x)[1], at)  # type: ignore[misc]
+        assert error < 1e-5 * max(1.0, np.linalg.norm(objective(at)[1]))  # type: ignore[operator]
 
 
 def test_a_tensor_alone_comes_to_span_what_its_widest_channel_does() -> None:

@@ -95,7 +95,7 @@ def test_equalize_capped_channels_kept_are_no_obstacle_to_the_others() -> None:
         np.random.default_rng(0),
         {"w1": (4, 3, 1, 1), "w2": (6, 4, 1, 1), "w3": (5, 6, 1, 1), "wf": (5, 5), "bf": (5,)},
     )
-    factors = np.float32([1, 30, 1, 1 / 30, 10, 1]).reshape(-1, 1, 1, 1)
+    factors = np.asarray([1, 30, 1, 1 / 30, 10, 1], np.float32).reshape(-1, 1, 1, 1)
     held["w2"], held["w3"] = held["w2"] * factors, held["w3"] / factors.reshape(1, -1, 1, 1)
     model = model_of(HEAD + body + TAIL, {name: one.astype(np.float32) for name, one in held.items()})
     statistics = channel_statistics(model, small_images(8), threads=1)

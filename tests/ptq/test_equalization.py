@@ -87,8 +87,8 @@ def test_the_derivative_of_the_objective_is_that_of_differences() -> None:
         for target in (ORT, PER_TENSOR, VACC):
             objective = EqualizationNoise(model, plan(model, target), ties, statistics)
             at = rng.uniform(-0.5, 0.5, ties.count)
-            error = check_grad(lambda x, f=objective: f(x)[0], lambda x, f=objective: f(x)[1], at)
-            assert error < 1e-5 * max(1.0, np.linalg.norm(objective(at)[1]))
+            error = check_grad(lambda x, f=objective: f(x)[0], lambda x, f=objective: f(x)[1], at)  # type: ignore[misc]
+            assert error < 1e-5 * max(1.0, np.linalg.norm(objective(at)[1]))  # type: ignore[operator]
 
 
 @pytest.mark.parametrize("target", [ORT, PER_TENSOR, VACC], ids=["ort", "per tensor", "vacc"])

@@ -47,7 +47,7 @@ def integers(int8: ir.Model) -> dict[str, np.ndarray]:
 
 @pytest.mark.parametrize("target", TARGETS, ids=IDS)
 @pytest.mark.parametrize("build", [small_model, mixed_model])
-def test_rounding_to_the_nearest_finds_the_mended_weights(build, target) -> None:
+def test_fp32_export_rounds_to_the_corrected_weights(build, target) -> None:
     model, images = build(), small_images(16)
     made, ranges = planned(model, images, target)
     mended = reconstruct(model, made, ranges, images, keep_largest=True, threads=1)
@@ -60,7 +60,7 @@ def test_rounding_to_the_nearest_finds_the_mended_weights(build, target) -> None
     assert any((plain[name] != wanted[name]).any() for name in wanted), "nothing was rounded otherwise"
 
 
-def test_the_biases_are_handed_over_too() -> None:
+def test_fp32_export_includes_corrected_biases() -> None:
     model, images = small_model(), small_images(16)
     made, ranges = planned(model, images, VACC)
     mended = reconstruct(model, made, ranges, images, keep_largest=True, threads=1)

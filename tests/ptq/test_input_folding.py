@@ -80,14 +80,14 @@ def test_where_it_cannot_be_done() -> None:
     assert not takes_levels(small_model(), TENSORRT), "symmetric integers end at 127"
 
 
-def test_zeros_that_pad_must_lie_within_the_levels() -> None:
+def test_input_folding_needs_padding_zeros_within_the_levels() -> None:
     """Images of [1, 2] hold no zero: as an integer it would be 1."""
     shape = (1, 3, 1, 1)
     work, others = (
         [np.float32(1.0 + image * STD.reshape(shape) + MEAN.reshape(shape)) for image in photographs(24, seed=seed)]
         for seed in (0, 5)
     )
-    assert levels_of(work) is not None
+    assert levels_of(work) is not None  # type: ignore[arg-type]
     padded, _ = builder_of(small_model(), work=work, others=others)
     assert padded.levels is None
     plain, _ = builder_of(other_model("without bias or padding"), work=work, others=others)

@@ -98,7 +98,7 @@ def unusual(name: str):
     middle, head, further, batch, size = MODELS[name]
     model = model_of(
         TEXT.format(middle=middle, head=head, batch=batch, size=size),
-        weights(np.random.default_rng(0), SHAPES | further),
+        weights(np.random.default_rng(0), SHAPES | further),  # type: ignore[operator]
     )
     images = [photographs(24, seed=seed) for seed in (1, 5)]
     if batch == "2":

@@ -66,7 +66,7 @@ def test_a_tensor_is_rounded_as_the_quantizer_does() -> None:
         (given,) = values_of(copy, [f"{tensor}.Mul"], images[0]).values()
         np.testing.assert_array_equal(given, fake_quantize(held, parameters[tensor]))
         assert readers(copy, tensor) == {"Div"}
-    assert not np.array_equal(*(scores_of(one, images, threads=1) for one in (model, copy)))
+    assert not np.array_equal(*(scores_of(one, images, threads=1) for one in (model, copy)))  # type: ignore[arg-type]
 
 
 def test_what_stays_in_float_in_the_int8_model_reads_no_rounded_value() -> None:
@@ -213,13 +213,13 @@ def test_moves_that_are_hopeless_on_the_first_images_run_no_others(monkeypatch: 
     model, images = chain(unread=30.0), small_images(32)
     plan, ranges = planned(model, images)
     runs: list[int] = []
-    plain = refine.PrefixSharedRuns.scores
+    plain = refine.PrefixSharedRuns.scores  # type: ignore[attr-defined]
 
     def counted(self, variant, **options):
         runs.append(len(self._images))
         return plain(self, variant, **options)
 
-    monkeypatch.setattr(refine.PrefixSharedRuns, "scores", counted)
+    monkeypatch.setattr(refine.PrefixSharedRuns, "scores", counted)  # type: ignore[attr-defined]
     monkeypatch.setattr(refine, "PROBED", 12)
     found, counts = [], []
     for hopeless in (refine.HOPELESS, np.inf):

@@ -75,7 +75,7 @@ def test_scores_far_from_those_of_fp32_are_spoken_of(run: Path, monkeypatch, aft
 
 @pytest.mark.parametrize("fault", ["gone", "changed", "no manifest"])
 def test_without_its_images_another_quantization_is_uncorrected_and_says_so(run: Path, fault: str) -> None:
-    image, other = (item.path for item in CalibrationSet.load(run.parent / "set.csv").items[:2])
+    image, other = (Path(str(item.where)) for item in CalibrationSet.load(run.parent / "set.csv").items[:2])
     match fault:
         case "gone":
             image.unlink()

@@ -34,7 +34,7 @@ def test_never_more_noise_than_the_nearest_integers(seed, groups, rows, columns)
     wanted = weight / step[:, :, None]
     assert found.dtype == np.int8
     assert np.abs(found.astype(int)).max() <= 127
-    assert (noise(wanted, found, covariance) <= noise(wanted, nearest, covariance) * (1 + 1e-9)).all()
+    assert (noise(wanted, found, covariance) <= noise(wanted, nearest, covariance) * (1 + 1e-9)).all()  # type: ignore[arg-type]
 
 
 def test_near_the_best_of_all_roundings_where_they_can_be_counted() -> None:
@@ -42,7 +42,7 @@ def test_near_the_best_of_all_roundings_where_they_can_be_counted() -> None:
     weight, covariance = rng.normal(size=(1, 20, 7)), correlated(rng, 1, 7)
     step = np.full((1, 20), 0.3)
     wanted = weight / 0.3
-    found = noise(wanted, round_weights(weight, covariance, step, qmax=127), covariance)[0]
+    found = noise(wanted, round_weights(weight, covariance, step, qmax=127), covariance)[0]  # type: ignore[arg-type]
     nearest = noise(wanted, np.rint(wanted), covariance)[0]
     best = np.full(20, np.inf)
     for up in itertools.product((-1.0, 0.0, 1.0, 2.0), repeat=7):

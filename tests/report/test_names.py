@@ -37,7 +37,7 @@ def test_a_name_by_itself_is_cut_in_its_middle(name, width, text):
         (ATTENTION, 13, "…0/attn/…"),
     ],
 )
-def test_names_that_differ_in_their_middle_are_told_apart(names, width, first):
+def test_short_names_keep_a_differing_middle(names, width, first):
     cut = [shortened(name, width, names) for name in names]
     assert len(set(cut)) == len(names)
     assert max(map(len, cut)) <= width
@@ -72,7 +72,7 @@ def test_a_column_of_names_takes_the_room_there_is(width, whole):
         table.add_row(Name(name, DENSE), "1234567890 1234567890")
     console = Console(width=width, file=io.StringIO())
     console.print(table)
-    lines = console.file.getvalue().splitlines()[1:]
+    lines = console.file.getvalue().splitlines()[1:]  # type: ignore[attr-defined]
     assert len(lines) == len(set(lines)) == len(DENSE), "one line each, none like another"
     assert all(line.rstrip().endswith("1234567890 1234567890") for line in lines)
     assert all((name in line) == whole for name, line in zip(DENSE, lines, strict=True))

@@ -57,7 +57,7 @@ def test_an_image_that_makes_most_of_the_error_is_told(runaway, drift_images, sa
 def printed(table):
     console = Console(width=80, file=io.StringIO(), legacy_windows=False)
     console.print(table)
-    return console.file.getvalue()
+    return console.file.getvalue()  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize("latency", [None, 123.456], ids=["untimed", "timed"])

@@ -98,7 +98,7 @@ def test_relink_takes_an_archive_of_the_images(project: Path) -> None:
     assert found is not None
     with zipfile.ZipFile(project / "all.zip", "w") as archive:
         for item in found.items:
-            archive.writestr(item.id, item.read())
+            archive.writestr(item.id, item.read())  # type: ignore[arg-type]
     shutil.rmtree(found.root)
     relink(run, images=project / "all.zip")
     again = find_set(RunFolder(run).read())

@@ -118,7 +118,7 @@ def test_who_wants_all_images_gets_all(place: Path) -> None:
     assert any(note.endswith("this method includes them") for note in whole.notes)
 
 
-def test_the_compiler_gets_a_set_without_it_and_its_model_is_foretold_so(place: Path) -> None:
+def test_outlier_is_left_out_of_the_compilers_set_and_of_the_simulation(place: Path) -> None:
     done = run_on(place, method=MinMax(), target=VACC)
     assert any("the images of calibration.csv, without outliers" in note for note in done.notes)
     without = CalibrationSet.load(place / "run" / "calibration.csv")

@@ -39,7 +39,7 @@ def test_outlier_image_leaves_levels_to_the_others(target) -> None:
     assert sqnr[1] > sqnr[0] + 10.0
 
 
-def test_a_function_that_other_images_would_see_changed_is_not_handed_on() -> None:
+def test_fp32_export_refuses_a_function_changed_on_other_images() -> None:
     """The Clip is never felt on the images worked on, and is on those that look at the result."""
     faint = [0.05 * image for image in small_images(24)]
     builder, selection = builder_of(
@@ -50,7 +50,7 @@ def test_a_function_that_other_images_would_see_changed_is_not_handed_on() -> No
 
 
 @pytest.mark.parametrize("target", [ORT, VACC], ids=["ort", "vacc"])
-def test_moved_and_rescaled_channels_are_what_the_card_is_handed(target) -> None:
+def test_fp32_export_has_shifted_and_rescaled_channels(target) -> None:
     images = small_images(24)
     builder, selection = builder_of(linear_model(off=60.0), target, work=images)
     plain, shifted = (

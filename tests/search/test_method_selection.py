@@ -37,7 +37,7 @@ def select(factors: dict[Method, float], count: int = 40, **changed: Any) -> Met
         lambda method: scaled(factors[method]),
         lambda ranges: write_qdq(MODEL, PLAN, ranges),
         IMAGES[:count],
-        **options,  # type: ignore[arg-type]
+        **options,
     )
 
 
@@ -115,7 +115,7 @@ def _infinite(model):
 @pytest.mark.parametrize("corrected", [True, False])
 def test_figures_are_those_of_the_models_themselves(corrected: bool) -> None:
     factors = {Percentile(): 1.0, Mse(): 1.6}
-    found = select(factors, count=8, corrected=corrected)
+    found = select(factors, count=8, corrected=corrected)  # type: ignore[arg-type]
     reference, distances = scores_of(MODEL, IMAGES[:8], threads=1), {}
     for method, factor in factors.items():
         wanted, scores = reference, scores_of(write_qdq(MODEL, PLAN, scaled(factor)), IMAGES[:8], threads=1)

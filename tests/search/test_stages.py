@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -78,7 +79,7 @@ def widening(recipe: Recipe) -> Iterator[Recipe]:
 
 
 def run(trials: Fake, goal: Goal, **options):
-    chosen = {"stages": OPEN, "widening": widening} | options
+    chosen: dict[str, Any] = {"stages": OPEN, "widening": widening} | options
     return search(START, trials, goal, **chosen)
 
 
@@ -140,7 +141,7 @@ def test_refined_ranges_that_gain_less_than_two_percent_are_not_kept(gain: float
     assert outcome.best.recipe.refined is kept
 
 
-def test_a_rung_that_does_not_help_is_not_judged() -> None:
+def test_stage_without_gain_is_not_evaluated() -> None:
     class Worse(Fake):
         def kl(self, recipe: Recipe) -> float:
             return 1.0 + super().kl(recipe) if recipe.equalization else super().kl(recipe)

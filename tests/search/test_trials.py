@@ -27,7 +27,7 @@ def trials_of(model, tmp_path, log: ProgressLog | None = None) -> Trials:
     builder, selection = builder_of(model)
     subject = SimpleNamespace(builder=builder, selection=selection)
     cache = TrialCache(ResultCache(tmp_path / "cache"), {})
-    return Trials(subject, None, cache, FloatBudget(), None, log or ProgressLog())
+    return Trials(subject, None, cache, FloatBudget(), None, log or ProgressLog())  # type: ignore[arg-type]
 
 
 def test_shortlist_recipes_that_change_nothing_are_left_out(tmp_path) -> None:

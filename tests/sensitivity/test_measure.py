@@ -118,7 +118,7 @@ def test_same_bits_with_any_number_of_threads(model, images) -> None:
 
 def test_known_layers_are_not_measured_again(model, images) -> None:
     ranges = ranges_of(model, images)
-    told, seen = [], []
+    told, seen = [], []  # type: ignore[var-annotated]
     whole = costs_of(
         model, ORT, ranges, images, threads=1, found=told.append, progress=lambda *count: seen.append(count)
     )

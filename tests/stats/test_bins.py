@@ -8,7 +8,7 @@ finite = st.floats(width=32, allow_nan=False, allow_infinity=False)
 
 
 @given(finite)
-def test_a_value_lies_between_the_edges_of_its_bin(value: float) -> None:
+def test_bin_of_value_has_edges_around_it(value: float) -> None:
     x = np.array([value], np.float32)
     lower, upper = signed_edges(bin_of(x))
     assert lower[0] <= float(x[0]) <= upper[0]
@@ -26,13 +26,13 @@ def test_bins_ascend_with_the_magnitude_within_a_sign(a: float, b: float) -> Non
     assert (one <= other) if abs(np.float32(a)) <= abs(np.float32(b)) else (one >= other)
 
 
-def test_both_zeros_share_bin_zero_and_negatives_lie_beyond_the_sign_bin() -> None:
+def test_bin_of_both_zeros_is_zero_and_negatives_follow_the_sign_bin() -> None:
     bins = bin_of(np.array([0.0, -0.0, -1.0, 1.0], np.float32))
     assert bins[0] == bins[1] == 0
     assert bins[2] == bins[3] + SIGN_BIN
 
 
-def test_infinities_and_nan_lie_from_the_non_finite_bin_on() -> None:
+def test_bin_of_infinity_and_nan_is_non_finite() -> None:
     non_finite = 0x7F800000 >> SHIFT  # the exponent of infinities and NaN
     bins = bin_of(np.array([np.inf, -np.inf, np.nan, np.finfo(np.float32).max], np.float32))
     assert (bins[:3] % SIGN_BIN >= non_finite).all()

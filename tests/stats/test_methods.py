@@ -56,7 +56,7 @@ tensors = hnp.arrays(np.float32, st.integers(1, 200), elements=floats)
 @pytest.mark.parametrize("method", METHODS, ids=repr)
 @settings(max_examples=25, deadline=None)
 @given(x=tensors)
-def test_a_range_contains_zero_and_lies_within_the_observed_one(method: Method, target: Target, x: np.ndarray) -> None:
+def test_range_contains_zero_within_the_observed_range(method: Method, target: Target, x: np.ndarray) -> None:
     statistics = statistics_of(x)
     range_ = solve(statistics, method, target)
     observed = statistics.range
@@ -246,7 +246,7 @@ def test_kl_for_vacc_of_the_demo_digits_is_that_of_the_raw_values() -> None:
 
 def test_linear_bins_of_one_value_repeated_are_not_spread() -> None:
     rng = np.random.default_rng(7)
-    x = np.repeat(np.float32([-1.0, 0.0, 0.3, 0.7, 1.0]), 100)
+    x = np.repeat(np.asarray([-1.0, 0.0, 0.3, 0.7, 1.0], np.float32), 100)
     assert np.count_nonzero(linear_symmetric(statistics_of(x), 8001)) == 5
     assert np.count_nonzero(linear_magnitudes(statistics_of(x), 8000)) == 4
     narrow = rng.uniform(1.0, 1.0 + BIN / 2, 1000).astype(np.float32)

@@ -98,9 +98,9 @@ def affine_reference(statistics: TensorStatistics, steps: int) -> Range:
     best = fine(lo, hi)
     for _ in range(3):
         before = best
-        new, found = golden(lambda t, lo=lo: fine(lo, t), hi * 0.85, min(hi / 0.85, high))
+        new, found = golden(lambda t, lo=lo: fine(lo, t), hi * 0.85, min(hi / 0.85, high))  # type: ignore[misc]
         hi, best = (new, found) if found < best else (hi, best)
-        new, found = golden(lambda t, hi=hi: fine(-t, hi), -lo * 0.85, min(-lo / 0.85, low))
+        new, found = golden(lambda t, hi=hi: fine(-t, hi), -lo * 0.85, min(-lo / 0.85, low))  # type: ignore[misc]
         lo, best = (-new, found) if found < best else (lo, best)
         if best == before:
             break

@@ -455,7 +455,7 @@ def test_sizes_below_zero_and_question_marks_are_free(tmp_path: Path, images: Pa
         "one": np.array([1], np.int64),
         "channels": np.array([8], np.int64),
     }
-    model.graph.initializer.extend(numpy_helper.from_array(content, name) for name, content in weights.items())
+    model.graph.initializer.extend(numpy_helper.from_array(content, name) for name, content in weights.items())  # type: ignore[arg-type]
     for value in (*model.graph.input, *model.graph.output):
         sizes = value.type.tensor_type.shape.dim
         sizes[0].dim_value = -1

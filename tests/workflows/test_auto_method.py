@@ -98,7 +98,7 @@ def test_choice_is_the_same_for_any_threads_and_is_cached(tmp_path: Path, model:
 
 @pytest.mark.parametrize(
     "options",
-    [QuantizeOptions(bias_correction=False), QuantizeOptions(skip="conv:0"), QuantizeOptions(per_channel=False)],
+    [QuantizeOptions(bias_correction=False), QuantizeOptions(skip=("conv:0",)), QuantizeOptions(per_channel=False)],
     ids=["bias", "skip", "per-tensor"],
 )
 def test_other_options_are_compared_anew(run: Path, options: QuantizeOptions) -> None:

@@ -58,7 +58,7 @@ class Place:
         self.run = folder / "run"
 
     def calibrate(self, **options: Any) -> Path:
-        calibrate(self.model, self.set, PIPELINE, run=self.run, **options)  # type: ignore[arg-type]
+        calibrate(self.model, self.set, PIPELINE, run=self.run, **options)
         return self.run
 
 
@@ -341,8 +341,8 @@ def test_bad_input_is_met_at_the_door(place: Place) -> None:
 
 def build_then_damage(place: Place) -> CalibrationSet:
     chosen = build_calibration_set(place.images, count=12)
-    path = chosen.items[0].path
-    path.write_bytes(chosen.items[1].path.read_bytes())
+    path = Path(str(chosen.items[0].where))
+    path.write_bytes(Path(str(chosen.items[1].where)).read_bytes())
     return chosen
 
 

@@ -305,7 +305,7 @@ def test_interrupted_command_leaves_no_process_behind(folder: Path, tmp_path: Pa
     command += ["--preset", preset(tmp_path), "--cluster", "local:1", "--threads", "1"]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     # Where the tests run in the background, a shell lets them ignore the signal.
-    process = subprocess.Popen(command, text=True, cwd=tmp_path, preexec_fn=heed_interrupts, **pipes)
+    process = subprocess.Popen(command, text=True, cwd=tmp_path, preexec_fn=heed_interrupts, **pipes)  # type: ignore[call-overload]
     assert process.stderr is not None
     lines: list[str] = []
 

@@ -3,6 +3,7 @@
 import logging
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -13,7 +14,7 @@ from onnxruntime.quantization import CalibrationDataReader, QuantFormat, quantiz
 
 from quantkit.config.pipeline import Decode, Pipeline, ToTensor
 from quantkit.data.build_set import build_calibration_set
-from quantkit.data.item import ImageItem
+from quantkit.data.item import FileItem, ImageItem
 from quantkit.data.preprocess import preprocess
 from quantkit.errors import UsageError
 from quantkit.evaluation.measure_drift import measure_drift
@@ -86,7 +87,7 @@ def test_drift_of_another_tools_qdq_is_that_of_the_rounded_tensors(folder: Path)
     """What `ar` is in onnxruntime's model comes before the Relu; the network goes on with the dequantized value."""
     paths = sorted((folder / "images").rglob("*.png"))
     drifts = measure_drift(read_model(folder / "fp32.onnx"), read_model(folder / "qdq.onnx", allow_quantized=True),
-                           paths, partial(preprocess, pipeline=PIPELINE))  # fmt: skip
+                           [FileItem(path) for path in paths], partial(preprocess, pipeline=PIPELINE))  # fmt: skip
     found = {drift.name: drift for drift in drifts.accumulated}
     for name in ("ar", "br"):
         pairs = [
@@ -143,7 +144,8 @@ def card_results(folder: Path, model: Path, to: Path) -> Path:
 
 def test_results_of_a_card_as_reference_give_the_figures_of_the_model_they_are_of(folder: Path, tmp_path: Path) -> None:
     datalist = card_results(folder, folder / "fp32.onnx", tmp_path / "card")
-    models, places = [f"card={tmp_path / 'card'}", f"int8={folder / 'run/int8.onnx'}"], {"images": folder / "images"}
+    models: list[Any] = [f"card={tmp_path / 'card'}", f"int8={folder / 'run/int8.onnx'}"]
+    places: dict[str, Any] = {"images": folder / "images"}
     evaluation = evaluate_models(models, **places, pipeline=PIPELINE, datalist=datalist)
     of_model = compare([f"card={folder / 'fp32.onnx'}", models[1]], **places, pipeline=PIPELINE, drift_images=0)
     result = evaluation.comparison

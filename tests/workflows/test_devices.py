@@ -14,6 +14,7 @@ import pytest
 from graph_runs import sqnr_db
 from models import tiny_model, uneven_model, write_images
 
+from quantkit.config.choices import Stage
 from quantkit.config.pipeline import Decode, Pipeline, ToTensor
 from quantkit.data.build_set import build_calibration_set
 from quantkit.data.calibration_set import CalibrationSet
@@ -26,8 +27,8 @@ from quantkit.evaluation.selection import SelectionMetric
 from quantkit.graph.model import read_model
 from quantkit.graph.prepare import prepare
 from quantkit.report.sections.sensitivity import summary
-from quantkit.search.mixed_precision import FloatBudget
-from quantkit.search.stages import Goal, Stage
+from quantkit.search.budget import FloatBudget
+from quantkit.search.stages import Goal
 from quantkit.stats.file import load_statistics, save_statistics
 from quantkit.workflows.calibrate import calibrate
 from quantkit.workflows.compare import compare, evaluate_models
@@ -147,11 +148,11 @@ def test_scores_of_fp32_on_a_device_are_the_same_bits_again(run: Path, openvino:
     model = read_model(run.parent / "tiny.onnx")
     given = random_images(4)
     again = [scores_of(model, given, threads=1, device=openvino) for _ in range(2)]
-    assert np.array_equal(*again)
+    assert np.array_equal(again[0], again[1])
 
 
 def test_drift_on_a_device_is_that_of_the_cpu(run: Path, images: Path, openvino: Device) -> None:
-    options = {"run": run, "images": images, "drift_images": 6}
+    options: dict[str, Any] = {"run": run, "images": images, "drift_images": 6}
     here, there = (compare(["fp32", "int8"], **options, device=device) for device in (CPU, openvino))
     for kind in ("tensors", "layers"):
         mine, theirs = (getattr(one.candidates[0], kind) for one in (here, there))

@@ -62,7 +62,7 @@ class Place:
 
     def evaluate(self, **options: Any) -> ModelEvaluation:
         chosen = {"images": self.images, "pipeline": PIPELINE, "cache": self.cache, **options}
-        return evaluate(self.model, **chosen)  # type: ignore[arg-type]
+        return evaluate(self.model, **chosen)
 
     def saved(self, **options: Any) -> bytes:
         done = self.evaluate(**options)

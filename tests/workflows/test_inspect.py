@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -64,7 +65,7 @@ def test_calibrate_require_coverage_refuses_before_anything_is_read(model: Path,
     options = quantkit.QuantizeOptions(skip=("conv:1",))
     share = (64 * 16 * 27 + 64) / MULTIPLY_ADDS
     chosen = build_calibration_set(write_images(tmp_path / "images"), count=8)
-    wanted = {"run": tmp_path / "run", "options": options}
+    wanted: dict[str, Any] = {"run": tmp_path / "run", "options": options}
     with pytest.raises(CoverageError, match=rf"int8: 2 of 3 layers, {100 * share:.1f} % of multiply-adds; float: "):
         quantkit.calibrate(model, chosen, PIPELINE, require_coverage=100.0 * share + 1.0, **wanted)
     assert not (tmp_path / "run").exists()
@@ -92,7 +93,7 @@ def _free_sides(proto: onnx.ModelProto) -> None:
 
 def test_inspect_quantized_model_is_described_and_refused(model: Path) -> None:
     def quantize(proto: onnx.ModelProto) -> None:
-        proto.graph.initializer.append(numpy_helper.from_array(np.float32(0.1), "scale"))
+        proto.graph.initializer.append(numpy_helper.from_array(np.asarray(0.1, np.float32), "scale"))
         proto.graph.node.insert(0, helper.make_node("QuantizeLinear", ["input", "scale"], ["q"], "the_node"))
         proto.graph.node.insert(1, helper.make_node("DequantizeLinear", ["q", "scale"], ["d"]))
 
@@ -139,7 +140,7 @@ def test_inspect_two_inputs_keep_the_rest_known(model: Path) -> None:
 
 def test_inspect_normalization_inside_gives_the_pipeline(model: Path) -> None:
     def divide(proto: onnx.ModelProto) -> None:
-        proto.graph.initializer.append(numpy_helper.from_array(np.float32(255.0), "c"))
+        proto.graph.initializer.append(numpy_helper.from_array(np.asarray(255.0, np.float32), "c"))
         insert_behind_input(proto, helper.make_node("Div", ["input", "c"], ["unit"]))
 
     summary = quantkit.inspect(changed(model, divide))

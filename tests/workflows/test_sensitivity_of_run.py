@@ -1,6 +1,7 @@
 """Sensitivity within a run: against models written whole, interrupted and repeated, and where images are missing."""
 
 import json
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from quantkit.config.pipeline import Decode, Pipeline, ToTensor
 from quantkit.config.project import Project
 from quantkit.data.build_set import build_calibration_set
 from quantkit.data.calibration_set import CalibrationSet
+from quantkit.data.item import ImageItem
 from quantkit.data.preprocess import preprocess
 from quantkit.engine.prefix_sharing import PrefixSharedRuns
 from quantkit.errors import CalibrationSetError, LabelError, UsageError
@@ -53,7 +55,7 @@ def measured(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return seen
 
 
-def scores_of_file(path: Path, images: list[Path]) -> np.ndarray:
+def scores_of_file(path: Path, images: Sequence[ImageItem]) -> np.ndarray:
     session = ort.InferenceSession(path, providers=["CPUExecutionProvider"])
     return np.concatenate([session.run(None, {"input": preprocess(image, PIPELINE)[None]})[0] for image in images])
 
@@ -108,7 +110,7 @@ def test_another_question_is_measured_anew(run: Path, measured: list[int], chang
     assert len(measured) == 12
 
 
-def test_an_interrupted_measurement_goes_on_where_it_was(run: Path, measured: list[int]) -> None:
+def test_interrupted_sensitivity_measures_the_remaining_layers_only(run: Path, measured: list[int]) -> None:
     def stop(name: str, done: int, total: int) -> None:
         assert total == 3
         if done == 2:
@@ -203,7 +205,7 @@ def test_files_hold_the_figures(run: Path) -> None:
     ],
 )
 def test_without_its_images_it_says_so(run: Path, fault: str, match: str) -> None:
-    paths = sorted(item.path for item in CalibrationSet.load(run.parent / "set.csv").items)
+    paths = sorted(Path(str(item.where)) for item in CalibrationSet.load(run.parent / "set.csv").items)
     match fault:
         case "gone":
             for path in paths:

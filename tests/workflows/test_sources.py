@@ -149,7 +149,7 @@ def test_nan_in_an_array_is_named_with_its_position(place: Place) -> None:
 @pytest.mark.parametrize("form", FORMS)
 def test_evaluate_any_form_same_predictions_and_answers_no_image_twice(form: str, place: Place) -> None:
     source = FORMS[form](place.folder, place.pictures)
-    options = {"pipeline": PIPELINE, "cache": place.folder / "cache"}
+    options: dict[str, Any] = {"pipeline": PIPELINE, "cache": place.folder / "cache"}
     folder = evaluate(place.model, images=place.images, **options)
     first = evaluate(place.model, images=source, limit=20, **options)
     done = evaluate(place.model, images=source, **options)

@@ -11,6 +11,7 @@ import pytest
 from models import uneven_model, write_images
 from progress_log import ProgressLog
 
+from quantkit.config.choices import Stage
 from quantkit.config.method import Percentile
 from quantkit.config.pipeline import Decode, Pipeline, ToTensor
 from quantkit.data import decoded, preprocess
@@ -25,7 +26,8 @@ from quantkit.search import stages as search
 from quantkit.search import trials as tune_trials
 from quantkit.search import tuning_data as tune_material
 from quantkit.search.budget import FloatBudget
-from quantkit.search.stages import Goal, Stage, Verdict
+from quantkit.search.candidate_builder import CandidateBuilder
+from quantkit.search.stages import Goal, Verdict
 from quantkit.search.tuning_data import SELECTION_STRIDE, tuning_data
 from quantkit.targets import ORT, VACC
 from quantkit.vendors.vacc.convert import read_spec
@@ -53,13 +55,13 @@ def run(tmp_path: Path) -> Path:
 def made(monkeypatch: pytest.MonkeyPatch) -> list[object]:
     """Return the recipes that are made, in order."""
     recipes: list[object] = []
-    make = tune_trials.CandidateBuilder.make
+    make = CandidateBuilder.make
 
     def counted(self, recipe, progress=None):
         recipes.append(recipe)
         return make(self, recipe, progress)
 
-    monkeypatch.setattr(tune_trials.CandidateBuilder, "make", counted)
+    monkeypatch.setattr(CandidateBuilder, "make", counted)
     return recipes
 
 
@@ -112,7 +114,7 @@ def test_the_same_bits_again_and_after_an_interruption(
     assert again.path.read_bytes() == wanted
     assert len(made) == 1, "the model that is kept, and no other"
 
-    counted = tune_trials.CandidateBuilder.make
+    counted = CandidateBuilder.make
 
     def interrupted(self, recipe, progress=None):
         if len(made) == 4:
@@ -120,11 +122,11 @@ def test_the_same_bits_again_and_after_an_interruption(
         return counted(self, recipe, progress)
 
     made.clear()
-    monkeypatch.setattr(tune_trials.CandidateBuilder, "make", interrupted)
+    monkeypatch.setattr(CandidateBuilder, "make", interrupted)
     with pytest.raises(KeyboardInterrupt):
         tune(run, EVERYTHING, fresh=True)
     before = len(made)
-    monkeypatch.setattr(tune_trials.CandidateBuilder, "make", counted)
+    monkeypatch.setattr(CandidateBuilder, "make", counted)
     resumed = tune(run, EVERYTHING)
     assert resumed.path.read_bytes() == wanted
     assert resumed.outcome.best.closeness == log
@@ -135,14 +137,14 @@ def test_the_same_bits_again_and_after_an_interruption(
 def test_tune_interrupted_leaves_the_best_model_so_far(
     run: Path, made: list[object], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    counted = tune_trials.CandidateBuilder.make
+    counted = CandidateBuilder.make
 
     def interrupted(self, recipe, progress=None):
         if made:
             raise KeyboardInterrupt
         return counted(self, recipe, progress)
 
-    monkeypatch.setattr(tune_trials.CandidateBuilder, "make", interrupted)
+    monkeypatch.setattr(CandidateBuilder, "make", interrupted)
     with pytest.raises(KeyboardInterrupt):
         tune(run, EVERYTHING)
     assert len(made) == 1
@@ -152,7 +154,7 @@ def test_tune_interrupted_leaves_the_best_model_so_far(
 
 def test_tune_decodes_no_image_twice(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     decodings: list[Path] = []
-    read = decoded.pixels_of
+    read = preprocess.pixels_of
 
     def counted(data: bytes, pipeline: Pipeline, where: Path):
         decodings.append(where)
@@ -190,7 +192,7 @@ def test_tune_damaged_cache_entries_are_tried_again(run: Path) -> None:
     assert tune(run, EVERYTHING).path.read_bytes() == first.path.read_bytes()
 
 
-def test_other_labels_are_judged_anew(run: Path, tmp_path: Path) -> None:
+def test_tune_other_labels_are_evaluated_again(run: Path, tmp_path: Path) -> None:
     images = find_labelled_images(tmp_path / "images", None, None)
     assert images.labels is not None
     evaluated = [
@@ -230,7 +232,7 @@ def vacc(run: Path, **options) -> Tuning:
     return tune(run, replace(EVERYTHING, budget=budget, **options), target=VACC)
 
 
-def test_what_the_card_gets_is_what_was_foretold(run: Path, tmp_path: Path) -> None:
+def test_tune_files_for_the_compiler_match_the_simulation(run: Path, tmp_path: Path) -> None:
     """A run of its own on the rewritten fp32 model, with the options of the build file, makes the same int8 model."""
     done = vacc(run, write_fp32=tmp_path / "better.onnx")
     best = done.outcome.best.recipe
@@ -257,7 +259,7 @@ def test_what_the_card_gets_is_what_was_foretold(run: Path, tmp_path: Path) -> N
 def test_the_skipped_convolutions_are_named_by_index(run: Path) -> None:
     done = vacc(run)
     spec = spec_of(build_file(done))
-    model = prepare(read_model(Path(spec.source.checkpoint))).model
+    model = prepare(read_model(Path(str(spec.source.checkpoint)))).model
     convs = conv2d_nodes(model.graph)
     assert [convs[index] for index in spec.calibration.skip_conv_layers or ()] == list(done.outcome.best.recipe.skip)
 

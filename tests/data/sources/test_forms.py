@@ -227,7 +227,7 @@ def test_parquet_reads_each_row_group_once_in_order(tmp_path: Path, monkeypatch:
 
     read: list[int] = []
     original = ParquetImages.read_group
-    monkeypatch.setattr(ParquetImages, "read_group", lambda self, group: (read.append(group), original(self, group))[1])
+    monkeypatch.setattr(ParquetImages, "read_group", lambda self, group: (read.append(group), original(self, group))[1])  # type: ignore[func-returns-value]
     for item in find_images(write_parquet(tmp_path / "zoo.parquet", PICTURES, row_group_size=5)).items:
         item.read()
     assert read == [0, 1, 2]
@@ -241,7 +241,9 @@ def test_tar_reads_single_members_not_the_archive(tmp_path: Path, monkeypatch: p
     read: list[int] = []
     original = LocalBlob.read_at
     monkeypatch.setattr(
-        LocalBlob, "read_at", lambda self, at, length: (read.append(length), original(self, at, length))[1]
+        LocalBlob,
+        "read_at",
+        lambda self, at, length: (read.append(length), original(self, at, length))[1],  # type: ignore[func-returns-value]
     )
     assert item.read() == PICTURES["cat/0.png"]
     assert sum(read) == len(PICTURES["cat/0.png"])

@@ -276,7 +276,7 @@ def test_reader_with_two_inputs_is_refused() -> None:
             return {"a": ARRAYS[:1], "b": ARRAYS[:1]}
 
     with pytest.raises(UsageError, match=r"get_next\(\) must return one named array"):
-        open_source(Two())
+        open_source(Two())  # type: ignore[arg-type]
 
 
 def test_torch_data_loader_and_data_set(tmp_path: Path) -> None:

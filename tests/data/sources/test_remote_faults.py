@@ -88,7 +88,7 @@ def _large(path: Path) -> Path:
 
 @pytest.mark.parametrize("form", ["a.tar", "a.zip", "a.parquet"])
 def test_archives_over_http_are_read_by_ranges(form: str, server: str, tmp_path: Path) -> None:
-    {"a.tar": write_tar, "a.zip": write_zip, "a.parquet": write_parquet}[form](tmp_path / form, PICTURES)
+    {"a.tar": write_tar, "a.zip": write_zip, "a.parquet": write_parquet}[form](tmp_path / form, PICTURES)  # type: ignore[operator]
     found = find_labelled_images(f"{server}/{form}")
     assert [item.read() for item in found.items] == list(PICTURES.values())
     assert found.labels is not None

@@ -270,7 +270,7 @@ def test_text_of_one_image_run_twice_holds_two_runs(tmp_path: Path) -> None:
     assert [read_relay(path, run)[0].classes[0] for run in (1, 2)] == [0, 4]
 
 
-def test_text_of_runs_over_other_images_cannot_be_told_apart(tmp_path: Path) -> None:
+def test_relay_text_of_other_images_is_indistinguishable(tmp_path: Path) -> None:
     path = tmp_path / "r.txt"
     path.write_text(relay(image(1), (0, 1, 2, 3, 4)) + relay(image(0), (4, 3, 2, 1, 0)) + FIRST)
     with pytest.raises(VendorFileError, match="runs over different images were appended"):

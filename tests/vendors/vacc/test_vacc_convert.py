@@ -169,7 +169,7 @@ def test_files_that_are_no_build_files(text: str, message: str) -> None:
         (None, None),
     ],
 )
-def test_the_framework_is_told_by_the_name(checkpoint: Any, framework: str | None) -> None:
+def test_framework_follows_from_the_file_name(checkpoint: Any, framework: str | None) -> None:
     assert framework_of(checkpoint) == framework
 
 

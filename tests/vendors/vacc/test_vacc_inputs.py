@@ -19,7 +19,10 @@ from quantkit.vendors.vacc.tensors import npz_shape, read_npz, write_npz
 
 
 def test_npz_files_are_numpys_and_always_the_same(tmp_path: Path, rng: np.random.Generator) -> None:
-    arrays = {"output_0": rng.standard_normal((1, 7)).astype(np.float16), "b": np.arange(6).reshape(2, 3).T}
+    arrays: dict[str, np.ndarray] = {
+        "output_0": rng.standard_normal((1, 7)).astype(np.float16),
+        "b": np.arange(6).reshape(2, 3).T,
+    }
     write_npz(tmp_path / "a.npz", arrays)
     with np.load(tmp_path / "a.npz", allow_pickle=False) as stored:
         assert stored.files == ["output_0", "b"]
@@ -62,10 +65,13 @@ def test_pixels_are_whole_pictures_in_class_folders(tmp_path: Path, photos: Path
     assert seen[-1] == (len(found.names),) * 2
     for file in report.files:
         pixels = read_npz(file.npz, "input_0")
-        with Image.open(file.image.path) as image:
+        with Image.open(Path(str(file.image.where))) as image:
             np.testing.assert_array_equal(pixels, np.asarray(image.convert("RGB")).transpose(2, 0, 1))
         assert pixels.dtype == np.uint8
-        assert file.npz == tmp_path / "npz" / file.image.path.parent.name / f"{file.image.path.stem}.npz"
+        assert (
+            file.npz
+            == tmp_path / "npz" / Path(str(file.image.where)).parent.name / f"{Path(str(file.image.where)).stem}.npz"
+        )
     write_datalist(tmp_path / "list.txt", report.files)
     lines = (tmp_path / "list.txt").read_text().splitlines()
     assert lines == [str(tmp_path / "npz" / Path(name).with_suffix(".npz")) for name in found.names]
@@ -107,8 +113,8 @@ def test_what_is_there_stays_and_what_changed_is_written_again(tmp_path: Path, p
     stamps = [file.npz.stat().st_mtime_ns for file in files]
     assert write_inputs(files).written == 0
     files[0].npz.write_bytes(files[0].npz.read_bytes()[:-40])  # as a power failure may leave it
-    Image.new("RGB", (5, 4)).save(files[1].image.path)  # another picture
-    os.utime(files[2].image.path)  # newer than what was made of it
+    Image.new("RGB", (5, 4)).save(Path(str(files[1].image.where)))  # another picture
+    os.utime(Path(str(files[2].image.where)))  # newer than what was made of it
     assert write_inputs(files).written == 3
     assert read_npz(files[1].npz, "input_0").shape == (3, 4, 5)
     assert [file.npz.stat().st_mtime_ns for file in files[3:]] == stamps[3:]
@@ -116,7 +122,7 @@ def test_what_is_there_stays_and_what_changed_is_written_again(tmp_path: Path, p
 
 def test_broken_images_are_named_and_left_out(tmp_path: Path, photos: Path) -> None:
     found = find_labelled_images(photos)
-    broken = found.items[1].path
+    broken = Path(str(found.items[1].where))
     broken.write_bytes(broken.read_bytes()[:60])
     report = write_inputs(plan_inputs(found, tmp_path / "npz"))
     assert [fault.where for fault in report.broken] == [str(broken)]

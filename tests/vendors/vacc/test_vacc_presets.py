@@ -151,7 +151,7 @@ SQUARE = Resize(size=(9, 9), antialias=False)
     ],
 )
 def test_card_warning_only_where_the_card_differs(ops: tuple[object, ...], message: str | None) -> None:
-    warning = card_warning(Pipeline(ops=ops))  # type: ignore[arg-type]
+    warning = card_warning(Pipeline(ops=ops))
     if message is None:
         assert warning is None
     else:

@@ -219,7 +219,7 @@ def test_the_truth_can_come_from_a_label_file(tmp_path: Path) -> None:
         (["n09999999", "n00000001"], ("first", "second"), [1, 0]),
     ],
 )
-def test_the_truth_is_told_by_folders(
+def test_truth_comes_from_class_folders(
     tmp_path: Path, folders: list[str], names: tuple[str, ...], labels: list[int]
 ) -> None:
     card = Device(tmp_path, images=2)

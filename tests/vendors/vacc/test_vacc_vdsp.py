@@ -196,7 +196,7 @@ def test_a_pipeline_comes_back_as_the_card_holds_it(
     crop = tuple(max(1, side - cut) for side, cut in zip(resize, margin, strict=True))
     normalize = Normalize(mean=tuple(m / 1000 for m in mean), std=tuple(s / 1000 for s in std))
     geometry = (Resize(size=resize, antialias=antialias), CenterCrop(size=crop))
-    geometry = geometry[: 1 if crop == resize else 2]
+    geometry = geometry[: 1 if crop == resize else 2]  # type: ignore[assignment]
     pipeline = Pipeline(ops=(Decode(mode=mode), *geometry, ToTensor(divisor=divisor), normalize))
     reading = recognise(vdsp_from_pipeline(pipeline).params)
     assert reading.pipeline is not None

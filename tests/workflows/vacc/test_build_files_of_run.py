@@ -3,6 +3,7 @@
 import random
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from models import uneven_model, write_images
@@ -20,7 +21,8 @@ from quantkit.vendors.vacc.document import Document
 from quantkit.vendors.vacc.spec import BuildSpec
 from quantkit.vendors.vacc.write import vendor_method
 from quantkit.workflows.calibrate import calibrate
-from quantkit.workflows.quantize import QuantizeOptions, quantize
+from quantkit.workflows.quantize import quantize
+from quantkit.workflows.quantize_task import QuantizeOptions
 from quantkit.workflows.tune import TuneOptions, tune
 from quantkit.workflows.vacc.backend import VaccBackend
 from quantkit.workflows.vacc.build_file import VamcOptions, build_file_name
@@ -37,17 +39,17 @@ def names(files: tuple[Path, ...]) -> Written:
     return {path.name for path in files if path.suffix == ".yaml"}
 
 
-def calibrated(place: Path, **options: object) -> Written:
+def calibrated(place: Path, **options: Any) -> Written:
     model = place / ("other.onnx" if options.pop("other", False) else "tiny.onnx")
     options = {"method": Percentile(fraction=0.999), **options}
     return names(calibrate(model, place / "set.csv", PIPELINE, run=place / "run", **options).files)
 
 
-def quantized(place: Path, **options: object) -> Written:
+def quantized(place: Path, **options: Any) -> Written:
     return names(quantize(place / "run", **options).files)
 
 
-def tuned(place: Path, **options: object) -> Written:
+def tuned(place: Path, **options: Any) -> Written:
     return names(tune(place / "run", QUICK, target=VACC, **options).files)
 
 
@@ -90,7 +92,7 @@ def check_run(place: Path) -> None:
             assert spec.calibration.fraction == (method.fraction if isinstance(method, Percentile) else None)
             corrected = None if made.fp32 is None else str((folder.path / made.fp32).resolve())
             assert spec.source.checkpoint == (corrected or record.model.path)
-        assert Path(spec.source.checkpoint).is_file()
+        assert Path(str(spec.source.checkpoint)).is_file()
     compiled = [spec_of(path).name for path in files.values()]
     assert len(set(compiled)) == len(compiled), "the compiler files its builds by name"
     fp32 = {path.name for path in folder.path.glob("fp32-*.onnx")}

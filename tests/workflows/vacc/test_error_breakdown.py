@@ -12,7 +12,7 @@ from models import tiny_model, write_images
 from PIL import Image
 from typer.testing import CliRunner
 
-from quantkit.cli.main import app
+from quantkit.cli.app import app
 from quantkit.config.pipeline import PRESETS, CenterCrop, Decode, EvenSides, Normalize, Pipeline, Resize, ToTensor
 from quantkit.data.build_set import build_calibration_set
 from quantkit.data.preprocess import preprocess
@@ -69,7 +69,7 @@ def test_the_cards_pipeline_is_the_one_that_vdsp_params_express(preset: str) -> 
 
 
 def test_vsx_pipeline_turns_by_exif_and_evens_sides_first() -> None:
-    vamp, vsx = (card_pipeline(OWN, runtime) for runtime in ("vamp", "vsx"))  # type: ignore[arg-type]
+    vamp, vsx = (card_pipeline(OWN, runtime) for runtime in ("vamp", "vsx"))
     assert vsx.ops == (Decode(exif=True), EvenSides(), *vamp.ops[1:])
     assert card_pipeline(vsx, "vsx") == vsx
     assert vsx.output_size == vamp.output_size == (8, 8)
@@ -92,12 +92,12 @@ def test_vsx_pixels_are_those_of_the_vendors_script(tmp_path: Path) -> None:
 def test_vsx_breakdown_differs_from_vamp_on_odd_sides_only(tmp_path: Path) -> None:
     model = tiny_model(tmp_path / "tiny.onnx", seed=5)
     run = calibrated(tmp_path, model, OWN)  # pictures of 24 x 8
-    vamp, vsx = (error_breakdown(run, runtime=runtime) for runtime in ("vamp", "vsx"))  # type: ignore[arg-type]
+    vamp, vsx = (error_breakdown(run, runtime=runtime) for runtime in ("vamp", "vsx"))
     assert vsx.steps == vamp.steps
     assert (vamp.notes[0], vsx.notes[0]) == (RUNTIMES["vamp"], RUNTIMES["vsx"])
     for path in (tmp_path / "images").rglob("*.png"):
         Image.open(path).resize((25, 9)).save(path)
-    vamp, vsx = (error_breakdown(run, runtime=runtime) for runtime in ("vamp", "vsx"))  # type: ignore[arg-type]
+    vamp, vsx = (error_breakdown(run, runtime=runtime) for runtime in ("vamp", "vsx"))
     assert vsx.top1 == vamp.top1  # the start is the same
     card = compare(["fp32", "int8"], run=run, pipeline=card_pipeline(OWN, "vsx"), drift_images=0)
     assert vsx.steps[0].top1 == card.reference.top1
@@ -119,7 +119,7 @@ def test_each_step_is_what_a_comparison_of_its_models_gives(run: Path, tmp_path:
     preprocessing, _, last = found.steps
     assert found.images == here.images == 32
     assert found.top1 == here.reference.top1
-    assert last.alone == here.candidates[0].versus.top1  # type: ignore[union-attr]
+    assert last.alone == here.candidates[0].versus.top1
     assert preprocessing.top1 == card.reference.top1
     assert last.top1 == card.candidates[0].top1
     assert preprocessing.of_step == preprocessing.in_all == preprocessing.alone

@@ -48,7 +48,7 @@ def options_of(candidate: dict[str, Any]) -> tuple[object, ...]:
     return candidate["calibrate_mode"], candidate["quantize_per_channel"], candidate["weight_scale"]
 
 
-def test_every_combination_stands_in_the_table_once(advice: Advice) -> None:
+def test_advise_table_has_every_combination_once(advice: Advice) -> None:
     rows = [options_of(one) for one in advice.to_json()["candidates"]]
     modes = ("percentile", "kl_divergence", "max", "mse")
     assert sorted(rows, key=str) == sorted(itertools.product(modes, (True, False), ("max", "power2")), key=str)
@@ -124,6 +124,6 @@ def test_sensitivity_finds_the_uneven_convolution(run: Path) -> None:
     assert np.isfinite(found[1].gain_db)
 
 
-def test_one_image_cannot_choose_and_judge(run: Path) -> None:
+def test_advise_one_image_is_refused(run: Path) -> None:
     with pytest.raises(UsageError, match="needs at least two images"):
         advise(run, limit=1)
