@@ -37,7 +37,7 @@ def test_build_check_materialize(run: Run, three_classes: Path, tmp_path: Path) 
     assert lines[0] == "15 images: 3 classes, 3 to 6 each; labels: 3 class folders; seed 1"
     assert lines[1] == f"digest {CalibrationSet.load(tmp_path / 'sets/zoo.csv').digest}"
     assert "note: the classes have 3 to 6 images, because some have too few usable ones" in lines
-    assert "wrote sets/zoo.csv" in lines
+    assert "wrote sets/zoo.csv (new: sets/)" in lines
     code, out, _ = run("calib-set", "check", "sets/zoo.csv")
     assert (code, out.splitlines()[-1]) == (0, "all 15 images are present, unchanged and decodable")
     code, out, _ = run("calib-set", "materialize", "sets/zoo.csv", "flat")
