@@ -76,17 +76,15 @@ def timed(work: Callable[[], object]) -> float:
     return time.perf_counter() - start
 
 
-def run_pass(
-    session: TappedSession, names: tuple[str, ...], paths: list[Path], load: Any
-) -> dict[str, TensorStatistics]:
-    *_, chunk = observe(session, names, paths, load, threads=THREADS)
+def run_pass(session: TappedSession, paths: list[Path], load: Any) -> dict[str, TensorStatistics]:
+    *_, chunk = observe(session, paths, load, threads=THREADS)
     return chunk.observed().tensors
 
 
 def observed_by(session: TappedSession, prepared: Any, paths: list[Path], load: Any) -> Observed:
     """Return what a pass observes of all tensors."""
     wanted = observed_tensors(prepared)
-    *_, chunk = observe(session, wanted.tapped, paths, load, threads=THREADS)
+    *_, chunk = observe(session, paths, load, threads=THREADS)
     return complete(chunk.observed(), wanted)
 
 
@@ -118,11 +116,11 @@ def time_ours(model: Path, paths: list[Path], rounds: int) -> dict[str, Any]:
 
     work: dict[str, Callable[[], object]] = {
         "plain": infer,
-        "pass": lambda: run_pass(session, names, paths, arrays.__getitem__),
-        "short_pass": lambda: run_pass(session, names, short, arrays.__getitem__),
+        "pass": lambda: run_pass(session, paths, arrays.__getitem__),
+        "short_pass": lambda: run_pass(session, short, arrays.__getitem__),
         "side_by_side": infer_side_by_side,
         "plain_decoding": infer_decoding,
-        "pass_decoding": lambda: run_pass(session, names, paths, load),
+        "pass_decoding": lambda: run_pass(session, paths, load),
     }
     for one in work.values():
         one()
@@ -136,7 +134,7 @@ def time_ours(model: Path, paths: list[Path], rounds: int) -> dict[str, Any]:
     def ratio(key: str, base: str) -> float:
         return statistics.median(a / b for a, b in zip(times[key], times[base], strict=True))
 
-    seen = run_pass(session, names, paths, arrays.__getitem__)
+    seen = run_pass(session, paths, arrays.__getitem__)
     return {
         "images": len(paths),
         "tensors": len(names),
@@ -270,7 +268,7 @@ def _memory_job(model: Path, paths: list[Path], observing: bool) -> float:
     load = partial(preprocess, pipeline=PIPELINE)
     if observing:
         names = observed_tensors(prepared.model).tapped
-        run_pass(TappedSession(prepared.model, names), names, paths, load)
+        run_pass(TappedSession(prepared.model, names), paths, load)
     else:
         plain = open_session(model, threads=THREADS)
         feed = plain.get_inputs()[0].name

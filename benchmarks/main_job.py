@@ -96,6 +96,11 @@ def measured(commands: Sequence[list[str]], log: Path, arguments: argparse.Names
     return cost
 
 
+def _environment() -> dict[str, str]:
+    """Return this process's environment, with compiled Python kept: an installed tool has it, the checkout must too."""
+    return {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+
+
 def _measured(command: list[str], log: Path, arguments: argparse.Namespace) -> Cost:
     limit = round(arguments.memory_gb * 1e9)
     late = threading.Event()
@@ -107,7 +112,7 @@ def _measured(command: list[str], log: Path, arguments: argparse.Namespace) -> C
             stdout=output,
             stderr=output,
             cwd=log.parent,
-            env=os.environ | {"PYTHONPATH": path, "NNCF_TELEMETRY": "0"},
+            env=_environment() | {"PYTHONPATH": path, "NNCF_TELEMETRY": "0"},
             start_new_session=True,
             preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_DATA, (limit, limit)),
         )
@@ -213,9 +218,11 @@ def ready(arguments: argparse.Namespace, folder: Path) -> tuple[Run, dict[str, s
 
 
 def warm_up(folder: Path) -> None:
-    """Compile what quantkit compiles once an installation."""
-    command = [sys.executable, "-m", "quantkit", "demo", "--out", str(folder / "demo")]
-    subprocess.run(command, check=True, capture_output=True, env=os.environ | {"PYTHONPATH": str(ROOT)}, cwd=folder)
+    """Compile what quantkit compiles once an installation: its kernels, and its Python as pip does."""
+    environment = _environment() | {"PYTHONPATH": str(ROOT)}
+    for command in (["-m", "quantkit", "demo", "--out", str(folder / "demo")], ["-m", "compileall", "-q", "quantkit"]):
+        place = folder if "demo" in command else ROOT
+        subprocess.run([sys.executable, *command], check=True, capture_output=True, env=environment, cwd=place)
 
 
 def parse() -> argparse.Namespace:

@@ -1,8 +1,10 @@
 """Results as rows of named values, for pandas, polars and tables in notebooks."""
 
+import csv
 import importlib
+import io
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import is_dataclass
 from enum import Enum
 from html import escape
@@ -64,6 +66,15 @@ def plain(value: Any) -> Any:
 def plain_fields(value: Any) -> dict[str, Any]:
     """Return the fields of a dataclass as JSON values, for its method ``to_json``; see `plain`."""
     return {name: plain(one) for name, one in vars(value).items()}
+
+
+def csv_text(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
+    """Return rows as CSV with a line of headings; None is an empty cell."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(columns)
+    writer.writerows(["" if value is None else value for value in row] for row in rows)
+    return text.getvalue()
 
 
 def dataframe(rows: Sequence[Row]) -> Any:

@@ -42,6 +42,7 @@ def init(
     if preset is not None or images is not None:
         raise UsageError("needs --model", where="--preset" if preset is not None else "--images")
     from quantkit.config.ready import first_command, ready_configs, title, write_ready_config
+    from quantkit.workflows.project import load_project
 
     if name is None:
         for known, text in ready_configs().items():
@@ -50,7 +51,10 @@ def init(
     path = write_ready_config(name, Path())
     print_lines("its comments describe the next steps")
     print_files([path])
-    print_next(*shlex.split(first_command(ready_configs()[name]))[1:])
+    words = shlex.split(first_command(ready_configs()[name]))[1:]
+    if words[0] == "export" and (found := load_project()).model is not None and found.model.is_file():
+        words = ["calib-set", "build", "--images", "FOLDER", "--out", str(found.set or "calib.csv")]
+    print_next(*words)
 
 
 def _write_for_model(name: str | None, model: Path, preset: str | None, images: Path | None) -> None:

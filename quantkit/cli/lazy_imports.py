@@ -8,7 +8,7 @@ from types import ModuleType
 
 # onnx_ir imports sympy (0.5 s of processor time) for arithmetic with named dimensions, which no command needs. Its
 # module for this arithmetic refers to sympy's functions when it is imported.
-LAZY = frozenset({"sympy", "onnx_ir._symbolic_shapes"})
+LAZY = frozenset({"sympy", "onnx_ir._symbolic_shapes", "numpy.f2py"})
 
 
 class _LazyFinder:

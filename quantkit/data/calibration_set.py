@@ -306,7 +306,12 @@ def _read_manifest(path: Path) -> tuple[dict[str, list[str]], tuple[CalibrationI
             start = file.read(100)
             content = start + (file.read() if _TITLE.encode() in start else b"")
     except OSError as error:
-        raise CalibrationSetError(f"cannot read the calibration set ({reason(error)})", where=path) from error
+        missing = isinstance(error, FileNotFoundError)
+        raise CalibrationSetError(
+            f"cannot read the calibration set ({reason(error)})",
+            where=path,
+            fix=f"write it with quantkit calib-set build --images FOLDER --out {path}" if missing else None,
+        ) from error
     if _TITLE.encode() not in start:
         raise CalibrationSetError(
             "not a calibration set of quantkit", where=path, fix="write one with quantkit calib-set build"

@@ -1,6 +1,7 @@
 """Cache of decoded images as 8-bit pixels, so that no image is decoded and resized twice."""
 
 import threading
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -24,10 +25,14 @@ class DecodedImages:
     Args:
         pipeline: preprocessing of all images.
         limit_bytes: maximum memory for pixels.
+        only: cache only these images; all by default.
     """
 
-    def __init__(self, pipeline: Pipeline, limit_bytes: int = LIMIT_BYTES) -> None:
+    def __init__(
+        self, pipeline: Pipeline, limit_bytes: int = LIMIT_BYTES, *, only: Iterable[Path | Readable] | None = None
+    ) -> None:
         self._pipeline, self._left = pipeline, limit_bytes
+        self._only = None if only is None else {_key(image) for image in only}
         self._pixels: dict[Path | Readable, NDArray[np.uint8]] = {}
         self._lock = threading.Lock()
 
@@ -49,7 +54,7 @@ class DecodedImages:
         Raises:
             ImageError: the image cannot be decoded.
         """
-        key = image.path if isinstance(image, FileItem) else image
+        key = _key(image)
         pixels = self._pixels.get(key)
         if pixels is None:
             data = content(image)
@@ -62,7 +67,13 @@ class DecodedImages:
         return out
 
     def _keep(self, key: Path | Readable, pixels: NDArray[np.uint8]) -> None:
+        if self._only is not None and key not in self._only:
+            return
         with self._lock:
             if key not in self._pixels and pixels.nbytes <= self._left:
                 self._pixels[key] = pixels.copy() if pixels.base is not None else pixels
                 self._left -= pixels.nbytes
+
+
+def _key(image: Path | Readable) -> Path | Readable:
+    return image.path if isinstance(image, FileItem) else image

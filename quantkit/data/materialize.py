@@ -31,7 +31,7 @@ def materialize(chosen: CalibrationSet, folder: Path, *, link: bool = True, prog
     """
     make_folder(folder)
     names = materialized_names(chosen)
-    _refuse_strangers(folder, set(names))
+    refuse_strangers(folder, set(names))
     count = as_progress(progress).task("copying", "images")
     for done, (item, image, name) in enumerate(zip(chosen.items, chosen.images, names, strict=True), start=1):
         _place(item, image, folder / name, link)
@@ -44,7 +44,12 @@ def materialized_names(chosen: CalibrationSet) -> list[str]:
     return [f"{place:0{digits}d}_{PurePosixPath(image.name).name}" for place, image in enumerate(chosen.images)]
 
 
-def _refuse_strangers(folder: Path, names: set[str]) -> None:
+def refuse_strangers(folder: Path, names: set[str]) -> None:
+    """Remove what a killed run left in a folder of images.
+
+    Raises:
+        OutputError: the folder contains another file.
+    """
     for entry in sorted(folder.iterdir()):
         if entry.name.endswith(TEMPORARY_SUFFIX):
             entry.unlink(missing_ok=True)  # left by a killed run

@@ -6,6 +6,7 @@ and process the results of the previous one.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from itertools import islice
 from typing import TypeVar, cast
 
@@ -73,6 +74,27 @@ def _batches(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
     rest = iter(items)
     while batch := list(islice(rest, size)):
         yield batch
+
+
+@dataclass(frozen=True)
+class Batching:
+    """How images are put together for a model.
+
+    Attributes:
+        size: images that run together.
+        fill: the size is fixed by the model: a partial batch is padded.
+    """
+
+    size: int = 1
+    fill: bool = True
+
+    @classmethod
+    def of(cls, fixed: int | None, device: Device) -> "Batching":
+        """Return the model's fixed batch size, else that of the device."""
+        return cls(fixed or device.batch, fixed is not None)
+
+
+ONE_BY_ONE = Batching()
 
 
 def load_batch(images: Sequence[ImageItem], load: Load, batch: int) -> npt.NDArray[np.float32]:

@@ -23,7 +23,7 @@ import numpy as np
 from quantkit.data.images import place_of
 from quantkit.data.item import ImageItem
 from quantkit.data.parallel import worker_threads
-from quantkit.engine.batches import Load, load_batch
+from quantkit.engine.batches import ONE_BY_ONE, Batching, Load, load_batch
 from quantkit.engine.tap import TappedSession
 from quantkit.errors import NumericError
 from quantkit.graph.qdq.taps import Taps
@@ -60,12 +60,10 @@ class Chunk:
 
 def observe(
     session: TappedSession,
-    tensors: Sequence[str],
     images: Sequence[ImageItem],
     load: Load,
+    batching: Batching = ONE_BY_ONE,
     *,
-    batch: int = 1,
-    fill: bool = True,
     threads: int,
     before: Observed | None = None,
     progress: Callable[[int], None] | None = None,
@@ -74,12 +72,10 @@ def observe(
 
     Args:
         session: the model with tapped tensors.
-        tensors: names of the tapped tensors, in the order of the statistics.
         images: the images.
         load: reads and preprocesses one image; called from any thread.
-        batch: batch size. If the first axis of a tensor is not the batch, the images of a batch share its extremes.
-        fill: the batch size is fixed by the model: a partial last batch is padded, and the padding is not counted in
-            tensors with the batch as first axis.
+        batching: how images run together. Padding is not counted in tensors with the batch as first axis; of other
+            tensors, the images of a batch share the extremes.
         threads: number of worker threads.
         before: statistics of the first images, from an interrupted pass.
         progress: called with the number of observed images, from any thread.
@@ -88,12 +84,12 @@ def observe(
         ImageError: an image cannot be decoded.
         NumericError: a tensor contains NaN or infinity; the message names tensor and image.
     """
-    totals, extremes, done = begin(tensors, len(images), before)
+    totals, extremes, done = begin(session.names, len(images), before)
     rate = 0.0
-    workers = [ImageObserver(session, tensors, load, batch, fill) for _ in range(threads)]
+    workers = [ImageObserver(session, load, batching) for _ in range(threads)]
     with worker_threads(threads) as pool:
         while done < len(images):
-            end = min(_chunk_end(done, rate, threads, batch), next_point(done), len(images))
+            end = min(_chunk_end(done, rate, threads, batching.size), next_point(done), len(images))
             start_s = time.monotonic()
             _run_chunk(pool, workers, images[:end], extremes, progress, done)
             rate = (end - done) / max(time.monotonic() - start_s, 1e-6)
@@ -175,19 +171,16 @@ class ImageObserver:
 
     Args:
         session: the model with its taps.
-        tensors: names of the tapped tensors.
         load: reads and preprocesses one image.
-        batch: images that run together.
-        fill: fill up a partial batch.
+        batching: how images run together.
     """
 
-    def __init__(self, session: TappedSession, tensors: Sequence[str], load: Load, batch: int, fill: bool) -> None:
-        self.batch = batch
-        self._fill = fill
+    def __init__(self, session: TappedSession, load: Load, batching: Batching) -> None:
+        self.batch, self._fill = batching.size, batching.fill
         self._session = session
         self._load = load
-        self.observers = {name: Observer() for name in tensors}
-        self._columns = {name: column for column, name in enumerate(tensors)}
+        self.observers = {name: Observer() for name in session.names}
+        self._columns = {name: column for column, name in enumerate(session.names)}
 
     def observe(self, images: Sequence[ImageItem], extremes: Float32Array) -> None:
         """Count the tensors of a batch, and store the extremes of each image, ``[images, tensors, 2]``."""

@@ -15,7 +15,7 @@ import onnxruntime as ort
 from quantkit.config.pipeline import Pipeline
 from quantkit.data.item import ImageItem
 from quantkit.data.preprocess import preprocess
-from quantkit.engine.batches import map_batches
+from quantkit.engine.batches import Load, map_batches
 from quantkit.engine.classifier import ClassifierFile, feed
 from quantkit.engine.device import CPU, Device
 from quantkit.engine.placement import placement_of
@@ -158,23 +158,24 @@ def evaluate(
     *,
     threads: int,
     progress: Callable[[int], None] | None = None,
+    load: Load | None = None,
     answer: Answer | None = None,
 ) -> Iterator[ModelScores]:
     """Yield the scores of all models, image by image in order.
 
     Images are decoded ahead and run in batches of the models' device (see `quantkit.engine.batches`), unless ``answer``
-    runs the models elsewhere.
+    runs the models elsewhere. ``load`` reads an image instead of the pipeline.
 
     Raises:
         ImageError: an image cannot be decoded.
         ModelError: a model cannot be run.
     """
 
-    def load(index: int) -> Float32Array:
-        return preprocess(images[index], pipeline)
+    def read(index: int) -> Float32Array:
+        return preprocess(images[index], pipeline) if load is None else load(images[index])
 
     every = [[True] * len(models)] * len(images)
-    answered = answer_in_batches(models, every, load, threads=threads) if answer is None else answer(every)
+    answered = answer_in_batches(models, every, read, threads=threads) if answer is None else answer(every)
     for answers in answered:
         if progress is not None:
             progress(answers.index + 1)

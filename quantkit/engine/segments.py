@@ -40,7 +40,7 @@ class SegmentedRun:
         self._values = {name_of(value): value for node in model.graph for value in node.outputs}
         self._values |= {name_of(value): value for value in model.graph.inputs}
         self._done: set[ir.Node] = set()
-        self._live: dict[str, list[Array]] = {name_of(model.graph.inputs[0]): list(images)}
+        self._live: dict[str, Sequence[Array]] = {name_of(model.graph.inputs[0]): images}
 
     @property
     def kept(self) -> tuple[str, ...]:
@@ -55,11 +55,13 @@ class SegmentedRun:
         """
         computed = [name for name in tensors if name not in self._live]
         session = self._piece(computed) if computed else None
+        entries = [] if session is None else [entry.name for entry in session.get_inputs()]
 
         def one(index: int) -> tuple[Array, ...]:
             values = {name: self._live[name][index] for name in tensors if name in self._live}
             if session is not None:
-                values |= dict(zip(computed, self._call(session, index, computed), strict=True))
+                feeds = {name: self._live[name][index] for name in entries}
+                values |= dict(zip(computed, _call(session, feeds, computed), strict=True))
             return tuple(values[name] for name in tensors)
 
         count = len(next(iter(self._live.values())))
@@ -125,16 +127,13 @@ class SegmentedRun:
         for value in [*graph.inputs, *graph.outputs]:
             value.type = value.type or ir.TensorType(ir.DataType.FLOAT)
             value.shape = None  # sizes depend on the images; onnxruntime does not need them
+        if any(node.op_type == "MaxPool" for node in graph):
+            # With the number of axes onnxruntime moves the channels behind, where it has a fast kernel for integers;
+            # for layers alone this costs more than it gains.
+            for value in graph.inputs:
+                value.shape = ir.Shape([None] * self._live[name_of(value)][0].ndim)
         piece = ir.Model(graph, ir_version=self.model.ir_version)
         return open_session(ir.serde.serialize_model(piece).SerializeToString())
-
-    def _call(self, session: ort.InferenceSession, index: int, computed: Sequence[str]) -> list[Array]:
-        feeds = {entry.name: self._live[entry.name][index] for entry in session.get_inputs()}
-        try:
-            values: list[Array] = session.run(list(computed), feeds)
-        except Exception as error:  # the exception classes of onnxruntime derive directly from Exception
-            raise ModelError(f"onnxruntime cannot run a part of the model ({first_line(error)})") from error
-        return values
 
     def _inputs_of(self, tensors: Sequence[str]) -> list[str]:
         """Return the live tensors that these are computed from."""
@@ -162,6 +161,14 @@ class SegmentedRun:
         read |= {name_of(crossing(value)) for value in self.model.graph.outputs}
         computed = [*self._live, *(name_of(value) for node in self._nodes if node in done for value in node.outputs)]
         return [name for name in dict.fromkeys(computed) if name in read]
+
+
+def _call(session: ort.InferenceSession, feeds: Mapping[str, Array], computed: Sequence[str]) -> list[Array]:
+    try:
+        values: list[Array] = session.run(list(computed), feeds)
+    except Exception as error:  # the exception classes of onnxruntime derive directly from Exception
+        raise ModelError(f"onnxruntime cannot run a part of the model ({first_line(error)})") from error
+    return values
 
 
 def _is_free(node: ir.Node) -> bool:

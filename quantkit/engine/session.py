@@ -23,7 +23,6 @@ def open_session(
     threads: int = 1,
     optimized: Path | None = None,
     fuse: bool = True,
-    pooled: bool = False,
 ) -> ort.InferenceSession:
     """Open a session.
 
@@ -33,7 +32,6 @@ def open_session(
         threads: threads within one run; passes use 1 and run several images in parallel.
         optimized: file for the graph optimized by onnxruntime.
         fuse: let onnxruntime optimize; False runs the graph unchanged, with QDQ pairs in float.
-        pooled: allocate tensors from a memory pool shared by all such sessions; the pool is kept by the process.
 
     Raises:
         ModelError: onnxruntime cannot load the model; the message includes its reason.
@@ -45,7 +43,7 @@ def open_session(
     options.log_severity_level = 4
     if not fuse:
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-    if pooled:
+    if device.is_cpu:
         _make_pool()
         options.add_session_config_entry("session.use_env_allocators", "1")
         # Weights must not remain in the pool after the session is closed.
@@ -111,7 +109,8 @@ def _missing_libraries(device: Device) -> str:
 def _make_pool() -> None:
     """Register the memory pool with onnxruntime, once per process."""
     kind = ort.OrtMemoryInfo("Cpu", ort.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, ort.OrtMemType.DEFAULT)
-    ort.create_and_register_allocator(kind, None)
+    # No more memory than requested: the default doubles it.
+    ort.create_and_register_allocator(kind, ort.OrtArenaCfg(0, 1, -1, -1))
 
 
 def default_threads() -> int:

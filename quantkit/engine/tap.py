@@ -51,6 +51,7 @@ class TappedSession:
             is always ``ordered``.
 
     Attributes:
+        names: the tapped tensors, as given.
         placement: where its layers really run.
 
     Raises:
@@ -59,6 +60,7 @@ class TappedSession:
     """
 
     def __init__(self, model: ir.Model, tensors: Sequence[str], *, ordered: bool = False, device: Device = CPU) -> None:
+        self.names = tuple(tensors)
         # The tensors of a batch take much of a device's memory, and running two batches in parallel gains nothing.
         self._turn = contextlib.nullcontext() if device.is_cpu else threading.Lock()
         self._inputs = [str(value.name) for value in model.graph.inputs if value.name in tensors]
@@ -69,11 +71,11 @@ class TappedSession:
             _save_tapped(model, wanted, tapped)
             # onnxruntime cannot always read back the subgraphs that it writes in an optimized model.
             nested = any(list(graphs_within(node)) for node in model.graph)
-            if ordered or nested or not device.is_cpu:
+            if nested or not device.is_cpu:
                 whole = _whole(tapped, [*wanted, self._result], device)
                 self._partitions, tap_of = [whole], {name: name for name in wanted}
             else:
-                self._partitions, tap_of = _open_blocked(tapped, _elements(model, wanted))
+                self._partitions, tap_of = _open_pieces(tapped, _elements(model, wanted), ordered)
         self.placement = placement_of(self._partitions[0].session, device)
         self._tap_of = tap_of
         self._input = str(model.graph.inputs[0].name)
@@ -143,12 +145,13 @@ def _whole(tapped: Path, outputs: Sequence[str], device: Device) -> _OpenPiece:
     return _OpenPiece(session, (session.get_inputs()[0].name,), tuple(dict.fromkeys(outputs)))
 
 
-def _open_blocked(tapped: Path, elements: Mapping[str, int]) -> tuple[list[_OpenPiece], dict[str, str]]:
-    """Open the tapped model in pieces, optimized by onnxruntime, with taps moved before their reordering.
+def _open_pieces(tapped: Path, elements: Mapping[str, int], ordered: bool) -> tuple[list[_OpenPiece], dict[str, str]]:
+    """Open the tapped model in pieces, optimized by onnxruntime, with taps before their reordering if they may be.
 
     Args:
         tapped: the model.
         elements: number of elements of each tapped tensor.
+        ordered: leave the taps behind their reordering.
 
     Returns:
         The pieces, and the tap of each of their outputs.
@@ -156,14 +159,14 @@ def _open_blocked(tapped: Path, elements: Mapping[str, int]) -> tuple[list[_Open
     optimized = tapped.with_name("optimized.onnx")
     open_session(tapped, optimized=optimized)
     proto = onnx.load(optimized, load_external_data=False)
-    moved = _move_taps(proto.graph, set(elements))
+    moved = {} if ordered else _move_taps(proto.graph, set(elements))
     output_of = {name: moved.get(name, name) for name in elements}
     partitions = []
     for piece in cut(proto, {output_of[name]: size for name, size in elements.items()}, PIECE_ELEMENTS):
         path = tapped.with_name("piece.onnx")
         onnx.save(piece.model, path)
         # The model is already optimized, so it is run without further optimization.
-        session = open_session(path, fuse=False, pooled=True)
+        session = open_session(path, fuse=False)
         partitions.append(_OpenPiece(session, piece.inputs, piece.outputs, piece.later))
     return partitions, {output: name for name, output in output_of.items()}
 

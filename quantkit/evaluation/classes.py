@@ -3,11 +3,11 @@
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import stats
 
 from quantkit.errors import LabelError
 from quantkit.evaluation.paired import PairedOutcomes, mcnemar_exact
 from quantkit.evaluation.predictions import Predictions
+from quantkit.types import Float64Array
 
 SIGNIFICANCE = 0.05
 
@@ -70,7 +70,7 @@ def class_deltas(reference: Predictions, candidate: Predictions) -> tuple[ClassD
     testable = 2.0 * 0.5 ** (lost + gained)[present] <= SIGNIFICANCE
     adjusted = np.ones_like(p)
     if testable.any():
-        adjusted[testable] = stats.false_discovery_control(p[testable], method="bh")
+        adjusted[testable] = _adjusted(p[testable])
     return tuple(
         ClassDelta(
             label=int(c),
@@ -84,3 +84,12 @@ def class_deltas(reference: Predictions, candidate: Predictions) -> tuple[ClassD
         )
         for c, p_class, p_corrected in zip(present, p, adjusted, strict=True)
     )
+
+
+def _adjusted(p: Float64Array) -> Float64Array:
+    """Return p values adjusted by Benjamini and Hochberg: the least of ``p * tests / rank`` from each rank on."""
+    order = np.argsort(p)
+    by_rank = p[order] * (p.size / np.arange(1, p.size + 1))
+    adjusted = np.empty_like(p)
+    adjusted[order] = np.minimum.accumulate(by_rank[::-1])[::-1]
+    return np.clip(adjusted, 0.0, 1.0)

@@ -66,8 +66,7 @@ def image_terms(x: Float32Array, y: Float32Array, grid: Grid | None) -> ImageTer
     x, y = np.ascontiguousarray(x), np.ascontiguousarray(y)
     sums = np.empty((x.shape[0], len(COLUMNS)))
     _add_channels(x, y, *x.shape, sums)
-    with np.errstate(invalid="ignore"):
-        max_err = float(np.abs(y - x).max())
+    max_err = _largest_error(x, y, x.size)
     x_ends, y_ends = (float(x.min()), float(x.max())), (float(y.min()), float(y.max()))
     if grid is None:
         return ImageTerms(sums, x.size, max_err, x_ends, y_ends, 0, np.zeros(0, np.int64))
@@ -97,6 +96,15 @@ def _add_channels(x: Float32Array, y: Float32Array, channels: int, elements: int
             total += e
         row = 5 * channel
         sums[row], sums[row + 1], sums[row + 2], sums[row + 3], sums[row + 4] = xx, yy, xy, ee, total
+
+
+@kernel("float32", "float32*", "float32*", "int64", fastmath=frozenset({"nnan", "nsz"}))
+def _largest_error(x: Float32Array, y: Float32Array, size: int) -> np.float32:
+    largest = np.float32(0.0)
+    for i in range(size):
+        error = abs(y[i] - x[i])
+        largest = error if error > largest else largest
+    return largest
 
 
 @kernel("void", "float32*", "int64", "float32", "int64", "int64", "int64", "int32*", "int64*", "int64")

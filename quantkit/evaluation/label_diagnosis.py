@@ -4,7 +4,6 @@ An off-by-one label file or an alphabetical class order looks like a total failu
 """
 
 import numpy as np
-from scipy import optimize
 
 from quantkit.data.label_order import find_label_order
 from quantkit.evaluation.paired import wilson_interval
@@ -74,5 +73,7 @@ def _accuracy_in_another_order(predictions: Predictions) -> float:
     learn, evaluate = by_class[::2], by_class[1::2]
     votes = np.zeros((predictions.classes, predictions.classes), np.int64)
     np.add.at(votes, (labels[learn], predictions.top1[learn]), 1)
-    _, renamed = optimize.linear_sum_assignment(votes, maximize=True)
+    from scipy.optimize import linear_sum_assignment  # slow to import, and few sets have so many images a class
+
+    _, renamed = linear_sum_assignment(votes, maximize=True)
     return float((renamed[labels[evaluate]] == predictions.top1[evaluate]).mean())

@@ -1,16 +1,14 @@
 """Measures the accumulated and isolated drift of tensors between two models."""
 
-from collections.abc import Callable, Container, Iterable, Sequence
-from functools import partial
+from collections.abc import Callable, Container, Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import onnx_ir as ir
 
-from quantkit.config.pipeline import Pipeline
 from quantkit.data.item import ImageItem
 from quantkit.data.parallel import map_in_order
-from quantkit.data.preprocess import preprocess
-from quantkit.engine.batches import load_batch
+from quantkit.engine.batches import Load, load_batch
 from quantkit.engine.device import CPU, Device
 from quantkit.engine.tap import TappedSession
 from quantkit.evaluation.drift import DriftAccumulator, TensorDrift
@@ -24,105 +22,135 @@ from quantkit.graph.qdq.isolated import local_graph
 from quantkit.graph.qdq.read import activation_qparams, seen_by_readers
 from quantkit.types import FloatArray
 
-# Runs both models on a batch, and yields pairs of tensors in the order of the accumulators.
-_Run = Callable[[FloatArray], Iterable[tuple[FloatArray, FloatArray]]]
+# Runs both models on a batch, and yields the place of an accumulator with the tensors that it compares.
+_Run = Callable[[FloatArray], Iterator[tuple[int, FloatArray, FloatArray]]]
+
+
+@dataclass(frozen=True)
+class Drifts:
+    """Drift of a candidate's tensors.
+
+    Attributes:
+        accumulated: of every quantized tensor that the reference has, in graph order. The error is end to end: it
+            includes the errors of all layers before a tensor.
+        isolated: of each integer layer, in graph order. Every layer reads the tensors of the fp32 model, rounded as in
+            the candidate, and its result is compared with that of the fp32 model: the error includes the rounding of
+            its input, its weights, and the rounding and clipping of its result. Empty for a model of another tool with
+            other tensor names than the reference, and if the reference is quantized, because it has no fp32 tensors.
+    """
+
+    accumulated: tuple[TensorDrift, ...] = ()
+    isolated: tuple[TensorDrift, ...] = ()
+
+
+@dataclass(frozen=True)
+class _Comparison:
+    """Two tensors that an accumulator compares.
+
+    Attributes:
+        tensor: tensor of the reference.
+        other: what it is compared with: a tensor of the candidate, or of a layer alone.
+        alone: the other is of a layer alone, which runs with the reference.
+        limits: the effective bounds, to which values are clipped.
+        drift: the accumulator.
+    """
+
+    tensor: str
+    other: str
+    alone: bool
+    limits: Bounds
+    drift: DriftAccumulator
 
 
 def measure_drift(
     reference: ir.Model,
     candidate: ir.Model,
     images: Sequence[ImageItem],
-    pipeline: Pipeline,
+    load: Load,
     threads: int = 1,
     device: Device = CPU,
-) -> tuple[TensorDrift, ...]:
-    """Return the accumulated drift of every quantized tensor of the candidate that the reference has, in graph order.
+) -> Drifts:
+    """Return the accumulated and the isolated drift of a candidate.
 
-    The error is end to end: it includes the errors of all layers before a tensor. Values are clipped to the effective
-    bounds of a tensor (`quantkit.graph.analysis.bounds.effective_bounds`). Memory does not grow with the number of
-    images.
+    Values are clipped to the effective bounds of a tensor (`quantkit.graph.analysis.bounds.effective_bounds`). Memory
+    does not grow with the number of images. The reference runs once for both.
 
     Args:
         reference: the model to measure against: fp32, or quantized by any tool.
         candidate: a QDQ model.
         images: the images.
-        pipeline: their preprocessing.
+        load: reads and preprocesses an image; called from any thread.
         threads: workers.
         device: where both models run, one image at a time.
     """
     prepared = reference if is_quantized(reference) else prepare(reference).model
     qparams = activation_qparams(candidate)
-    producers = {str(value.name): node.op_type for node in prepared.graph for value in node.outputs}
+    producers = {name_of(value): node.op_type for node in prepared.graph for value in node.outputs}
+    limits, batch = _limits(prepared, qparams), image_input(prepared).batch
     pairs = _pairs(prepared, candidate, [name for name in producers if name in qparams])
-    if not pairs:
-        return ()
-    known = list(pairs)
-    sessions = [
-        TappedSession(model, list(dict.fromkeys(taps)), ordered=True, device=device)
-        for model, taps in zip((prepared, candidate), zip(*pairs.values(), strict=True), strict=True)
+    compared = [
+        _Comparison(
+            mine,
+            theirs,
+            False,
+            limits[name],
+            DriftAccumulator(name, op_type=producers[name], qparams=qparams[name]),
+        )
+        for name, (mine, theirs) in pairs.items()
     ]
-    limits = _limits(prepared, qparams)
-
-    def run(x: FloatArray) -> Iterable[tuple[FloatArray, FloatArray]]:
-        one, other = (dict(session.run(x)[1]) for session in sessions)
-        return (
-            (_effective(one[mine], limits[name]), _effective(other[theirs], limits[name]))
-            for name, (mine, theirs) in pairs.items()
-        )
-
-    accumulators = [DriftAccumulator(name, op_type=producers[name], qparams=qparams[name]) for name in known]
-    batch = image_input(prepared).batch
-    del prepared  # the sessions have their own copies of the weights
-    return _measure(accumulators, run, batch, images, pipeline, threads)
-
-
-def measure_local_drift(
-    reference: ir.Model,
-    candidate: ir.Model,
-    images: Sequence[ImageItem],
-    pipeline: Pipeline,
-    threads: int = 1,
-    device: Device = CPU,
-) -> tuple[TensorDrift, ...]:
-    """Return the isolated drift of each integer layer of the candidate, in graph order.
-
-    Every layer reads the tensors of the fp32 model, rounded as in the candidate, and its result is compared with that
-    of the fp32 model: the error includes the rounding of its input, its weights, and the rounding and clipping of its
-    result. Memory does not grow with the number of images. The result is empty for a model of another tool with other
-    tensor names than the reference, and if the reference is quantized, because it has no fp32 tensors.
-
-    Args:
-        reference: the fp32 model.
-        candidate: its QDQ model.
-        images: the images.
-        pipeline: their preprocessing.
-        threads: workers.
-        device: where the layers run, one image at a time.
-    """
-    if is_quantized(reference):
-        return ()
-    prepared = prepare(reference).model
-    local = local_graph(prepared, candidate)
-    layers = local.layers
-    if not layers:
-        return ()
-    taps = [name for layer in layers for name in (layer.tensor, layer.alone)]
-    session = TappedSession(local.model, taps, ordered=True, device=device)
-    limits, batch = _limits(prepared, activation_qparams(candidate)), image_input(prepared).batch
-    del prepared, local  # the session has its own copy of the weights
-
-    def run(x: FloatArray) -> Iterable[tuple[FloatArray, FloatArray]]:
-        tensors = dict(session.run(x)[1])
-        return (
-            (
-                _effective(tensors[layer.tensor], limits[layer.tensor]),
-                _effective(tensors[layer.alone], limits[layer.tensor]),
+    if not is_quantized(reference):
+        local = local_graph(prepared, candidate)
+        prepared = local.model
+        compared += [
+            _Comparison(
+                one.tensor,
+                one.alone,
+                True,
+                limits[one.tensor],
+                DriftAccumulator(one.tensor, op_type=one.op_type, qparams=one.qparams),
             )
-            for layer in layers
-        )
+            for one in local.layers
+        ]
+    if not compared or not images:
+        return Drifts()
+    _measure(
+        [one.drift for one in compared], _both(prepared, candidate, compared, device), batch, images, load, threads
+    )
+    results = [one.drift.result() for one in compared]
+    return Drifts(tuple(results[: len(pairs)]), tuple(results[len(pairs) :]))
 
-    accumulators = [DriftAccumulator(layer.tensor, op_type=layer.op_type, qparams=layer.qparams) for layer in layers]
-    return _measure(accumulators, run, batch, images, pipeline, threads)
+
+def _both(prepared: ir.Model, candidate: ir.Model, compared: Sequence[_Comparison], device: Device) -> _Run:
+    """Open both models with their taps; return what runs them.
+
+    The candidate runs whole, the reference in pieces; a tensor is released after its last comparison.
+    """
+    theirs = list(dict.fromkeys(one.other for one in compared if not one.alone))
+    names = (name for one in compared for name in ((one.tensor, one.other) if one.alone else (one.tensor,)))
+    session = TappedSession(prepared, list(dict.fromkeys(names)), ordered=True, device=device)
+    other = TappedSession(candidate, theirs, ordered=True, device=device) if theirs else None
+    places: dict[str, list[int]] = {}
+    for place, one in enumerate(compared):
+        for name in {one.tensor, one.other} if one.alone else {one.tensor}:
+            places.setdefault(name, []).append(place)
+
+    def run(x: FloatArray) -> Iterator[tuple[int, FloatArray, FloatArray]]:
+        of_candidate = {} if other is None else dict(other.run(x)[1])
+        held: dict[str, FloatArray] = {}
+        left = [2 if one.alone else 1 for one in compared]
+        for name, value in session.tensors(x):
+            held[name] = value
+            for place in places[name]:
+                left[place] -= 1
+                if left[place]:
+                    continue
+                one = compared[place]
+                second = held[one.other] if one.alone else of_candidate[one.other]
+                yield place, _effective(held[one.tensor], one.limits), _effective(second, one.limits)
+            for done in [name for name in held if not any(left[place] for place in places[name])]:
+                del held[done]
+
+    return run
 
 
 def _pairs(reference: ir.Model, candidate: ir.Model, names: Sequence[str]) -> dict[str, tuple[str, str]]:
@@ -170,20 +198,15 @@ def _measure(
     run: _Run,
     batch: int | None,
     images: Sequence[ImageItem],
-    pipeline: Pipeline,
+    load: Load,
     threads: int,
-) -> tuple[TensorDrift, ...]:
+) -> None:
     """Stream images through the models and accumulate the drift, one image per worker at a time."""
-    load = partial(preprocess, pipeline=pipeline)
 
-    def measure(image: ImageItem) -> list[list[ImageTerms]]:
-        pairs = run(load_batch([image], load, batch or 1))
-        return [
-            accumulator.measure(reference[:1], candidate[:1])
-            for accumulator, (reference, candidate) in zip(accumulators, pairs, strict=True)
-        ]
+    def measure(image: ImageItem) -> list[tuple[int, list[ImageTerms]]]:
+        x = load_batch([image], load, batch or 1)
+        return [(place, accumulators[place].measure(one[:1], other[:1])) for place, one, other in run(x)]
 
     for measured in map_in_order(measure, images, threads):
-        for accumulator, terms in zip(accumulators, measured, strict=True):
-            accumulator.add(terms)
-    return tuple(accumulator.result() for accumulator in accumulators) if images else ()
+        for place, terms in measured:
+            accumulators[place].add(terms)

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import stats
+from scipy import special
 
 from quantkit.types import BoolArray, Float64Array
 
@@ -130,15 +130,22 @@ def mcnemar_exact(outcomes: PairedOutcomes) -> float:
     """
     if outcomes.discordant == 0:
         return 1.0
-    return float(stats.binomtest(outcomes.lost, outcomes.discordant, 0.5).pvalue)
+    tail, ways = 0, 1  # in integers, so that the result is rounded once
+    for images in range(min(outcomes.lost, outcomes.gained) + 1):
+        tail += ways
+        ways = ways * (outcomes.discordant - images) // (images + 1)
+    return min(tail / (1 << (outcomes.discordant - 1)), 1.0)
 
 
 def wilson_interval(successes: int, trials: int, confidence: float = CONFIDENCE) -> Interval:
     """Return the score interval of a single proportion (Wilson, JASA 22:209-212, 1927); [0, 1] without trials."""
     if trials == 0:
         return Interval(0.0, 1.0)
-    interval = stats.binomtest(successes, trials).proportion_ci(confidence, method="wilson")
-    return Interval(float(interval.low), float(interval.high))
+    z, p = _normal_quantile(confidence), successes / trials
+    denominator = 2 * (trials + z**2)
+    center = (2 * trials * p + z**2) / denominator
+    half = z / denominator * math.sqrt(4 * trials * p * (1 - p) + z**2)
+    return Interval(center - half if successes else 0.0, center + half if successes < trials else 1.0)
 
 
 def mean_interval(values: Float64Array, confidence: float = CONFIDENCE) -> Interval:
@@ -146,14 +153,14 @@ def mean_interval(values: Float64Array, confidence: float = CONFIDENCE) -> Inter
     mean = float(values.mean())
     if values.size < 2:
         return Interval(mean, mean)
-    half = float(stats.t.ppf((1 + confidence) / 2, values.size - 1) * values.std(ddof=1) / math.sqrt(values.size))
+    half = float(special.stdtrit(values.size - 1, (1 + confidence) / 2) * values.std(ddof=1) / math.sqrt(values.size))
     return Interval(mean - half, mean + half)
 
 
 def _normal_quantile(confidence: float) -> float:
     if not 0.0 < confidence < 1.0:
         raise ValueError(f"a confidence must be in (0, 1), not {confidence}")
-    return float(stats.norm.ppf((1 + confidence) / 2))
+    return float(special.ndtri((1 + confidence) / 2))
 
 
 def _boundary(inner: float, outer: float, inside: Callable[[float], bool]) -> float:

@@ -15,7 +15,7 @@ Shares are fractions of 1 here, except in `sample_size_note`.
 
 import math
 
-from scipy import stats
+from scipy import special
 
 from quantkit.evaluation.paired import CONFIDENCE, PairedOutcomes
 
@@ -31,10 +31,8 @@ _BISECTIONS = 53
 
 def discordance_bound(outcomes: PairedOutcomes, confidence: float = CONFIDENCE) -> float:
     """Return the one-sided upper bound of the share of discordant images (Clopper, Pearson)."""
-    interval = stats.binomtest(outcomes.discordant, outcomes.images, alternative="less").proportion_ci(
-        confidence, method="exact"
-    )
-    return float(interval.high)
+    same = outcomes.images - outcomes.discordant
+    return float(special.betaincinv(outcomes.discordant + 1, same, confidence)) if same else 1.0
 
 
 def mcnemar_images(loss: float, discordance: float, *, power: float = POWER, confidence: float = CONFIDENCE) -> float:
@@ -52,7 +50,7 @@ def mcnemar_images(loss: float, discordance: float, *, power: float = POWER, con
     if not 0.0 < loss <= 1.0:
         raise ValueError(f"a loss is a fraction in (0, 1], not {loss}")
     psi = max(discordance, loss)
-    z_alpha, z_beta = float(stats.norm.ppf((1 + confidence) / 2)), float(stats.norm.ppf(power))
+    z_alpha, z_beta = float(special.ndtri((1 + confidence) / 2)), float(special.ndtri(power))
     return float(((z_alpha * math.sqrt(psi) + z_beta * math.sqrt(psi - loss * loss)) / loss) ** 2)
 
 

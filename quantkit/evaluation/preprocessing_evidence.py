@@ -16,7 +16,6 @@ from functools import lru_cache
 from typing import Literal
 
 import numpy as np
-from scipy import stats
 
 from quantkit.errors import LabelError
 from quantkit.evaluation.paired import Interval, PairedOutcomes, mcnemar_exact, mean_interval, score_interval
@@ -196,4 +195,6 @@ def _entropy(logits: Float64Array) -> float:
 
 
 def _wilcoxon(values: Float64Array) -> float:
+    from scipy import stats  # slow to import, and images mostly have labels
+
     return float(stats.wilcoxon(values).pvalue) if np.any(values) else 1.0

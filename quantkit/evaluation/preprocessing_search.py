@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
-from scipy import stats
+from scipy import special
 
 from quantkit.config.pipeline import Pipeline
 from quantkit.evaluation.paired import CONFIDENCE
@@ -249,7 +249,7 @@ def _is_promising(found: Contrast, images: int, least: int) -> bool:
     if found.trend == 0.0:  # all answers are the same
         return False
     if found.outcomes is not None:
-        most = float(stats.gamma.ppf(CONFIDENCE, found.outcomes.gained + 1))  # upper bound of a Poisson mean
+        most = float(special.gammaincinv(found.outcomes.gained + 1, CONFIDENCE))  # upper bound of a Poisson mean
         if (most - found.outcomes.lost) * images / found.images < least:
             return False
     return found.trend > _WORSE or (found.difference > 0.0 and found.p < _HARDLY)

@@ -26,6 +26,9 @@ from quantkit.types import Float32Array
 
 # Below this the KL divergence is the rounding of float64; models that near to fp32 are as near as each other.
 _LEAST_KL = 1e-14
+# OpenBLAS starts threads for more multiplications than this, which wait in loops: on a busy machine they take ten times
+# the processor time of the product.
+_PRODUCTS = 1 << 18
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,8 +80,15 @@ def _kl_of_pairs(reference: Float32Array, other: Float32Array, kind: Scores) -> 
     size = np.linalg.norm(_centered(log_p), axis=1, keepdims=True)
     size = np.maximum(size, np.median(size))
     relative, p = noise / np.where(size > 0.0, size, 1.0), np.exp(log_p)
-    pairs = p @ np.square(relative).T - np.square(p @ relative.T)
+    pairs = _products(p, np.square(relative)) - np.square(_products(p, relative))
     return np.asarray(pairs * np.square(size) / 2.0)
+
+
+def _products(a: npt.NDArray[np.float64], b: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Return ``a @ b.T``, block by block."""
+    size = max(math.isqrt(_PRODUCTS // max(a.shape[1], 1)), 1)
+    places = range(0, len(a), size)
+    return np.block([[a[row : row + size] @ b[column : column + size].T for column in places] for row in places])
 
 
 def _centered(rows: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:

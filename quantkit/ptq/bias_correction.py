@@ -17,6 +17,7 @@ once would count each shift again in every following layer, and diverges.
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import overload
 
 import numpy as np
 import onnx_ir as ir
@@ -26,7 +27,7 @@ from quantkit.engine.scores import scores_of, sqnr_by_image_db
 from quantkit.engine.segments import SegmentedRun
 from quantkit.engine.tap import TappedSession
 from quantkit.graph.analysis.bounds import UNBOUNDED, Bounds
-from quantkit.graph.analysis.values import node_name
+from quantkit.graph.analysis.values import name_of, node_name, required
 from quantkit.graph.qdq.plan import Plan
 from quantkit.graph.qdq.write import activation_parameters, write_qdq
 from quantkit.numerics import QParams, Range
@@ -95,8 +96,9 @@ def correct_bias(
     Raises:
         ModelError: the model cannot be run.
     """
-    held_back = list(images[::HELD_BACK]) if len(images) >= HELD_BACK else list(images)
-    estimate = [image for index, image in enumerate(images) if index % HELD_BACK] or list(images)
+    held_back = images[::HELD_BACK] if len(images) >= HELD_BACK else images
+    others = [place for place in range(len(images)) if place % HELD_BACK]
+    estimate = _Some(images, others) if others else images
     shifts = estimate_shifts(prepared, plan, ranges, estimate, threads=threads, progress=progress)
     reference = scores_of(prepared, held_back, threads=threads)
     plain = scores_of(write_qdq(prepared, plan, ranges), held_back, threads=threads)
@@ -104,6 +106,25 @@ def correct_bias(
     before, after = (sqnr_by_image_db(reference, scores) for scores in (plain, corrected))
     gain, chance = (after - before).mean(), (after - before).std() / np.sqrt(before.size)
     return BiasCorrection(shifts if gain >= -CERTAINTY * chance else {}, float(before.mean()), float(after.mean()))
+
+
+class _Some(Sequence[Float32Array]):
+    """Some images of a sequence, which may make each when it is asked for."""
+
+    def __init__(self, images: Sequence[Float32Array], places: Sequence[int]) -> None:
+        self._images, self._places = images, places
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    @overload
+    def __getitem__(self, place: int) -> Float32Array: ...
+    @overload
+    def __getitem__(self, place: slice) -> "_Some": ...
+    def __getitem__(self, place: int | slice) -> "Float32Array | _Some":
+        if isinstance(place, slice):
+            return _Some(self._images, self._places[place])
+        return self._images[self._places[place]]
 
 
 def estimate_shifts(
@@ -126,9 +147,11 @@ def estimate_shifts(
     for done, one in enumerate(layers, start=1):
         name = stored.get(one.result, one.result)
         qparams = parameters[one.result] if one.result in stored else None
+        # The cut is after a pool or a sum between two layers: integer kernels are faster in one piece with the layer
+        # before, and the result is computed once.
+        int8_run.advance([name_of(required(nodes[one.layer.node], 0))])
         shifts[one.layer.output] = _shift_to(expected[one.result], int8_run, one, name, qparams)
         set_bias(nodes[one.layer.node], one.bias + shifts[one.layer.output])
-        int8_run.advance([name])
         if progress is not None:
             progress(done, len(layers))
     return shifts
@@ -196,9 +219,12 @@ def _collected(found: Iterable[tuple[Vector, Vector]]) -> tuple[Vector, Vector]:
 def _means_and_share(value: Numbers, one: BiasedLayer) -> tuple[Vector, Vector]:
     """Return each channel's mean in one image, and the share of it strictly within the activation's limits."""
     channels, limits = by_channel(value), one.passing.intersection(one.effective)
-    passed = (channels > limits.lo) & (channels < limits.hi)
+    passed = channels > limits.lo
+    if limits.hi < np.inf:
+        passed &= channels < limits.hi
     means = _within(channels, one.effective).mean(axis=1, dtype=np.float64)
-    return means, np.count_nonzero(passed, axis=1) / channels.shape[1]
+    # np.count_nonzero along an axis converts to int64 first, which takes three times as long.
+    return means, passed.view(np.uint8).sum(axis=1, dtype=np.uint32) / channels.shape[1]
 
 
 def _means(run: SegmentedRun, name: str, limits: Bounds) -> Vector:

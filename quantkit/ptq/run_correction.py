@@ -8,8 +8,10 @@ import numpy.typing as npt
 
 from quantkit.config.pipeline import Pipeline
 from quantkit.data.calibration_set import CalibrationSet
+from quantkit.data.decoded import DecodedImages
 from quantkit.data.overlap import digest_of
 from quantkit.data.parallel import map_in_order
+from quantkit.engine.batches import Load
 from quantkit.engine.session import default_threads
 from quantkit.errors import CalibrationSetError
 from quantkit.graph.prepare import Prepared
@@ -19,7 +21,7 @@ from quantkit.progress import ProgressCallback
 from quantkit.ptq.bias_correction import BiasCorrection, correct_bias
 from quantkit.runs.cache import CacheEntry, CacheKey, ResultCache
 from quantkit.runs.folder import RunFolder, RunRecord
-from quantkit.runs.inputs import model_inputs
+from quantkit.runs.inputs import ModelInputs
 from quantkit.runs.location import find_set, set_of_run
 
 KIND = "bias"
@@ -51,12 +53,14 @@ class Images:
     Attributes:
         chosen: the set.
         pipeline: its preprocessing.
+        load: reads an image and preprocesses it; images are read several times.
         threads: number of images run in parallel; one per processor by default.
         progress: called with the number of layers done and of all layers.
     """
 
     chosen: CalibrationSet
     pipeline: Pipeline
+    load: Load
     threads: int | None = None
     progress: ProgressCallback | None = None
 
@@ -82,7 +86,7 @@ def images_of(record: RunRecord, given: CalibrationSet | None = None) -> Images 
         return None
     digests = map_in_order(digest_of, (item for _, item in needed))
     same = all(image.sha256 == digest for (image, _), digest in zip(needed, digests, strict=True))
-    return Images(chosen, record.pipeline) if same else None
+    return Images(chosen, record.pipeline, DecodedImages(record.pipeline)) if same else None
 
 
 def correction(
@@ -116,7 +120,7 @@ def correction(
         threads = images.threads or default_threads()
         looked_at = zip(images.chosen.images[:IMAGES], images.chosen.items, strict=False)
         items = [item for image, item in looked_at if image.sha256 not in outliers]
-        inputs = model_inputs(prepared.model, items, images.pipeline, threads)
+        inputs = ModelInputs(prepared.model, items, images.load)
         found = correct_bias(prepared.model, plan, ranges, inputs, threads=threads, progress=images.progress)
         folder.cache.store(key, _entry(found))
     if found is None:

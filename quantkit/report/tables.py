@@ -4,19 +4,19 @@ Tables fit 80 columns, and show longer names in wider terminals. The minus sign 
 contains plain numbers with full precision.
 """
 
-import csv
-import io
 import math
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 from rich import box
 from rich.table import Table
 from rich.text import Text
 
+from quantkit import records
 from quantkit.evaluation.drift import TensorDrift
 from quantkit.evaluation.gate import GateVerdict
 from quantkit.evaluation.paired import Interval
-from quantkit.evaluation.result import Comparison, Delta, ModelResult
+from quantkit.evaluation.result import Comparison, ModelResult
 from quantkit.report.names import Name
 
 ABSENT = "–"
@@ -42,6 +42,12 @@ CSV_COLUMNS = (
     "latency_ms_p10",
     "latency_ms_p90",
 )
+# Intervals of a result, and the columns of their ends.
+_ENDS = {
+    "delta_top1_ci95": ("delta_top1_lo", "delta_top1_hi"),
+    "delta_top5_ci95": ("delta_top5_lo", "delta_top5_hi"),
+    "latency_ms_p10_p90": ("latency_ms_p10", "latency_ms_p90"),
+}
 
 
 def accuracy_table(comparison: Comparison) -> Table:
@@ -130,31 +136,16 @@ def markdown(comparison: Comparison, verdicts: Sequence[GateVerdict] = ()) -> st
 
 def csv_text(comparison: Comparison) -> str:
     """Return one row per model with plain numbers; missing figures are empty."""
-    buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(CSV_COLUMNS)
-    for model in comparison.models:
-        versus = model.versus
-        top1, top5 = (None, None) if versus is None else (versus.top1, versus.top5)
-        row = [
-            model.name,
-            model.top1,
-            model.top5,
-            model.bytes,
-            *_delta_numbers(top1),
-            None if top1 is None else top1.mcnemar_p,
-            *_delta_numbers(top5),
-            None if top1 is None else top1.lost,
-            None if top1 is None else top1.gained,
-            None if versus is None else versus.agreement,
-            None if versus is None else versus.kl,
-            model.ece,
-            model.latency_ms,
-            None if model.latency_spread_ms is None else model.latency_spread_ms.lo,
-            None if model.latency_spread_ms is None else model.latency_spread_ms.hi,
-        ]
-        writer.writerow("" if value is None else value for value in row)
-    return buffer.getvalue()
+    return records.csv_text(CSV_COLUMNS, map(_numbers, comparison.models))
+
+
+def _numbers(model: ModelResult) -> list[Any]:
+    """Return the figures of a model in the order of the columns of CSV."""
+    found = model.to_json()
+    found |= {"lost": found.get("lost_top1"), "gained": found.get("gained_top1")}
+    for name, ends in _ENDS.items():
+        found |= zip(ends, found.get(name) or (None, None), strict=True)
+    return [found.get(column) for column in CSV_COLUMNS]
 
 
 def points(value: float, interval: Interval | None = None) -> str:
@@ -247,10 +238,6 @@ def _signed(value: float) -> str:
 
 def _percent(value: float | None) -> str:
     return ABSENT if value is None else f"{value:.2f}"
-
-
-def _delta_numbers(delta: Delta | None) -> tuple[float | None, float | None, float | None]:
-    return (None, None, None) if delta is None else (delta.value, delta.ci95.lo, delta.ci95.hi)
 
 
 def _markdown_table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -21,6 +21,7 @@ from quantkit.graph.image_input import image_input
 from quantkit.graph.model import read_model
 from quantkit.runs.folder import RunFolder, RunRecord
 from quantkit.stats.file import Statistics, load_statistics
+from quantkit.types import Float32Array
 
 
 def fp32_of_run(folder: RunFolder, record: RunRecord) -> ClassifierFile:
@@ -99,6 +100,38 @@ def open_input_shape(record: RunRecord) -> tuple[int, ...] | None:
     if (height is not None and width is not None) or size is None:
         return None
     return (batch or 1, channels or record.pipeline.channels, height or size[0], width or size[1])
+
+
+class ModelInputs(Sequence[Float32Array]):
+    """Images as a model takes them, ``[N, C, H, W]`` float32 each, made when they are asked for.
+
+    Args:
+        model: the model that takes the images; an image is repeated to fill a fixed batch.
+        images: the images.
+        load: reads an image; called each time one is asked for, from any thread.
+    """
+
+    def __init__(self, model: ir.Model, images: Sequence[ImageItem], load: Load) -> None:
+        self._model, self._images, self._load = model, images, load
+        self._batch = image_input(model).batch or 1
+
+    def __len__(self) -> int:
+        """Return the number of images."""
+        return len(self._images)
+
+    @overload
+    def __getitem__(self, place: int) -> Float32Array: ...
+    @overload
+    def __getitem__(self, place: slice) -> "ModelInputs": ...
+    def __getitem__(self, place: int | slice) -> "Float32Array | ModelInputs":
+        """Return one input, or some of them.
+
+        Raises:
+            ImageError: an image cannot be decoded.
+        """
+        if isinstance(place, slice):
+            return ModelInputs(self._model, self._images[place], self._load)
+        return load_batch([self._images[place]], self._load, self._batch)
 
 
 def model_inputs(

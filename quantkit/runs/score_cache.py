@@ -30,6 +30,7 @@ from quantkit.files import make_folder, reason, user_cache_folder
 from quantkit.graph.fixed_inputs import to_json
 from quantkit.graph.signature import Signature
 from quantkit.runs.cache import FOLDER, CacheKey, ResultCache
+from quantkit.runs.folder import RunFolder
 from quantkit.types import Float32Array
 
 KIND = "scores"
@@ -213,6 +214,13 @@ class ScoreCache:
             if row[-_CRC_BYTES:] != _crc(row[:-_CRC_BYTES]) or row[:_ID_BYTES] in self._rows:
                 break
             self._rows[row[:_ID_BYTES]] = len(self._rows)
+
+
+def result_cache(given: Path | None, run: RunFolder | None) -> ResultCache:
+    """Return the cache in a given folder, else that of a run, else that of the user."""
+    if given is not None:
+        return ResultCache(given)
+    return ResultCache(user_cache_folder()) if run is None else run.cache
 
 
 def score_cache_of(run: Path | None) -> ResultCache | None:

@@ -26,7 +26,7 @@ from quantkit.config.method import (
     recorded_method,
 )
 from quantkit.engine.scores import ScoreSession
-from quantkit.evaluation.selection import DistanceEstimate, closeness, distance_estimate, without_mean_change
+from quantkit.evaluation.selection import DistanceEstimate, distance_estimate, mean_sqnr_db, without_mean_change
 from quantkit.numerics import Range
 from quantkit.progress import ProgressCallback
 from quantkit.records import Records, plain_fields
@@ -305,7 +305,7 @@ class _Candidate:
     def __init__(self, method: Method, model: ir.Model) -> None:
         self.method, self.images = method, 0
         self.estimate = DistanceEstimate(math.inf, np.zeros(0))
-        self.distance, self.sqnr_db, self.agreement = math.inf, -math.inf, 0.0
+        self.sqnr_db, self.agreement = -math.inf, 0.0
         self._session: ScoreSession | None = ScoreSession(model)
         self._scores = np.zeros((0, 0), np.float32)
         self._history: dict[int, float] = {}
@@ -320,8 +320,7 @@ class _Candidate:
             self.agreement = float((scores.argmax(axis=1) == wanted.argmax(axis=1)).mean())
             if corrected:
                 wanted, scores = without_mean_change(wanted, scores)
-            found = closeness(wanted, scores)
-            self.distance, self.sqnr_db = found.distance, found.sqnr_db
+            self.sqnr_db = mean_sqnr_db(wanted, scores)
         self.estimate = distance_estimate(wanted, scores)
         self._history[count] = self.estimate.log
 

@@ -9,6 +9,7 @@ from quantkit.config.pipeline import Pipeline
 from quantkit.data.calibration_set import CalibrationSet
 from quantkit.data.decoded import DecodedImages
 from quantkit.data.item import ImageItem
+from quantkit.engine.batches import Batching
 from quantkit.engine.device import CPU, Device
 from quantkit.engine.observe import complete, observe
 from quantkit.engine.tap import TappedSession
@@ -74,15 +75,8 @@ class TuningData:
         """
         wanted, used = observed_tensors(model), self.observed[:images]
         session = TappedSession(model, wanted.tapped, device=self.device)
-        *_, last = observe(
-            session,
-            wanted.tapped,
-            used,
-            self.load,
-            batch=self.fixed_batch or self.device.batch,
-            fill=self.fixed_batch is not None,
-            threads=self.threads,
-        )
+        batching = Batching.of(self.fixed_batch, self.device)
+        *_, last = observe(session, used, self.load, batching, threads=self.threads)
         outliers = tuple(place for place in self.outliers if place < len(used))
         return replace(complete(last.observed(), wanted), known_outliers=outliers)
 

@@ -1,14 +1,12 @@
 """The result of ``quantkit sensitivity``, with conversion to JSON and CSV."""
 
-import csv
-import io
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Self
 
 from quantkit.evaluation.paired import Interval
-from quantkit.records import Records, plain, plain_fields
+from quantkit.records import Records, csv_text, plain, plain_fields
 
 JSON_SCHEMA = 1
 _FIGURES = ("sqnr_db", "kl", "share", "top1", "delta_top1", "delta_top1_lo", "delta_top1_hi", "agreement")
@@ -206,12 +204,7 @@ class Sensitivity(Records):
 
     def csv_text(self) -> str:
         """Return one row per layer with plain numbers; infinite or missing figures are empty."""
-        buffer = io.StringIO()
-        writer = csv.writer(buffer, lineterminator="\n")
-        writer.writerow(CSV_COLUMNS)
-        for layer in self.layers:
-            writer.writerow("" if value is None else value for value in _cells(layer))
-        return buffer.getvalue()
+        return csv_text(CSV_COLUMNS, map(_cells, self.layers))
 
 
 def _cells(layer: LayerSensitivity) -> list[Any]:

@@ -18,7 +18,7 @@ from quantkit.progress import Progress, begun_when_called
 from quantkit.ptq.bias_correction import HELD_BACK
 from quantkit.ptq.run_correction import IMAGES
 from quantkit.runs.cache import CacheEntry, CacheKey
-from quantkit.runs.inputs import model_inputs
+from quantkit.runs.inputs import ModelInputs
 from quantkit.search.method_selection import CANDIDATES, FIRST_IMAGES, MethodSelection, select_method
 from quantkit.stats.solve import solve_observed
 from quantkit.types import Float32Array
@@ -102,7 +102,7 @@ def _usable(task: QuantizeTask) -> list[tuple[CalibrationImage, ImageItem]]:
     ]
 
 
-def _held_back(task: QuantizeTask, pool: Sequence[tuple[CalibrationImage, ImageItem]]) -> list[Float32Array] | None:
+def _held_back(task: QuantizeTask, pool: Sequence[tuple[CalibrationImage, ImageItem]]) -> ModelInputs | None:
     """Return the images to compare on, as the model takes them; None where one is gone or changed.
 
     They are the last of the set, which the correction of biases does not use; where it uses nearly all, those that it
@@ -110,19 +110,20 @@ def _held_back(task: QuantizeTask, pool: Sequence[tuple[CalibrationImage, ImageI
     """
     assert task.images is not None
     model, images = task.run.prepared.model, task.images
-    threads = images.threads or default_threads()
-
-    def inputs(items: Sequence[ImageItem]) -> list[Float32Array]:
-        return model_inputs(model, items, images.pipeline, threads)
-
     if not _unchanged(pool[-1:]):
         return None
-    first = inputs([pool[-1][1]])[0]
+    first = ModelInputs(model, [pool[-1][1]], images.load)[0]
     macs = sum(multiply_adds(model, first.shape).values()) * len(first)
     count = min(max(int(MACS / max(macs, 1)), LEAST), MOST, len(pool) // SET_TIMES)
     behind = pool[IMAGES:]
     taken = behind[-count:] if len(behind) >= count else pool[::HELD_BACK][:count]
-    return inputs([item for _, item in taken]) if _unchanged(taken) else None
+    return ModelInputs(model, [item for _, item in taken], images.load) if _unchanged(taken) else None
+
+
+def images_read_again(items: Sequence[ImageItem], method: Method | Auto, *, corrected: bool) -> list[ImageItem]:
+    """Return the images of a set that are read after the pass: to correct biases, and to compare methods."""
+    compared = min(MOST, max(len(items) // SET_TIMES, 1)) if isinstance(method, Auto) else 0
+    return [*items[: IMAGES if corrected else 0], *items[len(items) - compared :]]
 
 
 def _unchanged(taken: Sequence[tuple[CalibrationImage, ImageItem]]) -> bool:

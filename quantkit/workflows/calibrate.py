@@ -13,6 +13,7 @@ from quantkit.config.method import (
     as_method_or_auto,
 )
 from quantkit.config.settings import Setting, Settings
+from quantkit.data.decoded import DecodedImages
 from quantkit.data.given_set import SetLike
 from quantkit.engine.device import CPU, Device
 from quantkit.engine.inputs import check_arrays, used_pipeline
@@ -26,7 +27,7 @@ from quantkit.runs.folder import RECORD, RunFolder
 from quantkit.runs.inputs import CalibratedRun
 from quantkit.stats.file import Statistics
 from quantkit.targets import ORT, Target, as_target
-from quantkit.workflows.auto_method import resolve_method
+from quantkit.workflows.auto_method import images_read_again, resolve_method
 from quantkit.workflows.backends import Backend, QuantizedRun, after_quantize
 from quantkit.workflows.calibration_inputs import (
     CalibratedModel,
@@ -193,8 +194,10 @@ def calibrate(
         replaced = [] if before is None else changed_inputs(before, given)
         if before is not None and replaced:
             remove_replaced_models(folder, before, replaced, fresh)
+        again = images_read_again(chosen.items, wanted, corrected=options.bias_correction)
+        load = DecodedImages(pipeline, only=again)
         keep_outliers = options.keep_outliers
-        observer = CalibrationPass(given, folder, wanted, target, execution, keep_outliers=keep_outliers)
+        observer = CalibrationPass(given, folder, wanted, target, execution, load, keep_outliers=keep_outliers)
         doubts: list[str] = []
         if check_preprocessing:
             doubt = _preprocessing_note(given, folder, execution)
@@ -213,7 +216,8 @@ def calibrate(
         settings = _settings(wanted, target, options, until_stable, require_coverage)
         record = with_settings(record, "calibrate", settings)
         folder.write(record)
-        images = Images(chosen, pipeline, execution.threads, begun_when_called(progress, "correcting biases", "layers"))
+        count = begun_when_called(progress, "correcting biases", "layers")
+        images = Images(chosen, pipeline, load, execution.threads, count)
         task = QuantizeTask(
             run=CalibratedRun(folder, record, subject.prepared, statistics),
             requested=target,

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +15,7 @@ from quantkit.config.method import (
     Percentile,
     method_name,
 )
-from quantkit.data.preprocess import preprocess
+from quantkit.engine.batches import Batching, Load
 from quantkit.engine.cluster.observe import PassWork, observe_on_cluster
 from quantkit.engine.cluster.work import share_images, share_model
 from quantkit.engine.observe import Chunk, complete, observe
@@ -51,12 +50,13 @@ class CalibrationPass:
         method: Method | Auto,
         target: Target,
         execution: Execution,
+        load: Load,
         *,
         keep_outliers: bool,
     ) -> None:
         self._subject, self._chosen, self._pipeline, self._folder = inputs.model, inputs.set, inputs.pipeline, folder
         self._images, self._target, self._keep_outliers = inputs.images, target, keep_outliers
-        self._execution, self._progress = execution, execution.progress
+        self._execution, self._progress, self._load_image = execution, execution.progress, load
         self.placement: DevicePlacement | None = None
         self.resumed = 0
         # Convergence is tracked for the method in use, and for the two that are cheap to solve.
@@ -115,13 +115,12 @@ class CalibrationPass:
     def _chunks(self, begun: Observed | None, count: ProgressCallback) -> Iterator[Chunk]:
         """Observe the images that are left, here or on the workers of a cluster."""
         tapped, file, device = self._subject.observed.tapped, self._subject.file, self._execution.device
-        fixed = file.signature.image.batch
-        batch, fill = fixed or device.batch, fixed is not None
+        batching = Batching.of(file.signature.image.batch, device)
         images, total = self._chosen.items, len(self._chosen)
         if self._execution.engine is not None:
             shared = share_images(self._images, self._pipeline)
             model = share_model(self._execution.engine, file.path, file.signature)
-            work = PassWork(model, tuple(tapped), shared, device, batch, fill)
+            work = PassWork(model, tuple(tapped), shared, device, batching)
             keys = [(image.name, image.sha256) for image in self._chosen.images]
             return observe_on_cluster(
                 self._execution.engine, work, keys, before=begun, progress=lambda done: count(done, total)
@@ -130,11 +129,9 @@ class CalibrationPass:
         self.placement = session.placement
         return observe(
             session,
-            tapped,
             images,
-            partial(preprocess, pipeline=self._pipeline),
-            batch=batch,
-            fill=fill,
+            self._load_image,
+            batching,
             threads=self._execution.threads,
             before=begun,
             progress=lambda done: count(done, total),

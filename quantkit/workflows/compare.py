@@ -10,6 +10,7 @@ from typing import Any
 from quantkit.config.arguments import AnyPath, as_path, optional_path
 from quantkit.config.pipeline import Pipeline
 from quantkit.data.calibration_set import CalibrationSet
+from quantkit.data.decoded import DecodedImages
 from quantkit.data.item import ImageItem
 from quantkit.data.preprocess import preprocess
 from quantkit.data.source import ImageSource
@@ -19,9 +20,8 @@ from quantkit.engine.inputs import used_pipeline
 from quantkit.engine.predict import Classifier, Latency, ModelScores, evaluate, time_in_turn
 from quantkit.errors import UsageError
 from quantkit.evaluation.compare_models import EvaluatedModel, compare_models
-from quantkit.evaluation.drift import TensorDrift
 from quantkit.evaluation.images import evaluation_images, limited
-from quantkit.evaluation.measure_drift import measure_drift, measure_local_drift
+from quantkit.evaluation.measure_drift import Drifts, measure_drift
 from quantkit.evaluation.paired import Interval
 from quantkit.evaluation.predictions import Collector
 from quantkit.evaluation.result import Comparison
@@ -232,7 +232,13 @@ def evaluate_models(
     onnx = [subject for subject in subjects if isinstance(subject, ComparedModel)]
     execution = choose_execution(cluster, device, threads, progress)
     classifiers = [Classifier(subject.file, execution.device) for subject in onnx]
-    with execution, _answers(onnx, classifiers, found, pipeline, execution, run) as (answers_to_images, new, source):
+    every = max(1, len(found.names) // drift_images) if drift_images else 1
+    sample = found.items[::every][:drift_images]
+    load = DecodedImages(pipeline, only=sample)
+    with (
+        execution,
+        _answers(onnx, classifiers, found, load, pipeline, execution, run) as (answers_to_images, new, source),
+    ):
         count = resumed_task(
             execution.progress, "comparing", "images", done=new.count(False), total=len(new), source=source
         )
@@ -252,11 +258,9 @@ def evaluate_models(
     placements = {subject.name: one.placement for subject, one in zip(onnx, classifiers, strict=True)}
     notes = _notes(onnx, classifiers)
     del classifiers, answers_to_images  # their sessions hold the weights, and drift opens sessions of its own
-    every = max(1, len(found.names) // drift_images) if drift_images else 1
-    sample = found.items[::every][:drift_images]
     rescaled = [subject.name for subject in subjects if is_rescaled(subject, folder, record)]
     drifts = [
-        ((), ()) if subject.name in rescaled else _drift(reference, subject, sample, pipeline, execution)
+        Drifts() if subject.name in rescaled else _drift(reference, subject, sample, load, execution)
         for subject in subjects
     ]
     if drift_images and not isinstance(reference, ComparedModel):
@@ -273,11 +277,11 @@ def evaluate_models(
             kl=collector.divergence(index),
             latency_ms=None if (time := times.get(subject.name)) is None else time.median,
             latency_spread_ms=None if time is None else Interval(time.p10, time.p90),
-            tensors=tensors,
-            layers=layers,
+            tensors=drift.accumulated,
+            layers=drift.isolated,
             ran_on=placements.get(subject.name),
         )
-        for index, (subject, (tensors, layers)) in enumerate(zip(subjects, drifts, strict=True))
+        for index, (subject, drift) in enumerate(zip(subjects, drifts, strict=True))
     )
     comparison = compare_models(answers, warnings=warnings)
     return Evaluation(comparison, reference, answers, found, pipeline, run, notes)
@@ -287,17 +291,13 @@ def _drift(
     reference: Candidate,
     subject: Candidate,
     sample: Sequence[ImageItem],
-    pipeline: Pipeline,
+    load: DecodedImages,
     execution: Execution,
-) -> tuple[tuple[TensorDrift, ...], tuple[TensorDrift, ...]]:
-    """Measure the accumulated and the isolated drift of a candidate; results of a card have neither."""
+) -> Drifts:
+    """Measure the drift of a candidate; results of a card have none."""
     if subject is reference or not (isinstance(subject, ComparedModel) and isinstance(reference, ComparedModel)):
-        return (), ()
-    end_to_end, local = (
-        measure(reference.model, subject.model, sample, pipeline, execution.threads, execution.device)
-        for measure in (measure_drift, measure_local_drift)
-    )
-    return end_to_end, local
+        return Drifts()
+    return measure_drift(reference.model, subject.model, sample, load, execution.threads, execution.device)
 
 
 @contextmanager
@@ -305,6 +305,7 @@ def _answers(
     subjects: Sequence[ComparedModel],
     classifiers: Sequence[Classifier],
     found: ImageSource,
+    load: DecodedImages,
     pipeline: Pipeline,
     execution: Execution,
     run: Path | None,
@@ -321,11 +322,11 @@ def _answers(
         return
     answer = execution.answer([one.file for one in subjects], found, pipeline)
     if cache is None:
-        yield evaluate(classifiers, found.items, pipeline, threads=threads, answer=answer), every, None
+        yield evaluate(classifiers, found.items, pipeline, threads=threads, load=load, answer=answer), every, None
         return
     keys = [scores_key(model_digest(one.path), pipeline, one.file.signature, execution.device) for one in subjects]
     with cached_scores(cache, keys, found) as scores:
-        answers = predict_cached(classifiers, scores, found.items, pipeline, threads=threads, answer=answer)
+        answers = predict_cached(classifiers, scores, found.items, pipeline, threads=threads, load=load, answer=answer)
         yield answers, images_to_run(scores, len(found.names)), cache.folder
 
 

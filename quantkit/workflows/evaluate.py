@@ -26,16 +26,15 @@ from quantkit.evaluation.label_diagnosis import diagnose_labels
 from quantkit.evaluation.paired import Interval, wilson_interval
 from quantkit.evaluation.predictions import TOP, Collector, Predictions, Scores, kind_of_scores
 from quantkit.evaluation.predictions_file import Origin
-from quantkit.files import sha256_json, user_cache_folder
+from quantkit.files import sha256_json
 from quantkit.graph.model import model_digest
 from quantkit.progress import Progress, resumed_task
 from quantkit.records import Records, plain_fields
 from quantkit.report.notebook import figures_html
-from quantkit.runs.cache import ResultCache
 from quantkit.runs.configuration import record_call
 from quantkit.runs.folder import RunFolder
 from quantkit.runs.inputs import read_scored
-from quantkit.runs.score_cache import ScoreCache, cached_scores, images_to_run, predict_cached, scores_key
+from quantkit.runs.score_cache import ScoreCache, cached_scores, images_to_run, predict_cached, result_cache, scores_key
 from quantkit.workflows.execution import Execution, choose_execution
 from quantkit.workflows.preprocessing_note import guess_command, preprocessing_note
 from quantkit.workflows.presets import PresetSource, preprocessing_of
@@ -234,7 +233,7 @@ def evaluate(
     device, digest = execution.device, model_digest(path)
     key = scores_key(digest, pipeline, file.signature, device)
     start_s = time.monotonic()
-    results = _result_cache(optional_path(cache, "cache"), folder)
+    results = result_cache(optional_path(cache, "cache"), folder)
     with execution, cached_scores(results, [key], part) as [scores]:
         before = scores.known
         classifier = Classifier(file, execution.device)
@@ -272,12 +271,6 @@ def evaluate(
         notes,
         classifier.placement,
     )
-
-
-def _result_cache(given: Path | None, folder: RunFolder | None) -> ResultCache:
-    if given is not None:
-        return ResultCache(given)
-    return ResultCache(user_cache_folder()) if folder is None else folder.cache
 
 
 def accuracy_of(predictions: Predictions) -> Accuracy:

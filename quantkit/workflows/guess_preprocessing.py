@@ -24,13 +24,12 @@ from quantkit.evaluation.preprocessing_answers import AnswersByPipeline, random_
 from quantkit.evaluation.preprocessing_diagnosis import changes, stages
 from quantkit.evaluation.preprocessing_evidence import Contrast, EvidenceKind
 from quantkit.evaluation.preprocessing_search import SearchResult, least_gain, least_information, looks, search
-from quantkit.files import user_cache_folder
 from quantkit.graph.inner_preprocessing import inner_preprocessing
 from quantkit.progress import Progress, as_progress
 from quantkit.records import Records, plain, plain_fields
-from quantkit.runs.cache import ResultCache
 from quantkit.runs.folder import RunFolder
 from quantkit.runs.location import set_of_run
+from quantkit.runs.score_cache import result_cache
 from quantkit.workflows.hub_presets import preset_text
 from quantkit.workflows.presets import PresetSource, load_preset
 
@@ -158,7 +157,8 @@ class PreprocessingGuess(Records):
     def to_json(self) -> dict[str, Any]:
         """Return everything as plain data."""
         overall = None if self.overall is None else plain(asdict(self.overall))
-        return {**plain_fields(self), "found_better": self.found_better, "overall": overall, "tried": self.rows()}
+        own = {name: value for name, value in plain_fields(self).items() if name != "cache"}
+        return {**own, "found_better": self.found_better, "overall": overall, "tried": self.rows()}
 
 
 def guess_preprocessing(
@@ -255,11 +255,7 @@ def guess_preprocessing(
     if found.labels is not None:
         check_labels(found, file.signature.scores.classes, path)
     sample = random_sample(found, limit)
-    given_cache = optional_path(cache, "cache")
-    if given_cache is not None:
-        results = ResultCache(given_cache)
-    else:
-        results = ResultCache(user_cache_folder()) if folder is None else folder.cache
+    results = result_cache(optional_path(cache, "cache"), folder)
     start_s = time.monotonic()
     answers = AnswersByPipeline(
         file,

@@ -15,7 +15,7 @@ from quantkit.config.pipeline import Pipeline
 from quantkit.data.item import ImageItem
 from quantkit.data.preprocess import preprocess
 from quantkit.data.sources.open import ImagesLike, open_source
-from quantkit.engine.batches import Load
+from quantkit.engine.batches import Batching, Load
 from quantkit.engine.classifier import ClassifierFile, read_classifier
 from quantkit.engine.cluster.costs import DRIVER_IMAGE_S, DRIVER_PASS_JOB_S, JOB_S, START_S
 from quantkit.engine.cluster.observe import JOB_IMAGES as PASS_IMAGES
@@ -320,15 +320,11 @@ def _measure_pass(
 ) -> _Rates:
     base_mb = _peak_mb()
     prepared, fixed = files[0].prepared().model, files[0].signature.image.batch
-    tapped = observed_tensors(prepared).tapped
-    session = TappedSession(prepared, tapped, device=device)
+    session = TappedSession(prepared, observed_tensors(prepared).tapped, device=device)
     open_mb = _peak_mb()
 
     def observed(some: Sequence[ImageItem], threads: int, load: Load) -> None:
-        chunks = observe(
-            session, tapped, some, load, batch=fixed or device.batch, fill=fixed is not None, threads=threads
-        )
-        for _ in chunks:
+        for _ in observe(session, some, load, Batching.of(fixed, device), threads=threads):
             pass
 
     def run(inputs: Sequence[Float32Array]) -> None:

@@ -4,7 +4,6 @@ import os
 import platform
 from collections.abc import Iterator, Mapping
 from datetime import datetime
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,6 +14,7 @@ from quantkit import __version__
 from quantkit.config.method import Percentile, method_words
 from quantkit.config.pipeline import CenterCrop, Decode, EvenSides, Normalize, Pad, Pipeline, Resize, ToTensor
 from quantkit.config.settings import Setting, setting_text
+from quantkit.engine.cluster.worker import processor
 from quantkit.runs.configuration import settings_of_run
 from quantkit.runs.folder import QuantizedRecord, RunRecord
 from quantkit.workflows.compare import Evaluation
@@ -115,7 +115,7 @@ def pipeline_words(pipeline: Pipeline) -> str:
 
 def machine_words() -> str:
     """Return processor, number of logical processors, and operating system."""
-    return f"{_processor()}, {os.cpu_count()} logical processors, {platform.system()} {platform.release()}"
+    return f"{processor()}, {os.cpu_count()} logical processors, {platform.system()} {platform.release()}"
 
 
 def _op_words(op: object) -> str:
@@ -146,13 +146,3 @@ def _by(size: tuple[int, int]) -> str:
 
 def _list(values: tuple[float, ...]) -> str:
     return ", ".join(f"{value:g}" for value in values)
-
-
-def _processor() -> str:
-    """Return the name of the processor; the standard library knows only its architecture on Linux."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:
-        lines = []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()

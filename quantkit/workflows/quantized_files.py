@@ -1,7 +1,5 @@
 """Names, records and tables of the quantized models of a run."""
 
-import csv
-import io
 import os
 from pathlib import Path
 from typing import Any
@@ -11,6 +9,7 @@ from quantkit.errors import UsageError
 from quantkit.graph.model import model_digest, model_files
 from quantkit.graph.qdq.plan import Plan
 from quantkit.numerics import Range
+from quantkit.records import csv_text
 from quantkit.runs.folder import FP32, INT8, RANGES, QuantizedRecord, RunFolder, RunRecord
 from quantkit.stats.file import Statistics
 from quantkit.targets import ORT, Target
@@ -104,12 +103,11 @@ def corrected_path(folder: RunFolder, name: str) -> Path:
 
 def ranges_csv(ranges: dict[str, Range], made: Plan, statistics: Statistics) -> str:
     """Return the ranges as CSV: one row per tensor with observed extremes, range, scale and zero point."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["tensor", "lo", "hi", "scale", "zero_point", "observed_min", "observed_max", "values", "zeros"])
+    columns = ("tensor", "lo", "hi", "scale", "zero_point", "observed_min", "observed_max", "values", "zeros")
+    rows = []
     for name, range_ in ranges.items():
         one, qparams = statistics.tensors[name], made.target.activations.qparams(range_)
-        numbers = [range_.lo, range_.hi, float(qparams.scale)]
-        row = [name, *(f"{number:.9g}" for number in numbers), int(qparams.zero_point)]
-        writer.writerow([*row, f"{one.lo:.9g}", f"{one.hi:.9g}", one.count, one.zeros])
-    return text.getvalue()
+        numbers = (f"{number:.9g}" for number in (range_.lo, range_.hi, float(qparams.scale)))
+        observed = (f"{one.lo:.9g}", f"{one.hi:.9g}", one.count, one.zeros)
+        rows.append([name, *numbers, int(qparams.zero_point), *observed])
+    return csv_text(columns, rows)

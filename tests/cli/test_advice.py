@@ -93,3 +93,15 @@ def test_options_that_would_do_nothing_are_refused(words: str, said: str, folder
 def test_advise_says_what_it_ranks_by(folder: Path, command: Run) -> None:
     out, _ = command("vamc", "advise", "--images", "images", "--skips", "0")
     assert "ranked by agreement with fp32 on the selection split, then by top-1; of equals, the first tried" in out
+
+
+def test_missing_calibration_set_comes_with_the_command_that_writes_it(project: Path, command: Run) -> None:
+    _, err = command("calibrate", code=6)
+    assert "write it with quantkit calib-set build --images FOLDER --out calib.csv" in err
+
+
+def test_init_of_a_network_that_is_there_goes_on_with_the_images(tmp_path: Path, command: Run) -> None:
+    assert "next: quantkit export squeezenet1_1" in command("init", "squeezenet1_1")[0]
+    (tmp_path / "quantkit.yaml").unlink()
+    (tmp_path / "squeezenet1_1.onnx").touch()
+    assert "next: quantkit calib-set build --images FOLDER --out calib.csv" in command("init", "squeezenet1_1")[0]

@@ -63,3 +63,10 @@ def test_decoded_images_beyond_the_limit_are_decoded_again(images, decodings) ->
     for path in [*images, *images]:
         load(path)
     assert decodings == [*images, images[2]]
+
+
+def test_decoded_images_cache_only_those_named(images, decodings) -> None:
+    load = DecodedImages(PIPELINE, only=images[1:])
+    for path in [*images, *images]:
+        load(path)
+    assert decodings == [*images, images[0]]

@@ -13,7 +13,7 @@ from models import tiny_model, write_images
 from quantkit.config.pipeline import Decode, Pipeline, ToTensor
 from quantkit.data.item import FileItem
 from quantkit.data.preprocess import preprocess
-from quantkit.engine.batches import load_batch
+from quantkit.engine.batches import Batching, load_batch
 from quantkit.engine.observe import observe
 from quantkit.engine.tap import TappedSession
 from quantkit.errors import ImageError, NumericError
@@ -25,7 +25,7 @@ NAMES = ["input", "ar", "sr"]
 
 
 def last(session: TappedSession, paths: list[FileItem], **options: Any) -> Observed:
-    *_, chunk = observe(session, NAMES, paths, LOAD, **options)
+    *_, chunk = observe(session, paths, LOAD, **options)
     return chunk.observed()
 
 
@@ -54,7 +54,7 @@ def test_threads_order_and_resumption_do_not_show_in_the_result(tmp_path: Path, 
 @pytest.mark.parametrize("batch", [1, 3])
 def test_the_extremes_of_each_image_are_kept(tmp_path: Path, paths: list[FileItem], batch: int) -> None:
     session = TappedSession(ir.load(tiny_model(tmp_path / "m.onnx", batch=str(batch))), NAMES)
-    extremes = last(session, paths[:7], threads=2, batch=batch).extremes
+    extremes = last(session, paths[:7], threads=2, batching=Batching(batch)).extremes
     assert extremes.shape == (7, 3, 2)
     for path, row in zip(paths[:7], extremes, strict=True):
         seen = {name: value[0] for name, value in session.run(load_batch([path], LOAD, batch))[1]}
@@ -63,7 +63,7 @@ def test_the_extremes_of_each_image_are_kept(tmp_path: Path, paths: list[FileIte
 
 def test_a_fixed_batch_is_filled_up_and_the_filling_not_counted(tmp_path: Path, paths: list[FileItem]) -> None:
     session = TappedSession(ir.load(tiny_model(tmp_path / "m.onnx", batch="3")), NAMES)
-    statistics = last(session, paths[:7], threads=2, batch=3).tensors
+    statistics = last(session, paths[:7], threads=2, batching=Batching(3)).tensors
     assert statistics["input"].count == 7 * 3 * 8 * 8
     expected = Observer()
     for path in paths[:7]:
@@ -73,7 +73,7 @@ def test_a_fixed_batch_is_filled_up_and_the_filling_not_counted(tmp_path: Path, 
 
 def test_chunks_end_at_convergence_points_and_at_the_end(tmp_path: Path, paths: list[FileItem]) -> None:
     session = TappedSession(ir.load(tiny_model(tmp_path / "m.onnx")), NAMES)
-    chunks = list(observe(session, NAMES, paths, LOAD, threads=2))
+    chunks = list(observe(session, paths, LOAD, threads=2))
     assert [chunk.images for chunk in chunks if chunk.at_convergence_point] == [16, 24, 36, 40]
 
 
@@ -85,7 +85,7 @@ def test_chunks_between_convergence_points_are_of_whole_batches(
     monkeypatch.setattr("quantkit.engine.observe.time", SimpleNamespace(monotonic=lambda: float(next(clock))))
     monkeypatch.setattr("quantkit.engine.observe.CHUNK_SECONDS", 1.5)
     session = TappedSession(ir.load(tiny_model(tmp_path / "m.onnx")), NAMES)
-    ends = [chunk.images for chunk in observe(session, NAMES, paths[:24], LOAD, batch=4, fill=False, threads=1)]
+    ends = [chunk.images for chunk in observe(session, paths[:24], LOAD, Batching(4, fill=False), threads=1)]
     assert ends == [4, 8, 12, 16, 20, 24]
 
 
@@ -128,7 +128,7 @@ def test_tokens_in_front_of_the_batch_are_all_counted(tmp_path: Path, paths: lis
     }}
     """
     session = TappedSession(ir.serde.deserialize_model(onnx.parser.parse_model(text)), ["tokens"])
-    *_, chunk = observe(session, ["tokens"], paths[:6], LOAD, batch=batch, threads=2)
+    *_, chunk = observe(session, paths[:6], LOAD, Batching(batch), threads=2)
     expected = Observer()
     for path in paths[:6]:
         expected.observe(load_batch([path], LOAD, 1))

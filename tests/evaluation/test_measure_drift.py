@@ -1,6 +1,7 @@
 """End-to-end drift says where a model is bad, local drift which layer made it so: one layer is made bad on purpose."""
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +14,9 @@ from quantkit.config.method import MinMax
 from quantkit.config.pipeline import Decode, Pipeline, ToTensor
 from quantkit.data.build_set import build_calibration_set
 from quantkit.data.item import FileItem
+from quantkit.data.preprocess import preprocess
 from quantkit.evaluation.drift import TensorDrift
-from quantkit.evaluation.measure_drift import measure_drift, measure_local_drift
+from quantkit.evaluation.measure_drift import Drifts, measure_drift
 from quantkit.graph.model import read_model, save_model
 from quantkit.graph.prepare import prepare
 from quantkit.graph.qdq.plan import plan
@@ -27,6 +29,7 @@ from quantkit.workflows.compare import evaluate_models
 from quantkit.workflows.report import report
 
 PIPELINE = Pipeline(ops=(Decode(), ToTensor()))
+LOAD = partial(preprocess, pipeline=PIPELINE)
 CHAIN = """
 <ir_version: 8, opset_import: ["": 17]>
 chain (float[N, 3, 8, 8] input) => (float[N, 4] logits) {
@@ -93,8 +96,8 @@ def by_name(drifts: tuple[TensorDrift, ...]) -> dict[str, TensorDrift]:
 @pytest.mark.parametrize("target", TARGETS.values(), ids=TARGETS)
 def test_local_drift_names_the_spoilt_layer_and_acquits_those_behind_it(chain: Chain, target: Target) -> None:
     candidate = chain.spoilt(target)
-    local = by_name(measure_local_drift(chain.reference, candidate, chain.paths, PIPELINE))
-    end_to_end = by_name(measure_drift(chain.reference, candidate, chain.paths, PIPELINE))
+    found = measure_drift(chain.reference, candidate, chain.paths, LOAD)
+    local, end_to_end = by_name(found.isolated), by_name(found.accumulated)
     assert min(local, key=lambda name: local[name].sqnr_db) == "br"
     assert local["br"].sqnr_db < 15.0
     assert min(local[name].sqnr_db for name in ("ar", "cr", "logits")) > 30.0
@@ -106,14 +109,14 @@ def test_local_drift_names_the_spoilt_layer_and_acquits_those_behind_it(chain: C
 
 def test_the_first_layer_has_the_same_drift_both_ways(chain: Chain) -> None:
     candidate = chain.spoilt(TARGETS["ort"])
-    local = by_name(measure_local_drift(chain.reference, candidate, chain.paths, PIPELINE))["ar"]
-    end_to_end = by_name(measure_drift(chain.reference, candidate, chain.paths, PIPELINE))["ar"]
+    found = measure_drift(chain.reference, candidate, chain.paths, LOAD)
+    local, end_to_end = by_name(found.isolated)["ar"], by_name(found.accumulated)["ar"]
     assert local.to_json() == end_to_end.to_json() | {"op_type": "Conv"}  # the layer, and the ReLU that ends it
 
 
 def test_threads_do_not_show_in_the_result(chain: Chain) -> None:
     candidate = chain.spoilt(VACC)
-    one, four = (measure_local_drift(chain.reference, candidate, chain.paths, PIPELINE, threads) for threads in (1, 4))
+    one, four = (measure_drift(chain.reference, candidate, chain.paths, LOAD, threads).isolated for threads in (1, 4))
     assert [drift.to_json() for drift in one] == [drift.to_json() for drift in four]
     assert [drift.name for drift in one] == ["ar", "br", "cr", "logits"]
 
@@ -126,18 +129,15 @@ def test_a_fixed_batch_counts_each_image_once(tmp_path: Path) -> None:
         run = tmp_path / f"run-{batch}"
         calibrate(model, build_calibration_set(images, count=8), PIPELINE, run=run)
         candidate = read_model(run / "int8.onnx", allow_quantized=True)
-        drifts.append(
-            measure_local_drift(
-                read_model(model), candidate, [FileItem(path) for path in sorted(images.rglob("*.png"))], PIPELINE
-            )
-        )
+        items = [FileItem(path) for path in sorted(images.rglob("*.png"))]
+        drifts.append(measure_drift(read_model(model), candidate, items, LOAD).isolated)
     assert [drift.elements for drift in drifts[0]] == [drift.elements for drift in drifts[1]]
     assert [drift.sqnr_db for drift in drifts[0]] == pytest.approx([drift.sqnr_db for drift in drifts[1]], abs=1e-3)
 
 
 def test_a_float_model_has_no_local_drift_and_no_images_give_none(chain: Chain) -> None:
-    assert measure_local_drift(chain.reference, chain.reference, chain.paths, PIPELINE) == ()
-    assert measure_local_drift(chain.reference, chain.spoilt(VACC), [], PIPELINE) == ()
+    assert measure_drift(chain.reference, chain.reference, chain.paths, LOAD) == Drifts()
+    assert measure_drift(chain.reference, chain.spoilt(VACC), [], LOAD) == Drifts()
 
 
 def test_comparison_and_report_name_the_spoilt_layer_first(chain: Chain, monkeypatch: pytest.MonkeyPatch) -> None:

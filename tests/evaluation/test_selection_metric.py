@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 import pytest
-from scipy import stats
+from scipy import special, stats
 
 from quantkit.engine.scores import EXACT_DB
 from quantkit.errors import NumericError
@@ -170,3 +170,21 @@ def test_distance_estimate_of_scores_that_are_not_finite_is_infinite() -> None:
     reference, other = _alike(4, 8)
     other[1, 2] = np.nan
     assert distance_estimate(reference, other).log == math.inf
+
+
+@pytest.mark.parametrize("classes", [10, 1000])
+def test_expected_kl_by_blocks_is_the_mean_over_all_pairs(classes: int) -> None:
+    rng = np.random.default_rng(5)
+    scores = rng.normal(0.0, 3.0, (40, classes))
+    other = (scores + rng.normal(0.0, 0.1, scores.shape)).astype(np.float32)
+    reference = scores.astype(np.float32)
+    log_p, log_q = (special.log_softmax(one.astype(np.float64), axis=1) for one in (reference, other))
+    noise, size = (one - one.mean(axis=1, keepdims=True) for one in (log_q - log_p, log_p))
+    norm = np.linalg.norm(size, axis=1)
+    norm = np.maximum(norm, np.median(norm))
+    by_hand = [
+        0.5 * (p @ (e * s / t) ** 2 - (p @ (e * s / t)) ** 2)
+        for p, s in zip(np.exp(log_p), norm, strict=True)
+        for e, t in zip(noise, norm, strict=True)
+    ]
+    assert expected_kl(reference, other) == pytest.approx(np.mean(by_hand), rel=1e-6)

@@ -215,6 +215,8 @@ OLD_RESIZES = [
     (8, "Upsample<mode = 'linear', scales = [1.0, 1.0, 2.0, 2.0]>(c)"),
     (9, "Upsample<mode = 'nearest'>(c, larger)"),
     (9, "Upsample<mode = 'linear'>(c, larger)"),
+    (9, "Upsample<mode = 'nearest'>(c, computed)"),
+    (10, "Resize<mode = 'nearest'>(c, computed)"),
     (10, "Resize<mode = 'nearest'>(c, larger)"),
     (10, "Resize<mode = 'nearest'>(c, smaller)"),
     (10, "Resize<mode = 'linear'>(c, larger)"),
@@ -227,6 +229,7 @@ def old_resize(opset, node):
         f"""<ir_version: 7, opset_import: ["": {opset}]>
         agraph (float[2, 3, 16, 16] image) => (float[2, 4] logits) {{
             c = Conv<pads = [1, 1, 1, 1]>(image, w1)
+            computed = Mul(larger, ones)
             u = {node.replace("'", chr(34))}
             c2 = Conv(u, w2) g = GlobalAveragePool(c2) logits = Flatten(g)
         }}""",
@@ -235,6 +238,7 @@ def old_resize(opset, node):
         larger=np.array([1, 1, 1.6, 1.6], np.float32),
         smaller=np.array([1, 1, 0.6, 0.45], np.float32),
         mixed=np.array([1, 1, 1.6, 0.6], np.float32),
+        ones=np.ones(4, np.float32),
     )
 
 

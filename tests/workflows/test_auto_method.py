@@ -12,6 +12,7 @@ from quantkit.config.method import Auto, Kl, Method, MinMax, Mse, Percentile, re
 from quantkit.config.pipeline import Decode, Pipeline, ToTensor
 from quantkit.data.build_set import build_calibration_set
 from quantkit.data.calibration_set import CalibrationSet
+from quantkit.data.decoded import DecodedImages
 from quantkit.errors import UsageError
 from quantkit.ptq.bias_correction import HELD_BACK
 from quantkit.ptq.run_correction import IMAGES, Images
@@ -127,7 +128,7 @@ def test_quantize_by_auto_without_images_and_comparison_uses_percentile_and_says
 
 def test_images_that_are_missing_at_the_end_of_the_set_are_noticed(run: Path, chosen: CalibrationSet) -> None:
     record = RunFolder(run).read()
-    images = Images(chosen, record.pipeline)
+    images = Images(chosen, record.pipeline, DecodedImages(record.pipeline))
     subject = QuantizeTask(
         run=calibrated(RunFolder(run), record),
         requested=ORT,

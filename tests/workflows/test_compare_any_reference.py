@@ -1,6 +1,7 @@
 """Any model as the reference: quantized by quantkit or by another tool, with names of the user's own."""
 
 import logging
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -86,8 +87,8 @@ def test_drift_of_another_tools_qdq_is_that_of_the_rounded_tensors(folder: Path)
     """What `ar` is in onnxruntime's model comes before the Relu; the network goes on with the dequantized value."""
     paths = sorted((folder / "images").rglob("*.png"))
     drifts = measure_drift(read_model(folder / "fp32.onnx"), read_model(folder / "qdq.onnx", allow_quantized=True),
-                           [FileItem(path) for path in paths], PIPELINE)  # fmt: skip
-    found = {drift.name: drift for drift in drifts}
+                           [FileItem(path) for path in paths], partial(preprocess, pipeline=PIPELINE))  # fmt: skip
+    found = {drift.name: drift for drift in drifts.accumulated}
     for name in ("ar", "br"):
         pairs = [
             (tensor_of(folder / "fp32.onnx", name, path),

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from queue import Empty, SimpleQueue
 
+from quantkit.engine.batches import Batching
 from quantkit.engine.classifier import ClassifierFile
 from quantkit.engine.cluster.work import Engine, Fetch, ImageKey, SharedImages, SharedModel
 from quantkit.engine.device import Device
@@ -34,16 +35,14 @@ class PassWork:
         tensors: names of the tensors to observe.
         images: the images.
         device: where the model runs.
-        batch: images that run together.
-        fill: fill up a partial batch.
+        batching: how images run together.
     """
 
     model: SharedModel
     tensors: tuple[str, ...]
     images: SharedImages
     device: Device
-    batch: int
-    fill: bool
+    batching: Batching
 
     @property
     def runs_jobs_together(self) -> bool:
@@ -63,7 +62,7 @@ class PassWork:
             try:
                 observer = idle.get_nowait()
             except Empty:
-                observer = ImageObserver(session, self.tensors, self.images.load, self.batch, self.fill)
+                observer = ImageObserver(session, self.images.load, self.batching)
             found = observer.observed([find(key) for key in job])
             idle.put(observer)  # not after an error, which leaves it half full
             return found
@@ -94,7 +93,7 @@ def observe_on_cluster(
         NumericError: a tensor holds NaN or infinity; names tensor and image.
     """
     totals, extremes, done = begin(work.tensors, len(images), before)
-    spans = list(_spans(done, len(images), engine.slots, work.batch))
+    spans = list(_spans(done, len(images), engine.slots, work.batching.size))
     jobs = (tuple(images[start:end]) for start, end in spans)
     yielded_s = time.monotonic()
     for (start, end), found in zip(spans, engine.map(work, jobs), strict=True):

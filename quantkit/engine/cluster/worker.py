@@ -59,7 +59,7 @@ def software() -> dict[str, str]:
 def processor() -> str:
     """Return the name of this machine's processor: onnxruntime's kernels, and their roundings, depend on it."""
     try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
         lines = []
     named = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]

@@ -13,7 +13,7 @@ import onnxruntime as ort
 from onnx import TensorProto, helper, version_converter
 
 from quantkit.errors import ModelError
-from quantkit.graph.analysis.values import array, attribute_str, is_op, operand
+from quantkit.graph.analysis.values import attribute_str, is_op
 
 # DequantizeLinear has an axis since opset 13: https://onnx.ai/onnx/operators/onnx__DequantizeLinear.html
 PER_CHANNEL_OPSET = 13
@@ -41,6 +41,8 @@ OF_ONNXRUNTIME = frozenset(
 )
 # The first opset in which Resize states how it computes coordinates, and the last without Upsample.
 _COORDINATES_OPSET = 11
+# Metadata key of a converted nearest Resize that rounds positions up on axes that it shrinks, until scales are known.
+MAY_SHRINK = "quantkit.may_shrink"
 # Before this opset the scale and bias of a GroupNormalization were those of groups, not of channels.
 _GROUP_NORM_OPSET = 21
 # All supported versions of onnxruntime have integer kernels up to this opset.
@@ -135,30 +137,20 @@ def _raise(model: ir.Model, opset: int, least: int) -> None:
         if node.outputs[0].name in foreign:
             node.domain = ""
         if opset < _COORDINATES_OPSET and is_op(node, "Resize"):
-            _keep_coordinates(node)
+            _keep_coordinates(node, opset)
     model.graph = upgraded.graph
 
 
-def _keep_coordinates(node: ir.Node) -> None:
+def _keep_coordinates(node: ir.Node, opset: int) -> None:
     """Let a converted Upsample or Resize read the pixels that it read before the opset with coordinate modes.
 
-    The converter leaves the defaults of later opsets. onnxruntime divides positions by the scale, and rounds them down
-    where it enlarges and up where it shrinks.
-
-    Raises:
-        ModelError: no mode of later opsets reads the same pixels.
+    The converter leaves the defaults of later opsets. onnxruntime divides positions by the scale, and rounds them down.
     """
-    scales = array(operand(node, 2))
     node.attributes.add(ir.AttrString("coordinate_transformation_mode", "asymmetric"))
-    if attribute_str(node, "mode", "nearest") != "nearest":
-        return
-    if scales is None or (scales.min() < 1.0 < scales.max()):
-        raise ModelError(
-            f"cannot raise the opset: {node.name or node.op_type!r} enlarges one axis and shrinks another, "
-            "or its scales are computed",
-            fix=f"export the model with opset {PER_CHANNEL_OPSET} or later",
-        )
-    node.attributes.add(ir.AttrString("nearest_mode", "ceil" if scales.min() < 1.0 else "floor"))
+    if attribute_str(node, "mode", "nearest") == "nearest":
+        node.attributes.add(ir.AttrString("nearest_mode", "floor"))
+        if opset == _COORDINATES_OPSET - 1:  # the only one with a Resize, which also shrinks
+            node.metadata_props[MAY_SHRINK] = "true"
 
 
 def _lower(model: ir.Model, opset: int) -> bool:

@@ -3,6 +3,7 @@
 import numpy as np
 import onnx_ir as ir
 
+from quantkit.errors import ModelError
 from quantkit.graph.analysis.values import (
     add_constant,
     array,
@@ -15,6 +16,7 @@ from quantkit.graph.analysis.values import (
     operand,
 )
 from quantkit.graph.passes.node_pass import NodePass
+from quantkit.graph.passes.opset import MAY_SHRINK, PER_CHANNEL_OPSET
 
 
 class PlainResizePass(NodePass):
@@ -25,8 +27,26 @@ class PlainResizePass(NodePass):
     """
 
     def rewrite(self, graph: ir.Graph, node: ir.Node) -> bool:
-        """Rewrite a Resize."""
+        """Rewrite a Resize.
+
+        Raises:
+            ModelError: no mode of opset 11 rounds positions as a Resize of opset 10 does.
+        """
+        if node.metadata_props.pop(MAY_SHRINK, None) is not None:
+            return _round_as_before(node)
         return is_op(node, "Resize") and attribute_ints(node, "axes") is not None and _write_out(graph, node)
+
+
+def _round_as_before(node: ir.Node) -> bool:
+    scales = array(operand(node, 2))
+    if scales is None or scales.min() < 1.0 < scales.max():
+        raise ModelError(
+            f"cannot raise the opset: {node_name(node)!r} enlarges one axis and shrinks another, or has unknown scales",
+            fix=f"export the model with opset {PER_CHANNEL_OPSET} or later",
+        )
+    if scales.min() < 1.0:
+        node.attributes.add(ir.AttrString("nearest_mode", "ceil"))
+    return True
 
 
 def _write_out(graph: ir.Graph, node: ir.Node) -> bool:

@@ -10,10 +10,11 @@ from pathlib import Path, PurePosixPath
 
 from quantkit.config.pipeline import Pipeline
 from quantkit.data.item import ImageItem
+from quantkit.data.materialize import refuse_strangers
 from quantkit.data.parallel import map_in_order
 from quantkit.data.preprocess import preprocess
 from quantkit.errors import CalibrationSetError
-from quantkit.files import TEMPORARY_SUFFIX, make_folder
+from quantkit.files import make_folder
 from quantkit.vendors.vacc.calibration_folder import CalibrationFolder
 from quantkit.vendors.vacc.tensors import write_npz
 from quantkit.vendors.vacc.write import TENSORS
@@ -39,10 +40,10 @@ def write_calibration_tensors(
         progress: called with the number of images done and their total.
 
     Raises:
-        CalibrationSetError: there are no images, or the folder contains other files, which would be used, too.
+        CalibrationSetError: there are no images.
         ImageError: an image cannot be decoded or preprocessed.
         ConfigError: the pipeline cannot be executed.
-        OutputError: a file cannot be written.
+        OutputError: a file cannot be written, or the folder contains other files, which would be used, too.
     """
     if not images:
         raise CalibrationSetError("there are no images", where=folder)
@@ -50,7 +51,7 @@ def write_calibration_tensors(
     targets = [
         folder / f"{place:0{digits}d}_{PurePosixPath(image.id).stem}.{TENSORS}" for place, image in enumerate(images)
     ]
-    _refuse_strangers(make_folder(folder), {target.name for target in targets})
+    refuse_strangers(make_folder(folder), {target.name for target in targets})
 
     def write_one(job: tuple[ImageItem, Path]) -> None:
         image, target = job
@@ -61,15 +62,3 @@ def write_calibration_tensors(
         if progress is not None:
             progress(done, len(images))
     return CalibrationFolder(path=str(folder), suffix=TENSORS, count=len(images))
-
-
-def _refuse_strangers(folder: Path, names: set[str]) -> None:
-    for entry in sorted(folder.iterdir()):
-        if entry.name.endswith(TEMPORARY_SUFFIX):
-            entry.unlink(missing_ok=True)  # left by a killed run
-        elif entry.name not in names:
-            raise CalibrationSetError(
-                f"the folder contains {entry.name}, which does not belong to these images",
-                where=folder,
-                fix="give an empty folder",
-            )

@@ -15,7 +15,7 @@ from quantkit.vendors.vacc.check_vdsp import check_vdsp
 from quantkit.vendors.vacc.convert import read_spec
 from quantkit.vendors.vacc.dialects import Dialect, dialect_of
 from quantkit.vendors.vacc.document import Document
-from quantkit.vendors.vacc.findings import Finding, Severity
+from quantkit.vendors.vacc.findings import Finding, Severity, found
 from quantkit.vendors.vacc.onnx_facts import OnnxFacts, read_facts
 from quantkit.vendors.vacc.spec import BuildSpec
 from quantkit.vendors.vacc.vdsp import VdspParams
@@ -203,10 +203,10 @@ def _check_presence(
     if spec.name is not None and spec.precision in ("int8", "fp16"):
         other = "fp16" if spec.precision == "int8" else "int8"
         if other in spec.name.lower() and spec.precision not in spec.name.lower():
-            yield Finding(
+            yield found(
+                document,
                 "warning",
-                document.line_of(tuple(name.split("."))),
-                name,
+                tuple(name.split(".")),
                 f"the name contains {other}, and the build is {spec.precision}",
                 "rename it: the compiled model is stored under its name",
             )
@@ -229,13 +229,14 @@ def _facts_of_checkpoint(
     named = spec.source.checkpoint if spec.source else None
     if not isinstance(named, str):
         return None
-    path, line, key = locate(named, document), document.line_of(CHECKPOINT[dialect]), ".".join(CHECKPOINT[dialect])
+    path, key = locate(named, document), CHECKPOINT[dialect]
     if path is None or path.suffix.lower() != ".onnx":
         why = "does not exist here" if path is None else "is not an ONNX file"
-        findings.append(Finding("note", line, key, f"not checked against the model: {named} {why}", "give --model"))
+        fault = f"not checked against the model: {named} {why}"
+        findings.append(found(document, "note", key, fault, "give --model"))
         return None
     try:
         return read_facts(path)
     except ModelError as error:
-        findings.append(Finding("error", line, key, f"{path}: {error.what}", error.fix))
+        findings.append(found(document, "error", key, f"{path}: {error.what}", error.fix))
         return None

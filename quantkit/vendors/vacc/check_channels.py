@@ -4,9 +4,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from quantkit.config.pipeline import IMAGENET_MEAN
-from quantkit.vendors.vacc.dialects import dotted
 from quantkit.vendors.vacc.document import Document
-from quantkit.vendors.vacc.findings import Finding
+from quantkit.vendors.vacc.findings import Finding, found
 from quantkit.vendors.vacc.yaml_nodes import KeyPath
 
 # Channel means in RGB order, for pixels 0..1; they decrease from red to blue.
@@ -35,14 +34,13 @@ def check_channel_order(document: Document, path: KeyPath, ops: list[Any]) -> It
         rgb = sorted(mean, reverse=True)
         if mean == rgb or (mode == "BGR" and mean == rgb[::-1]):
             continue
-        where = (*path, index, "mean")
         if mean == rgb[::-1]:
             fault = f"the mean {mean} is {data_set}'s in BGR order, and the image is {mode}"
             fix = f"insert `CvtColor` with `code: COLOR_RGB2BGR` if the model reads BGR, else write {rgb}"
         else:
             fault = f"the mean {mean} has {data_set}'s values in neither RGB nor BGR order"
             fix = f"write {rgb} for RGB, {rgb[::-1]} for BGR"
-        yield Finding("warning", document.line_of(where), dotted(where), fault, fix)
+        yield found(document, "warning", (*path, index, "mean"), fault, fix)
 
 
 def _data_set(mean: Any) -> str | None:

@@ -8,10 +8,9 @@ from quantkit.config.nearest import nearest
 from quantkit.vendors.vacc.calibration_folder import file_names
 from quantkit.vendors.vacc.dialects import Dialect
 from quantkit.vendors.vacc.document import Document
-from quantkit.vendors.vacc.findings import SIMILAR, Finding
+from quantkit.vendors.vacc.findings import SIMILAR, Finding, found
 from quantkit.vendors.vacc.onnx_facts import OnnxFacts
 from quantkit.vendors.vacc.spec import BuildSpec, CalibrationData
-from quantkit.vendors.vacc.yaml_nodes import KeyPath
 
 IMAGENET_CLASSES = 1000
 # The opsets of the vendor's exports in its public model zoo: classifiers have 10 to 12, other models up to 17. The
@@ -29,6 +28,7 @@ SKIPPED: dict[Dialect, tuple[str, ...]] = {
     "build": ("engine", "calibration", "skip_conv_layers"),
     "compile": ("backend", "quantize", "skip_conv_layers"),
 }
+_FOLDER, _COUNT = ("dataset", "path"), ("dataset", "sampler", "get_data_num")
 
 
 def locate(named: str, document: Document) -> Path | None:
@@ -52,25 +52,31 @@ def check_model(document: Document, dialect: Dialect, spec: BuildSpec, facts: On
             near = nearest(name, facts.inputs, SIMILAR)
             names = ", ".join(facts.inputs) or "none"
             fix = f"its inputs: {names}" if near is None else f"write `{near}` (its inputs: {names})"
-            yield _error(document, path, f"the model has no input `{name}`", fix)
+            yield found(document, "error", path, f"the model has no input `{name}`", fix)
         elif not _fits(shape, facts.inputs[name]):
             wanted = [side if side is not None else "any" for side in facts.inputs[name] or ()]
             shown = ", ".join(map(str, wanted))
-            yield _error(
-                document, path, f"the shape {shape} of `{name}` does not fit the model's [{shown}]", "write the model's"
+            yield found(
+                document,
+                "error",
+                path,
+                f"the shape {shape} of `{name}` does not fit the model's [{shown}]",
+                "write the model's",
             )
     for name in facts.inputs if inputs else ():
         if name not in inputs:
-            yield _error(document, INPUTS[dialect], f"the model's input `{name}` has no shape", f"add `{name}: [...]`")
+            yield found(
+                document, "error", INPUTS[dialect], f"the model's input `{name}` has no shape", f"add `{name}: [...]`"
+            )
     if facts.ends_in_softmax and spec.head is not None and spec.head.type == "softmax":
-        line = document.line_of(HEAD[dialect])
         fault = "a softmax is appended to a model that ends in a softmax"
-        yield Finding("warning", line, ".".join(HEAD[dialect]), fault, "write `type: null`")
+        yield found(document, "warning", HEAD[dialect], fault, "write `type: null`")
     skipped = spec.calibration.skip_conv_layers if spec.calibration else None
     for place, index in enumerate(skipped or ()):
         if index >= facts.convolutions:
-            yield _error(
+            yield found(
                 document,
+                "error",
                 (*SKIPPED[dialect], place),
                 f"there is no convolution {index}: the model has {facts.convolutions}, counted from 0",
                 "remove it",
@@ -82,12 +88,11 @@ def _check_opset(document: Document, dialect: Dialect, facts: OnnxFacts) -> Iter
     latest = CLASSIFIER_OPSET if classifier else LATEST_OPSET
     if facts.opset is None or facts.opset <= latest:
         return
-    path = CHECKPOINT[dialect]
     fault = f"the model has opset {facts.opset}; the vendor exports " + (
         "classifiers with opset 10 to 12" if classifier else f"models with opset 10 to {latest}"
     )
     fix = "export it with opset 11; the opsets that the compiler supports are not published"
-    yield Finding("warning", document.line_of(path), ".".join(path), fault, fix)
+    yield found(document, "warning", CHECKPOINT[dialect], fault, fix)
 
 
 def check_data(
@@ -105,10 +110,10 @@ def check_data(
     if data is None:
         return
     if classes is not None and data.count is not None and 0 < data.count < classes:
-        yield Finding(
+        yield found(
+            document,
             "warning",
-            document.line_of(("dataset", "sampler", "get_data_num")),
-            "dataset.sampler.get_data_num",
+            _COUNT,
             f"{data.count} images for {classes} classes: at least {classes - data.count} classes have no image",
             f"use {classes} images, one of each class, selected by `quantkit calib-set`",
         )
@@ -117,9 +122,7 @@ def check_data(
         yield from _check_folder(document, data, folder)
     elif model_here and isinstance(data.path, str):
         fix = f"create it: quantkit calib-set materialize SET.csv {data.path}"
-        yield Finding(
-            "warning", document.line_of(("dataset", "path")), "dataset.path", f"{data.path} does not exist", fix
-        )
+        yield found(document, "warning", _FOLDER, f"{data.path} does not exist", fix)
 
 
 def classes_of(spec: BuildSpec, facts: OnnxFacts | None) -> int | None:
@@ -132,37 +135,32 @@ def classes_of(spec: BuildSpec, facts: OnnxFacts | None) -> int | None:
 
 
 def _check_folder(document: Document, data: CalibrationData, folder: Path) -> Iterator[Finding]:
-    line = document.line_of(("dataset", "path"))
     if not folder.is_dir():
-        yield Finding("error", line, "dataset.path", f"{folder} is not a folder", "give the folder of images")
+        yield found(document, "error", _FOLDER, f"{folder} is not a folder", "give the folder of images")
         return
     suffixes = [data.suffix] if isinstance(data.suffix, str) else list(data.suffix or ())
     endings = tuple("." + suffix.lstrip(".") for suffix in suffixes)
     names = file_names(folder)
     matching = [name for name in names if not endings or name.endswith(endings)]
     if not names:
-        yield Finding("error", line, "dataset.path", f"{folder} has no files", "give the folder of images")
+        yield found(document, "error", _FOLDER, f"{folder} has no files", "give the folder of images")
     elif not matching:
         there = ", ".join(sorted({Path(name).suffix.lstrip(".") or "none" for name in names}))
-        yield Finding(
+        yield found(
+            document,
             "error",
-            document.line_of(("dataset", "sampler", "suffix")),
-            "dataset.sampler.suffix",
+            ("dataset", "sampler", "suffix"),
             f"no file in {folder} ends in {' or '.join(endings)} (found: {there})",
             "write the suffix of the files, in the same case",
         )
     elif data.count is not None and len(matching) < data.count:
-        yield Finding(
+        yield found(
+            document,
             "error",
-            document.line_of(("dataset", "sampler", "get_data_num")),
-            "dataset.sampler.get_data_num",
+            _COUNT,
             f"{data.count} images are needed, and {folder} has {len(matching)}",
             f"add images, or write `get_data_num: {len(matching)}`",
         )
-
-
-def _error(document: Document, path: KeyPath, message: str, fix: str) -> Finding:
-    return Finding("error", document.line_of(path), ".".join(map(str, path)), message, fix)
 
 
 def _fits(shape: list[Any], wanted: tuple[int | None, ...] | None) -> bool:

@@ -11,7 +11,7 @@ from quantkit.vendors.vacc.convert import section_type
 from quantkit.vendors.vacc.dialects import MODELS, Dialect, dotted, fault_text
 from quantkit.vendors.vacc.document import Document
 from quantkit.vendors.vacc.fields import CHECK, READABLE, YamlSection
-from quantkit.vendors.vacc.findings import Finding, abbreviated, misspelt
+from quantkit.vendors.vacc.findings import Finding, abbreviated, found, misspelt
 from quantkit.vendors.vacc.yaml_nodes import KeyPath
 
 # Keys of the other dialect by section, with the equivalent in this dialect.
@@ -151,10 +151,10 @@ def _check_types(
             # Unambiguous values are a warning; a plain value instead of a section is reported by its key.
             if where == ("model",) and isinstance(fault["input"], str):
                 continue
-            yield Finding(
+            yield found(
+                document,
                 "warning" if fault["type"] == READABLE else "error",
-                document.line_of(where),
-                dotted(where),
+                where,
                 f"`{dotted(where)}` {fault_text(fault)}",
                 _key_with_value(dotted(where), fault["input"]),
             )
@@ -179,13 +179,8 @@ def _check_section(
             yield _foreign_or_unknown(document, dialect, model, data, here)
         elif value is None:
             if dotted(here) not in _NULL_IS_SAID:
-                yield Finding(
-                    "warning",
-                    document.line_of(here),
-                    dotted(here),
-                    f"`{dotted(here)}` has no value",
-                    "give a value, or remove the line",
-                )
+                fix = "give a value, or remove the line"
+                yield found(document, "warning", here, f"`{dotted(here)}` has no value", fix)
         elif (section := section_type(field.annotation)) is not None:
             yield from _check_section(document, dialect, section, value, here)
         else:
@@ -207,26 +202,19 @@ def _mixes_forms(document: Document, path: KeyPath) -> bool:
 def _foreign_or_unknown(
     document: Document, dialect: Dialect, model: type[YamlSection], data: dict[str, Any], path: KeyPath
 ) -> Finding:
-    section, key = dotted(path[:-1]), str(path[-1])
+    section, key, name = dotted(path[:-1]), str(path[-1]), dotted(path)
     other: Dialect = "build" if dialect == "compile" else "compile"
     own = _FOREIGN[dialect].get(section, {}).get(key)
-    line = document.line_of(path)
     if own is not None and path in (("model",), ("name",)) and isinstance(data[key], str):
         # Only the name is lost; the build is the same.
         named = "name" if dialect == "compile" else "model.name"
-        return Finding(
-            "warning", line, key, f"`{key}` is not the name in the {dialect} dialect", f"write `{named}: {data[key]}`"
-        )
+        fault = f"`{key}` is not the name in the {dialect} dialect"
+        return found(document, "warning", path, fault, f"write `{named}: {data[key]}`")
     if own is not None:
-        return Finding(
-            "error",
-            line,
-            dotted(path),
-            f"`{key}` is a key of the {other} dialect and has no effect here",
-            f"in the {dialect} dialect write `{own}`",
-        )
+        fault = f"`{key}` is a key of the {other} dialect and has no effect here"
+        return found(document, "error", path, fault, f"in the {dialect} dialect write `{own}`")
     if key in _keys_of_counterpart(section, other):
-        return Finding("warning", line, dotted(path), f"`{dotted(path)}` is known only in the {other} dialect")
+        return found(document, "warning", path, f"`{name}` is known only in the {other} dialect")
     return _unknown_key(document, path, tuple(model.model_fields), data, MODELS[dialect])
 
 
@@ -250,29 +238,28 @@ def _unknown_key(
     data: dict[str, Any],
     dialect_model: type[YamlSection] | None = None,
 ) -> Finding:
-    key, name, line = str(path[-1]), dotted(path), document.line_of(path)
+    key, name = str(path[-1]), dotted(path)
     absent = tuple(word for word in known if word not in data)
     meant = misspelt(key, absent)
     if meant is not None:
-        return Finding("error", line, name, f"unknown key `{key}`, probably `{meant}`", f"write `{meant}`")
+        return found(document, "error", path, f"unknown key `{key}`, probably `{meant}`", f"write `{meant}`")
     places = _places_of(key, dialect_model) if dialect_model else []
     if places:
-        return Finding("warning", line, name, f"`{name}` is unknown here", f"move it to `{places[0]}`")
+        return found(document, "warning", path, f"`{name}` is unknown here", f"move it to `{places[0]}`")
     near = abbreviated(key, absent)
-    fix = None if near is None else f"did you mean `{near}`?"
-    return Finding("warning", line, name, f"`{name}` is unknown", fix)
+    return found(document, "warning", path, f"`{name}` is unknown", None if near is None else f"did you mean `{near}`?")
 
 
 def _places_of(key: str, model: type[YamlSection], path: str = "") -> list[str]:
     """Return the sections of a dialect with a key; keys of many sections are ignored."""
     if key in ("type", "path", "name", "params", "dtype"):
         return []
-    found = [path] if path and key in model.model_fields else []
+    places = [path] if path and key in model.model_fields else []
     for name, field in model.model_fields.items():
         section = section_type(field.annotation)
         if section is not None:
-            found += _places_of(key, section, f"{path}.{name}".removeprefix("."))
-    return found
+            places += _places_of(key, section, f"{path}.{name}".removeprefix("."))
+    return places
 
 
 def _check_value(document: Document, path: KeyPath, value: Any) -> Iterator[Finding]:
@@ -285,10 +272,10 @@ def _check_value(document: Document, path: KeyPath, value: Any) -> Iterator[Find
     meant = meant if meant in known else None
     # Whether the tools are case-sensitive is not known.
     wrong = word not in known and (meant is not None or closed)
-    yield Finding(
+    yield found(
+        document,
         "error" if wrong else "warning",
-        document.line_of(path),
-        key,
+        path,
         f"`{key}: {value}` is not a known value ({', '.join(known)})",
         None if meant is None else f"write `{meant}`",
     )

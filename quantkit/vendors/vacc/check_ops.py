@@ -7,10 +7,9 @@ from typing import Any
 from pydantic import ValidationError
 
 from quantkit.vendors.vacc.check_keys import check_fields
-from quantkit.vendors.vacc.dialects import dotted
 from quantkit.vendors.vacc.document import Document
 from quantkit.vendors.vacc.fields import YamlSection
-from quantkit.vendors.vacc.findings import Finding, Severity, misspelt
+from quantkit.vendors.vacc.findings import Finding, Severity, found, misspelt
 from quantkit.vendors.vacc.ops import OPS, CenterCropOp, NormalizeOp, PadOp, ResizeOp
 from quantkit.vendors.vacc.yaml_nodes import KeyPath
 
@@ -66,10 +65,10 @@ def _check_one(document: Document, path: KeyPath, op: dict[str, Any], findings: 
     findings += check_fields(document, kind, op, path)
     for key, fix in _MUST_HAVE_A_VALUE.items():
         if key in op and op[key] is None:
-            findings.append(_at(document, (*path, key), "warning", f"`{key}` has no value", fix))
+            findings.append(found(document, "warning", (*path, key), f"`{key}` has no value", fix))
     if op.get("norm_type") == "None":
         at = (*path, "norm_type")
-        findings.append(_at(document, at, "warning", "`norm_type: None` is the string None", "write `null`"))
+        findings.append(found(document, "warning", at, "`norm_type: None` is the string None", "write `null`"))
     try:
         return kind.model_validate(op)
     except ValidationError:
@@ -86,15 +85,11 @@ _MUST_HAVE_A_VALUE = {
 def _unknown_op(document: Document, path: KeyPath, name: object) -> Finding:
     known = ", ".join(OPS)
     if not isinstance(name, str):
-        return _at(document, path, "error", "an operation has no `type`", f"the known ones are {known}")
+        return found(document, "error", path, "an operation has no `type`", f"the known ones are {known}")
     meant = misspelt(name, OPS)
     severity: Severity = "warning" if meant is None else "error"
     fix = f"the known ones are {known}" if meant is None else f"write `{meant}`"
-    return _at(document, (*path, "type"), severity, f"the operation {name} is unknown", fix)
-
-
-def _at(document: Document, path: KeyPath, severity: Severity, message: str, fix: str) -> Finding:
-    return Finding(severity, document.line_of(path), dotted(path), message, fix)
+    return found(document, severity, (*path, "type"), f"the operation {name} is unknown", fix)
 
 
 def _after(op: ResizeOp | CenterCropOp | PadOp, picture: _Picture) -> _Picture:
@@ -123,10 +118,10 @@ def _check_crop(
         return
     height, width = op.crop_size
     if height > picture.height or width > picture.width:
-        yield _at(
+        yield found(
             document,
-            (*path, "crop_size"),
             "error",
+            (*path, "crop_size"),
             f"the crop [{height}, {width}] is larger than the image, [{picture.height}, {picture.width}]",
             "resize to at least the crop",
         )
@@ -138,13 +133,13 @@ def _check_normalize(
     mean, std = op.mean or [], op.std or []
     if op.mean is not None and op.std is not None and len(mean) != len(std):
         fault = f"mean has {len(mean)} values and std {len(std)}"
-        yield _at(document, (*path, "std"), "error", fault, "give one of each per channel")
+        yield found(document, "error", (*path, "std"), fault, "give one of each per channel")
         return
     channels = len(mean or std)
     at = (*path, "mean" if mean else "std")
     if shape is not None and channels not in (0, shape[0]):
         fault = f"mean and std have {channels} values for an input with {shape[0]} channels"
-        yield _at(document, at, "warning", fault, "give one of each per channel")
+        yield found(document, "warning", at, fault, "give one of each per channel")
     # The default of div255 is true: nearly all files of the zoo omit it and have means below 1.
     divided = op.div255 is True or "div255" not in op.model_fields_set
     greatest_mean = max((abs(value) for value in mean), default=0.0)
@@ -152,12 +147,12 @@ def _check_normalize(
     if divided and (greatest_mean > LARGEST_UNIT_MEAN or greatest_std > LARGEST_UNIT_STD):
         fault = f"mean and std (up to {max(greatest_mean, greatest_std):g}) are on the scale of pixels 0..255, "
         fix = "write `div255: false`, or divide both by 255"
-        yield _at(document, at, "error", fault + "but pixels are divided by 255 first", fix)
+        yield found(document, "error", at, fault + "but pixels are divided by 255 first", fix)
     small = 0 < greatest_mean <= LARGEST_UNIT_MEAN and greatest_std <= 1.0
     if not divided and (small or (greatest_mean == 0 and greatest_std < 1.0)):
         fault = f"mean and std (up to {max(greatest_mean, greatest_std):g}) are on the scale of pixels 0..1, "
         fix = "write `div255: true`, or multiply both by 255"
-        yield _at(document, at, "error", fault + "but pixels are not divided by 255", fix)
+        yield found(document, "error", at, fault + "but pixels are not divided by 255", fix)
 
 
 def _check_result(
@@ -166,7 +161,7 @@ def _check_result(
     if path is None or shape is None or picture.height is None or picture.width is None:
         return
     if (picture.height, picture.width) != shape[1:]:
-        found, wanted = f"[{picture.height}, {picture.width}]", f"[{shape[1]}, {shape[2]}]"
-        yield _at(
-            document, path, "error", f"preprocessing gives {found}, the input is {wanted}", "resize or crop to it"
+        given, wanted = f"[{picture.height}, {picture.width}]", f"[{shape[1]}, {shape[2]}]"
+        yield found(
+            document, "error", path, f"preprocessing gives {given}, the input is {wanted}", "resize or crop to it"
         )

@@ -10,7 +10,7 @@ from quantkit.config.pipeline import CenterCrop, Decode, Normalize, Pipeline, Re
 from quantkit.vendors.vacc.check_files import INPUTS
 from quantkit.vendors.vacc.dialects import Dialect
 from quantkit.vendors.vacc.document import Document
-from quantkit.vendors.vacc.findings import Finding, Severity
+from quantkit.vendors.vacc.findings import Finding, Severity, found
 from quantkit.vendors.vacc.ops import pipeline_from_ops
 from quantkit.vendors.vacc.spec import BuildSpec
 from quantkit.vendors.vacc.vdsp import VdspParams, in_half, recognise
@@ -78,9 +78,8 @@ def _check_output(document: Document, dialect: Dialect, spec: BuildSpec, params:
     for name, shape in inputs.items():
         fixed = len(shape) == 4 and all(isinstance(side, int) for side in shape)
         if fixed and None not in size and tuple(shape[2:]) != size:
-            path = (*INPUTS[dialect], name)
             fault = f"the card's images are {list(size)}, and `{name}` needs {shape[2:]}"
-            yield Finding("error", document.line_of(path), ".".join(path), fault, "change OimageHeight and OimageWidth")
+            yield found(document, "error", (*INPUTS[dialect], name), fault, "change OimageHeight and OimageWidth")
 
 
 def _scaling(pipeline: Pipeline) -> tuple[float, tuple[float, ...], tuple[float, ...]]:

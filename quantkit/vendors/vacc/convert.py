@@ -27,8 +27,7 @@ from quantkit.vendors.vacc.dialects import (
     dialect_of,
     dotted,
     fault_text,
-    read_build,
-    read_compile,
+    read_file,
 )
 from quantkit.vendors.vacc.document import Document
 from quantkit.vendors.vacc.fields import CHECK, READABLE, YamlSection
@@ -74,9 +73,8 @@ def read_spec(document: Document, dialect: Dialect | None = None) -> BuildSpec:
     Raises:
         VendorFileError: the file is of neither dialect, or a value is invalid.
     """
-    if (dialect or dialect_of(document)) == "build":
-        return _from_build(read_build(document))
-    return _from_compile(read_compile(document))
+    file = read_file(document, dialect or dialect_of(document))
+    return _from_build(file) if isinstance(file, BuildDialect) else _from_compile(file)
 
 
 def render(spec: BuildSpec, dialect: Dialect) -> Rendering:

@@ -276,31 +276,19 @@ def _compile_sections(data: dict[str, Any]) -> int:
     return own + shared if own or "dataset" in data or "workspace" in data or shared == 2 else 0
 
 
-def read_build(document: Document) -> BuildDialect:
-    """Read a file of the build dialect leniently (see `fields`).
+def read_file(document: Document, dialect: Dialect) -> BuildDialect | CompileDialect:
+    """Read a file leniently (see `fields`).
 
     Raises:
         VendorFileError: a value is invalid; the message has its line.
     """
     try:
-        return BuildDialect.model_validate(document.data)
+        return MODELS[dialect].model_validate(document.data)
     except ValidationError as error:
-        raise first_error(error, document) from error
+        raise _first_error(error, document) from error
 
 
-def read_compile(document: Document) -> CompileDialect:
-    """Read a file of the compile dialect leniently (see `fields`).
-
-    Raises:
-        VendorFileError: a value is invalid; the message has its line.
-    """
-    try:
-        return CompileDialect.model_validate(document.data)
-    except ValidationError as error:
-        raise first_error(error, document) from error
-
-
-def first_error(error: ValidationError, document: Document) -> VendorFileError:
+def _first_error(error: ValidationError, document: Document) -> VendorFileError:
     """Return the first error of pydantic as an error in one line."""
     fault = error.errors(include_url=False)[0]
     return YamlError(

@@ -4,6 +4,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
+from quantkit.vendors.vacc.dialects import dotted
+from quantkit.vendors.vacc.document import Document
+from quantkit.vendors.vacc.yaml_nodes import KeyPath
+
 # Minimum similarity (0 to 1) of a known word to suggest it.
 SIMILAR = 0.75
 
@@ -32,6 +36,11 @@ class Finding:
     def __str__(self) -> str:
         text = f"{self.severity}: {self.message}"
         return text if self.fix is None else f"{text}; {self.fix}"
+
+
+def found(document: Document, severity: Severity, path: KeyPath, message: str, fix: str | None = None) -> Finding:
+    """Return a finding at the value of a path, or at the nearest enclosing value."""
+    return Finding(severity, document.line_of(path), dotted(path), message, fix)
 
 
 def misspelt(word: str, known: Iterable[str]) -> str | None:

@@ -82,119 +82,97 @@ class BuildFile:
     notes: tuple[str, ...]
 
 
-def write_build_file(
-    *,
-    name: str,
-    checkpoint: str,
-    input_name: str,
-    input_shape: Sequence[int],
-    pipeline: Pipeline,
-    method: Method,
-    data: CalibrationFolder,
-    dialect: Dialect,
-    per_channel: bool = True,
-    weight_scale: WeightScale | None = None,
-    skip_conv_layers: Sequence[int] = (),
-    softmax: bool = False,
-    workspace: str = "./deploy_weights/",
-    settings: CompilerSettings = CompilerSettings(),
-    data_comment: str | None = None,
-) -> BuildFile:
-    """Return the build file of an int8 image model.
+@dataclass(frozen=True, kw_only=True)
+class Build:
+    """A build of an image model.
 
-    Args:
+    Attributes:
         name: name of the compiled model.
         checkpoint: path of the source model, as written to the file.
         input_name: name of the image input.
         input_shape: ``[1, C, H, W]``.
+        dialect: dialect of the file.
+        softmax: append a softmax to the graph.
+        workspace: folder of the compiled model.
+        settings: further options of the compiler.
+    """
+
+    name: str
+    checkpoint: str
+    input_name: str
+    input_shape: Sequence[int]
+    dialect: Dialect
+    softmax: bool = False
+    workspace: str = "./deploy_weights/"
+    settings: CompilerSettings = CompilerSettings()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Int8:
+    """The calibration of an int8 build.
+
+    Attributes:
         pipeline: the preprocessing; not written if the calibration data are preprocessed tensors.
         method: calibration method.
         data: calibration files.
-        dialect: dialect of the file.
         per_channel: weights have one scale per output channel.
         weight_scale: rule for weight scales; None keeps the compiler's default.
         skip_conv_layers: indices in graph order of convolutions to leave in float.
-        softmax: append a softmax to the graph.
-        workspace: folder of the compiled model.
-        settings: further options of the compiler.
         data_comment: comment after the path of the calibration data, such as the command that creates them.
     """
-    notes: tuple[str, ...] = ()
-    ops: list[dict[str, Any]] | None = None
-    if data.suffix.lower() != TENSORS:
-        written = ops_from_pipeline(pipeline)
-        ops, notes = list(written.ops), written.notes
-    spec = BuildSpec(
-        name=name,
-        source=_source(checkpoint, input_name, input_shape, dialect),
-        backend="vacc",
-        precision="int8",
-        calibration=CalibrationSpec(
-            method=vendor_method(method),
-            fraction=method.fraction if isinstance(method, Percentile) else None,
-            per_channel=per_channel,
-            weight_scale=weight_scale,
-            skip_conv_layers=sorted(set(skip_conv_layers)) or None,
-            options=settings.calibration_options(),
-        ),
-        compile_options=settings.compile_options(),
-        head=Head(type="softmax") if softmax else None,
-        data=CalibrationData(path=data.path, suffix=data.suffix, count=data.count, ops=ops),
-        workspace=Workspace(path=workspace),
-    )
-    if dialect == "build" and isinstance(method, Mse):
-        notes += ("quant_mode: mse is known only in the compile dialect",)
-    return _rendered(spec, dialect, notes, data_comment)
+
+    pipeline: Pipeline
+    method: Method
+    data: CalibrationFolder
+    per_channel: bool = True
+    weight_scale: WeightScale | None = None
+    skip_conv_layers: Sequence[int] = ()
+    data_comment: str | None = None
 
 
-def write_fp16_build_file(
-    *,
-    name: str,
-    checkpoint: str,
-    input_name: str,
-    input_shape: Sequence[int],
-    dialect: Dialect,
-    softmax: bool = False,
-    workspace: str = "./deploy_weights/",
-    settings: CompilerSettings = CompilerSettings(),
-) -> BuildFile:
-    """Return the build file of an fp16 image model, without calibration images and preprocessing.
-
-    Args:
-        name: name of the compiled model.
-        checkpoint: path of the source model, as written to the file.
-        input_name: name of the image input.
-        input_shape: ``[1, C, H, W]``.
-        dialect: dialect of the file.
-        softmax: append a softmax to the graph.
-        workspace: folder of the compiled model.
-        settings: further options of the compiler.
+def write_build_file(build: Build, int8: Int8 | None) -> BuildFile:
+    """Return the build file of an image model, fp16 without calibration images and preprocessing if ``int8`` is None.
 
     Raises:
-        ConfigError: the settings have calibration options.
+        ConfigError: the settings of an fp16 build have calibration options.
     """
-    unused = list(settings.calibration_options())
-    if unused:
-        raise ConfigError(f"an fp16 build has no calibration for {', '.join(unused)}", fix="remove it, or build int8")
+    settings, notes = build.settings, tuple[str, ...]()
     spec = BuildSpec(
-        name=name,
-        source=_source(checkpoint, input_name, input_shape, dialect),
+        name=build.name,
+        source=Source(
+            checkpoint=build.checkpoint,
+            framework=framework_of(build.checkpoint),
+            dtype="fp32" if build.dialect == "compile" else None,  # the build dialect has no key for it
+            inputs={build.input_name: list(build.input_shape)},
+        ),
         backend="vacc",
         precision="fp16",
         compile_options=settings.compile_options(),
-        head=Head(type="softmax") if softmax else None,
-        workspace=Workspace(path=workspace),
+        head=Head(type="softmax") if build.softmax else None,
+        workspace=Workspace(path=build.workspace),
     )
-    return _rendered(spec, dialect, ())
-
-
-def _source(checkpoint: str, input_name: str, input_shape: Sequence[int], dialect: Dialect) -> Source:
-    return Source(
-        checkpoint=checkpoint,
-        framework=framework_of(checkpoint),
-        dtype="fp32" if dialect == "compile" else None,  # the build dialect has no key for it
-        inputs={input_name: list(input_shape)},
+    if int8 is None:
+        if unused := list(settings.calibration_options()):
+            what = f"an fp16 build has no calibration for {', '.join(unused)}"
+            raise ConfigError(what, fix="remove it, or build int8")
+        return _rendered(spec, build.dialect, notes)
+    ops: list[dict[str, Any]] | None = None
+    if int8.data.suffix.lower() != TENSORS:
+        written = ops_from_pipeline(int8.pipeline)
+        ops, notes = list(written.ops), written.notes
+    calibration = CalibrationSpec(
+        method=vendor_method(int8.method),
+        fraction=int8.method.fraction if isinstance(int8.method, Percentile) else None,
+        per_channel=int8.per_channel,
+        weight_scale=int8.weight_scale,
+        skip_conv_layers=sorted(set(int8.skip_conv_layers)) or None,
+        options=settings.calibration_options(),
     )
+    data = CalibrationData(path=int8.data.path, suffix=int8.data.suffix, count=int8.data.count, ops=ops)
+    if build.dialect == "build" and isinstance(int8.method, Mse):
+        notes += ("quant_mode: mse is known only in the compile dialect",)
+    spec = spec.model_copy(update={"precision": "int8", "calibration": calibration, "data": data})
+    return _rendered(spec, build.dialect, notes, int8.data_comment)
 
 
 def _rendered(spec: BuildSpec, dialect: Dialect, notes: tuple[str, ...], data_comment: str | None = None) -> BuildFile:

@@ -19,14 +19,15 @@ from quantkit.targets import VACC, Target
 from quantkit.vendors.vacc.calibration_folder import CalibrationFolder, calibration_folder
 from quantkit.vendors.vacc.vdsp import vdsp_from_pipeline
 from quantkit.vendors.vacc.write import (
+    Build,
     BuildFile,
     CompilerSettings,
+    Int8,
     Precision,
     WeightScale,
     file_shape,
     read_image_input,
     write_build_file,
-    write_fp16_build_file,
 )
 from quantkit.workflows.quantize_task import QuantizeOptions
 
@@ -213,22 +214,15 @@ def vamc_of_model(
         data = CalibrationFolder(path=str(images), suffix=options.suffix, count=options.count)
     else:
         data = calibration_folder(images, suffix=options.suffix, count=options.count)
-    return write_build_file(
-        name=options.name or model.stem,
-        checkpoint=str(model),
-        input_name=input_name,
-        input_shape=shape,
+    calibration = Int8(
         pipeline=pipeline,
         method=method,
         data=data,
-        dialect=options.dialect,
         per_channel=per_channel,
         weight_scale=options.weight_scale,
         skip_conv_layers=skip_convs,
-        softmax=options.softmax,
-        workspace=options.workspace,
-        settings=options.compiler,
     )
+    return write_build_file(_build(str(model), options.name or model.stem, input_name, shape, options), calibration)
 
 
 def vamc_fp16(model: Path, pipeline: Pipeline | None, options: VamcOptions) -> BuildFile:
@@ -249,10 +243,15 @@ def vamc_fp16(model: Path, pipeline: Pipeline | None, options: VamcOptions) -> B
 
 
 def _fp16(model: str, input_name: str, shape: Sequence[int], options: VamcOptions) -> BuildFile:
-    return write_fp16_build_file(
-        # The int8 model has the model's own name in the same workspace.
-        name=options.name or f"{Path(model).stem}_fp16",
-        checkpoint=model,
+    # The int8 model has the model's own name in the same workspace.
+    name = options.name or f"{Path(model).stem}_fp16"
+    return write_build_file(_build(model, name, input_name, shape, options), None)
+
+
+def _build(checkpoint: str, name: str, input_name: str, shape: Sequence[int], options: VamcOptions) -> Build:
+    return Build(
+        name=name,
+        checkpoint=checkpoint,
         input_name=input_name,
         input_shape=shape,
         dialect=options.dialect,
@@ -348,23 +347,19 @@ def _build_file(
     integer = {layer.node for layer in plan.layers}
     count = options.count or record.set.images - left_out
     made_by = None if options.calibration_folder is not None else _materialize_command(folder, record, images, left_out)
-    build = write_build_file(
-        name=(options.name or Path(record.model.path).stem) + _name_suffix(model),
-        checkpoint=record.model.path if checkpoint is None else str(checkpoint.resolve()),
-        input_name=record.model.input,
-        input_shape=file_shape(record.model.layout, record.pipeline.channels, *_size(record)),
+    source = record.model.path if checkpoint is None else str(checkpoint.resolve())
+    shape = file_shape(record.model.layout, record.pipeline.channels, *_size(record))
+    calibration = Int8(
         pipeline=record.pipeline,
         method=method,
         data=CalibrationFolder(path=str(images), suffix=_suffix(record, options), count=count),
-        dialect=options.dialect,
         per_channel=plan.target.weights.per_channel,
         weight_scale=options.weight_scale or ("power2" if plan.target.weights.power_of_two else None),
         skip_conv_layers=[index for node, index in plan.conv_index.items() if node not in integer],
-        softmax=options.softmax,
-        workspace=options.workspace,
-        settings=options.compiler,
         data_comment=None if made_by is None else f"made by: {made_by}",
     )
+    name = (options.name or Path(record.model.path).stem) + _name_suffix(model)
+    build = write_build_file(_build(source, name, record.model.input, shape, options), calibration)
     if made_by is None or images.is_dir() or not plan.target.compiler_calibrates:
         return build
     return replace(build, notes=(*build.notes, f"the calibration folder {images.name} is not there yet: {made_by}"))

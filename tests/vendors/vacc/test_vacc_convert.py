@@ -8,7 +8,7 @@ from vacc_files import BUILD, COMPILE, LATER_BUILD, changed
 
 from quantkit.errors import VendorFileError
 from quantkit.vendors.vacc.convert import convert, framework_of, read_spec
-from quantkit.vendors.vacc.dialects import dialect_of, read_compile
+from quantkit.vendors.vacc.dialects import CompileDialect, dialect_of, read_file
 from quantkit.vendors.vacc.document import Document
 from quantkit.vendors.vacc.spec import Head
 
@@ -110,7 +110,7 @@ def test_keys_of_the_other_dialect_keep_what_they_say() -> None:
 )
 def test_what_cannot_be_read_is_named_with_its_line(old: str, new: str, message: str) -> None:
     with pytest.raises(VendorFileError, match=rf"file.yaml, line \d+: {message}"):
-        read_compile(changed(COMPILE, (old, new)))
+        read_file(changed(COMPILE, (old, new)), "compile")
 
 
 @pytest.mark.parametrize(
@@ -128,7 +128,8 @@ def test_what_cannot_be_read_is_named_with_its_line(old: str, new: str, message:
     ],
 )
 def test_what_can_mean_one_thing_only_is_read(old: str, new: str, path: str, value: Any) -> None:
-    file = read_compile(changed(COMPILE, (old, new)))
+    file = read_file(changed(COMPILE, (old, new)), "compile")
+    assert isinstance(file, CompileDialect)
     assert file.backend is not None
     assert file.dataset is not None
     holders: dict[str, Any] = {

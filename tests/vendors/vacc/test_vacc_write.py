@@ -19,11 +19,12 @@ from quantkit.vendors.vacc.onnx_facts import read_facts
 from quantkit.vendors.vacc.ops import ops_from_pipeline
 from quantkit.vendors.vacc.vdsp import load_vdsp, vdsp_from_pipeline
 from quantkit.vendors.vacc.write import (
+    Build,
     BuildFile,
     CompilerSettings,
+    Int8,
     read_image_input,
     write_build_file,
-    write_fp16_build_file,
 )
 
 CONFIGS = Path(__file__).resolve().parents[3] / "configs" / "vacc"
@@ -41,7 +42,9 @@ def written(**changes: Any) -> BuildFile:
         "data": CalibrationFolder(path="calibration", suffix="JPEG", count=1000),
         "dialect": "compile",
     }
-    return write_build_file(**choices | changes)
+    choices |= changes
+    calibration = {name: choices.pop(name) for name in list(choices) if name in Int8.__dataclass_fields__}
+    return write_build_file(Build(**choices), Int8(**calibration))
 
 
 @pytest.mark.parametrize("dialect", ["build", "compile"])
@@ -113,11 +116,11 @@ def test_fp16_build_has_no_calibration() -> None:
         "name": "small_fp16", "checkpoint": "small.onnx", "input_name": "input", "input_shape": (1, 3, 224, 224)
     }  # fmt: skip
     settings = CompilerSettings(cluster_mode=0)
-    build = write_fp16_build_file(**common, dialect="compile", settings=settings, softmax=True)
+    build = write_build_file(Build(**common, dialect="compile", settings=settings, softmax=True), None)
     data = Document.parse(build.text).data
     assert list(data) == ["name", "frontend", "graph", "backend", "workspace"]
     assert data["backend"] == {"type": "tvm_vacc", "dtype": "fp16", "compile": {"cluster_mode": 0}}
-    older = write_fp16_build_file(**common, dialect="build", settings=settings)
+    older = write_build_file(Build(**common, dialect="build", settings=settings), None)
     data = Document.parse(older.text).data
     assert data["engine"] == {"type": "vacc", "common": {"do_quantization": False, "cluster_mode": 0}}
     assert list(data) == ["model", "engine", "workspace"]
@@ -127,7 +130,7 @@ def test_fp16_build_has_no_calibration() -> None:
         assert read_spec(document) == one.spec
         assert [f for f in check_document(document, dialect) if f.severity != "note"] == []  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match="no calibration for skip_matmul_layers, calibrate_chunk_by, overflow_adapt"):
-        write_fp16_build_file(**common, dialect="compile", settings=SETTINGS)
+        write_build_file(Build(**common, dialect="compile", settings=SETTINGS), None)
 
 
 def test_notes_stand_in_the_file() -> None:
@@ -191,7 +194,7 @@ def test_calibration_tensors_are_our_own_preprocessing(tmp_path: Path, photos: P
     before = [file.read_bytes() for file in files]
     write_calibration_tensors(images, pipeline, tmp_path / "t", input_name="input", workers=1)
     assert [file.read_bytes() for file in files] == before
-    with pytest.raises(CalibrationSetError, match=r"the folder contains \d_.*, which does not belong to these images"):
+    with pytest.raises(OutputError, match=r"the folder contains \d_.*, which is not in this set"):
         write_calibration_tensors(images[:1], pipeline, tmp_path / "t", input_name="input")
     with pytest.raises(CalibrationSetError, match="there are no images"):
         write_calibration_tensors([], pipeline, tmp_path / "t", input_name="input")
