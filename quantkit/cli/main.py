@@ -89,8 +89,9 @@ def _run(arguments: list[str]) -> int:
         context = getattr(error, "ctx", None)
         command = context.command_path if context is not None else "quantkit"
         return _report(f"{_explained(error, context)} See {command} --help.", USAGE)
-    except (KeyboardInterrupt, typer.Abort):
-        return _interrupted()
+    except (KeyboardInterrupt, typer.Abort) as error:
+        # typer takes the end of a file for Ctrl-D; quantkit asks no questions.
+        return _unexpected(error.__cause__) if isinstance(error.__cause__, EOFError) else _interrupted()
     except BrokenPipeError:
         # The reader of the output closed the pipe, as `head` does.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -170,6 +170,17 @@ def test_debug_anywhere_on_the_line_shows_the_traceback(folder: Path) -> None:
     assert "Traceback" in done.stderr
 
 
+def test_main_end_of_file_within_a_command_is_unexpected_and_no_interruption(
+    folder: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def damaged(*_: object, **__: object) -> None:
+        raise EOFError("marshal data too short")
+
+    monkeypatch.setattr("quantkit.workflows.inspect.inspect", damaged)
+    _, err = run(folder, "inspect", "tiny.onnx", code=70)
+    assert "unexpected EOFError: marshal data too short" in err
+
+
 def test_demo_prints_one_table_and_names_its_files(demo_folder: Path, run: Run) -> None:
     place = demo_folder.parent  # a second demo: statistics and scores are cached
     out, _ = run(place, "demo")

@@ -114,6 +114,8 @@ class Server:
 
     def __init__(self) -> None:
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+        # Python keeps bytecode that a full disk or a limit on file sizes has cut short, and fails on it ever after.
+        environment["PYTHONDONTWRITEBYTECODE"] = "1"
         environment.pop("QUANTKIT_DEBUG", None)
         self._process = subprocess.Popen(
             [sys.executable, "-c", _SERVER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
