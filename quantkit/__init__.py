@@ -96,14 +96,14 @@ if TYPE_CHECKING:
     from quantkit.workflows.evaluate import ModelEvaluation as ModelEvaluation
     from quantkit.workflows.evaluate import evaluate as evaluate
     from quantkit.workflows.export import export as export
-    from quantkit.workflows.guess_preprocessing import PreprocessingGuess as PreprocessingGuess
-    from quantkit.workflows.guess_preprocessing import TriedPreprocessing as TriedPreprocessing
     from quantkit.workflows.guess_preprocessing import guess_preprocessing as guess_preprocessing
     from quantkit.workflows.inspect import inspect as inspect
     from quantkit.workflows.model_summary import ModelSummary as ModelSummary
     from quantkit.workflows.plan import JobEstimate as JobEstimate
     from quantkit.workflows.plan import JobPlan as JobPlan
     from quantkit.workflows.plan import plan_job as plan_job
+    from quantkit.workflows.preprocessing_guess import PreprocessingGuess as PreprocessingGuess
+    from quantkit.workflows.preprocessing_guess import TriedPreprocessing as TriedPreprocessing
     from quantkit.workflows.presets import load_preset as load_preset
     from quantkit.workflows.quantize import Quantized as Quantized
     from quantkit.workflows.quantize import quantize as quantize
@@ -168,7 +168,7 @@ _MODULE_OF = {
     "Parity": "quantkit.export.result",
     "Percentile": "quantkit.config.method",
     "Pipeline": "quantkit.config.pipeline",
-    "PreprocessingGuess": "quantkit.workflows.guess_preprocessing",
+    "PreprocessingGuess": "quantkit.workflows.preprocessing_guess",
     "Progress": "quantkit.progress",
     "QuantizeOptions": "quantkit.workflows.quantize_task",
     "Quantized": "quantkit.workflows.quantize",
@@ -184,7 +184,7 @@ _MODULE_OF = {
     "ToTensor": "quantkit.config.pipeline",
     "TensorStatistics": "quantkit.stats.tensor",
     "Trial": "quantkit.search.stages",
-    "TriedPreprocessing": "quantkit.workflows.guess_preprocessing",
+    "TriedPreprocessing": "quantkit.workflows.preprocessing_guess",
     "TuneOptions": "quantkit.workflows.tune",
     "Tuning": "quantkit.workflows.tune",
     "VACC": "quantkit.targets",

@@ -127,7 +127,7 @@ def _print(done: "Calibration", drawn: Path | None) -> None:
     console.print(table)
     if len(quantized.ranges) > _RANGES_SHOWN:
         console.print(f"... and {len(quantized.ranges) - _RANGES_SHOWN} more")
-    if statistics.convergence:
+    if statistics.convergence and statistics.convergence[-1].movement:
         print_lines(_convergence(statistics.convergence))
     print_selection(quantized.selection)
     print_notes(done.notes)

@@ -48,10 +48,9 @@ class EvaluationSettings:
         """Return the options completed by the project file; a run has its own output and inputs.
 
         Raises:
-            UsageError: ``--exif`` is given, and the run sets the preprocessing.
+            UsageError: ``--exif`` has no effect.
         """
-        if read.exif is not None and pipeline is None:
-            raise UsageError("the run sets the preprocessing", where="--exif", fix="give --preset too, or drop it")
+        read.check_exif(pipeline, run)
         own = project if run is None else Project()
         return cls(
             run=run,

@@ -186,6 +186,20 @@ class PreprocessingOptions:
 
         return choose_pipeline(self.preset, project, self.exif)
 
+    def check_exif(self, pipeline: "Pipeline | None", run: Path | None) -> None:
+        """Check that ``--exif`` has an effect.
+
+        Args:
+            pipeline: of the options or the project file, None where neither sets it.
+            run: run folder that sets it then, if there is one.
+
+        Raises:
+            UsageError: it has none.
+        """
+        if self.exif is not None and pipeline is None:
+            fault = "no preprocessing was given" if run is None else "the run sets the preprocessing"
+            raise UsageError(fault, where="--exif", fix="give --preset too, or drop it")
+
 
 @dataclass(frozen=True, kw_only=True)
 class InputOptions(PreprocessingOptions):

@@ -61,7 +61,7 @@ def plan_settings(
         calibrates: the job is a calibration, over the images of a set.
 
     Raises:
-        UsageError: no model or no images are named, or a name without a run.
+        UsageError: no model or no images are named, a name without a run, or ``--exif`` has no effect.
         ConfigError: the preset is not valid.
         CalibrationSetError: the calibration set cannot be read.
     """
@@ -71,15 +71,15 @@ def plan_settings(
     if run is None and not all(model.endswith(".onnx") for model in models):
         run = find_run(None, project)
     record = None if run is None else RunFolder(run).read()
-    if read.exif is not None and record is not None and read.preset is None:
-        raise UsageError("the run sets the preprocessing", where="--exif", fix="give --preset too, or drop it")
+    pipeline = read.pipeline(project) if read.preset is not None or record is None else None
+    read.check_exif(pipeline, run)
     found, place = _images(images, record, project, calibrates=calibrates)
     return PlanSettings(
         models=tuple(Path(model) if model.endswith(".onnx") else _model(run, model) for model in models),
         run=run,
         images=found,
         place=place,
-        pipeline=read.pipeline(project) if read.preset is not None or record is None else record.pipeline,
+        pipeline=record.pipeline if pipeline is None and record is not None else pipeline,
     )
 
 

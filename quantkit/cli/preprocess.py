@@ -16,7 +16,7 @@ from quantkit.errors import UsageError
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from quantkit.workflows.guess_preprocessing import PreprocessingGuess
+    from quantkit.workflows.preprocessing_guess import PreprocessingGuess
 
 preprocess = sub_app("preprocess", "Find out the preprocessing of a model; quantkit preset shows and makes presets.")
 

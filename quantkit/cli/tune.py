@@ -9,6 +9,7 @@ import typer
 from quantkit.cli.app import app
 from quantkit.cli.options import (
     CalibrateOptions,
+    DeviceOptions,
     EvaluatedImages,
     ExecutionOptions,
     LayerOptions,
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from quantkit.config.project import Project
-    from quantkit.engine.device import Device
     from quantkit.progress import Progress
     from quantkit.workflows.tune import Tuning
 
@@ -112,7 +112,7 @@ def tune(
     calibrated = CalibrateOptions(model=subject, set_=set_, preset=preset, run=run)
     with show_progress(merged.by_name) as progress:
         done = step(
-            _run(calibrated, project, where["device"], progress),
+            _run(calibrated, project, execution, progress),
             TuneOptions(
                 goal=Goal(max_drop=max_drop, min_agreement=min_agreement),
                 budget=FloatBudget(macs=macs, layers=max_skips),
@@ -152,7 +152,7 @@ def parse_seconds(text: str | None) -> float | None:
     return float(found[1]) * _SECONDS[found[2] or "s"]
 
 
-def _run(given: CalibrateOptions, project: "Project", device: "Device", progress: "Progress") -> Path:
+def _run(given: CalibrateOptions, project: "Project", execution: DeviceOptions, progress: "Progress") -> Path:
     """Return the run to tune; a model without a run is calibrated first, if a set is given."""
     from quantkit.cli.calibration_settings import calibration_settings
     from quantkit.workflows.calibrate import calibrate
@@ -169,7 +169,9 @@ def _run(given: CalibrateOptions, project: "Project", device: "Device", progress
         settings.pipeline,
         run=settings.run,
         options=settings.options,
-        device=device,
+        output=settings.output,
+        inputs=settings.inputs,
+        **DeviceOptions.arguments(execution),  # in this process, with or without a cluster
         progress=progress,
     )
     return settings.run

@@ -49,8 +49,8 @@ def record_settings(run: Path, command: str, settings: Mapping[str, Setting]) ->
 def record_call(run: Path, command: str, values: Mapping[str, Any]) -> None:
     """Write the arguments of a call from Python as the settings of a command, without sources; see `record_settings`.
 
-    Images that are no place are recorded by their type, and arguments that are None are left out. A command line
-    replaces the entry by its own, with sources.
+    Images that are no place, such as arrays with labels, are recorded by their type, and arguments that are None are
+    left out. A command line replaces the entry by its own, with sources.
 
     Args:
         run: run folder.
@@ -68,8 +68,10 @@ def _recorded(value: Any) -> Any:
         return value
     if isinstance(value, Pipeline):
         return value.describe()
-    if isinstance(value, tuple | list | frozenset):
-        return sorted(map(str, value)) if isinstance(value, frozenset) else [_recorded(one) for one in value]
+    if isinstance(value, frozenset):
+        return sorted(map(str, value))
+    if isinstance(value, tuple | list) and all(isinstance(one, int | str | Path) for one in value):
+        return list(value)
     return type(value).__name__
 
 

@@ -10,6 +10,7 @@ import onnx_ir as ir
 
 from quantkit.engine.device import CPU, Device
 from quantkit.evaluation.selection import SelectionMetric
+from quantkit.files import sha256_json
 from quantkit.progress import NamedProgress, Notice, Progress, ProgressCallback
 from quantkit.runs.inputs import CalibratedRun
 from quantkit.search.budget import FloatBudget
@@ -63,6 +64,8 @@ class TuningTask:
             "output": self.run.record.model.output,
             "set": self.run.record.set.digest,
             "pipeline": self.run.record.pipeline.model_dump(mode="json"),
+            # A pass that stopped when stable has fewer images than the set.
+            "statistics": sha256_json([asdict(self.run.statistics.provenance), sorted(self.run.statistics.images)]),
             "target": asdict(self.builder.target),
             "left_out": asdict(self.builder.options),
             "keep_outliers": self.builder.keep_outliers,
@@ -193,8 +196,7 @@ class Trials:
         """Return the models of a recipe.
 
         Three models are kept in memory: the last one, the nearest to fp32, which is likely to be evaluated next, and
-            the
-        last evaluated one, from which the search continues.
+        the last evaluated one, from which the search continues.
 
         Args:
             recipe: the recipe.

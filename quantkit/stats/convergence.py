@@ -1,7 +1,7 @@
 """Convergence of the ranges during a pass."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 
 from quantkit.numerics import Range
@@ -28,6 +28,14 @@ class ConvergencePoint:
     images: int
     movement: dict[str, float]
     tensor: dict[str, str]
+
+    def only(self, methods: Container[str]) -> "ConvergencePoint":
+        """Return the changes by these methods."""
+        return ConvergencePoint(
+            self.images,
+            {name: share for name, share in self.movement.items() if name in methods},
+            {name: tensor for name, tensor in self.tensor.items() if name in methods},
+        )
 
 
 def movement(before: Mapping[str, Range], after: Mapping[str, Range]) -> tuple[float, str]:

@@ -1,7 +1,8 @@
 """The observation pass of a calibration: checkpoint, convergence and statistics."""
 
-from collections.abc import Iterator
-from dataclasses import replace
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from quantkit.config.method import (
     Method,
     MinMax,
     Percentile,
+    method_json,
     method_name,
 )
 from quantkit.engine.batches import Batching, Load
@@ -64,6 +66,10 @@ class CalibrationPass:
         self._methods: dict[str, Method] = {"minmax": MinMax(), "percentile": Percentile()}
         self._methods[method_name(watched)] = watched
         self._wanted = method_name(watched)
+        # What the ranges of each method depend on besides the statistics.
+        self._solved_for = {
+            name: sha256_json([method_json(one), asdict(target), keep_outliers]) for name, one in self._methods.items()
+        }
         self._ranges: dict[str, dict[str, Range]] = {}
         self._points: list[ConvergencePoint] = []
         self._provenance = Provenance(
@@ -80,15 +86,13 @@ class CalibrationPass:
         if loaded is None or loaded.tensors.keys() != set(self._subject.observed.wanted):
             return None
         whole = len(loaded.images) == len(self._chosen)
-        return loaded if whole or until_stable is not None else None
+        return loaded if whole or self._is_stable(loaded.convergence, len(loaded.images), until_stable) else None
 
     def run(self, until_stable: float | None, fresh: bool) -> Statistics:
         """Observe all images, or stop when the ranges are stable."""
         begun = None if fresh else self._load(self._folder.partial)
         if begun is not None:
-            self._points = list(begun.convergence)
-            self._ranges = _ranges_from_json(begun.checkpoint.get("ranges", {}))
-            self.resumed = len(begun.images)
+            self._resume(begun)
         count = resumed_task(
             self._progress,
             "calibrating",
@@ -101,16 +105,25 @@ class CalibrationPass:
         statistics = begun
         for chunk in chunks:
             statistics = self._take(chunk)
-            if self._is_stable(chunk, until_stable):
+            if self._is_stable(self._points, chunk.images, until_stable):
                 break
             if chunk.images < len(self._chosen):
-                checkpoint = {"ranges": _ranges_to_json(self._ranges)}
+                checkpoint = {"ranges": _ranges_to_json(self._ranges), "solved_for": self._solved_for}
                 save_statistics(replace(statistics, checkpoint=checkpoint), self._folder.partial)
         assert statistics is not None
         statistics = replace(statistics, checkpoint={})
         save_statistics(statistics, self._folder.statistics)
         self._folder.partial.unlink(missing_ok=True)
         return statistics
+
+    def _resume(self, begun: Statistics) -> None:
+        """Take over the convergence so far of the methods that were tracked with the same options."""
+        before = begun.checkpoint.get("solved_for", {})
+        same = {name for name, solved_for in self._solved_for.items() if before.get(name) == solved_for}
+        ranges = _ranges_from_json(begun.checkpoint.get("ranges", {}))
+        self._ranges = {name: solved for name, solved in ranges.items() if name in same}
+        self._points = [point.only(same) for point in begun.convergence]
+        self.resumed = len(begun.images)
 
     def _chunks(self, begun: Observed | None, count: ProgressCallback) -> Iterator[Chunk]:
         """Observe the images that are left, here or on the workers of a cluster."""
@@ -141,15 +154,16 @@ class CalibrationPass:
         observed = complete(chunk.observed(), self._subject.observed)
         if chunk.at_convergence_point:
             ranges = self._solve(observed)
-            if self._ranges:
-                moved = {name: movement(self._ranges[name], ranges[name]) for name in ranges}
+            if self._ranges or self._points:
+                moved = {name: movement(self._ranges[name], ranges[name]) for name in ranges if name in self._ranges}
                 point = ConvergencePoint(
                     chunk.images,
                     {name: share for name, (share, _) in moved.items()},
                     {name: tensor for name, (_, tensor) in moved.items()},
                 )
                 self._points.append(point)
-                self._progress.message(_movement_text(point))
+                if moved:
+                    self._progress.message(_movement_text(point))
             self._ranges = ranges
         images, extremes = sorted_images(self._digests(chunk.images), observed.extremes)
         return Statistics(observed.tensors, extremes, self._provenance, images, convergence=list(self._points))
@@ -170,12 +184,11 @@ class CalibrationPass:
             for name, method in self._methods.items()
         }
 
-    def _is_stable(self, chunk: Chunk, until_stable: float | None) -> bool:
-        if until_stable is None or not chunk.at_convergence_point or not self._points:
+    def _is_stable(self, points: Sequence[ConvergencePoint], images: int, until_stable: float | None) -> bool:
+        """Return whether the ranges of the method hardly moved up to the last of so many images."""
+        if until_stable is None or not points or points[-1].images != images:
             return False
-        return (
-            self._points[-1].images == chunk.images and 100.0 * self._points[-1].movement[self._wanted] <= until_stable
-        )
+        return 100.0 * points[-1].movement.get(self._wanted, math.inf) <= until_stable
 
     def _load(self, path: Path) -> Statistics | None:
         """Return the statistics of a file, if they are a checkpoint of this pass."""

@@ -243,12 +243,12 @@ def evaluate_models(
             execution.progress, "comparing", "images", done=new.count(False), total=len(new), source=source
         )
         collector = _collect(subjects, answers_to_images, found, new, count)
-    asked = 1 if check_preprocessing else 0
-    for first, classifier in zip(onnx[:asked], classifiers[:asked], strict=True):
+    if check_preprocessing and onnx:
+        first = onnx[0]
         command = guess_command(first.path, run=run, images=images, labels=labels, pipeline=given_pipeline)
         predictions, cache = collector.predictions(subjects.index(first)), score_cache_of(run)
         note = preprocessing_note(
-            classifier, found, pipeline, execution, command=command, cache=cache, predictions=predictions
+            classifiers[0], found, pipeline, execution, command=command, cache=cache, predictions=predictions
         )
         warnings += [] if note is None else [f"{first.name}: {note}"]
     times: dict[str, Latency] = {}

@@ -64,7 +64,7 @@ def output_path(folder: RunFolder, name: str, out: Path | None) -> tuple[str, Pa
 def record_model(folder: RunFolder, name: str, path: Path, method: Method, **entry: Any) -> None:
     """Record a written model in ``run.json``, so that `compare` finds it by name.
 
-    The fp32 model of a model that it replaces is removed, unless the new one has it too.
+    The fp32 model of a model that it replaces is removed, unless a model of the run has it.
 
     Args:
         folder: of the run.
@@ -77,10 +77,11 @@ def record_model(folder: RunFolder, name: str, path: Path, method: Method, **ent
     inside = path.resolve().parent == folder.path.resolve()
     file = path.name if inside else os.fspath(path.resolve())
     made = QuantizedRecord(file=file, sha256=model_digest(path), method=method_name(method), **entry)
+    models = record.quantized | {name: made}
     old = record.quantized.get(name)
-    if old is not None and old.fp32 not in (None, made.fp32):
-        remove_model(folder.path / str(old.fp32))
-    folder.write(record.model_copy(update={"quantized": record.quantized | {name: made}}))
+    if old is not None and old.fp32 is not None and old.fp32 not in {one.fp32 for one in models.values()}:
+        remove_model(folder.path / old.fp32)
+    folder.write(record.model_copy(update={"quantized": models}))
 
 
 def remove_model(path: Path) -> None:
@@ -96,8 +97,11 @@ def ranges_path(folder: RunFolder, name: str) -> Path:
 
 
 def corrected_path(folder: RunFolder, name: str) -> Path:
-    """Return the path of the fp32 model that belongs to an int8 model; ``fp32-vacc.onnx`` for ``int8-vacc``."""
-    own = FP32 + name.removeprefix(INT8) if name.startswith(INT8) else f"{FP32}-{name}"
+    """Return the path of the fp32 model that belongs to an int8 model, which no other model has.
+
+    It is ``fp32-vacc.onnx`` for ``int8-vacc``, and ``NAME-fp32.onnx`` for a model of another name.
+    """
+    own = FP32 + name.removeprefix(INT8) if name.startswith(f"{INT8}-") else f"{name}-{FP32}"
     return folder.path / f"{own}.onnx"
 
 

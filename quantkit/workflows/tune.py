@@ -36,14 +36,13 @@ from quantkit.search.stages import REWRITING, Goal, HoldoutResult, Outcome, Tria
 from quantkit.search.trial_cache import Screened, TrialCache, trial_json
 from quantkit.search.trials import Trials, TuningTask
 from quantkit.targets import ORT, Target, as_target
-from quantkit.workflows.backends import BackendFiles, TunedModel, backend_of
+from quantkit.workflows.backends import backend_of
 from quantkit.workflows.execution import choose_execution
 from quantkit.workflows.quantize_task import QuantizeOptions, QuantizeTask
-from quantkit.workflows.quantized_files import corrected_path, int8_name, output_path, record_model
+from quantkit.workflows.tuned_files import TunedFiles
 from quantkit.workflows.tuning_task import Holdout, tuning_task
 
 JSON_SCHEMA = 1
-TUNED = "tuned"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -237,7 +236,7 @@ def tune(
             "budget": asdict(budget),
         }
         cache = TrialCache(folder.cache, depends_on, fresh=fresh)
-        files = _Files(subject, tuning, out)
+        files = TunedFiles(subject, out, tuning.write_fp32)
         holdout = Holdout(calibrated_run, holdout_images, load, execution)
 
         def evaluate(recipe: Recipe, product: Product, progress: Progress) -> HoldoutResult:
@@ -304,56 +303,9 @@ def _stages(subject: TuningTask, tuning: TuneOptions, options: QuantizeOptions) 
     return frozenset(Stage) - closed
 
 
-class _Files:
-    """The files of the best model so far, in the run folder or where the user wants them.
-
-    Args:
-        subject: what is tuned.
-        tuning: goal and limits.
-        out: path of the int8 model; in the run folder by default.
-
-    Attributes:
-        name: of the int8 model in the run.
-        path: its file.
-        fp32: the rewritten fp32 model for the compiler, None where there is none.
-        vendor_files: the files of the target's vendor.
-    """
-
-    def __init__(self, subject: TuningTask, tuning: TuneOptions, out: Path | None) -> None:
-        self._subject, self._write_fp32 = subject, tuning.write_fp32
-        self._target = subject.builder.target
-        self.name, self.path = output_path(subject.run.folder, f"{int8_name(self._target)}-{TUNED}", out)
-        self.fp32: Path | None = None
-        self.vendor_files = BackendFiles()
-        self._written: Recipe | None = None
-
-    def write(self, recipe: Recipe, product: Product) -> None:
-        """Write the models of a recipe and the vendor's files, unless they are there; enter them into ``run.json``.
-
-        Raises:
-            OutputError: a file cannot be written.
-        """
-        if recipe == self._written:
-            return
-        folder, save = self._subject.run.folder, self._subject.run.prepared.save
-        save(product.int8, self.path)
-        self.fp32 = None
-        if self._target.compiler_calibrates and product.corrected_fp32 is not None:
-            self.fp32 = self._write_fp32 or corrected_path(folder, self.name)
-            save(product.corrected_fp32, self.fp32)
-        options: dict[str, Any] = {"recipe": recipe.to_json()}
-        if self._subject.builder.keep_outliers:
-            options["keep_outliers"] = True
-        inside = self.fp32 if self.fp32 is not None and self.fp32.parent == folder.path else None
-        entry = {"target": self._target.name, "options": options, "fp32": None if inside is None else inside.name}
-        record_model(folder, self.name, self.path, recipe.method, **entry)
-        if (backend := backend_of(self._target, folder)) is not None:
-            tuned = TunedModel(name=self.name, fp32=self.fp32, method=recipe.method, plan=product.plan)
-            self.vendor_files = backend.after_tune(folder, tuned)
-        self._written = recipe
-
-
-def _finish(subject: TuningTask, trials: Trials, outcome: Outcome, files: _Files, warnings: tuple[str, ...]) -> Tuning:
+def _finish(
+    subject: TuningTask, trials: Trials, outcome: Outcome, files: TunedFiles, warnings: tuple[str, ...]
+) -> Tuning:
     """Write the missing files of the selected recipe, and the log."""
     recipe, selection = outcome.best.recipe, subject.selection
     product = trials.product(recipe)

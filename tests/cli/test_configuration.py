@@ -4,12 +4,14 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import quantkit
 from quantkit.config.method import Kl
 from quantkit.config.project import parse_project
 from quantkit.config.settings import Setting, Settings, settings_from_json, settings_to_json
+from quantkit.data.preprocess import preprocess
 from quantkit.runs.configuration import record_settings, settings_of_run, with_settings
 from quantkit.runs.folder import RunFolder
 
@@ -152,3 +154,6 @@ def test_settings_of_calls_from_python_are_stored_without_sources(place: Path) -
     assert found["compare"]["models"] == Setting(["fp32", "int8-kl"])
     assert found["compare"]["images"] == Setting(str(images))
     assert found["compare"]["limit"] == Setting(8)
+    arrays = [preprocess(item, RunFolder(runs).read().pipeline) for item in quantkit.open_source(images).items[:2]]
+    quantkit.evaluate("fp32", run=runs, images=(np.stack(arrays), [0, 1]))
+    assert of_run(place)["eval fp32"]["images"] == Setting("tuple")

@@ -97,7 +97,7 @@ def test_corrected_fp32_model_never_replaces_the_int8_model(folder: Path, comman
     kinds = {node.op_type for node in onnx.load(folder / "runs/tiny/mine.onnx").graph.node}
     assert "QuantizeLinear" in kinds
     fp32 = RunFolder(folder / "runs/tiny").read().quantized["mine"].fp32
-    assert fp32 == "fp32-mine.onnx"
+    assert fp32 == "mine-fp32.onnx"
 
 
 @pytest.mark.parametrize(

@@ -62,6 +62,10 @@ def test_output_and_inputs_from_the_project_file(folder: Path, run: Run) -> None
     (folder / "quantkit.yaml").write_text(project)
     out, _ = run(folder, "calibrate", "--images", "images", "--count", "16")
     assert "the scores are the output 'right'" in out
+    given = ("tune", "two.onnx", "--set", "runs/two/set.csv", "--run", "tuned", "--images", "images")
+    run(folder, *given, "--max-drop", "100", "--max-skips", "0")
+    record = json.loads((folder / "tuned/run.json").read_text())["model"]
+    assert (record["output"], record["inputs"]["keep"]) == ("right", 1.0)
 
 
 @pytest.mark.parametrize(

@@ -197,6 +197,10 @@ def test_a_pass_that_is_stable_stops_early_and_says_so(place: Place) -> None:
     done = calibrate(place.model, place.set, PIPELINE, run=place.run, until_stable=90)
     assert len(done.statistics.images) == 24
     assert RunFolder(place.run).read().set.images_used == 24
+    again = [calibrate(place.model, place.set, PIPELINE, run=place.run, until_stable=most) for most in (95, 90, 2)]
+    assert [one.reused for one in again] == [True, True, False]
+    assert len(again[-1].statistics.images) > 24
+    calibrate(place.model, place.set, PIPELINE, run=place.run, until_stable=90, fresh=True)
     assert not calibrate(place.model, place.set, PIPELINE, run=place.run).reused  # all images are wanted now
 
 
@@ -224,6 +228,31 @@ def test_an_interrupted_pass_goes_on_and_ends_with_the_same_bits(place: Place, m
     assert log.tasks[0] == ("calibrating", "images")
     assert (place.run / "statistics.safetensors").read_bytes() == expected
     assert not (place.run / "statistics.partial.safetensors").exists()
+
+
+@pytest.mark.parametrize(
+    ("other", "tracked"),
+    [({"method": Kl()}, {"minmax", "percentile"}), ({"target": TENSORRT}, set()), ({}, {"minmax", "percentile"})],
+)
+def test_an_interrupted_pass_goes_on_with_another_method_or_target(
+    other: dict[str, Any], tracked: set[str], place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("quantkit.engine.observe.CHUNK_SECONDS", 0.0)
+    place.set = build_calibration_set(write_images(place.folder / "many", per_class=30), count=60)
+
+    def interrupt(name: str, done: int, total: int) -> None:
+        if name == "calibrating" and done == 40:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        calibrate(place.model, place.set, PIPELINE, run=place.run, threads=1, progress=ProgressLog(interrupt))
+    resumed = calibrate(place.model, place.set, PIPELINE, run=place.run, threads=1, **other)
+    assert resumed.resumed_images >= 36
+    points = {point.images: set(point.movement) for point in resumed.statistics.convergence}
+    assert points[36] == points[54] == tracked
+    whole = calibrate(place.model, place.set, PIPELINE, run=place.folder / "whole", threads=1, **other)
+    assert resumed.statistics.tensors.keys() == whole.statistics.tensors.keys()
+    assert (resumed.statistics.extremes == whole.statistics.extremes).all()
 
 
 def test_two_processes_do_not_write_one_run(place: Place) -> None:

@@ -1,6 +1,8 @@
 """Any model as the reference: quantized by quantkit or by another tool, with names of the user's own."""
 
+import gc
 import logging
+import weakref
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,8 +18,9 @@ from quantkit.config.pipeline import Decode, Pipeline, ToTensor
 from quantkit.data.build_set import build_calibration_set
 from quantkit.data.item import FileItem, ImageItem
 from quantkit.data.preprocess import preprocess
+from quantkit.engine.predict import Classifier
 from quantkit.errors import UsageError
-from quantkit.evaluation.measure_drift import measure_drift
+from quantkit.evaluation.measure_drift import Drifts, measure_drift
 from quantkit.evaluation.result import Comparison
 from quantkit.graph.model import read_model
 from quantkit.workflows.calibrate import calibrate
@@ -115,6 +118,27 @@ def test_any_model_can_be_the_reference(reference: str, candidate: str, folder: 
         assert drift.sqnr_db == float("inf") if reference == candidate else drift.sqnr_db > 15
     report(evaluation, tmp_path / "report.html")
     assert (tmp_path / "report.html").stat().st_size > 1000
+
+
+def test_drift_is_measured_after_the_sessions_of_the_evaluation_are_closed(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened, alive = weakref.WeakSet[Classifier](), []
+
+    class Watched(Classifier):
+        def __init__(self, *arguments: Any, **options: Any) -> None:
+            super().__init__(*arguments, **options)
+            opened.add(self)
+
+    def counted(*arguments: Any, **options: Any) -> Drifts:
+        gc.collect()
+        alive.append(len(opened))
+        return measure_drift(*arguments, **options)
+
+    monkeypatch.setattr("quantkit.workflows.compare.Classifier", Watched)
+    monkeypatch.setattr("quantkit.workflows.compare.measure_drift", counted)
+    compared(folder, f"one={folder / 'fp32.onnx'}", f"other={folder / 'run/int8.onnx'}")
+    assert alive == [0]
 
 
 def test_quantized_models_compare_every_tensor_once(folder: Path) -> None:

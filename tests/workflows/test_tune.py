@@ -134,6 +134,19 @@ def test_the_same_bits_again_and_after_an_interruption(
     assert not list(run.glob("tune-candidate*"))
 
 
+def test_tune_after_a_pass_over_more_images_repeats_the_trials(tmp_path: Path) -> None:
+    images = write_images(tmp_path / "images", per_class=30)
+    build_calibration_set(images, count=60).save(tmp_path / "set.csv")
+    given = (uneven_model(tmp_path / "tiny.onnx"), tmp_path / "set.csv", PIPELINE)
+    goal = replace(EVERYTHING, goal=Goal(max_drop=100))
+    assert len(calibrate(*given, run=tmp_path / "run", until_stable=1000).statistics.images) == 24
+    [before] = tune(tmp_path / "run", goal).trials
+    assert len(calibrate(*given, run=tmp_path / "run").statistics.images) == 60
+    [after] = tune(tmp_path / "run", goal).trials
+    [again] = tune(tmp_path / "run", goal, fresh=True).trials
+    assert after.closeness == again.closeness != before.closeness
+
+
 def test_tune_interrupted_leaves_the_best_model_so_far(
     run: Path, made: list[object], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -244,6 +244,10 @@ def test_every_command_that_takes_a_preset_takes_a_vendor_file(run: Run, tmp_pat
     assert run("eval", "fp32", "--run", "runs/tiny", "--images", "images", "--exif")[::2] == (
         2, "error: --exif: the run sets the preprocessing; give --preset too, or drop it"
     )  # fmt: skip
+    for words in (("preprocess", "guess"), ("plan", "eval")):
+        assert run(*words, "tiny.onnx", "--images", "images", "--exif")[::2] == (
+            2, "error: --exif: no preprocessing was given; give --preset too, or drop it"
+        )  # fmt: skip
 
 
 def test_exif_turns_the_picture_in_evaluation(run: Run, tmp_path: Path) -> None:

@@ -95,8 +95,8 @@ def check_run(place: Path) -> None:
         assert Path(str(spec.source.checkpoint)).is_file()
     compiled = [spec_of(path).name for path in files.values()]
     assert len(set(compiled)) == len(compiled), "the compiler files its builds by name"
-    fp32 = {path.name for path in folder.path.glob("fp32-*.onnx")}
-    assert fp32 == {made.fp32 for made in record.quantized.values() if made.fp32 is not None}
+    fp32 = sorted(path.name for path in folder.path.glob("*fp32*.onnx"))
+    assert fp32 == sorted(made.fp32 for made in record.quantized.values() if made.fp32 is not None), "each has its own"
 
 
 @pytest.mark.parametrize(
@@ -120,6 +120,14 @@ def check_run(place: Path) -> None:
         (
             [(calibrated, {"target": VACC}), (quantized, {"method": Kl(), "target": VACC, "out": Path("card.onnx")})],
             {"card-vamc.yaml"},
+        ),
+        (
+            [
+                (calibrated, {"target": VACC}),
+                (quantized, {"method": Kl(), "target": VACC, "out": Path("vacc.onnx")}),
+                (quantized, {"target": VACC, "out": Path("vacc.onnx"), "options": QuantizeOptions(skip=("b",))}),
+            ],
+            {"vacc-vamc.yaml"},
         ),
         ([(calibrated, {}), (tuned, {})], {"vamc-tuned.yaml"}),
         ([(calibrated, {}), (tuned, {}), (tuned, {"out": Path("again.onnx")})], {"again-vamc.yaml"}),
