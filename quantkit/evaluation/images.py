@@ -71,7 +71,7 @@ def check_labels(found: ImageSource, classes: int | None, where: Location) -> No
         raise LabelError(
             f"the labels go up to {greatest}, and the model has {classes} classes",
             where=where,
-            fix="give images of the model's data set, with labels from 0",
+            fix=f"the labels are those of: {found.source}; give images of the model's data set, or --labels from 0",
         )
 
 

@@ -32,3 +32,9 @@ def estimated_seconds(stages: Set[Stage], trial_s: float, evaluation_s: float) -
     """
     taken = [stage for stage in stages if stage in _TRIALS]
     return sum(_TRIALS[stage] * trial_s + _LATER_EVALUATION * evaluation_s for stage in taken)
+
+
+def estimated_time(seconds: float) -> str:
+    """Return the sentence about the time of a search."""
+    text = f"{seconds / 60.0:.0f} min" if seconds >= 90.0 else f"{seconds:.0f} s"
+    return f"estimated time: about {text}, less where an early stage meets the budget"

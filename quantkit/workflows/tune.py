@@ -31,7 +31,7 @@ from quantkit.runs.folder import RunFolder
 from quantkit.runs.inputs import calibrated, open_input_shape
 from quantkit.search.budget import FloatBudget
 from quantkit.search.candidate_builder import Product
-from quantkit.search.estimate import estimated_seconds
+from quantkit.search.estimate import estimated_seconds, estimated_time
 from quantkit.search.recipe import Recipe
 from quantkit.search.stages import REWRITING, Goal, HoldoutResult, Outcome, Trial, search
 from quantkit.search.trial_cache import Screened, TrialCache, trial_json
@@ -249,7 +249,7 @@ def tune(
         stages = _stages(subject, tuning, options)
 
         def timed(trial_s: float, evaluation_s: float) -> None:
-            progress.message(Notice(_estimate(estimated_seconds(stages, trial_s, evaluation_s))))
+            progress.message(Notice(estimated_time(estimated_seconds(stages, trial_s, evaluation_s))))
 
         trials = Trials(subject, evaluate, cache, budget, tuning.seconds, progress, timed)
         outcome = search(
@@ -259,6 +259,10 @@ def tune(
             stages=stages,
             widening=trials.widening,
         )
+        if not trials.any_built:
+            progress.message(
+                Notice(f"all {len(trials.made)} trials are from {cache.folder}: only the model is built again")
+            )
         done = _finish(subject, trials, outcome, files, (*warnings, *holdout.notes))
     goal, limits = tuning.goal, tuning.budget
     record_call(
@@ -399,9 +403,3 @@ def _coverage(subject: TuningTask, made: Plan) -> Coverage:
     found = coverage(made, open_input_shape(subject.run.record))
     layers = (replace(one, why=_FOLDING) if one.name == LEVELS else one for one in found.float_layers)
     return replace(found, float_layers=tuple(layers))
-
-
-def _estimate(seconds: float) -> str:
-    """Return the time that the search takes if it runs all stages but layers in float."""
-    text = f"{seconds / 60.0:.0f} min" if seconds >= 90.0 else f"{seconds:.0f} s"
-    return f"estimated time: about {text}, less where an early stage meets the budget"

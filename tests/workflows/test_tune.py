@@ -177,6 +177,8 @@ def test_tune_estimates_its_time_once(run: Path) -> None:
     assert len([text for text in first.messages if "estimated time" in text]) == 1
     tune(run, EVERYTHING, progress=again)
     assert not any("estimated time" in text for text in again.messages), "all trials are cached"
+    assert not any("only the model is built again" in text for text in first.messages)
+    assert any("only the model is built again" in text for text in again.messages)
 
 
 def test_what_a_search_ends_with_is_not_made_twice(
