@@ -142,5 +142,5 @@ def _convergence(points: "Sequence[ConvergencePoint]") -> str:
 
     last = points[-1]
     before = points[-2].images if len(points) > 1 else FIRST_POINT
-    moved = ", ".join(f"{name} {share:.2%} ({last.tensor[name]})" for name, share in last.movement.items())
+    moved = ", ".join(f"{name} {100 * share:.1f} % ({last.tensor[name]})" for name, share in last.movement.items())
     return f"from {before} to {last.images} images, ranges moved by at most this share of their width: {moved}"

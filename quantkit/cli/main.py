@@ -124,11 +124,15 @@ def _with_guess(message: str) -> str:
     """Return the message about an invalid choice with the nearest valid one."""
     found = re.fullmatch(r"Invalid value for '(.+?)': (?:Value error, )?'(.*)' is not one of (.+?)\.", message)
     if found is None:
-        return message
+        return re.sub(r"Invalid value for '(.+?)': Input (.+?)\.?$", _named, message)
     choices = re.findall(r"'([^']+)'", found[3])
     guess = nearest(found[2], choices)
     hint = "" if guess is None else f" Did you mean {guess}?"
     return f"{found[1].split()[0]}: '{found[2]}' is not one of {', '.join(choices)}.{hint}"
+
+
+def _named(found: re.Match[str]) -> str:
+    return f"{found[1].split()[0]}: the value {found[2]}."
 
 
 def _unexpected(error: Exception) -> int:

@@ -97,7 +97,10 @@ def tune(
         raise UsageError("there is no rewritten fp32 model", where="--write-fp32", fix="give --target vacc --rewrite")
     macs = parse_percent(max_float, "--max-float")
     assert macs is not None
+    calibrated = CalibrateOptions(model=subject, set_=set_, preset=preset, run=run)
+    known = _known_run(calibrated, project)
     merged = Settings(project)
+    merged.add("run", known, given=subject or run, key="run")
     merged.add("target", chosen.name, given=target, key="target")
     merged.add("max drop", f"{max_drop:g} points", given=max_drop if max_drop != 0.5 else None)
     merged.add("min agreement", None if min_agreement is None else f"{min_agreement:g} %", given=min_agreement)
@@ -107,12 +110,13 @@ def tune(
     merged.add("rewrite", rewrite, given=None if rewrite else False)
     given.show_options(merged, options)
     merged.add("images", images.images, given=on.images, key="images")
+    merged.add("labels", images.labels, given=on.labels, key="labels")
+    merged.add("exclude", images.exclude, given=on.exclude)
     merged.add("limit", limit, given=limit)
     merged.add("time", time, given=time)
-    calibrated = CalibrateOptions(model=subject, set_=set_, preset=preset, run=run)
     with show_progress(merged.by_name) as progress:
         done = step(
-            _run(calibrated, project, execution, progress),
+            known or _calibrate_first(calibrated, project, execution, progress),
             TuneOptions(
                 goal=Goal(max_drop=max_drop, min_agreement=min_agreement),
                 budget=FloatBudget(macs=macs, layers=max_skips),
@@ -152,16 +156,25 @@ def parse_seconds(text: str | None) -> float | None:
     return float(found[1]) * _SECONDS[found[2] or "s"]
 
 
-def _run(given: CalibrateOptions, project: "Project", execution: DeviceOptions, progress: "Progress") -> Path:
-    """Return the run to tune; a model without a run is calibrated first, if a set is given."""
-    from quantkit.cli.calibration_settings import calibration_settings
-    from quantkit.workflows.calibrate import calibrate
+def _known_run(given: CalibrateOptions, project: "Project") -> Path | None:
+    """Return the run to tune; None if a set is given, with which the model is calibrated first."""
     from quantkit.workflows.project import run_of_subject
 
-    if given.set_ is None:
-        if given.preset is not None:
-            raise UsageError("a calibrated run has its own preprocessing", where="--preset", fix="give --set too")
-        return run_of_subject(given_once(given.model, given.run, "run"), project)
+    if given.set_ is not None:
+        return None
+    if given.preset is not None:
+        raise UsageError("a calibrated run has its own preprocessing", where="--preset", fix="give --set too")
+    return run_of_subject(given_once(given.model, given.run, "run"), project)
+
+
+def _calibrate_first(
+    given: CalibrateOptions, project: "Project", execution: DeviceOptions, progress: "Progress"
+) -> Path:
+    """Calibrate a model with the set given, and return its run."""
+    from quantkit.cli.calibration_settings import calibration_settings
+    from quantkit.workflows.calibrate import calibrate
+
+    assert given.set_ is not None
     settings = calibration_settings(given, project)
     calibrate(
         settings.model,

@@ -166,10 +166,10 @@ def _remarks_on_classes(chosen: CalibrationSet, found: ImageSource) -> list[str]
     present = set(found.labels.tolist())
     absent = sorted(set(range(found.classes or 0)) - present)
     if absent:
-        remarks.append(f"{len(absent)} of {found.classes} classes have no image: {_list(absent, found)}")
+        remarks.append(f"{len(absent):,} of {found.classes:,} classes have no image: {_list(absent, found)}")
     lacking = sorted(present - set(chosen.per_class))
     if lacking:
-        remarks.append(f"{len(lacking)} of {len(present)} classes are not in the set: {_list(lacking, found)}")
+        remarks.append(f"{len(lacking):,} of {len(present):,} classes are not in the set: {_list(lacking, found)}")
     counts = chosen.per_class.values()
     if max(counts) - min(counts) > 1:
         remarks.append(f"the classes have {min(counts)} to {max(counts)} images, because some have too few usable ones")

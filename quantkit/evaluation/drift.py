@@ -6,7 +6,7 @@ Accumulators contain only sums per channel, so memory does not grow with the num
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -62,8 +62,8 @@ class TensorDrift:
     range_used: float | None
     levels_used: int | None
     collapsed: bool
-    channel_sqnr_db: Float64Array
-    channel_bias: Float64Array
+    channel_sqnr_db: Float64Array = field(repr=False)
+    channel_bias: Float64Array = field(repr=False)
     scale: float | None
 
     @property

@@ -19,11 +19,12 @@ def evaluation_images(
     names: AnyPath | None,
     exclude: AnyPath | CalibrationSet | None,
     record: RunRecord | None,
+    limit: int | None = None,
 ) -> tuple[ImageSource, list[str]]:
-    """Return the evaluation images and warnings about them.
+    """Return the evaluation images, at most ``limit`` of them, and warnings about those.
 
     Raises:
-        UsageError: no images are given.
+        UsageError: no images are given, or ``limit`` is less than 1.
         CalibrationSetError: there are no images, or none outside the calibration set.
         LabelError: labels are missing or malformed.
     """
@@ -44,10 +45,11 @@ def evaluation_images(
             raise CalibrationSetError(
                 "all images are in the calibration set", where=found.root, fix="give other --images"
             )
-    elif calibration is not None and (shared := overlap(calibration, found.items)):
+    found = limited(found, limit)
+    if exclude is None and calibration is not None and (shared := overlap(calibration, found.items)):
         warnings.append(
-            f"{len(shared)} of {len(found.names)} images are in the calibration set too, which makes int8 look better "
-            "than it is; leave them out with --exclude"
+            f"{len(shared):,} of {len(found.names):,} images are in the calibration set too, which makes int8 "
+            "look better than it is; leave them out with --exclude"
         )
     return found, warnings
 
@@ -69,7 +71,7 @@ def check_labels(found: ImageSource, classes: int | None, where: Location) -> No
         raise LabelError(
             f"the labels go up to {greatest}, and the model has {classes} classes",
             where=where,
-            fix="give images of the model's data set, with labels from 0",
+            fix=f"the labels are those of: {found.source}; give images of the model's data set, or --labels from 0",
         )
 
 

@@ -4,7 +4,7 @@ Shares of images are in percent here and in the JSON (``top1: 69.4``), differenc
 nats, sizes in bytes, latency in milliseconds.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from quantkit.engine.placement import DevicePlacement
@@ -107,9 +107,9 @@ class ModelResult:
     tie_rate: float
     constant: int
     latency_ms: float | None
-    tensors: tuple[TensorDrift, ...]
+    tensors: tuple[TensorDrift, ...] = field(repr=False)
     versus: Versus | None
-    layers: tuple[TensorDrift, ...] = ()
+    layers: tuple[TensorDrift, ...] = field(default=(), repr=False)
     latency_spread_ms: Interval | None = None
     ran_on: DevicePlacement | None = None
 

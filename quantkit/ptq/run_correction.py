@@ -131,6 +131,9 @@ def correction(
 
 def _notes(found: BiasCorrection) -> tuple[str, ...]:
     change = f"SQNR of the scores {found.before_db:.1f} -> {found.after_db:.1f} dB on images held back"
+    # Kept where chance explains the loss, too: on many images a correction helps.
+    if found.kept and found.after_db < found.before_db:
+        change += ", a loss within chance"
     did = "biases corrected" if found.kept else "bias correction increased the error and was left out"
     left_db = found.after_db if found.kept else found.before_db
     far = (

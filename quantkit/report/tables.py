@@ -187,7 +187,7 @@ def milliseconds(model: ModelResult) -> str:
 
 def share(value: float | None, digits: int = 2) -> str:
     """Format a fraction as percent."""
-    return ABSENT if value is None else f"{100 * value:.{digits}f} %"
+    return ABSENT if value is None else f"{100 * value:z.{digits}f} %"
 
 
 def plain_table(title: str) -> Table:

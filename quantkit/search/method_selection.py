@@ -280,10 +280,7 @@ class _Comparison:
             return f"{words}: no int8 model has finite scores"
         if chosen is nearest:
             return f"{words}: nearest to fp32 {images}"
-        return (
-            f"{words}: no method is nearer to fp32 beyond chance {images}; of those as near, the simplest is taken, "
-            f"which is the first"
-        )
+        return f"{words}: no method is nearer to fp32 beyond chance {images}; of those as near, the simplest is taken"
 
 
 class _Reference:

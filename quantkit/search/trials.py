@@ -111,6 +111,11 @@ class Trials:
         return tuple(self._order)
 
     @property
+    def any_built(self) -> bool:
+        """Whether a trial was built, and not all were in the cache."""
+        return self._built
+
+    @property
     def screened(self) -> tuple[Screened, ...]:
         """The recipes that were measured by their previews, in order."""
         return tuple(self._screened.values())

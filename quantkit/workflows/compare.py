@@ -20,7 +20,7 @@ from quantkit.engine.inputs import used_pipeline
 from quantkit.engine.predict import Classifier, Latency, ModelScores, evaluate, time_in_turn
 from quantkit.errors import UsageError
 from quantkit.evaluation.compare_models import EvaluatedModel, compare_models
-from quantkit.evaluation.images import evaluation_images, limited
+from quantkit.evaluation.images import evaluation_images
 from quantkit.evaluation.measure_drift import Drifts, measure_drift
 from quantkit.evaluation.paired import Interval
 from quantkit.evaluation.predictions import Collector
@@ -223,11 +223,10 @@ def evaluate_models(
     subjects = [read_candidate(model, folder, record, datalist, output, inputs) for model in given]
     reference = subjects[0]
     require_distinct(given, subjects)
-    found, warnings = evaluation_images(images, labels, names, exclude, record)
+    found, warnings = evaluation_images(images, labels, names, exclude, record, limit)
     given_pipeline, pipeline = pipeline, used_pipeline(preprocessing_of(pipeline, record), found.array_shape)
     if datalist is not None and (other := other_preprocessing(datalist, pipeline)) is not None:
         warnings.append(other)
-    found = limited(found, limit)
     check_fit(subjects, pipeline, found)
     onnx = [subject for subject in subjects if isinstance(subject, ComparedModel)]
     execution = choose_execution(cluster, device, threads, progress)

@@ -21,7 +21,7 @@ from quantkit.engine.inputs import check_arrays, used_pipeline
 from quantkit.engine.placement import DevicePlacement
 from quantkit.engine.predict import Classifier
 from quantkit.errors import UsageError
-from quantkit.evaluation.images import check_labels, evaluation_images, limited
+from quantkit.evaluation.images import check_labels, evaluation_images
 from quantkit.evaluation.label_diagnosis import diagnose_labels
 from quantkit.evaluation.paired import Interval, wilson_interval
 from quantkit.evaluation.predictions import TOP, Collector, Predictions, Scores, kind_of_scores
@@ -221,9 +221,8 @@ def evaluate(
     else:
         raise UsageError(f"{model!r} is not an ONNX file, and no run was given to look up the name", fix="give --run")
     file = read_scored(path, record, output, inputs)
-    found, doubts = evaluation_images(images, labels, names, exclude, record)
+    found, doubts = evaluation_images(images, labels, names, exclude, record, limit)
     given_pipeline, pipeline = pipeline, used_pipeline(preprocessing_of(pipeline, record), found.array_shape)
-    found = limited(found, limit)
     # Checked before the work: the model fits the pipeline, and has a class for every label.
     file.check(pipeline)
     check_arrays(found.array_shape, file.signature.image, found.root)

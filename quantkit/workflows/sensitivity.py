@@ -22,7 +22,7 @@ from quantkit.engine.cluster.work import Engine, share_images, share_model
 from quantkit.engine.device import CPU, Device
 from quantkit.engine.scores import placement
 from quantkit.errors import CalibrationSetError, UsageError
-from quantkit.evaluation.images import check_labels, evaluation_images, limited
+from quantkit.evaluation.images import check_labels, evaluation_images
 from quantkit.evaluation.paired import PairedOutcomes, score_interval
 from quantkit.evaluation.result import PERCENT
 from quantkit.progress import Progress, ProgressCallback, resumed_task
@@ -174,8 +174,8 @@ def sensitivity(
     record = folder.read()
     method = method_of_run(record, target) if method is None else as_method(method)
     if by == "accuracy":
-        found, warnings = evaluation_images(images, labels, names, exclude, record)
-        chosen = _labelled(limited(found, count), record)
+        found, warnings = evaluation_images(images, labels, names, exclude, record, count)
+        chosen = _labelled(found, record)
     else:
         if images is not None or labels is not None:
             raise UsageError("labelled images need --by accuracy", where="--images", fix="add --by accuracy")

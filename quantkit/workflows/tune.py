@@ -4,7 +4,7 @@ Recipes are fitted on two thirds of the run's calibration set and compared on th
 best of each stage is evaluated on held-out images. The best model so far is in the run folder from the first stage on.
 """
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +16,13 @@ from quantkit.data.given_set import SetLike, given_set
 from quantkit.data.source import ImageSource
 from quantkit.data.sources.open import ImagesLike
 from quantkit.engine.device import CPU, Device
-from quantkit.evaluation.images import evaluation_images, limited
+from quantkit.evaluation.images import evaluation_images
 from quantkit.files import sha256_json, write_json
 from quantkit.graph.coverage import Coverage, coverage
 from quantkit.graph.qdq.plan import Plan, plan
 from quantkit.graph.qdq.write import notes_of
 from quantkit.progress import Notice, Progress, as_progress
+from quantkit.ptq.input_folding import LEVELS
 from quantkit.ptq.run_correction import images_of
 from quantkit.ptq.shift_groups import find_shift_groups
 from quantkit.records import Records
@@ -30,7 +31,7 @@ from quantkit.runs.folder import RunFolder
 from quantkit.runs.inputs import calibrated, open_input_shape
 from quantkit.search.budget import FloatBudget
 from quantkit.search.candidate_builder import Product
-from quantkit.search.estimate import estimated_seconds
+from quantkit.search.estimate import estimated_seconds, estimated_time
 from quantkit.search.recipe import Recipe
 from quantkit.search.stages import REWRITING, Goal, HoldoutResult, Outcome, Trial, search
 from quantkit.search.trial_cache import Screened, TrialCache, trial_json
@@ -43,6 +44,8 @@ from quantkit.workflows.tuned_files import TunedFiles
 from quantkit.workflows.tuning_task import Holdout, tuning_task
 
 JSON_SCHEMA = 1
+# Why the layer of input folding, which the model did not have, is in float.
+_FOLDING = "added by input folding; it turns the image into its 8-bit levels"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -216,8 +219,7 @@ def tune(
     options, out = require(QuantizeOptions, options or QuantizeOptions(), "options"), optional_path(out, "out")
     folder, progress = RunFolder(as_path(run, "run")), as_progress(progress)
     record = folder.read()
-    holdout_images, warnings = evaluation_images(images, labels, names, exclude, record)
-    holdout_images = limited(holdout_images, limit)
+    holdout_images, warnings = evaluation_images(images, labels, names, exclude, record, limit)
     execution = choose_execution(cluster, device, threads, progress, workers_on_cpu=True)
     with folder.locked(), execution:
         backend = backend_of(target, folder)
@@ -246,7 +248,7 @@ def tune(
         stages = _stages(subject, tuning, options)
 
         def timed(trial_s: float, evaluation_s: float) -> None:
-            progress.message(Notice(_estimate(estimated_seconds(stages, trial_s, evaluation_s))))
+            progress.message(Notice(estimated_time(estimated_seconds(stages, trial_s, evaluation_s))))
 
         trials = Trials(subject, evaluate, cache, budget, tuning.seconds, progress, timed)
         outcome = search(
@@ -256,6 +258,10 @@ def tune(
             stages=stages,
             widening=trials.widening,
         )
+        if not trials.any_built:
+            progress.message(
+                Notice(f"all {len(trials.made)} trials are from {cache.folder}: only the model is built again")
+            )
         done = _finish(subject, trials, outcome, files, (*warnings, *holdout.notes))
     goal, limits = tuning.goal, tuning.budget
     record_call(
@@ -346,10 +352,6 @@ def _row(trial: Trial) -> dict[str, Any]:
 
 def _coverage(subject: TuningTask, made: Plan) -> Coverage:
     """Return the coverage of a plan for the network of the run, or for the network rewritten by a recipe."""
-    return coverage(made, open_input_shape(subject.run.record))
-
-
-def _estimate(seconds: float) -> str:
-    """Return the time that the search takes at most, without layers in float."""
-    text = f"{seconds / 60.0:.0f} min" if seconds >= 90.0 else f"{seconds:.0f} s"
-    return f"estimated time: at most about {text}, less where an early stage meets the budget"
+    found = coverage(made, open_input_shape(subject.run.record))
+    layers = (replace(one, why=_FOLDING) if one.name == LEVELS else one for one in found.float_layers)
+    return replace(found, float_layers=tuple(layers))

@@ -90,6 +90,15 @@ def test_wrong_choice_names_the_choices_and_the_nearest(command: Command, argume
 
 
 @pytest.mark.parametrize(
+    ("value", "expected"), [("0", "should be greater than or equal to 1."), ("many", "should be a valid integer")]
+)
+def test_wrong_number_names_the_option_and_what_it_takes(command: Command, value: str, expected: str) -> None:
+    _, err = command("compare", "a", "b", "--limit", value, code=2)
+    assert err.startswith(f"error: --limit: the value {expected}")
+    assert err.rstrip().endswith(". See quantkit compare --help.")
+
+
+@pytest.mark.parametrize(
     ("path", "option", "choices"),
     [
         (("calibrate",), "method", ["auto", "minmax", "percentile", "kl", "mse"]),

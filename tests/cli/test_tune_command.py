@@ -50,6 +50,14 @@ def test_steps_can_be_left_out(folder: Path, command: Run) -> None:
     assert {"default", "rounding"} <= taken <= {"default", "equalization", "ranges", "rounding"}
 
 
+def test_settings_name_the_run_and_the_images_left_out(folder: Path, command: Run) -> None:
+    command("calibrate", "--model", "tiny.onnx", "--set", "calib.csv", "--preset", "pipeline.yaml")
+    on = ("--images", "images", "--exclude", "calib.csv", "--max-drop", "100")
+    _, err = command("tune", "runs/tiny", *on)
+    shown = {tuple(line.split()[:2]) for line in err.splitlines()}
+    assert {("run", "runs/tiny"), ("exclude", "calib.csv")} <= shown
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [

@@ -120,7 +120,7 @@ def test_imagenet_classes_without_images_are_remarked(tmp_path: Path, make_image
     chosen = build_calibration_set(folder, count=2)
     assert chosen.per_class == {0: 1, 1: 1}
     [remark] = chosen.remarks
-    assert remark.startswith("998 of 1000 classes have no image: 2 great white shark, 3 tiger shark,")
+    assert remark.startswith("998 of 1,000 classes have no image: 2 great white shark, 3 tiger shark,")
 
 
 def test_images_without_labels(tmp_path: Path, make_images) -> None:

@@ -135,6 +135,11 @@ def test_models_that_cannot_be_paired_are_refused(scores, predictions):
         compare_models([fp32, EvaluatedModel(name="card", predictions=other)])
 
 
+def test_comparison_is_shown_without_its_tensors(comparison):
+    assert "name='int8'" in repr(comparison)
+    assert "tensors=" not in repr(comparison)
+
+
 def test_constant_and_tied_outputs_and_absent_classes_are_warned_of():
     labels = np.asarray([0, 1, 2, 0])
     good = Predictions.from_scores(np.eye(4)[labels] + np.arange(4) / 10, names(4), labels)

@@ -73,6 +73,17 @@ def test_scores_far_from_those_of_fp32_are_spoken_of(run: Path, monkeypatch, aft
     assert any(f"far from those of fp32 (SQNR {used_db:.1f} dB)" in note for note in notes) == far
 
 
+@pytest.mark.parametrize(("after_db", "within"), [(19.0, True), (21.0, False)])
+def test_correction_kept_despite_a_loss_says_that_it_is_within_chance(run: Path, monkeypatch, after_db, within) -> None:
+    def found(model, plan, *_, **__):
+        return BiasCorrection(no_shifts(biased_layers(plan)), 20.0, after_db)
+
+    monkeypatch.setattr(correction, "correct_bias", found)
+    notes = quantize(run, method=COARSE, use_images=True).notes
+    assert said(notes, f"biases corrected: SQNR of the scores 20.0 -> {after_db:.1f} dB")
+    assert said(notes, "held back, a loss within chance") == within
+
+
 @pytest.mark.parametrize("fault", ["gone", "changed", "no manifest"])
 def test_without_its_images_another_quantization_is_uncorrected_and_says_so(run: Path, fault: str) -> None:
     image, other = (Path(str(item.where)) for item in CalibrationSet.load(run.parent / "set.csv").items[:2])

@@ -134,6 +134,8 @@ def test_csv_holds_plain_numbers_that_read_back():
         (render.size(102_500_000), "102 MB"),
         (render.size(2_400_000_000), "2.4 GB"),
         (render.decibels(-3.14), "−3.1"),
+        (render.share(-0.004, 0), "0 %"),
+        (render.share(-0.006, 0), "-1 %"),
         (render.decibels(math.inf), "∞"),
         (render.decibels(-math.inf), "−∞"),
     ],

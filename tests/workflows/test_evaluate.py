@@ -143,7 +143,8 @@ def test_a_part_of_the_images_or_more_of_them_use_the_same_answers(place: Place,
 
 
 def test_compare_and_eval_know_each_others_answers(place: Place, asked: list[str]) -> None:
-    build_calibration_set(place.images, count=8).save(place.folder / "set.csv")
+    chosen = build_calibration_set(place.images, count=8)
+    chosen.save(place.folder / "set.csv")
     run = calibrate(place.model, place.folder / "set.csv", PIPELINE, run=place.folder / "run").run
     apart = compare(["fp32", "int8"], run=run, images=place.images, drift_images=0).to_json()
     assert sorted(asked) == ["int8"] * 32 + ["tiny"] * 32
@@ -154,6 +155,9 @@ def test_compare_and_eval_know_each_others_answers(place: Place, asked: list[str
     assert done.kept == 32
     assert accuracy_of(done.predictions).top1 == pytest.approx(apart["models"][1]["top1"])
     assert any("8 of 32 images are in the calibration set too" in warning for warning in done.warnings)
+    few = evaluate("int8", run=run, images=place.images, limit=10, cache=run / "cache")
+    shared = set(few.predictions.names) & {image.name for image in chosen.images}
+    assert any(f"{len(shared)} of 10 images are in the calibration set too" in warning for warning in few.warnings)
     # As files, without a run, scores are cached for the user; the figures are the same, KL divergence to the last bit.
     for _ in range(2):
         models = [place.model, run / "int8.onnx"]
@@ -411,7 +415,9 @@ def test_a_softmax_at_the_end_is_seen_even_through_integers(place: Place, quanti
 
 def test_bad_input_is_met_at_the_door(place: Place) -> None:
     five = write_images(place.folder / "five", classes="abcde", per_class=1)
-    with pytest.raises(LabelError, match=r"tiny.onnx: the labels go up to 4, and the model has 4 classes"):
+    with pytest.raises(
+        LabelError, match=r"tiny.onnx: the labels go up to 4, and .* 4 classes; the labels are those of"
+    ):
         place.evaluate(images=five)
     with pytest.raises(UsageError, match="'int8' is not an ONNX file, and no run was given"):
         evaluate("int8", images=place.images, pipeline=PIPELINE, cache=place.cache)

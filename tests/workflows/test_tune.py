@@ -4,6 +4,7 @@ import json
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import onnxruntime as ort
@@ -22,6 +23,9 @@ from quantkit.errors import CalibrationSetError, UsageError
 from quantkit.graph.analysis.selection import conv2d_nodes
 from quantkit.graph.model import read_model
 from quantkit.graph.prepare import prepare
+from quantkit.graph.qdq.plan import PlanOptions, plan
+from quantkit.ptq.input_folding import LEVELS, Levels, with_input_folding
+from quantkit.runs.folder import RunFolder
 from quantkit.search import stages as search
 from quantkit.search import trials as tune_trials
 from quantkit.search import tuning_data as tune_material
@@ -36,7 +40,7 @@ from quantkit.vendors.vacc.spec import BuildSpec
 from quantkit.workflows.calibrate import calibrate
 from quantkit.workflows.compare import compare
 from quantkit.workflows.quantize_task import QuantizeOptions
-from quantkit.workflows.tune import TuneOptions, Tuning, tune
+from quantkit.workflows.tune import TuneOptions, Tuning, _coverage, tune
 
 PIPELINE = Pipeline(ops=(Decode(), ToTensor()))
 EVERYTHING = TuneOptions(goal=Goal(max_drop=0, min_agreement=100), budget=FloatBudget(macs=60))
@@ -186,6 +190,8 @@ def test_tune_estimates_its_time_once(run: Path) -> None:
     assert len([text for text in first.messages if "estimated time" in text]) == 1
     tune(run, EVERYTHING, progress=again)
     assert not any("estimated time" in text for text in again.messages), "all trials are cached"
+    assert not any("only the model is built again" in text for text in first.messages)
+    assert any("only the model is built again" in text for text in again.messages)
 
 
 def test_what_a_search_ends_with_is_not_made_twice(
@@ -275,6 +281,17 @@ def test_the_skipped_convolutions_are_named_by_index(run: Path) -> None:
     model = prepare(read_model(Path(str(spec.source.checkpoint)))).model
     convs = conv2d_nodes(model.graph)
     assert [convs[index] for index in spec.calibration.skip_conv_layers or ()] == list(done.outcome.best.recipe.skip)
+
+
+def test_the_layer_of_input_folding_is_explained(run: Path) -> None:
+    model = prepare(read_model(run.parent / "tiny.onnx")).model
+    levels = Levels(np.zeros(3), np.full(3, 1.0 / 255.0))
+    made = plan(with_input_folding(model, levels), ORT, PlanOptions(skip=(LEVELS,)))
+    subject: Any = SimpleNamespace(run=SimpleNamespace(record=RunFolder(run).read()))
+    found = _coverage(subject, made)
+    [layer] = found.float_layers
+    assert layer.why.startswith("added by input folding")
+    assert layer.why in str(found)
 
 
 def test_rescaling_alone_keeps_the_function(run: Path) -> None:
