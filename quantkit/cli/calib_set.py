@@ -83,6 +83,7 @@ def build(
                 workers=workers,
                 progress=progress,
             )
+    _require_same_images(out, chosen)
     chosen.save(out)
     _print_summary(chosen)
     if materialize is not None:
@@ -167,6 +168,24 @@ def _planned(labels: Path | None, names: Path | None, count: int, seed: int) -> 
     from quantkit.data.rebuild import plan_from_file
 
     return plan_from_file(labels, names, count=count, seed=seed)
+
+
+def _require_same_images(out: Path, chosen: "CalibrationSet") -> None:
+    """Refuse to overwrite a file with other content: runs refer to the images of a set."""
+    from quantkit.data.calibration_set import CalibrationSet
+
+    if not out.exists():
+        return
+    try:
+        before = {item.id for item in CalibrationSet.load(out).items}
+    except CalibrationSetError:
+        before = set()
+    if before != {item.id for item in chosen.items}:
+        raise UsageError(
+            "the file exists, has other content, and is not overwritten",
+            where=out,
+            fix="give another --out, or delete it",
+        )
 
 
 def _load(set_: Path, images: str | None) -> "CalibrationSet":

@@ -46,6 +46,19 @@ def test_build_check_materialize(run: Run, three_classes: Path, tmp_path: Path) 
     assert len(list((tmp_path / "flat").iterdir())) == 15
 
 
+def test_build_does_not_overwrite_another_set(run: Run, three_classes: Path, tmp_path: Path) -> None:
+    build = ("calib-set", "build", "--images", "zoo", "--count", 6, "--out", "zoo.csv")
+    assert run(*build)[0] == 0
+    before = (tmp_path / "zoo.csv").read_bytes()
+    code, _, err = run(*build, "--seed", 9)
+    assert code == 2
+    assert "zoo.csv: the file exists, has other content, and is not overwritten; give another --out" in err
+    assert (tmp_path / "zoo.csv").read_bytes() == before
+    assert run(*build)[0] == 0  # the same set again
+    (tmp_path / "zoo.csv").write_text("my notes")
+    assert run(*build)[0] == 2
+
+
 def test_build_names_what_was_left_out(run: Run, three_classes: Path) -> None:
     for path in (three_classes / "emu").iterdir():
         path.write_bytes(b"<html>")
