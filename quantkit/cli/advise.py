@@ -15,8 +15,8 @@ from quantkit.cli.options import (
     ThreadsOption,
 )
 from quantkit.cli.progress import show_progress
-from quantkit.cli.show import print_files, print_lines, print_next, print_notes
-from quantkit.cli.terminal import console, session
+from quantkit.cli.show import give_result, print_files, print_lines, print_next, print_notes
+from quantkit.cli.terminal import console
 from quantkit.cli.vamc import vamc
 
 if TYPE_CHECKING:
@@ -45,7 +45,6 @@ def advise(
 ) -> None:
     """Simulate every combination of compiler options on images, and write the best one as a build file."""
     from quantkit.cli.evaluation_settings import comparison_settings
-    from quantkit.files import write_json
     from quantkit.runs.folder import FP32
     from quantkit.workflows.project import load_project
     from quantkit.workflows.vacc.build_file import VamcOptions
@@ -66,9 +65,7 @@ def advise(
             threads=threads,
             progress=progress,
         )
-    if json is not None:
-        write_json(json, advice.to_json())
-    session.event("result", result=advice.to_json())
+    give_result(advice.to_json(), json)
     console.print(_table(advice))
     print_lines(MODEL_OF_THE_COMPILER, *_verdict(advice))
     print_notes(advice.notes)

@@ -15,8 +15,16 @@ from quantkit.cli.options import (
     RunOption,
 )
 from quantkit.cli.progress import show_progress
-from quantkit.cli.show import despite_closed_pipe, print_files, print_lines, print_next, print_notes, print_preset_notes
-from quantkit.cli.terminal import console, session
+from quantkit.cli.show import (
+    despite_closed_pipe,
+    give_result,
+    print_files,
+    print_lines,
+    print_next,
+    print_notes,
+    print_preset_notes,
+)
+from quantkit.cli.terminal import console
 from quantkit.errors import UsageError
 
 if TYPE_CHECKING:
@@ -90,7 +98,7 @@ def compare(
     from quantkit.cli.evaluation_settings import comparison_settings
     from quantkit.evaluation.gate import GateMode, parse_gates, require
     from quantkit.evaluation.junit import error_report, junit_xml
-    from quantkit.files import write_json, write_text
+    from quantkit.files import write_text
     from quantkit.report.tables import csv_text
     from quantkit.report.tables import markdown as markdown_text
     from quantkit.runs.configuration import record_settings
@@ -156,9 +164,7 @@ def compare(
         content["gates"] = [verdict.to_json() for verdict in verdicts]
     if parts is not None:
         content["breakdown"] = parts.to_json()
-    if json is not None:
-        write_json(json, content)
-    session.event("result", result=content)
+    give_result(content, json)
     if csv is not None:
         write_text(csv, csv_text(result))
     if markdown is not None:

@@ -15,8 +15,8 @@ from quantkit.cli.options import (
     RunOption,
 )
 from quantkit.cli.progress import show_progress
-from quantkit.cli.show import print_files, print_lines, print_next, print_notes, print_preset_notes
-from quantkit.cli.terminal import console, session
+from quantkit.cli.show import give_result, print_files, print_lines, print_next, print_notes, print_preset_notes
+from quantkit.cli.terminal import console
 from quantkit.errors import UsageError
 
 if TYPE_CHECKING:
@@ -125,7 +125,6 @@ def _finish(
     from dataclasses import asdict
 
     from quantkit.evaluation.predictions_file import save_predictions
-    from quantkit.files import write_json
     from quantkit.workflows.evaluate import accuracy_of
 
     accuracy = accuracy_of(predictions)
@@ -144,7 +143,5 @@ def _finish(
         save_predictions(out, predictions, origin)
     content = {**accuracy.to_json(), "classes": predictions.classes, "output": None, "origin": asdict(origin)}
     content |= dict(about or {})
-    if json is not None:
-        write_json(json, content)
-    session.event("result", result=content)
+    give_result(content, json)
     print_files(path for path in (out, json) if path is not None)

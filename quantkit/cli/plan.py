@@ -8,8 +8,8 @@ import typer
 from quantkit.cli.app import app
 from quantkit.cli.options import DeviceOptions, ImagesOption, PreprocessingOptions, SkipDamagedOption, images_given
 from quantkit.cli.progress import show_progress
-from quantkit.cli.show import print_files, print_lines, print_next, print_notes
-from quantkit.cli.terminal import console, session
+from quantkit.cli.show import give_result, print_files, print_lines, print_next, print_notes
+from quantkit.cli.terminal import console
 from quantkit.errors import UsageError
 
 if TYPE_CHECKING:
@@ -67,7 +67,6 @@ def plan(
     """Estimate time and memory of a job from the rates of a few images."""
     from quantkit.cli.plan_settings import plan_settings
     from quantkit.config.settings import Settings
-    from quantkit.files import write_json
     from quantkit.workflows.plan import plan_job
     from quantkit.workflows.project import load_project
 
@@ -96,9 +95,7 @@ def plan(
             **where,
             progress=progress,
         )
-    if json is not None:
-        write_json(json, made.to_json())
-    session.event("result", result=made.to_json())
+    give_result(made.to_json(), json)
     _print(made)
     print_files([json] if json is not None else [])
     given = {"--run": run, "--images": images, "--set": set_, "--preset": read.preset}

@@ -9,8 +9,8 @@ import typer
 from quantkit.cli.app import sub_app
 from quantkit.cli.options import DeviceOptions, InputOptions, JsonOption, LabelledImages
 from quantkit.cli.progress import show_progress
-from quantkit.cli.show import print_files, print_lines, print_next, print_notes
-from quantkit.cli.terminal import console, session
+from quantkit.cli.show import give_result, print_files, print_lines, print_next, print_notes
+from quantkit.cli.terminal import console
 from quantkit.errors import UsageError
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ def guess(
     from quantkit.cli.evaluation_settings import EvaluationSettings
     from quantkit.config.project import PROJECT_FILE
     from quantkit.config.settings import Settings
-    from quantkit.files import write_json, write_text
+    from quantkit.files import write_text
     from quantkit.runs.folder import RunFolder
     from quantkit.workflows.guess_preprocessing import guess_preprocessing, guessed_preset
     from quantkit.workflows.project import load_project
@@ -97,9 +97,7 @@ def guess(
         )
     if out is not None:
         write_text(out, guessed_preset(done))
-    if json is not None:
-        write_json(json, done.to_json())
-    session.event("result", result=done.to_json())
+    give_result(done.to_json(), json)
     console.print(_table(done))
     print_lines(
         f"the model was run on {done.computed:,} images in {done.elapsed_s:.1f} s"

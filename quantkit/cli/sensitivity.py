@@ -19,8 +19,8 @@ from quantkit.cli.options import (
     given_once,
 )
 from quantkit.cli.progress import show_progress
-from quantkit.cli.show import print_files, print_lines, print_next, print_notes
-from quantkit.cli.terminal import console, session
+from quantkit.cli.show import give_result, print_files, print_lines, print_next, print_notes
+from quantkit.cli.terminal import console
 from quantkit.config.choices import MethodName
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ def sensitivity(
     """
     from quantkit.config.method import Auto
     from quantkit.config.settings import Settings
-    from quantkit.files import write_json, write_text
+    from quantkit.files import write_text
     from quantkit.report.sections.sensitivity import summary
     from quantkit.report.sensitivity import sensitivity_page
     from quantkit.runs.configuration import record_settings
@@ -112,9 +112,7 @@ def sensitivity(
     decision = decide(found)
     # Files are written first, so that a closed pipe (`head`) does not lose them.
     content = found.to_json() | {"decision": decision.to_json()}
-    if json is not None:
-        write_json(json, content)
-    session.event("result", result=content)
+    give_result(content, json)
     if csv is not None:
         write_text(csv, found.csv_text())
     if html is not None:

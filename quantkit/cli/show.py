@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING
 
 from quantkit.cli.terminal import console, errors, session
 from quantkit.errors import UsageError
-from quantkit.files import made_folders
+from quantkit.files import made_folders, write_json
 from quantkit.notes import grouped
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from typing import Any
 
     from quantkit.config.project import Project
     from quantkit.config.settings import Setting
@@ -90,6 +91,13 @@ def print_files(files: Iterable[Path], *, in_folder: Path | None = None) -> None
     new = dict.fromkeys(path.parent for path in paths if path.parent in made and path.parent != in_folder)
     created = f" (new: {', '.join(f'{folder}/' for folder in new)})" if new else ""
     print_lines(f"wrote {', '.join(parts)}{created}")
+
+
+def give_result(content: "Mapping[str, Any]", json: Path | None) -> None:
+    """Write the figures of a command as JSON, where a file is given, and as an event."""
+    if json is not None:
+        write_json(json, content)
+    session.event("result", result=content)
 
 
 def print_next(*words: str | Path, folder: Path | None = None, to_errors: bool = False) -> None:

@@ -22,8 +22,16 @@ from quantkit.cli.options import (
     given_once,
 )
 from quantkit.cli.progress import show_progress
-from quantkit.cli.show import parse_percent, print_coverage, print_files, print_lines, print_next, print_notes
-from quantkit.cli.terminal import console, session
+from quantkit.cli.show import (
+    give_result,
+    parse_percent,
+    print_coverage,
+    print_files,
+    print_lines,
+    print_next,
+    print_notes,
+)
+from quantkit.cli.terminal import console
 from quantkit.config.choices import Stage
 from quantkit.errors import UsageError
 
@@ -82,7 +90,6 @@ def tune(
     weights corrected, on the CPU.
     """
     from quantkit.config.settings import Settings
-    from quantkit.files import write_json
     from quantkit.runs.configuration import record_settings
     from quantkit.search.budget import FloatBudget
     from quantkit.search.stages import Goal
@@ -135,9 +142,7 @@ def tune(
             **where,
             progress=progress,
         )
-    if json is not None:
-        write_json(json, done.to_json())
-    session.event("result", result=done.to_json())
+    give_result(done.to_json(), json)
     record_settings(done.log.parent, f"tune {done.name}", merged.by_name)
     _print(done, json)
 
