@@ -1,7 +1,7 @@
 """Loads the inputs of workflows from a run: network, statistics and preprocessed images."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, overload
@@ -17,6 +17,7 @@ from quantkit.data.preprocess import preprocess
 from quantkit.engine.batches import Load, load_batch
 from quantkit.engine.classifier import ClassifierFile, PreparedClassifier, classifier_signature, read_classifier
 from quantkit.errors import ProvenanceError
+from quantkit.files import sha256_json
 from quantkit.graph.image_input import image_input
 from quantkit.graph.model import read_model
 from quantkit.runs.folder import RunFolder, RunRecord
@@ -72,6 +73,19 @@ class CalibratedRun:
     record: RunRecord
     prepared: PreparedClassifier
     statistics: Statistics
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What its models depend on besides target and options, for the keys of cached results."""
+        statistics = self.statistics
+        return {
+            "model": self.record.model.key,
+            "output": self.record.model.output,
+            "set": self.record.set.digest,
+            "pipeline": self.record.pipeline.model_dump(mode="json"),
+            # A pass that stopped when stable has fewer images than the set.
+            "statistics": sha256_json([asdict(statistics.provenance), sorted(statistics.images)]),
+        }
 
 
 def calibrated(folder: RunFolder, record: RunRecord) -> CalibratedRun:
@@ -149,5 +163,5 @@ def model_inputs(
     Raises:
         ImageError: an image cannot be decoded.
     """
-    batch, read = image_input(model).batch or 1, load or partial(preprocess, pipeline=pipeline)
-    return list(map_in_order(lambda image: load_batch([image], read, batch), images, threads))
+    inputs = ModelInputs(model, images, load or partial(preprocess, pipeline=pipeline))
+    return list(map_in_order(inputs.__getitem__, range(len(inputs)), threads))

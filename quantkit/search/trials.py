@@ -10,7 +10,6 @@ import onnx_ir as ir
 
 from quantkit.engine.device import CPU, Device
 from quantkit.evaluation.selection import SelectionMetric
-from quantkit.files import sha256_json
 from quantkit.progress import NamedProgress, Notice, Progress, ProgressCallback
 from quantkit.runs.inputs import CalibratedRun
 from quantkit.search.budget import FloatBudget
@@ -60,12 +59,7 @@ class TuningTask:
         """Return everything that the trials depend on, except their recipes and the evaluation images."""
         device = {} if self.device.is_cpu else self.device.identity()
         return device | {
-            "model": self.run.record.model.key,
-            "output": self.run.record.model.output,
-            "set": self.run.record.set.digest,
-            "pipeline": self.run.record.pipeline.model_dump(mode="json"),
-            # A pass that stopped when stable has fewer images than the set.
-            "statistics": sha256_json([asdict(self.run.statistics.provenance), sorted(self.run.statistics.images)]),
+            **self.run.identity,
             "target": asdict(self.builder.target),
             "left_out": asdict(self.builder.options),
             "keep_outliers": self.builder.keep_outliers,

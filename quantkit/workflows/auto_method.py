@@ -157,13 +157,8 @@ def _compare(
 
 def _key(task: QuantizeTask, methods: Sequence[Method]) -> CacheKey:
     """Return all that the choice depends on."""
-    record, statistics = task.run.record, task.run.statistics
     inputs = {
-        "model": record.model.key,
-        "output": record.model.output,
-        "set": record.set.digest,
-        "pipeline": record.pipeline.model_dump(mode="json"),
-        "statistics": [asdict(statistics.provenance), sorted(statistics.images)],
+        **task.run.identity,
         "target": asdict(task.target),
         "skipped": asdict(task.left_out),
         "bias_correction": task.options.bias_correction,
