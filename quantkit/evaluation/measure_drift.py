@@ -83,7 +83,8 @@ def measure_drift(
         threads: workers.
         device: where both models run, one image at a time.
     """
-    prepared = reference if is_quantized(reference) else prepare(reference).model
+    is_fp32 = not is_quantized(reference)
+    prepared = prepare(reference).model if is_fp32 else reference
     qparams = activation_qparams(candidate)
     producers = {name_of(value): node.op_type for node in prepared.graph for value in node.outputs}
     limits, batch = _limits(prepared, qparams), image_input(prepared).batch
@@ -98,7 +99,7 @@ def measure_drift(
         )
         for name, (mine, theirs) in pairs.items()
     ]
-    if not is_quantized(reference):
+    if is_fp32:
         local = local_graph(prepared, candidate)
         prepared = local.model
         compared += [

@@ -47,20 +47,28 @@ def record_settings(run: Path, command: str, settings: Mapping[str, Setting]) ->
 
 
 def record_call(run: Path, command: str, values: Mapping[str, Any]) -> None:
-    """Write the arguments of a call from Python as the settings of a command, without sources; see `record_settings`.
+    """Write the arguments of a call from Python as the settings of a command; see `record_settings`.
 
-    Images that are no place, such as arrays with labels, are recorded by their type, and arguments that are None are
-    left out. A command line replaces the entry by its own, with sources.
+    A command line replaces the entry by its own, with sources.
 
     Args:
         run: run folder.
         command: name of the command, as the command line records it.
         values: arguments by the names that the command line shows.
     """
+    record_settings(run, command, settings_of_call(values))
+
+
+def settings_of_call(values: Mapping[str, Any]) -> dict[str, Setting]:
+    """Return the arguments of a call from Python as settings without sources.
+
+    Images that are no place, such as arrays with labels, are given by their type; arguments that are None or empty are
+    left out.
+    """
     settings = Settings()
     for name, value in values.items():
         settings.add(name, _recorded(value))
-    record_settings(run, command, settings.by_name)
+    return settings.by_name
 
 
 def _recorded(value: Any) -> Any:
@@ -69,9 +77,9 @@ def _recorded(value: Any) -> Any:
     if isinstance(value, Pipeline):
         return value.describe()
     if isinstance(value, frozenset):
-        return sorted(map(str, value))
+        return tuple(sorted(map(str, value)))
     if isinstance(value, tuple | list) and all(isinstance(one, int | str | Path) for one in value):
-        return list(value)
+        return tuple(value)
     return type(value).__name__
 
 

@@ -12,7 +12,6 @@ from quantkit.config.method import (
     Method,
     as_method_or_auto,
 )
-from quantkit.config.settings import Setting, Settings
 from quantkit.data.decoded import DecodedImages
 from quantkit.data.given_set import SetLike
 from quantkit.engine.device import CPU, Device
@@ -22,7 +21,7 @@ from quantkit.graph.qdq.plan import plan
 from quantkit.progress import Progress, begun_when_called
 from quantkit.ptq.run_correction import Images
 from quantkit.records import Records
-from quantkit.runs.configuration import with_settings
+from quantkit.runs.configuration import settings_of_call, with_settings
 from quantkit.runs.folder import RECORD, RunFolder
 from quantkit.runs.inputs import CalibratedRun
 from quantkit.stats.file import Statistics
@@ -213,8 +212,14 @@ def calibrate(
                 statistics = observer.run(until_stable, fresh)
             elapsed_s = time.monotonic() - start_s - execution.start_s
         record = new_record(given, statistics, observer.placement, before, replaced=bool(replaced))
-        settings = _settings(wanted, target, options, until_stable, require_coverage)
-        record = with_settings(record, "calibrate", settings)
+        settings = {
+            "method": wanted,
+            "target": target.name,
+            **options.settings(),
+            "until stable": until_stable,
+            "require coverage": require_coverage,
+        }
+        record = with_settings(record, "calibrate", settings_of_call(settings))
         folder.write(record)
         count = begun_when_called(progress, "correcting biases", "layers")
         images = Images(chosen, pipeline, load, execution.threads, count)
@@ -255,24 +260,6 @@ def _preprocessing_note(given: CalibrationInputs, folder: RunFolder, execution: 
     by_images = guess_command(file.path, images=given.set.root, pipeline=given.pipeline)
     command = by_run if given.manifest else by_images
     return preprocessing_note(file, given.images, given.pipeline, execution, command=command, cache=folder.cache)
-
-
-def _settings(
-    method: Method | Auto,
-    target: Target,
-    options: QuantizeOptions,
-    until_stable: float | None,
-    require_coverage: float | None,
-) -> dict[str, Setting]:
-    """Return the settings of a calibration that ``run.json`` records nowhere else."""
-    settings = Settings()
-    settings.add("method", method)
-    settings.add("target", target.name)
-    for name, value in options.settings().items():
-        settings.add(name, value)
-    settings.add("until stable", until_stable)
-    settings.add("require coverage", require_coverage)
-    return settings.by_name
 
 
 def _require_coverage(

@@ -4,7 +4,6 @@ import os
 import platform
 from collections.abc import Iterator, Mapping
 from datetime import datetime
-from typing import Any
 
 import numpy as np
 import onnx
@@ -78,10 +77,9 @@ def _device_words(evaluation: Evaluation, record: RunRecord | None) -> Iterator[
 
 def model_words(entry: QuantizedRecord) -> str:
     """Return a description of how a model of the run was quantized."""
-    options: dict[str, Any] = dict(entry.options)
-    if "recipe" in options:
+    if entry.is_tuned:
         return f"tuned for target {entry.target}, method {entry.method}"
-    method = entry.solved_by
+    options, method = entry.options, entry.solved_by
     kept = f"percentile {method.fraction:g}" if isinstance(method, Percentile) else method_words(method)
     words = [f"{kept} for target {entry.target}"]
     if "per_channel" in options:

@@ -121,7 +121,7 @@ def _coverage(
     """Return the coverage of each candidate of the run; that of a tuned model is in its log."""
     prepared, found = prepare(model).model, []
     for name, entry in made.items():
-        if "recipe" in entry.options:
+        if entry.is_tuned:
             known = tuning_coverage(folder, entry)
         else:
             options = recorded_options(entry)

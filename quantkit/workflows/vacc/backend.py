@@ -95,8 +95,8 @@ class VaccBackend:
                 write_text(path, build.text)
                 files.append(path)
             if for_card and model == run.name:  # in other runs the file contains them as comments
-                notes += [as_note(note).with_prefix(f"{path.name}: ") for note in build.notes]
-                notes += [as_note(note).with_prefix(f"{path.name}: ") for note in signature_notes(record)]
+                said = (*build.notes, *signature_notes(record))
+                notes += [as_note(note).with_prefix(f"{path.name}: ") for note in said]
         try:
             card_set = _write_card_set(folder, record, run.calibration_set) if files else None
         except QuantkitError as error:
