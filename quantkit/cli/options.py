@@ -175,6 +175,18 @@ class EvaluatedImages(LabelledImages):
 
 
 @dataclass(frozen=True, kw_only=True)
+class LimitedImages(EvaluatedImages):
+    """Images to evaluate, at most so many."""
+
+    limit: LimitOption = None
+
+    def show_limits(self, settings: "Settings") -> None:
+        """Add what the images are limited by to the settings of a command."""
+        settings.add("exclude", self.exclude, given=self.exclude)
+        settings.add("limit", self.limit, given=self.limit)
+
+
+@dataclass(frozen=True, kw_only=True)
 class PreprocessingOptions:
     """How images become inputs of the model."""
 

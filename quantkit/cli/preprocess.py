@@ -119,10 +119,8 @@ def _table(done: "PreprocessingGuess") -> "Table":
 
     labelled = done.evidence == "labels"
     figure, digits = ("top-1", 1) if labelled else ("nats", 2)
-    table = plain_table("Alternatives, each against the preprocessing of its round")
-    table.add_column("alternative")
-    for heading in ("images", "present", figure, "Δ [95 %]", "p (Holm)"):
-        table.add_column(heading, justify="right", no_wrap=True)
+    headings = ("images", "present", figure, "Δ [95 %]", "p (Holm)")
+    table = plain_table("Alternatives, each against the preprocessing of its round", ["alternative"], headings)
     before = None
     for one in done.tried:
         if before is not None and before != one.round:

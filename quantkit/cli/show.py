@@ -148,10 +148,8 @@ def print_selection(selection: "MethodSelection | None") -> None:
         return
     from quantkit.report.tables import plain_table
 
-    table = plain_table("Method auto: distance from fp32 (chosen: 1)")
-    table.add_column("method")
-    for heading in ("images", "distance", "SQNR dB", "agree"):
-        table.add_column(heading, justify="right", no_wrap=True)
+    headings = ("images", "distance", "SQNR dB", "agree")
+    table = plain_table("Method auto: distance from fp32 (chosen: 1)", ["method"], headings)
     table.add_column("outcome")
     for row in selection.rows():
         figures = (_figure(row[name], digits) for name, digits in (("distance", 2), ("sqnr_db", 1), ("agreement", 1)))

@@ -8,11 +8,11 @@ import pytest
 from models import tiny_model, write_images
 
 import quantkit
-from quantkit.cli.plan import duration
 from quantkit.config.pipeline import Decode, Pipeline, ToTensor
 from quantkit.engine.cluster.costs import DRIVER_IMAGE_S, JOB_S, START_S
 from quantkit.engine.device import CPU, Device
 from quantkit.errors import ConfigError, UsageError
+from quantkit.report.tables import duration
 from quantkit.workflows.plan import _estimate, _on_nodes, _on_workers, _Rates
 
 PIPELINE = Pipeline(ops=(Decode(), ToTensor()))
