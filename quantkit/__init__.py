@@ -56,6 +56,7 @@ if TYPE_CHECKING:
     from quantkit.evaluation.gate import GateVerdict as GateVerdict
     from quantkit.evaluation.gate import parse_gate as parse_gate
     from quantkit.evaluation.paired import Interval as Interval
+    from quantkit.evaluation.preprocessing_search import TriedPreprocessing as TriedPreprocessing
     from quantkit.evaluation.result import Comparison as Comparison
     from quantkit.evaluation.result import ModelResult as ModelResult
     from quantkit.export.result import Exported as Exported
@@ -102,7 +103,6 @@ if TYPE_CHECKING:
     from quantkit.workflows.plan import JobPlan as JobPlan
     from quantkit.workflows.plan import plan_job as plan_job
     from quantkit.workflows.preprocessing_guess import PreprocessingGuess as PreprocessingGuess
-    from quantkit.workflows.preprocessing_guess import TriedPreprocessing as TriedPreprocessing
     from quantkit.workflows.presets import load_preset as load_preset
     from quantkit.workflows.quantize import Quantized as Quantized
     from quantkit.workflows.quantize import quantize as quantize
@@ -183,7 +183,7 @@ _MODULE_OF = {
     "ToTensor": "quantkit.config.pipeline",
     "TensorStatistics": "quantkit.stats.tensor",
     "Trial": "quantkit.search.stages",
-    "TriedPreprocessing": "quantkit.workflows.preprocessing_guess",
+    "TriedPreprocessing": "quantkit.evaluation.preprocessing_search",
     "TuneOptions": "quantkit.workflows.tune",
     "Tuning": "quantkit.workflows.tune",
     "VACC": "quantkit.targets",

@@ -127,8 +127,8 @@ def _table(done: "PreprocessingGuess") -> "Table":
             table.add_section()
         before = one.round
         style = "bold" if one.chosen else None
-        present, value = (f"{figure:.{digits}f}" for figure in (one.reference, one.value))
-        table.add_row(
-            one.words, f"{one.images}", present, value, points(one.difference, one.ci95), f"{one.p:.2g}", style=style
-        )
+        found = one.contrast
+        present, value = (f"{figure:.{digits}f}" for figure in (found.reference, found.value))
+        cells = (f"{found.images}", present, value, points(found.difference, found.ci95), f"{one.p:.2g}")
+        table.add_row(one.alternative.words, *cells, style=style)
     return table

@@ -27,7 +27,7 @@ from quantkit.engine.device import CPU, Device
 from quantkit.engine.prefix_sharing import variant_runs
 from quantkit.engine.scores import scores_of
 from quantkit.errors import NumericError
-from quantkit.evaluation.predictions import Scores, kind_of_scores, kl_divergence
+from quantkit.evaluation.predictions import kind_of_scores, kl_divergence
 from quantkit.graph.analysis.macs import multiply_adds
 from quantkit.graph.analysis.ops import Role
 from quantkit.graph.analysis.values import node_name
@@ -182,7 +182,7 @@ def layer_costs(
         ModelError: onnxruntime cannot run a model.
         NumericError: scores are NaN or infinite.
     """
-    network = evaluated(scorer.conv_index, scorer.macs, scorer.reference, scorer.int8)
+    network = EvaluatedNetwork(scorer.conv_index, scorer.macs, scorer.reference, scorer.int8)
     costs = []
     for layer in scorer.layers:
         cost = None if known is None else known.get(layer.node)
@@ -260,54 +260,55 @@ class LayerScorer:
         return self._quantization.model(self._prepared, self._quantization.plan(self._prepared, *in_float))
 
 
-@dataclass(frozen=True)
 class EvaluatedNetwork:
     """A network whose layers are being measured.
 
-    Attributes:
+    Args:
         conv_index: of 2-D convolutions, by node name.
         macs: multiply-adds for one image, by node name.
-        evaluate: compares scores with those of fp32.
-        whole: of the whole int8 model.
+        reference: float32 ``[images, classes]``, the scores of fp32.
+        int8: those of the whole int8 model.
+
+    Raises:
+        NumericError: scores are NaN or infinite.
     """
 
-    conv_index: Mapping[str, int]
-    macs: Mapping[str, int]
-    evaluate: "_Evaluate"
-    whole: Deviation
+    def __init__(
+        self, conv_index: Mapping[str, int], macs: Mapping[str, int], reference: Float32Array, int8: Float32Array
+    ) -> None:
+        _check_finite(reference)
+        self._conv_index, self._macs, self._reference = conv_index, macs, reference
+        self._kind = kind_of_scores(reference)
+        self._whole = self._deviation(int8)
 
     def layer(self, layer: Layer, isolated: Float32Array, leave_one_out: Float32Array) -> LayerCost:
         """Return the cost of a layer from the scores with it alone in int8, and with all but it in int8."""
         return LayerCost(
             node=layer.node,
             op_type=layer.op_type,
-            conv_index=self.conv_index.get(layer.node),
-            macs=self.macs.get(layer.node),
-            isolated=self.evaluate.deviation(isolated),
-            leave_one_out=self.evaluate.deviation(leave_one_out),
+            conv_index=self._conv_index.get(layer.node),
+            macs=self._macs.get(layer.node),
+            isolated=self._deviation(isolated),
+            leave_one_out=self._deviation(leave_one_out),
         )
 
     def cost(self, layers: Sequence[LayerCost]) -> NetworkCost:
         """Return the cost of the network with that of its layers."""
         return NetworkCost(
-            signal=self.evaluate.signal,
-            top1=self.evaluate.top1,
-            macs=sum(self.macs.values()),
-            whole=self.whole,
+            signal=np.asarray(np.square(self._reference, dtype=np.float64).sum(axis=1)),
+            top1=np.asarray(self._reference.argmax(axis=1), np.int64),
+            macs=sum(self._macs.values()),
+            whole=self._whole,
             layers=tuple(layers),
         )
 
-
-def evaluated(
-    conv_index: Mapping[str, int], macs: Mapping[str, int], reference: Float32Array, int8: Float32Array
-) -> EvaluatedNetwork:
-    """Return a network from the scores of fp32 and of the whole int8 model, ``[images, classes]`` each.
-
-    Raises:
-        NumericError: scores are NaN or infinite.
-    """
-    evaluate = _Evaluate.of(reference)
-    return EvaluatedNetwork(conv_index, macs, evaluate, evaluate.deviation(int8))
+    def _deviation(self, scores: Float32Array) -> Deviation:
+        _check_finite(scores)
+        return Deviation(
+            noise=np.square(scores.astype(np.float64) - self._reference).sum(axis=1),
+            kl=kl_divergence(self._reference, scores, kind=self._kind),
+            top1=np.asarray(scores.argmax(axis=1), np.int64),
+        )
 
 
 def _multiplying(made: Plan) -> Iterator[str]:
@@ -315,35 +316,6 @@ def _multiplying(made: Plan) -> Iterator[str]:
     for node in made.placement.graph:
         if node in made.placement.integer and made.placement.roles[node] in (Role.LAYER, Role.ACTIVATION_MATMUL):
             yield node_name(node)
-
-
-@dataclass(frozen=True)
-class _Evaluate:
-    """The scores of fp32, the reference of all deviations."""
-
-    reference: Float32Array
-    kind: Scores
-
-    @classmethod
-    def of(cls, reference: Float32Array) -> "_Evaluate":
-        _check_finite(reference)
-        return cls(reference, kind_of_scores(reference))
-
-    @property
-    def signal(self) -> Vector:
-        return np.asarray(np.square(self.reference, dtype=np.float64).sum(axis=1))
-
-    @property
-    def top1(self) -> npt.NDArray[np.int64]:
-        return np.asarray(self.reference.argmax(axis=1), np.int64)
-
-    def deviation(self, scores: Float32Array) -> Deviation:
-        _check_finite(scores)
-        return Deviation(
-            noise=np.square(scores.astype(np.float64) - self.reference).sum(axis=1),
-            kl=kl_divergence(self.reference, scores, kind=self.kind),
-            top1=np.asarray(scores.argmax(axis=1), np.int64),
-        )
 
 
 def _check_finite(scores: Float32Array) -> None:

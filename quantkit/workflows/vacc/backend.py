@@ -25,8 +25,8 @@ from quantkit.workflows.vacc.build_file import (
     VDSP,
     VamcOptions,
     build_file_name,
+    build_of_plan,
     build_of_run,
-    build_rewritten,
     choices_of_run,
     main_model,
     signature_notes,
@@ -120,7 +120,7 @@ class VaccBackend:
         """Write the build file of the tuned model, ``vamc-tuned.yaml`` for ``int8-vacc-tuned``."""
         record = folder.read()
         checkpoint = tuned.fp32 or Path(record.model.path)
-        build = build_rewritten(folder, record, tuned.name, checkpoint, tuned.method, tuned.plan, self.options)
+        build = build_of_plan(folder, record, tuned.name, tuned.method, tuned.plan, self.options, checkpoint)
         path = folder.path / build_file_name(tuned.name)
         write_text(path, build.text)
         named = [as_note(note).with_prefix(f"{path.name}: ") for note in build.notes]

@@ -180,7 +180,7 @@ def vamc_of_run(
         left_out=choices.left_out if skip_convs is None else PlanOptions(skip_convs=tuple(skip_convs)),
     )
     made = plan(fp32_of_run(folder, record).prepared().model, choices.target, choices.left_out)
-    return _build_file(folder, record, main_model(record), choices.method, made, options), record.pipeline
+    return build_of_plan(folder, record, main_model(record), choices.method, made, options), record.pipeline
 
 
 def vamc_of_model(
@@ -278,7 +278,7 @@ def build_of_run(
     """
     choices = choices_of_run(record, model)
     made = plan(prepared, choices.target, choices.left_out)
-    return _build_file(folder, record, model, choices.method, made, options, choices.checkpoint(folder))
+    return build_of_plan(folder, record, model, choices.method, made, options, choices.checkpoint(folder))
 
 
 def write_vdsp(folder: RunFolder, pipeline: Pipeline) -> Path | None:
@@ -306,33 +306,7 @@ def signature_notes(record: RunRecord) -> list[str]:
     return notes
 
 
-def build_rewritten(
-    folder: RunFolder,
-    record: RunRecord,
-    model: str,
-    checkpoint: Path,
-    method: Method,
-    plan: Plan,
-    options: VamcOptions,
-) -> BuildFile:
-    """Return the build file of a run's model, rewritten as another ONNX file; nothing is written.
-
-    Args:
-        folder: the run folder.
-        record: its record.
-        model: name of the model in the run.
-        checkpoint: the rewritten model.
-        method: calibration method of the compiler.
-        plan: plan of the int8 model; convolutions left in float are skipped on the card too.
-        options: further options.
-
-    Raises:
-        ConfigError: the input size is not determined.
-    """
-    return _build_file(folder, record, model, method, plan, options, checkpoint)
-
-
-def _build_file(
+def build_of_plan(
     folder: RunFolder,
     record: RunRecord,
     model: str,
@@ -341,6 +315,20 @@ def _build_file(
     options: VamcOptions,
     checkpoint: Path | None = None,
 ) -> BuildFile:
+    """Return the build file of a run's model; nothing is written.
+
+    Args:
+        folder: the run folder.
+        record: its record.
+        model: name of the model in the run.
+        method: calibration method of the compiler.
+        plan: plan of the int8 model; convolutions left in float are skipped on the card too.
+        options: further options.
+        checkpoint: the rewritten fp32 model; by default that of the run.
+
+    Raises:
+        ConfigError: the input size is not determined.
+    """
     left_out = 0 if choices_of_run(record, model).keep_outliers else len(record.set.outliers)
     materialized = MATERIALIZED if left_out == len(record.set.outliers) else MATERIALIZED_WHOLE
     images = options.calibration_folder or (folder.path / materialized).resolve()
