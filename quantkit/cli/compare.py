@@ -198,6 +198,7 @@ def _print(evaluation: "Evaluation", breakdown: "ErrorBreakdown | None", verdict
             console.print(drift_table(candidate))
     if breakdown is not None:
         console.print(_breakdown_table(breakdown))
+    print_lines(f"labels: {evaluation.images.source}")
     print_notes(evaluation.notes)
     print_lines(*dict.fromkeys((*notes(result), *(breakdown.notes if breakdown is not None else ()))))
     for verdict in verdicts:
