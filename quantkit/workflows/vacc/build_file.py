@@ -117,7 +117,9 @@ def build_file_name(model: str) -> str:
     if model in (INT8, CARD_MODEL):
         return BUILD_FILE
     variant = model.removeprefix(f"{CARD_MODEL}-")
-    return f"{model}-{BUILD_FILE}" if variant == model else f"vamc-{variant}.yaml"
+    named = f"vamc-{variant}.yaml"
+    # `vamc advise` writes one of these names, and others end as the long form of another model's.
+    return f"{model}-{BUILD_FILE}" if variant == model or named == ADVISED or variant.endswith("vamc") else named
 
 
 def main_model(record: RunRecord) -> str:
@@ -358,17 +360,19 @@ def _build_file(
         skip_conv_layers=[index for node, index in plan.conv_index.items() if node not in integer],
         data_comment=None if made_by is None else f"made by: {made_by}",
     )
-    name = (options.name or Path(record.model.path).stem) + _name_suffix(model)
+    name = (options.name or Path(record.model.path).stem) + _name_suffix(record, model)
     build = write_build_file(_build(source, name, record.model.input, shape, options), calibration)
     if made_by is None or images.is_dir() or not plan.target.compiler_calibrates:
         return build
     return replace(build, notes=(*build.notes, f"the calibration folder {images.name} is not there yet: {made_by}"))
 
 
-def _name_suffix(model: str) -> str:
+def _name_suffix(record: RunRecord, model: str) -> str:
     """Return what a variant adds to the name of the compiled model: the compiler files builds by name."""
-    variant = model.removeprefix(CARD_MODEL).removeprefix("-")
-    return "" if model == INT8 or not variant else f"_{variant}"
+    if model in (INT8, CARD_MODEL):
+        return ""
+    variant = model.removeprefix(f"{CARD_MODEL}-")
+    return f"_{model}" if variant in record.quantized else f"_{variant}"
 
 
 def _materialize_command(folder: RunFolder, record: RunRecord, images: Path, left_out: int) -> str | None:
