@@ -66,7 +66,6 @@ if TYPE_CHECKING:
     from quantkit.progress import NoProgress as NoProgress
     from quantkit.progress import Progress as Progress
     from quantkit.runs.folder import RunRecord as RunRecord
-    from quantkit.runs.location import relink as relink
     from quantkit.search.budget import FloatBudget as FloatBudget
     from quantkit.search.method_selection import MethodResult as MethodResult
     from quantkit.search.method_selection import MethodSelection as MethodSelection
@@ -108,6 +107,7 @@ if TYPE_CHECKING:
     from quantkit.workflows.quantize import Quantized as Quantized
     from quantkit.workflows.quantize import quantize as quantize
     from quantkit.workflows.quantize_task import QuantizeOptions as QuantizeOptions
+    from quantkit.workflows.relink import relink as relink
     from quantkit.workflows.report import report as report
     from quantkit.workflows.sensitivity import sensitivity as sensitivity
     from quantkit.workflows.tune import TuneOptions as TuneOptions
@@ -209,7 +209,7 @@ _MODULE_OF = {
     "plan_job": "quantkit.workflows.plan",
     "preprocess": "quantkit.data.preprocess",
     "quantize": "quantkit.workflows.quantize",
-    "relink": "quantkit.runs.location",
+    "relink": "quantkit.workflows.relink",
     "report": "quantkit.workflows.report",
     "run_demo": "quantkit.demo.chain",
     "sensitivity": "quantkit.workflows.sensitivity",

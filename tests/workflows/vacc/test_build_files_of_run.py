@@ -25,9 +25,10 @@ from quantkit.vendors.vacc.write import vendor_method
 from quantkit.workflows.calibrate import calibrate
 from quantkit.workflows.quantize import quantize
 from quantkit.workflows.quantize_task import QuantizeOptions
+from quantkit.workflows.relink import relink_run
 from quantkit.workflows.tune import TuneOptions, tune
 from quantkit.workflows.vacc.backend import VaccBackend
-from quantkit.workflows.vacc.build_file import ADVISED, VamcOptions, build_file_name
+from quantkit.workflows.vacc.build_file import ADVISED, VamcOptions, build_file_name, vamc_of_run
 
 PIPELINE = Pipeline(ops=(Decode(), ToTensor()))
 QUICK = TuneOptions(goal=Goal(max_drop=0, min_agreement=100), budget=FloatBudget(macs=60), seconds=0.5)
@@ -229,3 +230,45 @@ def test_names_that_end_as_other_build_files_have_build_files_of_their_own(
     for taken in ("run/fp32-vacc.onnx", "tiny.onnx"):
         with pytest.raises(UsageError, match=f"--write-fp32 .*{Path(taken).name}: it is "):
             tune(place / "run", replace(QUICK, write_fp32=place / taken), target=VACC)
+
+
+def test_build_file_written_for_options_that_a_model_has_is_that_models_file(place: Path) -> None:
+    calibrated(place, target=VACC, method=Percentile(fraction=0.999))
+    quantized(place, target=VACC, method=Kl(), options=QuantizeOptions(per_channel=False))
+    run = place / "run"
+    assert RunFolder(run).read().quantized["int8-vacc"].fp32 == "fp32-vacc.onnx"
+    assert vamc_of_run(run)[0].text == (run / "vamc.yaml").read_text()
+    kl = vamc_of_run(run, method=Kl(), per_channel=False)[0]
+    assert kl.text == (run / "vamc-kl.yaml").read_text()
+    for options in ({"method": Mse()}, {"skip_convs": [0]}, {"options": VamcOptions(weight_scale="power2")}):
+        build = vamc_of_run(run, **options)[0]
+        assert build.spec.source is not None
+        assert build.spec.source.checkpoint == str(place / "tiny.onnx")
+        assert "fp32-vacc.onnx are corrected for other options" in build.notes[-1]
+    original = vamc_of_run(run, bias_correction=False)[0]
+    assert original.spec.source is not None
+    assert original.spec.source.checkpoint == str(place / "tiny.onnx")
+
+
+def test_build_files_of_a_moved_run_get_the_new_paths_from_relink(place: Path, tmp_path: Path) -> None:
+    place = place.rename(tmp_path.parent / f"{tmp_path.name} moved once")
+    calibrated(place, target=VACC)
+    quantized(place, target=VACC, method=Kl())
+    tuned(place)
+    before = {path.name: path.read_text() for path in (place / "run").glob("*.yaml")}
+    assert len(before) == 3
+    moved = place.rename(tmp_path.parent / f"{tmp_path.name}: moved twice")
+    record, files = relink_run(moved / "run")
+    assert {path.name for path in files} == {*before, "run.json"}
+    assert record.model.path == str(moved / "tiny.onnx")
+    check_run(moved)
+    for name, text in before.items():
+        again = (moved / "run" / name).read_text()
+        assert str(place) not in again
+        assert spec_of(moved / "run" / name).data.path == str(moved / "run/calibration")
+        assert [line for line in again.split("\n") if "/" not in line] == [
+            line for line in text.split("\n") if "/" not in line
+        ]
+    assert relink_run(moved / "run")[1] == (moved / "run/run.json",)
+    regenerated = vamc_of_run(moved / "run")[0].text
+    assert regenerated == (moved / "run/vamc.yaml").read_text()
