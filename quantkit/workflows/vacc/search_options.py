@@ -333,7 +333,12 @@ def _build(run: Path, best: Candidate, out: Path, options: VamcOptions) -> tuple
     """Return the build file of the best options, and the command that writes the same file."""
     choices = best.choices
     build, _ = vamc_of_run(
-        run, method=choices.method, per_channel=choices.per_channel, skip_convs=best.skip_convs, options=options
+        run,
+        method=choices.method,
+        per_channel=choices.per_channel,
+        skip_convs=best.skip_convs,
+        bias_correction=False,  # as the candidates were simulated
+        options=options,
     )
     words = ["quantkit", "vamc", "write", "--run", str(run), "--method", method_name(choices.method)]
     if isinstance(choices.method, Percentile):
@@ -341,7 +346,7 @@ def _build(run: Path, best: Candidate, out: Path, options: VamcOptions) -> tuple
     words += ["--per-channel" if choices.per_channel else "--per-tensor", "--weight-scale", best.weight_scale]
     for conv in best.skip_convs:
         words += ["--skip-conv", str(conv)]
-    words += ["--dialect", options.dialect]
+    words += ["--no-bias-correction", "--dialect", options.dialect]
     if options.calibration_folder is not None:
         words += ["--calibration-folder", str(options.calibration_folder)]
     return build, shlex.join([*words, "--out", str(out)])
