@@ -21,7 +21,7 @@ from quantkit.cli.options import (
 from quantkit.cli.progress import show_progress
 from quantkit.cli.show import give_result, print_files, print_lines, print_next, print_notes
 from quantkit.cli.terminal import console
-from quantkit.config.choices import MethodName
+from quantkit.config.method import MethodName
 
 if TYPE_CHECKING:
     from rich.table import Table

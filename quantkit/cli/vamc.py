@@ -19,7 +19,7 @@ from quantkit.cli.options import (
 )
 from quantkit.cli.progress import show_progress
 from quantkit.cli.show import print_files, print_lines, print_next, print_notes, print_preset_notes
-from quantkit.config.choices import MethodName
+from quantkit.config.method import MethodName
 from quantkit.errors import UsageError, VendorFileError
 
 if TYPE_CHECKING:

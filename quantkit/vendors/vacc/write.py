@@ -4,9 +4,9 @@ import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, assert_never
+from typing import Any, Literal
 
-from quantkit.config.method import Kl, Method, MinMax, Mse, Percentile
+from quantkit.config.method import Kl, Method, MinMax, Mse, Percentile, method_name
 from quantkit.config.pipeline import Pipeline
 from quantkit.engine.classifier import check_image
 from quantkit.errors import ConfigError
@@ -25,6 +25,13 @@ WeightScale = Literal["max", "power2"]
 Precision = Literal["int8", "fp16"]
 TENSORS = "npz"
 _COMMENT_WIDTH = 100
+# The names that the compiler has for methods.
+COMPILER_METHODS: dict[type[Method], str] = {
+    MinMax: "max",
+    Percentile: "percentile",
+    Kl: "kl_divergence",
+    Mse: "mse",
+}
 
 _METHOD_KEY: dict[Dialect, KeyPath] = {
     "build": ("engine", "calibration", "quant_mode"),
@@ -214,18 +221,15 @@ def file_shape(layout: Layout, channels: int, height: int, width: int) -> tuple[
 
 
 def vendor_method(method: Method) -> str:
-    """Return the vendor's name of a calibration method."""
-    match method:
-        case MinMax():
-            return "max"
-        case Percentile():
-            return "percentile"
-        case Kl():
-            return "kl_divergence"
-        case Mse():
-            return "mse"
-        case _:
-            assert_never(method)
+    """Return the vendor's name of a calibration method.
+
+    Raises:
+        ConfigError: the compiler has no such method.
+    """
+    if type(method) not in COMPILER_METHODS:
+        known = ", ".join(COMPILER_METHODS.values())
+        raise ConfigError(f"the compiler has no method {method_name(method)}", fix=f"it has {known}")
+    return COMPILER_METHODS[type(method)]
 
 
 def _comments(spec: BuildSpec, dialect: Dialect, data_comment: str | None) -> dict[KeyPath, str]:

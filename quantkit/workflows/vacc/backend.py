@@ -16,6 +16,7 @@ from quantkit.runs.outliers import set_without_outliers
 from quantkit.search.budget import FloatBudget
 from quantkit.targets import VACC
 from quantkit.vendors.vacc.card_preprocessing import card_warning
+from quantkit.vendors.vacc.write import COMPILER_METHODS
 from quantkit.workflows.backends import BackendFiles, QuantizedRun, TunedModel
 from quantkit.workflows.vacc.build_file import (
     ADVISED,
@@ -68,7 +69,8 @@ class VaccBackend:
 
     def methods(self, candidates: Sequence[Method]) -> tuple[Method, ...]:
         """Leave out what the compiler cannot be told: other KL divergences than its own, and mse in a build file."""
-        known = [method for method in candidates if not isinstance(method, Kl) or method == Kl()]
+        known = [method for method in candidates if type(method) in COMPILER_METHODS]
+        known = [method for method in known if not isinstance(method, Kl) or method == Kl()]
         if self.options.dialect == "build":
             known = [method for method in known if not isinstance(method, Mse)]
         return tuple(known)
