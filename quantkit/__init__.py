@@ -88,9 +88,8 @@ if TYPE_CHECKING:
     from quantkit.workflows.backends import Backend as Backend
     from quantkit.workflows.calibrate import Calibration as Calibration
     from quantkit.workflows.calibrate import calibrate as calibrate
-    from quantkit.workflows.compare import Evaluation as Evaluation
+    from quantkit.workflows.compare import ModelComparison as ModelComparison
     from quantkit.workflows.compare import compare as compare
-    from quantkit.workflows.compare import evaluate_models as evaluate_models
     from quantkit.workflows.compared_models import ComparedModel as ComparedModel
     from quantkit.workflows.evaluate import Accuracy as Accuracy
     from quantkit.workflows.evaluate import ModelEvaluation as ModelEvaluation
@@ -132,7 +131,7 @@ _MODULE_OF = {
     "Coverage": "quantkit.graph.coverage",
     "Decode": "quantkit.config.pipeline",
     "Demo": "quantkit.demo.chain",
-    "Evaluation": "quantkit.workflows.compare",
+    "ModelComparison": "quantkit.workflows.compare",
     "EvenSides": "quantkit.config.pipeline",
     "Exported": "quantkit.export.result",
     "FloatBudget": "quantkit.search.budget",
@@ -196,7 +195,6 @@ _MODULE_OF = {
     "calibrate": "quantkit.workflows.calibrate",
     "compare": "quantkit.workflows.compare",
     "evaluate": "quantkit.workflows.evaluate",
-    "evaluate_models": "quantkit.workflows.compare",
     "export": "quantkit.workflows.export",
     "find_images": "quantkit.data.folder",
     "find_labelled_images": "quantkit.data.folder",

@@ -17,8 +17,8 @@ from quantkit.search.stages import Goal
 from quantkit.targets import ORT, TENSORRT, VACC
 from quantkit.vendors.vacc.check import check_file
 from quantkit.vendors.vacc.convert import read_spec
+from quantkit.vendors.vacc.dialects import BuildSpec
 from quantkit.vendors.vacc.document import Document
-from quantkit.vendors.vacc.spec import BuildSpec
 from quantkit.vendors.vacc.write import vendor_method
 from quantkit.workflows.calibrate import calibrate
 from quantkit.workflows.quantize import quantize
@@ -84,15 +84,16 @@ def check_run(place: Path) -> None:
     for name, path in files.items():
         assert not check_file(path).count("error"), path
         spec = spec_of(path)
-        assert spec.calibration is not None
-        assert spec.source is not None
+        assert spec.backend.quantize is not None
         if (made := record.quantized.get(owner[name])) is not None:
             method = method_of(made)
-            assert spec.calibration.method == vendor_method(method)
-            assert spec.calibration.fraction == (method.fraction if isinstance(method, Percentile) else None)
+            assert spec.backend.quantize.calibrate_mode == vendor_method(method)
+            assert spec.backend.quantize.calibrate_range == (
+                method.fraction if isinstance(method, Percentile) else None
+            )
             corrected = None if made.fp32 is None else str((folder.path / made.fp32).resolve())
-            assert spec.source.checkpoint == (corrected or record.model.path)
-        assert Path(str(spec.source.checkpoint)).is_file()
+            assert spec.frontend.checkpoint == (corrected or record.model.path)
+        assert Path(str(spec.frontend.checkpoint)).is_file()
     compiled = [spec_of(path).name for path in files.values()]
     assert len(set(compiled)) == len(compiled), "the compiler files its builds by name"
     fp32 = sorted(path.name for path in folder.path.glob("*fp32*.onnx"))
