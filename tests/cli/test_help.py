@@ -12,8 +12,8 @@ import typer
 from quantkit.cli.app import GLOBAL_PANEL, app
 from quantkit.cli.commands import COMMAND_MODULES
 from quantkit.cli.groups import INPUT, METHOD, OUTPUT, RESOURCES, TARGET
-from quantkit.config.choices import MethodName, MethodOrAuto, Stage, TargetName
-from quantkit.config.method import AUTO, METHODS
+from quantkit.config.choices import Stage, TargetName
+from quantkit.config.method import AUTO, METHODS, MethodName, MethodOrAuto
 from quantkit.targets import TARGETS
 
 Command = Callable[..., tuple[str, str]]

@@ -10,7 +10,7 @@ import pytest
 
 from quantkit.config.pipeline import PRESETS, Decode, Normalize, Pad, Pipeline, ToTensor
 from quantkit.runs.folder import RunFolder
-from quantkit.workflows.compare import evaluate_models
+from quantkit.workflows.compare import compare
 from quantkit.workflows.provenance import pipeline_words
 from quantkit.workflows.report import report_data
 
@@ -54,7 +54,7 @@ def test_results_of_another_model_are_left_out(folder: Path, command: Run) -> No
     kept = json.loads(path.read_text())
 
     def shown() -> int:
-        evaluation = evaluate_models(["fp32", "int8"], run=folder / "runs/tiny", images=folder / "images")
+        evaluation = compare(["fp32", "int8"], run=folder / "runs/tiny", images=folder / "images")
         return len(report_data(evaluation).sensitivities)
 
     assert shown() == 1
@@ -67,7 +67,7 @@ def test_results_of_another_model_are_left_out(folder: Path, command: Run) -> No
 
 def test_ranges_in_a_report_are_those_of_the_file(folder: Path, command: Run) -> None:
     """Every activation of int8.onnx has one range that is used by int8, with the scale that onnx reads in the file."""
-    evaluation = evaluate_models(["fp32", "int8"], run=folder / "runs/tiny", images=folder / "images")
+    evaluation = compare(["fp32", "int8"], run=folder / "runs/tiny", images=folder / "images")
     data = report_data(evaluation)
     model = onnx.load(folder / "runs/tiny/int8.onnx")
     constants = {one.name: onnx.numpy_helper.to_array(one) for one in model.graph.initializer}
@@ -86,7 +86,7 @@ def test_tuned_models_with_rescaled_channels_have_no_drift(folder: Path, command
     recipe = made.options["recipe"] | {"equalization": 1.0}
     changed = made.model_copy(update={"options": {"recipe": recipe}})
     RunFolder(path).write(record.model_copy(update={"quantized": record.quantized | {"int8-tuned": changed}}))
-    result = evaluate_models(["fp32", "int8", "int8-tuned"], run=path, images=folder / "images").comparison
+    result = compare(["fp32", "int8", "int8-tuned"], run=path, images=folder / "images")
     assert result.candidates[0].tensors
     assert result.candidates[1].tensors == result.candidates[1].layers == ()
     assert any("tune shifted or rescaled its channels" in warning for warning in result.warnings)

@@ -103,6 +103,19 @@ def test_too_few_usable_images(three_classes: Path) -> None:
         build_calibration_set(three_classes, count=23)
 
 
+def test_count_default_fewer_images_takes_all_usable(three_classes: Path) -> None:
+    (three_classes / "emu/0.png").write_bytes(b"<html>")
+    chosen = build_calibration_set(three_classes)
+    assert len(chosen) == 22
+    assert [item.name for item in chosen.left_out] == ["emu/0.png"]
+
+
+def test_count_default_nothing_usable_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "a.jpg").write_bytes(b"no image")
+    with pytest.raises(CalibrationSetError, match=r"0 usable images, .* give a folder of images"):
+        build_calibration_set(tmp_path, unlabelled=True)
+
+
 def test_nothing_usable(tmp_path: Path) -> None:
     (tmp_path / "a.jpg").write_bytes(b"no image")
     with pytest.raises(CalibrationSetError, match=r"0 usable images, but .* give a folder of images"):

@@ -25,7 +25,7 @@ from quantkit.report.data import greatest_losses
 from quantkit.stats.solve import solve_all
 from quantkit.targets import TARGETS, VACC, Target
 from quantkit.workflows.calibrate import calibrate
-from quantkit.workflows.compare import evaluate_models
+from quantkit.workflows.compare import compare
 from quantkit.workflows.report import report
 
 PIPELINE = Pipeline(ops=(Decode(), ToTensor()))
@@ -142,10 +142,8 @@ def test_a_float_model_has_no_local_drift_and_no_images_give_none(chain: Chain) 
 
 def test_comparison_and_report_name_the_spoilt_layer_first(chain: Chain, monkeypatch: pytest.MonkeyPatch) -> None:
     save_model(chain.spoilt(TARGETS["ort"]), chain.folder / "spoilt.onnx")
-    evaluation = evaluate_models(
-        ["fp32", chain.folder / "spoilt.onnx"], run=chain.run, images=chain.images, drift_images=8
-    )
-    told = evaluation.comparison.to_json()["models"]
+    evaluation = compare(["fp32", chain.folder / "spoilt.onnx"], run=chain.run, images=chain.images, drift_images=8)
+    told = evaluation.to_json()["models"]
     assert "worst_layers" not in told[0]
     assert told[1]["worst_layers"][0]["name"] == "br"
     seen = []
@@ -164,7 +162,5 @@ def test_comparison_and_report_name_the_spoilt_layer_first(chain: Chain, monkeyp
 
 def test_comparing_without_drift_measures_no_layer(chain: Chain) -> None:
     save_model(chain.spoilt(TARGETS["ort"]), chain.folder / "spoilt.onnx")
-    evaluation = evaluate_models(
-        ["fp32", chain.folder / "spoilt.onnx"], run=chain.run, images=chain.images, drift_images=0
-    )
-    assert evaluation.comparison.candidates[0].layers == ()
+    evaluation = compare(["fp32", chain.folder / "spoilt.onnx"], run=chain.run, images=chain.images, drift_images=0)
+    assert evaluation.candidates[0].layers == ()

@@ -135,7 +135,7 @@ def test_the_card_gets_its_corrected_biases_in_an_fp32_model(run: Path, tmp_path
     done = calibrate(tmp_path / "tiny.onnx", tmp_path / "set.csv", PIPELINE, run=tmp_path / "card", target=VACC)
     corrected_fp32 = tmp_path / "card" / "fp32-vacc.onnx"
     assert done.quantized.corrected_fp32 == corrected_fp32
-    assert read_spec(Document.load(tmp_path / "card" / "vamc.yaml")).source.checkpoint == str(corrected_fp32)
+    assert read_spec(Document.load(tmp_path / "card" / "vamc.yaml")).frontend.checkpoint == str(corrected_fp32)
     again = calibrate(
         corrected_fp32,
         tmp_path / "set.csv",

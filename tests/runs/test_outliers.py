@@ -78,7 +78,7 @@ def run_on(place: Path, **options: Any) -> Calibration:
 
 def build_count(run: Path) -> int | None:
     """Return how many images the build file has the compiler take."""
-    return read_spec(Document.load(run / "vamc.yaml")).data.count
+    return read_spec(Document.load(run / "vamc.yaml")).dataset.count
 
 
 def scales(path: Path) -> list[bytes]:

@@ -24,7 +24,7 @@ from quantkit.errors import ConfigError, ModelError
 from quantkit.search.budget import FloatBudget
 from quantkit.search.stages import Goal
 from quantkit.workflows.calibrate import calibrate
-from quantkit.workflows.compare import evaluate_models
+from quantkit.workflows.compare import compare
 from quantkit.workflows.evaluate import evaluate
 from quantkit.workflows.sensitivity import sensitivity
 from quantkit.workflows.tune import TuneOptions, tune
@@ -293,11 +293,11 @@ def test_any_classifier_is_scored_and_quantized_as_its_file_says(name: str, imag
     assert sqnr_db(reference, integer) > LEAST_DB
     assert len(made.quantized.plan.layers) == 3
 
-    evaluation = evaluate_models(["fp32", "int8"], run=run, images=images, threads=1)
+    evaluation = compare(["fp32", "int8"], run=run, images=images, threads=1)
     ours = evaluation.answers[1].predictions
     np.testing.assert_array_equal(ours.top1, integer.argmax(axis=1))
     assert evaluation.answers[1].tensors
-    agreement = evaluation.comparison.candidates[0].versus
+    agreement = evaluation.candidates[0].versus
     assert agreement is not None
     assert agreement.agreement == pytest.approx(100 * (integer.argmax(1) == reference.argmax(1)).mean())
 
@@ -326,8 +326,8 @@ def test_types_without_kernels_are_evaluated_in_float32(dtype: int, images: Path
     calibration = calibrate(model, chosen, PLAIN, run=tmp_path / "run", threads=1)
     assert ends(calibration.quantized.path) == ends(model)
     assert any("tensors are computed in float32" in note for note in calibration.notes)
-    evaluation = evaluate_models(["fp32", "int8"], run=tmp_path / "run", images=images, threads=1)
-    assert evaluation.comparison.candidates[0].tensors
+    evaluation = compare(["fp32", "int8"], run=tmp_path / "run", images=images, threads=1)
+    assert evaluation.candidates[0].tensors
     if dtype == DOUBLE:  # numpy has it, so the int8 file can be fed directly
         integer = answers(calibration.quantized.path, kind, pictures)
         assert sqnr_db(reference, integer) > LEAST_DB

@@ -24,7 +24,7 @@ from quantkit.evaluation.measure_drift import Drifts, measure_drift
 from quantkit.evaluation.result import Comparison
 from quantkit.graph.model import read_model
 from quantkit.workflows.calibrate import calibrate
-from quantkit.workflows.compare import compare, evaluate_models
+from quantkit.workflows.compare import compare
 from quantkit.workflows.report import report
 
 PIPELINE = Pipeline(ops=(Decode(), ToTensor()))
@@ -108,8 +108,8 @@ def test_drift_of_another_tools_qdq_is_that_of_the_rounded_tensors(folder: Path)
 @pytest.mark.parametrize("candidate", ["fp32.onnx", "run/int8.onnx", "qdq.onnx", "qop.onnx"])
 def test_any_model_can_be_the_reference(reference: str, candidate: str, folder: Path, tmp_path: Path) -> None:
     models = [f"one={folder / reference}", f"other={folder / candidate}"]
-    evaluation = evaluate_models(models, images=folder / "images", pipeline=PIPELINE)
-    result = evaluation.comparison
+    evaluation = compare(models, images=folder / "images", pipeline=PIPELINE)
+    result = evaluation
     assert [model.name for model in result.models] == ["one", "other"]
     other = result.candidates[0]
     assert other.versus is not None
@@ -148,8 +148,8 @@ def test_quantized_models_compare_every_tensor_once(folder: Path) -> None:
 
 
 def test_models_of_a_run_take_a_quantized_reference(folder: Path, tmp_path: Path) -> None:
-    evaluation = evaluate_models(["int8", "fp32"], run=folder / "run", images=folder / "images")
-    assert evaluation.comparison.reference.name == "int8"
+    evaluation = compare(["int8", "fp32"], run=folder / "run", images=folder / "images")
+    assert evaluation.reference.name == "int8"
     report(evaluation, tmp_path / "report.html")
 
 
@@ -170,14 +170,14 @@ def test_results_of_a_card_as_reference_give_the_figures_of_the_model_they_are_o
     datalist = card_results(folder, folder / "fp32.onnx", tmp_path / "card")
     models: list[Any] = [f"card={tmp_path / 'card'}", f"int8={folder / 'run/int8.onnx'}"]
     places: dict[str, Any] = {"images": folder / "images"}
-    evaluation = evaluate_models(models, **places, pipeline=PIPELINE, datalist=datalist)
+    evaluation = compare(models, **places, pipeline=PIPELINE, datalist=datalist)
     of_model = compare([f"card={folder / 'fp32.onnx'}", models[1]], **places, pipeline=PIPELINE, drift_images=0)
-    result = evaluation.comparison
+    result = evaluation
     assert result.candidates[0].versus == of_model.candidates[0].versus
     assert not result.candidates[0].tensors
     assert any("card is a result of a card, so the drift" in warning for warning in result.warnings)
     for run in (None, folder / "run"):
-        again = evaluate_models(models, **places, run=run, pipeline=PIPELINE, datalist=datalist, latency=True)
+        again = compare(models, **places, run=run, pipeline=PIPELINE, datalist=datalist, latency=True)
         report(again, tmp_path / "report.html")
         assert "card" in (tmp_path / "report.html").read_text(encoding="utf-8")
 

@@ -31,7 +31,7 @@ from quantkit.search.budget import FloatBudget
 from quantkit.search.stages import Goal
 from quantkit.stats.file import load_statistics, save_statistics
 from quantkit.workflows.calibrate import calibrate
-from quantkit.workflows.compare import compare, evaluate_models
+from quantkit.workflows.compare import compare
 from quantkit.workflows.evaluate import evaluate
 from quantkit.workflows.quantize_task import QuantizeOptions
 from quantkit.workflows.report import report
@@ -229,8 +229,8 @@ def test_statistics_without_a_device_are_of_the_cpu(run: Path, tmp_path: Path) -
 
 
 def test_results_name_the_provider_that_answered(run: Path, images: Path, openvino: Device, tmp_path: Path) -> None:
-    done = evaluate_models(["fp32", "int8"], run=run, images=images, drift_images=0, device=openvino)
-    models = done.comparison.to_json()["models"]
+    done = compare(["fp32", "int8"], run=run, images=images, drift_images=0, device=openvino)
+    models = done.to_json()["models"]
     assert [note for note in done.notes if "runs on openvino (OpenVINOExecutionProvider, precision=FP32)" in note]
     for one in models:
         assert one["ran_on"]["device"] == "openvino"

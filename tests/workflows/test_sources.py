@@ -24,7 +24,7 @@ from quantkit.search.budget import FloatBudget
 from quantkit.search.stages import Goal
 from quantkit.stats.file import load_statistics
 from quantkit.workflows.calibrate import calibrate
-from quantkit.workflows.compare import compare, evaluate_models
+from quantkit.workflows.compare import compare
 from quantkit.workflows.evaluate import accuracy_of, evaluate
 from quantkit.workflows.quantize import quantize
 from quantkit.workflows.report import report
@@ -200,7 +200,7 @@ def test_report_over_a_zip_has_thumbnails(place: Place) -> None:
     run = calibrate(place.model, chosen, PIPELINE, run=place.folder / "run").run
     other = tiny_model(place.folder / "other.onnx", seed=5)
     for images in (write_zip(place.folder / "a.zip", place.pictures), place.arrays()):
-        evaluation = evaluate_models(["fp32", other], run=run, images=images)
+        evaluation = compare(["fp32", other], run=run, images=images)
         report(evaluation, place.folder / "report.html")
         assert "data:image/jpeg;base64," in (place.folder / "report.html").read_text()
 

@@ -35,8 +35,8 @@ from quantkit.search.stages import Goal, Verdict
 from quantkit.search.tuning_data import SELECTION_STRIDE, tuning_data
 from quantkit.targets import ORT, VACC
 from quantkit.vendors.vacc.convert import read_spec
+from quantkit.vendors.vacc.dialects import BuildSpec
 from quantkit.vendors.vacc.document import Document
-from quantkit.vendors.vacc.spec import BuildSpec
 from quantkit.workflows.calibrate import calibrate
 from quantkit.workflows.compare import compare
 from quantkit.workflows.quantize_task import QuantizeOptions
@@ -257,7 +257,7 @@ def test_tune_files_for_the_compiler_match_the_simulation(run: Path, tmp_path: P
     best = done.outcome.best.recipe
     assert done.fp32 == tmp_path / "better.onnx"
     spec = spec_of(build_file(done))
-    assert spec.source.checkpoint == str(tmp_path / "better.onnx")
+    assert spec.frontend.checkpoint == str(tmp_path / "better.onnx")
     calibrate(
         done.fp32,
         tmp_path / "set.csv",
@@ -266,9 +266,9 @@ def test_tune_files_for_the_compiler_match_the_simulation(run: Path, tmp_path: P
         method=best.method,
         target=VACC,
         options=QuantizeOptions(
-            per_channel=spec.calibration.per_channel,
-            power_of_two=spec.calibration.weight_scale == "power2",
-            skip=tuple(f"conv:{index}" for index in spec.calibration.skip_conv_layers or ()),
+            per_channel=spec.backend.quantize.quantize_per_channel,
+            power_of_two=spec.backend.quantize.weight_scale == "power2",
+            skip=tuple(f"conv:{index}" for index in spec.backend.quantize.skip_conv_layers or ()),
             bias_correction=False,
         ),
     )
@@ -278,9 +278,11 @@ def test_tune_files_for_the_compiler_match_the_simulation(run: Path, tmp_path: P
 def test_the_skipped_convolutions_are_named_by_index(run: Path) -> None:
     done = vacc(run)
     spec = spec_of(build_file(done))
-    model = prepare(read_model(Path(str(spec.source.checkpoint)))).model
+    model = prepare(read_model(Path(str(spec.frontend.checkpoint)))).model
     convs = conv2d_nodes(model.graph)
-    assert [convs[index] for index in spec.calibration.skip_conv_layers or ()] == list(done.outcome.best.recipe.skip)
+    assert [convs[index] for index in spec.backend.quantize.skip_conv_layers or ()] == list(
+        done.outcome.best.recipe.skip
+    )
 
 
 def test_the_layer_of_input_folding_is_explained(run: Path) -> None:
@@ -304,7 +306,7 @@ def test_rescaling_alone_keeps_the_function(run: Path) -> None:
 def test_without_rewriting_the_card_gets_the_original(run: Path, tmp_path: Path) -> None:
     done = vacc(run, rewrite=False)
     assert done.fp32 is None
-    assert spec_of(build_file(done)).source.checkpoint == str((tmp_path / "tiny.onnx").resolve())
+    assert spec_of(build_file(done)).frontend.checkpoint == str((tmp_path / "tiny.onnx").resolve())
     assert {one.stage for one in done.trials} <= {"default", "method", "precision"}
 
 

@@ -8,23 +8,21 @@ from vacc_files import BUILD, COMPILE, LATER_BUILD, changed
 
 from quantkit.errors import VendorFileError
 from quantkit.vendors.vacc.convert import convert, framework_of, read_spec
-from quantkit.vendors.vacc.dialects import CompileDialect, dialect_of, read_file
+from quantkit.vendors.vacc.dialects import CompileDialect, CompileOptions, ExtraOps, dialect_of, read_file
 from quantkit.vendors.vacc.document import Document
-from quantkit.vendors.vacc.spec import Head
 
 
 def test_a_compile_file_as_a_spec() -> None:
     spec = read_spec(Document.parse(COMPILE))
-    assert (spec.name, spec.backend, spec.precision) == ("small_int8", "vacc", "int8")
-    assert spec.source is not None
-    assert (spec.source.checkpoint, spec.source.framework) == ("small.onnx", "onnx")
-    assert spec.source.inputs == {"input.1": [1, 3, 224, 224]}
-    assert spec.calibration is not None
-    assert (spec.calibration.method, spec.calibration.per_channel) == ("percentile", True)
-    assert spec.calibration.options == {"house_option": {"a": 1}}
-    assert spec.data is not None
-    assert (spec.data.path, spec.data.suffix, spec.data.count) == ("photos", "JPEG", 1000)
-    assert spec.head == Head(type="softmax")
+    assert (spec.name, spec.backend.type, spec.backend.dtype) == ("small_int8", "tvm_vacc", "int8")
+    assert (spec.frontend.checkpoint, spec.frontend.type) == ("small.onnx", "onnx")
+    assert spec.inputs == {"input.1": [1, 3, 224, 224]}
+    assert spec.backend.quantize is not None
+    assert (spec.backend.quantize.calibrate_mode, spec.backend.quantize.quantize_per_channel) == ("percentile", True)
+    assert spec.backend.quantize.model_extra == {"house_option": {"a": 1}}
+    assert spec.dataset is not None
+    assert (spec.dataset.path, spec.dataset.sampler.suffix, spec.dataset.count) == ("photos", "JPEG", 1000)
+    assert spec.graph.extra_ops == ExtraOps(type="softmax")
 
 
 def test_build_and_compile_say_the_same() -> None:
@@ -72,7 +70,7 @@ def test_other_precisions_are_converted_to_the_later_build_files() -> None:
     calibration = {"calibrate_mode": "percentile", "quantize_per_channel": True, "house_option": {"a": 1}}
     assert engine["calibration"] == calibration
     back = read_spec(Document.parse(rendering.text))
-    assert back.precision == "fp16int8"
+    assert back.backend.dtype == "fp16int8"
     own = convert(changed(LATER_BUILD, ("dtype: int8", "dtype: fp16int8")), "build")
     assert read_spec(Document.parse(own.text)) == read_spec(changed(LATER_BUILD, ("dtype: int8", "dtype: fp16int8")))
 
@@ -175,13 +173,13 @@ def test_framework_follows_from_the_file_name(checkpoint: Any, framework: str | 
 
 def test_later_build_files_mean_what_the_earlier_ones_mean() -> None:
     later, earlier = read_spec(changed(LATER_BUILD)), read_spec(changed(BUILD))
-    assert later.compile_options == {"data_transport_mode": 1}
-    assert later.model_copy(update={"compile_options": {}}) == earlier
+    assert later.backend.compile == CompileOptions(data_transport_mode=1)
+    assert later.model_copy(update={"backend": later.backend.model_copy(update={"compile": None})}) == earlier
     nms = ("add_extra_ops_to_graph:\n    type: null", "extra_ops:\n    type: yolov5_nms")
-    head = read_spec(changed(LATER_BUILD, nms)).head
+    head = read_spec(changed(LATER_BUILD, nms)).graph.extra_ops
     assert head is not None
     assert head.type == "yolov5_nms"
-    assert read_spec(changed(LATER_BUILD, ("dtype: int8", "dtype: fp16"))).precision == "fp16"
+    assert read_spec(changed(LATER_BUILD, ("dtype: int8", "dtype: fp16"))).backend.dtype == "fp16"
 
 
 @pytest.mark.shared
@@ -210,3 +208,11 @@ def test_every_shared_file_written_again_means_the_same(shared_vacc: Path) -> No
         own = convert(document, dialect_of(document))
         assert read_spec(Document.parse(own.text)) == spec, path
         assert document.text == path.read_text(encoding="utf-8"), path
+
+
+def test_values_that_have_no_place_are_noted() -> None:
+    rendering = convert(changed(BUILD, ("type: vacc", "type: vacc\n  quantize: 3")), "compile")
+    assert rendering.data["backend"]["quantize"] == {"calibrate_mode": "percentile", "quantize_per_channel": True}
+    assert rendering.notes == (
+        "backend.quantize: another value is left out, because a key of the same meaning is given",
+    )

@@ -279,7 +279,7 @@ def test_where_the_compiled_model_lies() -> None:
     compile_, build = read_spec(Document.parse(COMPILE)), read_spec(Document.parse(BUILD))
     assert compiled_model(compile_, "compile") == "deploy_weights/small_int8/mod"
     assert compiled_model(build, "build") == "deploy_weights/small-int8-percentile-3_224_224-vacc/small"
-    floating = build.model_copy(update={"precision": "fp16"})
+    floating = build.model_copy(update={"backend": build.backend.model_copy(update={"dtype": "fp16"})})
     assert compiled_model(floating, "build") == "deploy_weights/small-fp16-none-3_224_224-vacc/small"
     assert picture_size(compile_) == (3, 224, 224)
     with pytest.raises(VendorFileError, match="has no name or no workspace"):

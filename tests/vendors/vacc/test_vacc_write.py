@@ -65,21 +65,19 @@ def test_what_is_written_is_read(dialect: Any, method: Method, more: dict[str, A
     expected = {"percentile": "percentile", "kl": "kl_divergence", "minmax": "max", "mse": "mse"}[
         {Percentile: "percentile", Kl: "kl", MinMax: "minmax", Mse: "mse"}[type(method)]
     ]
-    assert spec.calibration is not None
-    assert spec.calibration.method == expected
-    assert spec.calibration.fraction == (0.9995 if isinstance(method, Percentile) else None)
-    assert spec.calibration.per_channel == more.get("per_channel", True)
-    assert spec.calibration.skip_conv_layers == ([2, 9] if "skip_conv_layers" in more else None)
-    assert (spec.head is not None) == ("softmax" in more)
-    assert spec.data is not None
-    assert spec.data.ops == list(ops_from_pipeline(PRESETS["imagenet"]).ops)
+    assert spec.backend.quantize is not None
+    assert spec.backend.quantize.calibrate_mode == expected
+    assert spec.backend.quantize.calibrate_range == (0.9995 if isinstance(method, Percentile) else None)
+    assert spec.backend.quantize.quantize_per_channel == more.get("per_channel", True)
+    assert spec.backend.quantize.skip_conv_layers == ([2, 9] if "skip_conv_layers" in more else None)
+    assert (spec.graph.extra_ops is not None) == ("softmax" in more)
+    assert spec.dataset is not None
+    assert spec.dataset.process_ops == list(ops_from_pipeline(PRESETS["imagenet"]).ops)
     assert spec.workspace is not None
     assert spec.workspace.path == more.get("workspace", "./deploy_weights/")
-    assert spec.source is not None
-    assert build.spec.source is not None
     # The build dialect has no place for the type of the inputs; everything else reads back as it was given.
-    source = build.spec.source.model_copy(update={} if dialect == "compile" else {"dtype": None})
-    kept = build.spec.model_copy(update={"source": source})
+    frontend = build.spec.frontend.model_copy(update={} if dialect == "compile" else {"dtype": None})
+    kept = build.spec.model_copy(update={"frontend": frontend})
     assert spec == kept
     errors = [finding for finding in check_document(document, dialect) if finding.severity == "error"]
     assert errors == []

@@ -62,12 +62,14 @@ def test_the_best_agrees_most_and_the_file_holds_its_options(advice: Advice, run
     assert told["best"]["quantize_per_channel"] is True
     assert min(one["chosen_on"]["agreement"] for one in told["candidates"]) < 99.0
     assert advice.path == run / "vamc-advised.yaml"
-    calibration = read_spec(Document.load(advice.path)).calibration
+    calibration = read_spec(Document.load(advice.path)).backend.quantize
     assert calibration is not None
-    assert (calibration.method, calibration.per_channel, calibration.weight_scale) == options_of(told["best"])
+    assert (calibration.calibrate_mode, calibration.quantize_per_channel, calibration.weight_scale) == options_of(
+        told["best"]
+    )
     assert calibration.skip_conv_layers is None
-    if calibration.method == "percentile":
-        assert calibration.fraction == 0.9999
+    if calibration.calibrate_mode == "percentile":
+        assert calibration.calibrate_range == 0.9999
 
 
 def test_the_figures_are_those_of_a_comparison_of_either_half(advice: Advice, run: Path, tmp_path: Path) -> None:
