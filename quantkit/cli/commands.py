@@ -22,7 +22,7 @@ _COMMANDS = {
     "eval": "Print a model's top-1 and top-5 accuracy. Resumable; scores are cached.",
     "compare": "Compare models on the same images: accuracy, its difference with a 95 % interval, agreement, drift.",
     "report": "Write an HTML report of a run: its models compared with fp32, drift, sensitivity, tuning, coverage.",
-    "relink": "Record new locations of the model, calibration set or images of a run, after checking their digests.",
+    "relink": "Record where model, calibration set and images of a moved run are; update the paths in its build files.",
     "export": "Write a torch classifier as ONNX, checked against torch; needs the extra ``torch``.",
     "preset": "Show preprocessing presets, and create preset files from hub configs.",
     "preprocess": "Find out the preprocessing of a model; quantkit preset shows and makes presets.",

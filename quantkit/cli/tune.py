@@ -204,7 +204,8 @@ def _table(done: "Tuning") -> "Table":
     from quantkit.report.tables import plain_table, points
 
     figures = ("KL, 1e-3", "SQNR, dB", "Δ top-1, points", "agree", "float")
-    table = plain_table("trials; difference to fp32 with its 95 % interval", ["recipe"], figures)
+    title = "trials: KL and SQNR on calibration images; difference to fp32 with its 95 % interval on held-out images"
+    table = plain_table(title, ["recipe"], figures)
     for one in done.trials:
         evaluated = one.holdout
         near = [f"{1e3 * one.closeness.kl:.3g}", f"{one.closeness.sqnr_db:.1f}"]

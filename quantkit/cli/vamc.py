@@ -99,6 +99,13 @@ class BuildOptions:
     per_channel: PerChannelOption = None
     weight_scale: Annotated[Literal["max", "power2"] | None, typer.Option(help="Rule for weight scales.")] = None
     skip_conv: Annotated[list[int] | None, typer.Option(help="Leave this convolution in float, by index.")] = None
+    bias_correction: Annotated[
+        bool,
+        typer.Option(
+            "--bias-correction/--no-bias-correction",
+            help="Name the fp32 model with corrected biases, if the run has one for these options.",
+        ),
+    ] = True
     suffix: Annotated[
         str | None, typer.Option(help="Suffix of the calibration files.", show_default="that of the files")
     ] = None
@@ -206,7 +213,8 @@ def _build(
 ) -> "tuple[BuildFile, Pipeline | None]":
     """Return the build file, and the preprocessing where it is known."""
     from quantkit.config.method import Percentile
-    from quantkit.workflows.vacc.build_file import vamc_fp16, vamc_of_model, vamc_of_run
+    from quantkit.workflows.vacc.build_file import vamc_of_run
+    from quantkit.workflows.vacc.build_of_model import vamc_fp16, vamc_of_model
 
     options, method = given.vamc_options(), given.method_of_compiler()
     if run is not None:
@@ -215,7 +223,12 @@ def _build(
                 "a run has its model and preprocessing", where="--run", fix="drop --model, --preset and --exif"
             )
         return vamc_of_run(
-            run, method=method, per_channel=given.per_channel, skip_convs=given.skip_conv or None, options=options
+            run,
+            method=method,
+            per_channel=given.per_channel,
+            skip_convs=given.skip_conv or None,
+            bias_correction=given.bias_correction,
+            options=options,
         )
     if model is None:
         raise UsageError("no model was given", where="--model", fix="give --model, or --run of a calibrated run")
