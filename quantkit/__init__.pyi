@@ -108,6 +108,7 @@ from quantkit.targets import ORT as ORT
 from quantkit.targets import TENSORRT as TENSORRT
 from quantkit.targets import VACC as VACC
 from quantkit.targets import Target as Target
+from quantkit.vendors.vacc.write import VamcOptions as VamcOptions
 from quantkit.workflows.backends import Backend as Backend
 from quantkit.workflows.calibrate import Calibration as Calibration
 from quantkit.workflows.calibrate import calibrate as calibrate
@@ -138,7 +139,6 @@ from quantkit.workflows.tune import TuneOptions as TuneOptions
 from quantkit.workflows.tune import Tuning as Tuning
 from quantkit.workflows.tune import tune as tune
 from quantkit.workflows.vacc.backend import VaccBackend as VaccBackend
-from quantkit.workflows.vacc.build_file import VamcOptions as VamcOptions
 from quantkit.workflows.vacc.device_results import DeviceResults as DeviceResults
 
 __all__: list[str]

@@ -44,8 +44,8 @@ def advise(
     """Simulate every combination of compiler options on images, and write the best one as a build file."""
     from quantkit.cli.evaluation_settings import comparison_settings
     from quantkit.runs.folder import FP32
+    from quantkit.vendors.vacc.write import VamcOptions
     from quantkit.workflows.project import load_project
-    from quantkit.workflows.vacc.build_file import VamcOptions
     from quantkit.workflows.vacc.compiler_simulator import MODEL_OF_THE_COMPILER
     from quantkit.workflows.vacc.search_options import advise as step
 

@@ -2,7 +2,7 @@
 
 import json
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -27,8 +27,7 @@ if TYPE_CHECKING:
     from quantkit.config.method import Method
     from quantkit.config.pipeline import Pipeline
     from quantkit.vendors.vacc.check import FileReport
-    from quantkit.vendors.vacc.write import BuildFile
-    from quantkit.workflows.vacc.build_file import VamcOptions
+    from quantkit.vendors.vacc.write import BuildFile, VamcOptions
 
 vamc = sub_app("vamc", "Write, check and convert build files of the VACC compiler.")
 
@@ -150,8 +149,7 @@ class BuildOptions:
         Raises:
             UsageError: options of the calibration are given for an fp16 build.
         """
-        from quantkit.vendors.vacc.write import CompilerSettings
-        from quantkit.workflows.vacc.build_file import VamcOptions
+        from quantkit.vendors.vacc.write import VamcOptions
 
         calibration = {name: getattr(self, name) for name in _CALIBRATION}
         calibration["overflow_adaptive"] = self.overflow_adaptive or None
@@ -160,15 +158,8 @@ class BuildOptions:
             options = " ".join(f"--{name.replace('_', '-')}" for name in unused)
             fix = "drop the option, or write --dtype int8"
             raise UsageError("an fp16 build has no calibration", where=options, fix=fix)
-        own = ("dialect", "calibration_folder", "suffix", "count", "weight_scale", "softmax", "name", "workspace")
-        compiler = ("cluster_mode", "data_transport_mode", "calibrate_chunk_by", "overflow_adaptive")
-        return VamcOptions(
-            **{name: getattr(self, name) for name in own},
-            precision=self.dtype,
-            compiler=CompilerSettings(
-                **{name: getattr(self, name) for name in compiler}, skip_matmul_layers=tuple(self.skip_matmul or ())
-            ),
-        )
+        same = {one.name: getattr(self, one.name) for one in fields(VamcOptions) if hasattr(self, one.name)}
+        return VamcOptions(**same, precision=self.dtype, skip_matmul_layers=tuple(self.skip_matmul or ()))
 
 
 _CALIBRATION = (

@@ -22,13 +22,13 @@ from quantkit.search import method_selection
 from quantkit.search.method_selection import CANDIDATES, MethodSelection
 from quantkit.stats.solve import solve_all
 from quantkit.targets import ORT, VACC
+from quantkit.vendors.vacc.write import VamcOptions
 from quantkit.workflows import auto_method
 from quantkit.workflows.calibrate import calibrate
 from quantkit.workflows.quantize import quantize
 from quantkit.workflows.quantize_task import QuantizeOptions, QuantizeTask
 from quantkit.workflows.quantized_files import method_of_run
 from quantkit.workflows.vacc.backend import VaccBackend
-from quantkit.workflows.vacc.build_file import VamcOptions
 
 PIPELINE = Pipeline(ops=(Decode(), ToTensor()))
 COMPARING = ("comparing methods", "models")

@@ -16,14 +16,13 @@ from quantkit.runs.outliers import set_without_outliers
 from quantkit.search.budget import FloatBudget
 from quantkit.targets import VACC
 from quantkit.vendors.vacc.card_preprocessing import card_warning
-from quantkit.vendors.vacc.write import COMPILER_METHODS
+from quantkit.vendors.vacc.write import COMPILER_METHODS, VamcOptions
 from quantkit.workflows.backends import BackendFiles, QuantizedRun, TunedModel
 from quantkit.workflows.vacc.build_file import (
     ADVISED,
     BUILD_FILE,
     CARD_SET,
     VDSP,
-    VamcOptions,
     build_file_name,
     build_of_plan,
     build_of_run,

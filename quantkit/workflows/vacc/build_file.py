@@ -4,7 +4,6 @@ import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal
 
 import onnx_ir as ir
 
@@ -21,10 +20,8 @@ from quantkit.vendors.vacc.vdsp import vdsp_from_pipeline
 from quantkit.vendors.vacc.write import (
     Build,
     BuildFile,
-    CompilerSettings,
     Int8,
-    Precision,
-    WeightScale,
+    VamcOptions,
     file_shape,
     write_build_file,
 )
@@ -40,42 +37,6 @@ VDSP = "vdsp_params.json"
 CARD_SET = "calibration.csv"
 # The file of `quantkit vamc advise`.
 ADVISED = "vamc-advised.yaml"
-
-
-@dataclass(frozen=True, kw_only=True)
-class VamcOptions:
-    """Options of the build file.
-
-    Attributes:
-        dialect: of ``vamc build`` or of ``vamc compile``.
-        calibration_folder: folder of the calibration images for the compiler; by default ``calibration`` in the run
-            folder.
-        suffix: suffix of the calibration files; by default that of the run's images.
-        count: number of calibration files; by default the size of the run's set.
-        weight_scale: rule for weight scales; by default power2 if the run's are powers of two, else the compiler's
-            default.
-        softmax: append a softmax to the graph.
-        name: name of the compiled model; by default the model's file name, with ``_fp16`` appended for fp16.
-        workspace: folder of the compiled model.
-        precision: int8, or fp16 without calibration.
-        compiler: further options of the compiler.
-
-    Example:
-        >>> import quantkit
-        >>> quantkit.VamcOptions(dialect="build").precision
-        'int8'
-    """
-
-    dialect: Literal["build", "compile"] = "compile"
-    calibration_folder: Path | None = None
-    suffix: str | None = None
-    count: int | None = None
-    weight_scale: WeightScale | None = None
-    softmax: bool = False
-    name: str | None = None
-    workspace: str = "./deploy_weights/"
-    precision: Precision = "int8"
-    compiler: CompilerSettings = field(default_factory=CompilerSettings)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -216,21 +177,8 @@ def fp16_build(model: str, input_name: str, shape: Sequence[int], options: VamcO
     """Return the fp16 build file of a model."""
     # The int8 model has the model's own name in the same workspace.
     name = options.name or f"{Path(model).stem}_fp16"
-    return write_build_file(compiler_build(model, name, input_name, shape, options), None)
-
-
-def compiler_build(checkpoint: str, name: str, input_name: str, shape: Sequence[int], options: VamcOptions) -> Build:
-    """Return what a build file says of the model and the compiler."""
-    return Build(
-        name=name,
-        checkpoint=checkpoint,
-        input_name=input_name,
-        input_shape=shape,
-        dialect=options.dialect,
-        softmax=options.softmax,
-        workspace=options.workspace,
-        settings=options.compiler,
-    )
+    build = Build(name=name, checkpoint=model, input_name=input_name, input_shape=shape, options=options)
+    return write_build_file(build, None)
 
 
 def build_of_run(
@@ -307,8 +255,6 @@ def build_of_plan(
     integer = {layer.node for layer in plan.layers}
     count = options.count or record.set.images - left_out
     made_by = None if options.calibration_folder is not None else materialize_command(folder, record, images, left_out)
-    source = record.model.path if checkpoint is None else str(checkpoint.resolve())
-    shape = file_shape(record.model.layout, record.pipeline.channels, *_size(record))
     calibration = Int8(
         pipeline=record.pipeline,
         method=method,
@@ -318,8 +264,14 @@ def build_of_plan(
         skip_conv_layers=[index for node, index in plan.conv_index.items() if node not in integer],
         data_comment=None if made_by is None else f"made by: {made_by}",
     )
-    name = (options.name or Path(record.model.path).stem) + _name_suffix(record, model)
-    build = write_build_file(compiler_build(source, name, record.model.input, shape, options), calibration)
+    compiled = Build(
+        name=(options.name or Path(record.model.path).stem) + _name_suffix(record, model),
+        checkpoint=record.model.path if checkpoint is None else str(checkpoint.resolve()),
+        input_name=record.model.input,
+        input_shape=file_shape(record.model.layout, record.pipeline.channels, *_size(record)),
+        options=options,
+    )
+    build = write_build_file(compiled, calibration)
     if made_by is None or images.is_dir() or not plan.target.compiler_calibrates:
         return build
     return replace(build, notes=(*build.notes, f"the calibration folder {images.name} is not there yet: {made_by}"))

@@ -31,9 +31,9 @@ from quantkit.runs.configuration import recorded_with
 from quantkit.runs.folder import FP32
 from quantkit.runs.inputs import model_inputs
 from quantkit.types import BoolArray
-from quantkit.vendors.vacc.write import BuildFile, WeightScale, vendor_method
+from quantkit.vendors.vacc.write import BuildFile, VamcOptions, WeightScale, vendor_method
 from quantkit.workflows.compare import ModelComparison, compare
-from quantkit.workflows.vacc.build_file import ADVISED, CompilerOptions, VamcOptions, choices_of_run, vamc_of_run
+from quantkit.workflows.vacc.build_file import ADVISED, CompilerOptions, choices_of_run, vamc_of_run
 from quantkit.workflows.vacc.compiler_simulator import MODEL_OF_THE_COMPILER, CompilerSimulator
 
 JSON_SCHEMA = 1
