@@ -244,14 +244,17 @@ class LayerScorer:
 
     def scores(self, layer: Layer) -> tuple[Float32Array, Float32Array]:
         """Return the scores with this layer alone in int8, and with all but it in int8."""
-        others = [name for name in _multiplying(self._made) if name != layer.node]
-        isolated = self._model(*others)
+        isolated = self._model(*self._others(layer))
+        return self._floats.scores(isolated, walk_to=layer.node), self.leave_one_out(layer)
+
+    def leave_one_out(self, layer: Layer) -> Float32Array:
+        """Return the scores with all layers but this one in int8."""
         # Without another layer no operator is left to quantize.
-        leave_one_out = self._model(layer.node) if others else self._prepared
-        return (
-            self._floats.scores(isolated, walk_to=layer.node),
-            self._integers.scores(leave_one_out, walk_to=layer.node),
-        )
+        model = self._model(layer.node) if self._others(layer) else self._prepared
+        return self._integers.scores(model, walk_to=layer.node)
+
+    def _others(self, layer: Layer) -> list[str]:
+        return [name for name in _multiplying(self._made) if name != layer.node]
 
     def _model(self, *in_float: str) -> ir.Model:
         return self._quantization.model(self._prepared, self._quantization.plan(self._prepared, *in_float))
