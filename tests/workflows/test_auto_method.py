@@ -180,7 +180,8 @@ def test_auto_compares_on_images_that_no_correction_is_fitted_on(
 
 
 def test_auto_choice_is_start_of_tuning_and_sensitivity(run: Path) -> None:
-    quantize(run, method=Kl(definition="relay"), out=run / "int8.onnx")
+    parent, method = run.parent, Kl(definition="relay")
+    calibrate(parent / "tiny.onnx", parent / "set.csv", PIPELINE, run=run, method=method)
     assert method_of_run(RunFolder(run).read(), ORT) == Kl(definition="relay")
     assert method_of_run(RunFolder(run).read(), VACC) == Kl(definition="relay")
 
