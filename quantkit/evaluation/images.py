@@ -88,7 +88,7 @@ def limited(found: ImageSource, limit: int | None) -> ImageSource:
         UsageError: ``limit`` is less than 1.
     """
     if limit is not None and limit < 1:
-        raise UsageError(f"{limit} images cannot be evaluated", where="limit", fix="give at least 1")
+        raise UsageError(f"{limit} images cannot be evaluated", where="--limit", fix="give at least 1")
     count = len(found.names)
     kept = count if limit is None else min(limit, count)
     return found.only([place * count // kept for place in range(kept)])
