@@ -46,7 +46,7 @@ def build(
         ),
     ] = None,
     names: Annotated[Path | None, typer.Option(help="Class names, one per line in class-index order.")] = None,
-    count: Annotated[int, typer.Option(help="Number of images.")] = 1000,
+    count: Annotated[int | None, typer.Option(help="Number of images.")] = None,
     seed: Annotated[int, typer.Option(help="Random seed of the selection.")] = 0,
     unlabelled: Annotated[
         bool, typer.Option("--unlabelled", help="Ignore labels and draw uniformly from all images.")
@@ -161,7 +161,7 @@ def _print_next_calibrate(set_: Path) -> None:
     print_next(*words)
 
 
-def _planned(labels: Path | None, names: Path | None, count: int, seed: int) -> "CalibrationSet":
+def _planned(labels: Path | None, names: Path | None, count: int | None, seed: int) -> "CalibrationSet":
     if labels is None:
         raise UsageError("neither images nor labels are given", where="calib-set build", fix="give --images DIR")
     from quantkit.data.rebuild import plan_from_file

@@ -57,7 +57,6 @@ def calibrate(
     """Run the model once over a calibration set; write statistics, ranges and the int8 model."""
     from quantkit.cli.calibration_settings import calibration_settings
     from quantkit.config.settings import Settings
-    from quantkit.runs.configuration import record_settings
     from quantkit.workflows.calibrate import calibrate as step
     from quantkit.workflows.project import load_project
 
@@ -83,7 +82,7 @@ def calibrate(
     with show_progress() as progress:
         chosen = settings.calibration_set(progress)
     _print_set(chosen, drawn=chosen != settings.set)
-    with show_progress(merged.by_name) as progress:
+    with show_progress(merged.by_name, recorded="calibrate") as progress:
         done = step(
             settings.model,
             chosen,
@@ -95,7 +94,6 @@ def calibrate(
             **where,
             progress=progress,
         )
-    record_settings(done.run, "calibrate", merged.by_name)
     about = {"run": str(done.run), "images": len(done.statistics.images)}
     session.event("result", result={**about, **done.quantized.to_json()})
     _print(done, None if chosen == settings.set else chosen)

@@ -53,7 +53,6 @@ def evaluate(
     if len(models) > 1:
         raise UsageError(f"{len(models)} models were given", fix="evaluate one at a time, or use quantkit compare")
     from quantkit.cli.evaluation_settings import cache_folder, evaluation_settings
-    from quantkit.runs.configuration import record_settings
     from quantkit.workflows.evaluate import evaluate as step
     from quantkit.workflows.evaluate import parse_shard
     from quantkit.workflows.project import load_project
@@ -66,7 +65,7 @@ def evaluate(
     merged.add("shard", shard, given=shard)
     merged.add("limit", limit, given=limit)
     execution.show(merged)
-    with show_progress(merged.by_name) as progress:
+    with show_progress(merged.by_name, recorded="eval") as progress:
         done = step(
             models[0],
             **settings.arguments(),
@@ -77,8 +76,6 @@ def evaluate(
             **where,
             progress=progress,
         )
-    if settings.run is not None:
-        record_settings(settings.run, f"eval {done.name}", merged.by_name)
     fresh = len(done.predictions) - done.kept
     if fresh:
         before = f" ({done.kept} were cached)" if done.kept else ""

@@ -217,7 +217,7 @@ def write(
             options=options,
         )
     notes = build.notes
-    written = build.spec.data is not None and build.spec.data.ops is not None
+    written = build.spec.dataset is not None and build.spec.dataset.process_ops is not None
     if pipeline is not None and written and (warning := card_warning(pipeline)):
         notes += (warning,)
     if vdsp is not None and pipeline is not None:

@@ -19,8 +19,8 @@ from quantkit.search.stages import Goal
 from quantkit.targets import ORT, TENSORRT, VACC, Target
 from quantkit.vendors.vacc.check import check_file
 from quantkit.vendors.vacc.convert import read_spec
+from quantkit.vendors.vacc.dialects import BuildSpec
 from quantkit.vendors.vacc.document import Document
-from quantkit.vendors.vacc.spec import BuildSpec
 from quantkit.vendors.vacc.write import vendor_method
 from quantkit.workflows.calibrate import calibrate
 from quantkit.workflows.quantize import quantize
@@ -87,15 +87,16 @@ def check_run(place: Path) -> None:
     for name, path in files.items():
         assert not check_file(path).count("error"), path
         spec = spec_of(path)
-        assert spec.calibration is not None
-        assert spec.source is not None
+        assert spec.backend.quantize is not None
         if (made := record.quantized.get(owner[name])) is not None:
             method = method_of(made)
-            assert spec.calibration.method == vendor_method(method)
-            assert spec.calibration.fraction == (method.fraction if isinstance(method, Percentile) else None)
+            assert spec.backend.quantize.calibrate_mode == vendor_method(method)
+            assert spec.backend.quantize.calibrate_range == (
+                method.fraction if isinstance(method, Percentile) else None
+            )
             corrected = None if made.fp32 is None else str((folder.path / made.fp32).resolve())
-            assert spec.source.checkpoint == (corrected or record.model.path)
-        assert Path(str(spec.source.checkpoint)).is_file()
+            assert spec.frontend.checkpoint == (corrected or record.model.path)
+        assert Path(str(spec.frontend.checkpoint)).is_file()
     compiled = [spec_of(path).name for path in files.values()]
     assert len(set(compiled)) == len(compiled), "the compiler files its builds by name"
     fp32 = sorted(path.name for path in folder.path.glob("*fp32*.onnx"))
@@ -242,12 +243,12 @@ def test_build_file_written_for_options_that_a_model_has_is_that_models_file(pla
     assert kl.text == (run / "vamc-kl.yaml").read_text()
     for options in ({"method": Mse()}, {"skip_convs": [0]}, {"options": VamcOptions(weight_scale="power2")}):
         build = vamc_of_run(run, **options)[0]
-        assert build.spec.source is not None
-        assert build.spec.source.checkpoint == str(place / "tiny.onnx")
+        assert build.spec.frontend is not None
+        assert build.spec.frontend.checkpoint == str(place / "tiny.onnx")
         assert "fp32-vacc.onnx are corrected for other options" in build.notes[-1]
     original = vamc_of_run(run, bias_correction=False)[0]
-    assert original.spec.source is not None
-    assert original.spec.source.checkpoint == str(place / "tiny.onnx")
+    assert original.spec.frontend is not None
+    assert original.spec.frontend.checkpoint == str(place / "tiny.onnx")
 
 
 def test_build_files_of_a_moved_run_get_the_new_paths_from_relink(place: Path, tmp_path: Path) -> None:
@@ -265,7 +266,7 @@ def test_build_files_of_a_moved_run_get_the_new_paths_from_relink(place: Path, t
     for name, text in before.items():
         again = (moved / "run" / name).read_text()
         assert str(place) not in again
-        assert spec_of(moved / "run" / name).data.path == str(moved / "run/calibration")
+        assert spec_of(moved / "run" / name).dataset.path == str(moved / "run/calibration")
         assert [line for line in again.split("\n") if "/" not in line] == [
             line for line in text.split("\n") if "/" not in line
         ]
