@@ -73,7 +73,7 @@ class Quantized(Records):
         In the folder written by ``quantkit demo``:
 
         >>> import quantkit
-        >>> done = quantkit.quantize("run", method="mse", out="mse.onnx")
+        >>> done = quantkit.quantize("run", method="mse", out="own.onnx")
         >>> done.rows()[0]["tensor"]
         'input'
     """
