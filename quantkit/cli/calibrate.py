@@ -146,7 +146,8 @@ def _print(done: "Calibration", drawn: Path | None) -> None:
     rest = f"... and {more} more: " if more else ""
     console.print(
         f"{rest}{len(quantized.ranges)} of {len(statistics.tensors)} observed tensors need a range; the others stay in "
-        "float or take that of another"
+        "float or take that of another",
+        soft_wrap=True,
     )
     if statistics.convergence and statistics.convergence[-1].movement:
         print_lines(_convergence(statistics.convergence))
