@@ -476,3 +476,34 @@ def test_any_classifier_sizes_below_zero_and_question_marks_are_free(tmp_path: P
     (image,) = ort.InferenceSession(done.run / "int8.onnx").get_inputs()
     assert image.shape[1] == 3
     assert all(isinstance(image.shape[axis], str | None) for axis in (0, 2, 3))
+
+
+def test_any_classifier_with_one_score_is_quantized_and_not_evaluated(tmp_path: Path) -> None:
+    images, path = write_images(tmp_path / "images", per_class=10), tmp_path / "binary.onnx"
+    weights = {"w": np.full((8, 3, 3, 3), 0.1, np.float32), "v": np.full((1, 8), 0.2, np.float32)}
+    nodes = [
+        helper.make_node("Conv", ["image", "w"], ["c"], pads=[1] * 4),
+        helper.make_node("GlobalAveragePool", ["c"], ["g"]),
+        helper.make_node("Flatten", ["g"], ["f"]),
+        helper.make_node("Gemm", ["f", "v"], ["z"], transB=1),
+        helper.make_node("Sigmoid", ["z"], ["scores"]),
+    ]
+    values = [
+        helper.make_tensor_value_info("image", FLOAT, ["N", 3, 8, 8]),
+        helper.make_tensor_value_info("scores", FLOAT, ["N", 1]),
+    ]
+    graph = helper.make_graph(
+        nodes, "g", values[:1], values[1:], [numpy_helper.from_array(v, n) for n, v in weights.items()]
+    )
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), path)
+    warnings = [one.what for one in quantkit.inspect(path).problems]
+    assert any("one score for each image" in one for one in warnings)
+    plain = Pipeline(ops=(Decode(), ToTensor()))
+    done = calibrate(path, quantkit.build_calibration_set(images, count=20), plain, run=tmp_path / "run")
+    assert done.coverage.int8_layers == 2
+    for job in (
+        lambda: evaluate("fp32", run=tmp_path / "run", images=images),
+        lambda: compare(["fp32", "int8"], run=tmp_path / "run", images=images),
+    ):
+        with pytest.raises(ModelError, match=r"one score for each image, and accuracy needs one for each class"):
+            job()
