@@ -13,7 +13,7 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 import pytest
-from models import write_images
+from models import tiny_model, write_images
 from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 
@@ -507,3 +507,18 @@ def test_any_classifier_with_one_score_is_quantized_and_not_evaluated(tmp_path: 
     ):
         with pytest.raises(ModelError, match=r"one score for each image, and accuracy needs one for each class"):
             job()
+
+
+@pytest.mark.parametrize("method", ["auto", "kl"])
+def test_any_classifier_with_external_weights_gives_the_model_of_its_twin(method: str, tmp_path: Path) -> None:
+    quantkit.build_calibration_set(write_images(tmp_path / "images", per_class=12), count=40).save(tmp_path / "set.csv")
+    model, plain = onnx.load(tiny_model(tmp_path / "tiny.onnx")), Pipeline(ops=(Decode(), ToTensor()))
+    place = tmp_path / "outside"
+    place.mkdir()
+    onnx.save(model, place / "net.onnx", save_as_external_data=True, location="net.data", size_threshold=0)
+    for path, run in ((tmp_path / "tiny.onnx", "inline"), (place / "net.onnx", "external")):
+        calibrate(path, tmp_path / "set.csv", plain, run=tmp_path / run, method=method)
+        tune(tmp_path / run, TuneOptions(goal=Goal(max_drop=50.0)), images=tmp_path / "images", limit=16)
+        sensitivity(tmp_path / run, count=8)
+    for name in ("int8.onnx", "int8-tuned.onnx"):
+        assert (tmp_path / "inline" / name).read_bytes() == (tmp_path / "external" / name).read_bytes()
