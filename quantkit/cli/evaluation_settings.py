@@ -136,8 +136,8 @@ def evaluation_settings(
 def cache_folder(run: Path | None, model: Path, project: Project) -> Path:
     """Return where the scores of a model are cached: in a run, so that `quantkit.compare` finds them.
 
-    That is the given run, the project's if the model is the project's, or the model's own. Without a run, or in one that
-    cannot be written, they are cached in the user's cache folder.
+    That is the given run, the project's if the model is the project's, or the model's own. Without a run, or in one
+    that cannot be written, they are cached in the user's cache folder.
     """
     if run is None:
         is_project = project.model is not None and project.model.resolve() == model.resolve()
