@@ -119,7 +119,7 @@ def _table(done: "PreprocessingGuess") -> "Table":
 
     labelled = done.evidence == "labels"
     figure, digits = ("top-1", 1) if labelled else ("nats", 2)
-    headings = ("images", "present", figure, "Δ [95 %]", "p (Holm)")
+    headings = ("images", "present", figure, "Δ [95 %]", "corrected p")
     table = plain_table("Alternatives, each against the preprocessing of its round", ["alternative"], headings)
     before = None
     for one in done.tried:

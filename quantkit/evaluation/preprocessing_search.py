@@ -105,6 +105,11 @@ class SearchResult:
     tried: tuple[TriedPreprocessing, ...]
     overall: Contrast | None
 
+    @property
+    def p(self) -> float:
+        """The largest corrected p value of the moves, which is that of the whole finding; 1 where nothing was moved."""
+        return max((one.p for one in self.tried if one.chosen), default=1.0)
+
 
 def looks(images: int) -> tuple[int, ...]:
     """Return the numbers of images of each look: `FIRST_LOOK`, doubled up to all."""
