@@ -13,13 +13,14 @@ from quantkit.graph.analysis.values import (
     required,
     unused_name,
 )
-from quantkit.graph.passes.node_pass import NodePass
+from quantkit.graph.passes.node_pass import each_node
 
 # Between this number and its reciprocal, the reciprocal is a normal float32.
 _LEAST_DIVISOR = 2.0**-126
 
 
-class PlainArithmeticPass(NodePass):
+@each_node("Sub", "Div", "Max", "Min", "HardSwish")
+def plain_arithmetic(graph: ir.Graph, node: ir.Node) -> bool:
     """Replace subtraction and division by a constant with a sum or product, and HardSwish with its definition.
 
     ``x - c`` becomes ``x + (-c)``, ``x / c`` becomes ``x * (1 / c)``, ``HardSwish(x)`` becomes
@@ -28,14 +29,13 @@ class PlainArithmeticPass(NodePass):
     Not changed: a constant on the left of ``-`` or ``/``, integers, divisors without a float32 reciprocal (zero,
     denormals), and the division inside a GELU, which onnxruntime fuses in the form that exporters write.
     """
-
-    def rewrite(self, graph: ir.Graph, node: ir.Node) -> bool:
-        """Rewrite an arithmetic operator."""
-        if is_op(node, "Sub", "Div"):
+    match node.op_type:
+        case "Sub" | "Div":
             return _to_sum_or_product(graph, node)
-        if is_op(node, "Max", "Min"):
+        case "HardSwish":
+            return _split_hard_swish(graph, node)
+        case _:
             return _to_clip(graph, node)
-        return is_op(node, "HardSwish") and _split_hard_swish(graph, node)
 
 
 def _to_sum_or_product(graph: ir.Graph, node: ir.Node) -> bool:

@@ -8,25 +8,19 @@ channel is exact in int8 (it is the channel's largest), and a ReLU after it fuse
 import numpy as np
 import onnx_ir as ir
 
-from quantkit.graph.analysis.values import ORIGIN, add_constant, is_op, node_name, rank
+from quantkit.graph.analysis.values import ORIGIN, add_constant, node_name, rank
 from quantkit.graph.passes.fold_affine import affine_of
-from quantkit.graph.passes.node_pass import NodePass
+from quantkit.graph.passes.node_pass import each_node
 
 
-class BatchNormToConvPass(NodePass):
+@each_node("BatchNormalization")
+def batch_norm_to_conv(graph: ir.Graph, node: ir.Node) -> bool:
     """Replace each remaining BatchNormalization over [N, C, ...] by a depthwise Conv.
 
     The new node keeps the name and output of the old one, and has the metadata `ORIGIN`.
     Not changed: inputs of unknown rank or rank below 3, and statistics that are not constant.
     """
-
-    def rewrite(self, graph: ir.Graph, node: ir.Node) -> bool:
-        """Replace a batch norm."""
-        return is_op(node, "BatchNormalization") and (rank(node.inputs[0]) or 0) >= 3 and _replace(graph, node)
-
-
-def _replace(graph: ir.Graph, node: ir.Node) -> bool:
-    affine = affine_of(node)
+    affine = affine_of(node) if (rank(node.inputs[0]) or 0) >= 3 else None
     if affine is None:
         return False
     spatial = (rank(affine.source) or 0) - 2

@@ -24,7 +24,7 @@ from quantkit.graph.analysis.values import (
     sole_consumer,
     take_over,
 )
-from quantkit.graph.passes.node_pass import NodePass
+from quantkit.graph.passes.node_pass import each_node
 from quantkit.types import Float64Array
 
 
@@ -43,23 +43,21 @@ class Affine:
     shift: Float64Array
 
 
-class FoldAffinePass(NodePass):
+@each_node("BatchNormalization", "Mul", "Add")
+def fold_affine(graph: ir.Graph, node: ir.Node) -> bool:
     """Fold BatchNormalization and Mul, Add by a per-channel constant into a Conv, ConvTranspose or Gemm.
 
     Not changed: nodes after a layer with other consumers, a graph output or computed weights; nodes that do not follow
     a layer; constants that vary within a channel; and types other than float32.
     """
-
-    def rewrite(self, graph: ir.Graph, node: ir.Node) -> bool:
-        """Fold a node into the layer before it; a chain of nodes is folded in one walk."""
-        affine = affine_of(node)
-        layer = None if affine is None else affine.source.producer()
-        if affine is None or layer is None or sole_consumer(affine.source) is not node:
-            return False
-        if not (_foldable(layer) and _fold(graph, layer, affine)):
-            return False
-        take_over(graph, affine.source, node)
-        return True
+    affine = affine_of(node)
+    layer = None if affine is None else affine.source.producer()
+    if affine is None or layer is None or sole_consumer(affine.source) is not node:
+        return False
+    if not (_foldable(layer) and _fold(graph, layer, affine)):
+        return False
+    take_over(graph, affine.source, node)
+    return True
 
 
 def affine_of(node: ir.Node) -> Affine | None:

@@ -10,22 +10,16 @@ from quantkit.graph.analysis.values import (
     rank,
     required,
 )
-from quantkit.graph.passes.node_pass import NodePass
+from quantkit.graph.passes.node_pass import each_node
 
 
-class FoldPadPass(NodePass):
+@each_node("Pad")
+def fold_pad(graph: ir.Graph, node: ir.Node) -> bool:
     """Move a Pad with zeros along the spatial axes into the pads of every following Conv or AveragePool.
 
     Not changed: other values and modes, cropping (negative pads), padded channels and weights, outputs with other
     consumers, convolutions with automatic padding, and average pools that already pad or round their size up.
     """
-
-    def rewrite(self, graph: ir.Graph, node: ir.Node) -> bool:
-        """Fold a Pad."""
-        return is_op(node, "Pad") and _fold(graph, node)
-
-
-def _fold(graph: ir.Graph, node: ir.Node) -> bool:
     extra, result = _spatial_zeros(node), node.outputs[0]
     uses = list(result.uses())
     padded = all(use.idx == 0 and _takes_pads(use.node) for use in uses)

@@ -8,22 +8,16 @@ orders are bit-identical.
 import onnx_ir as ir
 
 from quantkit.graph.analysis.values import array, is_op, sole_consumer, unused_name
-from quantkit.graph.passes.node_pass import NodePass
+from quantkit.graph.passes.node_pass import each_node
 
 
-class GeluOrderPass(NodePass):
+@each_node("Mul")
+def order_gelu(graph: ir.Graph, outer: ir.Node) -> bool:
     """Multiply the factors of each GELU in the order that onnxruntime fuses.
 
     Not changed: products of other factors (a number other than 0.5, ``erf`` of another value than ``x``), inner
     products with other consumers, and products that already have this order.
     """
-
-    def rewrite(self, graph: ir.Graph, node: ir.Node) -> bool:
-        """Reorder a GELU that ends with a product."""
-        return is_op(node, "Mul") and _reorder(graph, node)
-
-
-def _reorder(graph: ir.Graph, outer: ir.Node) -> bool:
     for place, value in enumerate(outer.inputs):
         inner = None if value is None else value.producer()
         if inner is None or value is None or not is_op(inner, "Mul") or sole_consumer(value) is not outer:

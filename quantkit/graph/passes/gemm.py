@@ -5,31 +5,26 @@ import onnx_ir as ir
 
 from quantkit.graph.analysis.values import (
     array,
-    is_op,
     node_name,
     operand,
     output_channels,
     set_constant,
 )
 from quantkit.graph.passes.fold_affine import is_row
-from quantkit.graph.passes.node_pass import NodePass
+from quantkit.graph.passes.node_pass import each_node
 
 
-class PlainGemmPass(NodePass):
+@each_node("Gemm")
+def plain_gemm(graph: ir.Graph, node: ir.Node) -> bool:
     """Fold alpha and beta of a Gemm into constant weights and bias, and give the bias its full length.
 
     Not changed: a transposed first input, weights or bias that are computed or not float32, and a bias that is a
     matrix or a column.
     """
-
-    def rewrite(self, graph: ir.Graph, node: ir.Node) -> bool:
-        """Simplify a Gemm."""
-        return is_op(node, "Gemm") and not node.attributes.get_int("transA", 0) and _simplify(graph, node)
-
-
-def _simplify(graph: ir.Graph, node: ir.Node) -> bool:
     weight, bias = array(operand(node, 1)), array(operand(node, 2))
     alpha, beta = node.attributes.get_float("alpha", 1.0), node.attributes.get_float("beta", 1.0)
+    if node.attributes.get_int("transA", 0):
+        return False
     if weight is None or weight.dtype != np.float32 or (operand(node, 2) is not None and bias is None):
         return False
     outputs = output_channels(node, weight)

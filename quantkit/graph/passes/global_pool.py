@@ -6,17 +6,17 @@ import onnx_ir as ir
 from quantkit.graph.analysis.values import (
     add_constant,
     array,
-    is_op,
     operand,
     pads,
     rank,
     required,
     unused_name,
 )
-from quantkit.graph.passes.node_pass import NodePass
+from quantkit.graph.passes.node_pass import each_node
 
 
-class GlobalPoolPass(NodePass):
+@each_node("ReduceMean", "GlobalMaxPool", "AveragePool")
+def global_pool(graph: ir.Graph, node: ir.Node) -> bool:
     """ReduceMean over exactly the spatial axes becomes GlobalAveragePool; GlobalMaxPool becomes ReduceMax.
 
     ``count_include_pad`` is removed from an AveragePool without padding, because if its size is rounded up, the integer
@@ -24,21 +24,18 @@ class GlobalPoolPass(NodePass):
     Not changed: means over other or computed axes, inputs of unknown rank, and element types other than float32, for
     which these operators may have no kernels.
     """
-
-    def rewrite(self, graph: ir.Graph, node: ir.Node) -> bool:
-        """Rewrite a pool."""
-        if node.outputs[0].dtype is not ir.DataType.FLOAT:
-            return False
-        if is_op(node, "ReduceMean") and _reduces_space(node):
-            _to_average_pool(graph, node)
-            return True
-        if is_op(node, "GlobalMaxPool") and (rank(operand(node, 0)) or 0) >= 3:
-            _to_reduce_max(graph, node)
-            return True
-        if is_op(node, "AveragePool") and node.attributes.get_int("count_include_pad") and not pads(node):
-            del node.attributes["count_include_pad"]
-            return True
+    if node.outputs[0].dtype is not ir.DataType.FLOAT:
         return False
+    match node.op_type:
+        case "ReduceMean" if _reduces_space(node):
+            _to_average_pool(graph, node)
+        case "GlobalMaxPool" if (rank(operand(node, 0)) or 0) >= 3:
+            _to_reduce_max(graph, node)
+        case "AveragePool" if node.attributes.get_int("count_include_pad") and not pads(node):
+            del node.attributes["count_include_pad"]
+        case _:
+            return False
+    return True
 
 
 def _reduces_space(node: ir.Node) -> bool:

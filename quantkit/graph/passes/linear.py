@@ -25,37 +25,22 @@ from quantkit.graph.analysis.values import (
     take_over,
     unused_name,
 )
-from quantkit.graph.passes.node_pass import NodePass
+from quantkit.graph.passes.node_pass import each_node
 
 
-class LinearToGemmPass(NodePass):
+@each_node("MatMul")
+def linear_to_gemm(graph: ir.Graph, node: ir.Node) -> bool:
     """Convert MatMul by a constant matrix, with following per-feature additions and multiplications, to Gemm.
 
     Constants after Transposes are included (the layer scale of ConvNeXt).
     Not changed: a MatMul with nothing to fold, because its integer kernel needs no bias; operands of unknown rank;
     constants that vary along any other axis; types other than float32.
     """
-
-    def rewrite(self, graph: ir.Graph, node: ir.Node) -> bool:
-        """Rewrite a linear layer."""
-        weight, dimensions = operand(node, 1), rank(operand(node, 0))
-        if not is_op(node, "MatMul") or dimensions is None or dimensions < 2 or not is_constant(weight):
-            return False
-        return rank(weight) == 2 and not is_constant(operand(node, 0)) and _rewrite(graph, node, dimensions)
-
-
-@dataclass
-class _Tail:
-    """The per-feature function after a MatMul, ``scale * (x W) + shift``, and its nodes."""
-
-    scale: npt.NDArray[np.float64]
-    shift: npt.NDArray[np.float64]
-    nodes: list[ir.Node] = field(default_factory=list)
-
-
-def _rewrite(graph: ir.Graph, node: ir.Node, dimensions: int) -> bool:
-    weight = np.asarray(array(required(node, 1)))
-    if weight.dtype != np.float32:
+    value, dimensions = operand(node, 1), rank(operand(node, 0))
+    if dimensions is None or dimensions < 2 or not is_constant(value) or is_constant(operand(node, 0)):
+        return False
+    weight = np.asarray(array(value)) if rank(value) == 2 else None
+    if weight is None or weight.dtype != np.float32:
         return False
     tail = _tail_of(node, weight.shape[1], dimensions)
     if not tail.nodes:
@@ -73,6 +58,15 @@ def _rewrite(graph: ir.Graph, node: ir.Node, dimensions: int) -> bool:
     if dimensions > 2:
         _over_rows(graph, node, weight.shape)
     return True
+
+
+@dataclass
+class _Tail:
+    """The per-feature function after a MatMul, ``scale * (x W) + shift``, and its nodes."""
+
+    scale: npt.NDArray[np.float64]
+    shift: npt.NDArray[np.float64]
+    nodes: list[ir.Node] = field(default_factory=list)
 
 
 def _tail_of(node: ir.Node, features: int, dimensions: int) -> _Tail:

@@ -3,20 +3,30 @@
 import onnx_ir as ir
 
 from quantkit.graph.analysis.values import array, is_op, operand, required, take_over
-from quantkit.graph.passes.node_pass import NodePass
+from quantkit.graph.passes.node_pass import each_node
 
 
-class RemoveNoOpsPass(NodePass):
+@each_node("Identity", "Dropout", "Pad", "Cast")
+def remove_no_ops(graph: ir.Graph, node: ir.Node) -> bool:
     """Remove Identity, Dropout outside of training, an empty Pad and a Cast to the same type.
 
     Not changed: a Dropout with a used mask, or with a training mode that is on or not constant; nodes inside conditions
     and loops, because a subgraph must not return an outer value; and nodes between an input, a constant or another
     output of the graph and one of its outputs.
     """
-
-    def rewrite(self, graph: ir.Graph, node: ir.Node) -> bool:
-        """Remove a node."""
-        return _does_nothing(node) and _remove(graph, node)
+    if not _does_nothing(node):
+        return False
+    source, result = required(node, 0), node.outputs[0]
+    if not result.is_graph_output():
+        if source.shape is None:
+            source.shape = result.shape
+        result.replace_all_uses_with(source)
+        graph.remove(node, safe=True)
+        return True
+    if source.is_graph_input() or source.is_initializer() or source.is_graph_output() or source.producer() is None:
+        return False
+    take_over(graph, source, node)
+    return True
 
 
 def _does_nothing(node: ir.Node) -> bool:
@@ -34,17 +44,3 @@ def _does_nothing(node: ir.Node) -> bool:
         source = operand(node, 0)
         return source is not None and source.dtype is not None and source.dtype == node.attributes.get_int("to", 0)
     return False
-
-
-def _remove(graph: ir.Graph, node: ir.Node) -> bool:
-    source, result = required(node, 0), node.outputs[0]
-    if not result.is_graph_output():
-        if source.shape is None:
-            source.shape = result.shape
-        result.replace_all_uses_with(source)
-        graph.remove(node, safe=True)
-        return True
-    if source.is_graph_input() or source.is_initializer() or source.is_graph_output() or source.producer() is None:
-        return False
-    take_over(graph, source, node)
-    return True

@@ -9,30 +9,26 @@ from quantkit.graph.analysis.values import (
     array,
     crops,
     dims,
-    is_op,
     node_name,
     operand,
 )
-from quantkit.graph.passes.node_pass import NodePass
+from quantkit.graph.passes.node_pass import each_node
 from quantkit.graph.passes.opset import MAY_SHRINK, PER_CHANNEL_OPSET
 
 
-class PlainResizePass(NodePass):
+@each_node("Resize")
+def plain_resize(graph: ir.Graph, node: ir.Node) -> bool:
     """Replace ``axes`` of a Resize by scales or sizes for all axes: scale 1, or the current size, for the others.
 
     Not changed: computed scales and sizes, sizes if an unlisted axis has no fixed size, an aspect ratio policy, and
     regions of interest.
+
+    Raises:
+        ModelError: no mode of opset 11 rounds positions as a Resize of opset 10 does.
     """
-
-    def rewrite(self, graph: ir.Graph, node: ir.Node) -> bool:
-        """Rewrite a Resize.
-
-        Raises:
-            ModelError: no mode of opset 11 rounds positions as a Resize of opset 10 does.
-        """
-        if node.metadata_props.pop(MAY_SHRINK, None) is not None:
-            return _round_as_before(node)
-        return is_op(node, "Resize") and node.attributes.get_ints("axes") is not None and _write_out(graph, node)
+    if node.metadata_props.pop(MAY_SHRINK, None) is not None:
+        return _round_as_before(node)
+    return node.attributes.get_ints("axes") is not None and _write_out(graph, node)
 
 
 def _round_as_before(node: ir.Node) -> bool:

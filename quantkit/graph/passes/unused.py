@@ -9,50 +9,37 @@ from quantkit.graph.analysis.values import graphs_within, is_op
 _FREE_OUTPUTS = ("BatchNormalization", "Dropout", "MaxPool", "LayerNormalization")
 
 
-class RemoveUnusedPass(ir.passes.InPlacePass):
+def remove_unused(model: ir.Model) -> None:
     """Remove nodes and initializers that no output depends on, including those in subgraphs.
 
     Unused trailing optional outputs are removed only from BatchNormalization outside of training, Dropout, MaxPool and
     LayerNormalization. Inputs and outputs of the model are kept.
     """
-
-    def call(self, model: ir.Model) -> ir.passes.PassResult:
-        """Sweep the model backwards from its outputs."""
-        modified = _sweep(model.graph)
-        for function in model.functions.values():
-            modified |= _sweep(function)
-        return ir.passes.PassResult(model, modified)
+    _sweep(model.graph)
+    for function in model.functions.values():
+        _sweep(function)
 
 
-def _sweep(graph: ir.Graph | ir.Function) -> bool:
-    modified = False
+def _sweep(graph: ir.Graph | ir.Function) -> None:
     for node in reversed(graph):
         if not any(map(_is_read, node.outputs)):
             graph.remove(node, safe=True)
-            modified = True
             continue
-        modified |= _trim_outputs(node)
+        _trim_outputs(node)
         for inner in graphs_within(node):
-            modified |= _sweep(inner)
+            _sweep(inner)
     if isinstance(graph, ir.Graph):
         for name, value in list(graph.initializers.items()):
             if not _is_read(value) and not value.is_graph_input():
                 del graph.initializers[name]
-                modified = True
-    return modified
 
 
-def _trim_outputs(node: ir.Node) -> bool:
-    training = node.attributes.get("training_mode")
-    if not is_op(node, *_FREE_OUTPUTS) or (training is not None and training.as_int() != 0):
-        return False
-    count = len(node.outputs)
-    while count > 1 and not _is_read(node.outputs[count - 1]):
-        count -= 1
-    if count == len(node.outputs):
-        return False
-    node.resize_outputs(count)
-    return True
+def _trim_outputs(node: ir.Node) -> None:
+    if is_op(node, *_FREE_OUTPUTS) and not node.attributes.get_int("training_mode"):
+        count = len(node.outputs)
+        while count > 1 and not _is_read(node.outputs[count - 1]):
+            count -= 1
+        node.resize_outputs(count)
 
 
 def _is_read(value: ir.Value) -> bool:
