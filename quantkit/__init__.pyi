@@ -87,7 +87,6 @@ from quantkit.numerics import Range as Range
 from quantkit.progress import NoProgress as NoProgress
 from quantkit.progress import Progress as Progress
 from quantkit.runs.folder import RunRecord as RunRecord
-from quantkit.runs.location import relink as relink
 from quantkit.search.budget import FloatBudget as FloatBudget
 from quantkit.search.method_selection import MethodResult as MethodResult
 from quantkit.search.method_selection import MethodSelection as MethodSelection
@@ -109,9 +108,8 @@ from quantkit.targets import Target as Target
 from quantkit.workflows.backends import Backend as Backend
 from quantkit.workflows.calibrate import Calibration as Calibration
 from quantkit.workflows.calibrate import calibrate as calibrate
-from quantkit.workflows.compare import Evaluation as Evaluation
+from quantkit.workflows.compare import ModelComparison as ModelComparison
 from quantkit.workflows.compare import compare as compare
-from quantkit.workflows.compare import evaluate_models as evaluate_models
 from quantkit.workflows.compared_models import ComparedModel as ComparedModel
 from quantkit.workflows.evaluate import Accuracy as Accuracy
 from quantkit.workflows.evaluate import ModelEvaluation as ModelEvaluation
@@ -133,6 +131,7 @@ from quantkit.workflows.presets import load_preset as load_preset
 from quantkit.workflows.quantize import Quantized as Quantized
 from quantkit.workflows.quantize import quantize as quantize
 from quantkit.workflows.quantize_task import QuantizeOptions as QuantizeOptions
+from quantkit.workflows.relink import relink as relink
 from quantkit.workflows.report import report as report
 from quantkit.workflows.sensitivity import sensitivity as sensitivity
 from quantkit.workflows.tune import TuneOptions as TuneOptions

@@ -90,7 +90,6 @@ def tune(
     weights corrected, on the CPU.
     """
     from quantkit.config.settings import Settings
-    from quantkit.runs.configuration import record_settings
     from quantkit.search.budget import FloatBudget
     from quantkit.search.stages import Goal
     from quantkit.workflows.project import load_project, target_of
@@ -121,7 +120,7 @@ def tune(
     merged.add("exclude", images.exclude, given=on.exclude)
     merged.add("limit", limit, given=limit)
     merged.add("time", time, given=time)
-    with show_progress(merged.by_name) as progress:
+    with show_progress(merged.by_name, recorded="tune") as progress:
         done = step(
             known or _calibrate_first(calibrated, project, execution, progress),
             TuneOptions(
@@ -143,7 +142,6 @@ def tune(
             progress=progress,
         )
     give_result(done.to_json(), json)
-    record_settings(done.log.parent, f"tune {done.name}", merged.by_name)
     _print(done, json)
 
 
