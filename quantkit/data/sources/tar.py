@@ -132,7 +132,7 @@ def _members(blob: Blob, opener: Callable[[Any], Any] | None, wanted: Callable[[
             last = info.name
             if not (info.isreg() or info.type in _KINDS) or not wanted(info.name):
                 continue
-            member = Member(info.name, info.size, info.offset_data, info.size, fault=_fault(info))
+            member = Member(info.name, info.size, info.offset_data, _fault(info))
             if not member.fault and opener is not None:
                 kept += info.size
                 if kept > MAX_IN_MEMORY:
