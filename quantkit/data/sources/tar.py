@@ -13,10 +13,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
 
-from quantkit.data.sources.blob import Blob, BlobFile, one_line
+from quantkit.data.sources.blob import Blob, BlobFile
 from quantkit.data.sources.faults import Faults
 from quantkit.data.sources.member import Member, size_fault
-from quantkit.errors import CalibrationSetError, ImageError
+from quantkit.errors import CalibrationSetError, ImageError, one_line
 
 BLOCK = tarfile.BLOCKSIZE
 # Maximum bytes of images of a compressed tar in memory.

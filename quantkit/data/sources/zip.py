@@ -8,9 +8,9 @@ import zlib
 from collections.abc import Callable
 from functools import lru_cache
 
-from quantkit.data.sources.blob import Blob, BlobFile, one_line
+from quantkit.data.sources.blob import Blob, BlobFile
 from quantkit.data.sources.member import Member, size_fault
-from quantkit.errors import CalibrationSetError, ImageError
+from quantkit.errors import CalibrationSetError, ImageError, one_line
 
 _ENCRYPTED = 0x1
 _METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
