@@ -11,25 +11,18 @@ from onnx_ir.passes.common import (
 )
 
 from quantkit.graph.analysis.values import ORIGIN
-from quantkit.graph.passes.arithmetic import plain_arithmetic
-from quantkit.graph.passes.batchnorm_conv import batch_norm_to_conv
+from quantkit.graph.passes.arithmetic import order_gelu, plain_arithmetic
+from quantkit.graph.passes.clean import remove_no_ops, remove_unused, write_kernel_shapes
 from quantkit.graph.passes.contrib import plain_contrib
-from quantkit.graph.passes.fold_affine import fold_affine
+from quantkit.graph.passes.fold_affine import batch_norm_to_conv, fold_affine
 from quantkit.graph.passes.fold_constants import fold_constants
-from quantkit.graph.passes.fold_pad import fold_pad
-from quantkit.graph.passes.gelu import order_gelu
-from quantkit.graph.passes.gemm import plain_gemm
-from quantkit.graph.passes.global_pool import global_pool
-from quantkit.graph.passes.kernel_shape import write_kernel_shapes
 from quantkit.graph.passes.layout import move_transposes
-from quantkit.graph.passes.linear import linear_to_gemm
+from quantkit.graph.passes.linear import linear_to_gemm, plain_gemm
 from quantkit.graph.passes.names import name_nodes, name_sizes
-from quantkit.graph.passes.no_ops import remove_no_ops
 from quantkit.graph.passes.opset import PER_CHANNEL_OPSET, fit_opset
-from quantkit.graph.passes.resize import plain_resize
 from quantkit.graph.passes.shapes import constant_shapes
+from quantkit.graph.passes.spatial import fold_pad, global_pool, plain_resize
 from quantkit.graph.passes.types import infer_types
-from quantkit.graph.passes.unused import remove_unused
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from quantkit.graph.analysis.values import (
     release,
     required,
 )
-from quantkit.graph.passes.unused import remove_unused
+from quantkit.graph.passes.clean import remove_unused
 from quantkit.graph.qdq.plan import Layer, Plan
 from quantkit.ptq.layers import BIASED
 

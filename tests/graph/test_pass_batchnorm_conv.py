@@ -5,7 +5,7 @@ import pytest
 from graph_runs import optimized_ops, quantize, run, sqnr_db, text_model
 
 from quantkit.graph.analysis.values import ORIGIN
-from quantkit.graph.passes.batchnorm_conv import batch_norm_to_conv
+from quantkit.graph.passes.fold_affine import batch_norm_to_conv
 
 RNG = np.random.default_rng(1)
 

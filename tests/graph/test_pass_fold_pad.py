@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from graph_runs import run, text_model
 
-from quantkit.graph.passes.fold_pad import fold_pad
+from quantkit.graph.passes.spatial import fold_pad
 
 RNG = np.random.default_rng(5)
 CONV = "y = Conv <kernel_shape = [3, 3], pads = [1, 0, 0, 1]> (p, w)"

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from graph_runs import optimized_ops, run, text_model
 
-from quantkit.graph.passes.gelu import order_gelu
+from quantkit.graph.passes.arithmetic import order_gelu
 
 RNG = np.random.default_rng(8)
 ERF = "d = Div (x, root) e = Erf (d) t = Add (e, one)"

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from graph_runs import run, text_model
 
-from quantkit.graph.passes.gemm import plain_gemm
+from quantkit.graph.passes.linear import plain_gemm
 
 RNG = np.random.default_rng(7)
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from graph_runs import run, text_model
 
-from quantkit.graph.passes.global_pool import global_pool
+from quantkit.graph.passes.spatial import global_pool
 
 RNG = np.random.default_rng(9)
 X = RNG.normal(size=(2, 3, 5, 6)).astype(np.float32)

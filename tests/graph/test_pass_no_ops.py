@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from graph_runs import run, text_model
 
-from quantkit.graph.passes.no_ops import remove_no_ops
+from quantkit.graph.passes.clean import remove_no_ops
 
 X = np.random.default_rng(0).normal(size=(2, 4)).astype(np.float32)
 

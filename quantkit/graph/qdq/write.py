@@ -8,7 +8,7 @@ import onnx_ir as ir
 from quantkit.errors import ModelError
 from quantkit.graph.analysis.values import array, name_of, node_name, required
 from quantkit.graph.keep_apart import keep_apart
-from quantkit.graph.passes.unused import remove_unused
+from quantkit.graph.passes.clean import remove_unused
 from quantkit.graph.qdq.block_ort_requantization import keep_float
 from quantkit.graph.qdq.edit import Edit
 from quantkit.graph.qdq.placement import activations
