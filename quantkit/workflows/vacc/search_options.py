@@ -17,11 +17,12 @@ from typing import Any
 
 from quantkit.config.method import Kl, MinMax, Mse, Percentile, method_name
 from quantkit.data.parallel import available_cpus
-from quantkit.engine.scores import score_sqnr_db, scores_of
+from quantkit.engine.scores import scores_of
 from quantkit.errors import UsageError
 from quantkit.evaluation.compare_models import EvaluatedModel, compare_models
 from quantkit.evaluation.paired import PairedOutcomes, score_interval
 from quantkit.evaluation.result import PERCENT, Comparison, ModelResult
+from quantkit.evaluation.score_sqnr import score_sqnr_db
 from quantkit.files import write_text
 from quantkit.graph.qdq.plan import Plan
 from quantkit.progress import NamedProgress, Progress, as_progress
