@@ -48,7 +48,7 @@ def test_report_of_named_models_and_of_a_run_without_models(folder: Path, comman
     assert "the run has no quantized model" in err
 
 
-def test_results_of_another_model_are_left_out(folder: Path, command: Run) -> None:
+def test_report_leaves_out_results_of_other_model(folder: Path, command: Run) -> None:
     command("sensitivity")
     path = folder / "runs/tiny/sensitivity-ort.json"
     kept = json.loads(path.read_text())
@@ -65,7 +65,7 @@ def test_results_of_another_model_are_left_out(folder: Path, command: Run) -> No
         assert shown() == 0
 
 
-def test_ranges_in_a_report_are_those_of_the_file(folder: Path, command: Run) -> None:
+def test_report_ranges_are_those_of_file(folder: Path, command: Run) -> None:
     """Every activation of int8.onnx has one range that is used by int8, with the scale that onnx reads in the file."""
     evaluation = compare(["fp32", "int8"], run=folder / "runs/tiny", images=folder / "images")
     data = report_data(evaluation)
@@ -77,7 +77,7 @@ def test_ranges_in_a_report_are_those_of_the_file(folder: Path, command: Run) ->
     assert all(min(abs(step - scale) for scale in scales) < 1e-6 * step for step in used)
 
 
-def test_tuned_models_with_rescaled_channels_have_no_drift(folder: Path, command: Run) -> None:
+def test_report_tuned_model_with_rescaled_channels_has_no_drift(folder: Path, command: Run) -> None:
     """Their inner tensors are not those of fp32, so comparing them would report an error that is not there."""
     command("tune", "--images", "images")
     path = folder / "runs/tiny"
@@ -92,7 +92,7 @@ def test_tuned_models_with_rescaled_channels_have_no_drift(folder: Path, command
     assert any("tune shifted or rescaled its channels" in warning for warning in result.warnings)
 
 
-def test_corrected_fp32_model_never_replaces_the_int8_model(folder: Path, command: Run) -> None:
+def test_report_corrected_fp32_model_never_replaces_int8_model(folder: Path, command: Run) -> None:
     command("quantize", "--target", "vacc", "--out", "runs/tiny/mine.onnx")
     kinds = {node.op_type for node in onnx.load(folder / "runs/tiny/mine.onnx").graph.node}
     assert "QuantizeLinear" in kinds
@@ -113,5 +113,5 @@ def test_corrected_fp32_model_never_replaces_the_int8_model(folder: Path, comman
     ],
     ids=["imagenet", "padded", "grey"],
 )  # fmt: skip
-def test_preprocessing_in_words(pipeline: Pipeline, words: str) -> None:
+def test_report_preprocessing_is_in_words(pipeline: Pipeline, words: str) -> None:
     assert pipeline_words(pipeline) == words

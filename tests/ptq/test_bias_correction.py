@@ -25,7 +25,7 @@ def channel_means(model, tensor, images) -> np.ndarray:
 
 
 @pytest.mark.parametrize("target", TARGETS, ids=lambda target: target.name)
-def test_the_mean_of_every_layer_comes_back(target) -> None:
+def test_estimate_shifts_restore_mean_of_every_layer(target) -> None:
     coarse = target.with_options(per_channel=False, weight_bits=7)
     model, images = small_model(), small_images(32)
     made, ranges = planned(model, images, coarse)
@@ -39,7 +39,7 @@ def test_the_mean_of_every_layer_comes_back(target) -> None:
 
 
 @pytest.mark.parametrize("target", TARGETS, ids=lambda target: target.name)
-def test_shifts_of_one_float_pass_equal_those_of_a_walk_through_both_models(target) -> None:
+def test_estimate_shifts_of_one_float_pass_equal_walk_through_both_models(target) -> None:
     model, images = small_model(), small_images(12)
     made, ranges = planned(model, images, target)
     found = estimate_shifts(model, made, ranges, images, threads=2)
@@ -58,7 +58,7 @@ def test_shifts_of_one_float_pass_equal_those_of_a_walk_through_both_models(targ
         int8_run.advance([name])
 
 
-def test_a_shift_by_hand_is_found_again() -> None:
+def test_estimate_shifts_find_known_error_of_bias() -> None:
     """A model whose only fault is a known error of one bias: the shift is that error."""
     model, images = small_model(), small_images(16)
     made, ranges = planned(model, images)
@@ -72,7 +72,7 @@ def test_a_shift_by_hand_is_found_again() -> None:
     assert made.layers[0].output == "a"
 
 
-def test_the_correction_helps_on_images_it_did_not_see_and_says_by_how_much() -> None:
+def test_correct_bias_helps_on_unseen_images_by_reported_gain() -> None:
     target = ORT.with_options(per_channel=False, weight_bits=7)
     model, images = small_model(3), small_images(48)
     made, ranges = planned(model, images, target)
@@ -88,7 +88,7 @@ def test_the_correction_helps_on_images_it_did_not_see_and_says_by_how_much() ->
     assert corrected > plain + 1.0
 
 
-def test_what_does_not_help_is_left_out(monkeypatch) -> None:
+def test_correct_bias_harmful_shifts_are_left_out(monkeypatch) -> None:
     model, images = small_model(), small_images(16)
     made, ranges = planned(model, images)
     harmful = {name: shift + 1.0 for name, shift in no_shifts(biased_layers(made)).items()}
@@ -110,7 +110,7 @@ def test_what_does_not_help_is_left_out(monkeypatch) -> None:
         ([3.0, 2.0, 3.0, 0.9], False),
     ],
 )
-def test_bias_correction_is_kept_for_a_gain_beyond_chance_only(monkeypatch, noise, kept) -> None:
+def test_correct_bias_is_kept_for_gain_beyond_chance_only(monkeypatch, noise, kept) -> None:
     model, images = small_model(), small_images(8)
     made, ranges = planned(model, images)
     reference = np.full((4, 2), 10.0, np.float32)
@@ -125,7 +125,7 @@ def test_bias_correction_is_kept_for_a_gain_beyond_chance_only(monkeypatch, nois
         assert (stats.ttest_1samp(gains, 0.0, alternative="greater").pvalue < 1.0 - 0.84) == kept
 
 
-def test_the_same_bits_whatever_the_threads() -> None:
+def test_estimate_shifts_any_threads_give_same_bits() -> None:
     model, images = small_model(), small_images(12)
     made, ranges = planned(model, images)
     one, two = (estimate_shifts(model, made, ranges, images, threads=threads) for threads in (1, 2))
@@ -151,7 +151,7 @@ def test_bias_correction_is_tested_on_images_it_is_not_estimated_on(monkeypatch,
     assert all(one is other for one, other in zip(fitted, wanted, strict=True))
 
 
-def test_progress_counts_the_layers() -> None:
+def test_correct_bias_progress_counts_layers() -> None:
     model, images = small_model(), small_images(4)
     made, ranges = planned(model, images)
     seen = []
@@ -187,7 +187,7 @@ def test_bias_correction_layer_passes_on_its_activations() -> None:
 
 
 @pytest.mark.parametrize("target", TARGETS, ids=lambda target: target.name)
-def test_a_bias_set_in_an_int8_model_is_the_one_that_writing_it_gives(target) -> None:
+def test_set_bias_equals_bias_written_by_write_qdq(target) -> None:
     model, images = small_model(), small_images(4)
     made, ranges = planned(model, images, target)
     layers = biased_layers(made)
@@ -200,7 +200,7 @@ def test_a_bias_set_in_an_int8_model_is_the_one_that_writing_it_gives(target) ->
     np.testing.assert_array_equal(scores_of(edited, images, threads=1), scores_of(written, images, threads=1))
 
 
-def test_a_channel_that_its_activation_never_opens_keeps_its_bias() -> None:
+def test_estimate_shifts_closed_channel_keeps_its_bias() -> None:
     closed = np.array([-50.0, 0, 0, 0, 0, 0, 0, 0], np.float32)
     model, images = small_model(b1=closed), small_images(8)
     made = plan(model, ORT)
@@ -210,7 +210,7 @@ def test_a_channel_that_its_activation_never_opens_keeps_its_bias() -> None:
 
 
 @pytest.mark.parametrize("target", TARGETS, ids=lambda target: target.name)
-def test_what_a_gate_shuts_out_moves_no_bias(target) -> None:
+def test_estimate_shifts_closed_gate_moves_no_bias(target) -> None:
     """Integers that saturate where a hard swish is zero change its mean input, and nothing that is read."""
     text = """
     <ir_version: 8, opset_import: ["": 17]>

@@ -243,12 +243,12 @@ def test_build_file_written_for_options_that_a_model_has_is_that_models_file(pla
     assert kl.text == (run / "vamc-kl.yaml").read_text()
     for options in ({"method": Mse()}, {"skip_convs": [0]}, {"options": VamcOptions(weight_scale="power2")}):
         build = vamc_of_run(run, **options)[0]
-        assert build.spec.source is not None
-        assert build.spec.source.checkpoint == str(place / "tiny.onnx")
+        assert build.spec.frontend is not None
+        assert build.spec.frontend.checkpoint == str(place / "tiny.onnx")
         assert "fp32-vacc.onnx are corrected for other options" in build.notes[-1]
     original = vamc_of_run(run, bias_correction=False)[0]
-    assert original.spec.source is not None
-    assert original.spec.source.checkpoint == str(place / "tiny.onnx")
+    assert original.spec.frontend is not None
+    assert original.spec.frontend.checkpoint == str(place / "tiny.onnx")
 
 
 def test_build_files_of_a_moved_run_get_the_new_paths_from_relink(place: Path, tmp_path: Path) -> None:
@@ -266,7 +266,7 @@ def test_build_files_of_a_moved_run_get_the_new_paths_from_relink(place: Path, t
     for name, text in before.items():
         again = (moved / "run" / name).read_text()
         assert str(place) not in again
-        assert spec_of(moved / "run" / name).data.path == str(moved / "run/calibration")
+        assert spec_of(moved / "run" / name).dataset.path == str(moved / "run/calibration")
         assert [line for line in again.split("\n") if "/" not in line] == [
             line for line in text.split("\n") if "/" not in line
         ]
