@@ -141,6 +141,18 @@ class DistanceEstimate:
         return self.log - other.log > chance
 
 
+def is_gain(differences: npt.NDArray[np.float64], confidence: float) -> bool:
+    """Return whether the mean of paired differences is above zero beyond chance: Student's t test.
+
+    Args:
+        differences: float64 ``[images]``, one for each of at least two images.
+        confidence: one-sided, 0.5 to 1.
+    """
+    count = differences.size
+    chance = student_quantile(confidence, count - 1) * float(differences.std(ddof=1)) / math.sqrt(count)
+    return float(differences.mean()) > chance
+
+
 def student_quantile(probability: float, freedom: int) -> float:
     """Return the quantile of Student's t distribution: to 1 % from 4 degrees of freedom on, to 2 % for 0.84 from 1 on.
 

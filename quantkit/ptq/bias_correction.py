@@ -27,7 +27,7 @@ from quantkit.engine.scores import scores_of
 from quantkit.engine.segments import SegmentedRun
 from quantkit.engine.tap import TappedSession
 from quantkit.evaluation.score_sqnr import sqnr_by_image_db
-from quantkit.evaluation.selection import distance_estimate
+from quantkit.evaluation.selection import is_gain
 from quantkit.graph.analysis.bounds import UNBOUNDED, Bounds
 from quantkit.graph.analysis.values import name_of, node_name, required
 from quantkit.graph.qdq.plan import Plan
@@ -50,8 +50,8 @@ from quantkit.types import Float32Array
 HELD_BACK, WELL_TESTED = 4, 8
 # Two images to estimate a correction, and two to evaluate it.
 LEAST_IMAGES = 4
-# A correction is kept if the scores are nearer with this one-sided confidence: by one standard error on many images,
-# and more on few, where the error is itself uncertain.
+# A correction is kept if it gains with this one-sided confidence: one standard error on many images, and more on few,
+# where the error is itself uncertain.
 CONFIDENCE = 0.84
 # A channel with a larger share of clipped values has too few others to estimate a shift.
 LEAST_SHARE = 0.05
@@ -90,10 +90,9 @@ def correct_bias(
     threads: int,
     progress: Callable[[int, int], None] | None = None,
 ) -> BiasCorrection:
-    """Estimate the shift of every layer's bias; keep the shifts if the scores are nearer to fp32 on images held back.
+    """Estimate the shift of every layer's bias; keep the shifts if the scores gain SQNR on images held back.
 
-    The distance is that of `quantkit.evaluation.selection.Closeness`. It is compared with and without the shifts on the
-    same images, by Student's t test.
+    The gain is tested on the same images with and without the shifts, by Student's t test.
 
     Args:
         prepared: model from `quantkit.graph.prepare.prepare`.
@@ -113,9 +112,9 @@ def correct_bias(
     reference = scores_of(prepared, held_back, threads=threads)
     plain = scores_of(write_qdq(prepared, plan, ranges), held_back, threads=threads)
     corrected = scores_of(write_qdq(prepared, plan, ranges, bias_shift=shifts), held_back, threads=threads)
-    before_db, after_db = (float(sqnr_by_image_db(reference, scores).mean()) for scores in (plain, corrected))
-    before, after = (distance_estimate(reference, scores) for scores in (plain, corrected))
-    return BiasCorrection(shifts if before.exceeds(after, CONFIDENCE) else {}, before_db, after_db, len(held_back))
+    before, after = (sqnr_by_image_db(reference, scores) for scores in (plain, corrected))
+    kept = shifts if is_gain(after - before, CONFIDENCE) else {}
+    return BiasCorrection(kept, float(before.mean()), float(after.mean()), before.size)
 
 
 class _Some(Sequence[Float32Array]):

@@ -14,6 +14,7 @@ from quantkit.evaluation.selection import (
     closeness,
     distance_estimate,
     expected_kl,
+    is_gain,
     student_quantile,
 )
 
@@ -146,6 +147,13 @@ def test_student_quantile_is_that_of_scipy(probability: float) -> None:
     freedom = [4, 5, 7, 15, 40, 127]
     found = [student_quantile(probability, one) for one in freedom]
     np.testing.assert_allclose(found, stats.t.ppf(probability, freedom), rtol=0.01, atol=1e-12)
+
+
+@pytest.mark.parametrize("share", [0.95, 1.05])
+def test_gain_is_one_where_paired_t_test_says_so(share: float) -> None:
+    values = np.random.default_rng(9).normal(size=8)
+    values += share * stats.t.ppf(0.84, 7) * values.std(ddof=1) / math.sqrt(8) - values.mean()
+    assert is_gain(values, 0.84) is (share > 1.0)
 
 
 @pytest.mark.parametrize("share", [0.95, 1.05])
