@@ -193,6 +193,7 @@ def _print(result: "ModelComparison", breakdown: "ErrorBreakdown | None", verdic
             console.print(drift_table(candidate))
     if breakdown is not None:
         console.print(_breakdown_table(breakdown))
+    print_lines(f"labels: {result.source.source}")
     print_notes(result.notes)
     print_lines(*dict.fromkeys((*notes(result), *(breakdown.notes if breakdown is not None else ()))))
     for verdict in verdicts:

@@ -207,7 +207,9 @@ def _print(done: "Tuning", json: Path | None) -> None:
 def _table(done: "Tuning") -> "Table":
     from quantkit.report.tables import plain_table, points
 
-    table = plain_table("trials; difference to fp32 with its 95 % interval")
+    table = plain_table(
+        "trials: KL and SQNR on calibration images; difference to fp32 with its 95 % interval on held-out images"
+    )
     table.add_column("recipe")
     for heading in ("KL, 1e-3", "SQNR, dB", "Δ top-1, points", "agree", "float"):
         table.add_column(heading, justify="right", no_wrap=True)

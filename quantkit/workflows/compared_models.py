@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import onnx_ir as ir
 
@@ -45,7 +45,7 @@ class ComparedModel:
         return self.file.core
 
 
-Candidate = ComparedModel | DeviceResults
+Candidate: TypeAlias = ComparedModel | DeviceResults
 
 
 def read_candidate(

@@ -57,6 +57,7 @@ class ModelEvaluation(Records):
         output: name of the output with the scores.
         notes: how inputs and outputs were selected or changed, if they were.
         ran_on: device of the predictions.
+        labels: where the labels come from, in words.
 
     Example:
         In the folder written by ``quantkit demo``:
@@ -76,6 +77,7 @@ class ModelEvaluation(Records):
     output: str
     notes: tuple[str, ...] = ()
     ran_on: DevicePlacement | None = None
+    labels: str = ""
 
     @property
     def accuracy(self) -> "Accuracy":
@@ -273,6 +275,7 @@ def evaluate(
         file.signature.scores.name,
         notes,
         classifier.placement,
+        found.source,
     )
 
 

@@ -164,7 +164,9 @@ def quantize(
     with folder.locked():
         task = QuantizeTask(run=subject, requested=target, options=options, images=images)
         solved_by, selection = resolve_method(chosen_method, task, progress)
-        name, path = output_path(folder, variant_name(record, solved_by, target), optional_path(out, "out"))
+        name, path = output_path(
+            folder, record, variant_name(record, solved_by, target), target, optional_path(out, "out")
+        )
         done = quantize_prepared(
             task, solved_by, name=name, path=path, selection=selection, require_coverage=require_coverage
         )

@@ -93,7 +93,7 @@ def test_calib_set_build_reads_label_and_name_files(run: Run, tmp_path: Path, ma
 def test_calib_set_build_without_labels_needs_unlabelled(run: Run, tmp_path: Path, make_images) -> None:
     make_images(tmp_path / "images", *(f"{number}.png" for number in range(6)))
     code, out, _ = run("calib-set", "build", "--images", "images", "--unlabelled", "--count", 4, "--out", "set.csv")
-    assert (code, out.splitlines()[0]) == (0, "4 images: no labels; labels: no labels; seed 0")
+    assert (code, out.splitlines()[0]) == (0, "4 images: no labels; seed 0")
 
 
 def test_calib_set_build_from_labels_alone_is_rebuilt(run: Run, tmp_path: Path, make_images) -> None:

@@ -6,23 +6,17 @@ import numpy as np
 import pytest
 from scipy import special, stats
 
-from quantkit.engine.scores import EXACT_DB
 from quantkit.errors import NumericError
 from quantkit.evaluation.predictions import Scores, kl_divergence
+from quantkit.evaluation.score_sqnr import EXACT_DB, score_sqnr_db
 from quantkit.evaluation.selection import (
     DistanceEstimate,
     closeness,
     distance_estimate,
     expected_kl,
-    mean_sqnr_db,
+    is_gain,
     student_quantile,
 )
-
-
-def test_closeness_sqnr_equals_hand_worked_example() -> None:
-    reference = np.array([[3.0, 4.0], [300.0, 400.0]], np.float32)
-    other = reference + np.array([[0.5, 0.0], [0.0, 5.0]], np.float32)
-    assert mean_sqnr_db(reference, other) == pytest.approx((20.0 + 40.0) / 2.0)
 
 
 def test_closeness_large_scores_do_not_outweigh_others() -> None:
@@ -30,13 +24,13 @@ def test_closeness_large_scores_do_not_outweigh_others() -> None:
     reference = rng.normal(size=(50, 10)).astype(np.float32)
     near, far = reference + np.float32(0.01), reference + np.float32(0.1)
     reference[7], near[7], far[7] = 1000.0 * reference[7], 1000.0 * far[7], 1000.0 * near[7]
-    assert mean_sqnr_db(reference, near) > mean_sqnr_db(reference, far) + 15.0
+    assert score_sqnr_db(reference, near) > score_sqnr_db(reference, far) + 15.0
 
 
 def test_closeness_equal_scores_are_infinitely_near() -> None:
     reference = np.array([[1.0, 2.0], [0.0, 1.0]], np.float32)
-    assert mean_sqnr_db(reference, reference) == math.inf
-    assert mean_sqnr_db(reference, reference + np.array([[0.0], [0.1]], np.float32)) < EXACT_DB
+    assert score_sqnr_db(reference, reference) == math.inf
+    assert score_sqnr_db(reference, reference + np.array([[0.0], [0.1]], np.float32)) < EXACT_DB
 
 
 def test_expected_kl_pairs_equal_hand_worked_example() -> None:
@@ -153,6 +147,13 @@ def test_student_quantile_is_that_of_scipy(probability: float) -> None:
     freedom = [4, 5, 7, 15, 40, 127]
     found = [student_quantile(probability, one) for one in freedom]
     np.testing.assert_allclose(found, stats.t.ppf(probability, freedom), rtol=0.01, atol=1e-12)
+
+
+@pytest.mark.parametrize("share", [0.95, 1.05])
+def test_gain_is_one_where_paired_t_test_says_so(share: float) -> None:
+    values = np.random.default_rng(9).normal(size=8)
+    values += share * stats.t.ppf(0.84, 7) * values.std(ddof=1) / math.sqrt(8) - values.mean()
+    assert is_gain(values, 0.84) is (share > 1.0)
 
 
 @pytest.mark.parametrize("share", [0.95, 1.05])

@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 from scipy.optimize import check_grad
 from tune_models import linear_model, minmax_ranges, small_images, small_model, values_of
 
-from quantkit.engine.scores import score_sqnr_db, scores_of
+from quantkit.engine.scores import scores_of
+from quantkit.evaluation.score_sqnr import score_sqnr_db
 from quantkit.graph.qdq.plan import plan
 from quantkit.graph.qdq.write import write_qdq
 from quantkit.ptq.channel_shift import ChannelShiftNoise, best_channel_shifts, shift_channels

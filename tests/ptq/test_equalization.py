@@ -16,7 +16,8 @@ from tune_models import (
     weights,
 )
 
-from quantkit.engine.scores import score_sqnr_db, scores_of
+from quantkit.engine.scores import scores_of
+from quantkit.evaluation.score_sqnr import score_sqnr_db
 from quantkit.graph.qdq.plan import plan
 from quantkit.graph.qdq.write import write_qdq
 from quantkit.ptq.channel_groups import PINNED, find_channel_groups

@@ -6,7 +6,8 @@ from quantizers import fake_quantize
 from tune_models import builder_of, model_of, planned, small_images, small_model, values_of, weights
 
 from quantkit.config.method import MinMax
-from quantkit.engine.scores import score_sqnr_db, scores_of
+from quantkit.engine.scores import scores_of
+from quantkit.evaluation.score_sqnr import score_sqnr_db
 from quantkit.graph.qdq.write import activation_parameters
 from quantkit.numerics import Range
 from quantkit.ptq import range_refinement as refine

@@ -49,7 +49,7 @@ def test_run_correction_other_method_is_corrected_anew(run: Path) -> None:
     (before,) = (run / "cache/bias").iterdir()
     assert said(quantize(run, method=COARSE, use_images=False).notes, "no image was used")
     done = quantize(run, method=COARSE, use_images=True)
-    assert said(done.notes, "dB on images held back")
+    assert said(done.notes, "dB on 8 calibration images held back")
     (after,) = set((run / "cache/bias").iterdir()) - {before}
     assert after.read_bytes() != before.read_bytes()
     quantize(run)
@@ -59,7 +59,7 @@ def test_run_correction_other_method_is_corrected_anew(run: Path) -> None:
 @pytest.mark.parametrize(("after_db", "kept", "far"), [(11.9, True, True), (12.0, True, False), (25.0, False, True)])
 def test_run_correction_scores_far_from_fp32_are_noted(run: Path, monkeypatch, after_db, kept, far) -> None:
     def found(model, plan, *_, **__):
-        return BiasCorrection(no_shifts(biased_layers(plan)) if kept else {}, 3.0, after_db)
+        return BiasCorrection(no_shifts(biased_layers(plan)) if kept else {}, 3.0, after_db, 8)
 
     monkeypatch.setattr(correction, "correct_bias", found)
     notes = quantize(run, method=COARSE, use_images=True).notes
@@ -67,15 +67,20 @@ def test_run_correction_scores_far_from_fp32_are_noted(run: Path, monkeypatch, a
     assert any(f"far from those of fp32 (SQNR {used_db:.1f} dB)" in note for note in notes) == far
 
 
-@pytest.mark.parametrize(("after_db", "within"), [(19.0, True), (21.0, False)])
-def test_run_correction_loss_within_chance_is_noted(run: Path, monkeypatch, after_db, within) -> None:
-    def found(model, plan, *_, **__):
-        return BiasCorrection(no_shifts(biased_layers(plan)), 20.0, after_db)
+def test_run_correction_gain_within_chance_is_left_out_and_noted(run, monkeypatch) -> None:
+    monkeypatch.setattr(correction, "correct_bias", lambda *_, **__: BiasCorrection({}, 20.0, 20.4, 3))
+    done = quantize(run, method=COARSE, use_images=True)
+    note = "biases are not corrected, as that gains nothing beyond chance: SQNR of the scores 20.0 -> 20.4 dB"
+    assert said(done.notes, f"{note} on 3 calibration images held back")
+    plain = quantize(run, method=COARSE, options=QuantizeOptions(bias_correction=False), out=run / "plain.onnx")
+    assert done.path.read_bytes() == plain.path.read_bytes()
 
-    monkeypatch.setattr(correction, "correct_bias", found)
-    notes = quantize(run, method=COARSE, use_images=True).notes
-    assert said(notes, f"biases corrected: SQNR of the scores 20.0 -> {after_db:.1f} dB")
-    assert said(notes, "held back, a loss within chance") == within
+
+def test_run_correction_three_images_are_too_few(tmp_path: Path) -> None:
+    images = write_images(tmp_path / "images", per_class=1)
+    build_calibration_set(images, count=3).save(tmp_path / "set.csv")
+    done = calibrate(tiny_model(tmp_path / "tiny.onnx"), tmp_path / "set.csv", PIPELINE, run=tmp_path / "run")
+    assert said(done.notes, "biases are not corrected: that takes 4 calibration images or more")
 
 
 @pytest.mark.parametrize("fault", ["gone", "changed", "no manifest"])

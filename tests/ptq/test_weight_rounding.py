@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from numpy.lib.stride_tricks import sliding_window_view
 from tune_models import planned, small_images, small_model
 
-from quantkit.engine.scores import score_sqnr_db, scores_of
+from quantkit.engine.scores import scores_of
+from quantkit.evaluation.score_sqnr import score_sqnr_db
 from quantkit.graph.analysis.values import node_name
 from quantkit.graph.qdq.write import write_qdq
 from quantkit.ptq.im2col import can_unfold, input_covariance

@@ -12,8 +12,10 @@ from quantkit.workflows.quantize_task import QuantizeOptions
 from quantkit.workflows.sensitivity_decision import compare_command, decide, quantize_command
 
 
-def figures(share: float) -> Figures:
-    return Figures(sqnr_db=30.0, kl=0.01, share=share, accuracy=None)
+def figures(share: float, left: float = 1.0) -> Figures:
+    """Return the figures of a model with this share of the noise of the full int8 model, which has 30 dB."""
+    sqnr_db = 30.0 - 10.0 * math.log10(left) if left > 0.0 else math.inf
+    return Figures(sqnr_db=sqnr_db, kl=0.01, share=share, accuracy=None)
 
 
 def layer(index: int | None, share: float, macs: float | None, node: str = "node") -> LayerSensitivity:
@@ -24,7 +26,7 @@ def layer(index: int | None, share: float, macs: float | None, node: str = "node
         macs=1,
         macs_share=macs,
         isolated=figures(share),
-        leave_one_out=figures(share),
+        leave_one_out=figures(share, left=1.0 - share),
     )
 
 

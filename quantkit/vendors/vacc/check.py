@@ -222,7 +222,7 @@ def _facts_of_checkpoint(
     if path is None or path.suffix.lower() != ".onnx":
         why = "does not exist here" if path is None else "is not an ONNX file"
         fault = f"not checked against the model: {named} {why}"
-        findings.append(found(document, "note", key, fault, "give --model"))
+        findings.append(found(document, "note", key, fault, "give --model; for a moved run, quantkit relink RUN"))
         return None
     try:
         return read_facts(path)

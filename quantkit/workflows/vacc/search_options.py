@@ -16,12 +16,13 @@ from pathlib import Path
 from typing import Any
 
 from quantkit.config.method import Kl, MinMax, Mse, Percentile, method_name
-from quantkit.engine.scores import score_sqnr_db, scores_of
+from quantkit.engine.scores import scores_of
 from quantkit.engine.session import default_threads
 from quantkit.errors import UsageError
 from quantkit.evaluation.compare_models import EvaluatedModel, compare_models
 from quantkit.evaluation.paired import PairedOutcomes, score_interval
 from quantkit.evaluation.result import PERCENT, Comparison, ModelResult
+from quantkit.evaluation.score_sqnr import score_sqnr_db
 from quantkit.files import write_text
 from quantkit.graph.qdq.plan import Plan
 from quantkit.progress import NamedProgress, Progress, as_progress
@@ -333,7 +334,12 @@ def _build(run: Path, best: Candidate, out: Path, options: VamcOptions) -> tuple
     """Return the build file of the best options, and the command that writes the same file."""
     choices = best.choices
     build, _ = vamc_of_run(
-        run, method=choices.method, per_channel=choices.per_channel, skip_convs=best.skip_convs, options=options
+        run,
+        method=choices.method,
+        per_channel=choices.per_channel,
+        skip_convs=best.skip_convs,
+        bias_correction=False,  # as the candidates were simulated
+        options=options,
     )
     words = ["quantkit", "vamc", "write", "--run", str(run), "--method", method_name(choices.method)]
     if isinstance(choices.method, Percentile):
@@ -341,7 +347,7 @@ def _build(run: Path, best: Candidate, out: Path, options: VamcOptions) -> tuple
     words += ["--per-channel" if choices.per_channel else "--per-tensor", "--weight-scale", best.weight_scale]
     for conv in best.skip_convs:
         words += ["--skip-conv", str(conv)]
-    words += ["--dialect", options.dialect]
+    words += ["--no-bias-correction", "--dialect", options.dialect]
     if options.calibration_folder is not None:
         words += ["--calibration-folder", str(options.calibration_folder)]
     return build, shlex.join([*words, "--out", str(out)])

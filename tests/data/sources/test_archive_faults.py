@@ -177,7 +177,9 @@ def test_tar_with_an_impossible_size_is_refused(size: bytes, tmp_path: Path) -> 
     header[148:156] = b" " * 8
     header[148:156] = f"{sum(header):06o}\0 ".encode()
     (tmp_path / "a.tar").write_bytes(bytes(header) + bytes(1024))
-    with pytest.raises(CalibrationSetError, match=r"invalid size|not a number|are left of the archive"):
+    with pytest.raises(
+        CalibrationSetError, match=r"invalid (size|header|offset)|not a tar archive|are left of the archive"
+    ):
         open_source(tmp_path / "a.tar")
 
 
