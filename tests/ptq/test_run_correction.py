@@ -5,9 +5,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+from models import tiny_model, write_images
 
 from quantkit.config.method import Percentile
 from quantkit.config.pipeline import Decode, Pipeline, ToTensor
+from quantkit.data.build_set import build_calibration_set
 from quantkit.data.calibration_set import CalibrationSet
 from quantkit.ptq import run_correction as correction
 from quantkit.ptq.bias_correction import BiasCorrection
