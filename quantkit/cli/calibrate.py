@@ -55,8 +55,7 @@ def calibrate(
     check_preprocessing: CheckPreprocessingOption = True,
 ) -> None:
     """Run the model once over a calibration set; write statistics, ranges and the int8 model."""
-    from quantkit.cli.calibration_settings import calibration_settings
-    from quantkit.config.settings import Settings
+    from quantkit.cli.calibration_settings import calibration_settings, merged_settings
     from quantkit.workflows.calibrate import calibrate as step
     from quantkit.workflows.project import load_project
 
@@ -66,19 +65,7 @@ def calibrate(
     stable = parse_percent(until_stable, "--until-stable")
     least = parse_percent(require_coverage, "--require-coverage", all_allowed=True)
     print_preset_notes(given.preset, project)
-    merged = Settings(project)
-    merged.add("model", settings.model, given=given.model, key="model")
-    merged.add("images", settings.set, given=given.set_ or given.images, key="set")
-    merged.add_preprocessing(settings.pipeline, given.preset)
-    given.show_method(merged, settings.method, settings.target)
-    given.show_options(merged, settings.options, bias=given.bias_correction)
-    merged.add("output", settings.output, given=given.output, key="output")
-    merged.add("inputs", settings.inputs, given=given.input_, key="inputs")
-    merged.add("until stable", until_stable, given=until_stable)
-    merged.add("dialect", given.dialect or project.dialect, given=given.dialect, key="dialect")
-    execution.show(merged)
-    merged.add("batch", execution.batch if execution.batch != 1 else None, given=execution.batch)
-    merged.add("run", settings.run, given=given.run, key="run")
+    merged = merged_settings(given, settings, execution, project, until_stable=until_stable)
     with show_progress() as progress:
         chosen = settings.calibration_set(progress)
     _print_set(chosen, drawn=chosen != settings.set)

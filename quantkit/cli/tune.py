@@ -9,7 +9,6 @@ import typer
 from quantkit.cli.app import app
 from quantkit.cli.options import (
     CalibrateOptions,
-    DeviceOptions,
     EvaluatedImages,
     ExecutionOptions,
     LayerOptions,
@@ -30,6 +29,7 @@ from quantkit.cli.show import (
     print_lines,
     print_next,
     print_notes,
+    print_preset_notes,
 )
 from quantkit.cli.terminal import console
 from quantkit.config.choices import Stage
@@ -39,7 +39,6 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from quantkit.config.project import Project
-    from quantkit.progress import Progress
     from quantkit.workflows.tune import Tuning
 
 _SECONDS = {"s": 1.0, "m": 60.0, "h": 3600.0}
@@ -103,10 +102,19 @@ def tune(
         raise UsageError("there is no rewritten fp32 model", where="--write-fp32", fix="give --target vacc --rewrite")
     macs = parse_percent(max_float, "--max-float")
     assert macs is not None
-    calibrated = CalibrateOptions(model=subject, set_=set_, preset=preset, run=run)
-    known = _known_run(calibrated, project)
+    wanted = TuneOptions(
+        goal=Goal(max_drop=max_drop, min_agreement=min_agreement),
+        budget=FloatBudget(macs=macs, layers=max_skips),
+        disable=frozenset(disable or ()),
+        rewrite=rewrite,
+        seconds=parse_seconds(time),
+        write_fp32=write_fp32,
+        require_coverage=parse_percent(require_coverage, "--require-coverage", all_allowed=True),
+    )
+    calibrated = CalibrateOptions(model=subject, set_=set_, preset=preset, run=run, target=target, **vars(given))
+    folder = _run_to_tune(calibrated, execution, project)
     merged = Settings(project)
-    merged.add("run", known, given=subject or run, key="run")
+    merged.add("run", folder, given=subject or run, key="run")
     merged.add("target", chosen.name, given=target, key="target")
     merged.add("max drop", f"{max_drop:g} points", given=max_drop if max_drop != 0.5 else None)
     merged.add("min agreement", None if min_agreement is None else f"{min_agreement:g} %", given=min_agreement)
@@ -122,16 +130,8 @@ def tune(
     merged.add("time", time, given=time)
     with show_progress(merged.by_name, recorded="tune") as progress:
         done = step(
-            known or _calibrate_first(calibrated, project, execution, progress),
-            TuneOptions(
-                goal=Goal(max_drop=max_drop, min_agreement=min_agreement),
-                budget=FloatBudget(macs=macs, layers=max_skips),
-                disable=frozenset(disable or ()),
-                rewrite=rewrite,
-                seconds=parse_seconds(time),
-                write_fp32=write_fp32,
-                require_coverage=parse_percent(require_coverage, "--require-coverage", all_allowed=True),
-            ),
+            folder,
+            wanted,
             target=chosen,
             options=options,
             **images.arguments(),
@@ -159,37 +159,25 @@ def parse_seconds(text: str | None) -> float | None:
     return float(found[1]) * _SECONDS[found[2] or "s"]
 
 
-def _known_run(given: CalibrateOptions, project: "Project") -> Path | None:
-    """Return the run to tune; None if a set is given, with which the model is calibrated first."""
+def _run_to_tune(given: CalibrateOptions, execution: ExecutionOptions, project: "Project") -> Path:
+    """Return the run to tune; where a set is given, the model is calibrated with it first, as `calibrate` does it.
+
+    Raises:
+        UsageError: there is no run, or an option has no effect without a set.
+    """
+    from quantkit.cli.calibration_settings import calibration_settings, merged_settings
+    from quantkit.workflows.calibrate import calibrate
     from quantkit.workflows.project import run_of_subject
 
-    if given.set_ is not None:
-        return None
-    if given.preset is not None:
-        raise UsageError("a calibrated run has its own preprocessing", where="--preset", fix="give --set too")
-    return run_of_subject(given_once(given.model, given.run, "run"), project)
-
-
-def _calibrate_first(
-    given: CalibrateOptions, project: "Project", execution: DeviceOptions, progress: "Progress"
-) -> Path:
-    """Calibrate a model with the set given, and return its run."""
-    from quantkit.cli.calibration_settings import calibration_settings
-    from quantkit.workflows.calibrate import calibrate
-
-    assert given.set_ is not None
+    if given.set_ is None:
+        if given.preset is not None:
+            raise UsageError("a calibrated run has its own preprocessing", where="--preset", fix="give --set too")
+        return run_of_subject(given_once(given.model, given.run, "run"), project)
     settings = calibration_settings(given, project)
-    calibrate(
-        settings.model,
-        given.set_,
-        settings.pipeline,
-        run=settings.run,
-        options=settings.options,
-        output=settings.output,
-        inputs=settings.inputs,
-        **DeviceOptions.arguments(execution),  # in this process, with or without a cluster
-        progress=progress,
-    )
+    merged = merged_settings(given, settings, execution, project)
+    print_preset_notes(given.preset, project)
+    with show_progress(merged.by_name, recorded="calibrate") as progress:
+        calibrate(settings.model, given.set_, **settings.arguments(), **execution.arguments(), progress=progress)
     return settings.run
 
 

@@ -3,12 +3,17 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from models import tiny_model, write_images
 
 from quantkit.cli.tune import parse_seconds
+from quantkit.config.method import Percentile
+from quantkit.config.settings import Setting
 from quantkit.errors import UsageError
+from quantkit.runs.configuration import settings_of_run
+from quantkit.runs.folder import RunFolder
 
 Run = Callable[..., tuple[str, str]]
 
@@ -89,3 +94,54 @@ def test_parse_seconds_reads_times(text, seconds) -> None:
 def test_parse_seconds_refuses_other_text(text) -> None:
     with pytest.raises(UsageError, match="invalid duration"):
         parse_seconds(text)
+
+
+SETTINGS = """
+method: percentile
+fraction: 0.999
+dialect: build
+calibration_folder: cards
+per_channel: false
+skip: [conv:0]
+output: logits
+"""
+
+
+@pytest.mark.parametrize(
+    "options", [(), ("--keep-outliers",), ("--per-channel", "--skip", "conv:1"), ("--device", "openvino")]
+)
+@pytest.mark.parametrize("target", [(), ("--target", "vacc"), ("--cluster", "local:2")])
+def test_tune_with_a_set_calibrates_as_calibrate_does(
+    folder: Path, command: Run, monkeypatch: pytest.MonkeyPatch, options: tuple[str, ...], target: tuple[str, ...]
+) -> None:
+    calls: list[dict[str, Any]] = []
+
+    def recorded(*arguments: Any, progress: Any, backends: dict[str, Any], **named: Any) -> None:
+        card = {"card": backends["vacc"].options, "arguments": arguments}
+        calls.append(card | {name: value for name, value in named.items() if value is not None})
+        raise UsageError("recorded")
+
+    monkeypatch.setattr("quantkit.workflows.calibrate.calibrate", recorded)
+    (folder / "quantkit.yaml").write_text(f"preset: pipeline.yaml\n{SETTINGS}")
+    shared = ("tiny.onnx", "--set", "calib.csv", *options, *target)
+    for name in ("calibrate", "tune"):
+        command(name, *shared, code=2)
+    calibrated, tuned = calls
+    defaults = {"fresh": False, "check_preprocessing": True}
+    assert tuned == {name: value for name, value in calibrated.items() if defaults.get(name) != value}
+    assert tuned["method"] == Percentile(fraction=0.999)
+    assert (tuned["card"].dialect, tuned["card"].calibration_folder) == ("build", Path("cards"))
+    assert tuned["options"].keep_outliers is ("--keep-outliers" in options)
+    assert tuned.get("cluster") == ("local:2" if "--cluster" in target else None)
+
+
+def test_tune_with_a_set_records_the_settings_of_both(folder: Path, command: Run) -> None:
+    (folder / "quantkit.yaml").write_text("preset: pipeline.yaml\nmethod: kl\n")
+    _, err = command("tune", "tiny.onnx", "--set", "calib.csv", "--max-drop", "100", "--keep-outliers")
+    found = settings_of_run(RunFolder(folder / "runs/tiny").read())
+    assert found["calibrate"]["method"] == Setting({"name": "kl", "definition": "auto"}, "quantkit.yaml:2")
+    for step in ("calibrate", "tune int8-tuned"):
+        assert found[step]["keep outliers"] == Setting(True, "command line")
+    assert "quantkit.yaml:2" in err
+    log = json.loads((folder / "runs/tiny/tune-ort.json").read_text())
+    assert log["best"]["recipe"]["method"] == {"name": "kl", "definition": "auto"}

@@ -15,7 +15,7 @@ from quantkit.graph.analysis.values import node_name
 from quantkit.graph.qdq.write import write_qdq
 from quantkit.ptq.im2col import can_unfold, input_covariance
 from quantkit.ptq.reconstruction import reconstruct
-from quantkit.ptq.weight_rounding import noise, round_weights
+from quantkit.ptq.weight_rounding import DAMPING, noise, round_weights
 from quantkit.targets import ORT, TENSORRT, VACC
 
 
@@ -50,6 +50,23 @@ def test_round_weights_noise_is_near_best_of_all_roundings() -> None:
         best = np.minimum(best, noise(wanted, np.floor(wanted) + np.array(up), covariance)[0])
     assert best.sum() < 0.2 * nearest.sum()
     assert found.sum() < 1.5 * best.sum()
+
+
+def test_round_weights_no_single_step_lowers_noise() -> None:
+    """Noise with the damped covariance, as the descent sees it, is least in every single integer."""
+    rng = np.random.default_rng(4)
+    weight, covariance = rng.normal(size=(1, 20, 40)), correlated(rng, 1, 40)
+    error = round_weights(weight, covariance, np.full((1, 20), 0.3), qmax=127)[0] - weight[0] / 0.3
+    damped = covariance[0] + DAMPING * np.trace(covariance[0]) / 40 * np.eye(40)
+    assert (np.abs(error @ damped) <= 0.5 * np.diag(damped) * (1 + 1e-9)).all()
+
+
+def test_round_weights_any_block_size_gives_same_integers(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(4)
+    weight, covariance, step = rng.normal(size=(1, 20, 150)), correlated(rng, 1, 150), np.full((1, 20), 0.3)
+    whole = round_weights(weight, covariance, step, qmax=127)
+    monkeypatch.setattr("quantkit.ptq.weight_rounding.BLOCK", 1000)
+    np.testing.assert_array_equal(round_weights(weight, covariance, step, qmax=127), whole)
 
 
 def test_round_weights_independent_inputs_are_rounded_to_nearest() -> None:

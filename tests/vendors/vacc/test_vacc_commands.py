@@ -27,9 +27,8 @@ def test_vamc_check_prints_lines_and_summary_with_exit_code(run: Run, tmp_path: 
     ]
     assert err == "error: 1 of 2 build files have errors"
     code, out, _ = run("vamc", "check", "good.yaml", "--notes")
-    assert (code, out.splitlines()[0]) == (
-        0, "good.yaml:5: note: not checked against the model: small.onnx does not exist here; give --model; for a moved run, quantkit relink RUN"
-    )  # fmt: skip
+    note = "not checked against the model: small.onnx does not exist here; give --model"
+    assert (code, out.splitlines()[0]) == (0, f"good.yaml:5: note: {note}; for a moved run, quantkit relink RUN")
 
 
 def test_vamc_check_json_has_findings(run: Run, tmp_path: Path) -> None:
