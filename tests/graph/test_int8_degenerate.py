@@ -184,7 +184,7 @@ def test_quantize_vacc_least_integer_is_minus_127():
 def test_quantize_vacc_least_integer_of_bounded_values_is_minus_127():
     model = text_model(
         """<ir_version: 8, opset_import: ["" : 17]>
-        g (float[N, 3, 8, 8] image) => (float[N, 4] logits) {
+        g (float[N, 3, 10, 10] image) => (float[N, 4] logits) {
           a = Conv (image, w0)
           t = Tanh (a)
           c = Conv (t, w1)
@@ -202,7 +202,7 @@ def test_quantize_pad_of_signed_values_fills_with_zero():
     """The integer of zero is the zero point, and not 0."""
     model = text_model(
         """<ir_version: 8, opset_import: ["" : 17]>
-        g (float[N, 3, 8, 8] image) => (float[N, 4] logits) {
+        g (float[N, 3, 10, 10] image) => (float[N, 4] logits) {
           a = Conv (image, w0)
           d = Pad (a, pads)
           c = Conv (d, w1)
