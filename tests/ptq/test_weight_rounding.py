@@ -35,7 +35,7 @@ def test_round_weights_noise_is_at_most_that_of_nearest(seed, groups, rows, colu
     wanted = weight / step[:, :, None]
     assert found.dtype == np.int8
     assert np.abs(found.astype(int)).max() <= 127
-    assert (noise(wanted, found, covariance) <= noise(wanted, nearest, covariance) * (1 + 1e-9)).all()  # type: ignore[arg-type]
+    assert (noise(wanted, found.astype(float), covariance) <= noise(wanted, nearest, covariance) * (1 + 1e-9)).all()
 
 
 def test_round_weights_noise_is_near_best_of_all_roundings() -> None:
@@ -43,7 +43,7 @@ def test_round_weights_noise_is_near_best_of_all_roundings() -> None:
     weight, covariance = rng.normal(size=(1, 20, 7)), correlated(rng, 1, 7)
     step = np.full((1, 20), 0.3)
     wanted = weight / 0.3
-    found = noise(wanted, round_weights(weight, covariance, step, qmax=127), covariance)[0]  # type: ignore[arg-type]
+    found = noise(wanted, round_weights(weight, covariance, step, qmax=127).astype(float), covariance)[0]
     nearest = noise(wanted, np.rint(wanted), covariance)[0]
     best = np.full(20, np.inf)
     for up in itertools.product((-1.0, 0.0, 1.0, 2.0), repeat=7):

@@ -121,8 +121,8 @@ def test_vamc_write_fp16_needs_model_only(run: Run, tmp_path: Path) -> None:
 def test_vamc_write_int8_has_compiler_options(run: Run, tmp_path: Path) -> None:
     tiny_model(tmp_path / "tiny.onnx")
     (tmp_path / "pipeline.yaml").write_text(PIPELINE)
-    base = ("vamc", "write", "--model", "tiny.onnx", "--preset", "pipeline.yaml", "--calibration-folder", "x")
-    base += ("--suffix", "JPEG", "--count", "7")  # type: ignore[assignment]
+    folder = ("--calibration-folder", "x", "--suffix", "JPEG", "--count", "7")
+    base = ("vamc", "write", "--model", "tiny.onnx", "--preset", "pipeline.yaml", *folder)
     code, out, _ = run(*base, "--skip-matmul", 0, "--skip-matmul", 3, "--calibrate-chunk-by", -1, "--overflow-adaptive")
     assert code == 0
     for line in ("skip_matmul_layers: [0, 3]", "calibrate_chunk_by: -1", "overflow_adaptive: 1"):
