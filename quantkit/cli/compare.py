@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from quantkit.cli.app import app
+from quantkit.cli.next_step import print_next_step
 from quantkit.cli.options import (
     CheckPreprocessingOption,
     EvaluatedImages,
@@ -172,7 +173,7 @@ def compare(
         _print(result, parts, verdicts)
         print_files(path for path in (json, csv, markdown, html, junit) if path is not None)
         if settings.run is not None:
-            print_next("sensitivity", settings.run)
+            print_next_step(settings.run, "compare")
         elif html is None:
             print_next("compare", *models, *_repeated(on.images, read.preset), "--html", "report.html")
     require(verdicts)

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from quantkit.cli.app import app
+from quantkit.cli.next_step import print_next_comparison
 from quantkit.cli.options import (
     CheckPreprocessingOption,
     EvaluatedImages,
@@ -98,7 +99,7 @@ def evaluate(
     if shard is not None and out is not None:
         print_next("eval", "--merge", out, "OTHER.npz", "--out", "all.npz")
     elif settings.run is not None:
-        print_next("compare", "fp32", models[0] if models[0] != "fp32" else "int8", "--run", settings.run)
+        print_next_comparison(settings.run, models[0])
     else:
         chosen = [] if read.preset is None else ["--preset", read.preset]
         print_next("calibrate", "--model", models[0], "--images", "FOLDER", *chosen)

@@ -121,7 +121,7 @@ def _table(done: "PreprocessingGuess") -> "Table":
     figure, digits = ("top-1", 1) if labelled else ("nats", 2)
     table = plain_table("Alternatives, each against the preprocessing of its round")
     table.add_column("alternative")
-    for heading in ("images", "present", figure, "Δ [95 %]", "p (Holm)"):
+    for heading in ("images", "present", figure, "Δ [95 %]", "corrected p"):
         table.add_column(heading, justify="right", no_wrap=True)
     before = None
     for one in done.tried:

@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from quantkit.cli.app import app
+from quantkit.cli.next_step import print_next_step
 from quantkit.cli.options import (
     DeviceOptions,
     EvaluatedImages,
@@ -16,7 +17,7 @@ from quantkit.cli.options import (
     given_once,
 )
 from quantkit.cli.progress import show_progress
-from quantkit.cli.show import print_files, print_lines, print_next, print_notes
+from quantkit.cli.show import print_files, print_lines, print_notes
 from quantkit.cli.terminal import console, session
 
 
@@ -68,4 +69,4 @@ def report(
     print_notes(done.notes)
     print_lines(*dict.fromkeys(notes(done)))
     print_files([path])
-    print_next("tune", folder)
+    print_next_step(folder, "report")

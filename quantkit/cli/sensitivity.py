@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from quantkit.cli.app import app
+from quantkit.cli.next_step import print_next_step
 from quantkit.cli.options import (
     EvaluatedImages,
     ExecutionOptions,
@@ -121,7 +122,7 @@ def sensitivity(
     print_notes(found.notes)
     print_files((sensitivity_path(RunFolder(folder), found.target), *(one for one in (json, csv, html) if one)))
     if not decision.layers:
-        print_next("tune", folder)
+        print_next_step(folder, "sensitivity")
         return
     for line in (quantize_command(folder, found, method, options, decision.skips), compare_command(folder, found)):
         print_next(*shlex.split(line)[1:])

@@ -182,14 +182,17 @@ def _run_to_tune(given: CalibrateOptions, execution: ExecutionOptions, project: 
 
 
 def _print(done: "Tuning", json: Path | None) -> None:
+    from quantkit.runs.folder import RECORD
+
     best = done.outcome.best
     console.print(_table(done))
     print_lines(*_verdict(done))
     print_notes(done.notes)
     print_lines(f"kept: {best.recipe.describe()}")
-    print_files((*done.files, done.log, *([] if json is None else [json])), in_folder=done.log.parent)
+    run = done.log.parent
+    print_files((*done.files, done.log, run / RECORD, *([] if json is None else [json])), in_folder=run)
     print_coverage(done.coverage)
-    print_next("compare", "fp32", done.name, "--run", done.log.parent)
+    print_next("compare", "fp32", done.name, "--run", run)
 
 
 def _table(done: "Tuning") -> "Table":

@@ -107,6 +107,12 @@ class SearchResult:
     rounds: tuple[SearchRound, ...]
     overall: Contrast | None
 
+    @property
+    def p(self) -> float:
+        """The largest corrected p value of the moves, which is that of the whole finding; 1 where nothing was moved."""
+        chosen = [one.p for done in self.rounds for one in done.tried if one.alternative == done.chosen]
+        return max(chosen, default=1.0)
+
 
 def looks(images: int) -> tuple[int, ...]:
     """Return the numbers of images of each look: `FIRST_LOOK`, doubled up to all."""

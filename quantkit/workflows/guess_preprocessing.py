@@ -101,7 +101,7 @@ def guess_preprocessing(
     """
     if limit < FEWEST:
         raise UsageError(
-            f"{limit} images show nothing", where="limit", fix=f"use at least {FEWEST}, best some hundreds"
+            f"{limit} images show nothing", where="--limit", fix=f"use at least {FEWEST}, best some hundreds"
         )
     path, run = as_path(model, "model"), optional_path(run, "run")
     folder = None if run is None else RunFolder(run)
@@ -238,15 +238,16 @@ def _verdict(result: SearchResult, sample: ImageSource) -> str:
     found = result.overall
     if found is None or not result.moves:
         return f"no alternative is better beyond chance on {len(sample)} images; the preprocessing stays as it is"
+    corrected = f"p = {result.p:.2g}, corrected for all alternatives"
     if sample.labels is None:
         return (
             f"{changes(result)}: the scores of {found.images} images hold more information, {found.reference:.2f} to "
-            f"{found.value:.2f} nats (p = {found.p:.1g})"
+            f"{found.value:.2f} nats ({corrected})"
         )
     return (
         f"{changes(result)}: top-1 of {found.images} images rises from {found.reference:.1f} % to {found.value:.1f} % "
         f"({found.difference:+.1f} points, 95 % interval {found.ci95.lo:+.1f} to {found.ci95.hi:+.1f}, "
-        f"p = {found.p:.1g})"
+        f"{corrected})"
     )
 
 

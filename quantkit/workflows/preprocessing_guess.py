@@ -65,7 +65,7 @@ class PreprocessingGuess(Records):
         evidence: ``labels``, or ``scores`` where there are none, which is weaker.
         images: how many images there were to try.
         tried: the alternatives.
-        overall: best against start; None where they are the same.
+        overall: best against start, its p not corrected for the number of alternatives; None where they are the same.
         computed: how many times the model was run on an image.
         known: how many answers were in the cache.
         cache: folder of the cache.

@@ -23,6 +23,7 @@ from quantkit.search.method_selection import CANDIDATES, MethodSelection
 from quantkit.stats.solve import solve_all
 from quantkit.targets import ORT, VACC
 from quantkit.workflows import auto_method
+from quantkit.workflows.auto_method import images_read_again
 from quantkit.workflows.calibrate import calibrate
 from quantkit.workflows.quantize import quantize
 from quantkit.workflows.quantize_task import QuantizeOptions, QuantizeTask
@@ -182,6 +183,8 @@ def test_auto_compares_on_images_that_no_correction_is_fitted_on(
     inputs = [image.tobytes() for image in model_inputs(prepared.model, images.items, PIPELINE, 1)]
     places = [inputs.index(image.tobytes()) for image in compared_on]
     assert len(places) >= 8
+    again = images_read_again(images.items, Auto(), corrected=False)
+    assert {images.items[place] for place in places} <= set(again)
     fitted = [place for place in range(min(IMAGES, len(inputs))) if place % HELD_BACK]
     assert not set(places) & set(fitted)
     assert overlap == any(place < IMAGES for place in places)

@@ -47,6 +47,8 @@ def test_guess_finds_scaling_and_order_together(tmp_path: Path) -> None:
     assert guess.overall is not None
     assert guess.overall.value > 80.0
     assert "colours in the order BGR" in guess.verdict
+    corrected = max(one.p for one in guess.tried if one.chosen)
+    assert f"p = {corrected:.2g}, corrected for all alternatives" in guess.verdict
     assert guess.evidence == "labels"
 
 

@@ -222,7 +222,7 @@ def test_sensitivity_impossible_request_is_refused_before_work(run: Path, tmp_pa
     with pytest.raises(UsageError, match="this is not a run folder; run quantkit calibrate first"):
         sensitivity(tmp_path / "nowhere")
     assert not (tmp_path / "nowhere").exists()
-    with pytest.raises(UsageError, match="--images: labelled images need --by accuracy; add --by accuracy"):
+    with pytest.raises(UsageError, match=r"^images: labelled images need the order by accuracy; add --by accuracy"):
         sensitivity(run, images=run.parent / "images")
     with pytest.raises(UsageError, match="0 images are too few"):
         sensitivity(run, count=0)

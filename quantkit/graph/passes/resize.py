@@ -21,21 +21,28 @@ class PlainResizePass(NodePass):
     """Replace ``axes`` of a Resize by scales or sizes for all axes: scale 1, or the current size, for the others.
 
     Not changed: computed scales and sizes, sizes if an unlisted axis has no fixed size, an aspect ratio policy, and
-    regions of interest.
+    regions of interest. Those that were converted from opset 10 read the pixels that they read before, also in branches
+    of a condition and bodies of a loop.
     """
 
-    def rewrite(self, graph: ir.Graph, node: ir.Node) -> bool:
-        """Rewrite a Resize.
+    def call(self, model: ir.Model) -> ir.passes.PassResult:
+        """Rewrite every Resize.
 
         Raises:
             ModelError: no mode of opset 11 rounds positions as a Resize of opset 10 does.
         """
-        if node.metadata_props.pop(MAY_SHRINK, None) is not None:
-            return _round_as_before(node)
+        converted = [node for node in model.graph.all_nodes() if node.metadata_props.pop(MAY_SHRINK, None) is not None]
+        for node in converted:
+            _round_as_before(node)
+        result = super().call(model)
+        return ir.passes.PassResult(model, result.modified or bool(converted))
+
+    def rewrite(self, graph: ir.Graph, node: ir.Node) -> bool:
+        """Rewrite a Resize."""
         return is_op(node, "Resize") and node.attributes.get_ints("axes") is not None and _write_out(graph, node)
 
 
-def _round_as_before(node: ir.Node) -> bool:
+def _round_as_before(node: ir.Node) -> None:
     scales = array(operand(node, 2))
     if scales is None or scales.min() < 1.0 < scales.max():
         raise ModelError(
@@ -44,7 +51,6 @@ def _round_as_before(node: ir.Node) -> bool:
         )
     if scales.min() < 1.0:
         node.attributes.add(ir.AttrString("nearest_mode", "ceil"))
-    return True
 
 
 def _write_out(graph: ir.Graph, node: ir.Node) -> bool:

@@ -7,6 +7,7 @@ documented: ``BILINEAR_CV`` samples as OpenCV does (no antialias), ``BILINEAR_PI
 
 import json
 import math
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -137,7 +138,7 @@ def load_vdsp(path: Path) -> VdspParams:
     try:
         data = json.loads(path.read_bytes())
     except FileNotFoundError as error:
-        fix = f"write it with quantkit vamc write --run RUN --vdsp {path}"
+        fix = f"write it with quantkit vamc write --run RUN --vdsp {shlex.quote(str(path))}"
         raise VendorFileError("there is no such file", where=path, fix=fix) from error
     except OSError as error:
         raise VendorFileError(f"cannot read the file ({reason(error)})", where=path) from error

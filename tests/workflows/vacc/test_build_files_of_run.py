@@ -229,7 +229,7 @@ def test_names_that_end_as_other_build_files_have_build_files_of_their_own(
     files = tune(place / "run", replace(QUICK, write_fp32=place / "better.onnx"), target=VACC).files
     assert place / "better.onnx" in files
     for taken in ("run/fp32-vacc.onnx", "tiny.onnx"):
-        with pytest.raises(UsageError, match=f"--write-fp32 .*{Path(taken).name}: it is "):
+        with pytest.raises(UsageError, match=f"^write_fp32 .*{Path(taken).name}: it is "):
             tune(place / "run", replace(QUICK, write_fp32=place / taken), target=VACC)
 
 
