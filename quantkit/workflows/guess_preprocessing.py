@@ -7,11 +7,11 @@ from typing import Any
 from quantkit.config.arguments import AnyPath, as_path, optional_path
 from quantkit.config.pipeline import Pipeline, ToTensor
 from quantkit.data.folder import find_images, find_labelled_images
+from quantkit.data.parallel import available_cpus
 from quantkit.data.source import ImageSource
 from quantkit.data.sources.open import ImagesLike
 from quantkit.engine.classifier import ClassifierFile, read_classifier
 from quantkit.engine.device import CPU, Device, as_device
-from quantkit.engine.session import default_threads
 from quantkit.errors import CalibrationSetError, LabelError, UsageError
 from quantkit.evaluation.images import check_labels
 from quantkit.evaluation.label_diagnosis import diagnose_labels
@@ -140,7 +140,7 @@ def guess_preprocessing(
         sample,
         device=as_device(device).resolved(),
         cache=results,
-        threads=threads or default_threads(),
+        threads=threads or available_cpus(),
         progress=as_progress(progress).task("trying preprocessings", "images"),
     )
     result = search(start, stages(file, LEVEL, near=True, resize=True), answers, len(sample), LEVEL)

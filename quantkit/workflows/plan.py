@@ -13,6 +13,7 @@ import numpy as np
 from quantkit.config.arguments import AnyPath, as_path
 from quantkit.config.pipeline import Pipeline
 from quantkit.data.item import ImageItem
+from quantkit.data.parallel import available_cpus
 from quantkit.data.preprocess import preprocess
 from quantkit.data.selection import DEFAULT_COUNT
 from quantkit.data.sources.open import ImagesLike, open_source
@@ -25,7 +26,6 @@ from quantkit.engine.device import CPU, Device
 from quantkit.engine.inputs import check_arrays, used_pipeline
 from quantkit.engine.observe import observe
 from quantkit.engine.predict import Classifier, evaluate
-from quantkit.engine.session import default_threads
 from quantkit.engine.tap import TappedSession
 from quantkit.errors import UsageError
 from quantkit.graph.qdq.taps import observed_tensors
@@ -180,7 +180,7 @@ def plan_job(
     for file in files:
         file.check(pipeline)
         check_arrays(source.array_shape, file.signature.image, source.root)
-    device, threads = device.resolved(), threads or default_threads()
+    device, threads = device.resolved(), threads or available_cpus()
     total = count or (min(DEFAULT_COUNT, len(source)) if job == "calibrate" else len(source))
     task = as_progress(progress).task("measuring", "steps")
     measurement = _Measurement(source.items, pipeline, device, threads, task)
@@ -191,7 +191,7 @@ def plan_job(
     estimates = (here, *(_estimate(job, place, rates, total, threads, device) for place in clusters))
     names = [path.stem for path in paths]
     run_s = dict(zip(names, rates.run_s, strict=True))
-    notes = _busy(default_threads())
+    notes = _busy(available_cpus())
     return JobPlan(job, total, rates.images, rates.decode_s, run_s, estimates, device.describe(), notes)
 
 

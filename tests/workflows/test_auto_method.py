@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from models import tiny_model, write_images
+from models import copied_run, tiny_model, write_images
 from progress_log import ProgressLog
 
 from quantkit.config.method import Auto, Kl, Method, MinMax, Mse, Percentile, recorded_method
@@ -46,10 +46,18 @@ def model(tmp_path: Path) -> Path:
     return tiny_model(tmp_path / "tiny.onnx")
 
 
+@pytest.fixture(scope="module")
+def calibrated_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder with model, images, calibration set and run."""
+    folder = tmp_path_factory.mktemp("auto")
+    build_calibration_set(write_images(folder / "images", per_class=10), count=40).save(folder / "set.csv")
+    calibrate(tiny_model(folder / "tiny.onnx"), folder / "set.csv", PIPELINE, run=folder / "run")
+    return folder
+
+
 @pytest.fixture
-def run(tmp_path: Path, model: Path, chosen: CalibrationSet) -> Path:
-    calibrate(model, tmp_path / "set.csv", PIPELINE, run=tmp_path / "run")
-    return tmp_path / "run"
+def run(calibrated_folder: Path, tmp_path: Path) -> Path:
+    return copied_run(calibrated_folder, tmp_path)
 
 
 def without_images(run: Path) -> None:

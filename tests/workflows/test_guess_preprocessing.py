@@ -199,8 +199,9 @@ def test_check_of_real_networks_on_labelled_photographs(
 def test_guess_without_labels_is_not_misled_by_confidence(shared_assets: Path) -> None:
     # Without the division by 255 SqueezeNet is far more confident than when fed as in training.
     photographs = random_sample(find_labelled_images(shared_assets / "imagenet_samples"), 40)
-    model, ask = shared_assets / "squeezenet1_1.onnx", {"images": photographs, "unlabelled": True, "limit": 40}
-    guess = guess_preprocessing(model, pipeline=IMAGENET_START, **ask)  # type: ignore[arg-type]
+    guess = guess_preprocessing(
+        shared_assets / "squeezenet1_1.onnx", pipeline=IMAGENET_START, images=photographs, unlabelled=True, limit=40
+    )
     assert not guess.found_better, guess.verdict
 
 

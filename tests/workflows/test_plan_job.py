@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -56,9 +57,9 @@ def test_estimate_of_nodes_with_a_device_multiplies_its_rate() -> None:
 
 
 @pytest.mark.parametrize("job", ["eval", "calibrate"])
-def test_plan_measures_model_and_images(folder: Path, job: quantkit.JobPlan) -> None:
+def test_plan_measures_model_and_images(folder: Path, job: Literal["eval", "calibrate"]) -> None:
     made = quantkit.plan_job(
-        job,  # type: ignore[arg-type]
+        job,
         [folder / "model.onnx"],
         images=folder / "images",
         pipeline=PIPELINE,

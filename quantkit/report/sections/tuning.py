@@ -17,9 +17,9 @@ def tuning_section(data: ReportData) -> Section | None:
         content=fragment(
             *(_search(log, charts) for log in data.tunings),
             muted(
-                "Each row is the best recipe of a stage. Recipes are selected by their agreement and the SQNR of their "
-                "scores on the selection split of the calibration set. The best recipe of a stage that improves on the "
-                "stages before it is evaluated on held-out images, which gives the difference in top-1."
+                "Each row is the best recipe of a stage: its scores are nearest to fp32 on the selection split of "
+                "the calibration set; agreement and SQNR are those on these images. The best recipe of a stage that "
+                "improves on the stages before it is evaluated on held-out images, which gives the difference in top-1."
             ),
         ),
         charts=charts,

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from quantkit.config.method import Kl, MinMax, Mse, Percentile, method_name
-from quantkit.engine.session import default_threads
+from quantkit.data.parallel import available_cpus
 from quantkit.errors import UsageError
 from quantkit.evaluation.compare_models import EvaluatedModel, compare_models
 from quantkit.evaluation.paired import PairedOutcomes, score_interval
@@ -171,7 +171,7 @@ def advise(
     options = options or VamcOptions()
     vamc_of_run(run, options=options)  # raises before the work if the build file cannot be written
     simulator = CompilerSimulator.of_run(run)
-    threads = threads or default_threads()
+    threads = threads or available_cpus()
     evaluate = partial(
         compare,
         run=run,
