@@ -50,11 +50,11 @@ from quantkit.data.build_set import build_calibration_set
 from quantkit.data.calibration_set import CalibrationSet
 from quantkit.data.folder import find_labelled_images
 from quantkit.data.overlap import overlap
+from quantkit.data.parallel import available_cpus
 from quantkit.data.preprocess import preprocess
 from quantkit.data.source import ImageSource
 from quantkit.engine.classifier import read_classifier
 from quantkit.engine.scores import scores_of
-from quantkit.engine.session import default_threads
 from quantkit.evaluation.result import Comparison, ModelResult
 from quantkit.runs.folder import FP32
 from quantkit.runs.inputs import ModelInputs
@@ -171,7 +171,7 @@ def given(arguments: argparse.Namespace) -> Case:
     if arguments.unlabelled:
         model = read_classifier(arguments.model).core
         inputs = ModelInputs(model, holdout_images.items, partial(preprocess, pipeline=pipeline))
-        labels = scores_of(model, inputs, threads=default_threads()).argmax(axis=1)
+        labels = scores_of(model, inputs, threads=available_cpus()).argmax(axis=1)
         holdout_images = replace(holdout_images, labels=labels)
     return Case(arguments.model, pipeline, chosen, holdout_images, arguments.min_agreement)
 

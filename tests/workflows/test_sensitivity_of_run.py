@@ -58,7 +58,7 @@ def scores_of_file(path: Path, images: Sequence[ImageItem]) -> np.ndarray:
 
 def sqnr_db(reference: np.ndarray, other: np.ndarray) -> float:
     ratios = np.square(reference).sum(axis=1) / np.square(reference - other).sum(axis=1)
-    return float((10 * np.log10(ratios)).mean())
+    return float(10 * np.log10(ratios).mean())
 
 
 @pytest.mark.parametrize("target", [ORT, VACC], ids=lambda target: target.name)
