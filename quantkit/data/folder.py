@@ -16,6 +16,8 @@ from quantkit.data.source import ImageSource
 from quantkit.data.sources.open import ImagesLike, open_source
 from quantkit.errors import LabelError, first_of
 
+# Folders that are parts of a data set where the classes are below them.
+_SPLITS = frozenset({"train", "training", "val", "valid", "validation", "dev", "test", "testing"})
 _LABEL_FILE_SUFFIXES = (".txt", ".csv", ".tsv")
 
 
@@ -177,6 +179,12 @@ def _from_class_folders(found: ImageSource, tops: list[str], given_names: tuple[
             where=found.root,
             fix=f"give {found.root}/{classes[0]} if those are the classes",
         )
+    if all(name.lower() in _SPLITS for name in classes) and all(name.count("/") > 1 for name in found.names):
+        raise LabelError(
+            f"the folders {', '.join(classes)} are parts of a data set, not classes",
+            where=found.root,
+            fix=f"give one of them, such as {found.root}/{classes[-1]}",
+        )
     in_file = all(given_names.count(name) == 1 for name in classes)
     if given_names and not in_file:
         _check_named_otherwise(found, classes, given_names)
@@ -185,6 +193,8 @@ def _from_class_folders(found: ImageSource, tops: list[str], given_names: tuple[
     source = f"{len(classes)} class folders" + (", numbered by the file of class names" if in_file else "")
     class_names = {position: name for name, position in index.items()}
     remark = None if in_file else _remark_on_numbers(classes)
+    if len(classes) == 1:
+        remark = f"all images are in the folder {classes[0]}, so of one class; if it is no class, give --labels"
     warnings = found.warnings if remark is None else (*found.warnings, remark)
     return replace(
         found,

@@ -21,7 +21,7 @@ from quantkit.graph.passes.linear import linear_to_gemm, plain_gemm
 from quantkit.graph.passes.names import name_nodes, name_sizes
 from quantkit.graph.passes.opset import PER_CHANNEL_OPSET, fit_opset
 from quantkit.graph.passes.shapes import constant_shapes
-from quantkit.graph.passes.spatial import fold_pad, global_pool, plain_resize
+from quantkit.graph.passes.spatial import fold_pad, global_pool, plain_resize, round_converted_resize
 from quantkit.graph.passes.types import infer_types
 
 
@@ -81,6 +81,7 @@ _PASSES: tuple[Callable[[ir.Model], object], ...] = (
     order_gelu,
     plain_arithmetic,
     fold_pad,
+    round_converted_resize,
     plain_resize,
     linear_to_gemm,
     plain_gemm,

@@ -133,7 +133,8 @@ def correction(
 def _notes(found: BiasCorrection) -> tuple[str, ...]:
     change = f"SQNR of the scores {found.before_db:.1f} -> {found.after_db:.1f} dB"
     change += f" on {found.images} calibration images held back"
-    did = "biases corrected" if found.kept else "biases are not corrected, as that gains nothing beyond chance"
+    beyond = " beyond chance" if found.after_db > found.before_db else ""
+    did = "biases corrected" if found.kept else f"biases are not corrected, as that gains nothing{beyond}"
     left_db = found.after_db if found.kept else found.before_db
     far = (
         f"the scores are far from those of fp32 (SQNR {left_db:.1f} dB): expect a loss of accuracy; "

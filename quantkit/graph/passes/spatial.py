@@ -134,31 +134,34 @@ def _to_reduce_max(graph: ir.Graph, node: ir.Node) -> None:
     node.attributes.add(ir.AttrInt64("keepdims", 1))
 
 
+def round_converted_resize(model: ir.Model) -> None:
+    """Let each Resize that was converted from opset 10 read the pixels that it read before, also in subgraphs.
+
+    Raises:
+        ModelError: no mode of opset 11 rounds positions as a Resize of opset 10 does.
+    """
+    for node in model.graph.all_nodes():
+        if node.metadata_props.pop(MAY_SHRINK, None) is None:
+            continue
+        scales = array(operand(node, 2))
+        if scales is None or scales.min() < 1.0 < scales.max():
+            raise ModelError(
+                f"cannot raise the opset: {node_name(node)!r} enlarges one axis and shrinks another, or has unknown "
+                "scales",
+                fix=f"export the model with opset {PER_CHANNEL_OPSET} or later",
+            )
+        if scales.min() < 1.0:
+            node.attributes.add(ir.AttrString("nearest_mode", "ceil"))
+
+
 @each_node("Resize")
 def plain_resize(graph: ir.Graph, node: ir.Node) -> bool:
     """Replace ``axes`` of a Resize by scales or sizes for all axes: scale 1, or the current size, for the others.
 
     Not changed: computed scales and sizes, sizes if an unlisted axis has no fixed size, an aspect ratio policy, and
     regions of interest.
-
-    Raises:
-        ModelError: no mode of opset 11 rounds positions as a Resize of opset 10 does.
     """
-    if node.metadata_props.pop(MAY_SHRINK, None) is not None:
-        return _round_as_before(node)
     return node.attributes.get_ints("axes") is not None and _write_out(graph, node)
-
-
-def _round_as_before(node: ir.Node) -> bool:
-    scales = array(operand(node, 2))
-    if scales is None or scales.min() < 1.0 < scales.max():
-        raise ModelError(
-            f"cannot raise the opset: {node_name(node)!r} enlarges one axis and shrinks another, or has unknown scales",
-            fix=f"export the model with opset {PER_CHANNEL_OPSET} or later",
-        )
-    if scales.min() < 1.0:
-        node.attributes.add(ir.AttrString("nearest_mode", "ceil"))
-    return True
 
 
 def _write_out(graph: ir.Graph, node: ir.Node) -> bool:
