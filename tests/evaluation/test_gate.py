@@ -152,6 +152,12 @@ def test_gate_or_is_proven_where_an_alternative_is():
     assert gate.verdicts(comparison(6))[0].proven is True
 
 
+def test_gate_and_with_an_excluded_term_is_excluded():
+    """The drop of 0.6 is neither proven nor excluded to exceed 0.5; the size excludes the whole condition."""
+    (verdict,) = parse_gate("top1_drop > 0.5 and bytes > 100").verdicts(comparison(6))
+    assert (verdict.passed, verdict.proven) == (True, False)
+
+
 def test_gate_several_conditions_each_count_and_are_named():
     result = comparison(6)
     gates = [parse_gate(text) for text in ("top1_drop > 0.5", "bytes > 100", "agreement < 99.5")]

@@ -448,14 +448,14 @@ def test_any_classifier_sizes_below_zero_and_question_marks_are_free(tmp_path: P
         }"""
     )
     rng = np.random.default_rng(3)
-    weights = {
+    weights: dict[str, np.ndarray] = {
         "w": rng.normal(size=(8, 3, 3, 3)).astype(np.float32),
         "head": rng.normal(size=(8, 4)).astype(np.float32),
         "zero": np.array([0], np.int64),
         "one": np.array([1], np.int64),
         "channels": np.array([8], np.int64),
     }
-    model.graph.initializer.extend(numpy_helper.from_array(content, name) for name, content in weights.items())  # type: ignore[arg-type]
+    model.graph.initializer.extend(numpy_helper.from_array(content, name) for name, content in weights.items())
     for value in (*model.graph.input, *model.graph.output):
         sizes = value.type.tensor_type.shape.dim
         sizes[0].dim_value = -1
