@@ -22,6 +22,7 @@ Exit code 130 is an interruption by the user, 70 an unexpected error.
 """
 
 import re
+from collections.abc import Sequence
 from typing import ClassVar
 
 _OPTION = re.compile(r"^--([a-z][a-z-]*)")
@@ -175,3 +176,13 @@ class CoverageError(GateError):
     """Less of the model becomes int8 than the user requires."""
 
     exit_code = 21
+
+
+def one_line(error: BaseException) -> str:
+    """Return the text of an error on one line, or its class if it has none."""
+    return " ".join(str(error).split())[:300] or type(error).__name__
+
+
+def first_of(parts: Sequence[str], count: int = 5, separator: str = ", ") -> str:
+    """Return the first of many parts of a message, followed by dots if there are more."""
+    return separator.join([*parts[:count], *(["..."] if len(parts) > count else [])])

@@ -157,10 +157,19 @@ def test_benchmark_accuracy_compares_methods_with_auto(folder: Path) -> None:
     build_calibration_set(folder / "images", count=8).save(folder / "set.csv")
     arguments = ["--model", folder / "tiny.onnx", "--set", folder / "set.csv", "--images", folder / "images"]
     out, figures = run("accuracy.py", *arguments, "--preset", "imagenet", "--methods", "--peers", "none", folder=folder)
-    methods = figures["models"]["tiny"]["methods"]
+    methods = figures["models"]["tiny"]["methods of ort"]
     assert list(methods) == ["auto: percentile", "minmax", "percentile", "kl", "mse"]
     assert methods["auto: percentile"]["agreement"] == methods["percentile"]["agreement"]
     assert "auto: percentile" in out
+
+
+def test_benchmark_accuracy_takes_the_answers_of_fp32_for_labels(folder: Path) -> None:
+    build_calibration_set(folder / "images", count=8).save(folder / "set.csv")
+    arguments = ["--model", folder / "tiny.onnx", "--set", folder / "set.csv", "--images", folder / "images"]
+    arguments += ["--preset", "imagenet", "--methods", "--unlabelled", "--targets", "vacc", "--peers", "none"]
+    _, figures = run("accuracy.py", *arguments, folder=folder)
+    methods = figures["models"]["tiny"]["methods of vacc"]
+    assert all(one["fp32_top1"] == 100.0 and one["top1"] == one["agreement"] for one in methods.values())
 
 
 def test_benchmark_gpu_measures_both_models_on_device_and_cpu(folder: Path) -> None:

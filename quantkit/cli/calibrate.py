@@ -120,10 +120,7 @@ def _print(done: "Calibration", drawn: Path | None) -> None:
             f"({rate:.1f} images/s{where_run}){before}",
             markup=False,
         )
-    table = plain_table("Ranges, and the values observed")
-    table.add_column("tensor")
-    for heading in ("lo", "hi", "observed"):
-        table.add_column(heading, justify="right", no_wrap=True)
+    table = plain_table("Ranges, and the values observed", ["tensor"], ("lo", "hi", "observed"))
     shown = dict(islice(quantized.ranges.items(), _RANGES_SHOWN))
     for name, range_ in shown.items():
         one = statistics.tensors[name]

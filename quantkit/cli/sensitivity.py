@@ -136,16 +136,14 @@ def _table(found: "Sensitivity", top: int | None) -> "Table":
     labelled = found.whole.accuracy is not None
     shown = found.layers if top is None else found.layers[:top]
     many = "" if len(shown) == len(found.layers) else f", {len(shown)} of {len(found.layers)} layers"
-    table = plain_table(f"{found.model}: layers isolated and left out{many}")
-    for heading in ("layer", "node") if labelled else ("layer", "node", "op"):
-        table.add_column(heading, no_wrap=heading != "node")
     figures = ("Δ top-1, points", "agree") if labelled else ("dB", "KL", "noise")
     # The kind is a heading of its first figure only, which leaves room for the names of nodes.
     headings = [
         f"{'' if index else kind}\n{name}" for kind in ("isolated", "left out") for index, name in enumerate(figures)
     ]
-    for heading in headings if labelled else ("MACs", *headings):
-        table.add_column(heading, justify="right", no_wrap=True)
+    text = ("layer", "node") if labelled else ("layer", "node", "op")
+    title = f"{found.model}: layers isolated and left out{many}"
+    table = plain_table(title, text, headings if labelled else ("MACs", *headings), wide=1)
     names = [layer.node for layer in shown]
     for layer in shown:
         name = "" if layer.conv_index is None else layer.skip

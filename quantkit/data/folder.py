@@ -14,7 +14,7 @@ from quantkit.data.label_sources import disagreement, folder_of, wnid_of_file
 from quantkit.data.labels import pair_labels, read_label_file
 from quantkit.data.source import ImageSource
 from quantkit.data.sources.open import ImagesLike, open_source
-from quantkit.errors import LabelError
+from quantkit.errors import LabelError, first_of
 
 # Folders that are parts of a data set where the classes are below them.
 _SPLITS = frozenset({"train", "training", "val", "valid", "validation", "dev", "test", "testing"})
@@ -125,7 +125,7 @@ def _from_label_file(found: ImageSource, path: Path, given_names: tuple[str, ...
     pairing = pair_labels(path, lines, found.names)
     if pairing.unlabelled:
         raise LabelError(
-            f"{len(pairing.unlabelled)} of {len(found.names)} images have no label: {_first(pairing.unlabelled)}",
+            f"{len(pairing.unlabelled)} of {len(found.names)} images have no label: {first_of(pairing.unlabelled)}",
             where=path,
             fix="add them to the label file, or remove them",
         )
@@ -133,7 +133,7 @@ def _from_label_file(found: ImageSource, path: Path, given_names: tuple[str, ...
     if pairing.repeated:
         warnings.append(f"{path}: {pairing.repeated} lines repeat an earlier one")
     if pairing.unmatched:
-        missing = _first([f"{line.name} (line {line.number})" for line in pairing.unmatched])
+        missing = first_of([f"{line.name} (line {line.number})" for line in pairing.unmatched])
         warnings.append(f"{path}: {len(pairing.unmatched)} labels have no image here: {missing}")
     return replace(
         found,
@@ -220,7 +220,7 @@ def _check_named_otherwise(found: ImageSource, classes: list[str], given_names: 
     unknown = [name for name in classes if name not in given_names]
     if len(unknown) < len(classes):
         raise LabelError(
-            f"{len(unknown)} of {len(classes)} class folders are not among the class names: {_first(unknown)}",
+            f"{len(unknown)} of {len(classes)} class folders are not among the class names: {first_of(unknown)}",
             where=found.root,
             fix=fix,
         )
@@ -249,7 +249,7 @@ def _refuse_unlabelled(found: ImageSource, tops: list[str | None]) -> NoReturn:
     loose = [name for name, top in zip(found.names, tops, strict=True) if top is None]
     if len(loose) < len(tops):
         raise LabelError(
-            f"{len(loose)} of {len(tops)} images are outside the class folders: {_first(loose)}",
+            f"{len(loose)} of {len(tops)} images are outside the class folders: {first_of(loose)}",
             where=found.root,
             fix="move them into the folder of their class, or give a label file with --labels",
         )
@@ -261,7 +261,3 @@ def _refuse_unlabelled(found: ImageSource, tops: list[str | None]) -> NoReturn:
         where=found.root,
         fix=f"give a label file with --labels{there}",
     )
-
-
-def _first(names: list[str] | tuple[str, ...], count: int = 5) -> str:
-    return ", ".join(names[:count]) + (", ..." if len(names) > count else "")

@@ -115,12 +115,7 @@ def pair_labels(path: Path, lines: Sequence[LabelLine], images: Sequence[str]) -
             unmatched.append(line)
             continue
         earlier = first.setdefault(position, line)
-        if earlier.label != line.label:
-            raise LabelError(
-                f"{line.name} has label {line.label}, and {earlier.label} on line {earlier.number}",
-                where=f"{path}:{line.number}",
-                fix="keep one of the two lines",
-            )
+        check_same_label(line, earlier, path)
         labels[position] = line.label
     if not first:
         raise LabelError(
@@ -131,6 +126,20 @@ def pair_labels(path: Path, lines: Sequence[LabelLine], images: Sequence[str]) -
         )
     unlabelled = tuple(image for image, label in zip(images, labels, strict=True) if label < 0)
     return Pairing(labels, unlabelled, tuple(unmatched), len(lines) - len(unmatched) - len(first))
+
+
+def check_same_label(line: LabelLine, earlier: LabelLine, where: object) -> None:
+    """Check that two lines of one image have the same label.
+
+    Raises:
+        LabelError: they have not.
+    """
+    if earlier.label != line.label:
+        raise LabelError(
+            f"{line.name} has label {line.label}, and {earlier.label} on line {earlier.number}",
+            where=f"{where}:{line.number}",
+            fix="keep one of the two lines",
+        )
 
 
 def check_labels_fit(labels: NDArray[np.int64], outputs: int, where: object) -> None:

@@ -132,11 +132,6 @@ def _make_pool() -> None:
     ort.create_and_register_allocator(kind, ort.OrtArenaCfg(0, 1, -1, -1))
 
 
-def default_threads() -> int:
-    """Return the number of processors available to this process."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def first_line(error: Exception) -> str:
     """Return the shortened first line of an error message, without the location in onnxruntime's source."""
     text = _IN_THE_SOURCE.sub("", str(error).strip())

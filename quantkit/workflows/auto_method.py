@@ -8,8 +8,7 @@ from quantkit.config.method import Auto, Method, method_json, method_words
 from quantkit.data.calibration_set import CalibrationImage
 from quantkit.data.item import ImageItem
 from quantkit.data.overlap import digest_of
-from quantkit.data.parallel import map_in_order
-from quantkit.engine.session import default_threads
+from quantkit.data.parallel import available_cpus, map_in_order
 from quantkit.errors import QuantkitError
 from quantkit.graph.analysis.macs import multiply_adds
 from quantkit.graph.qdq.weights import WeightIntegers
@@ -159,7 +158,7 @@ def _compare(
         lambda solved: write_qdq(model, made, solved, known_weights=weights),
         images,
         corrected=task.options.bias_correction,
-        threads=task.images.threads or default_threads(),
+        threads=task.images.threads or available_cpus(),
         progress=begun_when_called(progress, "comparing methods", "models"),
     )
 

@@ -11,13 +11,13 @@ import pytest
 torch = pytest.importorskip("torch", reason="needs quantkit[torch]")
 torchvision = pytest.importorskip("torchvision", reason="needs quantkit[torch]")
 
+from export.train_digits import mini_iresnet  # noqa: E402
 from torch import Tensor, nn  # noqa: E402
 
 from quantkit.errors import ModelError, OutputError, UsageError  # noqa: E402
 from quantkit.export.iresnet import IRESNETS, Conv, IResNet, basic_convs  # noqa: E402
 from quantkit.export.network import export_network  # noqa: E402
 from quantkit.export.random_weights import give_random_weights  # noqa: E402
-from quantkit.export.train_digits import mini_iresnet  # noqa: E402
 from quantkit.export.translate import translate  # noqa: E402
 
 pytestmark = pytest.mark.torch

@@ -9,8 +9,8 @@ import onnx_ir as ir
 import onnxruntime as ort
 from models import tiny_model
 
-from quantkit.graph.half_precision import half_model
 from quantkit.graph.model import read_model
+from quantkit.graph.precision import half_model
 from quantkit.graph.prepare import prepare
 
 # Each result is a single product, so that its float32 value has no order of summation to depend on.

@@ -22,6 +22,7 @@ from quantkit.search import method_selection
 from quantkit.search.method_selection import CANDIDATES, MethodSelection
 from quantkit.stats.solve import solve_all
 from quantkit.targets import ORT, VACC
+from quantkit.vendors.vacc.write import VamcOptions
 from quantkit.workflows import auto_method
 from quantkit.workflows.auto_method import images_read_again
 from quantkit.workflows.calibrate import calibrate
@@ -29,7 +30,6 @@ from quantkit.workflows.quantize import quantize
 from quantkit.workflows.quantize_task import QuantizeOptions, QuantizeTask
 from quantkit.workflows.quantized_files import method_of_run
 from quantkit.workflows.vacc.backend import VaccBackend
-from quantkit.workflows.vacc.build_file import VamcOptions
 
 PIPELINE = Pipeline(ops=(Decode(), ToTensor()))
 COMPARING = ("comparing methods", "models")
@@ -191,7 +191,8 @@ def test_auto_compares_on_images_that_no_correction_is_fitted_on(
 
 
 def test_auto_choice_is_start_of_tuning_and_sensitivity(run: Path) -> None:
-    quantize(run, method=Kl(definition="relay"), out=run / "int8.onnx")
+    parent, method = run.parent, Kl(definition="relay")
+    calibrate(parent / "tiny.onnx", parent / "set.csv", PIPELINE, run=run, method=method)
     assert method_of_run(RunFolder(run).read(), ORT) == Kl(definition="relay")
     assert method_of_run(RunFolder(run).read(), VACC) == Kl(definition="relay")
 

@@ -216,7 +216,12 @@ def test_guess_of_a_network_of_small_images_keeps_its_preset(shared_assets: Path
     guess = guess_preprocessing(shared_assets / "cifar_resnet20.onnx", images=folder, limit=100)
     assert guess.start == PRESETS["cifar10"]
     assert not guess.found_better, guess.verdict
-    assert {one.dimension for one in guess.tried} == {"scaling", "channel order", "resize and crop", "interpolation"}
+    assert {one.alternative.dimension for one in guess.tried} == {
+        "scaling",
+        "channel order",
+        "resize and crop",
+        "interpolation",
+    }
 
 
 def test_guess_of_a_grey_network_tries_no_channel_order(tmp_path: Path) -> None:
@@ -224,7 +229,7 @@ def test_guess_of_a_grey_network_tries_no_channel_order(tmp_path: Path) -> None:
     start = Pipeline(ops=(Decode(mode="L"), Resize(size=(8, 8)), ToTensor(divisor=1.0)))
     guess = guess_preprocessing(Path(quantkit.__file__).parent / "demo" / MODEL, images=images, pipeline=start)
     assert guess.best == PRESETS["digits"]
-    assert "channel order" not in {one.dimension for one in guess.tried}
+    assert "channel order" not in {one.alternative.dimension for one in guess.tried}
 
 
 def test_guess_of_a_model_of_two_classes(tmp_path: Path) -> None:

@@ -57,7 +57,8 @@ def scores_of_file(path: Path, images: Sequence[ImageItem]) -> np.ndarray:
 
 
 def sqnr_db(reference: np.ndarray, other: np.ndarray) -> float:
-    return 10 * np.log10(np.square(reference).sum() / np.square(reference - other).sum())
+    ratios = np.square(reference).sum(axis=1) / np.square(reference - other).sum(axis=1)
+    return float(10 * np.log10(ratios).mean())
 
 
 @pytest.mark.parametrize("target", [ORT, VACC], ids=lambda target: target.name)
