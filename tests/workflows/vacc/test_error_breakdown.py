@@ -169,4 +169,4 @@ def test_compare_breakdown_without_run_is_refused(run: Path, tmp_path: Path) -> 
     words = ["compare", str(tmp_path / "one.onnx"), str(tmp_path / "two.onnx"), "--preset", "cifar10", "--breakdown"]
     result = CliRunner().invoke(app, [*words, "--images", str(tmp_path / "images")])
     assert isinstance(result.exception, UsageError)
-    assert "--breakdown: needs a run; give --run" in str(result.exception)
+    assert "breakdown: needs a run; give --run" in str(result.exception)
