@@ -121,7 +121,7 @@ def test_non_finite_values_are_counted_beside_the_histogram_and_told() -> None:
 
 
 def test_counters_do_not_overflow(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("quantkit.stats.observer._DRAIN_AT", 1000)
+    monkeypatch.setattr("quantkit.stats.kernel._CAPACITY", 1000)
     x = np.ones(600, np.float32)
     assert observed(x, x, x, x).count == 2400
 
