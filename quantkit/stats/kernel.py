@@ -12,7 +12,7 @@ Everything else is arranged to run beside these stores:
 - On processors with AVX-512 the bins of values that are not zero are moved together in vector registers, and extremes
   are found there: zeros, half of the values after a ReLU, need no store. The bins of a stretch are counted after those
   of the next one are written, because bins whose stores are pending are slow to read.
-- Values are prefetched.
+- Values and counts are prefetched.
 """
 
 import mmap
@@ -24,7 +24,7 @@ import numpy as np
 import numpy.typing as npt
 
 from quantkit.kernels import address, inlined, kernel
-from quantkit.stats.bins import BINS, SHIFT, SIGN_BIN
+from quantkit.stats.bins import BINS, MANTISSA_BITS, SHIFT, SIGN_BIN
 
 Bits = npt.NDArray[np.uint32]
 Integers = npt.NDArray[np.int64]
@@ -36,6 +36,10 @@ _ZERO_SLOTS = 8
 _LINE = 16
 # Values that are prefetched ahead.
 _AHEAD = 2048
+# Counts to prefetch: those of the bins below a tensor's largest magnitude, since smaller values are rare, and how many
+# cache lines of each sign at a time.
+_NEAR = 12 << MANTISSA_BITS
+_LINES_PER_STRETCH = 4
 # Without AVX-512, extremes are found block by block, just before a block is counted, while it is in the first cache.
 _BLOCK = 2048
 # Number of bins per block when counts are moved.
@@ -136,17 +140,28 @@ def _count_listed(bins: Bits, first: int, stop: int, table: Bits) -> None:
 
 
 @inlined
-def _count_compressed(bits: Bits, stop: int, table: Bits, bins: Bits, lanes: Bits) -> int:
+def _count_compressed(
+    bits: Bits, stop: int, table: Bits, bins: Bits, lanes: Bits, counts: Bits, state: Integers
+) -> int:
     """Count the bins of nonzero values, update ``lanes``, and return how many values there are of these.
 
-    The number of values is a multiple of `_LINE`.
+    The number of values is a multiple of `_LINE`. The ``counts`` that these will be added to are prefetched.
     """
+    positive, negative = state[3], max(state[4], SIGN_BIN)
+    positive_stop, negative_stop = max(positive - _NEAR, 0), max(negative - _NEAR, SIGN_BIN)
     total, waiting, waiting_stop = 0, 0, 0
     for start in range(0, stop, _STRETCH):
         first = start // _STRETCH % 2 * _ROOM
         end = _compress(bits, start, min(start + _STRETCH, stop), bins, first, lanes)
         for i in range(start + _AHEAD, start + _AHEAD + _STRETCH, _LINE):
             _fetch(bits, i)
+        for _ in range(_LINES_PER_STRETCH):
+            if positive > positive_stop:
+                positive -= _LINE
+                _fetch(counts, positive)
+            if negative > negative_stop:
+                negative -= _LINE
+                _fetch(counts, negative)
         _count_listed(bins, waiting, waiting_stop, table)
         total += end - first
         waiting, waiting_stop = first, end
@@ -218,7 +233,7 @@ def _count_bins(
     whole = size // _LINE * _LINE if COMPRESS else 0
     zeros = whole
     if COMPRESS:
-        zeros -= _count_compressed(bits, whole, table, bins, lanes)
+        zeros -= _count_compressed(bits, whole, table, bins, lanes, counts, state)
     _count_each(bits, whole, size, table, lanes)
     for i in range(BINS, BINS + _ZERO_SLOTS):
         zeros += table[i]
