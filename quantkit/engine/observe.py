@@ -187,7 +187,7 @@ class ImageObserver:
         x = load_batch(images, self._load, self.batch if self._fill else len(images))
         for name, value in self._tensors(x):
             rows = extremes[:, self._columns[name]]
-            if value.ndim > 0 and value.shape[0] == len(x):
+            if len(x) > 1 and value.ndim > 0 and value.shape[0] == len(x):
                 for image, one, row in zip(images, value, rows, strict=False):
                     row[:] = self._count(name, one, image)
             else:
