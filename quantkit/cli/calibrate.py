@@ -16,6 +16,7 @@ from quantkit.cli.options import (
     given_once,
 )
 from quantkit.cli.progress import show_progress
+from quantkit.cli.set_summary import print_left_out, set_line
 from quantkit.cli.show import (
     parse_percent,
     print_coverage,
@@ -54,53 +55,56 @@ def calibrate(
     check_preprocessing: CheckPreprocessingOption = True,
 ) -> None:
     """Run the model once over a calibration set; write statistics, ranges and the int8 model."""
-    from quantkit.cli.calibration_settings import calibration_settings
-    from quantkit.config.settings import Settings
-    from quantkit.runs.configuration import record_settings
+    from quantkit.cli.calibration_settings import calibration_settings, merged_settings
     from quantkit.workflows.calibrate import calibrate as step
     from quantkit.workflows.project import load_project
 
     given = replace(given, model=given_once(subject, given.model, "model"))
     where, project = execution.arguments(), load_project()
     settings = calibration_settings(given, project)
+    stable = parse_percent(until_stable, "--until-stable")
     least = parse_percent(require_coverage, "--require-coverage", all_allowed=True)
     print_preset_notes(given.preset, project)
-    merged = Settings(project)
-    merged.add("model", settings.model, given=given.model, key="model")
-    merged.add("images", settings.set, given=given.set_ or given.images, key="set")
-    merged.add_preprocessing(settings.pipeline, given.preset)
-    given.show_method(merged, settings.method, settings.target)
-    given.show_options(merged, settings.options, bias=given.bias_correction)
-    merged.add("output", settings.output, given=given.output, key="output")
-    merged.add("inputs", settings.inputs, given=given.input_, key="inputs")
-    merged.add("until stable", until_stable, given=until_stable)
-    merged.add("dialect", given.dialect or project.dialect, given=given.dialect, key="dialect")
-    execution.show(merged)
-    merged.add("batch", execution.batch if execution.batch != 1 else None, given=execution.batch)
-    merged.add("run", settings.run, given=given.run, key="run")
+    merged = merged_settings(given, settings, execution, project, until_stable=until_stable)
     with show_progress() as progress:
         chosen = settings.calibration_set(progress)
-    with show_progress(merged.by_name) as progress:
+    _print_set(chosen, drawn=chosen != settings.set)
+    with show_progress(merged.by_name, recorded="calibrate") as progress:
         done = step(
             settings.model,
             chosen,
             **settings.arguments(),
-            until_stable=parse_percent(until_stable, "--until-stable"),
+            until_stable=stable,
             fresh=fresh,
             require_coverage=least,
             check_preprocessing=check_preprocessing,
             **where,
             progress=progress,
         )
-    record_settings(done.run, "calibrate", merged.by_name)
     about = {"run": str(done.run), "images": len(done.statistics.images)}
     session.event("result", result={**about, **done.quantized.to_json()})
     _print(done, None if chosen == settings.set else chosen)
 
 
+def _print_set(manifest: Path, *, drawn: bool) -> None:
+    """Print a set with the source of its labels before the pass, and what was noticed when it was drawn."""
+    from quantkit.data.calibration_set import CalibrationSet
+
+    if not manifest.is_file():  # the calibration says so, after faults of the model
+        return
+    chosen = CalibrationSet.load(manifest)
+    if not session.quiet:
+        print_lines(f"calibration set: {set_line(chosen)}")
+    if drawn:
+        print_notes(chosen.remarks)
+        if not session.quiet:
+            print_left_out("left out", chosen.left_out)
+
+
 def _print(done: "Calibration", drawn: Path | None) -> None:
     from quantkit.report.names import Name
     from quantkit.report.tables import plain_table
+    from quantkit.runs.folder import RECORD
 
     statistics, quantized = done.statistics, done.quantized
     images = len(statistics.images)
@@ -116,22 +120,24 @@ def _print(done: "Calibration", drawn: Path | None) -> None:
             f"({rate:.1f} images/s{where_run}){before}",
             markup=False,
         )
-    table = plain_table("Ranges, and the values observed")
-    table.add_column("tensor")
-    for heading in ("lo", "hi", "observed"):
-        table.add_column(heading, justify="right", no_wrap=True)
+    table = plain_table("Ranges, and the values observed", ["tensor"], ("lo", "hi", "observed"))
     shown = dict(islice(quantized.ranges.items(), _RANGES_SHOWN))
     for name, range_ in shown.items():
         one = statistics.tensors[name]
         table.add_row(Name(name, shown), f"{range_.lo:.4g}", f"{range_.hi:.4g}", f"{one.lo:.4g} .. {one.hi:.4g}")
     console.print(table)
-    if len(quantized.ranges) > _RANGES_SHOWN:
-        console.print(f"... and {len(quantized.ranges) - _RANGES_SHOWN} more")
+    more = len(quantized.ranges) - len(shown)
+    rest = f"... and {more} more: " if more else ""
+    console.print(
+        f"{rest}{len(quantized.ranges)} of {len(statistics.tensors)} observed tensors need a range; the others stay in "
+        "float or take that of another",
+        soft_wrap=True,
+    )
     if statistics.convergence and statistics.convergence[-1].movement:
         print_lines(_convergence(statistics.convergence))
     print_selection(quantized.selection)
     print_notes(done.notes)
-    print_files((*done.files, *([] if drawn is None else [drawn])), in_folder=done.run)
+    print_files((*done.files, done.run / RECORD, *([] if drawn is None else [drawn])), in_folder=done.run)
     print_coverage(done.coverage)
     print_next("compare", "fp32", quantized.name, "--run", done.run)
 

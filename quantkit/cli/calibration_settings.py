@@ -4,10 +4,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from quantkit.cli.options import CalibrateOptions
+from quantkit.cli.options import CalibrateOptions, DeviceOptions
 from quantkit.config.method import Auto, Method
 from quantkit.config.pipeline import Pipeline
 from quantkit.config.project import PROJECT_FILE, Project
+from quantkit.config.settings import Settings
 from quantkit.data.build_set import build_calibration_set
 from quantkit.data.calibration_set import CalibrationSet
 from quantkit.errors import UsageError
@@ -15,7 +16,7 @@ from quantkit.progress import Progress
 from quantkit.runs.folder import RunFolder
 from quantkit.targets import Target
 from quantkit.workflows.backends import Backend, backends_from
-from quantkit.workflows.project import DRAWN_IMAGES, run_of_model
+from quantkit.workflows.project import run_of_model
 from quantkit.workflows.quantize_task import QuantizeOptions
 
 DRAWN_SET = "set.csv"
@@ -28,12 +29,12 @@ class Draw:
     images: str
     labels: Path | None
     names: Path | None
-    count: int
+    count: int | None
     seed: int
     skip_damaged: bool
 
     def __str__(self) -> str:
-        return f"{self.count} of {self.images}, seed {self.seed}"
+        return f"{self.count or 'at most 1000'} of {self.images}, seed {self.seed}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,6 +114,39 @@ def calibration_settings(given: CalibrateOptions, project: Project) -> Calibrati
     )
 
 
+def merged_settings(
+    given: CalibrateOptions,
+    settings: CalibrationSettings,
+    execution: DeviceOptions,
+    project: Project,
+    *,
+    until_stable: str | None = None,
+) -> Settings:
+    """Return the settings of a calibration as they are shown and recorded, each with its source.
+
+    Args:
+        given: the options.
+        settings: the options completed by the project file.
+        execution: where the model runs.
+        project: the project file.
+        until_stable: of the option of that name.
+    """
+    merged = Settings(project)
+    merged.add("model", settings.model, given=given.model, key="model")
+    merged.add("images", settings.set, given=given.set_ or given.images, key="set")
+    merged.add_preprocessing(settings.pipeline, given.preset)
+    given.show_method(merged, settings.method, settings.target)
+    given.show_options(merged, settings.options, bias=given.bias_correction)
+    merged.add("output", settings.output, given=given.output, key="output")
+    merged.add("inputs", settings.inputs, given=given.input_, key="inputs")
+    merged.add("until stable", until_stable, given=until_stable)
+    merged.add("dialect", given.dialect or project.dialect, given=given.dialect, key="dialect")
+    execution.show(merged)
+    merged.add("batch", execution.batch if execution.batch != 1 else None, given=execution.batch)
+    merged.add("run", settings.run, given=given.run, key="run")
+    return merged
+
+
 def _set(given: CalibrateOptions, project: Project) -> Path | Draw:
     """Return the set, or how it is drawn.
 
@@ -127,7 +161,7 @@ def _set(given: CalibrateOptions, project: Project) -> Path | Draw:
             images=given.images,
             labels=given.labels,
             names=project.names,
-            count=DRAWN_IMAGES if given.count is None else given.count,
+            count=given.count,
             seed=given.seed or 0,
             skip_damaged=given.skip_damaged,
         )

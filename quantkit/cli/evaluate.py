@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from quantkit.cli.app import app
+from quantkit.cli.next_step import print_next_comparison
 from quantkit.cli.options import (
     CheckPreprocessingOption,
-    EvaluatedImages,
     ExecutionOptions,
     InputOptions,
-    LimitOption,
+    LimitedImages,
     RunOption,
 )
 from quantkit.cli.progress import show_progress
@@ -31,11 +31,10 @@ def evaluate(
     models: Annotated[
         list[str], typer.Argument(metavar="MODEL", help="ONNX file, or name in the run; with --merge, npz files.")
     ],
-    on: EvaluatedImages,
+    on: LimitedImages,
     read: InputOptions,
     execution: ExecutionOptions,
     run: RunOption = None,
-    limit: LimitOption = None,
     shard: Annotated[str | None, typer.Option(metavar="I/N", help="Evaluate the I-th of N parts only.")] = None,
     merge: Annotated[
         bool, typer.Option("--merge", help="Merge the predictions of shards: --merge A.npz B.npz --out C.npz.")
@@ -53,7 +52,6 @@ def evaluate(
     if len(models) > 1:
         raise UsageError(f"{len(models)} models were given", fix="evaluate one at a time, or use quantkit compare")
     from quantkit.cli.evaluation_settings import cache_folder, evaluation_settings
-    from quantkit.runs.configuration import record_settings
     from quantkit.workflows.evaluate import evaluate as step
     from quantkit.workflows.evaluate import parse_shard
     from quantkit.workflows.project import load_project
@@ -62,23 +60,19 @@ def evaluate(
     settings = evaluation_settings(models[0], run, on, read, project)
     print_preset_notes(read.preset)
     merged = settings.shown(project, run, on, read)
-    merged.add("exclude", on.exclude, given=on.exclude)
+    on.show_limits(merged)
     merged.add("shard", shard, given=shard)
-    merged.add("limit", limit, given=limit)
     execution.show(merged)
-    with show_progress(merged.by_name) as progress:
+    with show_progress(merged.by_name, recorded="eval") as progress:
         done = step(
             models[0],
             **settings.arguments(),
-            limit=limit,
             shard=None if shard is None else parse_shard(shard),
             cache=cache_folder(settings.run, Path(models[0]), project),
             check_preprocessing=check_preprocessing,
             **where,
             progress=progress,
         )
-    if settings.run is not None:
-        record_settings(settings.run, f"eval {done.name}", merged.by_name)
     fresh = len(done.predictions) - done.kept
     if fresh:
         before = f" ({done.kept} were cached)" if done.kept else ""
@@ -87,13 +81,21 @@ def evaluate(
         console.print(f"{fresh} images in {done.elapsed_s:.1f} s, {rate:.1f} images/s{where_run}{before}", markup=False)
     else:
         console.print("all scores were cached, nothing was run")
+    print_lines(f"labels: {done.labels}")
     print_notes(done.notes)
     ran_on = None if done.ran_on is None else done.ran_on.to_json()
-    _finish(done.predictions, done.origin, done.warnings, out, json, {"output": done.output, "ran_on": ran_on})
+    _finish(
+        done.predictions,
+        done.origin,
+        done.warnings,
+        out,
+        json,
+        {"output": done.output, "ran_on": ran_on, "labels": done.labels},
+    )
     if shard is not None and out is not None:
         print_next("eval", "--merge", out, "OTHER.npz", "--out", "all.npz")
     elif settings.run is not None:
-        print_next("compare", "fp32", models[0] if models[0] != "fp32" else "int8", "--run", settings.run)
+        print_next_comparison(settings.run, models[0])
     else:
         chosen = [] if read.preset is None else ["--preset", read.preset]
         print_next("calibrate", "--model", models[0], "--images", "FOLDER", *chosen)
@@ -141,7 +143,13 @@ def _finish(
         print_lines(f"warning: {warning}", style="yellow")
     if out is not None:
         save_predictions(out, predictions, origin)
-    content = {**accuracy.to_json(), "classes": predictions.classes, "output": None, "origin": asdict(origin)}
-    content |= dict(about or {})
+    content = {
+        **accuracy.to_json(),
+        "classes": predictions.classes,
+        "output": None,
+        "labels": None,
+        "origin": asdict(origin),
+    }
+    content |= about or {}
     give_result(content, json)
     print_files(path for path in (out, json) if path is not None)

@@ -148,10 +148,9 @@ def print_selection(selection: "MethodSelection | None") -> None:
         return
     from quantkit.report.tables import plain_table
 
-    table = plain_table("Method auto: distance from fp32 (chosen: 1)")
-    table.add_column("method")
-    for heading in ("images", "distance", "SQNR dB", "agree"):
-        table.add_column(heading, justify="right", no_wrap=True)
+    title = "Method auto: distance from fp32 (chosen: 1) on calibration images held back"
+    title = f"{title}{', biases as if corrected' if selection.corrected else ''}"
+    table = plain_table(title, ["method"], ("images", "distance", "SQNR, dB", "agree"))
     table.add_column("outcome")
     for row in selection.rows():
         figures = (_figure(row[name], digits) for name, digits in (("distance", 2), ("sqnr_db", 1), ("agreement", 1)))

@@ -9,11 +9,9 @@ import typer
 from quantkit.cli.app import app
 from quantkit.cli.options import (
     CalibrateOptions,
-    DeviceOptions,
-    EvaluatedImages,
     ExecutionOptions,
     LayerOptions,
-    LimitOption,
+    LimitedImages,
     PresetOption,
     RequireCoverageOption,
     RunOption,
@@ -30,6 +28,7 @@ from quantkit.cli.show import (
     print_lines,
     print_next,
     print_notes,
+    print_preset_notes,
 )
 from quantkit.cli.terminal import console
 from quantkit.config.choices import Stage
@@ -39,7 +38,6 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from quantkit.config.project import Project
-    from quantkit.progress import Progress
     from quantkit.workflows.tune import Tuning
 
 _SECONDS = {"s": 1.0, "m": 60.0, "h": 3600.0}
@@ -47,7 +45,7 @@ _SECONDS = {"s": 1.0, "m": 60.0, "h": 3600.0}
 
 @app.command()
 def tune(
-    on: EvaluatedImages,
+    on: LimitedImages,
     given: LayerOptions,
     execution: ExecutionOptions,
     subject: SubjectArgument = None,
@@ -62,7 +60,6 @@ def tune(
         Path | None, typer.Option("--set", help="Calibration set, for a model without a run.", show_default="none")
     ] = None,
     preset: PresetOption = None,
-    limit: LimitOption = None,
     max_float: Annotated[str, typer.Option(help="Maximum share of the multiply-adds left in float.")] = "10%",
     max_skips: Annotated[
         int | None,
@@ -90,7 +87,6 @@ def tune(
     weights corrected, on the CPU.
     """
     from quantkit.config.settings import Settings
-    from quantkit.runs.configuration import record_settings
     from quantkit.search.budget import FloatBudget
     from quantkit.search.stages import Goal
     from quantkit.workflows.project import load_project, target_of
@@ -104,10 +100,19 @@ def tune(
         raise UsageError("there is no rewritten fp32 model", where="--write-fp32", fix="give --target vacc --rewrite")
     macs = parse_percent(max_float, "--max-float")
     assert macs is not None
-    calibrated = CalibrateOptions(model=subject, set_=set_, preset=preset, run=run)
-    known = _known_run(calibrated, project)
+    wanted = TuneOptions(
+        goal=Goal(max_drop=max_drop, min_agreement=min_agreement),
+        budget=FloatBudget(macs=macs, layers=max_skips),
+        disable=frozenset(disable or ()),
+        rewrite=rewrite,
+        seconds=parse_seconds(time),
+        write_fp32=write_fp32,
+        require_coverage=parse_percent(require_coverage, "--require-coverage", all_allowed=True),
+    )
+    calibrated = CalibrateOptions(model=subject, set_=set_, preset=preset, run=run, target=target, **vars(given))
+    folder = _run_to_tune(calibrated, execution, project)
     merged = Settings(project)
-    merged.add("run", known, given=subject or run, key="run")
+    merged.add("run", folder, given=subject or run, key="run")
     merged.add("target", chosen.name, given=target, key="target")
     merged.add("max drop", f"{max_drop:g} points", given=max_drop if max_drop != 0.5 else None)
     merged.add("min agreement", None if min_agreement is None else f"{min_agreement:g} %", given=min_agreement)
@@ -118,32 +123,21 @@ def tune(
     given.show_options(merged, options)
     merged.add("images", images.images, given=on.images, key="images")
     merged.add("labels", images.labels, given=on.labels, key="labels")
-    merged.add("exclude", images.exclude, given=on.exclude)
-    merged.add("limit", limit, given=limit)
+    on.show_limits(merged)
     merged.add("time", time, given=time)
-    with show_progress(merged.by_name) as progress:
+    with show_progress(merged.by_name, recorded="tune") as progress:
         done = step(
-            known or _calibrate_first(calibrated, project, execution, progress),
-            TuneOptions(
-                goal=Goal(max_drop=max_drop, min_agreement=min_agreement),
-                budget=FloatBudget(macs=macs, layers=max_skips),
-                disable=frozenset(disable or ()),
-                rewrite=rewrite,
-                seconds=parse_seconds(time),
-                write_fp32=write_fp32,
-                require_coverage=parse_percent(require_coverage, "--require-coverage", all_allowed=True),
-            ),
+            folder,
+            wanted,
             target=chosen,
             options=options,
             **images.arguments(),
-            limit=limit,
             out=out,
             fresh=fresh,
             **where,
             progress=progress,
         )
     give_result(done.to_json(), json)
-    record_settings(done.log.parent, f"tune {done.name}", merged.by_name)
     _print(done, json)
 
 
@@ -161,58 +155,48 @@ def parse_seconds(text: str | None) -> float | None:
     return float(found[1]) * _SECONDS[found[2] or "s"]
 
 
-def _known_run(given: CalibrateOptions, project: "Project") -> Path | None:
-    """Return the run to tune; None if a set is given, with which the model is calibrated first."""
+def _run_to_tune(given: CalibrateOptions, execution: ExecutionOptions, project: "Project") -> Path:
+    """Return the run to tune; where a set is given, the model is calibrated with it first, as `calibrate` does it.
+
+    Raises:
+        UsageError: there is no run, or an option has no effect without a set.
+    """
+    from quantkit.cli.calibration_settings import calibration_settings, merged_settings
+    from quantkit.workflows.calibrate import calibrate
     from quantkit.workflows.project import run_of_subject
 
-    if given.set_ is not None:
-        return None
-    if given.preset is not None:
-        raise UsageError("a calibrated run has its own preprocessing", where="--preset", fix="give --set too")
-    return run_of_subject(given_once(given.model, given.run, "run"), project)
-
-
-def _calibrate_first(
-    given: CalibrateOptions, project: "Project", execution: DeviceOptions, progress: "Progress"
-) -> Path:
-    """Calibrate a model with the set given, and return its run."""
-    from quantkit.cli.calibration_settings import calibration_settings
-    from quantkit.workflows.calibrate import calibrate
-
-    assert given.set_ is not None
+    if given.set_ is None:
+        if given.preset is not None:
+            raise UsageError("a calibrated run has its own preprocessing", where="--preset", fix="give --set too")
+        return run_of_subject(given_once(given.model, given.run, "run"), project)
     settings = calibration_settings(given, project)
-    calibrate(
-        settings.model,
-        given.set_,
-        settings.pipeline,
-        run=settings.run,
-        options=settings.options,
-        output=settings.output,
-        inputs=settings.inputs,
-        **DeviceOptions.arguments(execution),  # in this process, with or without a cluster
-        progress=progress,
-    )
+    merged = merged_settings(given, settings, execution, project)
+    print_preset_notes(given.preset, project)
+    with show_progress(merged.by_name, recorded="calibrate") as progress:
+        calibrate(settings.model, given.set_, **settings.arguments(), **execution.arguments(), progress=progress)
     return settings.run
 
 
 def _print(done: "Tuning", json: Path | None) -> None:
+    from quantkit.runs.folder import RECORD
+
     best = done.outcome.best
     console.print(_table(done))
     print_lines(*_verdict(done))
     print_notes(done.notes)
     print_lines(f"kept: {best.recipe.describe()}")
-    print_files((*done.files, done.log, *([] if json is None else [json])), in_folder=done.log.parent)
+    run = done.log.parent
+    print_files((*done.files, done.log, run / RECORD, *([] if json is None else [json])), in_folder=run)
     print_coverage(done.coverage)
-    print_next("compare", "fp32", done.name, "--run", done.log.parent)
+    print_next("compare", "fp32", done.name, "--run", run)
 
 
 def _table(done: "Tuning") -> "Table":
     from quantkit.report.tables import plain_table, points
 
-    table = plain_table("trials; difference to fp32 with its 95 % interval")
-    table.add_column("recipe")
-    for heading in ("KL, 1e-3", "SQNR, dB", "Δ top-1, points", "agree", "float"):
-        table.add_column(heading, justify="right", no_wrap=True)
+    figures = ("KL, 1e-3", "SQNR, dB", "Δ top-1, points", "agree", "float")
+    title = "trials: KL and SQNR on calibration images; difference to fp32 with its 95 % interval on held-out images"
+    table = plain_table(title, ["recipe"], figures)
     for one in done.trials:
         evaluated = one.holdout
         near = [f"{1e3 * one.closeness.kl:.3g}", f"{one.closeness.sqnr_db:.1f}"]

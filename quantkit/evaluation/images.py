@@ -8,7 +8,7 @@ from quantkit.data.folder import find_labelled_images
 from quantkit.data.overlap import overlap
 from quantkit.data.source import ImageSource, Location
 from quantkit.data.sources.open import ImagesLike
-from quantkit.errors import CalibrationSetError, LabelError, UsageError
+from quantkit.errors import CalibrationSetError, LabelError, ModelError, UsageError
 from quantkit.runs.folder import RunRecord
 from quantkit.runs.location import find_set
 
@@ -32,12 +32,18 @@ def evaluation_images(
     if exclude is not None:
         taken_out = path_or(CalibrationSet, exclude, "exclude")
         exclude = CalibrationSet.load(taken_out) if isinstance(taken_out, Path) else taken_out
+    drawn_by = None
     if images is None:
         if calibration is None:
             raise UsageError("no evaluation images were given", fix="give --images")
-        images, exclude = calibration.source_of_images(), exclude or calibration
+        images, exclude, drawn_by = calibration.source_of_images(), exclude or calibration, calibration.source
     found = find_labelled_images(images, optional_path(labels, "labels"), optional_path(names, "names"))
     warnings = list(found.warnings)
+    if drawn_by is not None and drawn_by.startswith("label file") and drawn_by != found.source:
+        warnings.append(
+            f"the labels come from {found.source}, and those of the calibration set from {drawn_by}; give it with "
+            "--labels, if it is right"
+        )
     if exclude is not None:
         taken = set(overlap(exclude, found.items))
         found = found.only([index for index in range(len(found.names)) if index not in taken])
@@ -63,8 +69,15 @@ def check_labels(found: ImageSource, classes: int | None, where: Location) -> No
         where: location for the error message.
 
     Raises:
+        ModelError: the model has one score, of which no class is the highest.
         LabelError: a label is out of range.
     """
+    if classes == 1:
+        raise ModelError(
+            "the model has one score for each image, and accuracy needs one for each class",
+            where=where,
+            fix="export it with two scores, such as 1 - p and p",
+        )
     assert found.labels is not None
     greatest = int(found.labels.max())
     if classes is not None and greatest >= classes:
@@ -82,7 +95,7 @@ def limited(found: ImageSource, limit: int | None) -> ImageSource:
         UsageError: ``limit`` is less than 1.
     """
     if limit is not None and limit < 1:
-        raise UsageError(f"{limit} images cannot be evaluated", where="limit", fix="give at least 1")
+        raise UsageError(f"{limit} images cannot be evaluated", where="--limit", fix="give at least 1")
     count = len(found.names)
     kept = count if limit is None else min(limit, count)
     return found.only([place * count // kept for place in range(kept)])

@@ -16,13 +16,12 @@ from quantkit.graph.analysis.values import (
     ORIGIN,
     add_constant,
     array,
-    attribute_int,
     node_name,
     operand,
     release,
     required,
 )
-from quantkit.graph.passes.unused import RemoveUnusedPass
+from quantkit.graph.passes.clean import remove_unused
 from quantkit.graph.qdq.plan import Layer, Plan
 from quantkit.ptq.layers import BIASED
 
@@ -71,7 +70,7 @@ def export_corrected_fp32(prepared: ir.Model, plan: Plan, int8: ir.Model, qmax: 
         _set_weight(model.graph, node, corrected, layer, qmax)
         if node.op_type in BIASED:
             _set_bias(model.graph, node, corrected)
-    RemoveUnusedPass()(model)
+    remove_unused(model)
     return model
 
 
@@ -85,7 +84,7 @@ def restore_batch_norms(model: ir.Model) -> ir.Model:
     for node in list(model.graph):
         if node.metadata_props.get(ORIGIN) == "BatchNormalization":
             _restore(model.graph, node)
-    RemoveUnusedPass()(model)
+    remove_unused(model)
     return model
 
 
@@ -125,7 +124,7 @@ def _stored(value: ir.Value) -> _Stored | None:
     values, scale = array(required(dequantize, 0)), array(required(dequantize, 1))
     assert values is not None
     assert scale is not None
-    axis = attribute_int(dequantize, "axis", 1) if scale.ndim else None
+    axis = dequantize.attributes.get_int("axis", 1) if scale.ndim else None
     return _Stored(values.astype(np.float64), scale.astype(np.float64), axis)
 
 

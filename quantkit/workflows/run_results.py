@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -14,10 +15,13 @@ from quantkit.graph.coverage import Coverage, FloatLayer
 from quantkit.report.data import MethodChoice, SensitivityFinding, TuningLog, TuningStage
 from quantkit.runs.folder import QuantizedRecord, RunFolder, RunRecord
 from quantkit.search.method_selection import MethodSelection
+from quantkit.search.trial_cache import closeness_of
 from quantkit.sensitivity.result import Sensitivity
 from quantkit.workflows.quantize_task import QuantizeOptions
 from quantkit.workflows.sensitivity_decision import decide, quantize_command
 
+# Damaged results, and those of other versions: they are left out of a report, which they do not prevent.
+_OTHER_FORM = (KeyError, TypeError, ValueError, AttributeError, QuantkitError)
 _VERDICTS = {
     "met": "The goal is met.",
     "likely": "The goal is met on the held-out images, but not with statistical significance.",
@@ -32,18 +36,21 @@ def tuning_logs(folder: RunFolder, record: RunRecord) -> tuple[TuningLog, ...]:
         plain = _log(folder, entry)
         if plain is None:
             continue
-        verdict = _VERDICTS.get(plain.get("verdict", ""), "")
-        verdict += " The time limit ended the search." if plain.get("out_of_time") else ""
-        found.append(
-            TuningLog(
-                name=name,
-                target=entry.target,
-                verdict=verdict.strip(),
-                stages=tuple(_stages(plain)),
-                notes=tuple(plain.get("notes", ())),
-            )
-        )
+        with suppress(*_OTHER_FORM):
+            found.append(_tuning_log(name, entry, plain))
     return tuple(found)
+
+
+def _tuning_log(name: str, entry: QuantizedRecord, plain: Mapping[str, Any]) -> TuningLog:
+    verdict = _VERDICTS.get(plain.get("verdict", ""), "")
+    verdict += " The time limit ended the search." if plain.get("out_of_time") else ""
+    return TuningLog(
+        name=name,
+        target=entry.target,
+        verdict=verdict.strip(),
+        stages=tuple(_stages(plain)),
+        notes=tuple(plain.get("notes", ())),
+    )
 
 
 def method_choices(made: Mapping[str, QuantizedRecord]) -> Iterator[MethodChoice]:
@@ -53,22 +60,21 @@ def method_choices(made: Mapping[str, QuantizedRecord]) -> Iterator[MethodChoice
             continue
         try:
             selection = MethodSelection.from_json(entry.selection)
-        except (KeyError, TypeError, ValueError, QuantkitError):  # a damaged record hides no report
+        except _OTHER_FORM:
             continue
         yield MethodChoice(model=name, reason=selection.reason, rows=tuple(selection.rows()))
 
 
 def tuning_coverage(folder: RunFolder, entry: QuantizedRecord) -> Coverage | None:
     """Return the coverage of a tuned model, None if its log is missing."""
-    plain = _log(folder, entry)
-    if plain is None or "coverage" not in plain:
+    plain = _log(folder, entry) or {}
+    try:
+        covered = dict(plain["coverage"])
+        keys = ("layers", "int8_layers", "multiply_adds", "int8_multiply_adds", "uncounted")
+        values = {key: covered[key] for key in keys}
+        return Coverage(**values, float_layers=tuple(FloatLayer(**layer) for layer in covered["float_layers"]))
+    except _OTHER_FORM:
         return None
-    values = {key: plain["coverage"][key] for key in ("layers", "int8_layers", "multiply_adds", "int8_multiply_adds")}
-    return Coverage(
-        **values,
-        uncounted=plain["coverage"]["uncounted"],
-        float_layers=tuple(FloatLayer(**layer) for layer in plain["coverage"]["float_layers"]),
-    )
 
 
 def sensitivity_path(folder: RunFolder, target: str) -> Path:
@@ -94,7 +100,7 @@ def sensitivity_findings(folder: RunFolder, record: RunRecord) -> tuple[Sensitiv
             continue
         try:
             result = Sensitivity.from_json(plain)
-        except (KeyError, TypeError, ValueError):
+        except _OTHER_FORM:
             continue
         decision = decide(result)
         command = ""
@@ -113,7 +119,8 @@ def _log(folder: RunFolder, entry: QuantizedRecord) -> dict[str, Any] | None:
     recipe = entry.options.get("recipe")
     plain = None if recipe is None else _read(folder.path / f"tune-{entry.target}.json")
     # The log of a later search with another output path has another recipe.
-    return plain if plain is not None and plain.get("best", {}).get("recipe") == recipe else None
+    best = {} if plain is None else plain.get("best")
+    return plain if isinstance(best, dict) and best.get("recipe") == recipe else None
 
 
 def _read(path: Path) -> dict[str, Any] | None:
@@ -129,7 +136,7 @@ def _stages(plain: Mapping[str, Any]) -> Iterator[TuningStage]:
     for stage, group in groupby(plain["trials"], key=lambda trial: trial["stage"]):
         trials = list(group)
         evaluated = [trial for trial in trials if trial["holdout"] is not None]
-        best = max(evaluated or trials, key=lambda trial: (trial["closeness"]["agreement"], _sqnr(trial)))
+        best = min(evaluated or trials, key=lambda trial: closeness_of(trial["closeness"]).distance)  # as in the search
         kept = next((trial for trial in trials if trial["recipe"] == plain["best"]["recipe"]), None)
         best = kept or best
         holdout = best["holdout"]
@@ -146,8 +153,3 @@ def _stages(plain: Mapping[str, Any]) -> Iterator[TuningStage]:
             ci95=None if holdout is None else Interval(**holdout["ci95"]).scaled(100.0),
             kept=kept is not None,
         )
-
-
-def _sqnr(trial: Mapping[str, Any]) -> float:
-    sqnr_db = trial["closeness"]["sqnr_db"]
-    return float("inf") if sqnr_db is None else float(sqnr_db)

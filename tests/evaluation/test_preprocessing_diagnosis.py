@@ -2,7 +2,6 @@
 
 import re
 import shutil
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from colour_model import IMAGENET, colours, values
+from counting import counted
 from onnx import load, save
 
 from quantkit.config.pipeline import Pipeline
@@ -49,7 +49,7 @@ WRONG = "the preprocessing seems wrong"
     ],
     ids=["BGR given", "RGB given", "0..255 given", "normalized given"],
 )
-def test_what_the_model_wants_is_found_by_eval_and_compare(
+def test_wrong_preprocessing_is_named_by_eval_and_compare(
     right: Pipeline, given: Pipeline, words: str, tmp_path: Path
 ) -> None:
     model = colours(tmp_path, right)
@@ -65,12 +65,9 @@ def test_what_the_model_wants_is_found_by_eval_and_compare(
     assert not [warning for warning in fine.warnings if "preprocessing" in warning]
 
 
-def test_nothing_is_asked_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_check_repeated_computes_no_scores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = colours(tmp_path, values("RGB", 255))
-    asked: list[int] = []
-    scores = Classifier.scores
-    counted: Callable[..., object] = lambda self, x: (asked.append(1), scores(self, x))[1]  # type: ignore[func-returns-value]  # noqa: E731
-    monkeypatch.setattr(Classifier, "scores", counted)
+    asked = counted(Classifier, "scores", monkeypatch)
     options: dict[str, Any] = {
         "images": tmp_path / "images",
         "labels": tmp_path / "labels.txt",
@@ -82,7 +79,7 @@ def test_nothing_is_asked_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert len(asked) == before
 
 
-def test_a_poor_model_is_not_blamed_on_its_preprocessing(tmp_path: Path) -> None:
+def test_check_of_poor_model_gives_no_warning(tmp_path: Path) -> None:
     model = colours(tmp_path, values("RGB", 255))
     rng = np.random.default_rng(0)
     (tmp_path / "labels.txt").write_text("".join(f"{number:03d}.png {rng.integers(16)}\n" for number in range(60)))
@@ -179,9 +176,7 @@ def test_check_of_a_model_that_is_nearly_always_right_runs_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = colours(tmp_path, values("RGB", 255), images=80)
-    ran: list[int] = []
-    scores = Classifier.scores
-    monkeypatch.setattr(Classifier, "scores", lambda self, x: (ran.append(1), scores(self, x))[1])  # type: ignore[func-returns-value]
+    ran = counted(Classifier, "scores", monkeypatch)
     options: dict[str, Any] = {"images": tmp_path / "images", "labels": tmp_path / "labels.txt"}
     evaluate(model, pipeline=values("RGB", 255), **options)
     assert len(ran) == 80

@@ -3,13 +3,14 @@
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import onnx
 import onnx_ir as ir
 import onnxruntime as ort
 from models import tiny_model
 
-from quantkit.graph.half_precision import half_model
 from quantkit.graph.model import read_model
+from quantkit.graph.precision import half_model
 from quantkit.graph.prepare import prepare
 
 # Each result is a single product, so that its float32 value has no order of summation to depend on.
@@ -36,31 +37,31 @@ def products(v: float, w: float) -> ir.Model:
     return prepare(ir.from_proto(proto)).model
 
 
-def half(values: np.ndarray) -> np.ndarray:
-    return values.astype(np.float16).astype(np.float32)
+def half(values: npt.ArrayLike) -> np.ndarray:
+    return np.asarray(values).astype(np.float16).astype(np.float32)
 
 
-def test_input_weights_and_results_are_rounded() -> None:
+def test_half_model_rounds_input_weights_and_results() -> None:
     x = np.random.default_rng(0).standard_normal((1000, 1)).astype(np.float32)
     v, w = np.float32(0.7182818), np.float32(-1.4142135)
-    expected = half(np.maximum(half(half(x) * half(v)), 0)) * half(w)  # type: ignore[arg-type]
+    expected = half(np.maximum(half(half(x) * half(v)), 0)) * half(w)
     assert np.array_equal(run(half_model(products(float(v), float(w))), x=x), expected)
     assert not np.array_equal(run(products(float(v), float(w)), x=x), expected)
 
 
-def test_what_halves_can_hold_stays_the_same_bits() -> None:
+def test_half_model_exact_halves_keep_their_bits() -> None:
     x = np.arange(-8, 9, dtype=np.float32)[:, None]
     model = products(0.5, -3.0)
     assert np.array_equal(run(half_model(model), x=x), run(model, x=x))
 
 
-def test_what_is_too_large_becomes_infinite() -> None:
+def test_half_model_too_large_becomes_infinite() -> None:
     x = np.array([[300.0], [2.0]], np.float32)
     assert np.array_equal(run(half_model(products(300.0, 1.0)), x=x), np.array([[np.inf], [600.0]], np.float32))
     assert np.array_equal(run(half_model(products(1e5, 1.0)), x=x), np.array([[np.inf], [np.inf]], np.float32))
 
 
-def test_a_convolutional_model_moves_by_half_a_step_and_the_original_stays(tmp_path: Path) -> None:
+def test_half_model_of_convolutions_moves_by_rounding_and_leaves_original(tmp_path: Path) -> None:
     model = prepare(read_model(tiny_model(tmp_path / "tiny.onnx"))).model
     before = ir.serde.serialize_model(model).SerializeToString()
     x = np.random.default_rng(1).standard_normal((4, 3, 8, 8)).astype(np.float32)

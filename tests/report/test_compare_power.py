@@ -47,7 +47,7 @@ def test_mcnemar_images_where_all_discordant_images_are_lost_have_at_least_the_p
 def test_mcnemar_images_agree_with_miettinen(loss, times):
     """Miettinen, Biometrics 24:339-352, 1968, the other common formula; both are approximations."""
     psi = min(times * loss, 0.6)
-    z_alpha, z_beta = stats.norm.ppf([0.975, 0.8])  # type: ignore[misc]
+    z_alpha, z_beta = stats.norm.ppf(0.975), stats.norm.ppf(0.8)
     variance = psi**2 - loss**2 * (3 + psi) / 4
     expected = (z_alpha * psi + z_beta * np.sqrt(variance)) ** 2 / (psi * loss**2)
     assert mcnemar_images(loss, psi) == pytest.approx(expected, rel=0.02)
@@ -93,7 +93,7 @@ def test_minimum_detectable_difference_of_an_observed_rate_is_detected(images, d
     assert 0.8 <= rejections(images, found, max(discordance, found)) <= 0.99
 
 
-def test_significance_is_that_of_the_score_interval():
+def test_sample_size_significance_is_that_of_score_interval():
     """What the planned test rejects is what `compare` shows: zero outside of the interval."""
     for lost in range(4, 30):
         outcomes = PairedOutcomes(500, lost, 6)

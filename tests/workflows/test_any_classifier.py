@@ -13,7 +13,7 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 import pytest
-from models import write_images
+from models import tiny_model, write_images
 from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 
@@ -24,7 +24,7 @@ from quantkit.errors import ConfigError, ModelError
 from quantkit.search.budget import FloatBudget
 from quantkit.search.stages import Goal
 from quantkit.workflows.calibrate import calibrate
-from quantkit.workflows.compare import evaluate_models
+from quantkit.workflows.compare import compare
 from quantkit.workflows.evaluate import evaluate
 from quantkit.workflows.sensitivity import sensitivity
 from quantkit.workflows.tune import TuneOptions, tune
@@ -293,17 +293,19 @@ def test_any_classifier_is_scored_and_quantized_as_its_file_says(name: str, imag
     assert sqnr_db(reference, integer) > LEAST_DB
     assert len(made.quantized.plan.layers) == 3
 
-    evaluation = evaluate_models(["fp32", "int8"], run=run, images=images, threads=1)
+    evaluation = compare(["fp32", "int8"], run=run, images=images, threads=1)
     ours = evaluation.answers[1].predictions
     np.testing.assert_array_equal(ours.top1, integer.argmax(axis=1))
     assert evaluation.answers[1].tensors
-    agreement = evaluation.comparison.candidates[0].versus
+    agreement = evaluation.candidates[0].versus
     assert agreement is not None
     assert agreement.agreement == pytest.approx(100 * (integer.argmax(1) == reference.argmax(1)).mean())
 
 
 @pytest.mark.parametrize("dtype", [DOUBLE, BFLOAT], ids=["float64", "bfloat16"])
-def test_types_without_kernels_are_evaluated_in_float32(dtype: int, images: Path, tmp_path: Path) -> None:
+def test_any_classifier_types_without_kernels_are_evaluated_in_float32(
+    dtype: int, images: Path, tmp_path: Path
+) -> None:
     same = Kind(layout="NHWC", tail="nc11")  # the same numbers, stored as float32
     kind = replace(same, dtype=dtype, inner=dtype)
     pictures, model = pictures_of(images), tmp_path / "model.onnx"
@@ -326,8 +328,8 @@ def test_types_without_kernels_are_evaluated_in_float32(dtype: int, images: Path
     calibration = calibrate(model, chosen, PLAIN, run=tmp_path / "run", threads=1)
     assert ends(calibration.quantized.path) == ends(model)
     assert any("tensors are computed in float32" in note for note in calibration.notes)
-    evaluation = evaluate_models(["fp32", "int8"], run=tmp_path / "run", images=images, threads=1)
-    assert evaluation.comparison.candidates[0].tensors
+    evaluation = compare(["fp32", "int8"], run=tmp_path / "run", images=images, threads=1)
+    assert evaluation.candidates[0].tensors
     if dtype == DOUBLE:  # numpy has it, so the int8 file can be fed directly
         integer = answers(calibration.quantized.path, kind, pictures)
         assert sqnr_db(reference, integer) > LEAST_DB
@@ -356,7 +358,7 @@ def test_any_classifier_is_tuned_and_measured_on_its_scores(name: str, images: P
 
 
 @pytest.mark.parametrize(("mode", "channels"), [("L", 1), ("LA", 2), ("RGB", 3), ("BGR", 3), ("RGBA", 4), ("BGRA", 4)])
-def test_channels_of_the_picture_reach_the_model_in_order(mode: str, channels: int, tmp_path: Path) -> None:
+def test_any_classifier_channels_reach_model_in_order(mode: str, channels: int, tmp_path: Path) -> None:
     rng = np.random.default_rng(5)
     files = {"L": "L", "LA": "LA"}.get(mode, "RGBA")
     bands = {"L": 1, "LA": 2}.get(mode, 4)
@@ -387,9 +389,7 @@ def test_channels_of_the_picture_reach_the_model_in_order(mode: str, channels: i
         (8, "needs 8 channels, and the pipeline gives 3; image files have 1 to 4 channels"),
     ],
 )
-def test_channels_no_pipeline_gives_are_refused_with_what_can_be_done(
-    channels: int, message: str, tmp_path: Path
-) -> None:
+def test_any_classifier_channels_no_pipeline_gives_are_refused(channels: int, message: str, tmp_path: Path) -> None:
     text = f"""<ir_version: 8, opset_import: ["": 17]> g (float[N, {channels}, 8, 8] x) => (float[N, {channels}] y)
         {{ p = GlobalAveragePool (x)  y = Flatten (p) }}"""
     onnx.save(onnx.parser.parse_model(text), tmp_path / "model.onnx")
@@ -397,7 +397,7 @@ def test_channels_no_pipeline_gives_are_refused_with_what_can_be_done(
         read_classifier(tmp_path / "model.onnx").check(PLAIN)
 
 
-def test_uint8_image_refuses_a_pipeline_of_fractions(images: Path, tmp_path: Path) -> None:
+def test_any_classifier_uint8_image_refuses_pipeline_of_fractions(images: Path, tmp_path: Path) -> None:
     kind = KINDS["uint8"]
     write(tmp_path / "model.onnx", kind, pictures_of(images))
     message = "integers from 0 to 255, and the pipeline gives fractions from -1 to 1; set the divisor of to_tensor"
@@ -405,7 +405,7 @@ def test_uint8_image_refuses_a_pipeline_of_fractions(images: Path, tmp_path: Pat
         read_classifier(tmp_path / "model.onnx").check(PLAIN)
 
 
-def test_scores_asked_for_are_those_evaluated_everywhere(images: Path, tmp_path: Path) -> None:
+def test_any_classifier_output_asked_for_is_used_everywhere(images: Path, tmp_path: Path) -> None:
     kind, pictures, model = KINDS["probabilities_first"], pictures_of(images), tmp_path / "model.onnx"
     write(model, kind, pictures)
     chosen = quantkit.build_calibration_set(images, count=16)
@@ -421,7 +421,7 @@ def test_scores_asked_for_are_those_evaluated_everywhere(images: Path, tmp_path:
         evaluate(model, images=images, pipeline=PLAIN, cache=tmp_path / "kept", output="nothing")
 
 
-def test_nhwc_graph_is_no_larger_than_its_nchw_twin(images: Path, tmp_path: Path) -> None:
+def test_any_classifier_nhwc_graph_is_no_larger_than_nchw_twin(images: Path, tmp_path: Path) -> None:
     counts = {}
     for name, kind in {"nchw": Kind(dtype=UINT8), "nhwc": KINDS["uint8_nhwc_late"]}.items():
         plain = replace(kind, batch=None, tail="matrix")
@@ -430,7 +430,7 @@ def test_nhwc_graph_is_no_larger_than_its_nchw_twin(images: Path, tmp_path: Path
     assert counts["nhwc"] == counts["nchw"]
 
 
-def test_sizes_below_zero_and_question_marks_are_free(tmp_path: Path, images: Path) -> None:
+def test_any_classifier_sizes_below_zero_and_question_marks_are_free(tmp_path: Path, images: Path) -> None:
     """PaddlePaddle's exporter writes [-1, 3, ?, ?], and flattens by the shape that the batch has."""
     model = onnx.parser.parse_model(
         """<ir_version: 7, opset_import: ["": 11]>
@@ -448,14 +448,14 @@ def test_sizes_below_zero_and_question_marks_are_free(tmp_path: Path, images: Pa
         }"""
     )
     rng = np.random.default_rng(3)
-    weights = {
+    weights: dict[str, np.ndarray] = {
         "w": rng.normal(size=(8, 3, 3, 3)).astype(np.float32),
         "head": rng.normal(size=(8, 4)).astype(np.float32),
         "zero": np.array([0], np.int64),
         "one": np.array([1], np.int64),
         "channels": np.array([8], np.int64),
     }
-    model.graph.initializer.extend(numpy_helper.from_array(content, name) for name, content in weights.items())  # type: ignore[arg-type]
+    model.graph.initializer.extend(numpy_helper.from_array(content, name) for name, content in weights.items())
     for value in (*model.graph.input, *model.graph.output):
         sizes = value.type.tensor_type.shape.dim
         sizes[0].dim_value = -1
@@ -476,3 +476,49 @@ def test_sizes_below_zero_and_question_marks_are_free(tmp_path: Path, images: Pa
     (image,) = ort.InferenceSession(done.run / "int8.onnx").get_inputs()
     assert image.shape[1] == 3
     assert all(isinstance(image.shape[axis], str | None) for axis in (0, 2, 3))
+
+
+def test_any_classifier_with_one_score_is_quantized_and_not_evaluated(tmp_path: Path) -> None:
+    images, path = write_images(tmp_path / "images", per_class=10), tmp_path / "binary.onnx"
+    weights = {"w": np.full((8, 3, 3, 3), 0.1, np.float32), "v": np.full((1, 8), 0.2, np.float32)}
+    nodes = [
+        helper.make_node("Conv", ["image", "w"], ["c"], pads=[1] * 4),
+        helper.make_node("GlobalAveragePool", ["c"], ["g"]),
+        helper.make_node("Flatten", ["g"], ["f"]),
+        helper.make_node("Gemm", ["f", "v"], ["z"], transB=1),
+        helper.make_node("Sigmoid", ["z"], ["scores"]),
+    ]
+    values = [
+        helper.make_tensor_value_info("image", FLOAT, ["N", 3, 8, 8]),
+        helper.make_tensor_value_info("scores", FLOAT, ["N", 1]),
+    ]
+    graph = helper.make_graph(
+        nodes, "g", values[:1], values[1:], [numpy_helper.from_array(v, n) for n, v in weights.items()]
+    )
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), path)
+    warnings = [one.what for one in quantkit.inspect(path).problems]
+    assert any("one score for each image" in one for one in warnings)
+    plain = Pipeline(ops=(Decode(), ToTensor()))
+    done = calibrate(path, quantkit.build_calibration_set(images, count=20), plain, run=tmp_path / "run")
+    assert done.coverage.int8_layers == 2
+    for job in (
+        lambda: evaluate("fp32", run=tmp_path / "run", images=images),
+        lambda: compare(["fp32", "int8"], run=tmp_path / "run", images=images),
+    ):
+        with pytest.raises(ModelError, match=r"one score for each image, and accuracy needs one for each class"):
+            job()
+
+
+@pytest.mark.parametrize("method", ["auto", "kl"])
+def test_any_classifier_with_external_weights_gives_the_model_of_its_twin(method: str, tmp_path: Path) -> None:
+    quantkit.build_calibration_set(write_images(tmp_path / "images", per_class=12), count=40).save(tmp_path / "set.csv")
+    model, plain = onnx.load(tiny_model(tmp_path / "tiny.onnx")), Pipeline(ops=(Decode(), ToTensor()))
+    place = tmp_path / "outside"
+    place.mkdir()
+    onnx.save(model, place / "net.onnx", save_as_external_data=True, location="net.data", size_threshold=0)
+    for path, run in ((tmp_path / "tiny.onnx", "inline"), (place / "net.onnx", "external")):
+        calibrate(path, tmp_path / "set.csv", plain, run=tmp_path / run, method=method)
+        tune(tmp_path / run, TuneOptions(goal=Goal(max_drop=50.0)), images=tmp_path / "images", limit=16)
+        sensitivity(tmp_path / run, count=8)
+    for name in ("int8.onnx", "int8-tuned.onnx"):
+        assert (tmp_path / "inline" / name).read_bytes() == (tmp_path / "external" / name).read_bytes()

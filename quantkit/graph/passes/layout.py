@@ -14,8 +14,6 @@ import onnx_ir as ir
 from quantkit.graph.analysis.values import (
     add_constant,
     array,
-    attribute_int,
-    attribute_ints,
     dims,
     is_op,
     node_name,
@@ -24,6 +22,7 @@ from quantkit.graph.analysis.values import (
     required,
     unused_name,
 )
+from quantkit.graph.passes.types import infer_types
 
 _UNARY = (
     *("Abs", "Cast", "Celu", "Clip", "Dropout", "Elu", "Erf", "Exp", "Gelu", "HardSigmoid", "HardSwish", "Identity"),
@@ -50,29 +49,17 @@ _DEFAULT_AXIS = {"Split": 0}
 Order = tuple[int, ...]
 
 
-class MoveTransposesPass(ir.passes.InPlacePass):
+def move_transposes(model: ir.Model) -> None:
     """Move each Transpose down through element-wise operators, concatenations, splits, pads and reductions.
 
     Not changed: the graph, if the number of transposes would not decrease; other operators; operands of another order
     or unknown rank; computed axes, pads and limits.
-
-    Args:
-        infer: pass to run if a node was moved.
     """
-
-    def __init__(self, infer: ir.passes.PassBase) -> None:
-        super().__init__()
-        self._infer = infer
-
-    def call(self, model: ir.Model) -> ir.passes.PassResult:
-        """Move the transpositions of the main graph."""
-        before = _count(model.graph)
-        trial = model.clone().graph if before > 1 else None
-        if trial is None or not _Mover(trial).move() or _count(trial) >= before:
-            return ir.passes.PassResult(model, False)
+    before = _count(model.graph)
+    trial = model.clone().graph if before > 1 else None
+    if trial is not None and _Mover(trial).move() and _count(trial) < before:
         _Mover(model.graph).move()
-        self._infer(model)
-        return ir.passes.PassResult(model, True)
+        infer_types(model)
 
 
 def _count(graph: ir.Graph) -> int:
@@ -107,7 +94,7 @@ class _Mover:
         return moved
 
     def _compose(self, node: ir.Node) -> None:
-        source, order = required(node, 0), attribute_ints(node, "perm")
+        source, order = required(node, 0), tuple(node.attributes.get_ints("perm", ()))
         if not order:
             if (dimensions := rank(source)) is None:
                 return
@@ -198,7 +185,7 @@ class _Mover:
         return True
 
     def _set_axis(self, node: ir.Node, order: Order) -> None:
-        axis = attribute_int(node, "axis", _DEFAULT_AXIS.get(node.op_type, -1))
+        axis = node.attributes.get_int("axis", _DEFAULT_AXIS.get(node.op_type, -1))
         node.attributes.add(ir.AttrInt64("axis", order[axis % len(order)]))
 
     def _move_pad(self, node: ir.Node, order: Order) -> bool:
@@ -230,7 +217,7 @@ class _Mover:
             node.replace_input_with(1, stored)
         else:
             node.attributes.add(ir.AttrInt64s("axes", moved))
-        if attribute_int(node, "keepdims", 1):
+        if node.attributes.get_int("keepdims", 1):
             return self._rewrite(node, order, count=1)
         kept = [order[axis] for axis in range(len(order)) if axis not in axes]
         return self._rewrite(node, order, count=1, result_order=tuple(sorted(kept).index(axis) for axis in kept))
@@ -238,9 +225,9 @@ class _Mover:
     def _axes(self, node: ir.Node) -> Sequence[int] | None:
         """Return the axes of a reduction, None or empty if it reduces all or none, or they are computed."""
         if node.op_type == "ArgMax":
-            return [attribute_int(node, "axis", 0)]
+            return [node.attributes.get_int("axis", 0)]
         given = array(operand(node, 1))
-        return attribute_ints(node, "axes") if given is None else [int(axis) for axis in given.reshape(-1)]
+        return node.attributes.get_ints("axes") if given is None else [int(axis) for axis in given.reshape(-1)]
 
     def _skip_reorder(self, node: ir.Node, order: Order) -> bool:
         """Let a reshaping node read the source, if the elements have the same order in both."""
@@ -251,7 +238,7 @@ class _Mover:
         long = [axis for axis in order if shape[axis] != 1]
         if long != sorted(long):
             return False
-        if node.op_type == "Flatten" and (attribute_int(node, "axis", 1) != 1 or order[0] != 0):
+        if node.op_type == "Flatten" and (node.attributes.get_int("axis", 1) != 1 or order[0] != 0):
             return False
         if node.op_type == "Squeeze":
             axes = array(operand(node, 1))

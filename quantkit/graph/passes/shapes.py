@@ -8,7 +8,6 @@ import onnx_ir as ir
 from quantkit.graph.analysis.values import (
     add_constant,
     array,
-    attribute_int,
     is_constant,
     is_op,
     operand,
@@ -21,7 +20,7 @@ from quantkit.graph.analysis.values import (
 Size = int | str | None
 
 
-class ConstantShapesPass(ir.passes.InPlacePass):
+def constant_shapes(model: ir.Model) -> bool:
     """Replace shape arithmetic by constants.
 
     1. Any integer vector of Shape, Gather, Slice, Squeeze, Unsqueeze, Concat and Cast with only fixed entries.
@@ -30,19 +29,16 @@ class ConstantShapesPass(ir.passes.InPlacePass):
 
     Not changed: vectors with two unknown sizes, and a Reshape with ``allowzero``.
     """
-
-    def call(self, model: ir.Model) -> ir.passes.PassResult:
-        """Walk the main graph once, from its inputs."""
-        known: dict[ir.Value, list[Size]] = {}
-        modified = False
-        for node in list(model.graph):
-            sizes = _sizes_of(node, known) if rank(node.outputs[0]) in (0, 1) else None
-            if sizes is not None:
-                known[node.outputs[0]] = sizes
-                modified |= _replace_by_constant(model.graph, node, sizes)
-            elif is_op(node, "Reshape"):
-                modified |= _fix_reshape(model.graph, node, known)
-        return ir.passes.PassResult(model, modified)
+    known: dict[ir.Value, list[Size]] = {}
+    modified = False
+    for node in list(model.graph):
+        sizes = _sizes_of(node, known) if rank(node.outputs[0]) in (0, 1) else None
+        if sizes is not None:
+            known[node.outputs[0]] = sizes
+            modified |= _replace_by_constant(model.graph, node, sizes)
+        elif is_op(node, "Reshape"):
+            modified |= _fix_reshape(model.graph, node, known)
+    return modified
 
 
 def _read(value: ir.Value | None, known: dict[ir.Value, list[Size]]) -> list[Size] | None:
@@ -72,7 +68,7 @@ def _sizes_of(node: ir.Node, known: dict[ir.Value, list[Size]]) -> list[Size] | 
     if is_op(node, "Squeeze", "Unsqueeze", "Identity"):
         return _read(operand(node, 0), known)
     if is_op(node, "Cast"):
-        integer = attribute_int(node, "to", 0) in (ir.DataType.INT64, ir.DataType.INT32)
+        integer = node.attributes.get_int("to", 0) in (ir.DataType.INT64, ir.DataType.INT32)
         return _read(operand(node, 0), known) if integer else None
     if is_op(node, "Concat"):
         parts = [_read(value, known) for value in node.inputs]
@@ -101,7 +97,7 @@ def _shape(node: ir.Node) -> list[Size] | None:
     if shape is None:
         return None
     sizes: list[Size] = [size if isinstance(size, int) else size.value for size in shape]
-    start, end = attribute_int(node, "start", 0), attribute_int(node, "end", len(sizes))
+    start, end = node.attributes.get_int("start", 0), node.attributes.get_int("end", len(sizes))
     return sizes[start:end]
 
 
@@ -133,7 +129,7 @@ def _replace_by_constant(graph: ir.Graph, node: ir.Node, sizes: Sequence[Size]) 
 def _fix_reshape(graph: ir.Graph, node: ir.Node, known: dict[ir.Value, list[Size]]) -> bool:
     shape = required(node, 1)
     sizes = _read(shape, known)
-    if sizes is None or is_constant(shape) or attribute_int(node, "allowzero", 0):
+    if sizes is None or is_constant(shape) or node.attributes.get_int("allowzero"):
         return False
     unknown = [index for index, size in enumerate(sizes) if not isinstance(size, int)]
     if len(unknown) != 1:

@@ -4,7 +4,6 @@ import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal
 
 import onnx_ir as ir
 
@@ -16,17 +15,14 @@ from quantkit.graph.qdq.plan import Plan, PlanOptions, plan
 from quantkit.runs.folder import INT8, RunFolder, RunRecord
 from quantkit.runs.inputs import fp32_of_run
 from quantkit.targets import VACC, Target
-from quantkit.vendors.vacc.calibration_folder import CalibrationFolder, calibration_folder
+from quantkit.vendors.vacc.calibration_folder import CalibrationFolder
 from quantkit.vendors.vacc.vdsp import vdsp_from_pipeline
 from quantkit.vendors.vacc.write import (
     Build,
     BuildFile,
-    CompilerSettings,
     Int8,
-    Precision,
-    WeightScale,
+    VamcOptions,
     file_shape,
-    read_image_input,
     write_build_file,
 )
 from quantkit.workflows.quantize_task import QuantizeOptions
@@ -41,42 +37,6 @@ VDSP = "vdsp_params.json"
 CARD_SET = "calibration.csv"
 # The file of `quantkit vamc advise`.
 ADVISED = "vamc-advised.yaml"
-
-
-@dataclass(frozen=True, kw_only=True)
-class VamcOptions:
-    """Options of the build file.
-
-    Attributes:
-        dialect: of ``vamc build`` or of ``vamc compile``.
-        calibration_folder: folder of the calibration images for the compiler; by default ``calibration`` in the run
-            folder.
-        suffix: suffix of the calibration files; by default that of the run's images.
-        count: number of calibration files; by default the size of the run's set.
-        weight_scale: rule for weight scales; by default power2 if the run's are powers of two, else the compiler's
-            default.
-        softmax: append a softmax to the graph.
-        name: name of the compiled model; by default the model's file name, with ``_fp16`` appended for fp16.
-        workspace: folder of the compiled model.
-        precision: int8, or fp16 without calibration.
-        compiler: further options of the compiler.
-
-    Example:
-        >>> import quantkit
-        >>> quantkit.VamcOptions(dialect="build").precision
-        'int8'
-    """
-
-    dialect: Literal["build", "compile"] = "compile"
-    calibration_folder: Path | None = None
-    suffix: str | None = None
-    count: int | None = None
-    weight_scale: WeightScale | None = None
-    softmax: bool = False
-    name: str | None = None
-    workspace: str = "./deploy_weights/"
-    precision: Precision = "int8"
-    compiler: CompilerSettings = field(default_factory=CompilerSettings)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,7 +77,9 @@ def build_file_name(model: str) -> str:
     if model in (INT8, CARD_MODEL):
         return BUILD_FILE
     variant = model.removeprefix(f"{CARD_MODEL}-")
-    return f"{model}-{BUILD_FILE}" if variant == model else f"vamc-{variant}.yaml"
+    named = f"vamc-{variant}.yaml"
+    # `vamc advise` writes one of these names, and others end as the long form of another model's.
+    return f"{model}-{BUILD_FILE}" if variant == model or named == ADVISED or variant.endswith("vamc") else named
 
 
 def main_model(record: RunRecord) -> str:
@@ -150,15 +112,20 @@ def vamc_of_run(
     method: Method | None = None,
     per_channel: bool | None = None,
     skip_convs: Sequence[int] | None = None,
+    bias_correction: bool = True,
     options: VamcOptions | None = None,
 ) -> tuple[BuildFile, Pipeline]:
     """Return the build file of a run, and the run's preprocessing; nothing is written.
+
+    It is the file of the run's model for the card that has these options, with its fp32 model. Biases are corrected for
+    one set of options, so the file of others names the original model.
 
     Args:
         run: run folder.
         method: calibration method of the compiler; by default that of the run.
         per_channel: one weight scale per output channel; by default as in the run.
         skip_convs: indices of convolutions to leave in float; by default the layers that the run left.
+        bias_correction: name the fp32 model with corrected biases, if the run has one for these options.
         options: further options.
 
     Raises:
@@ -171,7 +138,7 @@ def vamc_of_run(
     record = folder.read()
     if options.precision == "fp16":
         shape = (1, record.pipeline.channels, *_size(record))
-        return _fp16(record.model.path, record.model.input, shape, options), record.pipeline
+        return fp16_build(record.model.path, record.model.input, shape, options), record.pipeline
     choices = choices_of_run(record)
     choices = replace(
         choices,
@@ -180,85 +147,38 @@ def vamc_of_run(
         left_out=choices.left_out if skip_convs is None else PlanOptions(skip_convs=tuple(skip_convs)),
     )
     made = plan(fp32_of_run(folder, record).prepared().model, choices.target, choices.left_out)
-    return _build_file(folder, record, main_model(record), choices.method, made, options), record.pipeline
+    model = _model_with(record, choices, options) if bias_correction else None
+    checkpoint = None if model is None else choices_of_run(record, model).checkpoint(folder)
+    build = build_of_plan(folder, record, model or main_model(record), choices.method, made, options, checkpoint)
+    if bias_correction and model is None and choices.corrected_fp32 is not None:
+        note = f"the biases of {choices.corrected_fp32} are corrected for other options: this file names the original"
+        build = replace(build, notes=(*build.notes, f"{note}; quantkit quantize --target vacc corrects them"))
+    return build, record.pipeline
 
 
-def vamc_of_model(
-    model: Path,
-    images: Path,
-    pipeline: Pipeline,
-    *,
-    method: Method,
-    per_channel: bool,
-    skip_convs: Sequence[int],
-    options: VamcOptions,
-) -> BuildFile:
-    """Return the build file of a model without a run; nothing is written.
-
-    Args:
-        model: fp32 ONNX model.
-        images: folder of calibration files; read unless the options give both suffix and count.
-        pipeline: preprocessing.
-        method: calibration method of the compiler.
-        per_channel: one weight scale per output channel.
-        skip_convs: indices of convolutions to leave in float.
-        options: further options.
-
-    Raises:
-        ModelError: the model cannot be read or has no image input.
-        ConfigError: the pipeline does not fit the model, or neither determines the input size.
-        CalibrationSetError: the folder is missing, or does not contain suitable files.
-    """
-    input_name, shape = read_image_input(model, pipeline)
-    if options.suffix is not None and options.count is not None:
-        data = CalibrationFolder(path=str(images), suffix=options.suffix, count=options.count)
-    else:
-        data = calibration_folder(images, suffix=options.suffix, count=options.count)
-    calibration = Int8(
-        pipeline=pipeline,
-        method=method,
-        data=data,
-        per_channel=per_channel,
-        weight_scale=options.weight_scale,
-        skip_conv_layers=skip_convs,
-    )
-    return write_build_file(_build(str(model), options.name or model.stem, input_name, shape, options), calibration)
+def models_for_card(record: RunRecord) -> list[str]:
+    """Return the models for the card, and the one that ``vamc.yaml`` stands for; that of a search has its own plan."""
+    for_card = [name for name, made in record.quantized.items() if made.target == VACC.name and not made.is_tuned]
+    return list(dict.fromkeys((main_model(record), *for_card)))
 
 
-def vamc_fp16(model: Path, pipeline: Pipeline | None, options: VamcOptions) -> BuildFile:
-    """Return the fp16 build file of a model without a run; nothing is written.
-
-    Args:
-        model: fp32 ONNX model.
-        pipeline: preprocessing, for free dimensions of the model; None if there are none.
-        options: further options.
-
-    Raises:
-        ModelError: the model cannot be read or has no image input.
-        ConfigError: the input size is not determined, the pipeline does not fit the model, or calibration options are
-            given.
-    """
-    input_name, shape = read_image_input(model, pipeline)
-    return _fp16(str(model), input_name, shape, options)
+def _model_with(record: RunRecord, wanted: CompilerOptions, options: VamcOptions) -> str | None:
+    """Return the run's model for the card with these options, None if it has none."""
+    if options.weight_scale not in (None, "power2" if wanted.power_of_two else "max"):
+        return None
+    for model in models_for_card(record):
+        made = choices_of_run(record, model)
+        if replace(made, corrected_fp32=None) == replace(wanted, corrected_fp32=None):
+            return model
+    return None
 
 
-def _fp16(model: str, input_name: str, shape: Sequence[int], options: VamcOptions) -> BuildFile:
+def fp16_build(model: str, input_name: str, shape: Sequence[int], options: VamcOptions) -> BuildFile:
+    """Return the fp16 build file of a model."""
     # The int8 model has the model's own name in the same workspace.
     name = options.name or f"{Path(model).stem}_fp16"
-    return write_build_file(_build(model, name, input_name, shape, options), None)
-
-
-def _build(checkpoint: str, name: str, input_name: str, shape: Sequence[int], options: VamcOptions) -> Build:
-    return Build(
-        name=name,
-        checkpoint=checkpoint,
-        input_name=input_name,
-        input_shape=shape,
-        dialect=options.dialect,
-        softmax=options.softmax,
-        workspace=options.workspace,
-        settings=options.compiler,
-    )
+    build = Build(name=name, checkpoint=model, input_name=input_name, input_shape=shape, options=options)
+    return write_build_file(build, None)
 
 
 def build_of_run(
@@ -278,7 +198,7 @@ def build_of_run(
     """
     choices = choices_of_run(record, model)
     made = plan(prepared, choices.target, choices.left_out)
-    return _build_file(folder, record, model, choices.method, made, options, choices.checkpoint(folder))
+    return build_of_plan(folder, record, model, choices.method, made, options, choices.checkpoint(folder))
 
 
 def write_vdsp(folder: RunFolder, pipeline: Pipeline) -> Path | None:
@@ -306,33 +226,7 @@ def signature_notes(record: RunRecord) -> list[str]:
     return notes
 
 
-def build_rewritten(
-    folder: RunFolder,
-    record: RunRecord,
-    model: str,
-    checkpoint: Path,
-    method: Method,
-    plan: Plan,
-    options: VamcOptions,
-) -> BuildFile:
-    """Return the build file of a run's model, rewritten as another ONNX file; nothing is written.
-
-    Args:
-        folder: the run folder.
-        record: its record.
-        model: name of the model in the run.
-        checkpoint: the rewritten model.
-        method: calibration method of the compiler.
-        plan: plan of the int8 model; convolutions left in float are skipped on the card too.
-        options: further options.
-
-    Raises:
-        ConfigError: the input size is not determined.
-    """
-    return _build_file(folder, record, model, method, plan, options, checkpoint)
-
-
-def _build_file(
+def build_of_plan(
     folder: RunFolder,
     record: RunRecord,
     model: str,
@@ -341,14 +235,26 @@ def _build_file(
     options: VamcOptions,
     checkpoint: Path | None = None,
 ) -> BuildFile:
+    """Return the build file of a run's model; nothing is written.
+
+    Args:
+        folder: the run folder.
+        record: its record.
+        model: name of the model in the run.
+        method: calibration method of the compiler.
+        plan: plan of the int8 model; convolutions left in float are skipped on the card too.
+        options: further options.
+        checkpoint: the rewritten fp32 model; by default that of the run.
+
+    Raises:
+        ConfigError: the input size is not determined.
+    """
     left_out = 0 if choices_of_run(record, model).keep_outliers else len(record.set.outliers)
     materialized = MATERIALIZED if left_out == len(record.set.outliers) else MATERIALIZED_WHOLE
     images = options.calibration_folder or (folder.path / materialized).resolve()
     integer = {layer.node for layer in plan.layers}
     count = options.count or record.set.images - left_out
-    made_by = None if options.calibration_folder is not None else _materialize_command(folder, record, images, left_out)
-    source = record.model.path if checkpoint is None else str(checkpoint.resolve())
-    shape = file_shape(record.model.layout, record.pipeline.channels, *_size(record))
+    made_by = None if options.calibration_folder is not None else materialize_command(folder, record, images, left_out)
     calibration = Int8(
         pipeline=record.pipeline,
         method=method,
@@ -358,20 +264,28 @@ def _build_file(
         skip_conv_layers=[index for node, index in plan.conv_index.items() if node not in integer],
         data_comment=None if made_by is None else f"made by: {made_by}",
     )
-    name = (options.name or Path(record.model.path).stem) + _name_suffix(model)
-    build = write_build_file(_build(source, name, record.model.input, shape, options), calibration)
+    compiled = Build(
+        name=(options.name or Path(record.model.path).stem) + _name_suffix(record, model),
+        checkpoint=record.model.path if checkpoint is None else str(checkpoint.resolve()),
+        input_name=record.model.input,
+        input_shape=file_shape(record.model.layout, record.pipeline.channels, *_size(record)),
+        options=options,
+    )
+    build = write_build_file(compiled, calibration)
     if made_by is None or images.is_dir() or not plan.target.compiler_calibrates:
         return build
     return replace(build, notes=(*build.notes, f"the calibration folder {images.name} is not there yet: {made_by}"))
 
 
-def _name_suffix(model: str) -> str:
+def _name_suffix(record: RunRecord, model: str) -> str:
     """Return what a variant adds to the name of the compiled model: the compiler files builds by name."""
-    variant = model.removeprefix(CARD_MODEL).removeprefix("-")
-    return "" if model == INT8 or not variant else f"_{variant}"
+    if model in (INT8, CARD_MODEL):
+        return ""
+    variant = model.removeprefix(f"{CARD_MODEL}-")
+    return f"_{model}" if variant in record.quantized else f"_{variant}"
 
 
-def _materialize_command(folder: RunFolder, record: RunRecord, images: Path, left_out: int) -> str | None:
+def materialize_command(folder: RunFolder, record: RunRecord, images: Path, left_out: int) -> str | None:
     """Return the command that writes the images of a run for the compiler; None if its set is not a file."""
     manifest = folder.path / CARD_SET if left_out else Path(record.set.path)
     if not record.set.path:
