@@ -203,12 +203,20 @@ def kernel(
 def _meaning(function: FunctionType) -> Iterator[str]:
     """Yield the code of a function, and the constants and functions it refers to."""
     yield from _code(function.__code__)
-    for name in function.__code__.co_names:
+    for name in _names_in(function.__code__):
         value = function.__globals__.get(name)
         if isinstance(value, Inlined):
             yield from _meaning(value.function)
         elif isinstance(value, int | float | np.generic):
             yield f"{name} {type(value).__name__} {value!r}"
+
+
+def _names_in(code: CodeType) -> Iterator[str]:
+    """Yield the names that a function and the functions within it refer to."""
+    yield from code.co_names
+    for constant in code.co_consts:
+        if isinstance(constant, CodeType):
+            yield from _names_in(constant)
 
 
 def _code(code: CodeType) -> Iterator[str]:

@@ -102,6 +102,22 @@ def test_kernel_key_depends_on_constants_and_inlined_functions(monkeypatch: pyte
     assert _total._key() != key
 
 
+def test_kernel_key_depends_on_constants_of_functions_within_its_names(monkeypatch: pytest.MonkeyPatch) -> None:
+    def names() -> dict[str, object]:
+        def generate() -> float:
+            return FACTOR
+
+        return {"generate": generate}
+
+    one = Kernel(_total.function, _total.result, _total.arguments, names=names)
+    key = one._key()
+    monkeypatch.setitem(names.__globals__, "FACTOR", 4.0)
+    monkeypatch.setitem(_total.function.__globals__, "_scaled_log", inlined(lambda x: x))
+    changed = one._key()
+    monkeypatch.setitem(names.__globals__, "FACTOR", 5.0)
+    assert len({key, changed, one._key()}) == 3
+
+
 def test_kernel_that_needs_numba_at_run_time_runs_without_cached_code(folder: Path) -> None:
     def allocates(size: int) -> float:
         return float(np.ones(size).sum())

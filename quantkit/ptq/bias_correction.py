@@ -10,9 +10,8 @@ limits of a gate are clipped to them:
     shift[c] = drift[c] / share[c] * drift[c]^2 / (drift[c]^2 + CAUTION * variance[c] / images)
 
 where share is the part of channel c that the activation function does not clip, and variance that of the differences
-over
-the images: a drift that is not significant on a few dozen images is corrected only slightly. Correcting all layers at
-once would count each shift again in every following layer, and diverges.
+over the images: a drift that is not significant on a few dozen images is corrected only slightly. Correcting all layers
+at once would count each shift again in every following layer, and diverges.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence

@@ -3,9 +3,8 @@
 A layer in int8 has quantized weights, bias (with its bias correction) and input activation, and, on targets with
 kernels that round their results, a quantized result after its activation function. The isolated model leaves every
 other layer in float, and operators between layers as in a plan with those layers skipped. The leave-one-out model is
-the int8 model
-with the layer skipped: a tensor that other integer operators read is still rounded for them, and a sum, pool or
-concatenation without a remaining benefit from integers is float as well.
+the int8 model with the layer skipped: a tensor that other integer operators read is still rounded for them, and a sum,
+pool or concatenation without a remaining benefit from integers is float as well.
 
 The two measures differ: the isolated noise of a layer shows where the noise originates, the leave-one-out noise shows
 the gain of leaving it in float. Noise of several layers partly cancels and is partly amplified by following layers, so

@@ -180,17 +180,17 @@ def _moved(data: dict[str, Any], pairs: Sequence[tuple[str, str]]) -> tuple[dict
 
 
 def _put(data: dict[str, Any], path: Sequence[str], value: Any) -> list[str]:
-    """Add a value, or the keys of a section; return the paths that had a value before, and have it still."""
+    """Add a value, or the keys of a section; return the paths that had another value before, and have it still."""
     *above, last = path
     for step in above:
         data = data.setdefault(step, {})
     before = data.setdefault(last, value)
-    if before is value or value == {}:
+    if before == value or value == {}:
         return []
     if not (isinstance(before, dict) and isinstance(value, dict)):
         return [dotted(tuple(path))]
     data[last] = {**before, **{key: one for key, one in value.items() if key not in before}}
-    return [dotted((*path, key)) for key in value if key in before]
+    return [dotted((*path, key)) for key in value if before.get(key, value[key]) != value[key]]
 
 
 def _written(section: YamlSection) -> dict[str, Any]:

@@ -67,10 +67,16 @@ def _checkpoint(old: Path, folder: RunFolder, record: RunRecord) -> Path:
 
 
 def _put(lines: list[str], document: Document, place: KeyPath, value: Path, *, comment: str | None) -> None:
-    """Replace the line of a value, unless it is the same."""
-    line = document.lines.get(place)
-    if line is None or document.get(place) == str(value):
+    """Replace the line of a value, unless it is the same, or the line has anything else, as a user may write it."""
+    line, old, key = document.lines.get(place), document.get(place), str(place[-1])
+    if line is None or not isinstance(old, str) or old == str(value):
         return
     before = lines[line - 1]
-    key, indent = str(place[-1]), before[: len(before) - len(before.lstrip())]
+    try:
+        alone = Document.parse(before.strip()).data == {key: old}
+    except QuantkitError:
+        alone = False
+    if not alone:
+        return
+    indent = before[: len(before) - len(before.lstrip())]
     lines[line - 1] = indent + dump({key: str(value)}, None if comment is None else {(key,): comment}).rstrip("\n")

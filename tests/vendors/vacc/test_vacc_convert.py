@@ -208,3 +208,10 @@ def test_convert_values_without_place_are_noted() -> None:
     assert rendering.notes == (
         "backend.quantize: another value is left out, because a key of the same meaning is given",
     )
+
+
+def test_convert_equal_values_of_keys_with_one_meaning_have_no_note() -> None:
+    both = changed(BUILD, ("quant_mode: percentile", "quant_mode: percentile\n    calibrate_mode: percentile"))
+    assert both.get("engine.calibration.calibrate_mode") == "percentile"
+    notes = convert(both, "compile").notes
+    assert not [note for note in notes if "another value" in note]

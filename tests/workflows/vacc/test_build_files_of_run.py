@@ -273,3 +273,19 @@ def test_build_files_of_a_moved_run_get_the_new_paths_from_relink(place: Path, t
     assert relink_run(moved / "run")[1] == (moved / "run/run.json",)
     regenerated = vamc_of_run(moved / "run")[0].text
     assert regenerated == (moved / "run/vamc.yaml").read_text()
+
+
+@pytest.mark.parametrize(
+    "checkpoint",
+    [
+        "frontend: {{checkpoint: {0}, type: onnx}}",
+        "frontend:\n  checkpoint: [{0}]",
+        "frontend:\n  checkpoint: >-\n    {0}",
+    ],
+)
+def test_relink_build_file_in_the_users_form_is_unchanged(place: Path, checkpoint: str) -> None:
+    calibrated(place, target=VACC)
+    text = f"{checkpoint.format('gone/tiny.onnx')}\nbackend:\n  type: tvm_vacc\n"
+    (place / "run/vamc.yaml").write_text(text)
+    relink_run(place / "run")
+    assert (place / "run/vamc.yaml").read_text() == text
