@@ -44,8 +44,8 @@ chain (float[N, 3, 8, 8] input) => (float[N, 4] logits) {
     logits = Gemm <transB = 1> (f, w4)
 }
 """
-# int8 weights up to this magnitude: of weights below 1, few steps are left.
-COARSE = 40.0
+# Step of the spoilt weights, of which most are below 0.5.
+COARSE = 40.0 / 127.0
 
 
 def write_chain(path: Path) -> Path:
@@ -61,7 +61,7 @@ def write_chain(path: Path) -> Path:
 
 @dataclass
 class Chain:
-    """A calibrated model, and the int8 model of it in which the second convolution's weights have a coarse scale."""
+    """A calibrated model, and the int8 model of it in which the second convolution's weights are rounded coarsely."""
 
     folder: Path
     reference: ir.Model
@@ -78,8 +78,11 @@ class Chain:
         ).statistics
         prepared = prepare(self.reference).model
         ranges = solve_all(statistics.tensors, MinMax(), target)
-        thresholds = {"w2": np.full(16, COARSE, np.float32)}
-        return write_qdq(prepared, plan(prepared, target), ranges, weight_thresholds=thresholds)
+        weight = prepared.graph.initializers["w2"]
+        assert weight.const_value is not None
+        rounded = COARSE * np.rint(weight.const_value.numpy() / COARSE)
+        weight.const_value = ir.Tensor(rounded.astype(np.float32), name="w2")
+        return write_qdq(prepared, plan(prepared, target), ranges)
 
 
 @pytest.fixture

@@ -72,7 +72,6 @@ def quantize_weight(
     axis: int,
     groups: int,
     input_scale: float,
-    thresholds: FloatArray | None = None,
     name: str = "",
     known: WeightIntegers | None = None,
 ) -> QuantizedWeight:
@@ -89,21 +88,16 @@ def quantize_weight(
         axis: axis of the output channels.
         groups: groups of a ConvTranspose; the channels of ``axis`` repeat for each group.
         input_scale: scale of the input activation.
-        thresholds: clipping thresholds to use instead of ``max |w|``, one or one per channel of ``axis``.
         name: of the weight tensor in ``known``.
         known: integers of a plan's weights, extended by those of this one.
     """
     channel_axis = axis if scheme.per_channel else None
     known = known or WeightIntegers()
-    if thresholds is None:
-        thresholds = known.thresholds(name, weight, channel_axis)
-    else:
-        shape = () if channel_axis is None else (weight.shape[axis],)
-        thresholds = np.broadcast_to(np.asarray(thresholds, np.float64), shape)
+    thresholds = known.thresholds(name, weight, channel_axis)
     qparams = scheme.qparams(thresholds, channel_axis)
     magnitude = _bias_magnitude(bias, channel_axis is None, groups, qparams.scale.shape)
-    scale = _fitting_scale(qparams.scale, np.asarray(thresholds), magnitude, input_scale)
-    widened = np.flatnonzero((scale > qparams.scale) & (np.asarray(thresholds) >= SMALLEST_SCALE))
+    scale = _fitting_scale(qparams.scale, thresholds, magnitude, input_scale)
+    widened = np.flatnonzero((scale > qparams.scale) & (thresholds >= SMALLEST_SCALE))
     qparams = replace(qparams, scale=scale)
     accumulator = (np.float64(input_scale) * scale.astype(np.float64)).astype(np.float32)
     bias_scale = accumulator if channel_axis is None else np.tile(accumulator, groups)

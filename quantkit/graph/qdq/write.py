@@ -34,7 +34,6 @@ def write_qdq(
     ranges: Mapping[str, Range],
     *,
     bias_shift: Mapping[str, FloatArray] | None = None,
-    weight_thresholds: Mapping[str, FloatArray] | None = None,
     known_weights: WeightIntegers | None = None,
 ) -> ir.Model:
     """Return the int8 model of a plan; the prepared model is not modified.
@@ -47,7 +46,6 @@ def write_qdq(
         plan: from `quantkit.graph.qdq.plan.plan`.
         ranges: ranges by tensor, at least for ``plan.observed``.
         bias_shift: float ``[output channels]`` to add to a layer's bias, by the layer's output tensor.
-        weight_thresholds: clipping thresholds to use instead of ``max |w|``, by weight tensor.
         known_weights: integers of the plan's weights; give the same to all models of a plan.
 
     Raises:
@@ -56,7 +54,7 @@ def write_qdq(
     parameters = activation_parameters(plan, ranges)
     model = prepared_model.clone()
     edit = Edit(model, plan, parameters)
-    write_layers(edit, bias_shift or {}, weight_thresholds or {}, known_weights)
+    write_layers(edit, bias_shift or {}, known_weights)
     write_constant_operands(edit)
     drop_absorbed(edit)
     round_activations(edit)

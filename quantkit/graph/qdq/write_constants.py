@@ -18,12 +18,7 @@ from quantkit.numerics import Range, quantize
 from quantkit.types import FloatArray
 
 
-def write_layers(
-    edit: Edit,
-    shifts: Mapping[str, FloatArray],
-    thresholds: Mapping[str, FloatArray],
-    known: WeightIntegers | None = None,
-) -> None:
+def write_layers(edit: Edit, shifts: Mapping[str, FloatArray], known: WeightIntegers | None = None) -> None:
     """Store the weights of every layer as int8, and its bias in the type of the target.
 
     Layers that share a weight with equal parameters share its integers.
@@ -31,7 +26,6 @@ def write_layers(
     Args:
         edit: the graph under construction.
         shifts: float ``[output channels]`` to add to a bias, by the layer's output tensor.
-        thresholds: clipping thresholds to use instead of ``max |w|``, by weight tensor.
         known: integers of other models of the plan.
 
     Raises:
@@ -41,7 +35,7 @@ def write_layers(
     for layer in edit.plan.layers:
         node = edit.nodes[layer.node]
         bias = _bias(layer, node, shifts)
-        quantized = _quantize(edit, layer, node, bias, thresholds, known)
+        quantized = _quantize(edit, layer, node, bias, known)
         release(required(node, 1))
         key = (layer.weight, layer.channel_axis, quantized.qparams.scale.tobytes())
         if key not in stored:
@@ -93,12 +87,7 @@ def _bias(layer: Layer, node: ir.Node, shifts: Mapping[str, FloatArray]) -> npt.
 
 
 def _quantize(
-    edit: Edit,
-    layer: Layer,
-    node: ir.Node,
-    bias: FloatArray | None,
-    thresholds: Mapping[str, FloatArray],
-    known: WeightIntegers | None,
+    edit: Edit, layer: Layer, node: ir.Node, bias: FloatArray | None, known: WeightIntegers | None
 ) -> QuantizedWeight:
     quantized = quantize_weight(
         _finite(required(node, 1)),
@@ -107,7 +96,6 @@ def _quantize(
         axis=layer.channel_axis,
         groups=layer.groups,
         input_scale=float(edit.parameters[layer.input].scale),
-        thresholds=thresholds.get(layer.weight),
         name=layer.weight,
         known=known,
     )
