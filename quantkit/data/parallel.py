@@ -10,6 +10,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import TypeVar
 
+from quantkit.errors import UsageError
+
 Job = TypeVar("Job")
 Result = TypeVar("Result")
 
@@ -27,7 +29,12 @@ def worker_threads(count: int) -> Iterator[ThreadPoolExecutor]:
 
     They are waited for, unless a generator that holds the block is dropped. That may be the garbage collector's doing,
     in the middle of anything: also where `threading` starts another thread, under the lock that joining one needs.
+
+    Raises:
+        UsageError: fewer than one thread.
     """
+    if count < 1:
+        raise UsageError(f"invalid number of threads {count}", fix="give a number from 1 up")
     pool = ThreadPoolExecutor(count, thread_name_prefix="quantkit-image")
     try:
         yield pool

@@ -121,7 +121,7 @@ def compare(
         progress: receives the progress.
 
     Raises:
-        UsageError: fewer than two models, a name that is not in the run, or no images.
+        UsageError: fewer than two models, a name that is not in the run, no images, or an invalid number of them.
         ModelError: a model cannot be read or run, or the models are incompatible.
         DeviceError: the device is not available, or does not run a model.
         ClusterError: the cluster is not there, or its workers cannot do the work.
@@ -149,6 +149,9 @@ def compare(
     named = [model if isinstance(model, str) else as_path(model, "models") for model in models]
     if len(named) < 2:
         raise UsageError("a comparison takes at least two models", fix="name the reference first, then the others")
+    if drift_images < 0:
+        fix = "give a number from 0 up"
+        raise UsageError(f"invalid number of images {drift_images}", where="--drift-images", fix=fix)
     run, datalist = optional_path(run, "run"), optional_path(datalist, "datalist")
     folder = None if run is None else RunFolder(run)
     record = None if folder is None else folder.read()

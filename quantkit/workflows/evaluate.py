@@ -324,6 +324,8 @@ def _ends_in_softmax(file: ClassifierFile) -> bool:
 
 
 def _shard(found: ImageSource, i: int, n: int) -> ImageSource:
+    if not 1 <= i <= n:
+        raise UsageError(f"there is no shard {i} of {n}", where="--shard", fix="count shards from 1")
     if n > len(found.names):
         raise UsageError(f"there are {len(found.names)} images for {n} shards", where="--shard", fix="use fewer shards")
     return found.only(range(i - 1, len(found.names), n))

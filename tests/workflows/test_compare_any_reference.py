@@ -215,6 +215,11 @@ def test_compare_unknown_models_are_refused(model: str, match: str, folder: Path
         compared(folder, str(folder / "fp32.onnx"), model)
 
 
+def test_compare_negative_number_of_drift_images_is_refused(folder: Path) -> None:
+    with pytest.raises(UsageError, match=r"^drift_images: invalid number of images -1; give a number from 0 up"):
+        compare([folder / "a.onnx", folder / "b.onnx"], drift_images=-1)
+
+
 def test_compare_file_with_equals_sign_in_name_is_a_file(folder: Path) -> None:
     odd = folder / "lr=0.1.onnx"
     odd.write_bytes((folder / "fp32.onnx").read_bytes())

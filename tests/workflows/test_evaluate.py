@@ -413,6 +413,11 @@ def test_evaluate_softmax_at_end_is_detected_even_in_integers(place: Place, quan
     assert (done.predictions.confidence > 1 / 4 - 1e-6).all()
 
 
+def test_evaluate_negative_number_of_threads_is_refused(place: Place) -> None:
+    with pytest.raises(UsageError, match="invalid number of threads -1; give a number from 1 up"):
+        place.evaluate(threads=-1)
+
+
 def test_evaluate_bad_input_is_refused_before_work(place: Place) -> None:
     five = write_images(place.folder / "five", classes="abcde", per_class=1)
     with pytest.raises(
@@ -425,6 +430,9 @@ def test_evaluate_bad_input_is_refused_before_work(place: Place) -> None:
         place.evaluate(pipeline=None)
     with pytest.raises(UsageError, match="there are 32 images for 33 shards; use fewer"):
         place.evaluate(shard=(1, 33))
+    for shard in ((0, 2), (3, 2), (-1, -1)):
+        with pytest.raises(UsageError, match=rf"^shard: there is no shard {shard[0]} of {shard[1]}; count"):
+            place.evaluate(shard=shard)
     for text in ("0/2", "3/2", "1", "a/b", "1/2/3", ""):
         with pytest.raises(UsageError, match="write the second of four as 2/4"):
             parse_shard(text)
