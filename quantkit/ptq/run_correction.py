@@ -113,7 +113,7 @@ def correction(
         ModelError: the model cannot be run.
         OutputError: the run folder cannot be written.
     """
-    key = _key(folder.read(), plan, options, ranges)
+    key = _key(folder.read(), plan, options, ranges, outliers)
     found = _load(folder.cache, key)
     if found is None and images is not None:
         threads = images.threads or available_cpus()
@@ -143,7 +143,9 @@ def _notes(found: BiasCorrection) -> tuple[str, ...]:
     return (f"{did}: {change}", *([far] if left_db < LOW_DB else []))
 
 
-def _key(record: RunRecord, plan: Plan, options: PlanOptions, ranges: Mapping[str, Range]) -> CacheKey:
+def _key(
+    record: RunRecord, plan: Plan, options: PlanOptions, ranges: Mapping[str, Range], outliers: Collection[str]
+) -> CacheKey:
     """Return the key of everything that the shifts depend on."""
     inputs = {
         "model": record.model.key,
@@ -153,6 +155,7 @@ def _key(record: RunRecord, plan: Plan, options: PlanOptions, ranges: Mapping[st
         "target": asdict(plan.target),
         "skipped": asdict(options),
         "ranges": {tensor: [range_.lo, range_.hi] for tensor, range_ in ranges.items()},
+        "outliers": sorted(outliers),  # minmax has the same ranges with them and without
     }
     return CacheKey(KIND, FORMAT, inputs)
 

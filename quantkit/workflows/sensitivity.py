@@ -218,7 +218,7 @@ def _network(task: QuantizeTask, method: Method, device: Device) -> _Network:
     corrected = Correction({}, ())
     if task.options.bias_correction:
         observed = {name: ranges[name] for name in task.plan.observed if name in ranges}
-        corrected = correction(run.folder, run.prepared, task.plan, task.left_out, observed, None)
+        corrected = correction(run.folder, run.prepared, task.plan, task.left_out, observed, None, task.outliers)
     quantization = Quantization(target=target, ranges=ranges, left_out=task.left_out, bias_shift=corrected.shifts)
     return _Network(run, quantization, corrected.notes, device)
 

@@ -20,7 +20,7 @@ from quantkit.vendors.vacc.document import Document
 from quantkit.workflows.calibrate import calibrate
 from quantkit.workflows.compare import compare
 from quantkit.workflows.quantize import quantize
-from quantkit.workflows.quantize_task import QuantizeOptions
+from quantkit.workflows.quantize_task import QuantizeOptions, QuantizeTask
 
 COARSE = Percentile(fraction=0.99)
 PIPELINE = Pipeline(ops=(Decode(), ToTensor()))
@@ -45,6 +45,21 @@ def test_run_correction_same_quantization_uses_cached_shifts(run: Path) -> None:
 def test_run_correction_shifts_are_estimated_once(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(correction, "correct_bias", lambda *_, **__: pytest.fail("the biases were estimated again"))
     quantize(run)
+
+
+def test_run_correction_other_outliers_are_corrected_anew(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    used = []
+
+    def found(model, plan, ranges, images, **_):
+        used.append(len(images))
+        return BiasCorrection({}, 3.0, 3.0, 8)
+
+    monkeypatch.setattr(correction, "correct_bias", found)
+    chosen = CalibrationSet.load(run.parent / "set.csv")
+    monkeypatch.setattr(QuantizeTask, "outliers", (chosen.images[1].sha256,))
+    quantize(run)
+    quantize(run)
+    assert used == [len(chosen) - 1]
 
 
 def test_run_correction_other_method_is_corrected_anew(run: Path) -> None:
