@@ -29,6 +29,7 @@ from quantkit.ptq.run_correction import images_of
 from quantkit.runs.configuration import recorded_with
 from quantkit.runs.folder import FP32
 from quantkit.runs.inputs import model_inputs
+from quantkit.runs.outliers import set_without_outliers
 from quantkit.sensitivity.measure import LayerScorer, Quantization
 from quantkit.types import BoolArray
 from quantkit.vendors.vacc.write import BuildFile, VamcOptions, WeightScale, vendor_method
@@ -213,6 +214,8 @@ def sensitivities_of(
 ) -> tuple[ConvSensitivity, ...]:
     """Return the sensitivity of each convolution, the most costly first; empty without the calibration images.
 
+    Outlier images are left out, unless the compiler gets them.
+
     Args:
         simulator: simulator of the run.
         choices: options of the int8 model, in which one convolution at a time is left in float.
@@ -227,7 +230,9 @@ def sensitivities_of(
     if images is None or len(made.layers) < 2:
         return ()
     prepared = simulator.run.prepared.model
-    inputs = model_inputs(prepared, images.chosen.items[:SENSITIVITY_IMAGES], images.pipeline, threads)
+    outliers = () if choices.keep_outliers else simulator.run.record.set.outliers
+    taken = set_without_outliers(images.chosen, outliers).items[:SENSITIVITY_IMAGES]
+    inputs = model_inputs(prepared, taken, images.pipeline, threads)
     quantization = Quantization(target=choices.target, ranges=simulator.ranges(choices), left_out=choices.left_out)
     scorer = LayerScorer(prepared, quantization, inputs, threads=threads)
     whole = score_sqnr_db(scorer.reference, scorer.int8)

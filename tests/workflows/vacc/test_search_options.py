@@ -16,7 +16,9 @@ from quantkit.cli.vamc import vamc
 from quantkit.config.method import Percentile
 from quantkit.config.pipeline import Decode, Pipeline, ToTensor
 from quantkit.data.build_set import build_calibration_set
+from quantkit.data.calibration_set import CalibrationSet
 from quantkit.errors import UsageError
+from quantkit.runs.inputs import model_inputs
 from quantkit.vendors.vacc.convert import read_spec
 from quantkit.vendors.vacc.document import Document
 from quantkit.vendors.vacc.write import VamcOptions
@@ -125,6 +127,23 @@ def test_advise_sensitivity_finds_uneven_convolution(run: Path) -> None:
     assert [one.conv for one in found] == [1, 0]
     assert found[0].gain_db > 3.0
     assert np.isfinite(found[1].gain_db)
+
+
+def test_advise_sensitivity_leaves_out_outliers_unless_the_compiler_gets_them(run, monkeypatch) -> None:
+    simulator, taken = CompilerSimulator.of_run(run), []
+    record = simulator.run.record
+    first = CalibrationSet.load(record.set.path).images[0].sha256
+    record = record.model_copy(update={"set": record.set.model_copy(update={"outliers": (first,)})})
+    simulator = replace(simulator, run=replace(simulator.run, record=record))
+
+    def inputs(model, images, *_):
+        taken.append(len(images))
+        return model_inputs(model, images, PIPELINE, 1)
+
+    monkeypatch.setattr(module, "model_inputs", inputs)
+    for keep in (False, True):
+        sensitivities_of(simulator, CompilerOptions(per_channel=False, keep_outliers=keep), threads=1)
+    assert taken == [11, 12]
 
 
 def test_advise_one_image_is_refused(run: Path) -> None:
