@@ -49,6 +49,7 @@ def relink_run(
     folder = RunFolder(as_path(run, "run"))
     model, set_ = optional_path(model, "model"), optional_path(set_, "set_")
     place: Location | None = images if isinstance(images, str) and is_url(images) else optional_path(images, "images")
+    folder.read()  # a folder that is no run is left as it is, and not made
     with folder.locked():
         record = folder.read()
         if model is not None:

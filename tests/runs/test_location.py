@@ -11,7 +11,7 @@ from models import tiny_model, write_images
 
 from quantkit.config.pipeline import Decode, Pipeline, ToTensor
 from quantkit.data.build_set import build_calibration_set
-from quantkit.errors import CalibrationSetError, ModelError, ProvenanceError
+from quantkit.errors import CalibrationSetError, ModelError, ProvenanceError, UsageError
 from quantkit.runs.folder import RunFolder
 from quantkit.runs.location import find_set
 from quantkit.workflows.calibrate import calibrate
@@ -91,6 +91,12 @@ def test_relink_other_model_is_refused(project: Path) -> None:
     with pytest.raises(ProvenanceError, match="not the model of the run"):
         relink(project / "runs/tiny", model=other)
     assert (project / "runs/tiny/run.json").read_bytes() == before
+
+
+def test_relink_folder_that_is_no_run_is_not_made(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="this is not a run folder"):
+        relink(tmp_path / "gone")
+    assert not list(tmp_path.iterdir())
 
 
 def test_relink_takes_an_archive_of_the_images(project: Path) -> None:
