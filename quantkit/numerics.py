@@ -8,7 +8,7 @@ import numpy.typing as npt
 from quantkit.types import FloatArray, IntArray
 
 # Increased whenever the same model, images and options give other numbers; cached results are then recomputed.
-NUMERIC_VERSION = 4
+NUMERIC_VERSION = 5
 # The smallest scale: a normal float32, so that kernels that flush denormals to zero do not divide by zero.
 SMALLEST_SCALE = float(np.finfo(np.float32).tiny)
 

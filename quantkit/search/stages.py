@@ -16,6 +16,7 @@ from quantkit.config.method import Kl, Method, MinMax, Mse, Percentile
 from quantkit.errors import UsageError
 from quantkit.evaluation.paired import CONFIDENCE, Interval
 from quantkit.evaluation.selection import Closeness
+from quantkit.search.deadline import OutOfTimeError
 from quantkit.search.recipe import Recipe, WeightCorrection
 
 # Strengths of the equalization that are tried.
@@ -139,10 +140,6 @@ class Verdict(StrEnum):
     MISSED = "missed"
 
 
-class OutOfTimeError(Exception):
-    """The time limit of a search has passed."""
-
-
 class TrialRunner(Protocol):
     """Builds and measures recipes; results are cached."""
 
@@ -159,7 +156,7 @@ class TrialRunner(Protocol):
         """Build the model of a recipe and measure it on the selection split; may raise `OutOfTimeError`."""
 
     def evaluate(self, trial: Trial) -> Trial:
-        """Evaluate a trial's model on the evaluation images."""
+        """Evaluate a trial's model on the evaluation images; may raise `OutOfTimeError`, but for the first one."""
 
 
 # Yields recipes with an increasing number of layers in float, starting with a recipe.

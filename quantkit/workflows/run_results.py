@@ -10,7 +10,7 @@ from quantkit.config.method import as_method
 from quantkit.errors import QuantkitError
 from quantkit.evaluation.paired import Interval
 from quantkit.files import write_json
-from quantkit.graph.coverage import Coverage, FloatLayer
+from quantkit.graph.coverage import Coverage
 from quantkit.report.data import MethodChoice, SensitivityFinding, TuningLog, TuningStage
 from quantkit.runs.folder import QuantizedRecord, RunFolder, RunRecord
 from quantkit.search.method_selection import MethodSelection
@@ -63,12 +63,7 @@ def tuning_coverage(folder: RunFolder, entry: QuantizedRecord) -> Coverage | Non
     plain = _log(folder, entry)
     if plain is None or "coverage" not in plain:
         return None
-    values = {key: plain["coverage"][key] for key in ("layers", "int8_layers", "multiply_adds", "int8_multiply_adds")}
-    return Coverage(
-        **values,
-        uncounted=plain["coverage"]["uncounted"],
-        float_layers=tuple(FloatLayer(**layer) for layer in plain["coverage"]["float_layers"]),
-    )
+    return Coverage.from_json(plain["coverage"])
 
 
 def sensitivity_path(folder: RunFolder, target: str) -> Path:

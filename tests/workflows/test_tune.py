@@ -26,8 +26,8 @@ from quantkit.graph.prepare import prepare
 from quantkit.graph.qdq.plan import PlanOptions, plan
 from quantkit.ptq.input_folding import LEVELS, Levels, with_input_folding
 from quantkit.runs.folder import RunFolder
+from quantkit.search import deadline
 from quantkit.search import stages as search
-from quantkit.search import trials as tune_trials
 from quantkit.search import tuning_data as tune_material
 from quantkit.search.budget import FloatBudget
 from quantkit.search.candidate_builder import CandidateBuilder
@@ -116,6 +116,9 @@ def test_the_same_bits_again_and_after_an_interruption(
     made.clear()
     again = tune(run, EVERYTHING)
     assert again.path.read_bytes() == wanted
+    assert not made, "the model that is kept is on disk"
+    again.path.write_bytes(b"another file")
+    assert tune(run, EVERYTHING).path.read_bytes() == wanted
     assert len(made) == 1, "the model that is kept, and no other"
 
     counted = CandidateBuilder.make
@@ -190,8 +193,8 @@ def test_tune_estimates_its_time_once(run: Path) -> None:
     assert len([text for text in first.messages if "estimated time" in text]) == 1
     tune(run, EVERYTHING, progress=again)
     assert not any("estimated time" in text for text in again.messages), "all trials are cached"
-    assert not any("only the model is built again" in text for text in first.messages)
-    assert any("only the model is built again" in text for text in again.messages)
+    assert not any("is built again" in text for text in first.messages)
+    assert any("nothing is built again" in text for text in again.messages)
 
 
 def test_what_a_search_ends_with_is_not_made_twice(
@@ -319,7 +322,7 @@ def test_what_has_begun_is_given_up_when_the_time_is_over(run: Path, monkeypatch
                 return lambda done, total: clock.__setitem__(0, 1e6)
             return super().task(name, unit)
 
-    monkeypatch.setattr(tune_trials, "time", SimpleNamespace(monotonic=lambda: clock[0]))
+    monkeypatch.setattr(deadline, "time", SimpleNamespace(monotonic=lambda: clock[0]))
     done = tune(run, replace(EVERYTHING, seconds=1000.0), progress=Watch(), fresh=True)
     assert done.outcome.out_of_time
     assert len(begun) == 1
