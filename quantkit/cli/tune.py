@@ -217,19 +217,7 @@ def _table(done: "Tuning") -> "Table":
 
 
 def _verdict(done: "Tuning") -> tuple[str, ...]:
-    from quantkit.search.stages import Verdict
-
-    evaluated = done.outcome.best.holdout
-    assert evaluated is not None
-    images = f"on {evaluated.images:,} held-out images"
-    words = {
-        Verdict.MET: f"the budget is met {images}, at the confidence level that allows for repeated evaluation",
-        Verdict.LIKELY: f"the budget is met {images}, but not significantly: evaluate more images to confirm it",
-        Verdict.MISSED: f"the budget is missed {images}; this is the model nearest to fp32 that was found",
-    }
-    lines = [words[done.outcome.verdict]]
-    if done.outcome.out_of_time:
-        lines.append("the time limit ended the search: the same command resumes it")
+    lines = list(done.conclusion)
     if done.rescaling_change is not None:
         lines.append(
             f"shifted and rescaled channels change the fp32 scores by at most {done.rescaling_change:.1e} of their span"

@@ -18,12 +18,6 @@ from quantkit.sensitivity.result import Sensitivity
 from quantkit.workflows.quantize_task import QuantizeOptions
 from quantkit.workflows.sensitivity_decision import decide, quantize_command
 
-_VERDICTS = {
-    "met": "The goal is met.",
-    "likely": "The goal is met on the held-out images, but not with statistical significance.",
-    "missed": "The goal is not met.",
-}
-
 
 def tuning_logs(folder: RunFolder, record: RunRecord) -> tuple[TuningLog, ...]:
     """Return the searches that produced the current tuned models of the run."""
@@ -32,13 +26,11 @@ def tuning_logs(folder: RunFolder, record: RunRecord) -> tuple[TuningLog, ...]:
         plain = _log(folder, entry)
         if plain is None:
             continue
-        verdict = _VERDICTS.get(plain.get("verdict", ""), "")
-        verdict += " The time limit ended the search." if plain.get("out_of_time") else ""
         found.append(
             TuningLog(
                 name=name,
                 target=entry.target,
-                verdict=verdict.strip(),
+                conclusion=tuple(plain.get("conclusion", ())),
                 stages=tuple(_stages(plain)),
                 notes=tuple(plain.get("notes", ())),
             )

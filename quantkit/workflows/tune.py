@@ -31,6 +31,7 @@ from quantkit.runs.folder import RunFolder
 from quantkit.runs.inputs import calibrated, open_input_shape
 from quantkit.search.budget import FloatBudget
 from quantkit.search.candidate_builder import Product
+from quantkit.search.conclusion import conclusion
 from quantkit.search.deadline import Deadline
 from quantkit.search.estimate import estimated_seconds, estimated_time
 from quantkit.search.recipe import Recipe
@@ -87,6 +88,7 @@ class Tuning(Records):
     """The result of `tune`.
 
     Attributes:
+        goal: the accuracy to reach.
         outcome: the recipe that is kept, and how the search ended.
         trials: the recipes that were made, in order.
         screened: the recipes that were compared by a preview, in order.
@@ -113,6 +115,7 @@ class Tuning(Records):
         ('int8-tuned', 1)
     """
 
+    goal: Goal
     outcome: Outcome
     trials: tuple[Trial, ...]
     screened: tuple[Screened, ...]
@@ -127,6 +130,11 @@ class Tuning(Records):
     notes: tuple[str, ...]
     device: str = "cpu"
 
+    @property
+    def conclusion(self) -> tuple[str, ...]:
+        """Goal, measured figures, whether they decide, and what to do next, one sentence each."""
+        return conclusion(self.outcome, self.goal, self.trials)
+
     def rows(self) -> list[dict[str, Any]]:
         """Return one row per trial, in order: nats, dB, points, percent and seconds."""
         return [_row(trial) for trial in self.trials]
@@ -135,7 +143,9 @@ class Tuning(Records):
         """Return plain values."""
         return {
             "schema": JSON_SCHEMA,
+            "goal": asdict(self.goal),
             "verdict": self.outcome.verdict.value,
+            "conclusion": list(self.conclusion),
             "device": self.device,
             "out_of_time": self.outcome.out_of_time,
             "best": trial_json(self.outcome.best),
@@ -270,7 +280,7 @@ def tune(
         if not trials.any_built:
             made = "nothing" if is_written(outcome.best.recipe) else "only the model"
             progress.message(Notice(f"all {len(trials.made)} trials are from {cache.folder}: {made} is built again"))
-        done = _finish(subject, trials, outcome, files, (*warnings, *holdout.notes))
+        done = _finish(subject, trials, outcome, tuning.goal, files, (*warnings, *holdout.notes))
     goal, limits = tuning.goal, tuning.budget
     record_call(
         folder.path,
@@ -318,7 +328,7 @@ def _stages(subject: TuningTask, tuning: TuneOptions, options: QuantizeOptions) 
 
 
 def _finish(
-    subject: TuningTask, trials: Trials, outcome: Outcome, files: TunedFiles, warnings: tuple[str, ...]
+    subject: TuningTask, trials: Trials, outcome: Outcome, goal: Goal, files: TunedFiles, warnings: tuple[str, ...]
 ) -> Tuning:
     """Write the missing files of the selected recipe, and the log."""
     recipe = outcome.best.recipe
@@ -329,6 +339,7 @@ def _finish(
         model = _finished_model(subject, recipe, product, files)
         files.finish(recipe, model)
     done = Tuning(
+        goal=goal,
         outcome=outcome,
         trials=trials.made,
         screened=trials.screened,
