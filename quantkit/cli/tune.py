@@ -55,7 +55,9 @@ def tune(
         float | None, typer.Option(min=0.0, max=100.0, help="Minimum agreement with fp32, in percent; none by default.")
     ] = None,
     target: TargetOption = None,
-    time: Annotated[str | None, typer.Option(help="Stop after this time, such as 10m; no limit by default.")] = None,
+    time: Annotated[
+        str | None, typer.Option(help="Time limit, such as 10m, with the final model; no limit by default.")
+    ] = None,
     run: RunOption = None,
     set_: Annotated[
         Path | None, typer.Option("--set", help="Calibration set, for a model without a run.", show_default="none")
